@@ -1,0 +1,131 @@
+"""What passes between the stages, and what a source and a migrator must offer.
+
+    source -> store.request / store.record -> scan -> Plan -> batches -> migrator -> outcomes -> ledger
+
+A stage never calls back: what it found out is in what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class MigrateStatus(IntEnum):
+    """What became of one folio handed to a migrator: 0, or a negative errno as the kernel returns it."""
+
+    MOVED = 0
+    ENOENT = -2
+    """The page is not there any more."""
+    EIO = -5
+    """A dirty page whose file system cannot move it."""
+    EAGAIN = -11
+    """Refused for now: target not balanced, dirty file page, isolation or the copy failed."""
+    ENOMEM = -12
+    """No free page on the target."""
+    EACCES = -13
+    """Executable file page that several processes share."""
+    EFAULT = -14
+    """Zero page, or not mapped."""
+    EBUSY = -16
+    """Busy."""
+    EINVAL = -22
+    """Not a page that can be moved."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FolioEvents:
+    """Folios (heads, flat int64) that came or went; ``order`` of all in one batch of events.
+
+    The engine makes freed folios ineligible and ends their requests, and makes
+    allocated ones eligible.
+    """
+
+    freed: NDArray[np.int64]
+    allocated: NDArray[np.int64]
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Produced:
+    """What a source wants marked.
+
+    Attributes:
+        kind: ``request`` marks outright, ``record`` counts accesses.
+        pfns: int64[n].
+        nids: int32[n], target nodes.
+    """
+
+    kind: Literal["request", "record"]
+    pfns: NDArray[np.int64]
+    nids: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """One tick of a source.
+
+    Attributes:
+        produced: what to mark.
+        events: folios that came or went meanwhile (applied before ``produced``).
+        metrics: what the source counted in this tick, by name, for the series
+            (for a simulated machine ``accesses``, ``accesses_fast``, ...).
+    """
+
+    produced: tuple[Produced, ...]
+    events: tuple[FolioEvents, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MigrateResult:
+    """What a migrator did with one batch.
+
+    Attributes:
+        status: int16[n], :class:`MigrateStatus` per folio handed in.
+        reasons: for every status code below 0 that occurs, counts by a short reason
+            (``{"EAGAIN: target not balanced": 3}``); they add up to the folios not moved.
+        busy_ns: time the migration takes (modelled) or took (measured).
+        events: folios that came or went.
+    """
+
+    status: NDArray[np.int16]
+    reasons: dict[str, int]
+    busy_ns: float
+    events: tuple[FolioEvents, ...] = ()
+
+
+class Source(Protocol):
+    """Where accesses come from."""
+
+    def sample(self, now_ns: int, duration_ns: int) -> Sampled:
+        """Let ``duration_ns`` pass, from ``now_ns`` on, and return what was seen."""
+        ...
+
+    def finished(self) -> bool:
+        """Whether there is nothing left to see (a trace ended, a process exited)."""
+        ...
+
+
+class Migrator(Protocol):
+    """What moves pages."""
+
+    def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
+        """Move one batch of folios (``pfns`` int64[n] heads, ``n_pages`` int64[n] base pages) to a node."""
+        ...
+
+
+def concat_produced(parts: Iterable[Produced]) -> tuple[Produced, ...]:
+    """Return the same marks with one part per kind, order kept inside a kind."""
+    by_kind: dict[Literal["request", "record"], list[Produced]] = {}
+    for part in parts:
+        by_kind.setdefault(part.kind, []).append(part)
+    return tuple(
+        Produced(kind, np.concatenate([p.pfns for p in group]), np.concatenate([p.nids for p in group]))
+        for kind, group in by_kind.items()
+    )

@@ -1,0 +1,214 @@
+"""The machine as the kernel sees it: nodes, zones, present PFN ranges, distances, tiers, links."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.errors import TopologyError
+from gpuscan.pagemap import Extent, PageMap
+from gpuscan.records import N_NODES_MAX
+from gpuscan.units import PAGE_BYTES
+
+DISTANCE_LOCAL = 10
+DISTANCE_UNREACHABLE = 255
+"""ACPI SLIT: 10 is local, 255 means no path."""
+
+ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
+"""In the kernel's order (include/linux/mmzone.h, enum zone_type); HighMem is 32-bit only."""
+ZONE_MOVABLE = ZONE_NAMES.index("Movable")
+
+
+class MemoryKind(Enum):
+    """What a node's memory is."""
+
+    DRAM = "dram"
+    CXL = "cxl"
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Free-page marks of a zone, in pages, as /proc/zoneinfo prints them."""
+
+    min: int
+    low: int
+    high: int
+    promo: int
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A zone of a node.
+
+    Attributes:
+        name: one of ``ZONE_NAMES``.
+        present: PFN ranges ``[start, end)`` that exist, ascending, disjoint.
+        managed_pages: pages the buddy allocator owns.
+        watermarks: free-page marks.
+        lowmem_reserve: pages kept back per allocation class, indexed as ``ZONE_NAMES``
+            ("protection:" in /proc/zoneinfo).
+    """
+
+    name: str
+    present: tuple[tuple[int, int], ...]
+    managed_pages: int
+    watermarks: Watermarks
+    lowmem_reserve: tuple[int, ...] = (0, 0, 0, 0, 0)
+
+    @property
+    def present_pages(self) -> int:
+        """Present pages."""
+        return sum(end - start for start, end in self.present)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A NUMA node. ``cpus`` empty = CPU-less; ``tier`` 0 is the fastest."""
+
+    nid: int
+    kind: MemoryKind
+    tier: int
+    cpus: tuple[int, ...] = ()
+    zones: tuple[Zone, ...] = ()
+
+    @property
+    def present_pages(self) -> int:
+        """Present pages of all zones."""
+        return sum(zone.present_pages for zone in self.zones)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Access from one node's CPUs to another node's memory."""
+
+    latency_ns: float
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A machine.
+
+    Attributes:
+        name: what to call it.
+        nodes: ascending by nid.
+        distance: uint8[n_nodes, n_nodes] in the order of ``nodes``, from row to column;
+            may be asymmetric; 255 = unreachable.
+        links: access characteristics by (initiator nid, memory nid), where known.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    distance: NDArray[np.uint8]
+    links: dict[tuple[int, int], Link] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nids = [node.nid for node in self.nodes]
+        if not nids:
+            raise TopologyError(f"topology {self.name!r} has no nodes; give at least one")
+        if nids != sorted(set(nids)) or nids[0] < 0 or nids[-1] >= N_NODES_MAX:
+            raise TopologyError(f"topology {self.name!r}: node ids must be distinct, ascending, 0 to {N_NODES_MAX - 1}")
+        if self.distance.shape != (len(nids), len(nids)):
+            raise TopologyError(
+                f"topology {self.name!r}: distances are {self.distance.shape}, "
+                f"give one row and one column per node ({len(nids)})"
+            )
+        if (np.diagonal(self.distance) != DISTANCE_LOCAL).any():
+            raise TopologyError(f"topology {self.name!r}: a node's distance to itself must be {DISTANCE_LOCAL}")
+        if (self.distance < DISTANCE_LOCAL).any():
+            raise TopologyError(f"topology {self.name!r}: distances below {DISTANCE_LOCAL} are reserved (ACPI SLIT)")
+        for node in self.nodes:
+            for zone in node.zones:
+                if zone.name not in ZONE_NAMES:
+                    raise TopologyError(
+                        f"node {node.nid} has the unknown zone {zone.name!r}; use one of {', '.join(ZONE_NAMES)}"
+                    )
+        for initiator, memory in self.links:
+            if initiator not in nids or memory not in nids:
+                raise TopologyError(f"topology {self.name!r}: link {initiator} -> {memory} names a node that is not there")
+
+    @cached_property
+    def page_map(self) -> PageMap:
+        """The flat index over all present pages. Zone ids are positions in :attr:`zones`."""
+        return PageMap.from_extents(
+            Extent(start, end, node.nid, zone_id)
+            for zone_id, (node, zone) in enumerate(self.zones)
+            for start, end in zone.present
+        )
+
+    @cached_property
+    def zones(self) -> tuple[tuple[Node, Zone], ...]:
+        """Every zone with its node, by nid, then zone order."""
+        return tuple((node, zone) for node in self.nodes for zone in node.zones)
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {node.nid: position for position, node in enumerate(self.nodes)}
+
+    def node(self, nid: int) -> Node:
+        """Return node ``nid``.
+
+        Raises:
+            TopologyError: there is no such node.
+        """
+        position = self._positions.get(nid)
+        if position is None:
+            raise TopologyError(f"topology {self.name!r} has no node {nid}; it has {_ranges(self._positions)}")
+        return self.nodes[position]
+
+    def distance_between(self, from_nid: int, to_nid: int) -> int:
+        """Return the distance from one node to another; 255 = unreachable."""
+        self.node(from_nid), self.node(to_nid)
+        return int(self.distance[self._positions[from_nid], self._positions[to_nid]])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Present memory."""
+        return sum(node.present_pages for node in self.nodes) * PAGE_BYTES
+
+    @property
+    def top_tier(self) -> int:
+        """The fastest tier that has memory."""
+        return min(node.tier for node in self.nodes if node.present_pages)
+
+    def is_top_tier(self, nid: int) -> bool:
+        """Whether a node's memory is of the fastest tier (the kernel's ``node_is_toptier``)."""
+        return self.node(nid).tier <= self.top_tier
+
+    def nearest(self, from_nid: int, candidates: Sequence[int]) -> int | None:
+        """Return the reachable candidate with the shortest distance, the lowest nid on ties; None without one."""
+        reachable = [
+            (self.distance_between(from_nid, nid), nid)
+            for nid in candidates
+            if self.distance_between(from_nid, nid) != DISTANCE_UNREACHABLE
+        ]
+        return min(reachable)[1] if reachable else None
+
+    def demotion_target(self, nid: int) -> int | None:
+        """Return the nearest node with memory of the next lower tier that has any, or None."""
+        tiers = sorted({node.tier for node in self.nodes if node.present_pages})
+        lower = [tier for tier in tiers if tier > self.node(nid).tier]
+        for tier in lower:
+            found = self.nearest(nid, [node.nid for node in self.nodes if node.tier == tier and node.present_pages])
+            if found is not None:
+                return found
+        return None
+
+    def promotion_target(self, nid: int) -> int | None:
+        """Return the nearest top-tier node with memory and CPUs (failing that, with memory), or None."""
+        top = [node for node in self.nodes if node.present_pages and self.is_top_tier(node.nid)]
+        for candidates in ([node.nid for node in top if node.cpus], [node.nid for node in top]):
+            found = self.nearest(nid, candidates)
+            if found is not None:
+                return found
+        return None
+
+
+def _ranges(nids: dict[int, int]) -> str:
+    ordered = sorted(nids)
+    return f"nodes {ordered[0]} to {ordered[-1]}" if len(ordered) > 4 else "nodes " + ", ".join(map(str, ordered))

@@ -1,0 +1,98 @@
+"""Sizes, times, rates and shares as people write them: ``64TiB``, ``100ms``, ``100MB/s``, ``50%``."""
+
+from __future__ import annotations
+
+import re
+
+from gpuscan.errors import InputError
+
+PAGE_SHIFT = 12
+PAGE_BYTES = 1 << PAGE_SHIFT
+"""Base page. x86-64 and the usual arm64 configuration; everything counts in these."""
+
+_BYTES = {
+    "B": 1,
+    **{f"{p}iB": 1 << (10 * (i + 1)) for i, p in enumerate("KMGTPE")},
+    **{f"{p}B": 10 ** (3 * (i + 1)) for i, p in enumerate("KMGTPE")},
+    "kB": 1000,
+}
+_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*)\s*")
+_LIMIT = 1 << 63
+
+
+def _split(text: str, what: str, example: str) -> tuple[float | int, str]:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise InputError(f"{text!r} is not a {what}; write for example {example}")
+    number, unit = match.groups()
+    return (float(number) if "." in number else int(number)), unit
+
+
+def _scaled(text: str, units: dict[str, int], what: str, example: str) -> int:
+    number, unit = _split(text, what, example)
+    if unit not in units:
+        raise InputError(
+            f"{text!r} has {'the unknown unit ' + repr(unit) if unit else 'no unit'}; "
+            f"a {what} takes one of {', '.join(units)}, for example {example}"
+        )
+    value = round(number * units[unit])
+    if value >= _LIMIT:
+        raise InputError(f"{text!r} does not fit 63 bits; give a smaller {what}")
+    return value
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes in a size such as ``64GiB`` (binary) or ``100MB`` (decimal)."""
+    return _scaled(text, _BYTES, "size", "64GiB")
+
+
+def parse_time_ns(text: str) -> int:
+    """Return the nanoseconds in a time such as ``100ms``."""
+    return _scaled(text, _NANOSECONDS, "time", "100ms")
+
+
+def parse_rate_bytes_per_s(text: str) -> int:
+    """Return bytes per second of a rate such as ``100MB/s``."""
+    if not text.strip().endswith("/s"):
+        raise InputError(f"{text!r} is not a rate; write for example 100MB/s")
+    return parse_bytes(text.strip()[:-2])
+
+
+def parse_share(text: str) -> float:
+    """Return the share in ``50%`` or ``0.5`` as a number from 0 to 1."""
+    number, unit = _split(text, "share", "50%")
+    share = number / 100 if unit == "%" else float(number)
+    if unit not in ("", "%") or not 0.0 <= share <= 1.0:
+        raise InputError(f"{text!r} is not a share from 0% to 100%; write for example 50%")
+    return share
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a size with a binary unit and at most three digits, ``1.5 TiB``."""
+    return _formatted(n_bytes, 1024.0, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+
+
+def format_count(count: float) -> str:
+    """Return a count with a decimal suffix, ``2.68 M``."""
+    return _formatted(count, 1000.0, ("", "k", "M", "G", "T", "P")).rstrip()
+
+
+def _formatted(value: float, step: float, suffixes: tuple[str, ...]) -> str:
+    index = 0
+    while abs(value) >= step and index < len(suffixes) - 1:
+        value /= step
+        index += 1
+    digits = 0 if index == 0 and float(value).is_integer() else (2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
+    number = f"{value:.{digits}f}"
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    return f"{number} {suffixes[index]}"
+
+
+def format_time(ns: float) -> str:
+    """Return a duration with the largest unit that keeps it above one, ``1.25 ms``."""
+    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if abs(ns) >= scale:
+            return f"{ns / scale:.3g} {unit}" if abs(ns) < 1000 * scale else f"{ns / scale:.0f} {unit}"
+    return f"{ns:.3g} ns"

@@ -1,0 +1,391 @@
+"""The contract every backend fulfils: operations on the records and the index of one store.
+
+Words used below. *flat* is an index of :class:`gpuscan.pagemap.PageMap`; *head*
+is the first page of a folio, the only page whose record counts; *section*,
+*block* and *word* are 32,768, 512 and 64 pages. All page indexes and byte counts
+are 64-bit.
+
+Index invariant, at rest: READY(record) => ready bit => block bit. The index may
+say too much (stale bits), never too little.
+
+Update order, every update an atomic read-modify-write:
+
+- producers (``request``, ``record``, ``release``): record, ready bit, block bit;
+- ``scan``, the dense path included: block word, ready words, records. A claim is
+  one compare-exchange from an observed READY word to 0; when it fails, reload
+  and decide again. Bits that were taken and whose pages stay READY are set again,
+  ready bit before block bit, before ``scan`` returns, also on error.
+
+``request``, ``record``, ``release``, ``discard``, ``set_eligible``, ``rank`` and
+``scan`` may be called from several threads at once. ``load``, ``dump`` and
+``set_order`` need a store at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.pagemap import BLOCK_PAGES, PageMap
+from gpuscan.records import N_NODES_MAX, RecordFormat
+
+ScanPath = Literal["dense", "indexed", "auto"]
+
+NODE_HAS_MEMORY = 1
+"""Bit of ``StoreLayout.node_flags``: the node can be a target."""
+NODE_TOP_TIER = 2
+"""Bit of ``StoreLayout.node_flags``: ``record`` may drop accesses to its pages."""
+
+
+class Outcome(IntEnum):
+    """What became of one element of a ``request`` or ``record`` call. Tested in this order, drops first."""
+
+    ACCEPTED = 0
+    """READY went 0 -> 1: a request begins."""
+    REFRESHED = 1
+    """The page was READY already; its target (and for ``record`` FREQ and TIME) was renewed."""
+    COUNTED = 2
+    """``record`` only: the access was counted, the page is not hot enough yet."""
+    UNKNOWN_TARGET = 3
+    """Dropped: the target is not a node with memory."""
+    UNKNOWN_PFN = 4
+    """Dropped: the PFN is in a hole or outside the machine."""
+    TOP_TIER = 5
+    """``record`` only, dropped: the page is on a top-tier node already."""
+    INELIGIBLE = 6
+    """Dropped: the folio is not on an LRU list, not online, or ZONE_DEVICE."""
+    OWN_NODE = 7
+    """Dropped: the page is on its target node already."""
+
+
+N_OUTCOMES = len(Outcome)
+
+
+class ReleaseOutcome(IntEnum):
+    """What became of one element of a ``release`` call."""
+
+    RESTORED = 0
+    """The old word came back: the page is READY again."""
+    SUPERSEDED = 1
+    """The page was READY again already: the newer request stands, the released one ends."""
+    INELIGIBLE = 2
+    """The page was freed meanwhile: the released request ends."""
+
+
+N_RELEASE_OUTCOMES = len(ReleaseOutcome)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreLayout:
+    """What a store is made for.
+
+    Attributes:
+        page_map: the flat index.
+        fmt: the record format.
+        node_flags: uint8[1024], NODE_* bits per nid.
+        fixed_target: target of every page where ``fmt`` stores no NID, else -1. There
+            the nids given to ``request`` and ``record`` are ignored in its favour.
+        has_large_folios: whether the store keeps a folio order per page.
+    """
+
+    page_map: PageMap
+    fmt: RecordFormat
+    node_flags: NDArray[np.uint8]
+    fixed_target: int = -1
+    has_large_folios: bool = False
+
+    @property
+    def n_pages(self) -> int:
+        """Flat pages, a multiple of 32,768."""
+        return self.page_map.n_pages
+
+    @property
+    def n_targets(self) -> int:
+        """Highest node with memory plus one: the length of every per-target array."""
+        return int(np.flatnonzero(self.node_flags & NODE_HAS_MEMORY)[-1]) + 1
+
+
+@dataclass(slots=True, eq=False)
+class StoreArrays:
+    """The arrays of a store, NumPy on a CPU, CuPy on a GPU.
+
+    Attributes:
+        records: fmt.dtype[n_pages].
+        ready_bits: uint64[n_pages / 64], bit ``flat % 64`` of word ``flat // 64``.
+        block_bits: uint64[n_pages / 32768], bit ``flat // 512 % 64`` of word ``flat // 32768``.
+        eligible_bits: uint64[n_pages / 64]; only a head's bit is looked at.
+        folio_order: uint8[n_pages], on every page of a folio, or uint8[0] without
+            large folios. A folio is aligned to its size, so its head is
+            ``flat & ~((1 << order) - 1)``; orders go up to 15 (a section).
+        node_active: uint8[1024]; producers set it to 1 for the node of a page that
+            became READY (pghot: PGDAT_KMIGRATED_ACTIVATE). The caller clears it.
+    """
+
+    records: Any
+    ready_bits: Any
+    block_bits: Any
+    eligible_bits: Any
+    folio_order: Any
+    node_active: Any
+
+
+@dataclass(frozen=True, slots=True)
+class RecordParams:
+    """How ``record`` decides. Times are in jiffies.
+
+    Attributes:
+        now_jiffies: the moment of the accesses.
+        window_jiffies: an access later than this after the last one starts again at FREQ 1
+            (age in TIME units > ``fmt.window_units(window_jiffies)``).
+        threshold: FREQ from which the page is READY.
+        drop_top_tier: drop accesses to pages on top-tier nodes.
+    """
+
+    now_jiffies: int
+    window_jiffies: int
+    threshold: int
+    drop_top_tier: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Budget:
+    """What each target may take in one tick.
+
+    Attributes:
+        limit_pages: int64[n_targets], base pages; -1 = no limit.
+        resume_flat: int64[n_targets]; ties start at this flat page and wrap around.
+        now: the moment, in the format's TIME units.
+    """
+
+    limit_pages: NDArray[np.int64]
+    resume_flat: NDArray[np.int64]
+    now: int
+
+
+@dataclass(slots=True, eq=False)
+class Cutoffs:
+    """What ``rank`` found: who is claimed under a budget. ``scan`` counts the quotas down in place.
+
+    A READY record of target t in chunk c is claimed when its hotness key (see
+    :func:`gpuscan.records.hotness_key`) is below ``cut_key[t]`` and fits
+    ``above_pages``, or equals it and fits the tie quota of its side of
+    ``resume_flat[t]``. A folio fits when its size is at most what is left; a tie
+    that does not fit ends the ties of that side of the chunk.
+
+    Attributes:
+        now: TIME units, as given in the budget.
+        chunk_edges: int64[n_chunks + 1], flat pages, multiples of a section.
+        cut_key: int32[n_targets]; ``fmt.n_keys`` = the budget takes all that was seen
+            (``above_pages`` still bounds it), -1 = no limit at all.
+        above_pages: int64[n_chunks, n_targets], base pages left.
+        tie_pages_from, tie_pages_below: int64[n_chunks, n_targets], base pages left for
+            ties at or after ``resume_flat`` and before it.
+        resume_flat: int64[n_targets], as given in the budget.
+        seen_pages: int64[n_targets], READY base pages when ranked.
+    """
+
+    now: int
+    chunk_edges: NDArray[np.int64]
+    cut_key: NDArray[np.int32]
+    above_pages: NDArray[np.int64]
+    tie_pages_from: NDArray[np.int64]
+    tie_pages_below: NDArray[np.int64]
+    resume_flat: NDArray[np.int64]
+    seen_pages: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScanRequest:
+    """One scan.
+
+    Attributes:
+        lo, hi: flat range, multiples of 512.
+        capacity: folios the plan may hold, at least 512; the scan stops before the
+            first block whose candidates do not all fit.
+        path: ``dense`` reads every record, ``indexed`` follows the bits, ``auto`` picks.
+        node_mask: uint8[1024]; sections of nodes with 0 are left alone. None = all.
+        cuts: the budget's cut-offs, or None.
+    """
+
+    lo: int
+    hi: int
+    capacity: int
+    path: ScanPath = "auto"
+    node_mask: NDArray[np.uint8] | None = None
+    cuts: Cutoffs | None = None
+
+    def __post_init__(self) -> None:
+        if self.lo % BLOCK_PAGES or self.hi % BLOCK_PAGES or not 0 <= self.lo <= self.hi:
+            raise ValueError(f"scan range [{self.lo}, {self.hi}) must be ascending multiples of {BLOCK_PAGES} pages")
+        if self.capacity < BLOCK_PAGES:
+            raise ValueError(f"a plan must hold at least one block of {BLOCK_PAGES} folios, not {self.capacity}")
+
+
+@dataclass(slots=True, eq=False)
+class RawPlan:
+    """Claimed pages grouped by target, flat order inside a group.
+
+    Attributes:
+        offsets: int64[n_targets + 1]; target t has ``flat[offsets[t]:offsets[t + 1]]``.
+        flat: int64[n], heads.
+        words: fmt.dtype[n], the words the claims took.
+        cursor: first flat page not covered; ``hi`` when the range is done.
+        path: the path taken, and ``why`` in words.
+        examined_pages, examined_bytes: records read (pages) and bytes read in all, counted not modelled.
+        n_unknown_target: READY words whose NID is not below n_targets; such a page is
+            claimed and appears in no group (nothing in gpuscan writes one; a loaded image may).
+    """
+
+    offsets: NDArray[np.int64]
+    flat: NDArray[np.int64]
+    words: NDArray[Any]
+    cursor: int
+    path: Literal["dense", "indexed"]
+    why: str
+    examined_pages: int
+    examined_bytes: int
+    n_unknown_target: int = 0
+    on_recycle: Callable[[], None] | None = field(default=None, repr=False)
+
+    def recycle(self) -> None:
+        """Give the arrays back to the backend for its next plan; they must not be used afterwards.
+
+        Optional: a plan that is never recycled keeps arrays of its own.
+        """
+        if self.on_recycle is not None:
+            self.on_recycle()
+            self.on_recycle = None
+
+
+class Kernels(Protocol):
+    """The operations on one store. Arguments are NumPy arrays whatever the device."""
+
+    layout: StoreLayout
+    arrays: StoreArrays
+
+    def request(
+        self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Ask for pages to be moved (RFC v1 ``kmigrated_add_pfn``): set NID and READY, leave FREQ and TIME.
+
+        Args:
+            pfns: int64[n], any page of a folio, any order, repeats allowed.
+            nids: int32[n], target nodes.
+            outcomes: uint8[n] to fill with :class:`Outcome`, or uint8[0] where nobody asks.
+
+        Returns:
+            int64[N_OUTCOMES], how many ended each way.
+        """
+        ...
+
+    def record(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        params: RecordParams,
+        outcomes: NDArray[np.uint8],
+    ) -> NDArray[np.int64]:
+        """Count accesses (pghot ``pghot_record_access``); same arguments and result as :meth:`request`.
+
+        Window passed: FREQ = 1, else FREQ + 1, saturating. TIME = now and NID = target
+        always; READY once FREQ reaches the threshold, and READY stays when it was set.
+        Two accesses in one call count as if made one after the other.
+        """
+        ...
+
+    def rank(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
+    ) -> Cutoffs:
+        """Find the cut-offs that spend a budget on the hottest pages of ``[lo, hi)``. Claims nothing."""
+        ...
+
+    def scan(self, request: ScanRequest) -> RawPlan:
+        """Claim the READY pages of a range and group them by target.
+
+        Raises:
+            Whatever went wrong, after every claim made was put back.
+        """
+        ...
+
+    def release(
+        self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Put claimed pages back.
+
+        Args:
+            flats: int64[n], heads, as in a plan. A flat must not repeat.
+            words: fmt.dtype[n], the claimed words.
+            outcomes: uint8[n] to fill with :class:`ReleaseOutcome`, or uint8[0].
+
+        Returns:
+            int64[N_RELEASE_OUTCOMES].
+        """
+        ...
+
+    def discard(self, flats: NDArray[np.int64]) -> int:
+        """Zero the records of pages that were freed (heads); return how many were READY. Index bits stay."""
+        ...
+
+    def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
+        """Set or clear the eligible bit of pages (heads)."""
+        ...
+
+    def set_order(self, flats: NDArray[np.int64], order: int) -> None:
+        """Make each of ``flats`` (aligned heads) a folio of ``order`` on all its pages.
+
+        Raises:
+            ValueError: ``order`` > 0 in a store without large folios.
+        """
+        ...
+
+    def count_ready(self) -> int:
+        """Return how many records are READY (reads all of them)."""
+        ...
+
+    def count_index(self) -> tuple[int, int]:
+        """Return how many ready bits and block bits are set."""
+        ...
+
+    def take_active(self) -> NDArray[np.uint8]:
+        """Return uint8[1024] of nodes activated since the last call, and clear it."""
+        ...
+
+    def dump(self) -> StoreArrays:
+        """Return copies of all arrays in host memory (NumPy)."""
+        ...
+
+    def load(self, arrays: StoreArrays) -> None:
+        """Overwrite all arrays from host memory (same shapes and dtypes)."""
+        ...
+
+    def close(self) -> None:
+        """Free the arrays and stop what was started. Idempotent."""
+        ...
+
+
+class Backend(Protocol):
+    """A device that stores can be opened on."""
+
+    name: str
+
+    def describe(self) -> str:
+        """Return one line saying what runs where (threads, instruction set, device)."""
+        ...
+
+    def open(self, layout: StoreLayout) -> Kernels:
+        """Allocate an empty store: zero records, no bits, nothing eligible.
+
+        Raises:
+            DeviceError: not enough memory; says how much is needed and how much is there.
+        """
+        ...
+
+
+def empty_node_flags() -> NDArray[np.uint8]:
+    """Return uint8[1024] of zeros, to be filled with NODE_* bits."""
+    return np.zeros(N_NODES_MAX, dtype=np.uint8)
