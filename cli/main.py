@@ -1,0 +1,159 @@
+"""The front door: which commands there are, and where an error becomes one sentence and an exit code.
+
+A command's module is imported when that command runs and not before, so
+``gpuscan --help`` loads neither NumPy nor Numba, pydantic or rich.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gpuscan.errors import GpuscanError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS = {
+    "run": "Run a workload: sample, scan, batch, migrate; the main job.",
+    "scan": "Scan a captured snapshot once and show what would be migrated.",
+    "capture": "Read this machine's page flags into a snapshot (root).",
+    "topology": "Show a machine: nodes, zones, tiers, distances.",
+    "workloads": "List the built-in workloads.",
+    "doctor": "Show what this machine offers, and why not the GPU.",
+}
+"""Name -> one line for ``--help``. Command ``x`` is the function ``x`` of the module ``gpuscan.cli.x``."""
+
+_PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
+"""Typer's boxed help costs 0.12 s for importing rich, half of what ``--help`` may take in all."""
+
+_USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
+"""click's UsageError. Typer bundles click from some version on and exports this one subclass only."""
+
+
+class LazyGroup(TyperGroup):
+    """A group that lists :data:`COMMANDS` from their one-liners and imports only the one that is called."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        for name, line in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=line, rich_markup_mode=None))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, real command and the rest of ``args``; click's error for an unknown name."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, (load_command(name) if name is not None and listed is not None else None), rest
+
+
+def load_command(name: str) -> TyperCommand:
+    """Import and return the command ``name``, one of :data:`COMMANDS`."""
+    function = getattr(import_module(f"gpuscan.cli.{name}"), name)
+    single = typer.Typer(**_PLAIN_HELP)
+    single.command(name)(function)
+    return cast("TyperCommand", typer.main.get_command(single))
+
+
+app = typer.Typer(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, **_PLAIN_HELP)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"gpuscan {version('gpuscan')}")
+        except PackageNotFoundError:
+            typer.echo("gpuscan (running from a source tree that is not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def gpuscan(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback too; goes anywhere.")] = False,
+) -> None:
+    """Find the pages that are ready to migrate, group them by target node, move them in batches.
+
+    \b
+    Start with:
+      gpuscan run                 the default workload on a simulated machine
+      gpuscan run --help          everything a run takes
+      gpuscan doctor              what this machine offers
+
+    Results go to standard output, progress and errors to standard error.
+    Exit codes: 0 done, 1 the run failed, 2 wrong usage or input, 3 the device
+    asked for is not there.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: the process's own) and return the exit code.
+
+    Every error ends as one line on stderr, ``gpuscan: error: <sentence>``; with
+    ``--debug`` after its traceback.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    # Taken out wherever it stands: who is asked for --debug appends it to the line from the history.
+    args = [arg for arg in args if arg != "--debug"] or ["--help"]
+    try:
+        code = typer.main.get_command(app).main(args, prog_name="gpuscan", standalone_mode=False)
+        sys.stdout.flush()
+    except _USAGE_ERROR as error:
+        return _fail(_usage_sentence(error), EXIT_USAGE, debug)
+    except GpuscanError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except BrokenPipeError:
+        _drop_stdout()  # whoever read us has enough (`| head`)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}; give a smaller --memory", EXIT_FAILED, debug)
+    except OSError as error:
+        _drop_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; fix that and run again", EXIT_FAILED, debug)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        again = "" if debug else "run again with --debug and "
+        return _fail(f"internal error: {text}; {again}report it", EXIT_FAILED, debug)
+    if code == EXIT_INTERRUPTED:  # click turns Ctrl-C into this code
+        return _fail("interrupted", EXIT_INTERRUPTED, debug=False)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _fail(sentence: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    typer.echo(f"gpuscan: error: {' '.join(sentence.split())}", err=True)
+    return code
+
+
+def _usage_sentence(error: Exception) -> str:
+    """Return click's complaint in our form, with the help text that answers it."""
+    message: str = cast("Any", error).format_message().replace(". Did you", ": did you").strip(" .?")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "gpuscan"
+    return f"{message[:1].lower()}{message[1:]}; see '{command} --help'"
+
+
+def _drop_stdout() -> None:
+    """Point stdout at /dev/null, or the interpreter complains when it flushes at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(devnull, sys.stdout.fileno())
+    finally:
+        os.close(devnull)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
