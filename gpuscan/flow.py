@@ -7,7 +7,6 @@ A stage never calls back: what it found out is in what it returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
@@ -118,14 +117,3 @@ class Migrator(Protocol):
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Move one batch of folios (``pfns`` int64[n] heads, ``n_pages`` int64[n] base pages) to a node."""
         ...
-
-
-def concat_produced(parts: Iterable[Produced]) -> tuple[Produced, ...]:
-    """Return the same marks with one part per kind, order kept inside a kind."""
-    by_kind: dict[Literal["request", "record"], list[Produced]] = {}
-    for part in parts:
-        by_kind.setdefault(part.kind, []).append(part)
-    return tuple(
-        Produced(kind, np.concatenate([p.pfns for p in group]), np.concatenate([p.nids for p in group]))
-        for kind, group in by_kind.items()
-    )

@@ -29,7 +29,7 @@ _SECTION_SHIFT = 15
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Present PFNs ``[pfn_start, pfn_end)`` of one zone. ``zone`` is any id unique to the zone in the machine."""
+    """Present PFNs ``[pfn_start, pfn_end)`` of one zone; ``zone`` is any id unique in the machine."""
 
     pfn_start: int
     pfn_end: int
@@ -82,8 +82,8 @@ class PageMap:
                 )
             if previous is not None and extent.pfn_start < previous.pfn_end:
                 raise TopologyError(
-                    f"PFN {extent.pfn_start} is in two zones (zone {previous.zone} of node {previous.nid} and "
-                    f"zone {extent.zone} of node {extent.nid}); make their present ranges disjoint"
+                    f"PFN {extent.pfn_start} is in two zones (zone {previous.zone} of node {previous.nid} "
+                    f"and zone {extent.zone} of node {extent.nid}); make their present ranges disjoint"
                 )
             first = extent.pfn_start >> _SECTION_SHIFT
             last = (extent.pfn_end - 1) >> _SECTION_SHIFT

@@ -212,7 +212,7 @@ def age(fmt: RecordFormat, time: ArrayLike, now: int) -> NDArray[np.int64]:
 
 
 def hotness_key(fmt: RecordFormat, records: ArrayLike, now: int) -> NDArray[np.int64]:
-    """Return the rank key of records, 0 the hottest, below ``fmt.n_keys``: FREQ descending, then age ascending."""
+    """Return rank keys of records, 0 the hottest, below ``fmt.n_keys``: FREQ falling, then age rising."""
     fields = unpack(fmt, records)
     bucket = age(fmt, fields.time, now) >> fmt.age_bucket_shift
     return (fmt.freq.max - fields.freq) * fmt.n_age_buckets + bucket

@@ -16,7 +16,15 @@ _BYTES = {
     **{f"{p}B": 10 ** (3 * (i + 1)) for i, p in enumerate("KMGTPE")},
     "kB": 1000,
 }
-_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "min": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*)\s*")
 _LIMIT = 1 << 63
 
@@ -83,7 +91,11 @@ def _formatted(value: float, step: float, suffixes: tuple[str, ...]) -> str:
     while abs(value) >= step and index < len(suffixes) - 1:
         value /= step
         index += 1
-    digits = 0 if index == 0 and float(value).is_integer() else (2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
+    digits = (
+        0
+        if index == 0 and float(value).is_integer()
+        else (2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
+    )
     number = f"{value:.{digits}f}"
     if "." in number:
         number = number.rstrip("0").rstrip(".")

@@ -221,9 +221,13 @@ class ScanRequest:
 
     def __post_init__(self) -> None:
         if self.lo % BLOCK_PAGES or self.hi % BLOCK_PAGES or not 0 <= self.lo <= self.hi:
-            raise ValueError(f"scan range [{self.lo}, {self.hi}) must be ascending multiples of {BLOCK_PAGES} pages")
+            raise ValueError(
+                f"scan range [{self.lo}, {self.hi}) must be ascending multiples of {BLOCK_PAGES} pages"
+            )
         if self.capacity < BLOCK_PAGES:
-            raise ValueError(f"a plan must hold at least one block of {BLOCK_PAGES} folios, not {self.capacity}")
+            raise ValueError(
+                f"a plan must hold at least one block of {BLOCK_PAGES} folios, not {self.capacity}"
+            )
 
 
 @dataclass(slots=True, eq=False)
@@ -298,9 +302,7 @@ class Kernels(Protocol):
         """
         ...
 
-    def rank(
-        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
-    ) -> Cutoffs:
+    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """Find the cut-offs that spend a budget on the hottest pages of ``[lo, hi)``. Claims nothing."""
         ...
 

@@ -112,16 +112,22 @@ class Topology:
         if not nids:
             raise TopologyError(f"topology {self.name!r} has no nodes; give at least one")
         if nids != sorted(set(nids)) or nids[0] < 0 or nids[-1] >= N_NODES_MAX:
-            raise TopologyError(f"topology {self.name!r}: node ids must be distinct, ascending, 0 to {N_NODES_MAX - 1}")
+            raise TopologyError(
+                f"topology {self.name!r}: node ids must be distinct, ascending, 0 to {N_NODES_MAX - 1}"
+            )
         if self.distance.shape != (len(nids), len(nids)):
             raise TopologyError(
                 f"topology {self.name!r}: distances are {self.distance.shape}, "
                 f"give one row and one column per node ({len(nids)})"
             )
         if (np.diagonal(self.distance) != DISTANCE_LOCAL).any():
-            raise TopologyError(f"topology {self.name!r}: a node's distance to itself must be {DISTANCE_LOCAL}")
+            raise TopologyError(
+                f"topology {self.name!r}: a node's distance to itself must be {DISTANCE_LOCAL}"
+            )
         if (self.distance < DISTANCE_LOCAL).any():
-            raise TopologyError(f"topology {self.name!r}: distances below {DISTANCE_LOCAL} are reserved (ACPI SLIT)")
+            raise TopologyError(
+                f"topology {self.name!r}: distances below {DISTANCE_LOCAL} are reserved (ACPI SLIT)"
+            )
         for node in self.nodes:
             for zone in node.zones:
                 if zone.name not in ZONE_NAMES:
@@ -130,7 +136,9 @@ class Topology:
                     )
         for initiator, memory in self.links:
             if initiator not in nids or memory not in nids:
-                raise TopologyError(f"topology {self.name!r}: link {initiator} -> {memory} names a node that is not there")
+                raise TopologyError(
+                    f"topology {self.name!r}: link {initiator} -> {memory} names a node that is not there"
+                )
 
     @cached_property
     def page_map(self) -> PageMap:
@@ -158,7 +166,9 @@ class Topology:
         """
         position = self._positions.get(nid)
         if position is None:
-            raise TopologyError(f"topology {self.name!r} has no node {nid}; it has {_ranges(self._positions)}")
+            raise TopologyError(
+                f"topology {self.name!r} has no node {nid}; it has {_ranges(self._positions)}"
+            )
         return self.nodes[position]
 
     def distance_between(self, from_nid: int, to_nid: int) -> int:
@@ -194,7 +204,9 @@ class Topology:
         tiers = sorted({node.tier for node in self.nodes if node.present_pages})
         lower = [tier for tier in tiers if tier > self.node(nid).tier]
         for tier in lower:
-            found = self.nearest(nid, [node.nid for node in self.nodes if node.tier == tier and node.present_pages])
+            found = self.nearest(
+                nid, [node.nid for node in self.nodes if node.tier == tier and node.present_pages]
+            )
             if found is not None:
                 return found
         return None
@@ -211,4 +223,8 @@ class Topology:
 
 def _ranges(nids: dict[int, int]) -> str:
     ordered = sorted(nids)
-    return f"nodes {ordered[0]} to {ordered[-1]}" if len(ordered) > 4 else "nodes " + ", ".join(map(str, ordered))
+    return (
+        f"nodes {ordered[0]} to {ordered[-1]}"
+        if len(ordered) > 4
+        else "nodes " + ", ".join(map(str, ordered))
+    )

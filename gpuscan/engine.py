@@ -1,0 +1,329 @@
+"""The loop that owns a tick: sample, mark, scan, batch, migrate, book.
+
+One round, in order::
+
+    source.sample -> frees and allocations -> store.request / store.record
+    -> folios whose back-off is over go back -> scan of the nodes that are due and active
+    -> batches by target -> migrator -> outcomes into ledger, back-off and store
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.backoff import Backoff
+from gpuscan.flow import FolioEvents, MigrateStatus, Migrator, Sampled, Source
+from gpuscan.kernels.api import ReleaseOutcome
+from gpuscan.ledger import Ledger
+from gpuscan.plan import Batches, Plan
+from gpuscan.policy import Policy
+from gpuscan.records import N_NODES_MAX
+from gpuscan.store import Store
+
+_RETRIED = (MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM)
+"""Refusals that may pass; all others are final."""
+
+PlanSink = Callable[[int, Plan, Batches], None]
+"""Called with the tick, each plan and its batches before they are migrated."""
+
+
+@dataclass(slots=True)
+class TickReport:
+    """One tick in numbers. Folios unless the name says pages.
+
+    Attributes:
+        tick, now_ns, duration_ns: which one, when it began and how long the source ran.
+        marked: accepted requests; refreshed: marks on READY pages; rejected: marks refused at the door.
+        candidates, candidate_pages: claimed by the scan.
+        n_plans, n_batches, batch_pages: plans, batches, base pages in them.
+        migrated, migrated_pages, refused, dropped: outcomes of this tick.
+        pending: READY afterwards.
+        scan_ns: wall time of the scans; examined_bytes: what they read.
+        migrate_busy_ns: time of the busiest migrator (one per target).
+        path: dense, indexed or idle (no node due and active).
+        metrics: what the source counted.
+    """
+
+    tick: int
+    now_ns: int
+    duration_ns: int
+    marked: int = 0
+    refreshed: int = 0
+    rejected: int = 0
+    candidates: int = 0
+    candidate_pages: int = 0
+    n_plans: int = 0
+    n_batches: int = 0
+    batch_pages: int = 0
+    migrated: int = 0
+    migrated_pages: int = 0
+    refused: int = 0
+    dropped: int = 0
+    pending: int = 0
+    scan_ns: int = 0
+    examined_bytes: int = 0
+    migrate_busy_ns: float = 0.0
+    path: str = "idle"
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunReport:
+    """A whole run.
+
+    Attributes:
+        device, device_reason: which backend ran and why.
+        topology: the machine's name.
+        n_pages: flat pages of the store.
+        policy: the settings.
+        ticks: one report per tick.
+        ledger: where every request went.
+        refusals: refused folios by reason, every refusal counted (a folio may be refused more than once).
+    """
+
+    device: str
+    device_reason: str
+    topology: str
+    n_pages: int
+    policy: Policy
+    ticks: list[TickReport]
+    ledger: Ledger
+    refusals: Counter[str]
+
+
+class Engine:
+    """Runs a source and a migrator on a store.
+
+    Args:
+        store: of ``policy.record_format``.
+        source: where marks come from.
+        migrator: what moves pages.
+        policy: the settings.
+        verify_every_tick: count READY records after every tick and compare with the ledger
+            (reads the whole store; it is always done at the end of :meth:`run`).
+        plan_sink: sees every plan before it is migrated.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        migrator: Migrator,
+        policy: Policy,
+        *,
+        verify_every_tick: bool = False,
+        plan_sink: PlanSink | None = None,
+    ) -> None:
+        self.store = store
+        self.source = source
+        self.migrator = migrator
+        self.policy = policy
+        self.ledger = Ledger()
+        self.refusals: Counter[str] = Counter()
+        self.now_ns = 0
+        self.n_ticks = 0
+        self._verify_every_tick = verify_every_tick
+        self._plan_sink = plan_sink
+        self._backoff = Backoff(store.fmt.dtype)
+        self._active = np.zeros(N_NODES_MAX, dtype=np.uint8)
+        self._interval_ns = np.full(N_NODES_MAX, policy.interval_ns, dtype=np.int64)
+        for nid, interval_ns in policy.node_interval_ns:
+            store.topology.node(nid)
+            self._interval_ns[nid] = interval_ns
+        self._last_scan_ns = np.zeros(N_NODES_MAX, dtype=np.int64)
+        self._last_busy_ns = 0
+        store.check_threshold(policy.freq_threshold)
+
+    def run(
+        self,
+        n_ticks: int,
+        on_tick: Callable[[TickReport], None] | None = None,
+    ) -> RunReport:
+        """Run up to ``n_ticks`` ticks (fewer when the source ends), put back what waits, prove conservation.
+
+        Raises:
+            RunFailedError: conservation broke.
+        """
+        ticks: list[TickReport] = []
+        try:
+            while len(ticks) < n_ticks and not self.source.finished():
+                report = self.tick()
+                ticks.append(report)
+                if on_tick is not None:
+                    on_tick(report)
+        finally:
+            self._release(*self._backoff.due(1 << 62))
+        self.ledger.verify(self.store.count_ready())
+        return RunReport(
+            self.store.backend.name,
+            self.store.device_reason,
+            self.store.topology.name,
+            self.store.n_pages,
+            self.policy,
+            ticks,
+            self.ledger,
+            self.refusals,
+        )
+
+    def tick(self) -> TickReport:
+        """Run one tick. Simulated time passes: the interval, or the last migration where that took longer."""
+        duration_ns = max(self.policy.interval_ns, self._last_busy_ns)
+        report = TickReport(self.n_ticks, self.now_ns, duration_ns)
+        sampled = self.source.sample(self.now_ns, duration_ns)
+        self.now_ns += duration_ns
+        report.metrics = sampled.metrics
+        self._apply(sampled.events)
+        self._mark(sampled, report)
+        self._release(*self._backoff.due(self.n_ticks))
+        self._active |= self.store.kernels.take_active()
+        due = self.now_ns - self._last_scan_ns >= self._interval_ns
+        nodes = (self._active.astype(np.bool_) & due).astype(np.uint8)
+        if nodes.any():
+            self._scan_and_migrate(nodes, report)
+        self._last_busy_ns = int(report.migrate_busy_ns)
+        report.pending = self.ledger.pending
+        if self._verify_every_tick:
+            self.ledger.verify(self.store.count_ready())
+        self.n_ticks += 1
+        return report
+
+    def _mark(self, sampled: Sampled, report: TickReport) -> None:
+        policy = self.policy
+        before = self.ledger.requested, self.ledger.refreshed, self.ledger.rejected.total()
+        for part in sampled.produced:
+            if part.kind == "request":
+                counts = self.store.request(part.pfns, part.nids)
+            else:
+                counts = self.store.record(
+                    part.pfns,
+                    part.nids,
+                    now_jiffies=policy.jiffies(self.now_ns),
+                    window_jiffies=policy.jiffies(policy.window_ns),
+                    threshold=policy.freq_threshold,
+                    drop_top_tier=policy.drop_top_tier,
+                )
+            self.ledger.produced(counts)
+        report.marked = self.ledger.requested - before[0]
+        report.refreshed = self.ledger.refreshed - before[1]
+        report.rejected = self.ledger.rejected.total() - before[2]
+
+    def _scan_and_migrate(self, nodes: NDArray[np.uint8], report: TickReport) -> None:
+        elapsed_ns = int((self.now_ns - self._last_scan_ns[nodes.astype(np.bool_)]).max())
+        self._last_scan_ns[nodes.astype(np.bool_)] = self.now_ns
+        self._active[nodes.astype(np.bool_)] = 0
+        busy_ns: Counter[int] = Counter()
+        plans = self.store.drain(
+            capacity=self.policy.capacity_folios or None,
+            path=self.policy.scan_path,
+            nodes=nodes,
+            budget_pages=self.policy.budget_of(elapsed_ns),
+            now_jiffies=self.policy.jiffies(self.now_ns),
+        )
+        for plan in plans:
+            n_claimed = len(plan) + plan.n_unknown_target
+            self.ledger.claimed(n_claimed)
+            self.ledger.ended("unknown target in the record", plan.n_unknown_target)
+            report.path = plan.path
+            report.candidates += n_claimed
+            report.candidate_pages += plan.n_pages
+            report.scan_ns += plan.scan_ns
+            report.examined_bytes += plan.examined_bytes
+            report.n_plans += 1
+            self._migrate(plan, report, busy_ns)
+        # What a budget left READY raised no new flag; the nodes stay active for it.
+        if self.ledger.pending:
+            self._active |= nodes
+        report.migrate_busy_ns = max(busy_ns.values(), default=0.0)
+
+    def _migrate(self, plan: Plan, report: TickReport, busy_ns: Counter[int]) -> None:
+        batches = plan.batches(self.policy.batch_pages)
+        if self._plan_sink is not None:
+            self._plan_sink(report.tick, plan, batches)
+        report.n_batches += len(batches)
+        folio_pages = plan.folio_pages
+        undecided = 0
+        try:
+            for batch in batches:
+                undecided = batch.lo
+                part = slice(batch.lo, batch.hi)
+                result = self.migrator.migrate(batch.target_nid, plan.pfn[part], folio_pages[part])
+                undecided = batch.hi
+                report.batch_pages += batch.n_pages
+                busy_ns[batch.target_nid] += int(result.busy_ns)
+                self._book(plan, part, folio_pages[part], result.status, report)
+                self.refusals.update(result.reasons)
+                self._apply(result.events)
+            undecided = len(plan)
+        finally:
+            # A migrator that failed leaves the rest of the plan claimed: nothing may be lost.
+            if undecided < len(plan):
+                self._release(plan.flat[undecided:], plan.words[undecided:])
+
+    def _book(
+        self,
+        plan: Plan,
+        part: slice,
+        folio_pages: NDArray[np.int64],
+        status: NDArray[np.int16],
+        report: TickReport,
+    ) -> None:
+        flats, words = plan.flat[part], plan.words[part]
+        moved = status >= MigrateStatus.MOVED
+        n_moved = int(moved.sum())
+        self.ledger.moved(n_moved)
+        report.migrated += n_moved
+        report.migrated_pages += int(folio_pages[moved].sum())
+        if n_moved == len(flats):
+            self._backoff.settled(flats)
+            return
+        report.refused += len(flats) - n_moved
+        retry = np.isin(status, _RETRIED) if self.policy.on_refused == "retry" else np.zeros_like(moved)
+        self._drop(status, ~moved & ~retry, "", report)
+        attempts = self._backoff.refused(flats[retry])
+        exhausted = np.flatnonzero(retry)[attempts >= self.policy.max_attempts]
+        give_up = np.zeros_like(moved)
+        give_up[exhausted] = True
+        self._drop(status, give_up, f" after {self.policy.max_attempts} attempts", report)
+        self._backoff.settled(flats[~retry | give_up])
+        waits = retry & ~give_up
+        self._backoff.wait(flats[waits], words[waits], report.tick + self.policy.backoff_ticks)
+
+    def _drop(
+        self,
+        status: NDArray[np.int16],
+        which: NDArray[np.bool_],
+        suffix: str,
+        report: TickReport,
+    ) -> None:
+        codes, counts = np.unique(status[which], return_counts=True)
+        for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
+            self.ledger.ended(f"refused: {_status_name(code)}{suffix}", count)
+            report.dropped += count
+
+    def _release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> None:
+        if not len(flats):
+            return
+        counts = self.store.release(flats, words)
+        self.ledger.put_back(counts[ReleaseOutcome.RESTORED], counts[ReleaseOutcome.SUPERSEDED])
+        self.ledger.ended("freed while it waited", counts[ReleaseOutcome.INELIGIBLE])
+
+    def _apply(self, events: Iterable[FolioEvents]) -> None:
+        for event in events:
+            if len(event.freed):
+                self.ledger.ended("freed while it waited", self._backoff.freed(event.freed))
+                self.ledger.ended_pending("freed", self.store.forget(event.freed))
+            if len(event.allocated):
+                self.store.admit(event.allocated, event.order)
+
+
+def _status_name(code: int) -> str:
+    try:
+        return MigrateStatus(code).name
+    except ValueError:
+        return f"errno {-code}"

@@ -1,0 +1,118 @@
+"""Where every request went. A request begins when READY goes 0 -> 1 and ends exactly once.
+
+Counted in folios::
+
+    requested = pending + in flight + migrated + superseded + dropped (by reason)
+
+``pending`` is what is READY in the store; the ledger derives it from the other
+numbers, and :meth:`Ledger.verify` compares it with a count of the records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuscan.errors import RunFailedError
+from gpuscan.kernels.api import Outcome
+from gpuscan.store import Counts
+
+_REJECTIONS = tuple(outcome for outcome in Outcome if outcome >= Outcome.UNKNOWN_TARGET)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts of folios.
+
+    Attributes:
+        requested: requests that began.
+        in_flight: claimed, not decided yet (with a migrator, or backing off).
+        migrated: moved.
+        superseded: put back onto a page that had been requested again; the newer request stands.
+        dropped: ended without a move, by reason.
+        refreshed: marks on pages that were READY already; no request of their own.
+        counted: recorded accesses that left the page below the threshold.
+        rejected: marks that began no request, by reason (own node, ineligible, ...).
+        released: times a claimed folio became READY again (after a refusal, or at the end).
+    """
+
+    requested: int = 0
+    in_flight: int = 0
+    migrated: int = 0
+    superseded: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    refreshed: int = 0
+    counted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    released: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Requests that must be READY in the store now."""
+        return self.requested - self.in_flight - self.migrated - self.superseded - self.dropped.total()
+
+    def produced(self, counts: Counts) -> None:
+        """Book the outcome of a ``request`` or ``record`` call."""
+        self.requested += counts[Outcome.ACCEPTED]
+        self.refreshed += counts[Outcome.REFRESHED]
+        self.counted += counts[Outcome.COUNTED]
+        for outcome in _REJECTIONS:
+            if counts[outcome]:
+                self.rejected[outcome.name.lower()] += counts[outcome]
+
+    def claimed(self, n_folios: int) -> None:
+        """Book folios taken by a scan."""
+        self.in_flight += n_folios
+
+    def moved(self, n_folios: int) -> None:
+        """Book claimed folios that were migrated."""
+        self.in_flight -= n_folios
+        self.migrated += n_folios
+
+    def ended(self, reason: str, n_folios: int) -> None:
+        """Book claimed folios whose request ends without a move."""
+        if n_folios:
+            self.in_flight -= n_folios
+            self.dropped[reason] += n_folios
+
+    def ended_pending(self, reason: str, n_folios: int) -> None:
+        """Book pending requests that end without having been claimed."""
+        if n_folios:
+            self.dropped[reason] += n_folios
+
+    def put_back(self, n_restored: int, n_superseded: int) -> None:
+        """Book claimed folios that were released."""
+        self.in_flight -= n_restored + n_superseded
+        self.released += n_restored
+        self.superseded += n_superseded
+
+    def verify(self, n_ready: int) -> None:
+        """Prove conservation against the store.
+
+        Args:
+            n_ready: READY records counted in the store, at rest.
+
+        Raises:
+            RunFailedError: a request was lost or doubled.
+        """
+        if self.pending != n_ready:
+            raise RunFailedError(
+                f"conservation broke: the ledger has {self.pending} pending requests, the store {n_ready} "
+                "READY records; this is a bug in gpuscan, report it with the workload and the seed"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all numbers for a report, reasons sorted by count."""
+        return {
+            "requested": self.requested,
+            "pending": self.pending,
+            "in_flight": self.in_flight,
+            "migrated": self.migrated,
+            "superseded": self.superseded,
+            "dropped": dict(self.dropped.most_common()),
+            "refreshed": self.refreshed,
+            "counted": self.counted,
+            "rejected": dict(self.rejected.most_common()),
+            "released": self.released,
+        }

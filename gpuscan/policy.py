@@ -1,0 +1,62 @@
+"""How the engine decides: intervals, thresholds, budgets, what happens to refused pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gpuscan.kernels.api import ScanPath
+from gpuscan.plan import BATCH_PAGES
+from gpuscan.units import PAGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The engine's settings.
+
+    Attributes:
+        record_format: one of ``gpuscan.records.STORE_FORMATS``.
+        hz: jiffies per second (CONFIG_HZ).
+        batch_pages: base pages per batch.
+        interval_ns: pause between two scans of a node (pghot: 100 ms, RFC v1: 1 s).
+        node_interval_ns: other intervals by nid.
+        freq_threshold, window_ns: when a recorded page is READY (pghot: 2 accesses;
+            5 s precise, 3 s compact).
+        drop_top_tier: recorded accesses to top-tier pages are ignored.
+        scan_path: ``auto``, ``dense`` or ``indexed``.
+        capacity_folios: folios per plan; 0 = the store's choice.
+        rate_limit_bytes_per_s: per target, as numa_balancing_promote_rate_limit_MBps; 0 = none.
+        budget_pages: base pages per target and tick; 0 = none. The tighter of the two holds.
+        on_refused: ``retry`` puts refused folios back, ``drop`` ends their requests.
+        backoff_ticks: ticks a refused folio waits before it is READY again.
+        max_attempts: refusals after which the request ends.
+    """
+
+    record_format: str = "rfc"
+    hz: int = 1000
+    batch_pages: int = BATCH_PAGES
+    interval_ns: int = 100_000_000
+    node_interval_ns: tuple[tuple[int, int], ...] = ()
+    freq_threshold: int = 2
+    window_ns: int = 5_000_000_000
+    drop_top_tier: bool = True
+    scan_path: ScanPath = "auto"
+    capacity_folios: int = 0
+    rate_limit_bytes_per_s: int = 0
+    budget_pages: int = 0
+    on_refused: Literal["retry", "drop"] = "retry"
+    backoff_ticks: int = 4
+    max_attempts: int = 4
+
+    def jiffies(self, ns: int) -> int:
+        """Return a time in jiffies, rounded down."""
+        return ns * self.hz // 1_000_000_000
+
+    def budget_of(self, elapsed_ns: int) -> int | None:
+        """Return the base pages a target may take after ``elapsed_ns``, or None without a limit."""
+        limits = []
+        if self.rate_limit_bytes_per_s:
+            limits.append(self.rate_limit_bytes_per_s * elapsed_ns // (1_000_000_000 * PAGE_BYTES))
+        if self.budget_pages:
+            limits.append(self.budget_pages)
+        return min(limits) if limits else None
