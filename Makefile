@@ -1,0 +1,57 @@
+# make run and make test each work alone on a fresh machine: they need python3 (3.11 or newer,
+# with venv) and a package index, and keep everything they install in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run test test-slow lint format clean help
+
+help:
+	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
+	@echo "make test    install into $(VENV) and run the tests (under 5 minutes)"
+	@echo "make lint    ruff, mypy --strict and import-linter"
+	@echo "make format  apply ruff's fixes and formatting"
+	@echo "make clean   remove $(VENV), caches and build output"
+
+run: $(VENV)/installed
+	$(BIN)/gpuscan run $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One stamp per set of requirements: a plain run does not install the test tools.
+$(VENV)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuscan needs Python 3.11 or newer, this is %d.%d; set PYTHON=" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/installed: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-lint: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
