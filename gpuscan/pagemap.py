@@ -133,11 +133,13 @@ class PageMap:
     def pfn_of_flat(self, flats: ArrayLike) -> NDArray[np.int64]:
         """Return PFNs of flat indexes (any shape, int64)."""
         flat = np.asarray(flats, dtype=np.int64)
-        return self.section_pfn[flat >> _SECTION_SHIFT] + (flat & (SECTION_PAGES - 1))
+        pfn: NDArray[np.int64] = self.section_pfn[flat >> _SECTION_SHIFT] + (flat & (SECTION_PAGES - 1))
+        return pfn
 
     def nid_of_flat(self, flats: ArrayLike) -> NDArray[np.int32]:
         """Return the node of flat indexes (any shape, int32)."""
-        return self.section_nid[np.asarray(flats, dtype=np.int64) >> _SECTION_SHIFT]
+        nid: NDArray[np.int32] = self.section_nid[np.asarray(flats, dtype=np.int64) >> _SECTION_SHIFT]
+        return nid
 
     def present_bits(self) -> NDArray[np.uint64]:
         """Return uint64[n_pages / 64], one bit per flat page, set where the page is present."""

@@ -57,9 +57,6 @@ class Field:
         return self.max << self.shift
 
 
-_ABSENT = Field(0, 0)
-
-
 @dataclass(frozen=True, slots=True)
 class RecordFormat:
     """A record layout. ``bits`` is the width of the word; ``importable_only`` words are never scanned."""
@@ -117,26 +114,35 @@ class RecordFormat:
         return (self.time.max + 1) << self.jiffies_shift
 
 
-def _format(name: str, bits: int, fields: dict[str, tuple[int, int]], **options: Any) -> RecordFormat:
-    placed = {key: Field(*value) for key, value in fields.items()}
-    return RecordFormat(name, bits, **{"nid": _ABSENT, **placed}, **options)
+def _format(
+    name: str,
+    bits: int,
+    *,
+    ready: tuple[int, int],
+    freq: tuple[int, int],
+    time: tuple[int, int],
+    nid: tuple[int, int] = (0, 0),
+    jiffies_shift: int = 0,
+    importable_only: bool = False,
+) -> RecordFormat:
+    return RecordFormat(
+        name, bits, Field(*ready), Field(*nid), Field(*freq), Field(*time), jiffies_shift, importable_only
+    )
 
 
-#                               name              bits  field: (shift, width)
+# fmt: off
 FORMATS: dict[str, RecordFormat] = {
     fmt.name: fmt
     for fmt in (
-        _format("rfc", 32, {"ready": (0, 1), "nid": (1, 10), "freq": (11, 3), "time": (14, 18)}),
-        _format("pghot", 32, {"nid": (0, 10), "freq": (10, 3), "time": (13, 14), "ready": (31, 1)}),
-        _format("pghot-compact", 8, {"freq": (0, 2), "time": (2, 5), "ready": (7, 1)}, jiffies_shift=7),
-        _format(
-            "rfc-page-ext",
-            64,
-            {"ready": (2, 1), "nid": (3, 10), "freq": (13, 3), "time": (16, 18)},
-            importable_only=True,
-        ),
+        #       name          bits  field=(shift, width)
+        _format("rfc",           32, ready=(0, 1), nid=(1, 10), freq=(11, 3), time=(14, 18)),
+        _format("pghot",         32, nid=(0, 10), freq=(10, 3), time=(13, 14), ready=(31, 1)),
+        _format("pghot-compact",  8, freq=(0, 2), time=(2, 5), ready=(7, 1), jiffies_shift=7),
+        _format("rfc-page-ext",  64, ready=(2, 1), nid=(3, 10), freq=(13, 3), time=(16, 18),
+                importable_only=True),
     )
 }
+# fmt: on
 
 STORE_FORMATS = tuple(name for name, fmt in FORMATS.items() if not fmt.importable_only)
 """Formats a store can be made of."""
