@@ -183,11 +183,20 @@ class Topology:
 
     @property
     def top_tier(self) -> int:
-        """The fastest tier that has memory."""
-        return min(node.tier for node in self.nodes if node.present_pages)
+        """The slowest tier whose memory has CPUs next to it: all tiers up to it are top tiers.
+
+        As the kernel derives it (mm/memory-tiers.c, establish_demotion_targets(), v6.18); HBM
+        without CPUs is then as much top tier as the DRAM next to it. The fastest tier with
+        memory where no node has both.
+        """
+        with_memory = [node for node in self.nodes if node.present_pages]
+        return max(
+            (node.tier for node in with_memory if node.cpus),
+            default=min((node.tier for node in with_memory), default=0),
+        )
 
     def is_top_tier(self, nid: int) -> bool:
-        """Whether a node's memory is of the fastest tier (the kernel's ``node_is_toptier``)."""
+        """Whether nothing is promoted from a node (the kernel's ``node_is_toptier``)."""
         return self.node(nid).tier <= self.top_tier
 
     def nearest(self, from_nid: int, candidates: Sequence[int]) -> int | None:
