@@ -1,0 +1,109 @@
+"""Plans as a Parquet file: one row per folio, in the order in which it was to be moved.
+
+Columns:
+    tick          int32   the round of the run
+    batch         int64   running number of the batch over the whole file
+    target_nid    int16   where to
+    pfn           uint64  first page of the folio
+    n_pages       int32   base pages of the folio
+    record        uint64  the word that the scan claimed
+
+File metadata: ``gpuscan.schema`` (1), ``gpuscan.record_format``, ``gpuscan.batch_pages``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuscan.errors import InputError
+from gpuscan.plan import Batches, Plan
+
+SCHEMA_VERSION = 1
+
+_COLUMNS = pa.schema(
+    [
+        ("tick", pa.int32()),
+        ("batch", pa.int64()),
+        ("target_nid", pa.int16()),
+        ("pfn", pa.uint64()),
+        ("n_pages", pa.int32()),
+        ("record", pa.uint64()),
+    ]
+)
+
+
+class PlanWriter:
+    """Appends plans to one Parquet file; its ``append`` is an engine's plan sink.
+
+    The file is complete once the writer is closed. Write to a place beside the final
+    one and rename (see :mod:`gpuscan.writing`).
+
+    Args:
+        path: the file to create.
+        record_format: name of the records' format, kept in the metadata.
+        batch_pages: base pages per batch, kept in the metadata.
+    """
+
+    def __init__(self, path: Path, record_format: str, batch_pages: int) -> None:
+        metadata = {
+            "gpuscan.schema": str(SCHEMA_VERSION),
+            "gpuscan.record_format": record_format,
+            "gpuscan.batch_pages": str(batch_pages),
+        }
+        self._writer = pq.ParquetWriter(path, _COLUMNS.with_metadata(metadata), compression="zstd")
+        self._n_batches = 0
+
+    def append(self, tick: int, plan: Plan, batches: Batches) -> None:
+        """Write one plan with the batches it was cut into."""
+        if len(plan):
+            columns = [
+                np.full(len(plan), tick, dtype=np.int32),
+                batches.of_folio() + self._n_batches,
+                plan.target_of_folio().astype(np.int16),
+                plan.pfn.astype(np.uint64),
+                plan.folio_pages.astype(np.int32),
+                plan.words.astype(np.uint64),
+            ]
+            self._writer.write_table(pa.table(columns, schema=self._writer.schema))
+        self._n_batches += len(batches)
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_plans(path: Path) -> pa.Table:
+    """Return the rows of a plan file.
+
+    Raises:
+        InputError: it is not one, is cut short, or is of a newer schema.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is not a readable plan file ({error}); give a plan.parquet of gpuscan"
+        ) from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    version = metadata.get("gpuscan.schema", "")
+    if not version.isdigit() or table.schema.names != _COLUMNS.names:
+        raise InputError(f"{path} was not written by gpuscan; give a plan.parquet of gpuscan")
+    if int(version) > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema {version}, this gpuscan reads up to {SCHEMA_VERSION}; install a newer one"
+        )
+    return table
