@@ -16,6 +16,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from gpuscan import __version__
 from gpuscan.errors import GpuscanError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -64,12 +65,7 @@ app = typer.Typer(cls=LazyGroup, context_settings={"help_option_names": ["-h", "
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(f"gpuscan {version('gpuscan')}")
-        except PackageNotFoundError:
-            typer.echo("gpuscan (running from a source tree that is not installed)")
+        typer.echo(f"gpuscan {__version__}")
         raise typer.Exit
 
 

@@ -1,0 +1,173 @@
+"""Workloads by name or from a TOML file, with ``key=value`` overrides; what is wrong is said in one sentence.
+
+``gpuscan/workloads/cxl-promote.toml`` is the annotated example,
+:mod:`gpuscan.workload_model` lists every key.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gpuscan.errors import InputError
+from gpuscan.workload_model import MODELS, Workload, suggestion
+
+__all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_workloads", "load_workload"]
+
+DEFAULT_WORKLOAD = "cxl-promote"
+
+_PLAINER = (
+    ("Input should", "must"),
+    ("valid tuple", "list"),
+    ("valid dictionary or instance of ", "table like "),
+)
+"""What pydantic says of Python, said of TOML."""
+
+
+def builtin_workloads() -> list[tuple[str, str]]:
+    """Return name and line of every built-in workload, the default first, then by name."""
+    names = sorted(_builtin_names(), key=lambda name: (name != DEFAULT_WORKLOAD, name))
+    return [(name, tomllib.loads(_builtin_text(name))["shows"]) for name in names]
+
+
+def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
+    """Return a built-in workload, or one from a TOML file.
+
+    Args:
+        name_or_path: a name of :func:`builtin_workloads`, or a path (anything with a
+            slash or the suffix ``.toml``).
+        overrides: ``key=value`` with dotted keys, list items by position
+            (``processes.0.memory=30%``); values as in TOML, strings without quotes too.
+
+    Raises:
+        InputError: no such workload or file, a TOML error, an unknown key, a value that does not fit.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        where, name, text = name_or_path, Path(name_or_path).stem, _read(Path(name_or_path))
+    else:
+        known = _builtin_names()
+        if name_or_path not in known:
+            raise InputError(
+                f"unknown workload {name_or_path!r}{suggestion(name_or_path, known)}, or a TOML file"
+            )
+        where, name, text = f"workload {name_or_path}", name_or_path, _builtin_text(name_or_path)
+    document = _parse_toml(where, text)
+    for override in overrides:
+        _apply_override(document, override)
+    document.setdefault("name", name)
+    try:
+        return Workload.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_problem(error)}") from error
+
+
+def _builtin_names() -> list[str]:
+    return sorted(
+        Path(entry.name).stem
+        for entry in files("gpuscan.workloads").iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def _builtin_text(name: str) -> str:
+    return files("gpuscan.workloads").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the workload {path}: {error.strerror}; give a built-in name or a TOML file"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); a workload is a TOML file") from error
+
+
+def _parse_toml(where: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
+        if found is None:
+            raise InputError(f"{where}: {error}; fix the TOML there") from error
+        message, line, column = found.groups()
+        raise InputError(f"{where}:{line}:{column}: {message}; fix the TOML there") from error
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
+        raise InputError(f"{where}: TOML that cannot be read ({error}); simplify it") from error
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    steps = key.strip().split(".")
+    if not equals or not all(steps):
+        raise InputError(
+            f"--set {override}: not of the form key=value; write for example policy.batch_pages=256"
+        )
+    at: Any = document
+    for depth, step in enumerate(steps):
+        last = depth == len(steps) - 1
+        if isinstance(at, list):
+            if re.fullmatch("[0-9]{1,6}", step) is None or int(step) >= len(at):
+                raise InputError(
+                    f"--set {override}: {'.'.join(steps[:depth])} has items 0 to {len(at) - 1}, "
+                    f"not {step!r}; give the position of one"
+                )
+            index: Any = int(step)
+        elif isinstance(at, dict):
+            index = step
+            if not last:
+                at.setdefault(index, {})
+        else:
+            raise InputError(
+                f"--set {override}: {'.'.join(steps[:depth])} is a single value; shorten the key"
+            )
+        if last:
+            at[index] = _override_value(value.strip())
+        else:
+            at = at[index]
+
+
+def _override_value(text: str) -> Any:
+    """Return ``text`` as a TOML value, or as the string it is: ``100ms`` needs no quotes."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    steps = [step for step in problem["loc"] if not (isinstance(step, str) and "[" in step)]
+    key = ".".join(map(str, steps)) or "the workload"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}{suggestion(str(steps[-1]), _keys_at(steps[:-1]))}"
+    if problem["type"] == "missing":
+        return f"key {key} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}"
+    for said, meant in _PLAINER:
+        message = message.replace(said, meant)
+    return f"{key} {message[:1].lower()}{message[1:]}, not {_shortened(problem['input'])}"
+
+
+def _keys_at(steps: Sequence[int | str]) -> list[str]:
+    """Return the keys the model has at a place."""
+    model: type[BaseModel] = Workload
+    for step in steps:
+        if isinstance(step, str) and step in MODELS:
+            model = MODELS[step]
+    return list(model.model_fields)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
