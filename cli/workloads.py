@@ -8,9 +8,7 @@ import typer
 
 
 def workloads(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of a table.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List the built-in workloads, each with what it shows.
 

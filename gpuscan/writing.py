@@ -43,18 +43,33 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn what the system says against a write inside the block into one sentence about ``path``.
+
+    Raises:
+        RunFailedError: an OSError was met, a full disk for example.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailedError(
+            f"cannot write {path}: {error.strerror or error}, so nothing was left there; "
+            "make room or give another place"
+        ) from error
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write ``document`` (see :func:`json_text`) to ``path``: whole, or not at all.
 
     Raises:
         RunFailedError: it cannot be written; an older file at ``path`` is untouched.
     """
-    beside = _beside(path)
+    beside = _beside(path, "tmp")
     try:
-        beside.write_text(json_text(document) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+        with writing_to(path):
+            beside.write_text(json_text(document) + "\n", encoding="utf-8")
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -70,46 +85,29 @@ def new_directory(path: Path, *, marker: str, force: bool = False) -> Iterator[P
         force: replace whatever directory is at ``path``.
 
     Raises:
-        InputError: ``path`` is something else, before anything is written.
-        RunFailedError: the system refused a write (a full disk); nothing new is left behind.
+        InputError: ``path`` is something else; nothing was touched.
+        RunFailedError: an OSError was met, in the block too; nothing new is left behind.
     """
     path = path.absolute()
-    check_replaceable(path, marker=marker, force=force)
-    beside = _beside(path)
-    replaced = _beside(path, "old")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is not a directory; give another place")
+    if path.is_dir() and not force and any(path.iterdir()) and not (path / marker).is_file():
+        raise InputError(f"{path} holds files that gpuscan did not write; give another place")
+    beside, replaced = _beside(path, "tmp"), _beside(path, "old")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        yield beside
-        if path.exists():
-            path.rename(replaced)
-        beside.rename(path)
-    except OSError as error:
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.mkdir()
+            yield beside
+            if path.exists():
+                path.rename(replaced)
+            beside.rename(path)
+    finally:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
-        raise _cannot_write(path, error) from error
-    finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def check_replaceable(path: Path, *, marker: str, force: bool = False) -> None:
-    """Refuse a ``path`` that :func:`new_directory` would refuse: asked before a long run, not after it."""
-    if not path.exists() or (force and path.is_dir()):
-        return
-    if not path.is_dir():
-        raise InputError(f"{path} is not a directory; give another --out")
-    if any(path.iterdir()) and not (path / marker).is_file():
-        raise InputError(
-            f"{path} has files that gpuscan did not write; give another --out, or --force to replace them"
-        )
-
-
-def _beside(path: Path, label: str = "tmp") -> Path:
+def _beside(path: Path, label: str) -> Path:
     return path.with_name(f"{path.name}.{label}-{os.getpid()}")
-
-
-def _cannot_write(path: Path, error: OSError) -> RunFailedError:
-    return RunFailedError(
-        f"cannot write {path}: {error.strerror or error}, so nothing was left there; make room or give another place"
-    )
