@@ -1,0 +1,157 @@
+"""``gpuscan doctor``: what this machine offers, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+_PACKAGES = ("numpy", "numba", "llvmlite", "typer", "rich", "pydantic", "zarr", "pyarrow")
+_CUPY = ("cupy-cuda13x", "cupy-cuda12x")
+_CAP_SYS_ADMIN = 1 << 21
+
+
+class Check(NamedTuple):
+    """One finding; ``remedy`` is empty where there is nothing to do."""
+
+    name: str
+    found: str
+    remedy: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show versions, processors, memory, the devices a scan can run on, and what to install.
+
+    Changes nothing and needs no rights. Send its output along with a bug report.
+    """
+    from rich.table import Table
+
+    from gpuscan.cli.output import Output
+
+    output = Output(as_json)
+    checks = [*_software(), *_machine(), *_devices(), *_capture()]
+    output.document({"checks": [check._asdict() for check in checks]})
+    table = Table("what", "found", "to do", box=None, header_style="bold", pad_edge=False)
+    for check in checks:
+        table.add_row(*check)
+    output.table(table)
+
+
+def _software() -> list[Check]:
+    from gpuscan import __version__
+
+    found = [
+        Check("gpuscan", __version__),
+        Check("python", f"{platform.python_version()} ({sys.executable})"),
+    ]
+    for package in _PACKAGES:
+        installed = _version(package)
+        remedy = "" if installed else f"pip install {package}"
+        found.append(Check(package, installed or "not installed", remedy))
+    cupy = [f"{package} {installed}" for package in _CUPY if (installed := _version(package))]
+    return [*found, Check("cupy", ", ".join(cupy) or "not installed (only a GPU needs it)")]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _machine() -> list[Check]:
+    from gpuscan.units import format_bytes
+
+    cores = len(os.sched_getaffinity(0))
+    flags = _line_with("/proc/cpuinfo", "flags").split()
+    model = _line_with("/proc/cpuinfo", "model name") or platform.machine()
+    wide = [flag for flag in ("avx2", "avx512f") if flag in flags]
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    total, free = (_kib_of(f"Mem{which}") * 1024 for which in ("Total", "Available"))
+    return [
+        Check("kernel", f"{platform.system()} {platform.release()}"),
+        Check("processors", f"{cores} usable, {model}, {', '.join(wide) or 'no AVX2'}"),
+        Check("memory", f"{format_bytes(total)}, {format_bytes(free)} available"),
+        Check(
+            "page size",
+            format_bytes(page_bytes),
+            "" if page_bytes == 4096 else "capture needs 4 KiB pages; simulated machines do not",
+        ),
+        _numba_cache(),
+    ]
+
+
+def _line_with(path: str, key: str) -> str:
+    """Return the value of the first ``key : value`` line, empty without one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _kib_of(key: str) -> int:
+    value = _line_with("/proc/meminfo", key).split()
+    return int(value[0]) if value else 0
+
+
+def _numba_cache() -> Check:
+    import gpuscan.kernels
+
+    asked = os.environ.get("NUMBA_CACHE_DIR")
+    place = Path(asked) if asked else Path(gpuscan.kernels.__path__[0])
+    existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+    if os.access(existing, os.W_OK):
+        return Check("kernel cache", f"{place} is writable")
+    # Numba falls back to the user's cache directory where the package is read-only.
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not asked and os.access(home if home.exists() else home.parent, os.W_OK):
+        return Check("kernel cache", f"{home} is writable")
+    return Check(
+        "kernel cache",
+        f"{place} is not writable: kernels are compiled in every run",
+        "set NUMBA_CACHE_DIR to a directory you can write",
+    )
+
+
+def _devices() -> list[Check]:
+    from gpuscan.kernels.registry import available_devices, probe_cuda
+
+    return [
+        Check("devices", ", ".join(available_devices())),
+        Check("cuda", probe_cuda()),
+    ]
+
+
+def _capture() -> list[Check]:
+    capabilities = int(_line_with("/proc/self/status", "CapEff") or "0", 16)
+    allowed = bool(capabilities & _CAP_SYS_ADMIN)
+    rights = Check(
+        "rights to capture",
+        "CAP_SYS_ADMIN" if allowed else "no CAP_SYS_ADMIN",
+        "" if allowed else "sudo gpuscan capture",
+    )
+    try:
+        with Path("/proc/kpageflags").open("rb") as flags:
+            flags.read(8)
+    except FileNotFoundError:
+        return [
+            rights,
+            Check("/proc/kpageflags", "not there", "run on Linux with CONFIG_PROC_PAGE_MONITOR"),
+        ]
+    except PermissionError:
+        return [rights, Check("/proc/kpageflags", "not readable", "sudo gpuscan capture")]
+    except OSError as error:
+        return [rights, Check("/proc/kpageflags", f"not readable: {error.strerror}")]
+    return [rights, Check("/proc/kpageflags", "readable")]

@@ -1,0 +1,305 @@
+"""What a run comes to: a summary, a series, one JSON document, and a directory that keeps it all.
+
+Everything here is a pure function of a :class:`gpuscan.engine.RunReport`, except
+:func:`open_out`, which writes. Nothing here draws; ``gpuscan.cli`` does.
+
+A ``--out`` directory holds::
+
+    plan.parquet    every claimed folio with its batch, see gpuscan.planfile
+    series.parquet  one row per tick: the fields of gpuscan.engine.TickReport, then the
+                    source's metrics as ``metric.<name>`` (null where a tick has none)
+    ledger.json     where every request went, and refusals by reason
+    report.json     the document that ``gpuscan run --json`` prints
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuscan.engine import PlanSink, RunReport, TickReport
+from gpuscan.errors import InputError
+from gpuscan.ledger import Ledger
+from gpuscan.policy import Policy
+from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.writing import new_directory, write_json
+
+OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
+"""Files of a ``--out`` directory."""
+
+_BEFORE_SHARE = 1 / 20
+_AFTER_SHARE = 1 / 10
+"""Parts of the ticks that "before" and "after" are averaged over, at least one tick each."""
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class FastShare:
+    """Share of accesses served by fast memory, 0 to 1.
+
+    Attributes:
+        before, after: over the first twentieth and the last tenth of the ticks.
+        lowest: of any tick.
+        series: per tick; NaN where nothing was accessed.
+    """
+
+    before: float
+    after: float
+    lowest: float
+    series: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in numbers.
+
+    Attributes:
+        fast: None where the source counts no accesses.
+        n_ticks, simulated_ns: rounds, and the time that passed in them.
+        n_scans: ticks in which something was scanned.
+        scan_ns_p50, scan_ns_p99, scan_ns_total: wall time of those scans.
+        paths: scans by path, ``{"dense": 3, "indexed": 97}``.
+        examined_bytes: what the scans read.
+        n_plans, n_batches: plans and batches.
+        batch_fill: base pages in the batches over what they could hold; NaN without batches.
+        migrated_pages: base pages moved.
+        migrate_busy_ns: time of the busiest migrator of each tick, summed.
+        metrics: what the source counted, summed over the ticks.
+    """
+
+    fast: FastShare | None
+    n_ticks: int
+    simulated_ns: int
+    n_scans: int
+    scan_ns_p50: float
+    scan_ns_p99: float
+    scan_ns_total: int
+    paths: dict[str, int]
+    examined_bytes: int
+    n_plans: int
+    n_batches: int
+    batch_fill: float
+    migrated_pages: int
+    migrate_busy_ns: float
+    metrics: dict[str, float]
+
+    @property
+    def migrated_bytes(self) -> int:
+        """Bytes moved."""
+        return self.migrated_pages * PAGE_BYTES
+
+
+def summarize(report: RunReport) -> RunSummary:
+    """Return the summary of a run (one without a tick has zeros and NaN)."""
+    ticks = report.ticks
+    scans = [tick for tick in ticks if tick.n_plans]
+    scan_ns = np.array([tick.scan_ns for tick in scans], dtype=np.float64)
+    n_batches = sum(tick.n_batches for tick in ticks)
+    batch_pages = sum(tick.batch_pages for tick in ticks)
+    paths: dict[str, int] = {}
+    for tick in scans:
+        paths[tick.path] = paths.get(tick.path, 0) + 1
+    return RunSummary(
+        fast=_fast_share(ticks),
+        n_ticks=len(ticks),
+        simulated_ns=sum(tick.duration_ns for tick in ticks),
+        n_scans=len(scans),
+        scan_ns_p50=float(np.percentile(scan_ns, 50)) if scans else float("nan"),
+        scan_ns_p99=float(np.percentile(scan_ns, 99)) if scans else float("nan"),
+        scan_ns_total=int(scan_ns.sum()),
+        paths=paths,
+        examined_bytes=sum(tick.examined_bytes for tick in ticks),
+        n_plans=sum(tick.n_plans for tick in ticks),
+        n_batches=n_batches,
+        batch_fill=batch_pages / (n_batches * report.policy.batch_pages) if n_batches else float("nan"),
+        migrated_pages=sum(tick.migrated_pages for tick in ticks),
+        migrate_busy_ns=sum(tick.migrate_busy_ns for tick in ticks),
+        metrics=_summed_metrics(ticks),
+    )
+
+
+def _fast_share(ticks: Sequence[TickReport]) -> FastShare | None:
+    accesses = np.array([tick.metrics.get("accesses", 0.0) for tick in ticks])
+    fast = np.array([tick.metrics.get("accesses_fast", 0.0) for tick in ticks])
+    if not accesses.sum():
+        return None
+    series = np.divide(fast, accesses, out=np.full(len(ticks), np.nan), where=accesses > 0)
+
+    def mean(part: slice) -> float:
+        total = accesses[part].sum()
+        return float(fast[part].sum() / total) if total else float("nan")
+
+    n_before = max(1, round(len(ticks) * _BEFORE_SHARE))
+    n_after = max(1, round(len(ticks) * _AFTER_SHARE))
+    return FastShare(
+        before=mean(slice(0, n_before)),
+        after=mean(slice(len(ticks) - n_after, len(ticks))),
+        lowest=float(np.nanmin(series)),
+        series=tuple(series.tolist()),
+    )
+
+
+def _summed_metrics(ticks: Sequence[TickReport]) -> dict[str, float]:
+    """Sum counts over the ticks; a mean (``mean_...``) is averaged over the ticks that have it."""
+    values: dict[str, list[float]] = {}
+    for tick in ticks:
+        for name, value in tick.metrics.items():
+            values.setdefault(name, []).append(value)
+    return {
+        name: sum(of_name) / len(of_name) if name.startswith("mean_") else sum(of_name)
+        for name, of_name in values.items()
+    }
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """Return a one-line plot of shares (0 to 1) in at most ``width`` bars; NaN is blank."""
+    if not values:
+        return ""
+    bars = []
+    for part in np.array_split(np.asarray(values, dtype=np.float64), min(width, len(values))):
+        known = part[~np.isnan(part)]
+        level = float(known.mean()) * len(_BARS) if len(known) else float("nan")
+        bars.append(" " if np.isnan(level) else _BARS[min(int(level), len(_BARS) - 1)])
+    return "".join(bars)
+
+
+def summary_rows(report: RunReport, summary: RunSummary) -> list[tuple[str, str]]:
+    """Return what a reader wants first, as (what, value) texts."""
+    rows = [("device", f"{report.device} ({report.device_reason})")]
+    if summary.fast is not None:
+        lowest = f", lowest {summary.fast.lowest:.1%}" if _dips(summary.fast) else ""
+        rows += [
+            (
+                "accesses served by fast memory",
+                f"{summary.fast.before:.1%} -> {summary.fast.after:.1%}{lowest}",
+            ),
+            ("over time", sparkline(summary.fast.series)),
+        ]
+    scan, batches = "nothing was ready", "none"
+    if summary.n_scans:
+        scan = (
+            f"p50 {format_time(summary.scan_ns_p50)}, p99 {format_time(summary.scan_ns_p99)}, "
+            f"{_counted(summary.paths)}, {format_bytes(summary.examined_bytes)} read"
+        )
+    if summary.n_batches:
+        full = f"{summary.batch_fill:.0%} of {report.policy.batch_pages} pages"
+        batches = (
+            f"{format_count(summary.n_batches)} in {format_count(summary.n_plans)} plans, filled to {full}"
+        )
+    moved = f"{format_bytes(summary.migrated_bytes)} in {format_time(summary.migrate_busy_ns)}"
+    return [
+        *rows,
+        ("ticks", f"{summary.n_ticks}, {format_time(summary.simulated_ns)} of the machine's time"),
+        ("scan", scan),
+        ("batches", batches),
+        ("moved", moved),
+    ]
+
+
+def _dips(fast: FastShare) -> bool:
+    """Whether the lowest share says something that before and after do not."""
+    return fast.lowest < min(fast.before, fast.after) - 0.02
+
+
+def ledger_rows(ledger: Ledger) -> list[tuple[str, int]]:
+    """Return the ledger as (what, folios): requested first, then its parts, which add up to it."""
+    return [
+        ("requested", ledger.requested),
+        ("= migrated", ledger.migrated),
+        *((f"+ dropped, {reason}", count) for reason, count in ledger.dropped.most_common()),
+        ("+ superseded", ledger.superseded),
+        ("+ in flight", ledger.in_flight),
+        ("+ pending", ledger.pending),
+    ]
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def run_document(report: RunReport, summary: RunSummary, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON document of a run.
+
+    Args:
+        report: the run.
+        summary: of the same run.
+        facts: what the run was asked to be (the workload, the machine), put in as it is.
+    """
+    return {
+        "kind": "run",
+        **facts,
+        "device": {"name": report.device, "reason": report.device_reason},
+        "topology": report.topology,
+        "store_pages": report.n_pages,
+        "policy": asdict(report.policy),
+        "summary": {**asdict(summary), "migrated_bytes": summary.migrated_bytes},
+        "ledger": ledger_document(report),
+    }
+
+
+def ledger_document(report: RunReport) -> dict[str, Any]:
+    """Return the ledger and the refusals of a run for JSON."""
+    return {**report.ledger.as_dict(), "refusals": dict(report.refusals.most_common())}
+
+
+def series_columns(ticks: Sequence[TickReport]) -> dict[str, list[Any]]:
+    """Return one column per number of a tick, then one per metric of the source, in order of appearance."""
+    columns = {
+        column.name: [getattr(tick, column.name) for tick in ticks]
+        for column in fields(TickReport)
+        if column.name != "metrics"
+    }
+    names = dict.fromkeys(name for tick in ticks for name in tick.metrics)
+    return columns | {f"metric.{name}": [tick.metrics.get(name) for tick in ticks] for name in names}
+
+
+class OutDirectory:
+    """A ``--out`` directory under way, see :func:`open_out`."""
+
+    def __init__(self, directory: Path, plan_sink: PlanSink) -> None:
+        self._directory = directory
+        self.plan_sink = plan_sink
+
+    def finish(self, report: RunReport, document: Mapping[str, Any]) -> None:
+        """Write what is known only after the run.
+
+        Raises:
+            RunFailedError, OSError: it cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        series = pa.table(series_columns(report.ticks))
+        pq.write_table(series, self._directory / "series.parquet", compression="zstd")
+        write_json(self._directory / "ledger.json", ledger_document(report))
+        write_json(self._directory / "report.json", document)
+
+
+@contextmanager
+def open_out(path: Path, policy: Policy) -> Iterator[OutDirectory]:
+    """Yield a directory to be filled during a run; it appears as ``path`` when the block ends well.
+
+    Args:
+        path: where; an earlier run's directory is replaced.
+        policy: of the run; its record format and batch size go into the plan file.
+
+    Raises:
+        InputError: ``path`` holds something that gpuscan did not write; nothing was touched.
+        RunFailedError: a disk filled, for example; nothing was left there.
+    """
+    from gpuscan.planfile import PlanWriter
+
+    if path.is_dir():
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in OUT_FILES)
+        if foreign:
+            raise InputError(f"{path} holds {foreign[0]}, which no run wrote; give another --out")
+    with (
+        new_directory(path, marker=OUT_FILES[-1]) as directory,
+        PlanWriter(directory / OUT_FILES[0], policy.record_format, policy.batch_pages) as plans,
+    ):
+        yield OutDirectory(directory, plans.append)
