@@ -146,11 +146,13 @@ def _override_value(text: str) -> Any:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     steps = [step for step in problem["loc"] if not (isinstance(step, str) and "[" in step)]
-    key = ".".join(map(str, steps)) or "the workload"
+    key = ".".join(_bare(str(step)) for step in steps) or "the workload"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}{suggestion(str(steps[-1]), _keys_at(steps[:-1]))}"
     if problem["type"] == "missing":
         return f"key {key} is missing; add it"
+    if problem["type"] in ("too_short", "string_too_short"):
+        return f"{key} is empty; give at least one"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}"
@@ -166,6 +168,11 @@ def _keys_at(steps: Sequence[int | str]) -> list[str]:
         if isinstance(step, str) and step in MODELS:
             model = MODELS[step]
     return list(model.model_fields)
+
+
+def _bare(step: str) -> str:
+    """Return a key as TOML writes it: quoted where it is not a bare key."""
+    return step if re.fullmatch(r"[A-Za-z0-9_-]+", step) else repr(step)
 
 
 def _shortened(value: Any) -> str:

@@ -108,7 +108,7 @@ def suggestion(given: str, known: Sequence[str]) -> str:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TopologyChoice(_Model):
