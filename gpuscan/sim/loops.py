@@ -1,0 +1,247 @@
+"""The simulator's hot loops, compiled by Numba: drawing accesses, touching pages, the scanner, the clock.
+
+All of them live in this one file on purpose: Numba's cache is keyed by the file
+of the outermost function, so a caller of a helper elsewhere would go stale when
+the helper changes. Everything is serial and releases the GIL.
+
+Random numbers are a function of (key, access index) rather than a stream
+(SplitMix64, Steele, Lea and Flood, OOPSLA 2014), so a run is the same whatever
+the length of its ticks or the order in which processes are simulated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+REFERENCED = 1
+"""Frame flag: accessed since the clock hand last came by (the PTE's accessed bit)."""
+FILE = 2
+"""Frame flag: file-backed and not SWAPBACKED, so on the file LRU (folio_is_file_lru)."""
+DIRTY = 4
+"""Frame flag: PG_dirty; looked at for ``FILE`` frames only."""
+EXEC_SHARED = 8
+"""Frame flag: mapped executable by several processes."""
+PROT_NONE = 16
+"""Frame flag: unmapped by the NUMA balancing scanner, the next access faults."""
+
+_GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
+_SECTION_SHIFT = 15
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    try:
+        return cast(Callable[_P, _R], njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # no writable cache directory: compile anew in every process
+        return cast(Callable[_P, _R], njit(nogil=True)(function))
+
+
+@_compiled
+def mix(word: Any) -> Any:
+    """Return SplitMix64's output function of a uint64."""
+    word = np.uint64(word)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return word ^ (word >> np.uint64(31))
+
+
+@_compiled
+def _unit(key: Any, counter: Any) -> float:
+    """Return draw ``counter`` of stream ``key``, a float in [0, 1) with 53 bits."""
+    return np.float64(mix(key + _GOLDEN * np.uint64(counter)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@_compiled
+def _power_law_span(n: int, skew: float) -> float:
+    """Return the part of :func:`_power_law_rank` that is the same for all draws."""
+    return math.log(n + 1.0) if skew == 1.0 else (n + 1.0) ** (1.0 - skew) - 1.0
+
+
+@_compiled
+def _power_law_rank(unit: float, n: int, skew: float, span: float) -> int:
+    """Return a rank in [0, n) of density (rank + 1) ** -skew: the inverse of a power law on [1, n + 1)."""
+    if skew == 0.0:
+        rank = int(unit * n)
+    elif skew == 1.0:
+        rank = int(math.exp(unit * span)) - 1
+    else:
+        rank = int(math.exp(math.log1p(unit * span) / (1.0 - skew))) - 1
+    return min(rank, n - 1)
+
+
+@_compiled
+def draw_zipf(
+    out: NDArray[np.int64],
+    first: int,
+    key: Any,
+    n_folios: int,
+    n_hot: int,
+    hot_access_share: float,
+    skew: float,
+    hot_start: int,
+    multiplier: int,
+    offset: int,
+) -> None:
+    """Fill ``out`` with folios; hot rank r is ``((hot_start + r) * multiplier + offset) % n_folios``."""
+    span = _power_law_span(n_hot, skew)
+    for i in range(len(out)):
+        unit = _unit(key, 2 * (first + i) + 1)
+        if _unit(key, 2 * (first + i)) < hot_access_share:
+            rank = (hot_start + _power_law_rank(unit, n_hot, skew, span)) % n_folios
+            out[i] = (rank * multiplier + offset) % n_folios
+        else:
+            out[i] = int(unit * n_folios)
+
+
+@_compiled
+def draw_scan(out: NDArray[np.int64], first: int, n_folios: int) -> None:
+    """Fill ``out`` with every folio in turn."""
+    for i in range(len(out)):
+        out[i] = (first + i) % n_folios
+
+
+@_compiled
+def draw_listed(
+    out: NDArray[np.int64],
+    first: int,
+    key: Any,
+    hot: NDArray[np.int64],
+    hot_access_share: float,
+    skew: float,
+    multiplier: int,
+    page_edges: NDArray[np.int64],
+    folio_edges: NDArray[np.int64],
+    orders: NDArray[np.int64],
+) -> None:
+    """Fill ``out`` from a list of hot folios; the rest uniform over the pages of several mappings."""
+    n_hot = len(hot)
+    span = _power_law_span(n_hot, skew)
+    for i in range(len(out)):
+        unit = _unit(key, 2 * (first + i) + 1)
+        if n_hot and _unit(key, 2 * (first + i)) < hot_access_share:
+            out[i] = hot[_power_law_rank(unit, n_hot, skew, span) * multiplier % n_hot]
+        else:
+            page = int(unit * page_edges[-1])
+            m = 0
+            while page >= page_edges[m + 1]:
+                m += 1
+            out[i] = folio_edges[m] + ((page - page_edges[m]) >> orders[m])
+
+
+@_compiled
+def touch(
+    folios: NDArray[np.int64],
+    base: int,
+    frame_of: NDArray[Any],
+    flags: NDArray[np.uint8],
+    section_nid: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    faults: NDArray[np.int64],
+) -> int:
+    """Access folios: count per node, set REFERENCED, clear PROT_NONE.
+
+    Args:
+        folios: int64[n], relative to ``base``.
+        base: first virtual folio of the process.
+        frame_of, flags, section_nid: the page table, frame flags, node per flat section.
+        counts: int64[1024], accesses per node, added to.
+        faults: int64[>= n], filled with the positions in ``folios`` that faulted.
+
+    Returns:
+        How many faulted.
+    """
+    n_faults = 0
+    for i in range(len(folios)):
+        frame = np.int64(frame_of[base + folios[i]])
+        counts[section_nid[frame >> _SECTION_SHIFT]] += 1
+        flag = flags[frame]
+        if flag & PROT_NONE:
+            faults[n_faults] = i
+            n_faults += 1
+        flags[frame] = (flag & ~np.uint8(PROT_NONE)) | np.uint8(REFERENCED)
+    return n_faults
+
+
+@_compiled
+def unmap(
+    lo: int,
+    hi: int,
+    now_ms: int,
+    frame_of: NDArray[Any],
+    flags: NDArray[np.uint8],
+    unmapped_ms: NDArray[np.uint32],
+    section_nid: NDArray[np.int32],
+    scanned_nids: NDArray[np.uint8],
+) -> int:
+    """Set PROT_NONE on virtual folios ``[lo, hi)`` whose node has ``scanned_nids`` 1; return how many.
+
+    One that is unmapped already keeps its time: change_pte_range() in mm/mprotect.c
+    passes over protnone PTEs before it stores the scan time.
+    """
+    n_unmapped = 0
+    for folio in range(lo, hi):
+        frame = np.int64(frame_of[folio])
+        if scanned_nids[section_nid[frame >> _SECTION_SHIFT]] and not flags[frame] & PROT_NONE:
+            flags[frame] |= np.uint8(PROT_NONE)
+            unmapped_ms[folio] = now_ms
+            n_unmapped += 1
+    return n_unmapped
+
+
+@_compiled
+def second_chance(
+    start: int,
+    end: int,
+    folio_of: NDArray[Any],
+    nothing: Any,
+    flags: NDArray[np.uint8],
+    victims: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Move a clock hand over frames ``[start, end)`` until ``victims`` is full.
+
+    A mapped folio that is REFERENCED loses the flag; one that is not is a victim.
+
+    Returns:
+        (victims found, first frame not looked at).
+    """
+    n_victims = 0
+    frame = start
+    while frame < end and n_victims < len(victims):
+        if folio_of[frame] != nothing:
+            if flags[frame] & REFERENCED:
+                flags[frame] &= ~np.uint8(REFERENCED)
+            else:
+                victims[n_victims] = frame
+                n_victims += 1
+        frame += 1
+    return n_victims, frame
+
+
+@_compiled
+def set_file_flags(
+    frames: NDArray[np.int64],
+    first: int,
+    flags: NDArray[np.uint8],
+    key: Any,
+    file_share: float,
+    dirty_share: float,
+    exec_share: float,
+) -> None:
+    """Make a share of ``frames`` file-backed, and shares of these dirty and shared executable."""
+    for i in range(len(frames)):
+        counter = 3 * (first + i)
+        if _unit(key, counter) < file_share:
+            flag = np.uint8(FILE)
+            if _unit(key, counter + 1) < dirty_share:
+                flag |= np.uint8(DIRTY)
+            if _unit(key, counter + 2) < exec_share:
+                flag |= np.uint8(EXEC_SHARED)
+            flags[frames[i]] |= flag

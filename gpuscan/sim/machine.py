@@ -1,0 +1,238 @@
+"""The simulated machine: time passes, processes touch pages, hint faults happen, kswapd demotes.
+
+It moves nothing upwards by itself. A source turns its hint faults into marks
+(:mod:`gpuscan.sources.hint_faults`) and a migrator moves folios on it
+(:mod:`gpuscan.migrate.simulated`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.flow import FolioEvents
+from gpuscan.pagemap import PageMap
+from gpuscan.records import N_NODES_MAX
+from gpuscan.sim.kswapd import Kswapd
+from gpuscan.sim.loops import touch
+from gpuscan.sim.placement import Contents, place
+from gpuscan.sim.process import Process, Stretch
+from gpuscan.sim.scanner import HintScanner
+from gpuscan.sim.spec import MachineSpec
+from gpuscan.topology.model import Topology
+
+_CHUNK_ACCESSES = 1 << 16
+_CHUNK_FOLIOS = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HintFaults:
+    """NUMA hint faults, in the order they happened per process.
+
+    Attributes:
+        folios: int64[n], virtual folios.
+        frames: int64[n], their head frames (flat).
+        cpu_nids: int32[n], node of the CPU that faulted.
+        latency_ms: int64[n], since the unmapping.
+    """
+
+    folios: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    cpu_nids: NDArray[np.int32]
+    latency_ms: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elapsed:
+    """What happened in one stretch of simulated time.
+
+    Attributes:
+        faults: hint faults.
+        events: folios that kswapd moved, in order.
+        metrics: see :meth:`SimulatedMachine.run`.
+    """
+
+    faults: HintFaults
+    events: tuple[FolioEvents, ...]
+    metrics: dict[str, float]
+
+
+class SimulatedMachine:
+    """A machine made of a topology and the processes that run on it.
+
+    Args:
+        topology: nodes, zones, distances.
+        spec: processes, hint faults, costs, seed.
+        contents: what is in its memory; by default ``spec``'s processes are placed.
+
+    Attributes:
+        topology, spec: as given.
+        page_map: PFN <-> flat index.
+        frames: the frame allocator.
+        space: page table, reverse map, frame flags.
+        processes: who runs.
+        top_tier: bool[1024] by nid, whether the node has top-tier memory.
+        tiered: whether there is memory below the top tier.
+        fast_means: what ``accesses_fast`` counts, for captions: ``top tier``, or ``local`` where
+            all memory is top tier.
+
+    Raises:
+        InputError: the processes do not fit, or make no sense on this topology.
+    """
+
+    def __init__(self, topology: Topology, spec: MachineSpec, contents: Contents | None = None) -> None:
+        contents = contents or place(topology, spec)
+        self.topology = topology
+        self.spec = spec
+        self.page_map: PageMap = topology.page_map
+        self.frames = contents.frames
+        self.space = contents.space
+        self.processes = contents.processes
+        self.tiered = any(
+            node.present_pages and not topology.is_top_tier(node.nid) for node in topology.nodes
+        )
+        self.fast_means = "top tier" if self.tiered else "local"
+        tiering_mode = spec.hint_faults.only_lower_tier
+        self._kswapd = Kswapd(
+            topology, self.frames, self.space, spec.cost, "promo" if tiering_mode else "high"
+        )
+        self.top_tier = np.zeros(N_NODES_MAX, dtype=np.bool_)
+        for node in topology.nodes:
+            self.top_tier[node.nid] = node.present_pages > 0 and topology.is_top_tier(node.nid)
+        scanned = ~self.top_tier if tiering_mode else np.ones_like(self.top_tier)
+        self._scanner = HintScanner(
+            self.space, self.page_map.section_nid, scanned.astype(np.uint8), spec.hint_faults.scan_bytes
+        )
+        self._home = {nid: self._home_of(nid) for process in self.processes for nid in process.spec.cpu_nids}
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the arrays per page (page table, reverse map, flags, fault times), without free lists."""
+        return self.space.n_bytes + self._scanner.n_bytes
+
+    def home_nid(self, cpu_nid: int) -> int | None:
+        """Return where pages accessed from ``cpu_nid`` belong: its own node if that has top-tier memory, else
+        the nearest that has."""
+        return self._home[cpu_nid]
+
+    def folios(self) -> Iterator[FolioEvents]:
+        """Yield every mapped folio as an allocation: what a store needs to know at the start."""
+        for mapping in self.space.mappings:
+            end = mapping.first_folio + mapping.n_folios
+            for start in range(mapping.first_folio, end, _CHUNK_FOLIOS):
+                heads = self.space.frame_of[start : min(end, start + _CHUNK_FOLIOS)].astype(np.int64)
+                yield FolioEvents(np.empty(0, dtype=np.int64), heads, mapping.order)
+
+    def wake_kswapd(self, nid: int) -> None:
+        """Wake the kswapd of a node for the next :meth:`run`; without demotion it has nothing to do."""
+        if self.spec.demotion:
+            self._kswapd.wake(nid)
+
+    def run(self, now_ns: int, duration_ns: int) -> Elapsed:
+        """Let ``duration_ns`` pass, from ``now_ns`` on: first kswapd, then the processes one after the other.
+
+        Metrics, counted in this stretch of time:
+            ``accesses``; ``accesses_fast`` (served by the top tier, or where all memory is
+            that, by the local node); ``accesses_local`` (by :meth:`home_nid` of the CPU);
+            ``mean_latency_ns`` (only where the topology knows all links used);
+            ``hint_faults``; ``unmapped_folios``; ``demoted_pages``; ``kswapd_no_lower_tier``;
+            ``kswapd_demotion_failed``.
+        """
+        events, kswapd = self._kswapd.run(duration_ns)
+        tally = _Tally(self)
+        scan_period_ns = self.spec.hint_faults.scan_period_ns
+        n_unmapped = 0
+        for process in self.processes:
+            for stretch in process.stretches(now_ns, now_ns + duration_ns, scan_period_ns):
+                if stretch.scan_due:
+                    n_unmapped += self._scanner.scan(process, stretch.start_ns)
+                self._access(process, stretch, tally)
+        faults = tally.faults()
+        metrics = tally.metrics()
+        metrics["hint_faults"] = len(faults.folios)
+        metrics["unmapped_folios"] = n_unmapped
+        metrics["demoted_pages"] = kswapd.demoted_pages
+        metrics["kswapd_no_lower_tier"] = kswapd.no_lower_tier
+        metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
+        return Elapsed(faults, tuple(events), metrics)
+
+    def _access(self, process: Process, stretch: Stretch, tally: _Tally) -> None:
+        space = self.space
+        counts = np.zeros(N_NODES_MAX, dtype=np.int64)
+        faulted = np.empty(min(_CHUNK_ACCESSES, stretch.n_accesses), dtype=np.int64)
+        for done in range(0, stretch.n_accesses, _CHUNK_ACCESSES):
+            first = stretch.first_access + done
+            folios = np.empty(min(_CHUNK_ACCESSES, stretch.n_accesses - done), dtype=np.int64)
+            process.pattern.draw(folios, first, stretch.start_ns)
+            n_faults = touch(
+                folios,
+                process.first_folio,
+                space.frame_of,
+                space.flags,
+                self.page_map.section_nid,
+                counts,
+                faulted,
+            )
+            if n_faults:
+                positions = faulted[:n_faults]
+                # Access k happens when accesses_per_s * t reaches k + 1.
+                at_ms = ((first + positions + 1) * (1e3 / process.spec.accesses_per_s)).astype(np.int64)
+                who = process.first_folio + folios[positions]
+                tally.fault(who, stretch.cpu_nid, self._scanner.latency_ms(who, at_ms))
+        tally.count(stretch.cpu_nid, counts)
+
+    def _home_of(self, cpu_nid: int) -> int | None:
+        return cpu_nid if self.top_tier[cpu_nid] else self.topology.promotion_target(cpu_nid)
+
+
+class _Tally:
+    """Accesses and faults of one :meth:`SimulatedMachine.run`."""
+
+    def __init__(self, machine: SimulatedMachine) -> None:
+        self._machine = machine
+        self._counts: dict[int, NDArray[np.int64]] = {}  # by the CPU's node
+        self._folios: list[NDArray[np.int64]] = []
+        self._cpu_nids: list[NDArray[np.int32]] = []
+        self._latency_ms: list[NDArray[np.int64]] = []
+
+    def count(self, cpu_nid: int, counts: NDArray[np.int64]) -> None:
+        self._counts[cpu_nid] = self._counts.get(cpu_nid, 0) + counts
+
+    def fault(self, folios: NDArray[np.int64], cpu_nid: int, latency_ms: NDArray[np.int64]) -> None:
+        self._folios.append(folios)
+        self._cpu_nids.append(np.full(len(folios), cpu_nid, dtype=np.int32))
+        self._latency_ms.append(latency_ms)
+
+    def faults(self) -> HintFaults:
+        none = np.empty(0, dtype=np.int64)
+        folios = np.concatenate([none, *self._folios])
+        return HintFaults(
+            folios,
+            self._machine.space.frame_of[folios].astype(np.int64),
+            np.concatenate([none.astype(np.int32), *self._cpu_nids]),
+            np.concatenate([none, *self._latency_ms]),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        machine = self._machine
+        total = fast = local = 0
+        latency_ns: float | None = 0.0
+        for cpu_nid, counts in self._counts.items():
+            home = machine.home_nid(cpu_nid)
+            at_home = int(counts[home]) if home is not None else 0
+            total += int(counts.sum())
+            local += at_home
+            fast += int(counts[machine.top_tier].sum()) if machine.tiered else at_home
+            for nid in np.flatnonzero(counts).tolist():
+                link = machine.topology.links.get((cpu_nid, nid))
+                if link is None or latency_ns is None:
+                    latency_ns = None
+                    break
+                latency_ns += link.latency_ns * int(counts[nid])
+        found: dict[str, float] = {"accesses": total, "accesses_fast": fast, "accesses_local": local}
+        if total and latency_ns is not None:
+            found["mean_latency_ns"] = latency_ns / total
+        return found

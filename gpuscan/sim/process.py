@@ -1,0 +1,117 @@
+"""A process: its mappings, its pattern, and the moments at which something changes for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gpuscan.errors import InputError
+from gpuscan.sim.address_space import Mapping
+from gpuscan.sim.patterns import Pattern
+from gpuscan.sim.spec import ProcessSpec
+from gpuscan.topology.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Time in which a process runs on one node, with one hot set and one state of its page table.
+
+    Attributes:
+        start_ns, end_ns: when.
+        cpu_nid: where its tasks run.
+        first_access, n_accesses: number of its first access since time 0, and how many.
+        scan_due: the NUMA balancing scanner comes by at ``start_ns``.
+    """
+
+    start_ns: int
+    end_ns: int
+    cpu_nid: int
+    first_access: int
+    n_accesses: int
+    scan_due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of a simulated machine.
+
+    Attributes:
+        spec: what was asked for.
+        mappings: its virtual folios, gapless.
+        pattern: draws its accesses.
+        scan_phase_ns: first visit of the scanner; processes take turns.
+    """
+
+    spec: ProcessSpec
+    mappings: tuple[Mapping, ...]
+    pattern: Pattern
+    scan_phase_ns: int = 0
+
+    @property
+    def first_folio(self) -> int:
+        """Its first virtual folio."""
+        return self.mappings[0].first_folio
+
+    @property
+    def n_folios(self) -> int:
+        """Its virtual folios."""
+        return sum(mapping.n_folios for mapping in self.mappings)
+
+    def cpu_nid(self, now_ns: int) -> int:
+        """Return the node its tasks run on at a moment."""
+        nids = self.spec.cpu_nids
+        if self.spec.rotate_every_ns:
+            return nids[now_ns // self.spec.rotate_every_ns % len(nids)]
+        moved = len(nids) > 1 and 0 < self.spec.move_at_ns <= now_ns
+        return nids[1] if moved else nids[0]
+
+    def accesses_until(self, now_ns: int) -> int:
+        """Return how many accesses it made before a moment; access k happens at ``access_ns(k)``."""
+        return math.floor(self.spec.accesses_per_s * now_ns / 1e9)
+
+    def stretches(self, start_ns: int, end_ns: int, scan_period_ns: int) -> Iterator[Stretch]:
+        """Cut ``[start_ns, end_ns)`` wherever something changes (``scan_period_ns`` 0 = no scanner)."""
+        scans = set(_multiples(start_ns, end_ns, scan_period_ns, self.scan_phase_ns))
+        cuts = {start_ns, end_ns, *scans}
+        cuts.update(_multiples(start_ns, end_ns, self.spec.rotate_every_ns))
+        cuts.update(_multiples(start_ns, end_ns, self.spec.pattern.shift_every_ns))
+        if start_ns < self.spec.move_at_ns < end_ns:
+            cuts.add(self.spec.move_at_ns)
+        edges = sorted(cuts)
+        for start, end in pairwise(edges):
+            first = self.accesses_until(start)
+            n_accesses = self.accesses_until(end) - first
+            yield Stretch(start, end, self.cpu_nid(start), first, n_accesses, start in scans)
+
+
+def check_process(spec: ProcessSpec, topology: Topology) -> None:
+    """Check what only the machine can tell.
+
+    Raises:
+        InputError: no folio fits, no CPU node is given, or a node has no CPUs.
+        TopologyError: a node is not there.
+    """
+    if spec.n_pages >> spec.order == 0:
+        raise InputError(
+            f"process {spec.name!r} has {spec.n_pages} pages, less than one folio of order {spec.order}; "
+            "give it more memory"
+        )
+    if not spec.cpu_nids:
+        raise InputError(f"process {spec.name!r} runs nowhere; name at least one node with CPUs in cpu_nids")
+    for nid in spec.cpu_nids:
+        if not topology.node(nid).cpus:
+            raise InputError(
+                f"process {spec.name!r} runs on node {nid}, which has no CPUs; choose another node"
+            )
+    for nid, _ in spec.placement:
+        topology.node(nid)
+
+
+def _multiples(start: int, end: int, step: int, phase: int = 0) -> range:
+    """Return ``phase + k * step`` inside ``[start, end)``; none for step 0."""
+    if step <= 0:
+        return range(0)
+    first = phase + max(0, -(-(start - phase) // step)) * step
+    return range(first, end, step)
