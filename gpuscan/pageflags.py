@@ -143,7 +143,7 @@ def find_frames(flags: NDArray[np.uint64], *, lru_gen: bool) -> Frames:
     eligible = np.zeros(len(flags), dtype=np.bool_)
     order = np.zeros(len(flags), dtype=np.uint8)
     n_torn = 0
-    for part in _slices(len(flags)):
+    for part in page_slices(len(flags)):
         words = flags[part]
         mine = (words & (_LRU | _NOT_ELIGIBLE)) == _LRU
         heads = np.flatnonzero(mine & ((words & _HEAD) != 0))
@@ -191,7 +191,7 @@ def count_pages(flags: NDArray[np.uint64], frames: Frames) -> dict[str, NDArray[
     """Return int64[n_sections] for each of ``PAGE_KINDS``: base pages per section."""
     n_sections = len(flags) // SECTION_PAGES
     counts = {kind: np.zeros(n_sections, dtype=np.int64) for kind in PAGE_KINDS}
-    for part in _slices(len(flags)):
+    for part in page_slices(len(flags)):
         words = flags[part]
         n_pages = np.where(frames.eligible[part], np.int64(1) << frames.order[part].astype(np.int64), 0)
         anon = _any(words, Kpf.ANON)
@@ -230,6 +230,7 @@ def _per_section(pages: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int
     return counts
 
 
-def _slices(n_pages: int) -> Iterator[slice]:
+def page_slices(n_pages: int) -> Iterator[slice]:
+    """Cut flat pages into slices of whole sections that are worked on at once."""
     for start in range(0, n_pages, _SLICE_PAGES):
         yield slice(start, min(start + _SLICE_PAGES, n_pages))
