@@ -168,16 +168,15 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(bars)
 
 
-def summary_rows(report: RunReport, summary: RunSummary) -> list[tuple[str, str]]:
-    """Return what a reader wants first, as (what, value) texts."""
+def summary_rows(report: RunReport, summary: RunSummary, fast_means: str) -> list[tuple[str, str]]:
+    """Return what a reader wants first, as (what, value) texts; ``fast_means`` says what counts as fast."""
     rows = [("device", f"{report.device} ({report.device_reason})")]
     if summary.fast is not None:
-        lowest = f", lowest {summary.fast.lowest:.1%}" if _dips(summary.fast) else ""
+        served = f"{summary.fast.before:.1%} -> {summary.fast.after:.1%}"
+        if _dips(summary.fast):
+            served += f", lowest {summary.fast.lowest:.1%}"
         rows += [
-            (
-                "accesses served by fast memory",
-                f"{summary.fast.before:.1%} -> {summary.fast.after:.1%}{lowest}",
-            ),
+            (f"accesses served by fast memory ({fast_means})", served),
             ("over time", sparkline(summary.fast.series)),
         ]
     scan, batches = "nothing was ready", "none"
@@ -192,12 +191,17 @@ def summary_rows(report: RunReport, summary: RunSummary) -> list[tuple[str, str]
             f"{format_count(summary.n_batches)} in {format_count(summary.n_plans)} plans, filled to {full}"
         )
     moved = f"{format_bytes(summary.migrated_bytes)} in {format_time(summary.migrate_busy_ns)}"
+    if "demoted_pages" in summary.metrics:
+        demoted = [("demoted by kswapd", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
+    else:
+        demoted = []
     return [
         *rows,
         ("ticks", f"{summary.n_ticks}, {format_time(summary.simulated_ns)} of the machine's time"),
         ("scan", scan),
         ("batches", batches),
         ("moved", moved),
+        *demoted,
     ]
 
 
