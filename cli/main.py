@@ -10,7 +10,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from io import UnsupportedOperation
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -115,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fail(f"out of memory: {error}; give a smaller --memory", EXIT_FAILED, debug)
     except OSError as error:
-        _drop_stdout()
+        if error.filename is None:  # stdout itself, perhaps
+            _drop_stdout()
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}; fix that and run again", EXIT_FAILED, debug)
     except Exception as error:
@@ -144,11 +148,8 @@ def _usage_sentence(error: Exception) -> str:
 
 def _drop_stdout() -> None:
     """Point stdout at /dev/null, or the interpreter complains when it flushes at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(devnull, sys.stdout.fileno())
-    finally:
-        os.close(devnull)
+    with suppress(UnsupportedOperation), Path(os.devnull).open("w") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
