@@ -1,0 +1,123 @@
+"""From a workload to a running engine: machine, store, source and migrator, wired together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
+from gpuscan.errors import InputError
+from gpuscan.kernels.registry import Device
+from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.pageflags import hot_rule
+from gpuscan.sim.captured import machine_from_frames
+from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.snapshot import Snapshot
+from gpuscan.sources.captured import captured_frames
+from gpuscan.sources.hint_faults import HintFaultSource
+from gpuscan.store import Store
+from gpuscan.topology import Topology
+from gpuscan.topology.resolve import resolve_topology
+from gpuscan.units import PAGE_BYTES
+from gpuscan.workload import Workload
+
+
+@dataclass(slots=True)
+class Scenario:
+    """A workload ready to run.
+
+    Attributes:
+        workload: as loaded.
+        topology: the machine's.
+        machine: where accesses happen and pages move.
+        store: the records.
+        engine: the loop.
+        notes: what a user should know before reading the result.
+    """
+
+    workload: Workload
+    topology: Topology
+    machine: SimulatedMachine
+    store: Store
+    engine: Engine
+    notes: tuple[str, ...]
+
+    def run(self, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
+        """Run the workload's ticks; ``on_tick`` sees each one."""
+        return self.engine.run(self.workload.ticks, on_tick)
+
+
+def build_scenario(
+    workload: Workload,
+    *,
+    snapshot: Snapshot | None = None,
+    device: Device | None = None,
+    n_threads: int | None = None,
+    plan_sink: PlanSink | None = None,
+    verify_every_tick: bool = False,
+) -> Scenario:
+    """Build everything a workload needs.
+
+    Args:
+        workload: what to run.
+        snapshot: run on this captured machine instead of the workload's topology: its
+            zones, its folios, its free memory. One process, on all nodes with CPUs, then
+            accesses the captured folios the way the workload's first process would.
+        device: overrides the workload's.
+        n_threads: worker threads of the CPU backend.
+        plan_sink, verify_every_tick: see :class:`gpuscan.engine.Engine`.
+
+    Raises:
+        InputError: the workload does not fit the machine.
+        DeviceError: the device is not there.
+    """
+    if snapshot is None:
+        topology = resolve_topology(workload.topology.machine, workload.topology.memory)
+        machine = SimulatedMachine(topology, workload.machine_spec(topology))
+        notes: tuple[str, ...] = ()
+    else:
+        topology = snapshot.topology
+        machine, notes = _captured_machine(workload, snapshot)
+    policy = workload.engine_policy()
+    store = Store(
+        topology,
+        policy.record_format,
+        device or workload.device,
+        large_folios=any(mapping.order for mapping in machine.space.mappings),
+        n_threads=n_threads,
+    )
+    for event in machine.folios():
+        store.admit(event.allocated, event.order)
+    engine = Engine(
+        store,
+        HintFaultSource(machine),
+        SimulatedMigrator(machine),
+        policy,
+        plan_sink=plan_sink,
+        verify_every_tick=verify_every_tick,
+    )
+    return Scenario(workload, topology, machine, store, engine, notes)
+
+
+def _captured_machine(workload: Workload, snapshot: Snapshot) -> tuple[SimulatedMachine, tuple[str, ...]]:
+    topology = snapshot.topology
+    cpu_nids = tuple(node.nid for node in topology.nodes if node.cpus)
+    if not cpu_nids:
+        raise InputError(f"no node of {topology.name!r} has CPUs, so nobody accesses its memory; capture it again")
+    if workload.source.only_lower_tier and all(
+        topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages
+    ):
+        raise InputError(
+            f"all memory of {topology.name!r} is one tier, so workload {workload.name} has nothing to promote; "
+            "give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
+        )
+    first = workload.processes[0].model_copy(
+        update={"cpus_of": cpu_nids, "memory": PAGE_BYTES, "placement": (), "thp": False}
+    )
+    frames = snapshot.frames()
+    spec = workload.model_copy(update={"processes": (first,)}).machine_spec(topology)
+    machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
+    n_hot = int(np.count_nonzero(frames.hot))
+    return machine, (f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})",)
