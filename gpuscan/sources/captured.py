@@ -1,9 +1,10 @@
-"""From a snapshot's page flags to the frames that a simulated machine starts from."""
+"""What a snapshot gives the rest: frames for a simulated machine to start from, and hot pages to record."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from gpuscan.flow import Produced
 from gpuscan.pageflags import Frames, Kpf, bits, page_slices
 from gpuscan.sim.captured import CapturedFrames, FrameBit
 from gpuscan.snapshot import Snapshot
@@ -36,3 +37,26 @@ def captured_frames(snapshot: Snapshot, frames: Frames | None = None) -> Capture
         out[~is_head & (frames.order[part] > 0)] = FrameBit.TAIL
         out[(words & bits(Kpf.BUDDY)) != 0] = FrameBit.FREE
     return CapturedFrames(flags, frames.order, frames.hot)
+
+
+def hot_on_lower_tiers(snapshot: Snapshot, frames: Frames, target_nid: int | None = None) -> Produced:
+    """Return what a tiering source would record: every hot folio that is not on the top tier, once.
+
+    Args:
+        snapshot: of a machine, split or not.
+        frames: of :meth:`Snapshot.frames`.
+        target_nid: where to; by default each node's ``Topology.promotion_target``. Folios of a
+            node that no top-tier node can be reached from are left out.
+    """
+    topology = snapshot.topology
+    pfns = [np.empty(0, dtype=np.int64)]
+    nids = [np.empty(0, dtype=np.int32)]
+    for node in topology.nodes:
+        target = topology.promotion_target(node.nid) if target_nid is None else target_nid
+        if not node.present_pages or topology.is_top_tier(node.nid) or target is None:
+            continue
+        for low, high in topology.page_map.node_section_ranges(node.nid):
+            flats = low + np.flatnonzero(frames.hot[low:high])
+            pfns.append(topology.page_map.pfn_of_flat(flats))
+            nids.append(np.full(len(flats), target, dtype=np.int32))
+    return Produced("record", np.concatenate(pfns), np.concatenate(nids))

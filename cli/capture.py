@@ -1,0 +1,108 @@
+"""``gpuscan capture``: this machine's page flags, kept in a snapshot."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpuscan.cli.output import Output, Progress
+    from gpuscan.snapshot import Snapshot, ZonePages
+
+_SHOWN = ("lru", "anon", "shmem", "file", "dirty", "large", "hot", "free")
+
+
+def capture(
+    out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="Directory to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a snapshot that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Read this machine's page flags into a snapshot (root).
+
+    Keeps the flags and mapcounts of all pages, the zones and the kernel's release and
+    settings; nothing of what is in the pages. The machine goes on running meanwhile.
+
+    \b
+    gpuscan scan OUT.zarr                            scans it
+    gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
+    """
+    from gpuscan.cli.output import Output
+    from gpuscan.pageflags import hot_rule
+    from gpuscan.snapshot import check_free
+
+    output = Output(as_json)
+    check_free(out, force=force)
+    snapshot = _captured(output)
+    snapshot.write(out, force=force)
+    frames = snapshot.frames()
+    zones = snapshot.zone_pages(frames)
+    output.document(
+        {
+            "snapshot": out,
+            "captured_at": snapshot.captured_at,
+            "kernel_release": snapshot.kernel_release,
+            "hz": snapshot.hz,
+            "lru_gen": snapshot.lru_gen,
+            "hot_rule": hot_rule(snapshot.lru_gen),
+            "n_folios": int(frames.eligible.sum()),
+            "n_torn_folios": frames.n_torn,
+            "zones": [
+                {
+                    "nid": zone.nid,
+                    "zone": zone.zone,
+                    "present_pages": zone.present,
+                    "managed_pages": zone.managed,
+                    "pages": zone.pages,
+                }
+                for zone in zones
+            ],
+            "notes": snapshot.notes,
+        }
+    )
+    output.table(_table(zones))
+    output.line(f"\nIn pages of 4 KiB; {hot_rule(snapshot.lru_gen)}.")
+    if frames.n_torn:
+        output.line(f"{frames.n_torn} folios changed while they were read and are left out.")
+    output.line(f"Written to {out}; scan it with: gpuscan scan {out}")
+    for note in snapshot.notes:
+        output.note(f"note: {note}")
+
+
+def _captured(output: Output) -> Snapshot:
+    from gpuscan.sources.procfs import capture as capture_machine
+
+    n_before = 0
+    bar: Progress | None = None
+    with ExitStack() as stack:
+
+        def advance(n_done: int, n_pages: int) -> None:
+            nonlocal n_before, bar
+            if bar is None:  # how many pages there are is known now
+                bar = stack.enter_context(output.progress("reading page flags", n_pages, unit="pages"))
+            bar.advance(n_done - n_before)
+            n_before = n_done
+
+        return capture_machine(progress=advance)
+
+
+def _table(zones: list[ZonePages]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("node", "zone"):
+        table.add_column(heading)
+    for heading in ("present", "managed", *_SHOWN):
+        table.add_column(heading, justify="right")
+    rows = [
+        (str(zone.nid), zone.zone, [zone.present, zone.managed, *(zone.pages[kind] for kind in _SHOWN)])
+        for zone in zones
+    ]
+    sums = [sum(column) for column in zip(*(counts for _, _, counts in rows), strict=True)]
+    for nid, zone_name, counts in [*rows, ("all", "", sums)]:
+        table.add_row(nid, zone_name, *(f"{count:,}" for count in counts))
+    return table
