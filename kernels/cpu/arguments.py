@@ -1,0 +1,132 @@
+"""What kernels are given: named tuples of arrays and integers, which Numba takes apart at the call.
+
+A record format is an argument too (:class:`Fields`), not a constant: one compiled
+kernel then serves every format of a record width, and no cached code knows a shift.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.api import Cutoffs, StoreArrays, StoreLayout
+from gpuscan.records import RecordFormat
+
+
+class Fields(NamedTuple):
+    """A record format: shifts, widths as maxima (0 = the field is not there), and the key's geometry."""
+
+    ready: int
+    nid_shift: int
+    nid_max: int
+    freq_shift: int
+    freq_max: int
+    time_shift: int
+    time_max: int
+    age_shift: int
+    n_age_buckets: int
+    fixed_target: int
+
+
+class Store(NamedTuple):
+    """The arrays of a store and what never changes in its life.
+
+    ``wide_records`` is ``records`` seen as int64, ``wide_ready`` READY in every
+    record of such a word. ``section_nid`` is int32[n_sections].
+    """
+
+    fields: Fields
+    records: NDArray[Any]
+    wide_records: NDArray[np.int64]
+    wide_ready: int
+    ready_bits: NDArray[np.uint64]
+    block_bits: NDArray[np.uint64]
+    eligible_bits: NDArray[np.uint64]
+    folio_order: NDArray[np.uint8]
+    node_active: NDArray[np.uint8]
+    section_nid: NDArray[np.int32]
+
+
+class Machine(NamedTuple):
+    """Where PFNs are, and what nodes may do: the extent table of the page map, and ``node_flags``."""
+
+    pfn_start: NDArray[np.int64]
+    pfn_end: NDArray[np.int64]
+    flat_offset: NDArray[np.int64]
+    node_flags: NDArray[np.uint8]
+
+
+class Cuts(NamedTuple):
+    """The cut-offs of a budget, as :class:`gpuscan.kernels.api.Cutoffs`; ``cut_key`` is empty without one."""
+
+    now: int
+    cut_key: NDArray[np.int32]
+    above_pages: NDArray[np.int64]
+    tie_pages_from: NDArray[np.int64]
+    tie_pages_below: NDArray[np.int64]
+    resume_flat: NDArray[np.int64]
+
+
+def fields_of(fmt: RecordFormat, fixed_target: int) -> Fields:
+    """Return a format as kernels take it."""
+    return Fields(
+        ready=fmt.ready.mask,
+        nid_shift=fmt.nid.shift,
+        nid_max=fmt.nid.max,
+        freq_shift=fmt.freq.shift,
+        freq_max=fmt.freq.max,
+        time_shift=fmt.time.shift,
+        time_max=fmt.time.max,
+        age_shift=fmt.age_bucket_shift,
+        n_age_buckets=fmt.n_age_buckets,
+        fixed_target=fixed_target,
+    )
+
+
+def store_of(layout: StoreLayout, arrays: StoreArrays) -> Store:
+    """Return a store as kernels take it. Views, no copies."""
+    fmt = layout.fmt
+    wide_ready = np.full(8 // fmt.n_bytes, fmt.ready.mask, dtype=fmt.dtype).view(np.int64)
+    return Store(
+        fields=fields_of(fmt, layout.fixed_target),
+        records=arrays.records,
+        wide_records=arrays.records.view(np.int64),
+        wide_ready=int(wide_ready[0]),
+        ready_bits=arrays.ready_bits,
+        block_bits=arrays.block_bits,
+        eligible_bits=arrays.eligible_bits,
+        folio_order=arrays.folio_order,
+        node_active=arrays.node_active,
+        section_nid=plain(layout.page_map.section_nid, np.int32),
+    )
+
+
+def machine_of(layout: StoreLayout) -> Machine:
+    """Return the extent table as kernels take it."""
+    pages = layout.page_map
+    return Machine(
+        plain(pages.extent_pfn_start, np.int64),
+        plain(pages.extent_pfn_end, np.int64),
+        plain(pages.extent_flat_offset, np.int64),
+        plain(layout.node_flags, np.uint8),
+    )
+
+
+def cuts_of(cuts: Cutoffs | None) -> Cuts:
+    """Return cut-offs as kernels take them; the quotas stay shared, since scans count them down."""
+    if cuts is None:
+        return _NO_CUTS
+    return Cuts(
+        cuts.now, cuts.cut_key, cuts.above_pages, cuts.tie_pages_from, cuts.tie_pages_below, cuts.resume_flat
+    )
+
+
+def plain(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return ``array`` as the one array type that kernels are compiled for, copied only if it is another."""
+    return np.require(array, dtype=dtype, requirements=["C", "A", "W"])
+
+
+_QUOTAS = np.zeros((0, 0), dtype=np.int64)
+_NO_CUTS = Cuts(0, np.zeros(0, dtype=np.int32), _QUOTAS, _QUOTAS, _QUOTAS, np.zeros(0, dtype=np.int64))

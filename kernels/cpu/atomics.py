@@ -1,0 +1,178 @@
+"""Atomics, bit counts and wide loads on array elements, as Numba intrinsics.
+
+Inside kernels every word, whatever the array's dtype, is an int64: 8 and 32-bit
+elements are zero-extended, 64-bit ones keep their bits. That avoids Numba's
+promotion of ``uint64 op int64`` to float64; ``w & (w - 1)``, ``1 << 63`` and
+comparisons with 0 mean the same in two's complement. Shift such words right only
+where the result is masked.
+
+Read-modify-writes and loads are sequentially consistent. On x86-64 that costs
+nothing over weaker orders (a locked instruction is a full barrier, a load is a
+load); on arm64 it is what lets a producer skip a bit it sees set.
+
+Arrays are one-dimensional and C-contiguous; indexes are not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic as numba_intrinsic
+
+_ORDER = "seq_cst"
+_I64 = ir.IntType(64)
+
+_Codegen = Callable[[Any, ir.IRBuilder, Any, Any], Any]
+_intrinsic = cast(Callable[[Callable[..., tuple[Any, _Codegen]]], Any], numba_intrinsic)
+
+
+def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> tuple[Any, Any]:
+    """Return a pointer to an element and its LLVM integer type."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index], inbounds=True), ir.IntType(array_type.dtype.bitwidth)
+
+
+def _widened(builder: Any, word: Any) -> Any:
+    return word if word.type.width == 64 else builder.zext(word, _I64)
+
+
+def _narrowed(builder: Any, word: Any, element_type: Any) -> Any:
+    return word if element_type.width == 64 else builder.trunc(word, element_type)
+
+
+def _read_modify_write(operation: str) -> Any:
+    def typed(_context: Any, array: Any, _index: Any, _word: Any) -> tuple[Any, _Codegen]:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+            word = _narrowed(builder, args[2], element_type)
+            return _widened(builder, builder.atomic_rmw(operation, pointer, word, _ORDER))
+
+        return types.int64(array, types.int64, types.int64), codegen
+
+    typed.__name__ = f"atomic_{operation}"
+    return _intrinsic(typed)
+
+
+atomic_or = _read_modify_write("or")
+"""``atomic_or(array, index, word)``: set bits, return the word before."""
+atomic_and = _read_modify_write("and")
+"""``atomic_and(array, index, word)``: keep the bits of ``word``, return the word before."""
+atomic_exchange = _read_modify_write("xchg")
+"""``atomic_exchange(array, index, word)``: store ``word``, return the word before."""
+
+
+@_intrinsic
+def atomic_compare_exchange(
+    _context: Any, array: Any, _index: Any, _expected: Any, _word: Any
+) -> tuple[Any, _Codegen]:
+    """``atomic_compare_exchange(array, index, expected, word)``: store ``word`` where ``expected`` was.
+
+    Returns the word before: it was stored if that is ``expected``.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        expected = _narrowed(builder, args[2], element_type)
+        word = _narrowed(builder, args[3], element_type)
+        result = builder.cmpxchg(pointer, expected, word, _ORDER, _ORDER)
+        return _widened(builder, builder.extract_value(result, 0))
+
+    return types.int64(array, types.int64, types.int64, types.int64), codegen
+
+
+@_intrinsic
+def atomic_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
+    """``atomic_load(array, index)``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        return _widened(builder, builder.load_atomic(pointer, _ORDER, element_type.width // 8))
+
+    return types.int64(array, types.int64), codegen
+
+
+@_intrinsic
+def count_trailing_zeros(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
+    """``count_trailing_zeros(word)``: position of the lowest set bit; 64 for 0."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(0))
+
+    return types.int64(types.int64), codegen
+
+
+@_intrinsic
+def count_ones(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
+    """``count_ones(word)``: how many of the 64 bits are set."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
+
+
+@_intrinsic
+def or_256_bytes(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
+    """``or_256_bytes(array, index)``: the OR of 32 elements of a 64-bit array. Plain loads: a hint."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
+        vector_type = ir.VectorType(_I64, 4)
+        vectors = builder.bitcast(pointer, vector_type.as_pointer())
+        loaded = [_vector_load(builder, vectors, step, 8) for step in range(8)]
+        while len(loaded) > 1:
+            loaded = [builder.or_(left, right) for left, right in zip(loaded[::2], loaded[1::2], strict=True)]
+        lanes = [builder.extract_element(loaded[0], ir.IntType(32)(lane)) for lane in range(4)]
+        return builder.or_(builder.or_(lanes[0], lanes[1]), builder.or_(lanes[2], lanes[3]))
+
+    return types.int64(array, types.int64), codegen
+
+
+@_intrinsic
+def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _Codegen]:
+    """``match_64(array, index, mask)``: bit i is set where element ``index + i`` has a bit of ``mask``.
+
+    Plain loads of 64 elements: a hint.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        vector_type = ir.VectorType(element_type, 64)
+        loaded = _vector_load(
+            builder, builder.bitcast(pointer, vector_type.as_pointer()), 0, element_type.width // 8
+        )
+        mask = _narrowed(builder, args[2], element_type)
+        lane = builder.insert_element(ir.Constant(vector_type, ir.Undefined), mask, ir.IntType(32)(0))
+        every_lane = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        masks = builder.shuffle_vector(lane, ir.Constant(vector_type, ir.Undefined), every_lane)
+        matched = builder.icmp_unsigned(
+            "!=", builder.and_(loaded, masks), ir.Constant(vector_type, [0] * 64)
+        )
+        return builder.bitcast(matched, _I64)
+
+    return types.int64(array, types.int64, types.int64), codegen
+
+
+@_intrinsic
+def prefetch(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
+    """``prefetch(array, index)``: start loading the cache line of an element."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
+        address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        i32 = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], function_type)
+        builder.call(function, [address, i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+def _vector_load(builder: Any, vectors: Any, step: int, align: int) -> Any:
+    loaded = builder.load(builder.gep(vectors, [ir.IntType(32)(step)], inbounds=True))
+    loaded.align = align
+    return loaded

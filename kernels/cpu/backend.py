@@ -1,0 +1,289 @@
+"""The CPU backend: a store's arrays in host memory, Numba kernels, and the threads that run them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.errors import DeviceError, InputError
+from gpuscan.kernels.api import (
+    N_OUTCOMES,
+    N_RELEASE_OUTCOMES,
+    Budget,
+    Cutoffs,
+    RawPlan,
+    RecordParams,
+    ScanRequest,
+    StoreArrays,
+    StoreLayout,
+)
+from gpuscan.records import N_NODES_MAX
+from gpuscan.units import format_bytes
+
+from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, plain, store_of
+from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
+from gpuscan.kernels.cpu.budget import rank_budget
+from gpuscan.kernels.cpu.buffers import Buffers
+from gpuscan.kernels.cpu.compile import Kernel
+from gpuscan.kernels.cpu.record import record
+from gpuscan.kernels.cpu.release import release
+from gpuscan.kernels.cpu.request import request
+from gpuscan.kernels.cpu.scan import Scan
+from gpuscan.kernels.cpu.workers import Workers
+
+PARALLEL_FROM_ITEMS = 1 << 15
+"""Items of a ``request``, ``record`` or ``release`` call from which they are split over threads."""
+MAX_PARTS = 8
+"""Parts of one ``request`` or ``record`` call: every part reads all PFNs to find its own."""
+
+
+class CpuBackend:
+    """Stores in host memory, worked on by Numba kernels.
+
+    Args:
+        n_threads: threads a call may use, the caller's included; by default as many
+            CPUs as this process may run on.
+
+    Raises:
+        InputError: ``n_threads`` is below 1.
+    """
+
+    name = "cpu"
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        if n_threads is not None and n_threads < 1:
+            raise InputError(f"{n_threads} threads cannot run anything; give at least 1")
+        self.workers = Workers(n_threads or len(os.sched_getaffinity(0)))
+
+    def describe(self) -> str:
+        """Return one line: threads and the CPU that Numba compiles for."""
+        from llvmlite import binding
+
+        n_threads = self.workers.n_threads
+        return f"Numba kernels for {binding.get_host_cpu_name()}, {n_threads} thread{'s' * (n_threads > 1)}"
+
+    def open(self, layout: StoreLayout) -> CpuKernels:
+        """Allocate an empty store.
+
+        Raises:
+            DeviceError: not enough memory.
+        """
+        return CpuKernels(layout, allocate(layout), self.workers)
+
+
+class CpuKernels:
+    """The operations on one store in host memory; see :class:`gpuscan.kernels.api.Kernels`."""
+
+    def __init__(self, layout: StoreLayout, arrays: StoreArrays, workers: Workers) -> None:
+        self.layout = layout
+        self.arrays = arrays
+        self._workers = workers
+        self._machine: Machine = machine_of(layout)
+        self._store: Store | None = store_of(layout, arrays)
+        self._buffers = Buffers(layout.fmt.dtype, arrays.records.nbytes)
+
+    @property
+    def store(self) -> Store:
+        """The arrays as kernels take them.
+
+        Raises:
+            ValueError: the store was closed. Kernels check no index, so this must.
+        """
+        if self._store is None:
+            raise ValueError("the store is closed")
+        return self._store
+
+    def _compiled(self, kernel: Kernel) -> Any:
+        return kernel.for_bits(self.layout.fmt.bits)
+
+    def request(
+        self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Ask for pages to be moved."""
+        return self._produce(request, pfns, nids, (), outcomes)
+
+    def record(
+        self, pfns: NDArray[np.int64], nids: NDArray[np.int32], params: RecordParams, outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Count accesses."""
+        fmt = self.layout.fmt
+        now, window = fmt.time_of(params.now_jiffies), fmt.window_units(params.window_jiffies)
+        return self._produce(
+            record, pfns, nids, (now, window, params.threshold, params.drop_top_tier), outcomes
+        )
+
+    def _produce(
+        self,
+        kernel: Kernel,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        params: tuple[int, ...],
+        outcomes: NDArray[np.uint8],
+    ) -> NDArray[np.int64]:
+        pfns, nids = plain(pfns, np.int64), plain(nids, np.int32)
+        _check_lengths(len(pfns), outcomes, nids=nids)
+        n_parts = 1 if len(pfns) < PARALLEL_FROM_ITEMS else min(self._workers.n_threads, MAX_PARTS)
+        counts = np.zeros((n_parts, N_OUTCOMES), dtype=np.int64)
+        compiled, store, machine = self._compiled(kernel), self.store, self._machine
+
+        def produce(part: int) -> None:
+            compiled(store, machine, pfns, nids, part, n_parts, *params, outcomes, counts[part])
+
+        self._workers.run(n_parts, produce)
+        return counts.sum(axis=0)
+
+    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
+        """Find the cut-offs that spend a budget on the hottest pages of a range."""
+        ScanRequest(lo, min(hi, self.layout.n_pages), N_NODES_MAX)
+        return rank_budget(
+            self.store, self.layout.fmt, self.layout.n_targets, budget, lo, hi, node_mask, self._workers
+        )
+
+    def scan(self, request: ScanRequest) -> RawPlan:
+        """Claim the READY pages of a range and group them by target."""
+        if request.hi > self.layout.n_pages:
+            raise ValueError(f"the scan ends at page {request.hi}, the store at {self.layout.n_pages}")
+        layout = self.layout
+        return Scan(self.store, layout.fmt, layout.n_targets, request, self._workers, self._buffers).run()
+
+    def release(
+        self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Put claimed pages back."""
+        flats, words = self._checked(flats), plain(words, self.layout.fmt.dtype)
+        _check_lengths(len(flats), outcomes, words=words)
+        n_parts = 1 if len(flats) < PARALLEL_FROM_ITEMS else self._workers.n_threads
+        counts = np.zeros((n_parts, N_RELEASE_OUTCOMES), dtype=np.int64)
+        compiled, store = self._compiled(release), self.store
+
+        def put_back(part: int) -> None:
+            lo, hi = len(flats) * part // n_parts, len(flats) * (part + 1) // n_parts
+            compiled(store, flats, words, lo, hi, outcomes, counts[part])
+
+        self._workers.run(n_parts, put_back)
+        return counts.sum(axis=0)
+
+    def discard(self, flats: NDArray[np.int64]) -> int:
+        """Zero the records of pages that were freed; return how many were READY."""
+        return int(self._compiled(discard)(self.store, self._checked(flats)))
+
+    def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
+        """Set or clear the eligible bit of pages."""
+        self._compiled(set_eligible)(self.store.eligible_bits, self._checked(flats), eligible)
+
+    def set_order(self, flats: NDArray[np.int64], order: int) -> None:
+        """Make pages folios of ``order``."""
+        if not self.layout.has_large_folios:
+            if order:
+                raise ValueError(f"order {order} in a store without large folios")
+            return
+        folios = self.store.folio_order.reshape(-1, 1 << order)
+        folios[self._checked(flats) >> order] = order
+
+    def count_ready(self) -> int:
+        """Return how many records are READY."""
+        compiled, n_pages = self._compiled(count_ready), self.layout.n_pages
+        n_parts = self._workers.n_threads
+        edges = [n_pages // 64 * part // n_parts * 64 for part in range(n_parts + 1)]
+        counts = [0] * n_parts
+        store = self.store
+
+        def count(part: int) -> None:
+            counts[part] = compiled(store, edges[part], edges[part + 1])
+
+        self._workers.run(n_parts, count)
+        return sum(counts)
+
+    def count_index(self) -> tuple[int, int]:
+        """Return how many ready bits and block bits are set."""
+        compiled = self._compiled(count_set_bits)
+        return int(compiled(self.store.ready_bits)), int(compiled(self.store.block_bits))
+
+    def take_active(self) -> NDArray[np.uint8]:
+        """Return which nodes were activated since the last call."""
+        taken = np.zeros(N_NODES_MAX, dtype=np.uint8)
+        self._compiled(take_active)(self.store.node_active, taken)
+        return taken
+
+    def dump(self) -> StoreArrays:
+        """Return copies of all arrays."""
+        return StoreArrays(**{name: array.copy() for name, array in _named(self.arrays)})
+
+    def load(self, arrays: StoreArrays) -> None:
+        """Overwrite all arrays."""
+        loaded = dict(_named(arrays))
+        for name, array in _named(self.arrays):
+            if loaded[name].shape != array.shape or loaded[name].dtype != array.dtype:
+                raise ValueError(
+                    f"{name} is {loaded[name].dtype}{list(loaded[name].shape)}, "
+                    f"this store has {array.dtype}{list(array.shape)}"
+                )
+        for name, array in _named(self.arrays):
+            array[:] = loaded[name]
+
+    def close(self) -> None:
+        """Let go of the arrays."""
+        self._store = None
+        self.arrays = StoreArrays(**{name: array[:0].copy() for name, array in _named(self.arrays)})
+        self._buffers = Buffers(self.layout.fmt.dtype, 0)
+
+    def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
+        checked = plain(flats, np.int64)
+        if len(checked) and not 0 <= checked.min() <= checked.max() < self.layout.n_pages:
+            raise ValueError(f"flat page {checked.min()} or {checked.max()} is outside [0, {self.layout.n_pages})")
+        return checked
+
+
+def allocate(layout: StoreLayout) -> StoreArrays:
+    """Return the zeroed arrays of an empty store.
+
+    Raises:
+        DeviceError: not enough memory.
+    """
+    n_pages, fmt = layout.n_pages, layout.fmt
+    needed = n_pages * fmt.n_bytes + n_pages // 4 + n_pages * layout.has_large_folios
+    available = _available_bytes()
+    if needed > available:
+        raise _too_large(layout, needed, available)
+    try:
+        return StoreArrays(
+            records=np.zeros(n_pages, dtype=fmt.dtype),
+            ready_bits=np.zeros(n_pages // 64, dtype=np.uint64),
+            block_bits=np.zeros(n_pages // 32_768, dtype=np.uint64),
+            eligible_bits=np.zeros(n_pages // 64, dtype=np.uint64),
+            folio_order=np.zeros(n_pages if layout.has_large_folios else 0, dtype=np.uint8),
+            node_active=np.zeros(N_NODES_MAX, dtype=np.uint8),
+        )
+    except MemoryError:
+        raise _too_large(layout, needed, available) from None
+
+
+def _too_large(layout: StoreLayout, needed: int, available: int) -> DeviceError:
+    return DeviceError(
+        f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} of memory, "
+        f"{format_bytes(available)} are available; simulate less memory or use the format pghot-compact"
+    )
+
+
+def _available_bytes() -> int:
+    """Return MemAvailable; what cgroups allow beyond that is for the kernel to say."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _named(arrays: StoreArrays) -> list[tuple[str, NDArray[Any]]]:
+    return [(name, getattr(arrays, name)) for name in StoreArrays.__slots__]
+
+
+def _check_lengths(n_items: int, outcomes: NDArray[np.uint8], **arrays: NDArray[Any]) -> None:
+    for name, array in arrays.items():
+        if len(array) != n_items:
+            raise ValueError(f"{name} has {len(array)} elements, expected {n_items}")
+    if len(outcomes) not in (0, n_items):
+        raise ValueError(f"outcomes has {len(outcomes)} elements, expected {n_items} or none")

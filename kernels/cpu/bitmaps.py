@@ -1,0 +1,118 @@
+"""Counting and changing bits: what the scan's driver and the engine ask of the bitmaps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.cpu.arguments import Store
+from gpuscan.kernels.cpu.atomics import atomic_and, atomic_exchange, atomic_load, atomic_or, count_ones, count_trailing_zeros, match_64
+from gpuscan.kernels.cpu.compile import kernel
+from gpuscan.kernels.cpu.pages import blocks_between
+
+
+@kernel
+def count_set_bits(words: NDArray[np.uint64]) -> int:
+    """Return how many bits of a bitmap are set."""
+    total = 0
+    for index in range(len(words)):
+        total += count_ones(np.int64(words[index]))
+    return total
+
+
+@kernel
+def count_ready(store: Store, lo: int, hi: int) -> int:
+    """Return how many records of ``[lo, hi)`` (multiples of 64) are READY."""
+    total = 0
+    for first in range(lo, hi, 64):
+        total += count_ones(match_64(store.records, first, store.fields.ready))
+    return total
+
+
+@kernel
+def count_blocks(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
+    """Return how many blocks of ``[lo, hi)`` on the nodes asked for have their bit set, and how many there are."""
+    n_set = 0
+    n_blocks = 0
+    position = lo
+    while position < hi:
+        section = position >> 15
+        end = min(hi, (section + 1) << 15)
+        if node_mask[store.section_nid[section]] != 0:
+            n_set += count_ones(atomic_load(store.block_bits, section) & blocks_between(position, end))
+            n_blocks += (end - position) >> 9
+        position = end
+    return n_set, n_blocks
+
+
+@kernel
+def sample_ready_words(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
+    """Return the set ready bits in one of 64 ready words of ``[lo, hi)``, and the pages these stand for."""
+    n_set = 0
+    n_pages = 0
+    for word_index in range((lo >> 6), hi >> 6, 64):
+        if node_mask[store.section_nid[word_index >> 9]] != 0:
+            n_set += count_ones(atomic_load(store.ready_bits, word_index))
+            n_pages += 64
+    return n_set, n_pages
+
+
+@kernel
+def count_candidates(
+    store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int, at_most: int
+) -> tuple[int, int]:
+    """Count ready bits under set block bits from ``lo`` on, block by block, while they are ``at_most``.
+
+    Returns:
+        The count, and the flat page before which it ended: ``hi``, or the first block
+        that is too much.
+    """
+    total = 0
+    position = lo
+    while position < hi:
+        section = position >> 15
+        end = min(hi, (section + 1) << 15)
+        if node_mask[store.section_nid[section]] != 0:
+            blocks = atomic_load(store.block_bits, section) & blocks_between(position, end)
+            while blocks != 0:
+                block = count_trailing_zeros(blocks)
+                blocks &= blocks - 1
+                first_word = (section << 9) + (block << 3)
+                n_set = 0
+                for word_index in range(first_word, first_word + 8):
+                    n_set += count_ones(atomic_load(store.ready_bits, word_index))
+                if total + n_set > at_most:
+                    return total, first_word << 6
+                total += n_set
+        position = end
+    return total, hi
+
+
+@kernel
+def set_eligible(eligible_bits: NDArray[np.uint64], flats: NDArray[np.int64], eligible: bool) -> None:
+    """Set or clear the bit of every page given."""
+    for index in range(len(flats)):
+        flat = flats[index]
+        bit = 1 << (flat & 63)
+        if eligible:
+            atomic_or(eligible_bits, flat >> 6, bit)
+        else:
+            atomic_and(eligible_bits, flat >> 6, ~bit)
+
+
+@kernel
+def discard(store: Store, flats: NDArray[np.int64]) -> int:
+    """Zero records; return how many were READY."""
+    n_ready = 0
+    for index in range(len(flats)):
+        if atomic_exchange(store.records, flats[index], 0) & store.fields.ready != 0:
+            n_ready += 1
+    return n_ready
+
+
+@kernel
+def take_active(node_active: NDArray[np.uint8], taken: NDArray[np.uint8]) -> None:
+    """Move the flags of activated nodes into ``taken``, uint8[1024] of zeros."""
+    for nid in range(len(node_active)):
+        if atomic_load(node_active, nid) != 0:
+            taken[nid] = atomic_exchange(node_active, nid, 0)

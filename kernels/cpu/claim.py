@@ -1,0 +1,88 @@
+"""The claim: one compare-exchange from an observed READY word to 0, if the budget allows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.cpu.arguments import Cuts, Store
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_exchange, atomic_load
+from gpuscan.kernels.cpu.compile import helper
+from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, target_of
+
+N_STAGED, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(4)
+"""What a scan kernel leaves in its ``state``: claims staged in this segment, first flat page not
+covered, and counts that go on over calls."""
+STATE_LENGTH = 4
+
+
+@helper
+def allowance(store: Store, cuts: Cuts, chunk: int, flat: int, word: int, target: int) -> int:
+    """Return where a claim of this word is paid from: 0 nowhere, 1 above, 2 and 3 ties, -1 must stay."""
+    if len(cuts.cut_key) == 0 or target >= len(cuts.cut_key) or cuts.cut_key[target] < 0:
+        return 0
+    cut = cuts.cut_key[target]
+    key = hotness_key(store.fields, word, cuts.now)
+    n_pages = folio_pages(store, flat)
+    if key < cut:
+        return 1 if n_pages <= cuts.above_pages[chunk, target] else -1
+    if key > cut:
+        return -1
+    if flat >= cuts.resume_flat[target]:
+        if n_pages <= cuts.tie_pages_from[chunk, target]:
+            return 2
+        cuts.tie_pages_from[chunk, target] = 0  # a strict prefix: the first that does not fit is the last
+        return -1
+    if n_pages <= cuts.tie_pages_below[chunk, target]:
+        return 3
+    cuts.tie_pages_below[chunk, target] = 0
+    return -1
+
+
+@helper
+def claim(store: Store, cuts: Cuts, chunk: int, flat: int) -> int:
+    """Claim a page; return the word taken, 0 where it is not READY, -1 where it must stay READY."""
+    fields = store.fields
+    word = atomic_load(store.records, flat)
+    while word & fields.ready != 0:
+        target = target_of(fields, word)
+        paid_from = allowance(store, cuts, chunk, flat, word, target)
+        if paid_from < 0:
+            return -1
+        seen = atomic_compare_exchange(store.records, flat, word, 0)
+        if seen == word:
+            if paid_from == 1:
+                cuts.above_pages[chunk, target] -= folio_pages(store, flat)
+            elif paid_from == 2:
+                cuts.tie_pages_from[chunk, target] -= folio_pages(store, flat)
+            elif paid_from == 3:
+                cuts.tie_pages_below[chunk, target] -= folio_pages(store, flat)
+            return word
+        word = seen
+    return 0
+
+
+@helper
+def stage(
+    store: Store,
+    flat: int,
+    word: int,
+    index: int,
+    flats: NDArray[np.int64],
+    words: NDArray[Any],
+    n_of_target: NDArray[np.int64],
+) -> None:
+    """Write a claim down and count it for its target; the last count is for unknown ones."""
+    flats[index] = flat
+    words[index] = word
+    n_of_target[min(target_of(store.fields, word), len(n_of_target) - 1)] += 1
+
+
+@helper
+def take_ready_word(ready_bits: NDArray[np.uint64], index: int) -> int:
+    """Clear a word of ready bits and return it; one that reads 0 needs no clearing."""
+    if atomic_load(ready_bits, index) == 0:
+        return 0
+    return atomic_exchange(ready_bits, index, 0)

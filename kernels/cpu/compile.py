@@ -1,0 +1,102 @@
+"""How the kernels of this package are compiled, and how compiled ones are found again.
+
+A kernel is a serial ``nogil`` function that Numba compiles at its first call and
+keeps in its cache directory. Two facts about that cache (Numba 0.61 to 0.69) shape
+this module:
+
+- it notices an edited function by the time stamp of that function's own file only; a
+  helper compiled into it from another file may change unseen. So the name that a
+  kernel is cached under carries a hash of all sources that end up in kernels.
+- entries of one function are numbered without a lock (``IndexDataCacheFile.save``):
+  two processes that store different specialisations at once can end up with each
+  other's code. So the name also carries the record width, the only thing that
+  differs between the argument types of two calls: one file, one specialisation.
+
+Without a writable cache directory the kernels are compiled in every process, after
+one warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+from gpuscan import pagemap, records
+from gpuscan.kernels import api
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+helper = cast(Callable[[_F], _F], njit(nogil=True, forceinline=True))
+"""Compile a function into the kernels that call it; it is never called from Python."""
+
+
+@cache
+def source_hash() -> str:
+    """Return a hash of every source file whose constants and code end up in compiled kernels."""
+    package = Path(__file__).parent
+    files = [*sorted(package.glob("*.py")), *(Path(module.__file__) for module in (api, pagemap, records))]
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+class Kernel:
+    """A kernel, compiled once per record width, at the first call for that width.
+
+    Args:
+        function: the plain Python function, at module level.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    def for_bits(self, record_bits: int) -> Callable[..., Any]:
+        """Return the dispatcher for records of ``record_bits``."""
+        compiled = self._compiled.get(record_bits)
+        if compiled is None:
+            compiled = self._compiled.setdefault(record_bits, _dispatcher(self.function, record_bits))
+        return compiled
+
+
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """Make a function a :class:`Kernel`."""
+    return Kernel(function)
+
+
+def _dispatcher(function: Callable[..., Any], record_bits: int) -> Callable[..., Any]:
+    # A copy, since Numba takes the name of the cache file from __qualname__.
+    plain = cast(types.FunctionType, function)
+    named = types.FunctionType(plain.__code__, plain.__globals__, plain.__name__)
+    named.__module__ = plain.__module__
+    named.__qualname__ = f"{plain.__name__}.u{record_bits}.{source_hash()}"
+    try:
+        return cast(Callable[..., Any], njit(nogil=True, cache=True)(named))
+    except RuntimeError as error:  # numba.core.caching: "cannot cache function ...: no locator available"
+        _warn_uncached(str(error))
+        return cast(Callable[..., Any], njit(nogil=True)(named))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+def _warn_uncached(why: str) -> None:
+    if "cannot cache" not in why:
+        raise RuntimeError(why)
+    _warn_once(
+        "no writable cache directory, so the CPU kernels are compiled anew in every process (seconds each); "
+        "set NUMBA_CACHE_DIR to a writable directory"
+    )

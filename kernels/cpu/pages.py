@@ -1,0 +1,99 @@
+"""Steps that several kernels take: find a page, its folio and target, and mark it in the index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.cpu.arguments import Fields, Machine, Store
+from gpuscan.kernels.cpu.atomics import atomic_load, atomic_or
+from gpuscan.kernels.cpu.compile import helper
+
+
+@helper
+def find_flat(machine: Machine, pfn: int, extent: int) -> tuple[int, int]:
+    """Return (flat, extent) of a PFN, flat -1 in a hole; ``extent`` is the guess: where the last PFN was."""
+    if not machine.pfn_start[extent] <= pfn < machine.pfn_end[extent]:
+        low = 0
+        high = len(machine.pfn_start)
+        while low < high:
+            middle = (low + high) >> 1
+            if machine.pfn_start[middle] <= pfn:
+                low = middle + 1
+            else:
+                high = middle
+        if low == 0 or pfn >= machine.pfn_end[low - 1]:
+            return -1, extent
+        extent = low - 1
+    return pfn + machine.flat_offset[extent], extent
+
+
+@helper
+def folio_pages(store: Store, flat: int) -> int:
+    """Return the base pages of the folio that a page belongs to."""
+    if len(store.folio_order) == 0:
+        return 1
+    return 1 << store.folio_order[flat]
+
+
+@helper
+def is_eligible(store: Store, head: int) -> bool:
+    """Return whether the folio may be marked."""
+    return (atomic_load(store.eligible_bits, head >> 6) >> (head & 63)) & 1 != 0
+
+
+@helper
+def target_of(fields: Fields, word: int) -> int:
+    """Return the target of a record."""
+    if fields.nid_max == 0:
+        return fields.fixed_target
+    return (word >> fields.nid_shift) & fields.nid_max
+
+
+@helper
+def hotness_key(fields: Fields, word: int, now: int) -> int:
+    """Return the rank key of a record, 0 the hottest (:func:`gpuscan.records.hotness_key`)."""
+    freq = (word >> fields.freq_shift) & fields.freq_max
+    age = (now - ((word >> fields.time_shift) & fields.time_max)) & fields.time_max
+    return (fields.freq_max - freq) * fields.n_age_buckets + (age >> fields.age_shift)
+
+
+@helper
+def mark_ready(store: Store, head: int) -> None:
+    """Index a page whose record just became READY: ready bit, then block bit, then its node.
+
+    A bit that is set already is not set again. The load that sees it comes after the
+    read-modify-write of the level below in the one order of all sequentially consistent
+    operations, so a scan that clears the bit later finds what this producer wrote there.
+    """
+    bit = 1 << (head & 63)
+    if atomic_load(store.ready_bits, head >> 6) & bit == 0:
+        atomic_or(store.ready_bits, head >> 6, bit)
+    block = 1 << ((head >> 9) & 63)
+    if atomic_load(store.block_bits, head >> 15) & block == 0:
+        atomic_or(store.block_bits, head >> 15, block)
+    nid = store.section_nid[head >> 15]
+    if atomic_load(store.node_active, nid) == 0:
+        atomic_or(store.node_active, nid, 1)
+
+
+@helper
+def blocks_between(lo: int, hi: int) -> int:
+    """Return the bits of the blocks of ``[lo, hi)`` in their section's block word; the range is inside one section."""
+    first = (lo >> 9) & 63
+    n_blocks = (hi - lo) >> 9
+    if n_blocks == 64:
+        return -1
+    return ((1 << n_blocks) - 1) << first
+
+
+@helper
+def note(outcomes: NDArray[np.uint8], counts: NDArray[np.int64], index: int, outcome: int) -> None:
+    """Count an outcome, and store it where somebody asks."""
+    counts[outcome] += 1
+    if len(outcomes) > 0:
+        outcomes[index] = outcome
+
+

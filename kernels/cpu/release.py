@@ -1,0 +1,93 @@
+"""``release`` and ``undo``: claimed words go back into their records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.api import ReleaseOutcome
+
+from gpuscan.kernels.cpu.arguments import Cuts, Store
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load
+from gpuscan.kernels.cpu.claim import N_STAGED
+from gpuscan.kernels.cpu.compile import helper, kernel
+from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, is_eligible, mark_ready, note, target_of
+
+_RESTORED, _SUPERSEDED = int(ReleaseOutcome.RESTORED), int(ReleaseOutcome.SUPERSEDED)
+_INELIGIBLE = int(ReleaseOutcome.INELIGIBLE)
+
+
+@helper
+def put_back(store: Store, flat: int, claimed: int) -> bool:
+    """Restore a claimed word unless the page is READY again; return whether it was restored."""
+    word = atomic_load(store.records, flat)
+    while word & store.fields.ready == 0:
+        seen = atomic_compare_exchange(store.records, flat, word, claimed)
+        if seen == word:
+            mark_ready(store, flat)
+            return True
+        word = seen
+    return False
+
+
+@kernel
+def release(
+    store: Store,
+    flats: NDArray[np.int64],
+    words: NDArray[Any],
+    lo: int,
+    hi: int,
+    outcomes: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> None:
+    """Put back elements ``[lo, hi)`` of what a plan claimed."""
+    for index in range(lo, hi):
+        flat = flats[index]
+        if not is_eligible(store, flat):
+            note(outcomes, counts, index, _INELIGIBLE)
+        elif put_back(store, flat, np.int64(words[index])):
+            note(outcomes, counts, index, _RESTORED)
+        else:
+            note(outcomes, counts, index, _SUPERSEDED)
+
+
+@kernel
+def undo(
+    store: Store,
+    cuts: Cuts,
+    chunk: int,
+    flats: NDArray[np.int64],
+    words: NDArray[Any],
+    n_kept: int,
+    n_of_target: NDArray[np.int64],
+    state: NDArray[np.int64],
+) -> int:
+    """Take all claims of a staging segment but the first ``n_kept`` back: records, quotas, counts.
+
+    Eligibility is not asked: to everybody outside, these claims were never made.
+
+    Returns:
+        How many were superseded: their pages are READY again by a newer request.
+    """
+    n_superseded = 0
+    n_targets = len(n_of_target) - 1
+    for index in range(n_kept, state[N_STAGED]):
+        flat = flats[index]
+        word = np.int64(words[index])
+        if not put_back(store, flat, word):
+            n_superseded += 1
+        target = min(target_of(store.fields, word), n_targets)
+        n_of_target[target] -= 1
+        if len(cuts.cut_key) == 0 or target == n_targets or cuts.cut_key[target] < 0:
+            continue
+        n_pages = folio_pages(store, flat)
+        if hotness_key(store.fields, word, cuts.now) < cuts.cut_key[target]:
+            cuts.above_pages[chunk, target] += n_pages
+        elif flat >= cuts.resume_flat[target]:
+            cuts.tie_pages_from[chunk, target] += n_pages
+        else:
+            cuts.tie_pages_below[chunk, target] += n_pages
+    state[N_STAGED] = n_kept
+    return n_superseded

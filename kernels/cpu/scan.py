@@ -1,0 +1,289 @@
+"""One scan from request to plan: pick the path, cut the range, claim, trim, group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.api import RawPlan, ScanRequest
+from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
+from gpuscan.records import N_NODES_MAX, RecordFormat
+
+from gpuscan.kernels.cpu.arguments import Cuts, Store, cuts_of, plain
+from gpuscan.kernels.cpu.bitmaps import count_blocks, count_candidates, sample_ready_words
+from gpuscan.kernels.cpu.buffers import Buffers, Segment
+from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
+from gpuscan.kernels.cpu.release import undo
+from gpuscan.kernels.cpu.scan_dense import scan_dense
+from gpuscan.kernels.cpu.scan_indexed import scan_indexed
+from gpuscan.kernels.cpu.scatter import scatter
+from gpuscan.kernels.cpu.workers import Workers
+
+PIECES_PER_THREAD = 8
+"""Pieces of a range per thread, so that none waits long for the last one."""
+PARALLEL_FROM_BLOCKS = 2048
+"""Set blocks from which the indexed scan is worth a second thread (handing work over costs 30 us)."""
+PARALLEL_FROM_PAGES = 1 << 20
+"""Pages from which the dense scan is."""
+_CROSSOVER_PER_BYTE = 5e-3
+"""Density, per byte of a record, from which reading all records beats following the bits:
+2 % with 4-byte records, 0.5 % with 1-byte ones."""
+
+ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of the range that one thread works on.
+
+    Attributes:
+        lo, hi: flat range inside one chunk.
+        chunk: row of the quotas, where there is a budget.
+        n_of_target: int64[n_targets + 1], claims per target, the last for unknown ones.
+        segments: claims in flat order.
+        position: first flat page not covered.
+        n_claimed: claims staged.
+    """
+
+    lo: int
+    hi: int
+    chunk: int
+    n_of_target: NDArray[np.int64]
+    segments: list[Segment] = field(default_factory=list)
+    position: int = 0
+    n_claimed: int = 0
+
+
+class Scan:
+    """A scan under way. :meth:`run` is called once."""
+
+    def __init__(
+        self, store: Store, fmt: RecordFormat, n_targets: int, request: ScanRequest, workers: Workers, buffers: Buffers
+    ) -> None:
+        self.store = store
+        self.bits = fmt.bits
+        self.request = request
+        self.workers = workers
+        self.buffers = buffers
+        self.n_targets = n_targets
+        self.cuts: Cuts = cuts_of(request.cuts)
+        self.node_mask = ALL_NODES if request.node_mask is None else plain(request.node_mask, np.uint8)
+        self.n_set_blocks, self.n_blocks = count_blocks.for_bits(self.bits)(
+            store, self.node_mask, request.lo, request.hi
+        )
+        self.path, self.why = self._choose_path(fmt.n_bytes)
+        self.inline = (
+            self.n_blocks * BLOCK_PAGES < PARALLEL_FROM_PAGES
+            if self.path == "dense"
+            else self.n_set_blocks < PARALLEL_FROM_BLOCKS
+        )
+        self.n_superseded = 0
+        self.pieces = self._cut_to_capacity(self._pieces(request.lo, request.hi))
+
+    def _choose_path(self, record_bytes: int) -> tuple[Literal["dense", "indexed"], str]:
+        asked = self.request.path
+        if asked != "auto":
+            return asked, "as asked"
+        if 2 * self.n_set_blocks <= self.n_blocks:
+            return "indexed", f"{self.n_set_blocks} of {self.n_blocks} blocks have candidates"
+        n_set, n_pages = sample_ready_words.for_bits(self.bits)(
+            self.store, self.node_mask, self.request.lo, self.request.hi
+        )
+        density, crossover = n_set / n_pages, _CROSSOVER_PER_BYTE * record_bytes
+        sampled = f"{density:.2%} of the pages are candidates, by a 1/64 sample"
+        if density > crossover:
+            return "dense", f"{sampled}; over {crossover:.1%} all records are read"
+        return "indexed", f"{sampled}; up to {crossover:.1%} the bits are followed"
+
+    def _pieces(self, lo: int, hi: int) -> list[Piece]:
+        """Cut the range at the chunk edges of the budget, else into sections as even as can be."""
+        cuts = self.request.cuts
+        if cuts is not None:
+            edges = cuts.chunk_edges.tolist()
+            if lo < hi and not edges[0] <= lo <= hi <= edges[-1]:
+                raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked range [{edges[0]}, {edges[-1]})")
+        else:
+            first, last = lo // SECTION_PAGES, -(-hi // SECTION_PAGES)
+            n_pieces = 1 if self.inline else self.workers.n_threads * PIECES_PER_THREAD
+            n_pieces = max(1, min(n_pieces, last - first))
+            edges = [(first + (last - first) * i // n_pieces) * SECTION_PAGES for i in range(n_pieces + 1)]
+        pieces = []
+        for chunk, (start, end) in enumerate(pairwise(edges)):
+            if max(start, lo) < min(end, hi):
+                counts = np.zeros(self.n_targets + 1, dtype=np.int64)
+                pieces.append(Piece(max(start, lo), min(end, hi), chunk, counts, position=max(start, lo)))
+        return pieces
+
+    def _cut_to_capacity(self, pieces: list[Piece]) -> list[Piece]:
+        """Shorten the range so that its candidates fit the plan.
+
+        Exact only at rest: what producers add afterwards is trimmed in :meth:`_trim`.
+        """
+        capacity = self.request.capacity
+        if min(self.n_set_blocks * BLOCK_PAGES, self._most_claims_of_budget()) <= capacity:
+            return pieces
+        n_candidates = [0] * len(pieces)
+
+        def count(index: int) -> None:
+            n_counted, end = self._count_candidates(pieces[index], capacity)
+            n_candidates[index] = n_counted if end == pieces[index].hi else capacity + 1
+
+        self.workers.run(len(pieces), count, inline=self.inline)
+        room = capacity
+        for index, piece in enumerate(pieces):
+            if n_candidates[index] > room:
+                n_candidates[index], end = self._count_candidates(piece, room)
+                if end < piece.hi:
+                    piece.hi = end
+                    return pieces[: index + (piece.lo < end)]
+            room -= n_candidates[index]
+        return pieces
+
+    def _count_candidates(self, piece: Piece, at_most: int) -> tuple[int, int]:
+        count, end = count_candidates.for_bits(self.bits)(self.store, self.node_mask, piece.lo, piece.hi, at_most)
+        return count, end
+
+    def _most_claims_of_budget(self) -> int:
+        cuts = self.cuts
+        if len(cuts.cut_key) == 0 or (cuts.cut_key < 0).any():
+            return self.n_blocks * BLOCK_PAGES
+        return int(cuts.above_pages.sum() + cuts.tie_pages_from.sum() + cuts.tie_pages_below.sum())
+
+    def run(self) -> RawPlan:
+        """Claim and return the plan.
+
+        Raises:
+            Whatever went wrong, after every claim was put back.
+        """
+        try:
+            self.workers.run(len(self.pieces), self._claim_piece, inline=self.inline)
+            cursor = self._trim()
+            plan = self._group(cursor)
+        except BaseException:  # KeyboardInterrupt too: claims must not get lost
+            self._undo_all()
+            raise
+        for piece in self.pieces:
+            for segment in piece.segments:
+                self.buffers.give_segment(segment)
+        return plan
+
+    def _claim_piece(self, index: int) -> None:
+        piece = self.pieces[index]
+        if index > 0 and self._is_full():
+            return
+        kernel = (scan_dense if self.path == "dense" else scan_indexed).for_bits(self.bits)
+        while piece.position < piece.hi:
+            segment = self.buffers.segment()
+            piece.segments.append(segment)
+            kernel(
+                self.store,
+                self.cuts,
+                self.node_mask,
+                piece.chunk,
+                piece.position,
+                piece.hi,
+                segment.flats,
+                segment.words,
+                piece.n_of_target,
+                segment.state,
+            )
+            piece.position = int(segment.state[POSITION])
+            piece.n_claimed += int(segment.state[N_STAGED])
+            if self._is_full():
+                return
+
+    def _is_full(self) -> bool:
+        return sum(piece.n_claimed for piece in self.pieces) > self.request.capacity
+
+    def _trim(self) -> int:
+        """Put back what does not fit or lies behind a gap; return the cursor."""
+        room = self.request.capacity
+        for index, piece in enumerate(self.pieces):
+            claimed = piece.n_claimed
+            if claimed > room:
+                piece.position = _staged_flat(piece, room) // BLOCK_PAGES * BLOCK_PAGES
+            room -= claimed
+            if piece.position < piece.hi:
+                for behind in self.pieces[index:]:
+                    self._undo(behind, piece.position)
+                return piece.position
+        return self.pieces[-1].hi if self.pieces else self.request.lo
+
+    def _undo(self, piece: Piece, from_flat: int) -> None:
+        for segment in piece.segments:
+            n_kept = int(np.searchsorted(segment.flats[: segment.state[N_STAGED]], from_flat))
+            self.n_superseded += undo.for_bits(self.bits)(
+                self.store,
+                self.cuts,
+                piece.chunk,
+                segment.flats,
+                segment.words,
+                n_kept,
+                piece.n_of_target,
+                segment.state,
+            )
+
+    def _undo_all(self) -> None:
+        """Put every claim back, even if Ctrl-C is pressed again: what was put back is staged no more."""
+        while True:
+            try:
+                for piece in self.pieces:
+                    self._undo(piece, piece.lo)
+                return
+            except KeyboardInterrupt:
+                continue
+
+    def _group(self, cursor: int) -> RawPlan:
+        """Scatter the claims to their targets: an exclusive prefix sum over (target, piece), then stable copies."""
+        counts = np.zeros((len(self.pieces), self.n_targets + 1), dtype=np.int64)
+        for index, piece in enumerate(self.pieces):
+            counts[index] = piece.n_of_target
+        ends = np.cumsum(counts.T.ravel()).reshape(counts.T.shape)
+        starts = np.ascontiguousarray((ends - counts.T).T)
+        n_of_target = counts.sum(axis=0)
+        offsets = np.zeros(self.n_targets + 1, dtype=np.int64)
+        np.cumsum(n_of_target[:-1], out=offsets[1:])
+        n_known, n_all = int(offsets[-1]), int(n_of_target.sum())
+        flats, words = self.buffers.plan(n_all)
+
+        def scatter_piece(index: int) -> None:
+            for segment in self.pieces[index].segments:
+                scatter.for_bits(self.bits)(
+                    self.store.fields,
+                    segment.flats,
+                    segment.words,
+                    int(segment.state[N_STAGED]),
+                    starts[index],
+                    flats,
+                    words,
+                )
+
+        self.workers.run(len(self.pieces), scatter_piece, inline=self.inline)
+        return RawPlan(
+            offsets=offsets,
+            flat=flats[:n_known],
+            words=words[:n_known],
+            cursor=cursor,
+            path=self.path,
+            why=self.why,
+            examined_pages=self._examined(EXAMINED_PAGES),
+            examined_bytes=self._examined(EXAMINED_BYTES),
+            n_unknown_target=n_all - n_known,
+            on_recycle=lambda: self.buffers.give_plan(flats, words),
+        )
+
+    def _examined(self, what: int) -> int:
+        return sum(int(segment.state[what]) for piece in self.pieces for segment in piece.segments)
+
+
+def _staged_flat(piece: Piece, index: int) -> int:
+    for segment in piece.segments:
+        n_staged = int(segment.state[N_STAGED])
+        if index < n_staged:
+            return int(segment.flats[index])
+        index -= n_staged
+    raise IndexError(f"piece [{piece.lo}, {piece.hi}) has no claim {index}")

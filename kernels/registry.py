@@ -1,0 +1,63 @@
+"""Which backends there are, which one is taken, and why."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from gpuscan.errors import DeviceError, InputError
+from gpuscan.kernels.api import Backend
+
+Device = Literal["auto", "cpu", "reference", "cuda"]
+
+_DRIVER_NODE = Path("/dev/nvidiactl")
+_DRIVER_LIBRARY = "libcuda.so.1"
+
+
+def available_devices() -> tuple[Device, ...]:
+    """Return the devices that :func:`open_backend` can open on this machine, the preferred one first."""
+    return ("cpu", "reference")
+
+
+def open_backend(device: Device = "auto", n_threads: int | None = None) -> tuple[Backend, str]:
+    """Return a backend and one line saying which it is and why.
+
+    Args:
+        device: ``auto`` takes the fastest there is; ``cpu``, ``reference`` and ``cuda`` take
+            just that, or fail.
+        n_threads: threads of the CPU backend; by default one per CPU this process may use.
+
+    Raises:
+        DeviceError: ``cuda`` cannot be had.
+        InputError: an unknown device, or fewer than one thread.
+    """
+    if device == "cuda":
+        raise DeviceError(
+            f"the CUDA backend is not part of this version of gpuscan (GPU here: {probe_cuda()}); "
+            "use --device cpu, or auto"
+        )
+    if device == "reference":
+        from gpuscan.kernels.reference import ReferenceBackend
+
+        return ReferenceBackend(), "reference: as asked"
+    if device not in ("auto", "cpu"):
+        raise InputError(f"unknown device {device!r}; choose one of auto, cpu, reference, cuda")
+    from gpuscan.kernels.cpu import CpuBackend
+
+    why = "as asked" if device == "cpu" else f"this version has no CUDA backend (GPU here: {probe_cuda()})"
+    return CpuBackend(n_threads), f"cpu: {why}"
+
+
+def probe_cuda() -> str:
+    """Return one line saying what a CUDA backend would find here, without starting the driver or importing CuPy."""
+    if not _DRIVER_NODE.exists():
+        return f"no NVIDIA driver: {_DRIVER_NODE} is not there"
+    try:
+        ctypes.CDLL(_DRIVER_LIBRARY)
+    except OSError:
+        return f"the NVIDIA driver's {_DRIVER_LIBRARY} cannot be loaded; install the driver's user-space libraries"
+    if importlib.util.find_spec("cupy") is None:
+        return "NVIDIA driver present, CuPy not installed (pip install 'gpuscan[cuda13]')"
+    return "NVIDIA driver and CuPy present"
