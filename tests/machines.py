@@ -23,7 +23,7 @@ def node(
 
 
 def tiered(n_sections: int = 1) -> Topology:
-    """Return two DRAM nodes with a CPU each and two CXL nodes, ``n_sections`` sections apiece, holes between."""
+    """Return two DRAM nodes with a CPU each and two CXL nodes of ``n_sections`` each, holes between."""
     size = n_sections * SECTION_PAGES
     starts = [(2 * nid + 1) * size for nid in range(4)]
     nodes = (
