@@ -132,10 +132,12 @@ class Topology:
             for zone in node.zones:
                 if zone.name not in ZONE_NAMES:
                     raise TopologyError(
-                        f"node {node.nid} has the unknown zone {zone.name!r}; use one of {', '.join(ZONE_NAMES)}"
+                        f"node {node.nid} has the unknown zone {zone.name!r}; "
+                        f"use one of {', '.join(ZONE_NAMES)}"
                     )
+        known = set(nids)
         for initiator, memory in self.links:
-            if initiator not in nids or memory not in nids:
+            if initiator not in known or memory not in known:
                 raise TopologyError(
                     f"topology {self.name!r}: link {initiator} -> {memory} names a node that is not there"
                 )
@@ -181,7 +183,16 @@ class Topology:
         """Present memory."""
         return sum(node.present_pages for node in self.nodes) * PAGE_BYTES
 
-    @property
+    @cached_property
+    def _with_memory(self) -> dict[int, list[int]]:
+        """Nodes with memory by tier, tiers and nids ascending."""
+        by_tier: dict[int, list[int]] = {}
+        for node in sorted(self.nodes, key=lambda node: (node.tier, node.nid)):
+            if node.present_pages:
+                by_tier.setdefault(node.tier, []).append(node.nid)
+        return by_tier
+
+    @cached_property
     def top_tier(self) -> int:
         """The slowest tier whose memory has CPUs next to it: all tiers up to it are top tiers.
 
@@ -189,41 +200,43 @@ class Topology:
         without CPUs is then as much top tier as the DRAM next to it. The fastest tier with
         memory where no node has both.
         """
-        with_memory = [node for node in self.nodes if node.present_pages]
-        return max(
-            (node.tier for node in with_memory if node.cpus),
-            default=min((node.tier for node in with_memory), default=0),
-        )
+        with_cpus = [
+            tier for tier, nids in self._with_memory.items() if any(self.node(nid).cpus for nid in nids)
+        ]
+        return max(with_cpus, default=next(iter(self._with_memory), 0))
 
     def is_top_tier(self, nid: int) -> bool:
         """Whether nothing is promoted from a node (the kernel's ``node_is_toptier``)."""
         return self.node(nid).tier <= self.top_tier
 
     def nearest(self, from_nid: int, candidates: Sequence[int]) -> int | None:
-        """Return the reachable candidate with the shortest distance, the lowest nid on ties; None without one."""
-        reachable = [
-            (self.distance_between(from_nid, nid), nid)
-            for nid in candidates
-            if self.distance_between(from_nid, nid) != DISTANCE_UNREACHABLE
-        ]
-        return min(reachable)[1] if reachable else None
+        """Return the nearest reachable candidate, the lowest nid on ties; None without one."""
+        if not candidates:
+            return None
+        self.node(from_nid)
+        ordered = sorted(candidates)
+        distances = self.distance[self._positions[from_nid], [self._positions[nid] for nid in ordered]]
+        best = int(distances.argmin())
+        return None if distances[best] == DISTANCE_UNREACHABLE else ordered[best]
 
     def demotion_target(self, nid: int) -> int | None:
-        """Return the nearest node with memory of the next lower tier that has any, or None."""
-        tiers = sorted({node.tier for node in self.nodes if node.present_pages})
-        lower = [tier for tier in tiers if tier > self.node(nid).tier]
-        for tier in lower:
-            found = self.nearest(
-                nid, [node.nid for node in self.nodes if node.tier == tier and node.present_pages]
-            )
-            if found is not None:
-                return found
+        """Return the nearest node with memory of the next lower tier that has any in reach, or None."""
+        own_tier = self.node(nid).tier
+        for tier, candidates in self._with_memory.items():
+            if tier > own_tier:
+                found = self.nearest(nid, candidates)
+                if found is not None:
+                    return found
         return None
+
+    @cached_property
+    def _promotion_candidates(self) -> tuple[list[int], list[int]]:
+        top = [nid for tier, nids in self._with_memory.items() if tier <= self.top_tier for nid in nids]
+        return [nid for nid in top if self.node(nid).cpus], top
 
     def promotion_target(self, nid: int) -> int | None:
         """Return the nearest top-tier node with memory and CPUs (failing that, with memory), or None."""
-        top = [node for node in self.nodes if node.present_pages and self.is_top_tier(node.nid)]
-        for candidates in ([node.nid for node in top if node.cpus], [node.nid for node in top]):
+        for candidates in self._promotion_candidates:
             found = self.nearest(nid, candidates)
             if found is not None:
                 return found

@@ -1,0 +1,36 @@
+"""One name for every machine: a preset, a TOML file, or this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpuscan.errors import InputError
+from gpuscan.topology.model import Topology
+from gpuscan.topology.presets import preset
+
+HOST = "host"
+
+
+def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
+    """Return the topology that ``source`` names.
+
+    Args:
+        source: a preset's name, the path of a ``.toml`` file, or ``host``.
+        memory_bytes: size of a preset; None = its own.
+
+    Raises:
+        InputError: there is no such source, or ``memory_bytes`` is given for one of fixed size.
+    """
+    is_file = source.endswith(".toml")
+    if memory_bytes is not None and (is_file or source == HOST):
+        raise InputError(f"the memory of {source!r} is what it is; give a size for presets only")
+    if source == HOST:
+        from gpuscan.topology.sysfs import from_host
+
+        return from_host()
+    if is_file:
+        # pydantic takes 0.2 s to import; a preset does not need it.
+        from gpuscan.topology.toml import from_toml
+
+        return from_toml(Path(source))
+    return preset(source, memory_bytes)
