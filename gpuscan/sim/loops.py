@@ -86,17 +86,16 @@ def draw_zipf(
     n_hot: int,
     hot_access_share: float,
     skew: float,
-    hot_start: int,
     multiplier: int,
     offset: int,
 ) -> None:
-    """Fill ``out`` with folios; hot rank r is ``((hot_start + r) * multiplier + offset) % n_folios``."""
+    """Fill ``out`` with folios; hot rank r is folio ``(r * multiplier + offset) % n_folios``."""
     span = _power_law_span(n_hot, skew)
     for i in range(len(out)):
         unit = _unit(key, 2 * (first + i) + 1)
         if _unit(key, 2 * (first + i)) < hot_access_share:
-            rank = (hot_start + _power_law_rank(unit, n_hot, skew, span)) % n_folios
-            out[i] = (rank * multiplier + offset) % n_folios
+            rank = _power_law_rank(unit, n_hot, skew, span)
+            out[i] = np.uint64(rank * multiplier + offset) % np.uint64(n_folios)
         else:
             out[i] = int(unit * n_folios)
 

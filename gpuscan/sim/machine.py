@@ -113,6 +113,11 @@ class SimulatedMachine:
         """Memory of the arrays per page (page table, reverse map, flags, fault times), without free lists."""
         return self.space.n_bytes + self._scanner.n_bytes
 
+    @property
+    def has_large_folios(self) -> bool:
+        """Whether any folio is larger than a page, so that a store must keep orders."""
+        return any(mapping.order for mapping in self.space.mappings)
+
     def home_nid(self, cpu_nid: int) -> int | None:
         """Return where pages accessed from ``cpu_nid`` belong: its own node if that has top-tier memory, else
         the nearest that has."""

@@ -52,8 +52,6 @@ class SyntheticPattern:
         if spec.kind == "scan":
             draw_scan(out, first_access, self._n_folios)
             return
-        # The next hot set starts where this one ends: it has no page of this one.
-        phase = now_ns // spec.shift_every_ns if spec.shift_every_ns else 0
         draw_zipf(
             out,
             first_access,
@@ -62,16 +60,19 @@ class SyntheticPattern:
             self._n_hot,
             float(spec.hot_access_share) if spec.kind == "zipf" else 0.0,
             float(spec.skew),
-            phase * self._n_hot % self._n_folios,
             self._multiplier,
-            self._offset,
+            self._hot_offset(now_ns),
         )
 
     def hot_folios(self, now_ns: int) -> NDArray[np.int64]:
         """Return int64[n_hot], the hot set at a moment, hottest first."""
+        ranks = np.arange(self._n_hot, dtype=np.int64)
+        return (ranks * self._multiplier + self._hot_offset(now_ns)) % self._n_folios
+
+    def _hot_offset(self, now_ns: int) -> int:
+        # The next hot set starts where this one ends, so the two share no page.
         phase = now_ns // self._spec.shift_every_ns if self._spec.shift_every_ns else 0
-        ranks = (phase * self._n_hot + np.arange(self._n_hot, dtype=np.int64)) % self._n_folios
-        return (ranks * self._multiplier + self._offset) % self._n_folios
+        return (phase * self._n_hot * self._multiplier + self._offset) % self._n_folios
 
 
 class ListedPattern:

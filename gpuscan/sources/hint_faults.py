@@ -24,8 +24,9 @@ class HintFaultSource:
     """A :class:`gpuscan.flow.Source` that runs a simulated machine.
 
     Adds to the machine's metrics: ``faults_cold`` (too late after the unmapping),
-    ``faults_one_stage`` (the last fault came from elsewhere), ``faults_at_home`` (the page
-    is on its target already), ``marks``.
+    ``faults_one_stage`` (the last fault came from elsewhere), ``faults_no_target`` (no
+    top-tier node is reachable), ``faults_at_home`` (the page is on its target already),
+    ``marks``.
 
     Args:
         machine: where time passes.
@@ -62,13 +63,15 @@ class HintFaultSource:
         if self._spec.hot_latency_ns:
             hot = faults.latency_ms * _NS_PER_MS <= self._spec.hot_latency_ns
         twice = self._second_in_a_row(faults)
-        away = (targets != self._machine.page_map.nid_of_flat(faults.frames)) & (targets != _NOBODY)
+        homeless = targets == _NOBODY
+        away = targets != self._machine.page_map.nid_of_flat(faults.frames)
         reasons = {
             "faults_cold": float((~hot).sum()),
             "faults_one_stage": float((hot & ~twice).sum()),
-            "faults_at_home": float((hot & twice & ~away).sum()),
+            "faults_no_target": float((hot & twice & homeless).sum()),
+            "faults_at_home": float((hot & twice & ~homeless & ~away).sum()),
         }
-        return hot & twice & away, reasons
+        return hot & twice & away & ~homeless, reasons
 
     def _second_in_a_row(self, faults: HintFaults) -> NDArray[np.bool_]:
         """Return whether the folio's fault before this one came from the same node, and remember."""
