@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from gpuscan.sim.captured import FrameBit
 from gpuscan.snapshot import Snapshot
 from gpuscan.sources.captured import captured_frames
 from gpuscan.topology import Topology
+from hosts import HOST
 from machines import node
 
 LRU = bits(Kpf.LRU)
@@ -58,7 +57,7 @@ def test_a_large_folio_is_a_head_and_tails():
 
 
 def test_the_captured_host():
-    host = Snapshot.read(Path(__file__).parent / "data/host.zarr")
+    host = Snapshot.read(HOST)
     found = host.frames()
     frames = captured_frames(host, found)
     free = sum(zone.pages["free"] for zone in host.zone_pages(found))

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,8 @@ from gpuscan.errors import InputError, RunFailedError, SnapshotError, TopologyEr
 from gpuscan.pageflags import Kpf, bits
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.snapshot import Snapshot
+from hosts import HOST
 from machines import tiered
-
-HOST = Path(__file__).parent / "data/host.zarr"
-"""Page flags of a virtual machine: 24 GiB present, 4.4 GiB managed, small programs running."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,234 @@
+"""``gpuscan scan``: what one scan of a captured machine would migrate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+
+if TYPE_CHECKING:
+    from gpuscan.cli.output import Output
+    from gpuscan.kernels.api import ScanPath
+    from gpuscan.pageflags import Frames
+    from gpuscan.plan import Batches, Plan
+    from gpuscan.planfile import PlanWriter
+    from gpuscan.snapshot import Snapshot
+    from gpuscan.store import Store
+
+_PLAN_FILE, _REPORT_FILE = "plan.parquet", "scan.json"
+
+
+def scan(
+    path: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="Made by gpuscan capture.")],
+    split_cxl: Annotated[
+        str, typer.Option(metavar="SHARE", help="Declare the upper share of a one-node machine a CXL node.")
+    ] = "",
+    target: Annotated[
+        int | None,
+        typer.Option(metavar="NID", help="Send all to this node, not to the nearest top-tier one."),
+    ] = None,
+    record_format: Annotated[str, typer.Option("--format", help="rfc, pghot or pghot-compact.")] = "rfc",
+    device: Annotated[str, typer.Option(help="auto, cpu, reference or cuda.")] = "auto",
+    scan_path: Annotated[str, typer.Option("--path", help="auto, dense or indexed.")] = "auto",
+    batch_pages: Annotated[int, typer.Option(min=1, help="Base pages per batch.")] = 512,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the plan and this report.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Scan a captured machine once and show what would be migrated; nothing is moved.
+
+    Every hot folio below the top tier is recorded as accessed, then scanned, grouped by
+    target node and cut into batches.
+
+    \b
+    gpuscan scan host.zarr --split-cxl 50%       try a one-node machine as two tiers
+    """
+    from gpuscan.cli.output import Output
+    from gpuscan.errors import InputError
+    from gpuscan.kernels.api import ScanPath
+    from gpuscan.pageflags import hot_rule
+    from gpuscan.snapshot import Snapshot
+    from gpuscan.units import parse_share
+
+    output = Output(as_json)
+    if scan_path not in get_args(ScanPath):
+        raise InputError(f"unknown --path {scan_path!r}; choose one of {', '.join(get_args(ScanPath))}")
+    share = parse_share(split_cxl) if split_cxl else None
+    snapshot = Snapshot.read(path)
+    if share is not None:
+        snapshot = snapshot.split_cxl(share)
+    frames = snapshot.frames()
+    facts: dict[str, Any] = {
+        "kind": "scan",
+        "snapshot": path,
+        "topology": snapshot.topology.name,
+        "hot_rule": hot_rule(snapshot.lru_gen),
+        "n_folios": int(frames.eligible.sum()),
+        "n_torn_folios": frames.n_torn,
+        "record_format": record_format,
+        "batch_pages": batch_pages,
+    }
+    with ExitStack() as stack:
+        writer, out_file = _plan_file(stack, out, record_format, batch_pages)
+        store = stack.enter_context(_store(snapshot, frames, record_format, device, target))
+        for _ in store.drain(path=cast("ScanPath", scan_path)):
+            pass  # nothing is READY: loads the kernels, which is no part of what a scan costs
+        outcomes = _record(store, snapshot, frames, target)
+        found = _drain(store, cast("ScanPath", scan_path), batch_pages, writer)
+        document = {
+            **facts,
+            "device": {"name": store.backend.name, "reason": store.device_reason},
+            "recorded": outcomes,
+            **found.document(batch_pages),
+        }
+        if out_file is not None:
+            from gpuscan.writing import write_json
+
+            write_json(out_file, document)
+    output.document(document)
+    _show(output, snapshot, found, document)
+    if out is not None:
+        output.line(f"Written to {out}: {_PLAN_FILE}, {_REPORT_FILE}")
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the plans held, in folios and base pages."""
+
+    folios: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pages: Counter[tuple[int, int]] = field(default_factory=Counter)
+    batches: Counter[int] = field(default_factory=Counter)
+    n_plans: int = 0
+    scan_ns: int = 0
+    examined_pages: int = 0
+    examined_bytes: int = 0
+    path: str = ""
+    why: str = ""
+
+    def add(self, plan: Plan, batches: Batches, store: Store) -> None:
+        """Count a plan."""
+        import numpy as np
+
+        self.n_plans += 1
+        self.scan_ns += plan.scan_ns
+        self.examined_pages += plan.examined_pages
+        self.examined_bytes += plan.examined_bytes
+        if not self.path:
+            self.path, self.why = plan.path, plan.why
+        self.batches.update(batches.target_nid.tolist())
+        pairs = np.stack([store.page_map.nid_of_flat(plan.flat), plan.target_of_folio()])
+        distinct, inverse = np.unique(pairs, axis=1, return_inverse=True)
+        folio_pages = plan.folio_pages
+        for index, pair in enumerate(distinct.T.tolist()):
+            mine = inverse == index
+            self.folios[tuple(pair)] += int(mine.sum())
+            self.pages[tuple(pair)] += int(folio_pages[mine].sum())
+
+    def document(self, batch_pages: int) -> dict[str, Any]:
+        """Return the counts for JSON."""
+        routes = [
+            {"source_nid": source, "target_nid": target, "folios": n, "pages": self.pages[source, target]}
+            for (source, target), n in sorted(self.folios.items())
+        ]
+        targets = []
+        for nid, n_batches in sorted(self.batches.items()):
+            pages = sum(n for (_, target), n in self.pages.items() if target == nid)
+            fill = pages / (n_batches * batch_pages)
+            targets.append({"nid": nid, "pages": pages, "batches": n_batches, "fill": fill})
+        return {
+            "routes": routes,
+            "targets": targets,
+            "scan": {
+                "plans": self.n_plans,
+                "time_ns": self.scan_ns,
+                "path": self.path,
+                "why": self.why,
+                "examined_pages": self.examined_pages,
+                "examined_bytes": self.examined_bytes,
+            },
+        }
+
+
+def _plan_file(
+    stack: ExitStack, out: Path | None, record_format: str, batch_pages: int
+) -> tuple[PlanWriter | None, Path | None]:
+    """Open what goes under ``--out``, where it is given: the plan, and the name of the report."""
+    if out is None:
+        return None, None
+    from gpuscan.planfile import PlanWriter
+    from gpuscan.writing import new_directory
+
+    directory = stack.enter_context(new_directory(out, marker=_REPORT_FILE))
+    writer = PlanWriter(directory / _PLAN_FILE, record_format, batch_pages)
+    return stack.enter_context(writer), directory / _REPORT_FILE
+
+
+def _store(snapshot: Snapshot, frames: Frames, record_format: str, device: str, target: int | None) -> Store:
+    import numpy as np
+
+    from gpuscan.kernels.registry import Device
+    from gpuscan.store import Store
+
+    large = bool(frames.order.any())
+    store = Store(
+        snapshot.topology, record_format, cast("Device", device), fixed_target=target, large_folios=large
+    )
+    eligible_bits = np.packbits(frames.eligible, bitorder="little").view(np.uint64)
+    store.load_pages(eligible_bits, frames.order if large else None)
+    return store
+
+
+def _record(store: Store, snapshot: Snapshot, frames: Frames, target: int | None) -> dict[str, int]:
+    """Record every hot folio below the top tier once; return how many ended which way."""
+    from gpuscan.sources.captured import hot_on_lower_tiers
+
+    if target is not None:
+        store.check_target(target)
+    hot = hot_on_lower_tiers(snapshot, frames, target)
+    counts = store.record(hot.pfns, hot.nids, now_jiffies=0, window_jiffies=0, threshold=1)
+    return {outcome.name.lower(): n for outcome, n in counts.items() if n}
+
+
+def _drain(store: Store, path: ScanPath, batch_pages: int, writer: PlanWriter | None) -> _Found:
+    found = _Found()
+    for plan in store.drain(path=path):
+        batches = plan.batches(batch_pages)
+        found.add(plan, batches, store)
+        if writer is not None:
+            writer.append(0, plan, batches)
+    return found
+
+
+def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from gpuscan.units import format_bytes, format_time
+
+    topology = snapshot.topology
+    if all(topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages):
+        output.line(
+            f"Every page of {topology.name!r} is on the top tier, so there is nothing to promote; "
+            "--split-cxl 50% tries it with the upper half of its pages as a CXL node."
+        )
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("from node", "to node", "folios", "pages", "size"):
+        table.add_column(heading, justify="right")
+    for route in document["routes"]:
+        size = format_bytes(route["pages"] << 12)
+        table.add_row(*(f"{route[key]:,}" for key in ("source_nid", "target_nid", "folios", "pages")), size)
+    output.table(table)
+    for target in document["targets"]:
+        output.line(
+            f"Node {target['nid']} gets {target['batches']:,} batches of up to {document['batch_pages']} "
+            f"pages, {target['fill']:.0%} full."
+        )
+    output.line(
+        f"Scanned {topology.page_map.n_present_pages:,} pages in {format_time(found.scan_ns)} on "
+        f"{document['device']['name']}, {found.path} path ({found.why}); {document['hot_rule']}."
+    )
+    if document["n_torn_folios"]:
+        output.line(f"{document['n_torn_folios']} folios changed while they were captured and are left out.")
