@@ -91,10 +91,12 @@ class HintFaultSpec:
 class MigrationCostSpec:
     """What a migration costs and how often it fails.
 
-    The default cost is derived from a published figure for single-threaded batched
-    migration of 4 KiB pages, 3.73 GB/s ("Accelerate page migration with batch copying
-    and hardware offload", RFC v3, linux-mm 2025): 512 pages in 0.56 ms, split into
-    3.2 us a round and 1.09 us a page.
+    The default cost is derived from a published throughput of ``move_pages()`` on 4 KiB
+    folios, vanilla kernel, one thread: 3.73 +- 0.33 GB/s (Linux 6.16-rc6, two-socket AMD
+    Zen 3; S. Garg, "[RFC V3 0/9] Accelerate page migration with batch copying and hardware
+    offload", linux-mm, 2025-09-23, table 1a). That is 0.56 ms for 512 pages, split into
+    3.2 us a round and 1.09 us a page. The same table has 10.67 GB/s for 2 MiB folios, so
+    for huge pages a ``page_ns`` of 380 is closer.
 
     Attributes:
         round_ns, page_ns: fixed part per ``migrate_pages()`` round and part per base page.
