@@ -130,6 +130,23 @@ _UNSEEN = None
 
 
 @dataclass(frozen=True, slots=True)
+class _Placed:
+    """An access and how many fences of each kind its thread has passed before it."""
+
+    access: Access
+    n_full: int
+    n_release: int
+
+    def before(self, later: _Placed) -> bool:
+        """Whether this access must be performed before ``later``, which its thread issues afterwards."""
+        return (
+            self.access.location == later.access.location
+            or self.n_full < later.n_full
+            or (self.n_release < later.n_release and later.access.effect is not None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Issued:
     """An access of a thread: performed, or outstanding with the result that the thread assumed."""
 
@@ -142,15 +159,21 @@ _History = tuple[_Issued, ...]
 
 @dataclass(slots=True, eq=False)
 class _Choice:
-    """One access that a thread may perform next, and the state it is in afterwards."""
+    """One access that a thread may perform next.
+
+    ``moves``: word found -> (the thread's state afterwards, word left), None for a wrong guess.
+    """
 
     access: Access
     location: int
-    late: bool
-    guess: Hashable
     history: _History
     index: int
-    after: dict[Hashable, int | None] = field(default_factory=dict)
+    moves: dict[int, tuple[int, int] | None] = field(default_factory=dict)
+
+    @property
+    def late(self) -> bool:
+        """Whether a later access of the thread, or its end, was issued before this one was performed."""
+        return self.index < len(self.history)
 
 
 @dataclass(slots=True, eq=False)
@@ -184,100 +207,80 @@ class _Thread:
         found = self._numbers.get(history)
         if found is None:
             found = self._numbers[history] = len(self.locals)
-            self.locals.append(_Local([], False, None))
-            self.locals[found] = self._unfold(history)
+            self.locals.append(self._unfold(history))
         return found
 
-    def _replay(self, history: _History) -> tuple[list[Step], Access | None, Hashable]:
-        """Return everything issued so far, the next access (None: ended) and the outcome."""
+    def _replay(self, history: _History) -> tuple[list[_Placed], bool, Hashable]:
+        """Return the accesses issued, then the next one unless the thread ends; whether it ends, and how."""
         program = self._start()
-        issued: list[Step] = []
-        results = iter(history)
+        placed: list[_Placed] = []
+        n_full = n_release = 0
         to_send: Hashable = None
         try:
             while True:
-                what = program.send(to_send)
-                if isinstance(what, Fence):
-                    issued.append(what)
-                    to_send = None
+                step = program.send(to_send)
+                to_send = None
+                if isinstance(step, Fence):
+                    n_full += step is Fence.FULL
+                    n_release += step is Fence.RELEASE
                     continue
-                entry = next(results, None)
-                if entry is None:
-                    return issued, what, None
-                issued.append(what)
-                to_send = entry.result
+                placed.append(_Placed(step, n_full, n_release))
+                if len(placed) > len(history):
+                    return placed, False, None
+                to_send = history[len(placed) - 1].result
         except StopIteration as end:
-            return issued, None, end.value
+            return placed, True, end.value
 
     def _unfold(self, history: _History) -> _Local:
-        choices = list(self._choices(history, 0))
-        _, following, outcome = self._replay(history)
-        ended = following is None and not any(entry.outstanding for entry in history)
-        return _Local(choices, ended, outcome)
+        outstanding = [index for index, entry in enumerate(history) if entry.outstanding]
+        placed, ends, outcome = self._replay(history)
+        choices = [
+            self._choice(placed[index], history, index)
+            for index in outstanding
+            if not any(placed[earlier].before(placed[index]) for earlier in outstanding if earlier < index)
+        ]
+        choices += self._next_choices(history)
+        return _Local(choices, ends and not outstanding, outcome)
 
-    def _choices(self, history: _History, n_assumed: int) -> Iterator[_Choice]:
-        """Yield what may be performed next, after putting off the last ``n_assumed`` accesses issued."""
-        issued, following, _ = self._replay(history)
-        accesses = [position for position, what in enumerate(issued) if isinstance(what, Access)]
-        if not n_assumed:
-            for index, entry in enumerate(history):
-                if entry.outstanding and self._may_perform(issued, accesses, history, index):
-                    yield self._choice(issued[accesses[index]], history, index, late=True)
-        if following is None:
+    def _next_choices(self, history: _History) -> Iterator[_Choice]:
+        """Yield what may be performed of all that was not issued yet."""
+        placed, ends, _ = self._replay(history)
+        if ends:
             return
-        issued.append(following)
-        accesses.append(len(issued) - 1)
-        index = len(history)
-        if self._may_perform(issued, accesses, history, index):
-            yield self._choice(following, history, index, late=False)
-        if self._relaxed:
-            # Putting an access off changes nothing that others can see, so it is no step of
-            # its own: it comes together with performing a later one.
-            for guess in self._guesses(following):
-                yield from self._choices((*history, _Issued(True, guess)), n_assumed + 1)
+        following = placed[-1]
+        outstanding = [placed[index] for index, entry in enumerate(history) if entry.outstanding]
+        if not any(earlier.before(following) for earlier in outstanding):
+            yield self._choice(following, history, len(history))
+        if not self._relaxed or any(earlier.n_full < following.n_full for earlier in outstanding):
+            return
+        # Putting an access off changes nothing that others can see, so it is no step of its
+        # own: it comes together with performing a later one.
+        for guess in self._guesses(following.access):
+            yield from self._next_choices((*history, _Issued(True, guess)))
 
     def _guesses(self, access: Access) -> set[Hashable]:
         if access.see is None:
             return {_UNSEEN}
         return {access.see(word) for word in self._domains[access.location]}
 
-    def _may_perform(
-        self, issued: list[Step], accesses: list[int], history: _History, index: int
-    ) -> bool:
-        """Whether no outstanding earlier access must come first."""
-        later = issued[accesses[index]]
-        assert isinstance(later, Access)
-        for earlier_index in range(min(index, len(history))):
-            if not history[earlier_index].outstanding:
-                continue
-            earlier = issued[accesses[earlier_index]]
-            assert isinstance(earlier, Access)
-            if earlier.location == later.location:
-                return False
-            between = issued[accesses[earlier_index] + 1 : accesses[index]]
-            if Fence.FULL in between or (Fence.RELEASE in between and later.effect is not None):
-                return False
-        return True
+    def _choice(self, placed: _Placed, history: _History, index: int) -> _Choice:
+        return _Choice(placed.access, self._locations[placed.access.location], history, index)
 
-    def _choice(self, access: Step, history: _History, index: int, *, late: bool) -> _Choice:
-        assert isinstance(access, Access)
-        guess = history[index].result if late else _UNSEEN
-        return _Choice(access, self._locations[access.location], late, guess, history, index)
+    def perform(self, choice: _Choice, word: int) -> tuple[int, int] | None:
+        """Return the thread's state after ``choice`` found ``word``, and the word left; None: wrong guess."""
+        access, history, index = choice.access, choice.history, choice.index
+        seen = access.see(word) if access.see is not None else _UNSEEN
+        if choice.late and history[index].result != seen:
+            return None
+        left = word if access.effect is None else access.effect(word)
+        if left not in self._domains[access.location]:
+            raise DomainError(f"{access.location}: {left} is not in its domain")
+        after = self.number((*history[:index], _Issued(False, seen), *history[index + 1 :]))
+        return after, left
 
-    def perform(self, choice: _Choice, word: int) -> int | None:
-        """Return the thread's state after ``choice`` found ``word``, None if a guess was wrong."""
-        seen = choice.access.see(word) if choice.access.see is not None else _UNSEEN
-        if seen in choice.after:
-            return choice.after[seen]
-        after: int | None
-        if choice.late and choice.guess != seen:
-            after = None
-        else:
-            done = _Issued(False, seen)
-            history = choice.history
-            after = self.number((*history[: choice.index], done, *history[choice.index + 1 :]))
-        choice.after[seen] = after
-        return after
+
+_CameFrom = dict[tuple[int, ...], tuple[tuple[int, ...], int, _Choice] | None]
+"""State (words, then threads) -> the state before it, who moved, and how."""
 
 
 class DomainError(Exception):
@@ -288,14 +291,16 @@ def check(system: System, order: Order) -> Result:
     """Visit every state that ``system`` can reach; stop at the first end that ``judge`` objects to.
 
     Breadth first, so the trace is a shortest one.
+
+    Raises:
+        DomainError: a word was written that the system does not list.
     """
     names = list(system.memory)
     locations = {name: index for index, name in enumerate(names)}
     n_words = len(names)
-    domains = [system.domains[name] for name in names]
     threads = [_Thread(start, order, locations, system.domains) for start in system.threads.values()]
-    first = (*(system.memory[name] for name in names), *(thread.number(()) for thread in threads))
-    came_from: dict[tuple[int, ...], tuple[tuple[int, ...], int, _Choice] | None] = {first: None}
+    first = (*system.memory.values(), *(thread.number(()) for thread in threads))
+    came_from: _CameFrom = {first: None}
     queue = deque([first])
     result = Result()
     while queue:
@@ -306,18 +311,16 @@ def check(system: System, order: Order) -> Result:
             local = thread.locals[state[position]]
             n_ended += local.ended
             for choice in local.choices:
-                word = state[choice.location]
-                after = thread.perform(choice, word)
-                if after is None:
+                location = choice.location
+                word = state[location]
+                if word not in choice.moves:
+                    choice.moves[word] = thread.perform(choice, word)
+                move = choice.moves[word]
+                if move is None:
                     continue
                 result.n_steps += 1
                 reached = list(state)
-                reached[position] = after
-                if choice.access.effect is not None:
-                    new = choice.access.effect(word)
-                    if new not in domains[choice.location]:
-                        raise DomainError(f"{choice.access.location}: {new} is not in its domain")
-                    reached[choice.location] = new
+                reached[position], reached[location] = move
                 key = tuple(reached)
                 if key not in came_from:
                     came_from[key] = (state, position - n_words, choice)
@@ -340,11 +343,7 @@ def check(system: System, order: Order) -> Result:
     return result
 
 
-def _trace(
-    system: System,
-    came_from: Mapping[tuple[int, ...], tuple[tuple[int, ...], int, _Choice] | None],
-    state: tuple[int, ...],
-) -> list[str]:
+def _trace(system: System, came_from: _CameFrom, state: tuple[int, ...]) -> list[str]:
     lines = []
     names = list(system.threads)
     while (step := came_from[state]) is not None:

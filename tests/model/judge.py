@@ -30,7 +30,8 @@ def judge(
     def verdict(memory: Mapping[str, int], outcomes: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         events = [event for outcome in outcomes.values() for event in outcome]
         bad = [text for page in pages for text in _page_violations(rules, page, start, memory, events)]
-        return bad, [event.what for event in events]
+        index_is_empty = not (memory[BLOCK] or any(memory[name] for name in rules.words_of(pages)))
+        return bad, [event.what for event in events] + ["index empty"] * index_is_empty
 
     return verdict
 

@@ -187,10 +187,10 @@ def _cases() -> Iterator[Case]:
         for skip_set in (False, True):
             for refreshed_skips in (False, True):
                 rules = replace(layout, skip_set=skip_set, refreshed_skips=refreshed_skips)
-                full_name = (
-                    name + ", skip set bits" * skip_set + ", skip when refreshed" * refreshed_skips
-                )
+                full_name = name + ", skip set bits" * skip_set + ", skip when refreshed" * refreshed_skips
                 events = frozenset(occurs.split())
+                if "release" not in name:
+                    events |= {"index empty"}  # or stale bits would pile up
                 if skip_set and "two pages" not in name:
                     events |= {"skipped"}
                 yield Case(full_name, partial(build, rules), events, large=full_name in _LARGE)
