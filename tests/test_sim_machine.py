@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numba import njit
 
 from conservation import assert_conserved
 from gpuscan.errors import InputError, TopologyError
 from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.sim import loops
+from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import PROT_NONE, REFERENCED
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
@@ -274,3 +277,18 @@ def test_same_seed_same_run_other_seed_another() -> None:
     assert first[1:] == again[1:]
     assert np.array_equal(first[0].space.frame_of, again[0].space.frame_of)
     assert first[2] != other[2]
+
+
+def test_machines_of_more_than_2_32_frames_take_wider_arrays() -> None:
+    assert index_dtype(2**32 - 1) == np.uint64
+    assert index_dtype(2**32 - 2) == np.uint32
+    # Compiled apart from the cached loops, on arrays as such a machine has them.
+    nothing = np.uint64(2**64 - 1)
+    frame_of, folio_of = np.array([2, 1], np.uint64), np.array([nothing, 1, 0], np.uint64)
+    flags, nids, counts = np.zeros(3, np.uint8), np.zeros(1, np.int32), np.zeros(4, np.int64)
+    scanned, out = np.ones(4, np.uint8), np.empty(4, np.int64)
+    assert njit(loops.unmap.py_func)(0, 2, 5, frame_of, flags, np.zeros(2, np.uint32), nids, scanned) == 2
+    assert njit(loops.touch.py_func)(np.array([0]), 0, frame_of, flags, nids, counts, out) == 1
+    assert flags.tolist() == [0, PROT_NONE, REFERENCED]
+    assert njit(loops.second_chance.py_func)(0, 3, folio_of, nothing, flags, out) == (1, 3)
+    assert out[0] == 1

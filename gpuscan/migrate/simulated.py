@@ -80,7 +80,7 @@ class SimulatedMigrator:
         frames = machine.page_map.flat_of_pfn(pfns)
         folios = np.where(frames >= 0, machine.space.folios_at(np.maximum(frames, 0)), -1)
         batch = _Batch(frames, folios, np.full(len(frames), _PENDING, dtype=np.int16), {})
-        orders = np.where(folios >= 0, machine.space.orders_of(np.maximum(folios, 0)), 0)
+        orders = machine.space.orders_of(folios)
         self._look_up(batch, target_nid, (1 << orders) == n_pages)
         self._prepare(batch, target_nid, orders)
         events, busy_ns = self._migrate_pages(batch, target_nid, orders)
@@ -97,10 +97,10 @@ class SimulatedMigrator:
         machine = self._machine
         flags = machine.space.flags[np.maximum(batch.frames, 0)]
         is_file = flags & FILE != 0
-        if self._has_vma:
-            batch.refuse(is_file & (flags & EXEC_SHARED != 0), MigrateStatus.EACCES, "shared executable")
-        # Anonymous memory and shmem are SWAPBACKED: dirty or not, they pass.
-        batch.refuse(is_file & (flags & DIRTY != 0), MigrateStatus.EAGAIN, "dirty file page")
+        if is_file.any():  # anonymous memory and shmem are SWAPBACKED: dirty or not, they pass
+            if self._has_vma:
+                batch.refuse(is_file & (flags & EXEC_SHARED != 0), MigrateStatus.EACCES, "shared executable")
+            batch.refuse(is_file & (flags & DIRTY != 0), MigrateStatus.EAGAIN, "dirty file page")
         for order in np.unique(orders[batch.pending]).tolist():
             if not machine.frames.is_balanced(target_nid, 1 << order):
                 batch.refuse(orders == order, MigrateStatus.EAGAIN, "target not balanced")
@@ -124,21 +124,22 @@ class SimulatedMigrator:
                 order = int(orders[same[0]])
                 # alloc_misplaced_dst_folio(): __GFP_THISNODE, no reclaim, kswapd is not woken.
                 new = self._machine.frames.alloc(len(same), target_nid, order)
-                unmapped = same[: len(new)]
-                fails = copy_fails[unmapped]
-                batch.refuse(_mask(batch, unmapped[fails]), MigrateStatus.EAGAIN, "copy failed")
-                self._machine.frames.free(new[fails], order)
-                moved = unmapped[~fails]
+                moved, n_allocated = same[: len(new)], len(new)
+                fails = copy_fails[moved]
+                if fails.any():
+                    batch.refuse(_mask(batch, moved[fails]), MigrateStatus.EAGAIN, "copy failed")
+                    self._machine.frames.free(new[fails], order)
+                    moved, new = moved[~fails], new[~fails]
                 if len(moved):
-                    old = self._machine.space.move(batch.folios[moved], new[~fails])
+                    old = self._machine.space.move(batch.folios[moved], new)
                     self._machine.frames.free(old, order)
-                    events.append(FolioEvents(freed=old, allocated=new[~fails], order=order))
+                    events.append(FolioEvents(freed=old, allocated=new, order=order))
                     batch.status[moved] = MigrateStatus.MOVED
                     moved_pages += len(moved) << order
-                if len(new) < len(same):
+                if n_allocated < len(same):
                     # What is unmapped moves (it has), then the call ends.
                     batch.refuse(
-                        _mask(batch, same[[len(new)]]), MigrateStatus.ENOMEM, "no free page on the target"
+                        _mask(batch, same[[n_allocated]]), MigrateStatus.ENOMEM, "no free page on the target"
                     )
                     batch.refuse(batch.pending, MigrateStatus.ENOMEM, "not reached, the call ended")
                     break
@@ -169,7 +170,8 @@ def rounds(members: NDArray[np.int64], n_pages: NDArray[np.int64]) -> list[NDArr
 
 def _runs(members: NDArray[np.int64], orders: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Cut members where the order changes."""
-    return np.split(members, np.flatnonzero(np.diff(orders)) + 1)
+    changes = np.flatnonzero(orders[1:] != orders[:-1]) + 1
+    return np.split(members, changes) if len(changes) else [members]
 
 
 def _mask(batch: _Batch, members: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -180,6 +182,8 @@ def _mask(batch: _Batch, members: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _repeats(frames: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which elements occurred before: the second isolation of a folio fails."""
-    repeats = np.ones(len(frames), dtype=np.bool_)
-    repeats[np.unique(frames, return_index=True)[1]] = False
+    repeats = np.zeros(len(frames), dtype=np.bool_)
+    if (frames[1:] <= frames[:-1]).any():  # a plan is strictly ascending
+        repeats[:] = True
+        repeats[np.unique(frames, return_index=True)[1]] = False
     return repeats

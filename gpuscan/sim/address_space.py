@@ -84,7 +84,9 @@ class AddressSpace:
         return np.where(folios == self.nothing, -1, folios.astype(np.int64))
 
     def orders_of(self, folios: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the order of folios."""
+        """Return the order of folios; any for the folio -1."""
+        if len(self._orders) == 1:
+            return np.full(len(folios), self._orders[0])
         return self._orders[np.searchsorted(self._starts, folios, side="right") - 1]
 
     def move(self, folios: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.int64]:

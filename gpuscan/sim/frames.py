@@ -236,8 +236,10 @@ class FrameAllocator:
     def free(self, heads: NDArray[np.int64], order: int = 0) -> None:
         """Give folios back to their zones."""
         zone_ids = self._section_zone[heads // SECTION_PAGES]
-        for zone_id in np.unique(zone_ids).tolist():
-            self._zones[zone_id].give(heads[zone_ids == zone_id], order)
+        while len(heads):
+            mine = zone_ids == zone_ids[0]
+            self._zones[int(zone_ids[0])].give(heads[mine], order)
+            heads, zone_ids = heads[~mine], zone_ids[~mine]
 
     def free_pages(self, nid: int) -> int:
         """Return the free pages of a node."""
