@@ -170,7 +170,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 def summary_rows(report: RunReport, summary: RunSummary, fast_means: str) -> list[tuple[str, str]]:
     """Return what a reader wants first, as (what, value) texts; ``fast_means`` says what counts as fast."""
-    rows = [("device", f"{report.device} ({report.device_reason})")]
+    rows = [("device", report.device_reason)]
     if summary.fast is not None:
         served = f"{summary.fast.before:.1%} -> {summary.fast.after:.1%}"
         if _dips(summary.fast):

@@ -126,7 +126,7 @@ def test_rows_say_before_and_after() -> None:
     rows = dict(summary_rows(run, summarize(run), "top tier"))
     assert rows["accesses served by fast memory (top tier)"] == "20.9% -> 87.3%"
     assert rows["moved"].startswith("15.6 MiB")
-    assert rows["device"] == "cpu (no GPU here)"
+    assert rows["device"] == "cpu: no GPU here"
     assert "25% of 512 pages" in rows["batches"]
     assert rows["demoted by kswapd"] == "480 KiB"
 

@@ -1,0 +1,216 @@
+"""``gpuscan run``: a workload from the first access to the last batch, and what came of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpuscan.cli.output import Output
+    from gpuscan.engine import RunReport
+    from gpuscan.report import RunSummary
+    from gpuscan.scenario import Scenario
+    from gpuscan.snapshot import Snapshot
+
+DEFAULT_WORKLOAD = "cxl-promote"
+
+
+class DeviceChoice(StrEnum):
+    """Where the scan runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    REFERENCE = "reference"
+    CUDA = "cuda"
+
+
+def run(
+    workload: Annotated[
+        str, typer.Argument(help="A built-in workload (gpuscan workloads), a TOML file, or a snapshot.")
+    ] = DEFAULT_WORKLOAD,
+    machine: Annotated[
+        Path | None,
+        typer.Option(metavar="SNAPSHOT", help="Run on a captured machine instead of a simulated one."),
+    ] = None,
+    split_cxl: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Declare the upper share of a one-node SNAPSHOT CXL memory: 50%."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the simulated machine: 64GiB, 1TiB.")
+    ] = None,
+    ticks: Annotated[
+        int | None, typer.Option(min=1, help="Rounds to run, instead of the workload's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed; the same one gives the same result.")] = None,
+    device: Annotated[
+        DeviceChoice | None,
+        typer.Option(help="Where the scan runs; auto takes the best and says why."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the workload; can be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep plan, series (Parquet), ledger and report (JSON) there."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+) -> None:
+    """Run a workload and show what its migrations were worth.
+
+    Every tick the machine's accesses become marks, the scan claims the marked
+    pages, groups them by target node and cuts them into batches, and the
+    migrator moves those. The ledger at the end says where every request went.
+
+    \b
+    gpuscan run                                          the default, 64 GiB
+    gpuscan run cxl-promote --memory 1TiB --json
+    gpuscan run cxl-promote --set policy.rate_limit=100MB/s --set tick=50ms
+    gpuscan run ping-pong --set source.two_stage=false   without its filter
+    gpuscan run cxl-promote --machine host.zarr --split-cxl 50%
+    """
+    import time
+    from contextlib import ExitStack
+
+    from gpuscan.cli.output import Output
+    from gpuscan.report import open_out, run_document, summarize
+    from gpuscan.scenario import build_scenario
+    from gpuscan.workload import load_workload
+
+    output = Output(as_json, quiet=quiet)
+    if workload.endswith(".zarr") and machine is None:
+        workload, machine = DEFAULT_WORKLOAD, Path(workload)
+    loaded = load_workload(workload, _overrides(memory, ticks, seed, overrides))
+    snapshot = _snapshot(machine, split_cxl, memory)
+    with ExitStack() as stack:
+        out_directory = stack.enter_context(open_out(out, loaded.engine_policy())) if out else None
+        started = time.perf_counter()
+        output.note(f"building the machine of {loaded.name}")
+        scenario = build_scenario(
+            loaded,
+            snapshot=snapshot,
+            device=device.value if device else None,
+            n_threads=threads,
+            plan_sink=out_directory.plan_sink if out_directory else None,
+        )
+        built = time.perf_counter()
+        report = _run(scenario, output)
+        summary = summarize(report)
+        wall_s = {"build": built - started, "run": time.perf_counter() - built}
+        document = run_document(report, summary, {**_facts(scenario), "wall_s": wall_s})
+        if out_directory is not None:
+            out_directory.finish(report, document)
+    output.document(document)
+    _print(scenario, report, summary, output)
+    if out is not None:
+        output.note(f"kept in {out}")
+
+
+def _overrides(
+    memory: str | None, ticks: int | None, seed: int | None, overrides: list[str] | None
+) -> list[str]:
+    """Return the options as overrides; ``--set`` comes last and wins."""
+    options = {"topology.memory": memory, "ticks": ticks, "seed": seed}
+    return [*(f"{key}={value}" for key, value in options.items() if value is not None), *(overrides or [])]
+
+
+def _snapshot(machine: Path | None, split_cxl: str | None, memory: str | None) -> Snapshot | None:
+    from gpuscan.errors import InputError
+    from gpuscan.units import parse_share
+
+    if machine is None:
+        if split_cxl is not None:
+            raise InputError("--split-cxl divides a captured machine; give one with --machine SNAPSHOT")
+        return None
+    if memory is not None:
+        raise InputError(f"{machine} has the memory it has; leave out --memory or --machine")
+    from gpuscan.snapshot import Snapshot
+
+    snapshot = Snapshot.read(machine)
+    return snapshot if split_cxl is None else snapshot.split_cxl(parse_share(split_cxl))
+
+
+def _run(scenario: Scenario, output: Output) -> RunReport:
+    from gpuscan.engine import TickReport
+
+    totals = {"candidates": 0, "batches": 0}
+    with output.progress(scenario.workload.name, scenario.workload.ticks, unit="ticks") as progress:
+
+        def on_tick(tick: TickReport) -> None:
+            totals["candidates"] += tick.candidates
+            totals["batches"] += tick.n_batches
+            accesses = tick.metrics.get("accesses", 0.0)
+            fast = f"{tick.metrics['accesses_fast'] / accesses:.0%}" if accesses else "-"
+            progress.advance(1, **totals, fast=fast)
+
+        return scenario.run(on_tick)
+
+
+def _facts(scenario: Scenario) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from gpuscan import __version__
+
+    workload, topology = scenario.workload, scenario.topology
+    return {
+        "gpuscan": __version__,
+        "workload": {"name": workload.name, "shows": workload.shows, "ticks": workload.ticks},
+        "machine": {
+            "topology": topology.name,
+            "memory_bytes": topology.memory_bytes,
+            "n_nodes": len(topology.nodes),
+            "fast_means": scenario.machine.fast_means,
+            **asdict(scenario.machine.spec),
+        },
+        "notes": list(scenario.notes),
+    }
+
+
+def _print(scenario: Scenario, report: RunReport, summary: RunSummary, output: Output) -> None:
+    from rich.table import Table
+
+    from gpuscan.report import ledger_rows, summary_rows
+    from gpuscan.units import format_bytes
+
+    topology = scenario.topology
+    output.line(f"{scenario.workload.name}: {scenario.workload.shows}")
+    output.line(
+        f"on {topology.name}, {format_bytes(topology.memory_bytes)} in {len(topology.nodes)} "
+        f"{'node' if len(topology.nodes) == 1 else 'nodes'}"
+    )
+    for note in scenario.notes:
+        output.line(note)
+    output.line()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    for row in summary_rows(report, summary, scenario.machine.fast_means):
+        facts.add_row(*row)
+    output.table(facts)
+    output.line()
+    requested = max(1, report.ledger.requested)
+    output.table(_counts("requests", ledger_rows(report.ledger), requested))
+    if report.refusals:
+        output.line()
+        title = "refusals (a folio may meet several)"
+        output.table(_counts(title, report.refusals.most_common(), requested))
+
+
+def _counts(title: str, counts: list[tuple[str, int]], requested: int) -> Table:
+    from rich.table import Table
+
+    table = Table(title, "folios", "of requests", box=None, header_style="bold", pad_edge=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for what, count in counts:
+        table.add_row(what, f"{count:,}", f"{count / requested:.1%}")
+    return table
