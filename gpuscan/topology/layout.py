@@ -78,20 +78,24 @@ def is_hotplugged(kind: MemoryKind, cpus: Sequence[int]) -> bool:
     return kind is MemoryKind.CXL and not cpus
 
 
-def place(sizes: Iterable[tuple[int, bool]], first_pfn: int = 0) -> list[tuple[PlannedZone, ...]]:
+def place(
+    sizes: Iterable[tuple[int, bool]], taken: Sequence[tuple[int, int]] = ()
+) -> list[tuple[PlannedZone, ...]]:
     """Lay nodes out one after the other.
+
+    The first node that is not hotplugged gets the x86 low memory with its holes (98 of its
+    pages are not RAM), DMA and DMA32, if nothing is taken below 4 GiB.
 
     Args:
         sizes: per node its pages and whether they are hotplugged (one Movable zone).
-        first_pfn: where to start. At 0 the first node that is not hotplugged gets the x86
-            low memory with its holes (98 of its pages are not RAM), DMA and DMA32.
+        taken: PFN ranges that are in use; memory above 4 GiB goes above the highest.
 
     Returns:
         Zones per node; none where the size is 0.
     """
     placed: list[tuple[PlannedZone, ...]] = []
-    low_is_free = first_pfn == 0
-    next_pfn = max(first_pfn, _HIGH_START)
+    low_is_free = all(start >= _HIGH_START for start, _ in taken)
+    next_pfn = max([_HIGH_START, *(end for _, end in taken)])
     for n_pages, hotplugged in sizes:
         zones: list[PlannedZone] = []
         if low_is_free and not hotplugged and n_pages > _DMA_END:
