@@ -88,6 +88,15 @@ def test_counts_accesses_by_who_serves_them() -> None:
     assert "mean_latency_ns" not in metrics  # no link from node 1
 
 
+def test_a_cpu_without_memory_has_the_nearest_top_tier_node_as_its_own() -> None:
+    topology = tiered()
+    no_memory = replace(topology, nodes=(node(0, cpus=(0,)), *topology.nodes[1:]))
+    placed = process(placement=((1, 0.25), (2, 0.75)), pattern=PatternSpec(kind="scan"))
+    sim = machine(placed, topology=no_memory, hint_faults=NO_SCAN)
+    assert sim.home_nid(0) == 1
+    assert sim.run(0, 20 * MS).metrics["accesses_local"] == 5000
+
+
 def test_fast_means_local_where_all_memory_is_top_tier() -> None:
     flat = Topology("flat", tiered().nodes[:2], np.array([[10, 20], [20, 10]], dtype=np.uint8))
     moved = process(placement=((0, 1.0),), cpu_nids=(0, 1), move_at_ns=TICK)

@@ -59,10 +59,11 @@ def test_scan_touches_every_page_in_turn() -> None:
 
 
 def test_hot_set_moves_to_other_pages() -> None:
-    pattern = SyntheticPattern(PatternSpec(hot_share=0.2, shift_every_ns=1000), N, KEY)
+    pattern = SyntheticPattern(PatternSpec(hot_share=0.2, shift_every_ns=1000), 10_007, KEY)
     phases = [set(pattern.hot_folios(now).tolist()) for now in (0, 1000, 2000, 3000, 4000)]
-    assert len(set.union(*phases)) == N  # no two share a page
-    assert set(pattern.hot_folios(999).tolist()) == set(pattern.hot_folios(5000).tolist()) == phases[0]
+    assert [len(phase) for phase in phases] == [2001] * 5
+    assert len(set.union(*phases)) == 5 * 2001  # no two share a page
+    assert set(pattern.hot_folios(999).tolist()) == phases[0]
     share = np.isin(drawn(pattern, now_ns=1000), list(phases[1])).mean()
     assert share == pytest.approx(0.9 + 0.1 * 0.2, abs=0.01)
 
