@@ -243,6 +243,8 @@ class RawPlan:
         examined_pages, examined_bytes: records read (pages) and bytes read in all, counted not modelled.
         n_unknown_target: READY words whose NID is not below n_targets; such a page is
             claimed and appears in no group (nothing in gpuscan writes one; a loaded image may).
+        n_superseded: claims that did not fit, because producers added more during the scan,
+            and that could not be put back, because their pages were READY again: ended.
     """
 
     offsets: NDArray[np.int64]
@@ -254,6 +256,7 @@ class RawPlan:
     examined_pages: int
     examined_bytes: int
     n_unknown_target: int = 0
+    n_superseded: int = 0
     on_recycle: Callable[[], None] | None = field(default=None, repr=False)
 
     def recycle(self) -> None:

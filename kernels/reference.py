@@ -89,7 +89,11 @@ class ReferenceKernels:
             return Outcome.ACCEPTED
 
     def record(
-        self, pfns: NDArray[np.int64], nids: NDArray[np.int32], params: RecordParams, outcomes: NDArray[np.uint8]
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        params: RecordParams,
+        outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         """Count accesses."""
         ended = [self._record(int(pfn), int(nid), params) for pfn, nid in zip(pfns, nids, strict=True)]
@@ -104,7 +108,9 @@ class ReferenceKernels:
             old = self._fields(head)
             now = fmt.time_of(params.now_jiffies)
             age = (now - int(old.time)) % (fmt.time.max + 1)
-            freq = 1 if age > fmt.window_units(params.window_jiffies) else min(int(old.freq) + 1, fmt.freq.max)
+            freq = min(int(old.freq) + 1, fmt.freq.max)
+            if age > fmt.window_units(params.window_jiffies):
+                freq = 1
             ready = bool(old.ready) or freq >= params.threshold
             self.arrays.records[head] = pack(
                 fmt, ready=int(ready), nid=target if fmt.has_nid else 0, freq=freq, time=now
@@ -228,9 +234,8 @@ class ReferenceKernels:
         cursor = request.hi
         for block in np.unique(found // BLOCK_PAGES).tolist():
             quotas = _quotas(request.cuts)
-            taken = [
-                flat for flat in found[found // BLOCK_PAGES == block].tolist() if self._pay(request.cuts, flat)
-            ]
+            ready = found[found // BLOCK_PAGES == block].tolist()
+            taken = [flat for flat in ready if self._pay(request.cuts, flat)]
             if len(claims) + len(taken) > request.capacity:
                 for quota, before in zip(_quotas(request.cuts, copy=False), quotas, strict=True):
                     quota[:] = before
@@ -257,7 +262,9 @@ class ReferenceKernels:
             n_unknown_target=len(flats) - len(order),
         )
 
-    def _candidates(self, lo: int, hi: int, path: str, node_mask: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+    def _candidates(
+        self, lo: int, hi: int, path: str, node_mask: NDArray[np.uint8] | None
+    ) -> NDArray[np.int64]:
         """Return READY flats of a range, ascending: by reading records, or by following the bits to them."""
         flats = np.arange(lo, hi, dtype=np.int64)
         mask = _ALL_NODES if node_mask is None else node_mask
@@ -266,13 +273,16 @@ class ReferenceKernels:
             wanted &= _get_bits(self.arrays.block_bits, flats // BLOCK_PAGES)
             wanted &= _get_bits(self.arrays.ready_bits, flats)
         flats = flats[wanted]
-        return flats[unpack(self.layout.fmt, self.arrays.records[flats]).ready]
+        found: NDArray[np.int64] = flats[unpack(self.layout.fmt, self.arrays.records[flats]).ready]
+        return found
 
     def _pay(self, cuts: Cutoffs | None, flat: int) -> bool:
         """Return whether the budget allows a claim, and take it from the quota."""
+        if cuts is None:
+            return True
         word = self.arrays.records[flat]
         target = int(self._targets(word))
-        if cuts is None or target >= self.layout.n_targets or cuts.cut_key[target] < 0:
+        if target >= self.layout.n_targets or cuts.cut_key[target] < 0:
             return True
         chunk = int(np.searchsorted(cuts.chunk_edges, flat, side="right")) - 1
         key, cut = int(hotness_key(self.layout.fmt, word, cuts.now)), int(cuts.cut_key[target])
@@ -388,7 +398,8 @@ def _get_bit(words: NDArray[np.uint64], index: int) -> bool:
 
 
 def _get_bits(words: NDArray[np.uint64], indexes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return words[indexes // 64] >> (indexes % 64).astype(np.uint64) & np.uint64(1) != 0
+    bits: NDArray[np.bool_] = words[indexes // 64] >> (indexes % 64).astype(np.uint64) & np.uint64(1) != 0
+    return bits
 
 
 def _set_bit(words: NDArray[np.uint64], index: int, value: bool) -> None:

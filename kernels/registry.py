@@ -51,13 +51,16 @@ def open_backend(device: Device = "auto", n_threads: int | None = None) -> tuple
 
 
 def probe_cuda() -> str:
-    """Return one line saying what a CUDA backend would find here, without starting the driver or importing CuPy."""
+    """Return one line saying what a CUDA backend would find here.
+
+    Neither initialises the driver nor imports CuPy.
+    """
     if not _DRIVER_NODE.exists():
         return f"no NVIDIA driver: {_DRIVER_NODE} is not there"
     try:
         ctypes.CDLL(_DRIVER_LIBRARY)
     except OSError:
-        return f"the NVIDIA driver's {_DRIVER_LIBRARY} cannot be loaded; install the driver's user-space libraries"
+        return f"the NVIDIA driver's {_DRIVER_LIBRARY} cannot be loaded; install its user-space libraries"
     if importlib.util.find_spec("cupy") is None:
         return "NVIDIA driver present, CuPy not installed (pip install 'gpuscan[cuda13]')"
     return "NVIDIA driver and CuPy present"

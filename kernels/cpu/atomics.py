@@ -95,6 +95,17 @@ def atomic_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
 
 
 @_intrinsic
+def plain_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
+    """``plain_load(array, index)``: for arrays that no other thread writes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
+        return _widened(builder, builder.load(pointer))
+
+    return types.int64(array, types.int64), codegen
+
+
+@_intrinsic
 def count_trailing_zeros(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
     """``count_trailing_zeros(word)``: position of the lowest set bit; 64 for 0."""
 
@@ -148,9 +159,7 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
         lane = builder.insert_element(ir.Constant(vector_type, ir.Undefined), mask, ir.IntType(32)(0))
         every_lane = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
         masks = builder.shuffle_vector(lane, ir.Constant(vector_type, ir.Undefined), every_lane)
-        matched = builder.icmp_unsigned(
-            "!=", builder.and_(loaded, masks), ir.Constant(vector_type, [0] * 64)
-        )
+        matched = builder.icmp_unsigned("!=", builder.and_(loaded, masks), ir.Constant(vector_type, [0] * 64))
         return builder.bitcast(matched, _I64)
 
     return types.int64(array, types.int64, types.int64), codegen

@@ -21,9 +21,6 @@ from gpuscan.kernels.api import (
     StoreArrays,
     StoreLayout,
 )
-from gpuscan.records import N_NODES_MAX
-from gpuscan.units import format_bytes
-
 from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, plain, store_of
 from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
 from gpuscan.kernels.cpu.budget import rank_budget
@@ -34,11 +31,17 @@ from gpuscan.kernels.cpu.release import release
 from gpuscan.kernels.cpu.request import request
 from gpuscan.kernels.cpu.scan import Scan
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
+from gpuscan.records import N_NODES_MAX
+from gpuscan.units import format_bytes
 
 PARALLEL_FROM_ITEMS = 1 << 15
 """Items of a ``request``, ``record`` or ``release`` call from which they are split over threads."""
 MAX_PARTS = 8
 """Parts of one ``request`` or ``record`` call: every part reads all PFNs to find its own."""
+
+
+_LINE_BYTES = 64
 
 
 class CpuBackend:
@@ -107,7 +110,11 @@ class CpuKernels:
         return self._produce(request, pfns, nids, (), outcomes)
 
     def record(
-        self, pfns: NDArray[np.int64], nids: NDArray[np.int32], params: RecordParams, outcomes: NDArray[np.uint8]
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        params: RecordParams,
+        outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         """Count accesses."""
         fmt = self.layout.fmt
@@ -134,7 +141,8 @@ class CpuKernels:
             compiled(store, machine, pfns, nids, part, n_parts, *params, outcomes, counts[part])
 
         self._workers.run(n_parts, produce)
-        return counts.sum(axis=0)
+        total: NDArray[np.int64] = counts.sum(axis=0)
+        return total
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """Find the cut-offs that spend a budget on the hottest pages of a range."""
@@ -165,7 +173,8 @@ class CpuKernels:
             compiled(store, flats, words, lo, hi, outcomes, counts[part])
 
         self._workers.run(n_parts, put_back)
-        return counts.sum(axis=0)
+        total: NDArray[np.int64] = counts.sum(axis=0)
+        return total
 
     def discard(self, flats: NDArray[np.int64]) -> int:
         """Zero the records of pages that were freed; return how many were READY."""
@@ -186,9 +195,9 @@ class CpuKernels:
 
     def count_ready(self) -> int:
         """Return how many records are READY."""
-        compiled, n_pages = self._compiled(count_ready), self.layout.n_pages
+        compiled, n_words = self._compiled(count_ready), self.layout.n_pages // WORD_PAGES
         n_parts = self._workers.n_threads
-        edges = [n_pages // 64 * part // n_parts * 64 for part in range(n_parts + 1)]
+        edges = [n_words * part // n_parts * WORD_PAGES for part in range(n_parts + 1)]
         counts = [0] * n_parts
         store = self.store
 
@@ -233,8 +242,11 @@ class CpuKernels:
 
     def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
         checked = plain(flats, np.int64)
-        if len(checked) and not 0 <= checked.min() <= checked.max() < self.layout.n_pages:
-            raise ValueError(f"flat page {checked.min()} or {checked.max()} is outside [0, {self.layout.n_pages})")
+        if len(checked) == 0:
+            return checked
+        first, last = int(checked.min()), int(checked.max())
+        if first < 0 or last >= self.layout.n_pages:
+            raise ValueError(f"flat pages {first} to {last} are not all in [0, {self.layout.n_pages})")
         return checked
 
 
@@ -251,21 +263,29 @@ def allocate(layout: StoreLayout) -> StoreArrays:
         raise _too_large(layout, needed, available)
     try:
         return StoreArrays(
-            records=np.zeros(n_pages, dtype=fmt.dtype),
-            ready_bits=np.zeros(n_pages // 64, dtype=np.uint64),
-            block_bits=np.zeros(n_pages // 32_768, dtype=np.uint64),
-            eligible_bits=np.zeros(n_pages // 64, dtype=np.uint64),
-            folio_order=np.zeros(n_pages if layout.has_large_folios else 0, dtype=np.uint8),
-            node_active=np.zeros(N_NODES_MAX, dtype=np.uint8),
+            records=_zeros(n_pages, fmt.dtype),
+            ready_bits=_zeros(n_pages // WORD_PAGES, np.uint64),
+            block_bits=_zeros(n_pages // SECTION_PAGES, np.uint64),
+            eligible_bits=_zeros(n_pages // WORD_PAGES, np.uint64),
+            folio_order=_zeros(n_pages if layout.has_large_folios else 0, np.uint8),
+            node_active=_zeros(N_NODES_MAX, np.uint8),
         )
     except MemoryError:
         raise _too_large(layout, needed, available) from None
 
 
+def _zeros(length: int, dtype: Any) -> NDArray[Any]:
+    """Return zeros that begin a cache line, so that the 8 ready words of a block are one line."""
+    n_bytes = length * np.dtype(dtype).itemsize
+    room = np.zeros(n_bytes + _LINE_BYTES, dtype=np.uint8)
+    start = -room.ctypes.data % _LINE_BYTES
+    return room[start : start + n_bytes].view(dtype)
+
+
 def _too_large(layout: StoreLayout, needed: int, available: int) -> DeviceError:
     return DeviceError(
-        f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} of memory, "
-        f"{format_bytes(available)} are available; simulate less memory or use the format pghot-compact"
+        f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)}, "
+        f"{format_bytes(available)} of memory are available; simulate less or use the format pghot-compact"
     )
 
 

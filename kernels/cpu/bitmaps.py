@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Store
-from gpuscan.kernels.cpu.atomics import atomic_and, atomic_exchange, atomic_load, atomic_or, count_ones, count_trailing_zeros, match_64
+from gpuscan.kernels.cpu.atomics import (
+    atomic_and,
+    atomic_exchange,
+    atomic_load,
+    atomic_or,
+    count_ones,
+    count_trailing_zeros,
+    match_64,
+)
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.pages import blocks_between
 
@@ -31,7 +39,7 @@ def count_ready(store: Store, lo: int, hi: int) -> int:
 
 @kernel
 def count_blocks(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
-    """Return how many blocks of ``[lo, hi)`` on the nodes asked for have their bit set, and how many there are."""
+    """Return how many set blocks there are in ``[lo, hi)`` on the nodes asked for, and blocks in all."""
     n_set = 0
     n_blocks = 0
     position = lo

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Cutoffs
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.records import RecordFormat
-
 from gpuscan.kernels.cpu.arguments import Store, plain
 from gpuscan.kernels.cpu.bitmaps import count_blocks
 from gpuscan.kernels.cpu.rank import rank
 from gpuscan.kernels.cpu.scan import ALL_NODES, PARALLEL_FROM_BLOCKS, PIECES_PER_THREAD
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records import RecordFormat
 
 HISTOGRAM_BYTES = 64 << 20
 """Bound of the counts per (chunk, side, target, key); many limited targets get fewer chunks.

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_exchange, atomic_load
-from gpuscan.kernels.cpu.compile import helper
-from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, target_of
+from gpuscan.kernels.cpu.compile import helper, shared_step
+from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, set_index, target_of
 
 N_STAGED, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(4)
 """What a scan kernel leaves in its ``state``: claims staged in this segment, first flat page not
@@ -45,7 +45,7 @@ def allowance(store: Store, cuts: Cuts, chunk: int, flat: int, word: int, target
 def claim(store: Store, cuts: Cuts, chunk: int, flat: int) -> int:
     """Claim a page; return the word taken, 0 where it is not READY, -1 where it must stay READY."""
     fields = store.fields
-    word = atomic_load(store.records, flat)
+    word: int = atomic_load(store.records, flat)
     while word & fields.ready != 0:
         target = target_of(fields, word)
         paid_from = allowance(store, cuts, chunk, flat, word, target)
@@ -64,20 +64,34 @@ def claim(store: Store, cuts: Cuts, chunk: int, flat: int) -> int:
     return 0
 
 
-@helper
-def stage(
+@shared_step
+def claim_gathered(
     store: Store,
-    flat: int,
-    word: int,
-    index: int,
+    cuts: Cuts,
+    chunk: int,
     flats: NDArray[np.int64],
     words: NDArray[Any],
+    n_staged: int,
+    n_gathered: int,
     n_of_target: NDArray[np.int64],
-) -> None:
-    """Write a claim down and count it for its target; the last count is for unknown ones."""
-    flats[index] = flat
-    words[index] = word
-    n_of_target[min(target_of(store.fields, word), len(n_of_target) - 1)] += 1
+) -> int:
+    """Claim candidates ``flats[n_staged:n_gathered]`` and stage what was claimed in their place, in order.
+
+    Their index bits were taken; pages that stay READY are indexed again. Claims are
+    counted per target, the last count is for unknown ones. Returns the new ``n_staged``.
+    """
+    unknown = len(n_of_target) - 1
+    for index in range(n_staged, n_gathered):
+        flat = flats[index]
+        word = claim(store, cuts, chunk, flat)
+        if word > 0:
+            flats[n_staged] = flat
+            words[n_staged] = word
+            n_staged += 1
+            n_of_target[min(target_of(store.fields, word), unknown)] += 1
+        elif word < 0:
+            set_index(store, flat)
+    return n_staged
 
 
 @helper
@@ -85,4 +99,5 @@ def take_ready_word(ready_bits: NDArray[np.uint64], index: int) -> int:
     """Clear a word of ready bits and return it; one that reads 0 needs no clearing."""
     if atomic_load(ready_bits, index) == 0:
         return 0
-    return atomic_exchange(ready_bits, index, 0)
+    taken: int = atomic_exchange(ready_bits, index, 0)
+    return taken

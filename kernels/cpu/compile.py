@@ -19,6 +19,7 @@ one warning.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import types
 import warnings
 from collections.abc import Callable
@@ -37,11 +38,16 @@ helper = cast(Callable[[_F], _F], njit(nogil=True, forceinline=True))
 """Compile a function into the kernels that call it; it is never called from Python."""
 
 
+shared_step = cast(Callable[[_F], _F], njit(nogil=True))
+"""Compile a function that kernels call, once for all of them: for long steps that work on many pages."""
+
+
 @cache
 def source_hash() -> str:
     """Return a hash of every source file whose constants and code end up in compiled kernels."""
     package = Path(__file__).parent
-    files = [*sorted(package.glob("*.py")), *(Path(module.__file__) for module in (api, pagemap, records))]
+    imported = (Path(inspect.getfile(module)) for module in (api, pagemap, records))
+    files = [*sorted(package.glob("*.py")), *imported]
     digest = hashlib.sha256()
     for file in files:
         content = file.read_bytes()

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from gpuscan.kernels.cpu.arguments import Fields, Machine, Store
 from gpuscan.kernels.cpu.atomics import atomic_load, atomic_or
 from gpuscan.kernels.cpu.compile import helper
@@ -35,13 +30,15 @@ def folio_pages(store: Store, flat: int) -> int:
     """Return the base pages of the folio that a page belongs to."""
     if len(store.folio_order) == 0:
         return 1
-    return 1 << store.folio_order[flat]
+    order: int = store.folio_order[flat]
+    return 1 << order
 
 
 @helper
 def is_eligible(store: Store, head: int) -> bool:
     """Return whether the folio may be marked."""
-    return (atomic_load(store.eligible_bits, head >> 6) >> (head & 63)) & 1 != 0
+    word: int = atomic_load(store.eligible_bits, head >> 6)
+    return (word >> (head & 63)) & 1 != 0
 
 
 @helper
@@ -61,8 +58,8 @@ def hotness_key(fields: Fields, word: int, now: int) -> int:
 
 
 @helper
-def mark_ready(store: Store, head: int) -> None:
-    """Index a page whose record just became READY: ready bit, then block bit, then its node.
+def set_index(store: Store, head: int) -> None:
+    """Index a READY page: ready bit, then block bit.
 
     A bit that is set already is not set again. The load that sees it comes after the
     read-modify-write of the level below in the one order of all sequentially consistent
@@ -74,6 +71,12 @@ def mark_ready(store: Store, head: int) -> None:
     block = 1 << ((head >> 9) & 63)
     if atomic_load(store.block_bits, head >> 15) & block == 0:
         atomic_or(store.block_bits, head >> 15, block)
+
+
+@helper
+def mark_ready(store: Store, head: int) -> None:
+    """Index a page whose record just became READY, and activate its node."""
+    set_index(store, head)
     nid = store.section_nid[head >> 15]
     if atomic_load(store.node_active, nid) == 0:
         atomic_or(store.node_active, nid, 1)
@@ -81,19 +84,9 @@ def mark_ready(store: Store, head: int) -> None:
 
 @helper
 def blocks_between(lo: int, hi: int) -> int:
-    """Return the bits of the blocks of ``[lo, hi)`` in their section's block word; the range is inside one section."""
+    """Return the bits of the blocks of ``[lo, hi)``, inside one section, in its block word."""
     first = (lo >> 9) & 63
     n_blocks = (hi - lo) >> 9
     if n_blocks == 64:
         return -1
     return ((1 << n_blocks) - 1) << first
-
-
-@helper
-def note(outcomes: NDArray[np.uint8], counts: NDArray[np.int64], index: int, outcome: int) -> None:
-    """Count an outcome, and store it where somebody asks."""
-    counts[outcome] += 1
-    if len(outcomes) > 0:
-        outcomes[index] = outcome
-
-

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import ReleaseOutcome
-
 from gpuscan.kernels.cpu.arguments import Cuts, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.claim import N_STAGED
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, is_eligible, mark_ready, note, target_of
+from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, is_eligible, mark_ready, target_of
 
 _RESTORED, _SUPERSEDED = int(ReleaseOutcome.RESTORED), int(ReleaseOutcome.SUPERSEDED)
 _INELIGIBLE = int(ReleaseOutcome.INELIGIBLE)
@@ -45,12 +44,12 @@ def release(
     """Put back elements ``[lo, hi)`` of what a plan claimed."""
     for index in range(lo, hi):
         flat = flats[index]
-        if not is_eligible(store, flat):
-            note(outcomes, counts, index, _INELIGIBLE)
-        elif put_back(store, flat, np.int64(words[index])):
-            note(outcomes, counts, index, _RESTORED)
-        else:
-            note(outcomes, counts, index, _SUPERSEDED)
+        outcome = _INELIGIBLE
+        if is_eligible(store, flat):
+            outcome = _RESTORED if put_back(store, flat, plain_load(words, index)) else _SUPERSEDED
+        counts[outcome] += 1
+        if len(outcomes) > 0:
+            outcomes[index] = outcome
 
 
 @kernel
@@ -75,7 +74,7 @@ def undo(
     n_targets = len(n_of_target) - 1
     for index in range(n_kept, state[N_STAGED]):
         flat = flats[index]
-        word = np.int64(words[index])
+        word = plain_load(words, index)
         if not put_back(store, flat, word):
             n_superseded += 1
         target = min(target_of(store.fields, word), n_targets)

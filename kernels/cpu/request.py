@@ -6,17 +6,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import NODE_HAS_MEMORY, Outcome
-from gpuscan.records import N_NODES_MAX
-
 from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load
-from gpuscan.kernels.cpu.compile import kernel
-from gpuscan.kernels.cpu.pages import find_flat, folio_pages, is_eligible, mark_ready, note
+from gpuscan.kernels.cpu.compile import helper, kernel
+from gpuscan.kernels.cpu.pages import find_flat, folio_pages, is_eligible, mark_ready
+from gpuscan.records import N_NODES_MAX
 
-_HAS_MEMORY = NODE_HAS_MEMORY
 _ACCEPTED, _REFRESHED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED)
 _UNKNOWN_TARGET, _UNKNOWN_PFN = int(Outcome.UNKNOWN_TARGET), int(Outcome.UNKNOWN_PFN)
 _INELIGIBLE, _OWN_NODE = int(Outcome.INELIGIBLE), int(Outcome.OWN_NODE)
+
+
+@helper
+def request_one(store: Store, machine: Machine, flat: int, target: int) -> int:
+    """Mark the folio of a page and return the :class:`Outcome`; ``flat`` is negative for an unknown PFN."""
+    fields = store.fields
+    if target < 0 or target >= N_NODES_MAX or machine.node_flags[target] & NODE_HAS_MEMORY == 0:
+        return _UNKNOWN_TARGET
+    if flat < 0:
+        return _UNKNOWN_PFN
+    head = flat & -folio_pages(store, flat)
+    if not is_eligible(store, head):
+        return _INELIGIBLE
+    if store.section_nid[head >> 15] == target:
+        return _OWN_NODE
+    nid_field = (target & fields.nid_max) << fields.nid_shift
+    keep = ~(fields.nid_max << fields.nid_shift)
+    word = atomic_load(store.records, head)
+    while True:
+        seen = atomic_compare_exchange(store.records, head, word, (word & keep) | nid_field | fields.ready)
+        if seen == word:
+            break
+        word = seen
+    if word & fields.ready != 0:
+        # Whoever made it READY owes the index bits: they are set, or about to be.
+        return _REFRESHED
+    mark_ready(store, head)
+    return _ACCEPTED
 
 
 @kernel
@@ -38,35 +64,11 @@ def request(
     fields = store.fields
     extent = 0
     for index in range(len(pfns)):
-        pfn = pfns[index]
-        if (pfn >> 15) % n_parts != part:
+        if (pfns[index] >> 15) % n_parts != part:
             continue
         target = nids[index] if fields.nid_max != 0 else fields.fixed_target
-        if target < 0 or target >= N_NODES_MAX or machine.node_flags[target] & _HAS_MEMORY == 0:
-            note(outcomes, counts, index, _UNKNOWN_TARGET)
-            continue
-        flat, extent = find_flat(machine, pfn, extent)
-        if flat < 0:
-            note(outcomes, counts, index, _UNKNOWN_PFN)
-            continue
-        head = flat & -folio_pages(store, flat)
-        if not is_eligible(store, head):
-            note(outcomes, counts, index, _INELIGIBLE)
-            continue
-        if store.section_nid[head >> 15] == target:
-            note(outcomes, counts, index, _OWN_NODE)
-            continue
-        nid_field = (target & fields.nid_max) << fields.nid_shift
-        keep = ~(fields.nid_max << fields.nid_shift)
-        word = atomic_load(store.records, head)
-        while True:
-            seen = atomic_compare_exchange(store.records, head, word, (word & keep) | nid_field | fields.ready)
-            if seen == word:
-                break
-            word = seen
-        if word & fields.ready != 0:
-            # Whoever made it READY owes the index bits: they are set, or about to be.
-            note(outcomes, counts, index, _REFRESHED)
-        else:
-            mark_ready(store, head)
-            note(outcomes, counts, index, _ACCEPTED)
+        flat, extent = find_flat(machine, pfns[index], extent)
+        outcome = request_one(store, machine, flat, target)
+        counts[outcome] += 1
+        if len(outcomes) > 0:
+            outcomes[index] = outcome

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import RawPlan, ScanRequest
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
-from gpuscan.records import N_NODES_MAX, RecordFormat
-
 from gpuscan.kernels.cpu.arguments import Cuts, Store, cuts_of, plain
 from gpuscan.kernels.cpu.bitmaps import count_blocks, count_candidates, sample_ready_words
 from gpuscan.kernels.cpu.buffers import Buffers, Segment
@@ -22,6 +19,8 @@ from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
 from gpuscan.kernels.cpu.scatter import scatter
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
+from gpuscan.records import N_NODES_MAX, RecordFormat
 
 PIECES_PER_THREAD = 8
 """Pieces of a range per thread, so that none waits long for the last one."""
@@ -62,7 +61,13 @@ class Scan:
     """A scan under way. :meth:`run` is called once."""
 
     def __init__(
-        self, store: Store, fmt: RecordFormat, n_targets: int, request: ScanRequest, workers: Workers, buffers: Buffers
+        self,
+        store: Store,
+        fmt: RecordFormat,
+        n_targets: int,
+        request: ScanRequest,
+        workers: Workers,
+        buffers: Buffers,
     ) -> None:
         self.store = store
         self.bits = fmt.bits
@@ -105,7 +110,7 @@ class Scan:
         if cuts is not None:
             edges = cuts.chunk_edges.tolist()
             if lo < hi and not edges[0] <= lo <= hi <= edges[-1]:
-                raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked range [{edges[0]}, {edges[-1]})")
+                raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked [{edges[0]}, {edges[-1]})")
         else:
             first, last = lo // SECTION_PAGES, -(-hi // SECTION_PAGES)
             n_pieces = 1 if self.inline else self.workers.n_threads * PIECES_PER_THREAD
@@ -144,13 +149,14 @@ class Scan:
         return pieces
 
     def _count_candidates(self, piece: Piece, at_most: int) -> tuple[int, int]:
-        count, end = count_candidates.for_bits(self.bits)(self.store, self.node_mask, piece.lo, piece.hi, at_most)
+        compiled = count_candidates.for_bits(self.bits)
+        count, end = compiled(self.store, self.node_mask, piece.lo, piece.hi, at_most)
         return count, end
 
     def _most_claims_of_budget(self) -> int:
         cuts = self.cuts
-        if len(cuts.cut_key) == 0 or (cuts.cut_key < 0).any():
-            return self.n_blocks * BLOCK_PAGES
+        if len(cuts.cut_key) == 0 or bool((cuts.cut_key < 0).any()):
+            return int(self.n_blocks) * BLOCK_PAGES
         return int(cuts.above_pages.sum() + cuts.tie_pages_from.sum() + cuts.tie_pages_below.sum())
 
     def run(self) -> RawPlan:
@@ -238,7 +244,7 @@ class Scan:
                 continue
 
     def _group(self, cursor: int) -> RawPlan:
-        """Scatter the claims to their targets: an exclusive prefix sum over (target, piece), then stable copies."""
+        """Scatter the claims: an exclusive prefix sum over (target, piece), then stable copies."""
         counts = np.zeros((len(self.pieces), self.n_targets + 1), dtype=np.int64)
         for index, piece in enumerate(self.pieces):
             counts[index] = piece.n_of_target
@@ -273,6 +279,7 @@ class Scan:
             examined_pages=self._examined(EXAMINED_PAGES),
             examined_bytes=self._examined(EXAMINED_BYTES),
             n_unknown_target=n_all - n_known,
+            n_superseded=self.n_superseded,
             on_recycle=lambda: self.buffers.give_plan(flats, words),
         )
 

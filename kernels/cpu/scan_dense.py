@@ -8,8 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
-from gpuscan.kernels.cpu.atomics import atomic_and, atomic_load, atomic_or, count_trailing_zeros, match_64, or_256_bytes
-from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION, claim, stage, take_ready_word
+from gpuscan.kernels.cpu.atomics import (
+    atomic_and,
+    atomic_load,
+    atomic_or,
+    count_trailing_zeros,
+    match_64,
+    or_256_bytes,
+)
+from gpuscan.kernels.cpu.claim import (
+    EXAMINED_BYTES,
+    EXAMINED_PAGES,
+    N_STAGED,
+    POSITION,
+    claim_gathered,
+    take_ready_word,
+)
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.pages import blocks_between
 
@@ -27,13 +41,14 @@ def scan_dense(
     n_of_target: NDArray[np.int64],
     state: NDArray[np.int64],
 ) -> None:
-    """Claim in ``[lo, hi)`` until the segment has no room for a whole block; arguments as :data:`scan_indexed`.
+    """Claim in ``[lo, hi)`` until the segment has no room for a whole block.
 
-    A tile is a block. Ready bits are taken, not looked at, and only under set block
-    bits: where a producer marks a page just now, the record may be claimed here before
-    its bits are set, which leaves bits that say too much, never too little.
+    Arguments as :data:`scan_indexed`. Ready bits are taken, not looked at, and only under
+    set block bits: where a producer marks a page just now, the record may be claimed here
+    before its bits are set, which leaves bits that say too much, never too little.
     """
     n_staged = 0
+    n_gathered = 0  # candidates follow the claims in flats until they are claimed
     n_pages = 0
     n_bytes = 0
     wide_block = 512 * store.records.itemsize // 8  # 64-bit words in the records of a block
@@ -49,13 +64,10 @@ def scan_dense(
         taken = atomic_load(store.block_bits, section) & blocks
         if taken != 0:
             taken = atomic_and(store.block_bits, section, ~blocks) & blocks
-        kept = 0  # blocks whose pages stay READY, or were not come to
         while position < end:
-            if len(flats) - n_staged < 512:
-                kept |= taken & blocks_between(position, end)
+            if len(flats) - n_gathered < 512:
                 break
-            block = (position >> 9) & 63
-            if (taken >> block) & 1 != 0:
+            if (taken >> ((position >> 9) & 63)) & 1 != 0:
                 n_bytes += 64
                 for word_index in range(position >> 6, (position >> 6) + 8):
                     take_ready_word(store.ready_bits, word_index)
@@ -65,26 +77,20 @@ def scan_dense(
             for tile in range(wide_index, wide_index + wide_block, 32):
                 seen |= or_256_bytes(store.wide_records, tile)
             if seen & store.wide_ready != 0:
-                for word_index in range(position >> 6, (position >> 6) + 8):
-                    ready = match_64(store.records, word_index << 6, store.fields.ready)
-                    staying = 0
+                for first in range(position, position + 512, 64):
+                    ready = match_64(store.records, first, store.fields.ready)
                     while ready != 0:
-                        bit = count_trailing_zeros(ready)
+                        flats[n_gathered] = first + count_trailing_zeros(ready)
+                        n_gathered += 1
                         ready &= ready - 1
-                        flat = (word_index << 6) + bit
-                        word = claim(store, cuts, chunk, flat)
-                        if word > 0:
-                            stage(store, flat, word, n_staged, flats, words, n_of_target)
-                            n_staged += 1
-                        elif word < 0:
-                            staying |= 1 << bit
-                    if staying != 0:
-                        atomic_or(store.ready_bits, word_index, staying)
-                        kept |= 1 << block
             position += 512
-        if kept != 0:
-            atomic_or(store.block_bits, section, kept)
+        # While the section is in the cache.
+        n_staged = claim_gathered(store, cuts, chunk, flats, words, n_staged, n_gathered, n_of_target)
+        n_gathered = n_staged
         if position < end:
+            not_come_to = taken & blocks_between(position, end)
+            if not_come_to != 0:
+                atomic_or(store.block_bits, section, not_come_to)
             break
     state[N_STAGED] = n_staged
     state[POSITION] = position

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Fields
+from gpuscan.kernels.cpu.atomics import plain_load
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.pages import target_of
 
@@ -22,10 +23,13 @@ def scatter(
     plan_flats: NDArray[np.int64],
     plan_words: NDArray[Any],
 ) -> None:
-    """Copy one segment. ``next_of_target`` int64[n_targets + 1]: next free place per target, counted up in place."""
+    """Copy one segment.
+
+    ``next_of_target``, int64[n_targets + 1], is the next free place per target, counted up in place.
+    """
     n_targets = len(next_of_target) - 1
     for index in range(n_staged):
-        word = np.int64(words[index])
+        word = plain_load(words, index)
         target = min(target_of(fields, word), n_targets)
         place = next_of_target[target]
         next_of_target[target] = place + 1

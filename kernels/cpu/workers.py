@@ -69,7 +69,7 @@ class _Tasks:
         self.error: BaseException | None = None
 
     def help(self) -> None:
-        """Work in a thread of the pool. Only these are waited for: a signal interrupts the caller, never them."""
+        """Work in a thread of the pool. Only these are waited for: signals interrupt the caller alone."""
         with self.changed:
             if self.next_task >= self.n_tasks:
                 return  # also when run() is over: nothing may start then
