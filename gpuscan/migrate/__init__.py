@@ -1,0 +1,1 @@
+"""What moves pages: each module is one migrator (:class:`gpuscan.flow.Migrator`)."""
