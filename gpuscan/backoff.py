@@ -18,33 +18,33 @@ class Backoff:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._due: dict[int, list[tuple[NDArray[np.int64], NDArray[Any]]]] = {}
         self._dtype = dtype
-        self._flat = np.empty(0, dtype=np.int64)  # ascending, folios with attempts
-        self._attempts = np.empty(0, dtype=np.int64)
+        # Sets by flat index: batches are small and many, so each must cost what it holds,
+        # not what waits already (a full target refuses hundreds of thousands of folios).
+        self._waiting: set[int] = set()
+        self._attempts: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Folios waiting."""
-        return sum(len(flats) for parts in self._due.values() for flats, _ in parts)
+        return len(self._waiting)
 
     def refused(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count one more refusal of each of ``flats`` (int64[n], distinct); return the attempts so far."""
-        merged = np.union1d(self._flat, flats)
-        attempts = np.zeros(len(merged), dtype=np.int64)
-        attempts[np.searchsorted(merged, self._flat)] = self._attempts
-        positions = np.searchsorted(merged, flats)
-        attempts[positions] += 1
-        self._flat, self._attempts = merged, attempts
-        return attempts[positions]
+        attempts = self._attempts
+        for flat in flats.tolist():
+            attempts[flat] = attempts.get(flat, 0) + 1
+        return np.array([attempts[flat] for flat in flats.tolist()], dtype=np.int64)
 
     def settled(self, flats: NDArray[np.int64]) -> None:
         """Forget the attempts of folios that were moved, dropped or freed."""
-        if len(self._flat) and len(flats):
-            keep = ~np.isin(self._flat, flats)
-            self._flat, self._attempts = self._flat[keep], self._attempts[keep]
+        if self._attempts:
+            for flat in flats.tolist():
+                self._attempts.pop(flat, None)
 
     def wait(self, flats: NDArray[np.int64], words: NDArray[Any], due_tick: int) -> None:
         """Keep claimed folios until ``due_tick``."""
         if len(flats):
             self._due.setdefault(due_tick, []).append((flats, words))
+            self._waiting.update(flats.tolist())
 
     def due(self, tick: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Take out the folios due at ``tick`` or before: their heads and claimed words."""
@@ -52,14 +52,16 @@ class Backoff:
 
     def freed(self, flats: NDArray[np.int64]) -> int:
         """Take out folios that were freed while waiting; return how many there were."""
-        before = len(self)
-        if before:
+        gone = self._waiting.intersection(flats.tolist())
+        if gone:
+            self._waiting -= gone
+            taken = np.fromiter(gone, dtype=np.int64, count=len(gone))
             for parts in self._due.values():
                 for index, (waiting, words) in enumerate(parts):
-                    keep = ~np.isin(waiting, flats)
+                    keep = ~np.isin(waiting, taken)
                     parts[index] = waiting[keep], words[keep]
         self.settled(flats)
-        return before - len(self)
+        return len(gone)
 
     def _collect(
         self, parts: Iterator[tuple[NDArray[np.int64], NDArray[Any]]]
@@ -67,4 +69,6 @@ class Backoff:
         taken = list(parts)
         if not taken:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=self._dtype)
-        return np.concatenate([flats for flats, _ in taken]), np.concatenate([words for _, words in taken])
+        flats = np.concatenate([flats for flats, _ in taken])
+        self._waiting.difference_update(flats.tolist())
+        return flats, np.concatenate([words for _, words in taken])
