@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,10 @@ from gpuscan.pageflags import NO_PAGE, Kpf, bits
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.sim.captured import FrameBit
 from gpuscan.snapshot import Snapshot
-from gpuscan.sources.captured import captured_frames
+from gpuscan.sources.captured import captured_frames, hot_on_lower_tiers
 from gpuscan.topology import Topology
 from hosts import HOST
-from machines import node
+from machines import node, tiered
 
 LRU = bits(Kpf.LRU)
 
@@ -65,3 +67,30 @@ def test_the_captured_host():
     assert ((frames.flags & FrameBit.LRU) != 0).sum() == found.eligible.sum()
     n_tails = int(found.n_pages_of.sum()) - int(found.eligible.sum())
     assert (frames.flags == FrameBit.TAIL).sum() == n_tails > 0
+
+
+def test_hot_folios_are_recorded_from_the_lower_tier_only():
+    topology = tiered()  # nodes 0 and 1 on top, 2 is nearest to 0, 3 to 1
+    flags = np.full(topology.page_map.n_pages, LRU)
+    heads = np.array([start + 5 for start in range(0, len(flags), SECTION_PAGES)])
+    flags[heads] |= bits(Kpf.REFERENCED)
+    machine = Snapshot(
+        topology,
+        flags,
+        np.zeros(len(flags), dtype=np.uint32),
+        "6.18",
+        250,
+        False,
+        "2026-01-01T00:00:00+00:00",
+    )
+    frames = machine.frames()
+    starts = [zone.present[0][0] for _, zone in topology.zones]
+    produced = hot_on_lower_tiers(machine, frames)
+    assert produced.pfns.tolist() == [starts[2] + 5, starts[3] + 5]
+    assert produced.nids.tolist() == [0, 1]
+    assert hot_on_lower_tiers(machine, frames, target_nid=1).nids.tolist() == [1, 1]
+
+    away = topology.distance.copy()
+    away[2, :2] = 255
+    cut_off = dataclasses.replace(machine, topology=dataclasses.replace(topology, distance=away))
+    assert hot_on_lower_tiers(cut_off, frames).nids.tolist() == [1]

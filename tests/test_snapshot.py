@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,8 +16,9 @@ from gpuscan.errors import InputError, RunFailedError, SnapshotError, TopologyEr
 from gpuscan.pageflags import Kpf, bits
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.snapshot import Snapshot
+from gpuscan.topology import Topology
 from hosts import HOST
-from machines import tiered
+from machines import node, tiered
 
 
 @pytest.fixture(autouse=True)
@@ -259,3 +261,17 @@ def test_a_split_counts_pages_in_use(machine, host):
     assert abs(counts[1] / sum(counts) - 0.5) < 0.03
     with pytest.raises(TopologyError, match="has 4; leave the split out"):
         machine.split_cxl(0.5)
+
+
+def test_nodes_that_take_turns_in_the_pfn_space(machine, tmp_path):
+    size = SECTION_PAGES
+    first = node(0, (0, size), (2 * size, 4 * size), (6 * size, 7 * size), cpus=(0,))
+    second = node(1, (size, 2 * size), (4 * size, 6 * size), cpus=(1,))
+    topology = Topology("turns", (first, second), np.array([[10, 20], [20, 10]], dtype=np.uint8))
+    turns = dataclasses.replace(
+        machine, topology=topology, flags=machine.flags[: 7 * size], mapcounts=machine.mapcounts[: 7 * size]
+    )
+    turns.write(tmp_path / "a.zarr")
+    again = Snapshot.read(tmp_path / "a.zarr")
+    assert (again.flags == turns.flags).all()
+    assert (again.mapcounts == turns.mapcounts).all()
