@@ -27,6 +27,8 @@ _NANOSECONDS = {
 }
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*)\s*")
 _LIMIT = 1 << 63
+_MAX_DIGITS = 40
+"""Far beyond 63 bits, and far below where int() refuses and float() overflows."""
 
 
 def _split(text: str, what: str, example: str) -> tuple[float | int, str]:
@@ -34,6 +36,8 @@ def _split(text: str, what: str, example: str) -> tuple[float | int, str]:
     if match is None:
         raise InputError(f"{text!r} is not a {what}; write for example {example}")
     number, unit = match.groups()
+    if len(number) > _MAX_DIGITS:
+        raise InputError(f"{number[:12]}... has {len(number)} digits; give a smaller {what}")
     return (float(number) if "." in number else int(number)), unit
 
 
@@ -77,7 +81,7 @@ def parse_share(text: str) -> float:
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Return a size with a binary unit and at most three digits, ``1.5 TiB``."""
+    """Return a size with a binary unit and three digits (four from 1000 on), ``1.5 TiB``."""
     return _formatted(n_bytes, 1024.0, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
 
 
@@ -87,24 +91,24 @@ def format_count(count: float) -> str:
 
 
 def _formatted(value: float, step: float, suffixes: tuple[str, ...]) -> str:
-    index = 0
-    while abs(value) >= step and index < len(suffixes) - 1:
+    for suffix in suffixes:
+        whole = suffix == suffixes[0] and float(value).is_integer()
+        digits = 0 if whole or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+        number = f"{value:.{digits}f}"
+        # Decided after rounding: 1,048,575 bytes are 1 MiB, not 1024 KiB.
+        if abs(float(number)) < step:
+            break
         value /= step
-        index += 1
-    digits = (
-        0
-        if index == 0 and float(value).is_integer()
-        else (2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
-    )
-    number = f"{value:.{digits}f}"
     if "." in number:
         number = number.rstrip("0").rstrip(".")
-    return f"{number} {suffixes[index]}"
+    return f"{number} {suffix}"
 
 
 def format_time(ns: float) -> str:
     """Return a duration with the largest unit that keeps it above one, ``1.25 ms``."""
-    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
-        if abs(ns) >= scale:
-            return f"{ns / scale:.3g} {unit}" if abs(ns) < 1000 * scale else f"{ns / scale:.0f} {unit}"
-    return f"{ns:.3g} ns"
+    value = float(ns)
+    for unit in ("ns", "us", "ms"):
+        if abs(float(f"{value:.3g}")) < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} s" if abs(value) < 999.5 else f"{value:.0f} s"
