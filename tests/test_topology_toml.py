@@ -159,7 +159,7 @@ def test_errors_name_the_file_and_the_key(old, new, message):
 
 def test_duplicate_link():
     link = SMALL[SMALL.index("[[links]]") :]
-    with pytest.raises(TopologyError, match="links.1: 0 -> 1 appears twice"):
+    with pytest.raises(TopologyError, match=r"links.1: 0 -> 1 appears twice"):
         parse_toml(SMALL + link, "m.toml")
 
 
