@@ -24,6 +24,7 @@ from .protocol import (
     Claim,
     Event,
     Rules,
+    Taken,
     claim,
     clear_bits,
     discard,
@@ -37,6 +38,7 @@ from .protocol import (
     request,
     scan,
     set_bits,
+    take_blocks,
     take_word,
     word_of,
 )
@@ -85,30 +87,26 @@ def scan_that_clears_after_claims(rules: Rules, pages: Sequence[int], *, dense: 
     return events
 
 
-def take_ready_before_block(
-    rules: Rules, pages: Sequence[int], *, dense: bool
-) -> Generator[Step, Any, dict[str, int]]:
+def take_ready_before_block(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
     """Clear the ready words, then the block word."""
-    found = {}
+    words = {}
     for location in rules.words_of(pages):
-        found[location] = yield take_word(location)
+        words[location] = yield take_word(location)
     yield Fence.FULL
-    yield clear_bits(BLOCK, rules.block_bits(pages))
+    blocks = yield take_blocks(rules.block_bits(pages))
     yield Fence.FULL
-    return found
+    return Taken(blocks, words)
 
 
-def take_whole_block_word(
-    rules: Rules, pages: Sequence[int], *, dense: bool
-) -> Generator[Step, Any, dict[str, int]]:
+def take_whole_block_word(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
     """Clear every bit of the block word, also those of blocks outside the range."""
-    found = {}
-    yield clear_bits(BLOCK, rules.block_bits(range(len(rules.blocks))))
+    blocks = yield take_blocks(rules.block_bits(range(len(rules.blocks))))
     yield Fence.FULL
+    words = {}
     for location in rules.words_of(pages):
-        found[location] = yield take_word(location)
+        words[location] = yield take_word(location)
     yield Fence.FULL
-    return found
+    return Taken(blocks, words)
 
 
 def put_nothing_back(rules: Rules, left: Sequence[int]) -> Generator[Step, Any, None]:
@@ -295,6 +293,11 @@ def _freed_meanwhile() -> System:
     return system(ONE_PAGE, threads)
 
 
+def _freed_while_claimed() -> System:
+    threads = {"free": partial(free, 0), "scan": partial(scan, ONE_PAGE, (0,), refuse=True)}
+    return system(ONE_PAGE, threads, records={0: PENDING})
+
+
 def _without_fence(place: str) -> System:
     rules = replace(ONE_PAGE, fences={name: Fence.FULL for name in FENCES if name != place})
     if place.startswith("restore"):
@@ -384,6 +387,7 @@ FAULTS = (
         LOST,
     ),
     Fault("discard clears the ready bit", _freed_and_requested, LOST),
+    Fault("eligible bit not looked at by release", _freed_while_claimed, "page 0 was freed and is READY"),
     Fault("eligible bit looked at before the mark only", _freed_meanwhile, "page 0 was freed and is READY"),
     Fault(
         "NID and READY are two atomics (RFC v1)",

@@ -116,7 +116,10 @@ def system(
     def show(location: str, word: int) -> str:
         if not location.startswith("record"):
             return f"{word:0{len(pages)}b}"
-        freq = f" freq {freq_of(word)}" if freq_of(word) else ""
-        return (f"READY nid {nid_of(word)}" if is_ready(word) else "-") + freq
+        fields = ["READY"] * is_ready(word)
+        fields += [
+            f"{name} {value}" for name, value in (("nid", nid_of(word)), ("freq", freq_of(word))) if value
+        ]
+        return " ".join(fields) or "0"
 
     return System(memory, domains, threads, judge(rules, memory), show)

@@ -72,6 +72,11 @@ def any_of(bits: int, word: int) -> bool:
     return bool(word & bits)
 
 
+def lacks(bits: int, word: int) -> bool:
+    """Return whether any of ``bits`` is clear."""
+    return bool(~word & bits)
+
+
 class Event(NamedTuple):
     """What a thread did to a page, from what its atomics returned.
 
@@ -105,7 +110,7 @@ class Rules:
     Attributes:
         ready_words: ready word of each page; two pages of one word have different bits.
         blocks: bit of each page's block in the (one) block word.
-        skip_set: producers look first and leave a bit alone that is set.
+        skip_set: producers and restoring scans look first and leave a bit alone that is set.
         refreshed_skips: a producer that finds READY set leaves the index to whoever set it.
         fences: kind by place; a missing place has no fence.
     """
@@ -136,6 +141,10 @@ class Rules:
             bits |= 1 << self.blocks[page]
         return bits
 
+    def under(self, blocks: int, pages: Iterable[int]) -> list[int]:
+        """Return those of ``pages`` whose block bit is among ``blocks``."""
+        return [page for page in pages if blocks >> self.blocks[page] & 1]
+
     def words_of(self, pages: Iterable[int]) -> dict[str, int]:
         """Return ready word -> bits of ``pages`` in it."""
         words: dict[str, int] = {}
@@ -163,6 +172,11 @@ def set_bits(location: str, bits: int) -> Access:
 def clear_bits(location: str, bits: int) -> Access:
     """Return the atomic AND that clears bits and does not look at the old word."""
     return update(location, f"clear {bits:#b}", lambda word: word & ~bits)
+
+
+def take_blocks(bits: int) -> Access:
+    """Return the atomic AND that takes bits of the block word."""
+    return update(BLOCK, f"take {bits:#b}", lambda word: word & ~bits, see=lambda word: word & bits)
 
 
 def take_word(location: str) -> Access:
@@ -299,6 +313,18 @@ def request_eligible(rules: Rules, page: int, nid: int) -> Program:
 # --- scans: block word, then ready words, then records ------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The bits that a scan took: of the block word, and of each ready word."""
+
+    blocks: int
+    words: Mapping[str, int]
+
+    def has(self, rules: Rules, page: int) -> bool:
+        """Return whether the page's ready bit was taken."""
+        return any_of(rules.ready_bit(page), self.words.get(rules.ready_location(page), 0))
+
+
 class Claim(NamedTuple):
     """A claimed page: the word that the atomic took, and the target that the plan is told."""
 
@@ -307,31 +333,64 @@ class Claim(NamedTuple):
     told: int
 
 
-def take_bits(rules: Rules, pages: Sequence[int], *, dense: bool) -> Generator[Step, Any, dict[str, int]]:
-    """Clear the index bits of the scan's range, top down; return ready word -> bits that were set.
+def take_bits(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
+    """Clear the index bits of the scan's range, top down, as far as they are set.
 
     ::
 
-        if not dense and not load(block) & range: return nothing
-        and(block, ~range)
+        if not load(block) & range: return nothing
+        taken = and(block, ~range) & range
         fence
-        for word in ready words of the range:  if load(word): bits = xchg(word, 0)
+        for word in ready words under taken:  if load(word): bits = xchg(word, 0)
         fence
     """
     bits = rules.block_bits(pages)
-    found: dict[str, int] = {}
-    if not dense:
-        any_set = yield load(BLOCK, see=partial(any_of, bits))
-        if not any_set:
-            return found
-    yield clear_bits(BLOCK, bits)
+    any_set = yield load(BLOCK, see=partial(any_of, bits))
+    if not any_set:
+        return Taken(0, {})
+    blocks = yield take_blocks(bits)
     yield from rules.fence("scan: block | ready")
-    for location in rules.words_of(pages):
+    words: dict[str, int] = {}
+    for location in rules.words_of(rules.under(blocks, pages)):
         any_set = yield load(location, see=bool)
         if any_set:
-            found[location] = yield take_word(location)
+            words[location] = yield take_word(location)
     yield from rules.fence("scan: ready | record")
-    return found
+    return Taken(blocks, words)
+
+
+def take_range(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
+    """Clear all index bits of the range without looking first, as a dense scan may."""
+    blocks = yield take_blocks(rules.block_bits(pages))
+    yield from rules.fence("scan: block | ready")
+    words: dict[str, int] = {}
+    for location in rules.words_of(pages):
+        words[location] = yield take_word(location)
+    yield from rules.fence("scan: ready | record")
+    return Taken(blocks, words)
+
+
+def take_first_block(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
+    """Take all block bits of the range, come to its first block only, and give the others back.
+
+    ::
+
+        taken = and(block, ~range) & range
+        fence
+        ready words of the first block
+        or(block, taken & other blocks)
+        fence
+    """
+    first = rules.block_bits(pages[:1])
+    blocks = yield take_blocks(rules.block_bits(pages))
+    yield from rules.fence("scan: block | ready")
+    words: dict[str, int] = {}
+    for location in rules.words_of(rules.under(blocks & first, pages)):
+        words[location] = yield take_word(location)
+    if blocks & ~first:
+        yield set_bits(BLOCK, blocks & ~first)
+    yield from rules.fence("scan: ready | record")
+    return Taken(blocks & first, words)
 
 
 def claim(page: int) -> Generator[Step, Any, Claim | None]:
@@ -350,7 +409,7 @@ def claim(page: int) -> Generator[Step, Any, Claim | None]:
 
 
 def put_bits_back(rules: Rules, left: Sequence[int]) -> Generator[Step, Any, None]:
-    """Index again what a scan leaves READY.
+    """Index again what a scan leaves READY; what is set may be left alone, as by a producer.
 
     ::
 
@@ -358,10 +417,14 @@ def put_bits_back(rules: Rules, left: Sequence[int]) -> Generator[Step, Any, Non
         fence
         or(block, bits)
     """
-    for location, bits in rules.words_of(left).items():
+    for location, bits in (*rules.words_of(left).items(), (BLOCK, rules.block_bits(left))):
+        if location == BLOCK:
+            yield from rules.fence("restore: ready | block")
+        if rules.skip_set:
+            missing = yield load(location, see=partial(lacks, bits))
+            if not missing:
+                continue
         yield set_bits(location, bits)
-    yield from rules.fence("restore: ready | block")
-    yield set_bits(BLOCK, rules.block_bits(left))
 
 
 def scan(
@@ -371,7 +434,7 @@ def scan(
     limit: int | None = None,
     dense: bool = False,
     refuse: bool = False,
-    take: Callable[..., Generator[Step, Any, dict[str, int]]] = take_bits,
+    take: Callable[[Rules, Sequence[int]], Generator[Step, Any, Taken]] = take_bits,
     claim: Callable[[int], Generator[Step, Any, Claim | None]] = claim,
     put_back: Callable[[Rules, Sequence[int]], Generator[Step, Any, None]] = put_bits_back,
     release: Callable[[Rules, int, int], Generator[Step, Any, tuple[Event, ...]]] = release,
@@ -387,12 +450,12 @@ def scan(
         put back the bits of what was left
         if refuse: release every claimed page
     """
-    found = yield from take(rules, pages, dense=dense)
+    found = yield from take(rules, pages)
     events: tuple[Event, ...] = ()
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()
     for page in pages:
-        has_bit = bool(found.get(rules.ready_location(page), 0) & rules.ready_bit(page))
+        has_bit = found.has(rules, page)
         if not (dense or has_bit):
             continue
         if limit is not None and len(claims) == limit:
