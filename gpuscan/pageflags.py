@@ -141,6 +141,7 @@ def find_frames(flags: NDArray[np.uint64], *, lru_gen: bool) -> Frames:
     if len(flags) % SECTION_PAGES:
         raise ValueError(f"flags must be whole sections of {SECTION_PAGES} pages, not {len(flags)} pages")
     eligible = np.zeros(len(flags), dtype=np.bool_)
+    hot = np.zeros(len(flags), dtype=np.bool_)
     order = np.zeros(len(flags), dtype=np.uint8)
     n_torn = 0
     for part in page_slices(len(flags)):
@@ -153,8 +154,7 @@ def find_frames(flags: NDArray[np.uint64], *, lru_gen: bool) -> Frames:
             n_torn += int(np.count_nonzero(~whole))
             _spread_orders(order[part], heads[whole], heads_order[whole])
         eligible[part] = mine
-    hot = (flags & hot_bits(lru_gen)) != 0
-    hot &= eligible
+        hot[part] = mine & ((words & hot_bits(lru_gen)) != 0)
     return Frames(eligible, hot, order, n_torn)
 
 
