@@ -301,3 +301,14 @@ def test_machines_of_more_than_2_32_frames_take_wider_arrays() -> None:
     assert flags.tolist() == [0, PROT_NONE, REFERENCED]
     assert njit(loops.second_chance.py_func)(0, 3, folio_of, nothing, flags, out) == (1, 3)
     assert out[0] == 1
+
+
+def test_tasks_on_several_nodes_make_the_accesses_alike() -> None:
+    (both,) = machine(process(cpu_nids=(0, 1))).processes
+    stretches = list(both.stretches(0, TICK, 40 * MS))
+    by_nid = {nid: sum(s.n_accesses for s in stretches if s.cpu_nid == nid) for nid in (0, 1)}
+    assert sum(by_nid.values()) == 100_000
+    assert abs(by_nid[0] - by_nid[1]) <= 4096
+    assert [s.start_ns for s in stretches if s.scan_due] == [0, 40 * MS, 80 * MS]
+    ends = [s.first_access + s.n_accesses for s in stretches]
+    assert [s.first_access for s in stretches] == [0, *ends[:-1]]

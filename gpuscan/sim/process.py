@@ -13,13 +13,17 @@ from gpuscan.sim.patterns import Pattern
 from gpuscan.sim.spec import ProcessSpec
 from gpuscan.topology.model import Topology
 
+_TURN_ACCESSES = 1 << 12
+"""Accesses that tasks on one node make before those on the next: small against the accesses of
+a tick, so that no node is always the first to touch what was just unmapped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Time in which a process runs on one node, with one hot set and one state of its page table.
+    """Accesses of a process from one node, with one hot set and one state of its page table.
 
     Attributes:
-        start_ns, end_ns: when.
+        start_ns, end_ns: when; tasks on several nodes share the time and take turns in it.
         cpu_nid: where its tasks run.
         first_access, n_accesses: number of its first access since time 0, and how many.
         scan_due: the NUMA balancing scanner comes by at ``start_ns``.
@@ -59,13 +63,14 @@ class Process:
         """Its virtual folios."""
         return sum(mapping.n_folios for mapping in self.mappings)
 
-    def cpu_nid(self, now_ns: int) -> int:
-        """Return the node its tasks run on at a moment."""
+    def cpu_nids(self, now_ns: int) -> tuple[int, ...]:
+        """Return the nodes its tasks run on at a moment."""
         nids = self.spec.cpu_nids
         if self.spec.rotate_every_ns:
-            return nids[now_ns // self.spec.rotate_every_ns % len(nids)]
-        moved = len(nids) > 1 and 0 < self.spec.move_at_ns <= now_ns
-        return nids[1] if moved else nids[0]
+            return (nids[now_ns // self.spec.rotate_every_ns % len(nids)],)
+        if self.spec.move_at_ns and len(nids) > 1:
+            return (nids[1] if self.spec.move_at_ns <= now_ns else nids[0],)
+        return nids
 
     def accesses_until(self, now_ns: int) -> int:
         """Return how many accesses it made before a moment; access k happens at ``access_ns(k)``."""
@@ -83,7 +88,22 @@ class Process:
         for start, end in pairwise(edges):
             first = self.accesses_until(start)
             n_accesses = self.accesses_until(end) - first
-            yield Stretch(start, end, self.cpu_nid(start), first, n_accesses, start in scans)
+            scan_due = start in scans
+            for nid, turn_first, turn_end in _turns(self.cpu_nids(start), first, first + n_accesses):
+                yield Stretch(start, end, nid, turn_first, turn_end - turn_first, scan_due)
+                scan_due = False
+
+
+def _turns(nids: tuple[int, ...], first: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Deal accesses ``[first, end)`` out to nodes: (nid, first, end) of each turn; one even if there are none."""
+    if len(nids) == 1 or first == end:
+        yield nids[0], first, end
+        return
+    while first < end:
+        turn = first // _TURN_ACCESSES
+        turn_end = min(end, (turn + 1) * _TURN_ACCESSES)
+        yield nids[turn % len(nids)], first, turn_end
+        first = turn_end
 
 
 def check_process(spec: ProcessSpec, topology: Topology) -> None:

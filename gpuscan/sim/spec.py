@@ -36,9 +36,10 @@ class ProcessSpec:
     Attributes:
         name: what to call it.
         n_pages: base pages of its address space, all mapped.
-        cpu_nids: nodes whose CPUs its tasks run on. One access is made from one of them:
-            the first one, until ``move_at_ns`` (0 = never), from then on the second
-            (tasks that are rebalanced); or, with ``rotate_every_ns`` above 0, each in turn.
+        cpu_nids: nodes whose CPUs its tasks run on, all at once and alike. With
+            ``move_at_ns`` above 0, all on the first until then and on the second from then
+            on (tasks that are rebalanced); with ``rotate_every_ns`` above 0, all on each
+            node in turn.
         accesses_per_s: sampled memory accesses per second of simulated time.
         placement: share of its pages on each node at the start, by nid, in address order;
             adds up to 1. A full node spills over to the next nearest.
