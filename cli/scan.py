@@ -25,8 +25,9 @@ _PLAN_FILE, _REPORT_FILE = "plan.parquet", "scan.json"
 def scan(
     path: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="Made by gpuscan capture.")],
     split_cxl: Annotated[
-        str, typer.Option(metavar="SHARE", help="Declare the upper share of a one-node machine a CXL node.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="SHARE", help="Declare the upper share of a one-node machine a CXL node."),
+    ] = None,
     target: Annotated[
         int | None,
         typer.Option(metavar="NID", help="Send all to this node, not to the nearest top-tier one."),
@@ -56,7 +57,7 @@ def scan(
     output = Output(as_json)
     if scan_path not in get_args(ScanPath):
         raise InputError(f"unknown --path {scan_path!r}; choose one of {', '.join(get_args(ScanPath))}")
-    share = parse_share(split_cxl) if split_cxl else None
+    share = None if split_cxl is None else parse_share(split_cxl)
     snapshot = Snapshot.read(path)
     if share is not None:
         snapshot = snapshot.split_cxl(share)
