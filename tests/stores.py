@@ -149,7 +149,10 @@ def assert_sorted(plan: RawPlan) -> None:
 
 
 def drained(kernels: Kernels, requests: Any) -> dict[int, tuple[int, int]]:
-    """Scan until the range is covered; return {flat: (target, word)}. ``requests(cursor)`` makes the next one."""
+    """Scan until the range is covered; return {flat: (target, word)}.
+
+    ``requests(cursor)`` makes the next request; with None, the first.
+    """
     found: dict[int, tuple[int, int]] = {}
     cursor, hi = requests(None).lo, requests(None).hi
     while cursor < hi:

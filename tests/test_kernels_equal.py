@@ -9,6 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from gpuscan.errors import DeviceError, InputError
+from gpuscan.kernels import registry
+from gpuscan.kernels.api import Budget, Kernels, RecordParams, ScanRequest, StoreLayout
+from gpuscan.kernels.cpu import CpuBackend
+from gpuscan.kernels.cpu import backend as cpu_backend
+from gpuscan.kernels.reference import ReferenceBackend
+from gpuscan.pagemap import SECTION_PAGES, Extent
+from gpuscan.records import STORE_FORMATS
 from stores import (
     NONE,
     Filling,
@@ -20,15 +29,6 @@ from stores import (
     plain_layout,
     random_store,
 )
-
-from gpuscan.errors import DeviceError, InputError
-from gpuscan.kernels import registry
-from gpuscan.kernels.api import Budget, Kernels, RecordParams, ScanRequest, StoreLayout
-from gpuscan.kernels.cpu import CpuBackend
-from gpuscan.kernels.cpu import backend as cpu_backend
-from gpuscan.kernels.reference import ReferenceBackend
-from gpuscan.pagemap import SECTION_PAGES, Extent
-from gpuscan.records import STORE_FORMATS
 
 BACKENDS = {f"cpu-{n}": CpuBackend(n) for n in (1, 2, 4)}
 
@@ -110,7 +110,10 @@ def test_producers(backend: str, layout: StoreLayout, filling: Filling, seed: in
         ready = np.asarray(layout.fmt.ready.mask, dtype=layout.fmt.dtype)
         words = rng.integers(0, 1 << layout.fmt.bits, 200).astype(layout.fmt.dtype) | ready
         params = RecordParams(
-            int(rng.integers(0, 1 << 40)), int(rng.choice([0, 100, 10**6])), int(rng.integers(1, 4)), step % 2 == 0
+            int(rng.integers(0, 1 << 40)),
+            int(rng.choice([0, 100, 10**6])),
+            int(rng.integers(1, 4)),
+            step % 2 == 0,
         )
         results: list[list[Any]] = []
         for each in (reference, kernels):
@@ -147,7 +150,9 @@ def test_scan(backend: str, layout: StoreLayout, filling: Filling, seed: int, pa
 
 @given(layout=layouts(), filling=fillings, seed=seeds, path=st.sampled_from(["dense", "indexed"]))
 @EXAMPLES
-def test_scan_with_a_budget(backend: str, layout: StoreLayout, filling: Filling, seed: int, path: Any) -> None:
+def test_scan_with_a_budget(
+    backend: str, layout: StoreLayout, filling: Filling, seed: int, path: Any
+) -> None:
     rng = np.random.default_rng(seed)
     reference, kernels = pair(backend, layout, filling, rng)
     lo, hi = a_range(rng, layout.n_pages)
@@ -172,7 +177,9 @@ def test_draining_gives_what_one_plan_gives(
     lo, hi = a_range(rng, layout.n_pages)
     mask = a_mask(rng)
     budget = a_budget(rng, layout) if rng.random() < 0.5 else None
-    single, bounded = (None if budget is None else each.rank(budget, lo, hi, mask) for each in (reference, kernels))
+    single, bounded = (
+        None if budget is None else each.rank(budget, lo, hi, mask) for each in (reference, kernels)
+    )
     capacity = int(rng.choice([512, 513, 1500]))
 
     def one(cursor: int | None) -> ScanRequest:
@@ -189,6 +196,7 @@ def test_draining_gives_what_one_plan_gives(
 def test_every_page_ready(backend: str, format_name: str) -> None:
     layout = plain_layout(format_name, n_sections=1)
     reference, kernels = pair(backend, layout, Filling(ready=2.0), np.random.default_rng(5))
+    kernels.set_eligible(np.arange(layout.n_pages), eligible=True)
     assert kernels.count_ready() == layout.n_pages
     dense = kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages, "auto"))
     assert (dense.path, dense.examined_pages) == ("dense", layout.n_pages)
@@ -213,6 +221,7 @@ def test_one_page(backend: str) -> None:
 def test_reused_arrays_do_not_change_a_plan_that_was_not_recycled(backend: str) -> None:
     layout = plain_layout(n_sections=1)
     _, kernels = pair(backend, layout, Filling(ready=0.01), np.random.default_rng(1))
+    kernels.set_eligible(np.arange(layout.n_pages), eligible=True)
     plan = kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages))
     flats, words = plan.flat.copy(), plan.words.copy()
     kernels.release(flats, words, NONE)

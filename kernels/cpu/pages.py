@@ -74,12 +74,18 @@ def set_index(store: Store, head: int) -> None:
 
 
 @helper
-def mark_ready(store: Store, head: int) -> None:
-    """Index a page whose record just became READY, and activate its node."""
-    set_index(store, head)
+def activate_node(store: Store, head: int) -> None:
+    """Note that the node of a page has something to scan."""
     nid = store.section_nid[head >> 15]
     if atomic_load(store.node_active, nid) == 0:
         atomic_or(store.node_active, nid, 1)
+
+
+@helper
+def mark_ready(store: Store, head: int) -> None:
+    """Index a page whose record just became READY, and activate its node."""
+    set_index(store, head)
+    activate_node(store, head)
 
 
 @helper

@@ -12,7 +12,14 @@ from gpuscan.kernels.cpu.arguments import Cuts, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.claim import N_STAGED
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, is_eligible, mark_ready, target_of
+from gpuscan.kernels.cpu.pages import (
+    activate_node,
+    folio_pages,
+    hotness_key,
+    is_eligible,
+    set_index,
+    target_of,
+)
 
 _RESTORED, _SUPERSEDED = int(ReleaseOutcome.RESTORED), int(ReleaseOutcome.SUPERSEDED)
 _INELIGIBLE = int(ReleaseOutcome.INELIGIBLE)
@@ -20,12 +27,12 @@ _INELIGIBLE = int(ReleaseOutcome.INELIGIBLE)
 
 @helper
 def put_back(store: Store, flat: int, claimed: int) -> bool:
-    """Restore a claimed word unless the page is READY again; return whether it was restored."""
+    """Restore a claimed word, indexed, unless the page is READY again; return whether it was restored."""
     word = atomic_load(store.records, flat)
     while word & store.fields.ready == 0:
         seen = atomic_compare_exchange(store.records, flat, word, claimed)
         if seen == word:
-            mark_ready(store, flat)
+            set_index(store, flat)
             return True
         word = seen
     return False
@@ -46,7 +53,10 @@ def release(
         flat = flats[index]
         outcome = _INELIGIBLE
         if is_eligible(store, flat):
-            outcome = _RESTORED if put_back(store, flat, plain_load(words, index)) else _SUPERSEDED
+            outcome = _SUPERSEDED
+            if put_back(store, flat, plain_load(words, index)):
+                outcome = _RESTORED
+                activate_node(store, flat)
         counts[outcome] += 1
         if len(outcomes) > 0:
             outcomes[index] = outcome

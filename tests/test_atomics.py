@@ -1,0 +1,121 @@
+"""The intrinsics that everything else rests on, for every element width."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+
+from gpuscan.kernels.cpu.atomics import (
+    atomic_and,
+    atomic_compare_exchange,
+    atomic_exchange,
+    atomic_load,
+    atomic_or,
+    count_ones,
+    count_trailing_zeros,
+    match_64,
+    or_256_bytes,
+    plain_load,
+    prefetch,
+)
+
+DTYPES = [np.uint8, np.uint32, np.uint64]
+
+
+@njit(nogil=True)
+def every_operation(words: Any) -> Any:
+    before_or = atomic_or(words, 1, 0x81)
+    before_and = atomic_and(words, 1, ~1)
+    before_exchange = atomic_exchange(words, 1, -1)
+    missed = atomic_compare_exchange(words, 1, 5, 6)
+    loaded = atomic_load(words, 1)
+    hit = atomic_compare_exchange(words, 1, loaded, 6)
+    prefetch(words, 1)
+    return before_or, before_and, before_exchange, missed, loaded, hit, plain_load(words, 1)
+
+
+@njit(nogil=True)
+def add_flip_and_move(words: Any, n_times: int, bit: int) -> int:
+    """Add 1 by compare-exchange, flip a bit, put and take a token; return tokens put less tokens taken."""
+    n_tokens = 0
+    for _ in range(n_times):
+        word = atomic_load(words, 1)
+        while True:
+            seen = atomic_compare_exchange(words, 1, word, (word + 1) & 0x7F)
+            if seen == word:
+                break
+            word = seen
+        atomic_or(words, 2, 1 << bit)
+        atomic_and(words, 2, ~(1 << bit))
+        n_tokens += atomic_exchange(words, 3, 1) == 0
+        n_tokens -= atomic_exchange(words, 3, 0) == 1
+    return n_tokens
+
+
+@njit(nogil=True)
+def bit_counts(word: int) -> Any:
+    return count_trailing_zeros(word), count_ones(word)
+
+
+@njit(nogil=True)
+def wide(words: Any, wide_words: Any, index: int, mask: int) -> Any:
+    return match_64(words, index, mask), or_256_bytes(wide_words, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_and_neighbours(dtype: Any) -> None:
+    ones = int(np.iinfo(dtype).max)
+    signed = -1 if dtype is np.uint64 else ones
+    words = np.array([ones, 0x18, 0], dtype=dtype)
+    assert every_operation(words) == (0x18, 0x99, 0x98, signed, signed, signed, 6)
+    assert words.tolist() == [ones, 6, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_lost_between_threads(dtype: Any) -> None:
+    words = np.zeros(5, dtype=dtype)
+    add_flip_and_move(words, 0, 0)
+    n_times, n_threads = 100_003, 4
+    barrier, tokens = threading.Barrier(n_threads), [0] * n_threads
+
+    def work(bit: int) -> None:
+        barrier.wait()
+        tokens[bit] = add_flip_and_move(words, n_times, bit)
+
+    threads = [threading.Thread(target=work, args=(bit,)) for bit in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Tokens put in and taken out balance with what is left.
+    assert words.tolist() == [0, n_times * n_threads & 0x7F, 0, sum(tokens), 0]
+
+
+def test_bit_counts() -> None:
+    for word in (1, 2, 1 << 40, -1, -(1 << 63), 0x0F0F_0000):
+        bits = word & 0xFFFF_FFFF_FFFF_FFFF
+        assert bit_counts(word) == ((bits & -bits).bit_length() - 1, bits.bit_count())
+    assert bit_counts(0) == (64, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+@pytest.mark.parametrize("mask", [1, 0x80])
+def test_wide_loads(dtype: Any, mask: int) -> None:
+    rng = np.random.default_rng(3)
+    words = rng.integers(0, 256, 320).astype(dtype)
+    for index in (0, 3, 64, 255):
+        matched, ored = wide(words, words[:256].view(np.int64), index, mask)
+        expected = sum(1 << i for i, word in enumerate(words[index : index + 64].tolist()) if word & mask)
+        assert matched & 0xFFFF_FFFF_FFFF_FFFF == expected
+    assert ored == np.bitwise_or.reduce(words[: 256 // dtype().itemsize].view(np.int64))
+
+
+@pytest.mark.parametrize("at", [0, 100, 255])
+def test_one_bit_anywhere_shows_in_a_wide_load(at: int) -> None:
+    words = np.zeros(256, dtype=np.uint8)
+    words[at] = 4
+    assert wide(words, words.view(np.int64), 0, 4)[1] != 0
