@@ -1,0 +1,145 @@
+"""``gpuscan run`` as a user meets it: small machines, real engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from gpuscan.cli.main import main
+from gpuscan.planfile import read_plans
+from gpuscan.report import OUT_FILES
+
+# A machine of 1 GiB that is promoted within a second of its time.
+SMALL = """
+shows = "a test"
+ticks = 12
+seed = 7
+[topology]
+machine = "two-socket-cxl"
+memory = "1GiB"
+[[processes]]
+name = "p"
+memory = "30%"
+cpus_of = [0]
+placement = { 0 = "20%", 2 = "80%" }
+accesses_per_s = 200_000
+[source]
+scan_size = "1GiB"
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return str(path)
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    assert main(["run", *args, "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def test_the_share_of_fast_accesses_rises_and_the_ledger_adds_up(
+    small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = run_json(capsys, small, "--device", "cpu", "--threads", "1")
+    assert list(document)[:2] == ["schema", "kind"]
+    assert (document["schema"], document["kind"]) == (1, "run")
+    fast = document["summary"]["fast"]
+    assert len(fast["series"]) == 12
+    assert fast["before"] < 0.4
+    assert fast["after"] > 0.8
+    ledger = document["ledger"]
+    ended = ledger["migrated"] + ledger["superseded"] + sum(ledger["dropped"].values())
+    assert ledger["requested"] == ended + ledger["pending"] + ledger["in_flight"] > 10_000
+    assert document["device"]["name"] == "cpu"
+    assert document["machine"]["memory_bytes"] == pytest.approx(1 << 30, rel=0.01)
+    assert document["summary"]["migrated_bytes"] == 4096 * ledger["migrated"]
+
+
+def without_time(document: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is measured on this machine's clock."""
+    kept = {key: value for key, value in document.items() if key not in ("wall_s", "device")}
+    kept["summary"] = {key: value for key, value in kept["summary"].items() if not key.startswith("scan_ns")}
+    return kept
+
+
+def test_the_same_seed_gives_the_same_result(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_json(capsys, small, "--device", "cpu", "--threads", "1")
+    again = run_json(capsys, small, "--device", "cpu", "--threads", "3")
+    other = run_json(capsys, small, "--device", "cpu", "--seed", "8")
+    assert without_time(first) == without_time(again)
+    assert without_time(first) != without_time(other)
+
+
+def test_text_goes_to_stdout_and_progress_to_stderr(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", small, "--ticks", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("small: a test\non two-socket-cxl, 1 GiB in 4 nodes\n")
+    for expected in ("accesses served by fast memory (top tier)", "batches", "requested", "= migrated"):
+        assert expected in out
+    assert "3/3 ticks, candidates" in err
+    assert "batches" in err
+    assert "ticks" not in out.splitlines()[0]
+
+
+def test_options_win_over_the_file_and_set_over_options(
+    small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--ticks", "5", "--memory", "2GiB", "--set", "ticks=2", "--set", "policy.batch_pages=64"]
+    document = run_json(capsys, small, *options)
+    assert document["summary"]["n_ticks"] == 2
+    assert document["machine"]["memory_bytes"] == pytest.approx(2 << 30, rel=0.01)
+    assert document["policy"]["batch_pages"] == 64
+
+
+def test_out_keeps_plan_series_ledger_and_the_printed_document(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    document = run_json(capsys, small, "--out", str(out))
+    assert sorted(entry.name for entry in out.iterdir()) == sorted(OUT_FILES)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == document
+    assert len(read_plans(out / "plan.parquet")) == sum(
+        pq.read_table(out / "series.parquet")["candidates"].to_pylist()
+    )
+    ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
+    assert ledger.pop("schema") == 1
+    assert ledger == document["ledger"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["cxl-promot"], 2, "unknown workload 'cxl-promot' (did you mean 'cxl-promote'?)"),
+        (["--set", "polcy.hz=1"], 2, "unknown key polcy"),
+        (["--memory", "64Tib"], 2, "has the unknown unit 'Tib'"),
+        (["--memory", "1KiB"], 2, "two-socket-cxl"),
+        (["--device", "gpu"], 2, "'gpu' is not one of"),
+        (["--device", "cuda"], 3, "CUDA"),
+        (["--ticks", "0"], 2, "invalid value for '--ticks'"),
+        (["--split-cxl", "50%"], 2, "give one with --machine"),
+        (["--machine", "none.zarr"], 2, "none.zarr"),
+        (["none.zarr"], 2, "none.zarr"),
+        (["--machine", "x.zarr", "--memory", "1GiB"], 2, "leave out --memory or --machine"),
+        (["--out", __file__], 2, "is not a directory"),
+        (["--out", str(Path(__file__).parent)], 2, "which no run wrote"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    args: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--quiet", *args]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gpuscan: error: ")
+    assert sentence in err
+    assert err.count("\n") == 1
