@@ -170,7 +170,7 @@ def test_json_goes_to_stdout_and_nothing_else_does() -> None:
 def test_workloads_is_a_table() -> None:
     done = gpuscan("workloads")
     assert done.returncode == 0
-    assert re.search(r"^cxl-promote \(default\) +a key-value", done.stdout, re.MULTILINE)
+    assert re.search(r"^cxl-promote \(default\) +a sharded cache", done.stdout, re.MULTILINE)
 
 
 def test_an_error_with_json_is_a_sentence_on_stderr_too() -> None:

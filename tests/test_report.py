@@ -66,7 +66,7 @@ def report(n_ticks: int = 40) -> RunReport:
     )
     return RunReport(
         "cpu",
-        "no GPU here",
+        "cpu: no GPU here",
         "test",
         1 << 15,
         Policy(),

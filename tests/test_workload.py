@@ -228,7 +228,7 @@ WRONG = [
     (["processes.0.memory=8Gib"], r"processes.0.memory: '8Gib' has the unknown unit 'Gib'"),
     (["processes.0.memory=8"], r"processes.0.memory: 8 has no unit"),
     (["processes.0.memory=130%"], r"'130%' is not a share"),
-    (["processes.3.memory=8GiB"], r"--set processes.3.memory=8GiB: processes has items 0 to 0"),
+    (["processes.3.memory=8GiB"], r"--set processes.3.memory=8GiB: processes has items 0 to 1"),
     (["processes.x.memory=8GiB"], r"not 'x'; give the position"),
     (["processes=[]"], r"processes is empty; give at least one"),
     (["ticks=many"], r"ticks must be a valid integer, not 'many'"),
