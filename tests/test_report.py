@@ -313,3 +313,23 @@ def test_new_directory_without_trouble_has_the_name_at_the_end_only(tmp_path: Pa
         (beside / "x").write_text("1", encoding="utf-8")
         assert not path.exists()
     assert (path / "x").read_text(encoding="utf-8") == "1"
+
+
+def test_the_old_directory_comes_back_when_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    fill(path)
+    (path / "report.json").write_text("earlier", encoding="utf-8")
+    rename = Path.rename
+
+    def fail_for_the_new_one(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name:
+            full_disk()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(RunFailedError, match="cannot write"):
+        fill(path)
+    assert (path / "report.json").read_text(encoding="utf-8") == "earlier"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
