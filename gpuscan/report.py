@@ -32,9 +32,9 @@ from gpuscan.writing import new_directory, write_json
 OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
 """Files of a ``--out`` directory."""
 
-_BEFORE_SHARE = 1 / 20
 _AFTER_SHARE = 1 / 10
-"""Parts of the ticks that "before" and "after" are averaged over, at least one tick each."""
+"""Part of the ticks that "after" is averaged over, at least one tick. "Before" is the first tick
+alone: nothing has moved yet while it is sampled."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -43,7 +43,7 @@ class FastShare:
     """Share of accesses served by fast memory, 0 to 1.
 
     Attributes:
-        before, after: over the first twentieth and the last tenth of the ticks.
+        before, after: in the first tick, before anything moved, and over the last tenth of the ticks.
         lowest: of any tick.
         series: per tick; NaN where nothing was accessed.
     """
@@ -134,10 +134,9 @@ def _fast_share(ticks: Sequence[TickReport]) -> FastShare | None:
         total = accesses[part].sum()
         return float(fast[part].sum() / total) if total else float("nan")
 
-    n_before = max(1, round(len(ticks) * _BEFORE_SHARE))
     n_after = max(1, round(len(ticks) * _AFTER_SHARE))
     return FastShare(
-        before=mean(slice(0, n_before)),
+        before=mean(slice(0, 1)),
         after=mean(slice(len(ticks) - n_after, len(ticks))),
         lowest=float(np.nanmin(series)),
         series=tuple(series.tolist()),
