@@ -105,13 +105,15 @@ def _captured_machine(workload: Workload, snapshot: Snapshot) -> tuple[Simulated
     topology = snapshot.topology
     cpu_nids = tuple(node.nid for node in topology.nodes if node.cpus)
     if not cpu_nids:
-        raise InputError(f"no node of {topology.name!r} has CPUs, so nobody accesses its memory; capture it again")
+        raise InputError(
+            f"no node of {topology.name!r} has CPUs, so nobody accesses its memory; capture it again"
+        )
     if workload.source.only_lower_tier and all(
         topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages
     ):
         raise InputError(
-            f"all memory of {topology.name!r} is one tier, so workload {workload.name} has nothing to promote; "
-            "give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
+            f"all memory of {topology.name!r} is one tier, so workload {workload.name} has nothing to "
+            "promote; give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
         )
     first = workload.processes[0].model_copy(
         update={"cpus_of": cpu_nids, "memory": PAGE_BYTES, "placement": (), "thp": False}

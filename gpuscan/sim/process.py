@@ -95,7 +95,7 @@ class Process:
 
 
 def _turns(nids: tuple[int, ...], first: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Deal accesses ``[first, end)`` out to nodes: (nid, first, end) of each turn; one even if there are none."""
+    """Deal accesses ``[first, end)`` out to nodes: (nid, first, end) per turn, one turn if there are none."""
     if len(nids) == 1 or first == end:
         yield nids[0], first, end
         return
