@@ -1,4 +1,4 @@
-"""Compiled kernels are found again, never stale; without a cache, after a fork and side by side they still work."""
+"""Compiled kernels are found again, never stale; they work without a cache, forked and side by side."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def started(where: Path, script: str = PROBE, **environment: str) -> subprocess.
     return subprocess.Popen(
         [sys.executable, "-c", script],
         env=variables,
+        cwd=where,  # which -c puts first on the path
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
