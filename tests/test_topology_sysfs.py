@@ -144,6 +144,12 @@ def test_one_node_host(tmp_path):
     assert normal.managed_pages == 60000
 
 
+def test_ram_counts_in_whole_pages(tmp_path):
+    iomem = ONE_NODE["proc/iomem"].replace("00100000-bfffffff", "000ff001-bfffffff")
+    dma = from_host(write(tmp_path, {**ONE_NODE, "proc/iomem": iomem})).nodes[0].zones[0]
+    assert dma.present == ((1, 0x9F), (0x100, 4096))
+
+
 def test_hidden_iomem_falls_back_to_memory_blocks_and_says_what_is_missing(tmp_path):
     hidden = re.sub(r"[0-9a-f]+-[0-9a-f]+", "00000000-00000000", ONE_NODE["proc/iomem"])
     host = read_host(write(tmp_path, {**ONE_NODE, "proc/iomem": hidden}))

@@ -160,23 +160,25 @@ class Topology:
     def _positions(self) -> dict[int, int]:
         return {node.nid: position for position, node in enumerate(self.nodes)}
 
+    def _position(self, nid: int) -> int:
+        position = self._positions.get(nid)
+        if position is None:
+            raise TopologyError(
+                f"topology {self.name!r} has no node {nid}; it has {_ranges(self._positions)}"
+            )
+        return position
+
     def node(self, nid: int) -> Node:
         """Return node ``nid``.
 
         Raises:
             TopologyError: there is no such node.
         """
-        position = self._positions.get(nid)
-        if position is None:
-            raise TopologyError(
-                f"topology {self.name!r} has no node {nid}; it has {_ranges(self._positions)}"
-            )
-        return self.nodes[position]
+        return self.nodes[self._position(nid)]
 
     def distance_between(self, from_nid: int, to_nid: int) -> int:
         """Return the distance from one node to another; 255 = unreachable."""
-        self.node(from_nid), self.node(to_nid)
-        return int(self.distance[self._positions[from_nid], self._positions[to_nid]])
+        return int(self.distance[self._position(from_nid), self._position(to_nid)])
 
     @property
     def memory_bytes(self) -> int:
@@ -213,9 +215,8 @@ class Topology:
         """Return the nearest reachable candidate, the lowest nid on ties; None without one."""
         if not candidates:
             return None
-        self.node(from_nid)
         ordered = sorted(candidates)
-        distances = self.distance[self._positions[from_nid], [self._positions[nid] for nid in ordered]]
+        distances = self.distance[self._position(from_nid), [self._position(nid) for nid in ordered]]
         best = int(distances.argmin())
         return None if distances[best] == DISTANCE_UNREACHABLE else ordered[best]
 

@@ -112,8 +112,7 @@ def parse_zoneinfo(text: str, source: str = "/proc/zoneinfo") -> list[ZoneInfo]:
                 parse_count(entry.strip(), "a page count", where)
                 for entry in line.partition("(")[2].rstrip(") ").split(",")
             )
-        elif protection is None and words[0] in (*_REQUIRED_COUNTS, "promo"):
-            # After "protection" the same words come again, for the per-CPU lists.
+        elif words[0] in (*_REQUIRED_COUNTS, "promo"):
             counts.setdefault(words[0], parse_count(words[-1], "a page count", where))
         elif words[0] == "start_pfn:":
             counts.setdefault("start_pfn", parse_count(words[-1], "a PFN", where))
