@@ -50,7 +50,7 @@ def machines(draw):
     return draw(st.permutations(extents))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(machines())
 def test_against_the_model(extents):
     flat_of, owner, sections = model(extents)

@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -109,6 +109,7 @@ def test_words_by_hand(name):
 
 
 @every_format
+@settings(max_examples=30)
 @given(data=st.data())
 def test_pack_and_unpack_are_inverse(name, data):
     fmt = FORMATS[name]
@@ -125,6 +126,7 @@ def test_pack_and_unpack_are_inverse(name, data):
 
 
 @every_format
+@settings(max_examples=50)
 @given(data=st.data())
 def test_unpack_of_any_word_packs_to_its_field_bits(name, data):
     fmt = FORMATS[name]

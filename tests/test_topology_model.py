@@ -66,6 +66,12 @@ def test_top_tier_without_cpus_is_the_fastest():
     assert topology.promotion_target(0) == 1
 
 
+def test_all_tiers_with_cpus_are_top_tiers():
+    topology = machine([node(0, 0), node(1, 1), node(2, 2, ())], [[10, 20, 30], [20, 10, 30], [30, 30, 10]])
+    assert topology.top_tier == 1
+    assert topology.is_top_tier(1)
+
+
 def test_distances_go_from_row_to_column():
     topology = machine([node(4), node(7)], [[10, 11], [12, 10]])
     assert (topology.distance_between(4, 7), topology.distance_between(7, 4)) == (11, 12)

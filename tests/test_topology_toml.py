@@ -236,6 +236,7 @@ def topologies(draw) -> Topology:
     return Topology(name, tuple(nodes), distance, links)
 
 
+@settings(max_examples=50)
 @given(topologies())
 def test_any_topology_round_trips_exactly(topology):
     assert same(parse_toml(to_toml(topology), "m.toml"), topology)
@@ -275,7 +276,7 @@ SCRAPS = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_mutated_documents_are_topologies_or_input_errors(data):
     text = data.draw(st.sampled_from([SMALL, EXAMPLE]))
@@ -286,7 +287,7 @@ def test_mutated_documents_are_topologies_or_input_errors(data):
     topology_or_input_error(text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_documents_with_one_value_replaced_are_topologies_or_input_errors(data):
     lines = data.draw(st.sampled_from([SMALL, EXAMPLE])).splitlines()
