@@ -151,16 +151,24 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
-        vector_type = ir.VectorType(element_type, 64)
-        loaded = _vector_load(
-            builder, builder.bitcast(pointer, vector_type.as_pointer()), 0, element_type.width // 8
-        )
+        # In pieces of 256 bits: LLVM turns each into a compare and a movmsk, but 64 lanes at
+        # once into 64 scalar steps where there are no AVX-512 mask registers.
+        n_lanes = 256 // element_type.width
+        vector_type = ir.VectorType(element_type, n_lanes)
+        vectors = builder.bitcast(pointer, vector_type.as_pointer())
         mask = _narrowed(builder, args[2], element_type)
         lane = builder.insert_element(ir.Constant(vector_type, ir.Undefined), mask, ir.IntType(32)(0))
-        every_lane = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        every_lane = ir.Constant(ir.VectorType(ir.IntType(32), n_lanes), [0] * n_lanes)
         masks = builder.shuffle_vector(lane, ir.Constant(vector_type, ir.Undefined), every_lane)
-        matched = builder.icmp_unsigned("!=", builder.and_(loaded, masks), ir.Constant(vector_type, [0] * 64))
-        return builder.bitcast(matched, _I64)
+        matched = _I64(0)
+        for step in range(64 // n_lanes):
+            loaded = _vector_load(builder, vectors, step, element_type.width // 8)
+            hits = builder.icmp_unsigned(
+                "!=", builder.and_(loaded, masks), ir.Constant(vector_type, [0] * n_lanes)
+            )
+            bits = builder.zext(builder.bitcast(hits, ir.IntType(n_lanes)), _I64)
+            matched = builder.or_(matched, builder.shl(bits, _I64(step * n_lanes)))
+        return matched
 
     return types.int64(array, types.int64, types.int64), codegen
 

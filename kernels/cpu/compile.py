@@ -34,11 +34,16 @@ from gpuscan.kernels import api
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-helper = cast(Callable[[_F], _F], njit(nogil=True, forceinline=True))
+# Kernels create no arrays, so they need no reference counts. With them, every helper that is
+# given a Store counts all its arrays up and down with locked instructions: 300 ns per claim
+# instead of 40 (Numba 0.68).
+_OPTIONS = {"nogil": True, "_nrt": False}
+
+helper = cast(Callable[[_F], _F], njit(**_OPTIONS, forceinline=True))
 """Compile a function into the kernels that call it; it is never called from Python."""
 
 
-shared_step = cast(Callable[[_F], _F], njit(nogil=True))
+shared_step = cast(Callable[[_F], _F], njit(**_OPTIONS))
 """Compile a function that kernels call, once for all of them: for long steps that work on many pages."""
 
 
@@ -88,10 +93,10 @@ def _dispatcher(function: Callable[..., Any], record_bits: int) -> Callable[...,
     named.__module__ = plain.__module__
     named.__qualname__ = f"{plain.__name__}.u{record_bits}.{source_hash()}"
     try:
-        return cast(Callable[..., Any], njit(nogil=True, cache=True)(named))
+        return cast(Callable[..., Any], njit(**_OPTIONS, cache=True)(named))
     except RuntimeError as error:  # numba.core.caching: "cannot cache function ...: no locator available"
         _warn_uncached(str(error))
-        return cast(Callable[..., Any], njit(nogil=True)(named))
+        return cast(Callable[..., Any], njit(**_OPTIONS)(named))
 
 
 @cache
