@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,23 @@ from numpy.typing import NDArray
 
 
 class Backoff:
-    """Claimed folios by the tick at which they are due; a folio is in here at most once.
+    """Claimed folios by the tick at which they are due.
 
-    Attempts are remembered past the release, until the folio is moved, dropped or freed.
+    A folio is in here once per refused request: one that was marked anew while it waited
+    may be claimed and refused again. Attempts are remembered past the release, until the
+    folio is moved, dropped or freed.
     """
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self) -> None:
         self._due: dict[int, list[tuple[NDArray[np.int64], NDArray[Any]]]] = {}
-        self._dtype = dtype
-        # Sets by flat index: batches are small and many, so each must cost what it holds,
+        # By flat index: batches are small and many, so each must cost what it holds,
         # not what waits already (a full target refuses hundreds of thousands of folios).
-        self._waiting: set[int] = set()
+        self._waiting: Counter[int] = Counter()
         self._attempts: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """Folios waiting."""
-        return len(self._waiting)
+        """Requests waiting."""
+        return self._waiting.total()
 
     def refused(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count one more refusal of each of ``flats`` (int64[n], distinct); return the attempts so far."""
@@ -41,34 +42,37 @@ class Backoff:
                 self._attempts.pop(flat, None)
 
     def wait(self, flats: NDArray[np.int64], words: NDArray[Any], due_tick: int) -> None:
-        """Keep claimed folios until ``due_tick``."""
+        """Keep claimed folios until ``due_tick``, for which each is kept at most once."""
         if len(flats):
             self._due.setdefault(due_tick, []).append((flats, words))
             self._waiting.update(flats.tolist())
 
-    def due(self, tick: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Take out the folios due at ``tick`` or before: their heads and claimed words."""
-        return self._collect(part for key in sorted(self._due) if key <= tick for part in self._due.pop(key))
+    def due(self, tick: int) -> list[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """Take out the folios due at ``tick`` or before.
+
+        Returns:
+            Heads and claimed words for each tick at which some were due, the last tick first:
+            put back in this order, the newest request of a folio is the one that stands.
+        """
+        taken = []
+        for key in sorted((key for key in self._due if key <= tick), reverse=True):
+            parts = self._due.pop(key)
+            flats = np.concatenate([flats for flats, _ in parts])
+            for flat in flats.tolist():
+                self._waiting[flat] -= 1
+                if not self._waiting[flat]:
+                    del self._waiting[flat]
+            taken.append((flats, np.concatenate([words for _, words in parts])))
+        return taken
 
     def freed(self, flats: NDArray[np.int64]) -> int:
-        """Take out folios that were freed while waiting; return how many there were."""
-        gone = self._waiting.intersection(flats.tolist())
+        """Take out folios that were freed while waiting; return how many requests end with that."""
+        gone = [flat for flat in flats.tolist() if flat in self._waiting]
         if gone:
-            self._waiting -= gone
-            taken = np.fromiter(gone, dtype=np.int64, count=len(gone))
+            taken = np.array(gone, dtype=np.int64)
             for parts in self._due.values():
                 for index, (waiting, words) in enumerate(parts):
                     keep = ~np.isin(waiting, taken)
                     parts[index] = waiting[keep], words[keep]
         self.settled(flats)
-        return len(gone)
-
-    def _collect(
-        self, parts: Iterator[tuple[NDArray[np.int64], NDArray[Any]]]
-    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        taken = list(parts)
-        if not taken:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=self._dtype)
-        flats = np.concatenate([flats for flats, _ in taken])
-        self._waiting.difference_update(flats.tolist())
-        return flats, np.concatenate([words for _, words in taken])
+        return sum(self._waiting.pop(flat) for flat in gone)

@@ -130,7 +130,7 @@ class Engine:
         self.n_ticks = 0
         self._verify_every_tick = verify_every_tick
         self._plan_sink = plan_sink
-        self._backoff = Backoff(store.fmt.dtype)
+        self._backoff = Backoff()
         self._active = np.zeros(N_NODES_MAX, dtype=np.uint8)
         self._interval_ns = np.full(N_NODES_MAX, policy.interval_ns, dtype=np.int64)
         for nid, interval_ns in policy.node_interval_ns:
@@ -158,8 +158,8 @@ class Engine:
                 if on_tick is not None:
                     on_tick(report)
         finally:
-            self._release(*self._backoff.due(1 << 62))
-        self.ledger.verify(self.store.count_ready())
+            self._release_due(1 << 62)
+        self.ledger.verify(self.store.count_ready(), len(self._backoff))
         return RunReport(
             self.store.backend.name,
             self.store.device_reason,
@@ -180,7 +180,7 @@ class Engine:
         report.metrics = sampled.metrics
         self._apply(sampled.events)
         self._mark(sampled, report)
-        self._release(*self._backoff.due(self.n_ticks))
+        self._release_due(self.n_ticks)
         self._active |= self.store.kernels.take_active()
         due = self.now_ns - self._last_scan_ns >= self._interval_ns
         nodes = (self._active.astype(np.bool_) & due).astype(np.uint8)
@@ -189,7 +189,7 @@ class Engine:
         self._last_busy_ns = int(report.migrate_busy_ns)
         report.pending = self.ledger.pending
         if self._verify_every_tick:
-            self.ledger.verify(self.store.count_ready())
+            self.ledger.verify(self.store.count_ready(), len(self._backoff))
         self.n_ticks += 1
         return report
 
@@ -242,13 +242,13 @@ class Engine:
         report.migrate_busy_ns = max(busy_ns.values(), default=0.0)
 
     def _migrate(self, plan: Plan, report: TickReport, busy_ns: Counter[int]) -> None:
-        batches = plan.batches(self.policy.batch_pages)
-        if self._plan_sink is not None:
-            self._plan_sink(report.tick, plan, batches)
-        report.n_batches += len(batches)
-        folio_pages = plan.folio_pages
         undecided = 0
         try:
+            batches = plan.batches(self.policy.batch_pages)
+            if self._plan_sink is not None:
+                self._plan_sink(report.tick, plan, batches)
+            report.n_batches += len(batches)
+            folio_pages = plan.folio_pages
             for batch in batches:
                 undecided = batch.lo
                 part = slice(batch.lo, batch.hi)
@@ -261,7 +261,7 @@ class Engine:
                 self._apply(result.events)
             undecided = len(plan)
         finally:
-            # A migrator that failed leaves the rest of the plan claimed: nothing may be lost.
+            # A migrator or a sink that failed leaves the rest of the plan claimed: nothing may be lost.
             if undecided < len(plan):
                 self._release(plan.flat[undecided:], plan.words[undecided:])
 
@@ -306,9 +306,11 @@ class Engine:
             self.ledger.ended(f"refused: {_status_name(code)}{suffix}", count)
             report.dropped += count
 
+    def _release_due(self, tick: int) -> None:
+        for flats, words in self._backoff.due(tick):
+            self._release(flats, words)
+
     def _release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> None:
-        if not len(flats):
-            return
         counts = self.store.release(flats, words)
         self.ledger.put_back(counts[ReleaseOutcome.RESTORED], counts[ReleaseOutcome.SUPERSEDED])
         self.ledger.ended("freed while it waited", counts[ReleaseOutcome.INELIGIBLE])

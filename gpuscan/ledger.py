@@ -5,7 +5,8 @@ Counted in folios::
     requested = pending + in flight + migrated + superseded + dropped (by reason)
 
 ``pending`` is what is READY in the store; the ledger derives it from the other
-numbers, and :meth:`Ledger.verify` compares it with a count of the records.
+numbers, and :meth:`Ledger.verify` compares it with a count of the records, and
+``in flight`` with what the engine holds.
 """
 
 from __future__ import annotations
@@ -87,19 +88,21 @@ class Ledger:
         self.released += n_restored
         self.superseded += n_superseded
 
-    def verify(self, n_ready: int) -> None:
+    def verify(self, n_ready: int, n_held: int) -> None:
         """Prove conservation against the store.
 
         Args:
             n_ready: READY records counted in the store, at rest.
+            n_held: claimed folios that somebody has: those that back off.
 
         Raises:
             RunFailedError: a request was lost or doubled.
         """
-        if self.pending != n_ready:
+        if (self.pending, self.in_flight) != (n_ready, n_held):
             raise RunFailedError(
-                f"conservation broke: the ledger has {self.pending} pending requests, the store {n_ready} "
-                "READY records; this is a bug in gpuscan, report it with the workload and the seed"
+                f"conservation broke: the ledger has {self.pending} pending requests and {self.in_flight} in "
+                f"flight, but {n_ready} records are READY and {n_held} folios wait for a retry; this is "
+                "a bug in gpuscan, report it with the workload and the seed"
             )
 
     def as_dict(self) -> dict[str, Any]:

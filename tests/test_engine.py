@@ -147,6 +147,31 @@ def test_what_a_freed_page_was_waiting_for_ends() -> None:
     assert report.ledger.pending == 0
 
 
+@pytest.mark.parametrize(("free_at", "attempts"), [(2, 2), (6, 3)])
+def test_a_folio_that_waits_for_two_requests_ends_both_when_it_is_freed(free_at: int, attempts: int) -> None:
+    store = open_store()
+    page = pfns_of(store, 2, 5)
+    flat = store.page_map.flat_of_pfn(page)
+    freed = Sampled((), events=(FolioEvents(flat, NONE), FolioEvents(NONE, flat)))
+    script = Script([request(page, 0), request(page, 1), *[Sampled(())] * 6])
+    script.ticks[free_at] = freed
+    migrator = Verdicts({int(page[0]): MigrateStatus.EAGAIN})
+    engine = Engine(store, script, migrator, Policy(backoff_ticks=5), verify_every_tick=True)
+    report = engine.run(12)
+    assert report.ledger.pending == report.ledger.in_flight == 0
+    assert migrator.attempts[int(page[0])] == attempts
+
+
+def test_the_newest_request_stands_when_a_run_ends() -> None:
+    store = open_store()
+    page = pfns_of(store, 2, 5)
+    migrator = Verdicts({int(page[0]): MigrateStatus.EAGAIN})
+    script = Script([request(page, 0), request(page, 1)])
+    report = Engine(store, script, migrator, Policy(backoff_ticks=9)).run(2)
+    assert report.ledger.superseded == 1
+    assert store.scan().target_of_folio().tolist() == [1]
+
+
 def test_allocated_folios_become_eligible() -> None:
     store = Store(tiered(), device="reference", large_folios=True)
     head = pfns_of(store, 2, 512)
@@ -175,9 +200,22 @@ def test_a_broken_migrator_loses_nothing() -> None:
     with pytest.raises(OSError, match="the migrator broke"):
         engine.run(1)
     assert len(migrator.moved) == 10
-    engine.ledger.verify(store.count_ready())
+    engine.ledger.verify(store.count_ready(), 0)
     assert engine.ledger.pending == 90
     assert engine.ledger.in_flight == 0
+
+
+def test_a_broken_sink_loses_nothing() -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    store = open_store()
+    script = Script([request(pfns_of(store, 2, 1, 2), 0)])
+    engine = Engine(store, script, Verdicts(), Policy(), plan_sink=full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        engine.run(1)
+    engine.ledger.verify(store.count_ready(), 0)
+    assert engine.ledger.pending == 2
 
 
 def test_time_passes_with_the_busiest_migrator() -> None:

@@ -23,7 +23,7 @@ def test_every_way_a_request_ends() -> None:
     ledger.ended_pending("freed", 1)
     assert ledger.in_flight == 1
     assert ledger.pending == 10 - 1 - 3 - 1 - 2
-    ledger.verify(3)
+    ledger.verify(3, 1)
     assert ledger.as_dict() == {
         "requested": 10,
         "pending": 3,
@@ -38,9 +38,11 @@ def test_every_way_a_request_ends() -> None:
     }
 
 
-@pytest.mark.parametrize("n_ready", [0, 2])
-def test_a_lost_or_doubled_request_is_an_error(n_ready: int) -> None:
+@pytest.mark.parametrize(("n_ready", "n_held"), [(0, 1), (2, 1), (1, 0), (1, 2)])
+def test_a_lost_or_doubled_request_is_an_error(n_ready: int, n_held: int) -> None:
     ledger = Ledger()
-    ledger.produced(counts(accepted=1))
+    ledger.produced(counts(accepted=2))
+    ledger.claimed(1)
+    ledger.verify(1, 1)
     with pytest.raises(RunFailedError, match="conservation broke"):
-        ledger.verify(n_ready)
+        ledger.verify(n_ready, n_held)
