@@ -1,0 +1,545 @@
+// Runs one CUDA block: every CUDA thread is a fiber with a stack of its own, one of them runs at a
+// time, and each runs until it waits (for lanes of its warp, for the block) or returns. A block lives
+// on one OS thread. Nothing here knows CUDA's names: cuda_emulator.h gives them to kernels.
+#pragma once
+
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sys/mman.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#elif defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+#if !defined(__x86_64__)
+#define EMULATOR_UCONTEXT
+#endif
+#if defined(EMULATOR_UCONTEXT)
+#include <ucontext.h>
+#endif
+
+// The emulator's own bookkeeping is shared by fibers on purpose: the sanitizers watch the kernels.
+#define EMULATOR_INTERNAL __attribute__((no_sanitize("address,undefined,thread"), noinline))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+namespace emulator {
+
+constexpr unsigned kLanes = 32;
+constexpr unsigned kMaxThreads = 1024;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kRegionBytes = 256 << 10;
+#else
+constexpr size_t kRegionBytes = 64 << 10;
+#endif
+constexpr size_t kFiberBytes = 256;
+constexpr size_t kHeaderBytes = 12 << 10;  // the Fiber, in its own cache lines, and a ucontext
+constexpr size_t kGuardBytes = 4 << 10;
+
+enum Op : unsigned {
+    kNothing, kSyncwarp, kBallot, kAny, kAll, kShfl, kShflUp, kShflDown, kShflXor, kMatchAny,
+    kSyncthreads, kSyncthreadsCount, kSyncthreadsAnd, kSyncthreadsOr,
+};
+constexpr const char* kOpNames[] = {
+    "nothing", "__syncwarp", "__ballot_sync", "__any_sync", "__all_sync", "__shfl_sync", "__shfl_up_sync",
+    "__shfl_down_sync", "__shfl_xor_sync", "__match_any_sync", "__syncthreads", "__syncthreads_count",
+    "__syncthreads_and", "__syncthreads_or",
+};
+
+// Something that can run: a fiber, or the OS thread that started the block.
+struct Context {
+    void* stack_pointer;  // or its ucontext_t
+    void* stack_bottom;
+    size_t stack_bytes;
+    void* fake_stack;  // ASan's
+    void* tsan_fiber;
+};
+
+struct Block;
+struct Warp;
+
+struct Fiber : Context {
+    Block* block;
+    Warp* warp;
+    uint3 thread;
+    unsigned lane;
+};
+static_assert(sizeof(Fiber) <= kFiberBytes, "a Fiber must fit its slot");
+
+// What the lanes of a warp tell each other. A lane owns its column: what it brought stays until it
+// brings the next thing, what it gets is written by the lane that arrived last.
+struct Warp {
+    uint64_t value[kLanes], result[kLanes];
+    unsigned mask[kLanes], source[kLanes], line[kLanes];
+    Op op[kLanes];
+    const char* file[kLanes];
+    Fiber* fiber[kLanes];
+    unsigned char next_lane[kLanes];  // the order in which lanes get their turn
+    unsigned existing, runnable, arrived, done;
+    unsigned next_warp;
+    unsigned generation[kLanes];  // of __syncwarp, per lowest lane of the mask
+    uint64_t order[kLanes][2];    // what TSan orders a __syncwarp by
+};
+
+struct Launch {
+    const char* kernel;
+    void (*call)(void** arguments);
+    void** arguments;
+    uint3 grid, block;
+    uint64_t seed;
+};
+
+// One per resident block; its stacks are kept for the next one.
+struct Block {
+    const Launch* launch;
+    uint3 index;
+    Context starter;
+    Warp warps[kMaxThreads / kLanes];
+    unsigned n_threads, n_warps, n_done;
+    unsigned n_at_barrier, n_nonzero, barrier_line;
+    Op barrier_op;
+    const char* barrier_file;
+    unsigned barrier_generation;
+    uint64_t barrier_order[2];  // what TSan orders a barrier by
+    char* stacks;
+    unsigned n_stacks;
+    bool failed;
+    char error[1024];
+};
+
+// Found through the stack pointer: cheaper than a thread-local variable, and leaves all of the
+// module's thread-local storage to __shared__.
+static inline Fiber* current_fiber() {
+#if defined(__x86_64__)
+    uintptr_t address;
+    asm("movq %%rsp, %0" : "=r"(address));
+#else
+    uintptr_t address = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+#endif
+    uintptr_t region = address & ~(kRegionBytes - 1);
+    return reinterpret_cast<Fiber*>(region + region / kRegionBytes % kLanes * kFiberBytes);
+}
+
+#if !defined(EMULATOR_UCONTEXT)
+// swapcontext() asks the kernel for the signal mask: 0.5 us. This is the rest of it.
+extern "C" __attribute__((visibility("hidden"))) void emulator_switch(void** save, void* load);
+asm(R"(
+.text
+.p2align 4
+.type emulator_switch, @function
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    popq %rdx
+    jmp *%rdx
+.size emulator_switch, .-emulator_switch
+)");
+#endif
+
+EMULATOR_INTERNAL static void switch_context(Context* from, Context* to, bool for_good) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &from->fake_stack, to->stack_bottom, to->stack_bytes);
+#elif defined(__SANITIZE_THREAD__)
+    __tsan_switch_to_fiber(to->tsan_fiber, __tsan_switch_to_fiber_no_sync);
+#endif
+    (void)for_good;
+#if defined(EMULATOR_UCONTEXT)
+    swapcontext(static_cast<ucontext_t*>(from->stack_pointer), static_cast<ucontext_t*>(to->stack_pointer));
+#else
+    emulator_switch(&from->stack_pointer, to->stack_pointer);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(from->fake_stack, nullptr, nullptr);
+#endif
+}
+
+EMULATOR_INTERNAL static uint64_t next_random(uint64_t* state) {  // splitmix64
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+EMULATOR_INTERNAL static unsigned warp_number(const Warp* warp) {
+    return static_cast<unsigned>(warp - warp->fiber[0]->block->warps);
+}
+
+// Append to the block's error.
+EMULATOR_INTERNAL __attribute__((format(printf, 2, 3))) static void say(Block* block, const char* format, ...) {
+    size_t used = strlen(block->error);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(block->error + used, sizeof block->error - used, format, arguments);
+    va_end(arguments);
+}
+
+EMULATOR_INTERNAL static void say_where(Block* block, const Warp* warp, unsigned lane) {
+    say(block, "kernel %s, block (%u, %u, %u), warp %u, lane %u, ", block->launch->kernel, block->index.x,
+        block->index.y, block->index.z, warp_number(warp), lane);
+    say(block, "%s:%u: %s", warp->file[lane], warp->line[lane], kOpNames[warp->op[lane]]);
+}
+
+EMULATOR_INTERNAL static void say_state(Block* block, const Warp* warp, unsigned lane) {
+    if (!(warp->existing >> lane & 1)) {
+        say(block, "lane %u does not exist, the block has %u threads", lane, block->n_threads);
+    } else if (warp->done >> lane & 1) {
+        say(block, "warp %u lane %u has returned", warp_number(warp), lane);
+    } else {
+        say(block, "warp %u lane %u waits in %s at %s:%u", warp_number(warp), lane, kOpNames[warp->op[lane]],
+            warp->file[lane], warp->line[lane]);
+        if (warp->arrived >> lane & 1) say(block, " with mask 0x%08x", warp->mask[lane]);
+    }
+}
+
+EMULATOR_INTERNAL [[noreturn]] static void give_up(Fiber* self) {
+    self->block->failed = true;
+    switch_context(self, &self->block->starter, true);
+    abort();
+}
+
+// The calling lane used an operation wrongly.
+EMULATOR_INTERNAL [[noreturn]] __attribute__((format(printf, 1, 2))) static void misuse(const char* format, ...) {
+    Fiber* self = current_fiber();
+    char what[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    say_where(self->block, self->warp, self->lane);
+    say(self->block, " %s", what);
+    give_up(self);
+}
+
+// Nobody can run any more, and not all have returned: say who waits for whom.
+EMULATOR_INTERNAL static void say_divergence(Block* block) {
+    for (unsigned w = 0; w < block->n_warps; w++) {
+        Warp* warp = &block->warps[w];
+        for (unsigned lane = 0; lane < kLanes; lane++) {
+            if (!(warp->arrived >> lane & 1)) continue;
+            say_where(block, warp, lane);
+            say(block, " diverges: it waits for the lanes 0x%08x, but ", warp->mask[lane]);
+            for (unsigned other = 0; other < kLanes; other++) {
+                bool meets = (warp->arrived >> other & 1) && warp->mask[other] == warp->mask[lane] &&
+                             warp->op[other] == warp->op[lane] && warp->line[other] == warp->line[lane] &&
+                             warp->file[other] == warp->file[lane];
+                if (meets || !(warp->mask[lane] >> other & 1)) continue;
+                say_state(block, warp, other);
+                return;
+            }
+            return;
+        }
+    }
+    for (unsigned w = 0; w < block->n_warps; w++) {  // only barriers are left, with somebody who returned
+        Warp* warp = &block->warps[w];
+        unsigned waiting = warp->existing & ~warp->done;
+        if (!waiting) continue;
+        say_where(block, warp, __builtin_ctz(waiting));
+        say(block, " diverges: it waits for all %u threads, but ", block->n_threads);
+        for (unsigned other = 0; other < block->n_warps; other++) {
+            if (!block->warps[other].done) continue;
+            say_state(block, &block->warps[other], __builtin_ctz(block->warps[other].done));
+            return;
+        }
+    }
+}
+
+// Who runs when `warp`'s turn is over at `lane`: its own next lane first, so that a converged warp
+// meets after one switch a lane, else the next warp that can run, else nobody.
+EMULATOR_INTERNAL static Context* next_to_run(Block* block, Warp* warp, unsigned lane) {
+    unsigned first = warp_number(warp), w = first;
+    while (!block->warps[w].runnable) {
+        w = block->warps[w].next_warp;
+        lane = 0;
+        if (w == first) {
+            if (block->n_done < block->n_threads) {
+                say_divergence(block);
+                block->failed = true;
+            }
+            return &block->starter;
+        }
+    }
+    Warp* chosen = &block->warps[w];
+    do lane = chosen->next_lane[lane];
+    while (!(chosen->runnable >> lane & 1));
+    return chosen->fiber[lane];
+}
+
+EMULATOR_INTERNAL static void wait(Fiber* self) {
+    switch_context(self, next_to_run(self->block, self->warp, self->lane), false);
+}
+
+EMULATOR_INTERNAL static void arrive(Fiber* self, Op op, const char* file, unsigned line) {
+    Warp* warp = self->warp;
+    warp->op[self->lane] = op;
+    warp->file[self->lane] = file;
+    warp->line[self->lane] = line;
+}
+
+// All lanes of the mask are here: give each its result.
+EMULATOR_INTERNAL static void complete(Warp* warp, unsigned mask, Op op) {
+    unsigned nonzero = 0;
+    switch (op) {
+    case kBallot:
+    case kAny:
+    case kAll:
+        for (unsigned lane = 0; lane < kLanes; lane++) nonzero |= unsigned(warp->value[lane] != 0) << lane;
+        nonzero &= mask;
+        if (op != kBallot) nonzero = op == kAny ? nonzero != 0 : nonzero == mask;
+        for (unsigned m = mask; m; m &= m - 1) warp->result[__builtin_ctz(m)] = nonzero;
+        break;
+    case kShfl:
+    case kShflUp:
+    case kShflDown:
+    case kShflXor:
+        for (unsigned m = mask; m; m &= m - 1) {
+            unsigned lane = __builtin_ctz(m);
+            warp->result[lane] = warp->value[warp->source[lane]];
+        }
+        break;
+    case kMatchAny:
+        for (unsigned m = mask; m; m &= m - 1) {
+            unsigned lane = __builtin_ctz(m), same = 0;
+            for (unsigned other = 0; other < kLanes; other++)
+                same |= unsigned(warp->value[other] == warp->value[lane]) << other;
+            warp->result[lane] = same & mask;
+        }
+        break;
+    default:
+        break;
+    }
+    warp->arrived &= ~mask;
+    warp->runnable |= mask;
+}
+
+EMULATOR_INTERNAL static bool all_meet(const Warp* warp, unsigned mask, unsigned lane) {
+    unsigned differing = 0;
+    for (unsigned other = 0; other < kLanes; other++)
+        differing |= unsigned((warp->mask[other] != mask) | (warp->op[other] != warp->op[lane]) |
+                              (warp->line[other] != warp->line[lane]) | (warp->file[other] != warp->file[lane]))
+                     << other;
+    return !(differing & mask);
+}
+
+// Wait for the lanes of `mask`; `source` is the absolute lane that a shuffle reads.
+EMULATOR_INTERNAL static uint64_t meet_lanes(Op op, unsigned mask, uint64_t value, unsigned source,
+                                             const char* file, unsigned line) {
+    Fiber* self = current_fiber();
+    Warp* warp = self->warp;
+    unsigned lane = self->lane;
+    arrive(self, op, file, line);
+    if (!(mask >> lane & 1)) misuse("is called with mask 0x%08x, which does not name the calling lane", mask);
+    if (!(mask >> source & 1)) misuse("reads lane %u, which mask 0x%08x does not name", source, mask);
+    warp->mask[lane] = mask;
+    warp->value[lane] = value;
+    warp->source[lane] = source;
+    warp->arrived |= 1u << lane;
+    warp->runnable &= ~(1u << lane);
+#if defined(__SANITIZE_THREAD__)
+    // Of the warp operations only __syncwarp orders memory (CUDA C++ Programming Guide, "Warp Vote Functions").
+    // Two addresses by turns: who is through early and arrives again must not be ordered before the late.
+    unsigned lowest = __builtin_ctz(mask);
+    uint64_t* order = &warp->order[lowest][warp->generation[lowest] & 1];
+    if (op == kSyncwarp) __tsan_release(order);
+#endif
+    if ((warp->arrived & mask) == mask && all_meet(warp, mask, lane)) {
+        warp->generation[__builtin_ctz(mask)]++;
+        complete(warp, mask, op);
+    } else {
+        wait(self);
+    }
+#if defined(__SANITIZE_THREAD__)
+    if (op == kSyncwarp) __tsan_acquire(order);
+#endif
+    return warp->result[lane];
+}
+
+// Wait for all threads of the block.
+EMULATOR_INTERNAL static uint64_t meet_block(Op op, uint64_t value, const char* file, unsigned line) {
+    Fiber* self = current_fiber();
+    Warp* warp = self->warp;
+    Block* block = self->block;
+    arrive(self, op, file, line);
+    if (block->n_at_barrier == 0) {
+        block->barrier_op = op;
+        block->barrier_file = file;
+        block->barrier_line = line;
+        block->n_nonzero = 0;
+    } else if (block->barrier_op != op || block->barrier_line != line || block->barrier_file != file) {
+        misuse("diverges: other threads of the block wait in %s at %s:%u", kOpNames[block->barrier_op],
+               block->barrier_file, block->barrier_line);
+    }
+    block->n_at_barrier++;
+    block->n_nonzero += value != 0;
+    warp->runnable &= ~(1u << self->lane);
+#if defined(__SANITIZE_THREAD__)
+    uint64_t* order = &block->barrier_order[block->barrier_generation & 1];
+    __tsan_release(order);
+#endif
+    if (block->n_at_barrier == block->n_threads) {
+        uint64_t result = op == kSyncthreadsCount ? block->n_nonzero
+                          : op == kSyncthreadsAnd ? block->n_nonzero == block->n_threads
+                                                  : block->n_nonzero != 0;
+        for (unsigned w = 0; w < block->n_warps; w++) {
+            for (unsigned lane = 0; lane < kLanes; lane++) block->warps[w].result[lane] = result;
+            block->warps[w].runnable = block->warps[w].existing;
+        }
+        block->n_at_barrier = 0;
+        block->barrier_generation++;
+    } else {
+        wait(self);
+    }
+#if defined(__SANITIZE_THREAD__)
+    __tsan_acquire(order);
+#endif
+    return warp->result[self->lane];
+}
+
+EMULATOR_INTERNAL [[noreturn]] static void run_thread() {
+    Fiber* self = current_fiber();
+    Block* block = self->block;
+#if defined(__SANITIZE_ADDRESS__)
+    const void* bottom;
+    size_t bytes;
+    __sanitizer_finish_switch_fiber(nullptr, &bottom, &bytes);
+    if (!block->starter.stack_bytes) {  // the first fiber of a block is entered from the starter
+        block->starter.stack_bottom = const_cast<void*>(bottom);
+        block->starter.stack_bytes = bytes;
+    }
+#endif
+    block->launch->call(block->launch->arguments);
+    self->warp->runnable &= ~(1u << self->lane);
+    self->warp->done |= 1u << self->lane;
+    block->n_done++;
+#if defined(__SANITIZE_THREAD__)
+    __tsan_release(&block->n_done);  // the launch ends after all of it
+#endif
+    switch_context(self, next_to_run(block, self->warp, self->lane), true);
+    abort();
+}
+
+EMULATOR_INTERNAL static void prepare_fiber(Fiber* fiber, char* region, unsigned colour) {
+    // Stacks that all started at the same offset would share a few cache sets.
+    uintptr_t top = reinterpret_cast<uintptr_t>(region) + kRegionBytes - colour * 320;
+    fiber->stack_bottom = region + kHeaderBytes + kGuardBytes;
+    fiber->stack_bytes = top - reinterpret_cast<uintptr_t>(fiber->stack_bottom);
+#if defined(EMULATOR_UCONTEXT)
+    ucontext_t* context = reinterpret_cast<ucontext_t*>(region + kLanes * kFiberBytes);
+    getcontext(context);
+    context->uc_stack.ss_sp = fiber->stack_bottom;
+    context->uc_stack.ss_size = fiber->stack_bytes;
+    context->uc_link = nullptr;
+    makecontext(context, run_thread, 0);
+    fiber->stack_pointer = context;
+#else
+    void** stack = reinterpret_cast<void**>(top) - 8;  // six registers, the entry, and no caller
+    memset(stack, 0, 8 * sizeof(void*));
+    stack[6] = reinterpret_cast<void*>(run_thread);
+    fiber->stack_pointer = stack;
+#endif
+#if defined(__SANITIZE_THREAD__)
+    fiber->tsan_fiber = __tsan_create_fiber(0);
+#endif
+}
+
+// Stacks for `n` threads, each in a region aligned to its size.
+EMULATOR_INTERNAL static bool reserve_stacks(Block* block, unsigned n) {
+    if (n <= block->n_stacks) return true;
+    size_t bytes = (n + 1) * kRegionBytes;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return false;
+    uintptr_t aligned = (reinterpret_cast<uintptr_t>(memory) + kRegionBytes - 1) & ~(kRegionBytes - 1);
+    if (block->stacks) munmap(block->stacks, block->n_stacks * kRegionBytes);
+    block->stacks = reinterpret_cast<char*>(aligned);
+    block->n_stacks = n;
+    for (unsigned i = 0; i < n; i++)
+        mprotect(block->stacks + i * kRegionBytes + kHeaderBytes, kGuardBytes, PROT_NONE);
+    return true;
+}
+
+EMULATOR_INTERNAL static void shuffle(unsigned* items, unsigned n, uint64_t* random) {
+    for (unsigned i = 0; i < n; i++) items[i] = i;
+    for (unsigned i = n; i > 1; i--) {
+        unsigned j = next_random(random) % i, item = items[i - 1];
+        items[i - 1] = items[j];
+        items[j] = item;
+    }
+}
+
+// Run one block to its end; on failure block->error says why.
+EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint64_t linear_index) {
+    const uint3 dims = launch->block;
+    block->launch = launch;
+    block->index = {unsigned(linear_index % launch->grid.x), unsigned(linear_index / launch->grid.x % launch->grid.y),
+                    unsigned(linear_index / launch->grid.x / launch->grid.y)};
+    block->n_threads = dims.x * dims.y * dims.z;
+    block->n_warps = (block->n_threads + kLanes - 1) / kLanes;
+    block->n_done = block->n_at_barrier = 0;
+    block->failed = false;
+    block->error[0] = 0;
+    block->starter = {};
+    if (!reserve_stacks(block, block->n_threads)) {
+        say(block, "no memory for the stacks of %u threads", block->n_threads);
+        block->failed = true;
+        return;
+    }
+#if defined(EMULATOR_UCONTEXT)
+    ucontext_t starter;
+    block->starter.stack_pointer = &starter;
+#endif
+#if defined(__SANITIZE_THREAD__)
+    block->starter.tsan_fiber = __tsan_get_current_fiber();
+#endif
+    uint64_t random = launch->seed ^ linear_index * 0x9e3779b97f4a7c15u;
+    unsigned order[kLanes];
+    shuffle(order, block->n_warps, &random);
+    for (unsigned i = 0; i < block->n_warps; i++) block->warps[order[i]].next_warp = order[(i + 1) % block->n_warps];
+    for (unsigned w = 0; w < block->n_warps; w++) {
+        Warp* warp = &block->warps[w];
+        shuffle(order, kLanes, &random);
+        for (unsigned i = 0; i < kLanes; i++) warp->next_lane[order[i]] = order[(i + 1) % kLanes];
+        warp->existing = warp->arrived = warp->done = 0;
+        for (unsigned lane = 0; lane < kLanes && w * kLanes + lane < block->n_threads; lane++) {
+            unsigned thread = w * kLanes + lane;
+            char* region = block->stacks + thread * kRegionBytes;
+            unsigned colour = reinterpret_cast<uintptr_t>(region) / kRegionBytes % kLanes;
+            Fiber* fiber = reinterpret_cast<Fiber*>(region + colour * kFiberBytes);
+            *fiber = {};
+            fiber->block = block;
+            fiber->warp = warp;
+            fiber->lane = lane;
+            fiber->thread = {thread % dims.x, thread / dims.x % dims.y, thread / dims.x / dims.y};
+            prepare_fiber(fiber, region, colour);
+            warp->fiber[lane] = fiber;
+            warp->existing |= 1u << lane;
+        }
+        warp->runnable = warp->existing;
+    }
+    Warp* first = &block->warps[next_random(&random) % block->n_warps];
+    switch_context(&block->starter, next_to_run(block, first, 0), false);
+#if defined(__SANITIZE_THREAD__)
+    __tsan_acquire(&block->n_done);
+    for (unsigned i = 0; i < block->n_threads; i++)
+        __tsan_destroy_fiber(block->warps[i / kLanes].fiber[i % kLanes]->tsan_fiber);
+#endif
+}
+
+}  // namespace emulator
