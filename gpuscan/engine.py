@@ -23,6 +23,7 @@ from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.ledger import Ledger
 from gpuscan.plan import Batches, Plan
 from gpuscan.policy import Policy
+from gpuscan.ratelimit import RateLimit
 from gpuscan.records import N_NODES_MAX
 from gpuscan.store import Store
 
@@ -138,6 +139,10 @@ class Engine:
             self._interval_ns[nid] = interval_ns
         self._last_scan_ns = np.zeros(N_NODES_MAX, dtype=np.int64)
         self._last_busy_ns = 0
+        self._rate_limit: RateLimit | None = None
+        if policy.rate_limit_bytes_per_s:
+            targets = (node.nid for node in store.topology.nodes if node.present_pages)
+            self._rate_limit = RateLimit(policy.rate_limit_bytes_per_s, targets, int(self._interval_ns.max()))
         store.check_threshold(policy.freq_threshold)
 
     def run(
@@ -177,6 +182,8 @@ class Engine:
         report = TickReport(self.n_ticks, self.now_ns, duration_ns)
         sampled = self.source.sample(self.now_ns, duration_ns)
         self.now_ns += duration_ns
+        if self._rate_limit is not None:
+            self._rate_limit.pass_time(duration_ns)
         report.metrics = sampled.metrics
         self._apply(sampled.events)
         self._mark(sampled, report)
@@ -214,7 +221,6 @@ class Engine:
         report.rejected = self.ledger.rejected.total() - before[2]
 
     def _scan_and_migrate(self, nodes: NDArray[np.uint8], report: TickReport) -> None:
-        elapsed_ns = int((self.now_ns - self._last_scan_ns[nodes.astype(np.bool_)]).max())
         self._last_scan_ns[nodes.astype(np.bool_)] = self.now_ns
         self._active[nodes.astype(np.bool_)] = 0
         busy_ns: Counter[int] = Counter()
@@ -222,7 +228,7 @@ class Engine:
             capacity=self.policy.capacity_folios or None,
             path=self.policy.scan_path,
             nodes=nodes,
-            budget_pages=self.policy.budget_of(elapsed_ns),
+            budget_pages=self._budget_pages(),
             now_jiffies=self.policy.jiffies(self.now_ns),
         )
         for plan in plans:
@@ -235,11 +241,21 @@ class Engine:
             report.scan_ns += plan.scan_ns
             report.examined_bytes += plan.examined_bytes
             report.n_plans += 1
+            if self._rate_limit is not None:
+                for nid in plan.targets.tolist():
+                    self._rate_limit.spend(nid, plan.pages_for(nid))
             self._migrate(plan, report, busy_ns)
         # What a budget left READY raised no new flag; the nodes stay active for it.
         if self.ledger.pending:
             self._active |= nodes
         report.migrate_busy_ns = max(busy_ns.values(), default=0.0)
+
+    def _budget_pages(self) -> dict[int, int] | int | None:
+        """Return the base pages each target may take now: the tighter of budget and rate."""
+        per_tick = self.policy.budget_pages
+        if self._rate_limit is None:
+            return per_tick or None
+        return {nid: min(n, per_tick or n) for nid, n in self._rate_limit.pages().items()}
 
     def _migrate(self, plan: Plan, report: TickReport, busy_ns: Counter[int]) -> None:
         undecided = 0

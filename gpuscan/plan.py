@@ -110,6 +110,11 @@ class Plan:
         """Base pages in the plan."""
         return len(self) if self.order is None else int(self.folio_pages.sum())
 
+    def pages_for(self, target_nid: int) -> int:
+        """Return the base pages for one target."""
+        lo, hi = self.offsets[target_nid : target_nid + 2].tolist()
+        return hi - lo if self.order is None else int(self.folio_pages[lo:hi].sum())
+
     def target_of_folio(self) -> NDArray[np.int32]:
         """Return int32[n]: the target of every folio."""
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))

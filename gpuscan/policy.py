@@ -7,7 +7,6 @@ from typing import Literal
 
 from gpuscan.kernels.api import ScanPath
 from gpuscan.plan import BATCH_PAGES
-from gpuscan.units import PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +24,10 @@ class Policy:
         drop_top_tier: recorded accesses to top-tier pages are ignored.
         scan_path: ``auto``, ``dense`` or ``indexed``.
         capacity_folios: folios per plan; 0 = the store's choice.
-        rate_limit_bytes_per_s: per target, as numa_balancing_promote_rate_limit_MBps; 0 = none.
-        budget_pages: base pages per target and tick; 0 = none. The tighter of the two holds.
+        rate_limit_bytes_per_s: claims per target, as numa_balancing_promote_rate_limit_MBps (which
+            counts MiB); 0 = none. See :mod:`gpuscan.ratelimit`.
+        budget_pages: base pages per target and tick; 0 = none. The tighter of the two holds. A
+            folio that is larger than a budget is not moved.
         on_refused: ``retry`` puts refused folios back, ``drop`` ends their requests.
         backoff_ticks: ticks a refused folio waits before it is READY again.
         max_attempts: refusals after which the request ends.
@@ -51,12 +52,3 @@ class Policy:
     def jiffies(self, ns: int) -> int:
         """Return a time in jiffies, rounded down."""
         return ns * self.hz // 1_000_000_000
-
-    def budget_of(self, elapsed_ns: int) -> int | None:
-        """Return the base pages a target may take after ``elapsed_ns``, or None without a limit."""
-        limits = []
-        if self.rate_limit_bytes_per_s:
-            limits.append(self.rate_limit_bytes_per_s * elapsed_ns // (1_000_000_000 * PAGE_BYTES))
-        if self.budget_pages:
-            limits.append(self.budget_pages)
-        return min(limits) if limits else None

@@ -239,6 +239,33 @@ def test_a_rate_limit_holds_per_target_and_hottest_go_first() -> None:
     assert [pfn for pfn, _ in migrator.moved] == hot.tolist() + cold.tolist()
 
 
+def test_nodes_with_different_intervals_share_the_rate_of_their_target() -> None:
+    store = open_store()
+    pages = np.concatenate([pfns_of(store, nid, *range(2000)) for nid in (2, 3)])
+    pages_per_s = 500
+    policy = Policy(rate_limit_bytes_per_s=pages_per_s * 4096, node_interval_ns=((3, 1_000_000_000),))
+    report = Engine(store, Script([request(pages, 0)]), Verdicts(), policy, verify_every_tick=True).run(20)
+    assert sum(tick.migrated for tick in report.ticks) == 2 * pages_per_s
+
+
+def test_a_rate_lets_a_huge_page_through_once_it_can_be_paid_for() -> None:
+    store = Store(tiered(), device="reference", large_folios=True)
+    head = pfns_of(store, 2, 512)
+    allocated = FolioEvents(NONE, store.page_map.flat_of_pfn(head), order=9)
+    script = Script([Sampled(request(head, 0).produced, events=(allocated,))])
+    policy = Policy(rate_limit_bytes_per_s=4 << 20)  # 1024 pages a second, 102.4 a tick
+    report = Engine(store, script, Verdicts(), policy, verify_every_tick=True).run(6)
+    assert [tick.migrated_pages for tick in report.ticks] == [0, 0, 0, 0, 512, 0]
+
+
+def test_unspent_allowance_is_kept_for_a_second() -> None:
+    store = open_store()
+    script = Script([*[Sampled(())] * 30, request(pfns_of(store, 2, *range(2000)), 0)])
+    policy = Policy(rate_limit_bytes_per_s=500 * 4096)
+    report = Engine(store, script, Verdicts(), policy).run(33)
+    assert [tick.migrated for tick in report.ticks[30:]] == [500, 50, 50]
+
+
 def test_an_unreachable_threshold_is_refused() -> None:
     with pytest.raises(InputError, match="can never be reached"):
         Engine(open_store(), Script([]), Verdicts(), Policy(freq_threshold=8))
