@@ -233,7 +233,8 @@ class Engine:
         )
         for plan in plans:
             n_claimed = len(plan) + plan.n_unknown_target
-            self.ledger.claimed(n_claimed)
+            self.ledger.claimed(n_claimed + plan.n_superseded)
+            self.ledger.put_back(0, plan.n_superseded)
             self.ledger.ended("unknown target in the record", plan.n_unknown_target)
             report.path = plan.path
             report.candidates += n_claimed

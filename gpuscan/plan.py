@@ -74,6 +74,8 @@ class Plan:
         scan_ns: wall time of the scan, grouping included.
         examined_pages, examined_bytes: what the scan read.
         n_unknown_target: claimed folios whose target is not a node of this machine; in no group.
+        n_superseded: folios that were claimed, did not fit and could not be put back, since a
+            producer had made them READY again meanwhile: those requests ended; in no group.
     """
 
     offsets: NDArray[np.int64]
@@ -88,6 +90,7 @@ class Plan:
     examined_pages: int
     examined_bytes: int
     n_unknown_target: int = 0
+    n_superseded: int = 0
 
     def __len__(self) -> int:
         """Folios in the plan."""

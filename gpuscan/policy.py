@@ -23,7 +23,7 @@ class Policy:
             5 s precise, 3 s compact).
         drop_top_tier: recorded accesses to top-tier pages are ignored.
         scan_path: ``auto``, ``dense`` or ``indexed``.
-        capacity_folios: folios per plan; 0 = the store's choice.
+        capacity_folios: folios per plan, at least 512; 0 = the store's choice.
         rate_limit_bytes_per_s: claims per target, as numa_balancing_promote_rate_limit_MBps (which
             counts MiB); 0 = none. See :mod:`gpuscan.ratelimit`.
         budget_pages: base pages per target and tick; 0 = none. The tighter of the two holds. A

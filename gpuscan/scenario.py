@@ -85,7 +85,7 @@ def build_scenario(
         topology,
         policy.record_format,
         device or workload.device,
-        large_folios=any(mapping.order for mapping in machine.space.mappings),
+        large_folios=machine.has_large_folios,
         n_threads=n_threads,
     )
     for event in machine.folios():

@@ -31,8 +31,9 @@ from gpuscan.kernels.api import (
     empty_node_flags,
 )
 from gpuscan.kernels.registry import Device, open_backend
+from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.plan import Plan
-from gpuscan.records import STORE_FORMATS, hotness_key, record_format
+from gpuscan.records import N_NODES_MAX, STORE_FORMATS, hotness_key, record_format
 from gpuscan.topology import Topology
 
 _NO_OUTCOMES = np.empty(0, dtype=np.uint8)
@@ -133,6 +134,9 @@ class Store:
 
         Returns:
             How many ended which way; what cannot be accepted is dropped with its reason.
+
+        Raises:
+            InputError: not whole numbers, or not one nid for each PFN.
         """
         return self.request_outcomes(pfns, nids, _NO_OUTCOMES)
 
@@ -198,11 +202,19 @@ class Store:
             nodes: uint8[1024], 1 for nodes to scan; all by default.
             end: first flat page not to scan; the end of the store by default.
             cuts: cut-offs of a budget, from :meth:`rank`.
+
+        Raises:
+            InputError: the capacity is too small.
         """
+        if capacity is None:
+            capacity = self.default_capacity
+        if capacity < BLOCK_PAGES:
+            raise InputError(
+                f"a plan of {capacity} folios may not hold one block of {BLOCK_PAGES} pages; "
+                f"give a capacity of at least {BLOCK_PAGES}"
+            )
         stop = self.n_pages if end is None else end
-        request = ScanRequest(
-            self.cursor, stop, capacity or self.default_capacity, path=path, node_mask=nodes, cuts=cuts
-        )
+        request = ScanRequest(self.cursor, stop, capacity, path=path, node_mask=nodes, cuts=cuts)
         started = time.perf_counter_ns()
         raw = self.kernels.scan(request)
         scan_ns = time.perf_counter_ns() - started
@@ -220,6 +232,7 @@ class Store:
             examined_pages=raw.examined_pages,
             examined_bytes=raw.examined_bytes,
             n_unknown_target=raw.n_unknown_target,
+            n_superseded=raw.n_superseded,
         )
         raw.recycle()
         return plan
@@ -234,7 +247,16 @@ class Store:
                 number for every target.
             now_jiffies: the moment that ages are counted from.
             nodes: uint8[1024], 1 for nodes that will be scanned; all by default.
+
+        Raises:
+            InputError: a budget is negative.
+            TopologyError: a target is not a node with memory.
         """
+        budgets = budget_pages.values() if isinstance(budget_pages, Mapping) else (budget_pages,)
+        if min(budgets, default=0) < 0:
+            raise InputError(
+                f"a budget of {min(budgets)} pages is negative; leave the target out to lift its limit"
+            )
         limits = np.full(self.layout.n_targets, -1, dtype=np.int64)
         if isinstance(budget_pages, Mapping):
             for nid, pages in budget_pages.items():
@@ -371,11 +393,19 @@ def _default_target(topology: Topology) -> int:
 
 
 def _pages_and_nodes(pfns: ArrayLike, nids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    pfn = np.ascontiguousarray(pfns, dtype=np.int64)
-    nid = np.ascontiguousarray(np.broadcast_to(np.asarray(nids, dtype=np.int32), pfn.shape))
+    pfn, nid = np.atleast_1d(pfns), np.asarray(nids)
+    for what, array in (("PFNs", pfn), ("target nids", nid)):
+        if array.size and array.dtype.kind not in "iu":
+            raise InputError(f"{what} are whole numbers below 2**63, not {array.dtype}; convert the array")
     if pfn.ndim != 1:
         raise InputError(f"PFNs come as one dimension, not {pfn.ndim}; flatten the array")
-    return pfn, nid
+    if nid.shape not in ((), pfn.shape):
+        raise InputError(
+            f"{len(pfn)} PFNs come with {nid.size} target nids; give one for each, or one for all"
+        )
+    if nid.dtype != np.int32:  # a plain cast would turn node 2**32 into node 0
+        nid = np.where((nid < 0) | (nid >= N_NODES_MAX), -1, nid).astype(np.int32)
+    return np.ascontiguousarray(pfn, dtype=np.int64), np.ascontiguousarray(np.broadcast_to(nid, pfn.shape))
 
 
 def _counts(counted: NDArray[np.int64]) -> Counts:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from gpuscan.errors import InputError
+from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.policy import Policy
 from gpuscan.records import N_NODES_MAX, STORE_FORMATS
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
@@ -190,6 +191,15 @@ class PolicyChoice(_Model):
     on_refused: Literal["retry", "drop"] = _POLICY.on_refused
     backoff_ticks: Annotated[int, Field(ge=1, le=10**9)] = _POLICY.backoff_ticks
     max_attempts: Annotated[int, Field(ge=1, le=10**9)] = _POLICY.max_attempts
+
+    @field_validator("capacity_folios")
+    @classmethod
+    def _holds_a_block(cls, n_folios: int) -> int:
+        if 0 < n_folios < BLOCK_PAGES:
+            raise ValueError(
+                f"{n_folios} may not hold one block; give at least {BLOCK_PAGES}, or 0 for the default"
+            )
+        return n_folios
 
     @field_validator("record_format")
     @classmethod

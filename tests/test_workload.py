@@ -241,6 +241,10 @@ WRONG = [
     (["device=gpu"], r"device must be 'auto', 'cpu', 'reference' or 'cuda', not 'gpu'"),
     (["policy.record_format=rfcc"], r"'rfcc' is not a record format \(did you mean 'rfc'\?\)"),
     (["policy.record_format=rfc-page-ext"], r"'rfc-page-ext' is not a record format"),
+    (
+        ["policy.capacity_folios=100"],
+        r"policy.capacity_folios: 100 may not hold one block; give at least 512",
+    ),
     (["policy.rate_limit=100MB"], r"policy.rate_limit: '100MB' is not a rate"),
     (['policy.node_intervals={x="1s"}'], r"is not a value for a node"),
     (['processes.0.placement={0="20%"}'], r"the shares add up to 20.0%"),
