@@ -73,7 +73,7 @@ class HintFaultSpec:
         mark: ``request`` asks for the move at the fault, ``record`` counts the access.
         only_lower_tier: unmap only pages on nodes below the top tier
             (NUMA_BALANCING_MEMORY_TIERING); else all pages not on their CPU's node count.
-        hot_latency_ns: a fault later than this after the unmapping is not hot and marks
+        hot_latency_ns: a fault this long or longer after the unmapping is not hot and marks
             nothing (numa_balancing_hot_threshold_ms, 1000 ms by default); 0 = all count.
         two_stage: a page is marked only when its last two faults came from the same node
             (the two-stage filter of should_numa_migrate_memory, approximated: the kernel

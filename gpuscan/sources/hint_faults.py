@@ -4,7 +4,9 @@ Each fault names a page and the node of the accessing CPU. Where that node has
 top-tier memory it is the target, else the nearest node that has. Then, as
 should_numa_migrate_memory() in kernel/sched/fair.c: a page that was accessed late
 after it was unmapped is not hot, and with the two-stage filter a page must be
-accessed twice in a row from one node.
+accessed twice in a row from one node. Left out: while the target has plenty of free
+memory (pgdat_free_space_enough()) the kernel takes late faults too, and it moves its
+threshold to meet the rate limit (numa_promotion_adjust_threshold()).
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class HintFaultSource:
         targets = self._target[faults.cpu_nids]
         hot = np.ones(len(targets), dtype=np.bool_)
         if self._spec.hot_latency_ns:
-            hot = faults.latency_ms * _NS_PER_MS <= self._spec.hot_latency_ns
+            hot = faults.latency_ms * _NS_PER_MS < self._spec.hot_latency_ns
         twice = self._second_in_a_row(faults)
         homeless = targets == _NOBODY
         away = targets != self._machine.page_map.nid_of_flat(faults.frames)
