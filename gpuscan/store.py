@@ -327,8 +327,7 @@ class Store:
         """Make folios eligible (allocated, on an LRU list); ``flats`` int64[n] are their heads."""
         if order or self.layout.has_large_folios:
             self.kernels.set_order(flats, order)
-            for page in range(1 << order):
-                self._order[flats + page] = order
+            self._order.reshape(-1, 1 << order)[flats >> order] = order
         self.kernels.set_eligible(flats, True)
 
     def forget(self, flats: NDArray[np.int64]) -> int:

@@ -100,6 +100,17 @@ def test_a_refused_folio_comes_back_after_its_back_off_and_ends_after_its_attemp
     assert report.refusals == {"EAGAIN": 3}
 
 
+def test_a_new_request_has_all_its_attempts() -> None:
+    store = open_store()
+    (page, other) = pfns_of(store, 2, 5, 6).tolist()
+    migrator = Verdicts({page: MigrateStatus.EAGAIN})
+    policy = Policy(backoff_ticks=1, max_attempts=2)
+    script = Script([request(np.array([page, other]), 0), *[Sampled(())] * 3, request(np.array([page]), 0)])
+    report = Engine(store, script, migrator, policy, verify_every_tick=True).run(8)
+    assert migrator.attempts[page] == 4
+    assert report.ledger.dropped == {"refused: EAGAIN after 2 attempts": 2}
+
+
 def test_a_final_refusal_or_the_drop_policy_ends_the_request_at_once() -> None:
     store = open_store()
     a, b = pfns_of(store, 2, 5, 6).tolist()
