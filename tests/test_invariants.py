@@ -244,12 +244,6 @@ FAULTS = {
         "    for index in range(n_staged):\n",
         "    for index in range(n_staged - 1, -1, -1):\n",
     ),
-    "stale ready bits are kept": (
-        pure_plan,
-        "scan_dense",
-        "                    take_ready_word(store.ready_bits, word_index)\n",
-        "                    atomic_load(store.ready_bits, word_index)\n",
-    ),
     "blocks not come to are forgotten": (
         large_plan,
         "scan_indexed",
