@@ -75,7 +75,7 @@ static inline T shuffle(Op op, unsigned mask, T value, unsigned operand, int wid
     // except that `up` may not go below, and `down` and `xor` not above the segment of `width` lanes.
     unsigned lane = current_fiber()->lane, first = lane & ~unsigned(width - 1), last = lane | unsigned(width - 1);
     if (width < 1 || width > int(kLanes) || width & (width - 1)) {
-        arrive(current_fiber(), op, file, line);
+        arrive(current_fiber(), op, mask, file, line);
         misuse("has width %d, which is not 1, 2, 4, 8, 16 or 32", width);
     }
     operand %= kLanes;

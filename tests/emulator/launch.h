@@ -87,7 +87,7 @@ EMULATOR_INTERNAL static void scribble_on_shared(uint64_t random) {
     dl_iterate_phdr(find_shared, &shared);
     for (size_t i = 0; i + 8 <= shared.second; i += 8) {
         uint64_t word = next_random(&random);
-        for (int byte = 0; byte < 8; byte++) static_cast<volatile char*>(shared.first)[i + byte] = word >> 8 * byte;
+        memcpy(shared.first + i, &word, sizeof word);
     }
 }
 #endif
@@ -136,22 +136,23 @@ EMULATOR_INTERNAL static const Kernel* find_kernel(const char* name) {
     return nullptr;
 }
 
-EMULATOR_INTERNAL static void print_signatures(char* text, size_t bytes) {
+// One kernel a line: its name and its signature.
+EMULATOR_INTERNAL static const char* list_signatures() {
+    static char text[16 << 10];
     text[0] = 0;
     for (const Kernel& kernel : kKernels) {
         size_t used = strlen(text);
-        snprintf(text + used, bytes - used, "%s%s\n", kernel.name, kernel.signature.text);
+        snprintf(text + used, sizeof text - used, "%s%s\n", kernel.name, kernel.signature.text);
     }
+    return text;
 }
 
 }  // namespace emulator
 
-#if !defined(EMULATOR_RUNNER)
-extern "C" const char* emulator_signatures() {
-    static char text[16 << 10];
-    emulator::print_signatures(text, sizeof text);
-    return text;
-}
+#if defined(EMULATOR_RUNNER)
+#include "runner.h"
+#else
+extern "C" const char* emulator_signatures() { return emulator::list_signatures(); }
 
 // grid_and_block: three numbers each. Returns 0, or 1 with the reason in `error`.
 extern "C" int emulator_launch(const char* name, const unsigned* grid_and_block, void** arguments,

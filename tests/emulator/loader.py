@@ -20,14 +20,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from emulator import child
+
 Build = Literal["fast", "asan", "tsan"]
 
 _HEADERS = Path(__file__).parent
 _COMMON = ("-std=c++17", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function")
 _FLAGS: dict[Build, tuple[str, ...]] = {
     "fast": ("-O2", "-fPIC", "-shared"),
-    "asan": ("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "tsan": ("-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"),
+    "asan": ("-DEMULATOR_RUNNER", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "tsan": ("-DEMULATOR_RUNNER", "-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"),
 }
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\(")
 _FOR_THE_DEVICE = ("-arch", "--gpu-architecture", "-lineinfo", "--generate-line-info", "-maxrregcount", "--maxrregcount")
@@ -212,9 +214,15 @@ class EmulatedModule:
         self.build = build
         self.seed = seed
         self.n_resident = n_resident or (16 if build == "tsan" else 1)
-        self._library = ctypes.CDLL(str(_compile(source, options, build, name)))
-        self._library.emulator_signatures.restype = ctypes.c_char_p
-        listing = self._library.emulator_signatures().decode()
+        if not 1 <= self.n_resident <= (1 if build == "asan" else 64):
+            raise EmulatorError(f"the {build} build cannot run {self.n_resident} blocks at once")
+        self._binary = _compile(source, options, build, name)
+        if build == "fast":
+            self._library = ctypes.CDLL(str(self._binary))
+            self._library.emulator_signatures.restype = ctypes.c_char_p
+            listing = self._library.emulator_signatures().decode()
+        else:
+            listing = child.run([], self._binary).stdout
         self._parameters = {words[0]: words[1:] for line in listing.splitlines() if (words := line.split())}
 
     def get_function(self, name: str) -> EmulatedKernel:
@@ -236,17 +244,28 @@ class EmulatedModule:
         order: NDArray[np.uint64],
     ) -> None:
         """Run checked arguments; see :meth:`EmulatedKernel.__call__`."""
+        dims = (*grid, *block)
+        problem = (
+            self._launch_here(name, dims, args, order)
+            if self.build == "fast"
+            else child.launch(self._binary, name, dims, args, order, self.seed, self.n_resident)
+        )
+        if problem:
+            raise EmulatorError(problem)
+
+    def _launch_here(
+        self, name: str, dims: Sequence[int], args: Sequence[Any], order: NDArray[np.uint64]
+    ) -> str | None:
         # Numbers are held as arrays of one item, pointers as the address of theirs.
         held = [
             np.array([arg.ctypes.data], dtype=np.uintp) if isinstance(arg, np.ndarray) else np.array([arg])
             for arg in args
         ]
         pointers = (ctypes.c_void_p * len(held))(*(item.ctypes.data for item in held))
-        dims = (ctypes.c_uint * 6)(*grid, *block)
         error = ctypes.create_string_buffer(2048)
         failed = self._library.emulator_launch(
             name.encode(),
-            dims,
+            (ctypes.c_uint * 6)(*dims),
             pointers,
             ctypes.c_void_p(order.ctypes.data),
             ctypes.c_uint64(order.size),
@@ -255,5 +274,4 @@ class EmulatedModule:
             error,
             ctypes.c_size_t(len(error)),
         )
-        if failed:
-            raise EmulatorError(error.value.decode())
+        return error.value.decode() if failed else None

@@ -24,7 +24,11 @@
 #endif
 
 // The emulator's own bookkeeping is shared by fibers on purpose: the sanitizers watch the kernels.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define EMULATOR_INTERNAL __attribute__((no_sanitize("address,undefined,thread"), noinline))
+#else
+#define EMULATOR_INTERNAL
+#endif
 
 struct uint3 {
     unsigned x, y, z;
@@ -39,9 +43,11 @@ constexpr size_t kRegionBytes = 256 << 10;
 #else
 constexpr size_t kRegionBytes = 64 << 10;
 #endif
-constexpr size_t kFiberBytes = 256;
-constexpr size_t kHeaderBytes = 12 << 10;  // the Fiber, in its own cache lines, and a ucontext
+// A region, upwards: a guard page, room for a ucontext, the stack, the Fiber, one of 32 offsets. Hot parts that
+// all had the same offset would share a few cache sets.
 constexpr size_t kGuardBytes = 4 << 10;
+constexpr size_t kContextBytes = 4 << 10;
+constexpr size_t kOffsetBytes = 384;
 
 enum Op : unsigned {
     kNothing, kSyncwarp, kBallot, kAny, kAll, kShfl, kShflUp, kShflDown, kShflXor, kMatchAny,
@@ -71,19 +77,19 @@ struct Fiber : Context {
     uint3 thread;
     unsigned lane;
 };
-static_assert(sizeof(Fiber) <= kFiberBytes, "a Fiber must fit its slot");
+static_assert(sizeof(Fiber) <= kOffsetBytes && kOffsetBytes % 64 == 0, "Fibers must not share cache lines");
 
 // What the lanes of a warp tell each other. A lane owns its column: what it brought stays until it
 // brings the next thing, what it gets is written by the lane that arrived last.
 struct Warp {
     uint64_t value[kLanes], result[kLanes];
-    unsigned mask[kLanes], source[kLanes], line[kLanes];
-    Op op[kLanes];
+    uint64_t call[kLanes];  // mask, line and op
     const char* file[kLanes];
+    unsigned source[kLanes];
     Fiber* fiber[kLanes];
     unsigned char next_lane[kLanes];  // the order in which lanes get their turn
     unsigned existing, runnable, arrived, done;
-    unsigned next_warp;
+    unsigned number, next_warp;
     unsigned generation[kLanes];  // of __syncwarp, per lowest lane of the mask
     uint64_t order[kLanes][2];    // what TSan orders a __syncwarp by
 };
@@ -114,6 +120,10 @@ struct Block {
     char error[1024];
 };
 
+static inline Fiber* fiber_in(uintptr_t region) {
+    return reinterpret_cast<Fiber*>(region + kRegionBytes - (region / kRegionBytes % kLanes + 1) * kOffsetBytes);
+}
+
 // Found through the stack pointer: cheaper than a thread-local variable, and leaves all of the
 // module's thread-local storage to __shared__.
 static inline Fiber* current_fiber() {
@@ -123,12 +133,12 @@ static inline Fiber* current_fiber() {
 #else
     uintptr_t address = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
 #endif
-    uintptr_t region = address & ~(kRegionBytes - 1);
-    return reinterpret_cast<Fiber*>(region + region / kRegionBytes % kLanes * kFiberBytes);
+    return fiber_in(address & ~(kRegionBytes - 1));
 }
 
 #if !defined(EMULATOR_UCONTEXT)
-// swapcontext() asks the kernel for the signal mask: 0.5 us. This is the rest of it.
+// swapcontext() asks the kernel for the signal mask: 0.5 us. This is the rest of it. `ret` and not a jump:
+// fibers that wait at the same place return to the same place, as the processor predicts.
 extern "C" __attribute__((visibility("hidden"))) void emulator_switch(void** save, void* load);
 asm(R"(
 .text
@@ -149,8 +159,7 @@ emulator_switch:
     popq %r12
     popq %rbx
     popq %rbp
-    popq %rdx
-    jmp *%rdx
+    ret
 .size emulator_switch, .-emulator_switch
 )");
 #endif
@@ -179,9 +188,10 @@ EMULATOR_INTERNAL static uint64_t next_random(uint64_t* state) {  // splitmix64
     return z ^ z >> 31;
 }
 
-EMULATOR_INTERNAL static unsigned warp_number(const Warp* warp) {
-    return static_cast<unsigned>(warp - warp->fiber[0]->block->warps);
-}
+constexpr uint64_t pack_call(Op op, unsigned line, unsigned mask) { return uint64_t(mask) << 32 | line << 8 | op; }
+constexpr unsigned mask_of(uint64_t call) { return unsigned(call >> 32); }
+constexpr unsigned line_of(uint64_t call) { return unsigned(call) >> 8; }
+constexpr const char* name_of(uint64_t call) { return kOpNames[call & 0xff]; }
 
 // Append to the block's error.
 EMULATOR_INTERNAL __attribute__((format(printf, 2, 3))) static void say(Block* block, const char* format, ...) {
@@ -194,30 +204,30 @@ EMULATOR_INTERNAL __attribute__((format(printf, 2, 3))) static void say(Block* b
 
 EMULATOR_INTERNAL static void say_where(Block* block, const Warp* warp, unsigned lane) {
     say(block, "kernel %s, block (%u, %u, %u), warp %u, lane %u, ", block->launch->kernel, block->index.x,
-        block->index.y, block->index.z, warp_number(warp), lane);
-    say(block, "%s:%u: %s", warp->file[lane], warp->line[lane], kOpNames[warp->op[lane]]);
+        block->index.y, block->index.z, warp->number, lane);
+    say(block, "%s:%u: %s", warp->file[lane], line_of(warp->call[lane]), name_of(warp->call[lane]));
 }
 
 EMULATOR_INTERNAL static void say_state(Block* block, const Warp* warp, unsigned lane) {
     if (!(warp->existing >> lane & 1)) {
         say(block, "lane %u does not exist, the block has %u threads", lane, block->n_threads);
     } else if (warp->done >> lane & 1) {
-        say(block, "warp %u lane %u has returned", warp_number(warp), lane);
+        say(block, "warp %u lane %u has returned", warp->number, lane);
     } else {
-        say(block, "warp %u lane %u waits in %s at %s:%u", warp_number(warp), lane, kOpNames[warp->op[lane]],
-            warp->file[lane], warp->line[lane]);
-        if (warp->arrived >> lane & 1) say(block, " with mask 0x%08x", warp->mask[lane]);
+        say(block, "warp %u lane %u waits in %s at %s:%u", warp->number, lane, name_of(warp->call[lane]),
+            warp->file[lane], line_of(warp->call[lane]));
+        if (warp->arrived >> lane & 1) say(block, " with mask 0x%08x", mask_of(warp->call[lane]));
     }
 }
 
-EMULATOR_INTERNAL [[noreturn]] static void give_up(Fiber* self) {
+EMULATOR_INTERNAL [[noreturn, gnu::cold]] static void give_up(Fiber* self) {
     self->block->failed = true;
     switch_context(self, &self->block->starter, true);
     abort();
 }
 
 // The calling lane used an operation wrongly.
-EMULATOR_INTERNAL [[noreturn]] __attribute__((format(printf, 1, 2))) static void misuse(const char* format, ...) {
+EMULATOR_INTERNAL [[noreturn, gnu::cold]] __attribute__((format(printf, 1, 2))) static void misuse(const char* format, ...) {
     Fiber* self = current_fiber();
     char what[256];
     va_list arguments;
@@ -236,12 +246,12 @@ EMULATOR_INTERNAL static void say_divergence(Block* block) {
         for (unsigned lane = 0; lane < kLanes; lane++) {
             if (!(warp->arrived >> lane & 1)) continue;
             say_where(block, warp, lane);
-            say(block, " diverges: it waits for the lanes 0x%08x, but ", warp->mask[lane]);
+            unsigned mask = mask_of(warp->call[lane]);
+            say(block, " diverges: it waits for the lanes 0x%08x, but ", mask);
             for (unsigned other = 0; other < kLanes; other++) {
-                bool meets = (warp->arrived >> other & 1) && warp->mask[other] == warp->mask[lane] &&
-                             warp->op[other] == warp->op[lane] && warp->line[other] == warp->line[lane] &&
+                bool meets = (warp->arrived >> other & 1) && warp->call[other] == warp->call[lane] &&
                              warp->file[other] == warp->file[lane];
-                if (meets || !(warp->mask[lane] >> other & 1)) continue;
+                if (meets || !(mask >> other & 1)) continue;
                 say_state(block, warp, other);
                 return;
             }
@@ -264,12 +274,11 @@ EMULATOR_INTERNAL static void say_divergence(Block* block) {
 
 // Who runs when `warp`'s turn is over at `lane`: its own next lane first, so that a converged warp
 // meets after one switch a lane, else the next warp that can run, else nobody.
-EMULATOR_INTERNAL static Context* next_to_run(Block* block, Warp* warp, unsigned lane) {
-    unsigned first = warp_number(warp), w = first;
-    while (!block->warps[w].runnable) {
-        w = block->warps[w].next_warp;
-        lane = 0;
-        if (w == first) {
+EMULATOR_INTERNAL static Context* next_to_run(Block* block, const Warp* warp, unsigned lane) {
+    const Warp* first = warp;
+    while (!warp->runnable) {
+        warp = &block->warps[warp->next_warp];
+        if (warp == first) {
             if (block->n_done < block->n_threads) {
                 say_divergence(block);
                 block->failed = true;
@@ -277,34 +286,31 @@ EMULATOR_INTERNAL static Context* next_to_run(Block* block, Warp* warp, unsigned
             return &block->starter;
         }
     }
-    Warp* chosen = &block->warps[w];
-    do lane = chosen->next_lane[lane];
-    while (!(chosen->runnable >> lane & 1));
-    return chosen->fiber[lane];
+    do lane = warp->next_lane[lane];
+    while (!(warp->runnable >> lane & 1));
+    return warp->fiber[lane];
 }
 
 EMULATOR_INTERNAL static void wait(Fiber* self) {
     switch_context(self, next_to_run(self->block, self->warp, self->lane), false);
 }
 
-EMULATOR_INTERNAL static void arrive(Fiber* self, Op op, const char* file, unsigned line) {
-    Warp* warp = self->warp;
-    warp->op[self->lane] = op;
-    warp->file[self->lane] = file;
-    warp->line[self->lane] = line;
+EMULATOR_INTERNAL static void arrive(Fiber* self, Op op, unsigned mask, const char* file, unsigned line) {
+    self->warp->call[self->lane] = pack_call(op, line, mask);
+    self->warp->file[self->lane] = file;
 }
 
 // All lanes of the mask are here: give each its result.
 EMULATOR_INTERNAL static void complete(Warp* warp, unsigned mask, Op op) {
-    unsigned nonzero = 0;
+    uint64_t vote = 0;
     switch (op) {
     case kBallot:
     case kAny:
     case kAll:
-        for (unsigned lane = 0; lane < kLanes; lane++) nonzero |= unsigned(warp->value[lane] != 0) << lane;
-        nonzero &= mask;
-        if (op != kBallot) nonzero = op == kAny ? nonzero != 0 : nonzero == mask;
-        for (unsigned m = mask; m; m &= m - 1) warp->result[__builtin_ctz(m)] = nonzero;
+        for (unsigned lane = 0; lane < kLanes; lane++) vote |= warp->value[lane] << lane;
+        vote &= mask;
+        if (op != kBallot) vote = op == kAny ? vote != 0 : vote == mask;
+        for (unsigned m = mask; m; m &= m - 1) warp->result[__builtin_ctz(m)] = vote;
         break;
     case kShfl:
     case kShflUp:
@@ -316,11 +322,14 @@ EMULATOR_INTERNAL static void complete(Warp* warp, unsigned mask, Op op) {
         }
         break;
     case kMatchAny:
-        for (unsigned m = mask; m; m &= m - 1) {
-            unsigned lane = __builtin_ctz(m), same = 0;
-            for (unsigned other = 0; other < kLanes; other++)
-                same |= unsigned(warp->value[other] == warp->value[lane]) << other;
-            warp->result[lane] = same & mask;
+        for (unsigned rest = mask; rest;) {
+            unsigned first = __builtin_ctz(rest), same = 0;
+            for (unsigned m = rest; m; m &= m - 1) {
+                unsigned lane = __builtin_ctz(m);
+                same |= unsigned(warp->value[lane] == warp->value[first]) << lane;
+            }
+            rest &= ~same;
+            for (unsigned m = same; m; m &= m - 1) warp->result[__builtin_ctz(m)] = same;
         }
         break;
     default:
@@ -331,24 +340,27 @@ EMULATOR_INTERNAL static void complete(Warp* warp, unsigned mask, Op op) {
 }
 
 EMULATOR_INTERNAL static bool all_meet(const Warp* warp, unsigned mask, unsigned lane) {
-    unsigned differing = 0;
-    for (unsigned other = 0; other < kLanes; other++)
-        differing |= unsigned((warp->mask[other] != mask) | (warp->op[other] != warp->op[lane]) |
-                              (warp->line[other] != warp->line[lane]) | (warp->file[other] != warp->file[lane]))
-                     << other;
-    return !(differing & mask);
+    const uint64_t call = warp->call[lane];
+    const char* file = warp->file[lane];
+    if (mask != ~0u) {
+        for (unsigned m = mask; m; m &= m - 1)
+            if (warp->call[__builtin_ctz(m)] != call || warp->file[__builtin_ctz(m)] != file) return false;
+        return true;
+    }
+    bool differ = false;
+    for (unsigned other = 0; other < kLanes; other++) differ |= warp->call[other] != call || warp->file[other] != file;
+    return !differ;
 }
 
-// Wait for the lanes of `mask`; `source` is the absolute lane that a shuffle reads.
-EMULATOR_INTERNAL static uint64_t meet_lanes(Op op, unsigned mask, uint64_t value, unsigned source,
+// Wait for the lanes of `mask`. `value` is 0 or 1 in a vote; `source` is the lane that a shuffle reads.
+EMULATOR_INTERNAL __attribute__((noinline)) static uint64_t meet_lanes(Op op, unsigned mask, uint64_t value, unsigned source,
                                              const char* file, unsigned line) {
     Fiber* self = current_fiber();
     Warp* warp = self->warp;
     unsigned lane = self->lane;
-    arrive(self, op, file, line);
+    arrive(self, op, mask, file, line);
     if (!(mask >> lane & 1)) misuse("is called with mask 0x%08x, which does not name the calling lane", mask);
     if (!(mask >> source & 1)) misuse("reads lane %u, which mask 0x%08x does not name", source, mask);
-    warp->mask[lane] = mask;
     warp->value[lane] = value;
     warp->source[lane] = source;
     warp->arrived |= 1u << lane;
@@ -373,11 +385,11 @@ EMULATOR_INTERNAL static uint64_t meet_lanes(Op op, unsigned mask, uint64_t valu
 }
 
 // Wait for all threads of the block.
-EMULATOR_INTERNAL static uint64_t meet_block(Op op, uint64_t value, const char* file, unsigned line) {
+EMULATOR_INTERNAL __attribute__((noinline)) static uint64_t meet_block(Op op, uint64_t value, const char* file, unsigned line) {
     Fiber* self = current_fiber();
     Warp* warp = self->warp;
     Block* block = self->block;
-    arrive(self, op, file, line);
+    arrive(self, op, 0, file, line);
     if (block->n_at_barrier == 0) {
         block->barrier_op = op;
         block->barrier_file = file;
@@ -436,13 +448,12 @@ EMULATOR_INTERNAL [[noreturn]] static void run_thread() {
     abort();
 }
 
-EMULATOR_INTERNAL static void prepare_fiber(Fiber* fiber, char* region, unsigned colour) {
-    // Stacks that all started at the same offset would share a few cache sets.
-    uintptr_t top = reinterpret_cast<uintptr_t>(region) + kRegionBytes - colour * 320;
-    fiber->stack_bottom = region + kHeaderBytes + kGuardBytes;
-    fiber->stack_bytes = top - reinterpret_cast<uintptr_t>(fiber->stack_bottom);
+EMULATOR_INTERNAL static void prepare_fiber(Fiber* fiber, uintptr_t region) {
+    uintptr_t top = reinterpret_cast<uintptr_t>(fiber), bottom = region + kGuardBytes + kContextBytes;
+    fiber->stack_bottom = reinterpret_cast<void*>(bottom);
+    fiber->stack_bytes = top - bottom;
 #if defined(EMULATOR_UCONTEXT)
-    ucontext_t* context = reinterpret_cast<ucontext_t*>(region + kLanes * kFiberBytes);
+    ucontext_t* context = reinterpret_cast<ucontext_t*>(region + kGuardBytes);
     getcontext(context);
     context->uc_stack.ss_sp = fiber->stack_bottom;
     context->uc_stack.ss_size = fiber->stack_bytes;
@@ -471,7 +482,7 @@ EMULATOR_INTERNAL static bool reserve_stacks(Block* block, unsigned n) {
     block->stacks = reinterpret_cast<char*>(aligned);
     block->n_stacks = n;
     for (unsigned i = 0; i < n; i++)
-        mprotect(block->stacks + i * kRegionBytes + kHeaderBytes, kGuardBytes, PROT_NONE);
+        mprotect(block->stacks + i * kRegionBytes, kGuardBytes, PROT_NONE);
     return true;
 }
 
@@ -516,18 +527,18 @@ EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint
         Warp* warp = &block->warps[w];
         shuffle(order, kLanes, &random);
         for (unsigned i = 0; i < kLanes; i++) warp->next_lane[order[i]] = order[(i + 1) % kLanes];
+        warp->number = w;
         warp->existing = warp->arrived = warp->done = 0;
         for (unsigned lane = 0; lane < kLanes && w * kLanes + lane < block->n_threads; lane++) {
             unsigned thread = w * kLanes + lane;
-            char* region = block->stacks + thread * kRegionBytes;
-            unsigned colour = reinterpret_cast<uintptr_t>(region) / kRegionBytes % kLanes;
-            Fiber* fiber = reinterpret_cast<Fiber*>(region + colour * kFiberBytes);
+            uintptr_t region = reinterpret_cast<uintptr_t>(block->stacks) + thread * kRegionBytes;
+            Fiber* fiber = fiber_in(region);
             *fiber = {};
             fiber->block = block;
             fiber->warp = warp;
             fiber->lane = lane;
             fiber->thread = {thread % dims.x, thread / dims.x % dims.y, thread / dims.x / dims.y};
-            prepare_fiber(fiber, region, colour);
+            prepare_fiber(fiber, region);
             warp->fiber[lane] = fiber;
             warp->existing |= 1u << lane;
         }
