@@ -187,7 +187,10 @@ def pack(
     ):
         array = np.asarray(value)
         if array.size and (array.min() < 0 or array.max() > field.max):
-            raise InputError(f"{label} does not fit the {field.width} bits that format {fmt.name} has for it")
+            raise InputError(
+                f"{label} does not fit the {field.width} bits that format {fmt.name} has for it; "
+                f"give {'0 only' if field.width == 0 else f'0 to {field.max}'}"
+            )
         word = word | (array.astype(np.uint64) << np.uint64(field.shift))
     return word.astype(fmt.dtype)
 

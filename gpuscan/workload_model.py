@@ -21,12 +21,12 @@ from pydantic import (
     model_validator,
 )
 
-from gpuscan.errors import InputError
+from gpuscan.errors import InputError, TopologyError
 from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.policy import Policy
 from gpuscan.records import N_NODES_MAX, STORE_FORMATS
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
-from gpuscan.topology.model import Topology
+from gpuscan.topology.model import Node, Topology
 from gpuscan.units import (
     PAGE_BYTES,
     format_bytes,
@@ -271,6 +271,8 @@ class Workload(_Model):
             _process_spec(f"processes.{index}", process, topology)
             for index, process in enumerate(self.processes)
         )
+        for nid, _ in self.policy.node_intervals:
+            _node("policy.node_intervals", nid, topology)
         n_wanted = sum(process.n_pages for process in processes)
         if n_wanted * PAGE_BYTES > topology.memory_bytes:
             raise InputError(
@@ -313,13 +315,13 @@ MODELS: dict[str, type[BaseModel]] = {
 
 def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec:
     for position, nid in enumerate(process.cpus_of):
-        if not topology.node(nid).cpus:
+        if not _node(f"{key}.cpus_of.{position}", nid, topology).cpus:
             raise InputError(
                 f"{key}.cpus_of.{position}: node {nid} of topology {topology.name} has no CPUs; "
                 f"use one of {_nids(node.nid for node in topology.nodes if node.cpus)}"
             )
     for nid, _ in process.placement:
-        if not topology.node(nid).present_pages:
+        if not _node(f"{key}.placement", nid, topology).present_pages:
             raise InputError(
                 f"{key}.placement.{nid}: node {nid} of topology {topology.name} has no memory; "
                 f"use one of {_nids(node.nid for node in topology.nodes if node.present_pages)}"
@@ -356,6 +358,13 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
             shift_every_ns=pattern.shift_every,
         ),
     )
+
+
+def _node(key: str, nid: int, topology: Topology) -> Node:
+    try:
+        return topology.node(nid)
+    except TopologyError as error:
+        raise TopologyError(f"{key}: {error}; name one of these") from None
 
 
 def _home(cpu_nid: int, topology: Topology) -> int:

@@ -303,7 +303,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["processes.0.cpus_of=[7]"], "no node 7"),
+        (["processes.0.cpus_of=[7]"], r"processes.0.cpus_of.0: topology .* has no node 7"),
+        (['processes.0.placement={ 9="100%" }'], r"processes.0.placement: topology .* has no node 9"),
+        (['policy.node_intervals={ 9="1s" }'], r"policy.node_intervals: topology .* has no node 9"),
         (
             ["processes.0.cpus_of=[2]"],
             r"cpus_of.0: node 2 of topology test has no CPUs; use one of 0, 5",
