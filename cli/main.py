@@ -31,8 +31,10 @@ COMMANDS = {
     "topology": "Show a machine: nodes, zones, tiers, distances.",
     "workloads": "List the built-in workloads.",
     "doctor": "Show what this machine offers, and why not the GPU.",
+    "bench": "Measure scans, requests and ticks against peers.",
 }
-"""Name -> one line for ``--help``. Command ``x`` is the function ``x`` of the module ``gpuscan.cli.x``."""
+"""Name -> one line for ``--help``. Command ``x`` is the function ``x`` of the module ``gpuscan.cli.x``,
+or a Typer app of that name where it has commands of its own."""
 
 _PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
 """Typer's boxed help costs 0.12 s for importing rich, half of what ``--help`` may take in all."""
@@ -57,9 +59,11 @@ class LazyGroup(TyperGroup):
 
 def load_command(name: str) -> TyperCommand:
     """Import and return the command ``name``, one of :data:`COMMANDS`."""
-    function = getattr(import_module(f"gpuscan.cli.{name}"), name)
+    found = getattr(import_module(f"gpuscan.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        return cast("TyperCommand", typer.main.get_command(found))
     single = typer.Typer(**_PLAIN_HELP)
-    single.command(name)(function)
+    single.command(name)(found)
     return cast("TyperCommand", typer.main.get_command(single))
 
 

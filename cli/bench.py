@@ -1,0 +1,236 @@
+"""``gpuscan bench``: scans, requests and ticks against the machine's ceilings and against peers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gpuscan.bench.sweep import Sweep
+    from gpuscan.cli.output import Output
+
+_ALL_PEERS = "numpy,polars,polars-streaming,duckdb,kernel-walk"
+
+Memory = Annotated[str, typer.Option(metavar="SIZES", help="Memory to have records of: 64GiB,1TiB.")]
+Targets = Annotated[str, typer.Option(metavar="N,...", help="Target nodes, the memory split among them.")]
+Format = Annotated[str, typer.Option("--format", metavar="NAMES", help="rfc, pghot or pghot-compact.")]
+Device = Annotated[str, typer.Option(metavar="NAMES", help="auto, cpu or reference.")]
+Density = Annotated[str, typer.Option(metavar="SHARES", help="Shares of READY pages: 1e-4,1%.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads; all CPUs by default.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the positions and targets.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep bench.json, runs.parquet and plots.")]
+Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="With --out: draw PNG and SVG.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+
+bench = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    help="""Measure this machine: ceilings first, then gpuscan and peers in turn on the same records.
+
+    Every peer's answer is checked before anything is timed. Lists are given with commas.
+    """,
+)
+
+
+@bench.command()
+def scan(
+    memory: Memory = "1TiB",
+    density: Density = "1e-6,1e-4,1e-3,1e-2,1e-1",
+    targets: Targets = "16",
+    clustering: Annotated[
+        str, typer.Option(metavar="NAMES", help="Where READY pages lie: uniform, runs (of 512), hot.")
+    ] = "uniform",
+    record_format: Format = "rfc",
+    device: Device = "cpu",
+    peers: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"Among {_ALL_PEERS}; '' for none.")
+    ] = _ALL_PEERS,
+    walk_pages: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Pages for kernel-walk, 80 bytes each; time is scaled.")
+    ] = 1 << 26,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds on 4 and 8 GiB: checks answers, times mean nothing.")
+    ] = False,
+    rounds: Rounds = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    out: Out = None,
+    plots: Plots = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find READY pages, grouped by target: dense, indexed, auto, floors and peers.
+
+    \b
+    gpuscan bench scan --quick
+    gpuscan bench scan --memory 1TiB --density 1e-4,1e-2 --out results/
+    gpuscan bench scan --format pghot-compact --targets 1 --peers polars
+    """
+    grid = {
+        "memory": _items(memory),
+        "density": _shares(density),
+        "targets": _items(targets),
+        "clustering": _items(clustering),
+        "format": _items(record_format),
+        "device": _items(device),
+        "peers": _items(peers),
+        "walk_pages": walk_pages,
+    }
+    if quick:
+        grid |= {"memory": ["4GiB", "8GiB"], "density": [1e-4, 1e-2], "walk_pages": 1 << 18}
+        rounds = min(rounds, 2)
+    _run({"scan": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, plots, as_json, quiet)
+
+
+@bench.command()
+def request(
+    memory: Memory = "1TiB",
+    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Pages per call.")] = 1 << 24,
+    targets: Targets = "16",
+    record_format: Format = "rfc",
+    device: Device = "cpu",
+    rounds: Rounds = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    out: Out = None,
+    plots: Plots = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mark pages in bulk, random and ascending PFNs, against random writes of one word each."""
+    grid = {
+        "memory": _items(memory),
+        "requests": requests,
+        "targets": _items(targets),
+        "format": _items(record_format),
+        "device": _items(device),
+    }
+    _run({"request": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, plots, as_json, quiet)
+
+
+@bench.command()
+def tick(
+    memory: Memory = "1TiB",
+    density: Density = "1e-6,1e-4,1e-3",
+    targets: Targets = "16",
+    record_format: Format = "rfc",
+    device: Device = "cpu",
+    rounds: Rounds = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the engine's whole tick: mark, scan, cut batches, a migrator that only nods, book."""
+    grid = {
+        "memory": _items(memory),
+        "density": _shares(density),
+        "targets": _items(targets),
+        "format": _items(record_format),
+        "device": _items(device),
+    }
+    _run({"tick": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, False, as_json, quiet)
+
+
+@bench.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="FILE", help="TOML; benchmarks/sweep.toml is ours.")],
+    out: Out = None,
+    plots: Plots = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run grids of pages, density, targets, clustering, format and device from a file."""
+    from gpuscan.bench.sweep import load_sweep
+
+    _measure(load_sweep(config), out, plots, as_json, quiet)
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _shares(text: str) -> list[float]:
+    from gpuscan.errors import InputError
+
+    try:
+        return [float(item[:-1]) / 100 if item.endswith("%") else float(item) for item in _items(text)]
+    except ValueError:
+        raise InputError(f"--density {text}: not a list of shares; write for example 1e-4,1%") from None
+
+
+def _run(document: dict[str, Any], out: Path | None, plots: bool, as_json: bool, quiet: bool) -> None:
+    from gpuscan.bench.sweep import make_sweep
+
+    _measure(make_sweep(document, "the options"), out, plots, as_json, quiet)
+
+
+def _measure(sweep: Sweep, out: Path | None, plots: bool, as_json: bool, quiet: bool) -> None:
+    from gpuscan.bench.plots import require_matplotlib
+    from gpuscan.bench.report import write_report
+    from gpuscan.bench.sweep import run_sweep
+    from gpuscan.cli.output import Output
+
+    output = Output(as_json, quiet=quiet)
+    sweep.check()
+    if out is not None and plots:
+        require_matplotlib()
+    with output.progress("bench", sweep.n_steps(), unit="rounds") as progress:
+        document = run_sweep(sweep, lambda name: progress.advance(1, case=name))
+    if out is not None:
+        write_report(out, document, plots=plots)
+    output.document(document)
+    _print(document, output)
+    if out is not None:
+        output.note(f"kept in {out}")
+
+
+def _print(document: dict[str, Any], output: Output) -> None:
+    from gpuscan.bench.report import (
+        REQUEST_COLUMNS,
+        SCAN_COLUMNS,
+        TICK_COLUMNS,
+        case_title,
+        request_table,
+        scan_table,
+        tick_table,
+    )
+    from gpuscan.units import format_bytes, format_time
+
+    host, ceilings = document["host"], document["ceilings"]
+    output.line(
+        f"{host['cpu']}, {document['settings']['n_threads']} threads: reads "
+        f"{ceilings['read_bytes_per_s'] / 1e9:.3g} GB/s, copies {ceilings['copy_bytes_per_s'] / 1e9:.3g} GB/s"
+    )
+    for case in document["scans"]:
+        _table(output, f"scan: {case_title(case)}", SCAN_COLUMNS, scan_table(case))
+        output.line(
+            f"{case['n_ready']:,} READY; byte floor {format_time(case['floors']['dense_bytes_ns'])}; "
+            f"first touch of the store {format_time(case['first_touch_ns'])}, memory beyond it "
+            f"{format_bytes(max(0, case['extra_bytes']))}"
+        )
+    for case in document["requests"]:
+        title = f"{case['n_requests']:,} requests: {case_title(case)}"
+        _table(output, title, REQUEST_COLUMNS, request_table(case))
+    for case in document["ticks"]:
+        title = f"tick of {case['n_marks']:,} marks: {case_title(case)}"
+        _table(output, title, TICK_COLUMNS, tick_table(case))
+
+
+def _table(output: Output, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    output.line()
+    output.line(title)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    output.table(table)

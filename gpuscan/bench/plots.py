@@ -1,0 +1,248 @@
+"""The report as pictures, PNG and SVG: time by density, ratio to peers, growth, request rates.
+
+Drawn from ``bench.json`` alone. A figure appears where the report has at least two
+points for its axis; the file name says what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuscan.errors import InputError
+from gpuscan.units import PAGE_BYTES, format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SERIES_KEYS = ("n_pages", "density", "n_targets", "format", "device", "clustering")
+# Okabe and Ito's colours, told apart by everyone; the floors are grey.
+_STYLE: dict[str, dict[str, Any]] = {
+    "read": {"color": "0.35", "linestyle": "--", "marker": ""},
+    "gpuscan dense": {"color": "#0072B2", "linewidth": 2, "marker": "s"},
+    "gpuscan indexed": {"color": "#009E73", "linewidth": 2, "marker": "o"},
+    "gpuscan auto": {"color": "black", "linestyle": ":", "linewidth": 2, "marker": ""},
+    "numpy": {"color": "#E69F00", "marker": "^"},
+    "polars": {"color": "#D55E00", "marker": "v"},
+    "polars-streaming": {"color": "#D55E00", "linestyle": "-.", "marker": "v"},
+    "duckdb": {"color": "#CC79A7", "marker": "D"},
+    "kernel-walk": {"color": "#56B4E9", "marker": "x"},
+}
+_LABEL = {"read": "read floor (records read once)", "kernel-walk": "kernel's walk, 1 thread"}
+_SHOWN_STATE = "cold"
+
+
+def require_matplotlib() -> None:
+    """Check that plots can be drawn, before an hour of measuring.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401 (only whether it can be)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"plots need {error.name}, which is not installed: pip install 'gpuscan[bench]', "
+            "or give --no-plots"
+        ) from error
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
+    """Draw every figure that the report has the points for; return the names without suffix."""
+    require_matplotlib()
+    names = []
+    for series in _series(document["scans"], "density"):
+        tag = _tag(series[0], "density")
+        names.append(_save(_by_density(series), directory, f"time-by-density-{tag}"))
+        if any(row["kind"] == "peer" for row in series[0]["results"]):
+            names.append(_save(_ratios(series), directory, f"ratio-to-peers-{tag}"))
+    figures = [
+        *(
+            (_growth(series), f"time-by-pages-{_tag(series[0], 'n_pages')}")
+            for series in _series(document["scans"], "n_pages")
+        ),
+        *((_requests(case), f"requests-{_tag(case, '')}") for case in document["requests"]),
+    ]
+    return names + [_save(figure, directory, name) for figure, name in figures]
+
+
+def _series(cases: Iterable[Mapping[str, Any]], axis: str) -> list[list[Mapping[str, Any]]]:
+    """Return cases that differ in ``axis`` alone, ascending in it, at least two of them."""
+    groups: dict[tuple[Any, ...], dict[float, Mapping[str, Any]]] = {}
+    for case in cases:
+        key = tuple(case[name] for name in _SERIES_KEYS if name != axis)
+        kept = groups.setdefault(key, {})
+        # The same point may be in two grids, with and without peers: keep the one that has more.
+        if case[axis] > 0 and len(case["results"]) >= len(kept.get(case[axis], {"results": []})["results"]):
+            kept[case[axis]] = case
+    return [[kept[at] for at in sorted(kept)] for kept in groups.values() if len(kept) > 1]
+
+
+def _tag(case: Mapping[str, Any], axis: str) -> str:
+    parts: dict[str, str] = {
+        "n_pages": format_bytes(case["n_pages"] * PAGE_BYTES).replace(" ", ""),
+        "density": f"{case.get('density', 0):g}",
+        "n_targets": f"{case['n_targets']}-targets",
+        "format": case["format"],
+        "device": case["device"],
+        "clustering": case.get("clustering", ""),
+    }
+    return "-".join(parts[name] for name in parts if name != axis and name in case)
+
+
+def _title(case: Mapping[str, Any], axis: str) -> str:
+    parts: dict[str, str] = {
+        "n_pages": f"{format_bytes(case['n_pages'] * PAGE_BYTES)} of memory",
+        "density": f"density {case.get('density', 0):g}",
+        "n_targets": f"{case['n_targets']} target{'s' * (case['n_targets'] > 1)}",
+        "format": f"format {case['format']}",
+        "clustering": case.get("clustering", ""),
+    }
+    return ", ".join(parts[name] for name in parts if name != axis and name in case)
+
+
+def _figure(width: float = 7.5, n_axes: int = 1) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4.8), layout="constrained")
+    axes = figure.subplots(1, n_axes, squeeze=False)[0]
+    for ax in axes:
+        ax.grid(True, which="major", linewidth=0.4, alpha=0.6)
+    return figure, list(axes)
+
+
+def _save(figure: Figure, directory: Path, name: str) -> str:
+    import matplotlib
+
+    # Fixed ids and no date: the same report gives the same files.
+    with matplotlib.rc_context({"svg.hashsalt": "gpuscan"}):
+        figure.savefig(directory / f"{name}.png", dpi=144)
+        figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+    return name
+
+
+def _names(series: Sequence[Mapping[str, Any]]) -> list[str]:
+    seen = {row["name"] for case in series for row in case["results"]}
+    return [name for name in _STYLE if name in seen]
+
+
+def _values(
+    series: Sequence[Mapping[str, Any]], name: str, axis: str, key: str, scale: float = 1.0
+) -> tuple[list[float], list[float]]:
+    points = [
+        (case[axis], row[key] * scale)
+        for case in series
+        for row in case["results"]
+        if row["name"] == name and row["state"] == _SHOWN_STATE
+    ]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _by_density(series: Sequence[Mapping[str, Any]]) -> Figure:
+    figure, (ax,) = _figure()
+    for name in _names(series):
+        x, y = _values(series, name, "density", "scaled_ns", 1e-6)
+        ax.plot(x, y, label=_LABEL.get(name, name), **_STYLE[name])
+    ax.plot(
+        [case["density"] for case in series],
+        [case["floors"]["dense_bytes_ns"] * 1e-6 for case in series],
+        color="0.6",
+        linestyle=":",
+        label="byte floor (records read, claims and plan written)",
+    )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="READY pages, share of all pages",
+        ylabel="time of one scan, grouped by target (ms)",
+        title=_title(series[0], "density"),
+    )
+    _legend_outside(figure, ax)
+    return figure
+
+
+def _ratios(series: Sequence[Mapping[str, Any]]) -> Figure:
+    figure, (ax,) = _figure()
+    peers = [row["name"] for row in series[0]["results"] if row["kind"] == "peer"]
+    for ours, linestyle in (("gpuscan auto", "-"), ("gpuscan dense", ":")):
+        rows = [
+            next(row for row in case["results"] if row["name"] == ours and row["state"] == _SHOWN_STATE)
+            for case in series
+        ]
+        for peer in peers:
+            points = [
+                (case["density"], row["faster_than"][peer])
+                for case, row in zip(series, rows, strict=True)
+                if peer in row["faster_than"]
+            ]
+            style = {**_STYLE[peer], "linestyle": linestyle}
+            label = f"{peer} / {ours.removeprefix('gpuscan ')}"
+            ax.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
+    ax.axhline(1.0, color="0.35", linestyle="--", label="as fast as gpuscan")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="READY pages, share of all pages",
+        ylabel="time of the peer / time of gpuscan",
+        title=_title(series[0], "density"),
+    )
+    _legend_outside(figure, ax)
+    return figure
+
+
+def _growth(series: Sequence[Mapping[str, Any]]) -> Figure:
+    figure, (ax, relative) = _figure(12.0, 2)
+    for name in _names(series):
+        x, y = _values(series, name, "n_pages", "scaled_ns", 1e-6)
+        ax.plot(x, y, label=_LABEL.get(name, name), **_STYLE[name])
+    x, y = _values(series, "gpuscan dense", "n_pages", "of_floor")
+    relative.plot(x, y, label="dense: time / read floor", **_STYLE["gpuscan dense"])
+    indexed_ns = _values(series, "gpuscan indexed", "n_pages", "scaled_ns")[1]
+    per_candidate = [ns / case["n_ready"] for ns, case in zip(indexed_ns, series, strict=True)]
+    candidates = relative.twinx()
+    candidates.plot(x, per_candidate, label="indexed: ns per READY page", **_STYLE["gpuscan indexed"])
+    candidates.set(ylabel="ns per READY page (indexed)")
+    relative.set(ylabel="time / read floor of the same size (dense)")
+    ax.set(yscale="log", ylabel="time of one scan, grouped by target (ms)")
+    for axes in (ax, relative):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([case["n_pages"] for case in series])
+        labels = [format_bytes(case["n_pages"] * PAGE_BYTES) for case in series]
+        axes.set_xticklabels(labels, rotation=30)
+        axes.set_xlabel("memory, in pages of 4 KiB")
+    for axes in (relative, candidates):
+        axes.set_ylim(0, 1.15 * axes.dataLim.y1)
+    drawn = [*ax.get_lines(), *relative.get_lines(), *candidates.get_lines()]
+    labels = [str(line.get_label()) for line in drawn]
+    figure.legend(drawn, labels, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(_title(series[0], "n_pages"))
+    return figure
+
+
+def _requests(case: Mapping[str, Any]) -> Figure:
+    figure, (ax,) = _figure()
+    rows = list(reversed(case["results"]))
+    colors = {"floor": "0.6", "gpuscan": "#0072B2", "peer": "#E69F00"}
+    bars = ax.barh(
+        [row["name"] for row in rows],
+        [row["per_s"] * 1e-6 for row in rows],
+        color=[colors[row["kind"]] for row in rows],
+    )
+    ax.bar_label(bars, fmt="%.0f", padding=3)
+    ceiling = case["results"][0]["per_s"] * 1e-6
+    ax.axvline(ceiling, color="0.35", linestyle="--", label="random writes of one record: the ceiling")
+    ax.set(
+        xlabel=f"million pages per second ({case['n_requests']:,} per call)",
+        title=_title(case, ""),
+        xlim=(0, None),
+    )
+    ax.margins(x=0.12)
+    ax.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+def _legend_outside(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")

@@ -1,0 +1,141 @@
+"""What a benchmark leaves behind: ``bench.json``, every single run in ``runs.parquet``, and plots.
+
+``bench.json`` has host, settings, ceilings, and under ``scans``, ``requests`` and
+``ticks`` one object per case, whose ``results`` are the rows of
+:func:`gpuscan.bench.timing.race`. Times are nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.writing import new_directory, write_json
+
+JSON_FILE, RUNS_FILE = "bench.json", "runs.parquet"
+
+_RUNS = pa.schema(
+    [
+        ("what", pa.string()),
+        ("n_pages", pa.int64()),
+        ("n_targets", pa.int32()),
+        ("format", pa.string()),
+        ("device", pa.string()),
+        ("density", pa.float64()),
+        ("clustering", pa.string()),
+        ("n_items", pa.int64()),
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("state", pa.string()),
+        ("measured_pages", pa.int64()),
+        ("round", pa.int32()),
+        ("time_ns", pa.int64()),
+    ]
+)
+_ITEMS = {"scan": "n_ready", "request": "n_requests", "tick": "n_marks"}
+
+
+def write_report(out: Path, document: Mapping[str, Any], *, plots: bool) -> None:
+    """Fill the directory ``out``, replacing an earlier report there.
+
+    Raises:
+        InputError: ``out`` is something else, or plots were asked for without matplotlib.
+        RunFailedError: it cannot be written.
+    """
+    with new_directory(out, marker=JSON_FILE) as directory:
+        write_json(directory / JSON_FILE, document)
+        pq.write_table(pa.Table.from_pylist(run_rows(document), _RUNS), directory / RUNS_FILE)
+        if plots:
+            from gpuscan.bench.plots import draw
+
+            draw(document, directory)
+
+
+def run_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per single run, as ``runs.parquet`` has them."""
+    rows = []
+    for what, n_items in _ITEMS.items():
+        for case in document[f"{what}s"]:
+            columns = {key: case.get(key) for key in _RUNS.names if key in case}
+            for row in case["results"]:
+                of_row = {key: row[key] for key in ("name", "kind", "state")}
+                measured = row.get("measured_pages", case["n_pages"])
+                rows += [
+                    {
+                        "what": what,
+                        **columns,
+                        "n_items": case[n_items],
+                        **of_row,
+                        "measured_pages": measured,
+                        "round": index,
+                        "time_ns": time_ns,
+                    }
+                    for index, time_ns in enumerate(row["runs_ns"])
+                ]
+    return rows
+
+
+def case_title(case: Mapping[str, Any]) -> str:
+    """Return what a case is, for a heading."""
+    memory = format_bytes(case["n_pages"] * PAGE_BYTES)
+    where = f", {case['clustering']}" if "clustering" in case else ""
+    density = f", density {case['density']:g}{where}" if "density" in case else ""
+    return f"{memory}, {case['n_targets']} targets, {case['format']} on {case['device']}{density}"
+
+
+SCAN_COLUMNS = ("", "caches", "time", "p10", "p90", "read", "of floor", "auto is faster by")
+
+
+def scan_table(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows under :data:`SCAN_COLUMNS`; peers that did fewer pages show their scaled time."""
+    auto = next(row for row in case["results"] if row["name"] == "gpuscan auto" and row["state"] == "cold")
+    return [
+        (
+            row["name"] + ("" if row["scaled_ns"] == row["median_ns"] else " (scaled)"),
+            row["state"],
+            format_time(row["scaled_ns"]),
+            *(format_time(row[key] * row["scaled_ns"] / row["median_ns"]) for key in ("p10_ns", "p90_ns")),
+            format_bytes(row["bytes"]) if "bytes" in row else "",
+            f"{row['of_floor']:.3g}",
+            f"{auto['faster_than'][row['name']]:.3g}" if row["kind"] == "peer" else "",
+        )
+        for row in case["results"]
+    ]
+
+
+REQUEST_COLUMNS = ("", "time", "p10", "p90", "per second", "of random writes")
+
+
+def request_table(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows under :data:`REQUEST_COLUMNS`."""
+    return [
+        (row["name"], *_times(row), format_count(row["per_s"]), f"{row['of_ceiling']:.3g}")
+        for row in case["results"]
+    ]
+
+
+TICK_COLUMNS = ("", "time", "p10", "p90", "its scans", "per mark", "of floor")
+
+
+def tick_table(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows under :data:`TICK_COLUMNS`."""
+    read, tick = case["results"]
+    return [
+        (read["name"], *_times(read), "", "", "1"),
+        (
+            tick["name"],
+            *_times(tick),
+            format_time(tick["scan_ns"]),
+            format_time(tick["ns_per_mark"]),
+            f"{tick['of_floor']:.3g}",
+        ),
+    ]
+
+
+def _times(row: Mapping[str, Any]) -> Sequence[str]:
+    return [format_time(row[key]) for key in ("median_ns", "p10_ns", "p90_ns")]
