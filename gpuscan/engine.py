@@ -291,7 +291,7 @@ class Engine:
         report: TickReport,
     ) -> None:
         flats, words = plan.flat[part], plan.words[part]
-        moved = status >= MigrateStatus.MOVED
+        moved = status == MigrateStatus.MOVED
         n_moved = int(moved.sum())
         self.ledger.moved(n_moved)
         report.migrated += n_moved

@@ -38,8 +38,8 @@ from gpuscan.topology import Topology
 
 _NO_OUTCOMES = np.empty(0, dtype=np.uint8)
 _CAPACITY_SHARE = 64
-"""A plan holds at most 1/64 of the pages unless told otherwise: 12 bytes a folio then stay
-within 5 % of a store of 4-byte records; fuller machines are drained in several plans."""
+"""A plan holds at most 1/64 of the pages unless told otherwise: 20 bytes a folio, and 24 in the
+backend's buffers, are then a sixth of a store of 4-byte records; fuller machines take several plans."""
 _CAPACITY_MIN = 1 << 16
 
 Counts = dict[Outcome, int]
@@ -58,7 +58,7 @@ class Store:
         device: ``auto``, ``cpu``, ``reference`` or ``cuda``; or an opened backend.
         fixed_target: the target of every page for a format that stores none
             (``pghot-compact``); by default the first top-tier node with CPUs.
-        large_folios: keep a folio order per page (1 byte a page).
+        large_folios: keep a folio order per page (1 byte a page on the device, 1 on the host).
         n_threads: worker threads of the CPU backend; all cores by default.
 
     Raises:

@@ -135,7 +135,7 @@ def _lru_gen(root: Path) -> bool:
 def _hz(root: Path, release: str) -> int | None:
     """Return CONFIG_HZ, which no file under /proc/sys tells."""
     config = _text(root / "boot" / f"config-{release}")
-    with suppress(FileNotFoundError):
+    with suppress(OSError, EOFError):
         config = gzip.decompress((root / "proc/config.gz").read_bytes()).decode("ascii", "replace")
     found = re.search(r"^CONFIG_HZ=([0-9]+)$", config or "", re.MULTILINE)
     return int(found[1]) if found else None
