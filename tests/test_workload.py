@@ -361,6 +361,12 @@ def test_fuzz_mutated_built_ins(scratch: Path, data: st.DataObject) -> None:
     loads(scratch)
 
 
+def nested(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    """Return lists and tables of values."""
+    keys = st.sampled_from(["0", "1", "kind", "memory", ""])
+    return st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=2))
+
+
 toml_values = st.recursive(
     st.one_of(
         st.booleans(),
@@ -371,10 +377,7 @@ toml_values = st.recursive(
             ["1GiB", "50%", "1s", "0s", "5MB/s", "zipf", "spill", "rfc", "9" * 40 + "s", "1970-01-01"]
         ),
     ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["0", "1", "kind", "memory", ""]), inner, max_size=2),
-    ),
+    nested,
     max_leaves=4,
 )
 
