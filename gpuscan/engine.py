@@ -27,7 +27,7 @@ from gpuscan.ratelimit import RateLimit
 from gpuscan.records import N_NODES_MAX
 from gpuscan.store import Store
 
-_RETRIED = (MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM)
+_RETRIED = np.array([MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM], dtype=np.int16)
 """Refusals that may pass; all others are final."""
 
 PlanSink = Callable[[int, Plan, Batches], None]
@@ -318,6 +318,8 @@ class Engine:
         suffix: str,
         report: TickReport,
     ) -> None:
+        if not which.any():  # the usual case, and np.unique() is slow; a huge page is a batch of its own
+            return
         codes, counts = np.unique(status[which], return_counts=True)
         for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
             self.ledger.ended(f"refused: {_status_name(code)}{suffix}", count)

@@ -93,6 +93,7 @@ def test_two_stage_holds_back_a_ping_pong() -> None:
     tennis = {"cpu_nids": (0, 1), "rotate_every_ns": TICK}
     filtered = source(replace(ALL, two_stage=True), **tennis)
     assert all(filtered.sample(k * TICK, TICK).produced == () for k in range(6))
+    assert source(replace(ALL, two_stage=True), **tennis).sample(0, 6 * TICK).produced == ()  # in one tick
     plain = source(ALL, **tennis)
     nids = [plain.sample(k * TICK, TICK).produced[0].nids[0] for k in range(4)]
     assert nids == [0, 1, 0, 1]
