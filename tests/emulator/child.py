@@ -37,15 +37,16 @@ class Memory:
     end: int
 
 
-def run(arguments: Sequence[str], program: Path, directory: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a sanitised program to its end."""
-    command = [str(program), *arguments]
-    environment = {**os.environ, **_SANITIZER_OPTIONS}
+Done = subprocess.CompletedProcess[str]
 
-    def once(prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+
+def run(arguments: Sequence[str], program: Path, directory: str | None = None) -> Done:
+    """Run a sanitised program to its end."""
+
+    def once(*prefix: str) -> Done:
         return subprocess.run(
-            [*prefix, *command],
-            env=environment,
+            [*prefix, str(program), *arguments],
+            env={**os.environ, **_SANITIZER_OPTIONS},
             cwd=directory,
             capture_output=True,
             text=True,
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str], program: Path, directory: str | None = None) -
     done = once()
     if "unexpected memory mapping" in done.stderr and shutil.which("setarch"):
         # TSan of GCC < 14 knows 28 bits of address randomisation at most; Linux 6.x distributions set 32.
-        done = once(("setarch", platform.machine(), "-R"))
+        done = once("setarch", platform.machine(), "-R")
     return done
 
 
@@ -69,7 +70,7 @@ def launch(
     seed: int,
     n_resident: int,
 ) -> str | None:
-    """Run one launch; return None, with the arrays as the kernel left them, or the report, with them untouched."""
+    """Run one launch; return None, or the report of what went wrong, with the arrays untouched."""
     memories = _memories([arg for arg in args if isinstance(arg, np.ndarray)])
     with tempfile.TemporaryDirectory(prefix="gpuscan-emulator-") as directory:
         contents = [order.tobytes(), *(ctypes.string_at(m.start, m.end - m.start) for m in memories)]
@@ -87,7 +88,8 @@ def launch(
         if done.returncode:
             return done.stderr or f"{name} ended with status {done.returncode}"
         for number, memory in enumerate(memories, 1):
-            ctypes.memmove(memory.start, Path(directory, f"buffer{number}").read_bytes(), memory.end - memory.start)
+            content = Path(directory, f"buffer{number}").read_bytes()
+            ctypes.memmove(memory.start, content, len(content))
     return None
 
 

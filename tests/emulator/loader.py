@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -25,14 +26,15 @@ from emulator import child
 Build = Literal["fast", "asan", "tsan"]
 
 _HEADERS = Path(__file__).parent
-_COMMON = ("-std=c++17", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function")
+_COMMON = ("-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function")
+_SANITIZED = ("-DEMULATOR_RUNNER", "-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 _FLAGS: dict[Build, tuple[str, ...]] = {
     "fast": ("-O2", "-fPIC", "-shared"),
-    "asan": ("-DEMULATOR_RUNNER", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "tsan": ("-DEMULATOR_RUNNER", "-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"),
+    "asan": (*_SANITIZED, "-fsanitize=address,undefined"),
+    "tsan": (*_SANITIZED, "-fsanitize=thread"),
 }
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\(")
-_FOR_THE_DEVICE = ("-arch", "--gpu-architecture", "-lineinfo", "--generate-line-info", "-maxrregcount", "--maxrregcount")
+_FOR_THE_DEVICE = ("-arch", "--gpu-arch", "-lineinfo", "--generate-line", "-maxrreg", "--maxrreg")
 
 
 class EmulatorError(Exception):
@@ -61,6 +63,23 @@ def _compiler_version() -> str:
     return subprocess.run(["g++", "--version"], check=True, capture_output=True, text=True).stdout
 
 
+@cache
+def unavailable(build: Build) -> str | None:
+    """Return why ``build`` cannot be made or run on this machine, None when it can."""
+    if shutil.which("g++") is None:
+        return "g++ is not installed, which runs the CUDA kernels where there is no GPU"
+    if build == "fast":
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch, "program")
+        command = ["g++", *_FLAGS[build], "-x", "c++", "-", "-o", str(program)]
+        made = subprocess.run(command, input="int main() {}", capture_output=True, text=True, check=False)
+        if made.returncode:
+            return f"g++ cannot link its {build} runtime: {made.stderr.strip()}"
+        ran = child.run([], program)
+        return f"programs of the {build} build do not start: {ran.stderr.strip()}" if ran.returncode else None
+
+
 def _host_option(option: str) -> list[str]:
     """Translate one NVRTC option."""
     if option.startswith(_FOR_THE_DEVICE):
@@ -77,8 +96,9 @@ def _compile(source: str, options: Sequence[str], build: Build, name: str) -> Pa
     if not kernels:
         raise EmulatorError(f'{name} defines no kernel; write extern "C" __global__ void NAME(...)')
     entries = " ".join(f"ENTRY({kernel})" for kernel in kernels)
+    # Internal linkage: ASan puts no red zones around static arrays that the linker could merge (templates').
     text = (
-        f'#include "cuda_emulator.h"\n#line 1 "{name}"\n{source}\n'
+        f'#include "cuda_emulator.h"\nnamespace {{\n#line 1 "{name}"\n{source}\n}}\n'
         f'#line 1 "launch"\n#define EMULATOR_KERNELS(ENTRY) {entries}\n#include "launch.h"\n'
     )
     flags = [*_COMMON, *_FLAGS[build], *(flag for option in options for flag in _host_option(option))]
@@ -140,10 +160,10 @@ class EmulatedKernel:
                 sanitizer reported something.
         """
         if shared_mem or stream is not None:
-            raise EmulatorError(f"{self.name} is launched with dynamic shared memory or a stream: not emulated")
+            raise EmulatorError(f"{self.name}: dynamic shared memory and streams are not emulated")
         grid3, block3 = _triple(grid, "grid"), _triple(block, "block")
         if math.prod(block3) > 1024:
-            raise EmulatorError(f"{self.name} is launched with {math.prod(block3)} threads a block, over 1024")
+            raise EmulatorError(f"{self.name}: {math.prod(block3)} threads a block are over 1024")
         if len(args) != len(self._parameters):
             raise EmulatorError(f"{self.name} takes {len(self._parameters)} arguments, not {len(args)}")
         for position, (parameter, arg) in enumerate(zip(self._parameters, args, strict=True), 1):

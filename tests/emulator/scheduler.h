@@ -51,12 +51,12 @@ constexpr size_t kOffsetBytes = 384;
 
 enum Op : unsigned {
     kNothing, kSyncwarp, kBallot, kAny, kAll, kShfl, kShflUp, kShflDown, kShflXor, kMatchAny,
-    kSyncthreads, kSyncthreadsCount, kSyncthreadsAnd, kSyncthreadsOr,
+    kSyncthreads, kSyncthreadsCount, kSyncthreadsAnd, kSyncthreadsOr, kLdcg, kStcg,
 };
 constexpr const char* kOpNames[] = {
     "nothing", "__syncwarp", "__ballot_sync", "__any_sync", "__all_sync", "__shfl_sync", "__shfl_up_sync",
     "__shfl_down_sync", "__shfl_xor_sync", "__match_any_sync", "__syncthreads", "__syncthreads_count",
-    "__syncthreads_and", "__syncthreads_or",
+    "__syncthreads_and", "__syncthreads_or", "__ldcg", "__stcg",
 };
 
 // Something that can run: a fiber, or the OS thread that started the block.
