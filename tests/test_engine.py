@@ -217,6 +217,23 @@ def test_a_broken_migrator_loses_nothing() -> None:
     assert engine.ledger.in_flight == 0
 
 
+def test_a_moved_folio_is_eligible_where_it_is_now_and_no_longer_where_it_was() -> None:
+    class Moves(Verdicts):
+        def migrate(
+            self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]
+        ) -> MigrateResult:
+            result = super().migrate(target_nid, pfns, n_pages)
+            events = (FolioEvents(store.page_map.flat_of_pfn(pfns), store.page_map.flat_of_pfn(new)),)
+            return replace(result, events=events)
+
+    store = Store(tiered(), device="reference")
+    old, new = pfns_of(store, 2, 5), pfns_of(store, 0, 9)
+    store.admit(store.page_map.flat_of_pfn(old))
+    Engine(store, Script([request(old, 0)]), Moves(), Policy(), verify_every_tick=True).run(1)
+    assert store.request(old, 1)[Outcome.INELIGIBLE] == 1
+    assert store.request(new, 1)[Outcome.ACCEPTED] == 1
+
+
 def test_a_broken_sink_loses_nothing() -> None:
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
