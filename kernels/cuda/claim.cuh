@@ -1,0 +1,134 @@
+/* The claim: one compare-exchange from an observed READY word to 0, if the budget allows it and the stage has
+ * room. A warp claims up to 32 candidates at a time, one per lane, in flat order. */
+
+/* Cut-offs as gpuscan.kernels.api.Cutoffs, and the row of this stretch, which is its warp's alone. */
+struct Cuts {
+  u32 now;
+  const int* cut_key;
+  const i64* resume_flat;
+  u64* above_pages;
+  u64* tie_pages_from;
+  u64* tie_pages_below;
+};
+
+/* Where a warp stages the claims of its stretch, in flat order. All lanes hold the same. */
+struct Stage {
+  i64 stretch_lo;
+  u32* offsets; /* from stretch_lo */
+  record_t* words;
+  i64 n_staged;
+  i64 room;
+  u32 n_unknown;   /* claims whose target is not below n_targets: in no group, so not staged */
+  u32* histogram;  /* u32[1024] in shared memory: claims of this block per target */
+};
+
+/* A claim's quota, or a null pointer where it needs none; is_tie: in that case the first that does not fit ends
+ * the ties of its side. */
+static __device__ __forceinline__ u64* quota_of(const Store& store, const Cuts& cuts, i64 flat, u32 word,
+                                                u32 target, bool* may_claim, bool* is_tie) {
+  *may_claim = true;
+  *is_tie = false;
+  if (target >= store.n_targets || cuts.cut_key[target] < 0) return 0;
+  const int key = (int)hotness_key(word, cuts.now);
+  if (key < cuts.cut_key[target]) return cuts.above_pages + target;
+  if (key > cuts.cut_key[target]) {
+    *may_claim = false;
+    return 0;
+  }
+  *is_tie = true;
+  return (flat >= cuts.resume_flat[target] ? cuts.tie_pages_from : cuts.tie_pages_below) + target;
+}
+
+/* Pages that this lane and the lanes below want from the same quota. All lanes. */
+static __device__ __forceinline__ u64 wanted_up_to_lane(const Store& store, const u64* quota, u32 n_pages) {
+  const u32 peers = __match_any_sync(GS_ALL_LANES, (u64)quota) & (lanes_below() | 1u << lane_id());
+  if (!store.has_large_folios) return (u64)__popc(peers) * n_pages;
+  u64 wanted = 0;
+  for (u32 lane = 0; lane < GS_LANES; ++lane) {
+    const u32 pages = __shfl_sync(GS_ALL_LANES, n_pages, (int)lane);
+    if (peers >> lane & 1u) wanted += pages;
+  }
+  return wanted;
+}
+
+static __device__ __forceinline__ u32 take_record(const Store& store, i64 flat, u32 word) {
+#if GS_EXCLUSIVE
+  store.records[flat] = 0; /* nobody else changes records while this kernel runs: the caller said so */
+  return word;
+#else
+  return exchange_record_if(store, flat, word, 0);
+#endif
+}
+
+/* Claim the candidates of the lanes and stage them in lane order. Their index bits were taken, so a page that
+ * stays READY (over budget, or more than was counted before the scan) is indexed again. All lanes. */
+template <bool kBudget>
+static __device__ __forceinline__ void claim_candidates(const Store& store, const Cuts& cuts, Stage& stage,
+                                                        i64 flat, bool is_candidate) {
+  u32 word = is_candidate ? load_record(store, flat) : 0;
+  u32 taken = 0;
+  bool stays = false;
+  u32 n_reserved = 0;
+  bool is_open = is_ready(word);
+  while (__any_sync(GS_ALL_LANES, is_open)) {
+    const u32 target = target_of(store, word);
+    bool may_claim = is_open;
+    u64* quota = 0;
+    u32 n_pages = 0;
+    bool ends_ties = false;
+    if (kBudget) {
+      bool is_tie = false;
+      if (is_open) {
+        quota = quota_of(store, cuts, flat, word, target, &may_claim, &is_tie);
+        n_pages = quota ? (u32)folio_pages(store, flat) : 0;
+      }
+      const u64 wanted = wanted_up_to_lane(store, quota, n_pages);
+      const bool fits = !quota || wanted <= __ldcg(quota);
+      may_claim = may_claim && fits;
+      ends_ties = is_tie && !fits;
+    }
+    /* Only what is staged needs room. */
+    const bool is_known = target < store.n_targets;
+    const u32 rivals = __ballot_sync(GS_ALL_LANES, may_claim && is_known);
+    if (may_claim && is_known)
+      may_claim = stage.n_staged + n_reserved + __popc(rivals & lanes_below()) < stage.room;
+    bool has_taken = false;
+    if (is_open) {
+      is_open = false;
+      if (may_claim) {
+        const u32 seen = take_record(store, flat, word);
+        if (seen == word) {
+          has_taken = true;
+          taken = word;
+          if (kBudget && quota) atomicAdd(quota, 0ull - n_pages);
+        } else {
+          word = seen; /* somebody was faster: what is there now decides again */
+          is_open = is_ready(word);
+        }
+      } else {
+        stays = true;
+      }
+    }
+    n_reserved += (u32)__popc(__ballot_sync(GS_ALL_LANES, has_taken && is_known));
+    if (kBudget) {
+      /* After all have paid, so that what is left is 0; before the next round and batch look. */
+      if (ends_ties) atomicExch(quota, 0ull);
+      __syncwarp();
+    }
+  }
+  if (stays) set_index(store, flat);
+  const u32 target = taken ? target_of(store, taken) : GS_N_NODES_MAX;
+  const bool is_staged = taken && target < store.n_targets;
+  const u32 staged = __ballot_sync(GS_ALL_LANES, is_staged);
+  stage.n_unknown += (u32)__popc(__ballot_sync(GS_ALL_LANES, taken && !is_staged));
+  if (staged == 0) return;
+  /* One atomic per distinct target: at density 1 with one target 32 lanes would queue for one counter. */
+  const u32 peers = __match_any_sync(GS_ALL_LANES, is_staged ? target : GS_N_NODES_MAX);
+  if (is_staged) {
+    if ((peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
+    const i64 place = stage.n_staged + __popc(staged & lanes_below());
+    stage.offsets[place] = (u32)(flat - stage.stretch_lo);
+    stage.words[place] = (record_t)taken;
+  }
+  stage.n_staged += __popc(staged);
+}

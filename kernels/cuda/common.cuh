@@ -1,0 +1,88 @@
+/* What every kernel uses: types, the store as kernels see it, and steps that a whole warp takes together.
+ *
+ * In front of this file stand the record layout (gpuscan.records.c_prelude) and the
+ * constants of the contract (source.py). Page indexes and counts are 64-bit. Warps
+ * have 32 lanes; wherever a comment says "all lanes", every lane of the warp comes by.
+ */
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define GS_ALL_LANES 0xffffffffu
+#define GS_LANES 32
+#define GS_THREADS (GS_LANES * GS_WARPS) /* a warp works on one stretch, a block on one chunk of GS_WARPS of them */
+
+#define GS_SECTION_SHIFT 15
+#define GS_BLOCK_SHIFT 9
+#define GS_WORDS_PER_BLOCK 8 /* ready words: 64 bytes */
+#define GS_BLOCK_PAGES (1 << GS_BLOCK_SHIFT)
+
+#define GS_READY ((u32)GS_READY_MAX << GS_READY_SHIFT)
+#if GS_RECORD_BITS == 8
+#define GS_WIDE_READY (GS_READY * 0x01010101u) /* READY of every record in 32 bits */
+#else
+#define GS_WIDE_READY GS_READY
+#endif
+#define GS_RECORDS_PER_LOAD (128 / GS_RECORD_BITS) /* in 16 bytes */
+
+/* Views of the arrays of gpuscan.kernels.api.StoreArrays, and what never changes in a store's life. */
+struct Store {
+  record_t* records;
+  u64* ready_bits;
+  u64* block_bits;
+  const u64* eligible_bits;
+  const u8* folio_order;
+  int has_large_folios; /* else folio_order is empty */
+  u32* node_active; /* uint8[1024] seen as 32-bit words: one atomic width per array */
+  const int* section_nid;
+  int fixed_target; /* where the format stores no NID */
+  u32 n_targets;
+};
+
+static __device__ __forceinline__ u32 lane_id() { return threadIdx.x & 31u; }
+
+static __device__ __forceinline__ u32 lanes_below() { return (1u << lane_id()) - 1u; }
+
+/* Number of this warp, which is the number of its stretch. */
+static __device__ __forceinline__ i64 stretch_id() {
+  return (i64)blockIdx.x * GS_WARPS + (threadIdx.x >> 5);
+}
+
+/* Sum of the values of the lanes up to this one. All lanes. */
+static __device__ __forceinline__ u32 sum_up_to_lane(u32 value) {
+  for (u32 step = 1; step < GS_LANES; step <<= 1) {
+    const u32 other = __shfl_up_sync(GS_ALL_LANES, value, step);
+    if (lane_id() >= step) value += other;
+  }
+  return value;
+}
+
+/* What the lanes wrote before is ordered before what any of them reads or writes afterwards, on the whole
+ * device: the fence orders a lane's own accesses, the barrier carries that over to the other lanes. All lanes. */
+static __device__ __forceinline__ void fence_warp() {
+  __threadfence();
+  __syncwarp();
+}
+
+/* Position of set bit number n (from 0) of a word that has more than n. */
+static __device__ __forceinline__ u32 nth_set_bit(u64 word, u32 n) {
+  u32 position = 0;
+  for (u32 width = 32; width > 0; width >>= 1) {
+    const u32 below = (u32)__popcll(word & ((1ull << width) - 1ull));
+    if (n >= below) {
+      n -= below;
+      word >>= width;
+      position += width;
+    }
+  }
+  return position;
+}
+
+/* Bits of the blocks of [lo, hi), inside one section, in its block word. */
+static __device__ __forceinline__ u64 blocks_between(i64 lo, i64 hi) {
+  const u32 first = (u32)(lo >> GS_BLOCK_SHIFT) & 63u;
+  const u32 n_blocks = (u32)((hi - lo) >> GS_BLOCK_SHIFT);
+  return n_blocks == 64 ? ~0ull : ((1ull << n_blocks) - 1ull) << first;
+}

@@ -1,0 +1,59 @@
+/* scan_indexed: block bits, ready bits, then the records of candidates only. One warp walks one stretch. */
+
+template <bool kBudget>
+struct Claim {
+  const Store& store;
+  const Cuts& cuts;
+  Stage& stage;
+  __device__ __forceinline__ void operator()(i64 flat, bool is_candidate) {
+    claim_candidates<kBudget>(store, cuts, stage, flat, is_candidate);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(GS_THREADS)
+    scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
+                 u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
+                 u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* counts, u64* totals) {
+  __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u32 queues[GS_WARPS][GS_QUEUE];
+  const Store store = {records, ready_bits, block_bits, 0, 0, 0, 0, section_nid, fixed_target, n_targets};
+  const Cuts no_cuts = {0, 0, 0, 0, 0, 0};
+  const i64 stretch = stretch_id();
+  clear_histogram(histogram);
+  if (stretch < n_stretches) {
+    u64 n_pages = 0;
+    u64 n_bytes = 0;
+    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
+    Claim<false> claim = {store, no_cuts, stage};
+    walk_index<true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+                     &n_bytes, claim);
+    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
+  }
+  write_histogram(histogram, n_targets, counts);
+}
+
+extern "C" __global__ void __launch_bounds__(GS_THREADS)
+    scan_indexed_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios,
+                        const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
+                        const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
+                        record_t* staged_words, i64* n_staged, u32* counts, u64* totals, u32 now,
+                        const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
+                        u64* tie_pages_below) {
+  __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u32 queues[GS_WARPS][GS_QUEUE];
+  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid, fixed_target, n_targets};
+  const i64 stretch = stretch_id();
+  clear_histogram(histogram);
+  if (stretch < n_stretches) {
+    u64 n_pages = 0;
+    u64 n_bytes = 0;
+    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
+    const Cuts cuts = cuts_of_stretch(now, cut_key, resume_flat, above_pages, tie_pages_from, tie_pages_below,
+                                      stretch, n_targets);
+    Claim<true> claim = {store, cuts, stage};
+    walk_index<true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+                     &n_bytes, claim);
+    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
+  }
+  write_histogram(histogram, n_targets, counts);
+}

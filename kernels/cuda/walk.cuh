@@ -1,0 +1,135 @@
+/* Following the index down a stretch: block words, 32 at a time, then the ready words of set blocks, then the
+ * candidates, in flat order, 32 at a time. */
+
+#define GS_QUEUE (GS_BLOCK_PAGES + GS_LANES) /* candidates waiting per warp: a block fits when under 32 wait */
+
+/* A set block per lane. first_word is the index of its first ready word, -1 where a lane has none. */
+struct LaneBlocks {
+  u64 blocks;       /* of section first_section + lane */
+  u32 n_up_to_lane; /* set blocks of the sections up to this lane's */
+  i64 first_section;
+};
+
+static __device__ __forceinline__ u32 n_blocks_of(const LaneBlocks& group) {
+  return __shfl_sync(GS_ALL_LANES, group.n_up_to_lane, GS_LANES - 1);
+}
+
+/* First ready word of set block number `number`, or -1 if there are not so many. All lanes. */
+static __device__ __forceinline__ i64 first_word_of(const LaneBlocks& group, u32 number) {
+  u32 source = 0; /* the first lane with n_up_to_lane > number, by binary search */
+  for (u32 width = GS_LANES / 2; width > 0; width >>= 1) {
+    const u32 n_before = __shfl_sync(GS_ALL_LANES, group.n_up_to_lane, (int)(source + width - 1));
+    if (n_before <= number) source += width;
+  }
+  const u64 blocks = __shfl_sync(GS_ALL_LANES, group.blocks, (int)source);
+  const u32 n_up_to = __shfl_sync(GS_ALL_LANES, group.n_up_to_lane, (int)source);
+  const u32 n_blocks = (u32)__popcll(blocks);
+  if (number >= n_up_to) return -1;
+  const u32 block = nth_set_bit(blocks, number - (n_up_to - n_blocks));
+  return ((group.first_section + source) << (GS_SECTION_SHIFT - 6)) + (i64)block * GS_WORDS_PER_BLOCK;
+}
+
+/* Set blocks of [lo, hi) in the 32 sections from first_section on, on the nodes asked for; with kTake they are
+ * taken out of the index. All lanes. */
+template <bool kTake>
+static __device__ __forceinline__ LaneBlocks set_blocks(const Store& store, const u8* node_mask, i64 lo, i64 hi,
+                                                        i64 first_section, u32* n_wanted_blocks) {
+  const i64 section = first_section + lane_id();
+  const i64 start = max(lo, section << GS_SECTION_SHIFT);
+  const i64 end = min(hi, (section + 1) << GS_SECTION_SHIFT);
+  LaneBlocks group = {0, 0, first_section};
+  *n_wanted_blocks = 0;
+  if (start < end && node_mask[store.section_nid[section]]) {
+    const u64 wanted = blocks_between(start, end);
+    *n_wanted_blocks = (u32)__popcll(wanted);
+    group.blocks = __ldcg(store.block_bits + section) & wanted;
+    /* Other warps own other blocks of the word: an atomic whatever the claim mode. */
+    if (kTake && group.blocks) group.blocks = atomicAnd(store.block_bits + section, ~wanted) & wanted;
+  }
+  group.n_up_to_lane = sum_up_to_lane((u32)__popcll(group.blocks));
+  return group;
+}
+
+/* The 8 ready words of a block, with kTake exchanged with 0; one that reads 0 needs none. */
+template <bool kTake>
+static __device__ __forceinline__ u32 load_ready_words(const Store& store, i64 first_word, u64* words) {
+  u32 n_set = 0;
+#pragma unroll
+  for (int i = 0; i < GS_WORDS_PER_BLOCK; i += 2) {
+    const ulonglong2 pair = __ldcg((const ulonglong2*)(store.ready_bits + first_word + i));
+    words[i] = pair.x;
+    words[i + 1] = pair.y;
+  }
+#pragma unroll
+  for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
+    if (kTake && words[i]) words[i] = take_ready_word(store, first_word + i, words[i]);
+    n_set += (u32)__popcll(words[i]);
+  }
+  return n_set;
+}
+
+/* Give every candidate of [lo, hi) to visit(flat, is_candidate), which all lanes call together, in flat order.
+ * queue is this warp's u32[GS_QUEUE] in shared memory; pages and bytes read are added up. All lanes. */
+template <bool kTake, typename Visit>
+static __device__ __forceinline__ void walk_index(const Store& store, const u8* node_mask, i64 lo, i64 hi,
+                                                  u32* queue, u64* n_pages, u64* n_bytes, Visit& visit) {
+  const i64 end_section = (hi + (1 << GS_SECTION_SHIFT) - 1) >> GS_SECTION_SHIFT;
+  i64 section = lo >> GS_SECTION_SHIFT;
+  LaneBlocks group = {0, 0, 0};
+  u32 n_blocks = 0; /* set blocks of the group, and how many of them were come to */
+  u32 n_come_to = 0;
+  i64 first_word = 0; /* this lane's block, its ready words, and candidates in them that are not queued */
+  u64 words[GS_WORDS_PER_BLOCK] = {0, 0, 0, 0, 0, 0, 0, 0};
+  u32 n_set = 0;
+  u32 n_queued = 0;
+  bool is_last = false;
+  while (!is_last) {
+    if (!__any_sync(GS_ALL_LANES, n_set > 0)) {
+      while (n_come_to >= n_blocks && section < end_section) {
+        u32 n_wanted;
+        group = set_blocks<kTake>(store, node_mask, lo, hi, section, &n_wanted);
+        n_blocks = n_blocks_of(group);
+        n_come_to = 0;
+        *n_bytes += 8ull * (u64)min((i64)GS_LANES, end_section - section) + 64ull * n_blocks;
+        section += GS_LANES;
+        fence_warp(); /* block words before ready words */
+      }
+      is_last = n_come_to >= n_blocks;
+      if (!is_last) {
+        first_word = first_word_of(group, n_come_to + lane_id());
+        n_come_to += GS_LANES;
+        if (first_word >= 0) n_set = load_ready_words<kTake>(store, first_word, words);
+        fence_warp(); /* ready words before records */
+      }
+    }
+    /* The longest row of lanes whose candidates all fit queues them. */
+    const u32 n_up_to = sum_up_to_lane(n_set);
+    const bool queues = n_set > 0 && n_queued + n_up_to <= GS_QUEUE;
+    if (queues) {
+      u32 place = n_queued + n_up_to - n_set;
+#pragma unroll
+      for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
+        for (u64 rest = words[i]; rest; rest &= rest - 1)
+          queue[place++] = (u32)(((first_word + i) << 6) + __ffsll((i64)rest) - 1 - lo);
+      }
+      n_set = 0;
+    }
+    const u32 queuing = __ballot_sync(GS_ALL_LANES, queues);
+    const u32 n_new = __shfl_sync(GS_ALL_LANES, n_up_to, 31 - __clz((int)(queuing | 1u)));
+    if (queuing) n_queued += n_new;
+    __syncwarp();
+    /* Full warps are served at once; fewer wait for the next blocks, or for the end. */
+    u32 served = 0;
+    while (served + (is_last ? 1u : GS_LANES) <= n_queued) {
+      const bool is_candidate = served + lane_id() < n_queued;
+      visit(lo + (is_candidate ? queue[served + lane_id()] : 0), is_candidate);
+      served = min(served + GS_LANES, n_queued);
+    }
+    *n_pages += served;
+    n_queued -= served;
+    const u32 waiting = lane_id() < n_queued ? queue[served + lane_id()] : 0;
+    __syncwarp();
+    if (lane_id() < n_queued) queue[lane_id()] = waiting;
+    __syncwarp();
+  }
+}
