@@ -1,0 +1,409 @@
+"""The CUDA backend: a store's arrays on a device, the operations on them, and the lock around launches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.errors import DeviceError
+from gpuscan.kernels.api import (
+    N_OUTCOMES,
+    N_RELEASE_OUTCOMES,
+    Budget,
+    Cutoffs,
+    RawPlan,
+    RecordParams,
+    ScanRequest,
+    StoreArrays,
+    StoreLayout,
+)
+from gpuscan.kernels.cuda.budget import rank_budget
+from gpuscan.kernels.cuda.device import Device, Kernel
+from gpuscan.kernels.cuda.scan import Scan
+from gpuscan.kernels.cuda.source import THREADS, kernel_source
+from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES, WORD_PAGES
+from gpuscan.records import N_NODES_MAX
+from gpuscan.units import format_bytes
+
+WORKING_BYTES = 64 << 20
+"""What a store needs beside its arrays before the first plan: counts per target, edges, producers' items."""
+_COUNTING_BLOCKS = 2048
+"""Thread blocks of the kernels that count: 8 for each of an H100's SMs and some to spare."""
+
+
+class CudaBackend:
+    """Stores on a GPU, worked on by CUDA kernels.
+
+    Args:
+        device: what kernels run on; by default the current GPU of CuPy.
+        ordered: items of one ``request`` or ``record`` call that name one folio are worked on in
+            call order, as every backend does it. That takes a sort; False leaves the order to
+            the hardware, and all else as it is.
+        exclusive: claims are plain stores. For callers who own their stores: nothing but this
+            backend's own calls, from this process, changes records or index.
+
+    Raises:
+        DeviceError: no GPU can be had; says what is missing and what to do.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self, device: Device | None = None, *, ordered: bool = True, exclusive: bool = False
+    ) -> None:
+        if device is None:
+            from gpuscan.kernels.cuda.cupy_device import CupyDevice
+
+            device = CupyDevice()
+        self.device: Device = device
+        self.ordered = ordered
+        self.exclusive = exclusive
+
+    def describe(self) -> str:
+        """Return one line: the device, and how claims are made."""
+        return f"CUDA kernels on {self.device.describe()}" + ", exclusive claims" * self.exclusive
+
+    def open(self, layout: StoreLayout) -> CudaKernels:
+        """Make an empty store.
+
+        Raises:
+            DeviceError: not enough memory on the device.
+        """
+        return CudaKernels(layout, self.device, ordered=self.ordered, exclusive=self.exclusive)
+
+
+class CudaKernels:
+    """The operations on one store on a device; see :class:`gpuscan.kernels.api.Kernels`.
+
+    Calls from several threads are safe: launches take turns, the transfer of a plan runs beside them.
+    """
+
+    def __init__(self, layout: StoreLayout, device: Device, *, ordered: bool, exclusive: bool) -> None:
+        self.layout = layout
+        self.device = device
+        self.ordered = ordered
+        self.host_buffers = HostBuffers(device, layout.fmt.dtype)
+        self._lock = threading.RLock()
+        self._is_open = True
+        source = kernel_source(layout.fmt, exclusive=exclusive)
+        self._find: Callable[[str], Kernel] = device.compile(source)
+        pages = layout.page_map
+        with device.working():
+            self.arrays = _allocate(layout, device)
+            self.section_nid = device.upload(np.ascontiguousarray(pages.section_nid, dtype=np.int32))
+            self._machine = (
+                device.upload(pages.extent_pfn_start),
+                device.upload(pages.extent_pfn_end),
+                device.upload(pages.extent_flat_offset),
+                np.int64(len(pages.extent_pfn_start)),
+                device.upload(layout.node_flags),
+            )
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold the lock, with the device current.
+
+        Raises:
+            ValueError: the store was closed.
+        """
+        with self._lock, self.device.working():
+            if not self._is_open:
+                raise ValueError("the store is closed")
+            yield
+
+    @property
+    def folio_order(self) -> tuple[Any, np.int32]:
+        """The orders as kernels take them: the array, and whether there is anything in it."""
+        return self.arrays.folio_order, np.int32(self.layout.has_large_folios)
+
+    def launch(self, name: str, n_threads: int, *args: Any) -> None:
+        """Launch a kernel with at least ``n_threads`` threads."""
+        self._find(name)((max(1, -(-n_threads // THREADS)),), (THREADS,), args)
+
+    def request(
+        self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Ask for pages to be moved."""
+        return self._produce("request", pfns, nids, False, (), outcomes)
+
+    def record(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        params: RecordParams,
+        outcomes: NDArray[np.uint8],
+    ) -> NDArray[np.int64]:
+        """Count accesses."""
+        fmt = self.layout.fmt
+        decides = (
+            np.uint32(fmt.time_of(params.now_jiffies)),
+            np.uint32(fmt.window_units(params.window_jiffies)),
+            np.int64(params.threshold),
+            np.int32(params.drop_top_tier),
+        )
+        return self._produce("record", pfns, nids, params.drop_top_tier, decides, outcomes)
+
+    def _produce(
+        self,
+        name: str,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        drop_top_tier: bool,
+        decides: tuple[Any, ...],
+        outcomes: NDArray[np.uint8],
+    ) -> NDArray[np.int64]:
+        n_items, arrays, device = len(pfns), self.arrays, self.device
+        _check_lengths(n_items, outcomes, nids=nids)
+        if n_items == 0:
+            return np.zeros(N_OUTCOMES, dtype=np.int64)
+        with self.working():
+            looked_up = (
+                arrays.eligible_bits,
+                *self.folio_order,
+                self.section_nid,
+                np.int32(self.layout.fixed_target),
+                *self._machine,
+                device.upload(np.ascontiguousarray(pfns, dtype=np.int64)),
+                device.upload(np.ascontiguousarray(nids, dtype=np.int32)),
+                np.int64(n_items),
+            )
+            heads = order = device.empty(0, np.int64)
+            if self.ordered:
+                heads = device.empty(n_items, np.int64)
+                self.launch("resolve", n_items, *looked_up, np.int32(drop_top_tier), heads)
+                order = device.stable_order(heads)
+            ended = device.empty(len(outcomes), np.uint8)
+            counts = device.zeros(N_OUTCOMES, np.uint64)
+            self.launch(
+                name,
+                n_items,
+                arrays.records,
+                arrays.ready_bits,
+                arrays.block_bits,
+                *looked_up[:3],
+                arrays.node_active,
+                *looked_up[3:],
+                np.int32(self.ordered),
+                heads,
+                order,
+                ended,
+                np.int32(len(outcomes) > 0),
+                counts,
+                *decides,
+            )
+            return self._counted(counts, ended, outcomes)
+
+    def _counted(self, counts: Any, ended: Any, outcomes: NDArray[np.uint8]) -> NDArray[np.int64]:
+        if len(outcomes):
+            outcomes[:] = self.device.fetch(ended)
+        return self.device.fetch(counts).astype(np.int64)
+
+    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
+        """Find the cut-offs that spend a budget on the hottest pages of a range."""
+        ScanRequest(lo, min(hi, self.layout.n_pages), BLOCK_PAGES)
+        with self.working():
+            return rank_budget(self, budget, lo, hi, node_mask)
+
+    def scan(self, request: ScanRequest) -> RawPlan:
+        """Claim the READY pages of a range and group them by target."""
+        if request.hi > self.layout.n_pages:
+            raise ValueError(f"the scan ends at page {request.hi}, the store at {self.layout.n_pages}")
+        return Scan(self, request).run()
+
+    def release(
+        self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Put claimed pages back."""
+        _check_lengths(len(flats), outcomes, words=words)
+        flats = self._checked(flats)
+        if len(flats) == 0:
+            return np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
+        with self.working():
+            ended = self.device.empty(len(outcomes), np.uint8)
+            counts = self.device.zeros(N_RELEASE_OUTCOMES, np.uint64)
+            self.launch(
+                "release",
+                len(flats),
+                self.arrays.records,
+                self.arrays.ready_bits,
+                self.arrays.block_bits,
+                self.arrays.eligible_bits,
+                self.arrays.node_active,
+                self.section_nid,
+                self.device.upload(flats),
+                self.device.upload(np.ascontiguousarray(words, dtype=self.layout.fmt.dtype)),
+                np.int64(len(flats)),
+                ended,
+                np.int32(len(outcomes) > 0),
+                counts,
+            )
+            return self._counted(counts, ended, outcomes)
+
+    def discard(self, flats: NDArray[np.int64]) -> int:
+        """Zero the records of pages that were freed; return how many were READY."""
+        flats = self._checked(flats)
+        with self.working():
+            n_ready = self.device.zeros(1, np.uint64)
+            on_device = self.device.upload(flats)
+            self.launch("discard", len(flats), self.arrays.records, on_device, np.int64(len(flats)), n_ready)
+            return int(self.device.fetch(n_ready)[0])
+
+    def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
+        """Set or clear the eligible bit of pages."""
+        flats = self._checked(flats)
+        with self.working():
+            self.launch(
+                "set_eligible",
+                len(flats),
+                self.arrays.eligible_bits,
+                self.device.upload(flats),
+                np.int64(len(flats)),
+                np.int32(eligible),
+            )
+
+    def set_order(self, flats: NDArray[np.int64], order: int) -> None:
+        """Make pages folios of ``order``."""
+        if not self.layout.has_large_folios:
+            if order:
+                raise ValueError(f"order {order} in a store without large folios")
+            return
+        heads = self._checked(flats) >> order << order
+        with self.working():
+            self.launch(
+                "set_order",
+                len(heads) << order,
+                self.arrays.folio_order,
+                self.device.upload(heads),
+                np.int64(len(heads)),
+                np.uint32(order),
+            )
+
+    def count_ready(self) -> int:
+        """Return how many records are READY."""
+        with self.working():
+            n_ready = self.device.zeros(1, np.uint64)
+            self._count("count_ready", self.arrays.records, self.layout.n_pages, n_ready)
+            return int(self.device.fetch(n_ready)[0])
+
+    def count_index(self) -> tuple[int, int]:
+        """Return how many ready bits and block bits are set."""
+        with self.working():
+            counts = []
+            for words in (self.arrays.ready_bits, self.arrays.block_bits):
+                n_set = self.device.zeros(1, np.uint64)
+                self._count("count_bits", words, len(words), n_set)
+                counts.append(int(self.device.fetch(n_set)[0]))
+            return counts[0], counts[1]
+
+    def _count(self, name: str, items: Any, n_items: int, total: Any) -> None:
+        self.launch(name, min(n_items, _COUNTING_BLOCKS * THREADS), items, np.int64(n_items), total)
+
+    def take_active(self) -> NDArray[np.uint8]:
+        """Return which nodes were activated since the last call."""
+        with self.working():
+            taken = self.device.empty(N_NODES_MAX, np.uint8)
+            self.launch("take_active", N_NODES_MAX // 4, self.arrays.node_active, taken)
+            return self.device.fetch(taken)
+
+    def dump(self) -> StoreArrays:
+        """Return copies of all arrays in host memory."""
+        with self.working():
+            return StoreArrays(**{name: self.device.fetch(array) for name, array in _named(self.arrays)})
+
+    def load(self, arrays: StoreArrays) -> None:
+        """Overwrite all arrays."""
+        loaded = dict(_named(arrays))
+        with self.working():
+            for name, array in _named(self.arrays):
+                if loaded[name].shape != array.shape or loaded[name].dtype != array.dtype:
+                    raise ValueError(
+                        f"{name} is {loaded[name].dtype}{list(loaded[name].shape)}, "
+                        f"this store has {array.dtype}{list(array.shape)}"
+                    )
+            for name, array in _named(self.arrays):
+                self.device.write(array, loaded[name])
+
+    def close(self) -> None:
+        """Let go of the arrays."""
+        with self._lock, self.device.working():
+            self._is_open = False
+            self.arrays = StoreArrays(
+                **{name: self.device.empty(0, array.dtype) for name, array in _named(self.arrays)}
+            )
+            self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
+
+    def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return flats as kernels take them, which check no index."""
+        checked = np.ascontiguousarray(flats, dtype=np.int64)
+        if len(checked) == 0:
+            return checked
+        first, last = int(checked.min()), int(checked.max())
+        if first < 0 or last >= self.layout.n_pages:
+            raise ValueError(f"flat pages {first} to {last} are not all in [0, {self.layout.n_pages})")
+        return checked
+
+
+class HostBuffers:
+    """Idle plan arrays in pinned host memory: two, so that one plan is fetched while another is in use.
+
+    ``deque`` operations are atomic, so no lock is needed.
+    """
+
+    def __init__(self, device: Device, record_dtype: np.dtype[Any]) -> None:
+        self._device = device
+        self._record_dtype = record_dtype
+        self._idle: deque[tuple[NDArray[np.int64], NDArray[Any]]] = deque(maxlen=2)
+
+    def take(self, n_folios: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Return flat and word arrays of at least ``n_folios``."""
+        try:
+            flats, words = self._idle.pop()
+        except IndexError:
+            pass
+        else:
+            if len(flats) >= n_folios:
+                return flats, words
+        room = n_folios + n_folios // 8
+        return self._device.host_empty(room, np.int64), self._device.host_empty(room, self._record_dtype)
+
+    def give(self, flats: NDArray[np.int64], words: NDArray[Any]) -> None:
+        """Take plan arrays back."""
+        self._idle.append((flats, words))
+
+
+def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
+    n_pages, fmt = layout.n_pages, layout.fmt
+    needed = n_pages * fmt.n_bytes + n_pages // 4 + n_pages * layout.has_large_folios + WORKING_BYTES
+    available = device.free_bytes()
+    if needed > available:
+        raise DeviceError(
+            f"the records of {n_pages} pages in format {fmt.name} need {format_bytes(needed)} on the device, "
+            f"{format_bytes(available)} are free; simulate less, use the format pghot-compact, "
+            "or use --device cpu"
+        )
+    return StoreArrays(
+        records=device.zeros(n_pages, fmt.dtype),
+        ready_bits=device.zeros(n_pages // WORD_PAGES, np.uint64),
+        block_bits=device.zeros(n_pages // SECTION_PAGES, np.uint64),
+        eligible_bits=device.zeros(n_pages // WORD_PAGES, np.uint64),
+        folio_order=device.zeros(n_pages if layout.has_large_folios else 0, np.uint8),
+        node_active=device.zeros(N_NODES_MAX, np.uint8),
+    )
+
+
+def _named(arrays: StoreArrays) -> list[tuple[str, Any]]:
+    return [(name, getattr(arrays, name)) for name in StoreArrays.__slots__]
+
+
+def _check_lengths(n_items: int, outcomes: NDArray[np.uint8], **arrays: NDArray[Any]) -> None:
+    for name, array in arrays.items():
+        if len(array) != n_items:
+            raise ValueError(f"{name} has {len(array)} elements, expected {n_items}")
+    if len(outcomes) not in (0, n_items):
+        raise ValueError(f"outcomes has {len(outcomes)} elements, expected {n_items} or none")

@@ -1,0 +1,83 @@
+"""What the drivers ask of a device: memory, copies, two array operations, and kernels by name.
+
+The drivers know nothing else about it, so the same drivers and the same kernels run on
+CuPy (:mod:`gpuscan.kernels.cuda.cupy_device`) and wherever the tests execute them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Kernel = Callable[[tuple[int], tuple[int], tuple[Any, ...]], None]
+"""``kernel((n_blocks,), (n_threads,), args)`` as ``cupy.RawKernel``: arrays of the device, NumPy scalars."""
+
+
+class Device(Protocol):
+    """A device that kernels run on. Arrays are one-dimensional, C-contiguous, aligned to 16 bytes or more.
+
+    Kernels, sums and copies that are begun inside :meth:`working` run one after the other.
+    """
+
+    def describe(self) -> str:
+        """Return one line: what it is."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return how much memory can still be allocated."""
+        ...
+
+    def compile(self, source: str) -> Callable[[str], Kernel]:
+        """Return what finds a kernel of a CUDA C++ source by its name."""
+        ...
+
+    def working(self) -> AbstractContextManager[None]:
+        """Return the context that all methods below are called in."""
+        ...
+
+    def zeros(self, length: int, dtype: Any) -> Any:
+        """Allocate zeros.
+
+        Raises:
+            DeviceError: not enough memory.
+        """
+        ...
+
+    def empty(self, length: int, dtype: Any) -> Any:
+        """Allocate without initialising; raises as :meth:`zeros`."""
+        ...
+
+    def upload(self, array: NDArray[Any]) -> Any:
+        """Return a copy on the device; raises as :meth:`zeros`."""
+        ...
+
+    def write(self, array: Any, content: NDArray[Any]) -> None:
+        """Overwrite a device array."""
+        ...
+
+    def fetch(self, array: Any) -> NDArray[Any]:
+        """Wait for what was begun, and return a copy in host memory; ``array`` may be a strided view."""
+        ...
+
+    def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
+        """Allocate host memory that copies from the device are fast to (pinned)."""
+        ...
+
+    def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
+        """Begin to copy device arrays into host arrays of the same lengths, beside what is begun later.
+
+        Returns:
+            What waits for the copies; may be called outside :meth:`working`.
+        """
+        ...
+
+    def running_sum(self, array: Any) -> Any:
+        """Return the inclusive prefix sum, int64."""
+        ...
+
+    def stable_order(self, keys: Any) -> Any:
+        """Return the permutation, int64, that sorts ``keys`` and leaves equal ones in order."""
+        ...

@@ -1,0 +1,345 @@
+"""One scan from request to plan: count, pick the path, cut the range, claim and stage, group, fetch.
+
+A range is cut into *stretches*, one per warp; 8 of them are a *chunk*, which one thread
+block works on. With a budget the stretches are its chunks, since one warp spends a
+chunk's quotas in flat order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
+from gpuscan.kernels.cuda.source import WARPS, Total
+from gpuscan.pagemap import BLOCK_PAGES
+from gpuscan.records import N_NODES_MAX
+
+if TYPE_CHECKING:
+    from gpuscan.kernels.cuda.backend import CudaKernels
+
+STRETCHES = 8192
+"""Stretches a range is cut into at most: 62 warps on each of an H100's 132 SMs."""
+STRETCH_PAGES = 4096
+"""Pages of a stretch at least, and what longer ones are a multiple of."""
+_SECTOR_BYTES = 64
+"""What looking at one candidate moves, in the sectors of its record and of its share of the ready words.
+Derived from the memory system's granularity, to be measured."""
+
+ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
+
+
+def stretch_edges(lo: int, hi: int) -> NDArray[np.int64]:
+    """Return int64[n_stretches + 1] that cut ``[lo, hi)``, not empty, into stretches."""
+    step = -(-(hi - lo) // (STRETCHES * STRETCH_PAGES)) * STRETCH_PAGES
+    return np.append(np.arange(lo, hi, step, dtype=np.int64), np.int64(hi))
+
+
+@dataclass(slots=True)
+class _Range:
+    """What a scan covers: edges of the stretches, and where each may stage.
+
+    Attributes:
+        hi: the cursor of the plan.
+        edges: device int64[n_stretches + 1].
+        ends: device int64[n_stretches], inclusive prefix sum of the rooms.
+        n_stretches, n_room: counts, ``n_room`` in folios over all.
+    """
+
+    hi: int
+    edges: Any
+    ends: Any
+    n_stretches: int
+    n_room: int
+
+    @property
+    def n_chunks(self) -> int:
+        return -(-self.n_stretches // WARPS)
+
+
+@dataclass(slots=True)
+class _Claims:
+    """What the scan kernel stages, on the device; see scan_dense.cu."""
+
+    offsets: Any
+    words: Any
+    n_staged: Any
+    counts: Any
+
+
+class Scan:
+    """A scan under way. :meth:`run` is called once."""
+
+    def __init__(self, kernels: CudaKernels, request: ScanRequest) -> None:
+        self.kernels = kernels
+        self.device = kernels.device
+        self.layout = kernels.layout
+        self.request = request
+        self.cuts = request.cuts
+        self.undo: Callable[[], None] | None = None
+
+    def run(self) -> RawPlan:
+        """Claim and return the plan. Another thread's scan may begin while this one's plan is fetched.
+
+        Raises:
+            Whatever went wrong, after every claim was put back.
+        """
+        try:
+            with self.kernels.working():
+                plan, wait = self._launch()
+            wait()
+        except BaseException:  # KeyboardInterrupt too: claims must not get lost
+            if self.undo is not None:
+                with self.kernels.working():
+                    self.undo()
+            raise
+        return plan
+
+    def _launch(self) -> tuple[RawPlan, Callable[[], None]]:
+        request, device = self.request, self.device
+        if request.lo == request.hi:
+            return self._empty_plan(), lambda: None
+        mask = ALL_NODES if request.node_mask is None else request.node_mask
+        node_mask = device.upload(np.ascontiguousarray(mask, dtype=np.uint8))
+        edges = self._edges()
+        totals = device.zeros(len(Total), np.uint64)
+        n_candidates = self._count(edges, node_mask, totals)
+        counted = device.fetch(totals)
+        path, why = self._choose_path(counted)
+        covered = self._fit(edges, node_mask, n_candidates, int(counted[Total.CANDIDATES]))
+        claims, quotas = self._claim(path, covered, node_mask, totals)
+        return self._group(path, why, covered, claims, quotas, totals)
+
+    def _edges(self) -> NDArray[np.int64]:
+        lo, hi = self.request.lo, self.request.hi
+        if self.cuts is None:
+            return stretch_edges(lo, hi)
+        ranked = self.cuts.chunk_edges
+        if not ranked[0] <= lo <= hi <= ranked[-1]:
+            raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked [{ranked[0]}, {ranked[-1]})")
+        return np.clip(ranked, lo, hi)
+
+    def _count(self, edges: NDArray[np.int64], node_mask: Any, totals: Any) -> Any:
+        """Return candidates per stretch, device uint64[n_stretches]."""
+        arrays, n_stretches = self.kernels.arrays, len(edges) - 1
+        n_candidates = self.device.empty(n_stretches, np.uint64)
+        self.kernels.launch(
+            "popcounts",
+            32 * n_stretches,
+            arrays.ready_bits,
+            arrays.block_bits,
+            self.kernels.section_nid,
+            node_mask,
+            self.device.upload(edges),
+            np.int64(n_stretches),
+            n_candidates,
+            totals,
+        )
+        return n_candidates
+
+    def _choose_path(self, counted: NDArray[np.uint64]) -> tuple[Literal["dense", "indexed"], str]:
+        asked = self.request.path
+        if asked != "auto":
+            return asked, "as asked"
+        n_set_blocks, n_blocks = int(counted[Total.SET_BLOCKS]), int(counted[Total.BLOCKS])
+        if 2 * n_set_blocks <= n_blocks:
+            return "indexed", f"{n_set_blocks} of {n_blocks} blocks have candidates"
+        density = int(counted[Total.CANDIDATES]) / (n_blocks * BLOCK_PAGES)
+        crossover = self.layout.fmt.n_bytes / _SECTOR_BYTES
+        if density > crossover:
+            return (
+                "dense",
+                f"{density:.2%} of the pages are candidates; over {crossover:.1%} all records are read",
+            )
+        return (
+            "indexed",
+            f"{density:.2%} of the pages are candidates; up to {crossover:.1%} the bits are followed",
+        )
+
+    def _fit(
+        self, edges: NDArray[np.int64], node_mask: Any, n_candidates: Any, n_all_candidates: int
+    ) -> _Range:
+        """Give every stretch room for its candidates; shorten the range so that they fit the plan.
+
+        What producers add after this count finds no room: it stays READY, and indexed.
+        """
+        device, capacity, n_stretches = self.device, self.request.capacity, len(edges) - 1
+        if self.cuts is None and n_all_candidates <= capacity:
+            ends = device.running_sum(n_candidates)
+            return _Range(self.request.hi, device.upload(edges), ends, n_stretches, n_all_candidates)
+        rooms = device.fetch(n_candidates).astype(np.int64)
+        most = None if self.cuts is None else _most_claims(self.cuts)
+        if most is not None:
+            rooms = np.minimum(rooms, most)
+        ends_host = np.cumsum(rooms)
+        if ends_host[-1] > capacity:
+            last = int(np.searchsorted(ends_host, capacity, side="right"))
+            before = int(ends_host[last - 1]) if last else 0
+            blocks = np.arange(edges[last], edges[last + 1] + 1, BLOCK_PAGES, dtype=np.int64)
+            counts = self._count(blocks, node_mask, device.zeros(len(Total), np.uint64))
+            upto = np.concatenate(([0], np.cumsum(device.fetch(counts).astype(np.int64))))
+            n_blocks = int(np.searchsorted(upto, capacity - before, side="right")) - 1
+            edges = np.append(edges[: last + 1], blocks[n_blocks])
+            ends_host = np.append(ends_host[:last], before + min(int(rooms[last]), int(upto[n_blocks])))
+        return _Range(
+            int(edges[-1]), device.upload(edges), device.upload(ends_host), len(edges) - 1, int(ends_host[-1])
+        )
+
+    def _claim(
+        self, path: str, covered: _Range, node_mask: Any, totals: Any
+    ) -> tuple[_Claims, tuple[Any, ...]]:
+        kernels, device, arrays = self.kernels, self.device, self.kernels.arrays
+        n_targets, word_type = self.layout.n_targets, self.layout.fmt.dtype
+        claims = _Claims(
+            device.empty(max(1, covered.n_room), np.uint32),
+            device.empty(max(1, covered.n_room), word_type),
+            device.zeros(covered.n_stretches, np.int64),
+            device.empty(n_targets * covered.n_chunks, np.uint32),
+        )
+        budget: tuple[Any, ...] = ()
+        folio_order: tuple[Any, ...] = ()
+        if self.cuts is not None:
+            folio_order = kernels.folio_order
+            budget = _uploaded(device.upload, self.cuts)
+        self.undo = lambda: self._undo(covered, claims)
+        kernels.launch(
+            f"scan_{path}" + "_budget" * bool(budget),
+            32 * covered.n_stretches,
+            arrays.records,
+            arrays.ready_bits,
+            arrays.block_bits,
+            *folio_order,
+            kernels.section_nid,
+            np.int32(self.layout.fixed_target),
+            np.uint32(n_targets),
+            node_mask,
+            covered.edges,
+            np.int64(covered.n_stretches),
+            covered.ends,
+            claims.offsets,
+            claims.words,
+            claims.n_staged,
+            claims.counts,
+            totals,
+            *budget,
+        )
+        return claims, budget[-3:]
+
+    def _undo(self, covered: _Range, claims: _Claims) -> None:
+        arrays = self.kernels.arrays
+        self.kernels.launch(
+            "undo",
+            32 * covered.n_stretches,
+            arrays.records,
+            arrays.ready_bits,
+            arrays.block_bits,
+            covered.edges,
+            np.int64(covered.n_stretches),
+            covered.ends,
+            claims.offsets,
+            claims.words,
+            claims.n_staged,
+        )
+
+    def _group(
+        self,
+        path: Literal["dense", "indexed"],
+        why: str,
+        covered: _Range,
+        claims: _Claims,
+        quotas: tuple[Any, ...],
+        totals: Any,
+    ) -> tuple[RawPlan, Callable[[], None]]:
+        """Scatter the claims: an inclusive prefix sum over (target, chunk), then stable copies."""
+        device, n_targets = self.device, self.layout.n_targets
+        count_ends = device.running_sum(claims.counts)
+        flats = device.empty(max(1, covered.n_room), np.int64)
+        words = device.empty(max(1, covered.n_room), self.layout.fmt.dtype)
+        self.kernels.launch(
+            "scatter",
+            32 * covered.n_stretches,
+            np.int32(self.layout.fixed_target),
+            np.uint32(n_targets),
+            covered.edges,
+            np.int64(covered.n_stretches),
+            covered.ends,
+            claims.offsets,
+            claims.words,
+            claims.n_staged,
+            claims.counts,
+            count_ends,
+            flats,
+            words,
+        )
+        offsets = np.zeros(n_targets + 1, dtype=np.int64)
+        offsets[1:] = device.fetch(count_ends[covered.n_chunks - 1 :: covered.n_chunks])
+        counted = device.fetch(totals)
+        left = [device.fetch(quota) for quota in quotas]
+        n_claims = int(offsets[-1])
+        buffers = self.kernels.host_buffers
+        plan_flats, plan_words = buffers.take(n_claims)
+        wait = device.fetch_beside(
+            [(flats[:n_claims], plan_flats[:n_claims]), (words[:n_claims], plan_words[:n_claims])]
+        )
+        plan = RawPlan(
+            offsets=offsets,
+            flat=plan_flats[:n_claims],
+            words=plan_words[:n_claims],
+            cursor=covered.hi,
+            path=path,
+            why=why,
+            examined_pages=int(counted[Total.PAGES]),
+            examined_bytes=int(counted[Total.BYTES]),
+            n_unknown_target=int(counted[Total.UNKNOWN]),
+            on_recycle=lambda: buffers.give(plan_flats, plan_words),
+        )
+
+        def finish() -> None:
+            wait()
+            if self.cuts is not None:
+                for mine, after in zip(_quotas(self.cuts), left, strict=True):
+                    mine[:] = _whole(mine, after)
+
+        return plan, finish
+
+    def _empty_plan(self) -> RawPlan:
+        path: Literal["dense", "indexed"] = "dense" if self.request.path == "dense" else "indexed"
+        return RawPlan(
+            offsets=np.zeros(self.layout.n_targets + 1, dtype=np.int64),
+            flat=np.zeros(0, dtype=np.int64),
+            words=np.zeros(0, dtype=self.layout.fmt.dtype),
+            cursor=self.request.hi,
+            path=path,
+            why="as asked" if self.request.path == path else "the range is empty",
+            examined_pages=0,
+            examined_bytes=0,
+        )
+
+
+def _quotas(cuts: Cutoffs) -> tuple[NDArray[np.int64], ...]:
+    return cuts.above_pages, cuts.tie_pages_from, cuts.tie_pages_below
+
+
+def _whole(mine: NDArray[np.int64], after: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return after.view(np.int64).reshape(mine.shape)
+
+
+def _uploaded(upload: Callable[[NDArray[Any]], Any], cuts: Cutoffs) -> tuple[Any, ...]:
+    return (
+        np.uint32(cuts.now),
+        upload(np.ascontiguousarray(cuts.cut_key, dtype=np.int32)),
+        upload(np.ascontiguousarray(cuts.resume_flat, dtype=np.int64)),
+        *(upload(quota.ravel().view(np.uint64)) for quota in _quotas(cuts)),
+    )
+
+
+def _most_claims(cuts: Cutoffs) -> NDArray[np.int64] | None:
+    """Return the most folios each chunk can give, int64[n_chunks]; None where a target has no limit."""
+    if bool((cuts.cut_key < 0).any()):
+        return None
+    most: NDArray[np.int64] = np.sum([quota.sum(axis=1) for quota in _quotas(cuts)], axis=0)
+    return most
