@@ -14,11 +14,16 @@ Device = Literal["auto", "cpu", "reference", "cuda"]
 
 _DRIVER_NODE = Path("/dev/nvidiactl")
 _DRIVER_LIBRARY = "libcuda.so.1"
+_CUDA_PRESENT = "NVIDIA driver and CuPy present"
 
 
 def available_devices() -> tuple[Device, ...]:
     """Return the devices that :func:`open_backend` can open on this machine, the preferred one first."""
-    return ("cpu", "reference")
+    try:
+        _open_cuda()
+    except DeviceError:
+        return ("cpu", "reference")
+    return ("cuda", "cpu", "reference")
 
 
 def open_backend(device: Device = "auto", n_threads: int | None = None) -> tuple[Backend, str]:
@@ -34,20 +39,32 @@ def open_backend(device: Device = "auto", n_threads: int | None = None) -> tuple
         InputError: an unknown device, or fewer than one thread.
     """
     if device == "cuda":
-        raise DeviceError(
-            f"the CUDA backend is not part of this version of gpuscan (GPU here: {probe_cuda()}); "
-            "use --device cpu, or auto"
-        )
+        return _open_cuda(), "cuda: as asked"
     if device == "reference":
         from gpuscan.kernels.reference import ReferenceBackend
 
         return ReferenceBackend(), "reference: as asked"
     if device not in ("auto", "cpu"):
         raise InputError(f"unknown device {device!r}; choose one of auto, cpu, reference, cuda")
+    why = "as asked"
+    if device == "auto":
+        try:
+            return _open_cuda(), "cuda: there is a GPU"
+        except DeviceError as error:
+            why = f"no CUDA: {error}"
     from gpuscan.kernels.cpu import CpuBackend
 
-    why = "as asked" if device == "cpu" else f"this version has no CUDA backend (GPU here: {probe_cuda()})"
     return CpuBackend(n_threads), f"cpu: {why}"
+
+
+def _open_cuda() -> Backend:
+    # Without a driver CuPy need not be imported, which takes a second.
+    probed = probe_cuda()
+    if probed != _CUDA_PRESENT:
+        raise DeviceError(f"{probed}; use --device cpu, or auto")
+    from gpuscan.kernels.cuda import CudaBackend
+
+    return CudaBackend()
 
 
 def probe_cuda() -> str:
@@ -63,4 +80,4 @@ def probe_cuda() -> str:
         return f"the NVIDIA driver's {_DRIVER_LIBRARY} cannot be loaded; install its user-space libraries"
     if importlib.util.find_spec("cupy") is None:
         return "NVIDIA driver present, CuPy not installed (pip install 'gpuscan[cuda13]')"
-    return "NVIDIA driver and CuPy present"
+    return _CUDA_PRESENT
