@@ -1,0 +1,86 @@
+"""The CUDA backend on the emulator: the drivers and kernels of ``gpuscan.kernels.cuda``, NumPy for CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulator.loader import Build, EmulatedModule
+from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda.device import Kernel
+
+_ALIGNED_BYTES = 256  # cudaMalloc's
+
+
+class EmulatedDevice:
+    """A device whose memory is host memory and whose work is done when a call returns."""
+
+    def __init__(self, build: Build = "fast", seed: int = 0) -> None:
+        self.build = build
+        self.seed = seed
+        self.n_free_bytes = 1 << 50  # address space; only what is touched is ever there
+        self._modules: dict[str, EmulatedModule] = {}
+
+    def describe(self) -> str:
+        return f"the emulator ({self.build} build)"
+
+    def free_bytes(self) -> int:
+        return self.n_free_bytes
+
+    def compile(self, source: str) -> Callable[[str], Kernel]:
+        if source not in self._modules:
+            self._modules[source] = EmulatedModule(source, ("--std=c++17",), self.build, self.seed)
+        find: Callable[[str], Kernel] = self._modules[source].get_function
+        return find
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        yield
+
+    def zeros(self, length: int, dtype: Any) -> Any:
+        n_bytes = length * np.dtype(dtype).itemsize
+        room = np.zeros(n_bytes + _ALIGNED_BYTES, dtype=np.uint8)
+        start = -room.ctypes.data % _ALIGNED_BYTES
+        return room[start : start + n_bytes].view(dtype)
+
+    def empty(self, length: int, dtype: Any) -> Any:
+        array = self.zeros(length, dtype)
+        array.view(np.uint8)[: 1 << 20] = 0xA5  # whoever counts on zeros shows
+        return array
+
+    def upload(self, array: NDArray[Any]) -> Any:
+        copy = self.zeros(len(array), array.dtype)
+        copy[:] = array
+        return copy
+
+    def write(self, array: Any, content: NDArray[Any]) -> None:
+        array[:] = content
+
+    def fetch(self, array: Any) -> NDArray[Any]:
+        fetched: NDArray[Any] = array.copy()
+        return fetched
+
+    def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
+        return np.empty(length, dtype=dtype)
+
+    def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
+        def wait() -> None:
+            for array, into in copies:
+                into[:] = array
+
+        return wait
+
+    def running_sum(self, array: Any) -> Any:
+        return np.cumsum(array, dtype=np.int64)
+
+    def stable_order(self, keys: Any) -> Any:
+        return np.argsort(keys, kind="stable")
+
+
+def emulated_backend(*, build: Build = "fast", seed: int = 0, **options: Any) -> CudaBackend:
+    """Return a CUDA backend on the emulator; ``options`` as :class:`CudaBackend` takes them."""
+    return CudaBackend(EmulatedDevice(build, seed), **options)
