@@ -42,6 +42,10 @@ def run(name: str, build: Build, bug: str = "SOUND", seed: int = 3) -> None:
     elif name == "neighbours":
         launch(1, 32, items, out)
         np.testing.assert_array_equal(out[:32], np.roll(items[:32], -1))
+    elif name == "rounds":
+        launch(1, 64, items, out)
+        in_block = np.roll(items[:64], -3).reshape(2, 32)
+        np.testing.assert_array_equal(out, np.roll(in_block, -3, axis=1).ravel())
     elif name == "quads":
         launch(1, 1, items, np.int32(1), out)
         assert out[:2].tolist() == [items[0], 2]
@@ -55,7 +59,7 @@ def run(name: str, build: Build, bug: str = "SOUND", seed: int = 3) -> None:
 
 @pytest.mark.parametrize("build", ["fast", "asan", "tsan"])
 def test_nothing_is_reported_without_a_bug(build: Build) -> None:
-    for name in ("histogram", "claim", "neighbours", "quads", "sum_of_warp", "sum_of_block"):
+    for name in ("histogram", "claim", "neighbours", "rounds", "quads", "sum_of_warp", "sum_of_block"):
         run(name, build)
 
 
@@ -101,6 +105,8 @@ def test_cached_loads_must_be_aligned_too(build: Build) -> None:
         ("READ_ONLY_CACHE", "claim"),
         ("MISSING_SYNCWARP", "neighbours"),
         ("BALLOT_AS_BARRIER", "neighbours"),
+        ("ONE_BARRIER_A_ROUND", "rounds"),
+        ("ONE_SYNCWARP_A_ROUND", "rounds"),
     ],
 )
 def test_tsan_sees_races(bug: str, name: str) -> None:

@@ -105,7 +105,7 @@ EMULATOR_INTERNAL static void* run_resident(void* argument) {
 EMULATOR_INTERNAL static const char* run_blocks(const Launch* launch, const uint64_t* order, uint64_t n_blocks,
                                                 unsigned n_resident) {
     static pthread_mutex_t one_launch = PTHREAD_MUTEX_INITIALIZER;
-    static Resident residents[64];
+    static Resident residents[16];
     static char error[sizeof(Block::error)];
     bool failed = false;
     pthread_mutex_lock(&one_launch);

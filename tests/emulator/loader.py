@@ -215,7 +215,7 @@ class EmulatedModule:
         options: NVRTC options; -D, -U, -I and -std count, those for the device's code generator do not.
         build: ``fast`` runs in this process, ``asan`` (ASan + UBSan) and ``tsan`` in one of their own.
         seed: order of blocks, warps and lanes, and what shared memory holds at first.
-        n_resident: blocks that run at once, each on an OS thread (1 to 64). ASan's run one by one.
+        n_resident: blocks that run at once, each on an OS thread (1 to 16). ASan's run one by one.
         name: what to call the source in messages; #line directives in it count.
 
     Raises:
@@ -234,7 +234,7 @@ class EmulatedModule:
         self.build = build
         self.seed = seed
         self.n_resident = n_resident or (16 if build == "tsan" else 1)
-        if not 1 <= self.n_resident <= (1 if build == "asan" else 64):
+        if not 1 <= self.n_resident <= (1 if build == "asan" else 16):
             raise EmulatorError(f"the {build} build cannot run {self.n_resident} blocks at once")
         self._binary = _compile(source, options, build, name)
         if build == "fast":

@@ -25,6 +25,8 @@ enum Bug {
     MISALIGNED_CACHED_QUAD = 20,
     WIDE_SHIFT = 21,
     FENCE_AS_BARRIER = 22,
+    ONE_BARRIER_A_ROUND = 23,
+    ONE_SYNCWARP_A_ROUND = 24,
 };
 
 __device__ __noinline__ void bump(unsigned* bins, unsigned bin) { atomicAdd(bins + bin, 1); }
@@ -117,6 +119,27 @@ extern "C" __global__ void neighbours(int bug, const unsigned* items, unsigned* 
     if (bug == BALLOT_AS_BARRIER) __ballot_sync(0xffffffffu, 1);
     else if (bug != MISSING_SYNCWARP) __syncwarp();
     out[threadIdx.x] = staged[(threadIdx.x + 1) % 32];
+}
+
+// Items go round by one place in each round: all read before any writes again.
+extern "C" __global__ void rounds(int bug, const unsigned* items, unsigned* out)
+{
+    __shared__ unsigned staged[64];
+    unsigned item = items[threadIdx.x];
+    for (int round = 0; round < 3; round++) {
+        staged[threadIdx.x] = item;
+        __syncthreads();
+        item = staged[(threadIdx.x + 1) % 64];
+        if (bug != ONE_BARRIER_A_ROUND) __syncthreads();
+    }
+    const unsigned first = threadIdx.x / 32 * 32;
+    for (int round = 0; round < 3; round++) {
+        staged[threadIdx.x] = item;
+        __syncwarp();
+        item = staged[first + (threadIdx.x + 1) % 32];
+        if (bug != ONE_SYNCWARP_A_ROUND) __syncwarp();
+    }
+    out[threadIdx.x] = item;
 }
 
 extern "C" __global__ void quads(int bug, const unsigned* items, int first, unsigned* out)

@@ -3,52 +3,14 @@
 // on one OS thread. Nothing here knows CUDA's names: cuda_emulator.h gives them to kernels.
 #pragma once
 
+#include "fibers.h"
+
 #include <cstdarg>
-#include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <sys/mman.h>
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#elif defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
-
-#if !defined(__x86_64__)
-#define EMULATOR_UCONTEXT
-#endif
-#if defined(EMULATOR_UCONTEXT)
-#include <ucontext.h>
-#endif
-
-// The emulator's own bookkeeping is shared by fibers on purpose: the sanitizers watch the kernels.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define EMULATOR_INTERNAL __attribute__((no_sanitize("address,undefined,thread"), noinline))
-#else
-#define EMULATOR_INTERNAL
-#endif
-
-struct uint3 {
-    unsigned x, y, z;
-};
 
 namespace emulator {
 
-constexpr unsigned kLanes = 32;
 constexpr unsigned kMaxThreads = 1024;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr size_t kRegionBytes = 256 << 10;
-#else
-constexpr size_t kRegionBytes = 64 << 10;
-#endif
-// A region, upwards: a guard page, room for a ucontext, the stack, the Fiber, one of 32 offsets. Hot parts that
-// all had the same offset would share a few cache sets.
-constexpr size_t kGuardBytes = 4 << 10;
-constexpr size_t kContextBytes = 4 << 10;
-constexpr size_t kOffsetBytes = 384;
-
 enum Op : unsigned {
     kNothing, kSyncwarp, kBallot, kAny, kAll, kShfl, kShflUp, kShflDown, kShflXor, kMatchAny,
     kSyncthreads, kSyncthreadsCount, kSyncthreadsAnd, kSyncthreadsOr, kLdcg, kStcg,
@@ -58,26 +20,6 @@ constexpr const char* kOpNames[] = {
     "__shfl_down_sync", "__shfl_xor_sync", "__match_any_sync", "__syncthreads", "__syncthreads_count",
     "__syncthreads_and", "__syncthreads_or", "__ldcg", "__stcg",
 };
-
-// Something that can run: a fiber, or the OS thread that started the block.
-struct Context {
-    void* stack_pointer;  // or its ucontext_t
-    void* stack_bottom;
-    size_t stack_bytes;
-    void* fake_stack;  // ASan's
-    void* tsan_fiber;
-};
-
-struct Block;
-struct Warp;
-
-struct Fiber : Context {
-    Block* block;
-    Warp* warp;
-    uint3 thread;
-    unsigned lane;
-};
-static_assert(sizeof(Fiber) <= kOffsetBytes && kOffsetBytes % 64 == 0, "Fibers must not share cache lines");
 
 // What the lanes of a warp tell each other. A lane owns its column: what it brought stays until it
 // brings the next thing, what it gets is written by the lane that arrived last.
@@ -114,72 +56,10 @@ struct Block {
     const char* barrier_file;
     unsigned barrier_generation;
     uint64_t barrier_order[2];  // what TSan orders a barrier by
-    char* stacks;
-    unsigned n_stacks;
+    Stacks stacks;
     bool failed;
     char error[1024];
 };
-
-static inline Fiber* fiber_in(uintptr_t region) {
-    return reinterpret_cast<Fiber*>(region + kRegionBytes - (region / kRegionBytes % kLanes + 1) * kOffsetBytes);
-}
-
-// Found through the stack pointer: cheaper than a thread-local variable, and leaves all of the
-// module's thread-local storage to __shared__.
-static inline Fiber* current_fiber() {
-#if defined(__x86_64__)
-    uintptr_t address;
-    asm("movq %%rsp, %0" : "=r"(address));
-#else
-    uintptr_t address = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-#endif
-    return fiber_in(address & ~(kRegionBytes - 1));
-}
-
-#if !defined(EMULATOR_UCONTEXT)
-// swapcontext() asks the kernel for the signal mask: 0.5 us. This is the rest of it. `ret` and not a jump:
-// fibers that wait at the same place return to the same place, as the processor predicts.
-extern "C" __attribute__((visibility("hidden"))) void emulator_switch(void** save, void* load);
-asm(R"(
-.text
-.p2align 4
-.type emulator_switch, @function
-emulator_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-.size emulator_switch, .-emulator_switch
-)");
-#endif
-
-EMULATOR_INTERNAL static void switch_context(Context* from, Context* to, bool for_good) {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &from->fake_stack, to->stack_bottom, to->stack_bytes);
-#elif defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(to->tsan_fiber, __tsan_switch_to_fiber_no_sync);
-#endif
-    (void)for_good;
-#if defined(EMULATOR_UCONTEXT)
-    swapcontext(static_cast<ucontext_t*>(from->stack_pointer), static_cast<ucontext_t*>(to->stack_pointer));
-#else
-    emulator_switch(&from->stack_pointer, to->stack_pointer);
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(from->fake_stack, nullptr, nullptr);
-#endif
-}
 
 EMULATOR_INTERNAL static uint64_t next_random(uint64_t* state) {  // splitmix64
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -448,44 +328,6 @@ EMULATOR_INTERNAL [[noreturn]] static void run_thread() {
     abort();
 }
 
-EMULATOR_INTERNAL static void prepare_fiber(Fiber* fiber, uintptr_t region) {
-    uintptr_t top = reinterpret_cast<uintptr_t>(fiber), bottom = region + kGuardBytes + kContextBytes;
-    fiber->stack_bottom = reinterpret_cast<void*>(bottom);
-    fiber->stack_bytes = top - bottom;
-#if defined(EMULATOR_UCONTEXT)
-    ucontext_t* context = reinterpret_cast<ucontext_t*>(region + kGuardBytes);
-    getcontext(context);
-    context->uc_stack.ss_sp = fiber->stack_bottom;
-    context->uc_stack.ss_size = fiber->stack_bytes;
-    context->uc_link = nullptr;
-    makecontext(context, run_thread, 0);
-    fiber->stack_pointer = context;
-#else
-    void** stack = reinterpret_cast<void**>(top) - 8;  // six registers, the entry, and no caller
-    memset(stack, 0, 8 * sizeof(void*));
-    stack[6] = reinterpret_cast<void*>(run_thread);
-    fiber->stack_pointer = stack;
-#endif
-#if defined(__SANITIZE_THREAD__)
-    fiber->tsan_fiber = __tsan_create_fiber(0);
-#endif
-}
-
-// Stacks for `n` threads, each in a region aligned to its size.
-EMULATOR_INTERNAL static bool reserve_stacks(Block* block, unsigned n) {
-    if (n <= block->n_stacks) return true;
-    size_t bytes = (n + 1) * kRegionBytes;
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) return false;
-    uintptr_t aligned = (reinterpret_cast<uintptr_t>(memory) + kRegionBytes - 1) & ~(kRegionBytes - 1);
-    if (block->stacks) munmap(block->stacks, block->n_stacks * kRegionBytes);
-    block->stacks = reinterpret_cast<char*>(aligned);
-    block->n_stacks = n;
-    for (unsigned i = 0; i < n; i++)
-        mprotect(block->stacks + i * kRegionBytes, kGuardBytes, PROT_NONE);
-    return true;
-}
-
 EMULATOR_INTERNAL static void shuffle(unsigned* items, unsigned n, uint64_t* random) {
     for (unsigned i = 0; i < n; i++) items[i] = i;
     for (unsigned i = n; i > 1; i--) {
@@ -507,7 +349,7 @@ EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint
     block->failed = false;
     block->error[0] = 0;
     block->starter = {};
-    if (!reserve_stacks(block, block->n_threads)) {
+    if (!reserve_stacks(&block->stacks, block->n_threads)) {
         say(block, "no memory for the stacks of %u threads", block->n_threads);
         block->failed = true;
         return;
@@ -531,14 +373,11 @@ EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint
         warp->existing = warp->arrived = warp->done = 0;
         for (unsigned lane = 0; lane < kLanes && w * kLanes + lane < block->n_threads; lane++) {
             unsigned thread = w * kLanes + lane;
-            uintptr_t region = reinterpret_cast<uintptr_t>(block->stacks) + thread * kRegionBytes;
-            Fiber* fiber = fiber_in(region);
-            *fiber = {};
+            Fiber* fiber = prepare_fiber(block->stacks.first + thread * kRegionBytes, run_thread);
             fiber->block = block;
             fiber->warp = warp;
             fiber->lane = lane;
             fiber->thread = {thread % dims.x, thread / dims.x % dims.y, thread / dims.x / dims.y};
-            prepare_fiber(fiber, region);
             warp->fiber[lane] = fiber;
             warp->existing |= 1u << lane;
         }
