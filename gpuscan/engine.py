@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.backoff import Backoff
+from gpuscan.errors import RunFailedError
 from gpuscan.flow import FolioEvents, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.ledger import Ledger
@@ -270,6 +271,11 @@ class Engine:
                 undecided = batch.lo
                 part = slice(batch.lo, batch.hi)
                 result = self.migrator.migrate(batch.target_nid, plan.pfn[part], folio_pages[part])
+                if len(result.status) != batch.hi - batch.lo:
+                    raise RunFailedError(
+                        f"the migrator {type(self.migrator).__name__} returned {len(result.status)} statuses "
+                        f"for a batch of {batch.hi - batch.lo} folios; return one per folio"
+                    )
                 undecided = batch.hi
                 report.batch_pages += batch.n_pages
                 busy_ns[batch.target_nid] += int(result.busy_ns)

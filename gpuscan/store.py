@@ -101,7 +101,9 @@ class Store:
         self._resume_flat = np.zeros(layout.n_targets, dtype=np.int64)
         self._order = np.empty(0, dtype=np.uint8)
         if large_folios:
-            self._order = np.zeros(layout.n_pages, dtype=np.uint8)
+            # Plans are made on the host: where the device's array is not there, keep a second one.
+            own = self.kernels.arrays.folio_order
+            self._order = own if isinstance(own, np.ndarray) else np.zeros(layout.n_pages, dtype=np.uint8)
 
     @property
     def n_pages(self) -> int:
@@ -348,14 +350,11 @@ class Store:
             eligible_bits: uint64[n_pages / 64].
             order: uint8[n_pages], or None without large folios.
         """
-        arrays = self.kernels.dump()
-        arrays.eligible_bits = eligible_bits
+        if order is not None and not self.layout.has_large_folios:
+            raise InputError("this store keeps no folio orders; open it with large_folios=True")
+        self.kernels.load(StoreArrays(None, None, None, eligible_bits, order, None))
         if order is not None:
-            if not self.layout.has_large_folios:
-                raise InputError("this store keeps no folio orders; open it with large_folios=True")
-            arrays.folio_order = order
-            self._order = order.copy()
-        self.kernels.load(arrays)
+            self._order[:] = order
 
     def dump(self) -> StoreArrays:
         """Return copies of all arrays in host memory. The store must be at rest."""

@@ -24,7 +24,7 @@ Update order, every update an atomic read-modify-write:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
@@ -365,7 +365,11 @@ class Kernels(Protocol):
         ...
 
     def load(self, arrays: StoreArrays) -> None:
-        """Overwrite all arrays from host memory (same shapes and dtypes)."""
+        """Overwrite arrays from host memory; fields that are None are left as they are.
+
+        Raises:
+            ValueError: a shape or dtype is not that of the store's array; nothing was written.
+        """
         ...
 
     def close(self) -> None:
@@ -389,6 +393,26 @@ class Backend(Protocol):
             DeviceError: not enough memory; says how much is needed and how much is there.
         """
         ...
+
+
+def to_load(own: StoreArrays, given: StoreArrays) -> list[tuple[Any, Any]]:
+    """Return (array of the store, array to put there) for what ``Kernels.load`` was given.
+
+    Raises:
+        ValueError: a shape or dtype differs.
+    """
+    pairs = []
+    for place in fields(StoreArrays):
+        target, source = getattr(own, place.name), getattr(given, place.name)
+        if source is None:
+            continue
+        if source.shape != target.shape or source.dtype != target.dtype:
+            raise ValueError(
+                f"{place.name} is {source.dtype}{list(source.shape)}, "
+                f"this store has {target.dtype}{list(target.shape)}"
+            )
+        pairs.append((target, source))
+    return pairs
 
 
 def empty_node_flags() -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
+    to_load,
 )
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
 from gpuscan.records import N_NODES_MAX, Unpacked, hotness_key, pack, unpack
@@ -359,9 +360,9 @@ class ReferenceKernels:
         return StoreArrays(*(getattr(self.arrays, name).copy() for name in StoreArrays.__slots__))
 
     def load(self, arrays: StoreArrays) -> None:
-        """Overwrite all arrays."""
-        for name in StoreArrays.__slots__:
-            getattr(self.arrays, name)[:] = getattr(arrays, name)
+        """Overwrite arrays."""
+        for own, given in to_load(self.arrays, arrays):
+            own[:] = given
 
     def close(self) -> None:
         """Let go of the arrays."""

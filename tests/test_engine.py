@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gpuscan.engine import Engine
-from gpuscan.errors import InputError
+from gpuscan.errors import InputError, RunFailedError
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Produced, Sampled
 from gpuscan.kernels.api import Outcome, RawPlan, ScanRequest
 from gpuscan.pagemap import SECTION_PAGES
@@ -368,3 +368,15 @@ def test_conservation_holds_every_tick(
 
 def test_sections_are_as_assumed() -> None:
     assert tiered().page_map.n_pages == 4 * SECTION_PAGES
+
+
+def test_a_migrator_that_miscounts_loses_nothing() -> None:
+    class Miscounts(Verdicts):
+        def migrate(self, *args: object) -> MigrateResult:
+            return MigrateResult(np.zeros(1, dtype=np.int16), {}, 0.0)
+
+    store = open_store()
+    engine = Engine(store, Script([request(pfns_of(store, 2, *range(5)), 0)]), Miscounts(), Policy())
+    with pytest.raises(RunFailedError, match="returned 1 statuses for a batch of 5 folios"):
+        engine.run(1)
+    assert engine.ledger.pending == store.count_ready() == 5

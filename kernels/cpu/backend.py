@@ -20,6 +20,7 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
+    to_load,
 )
 from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, plain, store_of
 from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
@@ -223,16 +224,9 @@ class CpuKernels:
         return StoreArrays(**{name: array.copy() for name, array in _named(self.arrays)})
 
     def load(self, arrays: StoreArrays) -> None:
-        """Overwrite all arrays."""
-        loaded = dict(_named(arrays))
-        for name, array in _named(self.arrays):
-            if loaded[name].shape != array.shape or loaded[name].dtype != array.dtype:
-                raise ValueError(
-                    f"{name} is {loaded[name].dtype}{list(loaded[name].shape)}, "
-                    f"this store has {array.dtype}{list(array.shape)}"
-                )
-        for name, array in _named(self.arrays):
-            array[:] = loaded[name]
+        """Overwrite arrays."""
+        for own, given in to_load(self.arrays, arrays):
+            own[:] = given
 
     def close(self) -> None:
         """Let go of the arrays."""

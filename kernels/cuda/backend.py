@@ -22,6 +22,7 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
+    to_load,
 )
 from gpuscan.kernels.cuda.budget import rank_budget
 from gpuscan.kernels.cuda.device import Device, Kernel
@@ -317,17 +318,11 @@ class CudaKernels:
             return StoreArrays(**{name: self.device.fetch(array) for name, array in _named(self.arrays)})
 
     def load(self, arrays: StoreArrays) -> None:
-        """Overwrite all arrays."""
-        loaded = dict(_named(arrays))
+        """Overwrite arrays."""
+        pairs = to_load(self.arrays, arrays)
         with self.working():
-            for name, array in _named(self.arrays):
-                if loaded[name].shape != array.shape or loaded[name].dtype != array.dtype:
-                    raise ValueError(
-                        f"{name} is {loaded[name].dtype}{list(loaded[name].shape)}, "
-                        f"this store has {array.dtype}{list(array.shape)}"
-                    )
-            for name, array in _named(self.arrays):
-                self.device.write(array, loaded[name])
+            for own, given in pairs:
+                self.device.write(own, given)
 
     def close(self) -> None:
         """Let go of the arrays."""
