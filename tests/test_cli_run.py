@@ -124,7 +124,7 @@ def test_out_keeps_plan_series_ledger_and_the_printed_document(
         (["--memory", "64Tib"], 2, "has the unknown unit 'Tib'"),
         (["--memory", "1KiB"], 2, "two-socket-cxl"),
         (["--device", "gpu"], 2, "'gpu' is not one of"),
-        (["--device", "cuda"], 3, "CUDA"),
+        (["--device", "cuda"], 3, "use --device cpu"),
         (["--ticks", "0"], 2, "invalid value for '--ticks'"),
         (["--split-cxl", "50%"], 2, "give one with --machine"),
         (["--machine", "none.zarr"], 2, "none.zarr"),
