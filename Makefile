@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-slow lint format clean help
+.PHONY: run test test-slow bench lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
 	@echo "make test    install into $(VENV) and run the tests (under 5 minutes)"
+	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make lint    ruff, mypy --strict and import-linter"
 	@echo "make format  apply ruff's fixes and formatting"
 	@echo "make clean   remove $(VENV), caches and build output"
@@ -22,6 +23,10 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+
+bench: $(VENV)/installed-bench
+	$(BIN)/gpuscan bench sweep benchmarks/sweep.toml --out benchmarks/results $(ARGS)
+	$(BIN)/python benchmarks/bars.py benchmarks/results/bench.json
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
@@ -46,6 +51,10 @@ $(VENV)/installed: $(VENV)/pip pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-bench: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
 $(VENV)/installed-lint: $(VENV)/pip pyproject.toml

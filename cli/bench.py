@@ -53,6 +53,10 @@ def scan(
     walk_pages: Annotated[
         int, typer.Option(min=1, metavar="N", help="Pages for kernel-walk, 80 bytes each; time is scaled.")
     ] = 1 << 26,
+    capacity: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Folios per plan; by default 1/64 of the pages."),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Seconds on 4 and 8 GiB: checks answers, times mean nothing.")
     ] = False,
@@ -80,6 +84,7 @@ def scan(
         "device": _items(device),
         "peers": _items(peers),
         "walk_pages": walk_pages,
+        "capacity": capacity,
     }
     if quick:
         grid |= {"memory": ["4GiB", "8GiB"], "density": [1e-4, 1e-2], "walk_pages": 1 << 18}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -263,6 +264,55 @@ def test_recorded_sweep_can_be_run() -> None:
     assert sweep.rounds >= 7
 
 
+def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
+    def case(n_pages: int, density: float, n_targets: int = 16) -> dict[str, Any]:
+        times = {"dense": 40e6, "indexed": 1e6, "auto": 1.02e6}
+        rows: list[dict[str, Any]] = [
+            {
+                "name": f"gpuscan {path}",
+                "state": state,
+                "median_ns": ns,
+                "of_floor": ns / 36e6,
+                "faster_than": {"polars": 1.9 if path == "dense" else 70.0, "numpy": 9.0},
+            }
+            for path, ns in times.items()
+            for state in ("warm", "cold")
+        ]
+        facts = {"format": "rfc", "clustering": "uniform", "n_ready": 1000, "record_bytes": 1 << 30}
+        floors = {"read_ns": 36e6, "dense_bytes_ns": 36e6}
+        axes = {"n_pages": n_pages, "density": density, "n_targets": n_targets}
+        return {**facts, **axes, "floors": floors, "extra_bytes": 1 << 20, "results": rows}
+
+    tib = 1 << 28
+    document = {
+        "host": {"cpu": "some CPU", "recorded": "now"},
+        "settings": {"n_threads": 2},
+        "scans": [
+            case(tib, 1e-4),
+            case(2 * tib, 1e-4),
+            case(tib, 1e-2),
+            case(tib, 1e-2, 1024),
+            case(tib, 1.0),
+        ],
+        "requests": [],
+    }
+    report = tmp_path / "bench.json"
+    report.write_text(json.dumps(document))
+    script = Path(__file__).parents[1] / "benchmarks" / "bars.py"
+    done = subprocess.run([sys.executable, script, report], capture_output=True, text=True, check=True)
+    rows = done.stdout.splitlines()
+    assert "| dense / read floor at 0.0001 | <= 1.15x | 1.11x | yes |" in rows
+    assert "| Polars / dense at 0.0001 | >= 1.7x | 1.9x | yes |" in rows
+    assert "| Polars / dense at 0.01 | >= 2x | 1.9x | **no** |" in rows
+    assert "| NumPy / auto at 0.01 | >= 10x | 9x | **no** |" in rows
+    assert "| auto / better path at 0.01, cold | <= 1.1x or +50 us | 1.02x, +20 us | yes |" in rows
+    assert "| indexed at 0.0001, warm | <= 0.8 ms | 1 ms | **no** |" in rows
+    assert "| read floor / indexed at 0.0001, cold | >= 20x | 36x | yes |" in rows
+    assert "| 1,024 targets / 16 targets, dense at 0.01 | <= 1.2x | 1x | yes |" in rows
+    assert "| dense / byte floor, every page READY | reported | 1.11x |  |" in rows
+    assert any(row.startswith("| dense / floor, most over least, 2^28 to 2^29 pages") for row in rows)
+
+
 @pytest.mark.parametrize(
     ("grid", "cause"),
     [
@@ -275,6 +325,7 @@ def test_recorded_sweep_can_be_run() -> None:
         ({"memory": ["1TiB"], "format": ["odd"]}, "unknown record format 'odd'"),
         ({"memory": ["1TiB"], "format": ["pghot-compact"]}, "16 targets cannot be measured; give 1"),
         ({"memory": ["1TiB"], "targets": [0]}, "0 targets: give 1 to 1024"),
+        ({"memory": ["1TiB"], "capacity": 5}, r"scan\.0\.capacity: .* correct that key"),
         ({"memory": ["1GiB"]}, "1 GiB for 16 targets: give a multiple of 128 MiB, at least 2 GiB"),
     ],
 )

@@ -125,9 +125,9 @@ class Bed:
         own = self.store.page_map.nid_of_flat(flats)
         return (own + rng.integers(1, n_targets, len(flats), dtype=np.int32)) % n_targets
 
-    def request(self, cursor: int, path: ScanPath) -> ScanRequest:
-        """Return a scan from ``cursor`` to the end, bounded as the store bounds it for its users."""
-        return ScanRequest(cursor, self.store.n_pages, self.store.default_capacity, path)
+    def request(self, cursor: int, path: ScanPath, capacity: int | None = None) -> ScanRequest:
+        """Return a scan from ``cursor`` to the end, by default of the store's own capacity."""
+        return ScanRequest(cursor, self.store.n_pages, capacity or self.store.default_capacity, path)
 
     def empty(self) -> None:
         """Claim whatever is READY and forget it."""

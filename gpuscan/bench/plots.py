@@ -164,31 +164,28 @@ def _by_density(series: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _ratios(series: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, (ax,) = _figure()
+    figure, both = _figure(12.0, 2)
     peers = [row["name"] for row in series[0]["results"] if row["kind"] == "peer"]
-    for ours, linestyle in (("gpuscan auto", "-"), ("gpuscan dense", ":")):
+    for ax, ours in zip(both, ("gpuscan auto", "gpuscan dense"), strict=True):
         rows = [
-            next(row for row in case["results"] if row["name"] == ours and row["state"] == _SHOWN_STATE)
+            (case["density"], row["faster_than"])
             for case in series
+            for row in case["results"]
+            if row["name"] == ours and row["state"] == _SHOWN_STATE
         ]
         for peer in peers:
-            points = [
-                (case["density"], row["faster_than"][peer])
-                for case, row in zip(series, rows, strict=True)
-                if peer in row["faster_than"]
-            ]
-            style = {**_STYLE[peer], "linestyle": linestyle}
-            label = f"{peer} / {ours.removeprefix('gpuscan ')}"
-            ax.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
-    ax.axhline(1.0, color="0.35", linestyle="--", label="as fast as gpuscan")
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="READY pages, share of all pages",
-        ylabel="time of the peer / time of gpuscan",
-        title=_title(series[0], "density"),
-    )
-    _legend_outside(figure, ax)
+            points = [(density, faster[peer]) for density, faster in rows if peer in faster]
+            x, y = [x for x, _ in points], [y for _, y in points]
+            ax.plot(x, y, label=_LABEL.get(peer, peer), **_STYLE[peer])
+        ax.axhline(1.0, color="0.35", linestyle="--", label="as fast as gpuscan")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="READY pages, share of all pages",
+            ylabel=f"time of the peer / time of {ours}",
+        )
+    figure.suptitle(_title(series[0], "density"))
+    _legend_outside(figure, both[0])
     return figure
 
 

@@ -35,19 +35,22 @@ class ScanSettings:
         peers: names of :data:`gpuscan.bench.peers.PEERS`.
         walk_pages: pages that the kernel's own way is measured on at most (80 bytes each).
         n_threads: threads of the scan and of the floors.
+        capacity: folios per plan; None = the store's default.
     """
 
     rounds: int
     peers: tuple[str, ...]
     walk_pages: int
     n_threads: int
+    capacity: int | None = None
 
 
 class OurScan:
     """One path of the scan over a whole store: plans until the end, each put back untimed."""
 
-    def __init__(self, bed: Bed, path: ScanPath, n_ready: int) -> None:
+    def __init__(self, bed: Bed, path: ScanPath, n_ready: int, capacity: int | None = None) -> None:
         self.bed = bed
+        self.capacity = capacity
         self.path: ScanPath = path
         self.n_ready = n_ready
         self.facts: dict[str, Any] = {}
@@ -77,7 +80,7 @@ class OurScan:
         kernels, cursor, elapsed_ns, n_claimed, n_plans = self.bed.store.kernels, 0, 0, 0, 0
         examined_bytes = 0
         while cursor < self.bed.store.n_pages:
-            request = self.bed.request(cursor, self.path)
+            request = self.bed.request(cursor, self.path, self.capacity)
             started = time.perf_counter_ns()
             plan = kernels.scan(request)
             elapsed_ns += time.perf_counter_ns() - started
@@ -143,7 +146,7 @@ def _scan_case(
     n_ready = bed.fill(case)
     memory_before = memory_now()["rss"]
     reset_peak()
-    ours = [OurScan(bed, path, n_ready) for path in PATHS]
+    ours = [OurScan(bed, path, n_ready, settings.capacity) for path in PATHS]
     first_ns = {scan.path: scan.measure() for scan in ours}
     memory_extra = memory_now()["peak"] - memory_before
     fmt = bed.store.fmt

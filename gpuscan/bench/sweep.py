@@ -14,6 +14,7 @@ A file, with every key and its default but ``memory``, which must be given::
     device = ["cpu"]
     peers = []                    # see gpuscan.bench.peers
     walk_pages = 67108864         # of the peer kernel-walk, 80 bytes each
+    capacity = 4194304            # folios per plan; by default what the store takes: 1/64 of the pages
 
     [[request]]
     memory = ["1TiB"]
@@ -47,6 +48,7 @@ from gpuscan.bench.request import RequestSettings, request_case
 from gpuscan.bench.scan import ScanSettings, scan_cases
 from gpuscan.bench.tick import TickSettings, tick_case
 from gpuscan.errors import InputError
+from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.units import PAGE_BYTES, parse_bytes
 
 _SCRATCH_BYTES = 256 << 20
@@ -85,6 +87,7 @@ class ScanGrid(_Grid):
     clustering: tuple[Clustering, ...] = ("uniform",)
     peers: tuple[str, ...] = ()
     walk_pages: int = Field(1 << 26, ge=1)
+    capacity: int | None = Field(None, ge=BLOCK_PAGES)
 
     def cases(self, shape: StoreShape, seed: int) -> list[Case]:
         """Return what to fill a store with, one after the other."""
@@ -186,7 +189,7 @@ def run_sweep(sweep: Sweep, on_step: Callable[[str], None]) -> dict[str, Any]:
     ceilings = floors.ceilings()
     scans: list[dict[str, Any]] = []
     for grid in sweep.scan:
-        settings = ScanSettings(sweep.rounds, grid.peers, grid.walk_pages, n_threads)
+        settings = ScanSettings(sweep.rounds, grid.peers, grid.walk_pages, n_threads, grid.capacity)
         for shape in grid.shapes():
             scans += scan_cases(shape, grid.cases(shape, sweep.seed), settings, floors, on_step)
     requests = [

@@ -76,14 +76,14 @@ def answer_of_lists(lists: dict[int, NDArray[Any]], n_targets: int) -> Answer:
 
 
 def plain_answer(question: Question, lo: int, hi: int) -> Answer:
-    """Return the answer for records ``[lo, hi)``, found by unpacking every record: slow and obvious."""
+    """Return the answer for records ``[lo, hi)``, found by unpacking every READY one: slow and obvious."""
     step, pfns, targets = 1 << 20, [], []
     for start in range(lo, hi, step):
-        fields = unpack(question.fmt, question.records[start : min(start + step, hi)])
-        ready = np.flatnonzero(fields.ready)
+        part = question.records[start : min(start + step, hi)]
+        ready = np.flatnonzero(part & question.fmt.ready.mask)
+        nid = unpack(question.fmt, part[ready]).nid
         pfns.append(start + ready)
-        fixed = np.full(len(ready), question.fixed_target)
-        targets.append(fields.nid[ready] if question.fmt.has_nid else fixed)
+        targets.append(nid if question.fmt.has_nid else np.full(len(ready), question.fixed_target))
     pfn, target = np.concatenate(pfns), np.concatenate(targets).astype(np.int16)
     counts = np.bincount(target, minlength=question.n_targets)
     return Answer(np.concatenate(([0], np.cumsum(counts))), pfn[np.argsort(target, kind="stable")])
