@@ -23,7 +23,10 @@ ROOT = Path(gpuscan.__file__).parent
 
 # Compiles the two kernels that change nothing, and says whether they came from the cache.
 PROBE = """
+import os
 import numpy as np
+import gpuscan
+assert gpuscan.__file__.startswith(os.path.realpath(".")), f"not the copy: {gpuscan.__file__}"
 from gpuscan.kernels.cpu.bitmaps import count_set_bits, take_active
 words = np.full(4, 3, dtype=np.uint64)
 for bits in (8, 32):
@@ -49,7 +52,7 @@ def started(where: Path, script: str = PROBE, **environment: str) -> subprocess.
     return subprocess.Popen(
         [sys.executable, "-c", script],
         env=variables,
-        cwd=where,  # which -c puts first on the path
+        cwd=where,  # -c puts it first on the path, ahead of an installed gpuscan
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
