@@ -101,6 +101,8 @@ SHUFFLES = [
         ],
     ),
     (1, 0, [*range(32)], [*range(32)], [*range(32)], [*range(32)]),
+    # The operand counts modulo 32.
+    (32, 33, [1] * 32, [0, *range(31)], [*range(1, 32), 31], [lane ^ 1 for lane in range(32)]),
 ]
 
 

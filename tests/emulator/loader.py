@@ -33,7 +33,7 @@ _FLAGS: dict[Build, tuple[str, ...]] = {
     "asan": (*_SANITIZED, "-fsanitize=address,undefined"),
     "tsan": (*_SANITIZED, "-fsanitize=thread"),
 }
-_KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\(")
+_KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*?\)\s*)?(\w+)\s*\(")
 _FOR_THE_DEVICE = ("-arch", "--gpu-arch", "-lineinfo", "--generate-line", "-maxrreg", "--maxrreg")
 
 
