@@ -92,22 +92,16 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     const u32 rivals = __ballot_sync(GS_ALL_LANES, may_claim && is_known);
     if (may_claim && is_known)
       may_claim = stage.n_staged + n_reserved + __popc(rivals & lanes_below()) < stage.room;
+    stays = stays || (is_open && !may_claim);
     bool has_taken = false;
-    if (is_open) {
-      is_open = false;
-      if (may_claim) {
-        const u32 seen = take_record(store, flat, word);
-        if (seen == word) {
-          has_taken = true;
-          taken = word;
-          if (kBudget && quota) atomicAdd(quota, 0ull - n_pages);
-        } else {
-          word = seen; /* somebody was faster: what is there now decides again */
-          is_open = is_ready(word);
-        }
-      } else {
-        stays = true;
-      }
+    is_open = false;
+    if (may_claim) {
+      const u32 seen = take_record(store, flat, word);
+      has_taken = seen == word;
+      taken = has_taken ? word : taken;
+      if (kBudget && has_taken && quota) atomicAdd(quota, 0ull - n_pages);
+      word = seen; /* if somebody was faster, what is there now decides again */
+      is_open = !has_taken && is_ready(seen);
     }
     n_reserved += (u32)__popc(__ballot_sync(GS_ALL_LANES, has_taken && is_known));
     if (kBudget) {
@@ -124,8 +118,8 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
   if (staged == 0) return;
   /* One atomic per distinct target: at density 1 with one target 32 lanes would queue for one counter. */
   const u32 peers = __match_any_sync(GS_ALL_LANES, is_staged ? target : GS_N_NODES_MAX);
+  if (is_staged && (peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
   if (is_staged) {
-    if ((peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
     const i64 place = stage.n_staged + __popc(staged & lanes_below());
     stage.offsets[place] = (u32)(flat - stage.stretch_lo);
     stage.words[place] = (record_t)taken;

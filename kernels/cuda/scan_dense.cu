@@ -9,13 +9,25 @@
 #define GS_TILE_PAGES (GS_LOADS * GS_LOAD_PAGES)
 #define GS_STEPS (GS_LOAD_PAGES / GS_LANES) /* claims of 32 records in one load */
 
-/* Take the ready words of the blocks taken. All lanes. */
-static __device__ __forceinline__ void take_ready_words(const Store& store, u64 taken, i64 lo, i64 hi) {
-  for (i64 index = (lo >> 6) + lane_id(); index < hi >> 6; index += GS_LANES) {
-    if (!(taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull)) continue;
-    const u64 seen = __ldcg(store.ready_bits + index);
+/* Take the index bits of [lo, hi), inside one section; return how many blocks were set. All lanes. */
+static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64 hi) {
+  const u64 blocks = blocks_between(lo, hi);
+  u64* const word = store.block_bits + (lo >> GS_SECTION_SHIFT);
+  u64 taken = 0;
+  if (lane_id() == 0) {
+    taken = __ldcg(word) & blocks;
+    /* Other warps own other blocks of the word: an atomic whatever the claim mode. */
+    if (taken) taken = atomicAnd(word, ~blocks) & blocks;
+  }
+  taken = __shfl_sync(GS_ALL_LANES, taken, 0);
+  fence_warp(); /* block words before ready words */
+  for (i64 index = (lo >> 6) + lane_id(); taken && index < hi >> 6; index += GS_LANES) {
+    const bool is_taken = taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull;
+    const u64 seen = is_taken ? __ldcg(store.ready_bits + index) : 0;
     if (seen) take_ready_word(store, index, seen);
   }
+  fence_warp(); /* ready words before records */
+  return (u32)__popcll(taken);
 }
 
 /* Which steps of 32 records of a tile have READY ones: bit s is for records 32 s to 32 s + 31. A hint, and
@@ -52,34 +64,21 @@ template <bool kBudget>
 static __device__ __forceinline__ void scan_dense_stretch(const Store& store, const Cuts& cuts,
                                                           const u8* node_mask, i64 lo, i64 hi, Stage& stage,
                                                           u64* n_pages, u64* n_bytes) {
-  for (i64 position = lo; position < hi;) {
-    const i64 section = position >> GS_SECTION_SHIFT;
-    const i64 end = min(hi, (section + 1) << GS_SECTION_SHIFT);
-    *n_bytes += 8;
-    if (node_mask[store.section_nid[section]]) {
-      const u64 blocks = blocks_between(position, end);
-      u64 taken = 0;
-      if (lane_id() == 0) {
-        taken = __ldcg(store.block_bits + section) & blocks;
-        /* Other warps own other blocks of the word: an atomic whatever the claim mode. */
-        if (taken) taken = atomicAnd(store.block_bits + section, ~blocks) & blocks;
+  i64 end = lo; /* of what the ready bits were taken of: this stretch's part of a section */
+  for (i64 tile = lo; tile < hi; tile = min(tile + GS_TILE_PAGES, end)) {
+    if (tile == end) {
+      end = min(hi, ((tile >> GS_SECTION_SHIFT) + 1) << GS_SECTION_SHIFT);
+      *n_bytes += 8;
+      if (!node_mask[store.section_nid[tile >> GS_SECTION_SHIFT]]) {
+        tile = end;
+        continue;
       }
-      taken = __shfl_sync(GS_ALL_LANES, taken, 0);
-      if (taken) {
-        fence_warp(); /* block words before ready words */
-        take_ready_words(store, taken, position, end);
-        *n_bytes += 64ull * (u64)__popcll(taken);
-      }
-      fence_warp(); /* ready words before records */
-      for (i64 tile = position; tile < end; tile += GS_TILE_PAGES) {
-        u64 steps = steps_of_tile(store, tile, end);
-        for (; steps; steps &= steps - 1)
-          claim_candidates<kBudget>(store, cuts, stage,
-                                    tile + (__ffsll((i64)steps) - 1) * GS_LANES + lane_id(), true);
-      }
-      *n_pages += (u64)(end - position);
+      *n_pages += (u64)(end - tile);
+      *n_bytes += 64ull * take_index(store, tile, end);
     }
-    position = end;
+    for (u64 steps = steps_of_tile(store, tile, end); steps; steps &= steps - 1)
+      claim_candidates<kBudget>(store, cuts, stage, tile + (__ffsll((i64)steps) - 1) * GS_LANES + lane_id(),
+                                true);
   }
 }
 

@@ -1,5 +1,8 @@
 /* scan_indexed: block bits, ready bits, then the records of candidates only. One warp walks one stretch. */
 
+/* Left alone, ptxas aims at 64 registers on sm_100, for a fourth block, and spills. */
+#define GS_BLOCKS_PER_SM 3
+
 template <bool kBudget>
 struct Claim {
   const Store& store;
@@ -10,7 +13,7 @@ struct Claim {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                  u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* counts, u64* totals) {
@@ -32,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   write_histogram(histogram, n_targets, counts);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     scan_indexed_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios,
                         const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                         const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,

@@ -95,25 +95,21 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
         fence_warp(); /* block words before ready words */
       }
       is_last = n_come_to >= n_blocks;
-      if (!is_last) {
-        first_word = first_word_of(group, n_come_to + lane_id());
-        n_come_to += GS_LANES;
-        if (first_word >= 0) n_set = load_ready_words<kTake>(store, first_word, words);
-        fence_warp(); /* ready words before records */
-      }
+      first_word = first_word_of(group, n_come_to + lane_id()); /* -1 in every lane if there is none */
+      n_come_to += GS_LANES;
+      if (first_word >= 0) n_set = load_ready_words<kTake>(store, first_word, words);
+      fence_warp(); /* ready words before records */
     }
     /* The longest row of lanes whose candidates all fit queues them. */
     const u32 n_up_to = sum_up_to_lane(n_set);
     const bool queues = n_set > 0 && n_queued + n_up_to <= GS_QUEUE;
-    if (queues) {
-      u32 place = n_queued + n_up_to - n_set;
+    u32 place = n_queued + n_up_to - n_set;
 #pragma unroll
-      for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
-        for (u64 rest = words[i]; rest; rest &= rest - 1)
-          queue[place++] = (u32)(((first_word + i) << 6) + __ffsll((i64)rest) - 1 - lo);
-      }
-      n_set = 0;
+    for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
+      for (u64 rest = queues ? words[i] : 0; rest; rest &= rest - 1)
+        queue[place++] = (u32)(((first_word + i) << 6) + __ffsll((i64)rest) - 1 - lo);
     }
+    n_set = queues ? 0 : n_set;
     const u32 queuing = __ballot_sync(GS_ALL_LANES, queues);
     const u32 n_new = __shfl_sync(GS_ALL_LANES, n_up_to, 31 - __clz((int)(queuing | 1u)));
     if (queuing) n_queued += n_new;
