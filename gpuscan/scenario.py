@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,11 +115,49 @@ def _captured_machine(workload: Workload, snapshot: Snapshot) -> tuple[Simulated
             f"all memory of {topology.name!r} is one tier, so workload {workload.name} has nothing to "
             "promote; give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
         )
-    first = workload.processes[0].model_copy(
-        update={"cpus_of": cpu_nids, "memory": PAGE_BYTES, "placement": (), "thp": False}
-    )
+    _check_applies(workload, topology, cpu_nids)
     frames = snapshot.frames()
+    n_pages = int((1 << frames.order[frames.eligible].astype(np.int64)).sum())
+    # Its folios are the snapshot's; its size sets how often it accesses memory.
+    first = workload.processes[0].model_copy(
+        update={"cpus_of": cpu_nids, "memory": max(1, n_pages) * PAGE_BYTES, "placement": (), "thp": False}
+    )
     spec = workload.model_copy(update={"processes": (first,)}).machine_spec(topology)
     machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
     n_hot = int(np.count_nonzero(frames.hot))
-    return machine, (f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})",)
+    return machine, (
+        f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})",
+        *_left_out(workload),
+    )
+
+
+def _check_applies(workload: Workload, topology: Topology, cpu_nids: Sequence[int]) -> None:
+    """Refuse a workload that would show nothing on a captured machine."""
+    process = workload.processes[0]
+    nids = [node.nid for node in topology.nodes if node.present_pages]
+    remedy = "; run cxl-promote with --split-cxl 50%, or capture a machine that has several"
+    if (process.move_at or process.rotate_every) and len(cpu_nids) < 2:
+        raise InputError(
+            f"workload {workload.name} moves its tasks between nodes, and {topology.name!r} has one node "
+            f"with CPUs{remedy}"
+        )
+    if len(nids) < 2:
+        raise InputError(
+            f"all memory of {topology.name!r} is on node {nids[0]}, so workload {workload.name} has nowhere "
+            f"to move pages{remedy}"
+        )
+    if process.pattern.kind == "scan":
+        raise InputError(
+            f"workload {workload.name}: pattern.kind = 'scan' needs the address space of a process, which a "
+            "snapshot does not have; use zipf (its hot folios) or uniform"
+        )
+
+
+def _left_out(workload: Workload) -> tuple[str, ...]:
+    """Return what of a workload a captured machine leaves out."""
+    left_out = []
+    if len(workload.processes) > 1:
+        left_out.append(f"only the first of {len(workload.processes)} processes runs, over all its folios")
+    if workload.processes[0].pattern.shift_every:
+        left_out.append("pattern.shift_every does not apply: the hot folios are those of the snapshot")
+    return tuple(left_out)

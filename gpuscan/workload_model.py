@@ -2,7 +2,7 @@
 
 Keys carry no unit, their values do (``tick = "100ms"``). Every key has a default
 except ``shows``, ``processes`` and, in a process, ``name``, ``memory``,
-``cpus_of`` and ``accesses_per_s``.
+``cpus_of`` and ``accesses_per_gib_s``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from gpuscan.topology.model import Node, Topology
 from gpuscan.units import (
     PAGE_BYTES,
     format_bytes,
+    format_count,
+    format_time,
     parse_bytes,
     parse_rate_bytes_per_s,
     parse_share,
@@ -42,6 +44,11 @@ THP_ORDER = 9
 _PATTERN, _FAULTS, _COST, _POLICY = PatternSpec(), HintFaultSpec(), MigrationCostSpec(), Policy()
 _ADDS_UP = 1e-6
 """Slack of shares that should add up to 100%."""
+_GIB = 1 << 30
+MAX_ACCESSES_PER_TICK = 10**9
+"""Of all processes together. A core simulates some 20 million a second, so a tick of these takes a minute."""
+MAX_TURNS_PER_TICK = 10**4
+"""Visits of the scanner, rotations and shifts of a process: each costs a loop of its own."""
 
 
 def _parsed(parse: Callable[[str], Any], example: str) -> BeforeValidator:
@@ -131,12 +138,16 @@ class Pattern(_Model):
 
 
 class Process(_Model):
-    """Who runs, on the CPUs of the nodes ``cpus_of``, see :class:`gpuscan.sim.spec.ProcessSpec`."""
+    """Who runs, on the CPUs of the nodes ``cpus_of``, see :class:`gpuscan.sim.spec.ProcessSpec`.
+
+    ``accesses_per_gib_s``: sampled accesses a second for each GiB of the process, so that how often
+    a page is touched does not depend on the size of the machine.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     memory: Memory
     cpus_of: Annotated[tuple[Nid, ...], Field(min_length=1, strict=False)]
-    accesses_per_s: Annotated[float, Field(gt=0, le=1e12)]
+    accesses_per_gib_s: Annotated[float, Field(gt=0, le=1e12)]
     placement: Placement = ()
     thp: bool = False
     move_at: TimeNs = 0
@@ -157,7 +168,7 @@ class Source(_Model):
     """How accesses become marks, see :class:`gpuscan.sim.spec.HintFaultSpec`."""
 
     kind: Literal["hint-faults"] = "hint-faults"
-    scan_size: Bytes = _FAULTS.scan_bytes
+    scan_size: Memory = _FAULTS.scan_bytes
     scan_period: Annotated[TimeNs, Field(gt=0)] = _FAULTS.scan_period_ns
     mark: Literal["request", "record"] = _FAULTS.mark
     only_lower_tier: bool = _FAULTS.only_lower_tier
@@ -265,7 +276,8 @@ class Workload(_Model):
         """Return what to simulate on ``topology``: shares of memory become pages.
 
         Raises:
-            InputError: a node is not there or has no CPUs or memory, or the processes do not fit.
+            InputError: a node is not there or has no CPUs or memory, the processes do not fit, or
+                a tick holds more than can be simulated.
         """
         processes = tuple(
             _process_spec(f"processes.{index}", process, topology)
@@ -280,11 +292,12 @@ class Workload(_Model):
                 f"topology {topology.name} has {format_bytes(topology.memory_bytes)}; "
                 "lower processes.*.memory or give a larger --memory"
             )
+        self._check_tick(processes)
         source, cost = self.source, self.cost
         return MachineSpec(
             processes,
             HintFaultSpec(
-                scan_bytes=source.scan_size,
+                scan_bytes=_bytes_of(source.scan_size, topology),
                 scan_period_ns=source.scan_period,
                 mark=source.mark,
                 only_lower_tier=source.only_lower_tier,
@@ -300,6 +313,27 @@ class Workload(_Model):
             demotion=self.demotion,
             seed=self.seed,
         )
+
+    def _check_tick(self, processes: Sequence[ProcessSpec]) -> None:
+        n_accesses = sum(process.accesses_per_s for process in processes) * self.tick / 1e9
+        if n_accesses > MAX_ACCESSES_PER_TICK:
+            raise InputError(
+                f"workload {self.name}: {format_count(n_accesses)} accesses in a tick of "
+                f"{format_time(self.tick)}, and {format_count(MAX_ACCESSES_PER_TICK)} can be simulated; "
+                "lower tick or processes.*.accesses_per_gib_s"
+            )
+        for key, every_ns in self._turns():
+            if every_ns and self.tick // every_ns > MAX_TURNS_PER_TICK:
+                raise InputError(
+                    f"workload {self.name}: {key} is {format_time(every_ns)}, over {MAX_TURNS_PER_TICK:,} "
+                    f"times in a tick of {format_time(self.tick)}; raise {key} or lower tick"
+                )
+
+    def _turns(self) -> Iterable[tuple[str, int]]:
+        yield "source.scan_period", self.source.scan_period
+        for index, process in enumerate(self.processes):
+            yield f"processes.{index}.rotate_every", process.rotate_every
+            yield f"processes.{index}.pattern.shift_every", process.pattern.shift_every
 
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -327,9 +361,7 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
                 f"use one of {_nids(node.nid for node in topology.nodes if node.present_pages)}"
             )
     order = THP_ORDER if process.thp else 0
-    wanted_bytes = (
-        process.memory if isinstance(process.memory, int) else int(process.memory * topology.memory_bytes)
-    )
+    wanted_bytes = _bytes_of(process.memory, topology)
     n_pages = wanted_bytes // PAGE_BYTES >> order << order
     if n_pages == 0:
         raise InputError(
@@ -341,7 +373,7 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
         name=process.name,
         n_pages=n_pages,
         cpu_nids=process.cpus_of,
-        accesses_per_s=process.accesses_per_s,
+        accesses_per_s=process.accesses_per_gib_s * (n_pages * PAGE_BYTES / _GIB),
         placement=process.placement or ((_home(process.cpus_of[0], topology), 1.0),),
         order=order,
         move_at_ns=process.move_at,
@@ -358,6 +390,10 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
             shift_every_ns=pattern.shift_every,
         ),
     )
+
+
+def _bytes_of(memory: int | float, topology: Topology) -> int:
+    return memory if isinstance(memory, int) else int(memory * topology.memory_bytes)
 
 
 def _node(key: str, nid: int, topology: Topology) -> Node:

@@ -26,7 +26,7 @@ name = "p"
 memory = "30%"
 cpus_of = [0]
 placement = { 0 = "20%", 2 = "80%" }
-accesses_per_s = 200_000
+accesses_per_gib_s = 666_667
 [source]
 scan_size = "1GiB"
 """

@@ -16,6 +16,7 @@ from gpuscan.errors import InputError
 from gpuscan.policy import Policy
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec
 from gpuscan.topology import Link, MemoryKind, Node, Topology, Watermarks, Zone
+from gpuscan.topology.resolve import resolve_topology
 from gpuscan.units import PAGE_BYTES
 from gpuscan.workload import DEFAULT_WORKLOAD, builtin_workloads, load_workload
 from gpuscan.workload_model import MODELS, Workload
@@ -29,7 +30,7 @@ shows = "one process"
 name = "p"
 memory = "50%"
 cpus_of = [0]
-accesses_per_s = 1000
+accesses_per_gib_s = 1000
 """
 
 
@@ -84,7 +85,7 @@ memory = "3TiB"
 name = "p"
 memory = "1.5GiB"
 cpus_of = [0, 5]
-accesses_per_s = 12.5
+accesses_per_gib_s = 12.5
 placement = { 0 = "25%", 2 = "75%" }
 thp = true
 move_at = "2s"
@@ -152,7 +153,7 @@ max_attempts = 5
     (process,) = spec.processes
     assert process.n_pages == 3 << 17
     assert process.cpu_nids == (0, 5)
-    assert process.accesses_per_s == 12.5
+    assert process.accesses_per_s == 12.5 * 1.5
     assert process.placement == ((0, 0.25), (2, 0.75))
     assert process.order == 9
     assert (process.move_at_ns, process.rotate_every_ns) == (2_000_000_000, 0)
@@ -176,6 +177,26 @@ def test_memory_is_a_share_of_the_machine_or_a_size(tmp_path: Path) -> None:
     assert load_workload(path).machine_spec(machine(4)).processes[0].n_pages == 4 * GIB_PAGES
     small = load_workload(path, ["processes.0.memory=1MiB"])
     assert small.machine_spec(machine(4)).processes[0].n_pages == 256
+
+
+def test_what_a_workload_does_grows_with_the_machine(tmp_path: Path) -> None:
+    """Accesses and unmapped pages per page stay the same, or a large machine would show nothing."""
+    path = write(tmp_path, MINIMAL)
+    for n_gib in (2, 4):
+        spec = load_workload(path, ["source.scan_size=25%"]).machine_spec(machine(n_gib))
+        assert spec.processes[0].accesses_per_s == 1000 * n_gib
+        assert spec.hint_faults.scan_bytes == n_gib << 29
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_built_in_workloads_scale(name: str) -> None:
+    workload = load_workload(name)
+    sizes = [process.memory for process in workload.processes] + [workload.source.scan_size]
+    assert all(isinstance(size, float) for size in sizes)
+    for n_gib in (8, 64):
+        topology = resolve_topology(workload.topology.machine, n_gib << 30)
+        total = sum(process.accesses_per_s for process in workload.machine_spec(topology).processes)
+        assert total == pytest.approx(2e6 * n_gib / 64, rel=1e-3)
 
 
 def test_spill_starts_on_the_nearest_node_that_has_memory(tmp_path: Path) -> None:
@@ -232,7 +253,7 @@ WRONG = [
     (["processes.x.memory=8GiB"], r"not 'x'; give the position"),
     (["processes=[]"], r"processes is empty; give at least one"),
     (["ticks=many"], r"ticks must be a valid integer, not 'many'"),
-    (["processes.0.accesses_per_s=nan"], r"processes.0.accesses_per_s must be a finite number"),
+    (["processes.0.accesses_per_gib_s=nan"], r"processes.0.accesses_per_gib_s must be a finite number"),
     (["ticks=0"], r"ticks must be greater than or equal to 1"),
     (["tick=0s"], r"tick must be greater than 0"),
     (["ticks"], r"--set ticks: not of the form key=value"),
@@ -317,6 +338,17 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         (["processes.0.memory=5GiB"], r"the processes want 5 GiB of memory, topology test has 4 GiB"),
         (["processes.0.memory=1B"], r"processes.0.memory: 1 B is not even one page"),
         (["processes.0.memory=1MiB", "processes.0.thp=true"], r"not even one page of 2 MiB"),
+        (
+            ["tick=1h", "processes.0.accesses_per_gib_s=1000000"],
+            r"7.2 G accesses in a tick of 3600 s, and 1 G can be simulated; lower tick or",
+        ),
+        (["processes.0.accesses_per_gib_s=1e12"], r"lower tick or processes.\*.accesses_per_gib_s"),
+        (["source.scan_period=1ns"], r"source.scan_period is 1 ns, over 10,000 times in a tick of 100 ms"),
+        (
+            ["processes.0.pattern.shift_every=1us"],
+            r"raise processes.0.pattern.shift_every or lower tick",
+        ),
+        (["processes.0.cpus_of=[0, 5]", "processes.0.rotate_every=1us"], r"processes.0.rotate_every is 1 us"),
     ],
 )
 def test_what_the_machine_does_not_have(tmp_path: Path, overrides: list[str], message: str) -> None:

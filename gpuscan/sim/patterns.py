@@ -79,7 +79,7 @@ class ListedPattern:
     """Accesses to a list of hot folios, the rest uniform over all pages of some mappings.
 
     Args:
-        spec: ``hot_access_share`` and ``skew`` count.
+        spec: ``kind`` (``zipf``, else uniform), ``hot_access_share`` and ``skew`` count.
         hot: int64[n], hot folios, ascending, from 0 in the process.
         mappings: of the process, the first one's first folio is its folio 0.
         key: of the random stream.
@@ -103,7 +103,7 @@ class ListedPattern:
             first_access,
             self._key,
             self._hot,
-            float(self._spec.hot_access_share),
+            float(self._spec.hot_access_share) if self._spec.kind == "zipf" else 0.0,
             float(self._spec.skew),
             self._multiplier,
             self._page_edges,

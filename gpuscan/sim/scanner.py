@@ -20,6 +20,8 @@ from gpuscan.units import PAGE_BYTES
 _NS_PER_MS = 1_000_000
 _VIRTUAL_WINDOWS = 8
 """``virtpages = pages * 8`` in task_numa_work()."""
+_CHUNK_FOLIOS = 1 << 22
+"""Folios unmapped between two chances for Ctrl-C: some 20 ms."""
 
 
 class HintScanner:
@@ -66,15 +68,9 @@ class HintScanner:
                 lo + left_folios,
                 lo + max(1, left_pages >> mapping.order),
             )
-            n_updates = unmap(
-                lo,
-                hi,
-                now_ns // _NS_PER_MS,
-                self._space.frame_of,
-                self._space.flags,
-                self._unmapped_ms,
-                self._section_nid,
-                self._scanned_nids,
+            n_updates = sum(
+                self._unmap(start, min(hi, start + _CHUNK_FOLIOS), now_ns)
+                for start in range(lo, hi, _CHUNK_FOLIOS)
             )
             n_unmapped += n_updates
             if n_updates:
@@ -84,6 +80,15 @@ class HintScanner:
             cursor = (hi - first) % n_folios
         self._cursors[first] = cursor
         return n_unmapped
+
+    def _unmap(self, lo: int, hi: int, now_ns: int) -> int:
+        space, now_ms = self._space, now_ns // _NS_PER_MS
+        sections = self._section_nid, self._scanned_nids
+        return unmap(lo, hi, now_ms, space.frame_of, space.flags, self._unmapped_ms, *sections)
+
+    def warm(self) -> None:
+        """Compile or load what :meth:`scan` calls."""
+        self._unmap(0, 0, 0)
 
     def latency_ms(self, folios: NDArray[np.int64], now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the time from the unmapping of folios to their faults."""
