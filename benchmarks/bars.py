@@ -115,7 +115,9 @@ def other_bars(run: Recorded) -> Iterator[Bar]:
         reached = row_of(other, "gpuscan dense")["of_floor"] / row_of(one, "gpuscan dense")["of_floor"]
         yield at_most("1,024 targets / 16 targets, dense at 0.01", 1.2, reached)
     for case in run.at_1tib():
-        share = 100 * max(0, case["extra_bytes"]) / case["record_bytes"]
+        if case["extra_bytes"] is None:
+            continue
+        share = 100 * case["extra_bytes"] / case["record_bytes"]
         what = f"memory beyond the store, of the records, at {case['density']:g}"
         yield (
             at_most(what, 5, share, " %")

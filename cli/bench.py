@@ -214,11 +214,11 @@ def _print(document: dict[str, Any], output: Output) -> None:
         f"{ceilings['read_bytes_per_s'] / 1e9:.3g} GB/s, copies {ceilings['copy_bytes_per_s'] / 1e9:.3g} GB/s"
     )
     for case in document["scans"]:
+        extra = "not known" if case["extra_bytes"] is None else format_bytes(case["extra_bytes"])
         _table(output, f"scan: {case_title(case)}", SCAN_COLUMNS, scan_table(case))
         output.line(
             f"{case['n_ready']:,} READY; byte floor {format_time(case['floors']['dense_bytes_ns'])}; "
-            f"first touch of the store {format_time(case['first_touch_ns'])}, memory beyond it "
-            f"{format_bytes(max(0, case['extra_bytes']))}"
+            f"first touch of the store {format_time(case['first_touch_ns'])}, memory beyond it {extra}"
         )
     for case in document["requests"]:
         title = f"{case['n_requests']:,} requests: {case_title(case)}"

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.bench.bed import CLUSTERINGS, Bed, Case, StoreShape
+from gpuscan.bench.floors import Floors
 from gpuscan.bench.peers import PEERS, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
@@ -97,6 +98,16 @@ CASES = [
 def test_all_agree(format_name: str, n_targets: int, density: float, clustering: Any) -> None:
     shape = StoreShape(4 * SECTION_PAGES, n_targets, format_name, "cpu")
     with Bed(shape, 2) as bed:
+        # Pages that were accessed, but not often enough: records that are neither 0 nor READY.
+        counted = np.arange(SECTION_PAGES, shape.n_pages, 3)
+        bed.store.record(
+            counted,
+            bed.targets(counted, np.random.default_rng(1)),
+            now_jiffies=12_345,
+            window_jiffies=1,
+            threshold=2,
+            drop_top_tier=False,
+        )
         n_ready = bed.fill(Case(shape, density, clustering, 1))
         asked = question(bed, own_pages=3 * SECTION_PAGES)
         expected = plain_answer(asked, 0, asked.n_pages)
@@ -176,6 +187,18 @@ def test_race_runs_in_turn_and_flushes_for_the_cold() -> None:
     assert rows[0]["runs_ns"] == [10, 13, 14]
     assert rows[0]["median_ns"] == 13
     assert rows[1]["about"] == "b"
+
+
+def test_floors_touch_what_they_say() -> None:
+    floors = Floors(2, 1 << 20)
+    records = np.ones(1000, dtype=np.uint32)
+    floors.write_at(records, np.arange(1, 1000, 7))
+    assert np.flatnonzero(records == 0).tolist() == list(range(1, 1000, 7))
+    floors.read(records)
+    floors._scratch[: len(floors._scratch) // 2] = 5
+    floors.copy()
+    assert (floors._scratch == 1).all()
+    assert floors.copy_bytes == 2 * floors._scratch.nbytes // 2
 
 
 def test_ratios_scale_a_peer_that_did_less() -> None:

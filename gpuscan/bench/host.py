@@ -70,6 +70,11 @@ def memory_now() -> dict[str, int]:
     return found
 
 
-def reset_peak() -> None:
-    """Let the peak of :func:`memory_now` begin at what is resident now (proc_pid_clear_refs(5), value 5)."""
-    Path("/proc/self/clear_refs").write_text("5")
+def reset_peak() -> bool:
+    """Let the peak of :func:`memory_now` begin at what is resident now; False where that is not allowed."""
+    try:
+        # proc_pid_clear_refs(5): 5 resets the peak resident set size.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

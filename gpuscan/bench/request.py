@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from gpuscan.bench.bed import Bed, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.timing import Contestant, race, stopwatch
-from gpuscan.kernels.api import RecordParams
+from gpuscan.errors import RunFailedError
+from gpuscan.kernels.api import Outcome, RecordParams
 
 _NO_OUTCOMES = np.empty(0, dtype=np.uint8)
 _RECORD = RecordParams(now_jiffies=1000, window_jiffies=1000, threshold=1, drop_top_tier=False)
@@ -38,13 +40,27 @@ class RequestSettings:
 class Producer:
     """One bulk call on an empty store, which is emptied again untimed."""
 
-    def __init__(self, bed: Bed, call: Callable[[], object]) -> None:
+    def __init__(self, bed: Bed, n_requests: int, call: Callable[[], NDArray[np.int64]]) -> None:
         self.bed = bed
-        self._timed = stopwatch(call)
+        self.n_requests = n_requests
+        self.call = call
 
     def measure(self) -> int:
-        """Return the nanoseconds of the call."""
-        elapsed_ns = self._timed()
+        """Return the nanoseconds of the call.
+
+        Raises:
+            RunFailedError: not every page was marked, or the store was not empty before.
+        """
+        started = time.perf_counter_ns()
+        counts = self.call()
+        elapsed_ns = time.perf_counter_ns() - started
+        accepted, refreshed = int(counts[Outcome.ACCEPTED]), int(counts[Outcome.REFRESHED])
+        n_ready = self.bed.store.count_ready()
+        if accepted + refreshed != self.n_requests or n_ready != accepted:
+            raise RunFailedError(
+                f"of {self.n_requests} requests {accepted} were accepted and {refreshed} refreshed, and then "
+                f"{n_ready} pages were READY; report it"
+            )
         self.bed.empty()
         return elapsed_ns
 
@@ -62,6 +78,9 @@ def request_case(
 
     Returns:
         One document.
+
+    Raises:
+        RunFailedError: pages were not marked.
     """
     name = f"{settings.n_requests:,} requests over {shape.n_pages:,} pages"
     with Bed(shape, settings.n_threads) as bed:
@@ -104,8 +123,8 @@ def request_case(
 
 def _producers(bed: Bed, order: str, pfns: NDArray[np.int64], nids: NDArray[np.int32]) -> list[Contestant]:
     kernels = bed.store.kernels
-    request = Producer(bed, lambda: kernels.request(pfns, nids, _NO_OUTCOMES))
-    record = Producer(bed, lambda: kernels.record(pfns, nids, _RECORD, _NO_OUTCOMES))
+    request = Producer(bed, len(pfns), lambda: kernels.request(pfns, nids, _NO_OUTCOMES))
+    record = Producer(bed, len(pfns), lambda: kernels.record(pfns, nids, _RECORD, _NO_OUTCOMES))
     return [
         Contestant(f"gpuscan request, {order} PFNs", "gpuscan", "cold", request.measure),
         Contestant(f"gpuscan record, {order} PFNs", "gpuscan", "cold", record.measure),

@@ -145,10 +145,10 @@ def _scan_case(
     name = f"{case.shape.n_pages:,} pages, {case.density:g} {case.clustering}"
     n_ready = bed.fill(case)
     memory_before = memory_now()["rss"]
-    reset_peak()
+    peak_is_ours = reset_peak()
     ours = [OurScan(bed, path, n_ready, settings.capacity) for path in PATHS]
     first_ns = {scan.path: scan.measure() for scan in ours}
-    memory_extra = memory_now()["peak"] - memory_before
+    extra_bytes = max(0, memory_now()["peak"] - memory_before) if peak_is_ours else None
     fmt = bed.store.fmt
     layout = bed.store.layout
     question = Question(bed.records, fmt, layout.n_targets, layout.fixed_target, settings.walk_pages)
@@ -197,7 +197,7 @@ def _scan_case(
         "record_bytes": bed.records.nbytes,
         "first_touch_ns": bed.first_touch_ns,
         "first_scan_ns": first_ns,
-        "extra_bytes": memory_extra,
+        "extra_bytes": extra_bytes,
         **ratios(rows, case, n_ready, bed.records.nbytes),
         "results": rows,
     }
