@@ -33,6 +33,7 @@ def always_parallel() -> Iterator[None]:
     """Let small work be split over threads too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "PARALLEL_FROM_BLOCKS", 0)
+        patch.setattr(scan, "BLOCKS_PER_PIECE", 1)
         patch.setattr(budget, "PARALLEL_FROM_BLOCKS", 0)
         patch.setattr(scan, "PARALLEL_FROM_PAGES", 0)
         patch.setattr(backend, "PARALLEL_FROM_ITEMS", 0)

@@ -241,8 +241,8 @@ FAULTS = {
     "a scatter that is not stable": (
         pure_plan,
         "scatter",
-        "    for index in range(n_staged):\n",
-        "    for index in range(n_staged - 1, -1, -1):\n",
+        "        for index in range(begin, end):\n",
+        "        for index in range(end - 1, begin - 1, -1):\n",
     ),
     "blocks not come to are forgotten": (
         large_plan,
@@ -253,8 +253,8 @@ FAULTS = {
     "a 32-bit page index": (
         far_pages,
         "scan_indexed",
-        "                    flats[n_gathered] = flat\n",
-        "                    flats[n_gathered] = flat & 0xFFFFFFFF\n",
+        "                gathered[n_gathered, 0] = word_index << 6\n",
+        "                gathered[n_gathered, 0] = (word_index << 6) & 0xFFFFFFFF\n",
     ),
 }
 USERS = {"claim": ("scan_indexed", "scan_dense")}
@@ -312,6 +312,19 @@ def over_capacity(kernels: Kernels) -> None:
         assert_indexed(kernels)
 
 
+def misleading_sample(kernels: Kernels) -> None:
+    """4: a plan does not depend on what a sample of the candidates said; too low a guess is undone."""
+    for path in ("dense", "indexed"):
+        arrays = filled(kernels, 0.2)
+        reference = ReferenceBackend().open(LAYOUT)
+        reference.load(arrays)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scan.Scan, "_sampled_candidates", lambda _self: 0.0)
+            assert_same_plan(kernels.scan(whole(path, capacity=3000)), reference.scan(whole(capacity=3000)))
+        np.testing.assert_array_equal(kernels.dump().records, reference.dump().records)
+        assert_indexed(kernels)
+
+
 def put_back_on_error(kernels: Kernels) -> None:
     """2 and 3: a scan that fails between claims and plan leaves records, index and budget as they were."""
     for error in (RuntimeError, KeyboardInterrupt):
@@ -356,7 +369,9 @@ def put_back_on_a_worker_error(kernels: Kernels) -> None:
     assert_indexed(kernels)
 
 
-@pytest.mark.parametrize("check", [over_capacity, put_back_on_error, put_back_on_a_worker_error])
+@pytest.mark.parametrize(
+    "check", [over_capacity, misleading_sample, put_back_on_error, put_back_on_a_worker_error]
+)
 def test_driver(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     check(CPU.open(LAYOUT))
     monkeypatch.setattr(scan.Scan, "_undo", lambda _self, _piece, _from_flat: None)

@@ -54,15 +54,47 @@ def count_blocks(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -
 
 
 @kernel
-def sample_ready_words(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
-    """Return the set ready bits in one of 64 ready words of ``[lo, hi)``, and the pages these stand for."""
-    n_set = 0
-    n_pages = 0
-    for word_index in range((lo >> 6), hi >> 6, 64):
-        if node_mask[store.section_nid[word_index >> 9]] != 0:
-            n_set += count_ones(atomic_load(store.ready_bits, word_index))
-            n_pages += 64
-    return n_set, n_pages
+def count_blocks_of_all_nodes(block_bits: NDArray[np.uint64], lo: int, hi: int) -> int:
+    """Return how many set blocks there are in ``[lo, hi)``, a range that is not empty."""
+    first = lo >> 15
+    last = (hi - 1) >> 15
+    n_set: int = count_ones(atomic_load(block_bits, first) & blocks_between(lo, min(hi, (first + 1) << 15)))
+    if first < last:
+        n_set += count_ones(atomic_load(block_bits, last) & blocks_between(last << 15, hi))
+    for section in range(first + 1, last):
+        n_set += count_ones(atomic_load(block_bits, section))
+    return n_set
+
+
+@kernel
+def sample_blocks(
+    store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int, every: int
+) -> tuple[int, int]:
+    """Look at one of ``every`` set blocks of ``[lo, hi)``; return their ready bits and how many they are."""
+    n_candidates = 0
+    n_sampled = 0
+    to_skip = 0
+    position = lo
+    while position < hi:
+        section = position >> 15
+        end = min(hi, (section + 1) << 15)
+        blocks = atomic_load(store.block_bits, section) & blocks_between(position, end)
+        position = end
+        if blocks == 0 or node_mask[store.section_nid[section]] == 0:
+            continue
+        n_set = count_ones(blocks)
+        while n_set > to_skip:
+            n_set -= to_skip + 1
+            for _ in range(to_skip):
+                blocks &= blocks - 1
+            first_word = (section << 9) + (count_trailing_zeros(blocks) << 3)
+            blocks &= blocks - 1
+            for word_index in range(first_word, first_word + 8):
+                n_candidates += count_ones(atomic_load(store.ready_bits, word_index))
+            n_sampled += 1
+            to_skip = every - 1
+        to_skip -= n_set
+    return n_candidates, n_sampled
 
 
 @kernel

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.claim import STATE_LENGTH
+from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, N_RUNS, N_STAGED, STATE_LENGTH
 
 SEGMENT_FOLIOS = 32_768
-"""Claims a staging segment holds: a whole section, 384 KiB with 4-byte records."""
+"""Claims a staging segment holds: a whole section, 192 KiB with 4-byte records."""
+SEGMENT_RUNS = 4096
+"""Sections that the claims of a segment are in."""
 
 _KEEP_SHARE = 32
 """Idle buffers of one kind are kept up to 1/32 of the records' bytes (the plan of a 1 % dense
@@ -20,20 +22,28 @@ _KEEP_BYTES = 16 << 20
 
 
 class Segment:
-    """Room for claims in flat order.
+    """Room for claims in flat order, 6 bytes each with 4-byte records.
 
     Attributes:
-        flats: int64[SEGMENT_FOLIOS].
+        lows: uint16[SEGMENT_FOLIOS], flat pages modulo a section.
         words: records of the same length.
+        runs: int64[SEGMENT_RUNS, 2], a section and where its claims end, for each section that has some.
         state: int64[STATE_LENGTH], see ``claim``.
     """
 
-    __slots__ = ("flats", "state", "words")
+    __slots__ = ("lows", "runs", "state", "words")
 
     def __init__(self, record_dtype: np.dtype[Any]) -> None:
-        self.flats = np.empty(SEGMENT_FOLIOS, dtype=np.int64)
+        self.lows = np.empty(SEGMENT_FOLIOS, dtype=np.uint16)
         self.words = np.empty(SEGMENT_FOLIOS, dtype=record_dtype)
+        self.runs = np.empty((SEGMENT_RUNS, 2), dtype=np.int64)
         self.state = np.zeros(STATE_LENGTH, dtype=np.int64)
+
+    def flats(self) -> NDArray[np.int64]:
+        """Return int64[n], the pages that were claimed."""
+        runs = self.runs[: self.state[N_RUNS]]
+        section = np.repeat(runs[:, 0], np.diff(runs[:, 1], prepend=0))
+        return (section << 15) + self.lows[: self.state[N_STAGED]].astype(np.int64)
 
 
 class Buffers:
@@ -43,21 +53,32 @@ class Buffers:
         self.record_dtype = record_dtype
         self.keep_bytes = max(record_bytes // _KEEP_SHARE, _KEEP_BYTES)
         self._folio_bytes = 8 + record_dtype.itemsize
-        self._segments: deque[Segment] = deque(maxlen=self.keep_bytes // (SEGMENT_FOLIOS * self._folio_bytes))
+        segment_bytes = SEGMENT_FOLIOS * (2 + record_dtype.itemsize) + SEGMENT_RUNS * 16
+        self._segments: deque[Segment] = deque(maxlen=self.keep_bytes // segment_bytes)
         self._plans: deque[tuple[NDArray[np.int64], NDArray[Any]]] = deque(maxlen=2)
+        self._gathered: deque[NDArray[np.int64]] = deque(maxlen=64)
 
     def segment(self) -> Segment:
-        """Return an empty segment."""
+        """Return a segment; what is in it is to be overwritten."""
         try:
-            segment = self._segments.pop()
+            return self._segments.pop()
         except IndexError:
             return Segment(self.record_dtype)
-        segment.state[:] = 0
-        return segment
 
     def give_segment(self, segment: Segment) -> None:
         """Take a segment back."""
         self._segments.append(segment)
+
+    def gathered(self) -> NDArray[np.int64]:
+        """Return scratch for candidates, int64[GATHERED_LENGTH, 2]."""
+        try:
+            return self._gathered.pop()
+        except IndexError:
+            return np.empty((GATHERED_LENGTH, 2), dtype=np.int64)
+
+    def give_gathered(self, gathered: NDArray[np.int64]) -> None:
+        """Take scratch back."""
+        self._gathered.append(gathered)
 
     def plan(self, n_folios: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return flat and word arrays of at least ``n_folios``."""

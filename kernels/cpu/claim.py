@@ -8,14 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_exchange, atomic_load
+from gpuscan.kernels.cpu.atomics import (
+    atomic_compare_exchange,
+    atomic_exchange,
+    atomic_load,
+    count_trailing_zeros,
+)
 from gpuscan.kernels.cpu.compile import helper, shared_step
 from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, set_index, target_of
 
-N_STAGED, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(4)
-"""What a scan kernel leaves in its ``state``: claims staged in this segment, first flat page not
-covered, and counts that go on over calls."""
-STATE_LENGTH = 4
+N_STAGED, N_RUNS, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(5)
+"""What a scan kernel leaves in its ``state``: claims staged in this segment and the runs they are
+in, first flat page not covered, and what was read."""
+STATE_LENGTH = 5
+
+BATCH = 128
+"""Words of candidates that are gathered, and whose records are on their way to the cache, before
+the first is claimed; a kernel may exceed it by the words of one tile."""
+TILE_WORDS = 64
+GATHERED_LENGTH = BATCH + TILE_WORDS
 
 
 @helper
@@ -69,29 +80,52 @@ def claim_gathered(
     store: Store,
     cuts: Cuts,
     chunk: int,
-    flats: NDArray[np.int64],
-    words: NDArray[Any],
-    n_staged: int,
+    gathered: NDArray[np.int64],
     n_gathered: int,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
-) -> int:
-    """Claim candidates ``flats[n_staged:n_gathered]`` and stage what was claimed in their place, in order.
+    state: NDArray[np.int64],
+) -> None:
+    """Claim the candidates gathered and stage what was claimed, in order.
 
     Their index bits were taken; pages that stay READY are indexed again. Claims are
-    counted per target, the last count is for unknown ones. Returns the new ``n_staged``.
+    counted per target, the last count is for unknown ones.
+
+    Args:
+        gathered: int64[:, 2], the first page of a ready word and a bit for each candidate.
+        n_gathered: how many words.
+        lows, words, runs, state: the staging segment.
     """
     unknown = len(n_of_target) - 1
-    for index in range(n_staged, n_gathered):
-        flat = flats[index]
-        word = claim(store, cuts, chunk, flat)
-        if word > 0:
-            flats[n_staged] = flat
-            words[n_staged] = word
-            n_staged += 1
-            n_of_target[min(target_of(store.fields, word), unknown)] += 1
-        elif word < 0:
-            set_index(store, flat)
-    return n_staged
+    n_staged = state[N_STAGED]
+    n_runs = state[N_RUNS]
+    section = runs[n_runs - 1, 0] if n_runs > 0 else -1
+    for index in range(n_gathered):
+        first = gathered[index, 0]
+        pending = gathered[index, 1]
+        if first >> 15 != section:
+            if n_runs > 0:
+                runs[n_runs - 1, 1] = n_staged
+            section = first >> 15
+            runs[n_runs, 0] = section
+            n_runs += 1
+        while pending != 0:
+            flat = first + count_trailing_zeros(pending)
+            pending &= pending - 1
+            word = claim(store, cuts, chunk, flat)
+            if word > 0:
+                lows[n_staged] = flat & 32767
+                words[n_staged] = word
+                n_staged += 1
+                n_of_target[min(target_of(store.fields, word), unknown)] += 1
+            elif word < 0:
+                set_index(store, flat)
+    if n_runs > 0:
+        runs[n_runs - 1, 1] = n_staged
+    state[N_STAGED] = n_staged
+    state[N_RUNS] = n_runs
 
 
 @helper

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.api import RawPlan, ScanRequest
 from gpuscan.kernels.cpu.arguments import Cuts, Store, cuts_of, plain
-from gpuscan.kernels.cpu.bitmaps import count_blocks, count_candidates, sample_ready_words
+from gpuscan.kernels.cpu.bitmaps import (
+    count_blocks,
+    count_blocks_of_all_nodes,
+    count_candidates,
+    sample_blocks,
+)
 from gpuscan.kernels.cpu.buffers import Buffers, Segment
-from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
+from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_RUNS, N_STAGED, POSITION
 from gpuscan.kernels.cpu.release import undo
 from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
-from gpuscan.kernels.cpu.scatter import scatter
+from gpuscan.kernels.cpu.scatter import place_groups, scatter
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
 from gpuscan.records import N_NODES_MAX, RecordFormat
@@ -26,8 +31,14 @@ PIECES_PER_THREAD = 8
 """Pieces of a range per thread, so that none waits long for the last one."""
 PARALLEL_FROM_BLOCKS = 2048
 """Set blocks from which the indexed scan is worth a second thread (handing work over costs 30 us)."""
+BLOCKS_PER_PIECE = 8192
+"""Set blocks from which the indexed scan cuts its range finer: a call of a kernel costs 20 us."""
 PARALLEL_FROM_PAGES = 1 << 20
 """Pages from which the dense scan is."""
+GUESS_SHARE = 0.5
+"""Share of the capacity up to which a sample of the candidates is trusted to fit; else they are counted."""
+SAMPLED_BLOCKS = 128
+"""Set blocks that a sample of the candidates looks at, a cache line each."""
 CROSSOVER_DENSITY = 0.1
 """Share of candidates from which all records are read. Measured with 2**25 pages on 2 cores of an
 EPYC, uniform, rfc and pghot-compact alike: the bits win by 15 to 20 % at 0.04 and by 7 % at 0.1,
@@ -78,9 +89,7 @@ class Scan:
         self.n_targets = n_targets
         self.cuts: Cuts = cuts_of(request.cuts)
         self.node_mask = ALL_NODES if request.node_mask is None else plain(request.node_mask, np.uint8)
-        self.n_set_blocks, self.n_blocks = count_blocks.for_bits(self.bits)(
-            store, self.node_mask, request.lo, request.hi
-        )
+        self.n_set_blocks, self.n_blocks = self._count_blocks()
         self.path, self.why = self._choose_path()
         self.inline = (
             self.n_blocks * BLOCK_PAGES < PARALLEL_FROM_PAGES
@@ -88,7 +97,25 @@ class Scan:
             else self.n_set_blocks < PARALLEL_FROM_BLOCKS
         )
         self.n_superseded = 0
-        self.pieces = self._cut_to_capacity(self._pieces(request.lo, request.hi))
+        self.is_guess = False
+        self.pieces = self._pieces(request.lo, request.hi)
+        if self._may_exceed_capacity():
+            self.is_guess = (
+                request.cuts is None and self._sampled_candidates() < GUESS_SHARE * request.capacity
+            )
+            if not self.is_guess:
+                self.pieces = self._cut_to_capacity(self.pieces)
+
+    def _count_blocks(self) -> tuple[int, int]:
+        """Return the set blocks of the range on the nodes asked for, and all blocks."""
+        lo, hi = self.request.lo, self.request.hi
+        if self.request.node_mask is not None:
+            n_set, n_blocks = count_blocks.for_bits(self.bits)(self.store, self.node_mask, lo, hi)
+            return n_set, n_blocks
+        if lo == hi:
+            return 0, 0
+        n_set = count_blocks_of_all_nodes.for_bits(self.bits)(self.store.block_bits, lo, hi)
+        return n_set, (hi - lo) // BLOCK_PAGES
 
     def _choose_path(self) -> tuple[Literal["dense", "indexed"], str]:
         asked = self.request.path
@@ -96,14 +123,19 @@ class Scan:
             return asked, "as asked"
         if 2 * self.n_set_blocks <= self.n_blocks:
             return "indexed", f"{self.n_set_blocks} of {self.n_blocks} blocks have candidates"
-        n_set, n_pages = sample_ready_words.for_bits(self.bits)(
-            self.store, self.node_mask, self.request.lo, self.request.hi
-        )
-        density = n_set / n_pages
-        sampled = f"{density:.2%} of the pages are candidates, by a 1/64 sample"
+        density = self._sampled_candidates() / (self.n_blocks * BLOCK_PAGES)
+        sampled = f"{density:.2%} of the pages are candidates, by a sample of {SAMPLED_BLOCKS} blocks"
         if density > CROSSOVER_DENSITY:
             return "dense", f"{sampled}; over {CROSSOVER_DENSITY:.0%} all records are read"
         return "indexed", f"{sampled}; up to {CROSSOVER_DENSITY:.0%} the bits are followed"
+
+    def _sampled_candidates(self) -> float:
+        """Return about how many ready bits there are."""
+        every = max(1, self.n_set_blocks // SAMPLED_BLOCKS)
+        n_candidates, n_sampled = sample_blocks.for_bits(self.bits)(
+            self.store, self.node_mask, self.request.lo, self.request.hi, every
+        )
+        return float(n_candidates * self.n_set_blocks / max(1, n_sampled))
 
     def _pieces(self, lo: int, hi: int) -> list[Piece]:
         """Cut the range at the chunk edges of the budget, else into sections as even as can be."""
@@ -115,6 +147,8 @@ class Scan:
         else:
             first, last = lo // SECTION_PAGES, -(-hi // SECTION_PAGES)
             n_pieces = 1 if self.inline else self.workers.n_threads * PIECES_PER_THREAD
+            if self.path == "indexed":
+                n_pieces = min(n_pieces, -(-self.n_set_blocks // BLOCKS_PER_PIECE))
             n_pieces = max(1, min(n_pieces, last - first))
             edges = [(first + (last - first) * i // n_pieces) * SECTION_PAGES for i in range(n_pieces + 1)]
         pieces = []
@@ -130,11 +164,12 @@ class Scan:
         Exact only at rest: what producers add afterwards is trimmed in :meth:`_trim`.
         """
         capacity = self.request.capacity
-        if min(self.n_set_blocks * BLOCK_PAGES, self._most_claims_of_budget()) <= capacity:
-            return pieces
         n_candidates = [0] * len(pieces)
 
         def count(index: int) -> None:
+            if sum(n_candidates) > capacity:  # of pieces before this one: they are begun in order
+                n_candidates[index] = capacity + 1
+                return
             n_counted, end = self._count_candidates(pieces[index], capacity)
             n_candidates[index] = n_counted if end == pieces[index].hi else capacity + 1
 
@@ -142,10 +177,9 @@ class Scan:
         room = capacity
         for index, piece in enumerate(pieces):
             if n_candidates[index] > room:
-                n_candidates[index], end = self._count_candidates(piece, room)
+                _, end = self._count_candidates(piece, room)
                 if end < piece.hi:
-                    piece.hi = end
-                    return pieces[: index + (piece.lo < end)]
+                    return self._pieces(self.request.lo, end)
             room -= n_candidates[index]
         return pieces
 
@@ -154,11 +188,13 @@ class Scan:
         count, end = compiled(self.store, self.node_mask, piece.lo, piece.hi, at_most)
         return count, end
 
-    def _most_claims_of_budget(self) -> int:
-        cuts = self.cuts
+    def _may_exceed_capacity(self) -> bool:
+        capacity, cuts = self.request.capacity, self.cuts
+        if self.n_set_blocks * BLOCK_PAGES <= capacity:
+            return False
         if len(cuts.cut_key) == 0 or bool((cuts.cut_key < 0).any()):
-            return int(self.n_blocks) * BLOCK_PAGES
-        return int(cuts.above_pages.sum() + cuts.tie_pages_from.sum() + cuts.tie_pages_below.sum())
+            return True
+        return int(cuts.above_pages.sum() + cuts.tie_pages_from.sum() + cuts.tie_pages_below.sum()) > capacity
 
     def run(self) -> RawPlan:
         """Claim and return the plan.
@@ -168,23 +204,38 @@ class Scan:
         """
         try:
             self.workers.run(len(self.pieces), self._claim_piece, inline=self.inline)
+            if self.is_guess and self._is_full():
+                self._claim_exactly()
             cursor = self._trim()
             plan = self._group(cursor)
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             self._undo_all()
             raise
+        self._give_segments()
+        return plan
+
+    def _claim_exactly(self) -> None:
+        """Begin again where the sample misled: where claims stop at a full plan is a matter of timing."""
+        self._undo_all()
+        self._give_segments()
+        self.pieces = self._cut_to_capacity(self._pieces(self.request.lo, self.request.hi))
+        self.workers.run(len(self.pieces), self._claim_piece, inline=self.inline)
+
+    def _give_segments(self) -> None:
         for piece in self.pieces:
             for segment in piece.segments:
                 self.buffers.give_segment(segment)
-        return plan
+            piece.segments.clear()
 
     def _claim_piece(self, index: int) -> None:
         piece = self.pieces[index]
         if index > 0 and self._is_full():
             return
         kernel = (scan_dense if self.path == "dense" else scan_indexed).for_bits(self.bits)
+        gathered = self.buffers.gathered()
         while piece.position < piece.hi:
             segment = self.buffers.segment()
+            segment.state[N_STAGED] = 0
             piece.segments.append(segment)
             kernel(
                 self.store,
@@ -193,15 +244,18 @@ class Scan:
                 piece.chunk,
                 piece.position,
                 piece.hi,
-                segment.flats,
+                gathered,
+                segment.lows,
                 segment.words,
+                segment.runs,
                 piece.n_of_target,
                 segment.state,
             )
             piece.position = int(segment.state[POSITION])
             piece.n_claimed += int(segment.state[N_STAGED])
             if self._is_full():
-                return
+                break
+        self.buffers.give_gathered(gathered)
 
     def _is_full(self) -> bool:
         return sum(piece.n_claimed for piece in self.pieces) > self.request.capacity
@@ -222,13 +276,14 @@ class Scan:
 
     def _undo(self, piece: Piece, from_flat: int) -> None:
         for segment in piece.segments:
-            n_kept = int(np.searchsorted(segment.flats[: segment.state[N_STAGED]], from_flat))
+            n_kept = int(np.searchsorted(segment.flats(), from_flat))
             self.n_superseded += undo.for_bits(self.bits)(
                 self.store,
                 self.cuts,
                 piece.chunk,
-                segment.flats,
+                segment.lows,
                 segment.words,
+                segment.runs,
                 n_kept,
                 piece.n_of_target,
                 segment.state,
@@ -246,24 +301,22 @@ class Scan:
 
     def _group(self, cursor: int) -> RawPlan:
         """Scatter the claims: an exclusive prefix sum over (target, piece), then stable copies."""
-        counts = np.zeros((len(self.pieces), self.n_targets + 1), dtype=np.int64)
+        starts = np.empty((len(self.pieces), self.n_targets + 1), dtype=np.int64)
         for index, piece in enumerate(self.pieces):
-            counts[index] = piece.n_of_target
-        ends = np.cumsum(counts.T.ravel()).reshape(counts.T.shape)
-        starts = np.ascontiguousarray((ends - counts.T).T)
-        n_of_target = counts.sum(axis=0)
-        offsets = np.zeros(self.n_targets + 1, dtype=np.int64)
-        np.cumsum(n_of_target[:-1], out=offsets[1:])
-        n_known, n_all = int(offsets[-1]), int(n_of_target.sum())
+            starts[index] = piece.n_of_target
+        offsets = np.empty(self.n_targets + 2, dtype=np.int64)
+        place_groups.for_bits(self.bits)(starts, offsets)
+        n_known, n_all = int(offsets[-2]), int(offsets[-1])
         flats, words = self.buffers.plan(n_all)
 
         def scatter_piece(index: int) -> None:
             for segment in self.pieces[index].segments:
                 scatter.for_bits(self.bits)(
                     self.store.fields,
-                    segment.flats,
+                    segment.lows,
                     segment.words,
-                    int(segment.state[N_STAGED]),
+                    segment.runs,
+                    int(segment.state[N_RUNS]),
                     starts[index],
                     flats,
                     words,
@@ -271,7 +324,7 @@ class Scan:
 
         self.workers.run(len(self.pieces), scatter_piece, inline=self.inline)
         return RawPlan(
-            offsets=offsets,
+            offsets=offsets[:-1],
             flat=flats[:n_known],
             words=words[:n_known],
             cursor=cursor,
@@ -292,6 +345,6 @@ def _staged_flat(piece: Piece, index: int) -> int:
     for segment in piece.segments:
         n_staged = int(segment.state[N_STAGED])
         if index < n_staged:
-            return int(segment.flats[index])
+            return int(segment.flats()[index])
         index -= n_staged
     raise IndexError(f"piece [{piece.lo}, {piece.hi}) has no claim {index}")

@@ -8,24 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
-from gpuscan.kernels.cpu.atomics import (
-    atomic_and,
-    atomic_load,
-    atomic_or,
-    count_trailing_zeros,
-    match_64,
-    or_256_bytes,
-)
+from gpuscan.kernels.cpu.atomics import atomic_and, atomic_load, atomic_or, match_64, or_256_bytes
 from gpuscan.kernels.cpu.claim import (
     EXAMINED_BYTES,
     EXAMINED_PAGES,
+    N_RUNS,
     N_STAGED,
     POSITION,
+    TILE_WORDS,
     claim_gathered,
     take_ready_word,
 )
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.pages import blocks_between
+from gpuscan.kernels.cpu.scan_indexed import prefetch_ready_words
+
+_TILE_PAGES = 64 * TILE_WORDS
+"""Records that are looked at before the READY ones among them are claimed: 16 KiB of 4-byte
+records, so that claims find them in the first-level cache."""
 
 
 @kernel
@@ -36,8 +36,10 @@ def scan_dense(
     chunk: int,
     lo: int,
     hi: int,
-    flats: NDArray[np.int64],
+    gathered: NDArray[np.int64],
+    lows: NDArray[np.uint16],
     words: NDArray[Any],
+    runs: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
     state: NDArray[np.int64],
 ) -> None:
@@ -47,11 +49,11 @@ def scan_dense(
     set block bits: where a producer marks a page just now, the record may be claimed here
     before its bits are set, which leaves bits that say too much, never too little.
     """
-    n_staged = 0
-    n_gathered = 0  # candidates follow the claims in flats until they are claimed
+    state[:] = 0
     n_pages = 0
     n_bytes = 0
-    wide_block = 512 * store.records.itemsize // 8  # 64-bit words in the records of a block
+    itemsize = store.records.itemsize
+    last_section = (hi - 1) >> 15
     position = lo
     while position < hi:
         section = position >> 15
@@ -60,39 +62,48 @@ def scan_dense(
         if node_mask[store.section_nid[section]] == 0:
             position = end
             continue
+        if state[N_RUNS] == len(runs) or len(words) - state[N_STAGED] < 512:
+            break
+        if section < last_section:
+            prefetch_ready_words(store, section + 1)
         blocks = blocks_between(position, end)
         taken = atomic_load(store.block_bits, section) & blocks
         if taken != 0:
             taken = atomic_and(store.block_bits, section, ~blocks) & blocks
         while position < end:
-            if len(flats) - n_gathered < 512:
+            tile_end = min(end, position + _TILE_PAGES, position + ((len(words) - state[N_STAGED]) & -512))
+            if position == tile_end:
                 break
-            if (taken >> ((position >> 9) & 63)) & 1 != 0:
-                n_bytes += 64
-                for word_index in range(position >> 6, (position >> 6) + 8):
-                    take_ready_word(store.ready_bits, word_index)
-            n_pages += 512
-            wide_index = position * store.records.itemsize // 8
-            seen = 0
-            for tile in range(wide_index, wide_index + wide_block, 32):
-                seen |= or_256_bytes(store.wide_records, tile)
-            if seen & store.wide_ready != 0:
-                for first in range(position, position + 512, 64):
-                    ready = match_64(store.records, first, store.fields.ready)
-                    while ready != 0:
-                        flats[n_gathered] = first + count_trailing_zeros(ready)
-                        n_gathered += 1
-                        ready &= ready - 1
-            position += 512
-        # While the section is in the cache.
-        n_staged = claim_gathered(store, cuts, chunk, flats, words, n_staged, n_gathered, n_of_target)
-        n_gathered = n_staged
+            # Index bits first: what becomes READY after its record was read sets them again.
+            for block in range((position >> 9) & 63, ((tile_end - 1) >> 9 & 63) + 1):
+                if (taken >> block) & 1 != 0:
+                    n_bytes += 64
+                    first_word = (section << 9) + (block << 3)
+                    for word_index in range(first_word, first_word + 8):
+                        take_ready_word(store.ready_bits, word_index)
+            n_pages += tile_end - position
+            n_gathered = 0
+            for quad in range(position, tile_end, 256):
+                seen = 0
+                wide_index = quad * itemsize >> 3
+                for wide in range(wide_index, wide_index + 32 * itemsize, 32):
+                    seen |= or_256_bytes(store.wide_records, wide)
+                if seen & store.wide_ready != 0:
+                    for first in range(quad, quad + 256, 64):
+                        ready = match_64(store.records, first, store.fields.ready)
+                        gathered[n_gathered, 0] = first
+                        gathered[n_gathered, 1] = ready
+                        n_gathered += ready != 0
+            if n_gathered > 0:
+                claim_gathered(
+                    store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state
+                )
+            position = tile_end
         if position < end:
             not_come_to = taken & blocks_between(position, end)
             if not_come_to != 0:
                 atomic_or(store.block_bits, section, not_come_to)
             break
-    state[N_STAGED] = n_staged
     state[POSITION] = position
-    state[EXAMINED_PAGES] += n_pages
-    state[EXAMINED_BYTES] += n_bytes + n_pages * store.records.itemsize
+    state[EXAMINED_PAGES] = n_pages
+    state[EXAMINED_BYTES] = n_bytes + n_pages * itemsize

@@ -8,17 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Fields
-from gpuscan.kernels.cpu.atomics import plain_load
+from gpuscan.kernels.cpu.atomics import plain_load, prefetch
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.pages import target_of
+
+_AHEAD = 16
+"""Places ahead of the next one of a target that are prefetched. Stores commit in order, so one
+that misses the cache holds up those of all other targets."""
+
+
+@kernel
+def place_groups(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+    """Turn counts into places: an exclusive prefix sum over (target, piece), in place.
+
+    Args:
+        counts: int64[n_pieces, n_targets + 1], claims; first free places afterwards.
+        offsets: int64[n_targets + 2] to fill, where the group of each target begins.
+    """
+    n_pieces, n_groups = counts.shape
+    place = 0
+    for target in range(n_groups):
+        offsets[target] = place
+        for piece in range(n_pieces):
+            count = counts[piece, target]
+            counts[piece, target] = place
+            place += count
+    offsets[n_groups] = place
 
 
 @kernel
 def scatter(
     fields: Fields,
-    flats: NDArray[np.int64],
+    lows: NDArray[np.uint16],
     words: NDArray[Any],
-    n_staged: int,
+    runs: NDArray[np.int64],
+    n_runs: int,
     next_of_target: NDArray[np.int64],
     plan_flats: NDArray[np.int64],
     plan_words: NDArray[Any],
@@ -27,11 +51,18 @@ def scatter(
 
     ``next_of_target``, int64[n_targets + 1], is the next free place per target, counted up in place.
     """
-    n_targets = len(next_of_target) - 1
-    for index in range(n_staged):
-        word = plain_load(words, index)
-        target = min(target_of(fields, word), n_targets)
-        place = next_of_target[target]
-        next_of_target[target] = place + 1
-        plan_flats[place] = flats[index]
-        plan_words[place] = words[index]
+    unknown = len(next_of_target) - 1
+    begin = 0
+    for run in range(n_runs):
+        first = runs[run, 0] << 15
+        end = runs[run, 1]
+        for index in range(begin, end):
+            word = plain_load(words, index)
+            target = min(target_of(fields, word), unknown)
+            place = next_of_target[target]
+            next_of_target[target] = place + 1
+            prefetch(plan_flats, place + _AHEAD)
+            prefetch(plan_words, place + _AHEAD)
+            plan_flats[place] = first + plain_load(lows, index)
+            plan_words[place] = words[index]
+        begin = end

@@ -38,8 +38,12 @@ class Workers:
             The first exception of a task, or one raised in the caller meanwhile
             (KeyboardInterrupt); no further tasks are begun then, and those running have ended.
         """
-        tasks = _Tasks(n_tasks, task)
         n_helpers = 0 if inline else min(n_tasks, self.n_threads) - 1
+        if n_helpers <= 0:
+            for index in range(n_tasks):
+                task(index)
+            return
+        tasks = _Tasks(n_tasks, task)
         try:
             for _ in range(n_helpers):
                 self._threads().submit(tasks.help)
