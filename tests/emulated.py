@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.loader import Build, EmulatedModule
+from emulator.presence import need
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
 
@@ -32,6 +33,7 @@ class EmulatedDevice:
         return self.n_free_bytes
 
     def compile(self, source: str) -> Callable[[str], Kernel]:
+        need(self.build)
         if source not in self._modules:
             self._modules[source] = EmulatedModule(source, ("--std=c++17",), self.build, self.seed)
         find: Callable[[str], Kernel] = self._modules[source].get_function

@@ -1,0 +1,68 @@
+"""The CUDA kernels compile for every architecture as they should: no spills, wide loads, known sizes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cuda_compiler import ARCHITECTURES, Usage, compiled, instructions, missing, table, usage
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "cuda.md"
+SM_REGISTERS = 65_536
+THREADS = 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler() -> None:
+    reason = missing()
+    if reason is None:
+        return
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"the CUDA kernels must be compiled in CI, but {reason}")
+    pytest.skip(reason)
+
+
+def assert_lean(kernels: dict[str, Usage]) -> None:
+    """Check that no kernel spills, has a stack or keeps a block pair from sharing an SM."""
+    assert {"request", "record", "release", "scan_dense", "scan_indexed", "scatter", "popcounts"} <= set(
+        kernels
+    )
+    for name, uses in kernels.items():
+        assert (uses.stack, uses.local) == (0, 0), f"{name} keeps variables in memory"
+        assert 2 * THREADS * uses.registers <= SM_REGISTERS, f"{name} takes {uses.registers} registers"
+        assert uses.shared <= 48 * 1024, f"{name} takes {uses.shared} bytes of static shared memory"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("format_name", ["rfc", "pghot-compact"])
+def test_every_kernel_is_lean(format_name: str, architecture: int) -> None:
+    assert_lean(usage(compiled(format_name, False, architecture)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("format_name", "exclusive"), [("rfc", True), ("pghot", False), ("pghot", True), ("pghot-compact", True)]
+)
+def test_every_kernel_of_the_other_modules_is_lean(
+    format_name: str, exclusive: bool, architecture: int
+) -> None:
+    assert_lean(usage(compiled(format_name, exclusive, architecture)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", ["scan_dense", "scan_dense_budget", "count_ready"])
+def test_records_are_read_16_bytes_at_a_time(kernel: str, architecture: int) -> None:
+    loads = [line for line in instructions(compiled("rfc", False, architecture), kernel) if "LDG" in line]
+    wide = [line for line in loads if "LDG.E.128" in line]
+    assert len(wide) >= (4 if kernel.startswith("scan") else 1)
+    # Past the first-level cache, which would hide what others wrote.
+    assert all("STRONG.GPU" in line for line in wide)
+
+
+def test_the_document_has_the_table() -> None:
+    assert table() in DOCUMENT.read_text(), (
+        "run python tests/cuda_compiler.py and put its table into docs/cuda.md"
+    )
