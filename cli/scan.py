@@ -75,8 +75,6 @@ def scan(
     with ExitStack() as stack:
         writer, out_file = _plan_file(stack, out, record_format, batch_pages)
         store = stack.enter_context(_store(snapshot, frames, record_format, device, target))
-        for _ in store.drain(path=cast("ScanPath", scan_path)):
-            pass  # nothing is READY: loads the kernels, which is no part of what a scan costs
         outcomes = _record(store, snapshot, frames, target)
         found = _drain(store, cast("ScanPath", scan_path), batch_pages, writer)
         document = {

@@ -14,8 +14,8 @@ import pytest
 from numba.core.caching import CompileResultCacheImpl
 
 import gpuscan
-from gpuscan.kernels.api import ScanRequest
-from gpuscan.kernels.cpu import CpuBackend, compile
+from gpuscan.kernels.api import Budget, ScanRequest
+from gpuscan.kernels.cpu import CpuBackend, budget, compile, loading, scan
 from gpuscan.kernels.cpu.bitmaps import count_set_bits
 from stores import NONE, Filling, always_parallel, plain_layout, random_store
 
@@ -114,6 +114,31 @@ def test_without_a_writable_cache_there_is_one_warning(monkeypatch: pytest.Monke
         warnings.simplefilter("error")
         compile.Kernel(function).for_bits(8)
     compile._warn_once.cache_clear()
+
+
+def test_no_scan_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [each for module in (scan, budget) for each in vars(module).values()]
+    kernels = [each for each in kernels if isinstance(each, compile.Kernel) and each is not scan.undo]
+    for kernel in kernels:
+        monkeypatch.setattr(kernel, "_compiled", {})
+    monkeypatch.setattr(loading, "_LOADED", set())
+    layout = plain_layout()
+    store = CpuBackend(2).open(layout)
+
+    def loaded() -> list[list[int]]:
+        return [[len(each.signatures) for each in kernel._compiled.values()] for kernel in kernels]
+
+    before = loaded()
+    arrays = random_store(layout, Filling(ready=0.1, stale=0.01), np.random.default_rng(3))
+    limit = Budget(np.full(8, 100), np.zeros(8, dtype=np.int64), 0)
+    for path in ("dense", "indexed", "auto"):
+        for mask in (None, np.ones(1024, dtype=np.uint8)):
+            for capacity in (512, layout.n_pages):
+                for budgeted in (False, True):
+                    store.load(arrays)
+                    cuts = store.rank(limit, 0, layout.n_pages, mask) if budgeted else None
+                    store.scan(ScanRequest(0, layout.n_pages, capacity, path, mask, cuts))
+    assert loaded() == before == [[1]] * len(kernels)
 
 
 def test_a_forked_child_has_threads_of_its_own() -> None:

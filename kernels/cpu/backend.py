@@ -27,6 +27,8 @@ from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, se
 from gpuscan.kernels.cpu.budget import rank_budget
 from gpuscan.kernels.cpu.buffers import Buffers
 from gpuscan.kernels.cpu.compile import Kernel
+from gpuscan.kernels.cpu.gather import GATHERED_PFNS
+from gpuscan.kernels.cpu.loading import load_scan_kernels
 from gpuscan.kernels.cpu.record import record
 from gpuscan.kernels.cpu.release import release
 from gpuscan.kernels.cpu.request import request
@@ -39,7 +41,7 @@ from gpuscan.units import format_bytes
 PARALLEL_FROM_ITEMS = 1 << 15
 """Items of a ``request``, ``record`` or ``release`` call from which they are split over threads."""
 MAX_PARTS = 8
-"""Parts of one ``request`` or ``record`` call: every part reads all PFNs to find its own."""
+"""Parts of one ``request`` or ``record`` call, a power of two: every part reads all PFNs to find its own."""
 
 
 _LINE_BYTES = 64
@@ -71,12 +73,14 @@ class CpuBackend:
         return f"Numba kernels for {binding.get_host_cpu_name()}, {n_threads} thread{'s' * (n_threads > 1)}"
 
     def open(self, layout: StoreLayout) -> CpuKernels:
-        """Allocate an empty store.
+        """Allocate an empty store, and load what scans need: a first scan takes no longer than others.
 
         Raises:
             DeviceError: not enough memory.
         """
-        return CpuKernels(layout, allocate(layout), self.workers)
+        arrays = allocate(layout)
+        load_scan_kernels(layout.fmt, lambda small: CpuKernels(small, allocate(small), self.workers))
+        return CpuKernels(layout, arrays, self.workers)
 
 
 class CpuKernels:
@@ -134,12 +138,15 @@ class CpuKernels:
     ) -> NDArray[np.int64]:
         pfns, nids = plain(pfns, np.int64), plain(nids, np.int32)
         _check_lengths(len(pfns), outcomes, nids=nids)
-        n_parts = 1 if len(pfns) < PARALLEL_FROM_ITEMS else min(self._workers.n_threads, MAX_PARTS)
+        n_parts = 1 if len(pfns) < PARALLEL_FROM_ITEMS else _parts(self._workers.n_threads)
+        gathered = np.empty((n_parts, GATHERED_PFNS + 1, 2), dtype=np.int64)
         counts = np.zeros((n_parts, N_OUTCOMES), dtype=np.int64)
         compiled, store, machine = self._compiled(kernel), self.store, self._machine
 
         def produce(part: int) -> None:
-            compiled(store, machine, pfns, nids, part, n_parts, *params, outcomes, counts[part])
+            compiled(
+                store, machine, pfns, nids, part, n_parts, gathered[part], *params, outcomes, counts[part]
+            )
 
         self._workers.run(n_parts, produce)
         total: NDArray[np.int64] = counts.sum(axis=0)
@@ -242,6 +249,10 @@ class CpuKernels:
         if first < 0 or last >= self.layout.n_pages:
             raise ValueError(f"flat pages {first} to {last} are not all in [0, {self.layout.n_pages})")
         return checked
+
+
+def _parts(n_threads: int) -> int:
+    return 1 << (min(n_threads, MAX_PARTS).bit_length() - 1)
 
 
 def allocate(layout: StoreLayout) -> StoreArrays:

@@ -8,21 +8,22 @@ from gpuscan.kernels.cpu.compile import helper
 
 
 @helper
-def find_flat(machine: Machine, pfn: int, extent: int) -> tuple[int, int]:
-    """Return (flat, extent) of a PFN, flat -1 in a hole; ``extent`` is the guess: where the last PFN was."""
-    if not machine.pfn_start[extent] <= pfn < machine.pfn_end[extent]:
-        low = 0
-        high = len(machine.pfn_start)
-        while low < high:
-            middle = (low + high) >> 1
-            if machine.pfn_start[middle] <= pfn:
-                low = middle + 1
-            else:
-                high = middle
-        if low == 0 or pfn >= machine.pfn_end[low - 1]:
-            return -1, extent
-        extent = low - 1
-    return pfn + machine.flat_offset[extent], extent
+def find_flat(machine: Machine, pfn: int) -> int:
+    """Return the flat index of a PFN, -1 in a hole.
+
+    The search has as many steps for one PFN as for another, and the step is a conditional
+    move: on random PFNs a branch would be mispredicted every other time.
+    """
+    extent = 0
+    n_left = len(machine.pfn_start)
+    while n_left > 1:
+        half = n_left >> 1
+        extent += half if machine.pfn_start[extent + half] <= pfn else 0
+        n_left -= half
+    if pfn < machine.pfn_start[extent] or pfn >= machine.pfn_end[extent]:
+        return -1
+    flat: int = pfn + machine.flat_offset[extent]
+    return flat
 
 
 @helper

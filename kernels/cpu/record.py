@@ -9,7 +9,8 @@ from gpuscan.kernels.api import NODE_HAS_MEMORY, NODE_TOP_TIER, Outcome
 from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.pages import find_flat, folio_pages, is_eligible, mark_ready
+from gpuscan.kernels.cpu.gather import gather_pfns
+from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, mark_ready
 from gpuscan.records import N_NODES_MAX
 
 _ACCEPTED, _REFRESHED, _COUNTED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED), int(Outcome.COUNTED)
@@ -71,6 +72,7 @@ def record(
     nids: NDArray[np.int32],
     part: int,
     n_parts: int,
+    gathered: NDArray[np.int64],
     now: int,
     window: int,
     threshold: int,
@@ -80,13 +82,14 @@ def record(
 ) -> None:
     """Work on the PFNs of one part, as :data:`request` does."""
     fields = store.fields
-    extent = 0
-    for index in range(len(pfns)):
-        if (pfns[index] >> 15) % n_parts != part:
-            continue
-        target = nids[index] if fields.nid_max != 0 else fields.fixed_target
-        flat, extent = find_flat(machine, pfns[index], extent)
-        outcome = record_one(store, machine, flat, target, now, window, threshold, drop_top_tier)
-        counts[outcome] += 1
-        if len(outcomes) > 0:
-            outcomes[index] = outcome
+    begin = 0
+    while begin < len(pfns):
+        begin, n_gathered = gather_pfns(store, machine, pfns, begin, part, n_parts, gathered)
+        for slot in range(n_gathered):
+            index = gathered[slot, 0]
+            flat = gathered[slot, 1]
+            target = nids[index] if fields.nid_max != 0 else fields.fixed_target
+            outcome = record_one(store, machine, flat, target, now, window, threshold, drop_top_tier)
+            counts[outcome] += 1
+            if len(outcomes) > 0:
+                outcomes[index] = outcome
