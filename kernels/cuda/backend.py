@@ -34,6 +34,8 @@ from gpuscan.units import format_bytes
 
 WORKING_BYTES = 64 << 20
 """What a store needs beside its arrays before the first plan: counts per target, edges, producers' items."""
+_LOAD_BYTES = 16
+"""What a thread reads at once where it reads records."""
 _COUNTING_BLOCKS = 2048
 """Thread blocks of the kernels that count: 8 for each of an H100's SMs and some to spare."""
 
@@ -289,7 +291,7 @@ class CudaKernels:
         """Return how many records are READY."""
         with self.working():
             n_ready = self.device.zeros(1, np.uint64)
-            self._count("count_ready", self.arrays.records, self.layout.n_pages, n_ready)
+            self._count("count_ready", self.arrays.records, self.layout.n_pages, _LOAD_BYTES, n_ready)
             return int(self.device.fetch(n_ready)[0])
 
     def count_index(self) -> tuple[int, int]:
@@ -298,12 +300,13 @@ class CudaKernels:
             counts = []
             for words in (self.arrays.ready_bits, self.arrays.block_bits):
                 n_set = self.device.zeros(1, np.uint64)
-                self._count("count_bits", words, len(words), n_set)
+                self._count("count_bits", words, len(words), words.itemsize, n_set)
                 counts.append(int(self.device.fetch(n_set)[0]))
             return counts[0], counts[1]
 
-    def _count(self, name: str, items: Any, n_items: int, total: Any) -> None:
-        self.launch(name, min(n_items, _COUNTING_BLOCKS * THREADS), items, np.int64(n_items), total)
+    def _count(self, name: str, items: Any, n_items: int, bytes_per_thread: int, total: Any) -> None:
+        n_threads = n_items * items.itemsize // bytes_per_thread
+        self.launch(name, min(n_threads, _COUNTING_BLOCKS * THREADS), items, np.int64(n_items), total)
 
     def take_active(self) -> NDArray[np.uint8]:
         """Return which nodes were activated since the last call."""
