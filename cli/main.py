@@ -6,15 +6,18 @@ A command's module is imported when that command runs and not before, so
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import UnsupportedOperation
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -22,7 +25,12 @@ from typer.core import TyperCommand, TyperGroup
 from gpuscan import __version__
 from gpuscan.errors import GpuscanError
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_SIGNAL = 128
+"""Plus the number of the signal that ended the command, as shells report it."""
+EXIT_INTERRUPTED, EXIT_PIPE = EXIT_SIGNAL + signal.SIGINT, EXIT_SIGNAL + signal.SIGPIPE
+
+_ENDED_BY: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 COMMANDS = {
     "run": "Run a workload: sample, scan, batch, migrate; the main job.",
@@ -35,6 +43,8 @@ COMMANDS = {
 }
 """Name -> one line for ``--help``. Command ``x`` is the function ``x`` of the module ``gpuscan.cli.x``,
 or a Typer app of that name where it has commands of its own."""
+
+_STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 _PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
 """Typer's boxed help costs 0.12 s for importing rich, half of what ``--help`` may take in all."""
@@ -93,7 +103,8 @@ def gpuscan(
 
     Results go to standard output, progress and errors to standard error.
     Exit codes: 0 done, 1 the run failed, 2 wrong usage or input, 3 the device
-    asked for is not there.
+    asked for is not there; 130 interrupted, 143 terminated, 129 hung up, 141 the
+    reader of standard output is gone.
     """
 
 
@@ -103,10 +114,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Every error ends as one line on stderr, ``gpuscan: error: <sentence>``; with
     ``--debug`` after its traceback.
     """
+    _open_closed_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     # Taken out wherever it stands: who is asked for --debug appends it to the line from the history.
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
+    with _signals() as received, warnings.catch_warnings():
+        warnings.showwarning = _note_warning
+        code = _run(args, debug)
+    if code != EXIT_INTERRUPTED:
+        return code
+    ended_by = next((signum for signum in received if signum in _ENDED_BY), signal.SIGINT)
+    return _fail(_ENDED_BY.get(ended_by, "interrupted"), EXIT_SIGNAL + ended_by, debug=False)
+
+
+def _run(args: list[str], debug: bool) -> int:
     try:
         code = typer.main.get_command(app).main(args, prog_name="gpuscan", standalone_mode=False)
         sys.stdout.flush()
@@ -114,25 +136,66 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_usage_sentence(error), EXIT_USAGE, debug)
     except GpuscanError as error:
         return _fail(str(error), error.exit_code, debug)
-    except BrokenPipeError:
-        _drop_stdout()  # whoever read us has enough (`| head`)
-        return EXIT_FAILED
+    except (BrokenPipeError, SystemExit):
+        # Whoever read us has enough (`| head`). Where it meets that itself, click exits with 1.
+        _drop_stdout()
+        return EXIT_PIPE
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except MemoryError as error:
         return _fail(f"out of memory: {error}; give a smaller --memory", EXIT_FAILED, debug)
     except OSError as error:
-        if error.filename is None:  # stdout itself, perhaps
-            _drop_stdout()
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}; fix that and run again", EXIT_FAILED, debug)
+        return _fail(_system_sentence(error), EXIT_FAILED, debug)
     except Exception as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         again = "" if debug else "run again with --debug and "
         return _fail(f"internal error: {text}; {again}report it", EXIT_FAILED, debug)
-    if code == EXIT_INTERRUPTED:  # click turns Ctrl-C into this code
-        return _fail("interrupted", EXIT_INTERRUPTED, debug=False)
-    return code if isinstance(code, int) else EXIT_OK
+    return code if isinstance(code, int) else EXIT_OK  # click turns Ctrl-C into 130
+
+
+def _open_closed_streams() -> None:
+    """Give a command that was started without stdout or stderr (``>&-``) /dev/null for it.
+
+    Else the first file it opens gets the number 1 or 2, and what is printed goes there.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # open for good
+            if stream.fileno() != number:
+                os.dup2(stream.fileno(), number)
+            setattr(sys, name, stream)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: cleaned up. Yields those that came."""
+    received: list[int] = []
+
+    def interrupt(signum: int, _: object) -> None:
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    before = {}
+    for signum in _ENDED_BY:
+        if signal.getsignal(signum) is signal.SIG_DFL:  # not under nohup
+            with suppress(ValueError):  # not in the main thread: the caller's affair
+                before[signum] = signal.signal(signum, interrupt)
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _note_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    typer.echo(f"gpuscan: note: {message}", err=True)
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
@@ -148,6 +211,16 @@ def _usage_sentence(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "gpuscan"
     return f"{message[:1].lower()}{message[1:]}; see '{command} --help'"
+
+
+def _system_sentence(error: OSError) -> str:
+    said = os.strerror(error.errno) if error.errno else str(error)
+    if error.filename is None and error.errno in _STREAM_ERRORS:  # files are written under their names
+        _drop_stdout()
+        said = f"cannot write to standard output: {said}"
+    elif error.filename is not None:
+        said = f"{error.filename}: {said}"
+    return f"{said}; fix that and run again"
 
 
 def _drop_stdout() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
+import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -12,6 +17,7 @@ from gpuscan.units import format_count
 from gpuscan.writing import json_text, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 __all__ = ["Output", "Progress", "write_json"]
@@ -20,6 +26,13 @@ _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe, where rich would cut it at 80."""
 _LINE_EVERY_S = 1.0
 """Seconds between two progress lines where there is no terminal."""
+_RATE_WINDOW_S = 5.0
+"""A rate is that of the last seconds: a slow start does not weigh on it for ever."""
+_SLOW_S = 1.0
+"""Seconds after which a step that is usually quick is explained."""
+_TEXT_COLUMNS = 4
+"""A table of up to as many columns wraps its cells where the terminal is narrow; a wider one is cut
+into tables, each with the first column, so that no number is broken."""
 
 
 class Progress(Protocol):
@@ -52,25 +65,60 @@ class Output:
         if self.json_mode:
             sys.stdout.write(json_text(document) + "\n")
 
-    def table(self, table: Table) -> None:
-        """Print a table."""
-        if not self.json_mode:
-            from rich.console import Console
+    @property
+    def width(self) -> int:
+        """Columns that a line may take."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
 
-            console = Console(highlight=False)
-            if not console.is_terminal:
-                console.width = _PIPE_WIDTH
+    def table(self, table: Table) -> None:
+        """Print a table: all of it, however narrow the terminal."""
+        if self.json_mode:
+            return
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = _PIPE_WIDTH
+        for number, part in enumerate(_parts(table, console.width)):
+            if number:
+                self.line()
+            self._print(console, part)
+
+    def _print(self, console: Console, table: Table) -> None:
+        for column in table.columns:
+            column.overflow = "fold"  # by default rich cuts a long word
+        if console.is_terminal:
             console.print(table)
+            return
+        with console.capture() as captured:
+            console.print(table)
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def line(self, text: str = "") -> None:
-        """Print one line as it is."""
-        if not self.json_mode:
-            sys.stdout.write(text + "\n")
+        """Print one line, wrapped where it is longer than the terminal is wide."""
+        if self.json_mode:
+            return
+        if sys.stdout.isatty():
+            text = "\n".join(
+                textwrap.fill(line, self.width, break_on_hyphens=False) for line in text.split("\n")
+            )
+        sys.stdout.write(text + "\n")
 
     def note(self, text: str) -> None:
         """Tell the user something that is not a result."""
         if not self.quiet:
             sys.stderr.write(text + "\n")
+
+    @contextmanager
+    def note_if_slow(self, text: str) -> Iterator[None]:
+        """Give the note ``text`` once the block has taken longer than a second."""
+        timer = threading.Timer(_SLOW_S, self.note, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def progress(self, description: str, total: float | None, *, unit: str = "") -> Progress:
         """Return a progress display: a bar on a terminal, else about one line a second; silent when quiet.
@@ -84,6 +132,55 @@ class Output:
             return _Silent()
         display = _Bar if sys.stderr.isatty() else _Lines
         return display(description, total, unit)
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """Return ``table``, or several that each take up to ``width`` columns and begin with its first column."""
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    columns = table.columns
+    widths = [max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in columns]
+    gap = 2
+    if len(columns) <= _TEXT_COLUMNS or sum(widths) + gap * (len(columns) - 1) <= width:
+        return [table]
+    groups: list[list[int]] = [[0]]
+    taken = widths[0]
+    for position in range(1, len(columns)):
+        if len(groups[-1]) > 1 and taken + gap + widths[position] > width:
+            groups.append([0])
+            taken = widths[0]
+        groups[-1].append(position)
+        taken += gap + widths[position]
+    parts = []
+    for group in groups:
+        part = Table(
+            *(columns[position].copy() for position in group),
+            box=None,
+            show_header=table.show_header,
+            header_style=table.header_style,
+            pad_edge=False,
+        )
+        for row in zip(*(columns[position].cells for position in group), strict=True):
+            part.add_row(*row)
+        parts.append(part)
+    return parts
+
+
+class _Rate:
+    """Units per second of the last seconds."""
+
+    def __init__(self) -> None:
+        self._marks = deque([(time.monotonic(), 0.0)])
+
+    def at(self, done: float) -> float:
+        """Return the rate now that ``done`` units are."""
+        now = time.monotonic()
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= _RATE_WINDOW_S:
+            self._marks.popleft()
+        since, before = self._marks[0]
+        return (done - before) / max(now - since, 1e-9)
 
 
 class _Silent:
@@ -108,11 +205,13 @@ class _Lines:
         self._unit = unit
         self._done = 0.0
         self._fields: dict[str, float | str] = {}
-        self._started = self._printed = time.monotonic()
+        self._rate = _Rate()
+        self._printed = time.monotonic()
         self._printed_done: float | None = None
 
     def __enter__(self) -> Self:
-        self._started = self._printed = time.monotonic()
+        self._rate = _Rate()
+        self._printed = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,11 +229,10 @@ class _Lines:
     def _print(self, now: float) -> None:
         self._printed, self._printed_done = now, self._done
         of_total = "" if self._total is None else f"/{_shown(self._total)}"
-        rate = self._done / max(now - self._started, 1e-9)
         parts = [
             f"{_shown(self._done)}{of_total} {self._unit}".rstrip(),
             *_pairs(self._fields),
-            f"{_shown(rate)} {self._unit}".rstrip() + "/s",
+            f"{_shown(self._rate.at(self._done))} {self._unit}".rstrip() + "/s",
         ]
         sys.stderr.write(f"{self._description}: {', '.join(parts)}\n")
 
@@ -151,7 +249,7 @@ class _Bar:
         self._unit = unit
         self._done = 0.0
         self._fields: dict[str, float | str] = {}
-        self._started = time.monotonic()
+        self._rate = _Rate()
         self._progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -163,7 +261,7 @@ class _Bar:
         self._task = self._progress.add_task(description, total=total, text="")
 
     def __enter__(self) -> Self:
-        self._started = time.monotonic()
+        self._rate = _Rate()
         self._progress.start()
         return self
 
@@ -175,11 +273,10 @@ class _Bar:
         self._done += n
         self._fields.update(fields)
         of_total = "" if self._total is None else f"/{_shown(self._total)}"
-        rate = self._done / max(time.monotonic() - self._started, 1e-9)
         parts = [
             f"{_shown(self._done)}{of_total} {self._unit}".rstrip(),
             *_pairs(self._fields),
-            f"{_shown(rate)}/s",
+            f"{_shown(self._rate.at(self._done))}/s",
         ]
         self._progress.update(self._task, completed=self._done, text="  ".join(parts))
 

@@ -50,7 +50,7 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; the same one gives the same result.")] = None,
     device: Annotated[
         DeviceChoice | None,
-        typer.Option(help="Where the scan runs; auto takes the best and says why."),
+        typer.Option(help="Where the scan runs; auto takes the best there is (gpuscan doctor)."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
@@ -63,6 +63,7 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Keep plan, series (Parquet), ledger and report (JSON) there."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
 ) -> None:
@@ -82,7 +83,9 @@ def run(
     import time
     from contextlib import ExitStack
 
+    from gpuscan.cli.devices import COMPILING, device_row, note_threads
     from gpuscan.cli.output import Output
+    from gpuscan.errors import RunFailedError
     from gpuscan.report import open_out, run_document, summarize
     from gpuscan.scenario import build_scenario
     from gpuscan.workload import load_workload
@@ -92,26 +95,44 @@ def run(
         workload, machine = DEFAULT_WORKLOAD, Path(workload)
     loaded = load_workload(workload, _overrides(memory, ticks, seed, overrides))
     snapshot = _snapshot(machine, split_cxl, memory)
-    with ExitStack() as stack:
-        out_directory = stack.enter_context(open_out(out, loaded.engine_policy())) if out else None
-        started = time.perf_counter()
-        output.note(f"building the machine of {loaded.name}")
-        scenario = build_scenario(
-            loaded,
-            snapshot=snapshot,
-            device=device.value if device else None,
-            n_threads=threads,
-            plan_sink=out_directory.plan_sink if out_directory else None,
-        )
-        built = time.perf_counter()
-        report = _run(scenario, output)
-        summary = summarize(report)
-        wall_s = {"build": built - started, "run": time.perf_counter() - built}
-        document = run_document(report, summary, {**_facts(scenario), "wall_s": wall_s})
-        if out_directory is not None:
-            out_directory.finish(report, document)
+    note_threads(threads, output)
+    result: tuple[Scenario, RunReport, RunSummary, dict[str, Any]] | None = None
+    failure: RunFailedError | None = None
+    try:
+        with ExitStack() as stack, ExitStack() as preparing:
+            kept = stack.enter_context(open_out(out, loaded.engine_policy(), force=force)) if out else None
+            preparing.enter_context(output.note_if_slow(COMPILING))
+
+            def checked() -> None:
+                preparing.close()
+                output.note(f"building the machine of {loaded.name}")
+
+            started = time.perf_counter()
+            scenario = build_scenario(
+                loaded,
+                snapshot=snapshot,
+                device=device.value if device else None,
+                n_threads=threads,
+                plan_sink=kept.plan_sink if kept else None,
+                on_checked=checked,
+            )
+            built = time.perf_counter()
+            report = _run(scenario, output)
+            summary = summarize(report)
+            wall_s = {"build": built - started, "run": time.perf_counter() - built}
+            document = run_document(report, summary, {**_facts(scenario), "wall_s": wall_s})
+            result = scenario, report, summary, document
+            if kept is not None:
+                kept.finish(report, document)
+    except RunFailedError as error:
+        if result is None:
+            raise
+        failure = error  # --out could not be kept: what the run found is shown all the same
+    scenario, report, summary, document = result
     output.document(document)
-    _print(scenario, report, summary, output)
+    _print(scenario, report, summary, device_row(scenario.store, device or loaded.device), output)
+    if failure is not None:
+        raise failure
     if out is not None:
         output.note(f"kept in {out}")
 
@@ -176,17 +197,17 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _print(scenario: Scenario, report: RunReport, summary: RunSummary, output: Output) -> None:
+def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: str, output: Output) -> None:
     from rich.table import Table
 
     from gpuscan.report import ledger_rows, summary_rows
-    from gpuscan.units import format_bytes
+    from gpuscan.units import format_bytes, format_number
 
     topology = scenario.topology
     output.line(f"{scenario.workload.name}: {scenario.workload.shows}")
     output.line(
-        f"on {topology.name}, {format_bytes(topology.memory_bytes)} in {len(topology.nodes)} "
-        f"{'node' if len(topology.nodes) == 1 else 'nodes'}"
+        f"on {topology.name}, {format_bytes(topology.memory_bytes)} "
+        f"in {format_number(len(topology.nodes), 'node')}"
     )
     for note in scenario.notes:
         output.line(note)
@@ -194,7 +215,10 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, output: O
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    for row in summary_rows(report, summary, scenario.machine.fast_means):
+    fast_means = scenario.machine.fast_means
+    # Beside the plot stands the longest caption; on a narrow terminal it is folded.
+    plot_width = min(60, max(20, output.width - 44))
+    for row in summary_rows(report, summary, fast_means, device=device, plot_width=plot_width):
         facts.add_row(*row)
     output.table(facts)
     output.line()

@@ -25,8 +25,9 @@ import numpy as np
 from gpuscan.engine import PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.ledger import Ledger
+from gpuscan.plan import Batches, Plan
 from gpuscan.policy import Policy
-from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.writing import new_directory, write_json
 
 OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
@@ -35,6 +36,8 @@ OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
 _AFTER_SHARE = 1 / 10
 """Part of the ticks that "after" is averaged over, at least one tick. "Before" is the first tick
 alone: nothing has moved yet while it is sampled."""
+_BACK_SHARE = 0.95
+"""Part of "after" at which a dip counts as over."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -167,16 +170,26 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(bars)
 
 
-def summary_rows(report: RunReport, summary: RunSummary, fast_means: str) -> list[tuple[str, str]]:
-    """Return what a reader wants first, as (what, value) texts; ``fast_means`` says what counts as fast."""
-    rows = [("device", report.device_reason)]
+def summary_rows(
+    report: RunReport, summary: RunSummary, fast_means: str, *, device: str = "", plot_width: int = 60
+) -> list[tuple[str, str]]:
+    """Return what a reader wants first, as (what, value) texts.
+
+    Args:
+        report: the run.
+        summary: of the same run.
+        fast_means: what counts as fast.
+        device: what to call the device; the report's name for it by default.
+        plot_width: bars of the plot over time.
+    """
+    rows = [("device", device or report.device)]
     if summary.fast is not None:
         served = f"{summary.fast.before:.1%} -> {summary.fast.after:.1%}"
         if _dips(summary.fast):
-            served += f", lowest {summary.fast.lowest:.1%}"
+            served += f", {_dip(report.ticks, summary.fast)}"
         rows += [
             (f"accesses served by fast memory ({fast_means})", served),
-            ("over time", sparkline(summary.fast.series)),
+            ("over time", sparkline(summary.fast.series, plot_width)),
         ]
     scan, batches = "nothing was ready", "none"
     if summary.n_scans:
@@ -186,17 +199,18 @@ def summary_rows(report: RunReport, summary: RunSummary, fast_means: str) -> lis
         )
     if summary.n_batches:
         full = f"{summary.batch_fill:.0%} of {report.policy.batch_pages} pages"
-        batches = (
-            f"{format_count(summary.n_batches)} in {format_count(summary.n_plans)} plans, filled to {full}"
-        )
-    moved = f"{format_bytes(summary.migrated_bytes)} in {format_time(summary.migrate_busy_ns)}"
+        batches = f"{summary.n_batches:,} in {format_number(summary.n_plans, 'plan')}, filled to {full}"
+    moved = "nothing"
+    if summary.migrated_bytes:
+        busy = format_time(summary.migrate_busy_ns)
+        moved = f"{format_bytes(summary.migrated_bytes)} in {busy} (busiest migrator, modelled)"
     if "demoted_pages" in summary.metrics:
         demoted = [("demoted by kswapd", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
     else:
         demoted = []
     return [
         *rows,
-        ("ticks", f"{summary.n_ticks}, {format_time(summary.simulated_ns)} of the machine's time"),
+        ("ticks", f"{summary.n_ticks:,}, {format_time(summary.simulated_ns)} of the machine's time"),
         ("scan", scan),
         ("batches", batches),
         ("moved", moved),
@@ -207,6 +221,21 @@ def summary_rows(report: RunReport, summary: RunSummary, fast_means: str) -> lis
 def _dips(fast: FastShare) -> bool:
     """Whether the lowest share says something that before and after do not."""
     return fast.lowest < min(fast.before, fast.after) - 0.02
+
+
+def _dip(ticks: Sequence[TickReport], fast: FastShare) -> str:
+    """Say when the share was lowest and when it was back where it ended, or nearly."""
+    shares = np.asarray(fast.series)
+    lowest = int(np.nanargmin(shares))
+    dip = f"lowest {fast.lowest:.1%} at {_clock(ticks[lowest].now_ns)}"
+    back = np.flatnonzero(shares[lowest:] >= _BACK_SHARE * fast.after)
+    if not len(back):
+        return dip
+    return f"{dip}, back at {shares[lowest + back[0]]:.1%} by {_clock(ticks[lowest + back[0]].now_ns)}"
+
+
+def _clock(now_ns: int) -> str:
+    return f"{now_ns / 1e9:.1f} s"
 
 
 def ledger_rows(ledger: Ledger) -> list[tuple[str, int]]:
@@ -222,7 +251,7 @@ def ledger_rows(ledger: Ledger) -> list[tuple[str, int]]:
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def run_document(report: RunReport, summary: RunSummary, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,14 +295,25 @@ class OutDirectory:
 
     def __init__(self, directory: Path, plan_sink: PlanSink) -> None:
         self._directory = directory
-        self.plan_sink = plan_sink
+        self._write_plan = plan_sink
+        self._failure: OSError | None = None
+
+    def plan_sink(self, tick: int, plan: Plan, batches: Batches) -> None:
+        """Append a plan. A full disk stops the writing, not the run: :meth:`finish` says so."""
+        if self._failure is None:
+            try:
+                self._write_plan(tick, plan, batches)
+            except OSError as error:
+                self._failure = error
 
     def finish(self, report: RunReport, document: Mapping[str, Any]) -> None:
         """Write what is known only after the run.
 
         Raises:
-            RunFailedError, OSError: it cannot be written.
+            RunFailedError, OSError: it cannot be written, or a plan could not be.
         """
+        if self._failure is not None:
+            raise self._failure
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -284,15 +324,17 @@ class OutDirectory:
 
 
 @contextmanager
-def open_out(path: Path, policy: Policy) -> Iterator[OutDirectory]:
+def open_out(path: Path, policy: Policy, *, force: bool = False) -> Iterator[OutDirectory]:
     """Yield a directory to be filled during a run; it appears as ``path`` when the block ends well.
 
     Args:
-        path: where; an earlier run's directory is replaced.
+        path: where; its parent must be there.
         policy: of the run; its record format and batch size go into the plan file.
+        force: replace an earlier run's directory.
 
     Raises:
-        InputError: ``path`` holds something that gpuscan did not write; nothing was touched.
+        InputError: ``path`` holds an earlier run and ``force`` is not set, or something that
+            gpuscan did not write; nothing was touched.
         RunFailedError: a disk filled, for example; nothing was left there.
     """
     from gpuscan.planfile import PlanWriter
@@ -302,7 +344,7 @@ def open_out(path: Path, policy: Policy) -> Iterator[OutDirectory]:
         if foreign:
             raise InputError(f"{path} holds {foreign[0]}, which no run wrote; give another --out")
     with (
-        new_directory(path, marker=OUT_FILES[-1]) as directory,
+        new_directory(path, marker=OUT_FILES[-1], force=force) as directory,
         PlanWriter(directory / OUT_FILES[0], policy.record_format, policy.batch_pages) as plans,
     ):
         yield OutDirectory(directory, plans.append)

@@ -11,9 +11,12 @@ from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.kernels.registry import Device
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.pageflags import hot_rule
+from gpuscan.pageflags import Frames, hot_rule
 from gpuscan.sim.captured import machine_from_frames
+from gpuscan.sim.frames import index_dtype
+from gpuscan.sim.loops import warm
 from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.sim.spec import MachineSpec
 from gpuscan.snapshot import Snapshot
 from gpuscan.sources.captured import captured_frames
 from gpuscan.sources.hint_faults import HintFaultSource
@@ -57,8 +60,12 @@ def build_scenario(
     n_threads: int | None = None,
     plan_sink: PlanSink | None = None,
     verify_every_tick: bool = False,
+    on_checked: Callable[[], None] | None = None,
 ) -> Scenario:
     """Build everything a workload needs.
+
+    What was asked for is checked first (nodes, processes, the device and whether the
+    records fit it); filling the memory of a large machine takes minutes.
 
     Args:
         workload: what to run.
@@ -68,6 +75,7 @@ def build_scenario(
         device: overrides the workload's.
         n_threads: worker threads of the CPU backend.
         plan_sink, verify_every_tick: see :class:`gpuscan.engine.Engine`.
+        on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
 
     Raises:
         InputError: the workload does not fit the machine.
@@ -75,19 +83,32 @@ def build_scenario(
     """
     if snapshot is None:
         topology = resolve_topology(workload.topology.machine, workload.topology.memory)
-        machine = SimulatedMachine(topology, workload.machine_spec(topology))
-        notes: tuple[str, ...] = ()
+        spec = workload.machine_spec(topology)
+        large_folios = any(process.order for process in spec.processes)
+        frames = None
     else:
-        topology = snapshot.topology
-        machine, notes = _captured_machine(workload, snapshot)
+        topology, frames = snapshot.topology, snapshot.frames()
+        spec = _captured_spec(workload, topology, frames)
+        large_folios = bool(frames.order[frames.eligible].any())
     policy = workload.engine_policy()
     store = Store(
         topology,
         policy.record_format,
         device or workload.device,
-        large_folios=machine.has_large_folios,
+        large_folios=large_folios,
         n_threads=n_threads,
     )
+    warm(index_dtype(topology.page_map.n_pages))
+    if on_checked is not None:
+        on_checked()
+    notes: tuple[str, ...] = ()
+    if snapshot is None or frames is None:
+        machine = SimulatedMachine(topology, spec)
+    else:
+        machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
+        n_hot = int(np.count_nonzero(frames.hot))
+        hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"
+        notes = (hot, *_left_out(workload))
     for event in machine.folios():
         store.admit(event.allocated, event.order)
     engine = Engine(
@@ -101,8 +122,11 @@ def build_scenario(
     return Scenario(workload, topology, machine, store, engine, notes)
 
 
-def _captured_machine(workload: Workload, snapshot: Snapshot) -> tuple[SimulatedMachine, tuple[str, ...]]:
-    topology = snapshot.topology
+def _captured_spec(workload: Workload, topology: Topology, frames: Frames) -> MachineSpec:
+    """Return what to simulate on a captured machine: the workload's first process on all nodes with CPUs.
+
+    Its folios are the snapshot's; its size, theirs, sets how often it accesses memory.
+    """
     cpu_nids = tuple(node.nid for node in topology.nodes if node.cpus)
     if not cpu_nids:
         raise InputError(
@@ -116,19 +140,11 @@ def _captured_machine(workload: Workload, snapshot: Snapshot) -> tuple[Simulated
             "promote; give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
         )
     _check_applies(workload, topology, cpu_nids)
-    frames = snapshot.frames()
     n_pages = int((1 << frames.order[frames.eligible].astype(np.int64)).sum())
-    # Its folios are the snapshot's; its size sets how often it accesses memory.
     first = workload.processes[0].model_copy(
         update={"cpus_of": cpu_nids, "memory": max(1, n_pages) * PAGE_BYTES, "placement": (), "thp": False}
     )
-    spec = workload.model_copy(update={"processes": (first,)}).machine_spec(topology)
-    machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
-    n_hot = int(np.count_nonzero(frames.hot))
-    return machine, (
-        f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})",
-        *_left_out(workload),
-    )
+    return workload.model_copy(update={"processes": (first,)}).machine_spec(topology)
 
 
 def _check_applies(workload: Workload, topology: Topology, cpu_nids: Sequence[int]) -> None:

@@ -34,7 +34,7 @@ from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
-from gpuscan.writing import new_directory
+from gpuscan.writing import check_place, new_directory
 
 SCHEMA = 1
 """Goes up when a reader of the old layout would misread the new one."""
@@ -209,12 +209,11 @@ def check_free(path: Path, *, force: bool = False) -> None:
     """Refuse a ``path`` that :meth:`Snapshot.write` would refuse: asked before a long capture, not after it.
 
     Raises:
-        InputError: it is there, and ``force`` is not set or it is not a snapshot.
+        InputError: as :func:`gpuscan.writing.check_place`; or what is there is not a snapshot.
     """
-    if not path.exists():
+    check_place(path, marker=_ROOT, force=force)
+    if not path.exists() or not any(path.iterdir()):
         return
-    if not force:
-        raise InputError(f"{path} is there already; give another name, or --force to replace it")
     try:
         _root_attributes(path)
     except SnapshotError:

@@ -90,6 +90,12 @@ def format_count(count: float) -> str:
     return _formatted(count, 1000.0, ("", "k", "M", "G", "T", "P")).rstrip()
 
 
+def format_number(n: int, noun: str) -> str:
+    """Return a number with what is counted, ``1 batch`` or ``1,568 batches``; the noun in the singular."""
+    plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
 def _formatted(value: float, step: float, suffixes: tuple[str, ...]) -> str:
     for suffix in suffixes:
         whole = suffix == suffixes[0] and float(value).is_integer()

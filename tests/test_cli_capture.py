@@ -56,7 +56,7 @@ def test_an_existing_snapshot_stops_it_before_the_capture(captured, tmp_path, ca
     capsys.readouterr()
     monkeypatch.setattr(procfs, "capture", lambda progress: pytest.fail("it captured all the same"))
     assert main(["capture", str(path)]) == 2
-    assert "is there already; give another name, or --force" in capsys.readouterr().err
+    assert "holds an earlier result; give another place, or --force" in capsys.readouterr().err
 
 
 def test_force_replaces_a_snapshot(captured, tmp_path):

@@ -198,7 +198,7 @@ def test_a_reader_that_leaves_is_met_in_silence() -> None:
         )
     finally:
         os.close(write)
-    assert done.returncode == 1
+    assert done.returncode == 141
     assert done.stderr == b""
 
 
@@ -214,22 +214,65 @@ def test_a_full_disk_behind_stdout_is_one_sentence(args: tuple[str, ...]) -> Non
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "gpuscan: error: No space left on device; fix that and run again\n"
+    assert done.stderr == (
+        "gpuscan: error: cannot write to standard output: No space left on device; fix that and run again\n"
+    )
 
 
-def test_ctrl_c_ends_with_130_and_a_line() -> None:
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_internal_error(closed: str) -> None:
+    command = f"exec {sys.executable} -m gpuscan workloads {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("cxl-promote" in done.stdout) == (closed == "2>&-")
+
+
+def test_a_warning_is_a_note(tmp_path: Path) -> None:
     code = (
-        "import sys, time, types; m = types.ModuleType('gpuscan.cli.doctor');"
-        "m.doctor = lambda: (print('up', flush=True), time.sleep(60));"
+        "import sys, types, warnings; m = types.ModuleType('gpuscan.cli.doctor');"
+        "m.doctor = lambda: warnings.warn('slow today', RuntimeWarning);"
         "sys.modules['gpuscan.cli.doctor'] = m;"
         "from gpuscan.cli.main import main; sys.exit(main(['doctor']))"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "gpuscan: note: slow today\n")
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "hung up"),
+    ],
+)
+def test_a_signal_ends_it_cleaned_up_with_a_line(signum: signal.Signals, code: int, said: str) -> None:
+    script = (
+        "import sys, time, types\n"
+        "def doctor():\n"
+        "    print('up', flush=True)\n"
+        "    try: time.sleep(60)\n"
+        "    finally: print('cleaned up', flush=True)\n"
+        "m = types.ModuleType('gpuscan.cli.doctor'); m.doctor = doctor\n"
+        "sys.modules['gpuscan.cli.doctor'] = m\n"
+        "from gpuscan.cli.main import main; sys.exit(main(['doctor']))"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         assert running.stdout.readline() == "up\n"
-        running.send_signal(signal.SIGINT)
-        assert running.wait(10) == 130
-        assert running.stderr.read() == "gpuscan: error: interrupted\n"
+        running.send_signal(signum)
+        assert running.wait(10) == code
+        assert running.stdout.read() == "cleaned up\n"
+        assert running.stderr.read() == f"gpuscan: error: {said}\n"
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["workloads", "--json"]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,48 @@ def test_out_keeps_plan_series_ledger_and_the_printed_document(
     assert ledger == document["ledger"]
 
 
+def test_an_earlier_result_needs_force(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["run", small, "--ticks", "1", "--quiet", "--out", str(tmp_path / "out")]
+    assert main(out) == 0
+    capsys.readouterr()
+    assert main(out) == 2
+    assert "holds an earlier result; give another place, or --force" in capsys.readouterr().err
+    assert main([*out, "--force"]) == 0
+
+
+def test_a_full_disk_fails_after_the_report(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    out = tmp_path / "out"
+    assert main(["run", small, "--ticks", "2", "--json", "--quiet", "--out", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["summary"]["n_ticks"] == 2
+    assert f"cannot write {out}: No space left on device, so nothing was left there" in shown.err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.toml"]
+
+
+def test_more_threads_than_cpus_are_noted(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", small, "--ticks", "1", "--device", "cpu", "--threads", "999"]) == 0
+    out, err = capsys.readouterr()
+    assert "cpu, 999 threads\n" in out
+    assert "gpuscan: note: 999 threads on " in err
+
+
+def test_what_is_asked_for_is_checked_before_the_machine_is_built(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = [["--device", "cuda"], ["--set", "processes.0.placement={ 7='100%' }"], ["--memory", "1EiB"]]
+    for args in wrong:
+        assert main(["run", *args]) != 0
+        assert "building" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "sentence"),
     [
@@ -131,6 +174,7 @@ def test_out_keeps_plan_series_ledger_and_the_printed_document(
         (["none.zarr"], 2, "none.zarr"),
         (["--machine", "x.zarr", "--memory", "1GiB"], 2, "leave out --memory or --machine"),
         (["--out", __file__], 2, "is not a directory"),
+        (["--out", "none/deep"], 2, "none is not there; make it"),
         (["--out", str(Path(__file__).parent)], 2, "which no run wrote"),
     ],
 )

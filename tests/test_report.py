@@ -126,16 +126,10 @@ def test_rows_say_before_and_after() -> None:
     rows = dict(summary_rows(run, summarize(run), "top tier"))
     assert rows["accesses served by fast memory (top tier)"] == "20.0% -> 87.3%"
     assert rows["moved"].startswith("15.6 MiB")
-    assert rows["device"] == "cpu: no GPU here"
-    assert "25% of 512 pages" in rows["batches"]
+    assert rows["device"] == "cpu"
+    assert rows["batches"] == "80 in 40 plans, filled to 25% of 512 pages"
+    assert rows["moved"].endswith("in 20 us (busiest migrator, modelled)")
     assert rows["demoted by kswapd"] == "480 KiB"
-
-
-def test_a_dip_is_mentioned() -> None:
-    run = report(20)
-    run.ticks[10].metrics["accesses_fast"] = 0.0
-    rows = dict(summary_rows(run, summarize(run), "local"))
-    assert rows["accesses served by fast memory (local)"].endswith("lowest 0.0%")
 
 
 def test_ledger_rows_add_up() -> None:
@@ -158,6 +152,15 @@ def test_sparkline(values: list[float], width: int, expected: str) -> None:
     assert sparkline(values, width) == expected
 
 
+def test_a_dip_is_said_with_when_it_was_over() -> None:
+    run = report(40)
+    shares = [1.0] * 10 + [0.0] + [0.05 * n for n in range(19)] + [0.99] * 10
+    run.ticks = [tick(number, share) for number, share in enumerate(shares)]
+    rows = dict(summary_rows(run, summarize(run), "local"))
+    served = rows["accesses served by fast memory (local)"]
+    assert served == "100.0% -> 99.0%, lowest 0.0% at 1.0 s, back at 99.0% by 3.0 s"
+
+
 def test_series_has_a_column_per_number_and_null_where_a_metric_is_missing() -> None:
     run = report(3)
     run.ticks[1].metrics = {"other": 2.0}
@@ -168,9 +171,9 @@ def test_series_has_a_column_per_number_and_null_where_a_metric_is_missing() -> 
     assert "metrics" not in columns
 
 
-def fill(path: Path) -> None:
+def fill(path: Path, *, force: bool = False) -> None:
     run = report(3)
-    with open_out(path, run.policy) as out:
+    with open_out(path, run.policy, force=force) as out:
         one = plan()
         out.plan_sink(0, one, one.batches(2))
         out.plan_sink(1, one, one.batches(2))
@@ -178,7 +181,7 @@ def fill(path: Path) -> None:
 
 
 def test_out_directory_holds_plan_series_ledger_and_report(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out"
+    out = tmp_path / "out"
     fill(out)
     assert sorted(entry.name for entry in out.iterdir()) == sorted(OUT_FILES)
     plans = read_plans(out / "plan.parquet")
@@ -195,14 +198,70 @@ def test_out_directory_holds_plan_series_ledger_and_report(tmp_path: Path) -> No
     assert [entry.name for entry in out.parent.iterdir()] == ["out"]
 
 
-def test_an_earlier_result_and_an_empty_directory_are_replaced(tmp_path: Path) -> None:
+def test_an_earlier_result_is_replaced_when_told_to(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    fill(out)
+    fill(out)  # an empty directory is no result
     (out / "report.json").write_text("old", encoding="utf-8")
-    fill(out)
+    with pytest.raises(InputError, match="holds an earlier result; give another place, or --force"):
+        fill(out)
+    assert (out / "report.json").read_text(encoding="utf-8") == "old"
+    fill(out, force=True)
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["schema"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_missing_parent_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"deep is not there; make it"):
+        fill(tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def dead_pid() -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    dead = dead_pid()
+    for name in (f"out.tmp-{dead}", f"out.old-{dead}", f"out.tmp-{os.getppid()}", f"other.tmp-{dead}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.parquet").write_text("half", encoding="utf-8")
+    (tmp_path / f"x.json.tmp-{dead}").write_text("half", encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out")
+    write_json(tmp_path / "x.json", {})
+    left = sorted(entry.name for entry in tmp_path.iterdir())
+    assert left == sorted(["out", "x.json", f"out.tmp-{os.getppid()}", f"other.tmp-{dead}"])
+
+
+def test_a_result_that_a_killed_writer_put_aside_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fill(out)
+    out.rename(tmp_path / f"out.old-{dead_pid()}")
+    with pytest.raises(InputError, match="holds an earlier result"):
+        fill(out)
+    assert sorted(entry.name for entry in out.iterdir()) == sorted(OUT_FILES)
+
+
+def test_a_full_disk_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full_disk)
+    run, n_sunk = report(3), 0
+
+    def go_on() -> None:
+        nonlocal n_sunk
+        with open_out(tmp_path / "out", run.policy) as out:
+            for number in range(2):
+                out.plan_sink(number, plan(), plan().batches(2))
+                n_sunk += 1
+            out.finish(run, {})
+
+    with pytest.raises(RunFailedError, match="No space left on device"):
+        go_on()
+    assert n_sunk == 2
 
 
 @pytest.mark.parametrize("with_report", [False, True])
@@ -252,7 +311,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     with monkeypatch.context() as patch:
         patch.setattr(target, full_disk)
         with pytest.raises(RunFailedError, match=r"cannot write .*No space left on device") as caught:
-            fill(out)
+            fill(out, force=True)
     assert caught.value.exit_code == 1
     assert [entry.name for entry in tmp_path.iterdir()] == (["out"] if earlier else [])
     if earlier:
@@ -330,6 +389,6 @@ def test_the_old_directory_comes_back_when_the_new_one_cannot_take_its_name(
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises(RunFailedError, match="cannot write"):
-        fill(path)
+        fill(path, force=True)
     assert (path / "report.json").read_text(encoding="utf-8") == "earlier"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]

@@ -149,7 +149,7 @@ def test_the_chunk_size_is_the_writers_choice(machine, tmp_path, monkeypatch):
 def test_an_existing_path_is_replaced_only_by_force_and_only_a_snapshot(machine, tmp_path):
     path = tmp_path / "a.zarr"
     machine.write(path)
-    with pytest.raises(InputError, match="is there already; give another name, or --force"):
+    with pytest.raises(InputError, match="holds an earlier result; give another place, or --force"):
         machine.write(path)
     machine.flags[0] = 42
     machine.write(path, force=True)
@@ -158,6 +158,9 @@ def test_an_existing_path_is_replaced_only_by_force_and_only_a_snapshot(machine,
     mine = tmp_path / "thesis"
     mine.mkdir()
     (mine / "chapter1").write_text("precious")
+    with pytest.raises(InputError, match="holds files that gpuscan did not write"):
+        machine.write(mine, force=True)
+    (mine / "zarr.json").write_text("{}")  # somebody's Zarr group, but no snapshot
     with pytest.raises(InputError, match="is not a snapshot, so it is not replaced"):
         machine.write(mine, force=True)
     assert (mine / "chapter1").read_text() == "precious"

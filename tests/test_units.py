@@ -12,6 +12,7 @@ from gpuscan.errors import InputError
 from gpuscan.units import (
     format_bytes,
     format_count,
+    format_number,
     format_time,
     parse_bytes,
     parse_rate_bytes_per_s,
@@ -152,3 +153,16 @@ def test_durations(ns, text):
 def test_shown_sizes_are_within_half_a_percent(n_bytes):
     number, unit = format_bytes(n_bytes).split()
     assert parse_bytes(number + unit) == pytest.approx(n_bytes, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("n", "noun", "text"),
+    [
+        (1, "batch", "1 batch"),
+        (0, "batch", "0 batches"),
+        (1568, "batch", "1,568 batches"),
+        (2, "plan", "2 plans"),
+    ],
+)
+def test_numbers_with_what_is_counted(n: int, noun: str, text: str) -> None:
+    assert format_number(n, noun) == text

@@ -244,3 +244,22 @@ def set_file_flags(
             if _unit(key, counter + 2) < exec_share:
                 flag |= np.uint8(EXEC_SHARED)
             flags[frames[i]] |= flag
+
+
+def warm(index: np.dtype[Any]) -> None:
+    """Compile every loop, or load it from the cache, so that no tick is charged for it.
+
+    Args:
+        index: dtype of the page table (:func:`gpuscan.sim.frames.index_dtype`).
+    """
+    none, table = np.empty(0, dtype=np.int64), np.empty(0, dtype=index)
+    flags, times = np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint32)
+    nids, edges = np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64)
+    key = mix(np.uint64(0))
+    draw_zipf(none, 0, np.uint64(key), 1, 1, 0.5, 0.5, 1, 0)
+    draw_scan(none, 0, 1)
+    draw_listed(none, 0, np.uint64(key), none, 0.5, 0.5, 1, edges, edges, none)
+    touch(none, 0, table, flags, nids, none, none)
+    unmap(0, 0, 0, table, flags, times, nids, flags)
+    second_chance(0, 0, table, index.type(0), flags, none)
+    set_file_flags(none, 0, flags, np.uint64(key), 0.5, 0.5, 0.5)

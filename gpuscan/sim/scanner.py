@@ -86,10 +86,6 @@ class HintScanner:
         sections = self._section_nid, self._scanned_nids
         return unmap(lo, hi, now_ms, space.frame_of, space.flags, self._unmapped_ms, *sections)
 
-    def warm(self) -> None:
-        """Compile or load what :meth:`scan` calls."""
-        self._unmap(0, 0, 0)
-
     def latency_ms(self, folios: NDArray[np.int64], now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the time from the unmapping of folios to their faults."""
         return now_ms - self._unmapped_ms[folios].astype(np.int64)

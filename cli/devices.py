@@ -1,0 +1,45 @@
+"""What a command says of the device it runs on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from gpuscan.kernels.registry import probe_cuda
+
+if TYPE_CHECKING:
+    from gpuscan.cli.output import Output
+    from gpuscan.store import Store
+
+COMPILING = "compiling the CPU kernels (once, about 20 s)"
+
+
+def device_row(store: Store, asked: str) -> str:
+    """Return the device in a few words, ``cpu, 2 threads``.
+
+    Why it is not the GPU is said where there is one and ``asked`` is ``auto``; ``gpuscan doctor``
+    and ``--json`` say it always.
+    """
+    from gpuscan.kernels.cpu import CpuBackend
+    from gpuscan.units import format_number
+
+    backend = store.backend
+    row: str = backend.name
+    if isinstance(backend, CpuBackend):
+        row += f", {format_number(backend.workers.n_threads, 'thread')}"
+    has_gpu = not probe_cuda().startswith("no NVIDIA driver")
+    if asked == "auto" and backend.name != "cuda" and has_gpu:
+        row += f" ({store.device_reason})"
+    return row
+
+
+def note_threads(n_threads: int | None, output: Output) -> None:
+    """Note that more threads than CPUs were asked for."""
+    n_cpus = len(os.sched_getaffinity(0))
+    if n_threads is not None and n_threads > n_cpus:
+        from gpuscan.units import format_number
+
+        output.note(
+            f"gpuscan: note: {n_threads:,} threads on {format_number(n_cpus, 'CPU')}: more than "
+            f"{n_cpus} gain nothing"
+        )
