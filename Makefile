@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
+TEST_EXTRA ?= test
 
 .PHONY: run test test-slow bench lint format clean help
 
@@ -18,10 +20,10 @@ help:
 run: $(VENV)/installed
 	$(BIN)/gpuscan run $(ARGS)
 
-test: $(VENV)/installed-test
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/installed-$(TEST_EXTRA)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/installed-test
+test-slow: $(VENV)/installed-$(TEST_EXTRA)
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
 
 bench: $(VENV)/installed-bench
@@ -38,7 +40,6 @@ format: $(VENV)/installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# One stamp per set of requirements: a plain run does not install the test tools.
 $(VENV)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuscan needs Python 3.11 or newer, this is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
@@ -49,16 +50,9 @@ $(VENV)/installed: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
-
-$(VENV)/installed-bench: $(VENV)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	touch $@
-
-$(VENV)/installed-lint: $(VENV)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+# One stamp per extra of pyproject.toml: a plain run does not install the test tools.
+$(VENV)/installed-%: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 clean:
