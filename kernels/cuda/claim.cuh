@@ -70,6 +70,9 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
   bool stays = false;
   u32 n_reserved = 0;
   bool is_open = is_ready(word);
+#if GS_EXCLUSIVE
+  __syncwarp(); /* other lanes read these records wide, and a vote orders no memory: now plain stores may follow */
+#endif
   while (__any_sync(GS_ALL_LANES, is_open)) {
     const u32 target = target_of(store, word);
     bool may_claim = is_open;
