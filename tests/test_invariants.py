@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends import backend_named
 from gpuscan.kernels import cpu
 from gpuscan.kernels.api import Budget, Kernels, Outcome, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.cpu import CpuBackend, backend, scan
@@ -38,7 +39,7 @@ from stores import (
 )
 
 CPU = CpuBackend(2)
-BACKENDS: dict[str, Any] = {"reference": ReferenceBackend(), "cpu": CPU}
+BACKENDS = ["reference", "cpu-2", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
 LAYOUT = plain_layout()
 Check = Callable[[Kernels], None]
 
@@ -188,10 +189,10 @@ CHECKS: list[Check] = [
 ]
 
 
-@pytest.mark.parametrize("device", list(BACKENDS))
+@pytest.mark.parametrize("device", BACKENDS)
 @pytest.mark.parametrize("check", CHECKS)
 def test_invariant(check: Check, device: str) -> None:
-    check(BACKENDS[device].open(LAYOUT))
+    check(backend_named(device).open(LAYOUT))
 
 
 def far_layout() -> Any:

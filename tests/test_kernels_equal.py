@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emulated import emulated_backend
+from backends import EVERY_DEVICE, backend_named
 from gpuscan.errors import DeviceError
 from gpuscan.kernels.api import Budget, Kernels, RecordParams, ScanRequest, StoreLayout
-from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.cpu import backend as cpu_backend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.pagemap import SECTION_PAGES, Extent
@@ -30,14 +29,7 @@ from stores import (
     random_store,
 )
 
-CPU_BACKENDS = {f"cpu-{n}": CpuBackend(n) for n in (1, 2, 4)}
-EMULATED_BACKENDS: dict[str, Any] = {
-    "emulated": emulated_backend(seed=2),
-    "emulated-exclusive": emulated_backend(seed=3, exclusive=True),
-}
-BACKENDS: dict[str, Any] = {**CPU_BACKENDS, **EMULATED_BACKENDS}
-
-pytestmark = pytest.mark.parametrize("backend", list(BACKENDS))
+pytestmark = pytest.mark.parametrize("backend", EVERY_DEVICE)
 EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -74,7 +66,7 @@ seeds = st.integers(0, 2**32 - 1)
 def pair(backend: str, layout: StoreLayout, filling: Filling, rng: np.random.Generator) -> list[Kernels]:
     """Return the reference and the backend with the same store."""
     arrays = random_store(layout, filling, rng)
-    opened: list[Kernels] = [ReferenceBackend().open(layout), BACKENDS[backend].open(layout)]
+    opened: list[Kernels] = [ReferenceBackend().open(layout), backend_named(backend).open(layout)]
     for kernels in opened:
         kernels.load(arrays)
     return opened
@@ -212,7 +204,7 @@ def test_every_page_ready(backend: str, format_name: str) -> None:
 
 def test_one_page(backend: str) -> None:
     layout = layout_of([Extent(77, 78, 1, 0)])
-    kernels = BACKENDS[backend].open(layout)
+    kernels = backend_named(backend).open(layout)
     kernels.set_eligible(np.array([77]), eligible=True)
     pfns, nids = np.array([76, 77, 78]), np.zeros(3, dtype=np.int32)
     outcomes = np.zeros(3, dtype=np.uint8)
@@ -243,7 +235,7 @@ def test_pages_beyond_two_to_the_32(backend: str) -> None:
     # 1-byte records: 4 GiB of address space, of which only what is touched is ever there.
     n_pages = (1 << 32) + 2 * SECTION_PAGES
     layout = layout_of([Extent(0, n_pages - 1, 1, 0)], "pghot-compact")
-    kernels = BACKENDS[backend].open(layout)
+    kernels = backend_named(backend).open(layout)
     ends = np.array([0, (1 << 32) - 1, 1 << 32, n_pages - 2])
     kernels.set_eligible(ends, eligible=True)
     assert kernels.request(ends, np.zeros(4, dtype=np.int32), NONE)[0] == 4
@@ -258,7 +250,7 @@ def test_pages_beyond_two_to_the_32(backend: str) -> None:
 
 def test_what_callers_get_wrong(backend: str) -> None:
     layout = plain_layout(n_sections=1)
-    kernels = BACKENDS[backend].open(layout)
+    kernels = backend_named(backend).open(layout)
     some = np.zeros(2, dtype=np.int64)
     with pytest.raises(ValueError, match="not all in"):
         kernels.discard(np.array([layout.n_pages]))
@@ -282,7 +274,7 @@ def test_what_callers_get_wrong(backend: str) -> None:
 
 def test_too_little_memory(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_backend, "_available_bytes", lambda: 100_000)
-    if backend in EMULATED_BACKENDS:
-        monkeypatch.setattr(BACKENDS[backend].device, "n_free_bytes", 100_000)
+    if not backend.startswith("cpu"):
+        monkeypatch.setattr(type(backend_named(backend).device), "free_bytes", lambda _self: 100_000)
     with pytest.raises(DeviceError, match=r"need .* (97\.7 KiB are free|97\.7 KiB of memory are available)"):
-        BACKENDS[backend].open(plain_layout(n_sections=1))
+        backend_named(backend).open(plain_layout(n_sections=1))
