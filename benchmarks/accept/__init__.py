@@ -1,0 +1,1 @@
+"""The parts of ``gpu_accept.py``: what a GPU must show before its figures count."""

@@ -1,0 +1,103 @@
+"""What the run leaves: ``gpu.json`` with every figure, ``gpu.md`` to read, written after each result."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accept.figures import WrongAnswerError
+from accept.parts import MUST_PASS, PARTS, Deadline, Scale
+from accept.rig import Rig, own_hash
+from accept.tables import markdown
+from gpuscan.kernels.cuda.source import source_hash
+from gpuscan.writing import json_text
+
+JSON_FILE, MARKDOWN_FILE = "gpu.json", "gpu.md"
+_PACKAGES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x")
+_TOTAL_S = 470.0
+"""Under 8 minutes, whatever single parts would take."""
+
+
+class Record:
+    """The document of a run.
+
+    Args:
+        out: directory for the two files, made if it is not there.
+        rig: the machine.
+        scale: sizes and limits.
+    """
+
+    def __init__(self, out: Path, rig: Rig, scale: Scale) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self._out = out
+        self.document: dict[str, Any] = {
+            "what": "gpu_accept",
+            "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rig": rig.name,
+            "scale": scale.name,
+            **rig.facts(),
+            "kernel_sources": source_hash(),
+            "accept_sources": own_hash(),
+            "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+            "correct": None,
+            "parts": {},
+        }
+        self.flush()
+
+    def flush(self) -> None:
+        """Write both files."""
+        for name, text in (
+            (JSON_FILE, json_text(self.document) + "\n"),
+            (MARKDOWN_FILE, markdown(self.document)),
+        ):
+            beside = self._out / f"{name}.tmp"
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(self._out / name)
+
+
+def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> int:
+    """Run parts and record them; return 1 when a check or an answer was wrong, else 0."""
+    total, correct = Deadline(_TOTAL_S), True
+    for name in names:
+        part: dict[str, Any] = {"status": "running", "results": []}
+        record.document["parts"][name] = part
+        deadline = Deadline(min(scale.limits_s[name], total.left_s()))
+        started = time.monotonic()
+        try:
+            for result in PARTS[name](rig, scale, deadline):
+                part["results"].append(result)
+                _say(name, result)
+                record.flush()
+        except Exception as error:  # one part that fails must not cost the others
+            part["error"] = f"{type(error).__name__}: {error}"
+            part["traceback"] = traceback.format_exc().splitlines()
+            print(f"{name}: {part['error']}", file=sys.stderr, flush=True)
+            correct = correct and not (name in MUST_PASS or isinstance(error, WrongAnswerError))
+        failed = [result for result in part["results"] if "error" in result]
+        correct = correct and not any(name in MUST_PASS or result["wrong"] for result in failed)
+        part["status"] = "failed" if "error" in part or failed else "done"
+        part["seconds"] = round(time.monotonic() - started, 2)
+        record.document["correct"] = correct
+        record.flush()
+    return 0 if correct else 1
+
+
+def _say(name: str, result: dict[str, Any]) -> None:
+    """Show on stderr that something was finished."""
+    what = result.get("case") or result.get("tool") or f"{result.get('n_pages', '')} pages"
+    density = f" at {result['density']:g}" if "density" in result else ""
+    ended = result.get("error") or result.get("left_out") or "done"
+    print(f"{name}: {what}{density}: {ended}", file=sys.stderr, flush=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
