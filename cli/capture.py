@@ -34,6 +34,7 @@ def capture(
     from gpuscan.cli.output import Output
     from gpuscan.pageflags import hot_rule
     from gpuscan.snapshot import check_free
+    from gpuscan.units import format_number
 
     output = Output(as_json)
     check_free(out, force=force)
@@ -67,10 +68,10 @@ def capture(
     output.table(_table(zones))
     output.line(f"\nIn pages of 4 KiB; {hot_rule(snapshot.lru_gen)}.")
     if frames.n_torn:
-        output.line(f"{frames.n_torn} folios changed while they were read and are left out.")
+        output.line(f"{format_number(frames.n_torn, 'folio')} changed while read, so left out.")
     output.line(f"Written to {out}; scan it with: gpuscan scan {out}")
     for note in snapshot.notes:
-        output.note(f"note: {note}")
+        output.note(f"gpuscan: note: {note}")
 
 
 def _captured(output: Output) -> Snapshot:

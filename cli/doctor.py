@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -36,12 +37,22 @@ def doctor(
     from gpuscan.cli.output import Output
 
     output = Output(as_json)
-    checks = [*_software(), *_machine(), *_devices(), *_capture()]
+    parts = {"software": _software, "machine": _machine, "kernel cache": _numba_cache}
+    parts |= {"devices": _devices, "capture": _capture}
+    checks = [check for name, part in parts.items() for check in _checked(name, part)]
     output.document({"checks": [check._asdict() for check in checks]})
     table = Table("what", "found", "to do", box=None, header_style="bold", pad_edge=False)
     for check in checks:
         table.add_row(*check)
     output.table(table)
+
+
+def _checked(name: str, part: Callable[[], list[Check]]) -> list[Check]:
+    """Return what a part found. One that fails is a finding: the others may explain it."""
+    try:
+        return part()
+    except Exception as error:
+        return [Check(name, f"cannot be checked: {type(error).__name__}: {error}", "send this row along")]
 
 
 def _software() -> list[Check]:
@@ -84,7 +95,6 @@ def _machine() -> list[Check]:
             format_bytes(page_bytes),
             "" if page_bytes == 4096 else "capture needs 4 KiB pages; simulated machines do not",
         ),
-        _numba_cache(),
     ]
 
 
@@ -106,23 +116,36 @@ def _kib_of(key: str) -> int:
     return int(value[0]) if value else 0
 
 
-def _numba_cache() -> Check:
+def _numba_cache() -> list[Check]:
     import gpuscan.kernels
 
     asked = os.environ.get("NUMBA_CACHE_DIR")
     place = Path(asked) if asked else Path(gpuscan.kernels.__path__[0])
-    existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
-    if os.access(existing, os.W_OK):
-        return Check("kernel cache", f"{place} is writable")
     # Numba falls back to the user's cache directory where the package is read-only.
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if not asked and os.access(home if home.exists() else home.parent, os.W_OK):
-        return Check("kernel cache", f"{home} is writable")
-    return Check(
-        "kernel cache",
-        f"{place} is not writable: kernels are compiled in every run",
-        "set NUMBA_CACHE_DIR to a directory you can write",
-    )
+    for candidate in (place,) if asked else (place, home):
+        if _is_writable(candidate):
+            return [Check("kernel cache", f"{candidate} is writable")]
+    return [
+        Check(
+            "kernel cache",
+            f"{place} is not writable: kernels are compiled in every run",
+            "set NUMBA_CACHE_DIR to a directory you can write",
+        )
+    ]
+
+
+def _is_writable(place: Path) -> bool:
+    """Whether a directory can be written, or made."""
+    for existing in (place.absolute(), *place.absolute().parents):
+        try:
+            existing.stat()
+        except FileNotFoundError:
+            continue
+        except OSError:  # it may not be seen, or is below a file
+            return False
+        return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return False
 
 
 def _devices() -> list[Check]:

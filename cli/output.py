@@ -104,6 +104,11 @@ class Output:
             )
         sys.stdout.write(text + "\n")
 
+    def text(self, text: str) -> None:
+        """Print text to be redirected into a file: as it is, never wrapped."""
+        if not self.json_mode:
+            sys.stdout.write(text)
+
     def note(self, text: str) -> None:
         """Tell the user something that is not a result."""
         if not self.quiet:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from gpuscan.records import STORE_FORMATS
+
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.kernels.api import ScanPath
     from gpuscan.pageflags import Frames
     from gpuscan.plan import Batches, Plan
-    from gpuscan.planfile import PlanWriter
+    from gpuscan.planfile import PatientPlanWriter
     from gpuscan.snapshot import Snapshot
     from gpuscan.store import Store
 
@@ -30,13 +32,17 @@ def scan(
     ] = None,
     target: Annotated[
         int | None,
-        typer.Option(metavar="NID", help="Send all to this node, not to the nearest top-tier one."),
+        typer.Option(
+            metavar="NID",
+            help="Where all hot pages below the top tier go; else to the nearest top-tier node.",
+        ),
     ] = None,
-    record_format: Annotated[str, typer.Option("--format", help="rfc, pghot or pghot-compact.")] = "rfc",
+    record_format: Annotated[str, typer.Option("--format", help=f"{', '.join(STORE_FORMATS)}.")] = "rfc",
     device: Annotated[str, typer.Option(help="auto, cpu, reference or cuda.")] = "auto",
     scan_path: Annotated[str, typer.Option("--path", help="auto, dense or indexed.")] = "auto",
-    batch_pages: Annotated[int, typer.Option(min=1, help="Base pages per batch.")] = 512,
+    batch_pages: Annotated[int, typer.Option(min=1, max=1 << 20, help="Base pages per batch.")] = 512,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the plan and this report.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Scan a captured machine once and show what would be migrated; nothing is moved.
@@ -47,12 +53,14 @@ def scan(
     \b
     gpuscan scan host.zarr --split-cxl 50%       try a one-node machine as two tiers
     """
+    from gpuscan.cli.devices import COMPILING
     from gpuscan.cli.output import Output
-    from gpuscan.errors import InputError
+    from gpuscan.errors import InputError, RunFailedError
     from gpuscan.kernels.api import ScanPath
     from gpuscan.pageflags import hot_rule
     from gpuscan.snapshot import Snapshot
     from gpuscan.units import parse_share
+    from gpuscan.writing import write_json
 
     output = Output(as_json)
     if scan_path not in get_args(ScanPath):
@@ -72,23 +80,34 @@ def scan(
         "record_format": record_format,
         "batch_pages": batch_pages,
     }
-    with ExitStack() as stack:
-        writer, out_file = _plan_file(stack, out, record_format, batch_pages)
-        store = stack.enter_context(_store(snapshot, frames, record_format, device, target))
-        outcomes = _record(store, snapshot, frames, target)
-        found = _drain(store, cast("ScanPath", scan_path), batch_pages, writer)
-        document = {
-            **facts,
-            "device": {"name": store.backend.name, "reason": store.device_reason},
-            "recorded": outcomes,
-            **found.document(batch_pages),
-        }
-        if out_file is not None:
-            from gpuscan.writing import write_json
-
-            write_json(out_file, document)
+    document: dict[str, Any] | None = None
+    failure: RunFailedError | None = None
+    try:
+        with ExitStack() as stack:
+            writer, out_file = _plan_file(stack, out, force, record_format, batch_pages)
+            with output.note_if_slow(COMPILING):
+                store = stack.enter_context(_store(snapshot, frames, record_format, device, target))
+                for _ in store.drain(path=cast("ScanPath", scan_path)):
+                    pass  # nothing is READY: loads the kernels, which is no part of what a scan costs
+            outcomes = _record(store, snapshot, frames, target)
+            found = _drain(store, cast("ScanPath", scan_path), batch_pages, writer)
+            document = {
+                **facts,
+                "device": {"name": store.backend.name, "reason": store.device_reason},
+                "recorded": outcomes,
+                **found.document(batch_pages),
+            }
+            if writer is not None and out_file is not None:
+                writer.check()
+                write_json(out_file, document)
+    except RunFailedError as error:
+        if document is None:
+            raise
+        failure = error  # --out could not be kept: what the scan found is shown all the same
     output.document(document)
     _show(output, snapshot, found, document)
+    if failure is not None:
+        raise failure
     if out is not None:
         output.line(f"Written to {out}: {_PLAN_FILE}, {_REPORT_FILE}")
 
@@ -152,17 +171,17 @@ class _Found:
 
 
 def _plan_file(
-    stack: ExitStack, out: Path | None, record_format: str, batch_pages: int
-) -> tuple[PlanWriter | None, Path | None]:
+    stack: ExitStack, out: Path | None, force: bool, record_format: str, batch_pages: int
+) -> tuple[PatientPlanWriter | None, Path | None]:
     """Open what goes under ``--out``, where it is given: the plan, and the name of the report."""
     if out is None:
         return None, None
-    from gpuscan.planfile import PlanWriter
+    from gpuscan.planfile import PatientPlanWriter, PlanWriter
     from gpuscan.writing import new_directory
 
-    directory = stack.enter_context(new_directory(out, marker=_REPORT_FILE))
-    writer = PlanWriter(directory / _PLAN_FILE, record_format, batch_pages)
-    return stack.enter_context(writer), directory / _REPORT_FILE
+    directory = stack.enter_context(new_directory(out, marker=_REPORT_FILE, force=force))
+    writer = stack.enter_context(PlanWriter(directory / _PLAN_FILE, record_format, batch_pages))
+    return PatientPlanWriter(writer), directory / _REPORT_FILE
 
 
 def _store(snapshot: Snapshot, frames: Frames, record_format: str, device: str, target: int | None) -> Store:
@@ -191,7 +210,7 @@ def _record(store: Store, snapshot: Snapshot, frames: Frames, target: int | None
     return {outcome.name.lower(): n for outcome, n in counts.items() if n}
 
 
-def _drain(store: Store, path: ScanPath, batch_pages: int, writer: PlanWriter | None) -> _Found:
+def _drain(store: Store, path: ScanPath, batch_pages: int, writer: PatientPlanWriter | None) -> _Found:
     found = _Found()
     for plan in store.drain(path=path):
         batches = plan.batches(batch_pages)
@@ -204,7 +223,7 @@ def _drain(store: Store, path: ScanPath, batch_pages: int, writer: PlanWriter | 
 def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from gpuscan.units import format_bytes, format_time
+    from gpuscan.units import format_bytes, format_number, format_time
 
     topology = snapshot.topology
     if all(topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages):
@@ -213,21 +232,39 @@ def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str,
             "--split-cxl 50% tries it with the upper half of its pages as a CXL node."
         )
         return
+    if not document["routes"]:
+        output.line(_why_nothing(document["recorded"]))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("from node", "to node", "folios", "pages", "size"):
         table.add_column(heading, justify="right")
     for route in document["routes"]:
         size = format_bytes(route["pages"] << 12)
         table.add_row(*(f"{route[key]:,}" for key in ("source_nid", "target_nid", "folios", "pages")), size)
-    output.table(table)
+    if document["routes"]:
+        output.table(table)
     for target in document["targets"]:
         output.line(
-            f"Node {target['nid']} gets {target['batches']:,} batches of up to {document['batch_pages']} "
-            f"pages, {target['fill']:.0%} full."
+            f"Node {target['nid']} gets {format_number(target['batches'], 'batch')} of up to "
+            f"{document['batch_pages']:,} pages, {target['fill']:.0%} full."
         )
     output.line(
         f"Scanned {topology.page_map.n_present_pages:,} pages in {format_time(found.scan_ns)} on "
         f"{document['device']['name']}, {found.path} path ({found.why}); {document['hot_rule']}."
     )
     if document["n_torn_folios"]:
-        output.line(f"{document['n_torn_folios']} folios changed while they were captured and are left out.")
+        output.line(
+            f"{format_number(document['n_torn_folios'], 'folio')} changed in the capture, so left out."
+        )
+
+
+def _why_nothing(recorded: dict[str, int]) -> str:
+    """Say why no folio is to be migrated, from the outcomes of recording the hot ones."""
+    from gpuscan.units import format_number
+
+    n_hot = sum(recorded.values())
+    if not n_hot:
+        return "No folio below the top tier is hot, so there is nothing to migrate."
+    if recorded.get("own_node") == n_hot:
+        return f"All {format_number(n_hot, 'hot folio')} below the top tier are on the target node already."
+    reasons = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in recorded.items())
+    return f"None of the {format_number(n_hot, 'hot folio')} below the top tier can be migrated: {reasons}."

@@ -19,6 +19,7 @@ def topology(
         str | None, typer.Option("--memory", help="Size of a preset, for example 64TiB.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the machine as a TOML file.")] = False,
     list_presets: Annotated[bool, typer.Option("--list", help="List the presets.")] = False,
 ) -> None:
     """Show a machine: its nodes with their zones, tiers and targets, and the distances.
@@ -26,13 +27,14 @@ def topology(
     \b
     gpuscan topology                            this machine
     gpuscan topology cxl-pool --memory 64TiB    a preset
-    gpuscan topology ./mine.toml                your own; docs/topology.md says how
+    gpuscan topology cxl-pool --toml > mine.toml    a file to start your own from
+    gpuscan topology ./mine.toml                your own
     """
     from gpuscan.cli.output import Output
     from gpuscan.topology.resolve import HOST, resolve_topology
     from gpuscan.topology.sysfs import read_host
     from gpuscan.topology.table import DISTANCE_MATRIX_MAX_NODES, topology_json
-    from gpuscan.units import format_bytes, parse_bytes
+    from gpuscan.units import format_bytes, format_number, parse_bytes
 
     output = Output(as_json)
     if list_presets:
@@ -43,16 +45,20 @@ def topology(
         host = read_host()
         machine = host.topology
         for note in host.notes:
-            output.note(note)
+            output.note(f"gpuscan: note: {note}")
     else:
         machine = resolve_topology(source, memory_bytes)
     if as_json:
         output.document(topology_json(machine))
         return
+    if as_toml:
+        from gpuscan.topology.toml import to_toml
+
+        output.text(to_toml(machine))
+        return
     n_nodes = len(machine.nodes)
     output.line(
-        f"{machine.name}: {n_nodes} {'node' if n_nodes == 1 else 'nodes'}, "
-        f"{format_bytes(machine.memory_bytes)} present"
+        f"{machine.name}: {format_number(n_nodes, 'node')}, {format_bytes(machine.memory_bytes)} present"
     )
     output.line()
     output.table(_nodes_table(machine))

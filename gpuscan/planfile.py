@@ -86,6 +86,35 @@ class PlanWriter:
         self.close()
 
 
+class PatientPlanWriter:
+    """Appends plans as :class:`PlanWriter` until that fails: a full disk stops the writing, not the run.
+
+    Args:
+        writer: where to.
+    """
+
+    def __init__(self, writer: PlanWriter) -> None:
+        self._writer = writer
+        self._failure: OSError | None = None
+
+    def append(self, tick: int, plan: Plan, batches: Batches) -> None:
+        """Write one plan, unless one before could not be written."""
+        if self._failure is None:
+            try:
+                self._writer.append(tick, plan, batches)
+            except OSError as error:
+                self._failure = error
+
+    def check(self) -> None:
+        """Raise what stopped the writing.
+
+        Raises:
+            OSError: a plan could not be written.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+
 def read_plans(path: Path) -> pa.Table:
     """Return the rows of a plan file.
 

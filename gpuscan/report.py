@@ -18,17 +18,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuscan.engine import PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.ledger import Ledger
-from gpuscan.plan import Batches, Plan
 from gpuscan.policy import Policy
 from gpuscan.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.writing import new_directory, write_json
+
+if TYPE_CHECKING:
+    from gpuscan.planfile import PatientPlanWriter
 
 OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
 """Files of a ``--out`` directory."""
@@ -293,18 +295,10 @@ def series_columns(ticks: Sequence[TickReport]) -> dict[str, list[Any]]:
 class OutDirectory:
     """A ``--out`` directory under way, see :func:`open_out`."""
 
-    def __init__(self, directory: Path, plan_sink: PlanSink) -> None:
+    def __init__(self, directory: Path, plans: PatientPlanWriter) -> None:
         self._directory = directory
-        self._write_plan = plan_sink
-        self._failure: OSError | None = None
-
-    def plan_sink(self, tick: int, plan: Plan, batches: Batches) -> None:
-        """Append a plan. A full disk stops the writing, not the run: :meth:`finish` says so."""
-        if self._failure is None:
-            try:
-                self._write_plan(tick, plan, batches)
-            except OSError as error:
-                self._failure = error
+        self._plans = plans
+        self.plan_sink: PlanSink = plans.append
 
     def finish(self, report: RunReport, document: Mapping[str, Any]) -> None:
         """Write what is known only after the run.
@@ -312,11 +306,10 @@ class OutDirectory:
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
         """
-        if self._failure is not None:
-            raise self._failure
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        self._plans.check()
         series = pa.table(series_columns(report.ticks))
         pq.write_table(series, self._directory / "series.parquet", compression="zstd")
         write_json(self._directory / "ledger.json", ledger_document(report))
@@ -337,7 +330,7 @@ def open_out(path: Path, policy: Policy, *, force: bool = False) -> Iterator[Out
             gpuscan did not write; nothing was touched.
         RunFailedError: a disk filled, for example; nothing was left there.
     """
-    from gpuscan.planfile import PlanWriter
+    from gpuscan.planfile import PatientPlanWriter, PlanWriter
 
     if path.is_dir():
         foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in OUT_FILES)
@@ -347,4 +340,4 @@ def open_out(path: Path, policy: Policy, *, force: bool = False) -> Iterator[Out
         new_directory(path, marker=OUT_FILES[-1], force=force) as directory,
         PlanWriter(directory / OUT_FILES[0], policy.record_format, policy.batch_pages) as plans,
     ):
-        yield OutDirectory(directory, plans.append)
+        yield OutDirectory(directory, PatientPlanWriter(plans))

@@ -1,7 +1,7 @@
 """Workloads by name or from a TOML file, with ``key=value`` overrides; what is wrong is said in one sentence.
 
-``gpuscan/workloads/cxl-promote.toml`` is the annotated example,
-:mod:`gpuscan.workload_model` lists every key.
+``gpuscan/workloads/cxl-promote.toml`` is the annotated example (``gpuscan workloads cxl-promote``
+prints it), docs/workload.md and :mod:`gpuscan.workload_model` list every key.
 """
 
 from __future__ import annotations
@@ -15,25 +15,19 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from gpuscan.complaints import first_complaint
 from gpuscan.errors import InputError
 from gpuscan.workload_model import MODELS, Workload, suggestion
 
-__all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_workloads", "load_workload"]
+__all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_text", "builtin_workloads", "load_workload"]
 
 DEFAULT_WORKLOAD = "cxl-promote"
-
-_PLAINER = (
-    ("Input should", "must"),
-    ("valid tuple", "list"),
-    ("valid dictionary or instance of ", "table like "),
-)
-"""What pydantic says of Python, said of TOML."""
 
 
 def builtin_workloads() -> list[tuple[str, str]]:
     """Return name and line of every built-in workload, the default first, then by name."""
     names = sorted(_builtin_names(), key=lambda name: (name != DEFAULT_WORKLOAD, name))
-    return [(name, tomllib.loads(_builtin_text(name))["shows"]) for name in names]
+    return [(name, tomllib.loads(builtin_text(name))["shows"]) for name in names]
 
 
 def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
@@ -51,12 +45,7 @@ def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         where, name, text = name_or_path, Path(name_or_path).stem, _read(Path(name_or_path))
     else:
-        known = _builtin_names()
-        if name_or_path not in known:
-            raise InputError(
-                f"unknown workload {name_or_path!r}{suggestion(name_or_path, known)}, or a TOML file"
-            )
-        where, name, text = f"workload {name_or_path}", name_or_path, _builtin_text(name_or_path)
+        where, name, text = f"workload {name_or_path}", name_or_path, builtin_text(name_or_path)
     document = _parse_toml(where, text)
     for override in overrides:
         _apply_override(document, override)
@@ -64,7 +53,7 @@ def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
     try:
         return Workload.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"{where}: {_first_problem(error)}") from error
+        raise InputError(f"{where}: {first_complaint(error, 'the workload', _unknown)}") from error
 
 
 def _builtin_names() -> list[str]:
@@ -75,7 +64,15 @@ def _builtin_names() -> list[str]:
     )
 
 
-def _builtin_text(name: str) -> str:
+def builtin_text(name: str) -> str:
+    """Return the TOML of a built-in workload.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    known = _builtin_names()
+    if name not in known:
+        raise InputError(f"unknown workload {name!r}{suggestion(name, known)}, a TOML file or a snapshot")
     return files("gpuscan.workloads").joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -143,22 +140,8 @@ def _override_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    steps = [step for step in problem["loc"] if not (isinstance(step, str) and "[" in step)]
-    key = ".".join(_bare(str(step)) for step in steps) or "the workload"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}{suggestion(str(steps[-1]), _keys_at(steps[:-1]))}"
-    if problem["type"] == "missing":
-        return f"key {key} is missing; add it"
-    if problem["type"] in ("too_short", "string_too_short"):
-        return f"{key} is empty; give at least one"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}"
-    for said, meant in _PLAINER:
-        message = message.replace(said, meant)
-    return f"{key} {message[:1].lower()}{message[1:]}, not {_shortened(problem['input'])}"
+def _unknown(steps: Sequence[int | str]) -> str:
+    return suggestion(str(steps[-1]), _keys_at(steps[:-1]))
 
 
 def _keys_at(steps: Sequence[int | str]) -> list[str]:
@@ -168,13 +151,3 @@ def _keys_at(steps: Sequence[int | str]) -> list[str]:
         if isinstance(step, str) and step in MODELS:
             model = MODELS[step]
     return list(model.model_fields)
-
-
-def _bare(step: str) -> str:
-    """Return a key as TOML writes it: quoted where it is not a bare key."""
-    return step if re.fullmatch(r"[A-Za-z0-9_-]+", step) else repr(step)
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -84,7 +84,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--colour"], r"no such option: --colour.*; see 'gpuscan --help'"),
         (["workloads", "--jsn"], r"no such option: --jsn.*; see 'gpuscan workloads --help'"),
         (
-            ["workloads", "extra"],
+            ["workloads", "uniform", "extra"],
             r"got unexpected extra argument.*extra.*; see 'gpuscan workloads --help'",
         ),
     ],
@@ -171,6 +171,45 @@ def test_workloads_is_a_table() -> None:
     done = gpuscan("workloads")
     assert done.returncode == 0
     assert re.search(r"^cxl-promote \(default\) +a sharded cache", done.stdout, re.MULTILINE)
+
+
+def test_a_workload_can_be_printed_to_start_from(tmp_path: Path) -> None:
+    from gpuscan.workload import load_workload
+
+    done = gpuscan("workloads", "ping-pong")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(done.stdout, encoding="utf-8")
+    assert load_workload(str(mine), ["name=ping-pong"]) == load_workload("ping-pong")
+    wrong = gpuscan("workloads", "pingpong")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean 'ping-pong'" in wrong.stderr
+
+
+def test_a_machine_can_be_printed_to_start_from(tmp_path: Path) -> None:
+    from gpuscan.topology.resolve import resolve_topology
+
+    mine = tmp_path / "mine.toml"
+    mine.write_text(gpuscan("topology", "two-socket-cxl", "--toml").stdout, encoding="utf-8")
+    assert resolve_topology(str(mine)).zones == resolve_topology("two-socket-cxl").zones
+
+
+def test_doctor_survives_what_it_meets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("gpuscan.cli.doctor._is_writable", refused)
+    assert main(["doctor"]) == 0
+    assert "cannot be checked: PermissionError" in capsys.readouterr().out
+
+
+def test_a_cache_below_what_may_not_be_seen_is_not_writable(tmp_path: Path) -> None:
+    from gpuscan.cli.doctor import _is_writable
+
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert not _is_writable(tmp_path / "file" / "cache")
+    assert _is_writable(tmp_path / "new" / "cache")
 
 
 def test_an_error_with_json_is_a_sentence_on_stderr_too() -> None:

@@ -91,3 +91,45 @@ def test_progress_on_a_terminal_leaves_stdout_alone(
     assert out == ""
     assert "5/10 ticks" in err
     assert "candidates 12" in err
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_narrow_terminal_loses_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("gpuscan.cli.output._PIPE_WIDTH", columns)
+    wide = Table(*(f"column {n}" for n in range(8)), box=None, pad_edge=False)
+    wide.add_row(*(f"value {n}" for n in range(8)))
+    text = Table("what", "found", box=None, pad_edge=False)
+    text.add_row("path", "/" + "x" * 100)
+    Output(json_mode=False).table(wide)
+    Output(json_mode=False).table(text)
+    out = capsys.readouterr().out
+    for n in range(8):
+        assert f"column {n}" in out
+        assert f"value {n}" in out
+    assert out.count("x") == 100
+    assert max(map(len, out.splitlines())) <= columns
+
+
+def test_a_slow_step_is_explained_and_a_quick_one_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Output(json_mode=False).note_if_slow("quick"):
+        pass
+    monkeypatch.setattr("gpuscan.cli.output._SLOW_S", 0.0)
+    with Output(json_mode=False).note_if_slow("slow"):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == "slow\n"
+
+
+def test_the_rate_is_that_of_the_last_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Output(json_mode=False).progress("run", None, unit="ticks") as progress:
+        for step in [20.0] + [1.0] * 10:  # one slow tick, then one a second
+            clock[0] += step
+            progress.advance(1)
+    assert capsys.readouterr().err.splitlines()[-1] == "run: 11 ticks, 1 ticks/s"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -104,6 +106,7 @@ def test_with_the_multi_generation_lru_only_referenced_is_hot(host, tmp_path, ca
         (["--device", "abacus"], "unknown device 'abacus'", 2),
         (["--device", "cuda"], "use --device cpu", 3),
         (["--batch-pages", "0"], "batch-pages", 2),
+        (["--batch-pages", "1048577"], "batch-pages", 2),
     ],
 )
 def test_wrong_usage_is_one_sentence(path, tmp_path, capsys, arguments, says, code):
@@ -131,3 +134,30 @@ def test_a_directory_of_somebody_else_is_left_alone(path, tmp_path, capsys):
     arguments = ["--split-cxl", "50%", "--device", "cpu", "--out", str(tmp_path / "letters")]
     assert main(["scan", path, *arguments]) == 2
     assert [entry.name for entry in (tmp_path / "letters").iterdir()] == ["anna"]
+
+
+def test_what_is_on_the_target_already_is_said(path, capsys):
+    arguments = ["--split-cxl", "50%", "--device", "cpu", "--target", "1"]
+    assert main(["scan", path, *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "hot folios below the top tier are on the target node already." in shown
+    assert "from node" not in shown
+
+
+def test_an_earlier_result_needs_force_and_a_full_disk_keeps_the_report(path, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ["scan", path, "--split-cxl", "50%", "--device", "cpu", "--out", str(out)]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "--force" in capsys.readouterr().err
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    assert main([*arguments, "--force"]) == 1
+    shown = capsys.readouterr()
+    assert "Node 0 gets" in shown.out
+    assert "No space left on device" in shown.err
+    assert (out / "scan.json").exists()

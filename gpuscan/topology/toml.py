@@ -1,7 +1,8 @@
 """Machines as TOML files: read with checks that name the key, written without loss.
 
-docs/topology.md has an annotated example. Errors give the file, and the line for
-TOML syntax or the dotted key (``nodes.2.zones.0.present``) for everything else.
+docs/topology.md has an annotated example, ``gpuscan topology PRESET --toml`` writes one.
+Errors give the file, and the line for TOML syntax or the dotted key
+(``nodes.2.zones.0.present``) for everything else.
 This is the one topology module that imports pydantic.
 """
 
@@ -11,7 +12,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gpuscan.complaints import first_complaint, shortened
 from gpuscan.errors import InputError, TopologyError
 from gpuscan.records import N_NODES_MAX
 from gpuscan.topology.layout import (
@@ -43,6 +45,9 @@ from gpuscan.units import PAGE_SHIFT, parse_bytes, parse_rate_bytes_per_s, parse
 
 DISTANCE_REMOTE_DEFAULT = 20
 """What the kernel assumes between nodes without a SLIT (REMOTE_DISTANCE, include/linux/topology.h)."""
+
+SCHEMA = 1
+"""Of the file format; goes up when a reader of the old one would misread the new one."""
 
 _CPU_LIMIT = 1 << 16
 _PLAIN_NS = re.compile(r"([0-9][0-9.e+-]*)ns")
@@ -109,7 +114,7 @@ def _distance_row(text: str) -> list[int]:
     row = [int(word) for word in text.split()] if _DISTANCE_ROW.fullmatch(text.strip()) else [-1]
     if min(row) < DISTANCE_LOCAL or max(row) > DISTANCE_UNREACHABLE:
         raise InputError(
-            f"{_shortened(text)} is not a row of distances from {DISTANCE_LOCAL} to {DISTANCE_UNREACHABLE}; "
+            f"{shortened(text)} is not a row of distances from {DISTANCE_LOCAL} to {DISTANCE_UNREACHABLE}; "
             "write for example '10 21', as nodeN/distance in sysfs"
         )
     return row
@@ -123,11 +128,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+def _known_schema(version: int) -> int:
+    if version > SCHEMA:
+        raise ValueError(f"{version} is newer than the {SCHEMA} read here; install a newer gpuscan")
+    if version < SCHEMA:
+        raise ValueError(f"{version} was never written; give {SCHEMA}")
+    return version
+
+
 class _Watermarks(_Strict):
     min: _Pfn
     low: _Pfn
     high: _Pfn
     promo: _Pfn
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        if not self.min <= self.low <= self.high <= self.promo:
+            raise ValueError(
+                f"min {self.min}, low {self.low}, high {self.high}, promo {self.promo} do not ascend; "
+                "give min <= low <= high <= promo"
+            )
+        return self
 
 
 class _Zone(_Strict):
@@ -194,11 +216,20 @@ class _Link(_Strict):
 
 
 class _Machine(_Strict):
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Annotated[int, AfterValidator(_known_schema)] = Field(default=1, alias="schema")
     name: str = ""
     distances: list[Annotated[str, _checked(_distance_row)]] | None = None
     nodes: Annotated[list[_Node], Field(min_length=1, max_length=N_NODES_MAX)]
     links: list[_Link] = []
+
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "nodes": _Node,
+    "zones": _Zone,
+    "watermarks": _Watermarks,
+    "links": _Link,
+}
+"""Model of each key that is a table, or a list of tables."""
 
 
 def from_toml(path: Path) -> Topology:
@@ -236,7 +267,7 @@ def parse_toml(text: str, source: str, name: str = "machine") -> Topology:
     try:
         machine = _Machine.model_validate(document)
     except ValidationError as error:
-        raise TopologyError(f"{source}: {_first_problem(error)}") from error
+        raise TopologyError(f"{source}: {first_complaint(error, 'the machine', _unknown)}") from error
     return _topology(machine, source, machine.name or name)
 
 
@@ -337,28 +368,18 @@ def _links(machine: _Machine, nids: list[int], source: str) -> dict[tuple[int, i
     return links
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    key = ".".join(str(step) for step in problem["loc"]) or "the machine"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}; docs/topology.md lists the keys"
-    if problem["type"] == "missing":
-        return f"key {key} is missing; add it"
-    message = problem["msg"]
-    if problem["type"] == "value_error":
-        return f"{key}: {message.removeprefix('Value error, ')}"
-    return f"{key}: {message[:1].lower()}{message[1:]}, not {_shortened(problem['input'])}"
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _unknown(steps: Sequence[int | str]) -> str:
+    model: type[BaseModel] = _Machine
+    for step in steps[:-1]:
+        model = _TABLES.get(str(step), model)
+    keys = (field.alias or name for name, field in model.model_fields.items())
+    return f"; choose one of {', '.join(keys)}"
 
 
 def to_toml(topology: Topology) -> str:
     """Return the text from which :func:`from_toml` makes the same machine: every figure written out."""
     lines = [
-        "schema = 1",
+        f"schema = {SCHEMA}",
         f"name = {_quoted(topology.name)}",
         "distances = [",
         *(f'    "{" ".join(map(str, row))}",' for row in topology.distance.tolist()),
