@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 # test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
 TEST_EXTRA ?= test
+# setuptools warns at length that folders may shadow an editable install; the links gpuscan/kernels and
+# gpuscan/cli see to that.
+INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
 .PHONY: run test test-slow bench lint format clean help
 
@@ -47,12 +50,12 @@ $(VENV)/pip:
 	touch $@
 
 $(VENV)/installed: $(VENV)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) .
 	touch $@
 
 # One stamp per extra of pyproject.toml: a plain run does not install the test tools.
 $(VENV)/installed-%: $(VENV)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	$(INSTALL) '.[$*]'
 	touch $@
 
 clean:
