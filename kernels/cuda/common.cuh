@@ -12,7 +12,7 @@ typedef long long i64;
 
 #define GS_ALL_LANES 0xffffffffu
 #define GS_LANES 32
-#define GS_THREADS (GS_LANES * GS_WARPS) /* a warp works on one stretch, a block on one chunk of GS_WARPS of them */
+#define GS_THREADS (GS_LANES * GS_WARPS) /* a warp works on a stretch, a block on a chunk of GS_WARPS */
 
 #define GS_SECTION_SHIFT 15
 #define GS_BLOCK_SHIFT 9

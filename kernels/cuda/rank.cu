@@ -25,11 +25,13 @@ struct CountKeys {
 };
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
-    rank(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios, const int* section_nid,
+    rank(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios,
+         const int* section_nid,
          int fixed_target, u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, u32 now,
          u64* pages_of_key) {
   __shared__ u32 queues[GS_WARPS][GS_QUEUE];
-  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid, fixed_target, n_targets};
+  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid,
+                       fixed_target, n_targets};
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   u64 n_pages = 0;
@@ -47,18 +49,21 @@ struct CountSides {
     bool may_claim;
     bool is_tie;
     u64* counter = 0;
-    if (is_ready(word)) counter = quota_of(store, cuts, flat, word, target_of(store, word), &may_claim, &is_tie);
+    const u32 target = target_of(store, word);
+    if (is_ready(word)) counter = quota_of(store, cuts, flat, word, target, &may_claim, &is_tie);
     add_pages(store, counter, counter ? (u32)folio_pages(store, flat) : 0);
   }
 };
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
-    rank_stretches(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios,
+    rank_stretches(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order,
+                   int has_large_folios,
                    const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                    const i64* edges, i64 n_stretches, u32 now, const int* cut_key, const i64* resume_flat,
                    u64* above_pages, u64* tie_pages_from, u64* tie_pages_below) {
   __shared__ u32 queues[GS_WARPS][GS_QUEUE];
-  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid, fixed_target, n_targets};
+  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid,
+                       fixed_target, n_targets};
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   u64 n_pages = 0;

@@ -2,7 +2,8 @@
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     request(record_t* records, u64* ready_bits, u64* block_bits, const u64* eligible_bits,
-            const u8* folio_order, int has_large_folios, u32* node_active, const int* section_nid, int fixed_target,
+            const u8* folio_order, int has_large_folios, u32* node_active, const int* section_nid,
+            int fixed_target,
             const i64* pfn_start, const i64* pfn_end, const i64* flat_offset, i64 n_extents,
             const u8* node_flags, const i64* pfns, const int* nids, i64 n_items, int ordered,
             const i64* heads, const i64* order, u8* outcomes, int wants_outcomes, u64* counts) {

@@ -1,7 +1,8 @@
 /* resolve: the head of every item's folio, or why it is dropped; what ordered producers are sorted by. */
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
-    resolve(const u64* eligible_bits, const u8* folio_order, int has_large_folios, const int* section_nid, int fixed_target,
+    resolve(const u64* eligible_bits, const u8* folio_order, int has_large_folios, const int* section_nid,
+            int fixed_target,
             const i64* pfn_start, const i64* pfn_end, const i64* flat_offset, i64 n_extents,
             const u8* node_flags, const i64* pfns, const int* nids, i64 n_items, int drop_top_tier,
             i64* heads) {

@@ -14,7 +14,8 @@ struct Claim {
 };
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
-    scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
+    scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid,
+                 int fixed_target,
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                  u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* counts, u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
@@ -36,7 +37,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
 }
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
-    scan_indexed_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios,
+    scan_indexed_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order,
+                        int has_large_folios,
                         const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                         const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
                         record_t* staged_words, i64* n_staged, u32* counts, u64* totals, u32 now,
@@ -44,7 +46,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
                         u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
   __shared__ u32 queues[GS_WARPS][GS_QUEUE];
-  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid, fixed_target, n_targets};
+  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid,
+                       fixed_target, n_targets};
   const i64 stretch = stretch_id();
   clear_histogram(histogram);
   if (stretch < n_stretches) {

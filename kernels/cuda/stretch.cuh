@@ -1,7 +1,8 @@
 /* What the two scans share: a warp's stretch, its stage, and what it reports at the end. */
 
 /* The stage of a stretch: its places are [ends[stretch - 1], ends[stretch]). */
-static __device__ __forceinline__ Stage open_stage(const i64* edges, const i64* ends, i64 stretch, u32* offsets,
+static __device__ __forceinline__ Stage open_stage(const i64* edges, const i64* ends, i64 stretch,
+                                                   u32* offsets,
                                                    record_t* words, u32* histogram) {
   const i64 first = stretch == 0 ? 0 : ends[stretch - 1];
   return {edges[stretch], offsets + first, words + first, 0, ends[stretch] - first, 0, histogram};

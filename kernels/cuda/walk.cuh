@@ -32,7 +32,8 @@ static __device__ __forceinline__ i64 first_word_of(const LaneBlocks& group, u32
 /* Set blocks of [lo, hi) in the 32 sections from first_section on, on the nodes asked for; with kTake they are
  * taken out of the index. All lanes. */
 template <bool kTake>
-static __device__ __forceinline__ LaneBlocks set_blocks(const Store& store, const u8* node_mask, i64 lo, i64 hi,
+static __device__ __forceinline__ LaneBlocks set_blocks(const Store& store, const u8* node_mask, i64 lo,
+                                                        i64 hi,
                                                         i64 first_section, u32* n_wanted_blocks) {
   const i64 section = first_section + lane_id();
   const i64 start = max(lo, section << GS_SECTION_SHIFT);
