@@ -224,7 +224,7 @@ FAULTS = {
         "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n",
         "        for _ in range(30000):\n"
         "            atomic_load(store.records, flat)\n"
-        "        atomic_exchange(store.records, flat, 0)\n"
+        "        atomic_compare_exchange(store.records, flat, atomic_load(store.records, flat), 0)\n"
         "        seen = word\n",
     ),
     "a refreshed request counted as begun": (

@@ -39,10 +39,11 @@ GUESS_SHARE = 0.5
 """Share of the capacity up to which a sample of the candidates is trusted to fit; else they are counted."""
 SAMPLED_BLOCKS = 128
 """Set blocks that a sample of the candidates looks at, a cache line each."""
-CROSSOVER_DENSITY = 0.1
-"""Share of candidates from which all records are read. Measured with 2**25 pages on 2 cores of an
-EPYC, uniform, rfc and pghot-compact alike: the bits win by 15 to 20 % at 0.04 and by 7 % at 0.1,
-and lose by 5 to 15 % at 0.5."""
+CROSSOVER_DENSITY = 0.03
+"""Share of candidates from which all records are read. Measured with 2**27 and 2**28 pages on 2 cores
+of an EPYC (Zen 1), uniform, rfc: the bits win by 37 % at 0.01, lose by 7 % at 0.03, and the paths are
+within 10 % of each other up to 0.3, where claims and grouping are nearly all there is. Runs of 512
+pages: at 0.1 and 0.4 the bits lose by 10 to 25 %."""
 
 ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
 
@@ -90,6 +91,7 @@ class Scan:
         self.cuts: Cuts = cuts_of(request.cuts)
         self.node_mask = ALL_NODES if request.node_mask is None else plain(request.node_mask, np.uint8)
         self.n_set_blocks, self.n_blocks = self._count_blocks()
+        self.n_sampled_candidates: float | None = None
         self.path, self.why = self._choose_path()
         self.inline = (
             self.n_blocks * BLOCK_PAGES < PARALLEL_FROM_PAGES
@@ -121,7 +123,7 @@ class Scan:
         asked = self.request.path
         if asked != "auto":
             return asked, "as asked"
-        if 2 * self.n_set_blocks <= self.n_blocks:
+        if self.n_set_blocks <= CROSSOVER_DENSITY * self.n_blocks:
             return "indexed", f"{self.n_set_blocks} of {self.n_blocks} blocks have candidates"
         density = self._sampled_candidates() / (self.n_blocks * BLOCK_PAGES)
         sampled = f"{density:.2%} of the pages are candidates, by a sample of {SAMPLED_BLOCKS} blocks"
@@ -130,12 +132,15 @@ class Scan:
         return "indexed", f"{sampled}; up to {CROSSOVER_DENSITY:.0%} the bits are followed"
 
     def _sampled_candidates(self) -> float:
-        """Return about how many ready bits there are."""
+        """Return about how many ready bits there are; looks once."""
+        if self.n_sampled_candidates is not None:
+            return self.n_sampled_candidates
         every = max(1, self.n_set_blocks // SAMPLED_BLOCKS)
         n_candidates, n_sampled = sample_blocks.for_bits(self.bits)(
             self.store, self.node_mask, self.request.lo, self.request.hi, every
         )
-        return float(n_candidates * self.n_set_blocks / max(1, n_sampled))
+        self.n_sampled_candidates = float(n_candidates * self.n_set_blocks / max(1, n_sampled))
+        return self.n_sampled_candidates
 
     def _pieces(self, lo: int, hi: int) -> list[Piece]:
         """Cut the range at the chunk edges of the budget, else into sections as even as can be."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gpuscan.kernels.cpu.arguments import Cuts, Store
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
+    atomic_exchange,
     atomic_load,
     atomic_or,
     count_ones,
@@ -24,7 +25,7 @@ from gpuscan.kernels.cpu.claim import (
     N_STAGED,
     POSITION,
     claim_gathered,
-    take_ready_word,
+    set_ready_words,
 )
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import blocks_between
@@ -100,7 +101,7 @@ def scan_indexed(
                 or len(runs) - state[N_RUNS] < n_sections
             ):
                 claim_gathered(
-                    store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state
+                    store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state, 0, 0
                 )
                 n_pages += n_candidates
                 n_gathered = 0
@@ -111,11 +112,14 @@ def scan_indexed(
             first_word = (section << 9) + (count_trailing_zeros(pending) << 3)
             pending &= pending - 1
             n_bytes += 64
-            for word_index in range(first_word, first_word + 8):
-                ready = take_ready_word(store.ready_bits, word_index)
+            to_take = set_ready_words(store.ready_bits, first_word)
+            while to_take != 0:
+                word_index = first_word + count_trailing_zeros(to_take)
+                to_take &= to_take - 1
+                ready = atomic_exchange(store.ready_bits, word_index, 0)
                 gathered[n_gathered, 0] = word_index << 6
                 gathered[n_gathered, 1] = ready
-                n_gathered += ready != 0
+                n_gathered += 1
                 n_candidates += count_ones(ready)
                 while ready != 0:
                     flat = (word_index << 6) + count_trailing_zeros(ready)
@@ -126,7 +130,7 @@ def scan_indexed(
             atomic_or(store.block_bits, section, pending)  # not come to: their ready bits are untouched
             break
         position = end
-    claim_gathered(store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state)
+    claim_gathered(store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state, 0, 0)
     n_pages += n_candidates
     state[POSITION] = position
     state[EXAMINED_PAGES] = n_pages
