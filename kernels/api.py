@@ -301,7 +301,7 @@ class Kernels(Protocol):
 
         Window passed: FREQ = 1, else FREQ + 1, saturating. TIME = now and NID = target
         always; READY once FREQ reaches the threshold, and READY stays when it was set.
-        Two accesses in one call count as if made one after the other.
+        Elements of one call that name the same folio count as if made in call order.
         """
         ...
 
