@@ -30,13 +30,13 @@ _SHARE_ONE = 1 << 32
 
 
 def layout_of(n_pages: int, format_name: str, n_targets: int, *, large_folios: bool = False) -> StoreLayout:
-    """Return a machine of ``n_pages`` over two or more nodes, with a hole in its PFNs.
+    """Return a machine of ``n_pages`` over three or more nodes, with a hole in its PFNs.
 
     Nodes below ``n_targets`` can be targets, also those without a page; node 0 is the top tier.
     """
     fmt = record_format(format_name)
     n_sections = n_pages // SECTION_PAGES
-    n_nodes = min(max(n_targets, 2), n_sections)
+    n_nodes = min(max(n_targets, 3), n_sections)
     edges = [n_sections * nid // n_nodes * SECTION_PAGES for nid in range(n_nodes + 1)]
     extents = [
         Extent(edges[nid] + (nid > 0) * _PFN_HOLE, edges[nid + 1] + (nid > 0) * _PFN_HOLE, nid, nid)

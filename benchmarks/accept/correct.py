@@ -163,7 +163,7 @@ class _Pair:
     def drain_and_release(self, path: ScanPath) -> None:
         """Bounded plans until all is claimed, a node left out; half of it comes back, then again."""
         mask = np.ones(1024, dtype=np.uint8)
-        mask[1] = 0
+        mask[2] = 0
         capacity = max(BLOCK_PAGES, self.case.n_items // 5)
         drained = [drain(each, path, capacity, mask=mask) for each in self.both]
         flats, words = self._equal_plans(f"plan, {path}", drained)
@@ -183,6 +183,7 @@ class _Pair:
     def spend_a_budget(self, path: ScanPath) -> None:
         """``rank``, then a scan that may take no more; the rest stays READY."""
         limits = self.rng.choice(np.array(_BUDGET_PAGES), self.layout.n_targets).astype(np.int64)
+        limits[0] = self.case.n_items // 8  # less than there is, so that something is left over
         resume = self.rng.integers(0, self.case.n_pages, self.layout.n_targets)
         budget = Budget(limits, resume, self.layout.fmt.time_of(self.now))
         cuts = [each.rank(budget, 0, self.case.n_pages) for each in self.both]

@@ -1,8 +1,9 @@
 """What is measured: ceilings, scans beside peers and floors, producers, and the largest stores that fit.
 
-Times are nanoseconds. ``kernel`` is the device's own clock (CUDA events around every kernel, sum
-and sort, added up); ``wall`` is the caller's, with launches, looks at counters and the plan's
-transfer to the host. Everything is warm: each contestant ran once before.
+Times are nanoseconds. ``kernel`` and ``span`` are the device's own clock, CUDA events: around every
+kernel, sum and sort, added up; and from the first to the last of them, which is what can be told of a
+peer. ``wall`` is the caller's, with launches, looks at counters and the plan's transfer to the host.
+Everything is warm: each contestant ran once before.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from accept.beds import NO_OUTCOMES, Saved, drain, fill, layout_of, make_eligible, store_bytes
 from accept.peers import Peer, PeerAnswer
-from accept.rig import Rig, TimedDevice, launch, own_source, timed_backend
+from accept.rig import Laps, Rig, TimedDevice, launch, own_source, timed_backend
 from gpuscan.kernels.api import Outcome, RecordParams, ScanPath
 from gpuscan.kernels.cuda import CudaKernels
 from gpuscan.kernels.cuda.backend import WORKING_BYTES
@@ -113,13 +114,13 @@ class Reader:
         )
 
 
-def _watch(device: TimedDevice, run: Callable[[], Any]) -> tuple[Any, int, dict[str, int]]:
-    """Return what ``run`` returns, its wall time, and nanoseconds by kernel."""
-    with device.watched() as by_kernel:
+def _watch(device: TimedDevice, run: Callable[[], Any]) -> tuple[Any, int, Laps]:
+    """Return what ``run`` returns, its wall time, and what the device did."""
+    with device.watched() as laps:
         started = time.perf_counter_ns()
         result = run()
         wall_ns = time.perf_counter_ns() - started
-    return result, wall_ns, by_kernel
+    return result, wall_ns, laps
 
 
 def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> dict[str, Any]:
@@ -142,12 +143,12 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
             for path in PATHS:
                 saved.restore()
                 keep = turn == 0 and path == "dense"
-                drained, wall_ns, by_kernel = _watch(device, partial(drain, kernels, path, room, keep=keep))
+                drained, wall_ns, laps = _watch(device, partial(drain, kernels, path, room, keep=keep))
                 if drained.n_claimed != n_ready:
                     raise WrongAnswerError(f"{case}: {path} claimed {drained.n_claimed} of {n_ready} pages")
                 if keep:
                     _, flats, _ = drained.by_target()
-                runs.add(path, turn, sum(by_kernel.values()), wall_ns, by_kernel)
+                runs.add(path, turn, laps.kernel_ns, wall_ns, laps)
                 runs.facts[path] = {
                     "paths": sorted(set(drained.paths)),
                     "examined_bytes": drained.examined_bytes,
@@ -160,14 +161,18 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
                 runs.add(peer.name, turn, kernel_ns, wall_ns)
     finally:
         kernels.close()
-    floor_bytes = kernels.layout.n_pages * layout.fmt.n_bytes
+    record_bytes = layout.n_pages * layout.fmt.n_bytes
+    # Of each claim the record is written, and the plan has its flat page and its word.
+    least_bytes = record_bytes + n_ready * (2 * layout.fmt.n_bytes + _PLAN_FLAT_BYTES)
+    rows = runs.rows(floor="read")
+    for row in rows:
+        row["of_least_bytes"] = row["of_floor"] and row["of_floor"] * record_bytes / least_bytes
     return {
         **_facts(case),
         "n_ready": n_ready,
-        "record_bytes": floor_bytes,
-        # Of each claim the record is written, and the plan has its flat page and its word.
-        "least_bytes": floor_bytes + n_ready * (2 * layout.fmt.n_bytes + _PLAN_FLAT_BYTES),
-        "results": runs.rows(floor="read"),
+        "record_bytes": record_bytes,
+        "least_bytes": least_bytes,
+        "results": rows,
     }
 
 
@@ -201,7 +206,7 @@ class _Runs:
     def __init__(self) -> None:
         self.kernel_ns: dict[str, list[int]] = {}
         self.wall_ns: dict[str, list[int]] = {}
-        self.by_kernel: dict[str, list[dict[str, int]]] = {}
+        self.laps: dict[str, list[Laps]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
 
     def add(
@@ -210,15 +215,15 @@ class _Runs:
         turn: int,
         kernel_ns: int,
         wall_ns: int | None = None,
-        by_kernel: dict[str, int] | None = None,
+        laps: Laps | None = None,
     ) -> None:
         if turn == 0:
             return
         self.kernel_ns.setdefault(name, []).append(kernel_ns)
         if wall_ns is not None:
             self.wall_ns.setdefault(name, []).append(wall_ns)
-        if by_kernel is not None:
-            self.by_kernel.setdefault(name, []).append(by_kernel)
+        if laps is not None:
+            self.laps.setdefault(name, []).append(laps)
 
     def rows(self, floor: str) -> list[dict[str, Any]]:
         """Return one row per contestant, each beside the floor of the same rounds."""
@@ -227,9 +232,10 @@ class _Runs:
             {
                 "name": name,
                 "kernel": spread(runs),
+                "span": spread([laps.span_ns for laps in self.laps[name]] if name in self.laps else runs),
                 "wall": spread(self.wall_ns[name]) if name in self.wall_ns else None,
                 "of_floor": median(runs) / floor_ns if floor_ns else None,
-                "by_kernel_ns": _medians(self.by_kernel.get(name, [])),
+                "by_kernel_ns": _medians([laps.by_kernel for laps in self.laps.get(name, [])]),
                 **self.facts.get(name, {}),
             }
             for name, runs in self.kernel_ns.items()
@@ -277,12 +283,12 @@ def request_case(rig: Rig, n_pages: int, n_items: int, rounds: int, seed: int = 
             for turn in range(rounds + 1):
                 for name, call in calls.items():
                     saved.restore()
-                    counts, wall_ns, by_kernel = _watch(device, call)
+                    counts, wall_ns, laps = _watch(device, call)
                     marked = int(counts[Outcome.ACCEPTED]) + int(counts[Outcome.REFRESHED])
                     if marked != n_items:
                         raise WrongAnswerError(f"{name} marked {marked} of {n_items} pages")
                     label = f"{name}, {'call order' if ordered else 'any order'}"
-                    runs.add(label, turn, sum(by_kernel.values()), wall_ns, by_kernel)
+                    runs.add(label, turn, laps.kernel_ns, wall_ns, laps)
         finally:
             kernels.close()
     rows = runs.rows(floor="random atomics")
@@ -334,10 +340,10 @@ def large_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
             for path in PATHS[:2]:
                 n_ready = fill(rig, kernels, case.density, case.seed)
                 room = max(BLOCK_PAGES, n_ready)
-                drained, wall_ns, by_kernel = _watch(device, partial(drain, kernels, path, room, keep=False))
+                drained, wall_ns, laps = _watch(device, partial(drain, kernels, path, room, keep=False))
                 if drained.n_claimed != n_ready or kernels.count_ready():
                     raise WrongAnswerError(f"{case}: {path} claimed {drained.n_claimed} of {n_ready} pages")
-                runs.add(path, turn, sum(by_kernel.values()), wall_ns, by_kernel)
+                runs.add(path, turn, laps.kernel_ns, wall_ns, laps)
                 runs.facts[path] = {"examined_bytes": drained.examined_bytes}
     finally:
         kernels.close()

@@ -18,6 +18,7 @@ from accept.rig import Rig
 from gpuscan.kernels.api import Backend
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda.backend import WORKING_BYTES
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records import STORE_FORMATS, record_format
 from gpuscan.units import format_bytes
@@ -155,8 +156,9 @@ def correctness(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
             case = CheckedCase(n_pages, "rfc", 1024, exclusive, 0)
             for density in scale.filled_densities:
                 title = f"{case.title}, filled at {density:g}"
-                if deadline.over():
-                    yield {"case": title, "left_out": "no time was left"}
+                refused = _left_out(rig, case, deadline)
+                if refused is not None:
+                    yield {"case": title, "left_out": refused}
                     continue
                 run = partial(check_filled, case, density, rig, gpu[exclusive], twin)
                 yield {**_tried(title, run), "case": title}
@@ -182,7 +184,7 @@ def _left_out(rig: Rig, case: CheckedCase, deadline: Deadline) -> str | None:
     if deadline.over():
         return "no time was left"
     layout = layout_of(case.n_pages, case.format_name, case.n_targets, large_folios=case.large_folios)
-    needed = store_bytes(layout)
+    needed = store_bytes(layout) + WORKING_BYTES
     free = rig.device.free_bytes()
     if needed * _HOST_BYTES_PER_GPU_BYTE > free:
         return f"needs {format_bytes(needed)} on the device, {format_bytes(free)} are free"

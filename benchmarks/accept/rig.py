@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -133,6 +134,24 @@ class CupyRig:
         return run
 
 
+@dataclass(slots=True)
+class Laps:
+    """What the device did.
+
+    Attributes:
+        by_kernel: nanoseconds by kernel.
+        span_ns: from the begin of the first to the end of the last, with the gaps between.
+    """
+
+    by_kernel: dict[str, int] = field(default_factory=dict)
+    span_ns: int = 0
+
+    @property
+    def kernel_ns(self) -> int:
+        """All kernels together, without the gaps."""
+        return sum(self.by_kernel.values())
+
+
 class TimedDevice:
     """A device that says what each kernel, sum and sort took, while it is :meth:`watched`."""
 
@@ -171,14 +190,16 @@ class TimedDevice:
         return result
 
     @contextmanager
-    def watched(self) -> Iterator[dict[str, int]]:
-        """Yield what will have, at the end of the block, nanoseconds by kernel."""
-        spent_ns: dict[str, int] = {}
+    def watched(self) -> Iterator[Laps]:
+        """Yield what is filled at the end of the block."""
+        laps = Laps()
         self._laps = []
         try:
-            yield spent_ns
+            yield laps
             for name, begin, end in self._laps:
-                spent_ns[name] = spent_ns.get(name, 0) + self._clock.elapsed_ns(begin, end)
+                laps.by_kernel[name] = laps.by_kernel.get(name, 0) + self._clock.elapsed_ns(begin, end)
+            if self._laps:
+                laps.span_ns = self._clock.elapsed_ns(self._laps[0][1], self._laps[-1][2])
         finally:
             self._laps = None
 
