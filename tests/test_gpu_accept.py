@@ -27,7 +27,7 @@ import gpu_accept  # noqa: E402 - benchmarks/ is no package
 from accept import figures, parts, tools  # noqa: E402 - see above
 from accept.beds import drain, fill, layout_of  # noqa: E402 - see above
 from accept.record import Record, run_parts  # noqa: E402 - see above
-from accept.rig import own_source, timed_backend  # noqa: E402 - see above
+from accept.rig import CupyRig, own_source, timed_backend  # noqa: E402 - see above
 
 TOY = parts.Scale(
     name="toy",
@@ -296,6 +296,13 @@ def test_without_a_gpu_and_with_only_numpy_and_numba(tmp_path: Path) -> None:
     assert done.stderr.startswith("gpu_accept: CuPy cannot be imported")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_everything_on_a_gpu(tmp_path: Path) -> None:
+    status, document, _ = run(tmp_path, CupyRig(), replace(TOY, scan_pages=1 << 24), *parts.PARTS)
+    assert status == 0, document
+    assert [part["status"] for part in document["parts"].values()] == ["done"] * len(parts.PARTS)
 
 
 @pytest.mark.slow

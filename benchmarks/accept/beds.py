@@ -119,6 +119,9 @@ class Drained:
         Plans cover ascending ranges, so this is what one plan of everything would hold,
         wherever a backend cuts.
         """
+        if len(self.parts) == 1:
+            ((offsets, flats, words),) = self.parts
+            return np.diff(offsets), flats, words
         counts = np.sum([np.diff(offsets) for offsets, _, _ in self.parts], axis=0)
         keys = np.concatenate(
             [np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) for offsets, _, _ in self.parts]
