@@ -66,3 +66,19 @@ def test_a_snapshot_has_no_order_to_scan_in(split: Snapshot) -> None:
     scan = load_workload("uniform", ["processes.0.pattern.kind=scan"])
     with pytest.raises(InputError, match="use zipf"):
         build_scenario(scan, snapshot=split, device="cpu")
+
+
+@pytest.mark.parametrize("mark", ["request", "record"])
+def test_no_loop_is_compiled_during_a_run(mark: str) -> None:
+    from gpuscan.sim import loops
+
+    def compiled() -> dict[str, int]:
+        names = ("draw_zipf", "touch", "unmap", "second_chance", "set_file_flags")
+        return {name: len(getattr(loops, name).signatures) for name in names}
+
+    settings = ["topology.memory=1GiB", "ticks=2", "processes.0.file=20%", f"source.mark={mark}"]
+    scenario = build_scenario(load_workload("phase-shift", settings), device="cpu")
+    before = compiled()
+    assert min(before.values()) > 0
+    scenario.run()
+    assert compiled() == before
