@@ -94,7 +94,7 @@ def test_command_says_what_the_host_does_not_tell(monkeypatch, capsys):
     assert main(["topology"]) == 0
     shown = capsys.readouterr()
     assert "1 node, 64 GiB present" in shown.out
-    assert shown.err == "zone DMA of node 0: 97 pages are in doubt\n"
+    assert shown.err == "gpuscan: note: zone DMA of node 0: 97 pages are in doubt\n"
 
 
 @pytest.mark.parametrize(
