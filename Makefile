@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 # test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
 TEST_EXTRA ?= test
+SWEEP ?= benchmarks/sweep.toml
 # setuptools warns at length that folders may shadow an editable install; the links gpuscan/kernels and
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
@@ -30,7 +31,7 @@ test-slow: $(VENV)/installed-$(TEST_EXTRA)
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
 
 bench: $(VENV)/installed-bench
-	$(BIN)/gpuscan bench sweep benchmarks/sweep.toml --out benchmarks/results $(ARGS)
+	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results $(ARGS)
 	$(BIN)/python benchmarks/bars.py benchmarks/results/bench.json
 
 lint: $(VENV)/installed-lint
