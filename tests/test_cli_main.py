@@ -287,10 +287,14 @@ def test_a_warning_is_a_note(tmp_path: Path) -> None:
 )
 def test_a_signal_ends_it_cleaned_up_with_a_line(signum: signal.Signals, code: int, said: str) -> None:
     script = (
-        "import sys, time, types\n"
+        "import signal, sys, time, types\n"
+        # Whoever runs the tests in the background, or under nohup, ignores some for all its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "for signum in (signal.SIGTERM, signal.SIGHUP): signal.signal(signum, signal.SIG_DFL)\n"
         "def doctor():\n"
-        "    print('up', flush=True)\n"
-        "    try: time.sleep(60)\n"
+        "    try:\n"
+        "        print('up', flush=True)\n"
+        "        time.sleep(60)\n"
         "    finally: print('cleaned up', flush=True)\n"
         "m = types.ModuleType('gpuscan.cli.doctor'); m.doctor = doctor\n"
         "sys.modules['gpuscan.cli.doctor'] = m\n"
