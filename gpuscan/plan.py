@@ -133,10 +133,11 @@ class Plan:
         """
         if batch_pages < 1:
             raise InputError(f"a batch of {batch_pages} pages holds nothing; give batch_pages of at least 1")
-        edges, targets = (
-            self._cut_single_pages(batch_pages) if self.order is None else self._cut_folios(batch_pages)
-        )
+        if self.order is None:
+            edges, targets = self._cut_single_pages(batch_pages)
+            return Batches(targets, edges, np.diff(edges), batch_pages)
         running = np.concatenate(([0], np.cumsum(self.folio_pages)))
+        edges, targets = self._cut_folios(batch_pages, running)
         return Batches(targets, edges, np.diff(running[edges]), batch_pages)
 
     def _cut_single_pages(self, batch_pages: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -148,8 +149,10 @@ class Plan:
         starts = self.offsets[:-1][targets] + within * batch_pages
         return np.append(starts, np.int64(len(self))), targets
 
-    def _cut_folios(self, batch_pages: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        running = np.concatenate(([0], np.cumsum(self.folio_pages)))
+    def _cut_folios(
+        self, batch_pages: int, running: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Cut by ``running``, int64[n + 1]: the base pages before each folio."""
         starts: list[int] = []
         targets: list[int] = []
         for target in self.targets.tolist():
