@@ -20,7 +20,7 @@ from gpuscan.kernels.api import (
     StoreLayout,
     empty_node_flags,
 )
-from gpuscan.kernels.cpu import backend, budget, scan
+from gpuscan.kernels.cpu import backend, batches, budget, scan
 from gpuscan.pagemap import SECTION_PAGES, Extent, PageMap
 from gpuscan.records import FORMATS, pack, unpack
 
@@ -37,6 +37,7 @@ def always_parallel() -> Iterator[None]:
         patch.setattr(budget, "PARALLEL_FROM_BLOCKS", 0)
         patch.setattr(scan, "PARALLEL_FROM_PAGES", 0)
         patch.setattr(backend, "PARALLEL_FROM_ITEMS", 0)
+        patch.setattr(batches, "PARALLEL_FROM_ITEMS", 1)
         yield
 
 

@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Cutoffs, StoreArrays, StoreLayout
+from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.records import RecordFormat
+
+_SLOTS_MAX = 1 << 16
+"""Slots of the table over the extents: 256 KiB at most. One section each up to 8 TiB of addresses."""
 
 
 class Fields(NamedTuple):
@@ -50,12 +54,19 @@ class Store(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Where PFNs are, and what nodes may do: the extent table of the page map, and ``node_flags``."""
+    """Where PFNs are, and what nodes may do: the extent table of the page map, and ``node_flags``.
+
+    ``extent_of_slot``, int32[n], has the first extent that ends in or behind each slot of
+    ``2**slot_shift`` PFNs, beginning with slot ``first_slot``.
+    """
 
     pfn_start: NDArray[np.int64]
     pfn_end: NDArray[np.int64]
     flat_offset: NDArray[np.int64]
     node_flags: NDArray[np.uint8]
+    slot_shift: int
+    first_slot: int
+    extent_of_slot: NDArray[np.int32]
 
 
 class Cuts(NamedTuple):
@@ -106,11 +117,21 @@ def store_of(layout: StoreLayout, arrays: StoreArrays) -> Store:
 def machine_of(layout: StoreLayout) -> Machine:
     """Return the extent table as kernels take it."""
     pages = layout.page_map
+    starts, ends = plain(pages.extent_pfn_start, np.int64), plain(pages.extent_pfn_end, np.int64)
+    first_pfn, last_pfn = int(starts[0]), int(ends[-1]) - 1
+    shift = SECTION_PAGES.bit_length() - 1
+    while (last_pfn >> shift) - (first_pfn >> shift) >= _SLOTS_MAX:
+        shift += 1
+    first_slot = first_pfn >> shift
+    slots = np.arange(first_slot, (last_pfn >> shift) + 1, dtype=np.int64)
     return Machine(
-        plain(pages.extent_pfn_start, np.int64),
-        plain(pages.extent_pfn_end, np.int64),
+        starts,
+        ends,
         plain(pages.extent_flat_offset, np.int64),
         plain(layout.node_flags, np.uint8),
+        shift,
+        first_slot,
+        np.searchsorted(ends, slots << shift, side="right").astype(np.int32),
     )
 
 

@@ -23,6 +23,7 @@ from gpuscan.kernels.api import (
     to_load,
 )
 from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, plain, store_of
+from gpuscan.kernels.cpu.batches import PARALLEL_FROM_ITEMS, Batch, batches_of
 from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
 from gpuscan.kernels.cpu.budget import rank_budget
 from gpuscan.kernels.cpu.buffers import Buffers
@@ -37,12 +38,6 @@ from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
 from gpuscan.records import N_NODES_MAX
 from gpuscan.units import format_bytes
-
-PARALLEL_FROM_ITEMS = 1 << 15
-"""Items of a ``request``, ``record`` or ``release`` call from which they are split over threads."""
-MAX_PARTS = 8
-"""Parts of one ``request`` or ``record`` call, a power of two: every part reads all PFNs to find its own."""
-
 
 _LINE_BYTES = 64
 
@@ -138,18 +133,31 @@ class CpuKernels:
     ) -> NDArray[np.int64]:
         pfns, nids = plain(pfns, np.int64), plain(nids, np.int32)
         _check_lengths(len(pfns), outcomes, nids=nids)
-        n_parts = 1 if len(pfns) < PARALLEL_FROM_ITEMS else _parts(self._workers.n_threads)
-        gathered = np.empty((n_parts, GATHERED_PFNS + 1, 2), dtype=np.int64)
-        counts = np.zeros((n_parts, N_OUTCOMES), dtype=np.int64)
         compiled, store, machine = self._compiled(kernel), self.store, self._machine
+        total = np.zeros(N_OUTCOMES, dtype=np.int64)
+        for batch in batches_of(pfns, machine, self.layout, self._workers):
+            counts = np.zeros((len(batch.parts), N_OUTCOMES), dtype=np.int64)
 
-        def produce(part: int) -> None:
-            compiled(
-                store, machine, pfns, nids, part, n_parts, gathered[part], *params, outcomes, counts[part]
-            )
+            def produce(part: int, batch: Batch = batch, counts: NDArray[np.int64] = counts) -> None:
+                begin, end = batch.parts[part]
+                span = batch.span
+                gathered = np.empty((GATHERED_PFNS, 3), dtype=np.int64)
+                compiled(
+                    store,
+                    machine,
+                    pfns[span],
+                    nids[span],
+                    batch.order,
+                    begin,
+                    end,
+                    gathered,
+                    *params,
+                    outcomes[span],
+                    counts[part],
+                )
 
-        self._workers.run(n_parts, produce)
-        total: NDArray[np.int64] = counts.sum(axis=0)
+            self._workers.run(len(batch.parts), produce)
+            total += counts.sum(axis=0)
         return total
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
@@ -249,10 +257,6 @@ class CpuKernels:
         if first < 0 or last >= self.layout.n_pages:
             raise ValueError(f"flat pages {first} to {last} are not all in [0, {self.layout.n_pages})")
         return checked
-
-
-def _parts(n_threads: int) -> int:
-    return 1 << (min(n_threads, MAX_PARTS).bit_length() - 1)
 
 
 def allocate(layout: StoreLayout) -> StoreArrays:

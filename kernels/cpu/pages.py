@@ -11,16 +11,16 @@ from gpuscan.kernels.cpu.compile import helper
 def find_flat(machine: Machine, pfn: int) -> int:
     """Return the flat index of a PFN, -1 in a hole.
 
-    The search has as many steps for one PFN as for another, and the step is a conditional
-    move: on random PFNs a branch would be mispredicted every other time.
+    A table says where to begin among the extents; a search by halves mispredicts a branch at
+    each step, which took 24 ns on random PFNs of 16 extents, as long as all the rest.
     """
-    extent = 0
-    n_left = len(machine.pfn_start)
-    while n_left > 1:
-        half = n_left >> 1
-        extent += half if machine.pfn_start[extent + half] <= pfn else 0
-        n_left -= half
-    if pfn < machine.pfn_start[extent] or pfn >= machine.pfn_end[extent]:
+    slot = (pfn >> machine.slot_shift) - machine.first_slot
+    if slot < 0 or slot >= len(machine.extent_of_slot):
+        return -1
+    extent = machine.extent_of_slot[slot]
+    while extent < len(machine.pfn_end) and pfn >= machine.pfn_end[extent]:
+        extent += 1
+    if extent == len(machine.pfn_end) or pfn < machine.pfn_start[extent]:
         return -1
     flat: int = pfn + machine.flat_offset[extent]
     return flat

@@ -70,8 +70,9 @@ def record(
     machine: Machine,
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
-    part: int,
-    n_parts: int,
+    order: NDArray[np.int64],
+    begin: int,
+    end: int,
     gathered: NDArray[np.int64],
     now: int,
     window: int,
@@ -80,15 +81,14 @@ def record(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Work on the PFNs of one part, as :data:`request` does."""
-    fields = store.fields
-    begin = 0
-    while begin < len(pfns):
-        begin, n_gathered = gather_pfns(store, machine, pfns, begin, part, n_parts, gathered)
+    """Count accesses to PFNs ``[begin, end)``, as :data:`request` marks them."""
+    while begin < end:
+        n_gathered = gather_pfns(store, machine, pfns, nids, order, begin, end, gathered)
+        begin += n_gathered
         for slot in range(n_gathered):
             index = gathered[slot, 0]
             flat = gathered[slot, 1]
-            target = nids[index] if fields.nid_max != 0 else fields.fixed_target
+            target = gathered[slot, 2]
             outcome = record_one(store, machine, flat, target, now, window, threshold, drop_top_tier)
             counts[outcome] += 1
             if len(outcomes) > 0:

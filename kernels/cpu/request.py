@@ -52,21 +52,24 @@ def request(
     machine: Machine,
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
-    part: int,
-    n_parts: int,
+    order: NDArray[np.int64],
+    begin: int,
+    end: int,
     gathered: NDArray[np.int64],
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Work on the PFNs of one part, in order; see :func:`gpuscan.kernels.cpu.gather.gather_pfns`."""
-    fields = store.fields
-    begin = 0
-    while begin < len(pfns):
-        begin, n_gathered = gather_pfns(store, machine, pfns, begin, part, n_parts, gathered)
+    """Mark PFNs ``[begin, end)`` of ``order``, or of ``pfns`` if that is empty.
+
+    See :func:`gpuscan.kernels.cpu.gather.gather_pfns`.
+    """
+    while begin < end:
+        n_gathered = gather_pfns(store, machine, pfns, nids, order, begin, end, gathered)
+        begin += n_gathered
         for slot in range(n_gathered):
             index = gathered[slot, 0]
             flat = gathered[slot, 1]
-            target = nids[index] if fields.nid_max != 0 else fields.fixed_target
+            target = gathered[slot, 2]
             outcome = request_one(store, machine, flat, target)
             counts[outcome] += 1
             if len(outcomes) > 0:

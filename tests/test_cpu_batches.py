@@ -1,0 +1,67 @@
+"""How ``request`` and ``record`` bring PFNs into the order of regions, and where the PFN table leads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuscan.kernels.api import NODE_HAS_MEMORY, StoreLayout, empty_node_flags
+from gpuscan.kernels.cpu import arguments, batches
+from gpuscan.kernels.cpu.arguments import machine_of
+from gpuscan.kernels.cpu.gather import INDEX_BITS, count_regions
+from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.pagemap import SECTION_PAGES, Extent, PageMap
+from gpuscan.records import record_format
+
+EXTENTS = [
+    Extent(100, 900, 0, 0),
+    Extent(900, 1_000, 1, 0),
+    Extent(3 * SECTION_PAGES + 7, 6 * SECTION_PAGES + 11, 1, 0),
+    Extent(6 * SECTION_PAGES + 12, 6 * SECTION_PAGES + 40, 0, 0),
+    Extent(1 << 30, (1 << 30) + 5, 0, 0),
+]
+
+
+@pytest.fixture
+def layout() -> StoreLayout:
+    flags = empty_node_flags()
+    flags[:2] = NODE_HAS_MEMORY
+    return StoreLayout(PageMap.from_extents(EXTENTS), record_format("rfc"), flags)
+
+
+@pytest.mark.parametrize("slots", [1, 4, 1 << 16])
+def test_the_table_finds_what_the_page_map_does(layout, monkeypatch, slots):
+    monkeypatch.setattr(arguments, "_SLOTS_MAX", slots)
+    edges = [edge for extent in EXTENTS for edge in (extent.pfn_start, extent.pfn_end)]
+    pfns = np.unique([[0, 1 << 40, *(edge + step for edge in edges)] for step in (-1, 0, 1, 500)])
+    pfns = np.append(pfns, -1)
+    machine, flats = machine_of(layout), np.empty(len(pfns), dtype=np.int64)
+    assert len(machine.extent_of_slot) <= slots
+    counts = np.zeros(513, dtype=np.int64)
+    count_regions.for_bits(32)(machine, pfns, 0, len(pfns), 15, flats, counts)
+    assert flats.tolist() == layout.page_map.flat_of_pfn(pfns).tolist()
+    assert counts[0] == (flats < 0).sum() > 0
+    assert counts.sum() == len(pfns)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, monkeypatch, n_threads):
+    monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
+    rng = np.random.default_rng(3)
+    pfns = rng.integers(90, 7 * SECTION_PAGES, 5_500)
+    workers = Workers(n_threads)
+    seen: list[int] = []
+    for batch in batches.batches_of(pfns, machine_of(layout), layout, workers):
+        flats, positions = batch.order >> INDEX_BITS, batch.order & ((1 << INDEX_BITS) - 1)
+        assert [lo for lo, _ in batch.parts] == [0, *(hi for _, hi in batch.parts[:-1])]
+        assert batch.parts[-1][1] == len(flats) == len(pfns[batch.span])
+        assert flats.tolist() == layout.page_map.flat_of_pfn(pfns[batch.span][positions]).tolist()
+        part_of: dict[int, int] = {}
+        for part, (lo, hi) in enumerate(batch.parts):
+            for word in np.unique(flats[lo:hi] >> 6).tolist():
+                assert part_of.setdefault(word, part) == part
+        for word in np.unique(flats >> 6).tolist():
+            assert (np.diff(positions[flats >> 6 == word]) > 0).all()
+        seen += (positions + batch.span.start).tolist()
+    assert sorted(seen) == list(range(len(pfns)))
+    workers.close()
