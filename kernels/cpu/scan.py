@@ -39,11 +39,13 @@ GUESS_SHARE = 0.5
 """Share of the capacity up to which a sample of the candidates is trusted to fit; else they are counted."""
 SAMPLED_BLOCKS = 128
 """Set blocks that a sample of the candidates looks at, a cache line each."""
-CROSSOVER_DENSITY = 0.03
-"""Share of candidates from which all records are read. Measured with 2**27 and 2**28 pages on 2 cores
-of an EPYC (Zen 1), uniform, rfc: the bits win by 37 % at 0.01, lose by 7 % at 0.03, and the paths are
-within 10 % of each other up to 0.3, where claims and grouping are nearly all there is. Runs of 512
-pages: at 0.1 and 0.4 the bits lose by 10 to 25 %."""
+FEW_BLOCKS = 0.03
+"""Share of set blocks up to which the bits are followed however full the blocks are."""
+CROSSOVER_DENSITY = 0.012
+"""Share of candidates from which all records are read. Measured with 2**28 pages on 2 cores, uniform, rfc:
+on a Zen 4 EPYC the bits win by 40 % at 0.005, the paths are equal at 0.01, and the bits lose by 15 to 30 %
+at 0.015 and 20 to 75 % up to 0.03; on a Zen 1 EPYC they win by 37 % at 0.01 and lose by 7 % at 0.03. From
+0.1 on claims and grouping are nearly all there is and the paths are within 10 % of each other."""
 
 ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
 
@@ -123,13 +125,13 @@ class Scan:
         asked = self.request.path
         if asked != "auto":
             return asked, "as asked"
-        if self.n_set_blocks <= CROSSOVER_DENSITY * self.n_blocks:
+        if self.n_set_blocks <= FEW_BLOCKS * self.n_blocks:
             return "indexed", f"{self.n_set_blocks} of {self.n_blocks} blocks have candidates"
         density = self._sampled_candidates() / (self.n_blocks * BLOCK_PAGES)
         sampled = f"{density:.2%} of the pages are candidates, by a sample of {SAMPLED_BLOCKS} blocks"
         if density > CROSSOVER_DENSITY:
-            return "dense", f"{sampled}; over {CROSSOVER_DENSITY:.0%} all records are read"
-        return "indexed", f"{sampled}; up to {CROSSOVER_DENSITY:.0%} the bits are followed"
+            return "dense", f"{sampled}; over {CROSSOVER_DENSITY:.1%} all records are read"
+        return "indexed", f"{sampled}; up to {CROSSOVER_DENSITY:.1%} the bits are followed"
 
     def _sampled_candidates(self) -> float:
         """Return about how many ready bits there are; looks once."""
