@@ -164,7 +164,7 @@ def test_a_wrong_answer_is_refused() -> None:
             OurScan(bed, "indexed", n_ready).verify(foreign)
 
 
-def test_race_runs_in_turn_and_flushes_for_the_cold() -> None:
+def test_race_runs_in_turn_flushes_for_the_cold_and_warms_the_warm() -> None:
     calls: list[str] = []
     times: Iterator[int] = itertools.count(10)
 
@@ -182,10 +182,10 @@ def test_race_runs_in_turn_and_flushes_for_the_cold() -> None:
         lambda: calls.append("flush"),
         lambda: rounds.append(None),
     )
-    assert calls == ["a", "flush", "b", "flush", "b", "a", "a", "flush", "b"]
+    assert calls == ["a", "a", "flush", "b", "flush", "b", "a", "a", "a", "a", "flush", "b"]
     assert len(rounds) == 3
-    assert rows[0]["runs_ns"] == [10, 13, 14]
-    assert rows[0]["median_ns"] == 13
+    assert rows[0]["runs_ns"] == [11, 15, 17]
+    assert rows[0]["median_ns"] == 15
     assert rows[1]["about"] == "b"
 
 

@@ -22,7 +22,8 @@ class Contestant:
     Attributes:
         name: as shown, unique together with ``state``.
         kind: a ceiling of the machine, one of ours, or a peer.
-        state: ``cold`` = the caches are flushed before every run.
+        state: ``cold`` = the caches are flushed before every run; ``warm`` = it was run
+            untimed immediately before.
         measure: does it once and returns the nanoseconds that count.
         facts: what else the report says about it; ``measure`` may add to it.
     """
@@ -73,6 +74,8 @@ def race(
                 contestant = contestants[index]
                 if contestant.state == "cold":
                     flush()
+                else:  # whoever ran before has left the caches full of something else
+                    contestant.measure()
                 runs_ns[index].append(contestant.measure())
         on_round()
     return [_row(contestant, runs) for contestant, runs in zip(contestants, runs_ns, strict=True)]
