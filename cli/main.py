@@ -49,7 +49,7 @@ _STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBAD
 
 _COLLECT_EVERY_OBJECTS = 50_000
 """Importing NumPy, Numba and pydantic makes hundreds of thousands of objects, and they stay: looking
-through them for garbage every 700, Python's default, is a sixth of what ``gpuscan run`` takes to start
+through them for garbage every 700, Python's default, is a seventh of what ``gpuscan run`` takes to start
 (benchmarks/startup.py)."""
 
 _PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
