@@ -26,7 +26,8 @@ def test_a_plain_run_loads_only_what_it_uses() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     assert "gpuscan.sim.machine" in loaded
-    assert not {name.partition(".")[0] for name in loaded} & {"pyarrow", "zarr", "polars", "matplotlib", "cupy"}
+    packages = {name.partition(".")[0] for name in loaded}
+    assert not packages & {"pyarrow", "zarr", "polars", "matplotlib", "cupy"}
     unused = {"snapshot", "pageflags", "planfile", "sources.captured", "sources.procfs", "topology.sysfs"}
     assert not loaded & {f"gpuscan.{name}" for name in unused}
 
