@@ -7,6 +7,7 @@ A command's module is imported when that command runs and not before, so
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -45,6 +46,11 @@ COMMANDS = {
 or a Typer app of that name where it has commands of its own."""
 
 _STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+_COLLECT_EVERY_OBJECTS = 50_000
+"""Importing NumPy, Numba and pydantic makes hundreds of thousands of objects, and they stay: looking
+through them for garbage every 700, Python's default, is a seventh of what ``gpuscan run`` takes to start
+(benchmarks/startup.py)."""
 
 _PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
 """Typer's boxed help costs 0.12 s for importing rich, half of what ``--help`` may take in all."""
@@ -119,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     # Taken out wherever it stands: who is asked for --debug appends it to the line from the history.
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
-    with _signals() as received, warnings.catch_warnings():
+    with _rare_collections(), _signals() as received, warnings.catch_warnings():
         warnings.showwarning = _note_warning
         code = _run(args, debug)
     if code != EXIT_INTERRUPTED:
@@ -164,6 +170,17 @@ def _open_closed_streams() -> None:
             if stream.fileno() != number:
                 os.dup2(stream.fileno(), number)
             setattr(sys, name, stream)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Collect cyclic garbage rarely; see :data:`_COLLECT_EVERY_OBJECTS`."""
+    before = gc.get_threshold()
+    gc.set_threshold(_COLLECT_EVERY_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager

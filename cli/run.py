@@ -103,11 +103,14 @@ def run(
             kept = stack.enter_context(open_out(out, loaded.engine_policy(), force=force)) if out else None
             preparing.enter_context(output.note_if_slow(COMPILING))
 
+            started = checked_at = time.perf_counter()
+
             def checked() -> None:
+                nonlocal checked_at
+                checked_at = time.perf_counter()
                 preparing.close()
                 output.note(f"building the machine of {loaded.name}")
 
-            started = time.perf_counter()
             scenario = build_scenario(
                 loaded,
                 snapshot=snapshot,
@@ -117,9 +120,14 @@ def run(
                 on_checked=checked,
             )
             built = time.perf_counter()
-            report = _run(scenario, output)
+            report, first_tick_s = _run(scenario, output)
             summary = summarize(report)
-            wall_s = {"build": built - started, "run": time.perf_counter() - built}
+            wall_s = {
+                "process_to_first_tick": first_tick_s,
+                "build": built - started,
+                "of_which_machine": built - checked_at,
+                "run": time.perf_counter() - built,
+            }
             document = run_document(report, summary, {**_facts(scenario), "wall_s": wall_s})
             result = scenario, report, summary, document
             if kept is not None:
@@ -161,7 +169,8 @@ def _snapshot(machine: Path | None, split_cxl: str | None, memory: str | None) -
     return snapshot if split_cxl is None else snapshot.split_cxl(parse_share(split_cxl))
 
 
-def _run(scenario: Scenario, output: Output) -> RunReport:
+def _run(scenario: Scenario, output: Output) -> tuple[RunReport, float]:
+    """Return the report, and how long after the start of the process the first tick began."""
     from gpuscan.engine import TickReport
 
     totals = {"candidates": 0, "batches": 0}
@@ -174,7 +183,18 @@ def _run(scenario: Scenario, output: Output) -> RunReport:
             fast = f"{tick.metrics['accesses_fast'] / accesses:.0%}" if accesses else "-"
             progress.advance(1, **totals, fast=fast)
 
-        return scenario.run(on_tick)
+        first_tick_s = _process_age_s()
+        return scenario.run(on_tick), first_tick_s
+
+
+def _process_age_s() -> float:
+    """Return the seconds since this process started, to a clock tick (10 ms): proc_pid_stat(5), field 22."""
+    import os
+    import time
+
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_s = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
 
 
 def _facts(scenario: Scenario) -> dict[str, Any]:

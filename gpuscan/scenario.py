@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,20 +12,20 @@ from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.kernels.registry import Device
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.pageflags import Frames, hot_rule
-from gpuscan.sim.captured import machine_from_frames
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import warm
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import MachineSpec
-from gpuscan.snapshot import Snapshot
-from gpuscan.sources.captured import captured_frames
 from gpuscan.sources.hint_faults import HintFaultSource
 from gpuscan.store import Store
 from gpuscan.topology import Topology
 from gpuscan.topology.resolve import resolve_topology
 from gpuscan.units import PAGE_BYTES
 from gpuscan.workload import Workload
+
+if TYPE_CHECKING:
+    from gpuscan.pageflags import Frames
+    from gpuscan.snapshot import Snapshot
 
 
 @dataclass(slots=True)
@@ -106,6 +107,11 @@ def build_scenario(
     if snapshot is None or frames is None:
         machine = SimulatedMachine(topology, spec)
     else:
+        # Not at the top: a run without a snapshot starts sooner without these.
+        from gpuscan.pageflags import hot_rule
+        from gpuscan.sim.captured import machine_from_frames
+        from gpuscan.sources.captured import captured_frames
+
         machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
         n_hot = int(np.count_nonzero(frames.hot))
         hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"

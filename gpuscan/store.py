@@ -219,6 +219,7 @@ class Store:
         request = ScanRequest(self.cursor, stop, capacity, path=path, node_mask=nodes, cuts=cuts)
         started = time.perf_counter_ns()
         raw = self.kernels.scan(request)
+        raw.wait()
         scan_ns = time.perf_counter_ns() - started
         self.cursor = raw.cursor % self.n_pages
         plan = Plan(

@@ -24,7 +24,7 @@ Update order, every update an atomic read-modify-write:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
@@ -230,14 +230,14 @@ class ScanRequest:
             )
 
 
-@dataclass(slots=True, eq=False)
 class RawPlan:
     """Claimed pages grouped by target, flat order inside a group.
 
+    All but ``flat`` and ``words`` is known as soon as the scan returns. These two may still be on
+    their way from a device; whoever reads them waits for it.
+
     Attributes:
         offsets: int64[n_targets + 1]; target t has ``flat[offsets[t]:offsets[t + 1]]``.
-        flat: int64[n], heads.
-        words: fmt.dtype[n], the words the claims took.
         cursor: first flat page not covered; ``hi`` when the range is done.
         path: the path taken, and ``why`` in words.
         examined_pages, examined_bytes: records read (pages) and bytes read in all, counted not modelled.
@@ -245,28 +245,87 @@ class RawPlan:
             claimed and appears in no group (nothing in gpuscan writes one; a loaded image may).
         n_superseded: claims that did not fit, because producers added more during the scan,
             and that could not be put back, because their pages were READY again: ended.
+        arrive: what waits for the arrays, None where they are there; see :meth:`wait`.
+        on_recycle: what takes the arrays back.
     """
 
-    offsets: NDArray[np.int64]
-    flat: NDArray[np.int64]
-    words: NDArray[Any]
-    cursor: int
-    path: Literal["dense", "indexed"]
-    why: str
-    examined_pages: int
-    examined_bytes: int
-    n_unknown_target: int = 0
-    n_superseded: int = 0
-    on_recycle: Callable[[], None] | None = field(default=None, repr=False)
+    __slots__ = (
+        "__weakref__",
+        "_arrive",
+        "_flat",
+        "_on_recycle",
+        "_words",
+        "cursor",
+        "examined_bytes",
+        "examined_pages",
+        "n_superseded",
+        "n_unknown_target",
+        "offsets",
+        "path",
+        "why",
+    )
+
+    def __init__(
+        self,
+        *,
+        offsets: NDArray[np.int64],
+        flat: NDArray[np.int64],
+        words: NDArray[Any],
+        cursor: int,
+        path: Literal["dense", "indexed"],
+        why: str,
+        examined_pages: int,
+        examined_bytes: int,
+        n_unknown_target: int = 0,
+        n_superseded: int = 0,
+        arrive: Callable[[], None] | None = None,
+        on_recycle: Callable[[], None] | None = None,
+    ) -> None:
+        self.offsets = offsets
+        self.cursor = cursor
+        self.path: Literal["dense", "indexed"] = path
+        self.why = why
+        self.examined_pages = examined_pages
+        self.examined_bytes = examined_bytes
+        self.n_unknown_target = n_unknown_target
+        self.n_superseded = n_superseded
+        self._flat = flat
+        self._words = words
+        self._arrive = arrive
+        self._on_recycle = on_recycle
+
+    @property
+    def flat(self) -> NDArray[np.int64]:
+        """int64[n], heads. Raises as :meth:`wait`."""
+        self.wait()
+        return self._flat
+
+    @property
+    def words(self) -> NDArray[Any]:
+        """fmt.dtype[n], the words the claims took. Raises as :meth:`wait`."""
+        self.wait()
+        return self._words
+
+    def wait(self) -> None:
+        """Wait until the arrays are in host memory.
+
+        Raises:
+            Whatever went wrong on the way (KeyboardInterrupt too), after every claim of this plan
+            was put back; then RuntimeError, at every further call.
+        """
+        if self._arrive is not None:
+            self._arrive()
+            self._arrive = None
 
     def recycle(self) -> None:
         """Give the arrays back to the backend for its next plan; they must not be used afterwards.
 
-        Optional: a plan that is never recycled keeps arrays of its own.
+        Optional: a plan that is never recycled keeps arrays of its own. Waits as :meth:`wait`.
         """
-        if self.on_recycle is not None:
-            self.on_recycle()
-            self.on_recycle = None
+        self.wait()
+        if self._on_recycle is not None:
+            self._on_recycle()
+            self._on_recycle = None
 
 
 class Kernels(Protocol):

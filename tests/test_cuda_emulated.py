@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from emulated import EmulatedDevice, emulated_backend
 from emulator.loader import Build, EmulatedModule, EmulatorError
@@ -283,35 +284,92 @@ def test_pages_marked_after_the_count_find_no_room(
     assert_indexed(kernels)
 
 
-def test_a_plan_is_fetched_while_another_thread_scans() -> None:
-    """The lock is not held during the transfer."""
-    device = EmulatedDevice()
+class SlowBus(EmulatedDevice):
+    """A device whose copies end when somebody waits for them, and not before; says what happened when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happened: list[str] = []
+        self.error: BaseException | None = None
+        """Raised by the next copy that is waited for."""
+        self._n_copies = 0
+
+    def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
+        empty = super().host_empty(length, dtype)
+        empty.view(np.uint8)[:] = 0xA5  # whoever reads it too early shows
+        return empty
+
+    def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
+        number = self._n_copies
+        self._n_copies += 1
+        self.happened.append(f"begin {number}")
+        end = super().fetch_beside(copies)
+
+        def wait() -> None:
+            error, self.error = self.error, None
+            if error is not None:
+                raise error
+            end()
+            self.happened.append(f"end {number}")
+
+        return wait
+
+
+HALF = N_PAGES // 2
+HALVES = [ScanRequest(0, HALF, HALF), ScanRequest(HALF, N_PAGES, HALF)]
+
+
+def test_the_next_scan_runs_beside_the_transfer_of_a_plan() -> None:
+    device = SlowBus()
     kernels, arrays = filled(CudaBackend(device), 1e-2)
-    begin = device.fetch_beside
-    fetching, scanned = threading.Event(), threading.Event()
+    plans = [kernels.scan(half) for half in HALVES]
+    assert kernels.count_ready() == 0
+    n_folios = [int(plan.offsets[-1]) for plan in plans]
+    assert [plan.cursor for plan in plans] == [HALF, N_PAGES]
+    assert device.happened == ["begin 0", "begin 1"], "a scan waited for a transfer"
+    found = [plan.flat for plan in plans]
+    assert device.happened[2:] == ["end 0", "end 1"]
+    assert [len(flats) for flats in found] == n_folios
+    np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.flatnonzero(arrays.records & 1))
+    for plan in plans:
+        np.testing.assert_array_equal(plan.words, arrays.records[plan.flat])
+    assert len(device.happened) == 4, "a transfer was waited for twice"
 
-    def slow(copies: Any) -> Callable[[], None]:
-        wait = begin(copies)
 
-        def wait_for_the_other() -> None:
-            if not fetching.is_set():
-                fetching.set()
-                assert scanned.wait(60)
-            wait()
+def test_buffers_of_a_plan_that_nobody_read_wait_for_its_transfer() -> None:
+    device = SlowBus()
+    kernels, arrays = filled(CudaBackend(device), 1e-2)
+    unread = kernels.scan(HALVES[0])
+    unread.recycle()
+    plan = kernels.scan(HALVES[1])
+    assert device.happened == ["begin 0", "end 0", "begin 1"], "a buffer was used by two transfers at once"
+    np.testing.assert_array_equal(np.sort(plan.flat), HALF + np.flatnonzero(arrays.records[HALF:] & 1))
+    kernels.load(arrays)
+    device.happened.clear()
+    plan = kernels.scan(HALVES[0])
+    del plan
+    assert device.happened == ["begin 2", "end 2"], "memory was given away under a transfer"
 
-        return wait_for_the_other
 
-    device.fetch_beside = slow  # type: ignore[method-assign]  # a slow bus
-    plans: list[Any] = []
-    half = N_PAGES // 2
-    first = threading.Thread(target=lambda: plans.append(kernels.scan(ScanRequest(0, half, half))))
-    first.start()
-    assert fetching.wait(60)
-    plans.append(kernels.scan(ScanRequest(half, N_PAGES, half)))
-    scanned.set()
-    first.join()
-    found = np.sort(np.concatenate([plan.flat for plan in plans]))
-    np.testing.assert_array_equal(found, np.flatnonzero(arrays.records & 1))
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("scan_between", [False, True])
+def test_claims_go_back_when_the_transfer_fails(error: type[BaseException], scan_between: bool) -> None:
+    device = SlowBus()
+    kernels, arrays = filled(CudaBackend(device), 1e-2)
+    plan = kernels.scan(HALVES[0])
+    other = kernels.scan(HALVES[1]) if scan_between else None
+    device.error = error("on purpose")
+    with pytest.raises(error, match="on purpose"):
+        plan.flat  # noqa: B018
+    with pytest.raises(RuntimeError, match="claims went back"):
+        plan.words  # noqa: B018
+    if other is not None:
+        kernels.release(other.flat, other.words, NONE)
+    np.testing.assert_array_equal(kernels.dump().records, arrays.records)
+    assert_indexed(kernels)
+    del plan
+    gc.collect()  # the error's traceback holds it too
+    assert "end 0" in device.happened, "memory was given away under a transfer"
 
 
 def test_without_order_the_same_pages_are_marked() -> None:

@@ -305,8 +305,16 @@ def test_claims_superseded_inside_a_scan_are_booked(monkeypatch: pytest.MonkeyPa
         if len(raw.flat) == 2:
             accepted = store.request(pages[:1], 1)[Outcome.ACCEPTED]
             engine.ledger.requested += accepted
-            return replace(
-                raw, offsets=np.array([0, 1, 1, 1, 1]), flat=raw.flat[1:], words=raw.words[1:], n_superseded=1
+            return RawPlan(
+                offsets=np.array([0, 1, 1, 1, 1]),
+                flat=raw.flat[1:],
+                words=raw.words[1:],
+                cursor=raw.cursor,
+                path=raw.path,
+                why=raw.why,
+                examined_pages=raw.examined_pages,
+                examined_bytes=raw.examined_bytes,
+                n_superseded=1,
             )
         return raw
 

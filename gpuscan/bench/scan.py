@@ -83,6 +83,7 @@ class OurScan:
             request = self.bed.request(cursor, self.path, self.capacity)
             started = time.perf_counter_ns()
             plan = kernels.scan(request)
+            plan.wait()
             elapsed_ns += time.perf_counter_ns() - started
             kernels.release(plan.flat, plan.words, _NO_OUTCOMES)
             look(cursor, plan)

@@ -84,7 +84,8 @@ class CudaBackend:
 class CudaKernels:
     """The operations on one store on a device; see :class:`gpuscan.kernels.api.Kernels`.
 
-    Calls from several threads are safe: launches take turns, the transfer of a plan runs beside them.
+    Calls from several threads are safe: launches take turns. The transfer of a plan runs beside
+    whatever is called next, in this thread or another; see :class:`gpuscan.kernels.api.RawPlan`.
     """
 
     def __init__(self, layout: StoreLayout, device: Device, *, ordered: bool, exclusive: bool) -> None:

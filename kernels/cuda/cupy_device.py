@@ -105,10 +105,10 @@ class CupyDevice:
 
         def wait() -> None:
             done.synchronize()
-            # Only now may the pool give the arrays' memory to kernels of the other stream.
+            # Only now may the pools give this memory to kernels of the other stream, or to other copies.
             kept.clear()
 
-        kept = [array for array, _ in copies]
+        kept = list(copies)
         return wait
 
     def running_sum(self, array: Any) -> Any:

@@ -70,7 +70,8 @@ class Device(Protocol):
         """Begin to copy device arrays into host arrays of the same lengths, beside what is begun later.
 
         Returns:
-            What waits for the copies; may be called outside :meth:`working`.
+            What waits for the copies, at its first call; may be called outside :meth:`working`, in any
+            thread. It keeps both sides of every copy alive until then.
         """
         ...
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
 from gpuscan.kernels.cuda.source import WARPS, Total
+from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.records import N_NODES_MAX
 
@@ -83,26 +84,23 @@ class Scan:
         self.undo: Callable[[], None] | None = None
 
     def run(self) -> RawPlan:
-        """Claim and return the plan. Another thread's scan may begin while this one's plan is fetched.
+        """Claim and return the plan, whose arrays are still on their way: the next scan may begin.
 
         Raises:
             Whatever went wrong, after every claim was put back.
         """
         try:
             with self.kernels.working():
-                plan, wait = self._launch()
-            wait()
+                return self._launch()
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             if self.undo is not None:
-                with self.kernels.working():
-                    self.undo()
+                self.undo()
             raise
-        return plan
 
-    def _launch(self) -> tuple[RawPlan, Callable[[], None]]:
+    def _launch(self) -> RawPlan:
         request, device = self.request, self.device
         if request.lo == request.hi:
-            return self._empty_plan(), lambda: None
+            return self._empty_plan()
         mask = ALL_NODES if request.node_mask is None else request.node_mask
         node_mask = device.upload(np.ascontiguousarray(mask, dtype=np.uint8))
         edges = self._edges()
@@ -230,20 +228,21 @@ class Scan:
         return claims, budget[-3:]
 
     def _undo(self, covered: _Range, claims: _Claims) -> None:
-        arrays = self.kernels.arrays
-        self.kernels.launch(
-            "undo",
-            32 * covered.n_stretches,
-            arrays.records,
-            arrays.ready_bits,
-            arrays.block_bits,
-            covered.edges,
-            np.int64(covered.n_stretches),
-            covered.ends,
-            claims.offsets,
-            claims.words,
-            claims.n_staged,
-        )
+        with self.kernels.working():
+            arrays = self.kernels.arrays
+            self.kernels.launch(
+                "undo",
+                32 * covered.n_stretches,
+                arrays.records,
+                arrays.ready_bits,
+                arrays.block_bits,
+                covered.edges,
+                np.int64(covered.n_stretches),
+                covered.ends,
+                claims.offsets,
+                claims.words,
+                claims.n_staged,
+            )
 
     def _group(
         self,
@@ -253,7 +252,7 @@ class Scan:
         claims: _Claims,
         quotas: tuple[Any, ...],
         totals: Any,
-    ) -> tuple[RawPlan, Callable[[], None]]:
+    ) -> RawPlan:
         """Scatter the claims: an inclusive prefix sum over (target, chunk), then stable copies."""
         device, n_targets = self.device, self.layout.n_targets
         count_ends = device.running_sum(claims.counts)
@@ -282,9 +281,10 @@ class Scan:
         n_claims = int(offsets[-1])
         buffers = self.kernels.host_buffers
         plan_flats, plan_words = buffers.take(n_claims)
-        wait = device.fetch_beside(
+        finish = device.fetch_beside(
             [(flats[:n_claims], plan_flats[:n_claims]), (words[:n_claims], plan_words[:n_claims])]
         )
+        transfer = Transfer(finish, lambda: self._undo(covered, claims))
         plan = RawPlan(
             offsets=offsets,
             flat=plan_flats[:n_claims],
@@ -295,16 +295,15 @@ class Scan:
             examined_pages=int(counted[Total.PAGES]),
             examined_bytes=int(counted[Total.BYTES]),
             n_unknown_target=int(counted[Total.UNKNOWN]),
+            arrive=transfer.arrive,
             on_recycle=lambda: buffers.give(plan_flats, plan_words),
         )
-
-        def finish() -> None:
-            wait()
-            if self.cuts is not None:
-                for mine, after in zip(_quotas(self.cuts), left, strict=True):
-                    mine[:] = _whole(mine, after)
-
-        return plan, finish
+        transfer.keep_until_over(plan)
+        # Now, since the next scan may want them; should the transfer fail, a budget is underfilled.
+        if self.cuts is not None:
+            for mine, after in zip(_quotas(self.cuts), left, strict=True):
+                mine[:] = _whole(mine, after)
+        return plan
 
     def _empty_plan(self) -> RawPlan:
         path: Literal["dense", "indexed"] = "dense" if self.request.path == "dense" else "indexed"

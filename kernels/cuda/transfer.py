@@ -1,0 +1,58 @@
+"""A plan on its way to the host, beside the scans that are begun later."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+
+from gpuscan.kernels.api import RawPlan
+
+
+class Transfer:
+    """The copy of one plan's arrays from the device.
+
+    Args:
+        finish: waits for the copy, and keeps what it reads and writes until it is over.
+        undo: puts the claims of the plan back.
+    """
+
+    def __init__(self, finish: Callable[[], None], undo: Callable[[], None]) -> None:
+        self._finish: Callable[[], None] | None = finish
+        self._undo: Callable[[], None] | None = undo
+        self._is_lost = False
+        self._lock = threading.Lock()
+
+    def arrive(self) -> None:
+        """Wait for the copy, as who reads the plan.
+
+        Raises:
+            Whatever went wrong, after every claim was put back; RuntimeError at every further call,
+            since the pages may be in another plan by then.
+        """
+        with self._lock:
+            if self._is_lost:
+                raise RuntimeError("this plan was lost on its way to the host and its claims went back")
+            try:
+                self._end_copy()
+            except BaseException:  # KeyboardInterrupt too: claims must not get lost
+                self._is_lost = True
+                if self._undo is not None:
+                    self._undo()
+                raise
+            finally:
+                self._undo = None  # and with it the claims on the device
+
+    def keep_until_over(self, plan: RawPlan) -> None:
+        """Wait for the copy when ``plan`` goes unread: the memory it uses must not be given away before."""
+        weakref.finalize(plan, self._end_unread).atexit = False
+
+    def _end_unread(self) -> None:
+        with suppress(Exception):  # nobody asked for this plan; a broken device says so at its next call
+            self._end_copy()
+
+    def _end_copy(self) -> None:
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
