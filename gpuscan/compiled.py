@@ -12,7 +12,7 @@ _R = TypeVar("_R")
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile a function at its first call. What it calls must be in the same file, or the cache goes stale."""
+    """Compile a function at its first call; what it calls must be in the same file, or the cache is stale."""
     try:
         return cast(Callable[_P, _R], njit(nogil=True, cache=True)(function))
     except RuntimeError:  # no writable cache directory: compile anew in every process

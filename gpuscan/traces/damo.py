@@ -53,7 +53,7 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     """Yield the accessed regions of every snapshot, one block per snapshot, by the end of the snapshot.
 
     Raises:
-        InputError: the file is cut short or foreign (names the line, or the key), or its addresses are virtual.
+        InputError: the file is cut short or foreign (names line or key), or its addresses are virtual.
         OSError: the file cannot be read.
     """
     _refuse_virtual(path)
@@ -61,7 +61,9 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: the JSON ends or breaks here ({error.msg}); {_REMEDY}") from error
+        raise InputError(
+            f"{path}:{error.lineno}: the JSON ends or breaks here ({error.msg}); {_REMEDY}"
+        ) from error
     except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
         raise InputError(f"{path}:1: JSON that cannot be read ({error}); {_REMEDY}") from error
     del text
@@ -69,7 +71,10 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     snapshots: list[tuple[int, Samples]] = []
     for index, record in enumerate(at.list_of(records, "the document")):
         here = f"[{index}]"
-        if at.get(record, here, "snapshots", required=True) is None or record.get("data_source") == "damon_stat":
+        if (
+            at.get(record, here, "snapshots", required=True) is None
+            or record.get("data_source") == "damon_stat"
+        ):
             raise InputError(
                 f"{path}: {here} comes from DAMON_STAT, which has no addresses; record with damo record paddr"
             )
@@ -185,44 +190,47 @@ def _parsed(text: str, units: dict[str, int]) -> float | int | None:
 
 def _text(path: Path, on_read: Callable[[int], None]) -> bytes:
     """Return the JSON of a file, decompressed where it is compressed."""
+    parts: list[bytes] = []
+    n_bytes = 0
     with path.open("rb") as file:
-        start = file.read(1)
+        inflate = zlib.decompressobj() if file.read(1) == b"x" else None
         file.seek(0)
-        inflate = zlib.decompressobj() if start == b"x" else None
-        parts: list[bytes] = []
-        n_bytes = n_lines = 0
-        while read := file.read(_READ_BYTES):
-            on_read(len(read))
-            for part in [read] if inflate is None else _inflated(inflate, read, path, lambda: n_lines):
-                parts.append(part)
-                n_bytes += len(part)
-                n_lines += part.count(b"\n")
-                if n_bytes > _TEXT_BYTES_MAX:
-                    raise InputError(
-                        f"{path}:{n_lines + 1}: the record holds over {format_bytes(_TEXT_BYTES_MAX)} of JSON; "
-                        "record for a shorter time"
-                    )
+        try:
+            while read := file.read(_READ_BYTES):
+                on_read(len(read))
+                for part in [read] if inflate is None else _inflated(inflate, read):
+                    parts.append(part)
+                    n_bytes += len(part)
+                    if n_bytes > _TEXT_BYTES_MAX:
+                        raise InputError(
+                            f"{path}:{_line(parts)}: the record goes on beyond "
+                            f"{format_bytes(_TEXT_BYTES_MAX)} of JSON; record for a shorter time"
+                        )
+        except zlib.error as error:
+            raise InputError(
+                f"{path}:{_line(parts)}: the compressed record breaks in or after this line of its text; "
+                "copy it again whole"
+            ) from error
     if inflate is not None and not inflate.eof:
         raise InputError(
-            f"{path}:{n_lines + 1}: the compressed record ends in this line of its text; copy it again whole"
+            f"{path}:{_line(parts)}: the compressed record ends in this line of its text; copy it again whole"
         )
     return b"".join(parts)
 
 
-def _inflated(inflate: Any, read: bytes, path: Path, n_lines: Callable[[], int]) -> Iterator[bytes]:
+def _inflated(inflate: Any, read: bytes) -> Iterator[bytes]:
     """Yield what ``read`` decompresses to, a piece at a time: a few bytes may hold gigabytes."""
     while True:
-        try:
-            part = inflate.decompress(read, _READ_BYTES)
-        except zlib.error as error:
-            raise InputError(
-                f"{path}:{n_lines() + 1}: the compressed record breaks in this line of its text; "
-                "copy it again whole"
-            ) from error
+        part = inflate.decompress(read, _READ_BYTES)
         yield part
         read = inflate.unconsumed_tail
         if not read and len(part) < _READ_BYTES:
             return
+
+
+def _line(parts: list[bytes]) -> int:
+    """Return the number of the last line."""
+    return sum(part.count(b"\n") for part in parts) + 1
 
 
 def _refuse_virtual(path: Path) -> None:

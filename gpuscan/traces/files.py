@@ -15,7 +15,7 @@ from gpuscan.traces.samples import Samples
 _PERF_DATA = (b"PERFILE2", b"2ELIFREP", b"PERFFILE")
 """Magic of a perf.data file in either byte order (tools/perf/util/header.c, v6.12)."""
 _ZLIB = 0x78
-"""First byte of a zlib stream with the usual window of 32 KiB; with the second it is a multiple of 31 (RFC 1950)."""
+"""First byte of a zlib stream with a window of 32 KiB; with the second it is a multiple of 31 (RFC 1950)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def open_trace(path: Path) -> Trace:
         raise InputError(f"{path} is perf's own recording; turn it into text: perf script -i {path} {SCRIPT}")
     if not start:
         raise InputError(f"{path}:1: the trace is empty; record it again")
-    is_damo = _is_zlib(start) or start.lstrip()[:1] in (b"[", b"{") and not _is_perf_line(start)
+    is_damo = _is_zlib(start) or (start.lstrip()[:1] in (b"[", b"{") and not _is_perf_line(start))
     return Trace(path, "damo" if is_damo else "perf", status.st_size)
 
 

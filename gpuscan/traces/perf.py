@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,9 @@ def read_perf(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
             if not read:
                 break
     if rest.strip():
-        raise InputError(f"{path}:{n_lines + 1}: the trace ends in the middle of this line; copy it again whole")
+        raise InputError(
+            f"{path}:{n_lines + 1}: the trace ends in the middle of this line; copy it again whole"
+        )
 
 
 def _refuse(path: Path, line: int, problem: str, text: bytes) -> NoReturn:
@@ -126,11 +128,11 @@ def _is_blank(char: int) -> bool:
 
 
 @compiled
-def _decimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> int:
+def _decimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> Any:
     """Return the number in ``[start, end)``, -1 where that is none or has over ``n_max`` digits."""
     if start >= end or end - start > n_max:
         return -1
-    value = 0
+    value: Any = 0
     for i in range(start, end):
         digit = np.int64(text[i]) - _ZERO
         if digit < 0 or digit > 9:
@@ -140,11 +142,11 @@ def _decimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> int:
 
 
 @compiled
-def _hexadecimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> int:
+def _hexadecimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> Any:
     """Return the number in ``[start, end)`` in lower-case hexadecimal, -1 as :func:`_decimal`."""
     if start >= end or end - start > n_max:
         return -1
-    value = 0
+    value: Any = 0
     for i in range(start, end):
         char = np.int64(text[i])
         if _LOWER_A <= char <= _LOWER_F:
