@@ -250,7 +250,7 @@ class Workload(_Model):
     name: Annotated[str, Field(min_length=1)]
     shows: str
     topology: TopologyChoice = TopologyChoice()
-    processes: Annotated[tuple[Process, ...], Field(strict=False)] = ()
+    processes: Annotated[tuple[Process, ...], Field(min_length=1, strict=False)] = ()
     source: Source = Source()
     policy: PolicyChoice = PolicyChoice()
     cost: MigrationCost = MigrationCost()
@@ -263,7 +263,7 @@ class Workload(_Model):
     @model_validator(mode="after")
     def _runs_something(self) -> Self:
         if not self.processes and self.source.kind != "trace":
-            raise ValueError("processes is empty or missing; give at least one")
+            raise ValueError("key processes is missing; add it, or a source of kind = 'trace'")
         return self
 
     def engine_policy(self) -> Policy:

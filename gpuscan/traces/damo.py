@@ -71,15 +71,13 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     snapshots: list[tuple[int, Samples]] = []
     for index, record in enumerate(at.list_of(records, "the document")):
         here = f"[{index}]"
-        if (
-            at.get(record, here, "snapshots", required=True) is None
-            or record.get("data_source") == "damon_stat"
-        ):
+        found = at.list_of(at.get(record, here, "snapshots", required=True), f"{here}.snapshots")
+        if record.get("data_source") == "damon_stat":
             raise InputError(
                 f"{path}: {here} comes from DAMON_STAT, which has no addresses; record with damo record paddr"
             )
         last_ns = 0
-        for number, snapshot in enumerate(at.list_of(record["snapshots"], f"{here}.snapshots")):
+        for number, snapshot in enumerate(found):
             there = f"{here}.snapshots[{number}]"
             end_ns = at.quantity(snapshot, there, "end_time", _NANOSECONDS, _COUNT_MAX)
             if end_ns < last_ns:
@@ -100,7 +98,8 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
     ends: list[int] = []
     counts: list[int] = []
     n_idle = 0
-    for number, region in enumerate(at.list_of(at.get(snapshot, there, "regions", required=True), there)):
+    found = at.list_of(at.get(snapshot, there, "regions", required=True), f"{there}.regions")
+    for number, region in enumerate(found):
         where = f"{there}.regions[{number}]"
         start = at.quantity(region, where, "start", _BYTES, _ADDRESS_MAX)
         end = at.quantity(region, where, "end", _BYTES, _ADDRESS_MAX)

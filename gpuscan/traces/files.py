@@ -78,8 +78,8 @@ def _is_zlib(start: bytes) -> bool:
 
 def _is_perf_line(start: bytes) -> bool:
     """Whether the text begins with a CPU in brackets, as lines without comm and pid do."""
-    inside, closed, _ = start.lstrip()[1:].partition(b"]")
-    return bool(closed) and inside.isdigit()
+    cpu, _, after = start.lstrip()[1:].partition(b"]")
+    return cpu.isdigit() and after[:1].isspace()
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

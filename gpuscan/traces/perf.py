@@ -160,7 +160,7 @@ def _hexadecimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> A
 
 
 @compiled
-def _nanoseconds(text: NDArray[np.uint8], start: int, end: int) -> int:
+def _nanoseconds(text: NDArray[np.uint8], start: int, end: int) -> Any:
     """Return the time in ``[start, end)``, seconds with 6 or 9 decimals; -1 where that is none."""
     dot = start
     while dot < end and text[dot] != _DOT:
