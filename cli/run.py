@@ -166,7 +166,7 @@ def _trace_overrides(trace: Path) -> list[str]:
     return [
         "source.kind=trace",
         f"source.trace={_quoted(trace)}",
-        f"name={_quoted(trace.name)}",
+        f"name={_quoted(trace.name or trace)}",
         "shows=recorded accesses, replayed: what would have been promoted, and what it was worth",
         "ticks=1_000_000_000",
     ]

@@ -97,6 +97,16 @@ def test_a_compressed_record_with_a_wrong_checksum(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_compressed_record_with_something_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(zlib.compress(RECORD) * 2)
+    line = RECORD.count(b"\n") + 1
+    for n_bytes in (1 << 20, 7):
+        monkeypatch.setattr(damo, "_READ_BYTES", n_bytes)
+        with pytest.raises(InputError, match=rf"damon\.data:{line}: something follows the end"):
+            read(path)
+
+
 def changed(*path: Any, to: Any) -> Any:
     """Return the record with one value replaced."""
     document = json.loads(RECORD)

@@ -214,6 +214,10 @@ def _text(path: Path, on_read: Callable[[int], None]) -> bytes:
         raise InputError(
             f"{path}:{_line(parts)}: the compressed record ends in this line of its text; copy it again whole"
         )
+    if inflate is not None and inflate.unused_data:
+        raise InputError(
+            f"{path}:{_line(parts)}: something follows the end of the compressed record; copy it again whole"
+        )
     return b"".join(parts)
 
 
