@@ -223,13 +223,16 @@ def test_a_damaged_trace_is_read_or_refused(
         assert times == sorted(times)
 
 
-def test_lines_swapped_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perf, "_BLOCK_BYTES", 100)
+@pytest.mark.parametrize("first", range(60, 70))
+def test_lines_swapped_in_or_between_later_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    monkeypatch.setattr(perf, "_BLOCK_BYTES", 100)  # four lines of 27 bytes, nearly
     lines = [f"[000] {second}.000000: 4 1000\n" for second in range(1000, 1100)]
-    lines[70], lines[71] = lines[71], lines[70]
+    lines[first], lines[first + 1] = lines[first + 1], lines[first]
     path = tmp_path / "t.txt"
     path.write_text("".join(lines))
-    with pytest.raises(InputError, match=r"t\.txt:72: the line is earlier"):
+    with pytest.raises(InputError, match=rf"t\.txt:{first + 2}: the line is earlier"):
         read(path)
 
 
