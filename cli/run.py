@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gpuscan.cli.output import Output
+    from gpuscan.cli.output import Output, Progress
     from gpuscan.engine import RunReport
     from gpuscan.report import RunSummary
     from gpuscan.scenario import Scenario
@@ -33,9 +33,16 @@ def run(
     workload: Annotated[
         str, typer.Argument(help="A built-in workload (gpuscan workloads), a TOML file, or a snapshot.")
     ] = DEFAULT_WORKLOAD,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Replay recorded accesses: text of perf script, a damo record."),
+    ] = None,
     machine: Annotated[
         Path | None,
-        typer.Option(metavar="SNAPSHOT", help="Run on a captured machine instead of a simulated one."),
+        typer.Option(
+            metavar="SNAPSHOT",
+            help="Run on a captured machine; of a --trace, a preset, TOML file or host too.",
+        ),
     ] = None,
     split_cxl: Annotated[
         str | None,
@@ -79,6 +86,7 @@ def run(
     gpuscan run cxl-promote --set policy.rate_limit=100MB/s --set tick=50ms
     gpuscan run ping-pong --set source.two_stage=false   without its filter
     gpuscan run cxl-promote --machine host.zarr --split-cxl 50%
+    gpuscan run --trace mem.txt --machine host.zarr      recorded accesses
     """
     import time
     from contextlib import ExitStack
@@ -93,7 +101,10 @@ def run(
     output = Output(as_json, quiet=quiet)
     if workload.endswith(".zarr") and machine is None:
         workload, machine = DEFAULT_WORKLOAD, Path(workload)
-    loaded = load_workload(workload, _overrides(memory, ticks, seed, overrides))
+    options = [] if trace is None else _trace_overrides(trace)
+    if trace is not None and machine is not None and machine.suffix != ".zarr" and not machine.is_dir():
+        options, machine = [*options, f"topology={{ machine = {_quoted(machine)} }}"], None
+    loaded = load_workload(workload, options + _overrides(memory, ticks, seed, overrides))
     snapshot = _snapshot(machine, split_cxl, memory)
     note_threads(threads, output)
     result: tuple[Scenario, RunReport, RunSummary, dict[str, Any]] | None = None
@@ -104,6 +115,9 @@ def run(
             preparing.enter_context(output.note_if_slow(COMPILING))
 
             started = checked_at = time.perf_counter()
+            reading = None
+            if loaded.source.kind == "trace":
+                reading = preparing.enter_context(_reading(Path(loaded.source.trace), output)).advance
 
             def checked() -> None:
                 nonlocal checked_at
@@ -118,6 +132,7 @@ def run(
                 n_threads=threads,
                 plan_sink=kept.plan_sink if kept else None,
                 on_checked=checked,
+                on_read=reading,
             )
             built = time.perf_counter()
             report, first_tick_s = _run(scenario, output)
@@ -151,6 +166,30 @@ def _overrides(
     """Return the options as overrides; ``--set`` comes last and wins."""
     options = {"topology.memory": memory, "ticks": ticks, "seed": seed}
     return [*(f"{key}={value}" for key, value in options.items() if value is not None), *(overrides or [])]
+
+
+def _trace_overrides(trace: Path) -> list[str]:
+    """Return what makes any workload one that replays a trace, all of it unless ``--ticks`` says less."""
+    return [
+        "source.kind=trace",
+        f"source.trace={_quoted(trace)}",
+        f"name={_quoted(trace.name or trace)}",
+        "shows=recorded accesses, replayed: what would have been promoted, and what it was worth",
+        "ticks=1_000_000_000",
+    ]
+
+
+def _quoted(path: Path | str) -> str:
+    """Return a TOML string: a file may be called ``1`` or ``true``."""
+    import json
+
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+def _reading(trace: Path, output: Output) -> Progress:
+    from gpuscan.traces import open_trace
+
+    return output.progress(f"reading {trace.name}", open_trace(trace).n_bytes, unit="bytes")
 
 
 def _snapshot(machine: Path | None, split_cxl: str | None, memory: str | None) -> Snapshot | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
+from gpuscan.flow import Source
 from gpuscan.kernels.registry import Device
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.sim.frames import index_dtype
@@ -62,6 +63,7 @@ def build_scenario(
     plan_sink: PlanSink | None = None,
     verify_every_tick: bool = False,
     on_checked: Callable[[], None] | None = None,
+    on_read: Callable[[int], None] | None = None,
 ) -> Scenario:
     """Build everything a workload needs.
 
@@ -77,19 +79,29 @@ def build_scenario(
         n_threads: worker threads of the CPU backend.
         plan_sink, verify_every_tick: see :class:`gpuscan.engine.Engine`.
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
+        on_read: called with bytes of the workload's trace while it is checked.
 
     Raises:
         InputError: the workload does not fit the machine.
         DeviceError: the device is not there.
     """
+    frames = None if snapshot is None else snapshot.frames()
+    surveyed = None
     if snapshot is None:
         topology = resolve_topology(workload.topology.machine, workload.topology.memory)
-        spec = workload.machine_spec(topology)
-        large_folios = any(process.order for process in spec.processes)
-        frames = None
     else:
-        topology, frames = snapshot.topology, snapshot.frames()
+        topology = snapshot.topology
+    if workload.source.kind == "trace":
+        from gpuscan.trace_scenario import survey_trace, trace_spec
+
+        surveyed, workload = survey_trace(workload, topology, on_read)
+        spec = trace_spec(workload, topology, surveyed.n_pages)
+    elif frames is None:
+        spec = workload.machine_spec(topology)
+    else:
         spec = _captured_spec(workload, topology, frames)
+    large_folios = any(process.order for process in spec.processes)
+    if frames is not None:
         large_folios = bool(frames.order[frames.eligible].any())
     policy = workload.engine_policy()
     store = Store(
@@ -104,23 +116,39 @@ def build_scenario(
     if on_checked is not None:
         on_checked()
     notes: tuple[str, ...] = ()
-    if snapshot is None or frames is None:
-        machine = SimulatedMachine(topology, spec)
-    else:
-        # Not at the top: a run without a snapshot starts sooner without these.
+    source: Source
+    # Not imported at the top: a run of a plain workload starts sooner without these.
+    if surveyed is not None:
+        from gpuscan.sim.captured import machine_from_frames
+        from gpuscan.sources.captured import captured_frames
+        from gpuscan.sources.trace import frames_of
+        from gpuscan.trace_scenario import trace_source
+
+        traced = (
+            frames_of(topology, surveyed.pages)
+            if snapshot is None or frames is None
+            else captured_frames(snapshot, frames)
+        )
+        machine = machine_from_frames(topology, traced, spec)
+        source, notes = trace_source(workload, machine, surveyed), (surveyed.sentence(),)
+    elif snapshot is not None and frames is not None:
         from gpuscan.pageflags import hot_rule
         from gpuscan.sim.captured import machine_from_frames
         from gpuscan.sources.captured import captured_frames
 
         machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
+        source = HintFaultSource(machine)
         n_hot = int(np.count_nonzero(frames.hot))
         hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"
         notes = (hot, *_left_out(workload))
+    else:
+        machine = SimulatedMachine(topology, spec)
+        source = HintFaultSource(machine)
     for event in machine.folios():
         store.admit(event.allocated, event.order)
     engine = Engine(
         store,
-        HintFaultSource(machine),
+        source,
         SimulatedMigrator(machine),
         policy,
         plan_sink=plan_sink,

@@ -1,7 +1,7 @@
 """What a workload file may say: typed, checked, every string with a unit turned into base units.
 
 Keys carry no unit, their values do (``tick = "100ms"``). Every key has a default
-except ``shows``, ``processes`` and, in a process, ``name``, ``memory``,
+except ``shows``, ``processes`` (but for a trace) and, in a process, ``name``, ``memory``,
 ``cpus_of`` and ``accesses_per_gib_s``.
 """
 
@@ -165,15 +165,24 @@ class Process(_Model):
 
 
 class Source(_Model):
-    """How accesses become marks, see :class:`gpuscan.sim.spec.HintFaultSpec`."""
+    """How accesses become marks, see :class:`gpuscan.sim.spec.HintFaultSpec`, or with ``kind = "trace"``
+    :class:`gpuscan.sources.trace.TraceSource`: of a trace, ``mark`` and ``only_lower_tier`` count."""
 
-    kind: Literal["hint-faults"] = "hint-faults"
+    kind: Literal["hint-faults", "trace"] = "hint-faults"
     scan_size: Memory = _FAULTS.scan_bytes
     scan_period: Annotated[TimeNs, Field(gt=0)] = _FAULTS.scan_period_ns
     mark: Literal["request", "record"] = _FAULTS.mark
     only_lower_tier: bool = _FAULTS.only_lower_tier
     hot_latency: TimeNs = _FAULTS.hot_latency_ns
     two_stage: bool = _FAULTS.two_stage
+    trace: str = ""
+    min_weight: Annotated[int, Field(ge=0, lt=2**62)] = 0
+
+    @model_validator(mode="after")
+    def _has_a_trace(self) -> Self:
+        if (self.kind == "trace") != bool(self.trace):
+            raise ValueError("kind = 'trace' and a file in trace go together; give both or neither")
+        return self
 
 
 class MigrationCost(_Model):
@@ -227,7 +236,7 @@ class Workload(_Model):
         name: what to call it.
         shows: one line saying what it shows.
         topology: on which machine.
-        processes: who runs.
+        processes: who runs; of a trace, whoever ran when it was recorded, so none are needed.
         source: how accesses become marks.
         policy: how marks are treated.
         cost: of migrations.
@@ -241,7 +250,7 @@ class Workload(_Model):
     name: Annotated[str, Field(min_length=1)]
     shows: str
     topology: TopologyChoice = TopologyChoice()
-    processes: Annotated[tuple[Process, ...], Field(min_length=1, strict=False)]
+    processes: Annotated[tuple[Process, ...], Field(min_length=1, strict=False)] = ()
     source: Source = Source()
     policy: PolicyChoice = PolicyChoice()
     cost: MigrationCost = MigrationCost()
@@ -250,6 +259,12 @@ class Workload(_Model):
     tick: Annotated[TimeNs, Field(gt=0)] = 100_000_000
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "reference", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _runs_something(self) -> Self:
+        if not self.processes and self.source.kind != "trace":
+            raise ValueError("key processes is missing; add it, or a source of kind = 'trace'")
+        return self
 
     def engine_policy(self) -> Policy:
         """Return the engine's settings."""

@@ -16,7 +16,7 @@ from gpuscan.workload_model import MODELS, Workload
     (Path(__file__).parent.parent / "docs/workload.md").read_text(encoding="utf-8"),
     re.DOTALL,
 )
-GIVEN = {"name", "memory", "placement", "node_intervals", "seed", "scan_size"}
+GIVEN = {"name", "processes", "memory", "placement", "node_intervals", "seed", "scan_size"}
 """Keys of the example with other values than the defaults, or that are written in another form."""
 
 

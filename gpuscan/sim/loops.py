@@ -12,12 +12,12 @@ the length of its ticks or the order in which processes are simulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from gpuscan.compiled import compiled as _compiled
 
 REFERENCED = 1
 """Frame flag: accessed since the clock hand last came by (the PTE's accessed bit)."""
@@ -32,16 +32,6 @@ PROT_NONE = 16
 
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 _SECTION_SHIFT = 15
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    try:
-        return cast(Callable[_P, _R], njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # no writable cache directory: compile anew in every process
-        return cast(Callable[_P, _R], njit(nogil=True)(function))
 
 
 @_compiled

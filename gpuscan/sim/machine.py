@@ -120,8 +120,8 @@ class SimulatedMachine:
 
     def home_nid(self, cpu_nid: int) -> int | None:
         """Return where pages accessed from ``cpu_nid`` belong: its own node if that has top-tier memory, else
-        the nearest that has."""
-        return self._home[cpu_nid]
+        the nearest that has; None too for a node on whose CPUs nothing runs."""
+        return self._home.get(cpu_nid)
 
     def folios(self) -> Iterator[FolioEvents]:
         """Yield every mapped folio as an allocation: what a store needs to know at the start."""
@@ -163,6 +163,26 @@ class SimulatedMachine:
         metrics["kswapd_no_lower_tier"] = kswapd.no_lower_tier
         metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
         return Elapsed(faults, tuple(events), metrics)
+
+    def access(self, folios: NDArray[np.int64], cpu_nids: NDArray[np.int32]) -> dict[str, float]:
+        """Access folios from CPUs of nodes, beside what :meth:`run` does.
+
+        Args:
+            folios: int64[n], virtual.
+            cpu_nids: int32[n], -1 = not known.
+
+        Returns:
+            ``accesses`` and the metrics that go with it, as :meth:`run`.
+        """
+        tally = _Tally(self)
+        for cpu_nid in np.unique(cpu_nids).tolist():
+            counts = np.zeros(N_NODES_MAX, dtype=np.int64)
+            mine = folios[cpu_nids == cpu_nid]
+            faulted = np.empty(len(mine), dtype=np.int64)  # a fault is served, but nobody is told
+            table = self.space.frame_of
+            touch(mine, 0, table, self.space.flags, self.page_map.section_nid, counts, faulted)
+            tally.count(cpu_nid, counts)
+        return tally.metrics()
 
     def _access(self, process: Process, stretch: Stretch, tally: _Tally) -> None:
         space = self.space

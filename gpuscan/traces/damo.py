@@ -1,0 +1,252 @@
+"""Records and reports of damo (DAMON's user-space tool): JSON, as it is or compressed by zlib.
+
+``damo record`` writes ``json_compressed`` by default and ``json`` on demand, and
+``damo report access --json`` prints the same document: a list of records, one per monitored
+target, each a list of snapshots with ``start_time``, ``end_time`` and ``regions`` (src/_damo_records.py
+and src/_damon.py, damo df6d55faa031). Numbers are numbers or strings with commas, a unit, or both;
+null stands for what is not known.
+
+A record does not say whose addresses it has. ``damo record`` keeps the settings beside it in
+``NAME.kdamonds``, where ``ops`` is ``paddr`` for physical memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuscan.errors import InputError
+from gpuscan.traces.samples import UNKNOWN_CPU, Samples
+from gpuscan.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
+
+_READ_BYTES = 1 << 20
+_TEXT_BYTES_MAX = 1 << 30
+"""Of JSON: parsed it takes several times as much memory. A snapshot of 1000 regions has some 0.4 MB."""
+_ADDRESS_MAX = 1 << 56
+_COUNT_MAX = 1 << 62
+
+_BYTES = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGTPE", start=1):
+    _BYTES.update({_letter + suffix: 1 << (10 * _power) for suffix in ("", "B", "iB")})
+_NANOSECONDS = {
+    "": 1,
+    "ns": 1,
+    "us": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86400 * 10**9,
+}
+_COUNTS = {"": 1, "samples": 1}
+_QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
+_REMEDY = "give a file of damo record, or what damo report access --json prints"
+
+
+def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+    """Yield the accessed regions of every snapshot, one block per snapshot, by the end of the snapshot.
+
+    Raises:
+        InputError: the file is cut short or foreign (names line or key), or its addresses are virtual.
+        OSError: the file cannot be read.
+    """
+    _refuse_virtual(path)
+    text = _text(path, on_read)
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}: the JSON ends or breaks here ({error.msg}); {_REMEDY}"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
+        raise InputError(f"{path}:1: JSON that cannot be read ({error}); {_REMEDY}") from error
+    del text
+    at = _Place(path)
+    snapshots: list[tuple[int, Samples]] = []
+    for index, record in enumerate(at.list_of(records, "the document")):
+        here = f"[{index}]"
+        found = at.list_of(at.get(record, here, "snapshots", required=True), f"{here}.snapshots")
+        if record.get("data_source") == "damon_stat":
+            raise InputError(
+                f"{path}: {here} comes from DAMON_STAT, which has no addresses; record with damo record paddr"
+            )
+        last_ns = 0
+        for number, snapshot in enumerate(found):
+            there = f"{here}.snapshots[{number}]"
+            end_ns = at.quantity(snapshot, there, "end_time", _NANOSECONDS, _COUNT_MAX)
+            if end_ns < last_ns:
+                raise InputError(
+                    f"{path}: {there}.end_time is earlier than that of the snapshot before; "
+                    "a record is in the order of time, as damo writes it"
+                )
+            last_ns = end_ns
+            snapshots.append((end_ns, _regions(at, snapshot, there, end_ns)))
+    del records
+    # Targets are recorded side by side.
+    for _, samples in sorted(snapshots, key=lambda of_time: of_time[0]):
+        yield samples
+
+
+def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
+    starts: list[int] = []
+    ends: list[int] = []
+    counts: list[int] = []
+    n_idle = 0
+    found = at.list_of(at.get(snapshot, there, "regions", required=True), f"{there}.regions")
+    for number, region in enumerate(found):
+        where = f"{there}.regions[{number}]"
+        start = at.quantity(region, where, "start", _BYTES, _ADDRESS_MAX)
+        end = at.quantity(region, where, "end", _BYTES, _ADDRESS_MAX)
+        if end < start:
+            raise InputError(f"{at.path}: {where} ends before it starts; {_REMEDY}")
+        n_accesses = _accesses(at, region, where)
+        if start < end and n_accesses > 0:
+            starts.append(start)
+            ends.append(end)
+            counts.append(n_accesses)
+        else:
+            n_idle += 1
+    first = np.array(starts, dtype=np.int64) >> PAGE_SHIFT
+    after = (np.array(ends, dtype=np.int64) + PAGE_BYTES - 1) >> PAGE_SHIFT
+    return Samples(
+        np.full(len(first), end_ns, dtype=np.int64),
+        np.full(len(first), UNKNOWN_CPU, dtype=np.int32),
+        first,
+        after - first,
+        np.array(counts, dtype=np.int64),
+        n_idle=n_idle,
+    )
+
+
+def _accesses(at: _Place, region: Any, where: str) -> int:
+    """Return ``nr_accesses`` in checks; the percentage where that is all there is, rounded up."""
+    found = at.get(region, where, "nr_accesses", required=True)
+    where = f"{where}.nr_accesses"
+    if at.get(found, where, "samples") is not None:
+        return at.quantity(found, where, "samples", _COUNTS, _COUNT_MAX, lowest=-1)
+    percent = at.get(found, where, "percent", required=True)
+    text = percent.strip().removesuffix("%") if isinstance(percent, str) else percent
+    return at.quantity({"percent": text}, where, "percent", _COUNTS, 100, lowest=-1)
+
+
+class _Place:
+    """Reads values of a document; what does not fit is named by its key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def list_of(self, value: Any, key: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise InputError(f"{self.path}: {key} is not a list; {_REMEDY}")
+        return value
+
+    def get(self, table: Any, key: str, name: str, *, required: bool = False) -> Any:
+        """Return ``table[name]``, None without it unless it is required."""
+        if not isinstance(table, dict):
+            raise InputError(f"{self.path}: {key} is not a table; {_REMEDY}")
+        if required and table.get(name) is None:
+            raise InputError(f"{self.path}: {key} has no {name}; {_REMEDY}")
+        return table.get(name)
+
+    def quantity(
+        self, table: Any, key: str, name: str, units: dict[str, int], limit: int, *, lowest: int = 0
+    ) -> int:
+        """Return a number in base units: ``4096``, ``"4,096"``, ``"4.000 KiB"``, ``"1 s 500 ms"``."""
+        value = self.get(table, key, name, required=True)
+        number: float | int | None = None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = value
+        elif isinstance(value, str):
+            number = limit if value == "max" else _parsed(value, units)
+        # A NaN is in no range.
+        if number is None or not lowest <= number <= limit:
+            shown = str(value)[:40]
+            raise InputError(
+                f"{self.path}: {key}.{name} is {shown!r}, not a number from {lowest} to {limit:,}; {_REMEDY}"
+            )
+        return int(-(-number // 1))
+
+
+def _parsed(text: str, units: dict[str, int]) -> float | int | None:
+    """Return the sum of the quantities in ``text``, None where it holds anything else."""
+    total: float | int = 0
+    position = 0
+    while position < len(text):
+        match = _QUANTITY.match(text, position)
+        if match is None or match[2] not in units:
+            return None
+        digits = match[1].replace(",", "")
+        total += (float(digits) if "." in digits else int(digits)) * units[match[2]]
+        position = match.end()
+    return total if position else None
+
+
+def _text(path: Path, on_read: Callable[[int], None]) -> bytes:
+    """Return the JSON of a file, decompressed where it is compressed."""
+    parts: list[bytes] = []
+    n_bytes = 0
+    with path.open("rb") as file:
+        inflate = zlib.decompressobj() if file.read(1) == b"x" else None
+        file.seek(0)
+        try:
+            while read := file.read(_READ_BYTES):
+                on_read(len(read))
+                for part in [read] if inflate is None else _inflated(inflate, read):
+                    parts.append(part)
+                    n_bytes += len(part)
+                    if n_bytes > _TEXT_BYTES_MAX:
+                        raise InputError(
+                            f"{path}:{_line(parts)}: the record goes on beyond "
+                            f"{format_bytes(_TEXT_BYTES_MAX)} of JSON; record for a shorter time"
+                        )
+        except zlib.error as error:
+            raise InputError(
+                f"{path}:{_line(parts)}: the compressed record breaks in or after this line of its text; "
+                "copy it again whole"
+            ) from error
+    if inflate is not None and not inflate.eof:
+        raise InputError(
+            f"{path}:{_line(parts)}: the compressed record ends in this line of its text; copy it again whole"
+        )
+    if inflate is not None and inflate.unused_data:
+        raise InputError(
+            f"{path}:{_line(parts)}: something follows the end of the compressed record; copy it again whole"
+        )
+    return b"".join(parts)
+
+
+def _inflated(inflate: Any, read: bytes) -> Iterator[bytes]:
+    """Yield what ``read`` decompresses to, a piece at a time: a few bytes may hold gigabytes."""
+    while True:
+        part = inflate.decompress(read, _READ_BYTES)
+        yield part
+        read = inflate.unconsumed_tail
+        if not read and len(part) < _READ_BYTES:
+            return
+
+
+def _line(parts: list[bytes]) -> int:
+    """Return the number of the last line."""
+    return sum(part.count(b"\n") for part in parts) + 1
+
+
+def _refuse_virtual(path: Path) -> None:
+    """Refuse a record whose settings say that its addresses are virtual."""
+    beside = path.with_name(f"{path.name}.kdamonds")
+    try:
+        kdamonds = json.loads(beside.read_bytes())
+        all_ops = [context["ops"] for kdamond in kdamonds for context in kdamond["contexts"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # no settings, or not damo's: the machine's PFNs will tell
+    for ops in all_ops:
+        if ops != "paddr":
+            raise InputError(
+                f"{path}: its addresses are virtual ({beside.name} says ops = {ops!r}), and which page was "
+                "where a pagemap would have to say; record physical memory with damo record paddr"
+            )

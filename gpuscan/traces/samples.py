@@ -1,0 +1,45 @@
+"""The one form every trace is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN_CPU = -1
+"""The trace does not say which CPU accessed the pages."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """A block of samples, ascending by time.
+
+    Attributes:
+        time_ns: int64[n], on the trace's own clock.
+        cpu: int32[n], the CPU that accessed the pages, or ``UNKNOWN_CPU``.
+        pfn: int64[n], first page.
+        n_pages: int64[n], pages from there on; 1 for a sampled access, more for a region.
+        weight: int64[n]. perf: latency in the PMU's unit (core cycles on x86), 1 where the trace
+            has none. damo: ``nr_accesses``, in how many of DAMON's checks the region was accessed.
+        n_unresolved: samples left out because their physical address is 0: the kernel could not
+            resolve it.
+        n_idle: regions left out because nothing accessed them.
+    """
+
+    time_ns: NDArray[np.int64]
+    cpu: NDArray[np.int32]
+    pfn: NDArray[np.int64]
+    n_pages: NDArray[np.int64]
+    weight: NDArray[np.int64]
+    n_unresolved: int = 0
+    n_idle: int = 0
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    def __getitem__(self, part: slice | NDArray[np.bool_]) -> Samples:
+        """Return some of the samples; what was left out stays counted with the whole."""
+        return Samples(
+            self.time_ns[part], self.cpu[part], self.pfn[part], self.n_pages[part], self.weight[part]
+        )
