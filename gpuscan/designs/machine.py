@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuscan.errors import InputError
 from gpuscan.flow import FolioEvents
+from gpuscan.pagemap import SECTION_PAGES
 
 NUMA_NO_NODE = -1
 EINVAL = 22
@@ -127,9 +128,13 @@ class Machine(Protocol):
         """Return an id of the folio's memory cgroup."""
         ...
 
-    def n_steps(self, start_pfn: int, end_pfn: int, nid: int) -> int:
-        """Return how many PFNs a walk over node ``nid`` looks at when it steps over each folio of the node
-        that it finds (it looks at every PFN otherwise)."""
+    def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
+        """Return how many PFNs a walk looks at that steps over the folios it finds (of node ``nid`` only, if
+        given) instead of looking at each of their pages."""
+        ...
+
+    def free_space_enough(self, nid: int) -> bool:
+        """``pgdat_free_space_enough()``."""
         ...
 
     def prepare(self, head: int, nid: int) -> int:
@@ -162,6 +167,7 @@ class ArrayMachine:
         prepare: int[n], what ``migrate_misplaced_folio_prepare()`` returns, read at the head; 0 by default.
         memcg: int[n], read at the head; 0 by default.
         top_tier: nodes of the top tier.
+        free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
 
     Raises:
         InputError: arrays of different lengths.
@@ -180,6 +186,7 @@ class ArrayMachine:
         prepare: ArrayLike | None = None,
         memcg: ArrayLike | None = None,
         top_tier: Sequence[int] = (),
+        free_enough: Sequence[int] = (),
     ) -> None:
         self._first_pfn = first_pfn
         self._nid = np.asarray(nid, dtype=np.int64)
@@ -201,6 +208,7 @@ class ArrayMachine:
         self._n_pages = np.bincount(self._head, minlength=n)
         self._zones = tuple(zones)
         self._top_tier = frozenset(top_tier)
+        self._free_enough = frozenset(free_enough)
 
     @property
     def n_positions(self) -> int:
@@ -223,7 +231,7 @@ class ArrayMachine:
     def sections(self) -> Sequence[int]:
         """See :class:`Machine`."""
         pfns = np.flatnonzero(self._valid) + self._first_pfn
-        numbers: list[int] = np.unique(pfns >> 15).tolist()
+        numbers: list[int] = np.unique(pfns // SECTION_PAGES).tolist()
         return numbers
 
     def position(self, pfn: int) -> int:
@@ -256,12 +264,18 @@ class ArrayMachine:
         """See :class:`Machine`."""
         return int(self._memcg[head])
 
-    def n_steps(self, start_pfn: int, end_pfn: int, nid: int) -> int:
+    def free_space_enough(self, nid: int) -> bool:
+        """See :class:`Machine`."""
+        return nid in self._free_enough
+
+    def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
         """See :class:`Machine`."""
         n_stepped_over = 0
         for lo, hi in self.ranges(start_pfn, end_pfn):
             pages = np.arange(lo, hi)
-            found = self._online[lo:hi] & (self._nid[lo:hi] == nid)
+            found = self._online[lo:hi].copy()
+            if nid is not None:
+                found &= self._nid[lo:hi] == nid
             looked_at = (self._head[lo:hi] == pages) | (pages == start_pfn - self._first_pfn)
             n_stepped_over += int((found & ~looked_at).sum())
         return end_pfn - start_pfn - n_stepped_over

@@ -28,6 +28,8 @@ INVALID_NID = "invalid nid"
 """The record named a node that is not there, or the batch was sent to one."""
 CONSUMED = "consumed before refusal"
 """The mark was cleared, then the folio was refused at the checks or in ``migrate_pages()``."""
+NOT_PROMOTED = "consumed before the rate limit"
+"""The record was zeroed, then the threshold or the rate limit refused the folio."""
 STALE = "stale: freed or reallocated"
 """The folio that was asked for is gone."""
 STRANDED = "stranded by a cleared section bit"
@@ -62,11 +64,16 @@ class RequestLedger:
         """Requests that wait to be found."""
         return len(self._open)
 
-    def ask(self, position: int, nid: int) -> None:
-        """Begin a request; one that the page had already ends."""
+    def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
+        """Begin a request; one that the page had already ends.
+
+        Args:
+            position, nid: page and node.
+            keeps_nid: the design has a place for the node; otherwise there is nothing to overwrite.
+        """
         self.requested += 1
         before = self._open.get(position)
-        if before == nid:
+        if before == nid or (before is not None and not keeps_nid):
             self.superseded += 1
         elif before is not None:
             self.lost[OVERWRITTEN_NID] += 1
