@@ -8,6 +8,7 @@ from gpuscan.designs.design import Design
 from gpuscan.designs.engine import DesignEngine
 from gpuscan.designs.machine import Machine
 from gpuscan.designs.pghot import PghotTunables, SectionFlag
+from gpuscan.designs.readings import PerFolio, ZoneFlag
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from gpuscan.designs.simulated import SimulatedPages
 from gpuscan.errors import InputError
@@ -36,6 +37,8 @@ _DESIGNS: dict[str, Callable[[Machine, Policy], Design]] = {
     RfcV1.name: lambda machine, _: RfcV1(machine),
     RfcFixed.name: lambda machine, _: RfcFixed(machine),
     SectionFlag.name: _section_flag,
+    ZoneFlag.name: lambda machine, _: ZoneFlag(machine),
+    PerFolio.name: lambda machine, _: PerFolio(machine),
 }
 
 DESIGNS = tuple(_DESIGNS)

@@ -34,8 +34,8 @@ STALE = "stale: freed or reallocated"
 """The folio that was asked for is gone."""
 STRANDED = "stranded by a cleared section bit"
 """READY, but nothing makes the thread look at its section again."""
-OVERFLOW = "list overflow"
-"""No room in a list."""
+STRANDED_ZONE = "stranded by a cleared zone flag"
+"""The same with a zone's flag."""
 
 
 class RequestLedger:
