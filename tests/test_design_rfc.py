@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,6 +247,13 @@ def test_a_mark_outlives_its_folio_and_moves_the_next_one(kind: type[RfcV1]) -> 
     assert design.calls[-1] == BatchCall((3,), 0)
     assert (design.ledger.migrated, design.ledger.stale_claims) == (0, 1)
     design.verify()
+
+
+def test_the_example_in_the_docs_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "designs.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == code.rsplit("# ", 1)[1].strip()
 
 
 @st.composite
