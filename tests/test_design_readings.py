@@ -1,4 +1,4 @@
-"""zone-flag and per-folio: what they change against rfc-fixed."""
+"""Our readings: zone-flag and per-folio against rfc-fixed, and the lists of percpu-list."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
+from gpuscan.designs.percpu_list import PercpuList
 from gpuscan.designs.readings import PerFolio, ZoneFlag
 from gpuscan.designs.rfc import RfcFixed
 from gpuscan.flow import FolioEvents
@@ -88,3 +89,53 @@ def test_any_page_marks_its_folio_and_memory_off_the_lru_has_no_record() -> None
     design.walk(2)
     assert design.calls == [BatchCall((4,), 0)]
     assert design.counters["kmigrated_add_pfn_einval"] == 2
+
+
+def test_lists_are_emptied_cpu_by_cpu_and_the_newest_entry_of_a_page_counts() -> None:
+    design = PercpuList(machine())
+    for cpu, pfn, nid in ((1, 5, 1), (0, 3, 0), (0, 5, 0), (1, 4, 1)):
+        design.mark(pfn, nid, cpu=cpu)
+    assert design.activated(2)
+    design.walk(2)
+    # CPU 0 is first, so its entry for page 5 is taken for the older one.
+    assert design.calls == [BatchCall((3,), 0), BatchCall((4, 5), 1)]
+    assert (design.counters["entries_examined"], design.counters["duplicates"]) == (4, 1)
+    assert design.ledger.lost == {"overwritten nid": 1}
+    assert design.ledger.elsewhere == 1
+    design.verify()
+
+
+def test_a_full_list_drops_and_only_that_list() -> None:
+    design = PercpuList(machine(), list_entries=2)
+    for pfn in range(4):
+        design.mark(pfn, 0, cpu=0)
+    design.mark(3, 0, cpu=1)
+    assert design.ledger.lost == {"list overflow": 2}
+    design.verify()
+    design.walk(2)
+    assert design.calls == [BatchCall((3, 1, 0), 0)]
+    assert (design.ledger.requested, design.ledger.migrated) == (5, 3)
+    design.verify()
+
+
+def test_an_entry_without_a_reference_outlives_its_folio() -> None:
+    design = PercpuList(machine())
+    design.mark(3, 0)
+    frame = np.array([3])
+    design.apply([FolioEvents(freed=frame, allocated=frame)])
+    design.verify()
+    design.walk(2)
+    assert design.calls == [BatchCall((3,), 0)]
+    assert (design.ledger.migrated, design.ledger.stale_claims) == (0, 1)
+
+
+def test_pages_at_home_are_not_listed_and_refused_ones_are_forgotten() -> None:
+    design = PercpuList(machine(prepare=[-11] * 8))
+    design.mark(1, 2)
+    design.mark(2, 0)
+    assert [design.mark(pfn, 0) for pfn in (99, 2)] == [-22, 0]
+    design.walk(2)
+    assert design.calls == []
+    assert design.ledger.superseded == 1
+    assert design.ledger.lost == {"consumed before refusal": 1}
+    design.verify()

@@ -54,8 +54,8 @@ class Design(ABC):
         """Bytes of a page's record."""
 
     @abstractmethod
-    def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
-        """Handle a hint fault that names a page and a node; 0 or -errno."""
+    def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
+        """Handle a hint fault on a CPU that names a page and a node; 0 or -errno."""
 
     @abstractmethod
     def walk(self, nid: int, *, now_jiffies: int = 0) -> None:

@@ -163,7 +163,8 @@ class DesignEngine:
         report.migrated = design.ledger.migrated - migrated
         report.migrated_pages = counted("pgmigrate_success")
         report.dropped = design.ledger.lost.total() - lost
-        report.examined_bytes = counted("pfns_examined") * design.record_bytes
+        n_examined = counted("pfns_examined") + counted("entries_examined")
+        report.examined_bytes = n_examined * design.record_bytes
         report.pending = design.ledger.pending
         self.n_ticks += 1
         return report
@@ -178,14 +179,23 @@ class DesignEngine:
         return walk_ns, busy_ns
 
     def _mark(self, seen: ObservedFaults) -> None:
-        pfns, nids, wanted = seen.pfns, self._asked_for(seen), seen.wanted
+        pfns, nids, cpus, wanted = seen.pfns, self._asked_for(seen), self._cpus(seen.cpu_nids), seen.wanted
         if self.design.bypasses_thp and self._machine.has_large_folios:
             huge = self._is_huge(pfns)
             self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
-            pfns, nids = pfns[~huge], nids[~huge]
+            pfns, nids, cpus = pfns[~huge], nids[~huge], cpus[~huge]
         now_jiffies = self.policy.jiffies(self.now_ns)
-        for pfn, nid in zip(pfns.tolist(), nids.tolist(), strict=True):
-            self.design.mark(pfn, nid, now_jiffies)
+        for pfn, nid, cpu in zip(pfns.tolist(), nids.tolist(), cpus.tolist(), strict=True):
+            self.design.mark(pfn, nid, now_jiffies, cpu=cpu)
+
+    def _cpus(self, cpu_nids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the CPU of each fault: a node's faults fall on its CPUs in turn."""
+        cpus = np.zeros(len(cpu_nids), dtype=np.int64)
+        for nid in np.unique(cpu_nids).tolist():
+            mine = np.flatnonzero(cpu_nids == nid)
+            of_node = np.array(self._machine.topology.node(nid).cpus, dtype=np.int64)
+            cpus[mine] = of_node[np.arange(len(mine)) % len(of_node)]
+        return cpus
 
     def _asked_for(self, seen: ObservedFaults) -> NDArray[np.int32]:
         """Return the node each fault names, as the design's producer does."""

@@ -129,7 +129,7 @@ class SectionFlag(Design):
             if self._section(position) not in self._hot:
                 self.ledger.end_pending(position, STRANDED)
 
-    def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
+    def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """See :class:`gpuscan.designs.design.Design`."""
         return self.record_access(pfn, nid, now_jiffies)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gpuscan.designs.design import Design
 from gpuscan.designs.engine import DesignEngine
 from gpuscan.designs.machine import Machine
+from gpuscan.designs.percpu_list import PercpuList
 from gpuscan.designs.pghot import PghotTunables, SectionFlag
 from gpuscan.designs.readings import PerFolio, ZoneFlag
 from gpuscan.designs.rfc import RfcFixed, RfcV1
@@ -38,6 +39,7 @@ _DESIGNS: dict[str, Callable[[Machine, Policy], Design]] = {
     RfcFixed.name: lambda machine, _: RfcFixed(machine),
     SectionFlag.name: _section_flag,
     ZoneFlag.name: lambda machine, _: ZoneFlag(machine),
+    PercpuList.name: lambda machine, _: PercpuList(machine),
     PerFolio.name: lambda machine, _: PerFolio(machine),
 }
 

@@ -34,6 +34,8 @@ STALE = "stale: freed or reallocated"
 """The folio that was asked for is gone."""
 STRANDED = "stranded by a cleared section bit"
 """READY, but nothing makes the thread look at its section again."""
+OVERFLOW = "list overflow"
+"""A list had no room for it."""
 STRANDED_ZONE = "stranded by a cleared zone flag"
 """The same with a zone's flag."""
 
@@ -78,6 +80,11 @@ class RequestLedger:
         elif before is not None:
             self.lost[OVERWRITTEN_NID] += 1
         self._open[position] = nid
+
+    def overflow(self) -> None:
+        """Book a request that found no room; an older one of the page stands."""
+        self.requested += 1
+        self.lost[OVERFLOW] += 1
 
     def claim(self, position: int) -> int | None:
         """Take the request of a page whose mark was cleared; None where the mark had outlived its folio."""

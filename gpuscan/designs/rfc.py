@@ -66,7 +66,7 @@ class _Kmigrated(Design):
         """See :class:`gpuscan.designs.design.Design`."""
         return self.records.itemsize
 
-    def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
+    def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """See :class:`gpuscan.designs.design.Design`."""
         return self.request(pfn, nid)
 

@@ -30,13 +30,15 @@ class ObservedFaults:
 
     Attributes:
         pfns: int64[n], first pages of the folios.
-        own_nids: int32[n], the nodes they are on.
+        cpu_nids: int32[n], nodes of the CPUs that faulted.
+        own_nids: int32[n], the nodes the folios are on.
         target_nids: int32[n], where the accessing CPUs would have them; -1 where nothing is in reach.
         wanted: bool[n], whether do_numa_page() would ask for the move.
         events, metrics: see :class:`gpuscan.flow.Sampled`.
     """
 
     pfns: NDArray[np.int64]
+    cpu_nids: NDArray[np.int32]
     own_nids: NDArray[np.int32]
     target_nids: NDArray[np.int32]
     wanted: NDArray[np.bool_]
@@ -82,6 +84,7 @@ class HintFaultSource:
         frames = elapsed.faults.frames
         return ObservedFaults(
             page_map.pfn_of_flat(frames),
+            elapsed.faults.cpu_nids,
             page_map.nid_of_flat(frames),
             self._target[elapsed.faults.cpu_nids],
             wanted,
