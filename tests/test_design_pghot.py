@@ -220,6 +220,22 @@ def test_the_threshold_falls_when_there_are_too_many_candidates() -> None:
     assert design.counters["pgpromote_candidate"] == 3
 
 
+def test_enough_free_memory_resets_the_threshold() -> None:
+    limit = PghotTunables(record_format="pghot", rate_limit_mbps=0)
+    machine = lower(free_enough=())
+    design = SectionFlag(machine, limit)
+    for now in (70_000, 140_000):
+        hot(design, 0, now=now)
+        design.walk(2, now)
+    machine._free_enough = frozenset({0})
+    hot(design, 1, now=141_000)
+    design.walk(2, 141_000)
+    machine._free_enough = frozenset()
+    hot(design, 2, now=141_000)
+    design.walk(2, 141_000 + 4999)  # 4375 without the reset
+    assert design.counters["pgpromote_candidate"] == 3
+
+
 def test_a_refused_page_is_forgotten() -> None:
     design = SectionFlag(lower(prepare=[EAGAIN] * 8), PRECISE)
     hot(design, 3)

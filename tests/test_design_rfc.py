@@ -202,6 +202,17 @@ def test_a_folio_is_walked_page_by_page_as_posted_and_in_one_step_when_fixed() -
     assert fixed.counters["pfns_examined"] == 5
 
 
+def test_a_zone_that_begins_inside_a_folio_begins_with_a_tail() -> None:
+    zones = [ZoneSpan(0, 0, 0), ZoneSpan(2, 0, 4), ZoneSpan(2, 4, 8)]
+    design = RfcFixed(ArrayMachine([2] * 8, zones, head=[0, 1, 2, 2, 2, 2, 6, 7]))
+    for pfn in (4, 5):
+        design.request(pfn, 0)
+    design.walk(2)
+    assert design.calls == [BatchCall((2,), 0)]
+    assert ready(design) == [5]
+    assert design.counters["pfns_examined"] == 3 + 3
+
+
 def test_two_marks_of_one_folio_isolate_it_once() -> None:
     posted = RfcV1(flat(head=[0, 1, 2, 2, 2, 2, 6, 7]))
     for pfn in (2, 4):
