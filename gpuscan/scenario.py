@@ -25,8 +25,10 @@ from gpuscan.units import PAGE_BYTES
 from gpuscan.workload import Workload
 
 if TYPE_CHECKING:
+    from gpuscan.designs.engine import DesignEngine
     from gpuscan.pageflags import Frames
     from gpuscan.snapshot import Snapshot
+    from gpuscan.sources.trace import Survey
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class Scenario:
         workload: as loaded.
         topology: the machine's.
         machine: where accesses happen and pages move.
-        store: the records.
+        store: the records; None for another design than gpuscan, which keeps its own.
         engine: the loop.
         notes: what a user should know before reading the result.
     """
@@ -45,8 +47,8 @@ class Scenario:
     workload: Workload
     topology: Topology
     machine: SimulatedMachine
-    store: Store
-    engine: Engine
+    store: Store | None
+    engine: Engine | DesignEngine
     notes: tuple[str, ...]
 
     def run(self, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
@@ -59,6 +61,7 @@ def build_scenario(
     *,
     snapshot: Snapshot | None = None,
     device: Device | None = None,
+    design: str = "gpuscan",
     n_threads: int | None = None,
     plan_sink: PlanSink | None = None,
     verify_every_tick: bool = False,
@@ -76,6 +79,7 @@ def build_scenario(
             zones, its folios, its free memory. One process, on all nodes with CPUs, then
             accesses the captured folios the way the workload's first process would.
         device: overrides the workload's.
+        design: ``gpuscan``, or one of :data:`gpuscan.designs.registry.DESIGNS`, which run on no device.
         n_threads: worker threads of the CPU backend.
         plan_sink, verify_every_tick: see :class:`gpuscan.engine.Engine`.
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
@@ -92,6 +96,10 @@ def build_scenario(
     else:
         topology = snapshot.topology
     if workload.source.kind == "trace":
+        if design != "gpuscan":
+            raise InputError(
+                f"the design {design} is fed by hint faults, not by a trace; leave out --design or the trace"
+            )
         from gpuscan.trace_scenario import survey_trace, trace_spec
 
         surveyed, workload = survey_trace(workload, topology, on_read)
@@ -104,19 +112,50 @@ def build_scenario(
     if frames is not None:
         large_folios = bool(frames.order[frames.eligible].any())
     policy = workload.engine_policy()
-    store = Store(
-        topology,
-        policy.record_format,
-        device or workload.device,
-        large_folios=large_folios,
-        n_threads=n_threads,
-    )
+    store = None
+    if design == "gpuscan":
+        store = Store(
+            topology,
+            policy.record_format,
+            device or workload.device,
+            large_folios=large_folios,
+            n_threads=n_threads,
+        )
+        _warm_store(store, spec)
+    elif device is not None:
+        raise InputError(f"the design {design} is a model that runs on no device; leave out --device")
     warm(index_dtype(topology.page_map.n_pages))
-    _warm_store(store, spec)
     if on_checked is not None:
         on_checked()
-    notes: tuple[str, ...] = ()
-    source: Source
+    machine, source, notes = _machine_and_source(workload, topology, spec, snapshot, frames, surveyed)
+    if store is None:
+        from gpuscan.designs.registry import design_engine
+
+        if plan_sink is not None:
+            notes += (f"the design {design} makes no plans: plan.parquet stays empty",)
+        return Scenario(workload, topology, machine, None, design_engine(design, machine, policy), notes)
+    for event in machine.folios():
+        store.admit(event.allocated, event.order)
+    engine = Engine(
+        store,
+        source,
+        SimulatedMigrator(machine),
+        policy,
+        plan_sink=plan_sink,
+        verify_every_tick=verify_every_tick,
+    )
+    return Scenario(workload, topology, machine, store, engine, notes)
+
+
+def _machine_and_source(
+    workload: Workload,
+    topology: Topology,
+    spec: MachineSpec,
+    snapshot: Snapshot | None,
+    frames: Frames | None,
+    surveyed: Survey | None,
+) -> tuple[SimulatedMachine, Source, tuple[str, ...]]:
+    """Fill the memory, and return it with what marks its pages and what a user should know."""
     # Not imported at the top: a run of a plain workload starts sooner without these.
     if surveyed is not None:
         from gpuscan.sim.captured import machine_from_frames
@@ -130,31 +169,18 @@ def build_scenario(
             else captured_frames(snapshot, frames)
         )
         machine = machine_from_frames(topology, traced, spec)
-        source, notes = trace_source(workload, machine, surveyed), (surveyed.sentence(),)
-    elif snapshot is not None and frames is not None:
+        return machine, trace_source(workload, machine, surveyed), (surveyed.sentence(),)
+    if snapshot is not None and frames is not None:
         from gpuscan.pageflags import hot_rule
         from gpuscan.sim.captured import machine_from_frames
         from gpuscan.sources.captured import captured_frames
 
         machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
-        source = HintFaultSource(machine)
         n_hot = int(np.count_nonzero(frames.hot))
         hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"
-        notes = (hot, *_left_out(workload))
-    else:
-        machine = SimulatedMachine(topology, spec)
-        source = HintFaultSource(machine)
-    for event in machine.folios():
-        store.admit(event.allocated, event.order)
-    engine = Engine(
-        store,
-        source,
-        SimulatedMigrator(machine),
-        policy,
-        plan_sink=plan_sink,
-        verify_every_tick=verify_every_tick,
-    )
-    return Scenario(workload, topology, machine, store, engine, notes)
+        return machine, HintFaultSource(machine), (hot, *_left_out(workload))
+    machine = SimulatedMachine(topology, spec)
+    return machine, HintFaultSource(machine), ()
 
 
 def _warm_store(store: Store, spec: MachineSpec) -> None:

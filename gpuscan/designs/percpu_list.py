@@ -1,0 +1,126 @@
+"""``percpu-list``: lists of candidates, nothing is scanned. Our reading; no code was published.
+
+"If the synchronization is really a problem for you [...], some per-CPU data structure can
+be used to record candidate pages" (Huang, Ying, linux-mm, 2025-06-20). Our reading: a
+bounded list per CPU and source node. A fault appends (PFN, nid) to its CPU's list without a
+lock and takes no reference; what finds the list full is dropped. The node's thread empties
+the lists of all CPUs in turn, leaves out what it has seen in this round (the newest entry
+of a page counts), and checks each page as kmigrated does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.designs.design import Design
+from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
+from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID
+
+ENTRY_BYTES = 16
+"""A PFN and a nid, padded."""
+BATCH_FOLIOS = 512
+SLEEP_NS = 100_000_000
+
+
+class PercpuList(Design):
+    """Bounded lists of candidates.
+
+    Args:
+        machine: whose pages are listed.
+        list_entries: entries of the list of one CPU and one source node.
+    """
+
+    name: ClassVar[str] = "percpu-list"
+    needs_flag: ClassVar[bool] = True
+
+    def __init__(self, machine: Machine, list_entries: int = 4096) -> None:
+        super().__init__(machine)
+        self.sleep_ns = SLEEP_NS
+        self.list_entries = list_entries
+        self._lists: dict[int, dict[int, list[tuple[int, int]]]] = {}  # by source node, then CPU
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of an entry."""
+        return ENTRY_BYTES
+
+    def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
+        """Append a candidate to a CPU's list; a page that is where it should be is none.
+
+        Returns:
+            0, also where the list is full, or -EINVAL for a page that is not there.
+        """
+        position = self.machine.position(pfn)
+        if position < 0:
+            return -EINVAL
+        page = self.machine.page(position)
+        if not page.online:
+            return -EINVAL
+        if page.nid == nid:
+            return 0
+        entries = self._lists.setdefault(page.nid, {}).setdefault(cpu, [])
+        if len(entries) >= self.list_entries:
+            self.counters["list_overflow"] += 1
+            self.ledger.overflow()
+            return 0
+        entries.append((position, nid))
+        self.ledger.ask(position, nid)
+        self._active.add(page.nid)
+        return 0
+
+    def walk(self, nid: int, *, now_jiffies: int = 0) -> None:
+        """Empty the lists of a node."""
+        machine, counters = self.machine, self.counters
+        self._active.discard(nid)
+        counters["walks"] += 1
+        lists = self._lists.pop(nid, {})
+        newest: dict[int, int] = {}
+        for cpu in sorted(lists):
+            for position, target in lists[cpu]:
+                counters["entries_examined"] += 1
+                counters["duplicates"] += position in newest
+                newest[position] = target
+        cur_nid = NUMA_NO_NODE
+        migrate_list: list[int] = []
+        for position, target in newest.items():
+            if not self._goes(position, target, nid):
+                continue
+            if cur_nid == NUMA_NO_NODE:
+                cur_nid = target
+            if len(migrate_list) >= BATCH_FOLIOS or cur_nid != target:
+                self._flush(migrate_list, cur_nid)
+                cur_nid = target
+            migrate_list.append(machine.page(position).head)
+        if migrate_list:
+            self._flush(migrate_list, cur_nid)
+
+    def _goes(self, position: int, target: int, src_nid: int) -> bool:
+        """Check and isolate a candidate; what is refused here is forgotten."""
+        machine, counters = self.machine, self.counters
+        counters["claimed"] += 1
+        asked = self.ledger.claim(position)
+        page = machine.page(position)
+        there = target in machine.nids
+        counters["invalid_nid"] += not there
+        if page.nid == target:
+            counters["at_home"] += 1
+            self.ledger.lose(asked, ALREADY_THERE)
+            return False
+        if not page.online or page.nid != src_nid or not page.lru or machine.prepare(page.head, target):
+            counters["prepare_refused"] += 1
+            self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
+            return False
+        self._isolated(page, asked)
+        return True
+
+    def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        listed = [
+            position
+            for lists in self._lists.values()
+            for entries in lists.values()
+            for position, _ in entries
+        ]
+        return np.isin(positions, np.array(listed, dtype=np.int64))
