@@ -145,7 +145,7 @@ class SectionFlag(Design):
             0, also where nothing is recorded, or -EINVAL for a node that cannot be.
         """
         machine = self.machine
-        if not NUMA_NO_NODE <= nid < N_NODES_MAX:
+        if not self._nid_valid(nid):
             return -EINVAL
         self.counters["pghot_recorded_hintfaults"] += 1
         position = machine.position(pfn)
@@ -153,6 +153,8 @@ class SectionFlag(Design):
             return 0
         page = machine.page(position)
         if page.nid == nid or machine.is_top_tier(page.nid) or not page.online or not page.lru:
+            return 0
+        if any(zone.device and zone.start_pfn <= pfn < zone.end_pfn for zone in machine.zones(page.nid)):
             return 0
         section = self._section(page.head)
         if not self._has_hot_map(section):
@@ -167,6 +169,12 @@ class SectionFlag(Design):
                 keeps_nid=self._fmt.has_nid,
             )
         return 0
+
+    def _nid_valid(self, nid: int) -> bool:
+        """``pghot_nid_valid()``: the precise record keeps the node, so it must be one to promote to."""
+        if not self._fmt.has_nid or nid == NUMA_NO_NODE:
+            return True
+        return 0 <= nid < N_NODES_MAX and nid in self.machine.nids and self.machine.is_top_tier(nid)
 
     def walk(self, nid: int, now_jiffies: int = 0) -> None:
         """Do one ``kmigrated_do_work()`` of a node below the top tier; time stands still meanwhile."""

@@ -95,12 +95,15 @@ class _Kmigrated(Design):
         """
         self._active.discard(nid)
         self.counters["walks"] += 1
+        races = list(races)
         waiting = {self.machine.position(race.pfn): race for race in races}
         for zone in self.machine.zones(nid):
             if zone.start_pfn < zone.end_pfn and not zone.device:
                 self._walk_zone(zone, waiting)
-        for race in waiting.values():
-            self.request(race.pfn, race.nid)
+        for race in races:
+            position = self.machine.position(race.pfn)
+            if position < 0 or position in waiting:
+                self.request(race.pfn, race.nid)
 
     def _walk_zone(self, zone: ZoneSpan, races: dict[int, Race]) -> None:
         machine, counters = self.machine, self.counters
