@@ -1,0 +1,575 @@
+"""The transcriptions of the kernel patches, held to small machines worked out by hand from the patch text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from transcripts.pghot import DEFAULT, PRECISE, Mode, Pghot, Revision, Tunables
+from transcripts.rfc_v1 import Kmigrated, Rival
+from transcripts.world import Layout, Span, layout, migrate_rounds
+
+READY = 4  # bit 2
+
+
+def nid_bits(nid: int) -> int:
+    return nid << 3
+
+
+def pages_of(nid: int, n_pages: int) -> Layout:
+    """Return ``n_pages`` pages of one node at PFN 0 and one page of each of nodes 1, 2 and 5 behind them."""
+    others = [other for other in (1, 2, 5) if other != nid]
+    zones = [Span(nid, 0, n_pages)] + [
+        Span(other, n_pages + i, n_pages + i + 1) for i, other in enumerate(others)
+    ]
+    return layout([nid] * n_pages + others, zones)
+
+
+# -- RFC v1: the word --------------------------------------------------------------------------------------------------
+
+
+def test_rfc_mark_is_bit_2_with_the_node_above_it() -> None:
+    """Bits 0 and 1 belong to page_owner, so node 5 makes 0b101_1_00."""
+    thread = Kmigrated(pages_of(0, 4))
+    assert thread.add_pfn(2, 5) == 0
+    assert thread.words[2] == 0b101_1_00
+    assert thread.activated == {0}
+
+
+@pytest.mark.parametrize(("fixed", "stored"), [(False, 1), (True, 9)])
+def test_rfc_posted_mask_keeps_the_node_modulo_8(fixed: bool, stored: int) -> None:
+    """The mask is made from the shift, 3, and not from the width, 10: of 0b1001 the three low bits remain."""
+    thread = Kmigrated(pages_of(0, 4), fixed=fixed)
+    thread.add_pfn(0, 9)
+    assert thread.words[0] == READY | nid_bits(stored)
+
+
+def test_rfc_second_request_replaces_only_the_three_low_bits() -> None:
+    """exchange_nid clears what the mask covers: 5 (0b101) is gone when 10 (0b010 modulo 8) comes."""
+    thread = Kmigrated(pages_of(0, 4))
+    thread.add_pfn(0, 5)
+    thread.add_pfn(0, 10)
+    assert thread.words[0] == READY | nid_bits(2)
+
+
+def test_rfc_well_placed_page_on_node_9_goes_to_node_1() -> None:
+    """A fault on a page that is where it should be marks it with its own node (4/4); 9 comes back as 1, not at home."""
+    columns = layout([9, 9, 1], [Span(9, 0, 2), Span(1, 2, 3)])
+    posted = Kmigrated(columns)
+    posted.add_pfn(0, 9)
+    posted.walk_node(9)
+    # The zone's first candidate flushes nothing to -1, the walk's end flushes the page to node 1.
+    assert posted.world.calls == [((), -1), ((0,), 1)]
+    assert posted.words[0] == nid_bits(7)
+
+    fixed = Kmigrated(columns, fixed=True)
+    fixed.add_pfn(0, 9)
+    fixed.walk_node(9)
+    assert fixed.world.calls == []
+    assert fixed.world.counters["at_home"] == 1
+    assert fixed.words[0] == nid_bits(1023)
+
+
+@pytest.mark.parametrize(("fixed", "left"), [(False, 7), (True, 1023)])
+def test_rfc_consumed_word_holds_minus_one_under_the_mask(fixed: bool, left: int) -> None:
+    thread = Kmigrated(pages_of(0, 4), fixed=fixed)
+    thread.add_pfn(0, 5)
+    thread.walk_node(0)
+    assert thread.words[0] == nid_bits(left)
+    assert thread.world.calls[-1] == ((0,), 5)
+
+
+# -- RFC v1: the batch -------------------------------------------------------------------------------------------------
+
+
+def test_rfc_not_equal_sends_mixed_targets_to_the_last_page_s_node() -> None:
+    """Targets 1, 2, 5. The first differs from -1: nothing goes to -1, and 1 is remembered. From then on the newest
+    target is copied before it is compared, so 2 and 5 do not differ from themselves and all three go to 5."""
+    thread = Kmigrated(pages_of(0, 4))
+    for pfn, nid in ((0, 1), (1, 2), (2, 5)):
+        thread.add_pfn(pfn, nid)
+    thread.walk_node(0)
+    assert thread.world.calls == [((), -1), ((2, 1, 0), 5)]
+    assert thread.world.counters["empty_batch_calls"] == 1
+    assert thread.world.counters["cond_resched"] == 1
+    assert thread.world.counters["pgpromote_success"] == 3
+
+
+def test_rfc_fixed_flushes_on_every_change_with_the_old_node() -> None:
+    thread = Kmigrated(pages_of(0, 4), fixed=True)
+    for pfn, nid in ((0, 1), (1, 1), (2, 2), (3, 5)):
+        thread.add_pfn(pfn, nid)
+    thread.walk_node(0)
+    # list_add: the page added last is first.
+    assert thread.world.calls == [((1, 0), 1), ((2,), 2), ((3,), 5)]
+    assert thread.world.counters["cond_resched"] == 2
+
+
+def test_rfc_batch_of_512_goes_to_the_node_of_the_page_that_is_not_in_it() -> None:
+    """600 candidates, even PFNs for 1, odd for 2. Candidate 0 is spent on the empty flush, which resets the count;
+    512 further candidates make PFN 512 the one that fills it: PFNs 0 to 511 go to that page's node, 1. The rest,
+    512 to 599, goes to the node of 599, 2."""
+    thread = Kmigrated(pages_of(0, 600))
+    for pfn in range(600):
+        thread.add_pfn(pfn, 1 + pfn % 2)
+    thread.walk_node(0)
+    assert thread.world.calls == [
+        ((), -1),
+        (tuple(range(511, -1, -1)), 1),
+        (tuple(range(599, 511, -1)), 2),
+    ]
+    assert thread.world.counters["cond_resched"] == 2
+
+
+def test_rfc_fixed_first_batch_has_511_folios_the_next_512() -> None:
+    """Counted before it is added: the 512th candidate (PFN 511) flushes the 511 before it and opens the next list
+    without being counted, so that one is flushed by the 512th after it (PFN 1023), 512 folios long."""
+    thread = Kmigrated(pages_of(0, 1100), fixed=True)
+    for pfn in range(1100):
+        thread.add_pfn(pfn, 1)
+    thread.walk_node(0)
+    assert [len(pfns) for pfns, _ in thread.world.calls] == [511, 512, 77]
+    assert thread.world.calls[1][0][-1] == 511
+
+
+def test_rfc_every_zone_starts_its_own_batch_and_device_zones_are_left_out() -> None:
+    """Three zones of node 0, the last ZONE_DEVICE: two empty calls, two lists, and PFN 4 keeps its mark."""
+    zones = [Span(0, 0, 2), Span(0, 2, 4), Span(0, 4, 6, device=True), Span(1, 6, 7)]
+    thread = Kmigrated(layout([0] * 6 + [1], zones))
+    for pfn in range(6):
+        thread.add_pfn(pfn, 1)
+    thread.walk_node(0)
+    assert thread.world.calls == [((), -1), ((1, 0), 1), ((), -1), ((3, 2), 1)]
+    assert thread.words[4] == READY | nid_bits(1)
+    assert thread.world.counters["zones_walked"] == 2
+    assert thread.world.counters["pfns_examined"] == 4
+
+
+def test_rfc_zone_span_with_another_node_s_pages_takes_only_its_own() -> None:
+    """Zone spans may overlap: node 0's zone spans node 1's page 1 and a hole at 2."""
+    columns = layout([0, 1, 0, 0], [Span(0, 0, 4), Span(1, 1, 2)], holes=[2])
+    thread = Kmigrated(columns)
+    assert thread.add_pfn(2, 1) == -22
+    for pfn, nid in ((0, 1), (1, 0), (3, 1)):
+        thread.add_pfn(pfn, nid)
+    thread.walk_node(0)
+    assert thread.world.calls == [((), -1), ((3, 0), 1)]
+    assert thread.words[1] == READY
+    assert thread.world.counters["pfns_examined"] == 4
+
+
+# -- RFC v1: what is lost ----------------------------------------------------------------------------------------------
+
+
+def test_rfc_mark_is_consumed_before_the_page_is_refused() -> None:
+    """kmigrated_get_nid comes before migrate_misplaced_folio_prepare: refused once, forgotten for good."""
+    thread = Kmigrated(layout([0, 0, 1], [Span(0, 0, 2), Span(1, 2, 3)], refused=[0]))
+    thread.add_pfn(0, 1)
+    thread.add_pfn(1, 1)
+    thread.walk_node(0)
+    assert thread.world.calls == [((), -1), ((1,), 1)]
+    assert thread.words[0] == nid_bits(7)
+    assert thread.world.counters["prepare_refused"] == 1
+    thread.walk_node(0)
+    assert len(thread.world.calls) == 2
+
+
+def test_rfc_mark_survives_free_and_reallocation() -> None:
+    """Nothing clears page_ext on free: a page off the LRU is skipped before its mark is read, and whoever gets the
+    frame next inherits the mark."""
+    thread = Kmigrated(pages_of(0, 2))
+    thread.add_pfn(0, 1)
+    thread.world.pages[0].folio.on_lru = False
+    thread.walk_node(0)
+    assert thread.world.calls == []
+    assert thread.words[0] == READY | nid_bits(1)
+    thread.world.pages[0].folio.on_lru = True
+    thread.walk_node(0)
+    assert thread.world.calls == [((), -1), ((0,), 1)]
+
+
+@pytest.mark.parametrize(
+    ("order", "fixed", "taken", "left"),
+    [
+        # The mark is for 1, the second request for 5. Whole before, whole after:
+        ("PPCC", False, 5, nid_bits(7)),
+        ("CCPP", False, 1, nid_bits(5) | READY),
+        # The nid is taken before READY is set again: the mark that stays names node 7, which is not there.
+        ("PCPC", False, 5, nid_bits(7) | READY),
+        ("PCCP", False, 5, nid_bits(7) | READY),
+        ("CPPC", False, 5, nid_bits(7) | READY),
+        ("CPCP", False, 5, nid_bits(7) | READY),
+        ("CPCP", True, 5, nid_bits(1023) | READY),
+    ],
+)
+def test_rfc_two_atomics_on_each_side(order: str, fixed: bool, taken: int, left: int) -> None:
+    thread = Kmigrated(pages_of(0, 4), fixed=fixed)
+    thread.add_pfn(0, 1)
+    thread.walk_node(0, (Rival(0, 5, order),))
+    assert thread.world.calls[-1] == ((0,), taken)
+    assert thread.words[0] == left
+    # Its set_bit comes after the walk's clear_bit: the next walk starts at once.
+    assert thread.activated == {0}
+
+
+def test_rfc_page_with_the_consumed_node_is_claimed_and_put_back() -> None:
+    """The walk after the race takes 7, no node of this machine: the list goes there and comes back."""
+    thread = Kmigrated(pages_of(0, 4))
+    thread.add_pfn(0, 0)
+    # At home, so the folio stays on the LRU and the stray mark can be found.
+    thread.walk_node(0, (Rival(0, 0, "CPCP"),))
+    assert thread.world.calls == []
+    thread.walk_node(0)
+    assert thread.world.counters["invalid_nid"] == 1
+    assert thread.world.calls == [((), -1), ((0,), 7)]
+    assert thread.world.counters["pgmigrate_fail"] == 1
+    assert thread.world.pages[0].folio.on_lru
+
+
+def test_rfc_race_on_an_unmarked_page_skips_the_second_consumer_atomic() -> None:
+    """READY clear: kmigrated_get_nid leaves the nid alone, so the request of the rival is whole."""
+    thread = Kmigrated(pages_of(0, 4))
+    thread.walk_node(0, (Rival(0, 5, "CPCP"),))
+    assert thread.world.calls == []
+    assert thread.words[0] == nid_bits(5) | READY
+
+
+def test_rfc_race_on_a_page_that_is_not_asked_about_happens_after_the_walk() -> None:
+    thread = Kmigrated(layout([0, 1], [Span(0, 0, 1), Span(1, 1, 2)], off_lru=[0]))
+    thread.walk_node(0, (Rival(0, 1, "PPCC"),))
+    assert thread.words[0] == nid_bits(1) | READY
+
+
+# -- RFC v1: large folios ----------------------------------------------------------------------------------------------
+
+
+def test_rfc_tail_page_carries_a_mark_of_its_own() -> None:
+    """Folio 0..3, marked at its head and at tail 2, and folio 4..7 marked at tail 6 only. As posted the tail's own
+    record counts: folio 4 moves because of page 6. Folio 0 is off the LRU once its head is taken, so page 2 keeps
+    its mark."""
+    columns = layout([0] * 8 + [1], [Span(0, 0, 8), Span(1, 8, 9)], folios=[(0, 4), (4, 4)])
+    thread = Kmigrated(columns)
+    for pfn in (0, 2, 6):
+        thread.add_pfn(pfn, 1)
+    thread.walk_node(0)
+    assert thread.world.calls == [((), -1), ((4, 0), 1)]
+    assert thread.words[2] == READY | nid_bits(1)
+    assert thread.world.counters["pfns_examined"] == 8
+    assert thread.world.counters["pgmigrate_success"] == 8
+
+
+def test_rfc_fixed_steps_over_folios_and_never_sees_a_tail() -> None:
+    columns = layout([0] * 8 + [1], [Span(0, 0, 8), Span(1, 8, 9)], folios=[(0, 4), (4, 4)])
+    thread = Kmigrated(columns, fixed=True)
+    for pfn in (0, 6):
+        thread.add_pfn(pfn, 1)
+    thread.walk_node(0)
+    assert thread.world.calls == [((0,), 1)]
+    assert thread.words[6] == READY | nid_bits(1)
+    assert thread.world.counters["pfns_examined"] == 2
+
+
+def test_rfc_flag_is_cleared_before_the_walk() -> None:
+    thread = Kmigrated(pages_of(0, 2))
+    thread.add_pfn(0, 1)
+    thread.walk_node(0)
+    assert thread.activated == set()
+
+
+# -- pghot: the record -------------------------------------------------------------------------------------------------
+
+SECTION = 16
+SMALL = Tunables(section_pages=SECTION, rate_limit_mbps=1)  # 256 pages a second
+LOW = 32  # first PFN of the lower tier
+
+
+def tiers(nids: list[int], **exceptions: Sequence[int] | Sequence[tuple[int, int]]) -> Layout:
+    """Return nodes 0 and 9 (top tier, a section each: PFN 0 and 16) and then the given pages from PFN 32 on."""
+    zones = [Span(0, 0, 16), Span(9, 16, 32)]
+    zones += [
+        Span(nid, LOW + nids.index(nid), LOW + len(nids) - nids[::-1].index(nid))
+        for nid in dict.fromkeys(nids)
+    ]
+    return layout([0] * 16 + [9] * 16 + nids, zones, top_tier=(0, 9), **exceptions)  # type: ignore[arg-type]
+
+
+def roomy(columns: Layout, mode: Mode = DEFAULT, revision: Revision = Revision.V6, **changes: int) -> Pghot:
+    """Return the thread on a machine whose top tier has free memory in plenty: no threshold, no rate limit."""
+    return Pghot(columns, mode, revision, replace(SMALL, **changes), {0, 9})
+
+
+def heat(thread: Pghot, *pfns: int, nid: int = 0, now: int = 1000) -> None:
+    """Record two accesses to each page: as many as the threshold asks for."""
+    for pfn in pfns:
+        assert thread.record_access(pfn, nid, now) == 0
+        assert thread.record_access(pfn, nid, now) == 0
+
+
+def test_pghot_default_record() -> None:
+    """Jiffy 1000 is in bucket 7, jiffy 1200 in bucket 9. Frequency in bits 0-1, bucket in 2-6, READY in 7."""
+    thread = roomy(tiers([1] * 16))
+    thread.record_access(LOW, 0, 1000)
+    assert thread.records[LOW] == 0b0_00111_01
+    assert (thread.hot_sections, thread.activated) == (set(), set())
+    thread.record_access(LOW, 0, 1200)
+    assert thread.records[LOW] == 0b1_01001_10
+    assert (thread.hot_sections, thread.activated) == ({2}, {1})
+    for now in (1300, 1400, 1500):
+        thread.record_access(LOW, 0, now)
+    assert thread.records[LOW] & 3 == 3  # two bits: it stays at 3
+
+
+def test_pghot_precise_record() -> None:
+    """Node in bits 0-9, frequency in 10-12, the low 14 bits of the jiffy (20000 - 16384) in 13-26, READY in 31."""
+    thread = roomy(tiers([1] * 16), PRECISE)
+    thread.record_access(LOW, 9, 20000)
+    assert thread.records[LOW] == 9 | 1 << 10 | 3616 << 13
+    thread.record_access(LOW, -1, 20001)
+    assert thread.records[LOW] == 0 | 2 << 10 | 3617 << 13 | 1 << 31
+    # pghot_nid_valid: a node of the lower tier, a node that is not there.
+    assert thread.record_access(LOW, 1, 20002) == -22
+    assert thread.record_access(LOW, 8, 20002) == -22
+    assert thread.world.counters["pghot_recorded_hintfaults"] == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "later", "freq"),
+    [
+        # Default, window 3000 ms: 1000 is bucket 7 = 896. 3968 & 0xf80 = 3968: 3072 ms. 3967 -> 3840: 2944 ms.
+        (DEFAULT, 3967, 2),
+        (DEFAULT, 3968, 1),
+        # 5 bits of buckets of 128 wrap at 4096: 1000 + 4096 looks like now.
+        (DEFAULT, 5096, 2),
+        # Precise, window 5000 ms, compared with ">"; 14 bits wrap at 16384.
+        (PRECISE, 6000, 2),
+        (PRECISE, 6001, 1),
+        (PRECISE, 1000 + 16384, 2),
+    ],
+)
+def test_pghot_window_and_its_wrap_around(mode: Mode, later: int, freq: int) -> None:
+    thread = roomy(tiers([1] * 16), mode)
+    thread.record_access(LOW, 0, 1000)
+    thread.record_access(LOW, 0, later)
+    assert (thread.records[LOW] >> mode.freq_shift) & mode.freq_max == freq
+    assert bool(thread.records[LOW] & mode.ready) == (freq == 2)
+
+
+@pytest.mark.parametrize("mode", [DEFAULT, PRECISE])
+@pytest.mark.parametrize(("revision", "ready"), [(Revision.V6, True), (Revision.V7, False)])
+def test_pghot_ready_and_a_new_window(mode: Mode, revision: Revision, ready: bool) -> None:
+    """v6 keeps the bits that it does not replace, READY among them; v7 starts from 0, and 1 access is below 2."""
+    thread = roomy(tiers([1] * 16), mode, revision)
+    heat(thread, LOW)
+    later = 1000 + (3200 if mode is DEFAULT else 5001)
+    thread.record_access(LOW, 0, later)
+    assert (thread.records[LOW] >> mode.freq_shift) & mode.freq_max == 1
+    assert bool(thread.records[LOW] & mode.ready) == ready
+    # The section stays hot and the node activated either way: with v7 for nothing.
+    thread.wake(1, later)
+    assert thread.world.calls == ([((LOW,), 0)] if ready else [])
+
+
+def test_pghot_hz_250_stretches_the_buckets() -> None:
+    """A jiffy is 4 ms: 800 jiffies are 3200 ms in the precise mode, below its 5000; 1251 are 5004, above."""
+    for later, freq in ((1800, 2), (2251, 1)):
+        thread = roomy(tiers([1] * 16), PRECISE, hz=250)
+        thread.record_access(LOW, 0, 1000)
+        thread.record_access(LOW, 0, later)
+        assert (thread.records[LOW] >> 10) & 7 == freq
+
+
+def test_pghot_records_lower_tier_pages_on_the_lru_only() -> None:
+    """Counted as a hint fault: all four valid ones. Counted as recorded: none."""
+    thread = roomy(tiers([1] * 16, off_lru=[LOW], offline=[LOW + 1]))
+    for pfn, nid in ((0, 9), (LOW, 0), (LOW + 1, 0), (LOW + 2, 1)):
+        assert thread.record_access(pfn, nid, 1000) == 0
+    assert thread.world.counters["pghot_recorded_hintfaults"] == 4
+    assert thread.world.counters["pghot_recorded_accesses"] == 0
+    assert not any(thread.records.values())
+
+
+def test_pghot_counts_a_folio_at_its_first_page() -> None:
+    thread = roomy(tiers([1] * 16, folios=[(LOW, 4)]))
+    thread.record_access(LOW + 1, 0, 1000)
+    thread.record_access(LOW + 3, 0, 1000)
+    assert thread.wake(1, 1000)
+    assert thread.world.calls == [((LOW,), 0)]
+    # One step for the folio, one for each of the twelve others.
+    assert thread.world.counters["pfns_examined"] == 13
+    assert thread.world.counters["pgpromote_success"] == 4
+
+
+# -- pghot: the walk ---------------------------------------------------------------------------------------------------
+
+
+def test_pghot_walks_only_if_the_flag_is_set() -> None:
+    thread = roomy(tiers([1] * 16))
+    thread.record_access(LOW, 0, 1000)
+    assert not thread.wake(1, 1100)
+    thread.record_access(LOW, 0, 1000)
+    assert thread.wake(1, 1100)
+    assert not thread.wake(1, 1200)
+    assert thread.records[LOW] == 0
+
+
+def test_pghot_flushes_at_each_section_s_end_and_skips_cold_sections() -> None:
+    """Sections 2, 3, 4 of node 1; 3 is cold and no PFN of it is looked at."""
+    thread = roomy(tiers([1] * 48))
+    heat(thread, 32, 47, 64)
+    thread.wake(1, 1000)
+    assert thread.world.calls == [((47, 32), 0), ((64,), 0)]
+    assert thread.world.counters["pfns_examined"] == 32
+    assert thread.world.counters["cond_resched"] == 0
+
+
+def test_pghot_flushes_when_target_or_memcg_changes() -> None:
+    """Targets 0 0 9 9 and memcgs 5 5 5 6: flushed with the old node before the new folio is added."""
+    thread = roomy(tiers([1] * 16, memcgs=[(32, 5), (33, 5), (34, 5), (35, 6)]), PRECISE)
+    heat(thread, 32, 33, nid=0)
+    heat(thread, 34, 35, nid=9)
+    thread.wake(1, 1000)
+    assert thread.world.calls == [((33, 32), 0), ((34,), 9), ((35,), 9)]
+    assert thread.world.counters["cond_resched"] == 2
+
+
+def test_pghot_batch_holds_one_more_than_batch_nr() -> None:
+    """Added, then counted, then compared with ">": the 513th folio is the one that exceeds 512. Its migrate_pages()
+    call needs a second round for the one folio that the first, full at 512 base pages, leaves over."""
+    columns = layout([0] * 1024 + [1] * 600, [Span(0, 0, 1024), Span(1, 1024, 1624)], top_tier=(0,))
+    thread = roomy(columns, section_pages=1024)
+    heat(thread, *range(1024, 1624))
+    thread.wake(1, 1000)
+    assert [len(pfns) for pfns, _ in thread.world.calls] == [513, 87]
+    assert thread.world.calls[0] == (tuple(range(1536, 1023, -1)), 0)
+    assert migrate_rounds([1] * 513) == [512, 1]
+
+
+def test_migrate_rounds_close_with_the_folio_that_reaches_512_pages() -> None:
+    """511 small ones and a 2 MiB folio make one round of 1023 pages; a 2 MiB folio alone fills one."""
+    assert migrate_rounds([1] * 511 + [512, 1]) == [512, 1]
+    assert migrate_rounds([512, 512]) == [1, 1]
+    assert migrate_rounds([]) == []
+
+
+def test_pghot_full_batch_followed_by_another_target_calls_nothing_for_the_empty_list() -> None:
+    """batch_nr 1: two folios fill it. The change to 9 finds the list empty; it is still a cond_resched."""
+    thread = roomy(tiers([1] * 16), PRECISE, batch_nr=1)
+    heat(thread, 32, 33, nid=0)
+    heat(thread, 34, nid=9)
+    thread.wake(1, 1000)
+    assert thread.world.calls == [((33, 32), 0), ((34,), 9)]
+    assert thread.world.counters["cond_resched"] == 2
+
+
+def test_pghot_cleared_section_bit_strands_what_the_walk_skips() -> None:
+    """Hot, then off its LRU list during the walk: READY stays, the section is cold, nobody comes back for it."""
+    thread = roomy(tiers([1] * 16))
+    heat(thread, LOW)
+    thread.world.pages[LOW].folio.on_lru = False
+    thread.wake(1, 1000)
+    thread.world.pages[LOW].folio.on_lru = True
+    assert thread.records[LOW] & DEFAULT.ready
+    thread.walk_node(1, 1000)
+    assert thread.world.calls == []
+    # Another hot page in the section brings it along.
+    heat(thread, LOW + 5)
+    thread.wake(1, 1000)
+    assert thread.world.calls == [((LOW + 5, LOW), 0)]
+
+
+def test_pghot_section_belongs_to_the_node_of_its_first_page() -> None:
+    """Section 2 is half node 1, half node 2: node 2's thread never walks it, node 1's clears its bit and takes only
+    its own pages. Section 3 begins with a hole and has no records at all."""
+    nids = [1] * 8 + [2] * 8 + [1] * 16
+    thread = roomy(tiers(nids, holes=[48]))
+    heat(thread, 40)
+    assert thread.activated == {2}
+    thread.wake(2, 1000)
+    assert thread.hot_sections == {2}
+    heat(thread, 32)
+    thread.wake(1, 1000)
+    assert thread.world.calls == [((32,), 0)]
+    assert thread.hot_sections == set()
+    assert thread.records[40] & DEFAULT.ready
+    heat(thread, 50)
+    assert thread.records[50] == 0
+    assert thread.world.counters["pghot_recorded_accesses"] == 4
+
+
+def test_pghot_record_is_zeroed_before_the_page_is_refused() -> None:
+    thread = roomy(tiers([1] * 16, refused=[LOW]))
+    heat(thread, LOW)
+    thread.wake(1, 1000)
+    assert thread.records[LOW] == 0
+    assert thread.world.counters["prepare_refused"] == 1
+    assert thread.world.calls == []
+
+
+# -- pghot: threshold and rate limit -----------------------------------------------------------------------------------
+
+
+def test_pghot_rate_limit_lets_one_second_s_pages_through_and_zeroes_the_rest() -> None:
+    """1 MB/s is 256 pages. At 2000 ms the second begins with the first candidate, which does not count against it:
+    candidates 2 to 256 make 255, the 257th makes 256 and is stopped, and so are the 43 after it."""
+    columns = layout(
+        [0] * 512 + [1] * 300, [Span(0, 0, 512), Span(1, 512, 812)], top_tier=(0,), refused=[512]
+    )
+    thread = Pghot(columns, tunables=replace(SMALL, section_pages=512))
+    heat(thread, *range(512, 812), now=2000)
+    thread.wake(1, 2000)
+    assert thread.world.counters["pgpromote_candidate"] == 300
+    assert thread.world.counters["rate_limited"] == 44
+    # PFN 512 is refused by prepare, after it was counted.
+    assert thread.world.calls == [(tuple(range(767, 512, -1)), 0)]
+    assert not any(thread.records.values())
+    # 1001 ms later a new second begins; exactly 1000 ms would not do.
+    heat(thread, 800, now=3000)
+    thread.wake(1, 3000)
+    assert len(thread.world.calls) == 1
+    heat(thread, 800, now=3001)
+    thread.wake(1, 3001)
+    assert thread.world.calls[1:] == [((800,), 0)]
+
+
+def test_pghot_threshold_drops_old_marks_before_the_rate_limit_counts_them() -> None:
+    """Marked at 1000 (bucket 896), walked at 3968: 3072 ms old, the threshold is the window, 3000."""
+    thread = Pghot(tiers([1] * 16), tunables=SMALL)
+    heat(thread, LOW)
+    thread.wake(1, 3968)
+    assert thread.world.calls == []
+    assert thread.records[LOW] == 0
+    assert thread.world.counters["too_old"] == 1
+    assert thread.world.counters["pgpromote_candidate"] == 0
+
+
+def test_pghot_free_memory_bypasses_threshold_and_rate_limit() -> None:
+    thread = roomy(tiers([1] * 16), rate_limit_mbps=0)
+    heat(thread, LOW)
+    thread.wake(1, 3968)
+    assert thread.world.calls == [((LOW,), 0)]
+    assert thread.world.counters["pgpromote_candidate_nrl"] == 1
+    assert thread.world.counters["pgpromote_candidate"] == 0
+
+
+def test_pghot_threshold_moves_once_a_minute() -> None:
+    """After 60 s with fewer candidates than nine tenths of 256 x 60 it rises by 3000 x 2 / 16 = 375 ms, to 6000 at
+    most; with more than eleven tenths it falls, to 375 at least; free memory resets it."""
+    thread = Pghot(tiers([1] * 16), tunables=SMALL)
+    now = 0
+    for expected in (3375, 3750, 4125, 4500, 4875, 5250, 5625, 6000, 6000):
+        now += 60_001
+        thread.should_migrate(1, 0, 0, now)
+        assert thread.promotion[0].threshold_ms == expected
+    # 60 000 ms after the last step: not yet.
+    thread.should_migrate(1, 0, 0, now + 60_000)
+    assert thread.promotion[0].threshold_start_ms == now
+    for expected in (5625, 5250):
+        now += 60_001
+        thread.promotion[0].candidates += 256 * 60 * 11 // 10 + 1
+        thread.should_migrate(1, 0, 0, now)
+        assert thread.promotion[0].threshold_ms == expected
+    thread.roomy.add(0)
+    thread.should_migrate(1, 0, 0, now)
+    assert thread.promotion[0].threshold_ms == 0
