@@ -27,7 +27,7 @@ def pages_of(nid: int, n_pages: int) -> Layout:
     return layout([nid] * n_pages + others, zones)
 
 
-# -- RFC v1: the word --------------------------------------------------------------------------------------------------
+# -- RFC v1: the word ----------------------------------------------------------------------------------------
 
 
 def test_rfc_mark_is_bit_2_with_the_node_above_it() -> None:
@@ -55,7 +55,7 @@ def test_rfc_second_request_replaces_only_the_three_low_bits() -> None:
 
 
 def test_rfc_well_placed_page_on_node_9_goes_to_node_1() -> None:
-    """A fault on a page that is where it should be marks it with its own node (4/4); 9 comes back as 1, not at home."""
+    """A fault on a well-placed page marks it with its own node (4/4); 9 comes back as 1."""
     columns = layout([9, 9, 1], [Span(9, 0, 2), Span(1, 2, 3)])
     posted = Kmigrated(columns)
     posted.add_pfn(0, 9)
@@ -81,12 +81,14 @@ def test_rfc_consumed_word_holds_minus_one_under_the_mask(fixed: bool, left: int
     assert thread.world.calls[-1] == ((0,), 5)
 
 
-# -- RFC v1: the batch -------------------------------------------------------------------------------------------------
+# -- RFC v1: the batch ---------------------------------------------------------------------------------------
 
 
 def test_rfc_not_equal_sends_mixed_targets_to_the_last_page_s_node() -> None:
-    """Targets 1, 2, 5. The first differs from -1: nothing goes to -1, and 1 is remembered. From then on the newest
-    target is copied before it is compared, so 2 and 5 do not differ from themselves and all three go to 5."""
+    """Targets 1, 2, 5. The first differs from -1: nothing goes to -1, and 1 is remembered. From then on the
+    newest target is copied before it is compared, so 2 and 5 do not differ from themselves and all three go
+    to 5.
+    """
     thread = Kmigrated(pages_of(0, 4))
     for pfn, nid in ((0, 1), (1, 2), (2, 5)):
         thread.add_pfn(pfn, nid)
@@ -108,9 +110,10 @@ def test_rfc_fixed_flushes_on_every_change_with_the_old_node() -> None:
 
 
 def test_rfc_batch_of_512_goes_to_the_node_of_the_page_that_is_not_in_it() -> None:
-    """600 candidates, even PFNs for 1, odd for 2. Candidate 0 is spent on the empty flush, which resets the count;
-    512 further candidates make PFN 512 the one that fills it: PFNs 0 to 511 go to that page's node, 1. The rest,
-    512 to 599, goes to the node of 599, 2."""
+    """600 candidates, even PFNs for 1, odd for 2. Candidate 0 is spent on the empty flush, which resets the
+    count; 512 further candidates make PFN 512 the one that fills it: PFNs 0 to 511 go to that page's node, 1.
+    The rest, 512 to 599, goes to the node of 599, 2.
+    """
     thread = Kmigrated(pages_of(0, 600))
     for pfn in range(600):
         thread.add_pfn(pfn, 1 + pfn % 2)
@@ -124,8 +127,9 @@ def test_rfc_batch_of_512_goes_to_the_node_of_the_page_that_is_not_in_it() -> No
 
 
 def test_rfc_fixed_first_batch_has_511_folios_the_next_512() -> None:
-    """Counted before it is added: the 512th candidate (PFN 511) flushes the 511 before it and opens the next list
-    without being counted, so that one is flushed by the 512th after it (PFN 1023), 512 folios long."""
+    """Counted before it is added: the 512th candidate (PFN 511) flushes the 511 before it and opens the next
+    list without being counted, so that one is flushed by the 512th after it (PFN 1023), 512 folios long.
+    """
     thread = Kmigrated(pages_of(0, 1100), fixed=True)
     for pfn in range(1100):
         thread.add_pfn(pfn, 1)
@@ -160,7 +164,7 @@ def test_rfc_zone_span_with_another_node_s_pages_takes_only_its_own() -> None:
     assert thread.world.counters["pfns_examined"] == 4
 
 
-# -- RFC v1: what is lost ----------------------------------------------------------------------------------------------
+# -- RFC v1: what is lost ------------------------------------------------------------------------------------
 
 
 def test_rfc_mark_is_consumed_before_the_page_is_refused() -> None:
@@ -177,8 +181,9 @@ def test_rfc_mark_is_consumed_before_the_page_is_refused() -> None:
 
 
 def test_rfc_mark_survives_free_and_reallocation() -> None:
-    """Nothing clears page_ext on free: a page off the LRU is skipped before its mark is read, and whoever gets the
-    frame next inherits the mark."""
+    """Nothing clears page_ext on free: a page off the LRU is skipped before its mark is read, and whoever
+    gets the frame next inherits the mark.
+    """
     thread = Kmigrated(pages_of(0, 2))
     thread.add_pfn(0, 1)
     thread.world.pages[0].folio.on_lru = False
@@ -242,13 +247,14 @@ def test_rfc_race_on_a_page_that_is_not_asked_about_happens_after_the_walk() -> 
     assert thread.words[0] == nid_bits(1) | READY
 
 
-# -- RFC v1: large folios ----------------------------------------------------------------------------------------------
+# -- RFC v1: large folios ------------------------------------------------------------------------------------
 
 
 def test_rfc_tail_page_carries_a_mark_of_its_own() -> None:
-    """Folio 0..3, marked at its head and at tail 2, and folio 4..7 marked at tail 6 only. As posted the tail's own
-    record counts: folio 4 moves because of page 6. Folio 0 is off the LRU once its head is taken, so page 2 keeps
-    its mark."""
+    """Folio 0..3, marked at its head and at tail 2, and folio 4..7 marked at tail 6 only. As posted the
+    tail's own record counts: folio 4 moves because of page 6. Folio 0 is off the LRU once its head is taken,
+    so page 2 keeps its mark.
+    """
     columns = layout([0] * 8 + [1], [Span(0, 0, 8), Span(1, 8, 9)], folios=[(0, 4), (4, 4)])
     thread = Kmigrated(columns)
     for pfn in (0, 2, 6):
@@ -278,7 +284,7 @@ def test_rfc_flag_is_cleared_before_the_walk() -> None:
     assert thread.activated == set()
 
 
-# -- pghot: the record -------------------------------------------------------------------------------------------------
+# -- pghot: the record ---------------------------------------------------------------------------------------
 
 SECTION = 16
 SMALL = Tunables(section_pages=SECTION, rate_limit_mbps=1)  # 256 pages a second
@@ -286,7 +292,7 @@ LOW = 32  # first PFN of the lower tier
 
 
 def tiers(nids: list[int], **exceptions: Sequence[int] | Sequence[tuple[int, int]]) -> Layout:
-    """Return nodes 0 and 9 (top tier, a section each: PFN 0 and 16) and then the given pages from PFN 32 on."""
+    """Return nodes 0 and 9 (top tier, a section each: PFN 0 and 16) and the given pages from PFN 32 on."""
     zones = [Span(0, 0, 16), Span(9, 16, 32)]
     zones += [
         Span(nid, LOW + nids.index(nid), LOW + len(nids) - nids[::-1].index(nid))
@@ -296,7 +302,7 @@ def tiers(nids: list[int], **exceptions: Sequence[int] | Sequence[tuple[int, int
 
 
 def roomy(columns: Layout, mode: Mode = DEFAULT, revision: Revision = Revision.V6, **changes: int) -> Pghot:
-    """Return the thread on a machine whose top tier has free memory in plenty: no threshold, no rate limit."""
+    """Return the thread where the top tier has plenty of free memory: no threshold, no rate limit."""
     return Pghot(columns, mode, revision, replace(SMALL, **changes), {0, 9})
 
 
@@ -322,7 +328,7 @@ def test_pghot_default_record() -> None:
 
 
 def test_pghot_precise_record() -> None:
-    """Node in bits 0-9, frequency in 10-12, the low 14 bits of the jiffy (20000 - 16384) in 13-26, READY in 31."""
+    """Node in bits 0-9, frequency 10-12, the low 14 bits of the jiffy (20000 - 16384) in 13-26, READY 31."""
     thread = roomy(tiers([1] * 16), PRECISE)
     thread.record_access(LOW, 9, 20000)
     assert thread.records[LOW] == 9 | 1 << 10 | 3616 << 13
@@ -337,7 +343,8 @@ def test_pghot_precise_record() -> None:
 @pytest.mark.parametrize(
     ("mode", "later", "freq"),
     [
-        # Default, window 3000 ms: 1000 is bucket 7 = 896. 3968 & 0xf80 = 3968: 3072 ms. 3967 -> 3840: 2944 ms.
+        # Default, window 3000 ms: 1000 is bucket 7 = 896. 3968 is bucket 31 = 3968: 3072 ms.
+        # 3967 is bucket 30 = 3840: 2944 ms.
         (DEFAULT, 3967, 2),
         (DEFAULT, 3968, 1),
         # 5 bits of buckets of 128 wrap at 4096: 1000 + 4096 looks like now.
@@ -359,7 +366,7 @@ def test_pghot_window_and_its_wrap_around(mode: Mode, later: int, freq: int) -> 
 @pytest.mark.parametrize("mode", [DEFAULT, PRECISE])
 @pytest.mark.parametrize(("revision", "ready"), [(Revision.V6, True), (Revision.V7, False)])
 def test_pghot_ready_and_a_new_window(mode: Mode, revision: Revision, ready: bool) -> None:
-    """v6 keeps the bits that it does not replace, READY among them; v7 starts from 0, and 1 access is below 2."""
+    """v6 keeps the bits that it does not replace, READY among them; v7 starts from 0, and 1 is below 2."""
     thread = roomy(tiers([1] * 16), mode, revision)
     heat(thread, LOW)
     later = 1000 + (3200 if mode is DEFAULT else 5001)
@@ -401,7 +408,7 @@ def test_pghot_counts_a_folio_at_its_first_page() -> None:
     assert thread.world.counters["pgpromote_success"] == 4
 
 
-# -- pghot: the walk ---------------------------------------------------------------------------------------------------
+# -- pghot: the walk -----------------------------------------------------------------------------------------
 
 
 def test_pghot_walks_only_if_the_flag_is_set() -> None:
@@ -435,8 +442,10 @@ def test_pghot_flushes_when_target_or_memcg_changes() -> None:
 
 
 def test_pghot_batch_holds_one_more_than_batch_nr() -> None:
-    """Added, then counted, then compared with ">": the 513th folio is the one that exceeds 512. Its migrate_pages()
-    call needs a second round for the one folio that the first, full at 512 base pages, leaves over."""
+    """Added, then counted, then compared with ">": the 513th folio is the one that exceeds 512. Its
+    migrate_pages() call needs a second round for the one folio that the first, full at 512 base pages, leaves
+    over.
+    """
     columns = layout([0] * 1024 + [1] * 600, [Span(0, 0, 1024), Span(1, 1024, 1624)], top_tier=(0,))
     thread = roomy(columns, section_pages=1024)
     heat(thread, *range(1024, 1624))
@@ -464,7 +473,7 @@ def test_pghot_full_batch_followed_by_another_target_calls_nothing_for_the_empty
 
 
 def test_pghot_cleared_section_bit_strands_what_the_walk_skips() -> None:
-    """Hot, then off its LRU list during the walk: READY stays, the section is cold, nobody comes back for it."""
+    """Hot, then off its LRU list during the walk: READY stays, the section is cold, nobody returns."""
     thread = roomy(tiers([1] * 16))
     heat(thread, LOW)
     thread.world.pages[LOW].folio.on_lru = False
@@ -480,8 +489,9 @@ def test_pghot_cleared_section_bit_strands_what_the_walk_skips() -> None:
 
 
 def test_pghot_section_belongs_to_the_node_of_its_first_page() -> None:
-    """Section 2 is half node 1, half node 2: node 2's thread never walks it, node 1's clears its bit and takes only
-    its own pages. Section 3 begins with a hole and has no records at all."""
+    """Section 2 is half node 1, half node 2: node 2's thread never walks it, node 1's clears its bit and
+    takes only its own pages. Section 3 begins with a hole and has no records at all.
+    """
     nids = [1] * 8 + [2] * 8 + [1] * 16
     thread = roomy(tiers(nids, holes=[48]))
     heat(thread, 40)
@@ -507,12 +517,13 @@ def test_pghot_record_is_zeroed_before_the_page_is_refused() -> None:
     assert thread.world.calls == []
 
 
-# -- pghot: threshold and rate limit -----------------------------------------------------------------------------------
+# -- pghot: threshold and rate limit -------------------------------------------------------------------------
 
 
 def test_pghot_rate_limit_lets_one_second_s_pages_through_and_zeroes_the_rest() -> None:
-    """1 MB/s is 256 pages. At 2000 ms the second begins with the first candidate, which does not count against it:
-    candidates 2 to 256 make 255, the 257th makes 256 and is stopped, and so are the 43 after it."""
+    """1 MB/s is 256 pages. At 2000 ms the second begins with the first candidate, which does not count
+    against it: candidates 2 to 256 make 255, the 257th makes 256 and is stopped, and so are the 43 after it.
+    """
     columns = layout(
         [0] * 512 + [1] * 300, [Span(0, 0, 512), Span(1, 512, 812)], top_tier=(0,), refused=[512]
     )
@@ -554,8 +565,9 @@ def test_pghot_free_memory_bypasses_threshold_and_rate_limit() -> None:
 
 
 def test_pghot_threshold_moves_once_a_minute() -> None:
-    """After 60 s with fewer candidates than nine tenths of 256 x 60 it rises by 3000 x 2 / 16 = 375 ms, to 6000 at
-    most; with more than eleven tenths it falls, to 375 at least; free memory resets it."""
+    """After 60 s with fewer candidates than nine tenths of 256 x 60 it rises by 3000 x 2 / 16 = 375 ms, to
+    6000 at most; with more than eleven tenths it falls, to 375 at least; free memory resets it.
+    """
     thread = Pghot(tiers([1] * 16), tunables=SMALL)
     now = 0
     for expected in (3375, 3750, 4125, 4500, 4875, 5250, 5625, 6000, 6000):

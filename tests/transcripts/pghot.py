@@ -1,8 +1,9 @@
 """pghot's record and walk, one page at a time: hot sections, one word per folio, promotion to the top tier.
 
-From "mm: Hot page tracking and promotion infrastructure", RFC v6 (2026-03-23, <20260323095104.238982-1-bharata@amd.com>
-and replies) and v7 (2026-05-04; its mm/pghot.c and mm/pghot-precise.c as in the mm tree, commit 0e9084fe7728). The two
-walk alike; they differ in whether READY outlives the window in which it was earned, see ``Revision``.
+From "mm: Hot page tracking and promotion infrastructure", RFC v6 (2026-03-23,
+<20260323095104.238982-1-bharata@amd.com> and replies) and v7 (2026-05-04; its mm/pghot.c and
+mm/pghot-precise.c as in the mm tree, commit 0e9084fe7728). The two walk alike; they differ in whether READY outlives
+the window in which it was earned, see ``Revision``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MSEC_PER_SEC = 1000
 
 
 class Revision(Enum):
-    """pghot_update_record: v6 replaces the fields of the old word, so READY stays; v7 builds the word anew."""
+    """pghot_update_record: v6 replaces fields of the old word, so READY stays; v7 builds the word anew."""
 
     V6 = "v6"
     V7 = "v7"
@@ -47,7 +48,7 @@ PRECISE = Mode("precise", 1 << 31, 10, 10, 7, 13, 16383, 0, 5000)
 
 @dataclass(frozen=True)
 class Tunables:
-    """The values in force. ``window_ms`` of None is the mode's own; ``batch_nr`` 512 and threshold 2 are pghot.h's."""
+    """The values in force. ``window_ms`` of None is the mode's own; the defaults are pghot.h's."""
 
     hz: int = 1000
     window_ms: int | None = None
@@ -72,7 +73,7 @@ class Promotion:
 
 @dataclass
 class Pghot:
-    """A record per PFN, a hot bit per section, a flag per node. ``roomy`` nodes have free memory in plenty."""
+    """A record per PFN, a hot bit per section, a flag per node. ``roomy`` nodes have plenty of free memory."""
 
     columns: Layout
     mode: Mode = DEFAULT
@@ -91,7 +92,7 @@ class Pghot:
         self.window_ms = self.mode.window_ms if self.tunables.window_ms is None else self.tunables.window_ms
         assert MSEC_PER_SEC % self.tunables.hz == 0
 
-    # -- sections ------------------------------------------------------------------------------------------------
+    # -- sections --------------------------------------------------------------------------------------------
 
     def sections(self) -> Iterable[int]:
         """Return the numbers of the sections in which there is any memory, ascending."""
@@ -111,7 +112,7 @@ class Pghot:
         nid = self.section_nid(section)
         return nid != NUMA_NO_NODE and nid not in self.world.top_tier
 
-    # -- time ----------------------------------------------------------------------------------------------------
+    # -- time ------------------------------------------------------------------------------------------------
 
     def ms(self, jiffies: int) -> int:
         return jiffies * (MSEC_PER_SEC // self.tunables.hz)
@@ -121,12 +122,12 @@ class Pghot:
         mask = self.mode.time_mask << self.mode.bucket_shift
         return self.ms(((now & mask) - (stored_time << self.mode.bucket_shift)) & mask)
 
-    # -- the producer --------------------------------------------------------------------------------------------
+    # -- the producer ----------------------------------------------------------------------------------------
 
     def record_access(self, pfn: int, nid: int, now: int) -> int:
         """pghot_record_access, source hint faults: which accesses are let in, and to which record."""
         count = self.world.counters
-        # The default mode stores no nid and so takes any (pghot_nid_valid); the precise mode wants the top tier's.
+        # pghot_nid_valid: the default mode stores no nid and takes any, the precise one wants the top tier's.
         if (
             self.mode.nid_bits
             and nid != NUMA_NO_NODE
@@ -172,7 +173,7 @@ class Pghot:
         self.records[pfn] = new
         return bool(new & mode.ready)
 
-    # -- the thread ----------------------------------------------------------------------------------------------
+    # -- the thread ------------------------------------------------------------------------------------------
 
     def wake(self, nid: int, now: int) -> bool:
         """One turn of kmigrated's loop: unlike RFC v1's it works only if the flag is set."""
@@ -182,10 +183,11 @@ class Pghot:
         return True
 
     def walk_node(self, nid: int, now: int) -> None:
-        """kmigrated_do_work: flag cleared, then each hot section of the node, its bit cleared before it is walked."""
+        """kmigrated_do_work: clear the flag; then, section by section, clear the hot bit and walk."""
         self.world.counters["walks"] += 1
         self.activated.discard(nid)
         for section in self.sections():
+            self.world.counters["sections_examined"] += 1
             if self.section_nid(section) != nid or nid in self.world.top_tier:
                 continue
             if section not in self.hot_sections:
@@ -210,7 +212,7 @@ class Pghot:
                 pfn += 1
                 continue
             here, folio = pfn, page.folio
-            # Stepped over whole, whatever becomes of it. The step is taken from here, not from the folio's start.
+            # Stepped over whole, whatever becomes of it: from here, not from the folio's start.
             pfn += folio.n_pages
             if page.nid != src_nid or not folio.on_lru:
                 continue
@@ -253,7 +255,7 @@ class Pghot:
             self.flush(stack, batch_nid)
 
     def consume(self, pfn: int) -> tuple[int, int] | None:
-        """pghot_get_record: if READY, take (target, time) and leave the whole record zero, in one exchange."""
+        """pghot_get_record: if READY, take (target, time) and leave the record zero, in one exchange."""
         mode, word = self.mode, self.records[pfn]
         if not word & mode.ready:
             return None
@@ -304,9 +306,10 @@ class Pghot:
         node.threshold_ms = threshold_ms
 
     def flush(self, stack: list[Folio], nid: int) -> None:
-        """promote_misplaced_memcg_folios: one call to migrate_pages for folios of one target and one memcg."""
+        """promote_misplaced_memcg_folios: one migrate_pages() call for folios of one target and memcg."""
         count = self.world.counters
         count["batch_calls"] += 1
+        count["batch_folios"] += len(stack)
         moved, put_back = self.world.migrate(stack, nid)
         for name in ("pgmigrate_success", "numa_pages_migrated", "pgpromote_success"):
             count[name] += moved

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from .world import EINVAL, NUMA_NO_NODE, Folio, Layout, Page, Span, World
 
-# include/linux/page_ext.h, enum page_ext_flags on 64-bit: page_owner has bits 0 and 1, the young and idle bits are
-# 32-bit only, so the new READY is bit 2 and the NID field starts one above it.
+# include/linux/page_ext.h, enum page_ext_flags on 64-bit: page_owner has bits 0 and 1, the young and idle
+# bits are 32-bit only, so the new READY is bit 2 and the NID field starts one above it.
 READY = 1 << 2
 NID_SHIFT = 3
 NID_WIDTH = 10
@@ -50,10 +50,10 @@ class Kmigrated:
         self.world = World.of(self.columns)
         self.words = dict.fromkeys(self.columns.pfns, 0)
 
-    # -- the three atomics on a page_ext word --------------------------------------------------------------------
+    # -- the three atomics on a page_ext word ----------------------------------------------------------------
 
     def exchange_nid(self, pfn: int, nid: int) -> int:
-        """Store a nid, return the one that was there. page_ext_xchg_nid: the old one comes back masked, too."""
+        """Store a nid, return the one that was there. page_ext_xchg_nid: both are masked."""
         mask = FIXED_NID_MASK if self.fixed else POSTED_NID_MASK
         word = self.words[pfn]
         before = (word >> NID_SHIFT) & mask
@@ -68,10 +68,10 @@ class Kmigrated:
         self.words[pfn] &= ~READY
         return was_ready
 
-    # -- the producer --------------------------------------------------------------------------------------------
+    # -- the producer ----------------------------------------------------------------------------------------
 
     def add_pfn(self, pfn: int, nid: int) -> int:
-        """Mark one page, head or tail. kmigrated_add_pfn: nid first, READY second, then the flag of its own node."""
+        """Mark one page, head or tail. kmigrated_add_pfn: nid, then READY, then the flag of its node."""
         page = self.world.online_page(pfn)
         if page is None:
             self.world.counters["kmigrated_add_pfn_einval"] += 1
@@ -86,10 +86,10 @@ class Kmigrated:
         self.activated.add(page.nid)
         self.world.counters["kmigrated_add_pfn"] += 1
 
-    # -- the thread ----------------------------------------------------------------------------------------------
+    # -- the thread ------------------------------------------------------------------------------------------
 
     def walk_node(self, nid: int, rivals: tuple[Rival, ...] = ()) -> None:
-        """kmigrated_do_work: the flag is cleared before the walk, so a mark made during it starts the next one."""
+        """kmigrated_do_work: the flag is cleared first, so a mark made meanwhile starts the next walk."""
         self.world.counters["walks"] += 1
         self.activated.discard(nid)
         self.rivals = {rival.pfn: rival for rival in rivals}
@@ -115,10 +115,12 @@ class Kmigrated:
                 pfn += 1
                 continue
             here, folio = pfn, page.folio
-            # As posted every tail page is looked at, each with a record of its own (the TODO in kmigrated_walk_zone).
+            # As posted every tail page is looked at, each with a record of its own (the TODO in
+            # kmigrated_walk_zone).
             pfn = folio.first_pfn + folio.n_pages if self.fixed else pfn + 1
 
-            # A folio already on the batch's list is not on an LRU list any more, so a marked tail keeps its mark.
+            # A folio already on the batch's list is not on an LRU list any more, so a marked tail keeps its
+            # mark.
             if not folio.on_lru:
                 continue
             target = self.consume(here)
@@ -138,8 +140,9 @@ class Kmigrated:
             if self.fixed:
                 if batch_nid == NUMA_NO_NODE:
                     batch_nid = target
-            # As posted the test is "!=": nothing before the zone's first flush, then always the newest target. So
-            # the first candidate differs from -1 and flushes nothing to -1, and no later change is ever seen.
+            # As posted the test is "!=": nothing before the zone's first flush, then always the newest
+            # target. So the first candidate differs from -1 and flushes nothing to -1, and no later change is
+            # ever seen.
             elif batch_nid != NUMA_NO_NODE:
                 batch_nid = target
 
@@ -156,7 +159,7 @@ class Kmigrated:
             self.flush(stack, batch_nid)
 
     def consume(self, pfn: int) -> int:
-        """kmigrated_get_nid: clear READY, and if it was set take the nid. Two atomics; a rival may come between."""
+        """kmigrated_get_nid: clear READY, and if it was set take the nid: a rival may come between."""
         rival = self.rivals.pop(pfn, None)
         order = rival.order if rival is not None else "CC"
         target = NUMA_NO_NODE

@@ -1,4 +1,6 @@
-"""The memory that a walk sees: PFNs, folios, zones, and what happens to a folio that is taken off its LRU list."""
+"""The memory that a walk sees: PFNs, folios, zones, and what happens to a folio that is taken off its LRU
+list.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ ROUND_PAGES = 512
 
 
 def migrate_rounds(folio_pages: Sequence[int]) -> list[int]:
-    """Return the folios per round of one migrate_pages() call: a round closes with the folio that reaches 512 pages.
+    """Return the folios per round of one migrate_pages() call: a round closes with the folio that reaches 512
+    pages.
 
     mm/migrate.c, migrate_pages(): the list is cut behind that folio, not in front of it.
     """
@@ -31,7 +34,9 @@ def migrate_rounds(folio_pages: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Span:
-    """What one zone covers: PFNs ``start_pfn`` up to, not including, ``end_pfn``, holes and other nodes' pages too."""
+    """What one zone covers: PFNs ``start_pfn`` up to, not including, ``end_pfn``, holes and other nodes'
+    pages too.
+    """
 
     nid: int
     start_pfn: int
@@ -63,9 +68,9 @@ class Page:
 
 @dataclass(frozen=True)
 class Layout:
-    """A machine written down as columns, one entry per PFN from ``first_pfn`` on."""
+    """A machine written down as columns, one entry for each PFN in ``pfns``. Every other PFN is a hole."""
 
-    first_pfn: int
+    pfns: tuple[int, ...]
     nid: tuple[int, ...]
     zones: tuple[Span, ...]
     valid: tuple[bool, ...]
@@ -75,10 +80,6 @@ class Layout:
     prepare: tuple[int, ...]
     memcg: tuple[int, ...]
     top_tier: tuple[int, ...] = ()
-
-    @property
-    def pfns(self) -> range:
-        return range(self.first_pfn, self.first_pfn + len(self.nid))
 
 
 def layout(
@@ -104,7 +105,7 @@ def layout(
         head.update(dict.fromkeys(range(first, first + n_pages), first))
     memcg = dict(memcgs)
     return Layout(
-        first_pfn,
+        tuple(pfns),
         tuple(nid),
         tuple(zones),
         tuple(pfn not in holes for pfn in pfns),
@@ -130,22 +131,21 @@ class World:
 
     @classmethod
     def of(cls, columns: Layout) -> World:
-        folios: dict[int, Folio] = {}
-        pages: dict[int, Page] = {}
-        for index, pfn in enumerate(columns.pfns):
-            head = columns.head[index]
-            if head not in folios:
-                at_head = head - columns.first_pfn
-                folios[head] = Folio(
-                    head,
-                    columns.head.count(head),
-                    columns.lru[at_head],
-                    columns.prepare[at_head],
-                    columns.memcg[at_head],
-                )
-            pages[pfn] = Page(
-                pfn, columns.nid[index], columns.valid[index], columns.online[index], folios[head]
+        index_of = {pfn: index for index, pfn in enumerate(columns.pfns)}
+        folios = {
+            head: Folio(
+                head,
+                n_pages,
+                columns.lru[index_of[head]],
+                columns.prepare[index_of[head]],
+                columns.memcg[index_of[head]],
             )
+            for head, n_pages in Counter(columns.head).items()
+        }
+        pages = {
+            pfn: Page(pfn, columns.nid[i], columns.valid[i], columns.online[i], folios[columns.head[i]])
+            for i, pfn in enumerate(columns.pfns)
+        }
         nodes = frozenset(zone.nid for zone in columns.zones)
         return cls(columns.zones, pages, nodes, frozenset(columns.top_tier))
 
@@ -162,7 +162,7 @@ class World:
         return True
 
     def migrate(self, folios: list[Folio], nid: int) -> tuple[int, int]:
-        """Move a list to a node, or put it back where there is no such node. Return base pages (moved, put back)."""
+        """Move a list, or put it back if there is no such node. Return base pages (moved, put back)."""
         self.calls.append((tuple(folio.first_pfn for folio in folios), nid))
         n_pages = sum(folio.n_pages for folio in folios)
         if nid in self.nodes:
