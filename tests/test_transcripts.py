@@ -301,7 +301,7 @@ def tiers(nids: list[int], **exceptions: Sequence[int] | Sequence[tuple[int, int
     return layout([0] * 16 + [9] * 16 + nids, zones, top_tier=(0, 9), **exceptions)  # type: ignore[arg-type]
 
 
-def roomy(columns: Layout, mode: Mode = DEFAULT, revision: Revision = Revision.V6, **changes: int) -> Pghot:
+def roomy(columns: Layout, mode: Mode = DEFAULT, revision: Revision = Revision.V7, **changes: int) -> Pghot:
     """Return the thread where the top tier has plenty of free memory: no threshold, no rate limit."""
     return Pghot(columns, mode, revision, replace(SMALL, **changes), {0, 9})
 
@@ -364,16 +364,16 @@ def test_pghot_window_and_its_wrap_around(mode: Mode, later: int, freq: int) -> 
 
 
 @pytest.mark.parametrize("mode", [DEFAULT, PRECISE])
-@pytest.mark.parametrize(("revision", "ready"), [(Revision.V6, True), (Revision.V7, False)])
+@pytest.mark.parametrize(("revision", "ready"), [(Revision.V7, True), (Revision.AFTER, False)])
 def test_pghot_ready_and_a_new_window(mode: Mode, revision: Revision, ready: bool) -> None:
-    """v6 keeps the bits that it does not replace, READY among them; v7 starts from 0, and 1 is below 2."""
+    """v7 keeps the bits that it does not replace, READY too; after it: from 0, and 1 is below 2."""
     thread = roomy(tiers([1] * 16), mode, revision)
     heat(thread, LOW)
     later = 1000 + (3200 if mode is DEFAULT else 5001)
     thread.record_access(LOW, 0, later)
     assert (thread.records[LOW] >> mode.freq_shift) & mode.freq_max == 1
     assert bool(thread.records[LOW] & mode.ready) == ready
-    # The section stays hot and the node activated either way: with v7 for nothing.
+    # The section stays hot and the node activated either way: after v7 for nothing.
     thread.wake(1, later)
     assert thread.world.calls == ([((LOW,), 0)] if ready else [])
 

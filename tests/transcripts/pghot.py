@@ -1,9 +1,8 @@
 """pghot's record and walk, one page at a time: hot sections, one word per folio, promotion to the top tier.
 
-From "mm: Hot page tracking and promotion infrastructure", RFC v6 (2026-03-23,
-<20260323095104.238982-1-bharata@amd.com> and replies) and v7 (2026-05-04; its mm/pghot.c and
-mm/pghot-precise.c as in the mm tree, commit 0e9084fe7728). The two walk alike; they differ in whether READY outlives
-the window in which it was earned, see ``Revision``.
+From "[PATCH v7] mm: Hot page tracking and promotion infrastructure" (2026-05-04): mm/pghot.c with the rate limit
+that a later patch of the series moves there, mm/pghot-default.c and mm/pghot-precise.c. RFC v6 (2026-03-23) walks
+alike but for the memcg. The mm tree after v7 (commit 0e9084fe7728) drops READY with the window: ``Revision``.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ MSEC_PER_SEC = 1000
 
 
 class Revision(Enum):
-    """pghot_update_record: v6 replaces fields of the old word, so READY stays; v7 builds the word anew."""
+    """pghot_update_record: v7 replaces fields of the old word, so READY stays; later it is built anew."""
 
-    V6 = "v6"
     V7 = "v7"
+    AFTER = "after v7"
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,11 @@ class Promotion:
 
 @dataclass
 class Pghot:
-    """A record per PFN, a hot bit per section, a flag per node. ``roomy`` nodes have plenty of free memory."""
+    """A record per PFN, a hot bit per section, a flag per node. ``roomy`` nodes have free memory to spare."""
 
     columns: Layout
     mode: Mode = DEFAULT
-    revision: Revision = Revision.V6
+    revision: Revision = Revision.V7
     tunables: Tunables = field(default_factory=Tunables)
     roomy: set[int] = field(default_factory=set)
     world: World = field(init=False)
@@ -168,7 +167,7 @@ class Pghot:
         new |= ((now >> mode.bucket_shift) & mode.time_mask) << mode.time_shift
         if mode.nid_bits:
             new |= (self.tunables.target_nid if nid == NUMA_NO_NODE else nid) & ((1 << mode.nid_bits) - 1)
-        if freq >= self.tunables.freq_threshold or (self.revision is Revision.V6 and word & mode.ready):
+        if freq >= self.tunables.freq_threshold or (self.revision is Revision.V7 and word & mode.ready):
             new |= mode.ready
         self.records[pfn] = new
         return bool(new & mode.ready)
