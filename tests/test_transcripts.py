@@ -555,6 +555,25 @@ def test_pghot_threshold_drops_old_marks_before_the_rate_limit_counts_them() -> 
     assert thread.world.counters["pgpromote_candidate"] == 0
 
 
+def test_pghot_threshold_is_compared_with_not_less_than() -> None:
+    """Precise mode, window and so threshold 5000 ms: a mark of 4999 ms passes, one of 5000 is too old."""
+    thread = Pghot(tiers([1] * 16), PRECISE, tunables=SMALL)
+    heat(thread, LOW)
+    thread.wake(1, 5999)
+    heat(thread, LOW + 1)
+    thread.wake(1, 6000)
+    assert thread.world.calls == [((LOW,), 0)]
+    assert thread.world.counters["too_old"] == 1
+
+
+def test_pghot_top_tier_page_in_a_lower_tier_section_is_not_recorded() -> None:
+    """Section 2 begins with node 1 and so has records, but its second half is node 0's, of the top tier."""
+    thread = roomy(tiers([1] * 8 + [0] * 8))
+    heat(thread, 40, nid=9)
+    assert thread.records[40] == 0
+    assert thread.world.counters["pghot_recorded_accesses"] == 0
+
+
 def test_pghot_free_memory_bypasses_threshold_and_rate_limit() -> None:
     thread = roomy(tiers([1] * 16), rate_limit_mbps=0)
     heat(thread, LOW)

@@ -144,7 +144,7 @@ def rfc_cases(draw: st.DrawFn) -> tuple[Layout, list[Event]]:
     rounds = draw(
         st.lists(st.tuples(st.lists(marks, max_size=60), st.lists(walks, min_size=1, max_size=3)), max_size=3)
     )
-    return columns, [event for marked, walked in rounds for event in (*marked, *walked)]
+    return columns, [event for before, after in rounds for event in (*before, *after)]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class PghotCase:
 
 @st.composite
 def pghot_cases(draw: st.DrawFn) -> PghotCase:
-    """Draw two or three sections, some pages from the start of each (or a little later: a section without records)."""
+    """Draw two or three sections with some pages from the start of each, or without the first: no records."""
     top_tier = tuple(draw(st.lists(st.sampled_from((0, 1, 9)), min_size=1, max_size=2, unique=True)))
     n_sections = draw(st.integers(2, 3))
     starts = tuple(

@@ -1,8 +1,9 @@
 """pghot's record and walk, one page at a time: hot sections, one word per folio, promotion to the top tier.
 
-From "[PATCH v7] mm: Hot page tracking and promotion infrastructure" (2026-05-04): mm/pghot.c with the rate limit
-that a later patch of the series moves there, mm/pghot-default.c and mm/pghot-precise.c. RFC v6 (2026-03-23) walks
-alike but for the memcg. The mm tree after v7 (commit 0e9084fe7728) drops READY with the window: ``Revision``.
+From "[PATCH v7] mm: Hot page tracking and promotion infrastructure" (2026-05-04): mm/pghot.c with the rate
+limit that a later patch of the series moves there, mm/pghot-default.c and mm/pghot-precise.c. RFC v6
+(2026-03-23) walks alike but for the memcg. The mm tree after v7 (commit 0e9084fe7728) drops READY with the
+window: ``Revision``.
 """
 
 from __future__ import annotations
@@ -187,9 +188,8 @@ class Pghot:
         self.activated.discard(nid)
         for section in self.sections():
             self.world.counters["sections_examined"] += 1
-            if self.section_nid(section) != nid or nid in self.world.top_tier:
-                continue
-            if section not in self.hot_sections:
+            # The patch leaves out top tier sections, too; they have no records and so are never hot.
+            if self.section_nid(section) != nid or section not in self.hot_sections:
                 continue
             self.hot_sections.discard(section)
             self.walk_section(section, nid, now)
