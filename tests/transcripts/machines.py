@@ -81,8 +81,9 @@ def layouts(draw: st.DrawFn, starts: tuple[int, ...] | None = None, top_tier: tu
     A zone spans from its first stretch to its last and whatever lies between, of other nodes and of its own
     other zones, too. A ZONE_DEVICE zone is one stretch. ``top_tier`` nodes are always there.
     """
-    nids = draw(st.lists(st.sampled_from(NIDS), min_size=1, max_size=4, unique=True))
-    nids = [*top_tier, *(nid for nid in nids if nid not in top_tier)]
+    nids = draw(st.lists(st.sampled_from(NIDS), min_size=2, max_size=4, unique=True))
+    lower = [nid for nid in nids if nid not in top_tier] or [16]
+    nids = [*top_tier, *lower]
     if starts is None:
         starts = (draw(st.sampled_from((0, 1, 37, 512, SECTION_PAGES - 40))),)
     columns = _Columns()
@@ -90,15 +91,16 @@ def layouts(draw: st.DrawFn, starts: tuple[int, ...] | None = None, top_tier: tu
     for island, start in enumerate(starts):
         pfn = start
         for stretch in range(draw(st.integers(1, 8 if len(starts) == 1 else 4))):
-            nid = draw(st.sampled_from(nids))
+            nid = draw(st.sampled_from((*nids, *lower, *lower)))
             device = draw(st.integers(0, 9)) == 0
+            memcg = draw(st.integers(0, 2))
             # Zone types in their order; device zones get a number of their own behind all others.
             zone = 10 + 100 * island + stretch if device else draw(st.integers(0, 2))
             for n_pages in draw(st.lists(_SIZES, min_size=1, max_size=8)):
                 if pfn + n_pages > start + MAX_PAGES // len(starts):
                     break
-                kind, memcg = draw(_KINDS), draw(st.integers(0, 2))
-                columns.add(pfn, n_pages, nid, kind, memcg)
+                kind, stray = draw(_KINDS), draw(st.integers(0, 9)) == 9
+                columns.add(pfn, n_pages, nid, kind, memcg + stray)
                 if kind != "hole":
                     span = spans.setdefault((nid, zone), [pfn, pfn])
                     span[1] = pfn + n_pages
@@ -137,14 +139,15 @@ def rfc_cases(draw: st.DrawFn) -> tuple[Layout, list[Event]]:
     columns = draw(layouts())
     pages = st.sampled_from(columns.pfns)
     nodes = st.sampled_from(_nodes(columns))
-    targets = nodes | st.sampled_from((3, 6, 7, 11, 1023))
+    targets = st.one_of(nodes, nodes, nodes, st.sampled_from((3, 6, 7, 11, 1023)))
     rivals = st.builds(Rival, pages, targets, st.sampled_from(ORDERS))
     walks = st.builds(Walk, nodes, st.lists(rivals, max_size=4, unique_by=lambda rival: rival.pfn).map(tuple))
     marks = st.builds(Mark, pages, targets)
-    rounds = draw(
-        st.lists(st.tuples(st.lists(marks, max_size=60), st.lists(walks, min_size=1, max_size=3)), max_size=3)
-    )
-    return columns, [event for before, after in rounds for event in (*before, *after)]
+    events: list[Event] = []
+    for _ in range(draw(st.integers(1, 3))):
+        events += draw(st.lists(marks, min_size=1, max_size=60))
+        events += draw(st.lists(walks, min_size=1, max_size=3))
+    return columns, events
 
 
 @dataclass(frozen=True)
@@ -170,30 +173,38 @@ def pghot_cases(draw: st.DrawFn) -> PghotCase:
     columns = draw(layouts(starts, top_tier))
     nodes = st.sampled_from(_nodes(columns))
     pages = st.sampled_from(columns.pfns)
-    targets = st.sampled_from(top_tier) | st.just(-1) | nodes | st.sampled_from((3, 1023, 1024))
+    fast = st.sampled_from(top_tier)
+    targets = st.one_of(fast, fast, fast, st.just(-1), nodes, st.sampled_from((3, 1023, 1024)))
     marks = st.builds(Mark, pages, targets, st.sampled_from((1, 2, 2, 2, 3, 8)))
     waits = st.builds(
         Wait, st.sampled_from((0, 1, 100, 127, 128, 1001, 2944, 3072, 4096, 5001, 16384, 60_001))
     )
-    walks = st.builds(Walk, nodes)
-    rounds = draw(
-        st.lists(
-            st.tuples(st.lists(marks | waits, max_size=40), st.lists(walks, min_size=1, max_size=3)),
-            max_size=3,
-        )
+    # Most accesses come in runs, as from a process that sweeps its memory.
+    runs = st.builds(
+        lambda first, n_pages, nid: [Mark(pfn, nid, 2) for pfn in columns.pfns[first : first + n_pages]],
+        st.integers(0, len(columns.pfns) - 1),
+        st.integers(1, 40),
+        fast,
     )
+    slow_nodes = [nid for nid in _nodes(columns) if nid not in top_tier]
+    events: list[Event] = []
+    for _ in range(draw(st.integers(1, 3))):
+        for run in draw(st.lists(runs, min_size=1, max_size=3)):
+            events += run
+        events += draw(st.lists(st.one_of(marks, marks, waits), max_size=20))
+        events += [Walk(nid) for nid in draw(st.permutations(slow_nodes))[: draw(st.integers(1, 4))]]
     tunables = Tunables(
         hz=draw(st.sampled_from((1000, 250, 100))),
         window_ms=draw(st.sampled_from((None, None, 1000))),
         freq_threshold=draw(st.integers(1, 3)),
         target_nid=draw(st.sampled_from(top_tier)),
-        batch_nr=draw(st.sampled_from((0, 1, 3, 512))),
-        rate_limit_mbps=draw(st.sampled_from((0, 1, 65536))),
+        batch_nr=draw(st.sampled_from((512, 512, 3, 1, 0))),
+        rate_limit_mbps=draw(st.sampled_from((65536, 65536, 1, 0))),
     )
     return PghotCase(
         columns,
         draw(st.sampled_from((DEFAULT, PRECISE))),
         tunables,
         draw(st.frozensets(st.sampled_from(top_tier))),
-        tuple(event for marked, walked in rounds for event in (*marked, *walked)),
+        tuple(events),
     )
