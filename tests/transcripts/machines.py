@@ -139,7 +139,7 @@ def rfc_cases(draw: st.DrawFn) -> tuple[Layout, list[Event]]:
     columns = draw(layouts())
     pages = st.sampled_from(columns.pfns)
     nodes = st.sampled_from(_nodes(columns))
-    targets = st.one_of(nodes, nodes, nodes, st.sampled_from((3, 6, 7, 11, 1023)))
+    targets = st.one_of(*[nodes] * 8, st.sampled_from((3, 6, 7, 11, 1023)))
     rivals = st.builds(Rival, pages, targets, st.sampled_from(ORDERS))
     walks = st.builds(Walk, nodes, st.lists(rivals, max_size=4, unique_by=lambda rival: rival.pfn).map(tuple))
     marks = st.builds(Mark, pages, targets)
