@@ -1,0 +1,297 @@
+"""What a design walks over: pages, folios and zones, and the two calls that move folios.
+
+A design knows a page by its *position*: an index into per-page arrays, ascending with
+the PFN. :class:`ArrayMachine` is given as arrays, for single steps;
+:class:`gpuscan.designs.simulated.DesignMachine` is a simulated machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpuscan.errors import InputError
+from gpuscan.flow import FolioEvents
+from gpuscan.pagemap import SECTION_PAGES
+
+NUMA_NO_NODE = -1
+EINVAL = 22
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneSpan:
+    """A zone as a walk sees it.
+
+    Attributes:
+        nid: its node.
+        start_pfn, end_pfn: ``zone_start_pfn`` and ``zone_end_pfn()``, exclusive. Holes and pages of
+            other nodes may lie between them. Empty for a zone that is not populated.
+        device: ``zone_is_zone_device()``.
+    """
+
+    nid: int
+    start_pfn: int
+    end_pfn: int
+    device: bool = False
+
+
+class Page(NamedTuple):
+    """A page with a struct page.
+
+    Attributes:
+        online: ``pfn_to_online_page()`` finds it.
+        nid: ``page_to_nid()``.
+        head: position of the first page of ``page_folio()``.
+        n_pages: ``folio_nr_pages()``.
+        lru: ``folio_test_lru()``.
+    """
+
+    online: bool
+    nid: int
+    head: int
+    n_pages: int
+    lru: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCall:
+    """One call of ``migrate_misplaced_folios_batch(list, nid)``: head PFNs in list order, and the node."""
+
+    pfns: tuple[int, ...]
+    nid: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of one batch.
+
+    Attributes:
+        moved: per folio handed in, in list order.
+        busy_ns: modelled time of the call.
+        events: folios that came and went.
+        counts: what the call counted, by the kernel's name where it has one (``pgmigrate_success``,
+            ``pgmigrate_fail``, in base pages) and by ours (``migrate_pages_rounds``).
+    """
+
+    moved: tuple[bool, ...]
+    busy_ns: float = 0.0
+    events: tuple[FolioEvents, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+
+
+class Machine(Protocol):
+    """What a design needs of a machine."""
+
+    @property
+    def n_positions(self) -> int:
+        """Length of arrays per page."""
+        ...
+
+    @property
+    def nids(self) -> frozenset[int]:
+        """Nodes with memory."""
+        ...
+
+    def is_top_tier(self, nid: int) -> bool:
+        """``node_is_toptier()``."""
+        ...
+
+    def zones(self, nid: int) -> Sequence[ZoneSpan]:
+        """Return a node's zones in the kernel's order."""
+        ...
+
+    def sections(self) -> Sequence[int]:
+        """Return the numbers of the present sections, ascending."""
+        ...
+
+    def position(self, pfn: int) -> int:
+        """Return the position of a PFN, -1 where ``pfn_valid()`` is false."""
+        ...
+
+    def pfn(self, position: int) -> int:
+        """Return the PFN at a position."""
+        ...
+
+    def ranges(self, start_pfn: int, end_pfn: int) -> Sequence[tuple[int, int]]:
+        """Return ranges of positions that hold every valid PFN of ``[start_pfn, end_pfn)``, ascending."""
+        ...
+
+    def page(self, position: int) -> Page:
+        """Return what is known about a page."""
+        ...
+
+    def memcg(self, head: int) -> int:
+        """Return an id of the folio's memory cgroup."""
+        ...
+
+    def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
+        """Return how many PFNs a walk looks at that steps over the folios it finds (of node ``nid`` only, if
+        given) instead of looking at each of their pages."""
+        ...
+
+    def free_space_enough(self, nid: int) -> bool:
+        """``pgdat_free_space_enough()``."""
+        ...
+
+    def prepare(self, head: int, nid: int) -> int:
+        """Call ``migrate_misplaced_folio_prepare(folio, NULL, nid)``: 0 and the folio is off the LRU, or
+        -errno."""
+        ...
+
+    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+        """Move isolated folios with ``migrate_pages()`` and put back those that stay."""
+        ...
+
+
+class ArrayMachine:
+    """A machine given as arrays, for driving a design step by step.
+
+    A folio that ``prepare`` accepts is off the LRU at once. A batch for a node of the machine moves
+    all its folios: their frames stay off the LRU, the arrays keep everything else. A batch for any
+    other node moves none, and they are put back onto the LRU.
+
+    The pages of a folio must be alike (valid, online, on one node) and contiguous.
+
+    Args:
+        nid: int[n], node of each PFN from ``first_pfn`` on.
+        zones: per node in the kernel's order.
+        first_pfn: PFN of element 0.
+        valid: bool[n], ``pfn_valid()``; all by default.
+        online: bool[n], ``pfn_to_online_page()`` is not NULL; all by default.
+        lru: bool[n], ``folio_test_lru()``, read at the head; all by default.
+        head: int[n], PFN of the folio's first page; by default every page is a folio.
+        prepare: int[n], what ``migrate_misplaced_folio_prepare()`` returns, read at the head; 0 by default.
+        memcg: int[n], read at the head; 0 by default.
+        top_tier: nodes of the top tier.
+        free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
+
+    Raises:
+        InputError: arrays of different lengths.
+    """
+
+    def __init__(
+        self,
+        nid: ArrayLike,
+        zones: Sequence[ZoneSpan],
+        *,
+        first_pfn: int = 0,
+        valid: ArrayLike | None = None,
+        online: ArrayLike | None = None,
+        lru: ArrayLike | None = None,
+        head: ArrayLike | None = None,
+        prepare: ArrayLike | None = None,
+        memcg: ArrayLike | None = None,
+        top_tier: Sequence[int] = (),
+        free_enough: Sequence[int] = (),
+    ) -> None:
+        self._first_pfn = first_pfn
+        self._nid = np.asarray(nid, dtype=np.int64)
+        n = len(self._nid)
+
+        def column(values: ArrayLike | None, default: Any, dtype: type) -> NDArray[Any]:
+            given: NDArray[Any] = np.array(np.full(n, default) if values is None else values, dtype=dtype)
+            if given.shape != (n,):
+                raise InputError(f"an array has shape {given.shape}; give one value for each of {n} pages")
+            return given
+
+        self._valid = column(valid, True, np.bool_)
+        self._online = column(online, True, np.bool_) & self._valid
+        self._lru = column(lru, True, np.bool_)
+        pages = np.arange(n)
+        self._head = pages if head is None else column(head, 0, np.int64) - first_pfn
+        self._prepare = column(prepare, 0, np.int64)
+        self._memcg = column(memcg, 0, np.int64)
+        self._n_pages = np.bincount(self._head, minlength=n)
+        self._zones = tuple(zones)
+        self._top_tier = frozenset(top_tier)
+        self._free_enough = frozenset(free_enough)
+
+    @property
+    def n_positions(self) -> int:
+        """See :class:`Machine`."""
+        return len(self._nid)
+
+    @property
+    def nids(self) -> frozenset[int]:
+        """See :class:`Machine`."""
+        return frozenset(zone.nid for zone in self._zones)
+
+    def is_top_tier(self, nid: int) -> bool:
+        """See :class:`Machine`."""
+        return nid in self._top_tier
+
+    def zones(self, nid: int) -> Sequence[ZoneSpan]:
+        """See :class:`Machine`."""
+        return [zone for zone in self._zones if zone.nid == nid]
+
+    def sections(self) -> Sequence[int]:
+        """See :class:`Machine`."""
+        pfns = np.flatnonzero(self._valid) + self._first_pfn
+        numbers: list[int] = np.unique(pfns // SECTION_PAGES).tolist()
+        return numbers
+
+    def position(self, pfn: int) -> int:
+        """See :class:`Machine`."""
+        position = pfn - self._first_pfn
+        return position if 0 <= position < self.n_positions and self._valid[position] else -1
+
+    def pfn(self, position: int) -> int:
+        """See :class:`Machine`."""
+        return position + self._first_pfn
+
+    def ranges(self, start_pfn: int, end_pfn: int) -> Sequence[tuple[int, int]]:
+        """See :class:`Machine`."""
+        lo = max(0, start_pfn - self._first_pfn)
+        hi = min(self.n_positions, end_pfn - self._first_pfn)
+        return [(lo, hi)] if lo < hi else []
+
+    def page(self, position: int) -> Page:
+        """See :class:`Machine`."""
+        head = int(self._head[position])
+        return Page(
+            bool(self._online[position]),
+            int(self._nid[position]),
+            head,
+            int(self._n_pages[head]),
+            bool(self._lru[head]),
+        )
+
+    def memcg(self, head: int) -> int:
+        """See :class:`Machine`."""
+        return int(self._memcg[head])
+
+    def free_space_enough(self, nid: int) -> bool:
+        """See :class:`Machine`."""
+        return nid in self._free_enough
+
+    def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
+        """See :class:`Machine`."""
+        n_stepped_over = 0
+        for lo, hi in self.ranges(start_pfn, end_pfn):
+            pages = np.arange(lo, hi)
+            found = self._online[lo:hi].copy()
+            if nid is not None:
+                found &= self._nid[lo:hi] == nid
+            looked_at = (self._head[lo:hi] == pages) | (pages == start_pfn - self._first_pfn)
+            n_stepped_over += int((found & ~looked_at).sum())
+        return end_pfn - start_pfn - n_stepped_over
+
+    def prepare(self, head: int, nid: int) -> int:
+        """See :class:`Machine`; the result does not depend on the node."""
+        result = int(self._prepare[head])
+        if result == 0:
+            self._lru[head] = False
+        return result
+
+    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+        """See :class:`Machine`."""
+        there = nid in self.nids
+        if not there:
+            self._lru[list(heads)] = True
+        n_pages = int(self._n_pages[list(heads)].sum())
+        name = "pgmigrate_success" if there else "pgmigrate_fail"
+        return BatchResult((there,) * len(heads), counts=((name, n_pages),) if n_pages else ())

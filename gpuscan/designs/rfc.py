@@ -1,0 +1,239 @@
+"""``rfc-v1`` and ``rfc-fixed``: kmigrated as posted, and the same without its slips.
+
+"[RFC PATCH v1 3/4] mm: kmigrated - Async kernel migration thread" and "4/4 mm: sched:
+Batch-migrate misplaced pages" (B. Rao, linux-mm, 2025-06-16). A record is the 32 bits
+of ``page_ext->flags`` from PAGE_EXT_MIGRATE_READY on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.designs.design import BatchingDesign, sorted_candidates
+from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
+from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, MASKED_NID
+from gpuscan.records import FORMATS
+
+KMIGRATE_BATCH = 512
+KMIGRATE_DELAY_NS = 1_000_000_000
+"""KMIGRATE_DELAY, MSEC_PER_SEC."""
+
+RaceOrder = Literal["PPCC", "PCPC", "PCCP", "CPPC", "CPCP", "CCPP"]
+RACE_ORDERS: tuple[RaceOrder, ...] = ("PPCC", "PCPC", "PCCP", "CPPC", "CPCP", "CCPP")
+"""All orders of the two atomics of a producer (P) and of the thread (C) on one page."""
+
+_FORMAT = FORMATS["rfc"]
+_READY = _FORMAT.ready.mask
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A producer that marks the page which the thread is just looking at.
+
+    Attributes:
+        pfn, nid: its request.
+        order: P is its next atomic (exchange of the nid, test-and-set of READY), C the thread's
+            (test-and-clear of READY, exchange of the nid with NUMA_NO_NODE). Where the thread finds
+            READY clear it goes on, and its second C is left out.
+    """
+
+    pfn: int
+    nid: int
+    order: RaceOrder
+
+
+class _Kmigrated(BatchingDesign):
+    """The thread of RFC v1; what the two designs differ in are the class attributes."""
+
+    NID_MASK: ClassVar[int]
+    STEPS_OVER_FOLIOS: ClassVar[bool]
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self.records: NDArray[np.uint32] = np.zeros(machine.n_positions, dtype=np.uint32)
+        """uint32[n_positions], format ``rfc``."""
+
+    def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
+        """See :meth:`gpuscan.designs.design.Design.mark`."""
+        return self.request(pfn, nid)
+
+    def request(self, pfn: int, nid: int) -> int:
+        """Ask for a page to be moved: ``kmigrated_add_pfn()``.
+
+        Returns:
+            0, or -EINVAL for a page without page_ext: not valid, or not online.
+        """
+        position = self._marked_position(pfn)
+        if position < 0:
+            return -EINVAL
+        self._exchange_nid(position, nid)
+        self._set_ready(position, nid)
+        self._activate(position)
+        return 0
+
+    def walk(self, nid: int, races: Iterable[Race] = ()) -> None:
+        """Do one ``kmigrated_do_work()`` of a node.
+
+        Args:
+            nid: the node.
+            races: producers that come in while the thread is at their page, at most one per page. One whose
+                page the thread never asks about has its turn after the walk.
+        """
+        self._active.discard(nid)
+        self.counters["walks"] += 1
+        waiting = {self.machine.position(race.pfn): race for race in races}
+        for zone in self.machine.zones(nid):
+            if zone.start_pfn < zone.end_pfn and not zone.device:
+                self._walk_zone(zone, waiting)
+        for race in waiting.values():
+            self.request(race.pfn, race.nid)
+
+    def _walk_zone(self, zone: ZoneSpan, races: dict[int, Race]) -> None:
+        machine, counters = self.machine, self.counters
+        counters["zones_walked"] += 1
+        counters["pfns_examined"] += self._n_examined(zone)
+        cur_nid = NUMA_NO_NODE
+        migrate_list: list[int] = []
+        batch_count = 0
+        ranges = machine.ranges(zone.start_pfn, zone.end_pfn)
+        for position in sorted_candidates(self.records, _READY, ranges, tuple(races)):
+            page = machine.page(position)
+            if not page.online or page.nid != zone.nid:
+                continue
+            if self._stepped_over(zone, position, page) or not page.lru:
+                continue
+            nid, asked = self._get_nid(position, races.pop(position, None))
+            if nid == NUMA_NO_NODE or not self._goes(page, nid, asked):
+                continue
+            cur_nid = self._before_flush(cur_nid, nid)
+            batch_count += 1
+            if batch_count >= KMIGRATE_BATCH or cur_nid != nid:
+                self._flush(migrate_list, cur_nid)
+                cur_nid = nid
+                batch_count = 0
+                counters["cond_resched"] += 1
+            migrate_list.append(page.head)
+        if migrate_list:
+            self._flush(migrate_list, cur_nid)
+
+    def _before_flush(self, cur_nid: int, nid: int) -> int:
+        raise NotImplementedError
+
+    def _goes(self, page: Page, nid: int, asked: int | None) -> bool:
+        """Check and isolate a claimed folio; what is refused here is forgotten."""
+        machine, counters = self.machine, self.counters
+        there = nid in machine.nids
+        counters["invalid_nid"] += not there
+        if page.nid == nid:
+            counters["at_home"] += 1
+            self.ledger.lose(asked, ALREADY_THERE if asked == nid else MASKED_NID)
+            return False
+        if machine.prepare(page.head, nid):
+            counters["prepare_refused"] += 1
+            self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
+            return False
+        self._isolated(page.head, asked)
+        return True
+
+    def _n_examined(self, zone: ZoneSpan) -> int:
+        if self.STEPS_OVER_FOLIOS:
+            return self.machine.n_steps(zone.start_pfn, zone.end_pfn, zone.nid)
+        return zone.end_pfn - zone.start_pfn
+
+    def _stepped_over(self, zone: ZoneSpan, position: int, page: Page) -> bool:
+        """Whether the walk was at the folio before, and went on behind it."""
+        if not self.STEPS_OVER_FOLIOS or page.head == position:
+            return False
+        return self.machine.pfn(position) != zone.start_pfn
+
+    def _get_nid(self, position: int, race: Race | None) -> tuple[int, int | None]:
+        """Clear READY, then take the target: ``kmigrated_get_nid()``; -1 where the page was not READY.
+
+        Returns:
+            The target as the record had it, and the one that was asked for (None: nobody asks any more).
+        """
+        order = "CC" if race is None else race.order
+        nid, asked, n_producer, n_thread, clear = NUMA_NO_NODE, None, 0, 0, False
+        if race is not None and self._marked_position(race.pfn) < 0:
+            race, order = None, "CC"
+        for who in order:
+            if who == "P" and race is not None:
+                if n_producer == 0:
+                    self._exchange_nid(position, race.nid)
+                else:
+                    self._set_ready(position, race.nid)
+                    self._activate(position)
+                n_producer += 1
+            elif n_thread == 0:
+                n_thread = 1
+                clear = not self.records[position] & _READY
+                if not clear:
+                    self.records[position] &= ~np.uint32(_READY)
+                    self.counters["claimed"] += 1
+                    asked = self.ledger.claim(position)
+            elif not clear:
+                nid = self._exchange_nid(position, NUMA_NO_NODE)
+        return nid, asked
+
+    def _marked_position(self, pfn: int) -> int:
+        """Return where a producer's page is, -1 where it has no page_ext; count the call."""
+        position = self.machine.position(pfn)
+        if position < 0 or not self.machine.page(position).online:
+            self.counters["kmigrated_add_pfn_einval"] += 1
+            return -1
+        self.counters["kmigrated_add_pfn"] += 1
+        return position
+
+    def _exchange_nid(self, position: int, nid: int) -> int:
+        shift = _FORMAT.nid.shift
+        word = int(self.records[position])
+        self.records[position] = word & ~(self.NID_MASK << shift) | (nid & self.NID_MASK) << shift
+        return word >> shift & self.NID_MASK
+
+    def _set_ready(self, position: int, nid: int) -> None:
+        self.records[position] |= np.uint32(_READY)
+        self.ledger.ask(position, nid)
+
+    def _activate(self, position: int) -> None:
+        self._active.add(self.machine.page(position).nid)
+
+    def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        ready: NDArray[np.bool_] = self.records[positions] & np.uint32(_READY) != 0
+        return ready
+
+
+class RfcV1(_Kmigrated):
+    """As posted.
+
+    - PAGE_EXT_MIG_NID_MASK is made of the shift, not of the width. READY is bit 2 of the 64-bit
+      word, so the mask has 3 bits, and targets are modulo 8.
+    - The first candidate of each zone flushes an empty list to node -1, and a change of target
+      flushes nothing: up to 512 folios go where the one that fills the batch belongs.
+    - Every page of a large folio is looked at.
+    """
+
+    name: ClassVar[str] = "rfc-v1"
+    NID_MASK: ClassVar[int] = 7
+    STEPS_OVER_FOLIOS: ClassVar[bool] = False
+
+    def _before_flush(self, cur_nid: int, nid: int) -> int:
+        return nid if cur_nid != NUMA_NO_NODE else cur_nid
+
+
+class RfcFixed(_Kmigrated):
+    """With ``==`` for ``!=``, masks of the fields' widths, and the TODO done: a step of a folio's size.
+
+    The two atomics, marks consumed before the checks and marks that outlive their folio stay.
+    """
+
+    name: ClassVar[str] = "rfc-fixed"
+    NID_MASK: ClassVar[int] = _FORMAT.nid.max
+    STEPS_OVER_FOLIOS: ClassVar[bool] = True
+
+    def _before_flush(self, cur_nid: int, nid: int) -> int:
+        return nid if cur_nid == NUMA_NO_NODE else cur_nid
