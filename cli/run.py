@@ -52,6 +52,12 @@ def run(
         DeviceChoice | None,
         typer.Option(help="Where the scan runs; auto takes the best there is (gpuscan doctor)."),
     ] = None,
+    design: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Scan design: gpuscan, or a model: rfc-v1, rfc-fixed, section-flag."
+        ),
+    ] = "gpuscan",
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
     ] = None,
@@ -78,6 +84,7 @@ def run(
     gpuscan run cxl-promote --memory 1TiB --json
     gpuscan run cxl-promote --set policy.rate_limit=100MB/s --set tick=50ms
     gpuscan run ping-pong --set source.two_stage=false   without its filter
+    gpuscan run cxl-promote --design rfc-v1              kmigrated as posted
     gpuscan run cxl-promote --machine host.zarr --split-cxl 50%
     """
     import time
@@ -112,6 +119,7 @@ def run(
                 loaded,
                 snapshot=snapshot,
                 device=device.value if device else None,
+                design=design,
                 n_threads=threads,
                 plan_sink=kept.plan_sink if kept else None,
                 on_checked=checked,
@@ -130,7 +138,10 @@ def run(
         failure = error  # --out could not be kept: what the run found is shown all the same
     scenario, report, summary, document = result
     output.document(document)
-    _print(scenario, report, summary, device_row(scenario.store, device or loaded.device), output)
+    row = f"none, {design} is a model"
+    if scenario.store is not None:
+        row = device_row(scenario.store, device or loaded.device)
+    _print(scenario, report, summary, row, output)
     if failure is not None:
         raise failure
     if out is not None:
@@ -228,6 +239,13 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
         output.line()
         title = "refusals (a folio may meet several)"
         output.table(_counts(title, report.refusals.most_common(), requested))
+    if report.counters:
+        output.line()
+        counters = Table("counters", "", box=None, header_style="bold", pad_edge=False)
+        counters.columns[1].justify = "right"
+        for what, count in sorted(report.counters.items()):
+            counters.add_row(what, f"{count:,}")
+        output.table(counters)
 
 
 def _counts(title: str, counts: list[tuple[str, int]], requested: int) -> Table:

@@ -87,6 +87,8 @@ class RunReport:
         ticks: one report per tick.
         ledger: where every request went.
         refusals: refused folios by reason, every refusal counted (a folio may be refused more than once).
+        design: the scan design; ``gpuscan`` is this engine.
+        counters: what another design counted, by the kernel's name where it has one.
     """
 
     device: str
@@ -97,6 +99,8 @@ class RunReport:
     ticks: list[TickReport]
     ledger: Ledger
     refusals: Counter[str]
+    design: str = "gpuscan"
+    counters: Counter[str] = field(default_factory=Counter)
 
 
 class Engine:

@@ -91,12 +91,14 @@ class MigrateResult:
             (``{"EAGAIN: target not balanced": 3}``); they add up to the folios not moved.
         busy_ns: time the migration takes (modelled) or took (measured).
         events: folios that came or went.
+        n_rounds: ``migrate_pages()`` rounds (0 where the migrator cannot tell); each ends with a TLB flush.
     """
 
     status: NDArray[np.int16]
     reasons: dict[str, int]
     busy_ns: float
     events: tuple[FolioEvents, ...] = ()
+    n_rounds: int = 0
 
 
 class Source(Protocol):

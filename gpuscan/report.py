@@ -199,6 +199,8 @@ def summary_rows(
             f"p50 {format_time(summary.scan_ns_p50)}, p99 {format_time(summary.scan_ns_p99)}, "
             f"{_counted(summary.paths)}, {format_bytes(summary.examined_bytes)} read"
         )
+        if report.design != "gpuscan":
+            scan += " (modelled)"
     if summary.n_batches:
         full = f"{summary.batch_fill:.0%} of {report.policy.batch_pages} pages"
         batches = f"{summary.n_batches:,} in {format_number(summary.n_plans, 'plan')}, filled to {full}"
@@ -267,12 +269,14 @@ def run_document(report: RunReport, summary: RunSummary, facts: Mapping[str, Any
     return {
         "kind": "run",
         **facts,
+        "design": report.design,
         "device": {"name": report.device, "reason": report.device_reason},
         "topology": report.topology,
         "store_pages": report.n_pages,
         "policy": asdict(report.policy),
         "summary": {**asdict(summary), "migrated_bytes": summary.migrated_bytes},
         "ledger": ledger_document(report),
+        "counters": dict(sorted(report.counters.items())),
     }
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuscan.designs.engine import DesignEngine
+from gpuscan.designs.registry import design_engine
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.kernels.registry import Device
@@ -35,7 +37,7 @@ class Scenario:
         workload: as loaded.
         topology: the machine's.
         machine: where accesses happen and pages move.
-        store: the records.
+        store: the records; None for another design than gpuscan, which keeps its own.
         engine: the loop.
         notes: what a user should know before reading the result.
     """
@@ -43,8 +45,8 @@ class Scenario:
     workload: Workload
     topology: Topology
     machine: SimulatedMachine
-    store: Store
-    engine: Engine
+    store: Store | None
+    engine: Engine | DesignEngine
     notes: tuple[str, ...]
 
     def run(self, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
@@ -57,6 +59,7 @@ def build_scenario(
     *,
     snapshot: Snapshot | None = None,
     device: Device | None = None,
+    design: str = "gpuscan",
     n_threads: int | None = None,
     plan_sink: PlanSink | None = None,
     verify_every_tick: bool = False,
@@ -73,6 +76,7 @@ def build_scenario(
             zones, its folios, its free memory. One process, on all nodes with CPUs, then
             accesses the captured folios the way the workload's first process would.
         device: overrides the workload's.
+        design: ``gpuscan``, or one of :data:`gpuscan.designs.registry.DESIGNS`, which run on no device.
         n_threads: worker threads of the CPU backend.
         plan_sink, verify_every_tick: see :class:`gpuscan.engine.Engine`.
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
@@ -91,15 +95,19 @@ def build_scenario(
         spec = _captured_spec(workload, topology, frames)
         large_folios = bool(frames.order[frames.eligible].any())
     policy = workload.engine_policy()
-    store = Store(
-        topology,
-        policy.record_format,
-        device or workload.device,
-        large_folios=large_folios,
-        n_threads=n_threads,
-    )
+    store = None
+    if design == "gpuscan":
+        store = Store(
+            topology,
+            policy.record_format,
+            device or workload.device,
+            large_folios=large_folios,
+            n_threads=n_threads,
+        )
+        _warm_store(store, spec)
+    elif device is not None:
+        raise InputError(f"the design {design} is a model that runs on no device; leave out --device")
     warm(index_dtype(topology.page_map.n_pages))
-    _warm_store(store, spec)
     if on_checked is not None:
         on_checked()
     notes: tuple[str, ...] = ()
@@ -110,6 +118,10 @@ def build_scenario(
         n_hot = int(np.count_nonzero(frames.hot))
         hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"
         notes = (hot, *_left_out(workload))
+    if store is None:
+        if plan_sink is not None:
+            notes += (f"the design {design} makes no plans: plan.parquet stays empty",)
+        return Scenario(workload, topology, machine, None, design_engine(design, machine, policy), notes)
     for event in machine.folios():
         store.admit(event.allocated, event.order)
     engine = Engine(

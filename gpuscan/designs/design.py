@@ -5,54 +5,39 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.machine import BatchCall, Machine
+from gpuscan.designs.machine import BatchCall, Machine, Page
 from gpuscan.designs.requests import CONSUMED, INVALID_NID, STALE, RequestLedger
 from gpuscan.flow import FolioEvents
 
 
-class Design(Protocol):
-    """A way to find the pages that shall move, on one machine.
-
-    Attributes:
-        name: as ``gpuscan run --design`` takes it.
-        calls: every ``migrate_misplaced_folios_batch(list, nid)`` call since :meth:`forget_calls`.
-        counters: by the kernel's names where it has one.
-        ledger: where every request went.
-    """
-
-    name: ClassVar[str]
-    calls: list[BatchCall]
-    counters: Counter[str]
-    ledger: RequestLedger
-
-    def mark(self, pfn: int, nid: int, now_jiffies: int) -> int:
-        """Handle a hint fault that names a page and a node; 0 or -errno."""
-        ...
-
-    def walk(self, nid: int) -> None:
-        """Do one round of a node's thread."""
-        ...
-
-    def apply(self, events: Sequence[FolioEvents]) -> None:
-        """Learn which folios came and went without the design's doing."""
-        ...
-
-    def verify(self) -> None:
-        """Prove conservation; RunFailedError where it broke."""
-        ...
-
-
-class BatchingDesign(ABC):
-    """Records per page, and batches handed to ``migrate_misplaced_folios_batch()``.
+class Design(ABC):
+    """A way to find the pages that shall move, and to hand them to ``migrate_misplaced_folios_batch()``.
 
     Args:
         machine: whose pages are walked.
+
+    Attributes:
+        name: as ``gpuscan run --design`` takes it.
+        sleep_ns: timeout of the thread's wait.
+        needs_flag: whether the thread walks only where the node's flag is set.
+        counts_accesses: the producer reports every fault; otherwise do_numa_page() decides first.
+        bypasses_thp: PMD-mapped folios are not marked but moved where they fault.
+        calls: every ``migrate_misplaced_folios_batch(list, nid)`` call.
+        counters: by the kernel's names where it has one.
+        ledger: where every request went.
+        busy_ns: modelled time of all migrations.
     """
+
+    name: ClassVar[str]
+    sleep_ns: int
+    needs_flag: ClassVar[bool]
+    counts_accesses: ClassVar[bool] = False
+    bypasses_thp: ClassVar[bool] = False
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -63,6 +48,27 @@ class BatchingDesign(ABC):
         self._active: set[int] = set()
         self._asked: dict[int, int | None] = {}  # head of an isolated folio: what was asked for
 
+    @property
+    @abstractmethod
+    def record_bytes(self) -> int:
+        """Bytes of a page's record."""
+
+    @abstractmethod
+    def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
+        """Handle a hint fault that names a page and a node; 0 or -errno."""
+
+    @abstractmethod
+    def walk(self, nid: int, *, now_jiffies: int = 0) -> None:
+        """Do one round of a node's thread; time stands still meanwhile."""
+
+    def has_thread(self, nid: int) -> bool:
+        """Whether a node with memory has a thread."""
+        return True
+
+    def finish(self) -> None:
+        """Book, at the end of a run, what is pending but will not be found."""
+        return
+
     def activated(self, nid: int) -> bool:
         """Whether PGDAT_KMIGRATED_ACTIVATE of a node is set."""
         return nid in self._active
@@ -71,8 +77,12 @@ class BatchingDesign(ABC):
         """End the requests of folios that are gone. Nothing tells the design, so its marks stay."""
         for event in events:
             for head in event.freed.tolist():
-                for position in range(head, head + (1 << event.order)):
-                    self.ledger.end_pending(position, STALE)
+                self._freed(head, 1 << event.order)
+
+    def _freed(self, head: int, n_pages: int) -> None:
+        if self.ledger.pending:
+            for position in range(head, head + n_pages):
+                self.ledger.end_pending(position, STALE)
 
     def verify(self) -> None:
         """Prove conservation: see :meth:`RequestLedger.verify`."""
@@ -83,9 +93,10 @@ class BatchingDesign(ABC):
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pages the records say are READY."""
 
-    def _isolated(self, head: int, asked: int | None) -> None:
-        self._asked[head] = asked
+    def _isolated(self, page: Page, asked: int | None) -> None:
+        self._asked[page.head] = asked
         self.counters["isolated"] += 1
+        self.counters["batch_pages"] += page.n_pages
 
     def _flush(self, migrate_list: list[int], nid: int) -> None:
         """Hand a list over and empty it; ``list_add()`` puts each folio at the front."""

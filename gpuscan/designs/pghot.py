@@ -19,12 +19,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import BatchingDesign, sorted_candidates
+from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page
 from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, NOT_PROMOTED, STRANDED
 from gpuscan.errors import InputError
 from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.records import N_NODES_MAX, pack, record_format, unpack
+from gpuscan.records import N_NODES_MAX, Field, record_format, unpack
 
 KMIGRATED_MIGRATION_ADJUST_STEPS = 16
 KMIGRATED_PROMOTION_THRESHOLD_WINDOW_MS = 60_000
@@ -75,7 +75,7 @@ class _PromotionState:
     threshold_ms: int = 0
 
 
-class SectionFlag(BatchingDesign):
+class SectionFlag(Design):
     """pghot on one machine.
 
     Args:
@@ -87,12 +87,15 @@ class SectionFlag(BatchingDesign):
     """
 
     name: ClassVar[str] = "section-flag"
+    needs_flag: ClassVar[bool] = True
+    counts_accesses: ClassVar[bool] = True
 
     def __init__(self, machine: Machine, tunables: PghotTunables | None = None) -> None:
         super().__init__(machine)
         self.tunables = tunables or PghotTunables()
         if _MS_PER_S % self.tunables.hz:
             raise InputError(f"pghot with {self.tunables.hz} jiffies a second; give a divisor of 1000")
+        self.sleep_ns = self.tunables.sleep_ms * 1_000_000
         self._fmt = record_format(self.tunables.record_format)
         self.records: NDArray[Any] = np.zeros(machine.n_positions, dtype=self._fmt.dtype)
         """One record per page, of the tunables' format; a folio's is that of its first page."""
@@ -101,6 +104,15 @@ class SectionFlag(BatchingDesign):
         # Jiffies + 1 of the last access as it really was, 0: none. Pages never recorded take no memory.
         self._last_access = np.zeros(machine.n_positions, dtype=np.int64)
         self._looked_fresh: set[int] = set()
+
+    @property
+    def record_bytes(self) -> int:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return self._fmt.n_bytes
+
+    def has_thread(self, nid: int) -> bool:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return not self.machine.is_top_tier(nid)
 
     def section_hot(self, section: int) -> bool:
         """Whether PGHOT_SECTION_HOT_BIT of a section (PFN / 32,768) is set."""
@@ -118,7 +130,7 @@ class SectionFlag(BatchingDesign):
                 self.ledger.end_pending(position, STRANDED)
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
-        """See :meth:`gpuscan.designs.design.Design.mark`."""
+        """See :class:`gpuscan.designs.design.Design`."""
         return self.record_access(pfn, nid, now_jiffies)
 
     def record_access(self, pfn: int, nid: int, now_jiffies: int) -> int:
@@ -206,11 +218,11 @@ class SectionFlag(BatchingDesign):
 
     def _take(self, position: int) -> tuple[int, int]:
         """Zero a READY record and return its target and TIME: ``pghot_get_record()``."""
-        fields = unpack(self._fmt, self.records[position])
+        fmt, word = self._fmt, int(self.records[position])
         self.records[position] = 0
         self.counters["claimed"] += 1
-        nid = int(fields.nid) if self._fmt.has_nid else self.tunables.target_nid
-        return nid, int(fields.time)
+        nid = _get(word, fmt.nid) if fmt.has_nid else self.tunables.target_nid
+        return nid, _get(word, fmt.time)
 
     def _goes(self, page: Page, nid: int, time: int, now_jiffies: int) -> bool:
         """Check and isolate a claimed folio; what is refused here is forgotten."""
@@ -234,25 +246,21 @@ class SectionFlag(BatchingDesign):
             self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
             return False
         counters["false_promotions"] += fresh_once or age_jiffies >= self._fmt.wrap_jiffies()
-        self._isolated(page.head, asked)
+        self._isolated(page, asked)
         return True
 
     def _update(self, position: int, nid: int, now_jiffies: int) -> bool:
         """Count an access in a record: ``pghot_update_record()``; return whether it is READY then."""
         fmt, tunables = self._fmt, self.tunables
-        fields = unpack(fmt, self.records[position])
-        new_window = self._latency_ms(int(fields.time), now_jiffies) > tunables.window_ms
+        word = int(self.records[position])
+        new_window = self._latency_ms(_get(word, fmt.time), now_jiffies) > tunables.window_ms
         self._remember(position, now_jiffies, fresh=not new_window)
-        freq = 1 if new_window else min(int(fields.freq) + 1, fmt.freq.max)
-        ready = bool(fields.ready) or freq >= tunables.freq_threshold
+        freq = 1 if new_window else min(_get(word, fmt.freq) + 1, fmt.freq.max)
+        ready = word & fmt.ready.mask != 0 or freq >= tunables.freq_threshold
         target = tunables.target_nid if nid == NUMA_NO_NODE else nid
-        self.records[position] = pack(
-            fmt,
-            ready=int(ready),
-            nid=target if fmt.has_nid else 0,
-            freq=freq,
-            time=fmt.time_of(now_jiffies),
-        )
+        word = ready << fmt.ready.shift | freq << fmt.freq.shift
+        word |= fmt.time_of(now_jiffies) << fmt.time.shift | (target & fmt.nid.max) << fmt.nid.shift
+        self.records[position] = word
         return ready
 
     def _remember(self, position: int, now_jiffies: int, *, fresh: bool) -> None:
@@ -326,3 +334,7 @@ class SectionFlag(BatchingDesign):
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         return unpack(self._fmt, self.records[positions]).ready
+
+
+def _get(word: int, field: Field) -> int:
+    return word >> field.shift & field.max

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import BatchingDesign, sorted_candidates
+from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
 from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, MASKED_NID
 from gpuscan.records import FORMATS
@@ -47,19 +47,27 @@ class Race:
     order: RaceOrder
 
 
-class _Kmigrated(BatchingDesign):
+class _Kmigrated(Design):
     """The thread of RFC v1; what the two designs differ in are the class attributes."""
 
     NID_MASK: ClassVar[int]
     STEPS_OVER_FOLIOS: ClassVar[bool]
+    needs_flag: ClassVar[bool] = False
+    bypasses_thp: ClassVar[bool] = True  # do_huge_pmd_numa_page() is as it was
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
+        self.sleep_ns = KMIGRATE_DELAY_NS
         self.records: NDArray[np.uint32] = np.zeros(machine.n_positions, dtype=np.uint32)
         """uint32[n_positions], format ``rfc``."""
 
+    @property
+    def record_bytes(self) -> int:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return self.records.itemsize
+
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0) -> int:
-        """See :meth:`gpuscan.designs.design.Design.mark`."""
+        """See :class:`gpuscan.designs.design.Design`."""
         return self.request(pfn, nid)
 
     def request(self, pfn: int, nid: int) -> int:
@@ -76,11 +84,12 @@ class _Kmigrated(BatchingDesign):
         self._activate(position)
         return 0
 
-    def walk(self, nid: int, races: Iterable[Race] = ()) -> None:
+    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Do one ``kmigrated_do_work()`` of a node.
 
         Args:
             nid: the node.
+            now_jiffies: not used.
             races: producers that come in while the thread is at their page, at most one per page. One whose
                 page the thread never asks about has its turn after the walk.
         """
@@ -137,7 +146,7 @@ class _Kmigrated(BatchingDesign):
             counters["prepare_refused"] += 1
             self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
             return False
-        self._isolated(page.head, asked)
+        self._isolated(page, asked)
         return True
 
     def _n_examined(self, zone: ZoneSpan) -> int:

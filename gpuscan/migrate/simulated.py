@@ -83,8 +83,34 @@ class SimulatedMigrator:
         orders = machine.space.orders_of(folios)
         self._look_up(batch, target_nid, (1 << orders) == n_pages)
         self._prepare(batch, target_nid, orders)
-        events, busy_ns = self._migrate_pages(batch, target_nid, orders)
-        return MigrateResult(batch.status, batch.reasons, busy_ns, events)
+        return self._migrate_pages(batch, target_nid, orders)
+
+    def prepare(self, frame: int, target_nid: int) -> int:
+        """Check one folio as ``migrate_misplaced_folio_prepare()`` does.
+
+        Args:
+            frame: its head frame (flat); a folio is there.
+            target_nid: a node with memory.
+
+        Returns:
+            0, or -errno (:class:`gpuscan.flow.MigrateStatus`).
+        """
+        frames = np.array([frame], dtype=np.int64)
+        folios = self._machine.space.folios_at(frames)
+        batch = _Batch(frames, folios, np.full(1, _PENDING, dtype=np.int16), {})
+        self._prepare(batch, target_nid, self._machine.space.orders_of(folios))
+        return 0 if batch.pending[0] else int(batch.status[0])
+
+    def migrate_isolated(self, target_nid: int, frames: NDArray[np.int64]) -> MigrateResult:
+        """Move folios that :meth:`prepare` accepted: ``migrate_pages()`` with a list in this order.
+
+        Args:
+            target_nid: a node with memory.
+            frames: int64[n], head frames (flat), no two alike.
+        """
+        folios = self._machine.space.folios_at(frames)
+        batch = _Batch(frames, folios, np.full(len(frames), _PENDING, dtype=np.int16), {})
+        return self._migrate_pages(batch, target_nid, self._machine.space.orders_of(folios))
 
     def _look_up(self, batch: _Batch, target_nid: int, size_fits: NDArray[np.bool_]) -> None:
         """What kmigrated_walk_zone() (RFC v1) finds out before it prepares a folio."""
@@ -110,9 +136,7 @@ class SimulatedMigrator:
         off_lru = self._drawn(batch, self._cost.isolation_failure_share)
         batch.refuse(off_lru | _repeats(batch.frames), MigrateStatus.EAGAIN, "isolation failed")
 
-    def _migrate_pages(
-        self, batch: _Batch, target_nid: int, orders: NDArray[np.int64]
-    ) -> tuple[tuple[FolioEvents, ...], float]:
+    def _migrate_pages(self, batch: _Batch, target_nid: int, orders: NDArray[np.int64]) -> MigrateResult:
         """Move what was isolated, round by round (migrate_pages(), migrate_pages_batch())."""
         isolated = np.flatnonzero(batch.pending)
         copy_fails = self._drawn(batch, self._cost.copy_failure_share)
@@ -145,7 +169,8 @@ class SimulatedMigrator:
                     break
             if not batch.pending.any():
                 break
-        return tuple(events), self._cost.round_ns * n_rounds + self._cost.page_ns * moved_pages
+        busy_ns = self._cost.round_ns * n_rounds + self._cost.page_ns * moved_pages
+        return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds)
 
     def _drawn(self, batch: _Batch, share: float) -> NDArray[np.bool_]:
         if share <= 0.0:

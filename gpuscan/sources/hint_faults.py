@@ -11,15 +11,37 @@ threshold to meet the rate limit (numa_promotion_adjust_threshold()).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.flow import Produced, Sampled
+from gpuscan.flow import FolioEvents, Produced, Sampled
 from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.machine import HintFaults, SimulatedMachine
 
 _NS_PER_MS = 1_000_000
 _NOBODY = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObservedFaults:
+    """All hint faults of one tick, in their order per process.
+
+    Attributes:
+        pfns: int64[n], first pages of the folios.
+        own_nids: int32[n], the nodes they are on.
+        target_nids: int32[n], where the accessing CPUs would have them; -1 where nothing is in reach.
+        wanted: bool[n], whether do_numa_page() would ask for the move.
+        events, metrics: see :class:`gpuscan.flow.Sampled`.
+    """
+
+    pfns: NDArray[np.int64]
+    own_nids: NDArray[np.int32]
+    target_nids: NDArray[np.int32]
+    wanted: NDArray[np.bool_]
+    events: tuple[FolioEvents, ...]
+    metrics: dict[str, float]
 
 
 class HintFaultSource:
@@ -47,13 +69,25 @@ class HintFaultSource:
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
         """Let ``duration_ns`` pass, from ``now_ns`` on, and return marks for the pages that faulted."""
+        seen = self.observe(now_ns, duration_ns)
+        produced = Produced(self._spec.mark, seen.pfns[seen.wanted], seen.target_nids[seen.wanted])
+        return Sampled((produced,) if len(produced.pfns) else (), seen.events, seen.metrics)
+
+    def observe(self, now_ns: int, duration_ns: int) -> ObservedFaults:
+        """Let ``duration_ns`` pass, from ``now_ns`` on, and return every fault."""
         elapsed = self._machine.run(now_ns, duration_ns)
-        marked, reasons = self._filter(elapsed.faults)
-        frames = elapsed.faults.frames[marked]
-        nids = self._target[elapsed.faults.cpu_nids[marked]]
-        metrics = {**elapsed.metrics, **reasons, "marks": len(frames)}
-        produced = Produced(self._spec.mark, self._machine.page_map.pfn_of_flat(frames), nids)
-        return Sampled((produced,) if len(frames) else (), elapsed.events, metrics)
+        wanted, reasons = self._filter(elapsed.faults)
+        metrics = {**elapsed.metrics, **reasons, "marks": int(wanted.sum())}
+        page_map = self._machine.page_map
+        frames = elapsed.faults.frames
+        return ObservedFaults(
+            page_map.pfn_of_flat(frames),
+            page_map.nid_of_flat(frames),
+            self._target[elapsed.faults.cpu_nids],
+            wanted,
+            elapsed.events,
+            metrics,
+        )
 
     def finished(self) -> bool:
         """Return False: processes run for ever."""

@@ -1,0 +1,66 @@
+"""The designs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpuscan.designs.design import Design
+from gpuscan.designs.engine import DesignEngine
+from gpuscan.designs.machine import Machine
+from gpuscan.designs.pghot import PghotTunables, SectionFlag
+from gpuscan.designs.rfc import RfcFixed, RfcV1
+from gpuscan.designs.simulated import SimulatedPages
+from gpuscan.errors import InputError
+from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.policy import Policy
+from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.sources.hint_faults import HintFaultSource
+
+MIB = 1 << 20
+
+
+def _section_flag(machine: Machine, policy: Policy) -> Design:
+    limit = policy.rate_limit_bytes_per_s // MIB
+    defaults = PghotTunables()
+    tunables = PghotTunables(
+        "pghot" if policy.record_format == "pghot" else "pghot-compact",
+        target_nid=min(nid for nid in machine.nids if machine.is_top_tier(nid)),
+        freq_threshold=policy.freq_threshold,
+        rate_limit_mbps=limit or defaults.rate_limit_mbps,
+        hz=policy.hz,
+    )
+    return SectionFlag(machine, tunables)
+
+
+_DESIGNS: dict[str, Callable[[Machine, Policy], Design]] = {
+    RfcV1.name: lambda machine, _: RfcV1(machine),
+    RfcFixed.name: lambda machine, _: RfcFixed(machine),
+    SectionFlag.name: _section_flag,
+}
+
+DESIGNS = tuple(_DESIGNS)
+"""Names of the designs besides ``gpuscan``."""
+
+
+def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> DesignEngine:
+    """Return an engine that runs a design on a simulated machine.
+
+    Args:
+        name: one of :data:`DESIGNS`.
+        machine: the machine.
+        policy: ``interval_ns`` and ``hz``; for ``section-flag`` ``record_format`` (``pghot`` is the precise
+            mode, everything else the compact one), ``freq_threshold`` and a rate limit, if there is one.
+
+    Raises:
+        InputError: there is no such design, or it has nothing to do on this machine.
+    """
+    if name not in _DESIGNS:
+        raise InputError(f"unknown design {name!r}; choose gpuscan, {', '.join(DESIGNS)}")
+    pages = SimulatedPages(machine, SimulatedMigrator(machine, has_vma=False))
+    design = _DESIGNS[name](pages, policy)
+    if not any(design.has_thread(nid) for nid in pages.nids):
+        raise InputError(
+            f"the design {name} promotes from lower tiers only, and all memory of {machine.topology.name!r} "
+            "is one tier; choose another workload, such as cxl-promote"
+        )
+    return DesignEngine(design, machine, HintFaultSource(machine), policy)

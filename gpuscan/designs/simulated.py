@@ -1,0 +1,169 @@
+"""A simulated machine as the designs see it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpuscan.designs.machine import BatchResult, Page, ZoneSpan
+from gpuscan.flow import MigrateStatus
+from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.sim.machine import SimulatedMachine
+
+_FREE_ENOUGH_PAGES = 1 << 18
+"""1 GiB, the least that ``pgdat_free_space_enough()`` wants above the promo watermark."""
+
+
+class SimulatedPages:
+    """A :class:`gpuscan.designs.machine.Machine`: positions are flat indexes.
+
+    All pages are online. A folio's memory cgroup is its process.
+
+    Args:
+        machine: the machine.
+        migrator: what moves its folios; made without VMAs, as kmigrated calls it.
+    """
+
+    def __init__(self, machine: SimulatedMachine, migrator: SimulatedMigrator) -> None:
+        self._machine = machine
+        self._migrator = migrator
+        topology, page_map = machine.topology, machine.page_map
+        self._extent_start = page_map.extent_pfn_start.tolist()
+        self._extent_end = page_map.extent_pfn_end.tolist()
+        self._extent_offset = page_map.extent_flat_offset.tolist()
+        self._section_pfn = page_map.section_pfn.tolist()
+        self._section_nid = page_map.section_nid.tolist()
+        self._sections: list[int] = np.unique(page_map.section_pfn // SECTION_PAGES).tolist()
+        self._nids = frozenset(node.nid for node in topology.nodes if node.present_pages)
+        self._zones: dict[int, list[ZoneSpan]] = {node.nid: [] for node in topology.nodes}
+        for node, zone in topology.zones:
+            if zone.present:
+                start, end = zone.present[0][0], zone.present[-1][1]
+                self._zones[node.nid].append(ZoneSpan(node.nid, start, end, zone.name == "Device"))
+        self._free_enough = {
+            node.nid: max(_FREE_ENOUGH_PAGES, node.present_pages >> 4) for node in topology.nodes
+        }
+        self._nothing = int(machine.space.nothing)
+        self._mapping_start = [mapping.first_folio for mapping in machine.space.mappings]
+        self._mapping_order = [mapping.order for mapping in machine.space.mappings]
+        self._large = [mapping for mapping in machine.space.mappings if mapping.order]
+        self._large_orders = sorted({mapping.order for mapping in self._large})
+        self._process_start = [process.first_folio for process in machine.processes]
+        self._isolated: set[int] = set()
+
+    @property
+    def n_positions(self) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.page_map.n_pages
+
+    @property
+    def nids(self) -> frozenset[int]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._nids
+
+    def is_top_tier(self, nid: int) -> bool:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return bool(self._machine.top_tier[nid])
+
+    def zones(self, nid: int) -> Sequence[ZoneSpan]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._zones[nid]
+
+    def sections(self) -> Sequence[int]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._sections
+
+    def position(self, pfn: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        extent = bisect_right(self._extent_start, pfn) - 1
+        if extent < 0 or pfn >= self._extent_end[extent]:
+            return -1
+        position: int = pfn + self._extent_offset[extent]
+        return position
+
+    def pfn(self, position: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        pfn: int = self._section_pfn[position // SECTION_PAGES] + position % SECTION_PAGES
+        return pfn
+
+    def ranges(self, start_pfn: int, end_pfn: int) -> Sequence[tuple[int, int]]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        found = []
+        extent = max(0, bisect_right(self._extent_start, start_pfn) - 1)
+        while extent < len(self._extent_start) and self._extent_start[extent] < end_pfn:
+            lo = max(start_pfn, self._extent_start[extent])
+            hi = min(end_pfn, self._extent_end[extent])
+            if lo < hi:
+                offset = self._extent_offset[extent]
+                found.append((lo + offset, hi + offset))
+            extent += 1
+        return found
+
+    def page(self, position: int) -> Page:
+        """See :class:`gpuscan.designs.machine.Machine`; free memory is pages off the LRU."""
+        folio_of, nid = self._machine.space.folio_of, self._section_nid[position // SECTION_PAGES]
+        folio = int(folio_of[position])
+        if folio != self._nothing:
+            return Page(True, nid, position, 1 << self._order(folio), position not in self._isolated)
+        for order in self._large_orders:
+            head = position >> order << order
+            folio = int(folio_of[head])
+            if folio != self._nothing and self._order(folio) >= order:
+                return Page(True, nid, head, 1 << self._order(folio), head not in self._isolated)
+        return Page(True, nid, position, 1, False)
+
+    def memcg(self, head: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return bisect_right(self._process_start, int(self._machine.space.folio_of[head])) - 1
+
+    def free_space_enough(self, nid: int) -> bool:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        frames = self._machine.frames
+        return frames.has_memory(nid) and not frames.shortage(nid, "promo", self._free_enough[nid])
+
+    def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`; no folio lies across ``start_pfn``."""
+        n_stepped_over = 0
+        for mapping in self._large:
+            end = mapping.first_folio + mapping.n_folios
+            heads = self._machine.space.frame_of[mapping.first_folio : end].astype(np.int64)
+            if nid is not None:
+                heads = heads[self._machine.page_map.nid_of_flat(heads) == nid]
+            for lo, hi in self.ranges(start_pfn, end_pfn):
+                n_folios = int(np.count_nonzero((heads >= lo) & (heads < hi)))
+                n_stepped_over += n_folios * ((1 << mapping.order) - 1)
+        return end_pfn - start_pfn - n_stepped_over
+
+    def prepare(self, head: int, nid: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`; for a node without memory the kernel would oops."""
+        if nid not in self._nids:
+            return MigrateStatus.EINVAL
+        result = self._migrator.prepare(head, nid)
+        if result == 0:
+            self._isolated.add(head)
+        return result
+
+    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        frames = np.array(heads, dtype=np.int64)
+        n_pages = 1 << self._machine.space.orders_of(self._machine.space.folios_at(frames))
+        self._isolated.difference_update(heads)
+        if nid not in self._nids:
+            return BatchResult((False,) * len(heads), counts=(("pgmigrate_fail", int(n_pages.sum())),))
+        result = self._migrator.migrate_isolated(nid, frames)
+        moved = result.status == MigrateStatus.MOVED
+        failed = result.status == MigrateStatus.EAGAIN
+        # What migrate_pages() did not come to any more is put back without being counted.
+        failed[np.flatnonzero(result.status == MigrateStatus.ENOMEM)[:1]] = True
+        counts = {
+            "pgmigrate_success": int(n_pages[moved].sum()),
+            "pgmigrate_fail": int(n_pages[failed].sum()),
+            "migrate_pages_rounds": result.n_rounds,
+        }
+        return BatchResult(tuple(moved.tolist()), result.busy_ns, result.events, tuple(counts.items()))
+
+    def _order(self, folio: int) -> int:
+        return self._mapping_order[bisect_right(self._mapping_start, folio) - 1]
