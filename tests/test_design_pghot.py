@@ -95,11 +95,30 @@ def test_only_accesses_to_lower_tiers_from_elsewhere_are_recorded() -> None:
     design = SectionFlag(ArrayMachine(nid, zones, online=online, lru=lru, top_tier=(0, 1)), PRECISE)
     for pfn in (1, 2, 3, 99):
         assert design.record_access(pfn, 0, 10) == 0
-    assert design.record_access(4, 2, 10) == 0  # its own node
-    assert design.record_access(4, 1024, 10) == -22
+    for no_target in (2, 7, 1024, -2):  # its own node, below the top tier; not there; too large; no number
+        assert design.record_access(4, no_target, 10) == -22
     assert not design.records.any()
-    assert design.counters["pghot_recorded_hintfaults"] == 5
+    assert design.counters["pghot_recorded_hintfaults"] == 4
     assert design.counters["pghot_recorded_accesses"] == 0
+
+
+def test_compact_takes_any_node_since_it_keeps_none() -> None:
+    design = SectionFlag(lower(), COMPACT)
+    assert design.record_access(4, 2, 10) == 0  # its own node: counted as a fault, not recorded
+    assert design.counters["pghot_recorded_accesses"] == 0
+    assert design.record_access(4, 1024, 10) == 0
+    assert design.counters["pghot_recorded_hintfaults"] == 2
+    assert design.counters["pghot_recorded_accesses"] == 1
+    assert np.flatnonzero(design.records).tolist() == [4]
+
+
+def test_device_pages_are_not_recorded() -> None:
+    zones = [ZoneSpan(0, 0, 0), ZoneSpan(1, 0, 0), ZoneSpan(2, 0, 4), ZoneSpan(2, 4, 8, device=True)]
+    design = SectionFlag(ArrayMachine(np.full(8, 2), zones, top_tier=(0, 1)), PRECISE)
+    for pfn in (3, 5):
+        assert design.record_access(pfn, 0, 10) == 0
+    assert np.flatnonzero(design.records).tolist() == [3]
+    assert design.counters["pghot_recorded_accesses"] == 1
 
 
 def test_an_access_to_a_tail_counts_for_the_first_page() -> None:
