@@ -62,7 +62,9 @@ def run(
     design: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Scan design: gpuscan, or a model: rfc-v1, rfc-fixed, section-flag."
+            metavar="NAME",
+            help="Scan design: gpuscan, or a model: rfc-v1, rfc-fixed, section-flag, zone-flag, percpu-list, "
+            "per-folio.",
         ),
     ] = "gpuscan",
     threads: Annotated[

@@ -89,6 +89,8 @@ def build_scenario(
         InputError: the workload does not fit the machine.
         DeviceError: the device is not there.
     """
+    if design != "gpuscan":
+        _check_design(design, workload, device)
     frames = None if snapshot is None else snapshot.frames()
     surveyed = None
     if snapshot is None:
@@ -96,10 +98,6 @@ def build_scenario(
     else:
         topology = snapshot.topology
     if workload.source.kind == "trace":
-        if design != "gpuscan":
-            raise InputError(
-                f"the design {design} is fed by hint faults, not by a trace; leave out --design or the trace"
-            )
         from gpuscan.trace_scenario import survey_trace, trace_spec
 
         surveyed, workload = survey_trace(workload, topology, on_read)
@@ -122,8 +120,6 @@ def build_scenario(
             n_threads=n_threads,
         )
         _warm_store(store, spec)
-    elif device is not None:
-        raise InputError(f"the design {design} is a model that runs on no device; leave out --device")
     warm(index_dtype(topology.page_map.n_pages))
     if on_checked is not None:
         on_checked()
@@ -145,6 +141,19 @@ def build_scenario(
         verify_every_tick=verify_every_tick,
     )
     return Scenario(workload, topology, machine, store, engine, notes)
+
+
+def _check_design(design: str, workload: Workload, device: Device | None) -> None:
+    """Refuse what a model of another design cannot do."""
+    from gpuscan.designs.registry import require_design
+
+    require_design(design)
+    if device is not None:
+        raise InputError(f"the design {design} is a model that runs on no device; leave out --device")
+    if workload.source.kind == "trace":
+        raise InputError(
+            f"the design {design} is fed by hint faults, not by a trace; leave out --design or the trace"
+        )
 
 
 def _machine_and_source(

@@ -90,6 +90,9 @@ def test_a_timeout_without_the_flag_walks_as_posted_and_not_in_pghot() -> None:
     assert starts(pghot, 199, 200) == [None, 200]
 
 
+TRACE = Path(__file__).parent / "data" / "traces" / "perf-cpu-time-weight-phys.txt"
+
+
 @pytest.mark.parametrize("name", DESIGNS)
 def test_every_design_promotes_and_loses_nothing_without_a_reason(name: str) -> None:
     sim = machine()
@@ -253,13 +256,16 @@ def test_gpuscan_run_takes_a_design(small: str, name: str, capsys: pytest.Captur
     [
         (["--design", "rfc-v2"], "unknown design 'rfc-v2'; choose gpuscan, rfc-v1"),
         (["--design", "rfc-v1", "--device", "cpu"], "a model that runs on no device; leave out --device"),
+        (["--design", "rfc-v1", "--trace", str(TRACE)], "not by a trace"),
     ],
 )
 def test_wrong_designs_are_refused(
     small: str, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", small, *arguments]) == 2
-    assert complaint in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert "building" not in error
 
 
 def test_out_says_that_a_design_makes_no_plans(

@@ -47,6 +47,16 @@ DESIGNS = tuple(_DESIGNS)
 """Names of the designs besides ``gpuscan``."""
 
 
+def require_design(name: str) -> None:
+    """Check a name, before anything is built for it.
+
+    Raises:
+        InputError: there is no such design.
+    """
+    if name not in _DESIGNS:
+        raise InputError(f"unknown design {name!r}; choose gpuscan, {', '.join(DESIGNS)}")
+
+
 def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> DesignEngine:
     """Return an engine that runs a design on a simulated machine.
 
@@ -59,8 +69,7 @@ def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> Desig
     Raises:
         InputError: there is no such design, or it has nothing to do on this machine.
     """
-    if name not in _DESIGNS:
-        raise InputError(f"unknown design {name!r}; choose gpuscan, {', '.join(DESIGNS)}")
+    require_design(name)
     pages = SimulatedPages(machine, SimulatedMigrator(machine, has_vma=False))
     design = _DESIGNS[name](pages, policy)
     if not any(design.has_thread(nid) for nid in pages.nids):
