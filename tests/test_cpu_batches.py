@@ -65,3 +65,14 @@ def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, monke
         seen += (positions + batch.span.start).tolist()
     assert sorted(seen) == list(range(len(pfns)))
     workers.close()
+
+
+def test_an_empty_call_loads_what_a_large_one_needs(layout, monkeypatch):
+    called: list[str] = []
+    for name in ("count_regions", "order_by_region"):
+        compiled = getattr(batches, name)
+        monkeypatch.setattr(compiled, "for_bits", lambda _bits, name=name: lambda *_: called.append(name))
+    none, workers = np.empty(0, dtype=np.int64), Workers(1)
+    (batch,) = batches.batches_of(none, machine_of(layout), layout, workers)
+    assert called == ["count_regions", "order_by_region"]
+    assert batch.parts == [(0, 0)]

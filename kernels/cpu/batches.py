@@ -47,8 +47,9 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Cut the PFNs of a call, int64[n], into batches. Each is to be done with before the next is taken."""
     if len(pfns) < PARALLEL_FROM_ITEMS:
-        if len(pfns):
-            yield Batch(slice(None), _NO_ORDER, [(0, len(pfns))])
+        if not len(pfns):  # how callers have everything loaded, or compiled, before it matters
+            _order(pfns, machine, layout, workers, _NO_ORDER, _NO_ORDER)
+        yield Batch(slice(None), _NO_ORDER, [(0, len(pfns))])
         return
     batch_items = min(max(layout.n_pages // _PAGES_PER_ITEM, PARALLEL_FROM_ITEMS), 1 << INDEX_BITS)
     room = min(batch_items, len(pfns))
