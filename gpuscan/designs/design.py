@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.machine import BatchCall, Machine, Page
-from gpuscan.designs.requests import CONSUMED, INVALID_NID, STALE, RequestLedger
+from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, STALE, RequestLedger
 from gpuscan.flow import FolioEvents
 
 
@@ -93,10 +93,25 @@ class Design(ABC):
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pages the records say are READY."""
 
-    def _isolated(self, page: Page, asked: int | None) -> None:
+    def _at_home(self, page: Page, nid: int, asked: int | None, reason: str = ALREADY_THERE) -> bool:
+        """Return whether a claimed folio is on its target already, which ends the request."""
+        self.counters["invalid_nid"] += nid not in self.machine.nids
+        if page.nid != nid:
+            return False
+        self.counters["at_home"] += 1
+        self.ledger.lose(asked, reason)
+        return True
+
+    def _isolate(self, page: Page, nid: int, asked: int | None, *, still_there: bool = True) -> bool:
+        """Check and isolate a claimed folio; what is refused here is forgotten."""
+        if not still_there or self.machine.prepare(page.head, nid):
+            self.counters["prepare_refused"] += 1
+            self.ledger.lose(asked, CONSUMED if nid in self.machine.nids else INVALID_NID)
+            return False
         self._asked[page.head] = asked
         self.counters["isolated"] += 1
         self.counters["batch_pages"] += page.n_pages
+        return True
 
     def _flush(self, migrate_list: list[int], nid: int) -> None:
         """Hand a list over and empty it; ``list_add()`` puts each folio at the front."""

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
-from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID
 
 ENTRY_BYTES = 16
 """A PFN and a nid, padded."""
@@ -98,23 +97,13 @@ class PercpuList(Design):
             self._flush(migrate_list, cur_nid)
 
     def _goes(self, position: int, target: int, src_nid: int) -> bool:
-        """Check and isolate a candidate; what is refused here is forgotten."""
-        machine, counters = self.machine, self.counters
-        counters["claimed"] += 1
-        asked = self.ledger.claim(position)
-        page = machine.page(position)
-        there = target in machine.nids
-        counters["invalid_nid"] += not there
-        if page.nid == target:
-            counters["at_home"] += 1
-            self.ledger.lose(asked, ALREADY_THERE)
+        """Check and isolate a candidate, whose folio may be gone."""
+        self.counters["claimed"] += 1
+        asked, page = self.ledger.claim(position), self.machine.page(position)
+        if self._at_home(page, target, asked):
             return False
-        if not page.online or page.nid != src_nid or not page.lru or machine.prepare(page.head, target):
-            counters["prepare_refused"] += 1
-            self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
-            return False
-        self._isolated(page, asked)
-        return True
+        still_there = page.online and page.nid == src_nid and page.lru
+        return self._isolate(page, target, asked, still_there=still_there)
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         listed = [

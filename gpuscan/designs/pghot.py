@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page
-from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, NOT_PROMOTED, STRANDED
+from gpuscan.designs.requests import NOT_PROMOTED, STRANDED
 from gpuscan.errors import InputError
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.records import N_NODES_MAX, Field, record_format, unpack
@@ -233,28 +233,21 @@ class SectionFlag(Design):
         return nid, _get(word, fmt.time)
 
     def _goes(self, page: Page, nid: int, time: int, now_jiffies: int) -> bool:
-        """Check and isolate a claimed folio; what is refused here is forgotten."""
-        machine, counters = self.machine, self.counters
+        """Check and isolate a claimed folio."""
         asked = self.ledger.claim(page.head)
-        there = nid in machine.nids
-        counters["invalid_nid"] += not there
-        if page.nid == nid:
-            counters["at_home"] += 1
-            self.ledger.lose(asked, ALREADY_THERE)
+        if self._at_home(page, nid, asked):
             return False
         fresh_once = page.head in self._looked_fresh
         self._looked_fresh.discard(page.head)
         age_jiffies = now_jiffies + 1 - int(self._last_access[page.head])
+        there = nid in self.machine.nids
         if there and not self._should_migrate(page.n_pages, nid, time, now_jiffies):
-            counters["not_promoted"] += 1
+            self.counters["not_promoted"] += 1
             self.ledger.lose(asked, NOT_PROMOTED)
             return False
-        if machine.prepare(page.head, nid):
-            counters["prepare_refused"] += 1
-            self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
+        if not self._isolate(page, nid, asked):
             return False
-        counters["false_promotions"] += fresh_once or age_jiffies >= self._fmt.wrap_jiffies()
-        self._isolated(page, asked)
+        self.counters["false_promotions"] += fresh_once or age_jiffies >= self._fmt.wrap_jiffies()
         return True
 
     def _update(self, position: int, nid: int, now_jiffies: int) -> bool:

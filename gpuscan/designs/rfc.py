@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
-from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, MASKED_NID
+from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID
 from gpuscan.records import FORMATS
 
 KMIGRATE_BATCH = 512
@@ -137,20 +137,9 @@ class _Kmigrated(Design):
         raise NotImplementedError
 
     def _goes(self, page: Page, nid: int, asked: int | None) -> bool:
-        """Check and isolate a claimed folio; what is refused here is forgotten."""
-        machine, counters = self.machine, self.counters
-        there = nid in machine.nids
-        counters["invalid_nid"] += not there
-        if page.nid == nid:
-            counters["at_home"] += 1
-            self.ledger.lose(asked, ALREADY_THERE if asked == nid else MASKED_NID)
-            return False
-        if machine.prepare(page.head, nid):
-            counters["prepare_refused"] += 1
-            self.ledger.lose(asked, CONSUMED if there else INVALID_NID)
-            return False
-        self._isolated(page, asked)
-        return True
+        """Check and isolate a claimed folio."""
+        reason = ALREADY_THERE if asked == nid else MASKED_NID
+        return not self._at_home(page, nid, asked, reason) and self._isolate(page, nid, asked)
 
     def _n_examined(self, zone: ZoneSpan) -> int:
         if self.STEPS_OVER_FOLIOS:
