@@ -133,6 +133,10 @@ class StoreArrays:
     folio_order: Any
     node_active: Any
 
+    def map(self, change: Callable[[Any], Any]) -> StoreArrays:
+        """Return what ``change`` makes of each array."""
+        return StoreArrays(*(change(getattr(self, place.name)) for place in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class RecordParams:
@@ -199,14 +203,32 @@ class Cutoffs:
     seen_pages: NDArray[np.int64]
 
 
+class KeyCounts(Protocol):
+    """READY base pages by target and hotness key, counted without claiming anything.
+
+    Attributes:
+        targets: int64[n], the targets with a limit, ascending.
+        pages_of_key: int64[n, fmt.n_keys], of each of these.
+        seen_pages: int64[n_targets], of all targets.
+    """
+
+    targets: NDArray[np.int64]
+    pages_of_key: NDArray[np.int64]
+    seen_pages: NDArray[np.int64]
+
+    def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
+        """Return cut-offs at these keys (int32[n_targets], -1 = no limit); quotas are all there was."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScanRequest:
     """One scan.
 
     Attributes:
         lo, hi: flat range, multiples of 512.
-        capacity: folios the plan may hold, at least 512; the scan stops before the
-            first block whose candidates do not all fit.
+        capacity: folios the plan may hold; the scan stops before the first block whose
+            candidates do not all fit, so with less than 512 it may cover nothing.
         path: ``dense`` reads every record, ``indexed`` follows the bits, ``auto`` picks.
         node_mask: uint8[1024]; sections of nodes with 0 are left alone. None = all.
         cuts: the budget's cut-offs, or None.
@@ -224,10 +246,8 @@ class ScanRequest:
             raise ValueError(
                 f"scan range [{self.lo}, {self.hi}) must be ascending multiples of {BLOCK_PAGES} pages"
             )
-        if self.capacity < BLOCK_PAGES:
-            raise ValueError(
-                f"a plan must hold at least one block of {BLOCK_PAGES} folios, not {self.capacity}"
-            )
+        if self.capacity < 0:
+            raise ValueError(f"a plan cannot hold {self.capacity} folios")
 
 
 class RawPlan:
@@ -306,6 +326,11 @@ class RawPlan:
         self.wait()
         return self._words
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the arrays are in host memory; where they come later, False until somebody waited."""
+        return self._arrive is None
+
     def wait(self) -> None:
         """Wait until the arrays are in host memory.
 
@@ -361,6 +386,15 @@ class Kernels(Protocol):
         Window passed: FREQ = 1, else FREQ + 1, saturating. TIME = now and NID = target
         always; READY once FREQ reaches the threshold, and READY stays when it was set.
         Elements of one call that name the same folio count as if made in call order.
+        """
+        ...
+
+    def count_keys(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
+    ) -> KeyCounts:
+        """Count READY base pages of ``[lo, hi)`` by target and hotness key: the first half of :meth:`rank`.
+
+        ``budget`` says which targets have a limit, from when ages count and where ties begin.
         """
         ...
 
@@ -472,6 +506,19 @@ def to_load(own: StoreArrays, given: StoreArrays) -> list[tuple[Any, Any]]:
             )
         pairs.append((target, source))
     return pairs
+
+
+def check_lengths(n_items: int, outcomes: NDArray[np.uint8], **arrays: NDArray[Any]) -> None:
+    """Check that a call was given an element of each array for each item.
+
+    Raises:
+        ValueError: it was not; ``outcomes`` may also be empty.
+    """
+    for name, array in arrays.items():
+        if len(array) != n_items:
+            raise ValueError(f"{name} has {len(array)} elements, expected {n_items}")
+    if len(outcomes) not in (0, n_items):
+        raise ValueError(f"outcomes has {len(outcomes)} elements, expected {n_items} or none")
 
 
 def empty_node_flags() -> NDArray[np.uint8]:

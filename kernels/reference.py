@@ -49,6 +49,57 @@ class ReferenceBackend:
         return ReferenceKernels(layout)
 
 
+class ReferenceKeyCounts:
+    """READY pages with their keys; see :class:`gpuscan.kernels.api.KeyCounts`."""
+
+    def __init__(
+        self,
+        layout: StoreLayout,
+        budget: Budget,
+        edges: NDArray[np.int64],
+        flats: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        keys: NDArray[np.int64],
+        n_pages: NDArray[np.int64],
+    ) -> None:
+        """Keep the pages: ``flats``, ``targets``, ``keys`` and ``n_pages`` are int64[n]."""
+        self._layout, self._budget, self._edges = layout, budget, edges
+        self._pages = list(
+            zip(flats.tolist(), targets.tolist(), keys.tolist(), n_pages.tolist(), strict=True)
+        )
+        self.targets = np.flatnonzero(budget.limit_pages >= 0)
+        by_target = np.zeros((layout.n_targets, layout.fmt.n_keys), dtype=np.int64)
+        for _, target, key, pages in self._pages:
+            if target < layout.n_targets:
+                by_target[target, key] += pages
+        self.pages_of_key = by_target[self.targets]
+        self.seen_pages: NDArray[np.int64] = by_target.sum(axis=1)
+
+    def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
+        """Return cut-offs at these keys whose quotas are all that was counted; one chunk."""
+        n_targets, resume_flat = self._layout.n_targets, self._budget.resume_flat
+        cuts = Cutoffs(
+            now=self._budget.now,
+            chunk_edges=self._edges,
+            cut_key=cut_key,
+            above_pages=np.zeros((1, n_targets), dtype=np.int64),
+            tie_pages_from=np.zeros((1, n_targets), dtype=np.int64),
+            tie_pages_below=np.zeros((1, n_targets), dtype=np.int64),
+            resume_flat=resume_flat.copy(),
+            seen_pages=self.seen_pages,
+        )
+        for flat, target, key, pages in self._pages:
+            if target >= n_targets or key > cut_key[target]:
+                continue
+            if key < cut_key[target]:
+                cuts.above_pages[0, target] += pages
+            elif flat >= resume_flat[target]:
+                cuts.tie_pages_from[0, target] += pages
+            else:
+                cuts.tie_pages_below[0, target] += pages
+        return cuts
+
+
 class ReferenceKernels:
     """The operations on one store; see :class:`gpuscan.kernels.api.Kernels`."""
 
@@ -165,6 +216,18 @@ class ReferenceKernels:
             return ReleaseOutcome.RESTORED
 
     # The scan
+
+    def count_keys(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
+    ) -> ReferenceKeyCounts:
+        """Look at every READY page of a range."""
+        with self._lock:
+            found = self._candidates(lo, hi, "indexed", node_mask)
+            words = self.arrays.records[found]
+        n_pages = np.array([self._folio_pages(flat) for flat in found], dtype=np.int64)
+        edges = np.array([lo - lo % SECTION_PAGES, hi + -hi % SECTION_PAGES], dtype=np.int64)
+        keys = hotness_key(self.layout.fmt, words, budget.now)
+        return ReferenceKeyCounts(self.layout, budget, edges, found, self._targets(words), keys, n_pages)
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """Sort every limited target's pages by (key, cyclic order) and take the longest prefix that fits.

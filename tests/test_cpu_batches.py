@@ -7,8 +7,15 @@ import pytest
 
 from gpuscan.kernels.api import NODE_HAS_MEMORY, StoreLayout, empty_node_flags
 from gpuscan.kernels.cpu import arguments, batches
-from gpuscan.kernels.cpu.arguments import machine_of
-from gpuscan.kernels.cpu.gather import INDEX_BITS, count_regions
+from gpuscan.kernels.cpu.arguments import Store, machine_of, store_of
+from gpuscan.kernels.cpu.backend import allocate
+from gpuscan.kernels.cpu.gather import (
+    TARGET_BITS,
+    UNKNOWN_PFN,
+    UNKNOWN_TARGET,
+    count_regions,
+    index_bits_of,
+)
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.pagemap import SECTION_PAGES, Extent, PageMap
 from gpuscan.records import record_format
@@ -29,33 +36,50 @@ def layout() -> StoreLayout:
     return StoreLayout(PageMap.from_extents(EXTENTS), record_format("rfc"), flags)
 
 
+@pytest.fixture
+def store(layout) -> Store:
+    return store_of(layout, allocate(layout))
+
+
 @pytest.mark.parametrize("slots", [1, 4, 1 << 16])
-def test_the_table_finds_what_the_page_map_does(layout, monkeypatch, slots):
+def test_the_table_finds_what_the_page_map_does(layout, store, monkeypatch, slots):
     monkeypatch.setattr(arguments, "_SLOTS_MAX", slots)
     edges = [edge for extent in EXTENTS for edge in (extent.pfn_start, extent.pfn_end)]
     pfns = np.unique([[0, 1 << 40, *(edge + step for edge in edges)] for step in (-1, 0, 1, 500)])
     pfns = np.append(pfns, -1)
-    machine, flats = machine_of(layout), np.empty(len(pfns), dtype=np.int64)
+    machine, found = machine_of(layout), np.empty(len(pfns), dtype=np.int64)
+    nids = np.ones(len(pfns), dtype=np.int32)
     assert len(machine.extent_of_slot) <= slots
     counts = np.zeros(513, dtype=np.int64)
-    count_regions.for_bits(32)(machine, pfns, 0, len(pfns), 15, flats, counts)
+    count_regions.for_bits(32)(store, machine, pfns, nids, 0, len(pfns), 15, found, counts)
+    flats = found >> TARGET_BITS
     assert flats.tolist() == layout.page_map.flat_of_pfn(pfns).tolist()
     assert counts[0] == (flats < 0).sum() > 0
     assert counts.sum() == len(pfns)
+    assert (found[flats >= 0] & ((1 << TARGET_BITS) - 1) == 1).all()
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, monkeypatch, n_threads):
+def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, store, monkeypatch, n_threads):
     monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
+    monkeypatch.setattr(batches, "_BATCH_ITEMS_MIN", 1_000)
     rng = np.random.default_rng(3)
     pfns = rng.integers(90, 7 * SECTION_PAGES, 5_500)
-    workers = Workers(n_threads)
+    nids = rng.integers(-1, 3, 5_500).astype(np.int32)
+    machine, workers = machine_of(layout), Workers(n_threads)
     seen: list[int] = []
-    for batch in batches.batches_of(pfns, machine_of(layout), layout, workers):
-        flats, positions = batch.order >> INDEX_BITS, batch.order & ((1 << INDEX_BITS) - 1)
+    for batch in batches.batches_of(pfns, nids, store, machine, layout, workers):
+        assert batch.is_ordered
+        pages, positions = batch.order >> batch.index_bits, batch.order & ((1 << batch.index_bits) - 1)
+        flats, targets = pages >> TARGET_BITS, pages & ((1 << TARGET_BITS) - 1)
         assert [lo for lo, _ in batch.parts] == [0, *(hi for _, hi in batch.parts[:-1])]
         assert batch.parts[-1][1] == len(flats) == len(pfns[batch.span])
-        assert flats.tolist() == layout.page_map.flat_of_pfn(pfns[batch.span][positions]).tolist()
+        wanted = nids[batch.span][positions]
+        is_known = (wanted == 0) | (wanted == 1)
+        expected = layout.page_map.flat_of_pfn(pfns[batch.span][positions])
+        assert UNKNOWN_PFN in expected
+        assert flats.tolist() == np.where(is_known, expected, UNKNOWN_TARGET).tolist()
+        assert (targets == wanted)[flats >= 0].all()
         part_of: dict[int, int] = {}
         for part, (lo, hi) in enumerate(batch.parts):
             for word in np.unique(flats[lo:hi] >> 6).tolist():
@@ -67,12 +91,22 @@ def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, monke
     workers.close()
 
 
-def test_an_empty_call_loads_what_a_large_one_needs(layout, monkeypatch):
+def test_an_empty_call_loads_what_a_large_one_needs(layout, store, monkeypatch):
     called: list[str] = []
     for name in ("count_regions", "order_by_region"):
         compiled = getattr(batches, name)
         monkeypatch.setattr(compiled, "for_bits", lambda _bits, name=name: lambda *_: called.append(name))
     none, workers = np.empty(0, dtype=np.int64), Workers(1)
-    (batch,) = batches.batches_of(none, machine_of(layout), layout, workers)
+    nids = np.empty(0, dtype=np.int32)
+    (batch,) = batches.batches_of(none, nids, store, machine_of(layout), layout, workers)
     assert called == ["count_regions", "order_by_region"]
     assert batch.parts == [(0, 0)]
+
+
+@pytest.mark.parametrize("n_pages", [1 << 15, 1 << 28, 1 << 31, 1 << 32, (1 << 36) - SECTION_PAGES])
+def test_an_entry_has_room_for_every_page_target_and_position(n_pages):
+    bits = index_bits_of(n_pages)
+    last = ((n_pages - 1) << TARGET_BITS | 1023) << bits | ((1 << bits) - 1)
+    assert last < 1 << 63
+    assert bits == 22 or last >= 1 << 62
+    assert bits >= 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,56 @@ def test_records_are_read_16_bytes_at_a_time(kernel: str, architecture: int) -> 
     assert len(wide) >= (4 if kernel.startswith("scan") else 1)
     # Past the first-level cache, which would hide what others wrote.
     assert all("STRONG.GPU" in line for line in wide)
+
+
+MEMORY = {
+    r"MEMBAR\.SC\.GPU": "fence",
+    r"ATOMG\.E\.CAS\.STRONG\.GPU": "exchange record",
+    r"(ATOMG|RED)\.E\.OR\.64": "set bit",
+    r"(ATOMG|RED)\.E\.OR\.STRONG": "set flag",
+    r"ATOMG\.E\.AND\.64": "take blocks",
+    r"ATOMG\.E\.EXCH\.64": "take bits",
+    r"LDG\.E(\.\w+)?\.STRONG\.GPU": "look",
+}
+"""Machine instructions on what other threads see. Counters (ADD) and a kernel's own arrays are left out."""
+MARK = ["exchange record", "fence", "look", "set bit", "fence", "look", "set bit"]
+DESCEND = ["look", "take blocks", "fence", "look", "take bits", "fence", "look"]
+ORDERS = {
+    "request": [*MARK, "fence", "look", "set flag"],
+    "record": [*MARK, "fence", "look", "set flag"],
+    "release": [*MARK, "fence", "look", "set flag"],
+    "undo": MARK,
+    "scan_dense": [*DESCEND, *MARK],
+    "scan_indexed": [*DESCEND, *MARK],
+}
+"""The protocol's order, in which the code is laid out: producers climb, scans descend, claim, restore."""
+
+
+def assert_in_order(kernel: str, format_name: str, architecture: int) -> None:
+    steps: list[str] = []
+    for line in instructions(compiled(format_name, False, architecture), kernel):
+        step = next((step for pattern, step in MEMORY.items() if re.search(pattern, line)), None)
+        if step is not None and steps[-1:] != [step]:
+            steps.append(step)
+    order = ORDERS[kernel]
+    start = steps.index(order[0]) if kernel.startswith("scan") else steps.index("exchange record")
+    assert steps[start : start + len(order)] == order
+
+
+@pytest.mark.parametrize("architecture", [75, 90])
+@pytest.mark.parametrize("kernel", list(ORDERS))
+def test_machine_code_keeps_the_order_of_the_protocol(kernel: str, architecture: int) -> None:
+    assert_in_order(kernel, "rfc", architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_name", "architecture"),
+    [("rfc", 80), ("rfc", 100), ("rfc", 120), *(("pghot-compact", each) for each in ARCHITECTURES)],
+)
+@pytest.mark.parametrize("kernel", list(ORDERS))
+def test_machine_code_of_the_other_modules_does(kernel: str, format_name: str, architecture: int) -> None:
+    assert_in_order(kernel, format_name, architecture)
 
 
 def test_the_document_has_the_table() -> None:

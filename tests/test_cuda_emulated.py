@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from emulated import EmulatedDevice, emulated_backend
+from emulated import EmulatedDevice, SlowBus, emulated_backend
 from emulator.loader import Build, EmulatedModule, EmulatorError
 from emulator.presence import need
-from gpuscan import store as store_module
+from gpuscan import scenario as scenario_module
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
@@ -143,6 +142,27 @@ def the_last_request_stands(backend: Any) -> None:
     assert unpack(LAYOUT.fmt, kernels.dump().records[77]).nid == nids[-1]
 
 
+def runs_of_any_length_end_alike(backend: Any) -> None:
+    """Folios with 1, 2, ... items of one call, in any order: outcomes and records as the reference's."""
+    rng = np.random.default_rng(7)
+    pfns = rng.permutation(np.repeat(np.arange(40) * 70, np.arange(1, 41)))
+    nids = rng.integers(2, 8, len(pfns)).astype(np.int32)
+    stores = [backend.open(LAYOUT), ReferenceBackend().open(LAYOUT)]
+    outcomes = []
+    for kernels in stores:
+        kernels.set_eligible(np.arange(N_PAGES), eligible=True)
+        for threshold in (1, 3, 7, 9):
+            came = np.zeros(len(pfns), dtype=np.uint8)
+            params = RecordParams(1000, 100, threshold, drop_top_tier=False)
+            counts = kernels.record(pfns, nids, params, came)
+            assert counts.tolist() == np.bincount(came, minlength=len(counts)).tolist()
+            outcomes.append(came)
+            kernels.discard(np.arange(0, 2800, 140))
+    for mine, theirs in zip(outcomes[:4], outcomes[4:], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert_same_store(*stores)
+
+
 def plans_are_in_order(backend: Any) -> None:
     kernels, arrays = filled(backend, 0.3)
     reference = ReferenceBackend().open(LAYOUT)
@@ -183,6 +203,20 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         "nids[item_at(items, run.end - 1)]",
         "nids[run.item]",
         PRODUCED,
+        "fast",
+    ),
+    "a run of a folio's items ends where a step does": (
+        runs_of_any_length_end_alike,
+        "  while (outside - inside > 1) {",
+        "  while (false) {",
+        {"resolve", "record", "set_eligible", "discard"},
+        "fast",
+    ),
+    "the access that makes a folio READY is counted as one below": (
+        runs_of_any_length_end_alike,
+        "max((i64)0, threshold - first_freq)",
+        "max((i64)0, threshold - first_freq + 1)",
+        {"resolve", "record", "set_eligible", "discard"},
         "fast",
     ),
     "a warp of the scatter starts where its block does": (
@@ -284,37 +318,6 @@ def test_pages_marked_after_the_count_find_no_room(
     assert_indexed(kernels)
 
 
-class SlowBus(EmulatedDevice):
-    """A device whose copies end when somebody waits for them, and not before; says what happened when."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.happened: list[str] = []
-        self.error: BaseException | None = None
-        """Raised by the next copy that is waited for."""
-        self._n_copies = 0
-
-    def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
-        empty = super().host_empty(length, dtype)
-        empty.view(np.uint8)[:] = 0xA5  # whoever reads it too early shows
-        return empty
-
-    def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
-        number = self._n_copies
-        self._n_copies += 1
-        self.happened.append(f"begin {number}")
-        end = super().fetch_beside(copies)
-
-        def wait() -> None:
-            error, self.error = self.error, None
-            if error is not None:
-                raise error
-            end()
-            self.happened.append(f"end {number}")
-
-        return wait
-
-
 HALF = N_PAGES // 2
 HALVES = [ScanRequest(0, HALF, HALF), ScanRequest(HALF, N_PAGES, HALF)]
 
@@ -387,12 +390,12 @@ def test_without_order_the_same_pages_are_marked() -> None:
 
 def test_a_workload_runs_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = emulated_backend(seed=9)
-    opened = store_module.open_backend
+    opened = scenario_module.open_backend
 
     def open_backend(device: Any, n_threads: int | None) -> Any:
         return (backend, "emulated") if device == "cuda" else opened(device, n_threads)
 
-    monkeypatch.setattr(store_module, "open_backend", open_backend)
+    monkeypatch.setattr(scenario_module, "open_backend", open_backend)
     workload = load_workload("cxl-promote", ["topology.memory=2GiB", "ticks=12"])
     reports: list[Any] = [build_scenario(workload, device=device).run() for device in ("cuda", "cpu")]
     assert reports[0].device_reason == "emulated"

@@ -20,15 +20,16 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
+    check_lengths,
     to_load,
 )
+from gpuscan.kernels.budgets import cut_budget
 from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, plain, store_of
 from gpuscan.kernels.cpu.batches import PARALLEL_FROM_ITEMS, Batch, batches_of
 from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
-from gpuscan.kernels.cpu.budget import rank_budget
+from gpuscan.kernels.cpu.budget import CpuKeyCounts, count_keys
 from gpuscan.kernels.cpu.buffers import Buffers
 from gpuscan.kernels.cpu.compile import Kernel
-from gpuscan.kernels.cpu.gather import GATHERED_PFNS
 from gpuscan.kernels.cpu.loading import load_scan_kernels
 from gpuscan.kernels.cpu.record import record
 from gpuscan.kernels.cpu.release import release
@@ -132,25 +133,25 @@ class CpuKernels:
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         pfns, nids = plain(pfns, np.int64), plain(nids, np.int32)
-        _check_lengths(len(pfns), outcomes, nids=nids)
+        check_lengths(len(pfns), outcomes, nids=nids)
         compiled, store, machine = self._compiled(kernel), self.store, self._machine
         total = np.zeros(N_OUTCOMES, dtype=np.int64)
-        for batch in batches_of(pfns, machine, self.layout, self._workers):
+        for batch in batches_of(pfns, nids, store, machine, self.layout, self._workers):
             counts = np.zeros((len(batch.parts), N_OUTCOMES), dtype=np.int64)
 
             def produce(part: int, batch: Batch = batch, counts: NDArray[np.int64] = counts) -> None:
                 begin, end = batch.parts[part]
                 span = batch.span
-                gathered = np.empty((GATHERED_PFNS, 3), dtype=np.int64)
                 compiled(
                     store,
                     machine,
                     pfns[span],
                     nids[span],
                     batch.order,
+                    batch.is_ordered,
+                    batch.index_bits,
                     begin,
                     end,
-                    gathered,
                     *params,
                     outcomes[span],
                     counts[part],
@@ -160,12 +161,18 @@ class CpuKernels:
             total += counts.sum(axis=0)
         return total
 
-    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
-        """Find the cut-offs that spend a budget on the hottest pages of a range."""
+    def count_keys(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
+    ) -> CpuKeyCounts:
+        """Count the READY base pages of a range by target and hotness key."""
         ScanRequest(lo, min(hi, self.layout.n_pages), N_NODES_MAX)
-        return rank_budget(
+        return count_keys(
             self.store, self.layout.fmt, self.layout.n_targets, budget, lo, hi, node_mask, self._workers
         )
+
+    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
+        """Find the cut-offs that spend a budget on the hottest pages of a range."""
+        return cut_budget(self.count_keys(budget, lo, hi, node_mask), budget)
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
@@ -179,7 +186,7 @@ class CpuKernels:
     ) -> NDArray[np.int64]:
         """Put claimed pages back."""
         flats, words = self._checked(flats), plain(words, self.layout.fmt.dtype)
-        _check_lengths(len(flats), outcomes, words=words)
+        check_lengths(len(flats), outcomes, words=words)
         n_parts = 1 if len(flats) < PARALLEL_FROM_ITEMS else self._workers.n_threads
         counts = np.zeros((n_parts, N_RELEASE_OUTCOMES), dtype=np.int64)
         compiled, store = self._compiled(release), self.store
@@ -236,7 +243,7 @@ class CpuKernels:
 
     def dump(self) -> StoreArrays:
         """Return copies of all arrays."""
-        return StoreArrays(**{name: array.copy() for name, array in _named(self.arrays)})
+        return self.arrays.map(np.copy)
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
@@ -246,7 +253,7 @@ class CpuKernels:
     def close(self) -> None:
         """Let go of the arrays."""
         self._store = None
-        self.arrays = StoreArrays(**{name: array[:0].copy() for name, array in _named(self.arrays)})
+        self.arrays = self.arrays.map(lambda array: array[:0].copy())
         self._buffers = Buffers(self.layout.fmt.dtype, 0)
 
     def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -304,15 +311,3 @@ def _available_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _named(arrays: StoreArrays) -> list[tuple[str, NDArray[Any]]]:
-    return [(name, getattr(arrays, name)) for name in StoreArrays.__slots__]
-
-
-def _check_lengths(n_items: int, outcomes: NDArray[np.uint8], **arrays: NDArray[Any]) -> None:
-    for name, array in arrays.items():
-        if len(array) != n_items:
-            raise ValueError(f"{name} has {len(array)} elements, expected {n_items}")
-    if len(outcomes) not in (0, n_items):
-        raise ValueError(f"outcomes has {len(outcomes)} elements, expected {n_items} or none")

@@ -15,7 +15,7 @@ from gpuscan.kernels.cpu.atomics import (
     count_trailing_zeros,
     match_64,
 )
-from gpuscan.kernels.cpu.compile import kernel
+from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import blocks_between
 
 
@@ -37,8 +37,8 @@ def count_ready(store: Store, lo: int, hi: int) -> int:
     return total
 
 
-@kernel
-def count_blocks(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
+@helper
+def blocks_of_nodes(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
     """Return how many set blocks there are in ``[lo, hi)`` on the nodes asked for, and blocks in all."""
     n_set = 0
     n_blocks = 0
@@ -53,8 +53,8 @@ def count_blocks(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -
     return n_set, n_blocks
 
 
-@kernel
-def count_blocks_of_all_nodes(block_bits: NDArray[np.uint64], lo: int, hi: int) -> int:
+@helper
+def blocks_of_all_nodes(block_bits: NDArray[np.uint64], lo: int, hi: int) -> int:
     """Return how many set blocks there are in ``[lo, hi)``, a range that is not empty."""
     first = lo >> 15
     last = (hi - 1) >> 15
@@ -64,6 +64,18 @@ def count_blocks_of_all_nodes(block_bits: NDArray[np.uint64], lo: int, hi: int) 
     for section in range(first + 1, last):
         n_set += count_ones(atomic_load(block_bits, section))
     return n_set
+
+
+@kernel
+def count_blocks(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
+    """Do :func:`blocks_of_nodes`."""
+    return blocks_of_nodes(store, node_mask, lo, hi)
+
+
+@kernel
+def count_blocks_of_all_nodes(block_bits: NDArray[np.uint64], lo: int, hi: int) -> int:
+    """Do :func:`blocks_of_all_nodes`."""
+    return blocks_of_all_nodes(block_bits, lo, hi)
 
 
 @kernel

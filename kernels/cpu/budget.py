@@ -1,4 +1,4 @@
-"""The driver of ``rank``: counts per target and key, and the cut-offs that spend a budget."""
+"""The driver of ``count_keys``: READY base pages per chunk, side of the ties, target and key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,46 @@ HISTOGRAM_BYTES = 64 << 20
 With 1,024 of them and 512 keys one chunk takes 8 MiB."""
 
 
-def rank_budget(
+class CpuKeyCounts:
+    """What was counted, per chunk; see :class:`gpuscan.kernels.api.KeyCounts`."""
+
+    def __init__(
+        self,
+        now: int,
+        resume_flat: NDArray[np.int64],
+        edges: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        by_chunk: NDArray[np.int64],
+        seen_pages: NDArray[np.int64],
+    ) -> None:
+        """Keep ``by_chunk``, int64[n_chunks, 2 sides, n limited targets, n_keys], as it is."""
+        self.targets = targets
+        self.pages_of_key: NDArray[np.int64] = by_chunk.sum(axis=(0, 1))
+        self.seen_pages = seen_pages
+        self._now, self._resume_flat, self._edges, self._by_chunk = now, resume_flat, edges, by_chunk
+
+    def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
+        """Return cut-offs at these keys whose quotas are all that was counted."""
+        n_chunks, _, _, n_keys = self._by_chunk.shape
+        above, ties_from, ties_below = np.zeros((3, n_chunks, len(cut_key)), dtype=np.int64)
+        for row, target in enumerate(self.targets.tolist()):
+            cut, pages_of_key = int(cut_key[target]), self._by_chunk[:, :, row, :]
+            above[:, target] = pages_of_key[:, :, :cut].sum(axis=(1, 2))
+            if cut < n_keys:
+                ties_from[:, target], ties_below[:, target] = pages_of_key[:, :, cut].T
+        return Cutoffs(
+            now=self._now,
+            chunk_edges=self._edges,
+            cut_key=cut_key,
+            above_pages=above,
+            tie_pages_from=ties_from,
+            tie_pages_below=ties_below,
+            resume_flat=self._resume_flat,
+            seen_pages=self.seen_pages,
+        )
+
+
+def count_keys(
     store: Store,
     fmt: RecordFormat,
     n_targets: int,
@@ -28,8 +67,8 @@ def rank_budget(
     hi: int,
     node_mask: NDArray[np.uint8] | None,
     workers: Workers,
-) -> Cutoffs:
-    """Find the cut-offs of a budget in ``[lo, hi)``; see :meth:`gpuscan.kernels.api.Kernels.rank`."""
+) -> CpuKeyCounts:
+    """Count in ``[lo, hi)``; see :meth:`gpuscan.kernels.api.Kernels.count_keys`."""
     limit_pages = plain(budget.limit_pages, np.int64)
     resume_flat = plain(budget.resume_flat, np.int64).copy()
     limited = np.flatnonzero(limit_pages >= 0)
@@ -62,31 +101,4 @@ def rank_budget(
         )
 
     workers.run(n_chunks, count, inline=inline)
-    cuts = Cutoffs(
-        now=budget.now,
-        chunk_edges=edges,
-        cut_key=np.full(n_targets, -1, dtype=np.int32),
-        above_pages=np.zeros((n_chunks, n_targets), dtype=np.int64),
-        tie_pages_from=np.zeros((n_chunks, n_targets), dtype=np.int64),
-        tie_pages_below=np.zeros((n_chunks, n_targets), dtype=np.int64),
-        resume_flat=resume_flat,
-        seen_pages=seen_pages.sum(axis=0),
-    )
-    for row, target in enumerate(limited):
-        _spend(cuts, int(target), int(limit_pages[target]), pages_of_key[:, :, row, :])
-    return cuts
-
-
-def _spend(cuts: Cutoffs, target: int, limit: int, pages_of_key: NDArray[np.int64]) -> None:
-    """Fill in one target's cut-offs. ``pages_of_key`` is int64[n_chunks, 2 sides, n_keys]."""
-    upto_key = np.cumsum(pages_of_key.sum(axis=(0, 1)))
-    cut = int(np.searchsorted(upto_key, limit, side="right"))
-    cuts.cut_key[target] = cut
-    cuts.above_pages[:, target] = pages_of_key[:, :, :cut].sum(axis=(1, 2))
-    if cut == len(upto_key):
-        return
-    left = limit - (int(upto_key[cut - 1]) if cut else 0)
-    # Ties in cyclic order: every chunk's pages from resume_flat on, then every chunk's before it.
-    ties = pages_of_key[:, :, cut].T.ravel()
-    quota = np.clip(left - (np.cumsum(ties) - ties), 0, ties)
-    cuts.tie_pages_from[:, target], cuts.tie_pages_below[:, target] = np.split(quota, 2)
+    return CpuKeyCounts(budget.now, resume_flat, edges, limited, pages_of_key, seen_pages.sum(axis=0))

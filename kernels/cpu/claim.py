@@ -22,11 +22,10 @@ N_STAGED, N_RUNS, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(5)
 in, first flat page not covered, and what was read."""
 STATE_LENGTH = 5
 
-BATCH = 128
-"""Words of candidates that are gathered, and whose records are on their way to the cache, before
-the first is claimed; a kernel may exceed it by the words of one tile."""
+GATHERED_LENGTH = 128
+"""Words of candidates in the ring of those that are gathered and not yet claimed, a power of two."""
 TILE_WORDS = 32
-GATHERED_LENGTH = BATCH + TILE_WORDS
+"""Words that are gathered, or claimed, in one go."""
 _LINES_PER_WORD = 4
 """Cache lines of the next tile that are prefetched per word of candidates."""
 
@@ -83,7 +82,8 @@ def claim_gathered(
     cuts: Cuts,
     chunk: int,
     gathered: NDArray[np.int64],
-    n_gathered: int,
+    begin: int,
+    end: int,
     lows: NDArray[np.uint16],
     words: NDArray[Any],
     runs: NDArray[np.int64],
@@ -98,8 +98,9 @@ def claim_gathered(
     counted per target, the last count is for unknown ones.
 
     Args:
-        gathered: int64[:, 2], the first page of a ready word and a bit for each candidate.
-        n_gathered: how many words.
+        gathered: int64[GATHERED_LENGTH, 2], a ring: the first page of a ready word and a bit for
+            each candidate.
+        begin, end: which words, counted from the first that was gathered.
         lows, words, runs, state: the staging segment.
         ahead, ahead_end: flat pages whose records are read next: compare-exchanges leave
             the memory idle, so their loading is spread over the claims.
@@ -109,9 +110,10 @@ def claim_gathered(
     n_runs = state[N_RUNS]
     line = 64 // store.records.itemsize
     section = runs[n_runs - 1, 0] if n_runs > 0 else -1
-    for index in range(n_gathered):
-        first = gathered[index, 0]
-        pending = gathered[index, 1]
+    for item in range(begin, end):
+        slot = item & (GATHERED_LENGTH - 1)
+        first = gathered[slot, 0]
+        pending = gathered[slot, 1]
         if first >> 15 != section:
             if n_runs > 0:
                 runs[n_runs - 1, 1] = n_staged

@@ -14,6 +14,7 @@ from gpuscan.kernels.api import (
     StoreLayout,
     empty_node_flags,
 )
+from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES, Extent, PageMap
 from gpuscan.records import N_NODES_MAX, RecordFormat
 
@@ -38,5 +39,7 @@ def load_scan_kernels(fmt: RecordFormat, open_store: Callable[[StoreLayout], Ker
                 # Stale bits on all blocks: candidates are sampled and counted as well.
                 kernels.arrays.block_bits[:] = ~np.uint64(0)
                 kernels.scan(ScanRequest(0, SECTION_PAGES, BLOCK_PAGES, path, mask, cuts)).recycle()
+    # Only a plan that holds a whole segment may be made in one call.
+    kernels.scan(ScanRequest(0, SECTION_PAGES, SEGMENT_FOLIOS, "indexed")).recycle()
     kernels.close()
     _LOADED.add(fmt.bits)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import NODE_HAS_MEMORY, NODE_TOP_TIER, Outcome
+from gpuscan.kernels.api import NODE_TOP_TIER, Outcome
 from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.gather import gather_pfns
+from gpuscan.kernels.cpu.gather import (
+    AHEAD_ITEMS,
+    TARGET_BITS,
+    UNKNOWN_TARGET,
+    find_pages,
+    load_ahead,
+)
 from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, mark_ready
-from gpuscan.records import N_NODES_MAX
 
 _ACCEPTED, _REFRESHED, _COUNTED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED), int(Outcome.COUNTED)
 _UNKNOWN_TARGET, _UNKNOWN_PFN = int(Outcome.UNKNOWN_TARGET), int(Outcome.UNKNOWN_PFN)
@@ -31,10 +36,8 @@ def record_one(
 ) -> int:
     """Count an access to the folio of a page and return the :class:`Outcome`; times in TIME units."""
     fields = store.fields
-    if target < 0 or target >= N_NODES_MAX or machine.node_flags[target] & NODE_HAS_MEMORY == 0:
-        return _UNKNOWN_TARGET
     if flat < 0:
-        return _UNKNOWN_PFN
+        return _UNKNOWN_TARGET if flat == UNKNOWN_TARGET else _UNKNOWN_PFN
     head = flat & -folio_pages(store, flat)
     nid = store.section_nid[head >> 15]
     if drop_top_tier and machine.node_flags[nid] & NODE_TOP_TIER != 0:
@@ -71,9 +74,10 @@ def record(
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
     order: NDArray[np.int64],
+    is_ordered: bool,
+    index_bits: int,
     begin: int,
     end: int,
-    gathered: NDArray[np.int64],
     now: int,
     window: int,
     threshold: int,
@@ -81,15 +85,17 @@ def record(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Count accesses to PFNs ``[begin, end)``, as :data:`request` marks them."""
-    while begin < end:
-        n_gathered = gather_pfns(store, machine, pfns, nids, order, begin, end, gathered)
-        begin += n_gathered
-        for slot in range(n_gathered):
-            index = gathered[slot, 0]
-            flat = gathered[slot, 1]
-            target = gathered[slot, 2]
-            outcome = record_one(store, machine, flat, target, now, window, threshold, drop_top_tier)
-            counts[outcome] += 1
-            if len(outcomes) > 0:
-                outcomes[index] = outcome
+    """Count accesses to pages ``[begin, end)`` of ``order``, as :data:`request` marks them."""
+    if not is_ordered:
+        find_pages(store, machine, pfns, nids, index_bits, order)
+    for item in range(begin, min(end, begin + AHEAD_ITEMS)):
+        load_ahead(store, plain_load(order, item), index_bits)
+    for item in range(begin, end):
+        load_ahead(store, plain_load(order, min(item + AHEAD_ITEMS, end - 1)), index_bits)
+        entry = plain_load(order, item)
+        page = entry >> index_bits
+        flat, target = page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1)
+        outcome = record_one(store, machine, flat, target, now, window, threshold, drop_top_tier)
+        counts[outcome] += 1
+        if len(outcomes) > 0:
+            outcomes[entry & ((1 << index_bits) - 1)] = outcome

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import NODE_HAS_MEMORY, Outcome
+from gpuscan.kernels.api import Outcome
 from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.gather import gather_pfns
+from gpuscan.kernels.cpu.gather import (
+    AHEAD_ITEMS,
+    TARGET_BITS,
+    UNKNOWN_TARGET,
+    find_pages,
+    load_ahead,
+)
 from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, mark_ready
-from gpuscan.records import N_NODES_MAX
 
 _ACCEPTED, _REFRESHED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED)
 _UNKNOWN_TARGET, _UNKNOWN_PFN = int(Outcome.UNKNOWN_TARGET), int(Outcome.UNKNOWN_PFN)
@@ -19,13 +24,11 @@ _INELIGIBLE, _OWN_NODE = int(Outcome.INELIGIBLE), int(Outcome.OWN_NODE)
 
 
 @helper
-def request_one(store: Store, machine: Machine, flat: int, target: int) -> int:
-    """Mark the folio of a page and return the :class:`Outcome`; ``flat`` is negative for an unknown PFN."""
+def request_one(store: Store, flat: int, target: int) -> int:
+    """Mark the folio of a page and return the :class:`Outcome`; ``flat`` may be that of no page."""
     fields = store.fields
-    if target < 0 or target >= N_NODES_MAX or machine.node_flags[target] & NODE_HAS_MEMORY == 0:
-        return _UNKNOWN_TARGET
     if flat < 0:
-        return _UNKNOWN_PFN
+        return _UNKNOWN_TARGET if flat == UNKNOWN_TARGET else _UNKNOWN_PFN
     head = flat & -folio_pages(store, flat)
     if not is_eligible(store, head):
         return _INELIGIBLE
@@ -53,24 +56,26 @@ def request(
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
     order: NDArray[np.int64],
+    is_ordered: bool,
+    index_bits: int,
     begin: int,
     end: int,
-    gathered: NDArray[np.int64],
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Mark PFNs ``[begin, end)`` of ``order``, or of ``pfns`` if that is empty.
+    """Mark pages ``[begin, end)`` of ``order``; unless it is ordered, ``pfns`` are put there first.
 
-    See :func:`gpuscan.kernels.cpu.gather.gather_pfns`.
+    See :mod:`gpuscan.kernels.cpu.gather`.
     """
-    while begin < end:
-        n_gathered = gather_pfns(store, machine, pfns, nids, order, begin, end, gathered)
-        begin += n_gathered
-        for slot in range(n_gathered):
-            index = gathered[slot, 0]
-            flat = gathered[slot, 1]
-            target = gathered[slot, 2]
-            outcome = request_one(store, machine, flat, target)
-            counts[outcome] += 1
-            if len(outcomes) > 0:
-                outcomes[index] = outcome
+    if not is_ordered:
+        find_pages(store, machine, pfns, nids, index_bits, order)
+    for item in range(begin, min(end, begin + AHEAD_ITEMS)):
+        load_ahead(store, plain_load(order, item), index_bits)
+    for item in range(begin, end):
+        load_ahead(store, plain_load(order, min(item + AHEAD_ITEMS, end - 1)), index_bits)
+        entry = plain_load(order, item)
+        page = entry >> index_bits
+        outcome = request_one(store, page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1))
+        counts[outcome] += 1
+        if len(outcomes) > 0:
+            outcomes[entry & ((1 << index_bits) - 1)] = outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from gpuscan.kernels.cpu.bitmaps import (
     count_candidates,
     sample_blocks,
 )
-from gpuscan.kernels.cpu.buffers import Buffers, Segment
+from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers, Segment
 from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_RUNS, N_STAGED, POSITION
 from gpuscan.kernels.cpu.release import undo
 from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
+from gpuscan.kernels.cpu.scan_sparse import scan_sparse
 from gpuscan.kernels.cpu.scatter import place_groups, scatter
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
@@ -92,16 +93,21 @@ class Scan:
         self.n_targets = n_targets
         self.cuts: Cuts = cuts_of(request.cuts)
         self.node_mask = ALL_NODES if request.node_mask is None else plain(request.node_mask, np.uint8)
-        self.n_set_blocks, self.n_blocks = self._count_blocks()
+        self.n_superseded = 0
+        self.pieces: list[Piece] = []
+        self.is_guess = False
         self.n_sampled_candidates: float | None = None
+
+    def _prepare(self) -> None:
+        """Choose the path and cut the range."""
+        request = self.request
+        self.n_set_blocks, self.n_blocks = self._count_blocks()
         self.path, self.why = self._choose_path()
         self.inline = (
             self.n_blocks * BLOCK_PAGES < PARALLEL_FROM_PAGES
             if self.path == "dense"
             else self.n_set_blocks < PARALLEL_FROM_BLOCKS
         )
-        self.n_superseded = 0
-        self.is_guess = False
         self.pieces = self._pieces(request.lo, request.hi)
         if self._may_exceed_capacity():
             self.is_guess = (
@@ -126,7 +132,7 @@ class Scan:
         if asked != "auto":
             return asked, "as asked"
         if self.n_set_blocks <= FEW_BLOCKS * self.n_blocks:
-            return "indexed", f"{self.n_set_blocks} of {self.n_blocks} blocks have candidates"
+            return "indexed", _few(self.n_set_blocks, self.n_blocks)
         density = self._sampled_candidates() / (self.n_blocks * BLOCK_PAGES)
         sampled = f"{density:.2%} of the pages are candidates, by a sample of {SAMPLED_BLOCKS} blocks"
         if density > CROSSOVER_DENSITY:
@@ -210,16 +216,71 @@ class Scan:
             Whatever went wrong, after every claim was put back.
         """
         try:
-            self.workers.run(len(self.pieces), self._claim_piece, inline=self.inline)
-            if self.is_guess and self._is_full():
-                self._claim_exactly()
-            cursor = self._trim()
-            plan = self._group(cursor)
+            plan = self._scan_sparse()
+            if plan is None:
+                if not self.pieces:
+                    self._prepare()
+                self.workers.run(len(self.pieces), self._claim_piece, inline=self.inline)
+                if self.is_guess and self._is_full():
+                    self._claim_exactly()
+                plan = self._group(self._trim())
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             self._undo_all()
             raise
         self._give_segments()
         return plan
+
+    def _scan_sparse(self) -> RawPlan | None:
+        """Do it all in one call if few blocks are set.
+
+        Returns:
+            None if they are more, or if a segment does not hold their claims: then ``pieces`` is
+            what goes on.
+        """
+        request, buffers = self.request, self.buffers
+        lo, hi, asked = request.lo, request.hi, request.path
+        if asked == "dense" or request.cuts is not None or request.capacity < SEGMENT_FOLIOS or lo == hi:
+            return None
+        n_of_target = np.zeros(self.n_targets + 1, dtype=np.int64)
+        places = np.empty((1, self.n_targets + 1), dtype=np.int64)
+        offsets = np.empty(self.n_targets + 2, dtype=np.int64)
+        segment, gathered = buffers.segment(), buffers.gathered()
+        flats, words = buffers.plan(SEGMENT_FOLIOS)
+        state = segment.state
+        state[N_STAGED] = 0
+        piece = Piece(lo, hi, 0, n_of_target, [segment], lo)
+        self.pieces = [piece]
+        n_set, n_blocks = scan_sparse.for_bits(self.bits)(
+            self.store,
+            self.cuts,
+            self.node_mask,
+            request.node_mask is None,
+            lo,
+            hi,
+            min(PARALLEL_FROM_BLOCKS - 1, request.capacity // BLOCK_PAGES),
+            FEW_BLOCKS if asked == "auto" else 1.0,
+            gathered,
+            segment.lows,
+            segment.words,
+            segment.runs,
+            n_of_target,
+            state,
+            places,
+            offsets,
+            flats,
+            words,
+        )
+        buffers.give_gathered(gathered)
+        piece.position, piece.n_claimed = int(state[POSITION]), int(state[N_STAGED])
+        self.path, self.inline = "indexed", True
+        self.why = "as asked" if asked == "indexed" else _few(n_set, n_blocks)
+        if piece.position == hi:
+            return self._plan(offsets, flats, words, hi)
+        buffers.give_plan(flats, words)
+        if piece.position == lo:
+            self._give_segments()
+            self.pieces = []
+        return None
 
     def _claim_exactly(self) -> None:
         """Begin again where the sample misled: where claims stop at a full plan is a matter of timing."""
@@ -313,8 +374,7 @@ class Scan:
             starts[index] = piece.n_of_target
         offsets = np.empty(self.n_targets + 2, dtype=np.int64)
         place_groups.for_bits(self.bits)(starts, offsets)
-        n_known, n_all = int(offsets[-2]), int(offsets[-1])
-        flats, words = self.buffers.plan(n_all)
+        flats, words = self.buffers.plan(int(offsets[-1]))
 
         def scatter_piece(index: int) -> None:
             for segment in self.pieces[index].segments:
@@ -330,6 +390,12 @@ class Scan:
                 )
 
         self.workers.run(len(self.pieces), scatter_piece, inline=self.inline)
+        return self._plan(offsets, flats, words, cursor)
+
+    def _plan(
+        self, offsets: NDArray[np.int64], flats: NDArray[np.int64], words: NDArray[Any], cursor: int
+    ) -> RawPlan:
+        n_known, n_all = int(offsets[-2]), int(offsets[-1])
         return RawPlan(
             offsets=offsets[:-1],
             flat=flats[:n_known],
@@ -346,6 +412,10 @@ class Scan:
 
     def _examined(self, what: int) -> int:
         return sum(int(segment.state[what]) for piece in self.pieces for segment in piece.segments)
+
+
+def _few(n_set_blocks: int, n_blocks: int) -> str:
+    return f"{n_set_blocks} of {n_blocks} blocks have candidates"
 
 
 def _staged_flat(piece: Piece, index: int) -> int:

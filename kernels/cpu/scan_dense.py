@@ -118,6 +118,7 @@ def scan_dense(
                     cuts,
                     chunk,
                     gathered,
+                    0,
                     n_gathered,
                     lows,
                     words,

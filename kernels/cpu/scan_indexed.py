@@ -15,19 +15,21 @@ from gpuscan.kernels.cpu.atomics import (
     atomic_or,
     count_ones,
     count_trailing_zeros,
+    match_64,
     prefetch,
 )
 from gpuscan.kernels.cpu.claim import (
-    BATCH,
     EXAMINED_BYTES,
     EXAMINED_PAGES,
+    GATHERED_LENGTH,
     N_RUNS,
     N_STAGED,
     POSITION,
+    TILE_WORDS,
     claim_gathered,
     set_ready_words,
 )
-from gpuscan.kernels.cpu.compile import helper, kernel
+from gpuscan.kernels.cpu.compile import helper, kernel, shared_step
 from gpuscan.kernels.cpu.pages import blocks_between
 
 _BLOCKS_AHEAD = 64
@@ -45,8 +47,29 @@ def prefetch_ready_words(store: Store, section: int) -> int:
     return n_blocks
 
 
-@kernel
-def scan_indexed(
+@helper
+def next_set_section(block_bits: NDArray[np.uint64], section: int, end: int) -> int:
+    """Return the first section of ``[section, end)`` whose block word is not 0, or ``end``.
+
+    By 64 words at a time: one by one, the 8,192 words of 1 TiB took 18 us of a scan that finds
+    268 pages in 49 us (Zen 4). A word that was 0 when it was looked at needs no visit.
+    """
+    while section < end:
+        if atomic_load(block_bits, section) != 0:
+            return section
+        if section + 64 > end:
+            section += 1
+            continue
+        hits = match_64(block_bits, section, -1)
+        if hits != 0:
+            first: int = section + count_trailing_zeros(hits)
+            return first
+        section += 64
+    return section
+
+
+@shared_step
+def claim_indexed(
     store: Store,
     cuts: Cuts,
     node_mask: NDArray[np.uint8],
@@ -72,21 +95,31 @@ def scan_indexed(
     """
     state[:] = 0
     n_gathered = 0
-    n_candidates = 0
+    n_claimed = 0  # of those gathered
+    n_candidates = 0  # in words gathered since all were claimed
+    n_staged = 0
+    n_runs = 0
     n_pages = 0
     n_bytes = 0
-    last_section = (hi - 1) >> 15
+    end_section = ((hi - 1) >> 15) + 1
     position = lo
     n_sections = 0  # visited since the last claims: each may begin a run
     ahead = lo >> 15  # first section not prefetched
     n_ahead = 0
     while position < hi:
-        section = position >> 15
+        section = next_set_section(store.block_bits, position >> 15, end_section)
+        n_bytes += 8 * (section - (position >> 15))
+        position = max(position, section << 15)
+        if position >= hi:
+            position = hi
+            break
         end = min(hi, (section + 1) << 15)
         n_bytes += 8
-        while ahead <= last_section and n_ahead < _BLOCKS_AHEAD:
-            n_ahead += prefetch_ready_words(store, ahead)
-            ahead += 1
+        while ahead < end_section and n_ahead < _BLOCKS_AHEAD:
+            ahead = next_set_section(store.block_bits, ahead, end_section)
+            if ahead < end_section:
+                n_ahead += prefetch_ready_words(store, ahead)
+                ahead += 1
         blocks = blocks_between(position, end)
         if atomic_load(store.block_bits, section) & blocks == 0 or node_mask[store.section_nid[section]] == 0:
             position = end
@@ -95,19 +128,33 @@ def scan_indexed(
         pending = atomic_and(store.block_bits, section, ~blocks) & blocks
         n_ahead -= count_ones(pending)
         while pending != 0:
-            if (
-                n_gathered >= BATCH
-                or len(words) - state[N_STAGED] - n_candidates < 512
-                or len(runs) - state[N_RUNS] < n_sections
-            ):
+            is_short = len(words) - n_staged - n_candidates < 512 or len(runs) - n_runs < n_sections
+            if is_short or n_gathered - n_claimed > GATHERED_LENGTH - 8:
+                # The oldest only, if there is room: meanwhile the records of the others arrive.
+                until = n_gathered if is_short else n_claimed + TILE_WORDS
                 claim_gathered(
-                    store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state, 0, 0
+                    store,
+                    cuts,
+                    chunk,
+                    gathered,
+                    n_claimed,
+                    until,
+                    lows,
+                    words,
+                    runs,
+                    n_of_target,
+                    state,
+                    0,
+                    0,
                 )
+                n_claimed = until
+            if is_short:
                 n_pages += n_candidates
-                n_gathered = 0
                 n_candidates = 0
                 n_sections = 1
-                if len(words) - state[N_STAGED] < 512 or len(runs) == state[N_RUNS]:
+                n_staged = state[N_STAGED]
+                n_runs = state[N_RUNS]
+                if len(words) - n_staged < 512 or len(runs) == n_runs:
                     break
             first_word = (section << 9) + (count_trailing_zeros(pending) << 3)
             pending &= pending - 1
@@ -117,8 +164,9 @@ def scan_indexed(
                 word_index = first_word + count_trailing_zeros(to_take)
                 to_take &= to_take - 1
                 ready = atomic_exchange(store.ready_bits, word_index, 0)
-                gathered[n_gathered, 0] = word_index << 6
-                gathered[n_gathered, 1] = ready
+                slot = n_gathered & (GATHERED_LENGTH - 1)
+                gathered[slot, 0] = word_index << 6
+                gathered[slot, 1] = ready
                 n_gathered += 1
                 n_candidates += count_ones(ready)
                 while ready != 0:
@@ -130,8 +178,29 @@ def scan_indexed(
             atomic_or(store.block_bits, section, pending)  # not come to: their ready bits are untouched
             break
         position = end
-    claim_gathered(store, cuts, chunk, gathered, n_gathered, lows, words, runs, n_of_target, state, 0, 0)
+    claim_gathered(
+        store, cuts, chunk, gathered, n_claimed, n_gathered, lows, words, runs, n_of_target, state, 0, 0
+    )
     n_pages += n_candidates
     state[POSITION] = position
     state[EXAMINED_PAGES] = n_pages
     state[EXAMINED_BYTES] = n_bytes + n_pages * store.records.itemsize
+
+
+@kernel
+def scan_indexed(
+    store: Store,
+    cuts: Cuts,
+    node_mask: NDArray[np.uint8],
+    chunk: int,
+    lo: int,
+    hi: int,
+    gathered: NDArray[np.int64],
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    n_of_target: NDArray[np.int64],
+    state: NDArray[np.int64],
+) -> None:
+    """Do :func:`claim_indexed`."""
+    claim_indexed(store, cuts, node_mask, chunk, lo, hi, gathered, lows, words, runs, n_of_target, state)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Fields
 from gpuscan.kernels.cpu.atomics import plain_load, prefetch
-from gpuscan.kernels.cpu.compile import kernel
+from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import target_of
 
 _AHEAD = 16
@@ -17,8 +17,8 @@ _AHEAD = 16
 that misses the cache holds up those of all other targets."""
 
 
-@kernel
-def place_groups(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+@helper
+def set_places(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
     """Turn counts into places: an exclusive prefix sum over (target, piece), in place.
 
     Args:
@@ -37,7 +37,13 @@ def place_groups(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
 
 
 @kernel
-def scatter(
+def place_groups(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+    """Do :func:`set_places`."""
+    set_places(counts, offsets)
+
+
+@helper
+def scatter_segment(
     fields: Fields,
     lows: NDArray[np.uint16],
     words: NDArray[Any],
@@ -66,3 +72,18 @@ def scatter(
             plan_flats[place] = first + plain_load(lows, index)
             plan_words[place] = words[index]
         begin = end
+
+
+@kernel
+def scatter(
+    fields: Fields,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    n_runs: int,
+    next_of_target: NDArray[np.int64],
+    plan_flats: NDArray[np.int64],
+    plan_words: NDArray[Any],
+) -> None:
+    """Do :func:`scatter_segment`."""
+    scatter_segment(fields, lows, words, runs, n_runs, next_of_target, plan_flats, plan_words)

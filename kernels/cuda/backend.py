@@ -22,9 +22,11 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
+    check_lengths,
     to_load,
 )
-from gpuscan.kernels.cuda.budget import rank_budget
+from gpuscan.kernels.budgets import cut_budget
+from gpuscan.kernels.cuda.budget import CudaKeyCounts
 from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
@@ -100,6 +102,7 @@ class CudaKernels:
         pages = layout.page_map
         with device.working():
             self.arrays = _allocate(layout, device)
+            self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
             self.section_nid = device.upload(np.ascontiguousarray(pages.section_nid, dtype=np.int32))
             self._machine = (
                 device.upload(pages.extent_pfn_start),
@@ -125,6 +128,12 @@ class CudaKernels:
     def folio_order(self) -> tuple[Any, np.int32]:
         """The orders as kernels take them: the array, and whether there is anything in it."""
         return self.arrays.folio_order, np.int32(self.layout.has_large_folios)
+
+    def node_mask(self, mask: NDArray[np.uint8] | None) -> Any:
+        """Return which nodes are looked at, device uint8[1024]; every upload waits for the device."""
+        if mask is None:
+            return self._all_nodes
+        return self.device.upload(np.ascontiguousarray(mask, dtype=np.uint8))
 
     def launch(self, name: str, n_threads: int, *args: Any) -> None:
         """Launch a kernel with at least ``n_threads`` threads."""
@@ -163,7 +172,7 @@ class CudaKernels:
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         n_items, arrays, device = len(pfns), self.arrays, self.device
-        _check_lengths(n_items, outcomes, nids=nids)
+        check_lengths(n_items, outcomes, nids=nids)
         if n_items == 0:
             return np.zeros(N_OUTCOMES, dtype=np.int64)
         with self.working():
@@ -208,11 +217,17 @@ class CudaKernels:
             outcomes[:] = self.device.fetch(ended)
         return self.device.fetch(counts).astype(np.int64)
 
-    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
-        """Find the cut-offs that spend a budget on the hottest pages of a range."""
+    def count_keys(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
+    ) -> CudaKeyCounts:
+        """Count the READY base pages of a range by target and hotness key."""
         ScanRequest(lo, min(hi, self.layout.n_pages), BLOCK_PAGES)
         with self.working():
-            return rank_budget(self, budget, lo, hi, node_mask)
+            return CudaKeyCounts(self, budget, lo, hi, node_mask)
+
+    def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
+        """Find the cut-offs that spend a budget on the hottest pages of a range."""
+        return cut_budget(self.count_keys(budget, lo, hi, node_mask), budget)
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
@@ -224,7 +239,7 @@ class CudaKernels:
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Put claimed pages back."""
-        _check_lengths(len(flats), outcomes, words=words)
+        check_lengths(len(flats), outcomes, words=words)
         flats = self._checked(flats)
         if len(flats) == 0:
             return np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
@@ -319,7 +334,7 @@ class CudaKernels:
     def dump(self) -> StoreArrays:
         """Return copies of all arrays in host memory."""
         with self.working():
-            return StoreArrays(**{name: self.device.fetch(array) for name, array in _named(self.arrays)})
+            return self.arrays.map(self.device.fetch)
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
@@ -332,9 +347,7 @@ class CudaKernels:
         """Let go of the arrays."""
         with self._lock, self.device.working():
             self._is_open = False
-            self.arrays = StoreArrays(
-                **{name: self.device.empty(0, array.dtype) for name, array in _named(self.arrays)}
-            )
+            self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
 
     def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -394,15 +407,3 @@ def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
         folio_order=device.zeros(n_pages if layout.has_large_folios else 0, np.uint8),
         node_active=device.zeros(N_NODES_MAX, np.uint8),
     )
-
-
-def _named(arrays: StoreArrays) -> list[tuple[str, Any]]:
-    return [(name, getattr(arrays, name)) for name in StoreArrays.__slots__]
-
-
-def _check_lengths(n_items: int, outcomes: NDArray[np.uint8], **arrays: NDArray[Any]) -> None:
-    for name, array in arrays.items():
-        if len(array) != n_items:
-            raise ValueError(f"{name} has {len(array)} elements, expected {n_items}")
-    if len(outcomes) not in (0, n_items):
-        raise ValueError(f"outcomes has {len(outcomes)} elements, expected {n_items} or none")

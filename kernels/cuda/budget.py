@@ -1,4 +1,4 @@
-"""The driver of ``rank``: counts per target and key, and the cut-offs that spend a budget."""
+"""The driver of ``count_keys``: READY base pages per target and key, and per chunk at a cut-off."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Cutoffs
-from gpuscan.kernels.cuda.scan import ALL_NODES
 from gpuscan.pagemap import SECTION_PAGES
 
 if TYPE_CHECKING:
@@ -20,56 +19,71 @@ MAX_CHUNKS = 4096
 """Bound of chunks: one warp works on each."""
 
 
-def rank_budget(
-    kernels: CudaKernels, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None
-) -> Cutoffs:
-    """Count twice: per key over the whole range, which gives the cut-offs, then per chunk at these."""
-    device, arrays = kernels.device, kernels.arrays
-    n_targets, n_keys = kernels.layout.n_targets, kernels.layout.fmt.n_keys
-    edges = _chunk_edges(lo, hi, n_targets)
-    n_chunks = len(edges) - 1
-    resume_flat = np.ascontiguousarray(budget.resume_flat, dtype=np.int64).copy()
-    mask = ALL_NODES if node_mask is None else node_mask
-    walked = (
-        arrays.records,
-        arrays.ready_bits,
-        arrays.block_bits,
-        *kernels.folio_order,
-        kernels.section_nid,
-        np.int32(kernels.layout.fixed_target),
-        np.uint32(n_targets),
-        device.upload(np.ascontiguousarray(mask, dtype=np.uint8)),
-        device.upload(np.clip(edges, lo, hi)),
-        np.int64(n_chunks),
-        np.uint32(budget.now),
-    )
-    pages_of_key = device.zeros(n_targets * n_keys, np.uint64)
-    kernels.launch("rank", 32 * n_chunks, *walked, pages_of_key)
-    upto_key = np.cumsum(device.fetch(pages_of_key).astype(np.int64).reshape(n_targets, n_keys), axis=1)
-    limit = np.asarray(budget.limit_pages, dtype=np.int64)
-    cut_key = np.where(limit < 0, -1, (upto_key <= limit[:, None]).sum(axis=1)).astype(np.int32)
-    sides = [device.zeros(n_chunks * n_targets, np.uint64) for _ in range(3)]
-    kernels.launch(
-        "rank_stretches", 32 * n_chunks, *walked, device.upload(cut_key), device.upload(resume_flat), *sides
-    )
-    above, ties_from, ties_below = (
-        device.fetch(side).astype(np.int64).reshape(n_chunks, n_targets) for side in sides
-    )
-    # Producers may have added pages between the two counts: clipped, the quotas stay below the limit.
-    above = _clipped(above, limit)
-    left = np.maximum(limit - above.sum(axis=0), 0)
-    # Ties in cyclic order: every chunk's pages from resume_flat on, then every chunk's before it.
-    ties = _clipped(np.concatenate((ties_from, ties_below)), np.where(cut_key < n_keys, left, 0))
-    return Cutoffs(
-        now=budget.now,
-        chunk_edges=edges,
-        cut_key=cut_key,
-        above_pages=above,
-        tie_pages_from=ties[:n_chunks].copy(),
-        tie_pages_below=ties[n_chunks:].copy(),
-        resume_flat=resume_flat,
-        seen_pages=upto_key[:, -1].copy(),
-    )
+class CudaKeyCounts:
+    """Counts per key over the whole range; see :class:`gpuscan.kernels.api.KeyCounts`.
+
+    Counted a second time for cut-offs, per chunk at these: counts per chunk and key would not fit.
+    """
+
+    def __init__(
+        self, kernels: CudaKernels, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None
+    ) -> None:
+        self._kernels, self._now = kernels, budget.now
+        device, arrays, layout = kernels.device, kernels.arrays, kernels.layout
+        n_targets, n_keys = layout.n_targets, layout.fmt.n_keys
+        self._edges = _chunk_edges(lo, hi, n_targets)
+        self._resume_flat = np.ascontiguousarray(budget.resume_flat, dtype=np.int64).copy()
+        n_chunks = len(self._edges) - 1
+        self._walked = (
+            arrays.records,
+            arrays.ready_bits,
+            arrays.block_bits,
+            *kernels.folio_order,
+            kernels.section_nid,
+            np.int32(layout.fixed_target),
+            np.uint32(n_targets),
+            kernels.node_mask(node_mask),
+            device.upload(np.clip(self._edges, lo, hi)),
+            np.int64(n_chunks),
+            np.uint32(budget.now),
+        )
+        counted = device.zeros(n_targets * n_keys, np.uint64)
+        kernels.launch("rank", 32 * n_chunks, *self._walked, counted)
+        pages_of_key = device.fetch(counted).astype(np.int64).reshape(n_targets, n_keys)
+        self.targets = np.flatnonzero(np.asarray(budget.limit_pages) >= 0)
+        self.pages_of_key = pages_of_key[self.targets]
+        self.seen_pages: NDArray[np.int64] = pages_of_key.sum(axis=1)
+
+    def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
+        """Return cut-offs at these keys whose quotas are all that is counted now."""
+        kernels, device = self._kernels, self._kernels.device
+        n_chunks, n_targets = len(self._edges) - 1, len(cut_key)
+        with kernels.working():
+            sides = [device.zeros(n_chunks * n_targets, np.uint64) for _ in range(3)]
+            kernels.launch(
+                "rank_stretches",
+                32 * n_chunks,
+                *self._walked,
+                device.upload(np.ascontiguousarray(cut_key, dtype=np.int32)),
+                device.upload(self._resume_flat),
+                *sides,
+            )
+            above, ties_from, ties_below = (
+                device.fetch(side).astype(np.int64).reshape(n_chunks, n_targets) for side in sides
+            )
+        # Pages that came after the first count may have put a key on the other side of "all fits".
+        ties_from[:, cut_key >= kernels.layout.fmt.n_keys] = 0
+        ties_below[:, cut_key >= kernels.layout.fmt.n_keys] = 0
+        return Cutoffs(
+            now=self._now,
+            chunk_edges=self._edges,
+            cut_key=cut_key,
+            above_pages=above,
+            tie_pages_from=ties_from,
+            tie_pages_below=ties_below,
+            resume_flat=self._resume_flat,
+            seen_pages=self.seen_pages,
+        )
 
 
 def _chunk_edges(lo: int, hi: int, n_targets: int) -> NDArray[np.int64]:
@@ -77,10 +91,3 @@ def _chunk_edges(lo: int, hi: int, n_targets: int) -> NDArray[np.int64]:
     first, last = lo // SECTION_PAGES, max(lo // SECTION_PAGES + 1, -(-hi // SECTION_PAGES))
     n_chunks = max(1, min(MAX_CHUNKS, MAX_QUOTAS // n_targets, last - first))
     return (first + (last - first) * np.arange(n_chunks + 1, dtype=np.int64) // n_chunks) * SECTION_PAGES
-
-
-def _clipped(pages: NDArray[np.int64], limit: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ``pages``, int64[n, n_targets], cut in order where a target's sum reaches its limit."""
-    before = np.cumsum(pages, axis=0) - pages
-    clipped: NDArray[np.int64] = np.clip(limit - before, 0, pages)
-    return clipped

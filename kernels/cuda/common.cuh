@@ -59,6 +59,18 @@ static __device__ __forceinline__ u32 sum_up_to_lane(u32 value) {
   return value;
 }
 
+/* Sum of the values of all lanes, in every lane. All lanes. */
+static __device__ __forceinline__ u64 sum_of_warp(u64 value) {
+  for (int step = GS_LANES / 2; step > 0; step >>= 1) value += __shfl_xor_sync(GS_ALL_LANES, value, step);
+  return value;
+}
+
+/* Add the values of all lanes to a counter: one atomic a warp, since those on one address queue. All lanes. */
+static __device__ __forceinline__ void add_of_warp(u64* counter, u64 value) {
+  const u64 sum = sum_of_warp(value);
+  if (lane_id() == 0 && sum != 0) atomicAdd(counter, sum);
+}
+
 /* What the lanes wrote before is ordered before what any of them reads or writes afterwards, on the whole
  * device: the fence orders a lane's own accesses, the barrier carries that over to the other lanes. All lanes. */
 static __device__ __forceinline__ void fence_warp() {

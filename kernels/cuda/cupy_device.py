@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from gpuscan.units import format_bytes
 
 _MIN_COMPUTE_CAPABILITY = 75
 """What CUDA 13 still compiles for; the kernels are checked from here on."""
+_PIECE_BYTES = 2 << 20
+"""Plans are fetched in pieces of this size, 40 to 80 us each on PCIe 5 and 4. One engine copies to the host
+and serves the streams in turn: the next scan's looks at its counters are not to wait for a whole plan.
+Derived from the bus, to be measured (``overlap`` of benchmarks/gpu_accept.py)."""
 
 
 class CupyDevice:
@@ -48,8 +53,19 @@ class CupyDevice:
     def compile(self, source: str) -> Callable[[str], Kernel]:
         """Compile with NVRTC, at the first kernel asked for, for this GPU."""
         module = self._cupy.RawModule(code=source, options=("--std=c++17",))
-        get_function: Callable[[str], Kernel] = module.get_function
-        return get_function
+
+        @cache  # get_function() builds a kernel object each time
+        def find(name: str) -> Kernel:
+            try:
+                kernel: Kernel = module.get_function(name)
+            except (RuntimeError, self._cupy.cuda.compiler.CompileException) as error:
+                raise DeviceError(
+                    f"the CUDA kernels cannot be compiled or loaded ({_first_line(error)}); "
+                    f"{_get_toolkit(self._cupy)}, or use --device cpu"
+                ) from error
+            return kernel
+
+        return find
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -65,13 +81,17 @@ class CupyDevice:
 
     def empty(self, length: int, dtype: Any) -> Any:
         """Allocate without initialising."""
-        try:
+        with self._allocating(length * np.dtype(dtype).itemsize):
             return self._cupy.empty(length, dtype=dtype)
+
+    @contextmanager
+    def _allocating(self, needed_bytes: int) -> Iterator[None]:
+        try:
+            yield
         except self._cupy.cuda.memory.OutOfMemoryError:
-            free, needed = self.free_bytes(), length * np.dtype(dtype).itemsize
             raise DeviceError(
-                f"the GPU has {format_bytes(free)} free, {format_bytes(needed)} more are needed; "
-                "close what else uses it, scan with a smaller plan, or use --device cpu"
+                f"the GPU has {format_bytes(self.free_bytes())} free, {format_bytes(needed_bytes)} more are "
+                "needed; close what else uses it, scan with a smaller plan, or use --device cpu"
             ) from None
 
     def upload(self, array: NDArray[Any]) -> Any:
@@ -93,14 +113,24 @@ class CupyDevice:
     def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
         """Allocate pinned memory."""
         dtype = np.dtype(dtype)
-        memory = self._cupy.cuda.alloc_pinned_memory(max(1, length * dtype.itemsize))
+        n_bytes = max(1, length * dtype.itemsize)
+        try:
+            memory = self._cupy.cuda.alloc_pinned_memory(n_bytes)
+        except self._cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceError(
+                f"{format_bytes(n_bytes)} of pinned host memory cannot be had ({error}); scan with a smaller "
+                "plan, raise the limit of locked memory (ulimit -l, or the container's), or use --device cpu"
+            ) from None
         return np.frombuffer(memory, dtype=dtype, count=length)
 
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
         """Copy on a stream of its own, after what the kernel stream has been given so far."""
         self._copies.wait_event(self._stream.record())
         for array, into in copies:
-            array.get(stream=self._copies, out=into, blocking=False)
+            step = _PIECE_BYTES // array.itemsize
+            for lo in range(0, len(array), step):
+                part = slice(lo, lo + step)
+                array[part].get(stream=self._copies, out=into[part], blocking=False)
         done = self._copies.record()
 
         def wait() -> None:
@@ -113,11 +143,13 @@ class CupyDevice:
 
     def running_sum(self, array: Any) -> Any:
         """Return the inclusive prefix sum."""
-        return self._cupy.cumsum(array, dtype=np.int64)
+        with self._allocating(2 * 8 * len(array)):
+            return self._cupy.cumsum(array, dtype=np.int64)
 
     def stable_order(self, keys: Any) -> Any:
-        """Return the permutation that sorts; CuPy's argsort is a stable radix sort."""
-        return self._cupy.argsort(keys, kind="stable")
+        """Return the permutation that sorts; CuPy's argsort is Thrust's stable radix sort."""
+        with self._allocating(4 * keys.nbytes):
+            return self._cupy.argsort(keys, kind="stable")
 
 
 def _usable_cupy() -> Any:
@@ -142,6 +174,13 @@ def _usable_cupy() -> Any:
             f"the NVIDIA driver supports CUDA {_version(driver)}, this CuPy needs {_version(built_for)}; "
             f"update the driver, or pip install 'gpuscan[cuda{driver // 1000}]' instead"
         )
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:  # whatever finds it, which differs between versions of CuPy
+        raise DeviceError(
+            f"CuPy finds no NVRTC, which compiles the kernels ({_first_line(error)}); {_get_toolkit(cupy)}, "
+            "or use --device cpu"
+        ) from None
     if not cupy.is_available():
         raise DeviceError("the NVIDIA driver finds no GPU; check nvidia-smi, or use --device cpu")
     capability = cupy.cuda.Device().compute_capability
@@ -151,6 +190,16 @@ def _usable_cupy() -> Any:
             f"{_MIN_COMPUTE_CAPABILITY / 10:.1f} (Turing) or newer; use --device cpu"
         )
     return cupy
+
+
+def _get_toolkit(cupy: Any) -> str:
+    """Return what to do where NVRTC or the headers that CuPy hands it are missing: its wheel has neither."""
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    return f"pip install 'gpuscan[cuda{major}]', or install the CUDA {major} toolkit"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _version(number: int) -> str:

@@ -25,13 +25,11 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
       if (first_word >= 0) n_ready += load_ready_words<false>(store, first_word, words);
     }
   }
-  for (int step = GS_LANES / 2; step > 0; step >>= 1) {
-    n_ready += __shfl_xor_sync(GS_ALL_LANES, n_ready, step);
-    n_wanted += __shfl_xor_sync(GS_ALL_LANES, n_wanted, step);
-  }
+  n_ready = sum_of_warp(n_ready);
+  const u64 n_blocks_wanted = sum_of_warp(n_wanted);
   if (lane_id() != 0) return;
   n_candidates[stretch] = n_ready;
   atomicAdd(totals + GS_TOTAL_CANDIDATES, n_ready);
   atomicAdd(totals + GS_TOTAL_SET_BLOCKS, n_set_blocks);
-  atomicAdd(totals + GS_TOTAL_BLOCKS, (u64)n_wanted);
+  atomicAdd(totals + GS_TOTAL_BLOCKS, n_blocks_wanted);
 }

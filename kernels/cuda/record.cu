@@ -40,17 +40,24 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
         if (seen == word) break;
         word = seen;
       }
-      bool ready = is_ready(word);
+      const bool ready = is_ready(word);
       if (!ready && last_freq >= threshold) {
         set_index(store, run.head);
         activate_node(store, run.head);
       }
-      for (i64 at = position; at < run.end; ++at) {
-        const i64 freq = min(first_freq + (at - position), (i64)GS_FREQ_MAX);
-        const u32 outcome = ready ? GS_REFRESHED : freq >= threshold ? GS_ACCEPTED : GS_COUNTED;
-        ready = ready || freq >= threshold;
-        atomicAdd(block_counts + outcome, 1u);
-        if (wants_outcomes) outcomes[item_at(items, at)] = (u8)outcome;
+      /* The first `below` accesses leave the folio below the threshold, the next makes it READY. */
+      const i64 n_accesses = run.end - position;
+      const i64 below = ready ? 0 : last_freq < threshold ? n_accesses : max((i64)0, threshold - first_freq);
+      const i64 accepted = !ready && below < n_accesses ? 1 : 0;
+      const i64 refreshed = n_accesses - below - accepted;
+      if (below) atomicAdd(block_counts + GS_COUNTED, (u32)below);
+      if (accepted) atomicAdd(block_counts + GS_ACCEPTED, (u32)accepted);
+      if (refreshed) atomicAdd(block_counts + GS_REFRESHED, (u32)refreshed);
+      for (i64 access = 0; wants_outcomes && access < n_accesses; ++access) {
+        const u32 outcome = access < below ? GS_COUNTED
+                            : access < below + accepted ? GS_ACCEPTED
+                                                        : GS_REFRESHED;
+        outcomes[item_at(items, position + access)] = (u8)outcome;
       }
     }
   }

@@ -18,20 +18,18 @@ from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
 from gpuscan.kernels.cuda.source import WARPS, Total
 from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.pagemap import BLOCK_PAGES
-from gpuscan.records import N_NODES_MAX
 
 if TYPE_CHECKING:
     from gpuscan.kernels.cuda.backend import CudaKernels
 
 STRETCHES = 8192
-"""Stretches a range is cut into at most: 62 warps on each of an H100's 132 SMs."""
+"""Stretches a range is cut into at most: 62 warps for each of an H100's 132 SMs. Its registers hold 48 of
+the dense scan at a time and 32 of the indexed one, so this is to be tuned where there is a GPU."""
 STRETCH_PAGES = 4096
 """Pages of a stretch at least, and what longer ones are a multiple of."""
 _SECTOR_BYTES = 64
 """What looking at one candidate moves, in the sectors of its record and of its share of the ready words.
 Derived from the memory system's granularity, to be measured."""
-
-ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
 
 
 def stretch_edges(lo: int, hi: int) -> NDArray[np.int64]:
@@ -101,14 +99,14 @@ class Scan:
         request, device = self.request, self.device
         if request.lo == request.hi:
             return self._empty_plan()
-        mask = ALL_NODES if request.node_mask is None else request.node_mask
-        node_mask = device.upload(np.ascontiguousarray(mask, dtype=np.uint8))
+        node_mask = self.kernels.node_mask(request.node_mask)
         edges = self._edges()
+        edges_there = device.upload(edges)
         totals = device.zeros(len(Total), np.uint64)
-        n_candidates = self._count(edges, node_mask, totals)
+        n_candidates = self._count(edges_there, node_mask, totals)
         counted = device.fetch(totals)
         path, why = self._choose_path(counted)
-        covered = self._fit(edges, node_mask, n_candidates, int(counted[Total.CANDIDATES]))
+        covered = self._fit(edges, edges_there, node_mask, n_candidates, int(counted[Total.CANDIDATES]))
         claims, quotas = self._claim(path, covered, node_mask, totals)
         return self._group(path, why, covered, claims, quotas, totals)
 
@@ -121,8 +119,8 @@ class Scan:
             raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked [{ranked[0]}, {ranked[-1]})")
         return np.clip(ranked, lo, hi)
 
-    def _count(self, edges: NDArray[np.int64], node_mask: Any, totals: Any) -> Any:
-        """Return candidates per stretch, device uint64[n_stretches]."""
+    def _count(self, edges: Any, node_mask: Any, totals: Any) -> Any:
+        """Return candidates per stretch, device uint64[n_stretches]; ``edges`` are on the device."""
         arrays, n_stretches = self.kernels.arrays, len(edges) - 1
         n_candidates = self.device.empty(n_stretches, np.uint64)
         self.kernels.launch(
@@ -132,7 +130,7 @@ class Scan:
             arrays.block_bits,
             self.kernels.section_nid,
             node_mask,
-            self.device.upload(edges),
+            edges,
             np.int64(n_stretches),
             n_candidates,
             totals,
@@ -159,16 +157,23 @@ class Scan:
         )
 
     def _fit(
-        self, edges: NDArray[np.int64], node_mask: Any, n_candidates: Any, n_all_candidates: int
+        self,
+        edges: NDArray[np.int64],
+        edges_there: Any,
+        node_mask: Any,
+        n_candidates: Any,
+        n_all_candidates: int,
     ) -> _Range:
         """Give every stretch room for its candidates; shorten the range so that they fit the plan.
+
+        ``edges_there`` is ``edges`` on the device.
 
         What producers add after this count finds no room: it stays READY, and indexed.
         """
         device, capacity, n_stretches = self.device, self.request.capacity, len(edges) - 1
         if self.cuts is None and n_all_candidates <= capacity:
             ends = device.running_sum(n_candidates)
-            return _Range(self.request.hi, device.upload(edges), ends, n_stretches, n_all_candidates)
+            return _Range(self.request.hi, edges_there, ends, n_stretches, n_all_candidates)
         rooms = device.fetch(n_candidates).astype(np.int64)
         most = None if self.cuts is None else _most_claims(self.cuts)
         if most is not None:
@@ -178,13 +183,14 @@ class Scan:
             last = int(np.searchsorted(ends_host, capacity, side="right"))
             before = int(ends_host[last - 1]) if last else 0
             blocks = np.arange(edges[last], edges[last + 1] + 1, BLOCK_PAGES, dtype=np.int64)
-            counts = self._count(blocks, node_mask, device.zeros(len(Total), np.uint64))
+            counts = self._count(device.upload(blocks), node_mask, device.zeros(len(Total), np.uint64))
             upto = np.concatenate(([0], np.cumsum(device.fetch(counts).astype(np.int64))))
             n_blocks = int(np.searchsorted(upto, capacity - before, side="right")) - 1
             edges = np.append(edges[: last + 1], blocks[n_blocks])
             ends_host = np.append(ends_host[:last], before + min(int(rooms[last]), int(upto[n_blocks])))
+            edges_there = device.upload(edges)
         return _Range(
-            int(edges[-1]), device.upload(edges), device.upload(ends_host), len(edges) - 1, int(ends_host[-1])
+            int(edges[-1]), edges_there, device.upload(ends_host), len(edges) - 1, int(ends_host[-1])
         )
 
     def _claim(
