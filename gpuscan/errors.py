@@ -16,6 +16,10 @@ class RunFailedError(GpuscanError):
     """The run itself failed: a disk filled, an invariant broke, a stage stopped."""
 
 
+class DeviceFailedError(RunFailedError):
+    """A device failed in the middle of a run: out of memory, an exception in a kernel, a lost driver."""
+
+
 class InputError(GpuscanError):
     """Wrong usage or input: an unknown name, key or unit, a broken file."""
 
@@ -28,6 +32,10 @@ class TopologyError(InputError):
 
 class SnapshotError(InputError):
     """A snapshot that cannot be read: cut short, or written by a newer schema."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read: damaged, of a newer schema, or of something else."""
 
 
 class DeviceError(GpuscanError):

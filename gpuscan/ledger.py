@@ -12,12 +12,13 @@ numbers, and :meth:`Ledger.verify` compares it with a count of the records, and
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
-from gpuscan.store import Counts
+from gpuscan.pagestore import Counts
 
 _REJECTIONS = tuple(outcome for outcome in Outcome if outcome >= Outcome.UNKNOWN_TARGET)
 
@@ -104,6 +105,20 @@ class Ledger:
                 f"flight, but {n_ready} records are READY and {n_held} folios wait for a retry; this is "
                 "a bug in gpuscan, report it with the workload and the seed"
             )
+
+    def state(self) -> dict[str, Any]:
+        """Return all numbers for :meth:`restore`; reasons keep their order."""
+        return {
+            place.name: list(value.items()) if isinstance(value, Counter) else value
+            for place in fields(self)
+            for value in (getattr(self, place.name),)
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of."""
+        for place in fields(self):
+            value = state[place.name]
+            setattr(self, place.name, Counter(dict(value)) if isinstance(value, list) else value)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers for a report, reasons sorted by count."""

@@ -154,6 +154,30 @@ class PageMap:
         ends = (self.extent_pfn_end + self.extent_flat_offset).tolist()
         return list(zip(starts, ends, strict=True))
 
+    def part(self, first_section: int, end_section: int) -> PageMap:
+        """Return the index of flat sections ``[first_section, end_section)`` alone.
+
+        Raises:
+            IndexError: there are no such sections.
+        """
+        if not 0 <= first_section < end_section <= self.n_sections:
+            raise IndexError(f"no sections [{first_section}, {end_section}) among {self.n_sections}")
+        lo, hi = first_section * SECTION_PAGES, end_section * SECTION_PAGES
+        start = np.maximum(self.extent_pfn_start, lo - self.extent_flat_offset)
+        end = np.minimum(self.extent_pfn_end, hi - self.extent_flat_offset)
+        inside = start < end
+        sections = slice(first_section, end_section)
+        return PageMap(
+            start[inside],
+            end[inside],
+            self.extent_flat_offset[inside] - lo,
+            self.extent_nid[inside],
+            self.extent_zone[inside],
+            self.section_pfn[sections],
+            self.section_nid[sections],
+            self.section_zone[sections],
+        )
+
     def node_section_ranges(self, nid: int) -> list[tuple[int, int]]:
         """Return the flat ranges ``[lo, hi)`` of whole sections that make up node ``nid``, ascending."""
         mine = np.concatenate(([False], self.section_nid == nid, [False]))

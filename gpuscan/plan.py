@@ -76,6 +76,8 @@ class Plan:
         n_unknown_target: claimed folios whose target is not a node of this machine; in no group.
         n_superseded: folios that were claimed, did not fit and could not be put back, since a
             producer had made them READY again meanwhile: those requests ended; in no group.
+        n_freed: folios that were freed between their claim and the hand-out of the plan: those
+            requests ended; in no group.
     """
 
     offsets: NDArray[np.int64]
@@ -91,6 +93,7 @@ class Plan:
     examined_bytes: int
     n_unknown_target: int = 0
     n_superseded: int = 0
+    n_freed: int = 0
 
     def __len__(self) -> int:
         """Folios in the plan."""

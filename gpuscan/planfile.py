@@ -38,6 +38,35 @@ _COLUMNS = pa.schema(
 )
 
 
+class PlanRows:
+    """Makes plans into rows; batches are numbered over all of them.
+
+    Attributes:
+        n_batches: batches so far.
+    """
+
+    def __init__(self, n_batches: int = 0) -> None:
+        self.n_batches = n_batches
+
+    def rows(self, tick: int, plan: Plan, batches: Batches) -> pa.RecordBatch:
+        """Return the rows of one plan with the batches it was cut into."""
+        columns = [
+            pa.array(np.full(len(plan), tick, dtype=np.int32)),
+            pa.array(batches.of_folio() + self.n_batches),
+            pa.array(plan.target_of_folio().astype(np.int16)),
+            pa.array(plan.pfn.astype(np.uint64)),
+            pa.array(plan.folio_pages.astype(np.int32)),
+            pa.array(plan.words.astype(np.uint64)),
+        ]
+        self.n_batches += len(batches)
+        return pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
+
+
+def parse_rows(serialized: bytes) -> pa.RecordBatch:
+    """Return the rows that :meth:`PlanRows.rows` made, from the bytes of their ``serialize()``."""
+    return pa.ipc.read_record_batch(pa.py_buffer(serialized), _COLUMNS)
+
+
 class PlanWriter:
     """Appends plans to one Parquet file; its ``append`` is an engine's plan sink.
 
@@ -57,21 +86,16 @@ class PlanWriter:
             "gpuscan.batch_pages": str(batch_pages),
         }
         self._writer = pq.ParquetWriter(path, _COLUMNS.with_metadata(metadata), compression="zstd")
-        self._n_batches = 0
+        self._rows = PlanRows()
 
     def append(self, tick: int, plan: Plan, batches: Batches) -> None:
         """Write one plan with the batches it was cut into."""
-        if len(plan):
-            columns = [
-                np.full(len(plan), tick, dtype=np.int32),
-                batches.of_folio() + self._n_batches,
-                plan.target_of_folio().astype(np.int16),
-                plan.pfn.astype(np.uint64),
-                plan.folio_pages.astype(np.int32),
-                plan.words.astype(np.uint64),
-            ]
-            self._writer.write_table(pa.table(columns, schema=self._writer.schema))
-        self._n_batches += len(batches)
+        self.write(self._rows.rows(tick, plan, batches))
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Write the rows of one plan."""
+        if len(rows):
+            self._writer.write_batch(rows.cast(self._writer.schema))
 
     def close(self) -> None:
         """Write the footer."""
@@ -102,6 +126,14 @@ class PatientPlanWriter:
         if self._failure is None:
             try:
                 self._writer.append(tick, plan, batches)
+            except OSError as error:
+                self._failure = error
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Write the rows of one plan; see :meth:`append`."""
+        if self._failure is None:
+            try:
+                self._writer.write(rows)
             except OSError as error:
                 self._failure = error
 

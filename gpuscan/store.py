@@ -6,46 +6,37 @@ index, keeps records and index bits on a device, and hands out plans.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from gpuscan.errors import InputError, TopologyError
+from gpuscan.begun import BegunScan
+from gpuscan.errors import DeviceError, InputError
 from gpuscan.kernels.api import (
-    NODE_HAS_MEMORY,
-    NODE_TOP_TIER,
     Backend,
     Budget,
     Cutoffs,
     Kernels,
-    Outcome,
     RecordParams,
     ReleaseOutcome,
-    ScanPath,
     ScanRequest,
     StoreArrays,
-    StoreLayout,
-    empty_node_flags,
 )
+from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
-from gpuscan.pagemap import BLOCK_PAGES
+from gpuscan.pagemap import PageMap
+from gpuscan.pagestore import NO_OUTCOMES, PageStore, layout_of
 from gpuscan.plan import Plan
-from gpuscan.records import N_NODES_MAX, STORE_FORMATS, hotness_key, record_format
+from gpuscan.records import N_NODES_MAX
+from gpuscan.storestate import arrays_between, check_fits, page_arrays, state_of
 from gpuscan.topology import Topology
 
-_NO_OUTCOMES = np.empty(0, dtype=np.uint8)
-_CAPACITY_SHARE = 64
-"""A plan holds at most 1/64 of the pages unless told otherwise: 20 bytes a folio, and 24 in the
-backend's buffers, are then a sixth of a store of 4-byte records; fuller machines take several plans."""
-_CAPACITY_MIN = 1 << 16
 
-Counts = dict[Outcome, int]
-
-
-class Store:
+class Store(PageStore):
     """Page records of a machine.
 
     ``request``, ``record``, ``release`` and the frees (``forget``) may run in other
@@ -60,6 +51,7 @@ class Store:
             (``pghot-compact``); by default the first top-tier node with CPUs.
         large_folios: keep a folio order per page (1 byte a page on the device, 1 on the host).
         n_threads: worker threads of the CPU backend; all cores by default.
+        page_map: the pages this store has, where it is a shard; all of the topology's by default.
 
     Raises:
         DeviceError: the device is not there or too small.
@@ -75,30 +67,17 @@ class Store:
         fixed_target: int | None = None,
         large_folios: bool = False,
         n_threads: int | None = None,
+        page_map: PageMap | None = None,
     ) -> None:
-        fmt = record_format(record_format_name)
-        if fmt.importable_only:
-            raise InputError(
-                f"records of format {fmt.name} are imported and exported only; "
-                f"make the store of one of {', '.join(STORE_FORMATS)}"
-            )
-        self.topology = topology
-        self.page_map = topology.page_map
-        self.fmt = fmt
-        self._node_flags = _node_flags(topology)
-        target = -1
-        if not fmt.has_nid:
-            target = _default_target(topology) if fixed_target is None else fixed_target
-            self.check_target(target)
-        layout = StoreLayout(self.page_map, fmt, self._node_flags, target, large_folios)
+        page_map = topology.page_map if page_map is None else page_map
+        layout = layout_of(topology, page_map, record_format_name, fixed_target, large_folios)
+        super().__init__(topology, layout)
         if isinstance(device, str):
             self.backend, self.device_reason = open_backend(device, n_threads)
         else:
             self.backend, self.device_reason = device, f"{device.name}: given by the caller"
-        self.layout = layout
         self.kernels: Kernels = self.backend.open(layout)
-        self.cursor = 0
-        self._resume_flat = np.zeros(layout.n_targets, dtype=np.int64)
+        self._ahead: list[BegunScan] = []
         self._order = np.empty(0, dtype=np.uint8)
         if large_folios:
             # Plans are made on the host: where the device's array is not there, keep a second one.
@@ -106,212 +85,93 @@ class Store:
             self._order = own if isinstance(own, np.ndarray) else np.zeros(layout.n_pages, dtype=np.uint8)
 
     @property
-    def n_pages(self) -> int:
-        """Flat pages, a multiple of 32,768; more than are present where sections have holes."""
-        return self.layout.n_pages
+    def device_name(self) -> str:
+        """Return the name of the backend."""
+        return self.backend.name
 
-    @property
-    def default_capacity(self) -> int:
-        """Folios a plan holds unless told otherwise."""
-        return max(_CAPACITY_MIN, self.n_pages // _CAPACITY_SHARE)
+    def device_failures(self) -> tuple[str, ...]:
+        """Return one sentence for each device that failed and was replaced so far."""
+        return tuple(self.backend.failures) if isinstance(self.backend, GuardedBackend) else ()
 
-    def check_target(self, nid: int) -> None:
-        """Refuse a target that is not a node with memory.
+    def _request(
+        self, pfn: NDArray[np.int64], nid: NDArray[np.int32], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        return self.kernels.request(pfn, nid, outcomes)
 
-        Raises:
-            TopologyError: it is not.
-        """
-        self.topology.node(nid)
-        if not self._node_flags[nid] & NODE_HAS_MEMORY:
-            raise TopologyError(
-                f"node {nid} of {self.topology.name!r} has no memory; choose a target that has"
-            )
+    def _record(
+        self, pfn: NDArray[np.int64], nid: NDArray[np.int32], params: RecordParams
+    ) -> NDArray[np.int64]:
+        return self.kernels.record(pfn, nid, params, NO_OUTCOMES)
 
-    def request(self, pfns: ArrayLike, nids: ArrayLike) -> Counts:
-        """Ask for pages to be moved to nodes (RFC v1 ``kmigrated_add_pfn``).
-
-        Args:
-            pfns: any page of a folio, n of them.
-            nids: target nodes, n of them or one for all.
-
-        Returns:
-            How many ended which way; what cannot be accepted is dropped with its reason.
-
-        Raises:
-            InputError: not whole numbers, or not one nid for each PFN.
-        """
-        return self.request_outcomes(pfns, nids, _NO_OUTCOMES)
-
-    def request_outcomes(self, pfns: ArrayLike, nids: ArrayLike, outcomes: NDArray[np.uint8]) -> Counts:
-        """Do :meth:`request` and fill ``outcomes`` (uint8[n]) with the :class:`Outcome` of each element."""
-        pfn, nid = _pages_and_nodes(pfns, nids)
-        return _counts(self.kernels.request(pfn, nid, outcomes))
-
-    def record(
-        self,
-        pfns: ArrayLike,
-        nids: ArrayLike,
-        *,
-        now_jiffies: int,
-        window_jiffies: int,
-        threshold: int,
-        drop_top_tier: bool = True,
-    ) -> Counts:
-        """Count accesses (pghot ``pghot_record_access``); READY once a page is hot enough.
-
-        Args:
-            pfns: any page of a folio, n of them.
-            nids: target nodes, n of them or one for all.
-            now_jiffies: when the accesses were made.
-            window_jiffies: an access later than this after the last one starts at FREQ 1 again.
-            threshold: FREQ from which a page is READY, 1 to what the format can hold.
-            drop_top_tier: ignore accesses to pages on top-tier nodes.
-
-        Raises:
-            InputError: the threshold can never be reached.
-        """
-        self.check_threshold(threshold)
-        pfn, nid = _pages_and_nodes(pfns, nids)
-        params = RecordParams(now_jiffies, window_jiffies, threshold, drop_top_tier)
-        return _counts(self.kernels.record(pfn, nid, params, _NO_OUTCOMES))
-
-    def check_threshold(self, threshold: int) -> None:
-        """Refuse a FREQ threshold that no record reaches.
-
-        Raises:
-            InputError: it is below 1 or does not fit FREQ.
-        """
-        if not 1 <= threshold <= self.fmt.freq.max:
-            raise InputError(
-                f"a threshold of {threshold} accesses can never be reached: format {self.fmt.name} "
-                f"counts to {self.fmt.freq.max}; give 1 to {self.fmt.freq.max}"
-            )
-
-    def scan(
-        self,
-        *,
-        capacity: int | None = None,
-        path: ScanPath = "auto",
-        nodes: NDArray[np.uint8] | None = None,
-        end: int | None = None,
-        cuts: Cutoffs | None = None,
-    ) -> Plan:
-        """Claim READY folios from the cursor on and move the cursor past what was covered.
-
-        Args:
-            capacity: folios the plan may hold, at least 512.
-            path: ``auto``, ``dense`` or ``indexed``.
-            nodes: uint8[1024], 1 for nodes to scan; all by default.
-            end: first flat page not to scan; the end of the store by default.
-            cuts: cut-offs of a budget, from :meth:`rank`.
-
-        Raises:
-            InputError: the capacity is too small.
-        """
-        if capacity is None:
-            capacity = self.default_capacity
-        if capacity < BLOCK_PAGES:
-            raise InputError(
-                f"a plan of {capacity} folios may not hold one block of {BLOCK_PAGES} pages; "
-                f"give a capacity of at least {BLOCK_PAGES}"
-            )
-        stop = self.n_pages if end is None else end
-        request = ScanRequest(self.cursor, stop, capacity, path=path, node_mask=nodes, cuts=cuts)
-        started = time.perf_counter_ns()
-        raw = self.kernels.scan(request)
-        raw.wait()
-        scan_ns = time.perf_counter_ns() - started
-        self.cursor = raw.cursor % self.n_pages
-        plan = Plan(
-            offsets=raw.offsets,
-            pfn=self.page_map.pfn_of_flat(raw.flat),
-            flat=raw.flat.copy(),
-            words=raw.words.copy(),
-            order=self._order[raw.flat] if self.layout.has_large_folios else None,
-            cursor=raw.cursor,
-            path=raw.path,
-            why=raw.why,
-            scan_ns=scan_ns,
-            examined_pages=raw.examined_pages,
-            examined_bytes=raw.examined_bytes,
-            n_unknown_target=raw.n_unknown_target,
-            n_superseded=raw.n_superseded,
-        )
-        raw.recycle()
-        return plan
-
-    def rank(
-        self, budget_pages: Mapping[int, int] | int, now_jiffies: int, nodes: NDArray[np.uint8] | None = None
-    ) -> Cutoffs:
-        """Find who is claimed when targets may take only so many base pages: the hottest first.
-
-        Args:
-            budget_pages: base pages by target nid (targets left out have no limit), or one
-                number for every target.
-            now_jiffies: the moment that ages are counted from.
-            nodes: uint8[1024], 1 for nodes that will be scanned; all by default.
-
-        Raises:
-            InputError: a budget is negative.
-            TopologyError: a target is not a node with memory.
-        """
-        budgets = budget_pages.values() if isinstance(budget_pages, Mapping) else (budget_pages,)
-        if min(budgets, default=0) < 0:
-            raise InputError(
-                f"a budget of {min(budgets)} pages is negative; leave the target out to lift its limit"
-            )
-        limits = np.full(self.layout.n_targets, -1, dtype=np.int64)
-        if isinstance(budget_pages, Mapping):
-            for nid, pages in budget_pages.items():
-                self.check_target(nid)
-                limits[nid] = pages
-        else:
-            limits[:] = budget_pages
-        budget = Budget(limits, self._resume_flat.copy(), self.fmt.time_of(now_jiffies))
+    def _rank(self, budget: Budget, nodes: NDArray[np.uint8] | None) -> Cutoffs:
         return self.kernels.rank(budget, 0, self.n_pages, nodes)
 
-    def drain(
-        self,
-        *,
-        capacity: int | None = None,
-        path: ScanPath = "auto",
-        nodes: NDArray[np.uint8] | None = None,
-        budget_pages: Mapping[int, int] | int | None = None,
-        now_jiffies: int = 0,
-    ) -> Iterator[Plan]:
-        """Go once around the store from the cursor on, in as many plans as the capacity needs.
-
-        Stopping early is fine: the cursor stays where the last plan ended, so that the next
-        round goes on from there and high PFNs do not starve.
-
-        Args:
-            budget_pages: base pages each target may take in this round (see :meth:`rank`).
-            now_jiffies: the moment that ages are counted from; needed with a budget.
-        """
-        cuts = None if budget_pages is None else self.rank(budget_pages, now_jiffies, nodes)
-        start = self.cursor
-        ends = (self.n_pages, start) if start else (self.n_pages,)
-        served = np.full(self.layout.n_targets, -1, dtype=np.int64)
+    def scan_range(self, request: ScanRequest) -> Plan:
+        """Claim the READY folios of a range; the cursor is left alone."""
+        self._put_back(self._ahead)  # of a drain that stands still
+        begun: list[BegunScan] = []
         try:
-            for end in ends:
-                while True:
-                    plan = self.scan(capacity=capacity, path=path, nodes=nodes, end=end, cuts=cuts)
-                    if cuts is not None:
-                        self._note_ties(plan, cuts, served)
-                    yield plan
-                    if plan.cursor == end:
-                        break
-        finally:
-            self._resume_flat = np.where(
-                served >= 0, (self._resume_flat + served + 1) % self.n_pages, self._resume_flat
-            )
+            begun.append(BegunScan.of(self.kernels.scan, request))
+            return self._hand_out(begun)
+        except BaseException:  # KeyboardInterrupt too: claims must not get lost
+            self._put_back(begun)
+            raise
 
-    def _note_ties(self, plan: Plan, cuts: Cutoffs, served: NDArray[np.int64]) -> None:
-        """Remember per target how far past ``resume_flat`` its last tie was (flat pages)."""
-        target = plan.target_of_folio()
-        tie = hotness_key(self.fmt, plan.words, cuts.now) == cuts.cut_key[target]
-        distance = (plan.flat[tie] - cuts.resume_flat[target[tie]]) % self.n_pages
-        np.maximum.at(served, target[tie], distance)
+    def _go_around(self, request: ScanRequest) -> Generator[Plan, None, None]:
+        """Do as :class:`PageStore` says.
+
+        Where plans come from another device, the next scan is begun before a plan is waited for and
+        handed out, so that its transfer costs nothing: while the caller works on one plan, the claims
+        of the next are made. They go back when the iterator is closed (or another round is begun), and
+        what ended meanwhile is told by :meth:`take_ended_ahead`; folios that are freed (:meth:`forget`)
+        are left out when their plan is handed out.
+        """
+        begun: list[BegunScan] = []
+
+        def begin(lo: int, end: int) -> None:
+            begun.append(BegunScan.of(self.kernels.scan, replace(request, lo=lo, hi=end)))
+
+        ends = self._ends()
+        try:
+            while ends:
+                if self._ahead is not begun:
+                    self._put_back(self._ahead)
+                    self._ahead = begun
+                if not begun:
+                    begin(self.cursor, ends[0])
+                if not begun[0].raw.has_arrived:
+                    _begin_next(begin, begun[0].raw.cursor, ends)
+                plan = self._hand_out(begun)
+                self.cursor = plan.cursor % self.n_pages
+                if plan.cursor == ends[0]:
+                    del ends[0]
+                yield plan
+        finally:
+            self._put_back(begun)
+
+    def _hand_out(self, begun: list[BegunScan]) -> Plan:
+        """Wait for the plan of the first scan, and take it off ``begun``."""
+        scan = begun[0]
+        try:
+            scan.wait()
+        except BaseException:  # KeyboardInterrupt too; its claims are back
+            begun.remove(scan)
+            raise
+        plan = scan.plan(self.page_map, self._order if self.layout.has_large_folios else None)
+        scan.raw.recycle()
+        begun.remove(scan)
+        return plan
+
+    def _put_back(self, begun: list[BegunScan]) -> None:
+        """Release the claims of scans whose plans were not handed out, the last one first."""
+        while begun:
+            scan = begun.pop()
+            arrived = scan.arrived()
+            released = self.release(arrived.flat, arrived.words)
+            scan.raw.recycle()
+            self._ended_ahead.superseded += released[ReleaseOutcome.SUPERSEDED] + scan.raw.n_superseded
+            self._ended_ahead.freed += released[ReleaseOutcome.INELIGIBLE] + arrived.n_freed
+            self._ended_ahead.unknown_target += scan.raw.n_unknown_target
 
     def release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> dict[ReleaseOutcome, int]:
         """Put claimed folios back.
@@ -323,7 +183,7 @@ class Store:
         Returns:
             How many are READY again, were superseded by a newer request, or were freed meanwhile.
         """
-        counted = self.kernels.release(flats, words, _NO_OUTCOMES)
+        counted = self.kernels.release(flats, words, NO_OUTCOMES)
         return {outcome: int(counted[outcome]) for outcome in ReleaseOutcome}
 
     def admit(self, flats: NDArray[np.int64], order: int = 0) -> None:
@@ -340,7 +200,10 @@ class Store:
         afterwards, as in the kernel; the migrator then finds it gone.
         """
         self.kernels.set_eligible(flats, False)
-        return self.kernels.discard(flats)
+        n_ready = self.kernels.discard(flats)
+        for scan in self._ahead[:]:
+            scan.note_freed(flats)
+        return n_ready
 
     def load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None = None) -> None:
         """Set eligibility, and folio orders, of all pages at once; records are kept.
@@ -361,51 +224,79 @@ class Store:
         """Return copies of all arrays in host memory. The store must be at rest."""
         return self.kernels.dump()
 
+    def host_arrays(self) -> StoreArrays:
+        """Return the arrays themselves where they are in host memory, or else copies. For a store at rest."""
+        arrays = self.kernels.arrays
+        return arrays if isinstance(arrays.records, np.ndarray) else self.kernels.dump()
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`restore`. The store must be at rest.
+
+        Claims that a drain standing still has made ahead go back first. Arrays in host memory are not
+        copied: write or copy them before the store is used again.
+        """
+        self._put_back(self._ahead)
+        arrays = self.host_arrays()
+        parts = {"0": page_arrays(arrays)}
+        edges = (0, self.page_map.n_sections)
+        return state_of(self, self._ended_ahead, arrays.node_active, edges, parts)
+
+    def restore(self, state: Mapping[str, Any], *, first_section: int | None = None) -> None:
+        """Become what :meth:`state` was taken of. The store must be at rest.
+
+        Args:
+            state: of a store, or of shards; see :mod:`gpuscan.storestate`.
+            first_section: where the state is of the whole machine and this store has a part of it: the
+                flat section at which that begins.
+
+        Raises:
+            ValueError: that was a store of another format, target or size; nothing was changed.
+        """
+        n_sections = self.page_map.n_sections
+        first = first_section or 0
+        whole = n_sections if first_section is None else self.topology.page_map.n_sections
+        check_fits(self, state, whole)
+        arrays = arrays_between(state, first, first + n_sections)
+        active = np.zeros(N_NODES_MAX, dtype=np.uint8)
+        active[state["active_nids"]] = 1
+        self._put_back(self._ahead)
+        self.kernels.load(replace(arrays, node_active=active))
+        if self.layout.has_large_folios:
+            self._order[:] = arrays.folio_order
+        self._restore_rounds(state)
+
     def count_ready(self) -> int:
         """Return how many folios are READY now."""
         return self.kernels.count_ready()
 
+    def take_active(self) -> NDArray[np.uint8]:
+        """Return uint8[1024] of nodes on which pages became READY since the last call, and clear it."""
+        return self.kernels.take_active()
+
+    def warm(self, *, record: bool) -> None:
+        """Load, or compile once, what a run calls beside the scan, which opening the store loads."""
+        none = np.empty(0, dtype=np.int64)
+        if record:
+            self.record(none, none, now_jiffies=0, window_jiffies=0, threshold=1)
+        else:
+            self.request(none, none)
+        self.admit(none)
+        self.forget(none)
+        self.release(none, np.empty(0, dtype=self.fmt.dtype))
+
     def close(self) -> None:
         """Free the device's memory."""
+        self._ahead.clear()
         self.kernels.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-
-def _node_flags(topology: Topology) -> NDArray[np.uint8]:
-    flags = empty_node_flags()
-    for node in topology.nodes:
-        if node.present_pages:
-            flags[node.nid] |= NODE_HAS_MEMORY
-            if topology.is_top_tier(node.nid):
-                flags[node.nid] |= NODE_TOP_TIER
-    return flags
-
-
-def _default_target(topology: Topology) -> int:
-    top = [node for node in topology.nodes if node.present_pages and topology.is_top_tier(node.nid)]
-    return next((node.nid for node in top if node.cpus), top[0].nid)
-
-
-def _pages_and_nodes(pfns: ArrayLike, nids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    pfn, nid = np.atleast_1d(pfns), np.asarray(nids)
-    for what, array in (("PFNs", pfn), ("target nids", nid)):
-        if array.size and array.dtype.kind not in "iu":
-            raise InputError(f"{what} are whole numbers below 2**63, not {array.dtype}; convert the array")
-    if pfn.ndim != 1:
-        raise InputError(f"PFNs come as one dimension, not {pfn.ndim}; flatten the array")
-    if nid.shape not in ((), pfn.shape):
-        raise InputError(
-            f"{len(pfn)} PFNs come with {nid.size} target nids; give one for each, or one for all"
-        )
-    if nid.dtype != np.int32:  # a plain cast would turn node 2**32 into node 0
-        nid = np.where((nid < 0) | (nid >= N_NODES_MAX), -1, nid).astype(np.int32)
-    return np.ascontiguousarray(pfn, dtype=np.int64), np.ascontiguousarray(np.broadcast_to(nid, pfn.shape))
-
-
-def _counts(counted: NDArray[np.int64]) -> Counts:
-    return {outcome: int(counted[outcome]) for outcome in Outcome}
+def _begin_next(begin: Callable[[int, int], None], lo: int, ends: list[int]) -> None:
+    """Begin the scan after the one up to ``lo``, if the round has one and the device room for two plans."""
+    if lo == ends[0]:
+        if len(ends) == 1:
+            return
+        lo, end = 0, ends[1]
+    else:
+        end = ends[0]
+    with suppress(DeviceError):  # if it is more than a lack of room, it comes again without this plan
+        begin(lo, end)
