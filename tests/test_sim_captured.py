@@ -11,7 +11,17 @@ from gpuscan.errors import InputError
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.sim.captured import CapturedFrames, FrameBit, machine_from_frames
 from gpuscan.sim.loops import DIRTY, FILE, REFERENCED
-from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec
+from gpuscan.sim.spec import (
+    ABitSpec,
+    HintFaultSpec,
+    HotnessUnitSpec,
+    MachineSpec,
+    PatternSpec,
+    ProcessSpec,
+    ProducerSpec,
+    SamplerSpec,
+)
+from gpuscan.sources.producers import producer_of
 from machines import tiered
 
 TICK = 100_000_000
@@ -63,6 +73,19 @@ def test_hot_folios_take_their_share() -> None:
     sim.processes[0].pattern.draw(out, 0, 0)
     assert np.isin(sim.space.frame_of[out], hot).mean() == pytest.approx(0.9, abs=0.01)
     assert sim.run(0, TICK).metrics["accesses"] == 100_000
+
+
+@pytest.mark.parametrize(
+    "producer",
+    [SamplerSpec(period=1), ABitSpec(walk_period_ns=TICK), HotnessUnitSpec(list_entries=4096)],
+)
+def test_every_producer_sees_folios_of_several_orders(producer: ProducerSpec) -> None:
+    sim = machine_from_frames(tiered(), captured(), replace(SPEC, producer=producer))
+    source = producer_of(sim)
+    marked = [source.observe(k * TICK, TICK) for k in range(11)]
+    pfns = np.concatenate([seen.pfns[seen.wanted] for seen in marked])
+    heads = sim.page_map.pfn_of_flat(sim.space.frame_of.astype(np.int64))
+    assert set(pfns.tolist()) == set(heads.tolist())  # each takes accesses, and none but the heads is named
 
 
 def test_its_folios_fault_migrate_and_are_conserved() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpuscan.sim.frames import FrameAllocator
+from gpuscan.sim.frames import FrameAllocator, Mark
 from gpuscan.topology.model import MemoryKind, Node, Topology, Watermarks, Zone
 
 NO_MARKS = Watermarks(0, 0, 0, 0)
@@ -44,6 +44,7 @@ OPERATIONS = st.lists(
 
 @settings(deadline=None, max_examples=60)  # a shared machine may stall any single case
 @given(OPERATIONS)
+@example([("alloc", 3, 9), ("alloc", 1, 1), ("alloc", 38, 4), ("alloc", 768, 1)])
 def test_gives_free_aligned_blocks_as_long_as_there_are_any(operations: list[tuple[str, int, int]]) -> None:
     topology = odd_topology()
     allocator = FrameAllocator(topology)
@@ -116,6 +117,30 @@ def test_balance_needs_more_than_high_plus_pages_plus_reserve_in_any_zone() -> N
     assert not allocator.is_balanced(0, 30)
     assert allocator.shortage(0, "high", 35) == 6
     assert allocator.shortage(0, "promo") == 0
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 40)] * 4), min_size=1, max_size=3), st.sampled_from(["high", "promo"])
+)
+def test_a_zone_is_above_a_mark_where_there_is_one_and_no_shortage(
+    drawn: list[tuple[int, int, int, int]], mark: Mark
+) -> None:
+    zones = [
+        Zone(
+            name,
+            ((4096 * index, 4096 * index + 1 + n_free),),
+            1 + n_free,
+            Watermarks(min=0, low=0, high=high, promo=high + more),
+            (0, 0, 0, reserve, 0),
+        )
+        for index, (name, (n_free, high, more, reserve)) in enumerate(
+            zip(("DMA", "DMA32", "Normal"), drawn, strict=False)
+        )
+    ]
+    allocator = FrameAllocator(one_node(*zones))
+    for n_pages in range(45):  # on both sides of what any zone has
+        expected = allocator.has_memory(0) and allocator.shortage(0, mark, n_pages) == 0
+        assert allocator.some_zone_above(0, mark, n_pages) == expected
 
 
 def test_merges_frames_freed_one_by_one_into_a_huge_folio() -> None:

@@ -17,7 +17,7 @@ from gpuscan.sim.loops import PROT_NONE, REFERENCED
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
 from gpuscan.sources.hint_faults import HintFaultSource
-from gpuscan.topology.model import Link, Topology
+from gpuscan.topology.model import Link, Node, Topology
 from machines import node, tiered
 
 MS = 1_000_000
@@ -236,9 +236,63 @@ def test_kswapd_counts_when_no_lower_node_has_room() -> None:
     full = process(4 * (32_768 - 64), accesses_per_s=1.0)
     sim = machine(full, hint_faults=NO_SCAN)
     sim.wake_kswapd(0)
-    for now_ns in (0, TICK):  # it goes on trying
+    for now_ns in (0, TICK):  # it goes on trying, and node 1, which is below its low mark, too
         metrics = sim.run(now_ns, TICK).metrics
-        assert (metrics["demoted_pages"], metrics["kswapd_demotion_failed"]) == (0, 1)
+        assert (metrics["demoted_pages"], metrics["kswapd_demotion_failed"]) == (0, 2)
+
+
+def test_a_node_below_its_low_watermarks_wakes_its_kswapd() -> None:
+    full = process(32_768 - 80, placement=((0, 1.0),), accesses_per_s=1.0)
+    for demotion, demoted in ((True, 34), (False, 0)):
+        sim = machine(full, hint_faults=NO_SCAN, demotion=demotion)
+        assert sim.run(0, TICK).metrics["demoted_pages"] == 0  # 80 pages are free: at the mark, not below
+        assert len(sim.frames.alloc(1, 0, marks=("min",))) == 1
+        assert sim.run(TICK, TICK).metrics["demoted_pages"] == demoted
+
+
+def roomy(nid: int, n_free: int) -> Node:
+    """Return a node of :func:`tiered` whose kswapd works until ``n_free`` pages are free."""
+    found = tiered().nodes[nid]
+    marks = replace(found.zones[0].watermarks, promo=n_free - 1)
+    return replace(found, zones=(replace(found.zones[0], watermarks=marks),))
+
+
+def test_kswapd_draws_among_equally_near_nodes_for_every_cluster() -> None:
+    topology = tiered()
+    distance = topology.distance.copy()
+    distance[0, 3] = distance[0, 2]
+    near = replace(topology, nodes=(roomy(0, 80 + 320), *topology.nodes[1:]), distance=distance)
+    full = process(32_768 - 80, placement=((0, 1.0),), accesses_per_s=1.0)
+
+    def went_to(seed: int) -> list[list[int]]:
+        sim = machine(full, topology=near, hint_faults=replace(NO_SCAN, only_lower_tier=True), seed=seed)
+        sim.wake_kswapd(0)
+        return [sim.page_map.nid_of_flat(event.allocated).tolist() for event in sim.run(0, TICK).events]
+
+    clusters = went_to(1)
+    assert [len(nids) for nids in clusters] == [32] * 10
+    assert all(len(set(nids)) == 1 for nids in clusters)
+    assert {nids[0] for nids in clusters} == {2, 3}
+    assert clusters == went_to(1) != went_to(2)
+
+
+def test_kswapd_goes_on_along_the_zonelist_of_its_target() -> None:
+    topology = tiered()
+    nodes = (
+        topology.nodes[0],
+        *(
+            node(nid, ((2 * nid + 1) * 32_768, (2 * nid + 1) * 32_768 + size), tier=1)
+            for nid, size in ((2, 128), (3, 32_768), (4, 32_768))
+        ),
+    )
+    near_to_0 = [10, 20, 30, 40]
+    distance = np.array([near_to_0, [20, 10, 40, 15], [30, 40, 10, 50], [40, 15, 50, 10]], dtype=np.uint8)
+    full = process(32_768 - 80, placement=((0, 1.0),), accesses_per_s=1.0)
+    hog = replace(full, n_pages=64, placement=((2, 1.0),))
+    sim = machine(full, hog, topology=Topology("chain", nodes, distance), hint_faults=NO_SCAN)
+    sim.wake_kswapd(0)
+    went_to = {int(sim.page_map.nid_of_flat(event.allocated)[0]) for event in sim.run(0, TICK).events}
+    assert went_to == {2, 4}  # node 4 is next to node 2, which fills up; node 3 is nearer to node 0
 
 
 def test_huge_pages_stay_whole() -> None:
@@ -307,26 +361,26 @@ def test_same_seed_same_run_other_seed_another() -> None:
 
 
 def test_machines_of_more_than_2_32_frames_take_wider_arrays() -> None:
-    assert index_dtype(2**32 - 1) == np.uint64
-    assert index_dtype(2**32 - 2) == np.uint32
+    assert index_dtype(2**32 + 1) == np.uint64
+    assert index_dtype(2**32) == np.uint32
     # Compiled apart from the cached loops, on arrays as such a machine has them.
     nothing = np.uint64(2**64 - 1)
     frame_of, folio_of = np.array([2, 1], np.uint64), np.array([nothing, 1, 0], np.uint64)
     flags, nids, counts = np.zeros(3, np.uint8), np.zeros(1, np.int32), np.zeros(4, np.int64)
     scanned, out = np.ones(4, np.uint8), np.empty(4, np.int64)
-    assert njit(loops.unmap.py_func)(0, 2, 5, frame_of, flags, np.zeros(2, np.uint32), nids, scanned) == 2
-    assert njit(loops.touch.py_func)(np.array([0]), 0, frame_of, flags, nids, counts, out) == 1
+    assert njit(loops.unmap.py_func)(0, 2, 5, frame_of, 0, flags, np.zeros(2, np.uint32), nids, scanned) == 2
+    assert njit(loops.touch.py_func)(np.array([0]), 0, frame_of, 0, flags, nids, counts, out) == 1
     assert flags.tolist() == [0, PROT_NONE, REFERENCED]
-    assert njit(loops.second_chance.py_func)(0, 3, folio_of, nothing, flags, out) == (1, 3)
+    assert njit(loops.second_chance.py_func)(0, 3, 0, folio_of, nothing, flags, out) == (1, 3)
     assert out[0] == 1
 
 
 def test_tasks_on_several_nodes_make_the_accesses_alike() -> None:
     (both,) = machine(process(cpu_nids=(0, 1))).processes
-    stretches = list(both.stretches(0, TICK, 40 * MS))
+    stretches = list(both.stretches(0, TICK, both.visits_ns(0, TICK, 40 * MS)))
     by_nid = {nid: sum(s.n_accesses for s in stretches if s.cpu_nid == nid) for nid in (0, 1)}
     assert sum(by_nid.values()) == 100_000
     assert abs(by_nid[0] - by_nid[1]) <= 4096
-    assert [s.start_ns for s in stretches if s.scan_due] == [0, 40 * MS, 80 * MS]
+    assert [s.start_ns for s in stretches if s.visit_due] == [0, 40 * MS, 80 * MS]
     ends = [s.first_access + s.n_accesses for s in stretches]
     assert [s.first_access for s in stretches] == [0, *ends[:-1]]

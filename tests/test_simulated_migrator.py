@@ -172,7 +172,23 @@ def test_isolation_and_copy_failures() -> None:
     moved = int((result.status == S.MOVED).sum())
     assert moved == 4096 - sum(refused.values())
     n_rounds = -(-(4096 - refused["EAGAIN: isolation failed"]) // 512)
-    assert result.busy_ns == n_rounds * 3200 + moved * 1090
+    # What fails in the copy has been unmapped, too.
+    assert result.busy_ns == n_rounds * 3200 + (moved + refused["EAGAIN: copy failed"]) * 1090
+    assert (result.n_rounds, result.n_passes) == (n_rounds, 10 * n_rounds)
+
+
+@pytest.mark.parametrize(("lasts", "n_passes"), [(0.0, 2), (0.5, 10), (1.0, 10)])
+def test_an_extra_reference_may_be_gone_in_a_later_pass(lasts: float, n_passes: int) -> None:
+    cost = MigrationCostSpec(copy_failure_share=1.0, copy_failure_lasts_share=lasts)
+    sim = machine(cost=cost)
+    free = sim.frames.free_pages(0)
+    result = move(sim, slice(0, 512))
+    moved = int((result.status == S.MOVED).sum())
+    assert result.n_passes == pytest.approx(n_passes, abs=1 if lasts == 0.5 else 0)
+    # Of 512, a half has it still in each pass after the first: one after nine of them.
+    assert moved == {0.0: 512, 0.5: pytest.approx(511, abs=3), 1.0: 0}[lasts]
+    assert sim.frames.free_pages(0) == free - moved
+    assert result.busy_ns == 3200 + 512 * 1090
     assert sum(len(event.allocated) for event in result.events) == moved
     assert_conserved(sim)
 

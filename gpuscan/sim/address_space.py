@@ -5,14 +5,19 @@ contiguous run of them, made of mappings, each with one folio order. Every virtu
 folio is mapped by exactly one process and has a frame at all times, so page table
 and reverse map are inverse to each other:
 
-    frame_of[folio] = head frame          folio_of[head frame] = folio
+    frame_of[folio] = head frame          folio_of[head frame] = folio + 1
+
+Where all folios are large, frames are counted in *slots* of the smallest order: heads lie at the
+start of a slot, so one entry a slot is enough. Slots without a folio have a 0 there, which was
+never written where memory was never used: it costs address space and no memory.
 
 With 4 KiB folios that is 4 + 4 bytes a page and 1 for the flags of the frame (in
-:mod:`gpuscan.sim.loops`), up to 2**32 - 1 frames.
+:mod:`gpuscan.sim.loops`), up to 2**32 frames; with 2 MiB folios a few bytes for each of them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,20 +56,24 @@ class AddressSpace:
 
     Attributes:
         frame_of: unsigned[n_folios], head frame of each folio.
-        folio_of: unsigned[n_frames], folio whose head is in the frame, else ``nothing``.
-        flags: uint8[n_frames], of head frames.
-        nothing: largest value of the arrays' dtype.
+        slot_shift: log2 of the frames of a slot, the smallest order of all mappings.
+        folio_of: unsigned[n_slots], one more than the folio whose head is in the slot, else ``nothing``.
+        flags: uint8[n_slots], of the folio whose head is in the slot.
+        nothing: 0.
     """
 
     def __init__(self, mappings: tuple[Mapping, ...], n_frames: int) -> None:
         self.mappings = mappings
         self.n_folios = sum(mapping.n_folios for mapping in mappings)
-        dtype = index_dtype(max(n_frames, self.n_folios))
-        self.nothing: Any = dtype.type(np.iinfo(dtype).max)
-        self.frame_of: NDArray[Any] = np.full(self.n_folios, self.nothing, dtype=dtype)
-        self.folio_of: NDArray[Any] = np.full(n_frames, self.nothing, dtype=dtype)
-        self.flags = np.zeros(n_frames, dtype=np.uint8)
-        self._starts = np.array([mapping.first_folio for mapping in mappings], dtype=np.int64)
+        self.slot_shift = min(mapping.order for mapping in mappings)
+        n_slots = -(-n_frames >> self.slot_shift)
+        self.frame_of: NDArray[Any] = np.zeros(self.n_folios, dtype=index_dtype(n_frames))
+        self.folio_of: NDArray[Any] = np.zeros(n_slots, dtype=index_dtype(self.n_folios + 1))
+        self.nothing: Any = self.folio_of.dtype.type(0)
+        self.flags = np.zeros(n_slots, dtype=np.uint8)
+        self._slot_mask = (1 << self.slot_shift) - 1
+        self._first_folios = [mapping.first_folio for mapping in mappings]
+        self._starts = np.array(self._first_folios, dtype=np.int64)
         self._orders = np.array([mapping.order for mapping in mappings], dtype=np.int64)
 
     @property
@@ -76,18 +85,35 @@ class AddressSpace:
         """Put folios ``first_folio``... on ``frames`` (heads)."""
         end = first_folio + len(frames)
         self.frame_of[first_folio:end] = frames
-        self.folio_of[frames] = np.arange(first_folio, end, dtype=self.frame_of.dtype)
+        self.folio_of[self.slots_of(frames)] = np.arange(first_folio + 1, end + 1, dtype=self.folio_of.dtype)
+
+    def slots_of(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the slot of each head frame: where its folio is in :attr:`folio_of` and :attr:`flags`."""
+        return heads >> self.slot_shift
+
+    def folio_at(self, frame: int) -> int:
+        """Return the folio whose head is in a frame, -1 where there is none."""
+        if frame & self._slot_mask:
+            return -1
+        return int(self.folio_of.item(frame >> self.slot_shift)) - 1
 
     def folios_at(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the folio whose head is in each frame, -1 where there is none."""
-        folios = self.folio_of[frames]
-        return np.where(folios == self.nothing, -1, folios.astype(np.int64))
+        folios: NDArray[np.int64] = self.folio_of[self.slots_of(frames)].astype(np.int64) - 1
+        folios[frames & self._slot_mask != 0] = -1
+        return folios
 
     def orders_of(self, folios: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the order of folios; any for the folio -1."""
         if len(self._orders) == 1:
             return np.full(len(folios), self._orders[0])
         return self._orders[np.searchsorted(self._starts, folios, side="right") - 1]
+
+    def order_of(self, folio: int) -> int:
+        """Return the order of one folio."""
+        if len(self.mappings) == 1:
+            return self.mappings[0].order
+        return self.mappings[bisect_right(self._first_folios, folio) - 1].order
 
     def move(self, folios: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """Put folios on other frames (heads) and return the old ones.
@@ -96,9 +122,23 @@ class AddressSpace:
         the new PTE with the VMA's own protection.
         """
         old = self.frame_of[folios].astype(np.int64)
-        self.flags[frames] = self.flags[old] & ~np.uint8(PROT_NONE)
-        self.flags[old] = 0
-        self.folio_of[old] = self.nothing
+        old_slots, slots = self.slots_of(old), self.slots_of(frames)
+        self.flags[slots] = self.flags[old_slots] & ~np.uint8(PROT_NONE)
+        self.flags[old_slots] = 0
+        self.folio_of[old_slots] = self.nothing
         self.frame_of[folios] = frames
-        self.folio_of[frames] = folios
+        self.folio_of[slots] = folios + 1
         return old
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`restore`: the arrays themselves, not copies."""
+        return {"frame_of": self.frame_of, "flags": self.flags}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, a space of the same mappings and frames."""
+        self.frame_of[:] = state["frame_of"]
+        self.flags[:] = state["flags"]
+        self.folio_of[:] = self.nothing
+        self.folio_of[self.frame_of >> self.slot_shift] = np.arange(
+            1, self.n_folios + 1, dtype=self.folio_of.dtype
+        )

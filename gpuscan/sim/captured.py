@@ -98,7 +98,7 @@ def machine_from_frames(topology: Topology, frames: CapturedFrames, spec: Machin
         mappings.append(Mapping(sum(m.n_folios for m in mappings), int(count), int(order)))
     space = AddressSpace(tuple(mappings), n_frames)
     space.map(0, heads)
-    space.flags[heads] = _machine_flags(frames.flags[heads])
+    space.flags[space.slots_of(heads)] = _machine_flags(frames.flags[heads])
 
     first = spec.processes[0]
     process = replace(first, name="captured", n_pages=sum(mapping.n_pages for mapping in mappings), order=0)

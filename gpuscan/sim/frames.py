@@ -12,7 +12,7 @@ Of a zone's present pages the ``present - managed`` lowest belong to the kernel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +38,12 @@ class _Blocks:
         self._heads = np.empty(0, dtype=dtype)
         self.n = 0
 
-    def push(self, heads: NDArray[np.int64]) -> None:
+    @property
+    def heads(self) -> NDArray[Any]:
+        """The heads, last pushed last."""
+        return self._heads[: self.n]
+
+    def push(self, heads: NDArray[Any]) -> None:
         end = self.n + len(heads)
         if end > len(self._heads):
             grown = np.empty(max(end, 2 * len(self._heads), 1024), dtype=self._heads.dtype)
@@ -114,6 +119,32 @@ class _ZoneFrames:
             parts.append(_pages(heads, order))
         return np.sort(np.concatenate(parts)) if parts else _EMPTY
 
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`restore`; the free blocks are :meth:`heads`."""
+        return {
+            "free_pages": self.free_pages,
+            "fresh": [list(span) for span in self._fresh],
+            "n_blocks": [blocks.n for blocks in self._blocks],
+            "n_frees": self._n_frees,
+            "merged_at": list(self._merged_at),
+        }
+
+    def heads(self) -> NDArray[Any]:
+        """Return the free blocks, of all orders one after the other, last pushed last."""
+        return np.concatenate([blocks.heads for blocks in self._blocks])
+
+    def restore(self, state: Mapping[str, Any], heads: NDArray[Any]) -> NDArray[Any]:
+        """Become what :meth:`state` was taken of, with its :meth:`heads`; return those left over."""
+        self.free_pages = state["free_pages"]
+        self._fresh = [(start, end) for start, end in state["fresh"]]
+        self._n_frees = state["n_frees"]
+        self._merged_at = list(state["merged_at"])
+        for order, n in enumerate(state["n_blocks"]):
+            self._blocks[order] = _Blocks(self._dtype)
+            self._blocks[order].push(heads[:n])
+            heads = heads[n:]
+        return heads
+
     def _from_blocks(self, n: int, order: int) -> NDArray[np.int64]:
         return self._blocks[order].pop(n)
 
@@ -129,11 +160,11 @@ class _ZoneFrames:
                 n -= take
             used_to = aligned + take * size if take else start
             if take and aligned > start:
-                self._blocks[0].push(np.arange(aligned - 1, start - 1, -1, dtype=np.int64))
+                self._push_singles(np.arange(aligned - 1, start - 1, -1, dtype=np.int64), order)
             if n == 0 and used_to < end:
                 self._fresh.append((used_to, end))
             elif used_to < end:  # too short for a block of this order
-                self._blocks[0].push(np.arange(end - 1, used_to - 1, -1, dtype=np.int64))
+                self._push_singles(np.arange(end - 1, used_to - 1, -1, dtype=np.int64), order)
         return np.concatenate(parts) if parts else _EMPTY
 
     def _from_split(self, n: int, order: int) -> NDArray[np.int64]:
@@ -154,9 +185,14 @@ class _ZoneFrames:
             np.concatenate([_pages(blocks.pop(blocks.n), k) for k, blocks in enumerate(self._blocks[:order])])
         )
         heads, rest = _whole_blocks(frames, order)
-        self._blocks[0].push(rest[::-1])
+        self._push_singles(rest[::-1], order)
         self._blocks[order].push(heads[::-1])
         return self._blocks[order].pop(n)
+
+    def _push_singles(self, frames: NDArray[np.int64], order: int) -> None:
+        """Keep frames that hold no block of ``order`` one by one: smaller ones may be merged of them."""
+        self._blocks[0].push(frames)
+        self._merged_at[:order] = [-1] * order
 
 
 def _pages(heads: NDArray[np.int64], order: int) -> NDArray[np.int64]:
@@ -241,6 +277,19 @@ class FrameAllocator:
             self._zones[int(zone_ids[0])].give(heads[mine], order)
             heads, zone_ids = heads[~mine], zone_ids[~mine]
 
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`restore`."""
+        return {
+            "zones": [[zone_id, zone.state()] for zone_id, zone in self._zones.items()],
+            "heads": np.concatenate([zone.heads() for zone in self._zones.values()]),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, an allocator of the same machine."""
+        heads = state["heads"]
+        for zone_id, zone in state["zones"]:
+            heads = self._zones[zone_id].restore(zone, heads)
+
     def free_pages(self, nid: int) -> int:
         """Return the free pages of a node."""
         return sum(zone.free_pages for zone in self._zonelists[nid])
@@ -262,11 +311,35 @@ class FrameAllocator:
         """
         return min((max(0, n_pages + 1 - zone.above(mark)) for zone in self._zonelists[nid]), default=0)
 
+    def some_zone_above(self, nid: int, mark: Mark, n_pages: int) -> bool:
+        """Whether a zone has more than ``mark + n_pages`` free: :meth:`shortage` is 0, and there is a zone.
+
+        Asked for every page that a design moves, so it stops at the first zone that has.
+        """
+        return any(zone.above(mark) > n_pages for zone in self._zonelists[nid])
+
+    def shortages(self, nid: int, mark: Mark) -> dict[int, int]:
+        """Return by zone id how many pages each zone of a node lacks to have more than ``mark`` free."""
+        return {
+            zone_id: max(0, 1 - zone.above(mark))
+            for zone_id, zone in self._zones.items()
+            if zone in self._zonelists[nid]
+        }
+
+    def zones_of(self, heads: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the id of each folio's zone."""
+        zone_ids: NDArray[np.int32] = self._section_zone[heads // SECTION_PAGES]
+        return zone_ids
+
+    def below(self, nid: int, mark: Mark) -> bool:
+        """Whether every zone of a node has fewer than ``mark`` free pages."""
+        return all(zone.above(mark) < 0 for zone in self._zonelists[nid])
+
     def is_balanced(self, nid: int, n_pages: int) -> bool:
         """Whether a node can take ``n_pages`` and stay above its high marks (migrate_balanced_pgdat())."""
-        return self.has_memory(nid) and self.shortage(nid, "high", n_pages) == 0
+        return self.some_zone_above(nid, "high", n_pages)
 
 
 def index_dtype(n: int) -> np.dtype[Any]:
-    """Return the narrowest dtype that holds 0 to ``n - 1`` and one value more, its maximum, for "nothing"."""
-    return np.dtype(np.uint32 if n < np.iinfo(np.uint32).max else np.uint64)
+    """Return the narrowest dtype that holds 0 to ``n - 1``."""
+    return np.dtype(np.uint32 if n <= 1 << 32 else np.uint64)

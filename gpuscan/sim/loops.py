@@ -130,6 +130,7 @@ def touch(
     folios: NDArray[np.int64],
     base: int,
     frame_of: NDArray[Any],
+    slot_shift: int,
     flags: NDArray[np.uint8],
     section_nid: NDArray[np.int32],
     counts: NDArray[np.int64],
@@ -140,7 +141,8 @@ def touch(
     Args:
         folios: int64[n], relative to ``base``.
         base: first virtual folio of the process.
-        frame_of, flags, section_nid: the page table, frame flags, node per flat section.
+        frame_of, slot_shift, flags: see :class:`gpuscan.sim.address_space.AddressSpace`.
+        section_nid: node per flat section.
         counts: int64[1024], accesses per node, added to.
         faults: int64[>= n], filled with the positions in ``folios`` that faulted.
 
@@ -151,11 +153,12 @@ def touch(
     for i in range(len(folios)):
         frame = np.int64(frame_of[base + folios[i]])
         counts[section_nid[frame >> _SECTION_SHIFT]] += 1
-        flag = flags[frame]
+        slot = frame >> slot_shift
+        flag = flags[slot]
         if flag & PROT_NONE:
             faults[n_faults] = i
             n_faults += 1
-        flags[frame] = (flag & ~np.uint8(PROT_NONE)) | np.uint8(REFERENCED)
+        flags[slot] = (flag & ~np.uint8(PROT_NONE)) | np.uint8(REFERENCED)
     return n_faults
 
 
@@ -165,6 +168,7 @@ def unmap(
     hi: int,
     now_ms: int,
     frame_of: NDArray[Any],
+    slot_shift: int,
     flags: NDArray[np.uint8],
     unmapped_ms: NDArray[np.uint32],
     section_nid: NDArray[np.int32],
@@ -178,17 +182,140 @@ def unmap(
     n_unmapped = 0
     for folio in range(lo, hi):
         frame = np.int64(frame_of[folio])
-        if scanned_nids[section_nid[frame >> _SECTION_SHIFT]] and not flags[frame] & PROT_NONE:
-            flags[frame] |= np.uint8(PROT_NONE)
+        slot = frame >> slot_shift
+        if scanned_nids[section_nid[frame >> _SECTION_SHIFT]] and not flags[slot] & PROT_NONE:
+            flags[slot] |= np.uint8(PROT_NONE)
             unmapped_ms[folio] = now_ms
             n_unmapped += 1
     return n_unmapped
 
 
 @_compiled
+def sample_positions(
+    first: int, n_accesses: int, period: int, key: Any, useless_share: float, out: NDArray[np.int64]
+) -> tuple[int, int]:
+    """Pick one access in each ``period``, at random, and say which of them are of use.
+
+    Args:
+        first, n_accesses: accesses by number; those of a period may be split over several calls.
+        period: accesses.
+        key: of the random stream.
+        useless_share: of the samples, whose address nobody can use.
+        out: int64[>= n_accesses / period + 1], filled with positions from ``first`` on of useful samples.
+
+    Returns:
+        (useful samples, useless samples).
+    """
+    n_useful = 0
+    n_useless = 0
+    for window in range(first // period, (first + n_accesses - 1) // period + 1):
+        sampled = window * period + int(_unit(key, 2 * window) * period)
+        if first <= sampled < first + n_accesses:
+            if _unit(key, 2 * window + 1) < useless_share:
+                n_useless += 1
+            else:
+                out[n_useful] = sampled - first
+                n_useful += 1
+    return n_useful, n_useless
+
+
+@_compiled
+def remember_nid(folios: NDArray[np.int64], base: int, nid: int, last_nid: NDArray[np.int16]) -> None:
+    """Set ``last_nid`` of folios (relative to ``base``) to the node they are accessed from."""
+    for i in range(len(folios)):
+        last_nid[base + folios[i]] = nid
+
+
+@_compiled
+def collect_accessed(
+    lo: int,
+    hi: int,
+    frame_of: NDArray[Any],
+    last_nid: NDArray[np.int16],
+    section_nid: NDArray[np.int32],
+    walked_nids: NDArray[np.uint8],
+    folios: NDArray[np.int64],
+    nids: NDArray[np.int16],
+) -> int:
+    """Test and clear the accessed bit of virtual folios ``[lo, hi)``: ``last_nid`` is -1 where it is clear.
+
+    Args:
+        lo, hi: which.
+        frame_of, last_nid, section_nid: the page table; node of the last access, or -1; node per section.
+        walked_nids: uint8[1024], 1 for nodes whose pages are looked at.
+        folios, nids: int64[>= hi - lo], int16[>= hi - lo], filled with the folios that were accessed, and
+            the node of their last access.
+
+    Returns:
+        How many were.
+    """
+    n_accessed = 0
+    for folio in range(lo, hi):
+        if last_nid[folio] >= 0 and walked_nids[section_nid[np.int64(frame_of[folio]) >> _SECTION_SHIFT]]:
+            folios[n_accessed] = folio
+            nids[n_accessed] = last_nid[folio]
+            last_nid[folio] = -1
+            n_accessed += 1
+    return n_accessed
+
+
+@_compiled
+def count_units(
+    folios: NDArray[np.int64],
+    base: int,
+    first: int,
+    key: Any,
+    frame_of: NDArray[Any],
+    section_nid: NDArray[np.int32],
+    tracked_nids: NDArray[np.uint8],
+    order_edges: NDArray[np.int64],
+    orders: NDArray[np.int64],
+    unit_shift: int,
+    downsampling: int,
+    counters: NDArray[np.uint32],
+    counter_max: int,
+) -> int:
+    """Count accesses per unit of frames; which page of a large folio an access goes to is drawn.
+
+    Args:
+        folios, base: as in :func:`touch`.
+        first: number of the first access.
+        key: of the random stream.
+        frame_of, section_nid: the page table, node per flat section.
+        tracked_nids: uint8[1024], 1 for nodes whose accesses are counted.
+        order_edges, orders: int64[m], first virtual folio of each mapping, ascending, and its order.
+        unit_shift: log2 of a unit's frames.
+        downsampling: one access in so many is counted, at random.
+        counters: uint32[n_frames >> unit_shift], counted up to ``counter_max``.
+
+    Returns:
+        Accesses to tracked nodes, counted or not.
+    """
+    n_tracked = 0
+    for i in range(len(folios)):
+        folio = base + folios[i]
+        frame = np.int64(frame_of[folio])
+        if not tracked_nids[section_nid[frame >> _SECTION_SHIFT]]:
+            continue
+        n_tracked += 1
+        if downsampling > 1 and _unit(key, 2 * (first + i)) * downsampling >= 1.0:
+            continue
+        m = 0
+        while m + 1 < len(order_edges) and order_edges[m + 1] <= folio:
+            m += 1
+        if orders[m]:
+            frame += np.int64(_unit(key, 2 * (first + i) + 1) * (1 << orders[m]))
+        unit = frame >> unit_shift
+        if counters[unit] < counter_max:
+            counters[unit] += np.uint32(1)
+    return n_tracked
+
+
+@_compiled
 def second_chance(
     start: int,
     end: int,
+    slot_shift: int,
     folio_of: NDArray[Any],
     nothing: Any,
     flags: NDArray[np.uint8],
@@ -202,21 +329,21 @@ def second_chance(
         (victims found, first frame not looked at).
     """
     n_victims = 0
-    frame = start
-    while frame < end and n_victims < len(victims):
-        if folio_of[frame] != nothing:
-            if flags[frame] & REFERENCED:
-                flags[frame] &= ~np.uint8(REFERENCED)
+    slot = (start - 1 >> slot_shift) + 1
+    while slot << slot_shift < end and n_victims < len(victims):
+        if folio_of[slot] != nothing:
+            if flags[slot] & REFERENCED:
+                flags[slot] &= ~np.uint8(REFERENCED)
             else:
-                victims[n_victims] = frame
+                victims[n_victims] = slot << slot_shift
                 n_victims += 1
-        frame += 1
-    return n_victims, frame
+        slot += 1
+    return n_victims, min(slot << slot_shift, end)
 
 
 @_compiled
 def set_file_flags(
-    frames: NDArray[np.int64],
+    slots: NDArray[np.int64],
     first: int,
     flags: NDArray[np.uint8],
     key: Any,
@@ -224,8 +351,8 @@ def set_file_flags(
     dirty_share: float,
     exec_share: float,
 ) -> None:
-    """Make a share of ``frames`` file-backed, and shares of these dirty and shared executable."""
-    for i in range(len(frames)):
+    """Make a share of the folios in ``slots`` file-backed; shares of these dirty and shared executable."""
+    for i in range(len(slots)):
         counter = 3 * (first + i)
         if _unit(key, counter) < file_share:
             flag = np.uint8(FILE)
@@ -233,7 +360,7 @@ def set_file_flags(
                 flag |= np.uint8(DIRTY)
             if _unit(key, counter + 2) < exec_share:
                 flag |= np.uint8(EXEC_SHARED)
-            flags[frames[i]] |= flag
+            flags[slots[i]] |= flag
 
 
 def warm(index: np.dtype[Any]) -> None:
@@ -245,11 +372,18 @@ def warm(index: np.dtype[Any]) -> None:
     none, table = np.empty(0, dtype=np.int64), np.empty(0, dtype=index)
     flags, times = np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint32)
     nids, edges = np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64)
+    nids16, nids8 = np.empty(0, dtype=np.int16), np.empty(0, dtype=np.uint8)
     key = mix(np.uint64(0))
     draw_zipf(none, 0, np.uint64(key), 1, 1, 0.5, 0.5, 1, 0)
     draw_scan(none, 0, 1)
     draw_listed(none, 0, np.uint64(key), none, 0.5, 0.5, 1, edges, edges, none)
-    touch(none, 0, table, flags, nids, none, none)
-    unmap(0, 0, 0, table, flags, times, nids, flags)
-    second_chance(0, 0, table, index.type(0), flags, none)
+    touch(none, 0, table, 0, flags, nids, none, none)
+    unmap(0, 0, 0, table, 0, flags, times, nids, flags)
+    sample_positions(0, 0, 1, np.uint64(key), 0.5, none)
+    remember_nid(none, 0, 0, nids16)
+    collect_accessed(0, 0, table, nids16, nids, nids8, none, nids16)
+    counters = np.empty(0, dtype=np.uint32)
+    count_units(none, 0, 0, np.uint64(key), table, nids, nids8, none, none, 0, 1, counters, 1)
+    for of_folios in (np.uint32, index.type):  # the reverse map is narrower where there are fewer folios
+        second_chance(0, 0, 0, np.empty(0, dtype=of_folios), of_folios(0), flags, none)
     set_file_flags(none, 0, flags, np.uint64(key), 0.5, 0.5, 0.5)

@@ -7,8 +7,9 @@ It moves nothing upwards by itself. A source turns its hint faults into marks
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +17,19 @@ from numpy.typing import NDArray
 from gpuscan.flow import FolioEvents
 from gpuscan.pagemap import PageMap
 from gpuscan.records import N_NODES_MAX
-from gpuscan.sim.kswapd import Kswapd
+from gpuscan.sim.kswapd import Kswapd, KswapdCounts
 from gpuscan.sim.loops import touch
+from gpuscan.sim.observer import Observer
 from gpuscan.sim.placement import Contents, place
 from gpuscan.sim.process import Process, Stretch
-from gpuscan.sim.scanner import HintScanner
+from gpuscan.sim.scanner import HintFaults, HintScanner
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology.model import Topology
 
 _CHUNK_ACCESSES = 1 << 16
 _CHUNK_FOLIOS = 1 << 22
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HintFaults:
-    """NUMA hint faults, in the order they happened per process.
-
-    Attributes:
-        folios: int64[n], virtual folios.
-        frames: int64[n], their head frames (flat).
-        cpu_nids: int32[n], node of the CPU that faulted.
-        latency_ms: int64[n], since the unmapping.
-    """
-
-    folios: NDArray[np.int64]
-    frames: NDArray[np.int64]
-    cpu_nids: NDArray[np.int32]
-    latency_ms: NDArray[np.int64]
+_FREE_ENOUGH_PAGES = 1 << 18
+"""1 GiB with 4 KiB pages."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +37,7 @@ class Elapsed:
     """What happened in one stretch of simulated time.
 
     Attributes:
-        faults: hint faults.
+        faults: hint faults, none where another observer watched.
         events: folios that kswapd moved, in order.
         metrics: see :meth:`SimulatedMachine.run`.
     """
@@ -58,6 +45,22 @@ class Elapsed:
     faults: HintFaults
     events: tuple[FolioEvents, ...]
     metrics: dict[str, float]
+
+    def then(self, after: Elapsed) -> Elapsed:
+        """Return both as one stretch of time, with the faults of ``after``."""
+        mine, theirs = self.metrics, after.metrics
+        metrics = {name: mine[name] + theirs[name] for name in theirs if name in mine}
+        metrics |= {name: value for name, value in theirs.items() if name not in mine}
+        n_accesses = metrics["accesses"]
+        if "mean_latency_ns" in theirs and "mean_latency_ns" in mine:
+            total_ns = sum(one["mean_latency_ns"] * one["accesses"] for one in (mine, theirs))
+            metrics["mean_latency_ns"] = total_ns / n_accesses
+        elif n_accesses:
+            known = [one for one in (mine, theirs) if one["accesses"]]
+            metrics.pop("mean_latency_ns", None)
+            if all("mean_latency_ns" in one for one in known):
+                metrics["mean_latency_ns"] = known[0]["mean_latency_ns"]
+        return Elapsed(after.faults, self.events + after.events, metrics)
 
 
 class SimulatedMachine:
@@ -70,6 +73,7 @@ class SimulatedMachine:
 
     Attributes:
         topology, spec: as given.
+        scanner: the NUMA balancing scanner.
         page_map: PFN <-> flat index.
         frames: the frame allocator.
         space: page table, reverse map, frame flags.
@@ -97,21 +101,25 @@ class SimulatedMachine:
         self.fast_means = "top tier" if self.tiered else "local"
         tiering_mode = spec.hint_faults.only_lower_tier
         self._kswapd = Kswapd(
-            topology, self.frames, self.space, spec.cost, "promo" if tiering_mode else "high"
+            topology, self.frames, self.space, spec.cost, "promo" if tiering_mode else "high", spec.seed
         )
         self.top_tier = np.zeros(N_NODES_MAX, dtype=np.bool_)
         for node in topology.nodes:
             self.top_tier[node.nid] = node.present_pages > 0 and topology.is_top_tier(node.nid)
+        self._free_enough_pages = {
+            node.nid: max(_FREE_ENOUGH_PAGES, node.present_pages >> 4) for node in topology.nodes
+        }
         scanned = ~self.top_tier if tiering_mode else np.ones_like(self.top_tier)
-        self._scanner = HintScanner(
-            self.space, self.page_map.section_nid, scanned.astype(np.uint8), spec.hint_faults.scan_bytes
+        self.scanner = HintScanner(
+            spec.hint_faults, self.space, self.page_map.section_nid, scanned.astype(np.uint8)
         )
+        self._failed: list[NDArray[np.int64]] = []
         self._home = {nid: self._home_of(nid) for process in self.processes for nid in process.spec.cpu_nids}
 
     @property
     def n_bytes(self) -> int:
         """Memory of the arrays per page (page table, reverse map, flags, fault times), without free lists."""
-        return self.space.n_bytes + self._scanner.n_bytes
+        return self.space.n_bytes + self.scanner.n_bytes
 
     @property
     def has_large_folios(self) -> bool:
@@ -131,34 +139,69 @@ class SimulatedMachine:
                 heads = self.space.frame_of[start : min(end, start + _CHUNK_FOLIOS)].astype(np.int64)
                 yield FolioEvents(np.empty(0, dtype=np.int64), heads, mapping.order)
 
+    def migration_failed(self, folios: NDArray[np.int64]) -> None:
+        """Note folios that a migrator could not move; kept only where NUMA balancing's pause follows them."""
+        if self.spec.hint_faults.adaptive and self.spec.hint_faults.failure_feedback:
+            self._failed.append(folios)
+
+    def take_failed(self) -> NDArray[np.int64]:
+        """Return int64[n], the folios noted by :meth:`migration_failed` since the last time."""
+        failed = np.concatenate([np.empty(0, dtype=np.int64), *self._failed])
+        self._failed.clear()
+        return failed
+
     def wake_kswapd(self, nid: int) -> None:
         """Wake the kswapd of a node for the next :meth:`run`; without demotion it has nothing to do."""
         if self.spec.demotion:
             self._kswapd.wake(nid)
 
-    def run(self, now_ns: int, duration_ns: int) -> Elapsed:
+    def cold_folios(self, duration_ns: int) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
+        """Return what kswapd would demote in ``duration_ns``, for whoever demotes in its place.
+
+        Returns:
+            Head frames (flat), the node that each should go to, and how many nodes that are short of
+            memory have no lower tier.
+        """
+        frames, targets, counts = self._kswapd.choose(duration_ns)
+        return frames, targets, counts.no_lower_tier
+
+    def free_space_enough(self, nid: int) -> bool:
+        """Whether a node has plenty of free memory: ``pgdat_free_space_enough()``, which wants 1 GiB or a
+        sixteenth of the node above the promo watermark of some zone."""
+        return self.frames.some_zone_above(nid, "promo", self._free_enough_pages[nid])
+
+    def run(self, now_ns: int, duration_ns: int, observer: Observer | None = None) -> Elapsed:
         """Let ``duration_ns`` pass, from ``now_ns`` on: first kswapd, then the processes one after the other.
+
+        Args:
+            now_ns, duration_ns: when.
+            observer: what watches the accesses instead of NUMA balancing's scanner.
 
         Metrics, counted in this stretch of time:
             ``accesses``; ``accesses_fast`` (served by the top tier, or where all memory is
             that, by the local node); ``accesses_local`` (by :meth:`home_nid` of the CPU);
             ``mean_latency_ns`` (only where the topology knows all links used);
-            ``hint_faults``; ``unmapped_folios``; ``demoted_pages``; ``kswapd_no_lower_tier``;
-            ``kswapd_demotion_failed``.
+            ``demoted_pages``; ``kswapd_no_lower_tier``; ``kswapd_demotion_failed``; without an
+            observer ``hint_faults``, ``unmapped_folios``, ``ptes_walked``.
         """
-        events, kswapd = self._kswapd.run(duration_ns)
+        kswapd_demotes = self.spec.demotion and not self.spec.demotion_marked
+        events, kswapd = self._kswapd.run(duration_ns) if kswapd_demotes else ([], KswapdCounts())
         tally = _Tally(self)
-        scan_period_ns = self.spec.hint_faults.scan_period_ns
-        n_unmapped = 0
+        watching = observer or self.scanner
+        end_ns = now_ns + duration_ns
         for process in self.processes:
-            for stretch in process.stretches(now_ns, now_ns + duration_ns, scan_period_ns):
-                if stretch.scan_due:
-                    n_unmapped += self._scanner.scan(process, stretch.start_ns)
-                self._access(process, stretch, tally)
-        faults = tally.faults()
+            visits_ns = watching.visits_ns(process, now_ns, end_ns)
+            for stretch in process.stretches(now_ns, end_ns, visits_ns):
+                if stretch.visit_due:
+                    watching.visit(process, stretch.start_ns)
+                self._access(process, stretch, tally, watching)
         metrics = tally.metrics()
-        metrics["hint_faults"] = len(faults.folios)
-        metrics["unmapped_folios"] = n_unmapped
+        if observer is None:
+            metrics["unmapped_folios"] = self.scanner.n_unmapped
+            metrics["ptes_walked"] = self.scanner.n_walked
+        faults = self.scanner.take()
+        if observer is None:
+            metrics["hint_faults"] = len(faults.folios)
         metrics["demoted_pages"] = kswapd.demoted_pages
         metrics["kswapd_no_lower_tier"] = kswapd.no_lower_tier
         metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
@@ -179,12 +222,31 @@ class SimulatedMachine:
             counts = np.zeros(N_NODES_MAX, dtype=np.int64)
             mine = folios[cpu_nids == cpu_nid]
             faulted = np.empty(len(mine), dtype=np.int64)  # a fault is served, but nobody is told
-            table = self.space.frame_of
-            touch(mine, 0, table, self.space.flags, self.page_map.section_nid, counts, faulted)
+            space = self.space
+            section_nid = self.page_map.section_nid
+            touch(mine, 0, space.frame_of, space.slot_shift, space.flags, section_nid, counts, faulted)
             tally.count(cpu_nid, counts)
         return tally.metrics()
 
-    def _access(self, process: Process, stretch: Stretch, tally: _Tally) -> None:
+    def state(self) -> dict[str, Any]:
+        """Return what time has changed, for :meth:`restore`: the arrays themselves, not copies."""
+        return {
+            "frames": self.frames.state(),
+            "space": self.space.state(),
+            "scanner": self.scanner.state(),
+            "kswapd": self._kswapd.state(),
+            "failed": np.concatenate([np.empty(0, dtype=np.int64), *self._failed]),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, a machine of the same topology, spec and contents."""
+        self.frames.restore(state["frames"])
+        self.space.restore(state["space"])
+        self.scanner.restore(state["scanner"])
+        self._kswapd.restore(state["kswapd"])
+        self._failed = [state["failed"]]
+
+    def _access(self, process: Process, stretch: Stretch, tally: _Tally, watching: Observer) -> None:
         space = self.space
         counts = np.zeros(N_NODES_MAX, dtype=np.int64)
         faulted = np.empty(min(_CHUNK_ACCESSES, stretch.n_accesses), dtype=np.int64)
@@ -196,17 +258,13 @@ class SimulatedMachine:
                 folios,
                 process.first_folio,
                 space.frame_of,
+                space.slot_shift,
                 space.flags,
                 self.page_map.section_nid,
                 counts,
                 faulted,
             )
-            if n_faults:
-                positions = faulted[:n_faults]
-                # Access k happens when accesses_per_s * t reaches k + 1.
-                at_ms = ((first + positions + 1) * (1e3 / process.spec.accesses_per_s)).astype(np.int64)
-                who = process.first_folio + folios[positions]
-                tally.fault(who, stretch.cpu_nid, self._scanner.latency_ms(who, at_ms))
+            watching.accessed(process, stretch, first, folios, faulted[:n_faults])
         tally.count(stretch.cpu_nid, counts)
 
     def _home_of(self, cpu_nid: int) -> int | None:
@@ -214,32 +272,14 @@ class SimulatedMachine:
 
 
 class _Tally:
-    """Accesses and faults of one :meth:`SimulatedMachine.run`."""
+    """Accesses of one :meth:`SimulatedMachine.run`."""
 
     def __init__(self, machine: SimulatedMachine) -> None:
         self._machine = machine
         self._counts: dict[int, NDArray[np.int64]] = {}  # by the CPU's node
-        self._folios: list[NDArray[np.int64]] = []
-        self._cpu_nids: list[NDArray[np.int32]] = []
-        self._latency_ms: list[NDArray[np.int64]] = []
 
     def count(self, cpu_nid: int, counts: NDArray[np.int64]) -> None:
         self._counts[cpu_nid] = self._counts.get(cpu_nid, 0) + counts
-
-    def fault(self, folios: NDArray[np.int64], cpu_nid: int, latency_ms: NDArray[np.int64]) -> None:
-        self._folios.append(folios)
-        self._cpu_nids.append(np.full(len(folios), cpu_nid, dtype=np.int32))
-        self._latency_ms.append(latency_ms)
-
-    def faults(self) -> HintFaults:
-        none = np.empty(0, dtype=np.int64)
-        folios = np.concatenate([none, *self._folios])
-        return HintFaults(
-            folios,
-            self._machine.space.frame_of[folios].astype(np.int64),
-            np.concatenate([none.astype(np.int32), *self._cpu_nids]),
-            np.concatenate([none, *self._latency_ms]),
-        )
 
     def metrics(self) -> dict[str, float]:
         machine = self._machine

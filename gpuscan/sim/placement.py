@@ -55,7 +55,8 @@ def place(topology: Topology, spec: MachineSpec) -> Contents:
                 wanted,
                 (mapping,),
                 SyntheticPattern(wanted.pattern, mapping.n_folios, stream_key(spec.seed, 0, index)),
-                spec.hint_faults.scan_period_ns * index // len(spec.processes),
+                index,
+                len(spec.processes),
             )
             for index, (wanted, mapping) in enumerate(zip(spec.processes, mappings, strict=True))
         ),
@@ -81,7 +82,8 @@ def _place_process(topology: Topology, contents: Contents, process: Process, key
                     contents.space.map(mapping.first_folio + done, found)
                     if spec.file_share:
                         shares = (float(spec.file_share), float(spec.dirty_share), float(spec.exec_share))
-                        set_file_flags(found, done, contents.space.flags, key, *shares)
+                        slots = contents.space.slots_of(found)
+                        set_file_flags(slots, done, contents.space.flags, key, *shares)
                     done += len(found)
                     if len(found) < wanted:
                         break

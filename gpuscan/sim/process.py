@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ class Stretch:
         start_ns, end_ns: when; tasks on several nodes share the time and take turns in it.
         cpu_nid: where its tasks run.
         first_access, n_accesses: number of its first access since time 0, and how many.
-        scan_due: the NUMA balancing scanner comes by at ``start_ns``.
+        visit_due: whoever watches the process's page table comes by at ``start_ns``.
     """
 
     start_ns: int
@@ -34,7 +34,7 @@ class Stretch:
     cpu_nid: int
     first_access: int
     n_accesses: int
-    scan_due: bool
+    visit_due: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,14 @@ class Process:
         spec: what was asked for.
         mappings: its virtual folios, gapless.
         pattern: draws its accesses.
-        scan_phase_ns: first visit of the scanner; processes take turns.
+        turn, n_turns: its place among the processes, whose visits take turns within a period.
     """
 
     spec: ProcessSpec
     mappings: tuple[Mapping, ...]
     pattern: Pattern
-    scan_phase_ns: int = 0
+    turn: int = 0
+    n_turns: int = 1
 
     @property
     def first_folio(self) -> int:
@@ -62,6 +63,10 @@ class Process:
     def n_folios(self) -> int:
         """Its virtual folios."""
         return sum(mapping.n_folios for mapping in self.mappings)
+
+    def visits_ns(self, start_ns: int, end_ns: int, period_ns: int) -> range:
+        """Return when in ``[start_ns, end_ns)`` a visitor comes by every ``period_ns`` (0: never)."""
+        return _multiples(start_ns, end_ns, period_ns, period_ns * self.turn // self.n_turns)
 
     def cpu_nids(self, now_ns: int) -> tuple[int, ...]:
         """Return the nodes its tasks run on at a moment."""
@@ -76,10 +81,10 @@ class Process:
         """Return how many accesses it made before a moment; access k happens at ``access_ns(k)``."""
         return math.floor(self.spec.accesses_per_s * now_ns / 1e9)
 
-    def stretches(self, start_ns: int, end_ns: int, scan_period_ns: int) -> Iterator[Stretch]:
-        """Cut ``[start_ns, end_ns)`` wherever something changes (``scan_period_ns`` 0 = no scanner)."""
-        scans = set(_multiples(start_ns, end_ns, scan_period_ns, self.scan_phase_ns))
-        cuts = {start_ns, end_ns, *scans}
+    def stretches(self, start_ns: int, end_ns: int, visits_ns: Iterable[int] = ()) -> Iterator[Stretch]:
+        """Cut ``[start_ns, end_ns)`` wherever something changes, and at the visits, which lie inside."""
+        visits = set(visits_ns)
+        cuts = {start_ns, end_ns, *visits}
         cuts.update(_multiples(start_ns, end_ns, self.spec.rotate_every_ns))
         cuts.update(_multiples(start_ns, end_ns, self.spec.pattern.shift_every_ns))
         if start_ns < self.spec.move_at_ns < end_ns:
@@ -88,10 +93,10 @@ class Process:
         for start, end in pairwise(edges):
             first = self.accesses_until(start)
             n_accesses = self.accesses_until(end) - first
-            scan_due = start in scans
+            visit_due = start in visits
             for nid, turn_first, turn_end in _turns(self.cpu_nids(start), first, first + n_accesses):
-                yield Stretch(start, end, nid, turn_first, turn_end - turn_first, scan_due)
-                scan_due = False
+                yield Stretch(start, end, nid, turn_first, turn_end - turn_first, visit_due)
+                visit_due = False
 
 
 def _turns(nids: tuple[int, ...], first: int, end: int) -> Iterator[tuple[int, int, int]]:

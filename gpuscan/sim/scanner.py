@@ -4,17 +4,26 @@ task_numa_work() in kernel/sched/fair.c walks a process's address space
 ``numa_balancing_scan_size_mb`` at a time; stretches in which nothing was unmapped do
 not count, up to eight times that much. Left out, on purpose: it skips read-only
 file mappings, and change_pte_range() skips dirty file pages. Other producers of
-marks (IBS, pghot) do not, and what the migrator refuses should be seen.
+marks (IBS, pghot) do not, and what the migrator refuses should be seen. Also left out:
+VMAs that no task of the scanning PID touched are skipped (vma_is_accessed(), since 6.4), and the clock is
+the machine's where the kernel's is the runtime of the task, so the processes are taken to run all the time.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import unmap
-from gpuscan.sim.process import Process
+from gpuscan.sim.observer import access_ns
+from gpuscan.sim.process import Process, Stretch
+from gpuscan.sim.scan_period import ScanPeriod
+from gpuscan.sim.spec import HintFaultSpec
 from gpuscan.units import PAGE_BYTES
 
 _NS_PER_MS = 1_000_000
@@ -24,45 +33,133 @@ _CHUNK_FOLIOS = 1 << 22
 """Folios unmapped between two chances for Ctrl-C: some 20 ms."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HintFaults:
+    """NUMA hint faults, in the order they happened per process.
+
+    Attributes:
+        folios: int64[n], virtual folios.
+        frames: int64[n], their head frames (flat).
+        cpu_nids: int32[n], node of the CPU that faulted.
+        at_ns: int64[n], when.
+        latency_ms: int64[n], since the unmapping.
+    """
+
+    folios: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    cpu_nids: NDArray[np.int32]
+    at_ns: NDArray[np.int64]
+    latency_ms: NDArray[np.int64]
+
+    @property
+    def at_ms(self) -> NDArray[np.int64]:
+        """When, in the milliseconds that NUMA balancing counts in."""
+        return self.at_ns // _NS_PER_MS
+
+
+_Part = tuple[NDArray[np.int64], int, NDArray[np.int64], NDArray[np.int64]]
+"""Faults of a stretch: folios, node of the CPU, times, latencies."""
+
+
+@dataclass(slots=True)
+class ScanState:
+    """How far the scanner is with a process: what ``mm_struct`` keeps.
+
+    Attributes:
+        next_ns: next visit, where the pause is adaptive.
+        period: the pause.
+        cursor: where the next visit begins, in folios of the process.
+        n_passes: completed walks over all of it (``numa_scan_seq``).
+        passed_ns: when the last of them was completed.
+        n_passes_counted: those that the pause has followed.
+    """
+
+    next_ns: int
+    period: ScanPeriod
+    cursor: int = 0
+    n_passes: int = 0
+    passed_ns: int = 0
+    n_passes_counted: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`of`."""
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {**numbers, "rss_pages": self.period.rss_pages, "period": self.period.state()}
+
+    @classmethod
+    def of(cls, spec: HintFaultSpec, state: Mapping[str, Any]) -> ScanState:
+        """Return what :meth:`state` was taken of."""
+        period = ScanPeriod(spec, state["rss_pages"])
+        period.restore(state["period"])
+        return cls(period=period, **{name: state[name] for name in _NUMBERS})
+
+
+_NUMBERS = ("next_ns", "cursor", "n_passes", "passed_ns", "n_passes_counted")
+
+
 class HintScanner:
-    """Unmaps the pages of one machine's processes.
+    """Unmaps the pages of one machine's processes and collects the faults.
+
+    A :class:`gpuscan.sim.observer.Observer`.
 
     Args:
+        spec: how.
         space: whose page table.
         section_nid: node per flat section.
         scanned_nids: uint8[1024], 1 for nodes whose pages are unmapped.
-        scan_bytes: one window.
+
+    Attributes:
+        n_unmapped, n_walked: folios unmapped and PTEs walked since :meth:`take`.
     """
 
     def __init__(
         self,
+        spec: HintFaultSpec,
         space: AddressSpace,
         section_nid: NDArray[np.int32],
         scanned_nids: NDArray[np.uint8],
-        scan_bytes: int,
     ) -> None:
+        self._spec = spec
         self._space = space
         self._section_nid = section_nid
         self._scanned_nids = scanned_nids
-        self._window_pages = max(1, scan_bytes // PAGE_BYTES)
-        self._cursors: dict[int, int] = {}  # by the process's first folio
+        self._window_pages = max(1, spec.scan_bytes // PAGE_BYTES)
+        self._states: dict[int, ScanState] = {}  # by the process's first folio
         self._unmapped_ms = np.zeros(space.n_folios, dtype=np.uint32)
+        self._faults: list[_Part] = []
+        self.n_unmapped = 0
+        self.n_walked = 0
 
     @property
     def n_bytes(self) -> int:
         """Memory the times of unmapping take."""
         return self._unmapped_ms.nbytes
 
-    def scan(self, process: Process, now_ns: int) -> int:
-        """Unmap the next window of a process, at most all of it; return how many folios were unmapped."""
+    def progress(self, process: Process) -> ScanState:
+        """Return how far the scanner is with a process."""
+        state = self._states.get(process.first_folio)
+        if state is None:
+            period = ScanPeriod(self._spec, sum(mapping.n_pages for mapping in process.mappings))
+            state = self._states[process.first_folio] = ScanState(self._spec.scan_delay_ns, period)
+        return state
+
+    def visits_ns(self, process: Process, start_ns: int, end_ns: int) -> Iterable[int]:
+        """See :class:`gpuscan.sim.observer.Observer`."""
+        if not self._spec.adaptive:
+            return process.visits_ns(start_ns, end_ns, self._spec.scan_period_ns)
+        state = self.progress(process)
+        return range(max(start_ns, state.next_ns), end_ns, state.period.period_ms * _NS_PER_MS)
+
+    def visit(self, process: Process, now_ns: int) -> None:
+        """Unmap the next window of a process, at most all of it."""
+        state = self.progress(process)
+        state.next_ns = now_ns + state.period.period_ms * _NS_PER_MS
         first, n_folios = process.first_folio, process.n_folios
-        cursor = self._cursors.get(first, 0)
         left_pages, left_folios = self._window_pages, n_folios
         left_virtual_pages = _VIRTUAL_WINDOWS * self._window_pages
-        n_unmapped = 0
         while left_pages > 0 and left_virtual_pages > 0 and left_folios > 0:
-            mapping = next(m for m in reversed(process.mappings) if m.first_folio <= first + cursor)
-            lo = first + cursor
+            mapping = next(m for m in reversed(process.mappings) if m.first_folio <= first + state.cursor)
+            lo = first + state.cursor
             hi = min(
                 mapping.first_folio + mapping.n_folios,
                 lo + left_folios,
@@ -72,20 +169,62 @@ class HintScanner:
                 self._unmap(start, min(hi, start + _CHUNK_FOLIOS), now_ns)
                 for start in range(lo, hi, _CHUNK_FOLIOS)
             )
-            n_unmapped += n_updates
+            self.n_unmapped += n_updates
+            self.n_walked += hi - lo
             if n_updates:
                 left_pages -= (hi - lo) << mapping.order
             left_virtual_pages -= (hi - lo) << mapping.order
             left_folios -= hi - lo
-            cursor = (hi - first) % n_folios
-        self._cursors[first] = cursor
-        return n_unmapped
+            state.cursor = (hi - first) % n_folios
+            if state.cursor == 0:
+                state.n_passes += 1
+                state.passed_ns = now_ns
+
+    def accessed(
+        self,
+        process: Process,
+        stretch: Stretch,
+        first_access: int,
+        folios: NDArray[np.int64],
+        faulted: NDArray[np.int64],
+    ) -> None:
+        """See :class:`gpuscan.sim.observer.Observer`."""
+        if len(faulted):
+            at_ns = access_ns(process, first_access + faulted)
+            who = process.first_folio + folios[faulted]
+            # Now, since a later visit in the same tick may unmap the page again.
+            latency_ms = at_ns // _NS_PER_MS - self._unmapped_ms[who].astype(np.int64)
+            self._faults.append((who, stretch.cpu_nid, at_ns, latency_ms))
+
+    def take(self) -> HintFaults:
+        """Return the faults since the last time, and forget them and the counts."""
+        self.n_unmapped = self.n_walked = 0
+        parts, self._faults = self._faults, []
+        none = np.empty(0, dtype=np.int64)
+        folios = np.concatenate([none, *(part[0] for part in parts)])
+        nids = [np.full(len(part[0]), part[1], dtype=np.int32) for part in parts]
+        return HintFaults(
+            folios,
+            self._space.frame_of[folios].astype(np.int64),
+            np.concatenate([none.astype(np.int32), *nids]),
+            np.concatenate([none, *(part[2] for part in parts)]),
+            np.concatenate([none, *(part[3] for part in parts)]),
+        )
 
     def _unmap(self, lo: int, hi: int, now_ns: int) -> int:
         space, now_ms = self._space, now_ns // _NS_PER_MS
         sections = self._section_nid, self._scanned_nids
-        return unmap(lo, hi, now_ms, space.frame_of, space.flags, self._unmapped_ms, *sections)
+        table = space.frame_of, space.slot_shift, space.flags
+        return unmap(lo, hi, now_ms, *table, self._unmapped_ms, *sections)
 
-    def latency_ms(self, folios: NDArray[np.int64], now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the time from the unmapping of folios to their faults."""
-        return now_ms - self._unmapped_ms[folios].astype(np.int64)
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know for :meth:`restore`, between two ticks; the array itself."""
+        return {
+            "progress": [[first, one.state()] for first, one in self._states.items()],
+            "unmapped_ms": self._unmapped_ms,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, a scanner of the same machine."""
+        self._states = {first: ScanState.of(self._spec, one) for first, one in state["progress"]}
+        self._unmapped_ms[:] = state["unmapped_ms"]

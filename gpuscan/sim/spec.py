@@ -66,18 +66,35 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class HintFaultSpec:
-    """NUMA hint faults: a scanner unmaps ``scan_bytes`` of each process every ``scan_period_ns``;
+    """NUMA balancing: a scanner unmaps ``scan_bytes`` of each process every ``scan_period_ns``;
     the next access to an unmapped page faults and names the accessing CPU's node.
 
+    What the kernel calls it is in parentheses; defaults are the kernel's (Linux 6.16) but for
+    ``scan_period_ns``, which is fixed where the kernel adapts it, and ``two_stage``.
+
     Attributes:
+        scan_bytes: unmapped at a visit (scan_size_mb).
+        scan_period_ns: pause between visits, if it is fixed; 0 = the scanner never comes.
         mark: ``request`` asks for the move at the fault, ``record`` counts the access.
         only_lower_tier: unmap only pages on nodes below the top tier
-            (NUMA_BALANCING_MEMORY_TIERING); else all pages not on their CPU's node count.
+            (NUMA_BALANCING_MEMORY_TIERING); else all pages not on their CPU's node count
+            (NUMA_BALANCING_NORMAL).
         hot_latency_ns: a fault this long or longer after the unmapping is not hot and marks
-            nothing (numa_balancing_hot_threshold_ms, 1000 ms by default); 0 = all count.
-        two_stage: a page is marked only when its last two faults came from the same node
+            nothing (hot_threshold_ms); the threshold follows the rate limit from there. 0 = all count.
+        two_stage: a page is not marked where the fault before came from another node
             (the two-stage filter of should_numa_migrate_memory, approximated: the kernel
             keeps the last CPU and PID, this keeps the last node).
+        adaptive: the pause follows the faults (numa_scan_period) instead of ``scan_period_ns``.
+        scan_delay_ns: adaptive: first visit (scan_delay_ms).
+        scan_period_min_ns, scan_period_max_ns: adaptive: shortest and longest time of a pass over
+            a process (scan_period_min_ms, scan_period_max_ms). The latter is also how often the hot
+            threshold moves.
+        failure_feedback: adaptive: migrations that failed lengthen the pause, as where do_numa_page()
+            migrates itself. RFC v1 of kmigrated does not know of them when it counts the fault.
+        promote_bytes_per_s: candidates a second for each target
+            (promote_rate_limit_MBps); 0 = no limit.
+        free_memory_bypass: neither threshold nor limit hold while the target has plenty of free memory.
+        fault_ns, pte_ns: CPU time of a fault and of unmapping a page.
     """
 
     scan_bytes: int = 256 << 20
@@ -86,6 +103,80 @@ class HintFaultSpec:
     only_lower_tier: bool = True
     hot_latency_ns: int = 1_000_000_000
     two_stage: bool = False
+    adaptive: bool = False
+    scan_delay_ns: int = 1_000_000_000
+    scan_period_min_ns: int = 1_000_000_000
+    scan_period_max_ns: int = 60_000_000_000
+    failure_feedback: bool = False
+    promote_bytes_per_s: int = 64 << 30
+    free_memory_bypass: bool = True
+    fault_ns: float = 750.0
+    pte_ns: float = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSpec:
+    """An access sampler, as AMD's IBS or Intel's PEBS.
+
+    Attributes:
+        period: one access in so many is sampled, at random within each; of the workload's accesses,
+            which are themselves a part of a real process's.
+        min_latency_ns: samples of accesses that took less are left out, by the latency of the links.
+        useless_share: of the samples, have no address of user memory: not a load or store, a kernel
+            address, an invalid one. 1.4 % of the 1.67 million events that the IBS driver of kpromoted
+            reported for a benchmark of random accesses (B. Rao to "[RFC PATCH 0/4] Kernel daemon for
+            detecting and promoting hot pages", linux-mm, 2025-03-25, test 1).
+        sample_ns: CPU time of a sample: assumed, one interrupt and its handler.
+    """
+
+    period: int = 16
+    min_latency_ns: float = 0.0
+    useless_share: float = 0.014
+    sample_ns: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class ABitSpec:
+    """A thread that walks page tables and tests and clears the accessed bit, as kscand.
+
+    The defaults are KSCAND_SCAN_SIZE and KSCAND_SCAN_PERIOD of mm/kscand.c (R. K T, "[RFC PATCH V3 00/17] mm:
+    slowtier page promotion based on PTE A bit", linux-mm, 2025-08-14), fixed where kscand adapts them.
+
+    Attributes:
+        walk_bytes: walked of each process at a visit.
+        walk_period_ns: pause between visits.
+        pte_ns: CPU time of a page table entry.
+    """
+
+    walk_bytes: int = 1 << 30
+    walk_period_ns: int = 2_000_000_000
+    pte_ns: float = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class HotnessUnitSpec:
+    """Hotness monitoring units of CXL 3.2 devices, in epoch mode, one for each node below the top tier.
+
+    Attributes:
+        unit_bytes: memory that shares a counter, a power of two, a page or more.
+        epoch_ns: after which the counters are compared with the threshold, listed and cleared.
+        threshold: count that makes a unit hot.
+        list_entries: of each hot list, which is read when the epoch ends; what does not fit is lost.
+        counter_bits: width of a counter, which stops at its maximum.
+        downsampling: one access in so many is counted.
+        entry_ns: CPU time of an entry: assumed, one uncached read over PCIe.
+    """
+
+    unit_bytes: int = 4096
+    epoch_ns: int = 1_000_000_000
+    threshold: int = 2
+    list_entries: int = 1024
+    counter_bits: int = 16
+    downsampling: int = 1
+    entry_ns: float = 1000.0
+
+
+ProducerSpec = SamplerSpec | ABitSpec | HotnessUnitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +194,40 @@ class MigrationCostSpec:
         round_ns, page_ns: fixed part per ``migrate_pages()`` round and part per base page.
         isolation_failure_share, copy_failure_share: of folios, refused at isolation
             (off the LRU for a moment) and failed in the copy (extra reference).
+        copy_failure_lasts_share: of the folios with an extra reference, those that have it still in
+            the next of the ten passes.
     """
 
     round_ns: float = 3200.0
     page_ns: float = 1090.0
     isolation_failure_share: float = 0.0
     copy_failure_share: float = 0.0
+    copy_failure_lasts_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCostSpec:
+    """What the kernel's own steps take on the machine's CPUs, for the models of other designs.
+
+    The defaults were measured with ``gpuscan bench costs`` on one thread of an AMD EPYC (Zen 4):
+    medians of 9 runs of 4 Mi pages, 2.8-3.0, 3.8-3.9, 160-165 and 2.5-2.5 ns. ``atomics_apart_ns``
+    is not measured: two CPUs that want one line hand it over for every atomic, and that takes as
+    long as a cold line.
+
+    Attributes:
+        walk_pfn_ns: a walk, per PFN whose struct page and record it reads.
+        walk_pfn_locked_ns: the same with a locked test-and-clear on each record.
+        cold_line_ns: a dependent load of a line that is in no cache of the CPU.
+        atomic_ns: a locked instruction on a line that is.
+        atomics_apart_ns: between the two atomics of a mark, and between those of a walk on the same
+            page; the mean of what is drawn.
+    """
+
+    walk_pfn_ns: float = 2.9
+    walk_pfn_locked_ns: float = 3.8
+    cold_line_ns: float = 160.0
+    atomic_ns: float = 2.5
+    atomics_apart_ns: float = 160.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +236,22 @@ class MachineSpec:
 
     Attributes:
         processes: who runs.
-        hint_faults: how accesses become marks.
+        hint_faults: NUMA balancing: the machine's tiering mode, and how accesses become marks.
         cost: of migrations.
+        kernel: what other designs than gpuscan are charged with.
         demotion: kswapd of a node that is short of memory demotes cold pages to the next tier.
+        demotion_marked: what it would demote is told instead, for a thread that promotes and demotes
+            (:meth:`gpuscan.sim.machine.SimulatedMachine.cold_folios`).
         seed: of everything random.
+        producer: what marks pages instead of hint faults; ``hint_faults.mark`` and ``only_lower_tier``
+            hold for it too.
     """
 
     processes: tuple[ProcessSpec, ...]
     hint_faults: HintFaultSpec = HintFaultSpec()
     cost: MigrationCostSpec = MigrationCostSpec()
+    kernel: KernelCostSpec = KernelCostSpec()
     demotion: bool = True
+    demotion_marked: bool = False
     seed: int = 0
+    producer: ProducerSpec | None = None

@@ -2,130 +2,169 @@
 
 Each fault names a page and the node of the accessing CPU. Where that node has
 top-tier memory it is the target, else the nearest node that has. Then, as
-should_numa_migrate_memory() in kernel/sched/fair.c: a page that was accessed late
-after it was unmapped is not hot, and with the two-stage filter a page must be
-accessed twice in a row from one node. Left out: while the target has plenty of free
-memory (pgdat_free_space_enough()) the kernel takes late faults too, and it moves its
-threshold to meet the rate limit (numa_promotion_adjust_threshold()).
+should_numa_migrate_memory() in kernel/sched/fair.c (Linux 6.1 to 6.16): a page below the top tier, in
+memory tiering mode, is wanted when it was accessed soon after it was unmapped and the rate limit has
+room, or without conditions while the target has plenty of free memory; any other page when
+the fault before did not come from another node. In normal mode a page below the top tier is not wanted
+at the first fault that the kernel knows of: it has no valid last cpupid then, and gets one
+(33024536bafd, "memory tiering: hot page selection with hint page fault latency", in 6.1).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.flow import FolioEvents, Produced, Sampled
-from gpuscan.records import N_NODES_MAX
-from gpuscan.sim.machine import HintFaults, SimulatedMachine
+from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.sim.scanner import HintFaults
+from gpuscan.sources.producer import NOBODY, Observed, Producer
+from gpuscan.sources.promotion import PromotionControl
+from gpuscan.sources.scan_feedback import ScanFeedback
+from gpuscan.units import PAGE_BYTES
 
 _NS_PER_MS = 1_000_000
-_NOBODY = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ObservedFaults:
-    """All hint faults of one tick, in their order per process.
+class HintFaultSource(Producer):
+    """NUMA balancing.
 
-    Attributes:
-        pfns: int64[n], first pages of the folios.
-        cpu_nids: int32[n], nodes of the CPUs that faulted.
-        own_nids: int32[n], the nodes the folios are on.
-        target_nids: int32[n], where the accessing CPUs would have them; -1 where nothing is in reach.
-        wanted: bool[n], whether do_numa_page() would ask for the move.
-        events, metrics: see :class:`gpuscan.flow.Sampled`.
-    """
-
-    pfns: NDArray[np.int64]
-    cpu_nids: NDArray[np.int32]
-    own_nids: NDArray[np.int32]
-    target_nids: NDArray[np.int32]
-    wanted: NDArray[np.bool_]
-    events: tuple[FolioEvents, ...]
-    metrics: dict[str, float]
-
-
-class HintFaultSource:
-    """A :class:`gpuscan.flow.Source` that runs a simulated machine.
-
-    Adds to the machine's metrics: ``faults_cold`` (too late after the unmapping),
-    ``faults_one_stage`` (the last fault came from elsewhere), ``faults_no_target`` (no
-    top-tier node is reachable), ``faults_at_home`` (the page is on its target already),
-    ``marks``.
+    Adds to the machine's metrics: ``faults_cold`` (too late after the unmapping), ``faults_over_rate``
+    (hot, and beyond the rate limit), ``faults_one_stage`` (the last fault came from elsewhere),
+    ``faults_first`` (in normal mode, nobody faulted before on a page below the top tier),
+    ``faults_no_target`` (no top-tier node is reachable), ``faults_at_home`` (the page is on its target
+    already); in memory tiering mode ``pgpromote_candidate``, ``pgpromote_candidate_nrl`` (base pages let
+    through by the free-memory bypass) and ``mean_hot_threshold_ms`` over the targets; with the adaptive
+    pause those of :class:`gpuscan.sources.scan_feedback.ScanFeedback`.
 
     Args:
         machine: where time passes.
     """
 
     def __init__(self, machine: SimulatedMachine) -> None:
-        self._machine = machine
+        super().__init__(machine)
         self._spec = machine.spec.hint_faults
-        self._target = np.full(N_NODES_MAX, _NOBODY, dtype=np.int32)
-        for process in machine.processes:
-            for nid in process.spec.cpu_nids:
-                home = machine.home_nid(nid)
-                self._target[nid] = _NOBODY if home is None else home
-        n_tracked = machine.space.n_folios if self._spec.two_stage else 0
-        self._last_cpu_nid = np.full(n_tracked, _NOBODY, dtype=np.int16)
+        self._feedback = ScanFeedback(machine) if self._spec.adaptive else None
+        # Where the fault before came from: filter and adaptive pause want to know, and whether there was one.
+        keeps_last = self._spec.two_stage or self._spec.adaptive or not self._spec.only_lower_tier
+        self._last_cpu_nid = np.full(machine.space.n_folios if keeps_last else 0, NOBODY, dtype=np.int16)
+        self._controls: dict[int, PromotionControl] = {}
+        if self._spec.only_lower_tier:
+            for nid in sorted(set(self._target[self._target != NOBODY].tolist())):
+                self._controls[nid] = PromotionControl(
+                    self._spec.hot_latency_ns // _NS_PER_MS or None,
+                    self._spec.promote_bytes_per_s // PAGE_BYTES or None,
+                    self._spec.scan_period_max_ns // _NS_PER_MS,
+                )
 
-    def sample(self, now_ns: int, duration_ns: int) -> Sampled:
-        """Let ``duration_ns`` pass, from ``now_ns`` on, and return marks for the pages that faulted."""
-        seen = self.observe(now_ns, duration_ns)
-        produced = Produced(self._spec.mark, seen.pfns[seen.wanted], seen.target_nids[seen.wanted])
-        return Sampled((produced,) if len(produced.pfns) else (), seen.events, seen.metrics)
-
-    def observe(self, now_ns: int, duration_ns: int) -> ObservedFaults:
-        """Let ``duration_ns`` pass, from ``now_ns`` on, and return every fault."""
+    def observe(self, now_ns: int, duration_ns: int) -> Observed:
+        """See :class:`Producer`."""
         elapsed = self._machine.run(now_ns, duration_ns)
-        wanted, reasons = self._filter(elapsed.faults)
-        metrics = {**elapsed.metrics, **reasons, "marks": int(wanted.sum())}
-        page_map = self._machine.page_map
-        frames = elapsed.faults.frames
-        return ObservedFaults(
-            page_map.pfn_of_flat(frames),
-            elapsed.faults.cpu_nids,
-            page_map.nid_of_flat(frames),
-            self._target[elapsed.faults.cpu_nids],
-            wanted,
-            elapsed.events,
-            metrics,
+        faults, metrics = elapsed.faults, elapsed.metrics
+        own = self._machine.page_map.nid_of_flat(faults.frames)
+        targets = self._target[faults.cpu_nids]
+        n_pages = 1 << self._machine.space.orders_of(faults.folios)
+        last_nids = self._exchange_last(faults)
+        wanted, counted = self._filter(faults, own, targets, n_pages, last_nids)
+        if self._feedback is not None:
+            mem_nids = np.where(wanted, targets, own)
+            counted |= self._feedback.follow(faults, own, mem_nids, last_nids, n_pages)
+        cost_ns = len(faults.folios) * self._spec.fault_ns + metrics["ptes_walked"] * self._spec.pte_ns
+        metrics = {**metrics, **counted, "marks": int(wanted.sum()), "producer_cost_ns": cost_ns}
+        pfns = self._machine.page_map.pfn_of_flat(faults.frames)
+        return Observed(
+            pfns, faults.cpu_nids, own, targets, wanted, faults.at_ns, elapsed.events, metrics, at_fault=True
         )
 
-    def finished(self) -> bool:
-        """Return False: processes run for ever."""
-        return False
+    def state(self) -> dict[str, Any]:
+        """See :class:`Producer`."""
+        controls = [[nid, control.state()] for nid, control in self._controls.items()]
+        return {"last_cpu_nid": self._last_cpu_nid, "controls": controls}
 
-    def _filter(self, faults: HintFaults) -> tuple[NDArray[np.bool_], dict[str, float]]:
-        targets = self._target[faults.cpu_nids]
-        hot = np.ones(len(targets), dtype=np.bool_)
-        if self._spec.hot_latency_ns:
-            hot = faults.latency_ms * _NS_PER_MS < self._spec.hot_latency_ns
-        twice = self._second_in_a_row(faults)
-        homeless = targets == _NOBODY
-        away = targets != self._machine.page_map.nid_of_flat(faults.frames)
-        reasons = {
-            "faults_cold": float((~hot).sum()),
-            "faults_one_stage": float((hot & ~twice).sum()),
-            "faults_no_target": float((hot & twice & homeless).sum()),
-            "faults_at_home": float((hot & twice & ~homeless & ~away).sum()),
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See :class:`Producer`."""
+        self._last_cpu_nid[:] = state["last_cpu_nid"]
+        for nid, control in state["controls"]:
+            self._controls[nid].restore(control)
+
+    def _filter(
+        self,
+        faults: HintFaults,
+        own: NDArray[np.int32],
+        targets: NDArray[np.int32],
+        n_pages: NDArray[np.int64],
+        last_nids: NDArray[np.int16],
+    ) -> tuple[NDArray[np.bool_], dict[str, float]]:
+        """Return which faults want the move, and how many did not for each reason."""
+        homeless = targets == NOBODY
+        hot, within = np.ones_like(homeless), np.ones_like(homeless)
+        slow = np.zeros_like(homeless)
+        metrics: dict[str, float] = {}
+        if self._spec.only_lower_tier:
+            slow = ~self._machine.top_tier[own] & ~homeless
+            n_bypassed = self._promote(faults, slow, targets, n_pages, hot, within)
+            thresholds = [control.threshold_ms for control in self._controls.values()]
+            metrics["mean_hot_threshold_ms"] = float(np.mean(thresholds)) if thresholds else 0.0
+            metrics["pgpromote_candidate"] = int(n_pages[slow & hot].sum()) - n_bypassed
+            metrics["pgpromote_candidate_nrl"] = n_bypassed
+        once, first = np.zeros_like(homeless), np.zeros_like(homeless)
+        if self._spec.two_stage:
+            once = ~slow & (last_nids != NOBODY) & (last_nids != faults.cpu_nids)
+        if not self._spec.only_lower_tier:
+            first = ~self._machine.top_tier[own] & (last_nids == NOBODY)
+        passes = hot & within & ~once & ~first
+        away = targets != own
+        metrics |= {
+            "faults_cold": int((~hot).sum()),
+            "faults_over_rate": int((hot & ~within).sum()),
+            "faults_one_stage": int((hot & within & once).sum()),
+            "faults_first": int(first.sum()),
+            "faults_no_target": int((passes & homeless).sum()),
+            "faults_at_home": int((passes & ~homeless & ~away).sum()),
         }
-        return hot & twice & away & ~homeless, reasons
+        return passes & away & ~homeless, metrics
 
-    def _second_in_a_row(self, faults: HintFaults) -> NDArray[np.bool_]:
-        """Return whether the folio's fault before this one came from the same node, and remember."""
-        if not self._spec.two_stage:
-            return np.ones(len(faults.folios), dtype=np.bool_)
+    def _promote(
+        self,
+        faults: HintFaults,
+        slow: NDArray[np.bool_],
+        targets: NDArray[np.int32],
+        n_pages: NDArray[np.int64],
+        hot: NDArray[np.bool_],
+        within: NDArray[np.bool_],
+    ) -> int:
+        """Decide on pages below the top tier, in ``hot`` and ``within``; return the base pages that passed
+        because there is plenty of free memory."""
+        n_bypassed, at_ms = 0, faults.at_ms
+        for nid, control in self._controls.items():
+            which = np.flatnonzero(slow & (targets == nid))
+            if not len(which):
+                continue
+            if self._spec.free_memory_bypass and self._machine.free_space_enough(nid):
+                control.bypass()
+                n_bypassed += int(n_pages[which].sum())
+                continue
+            which = which[np.argsort(faults.at_ns[which], kind="stable")]
+            decided = control.decide(at_ms[which], faults.latency_ms[which], n_pages[which])
+            hot[which], within[which] = decided
+        return n_bypassed
+
+    def _exchange_last(self, faults: HintFaults) -> NDArray[np.int16]:
+        """Return the node that each folio's fault before this one came from, -1 for none, and remember."""
+        if not len(self._last_cpu_nid):
+            return np.full(len(faults.folios), NOBODY, dtype=np.int16)
         # A folio faults at most once per visit of the scanner, so several times in a long
         # tick; then the faults are taken one after the other.
         nids = faults.cpu_nids.astype(np.int16)
         _, first = np.unique(faults.folios, return_index=True)
-        same = np.zeros(len(nids), dtype=np.bool_)
+        before = np.empty(len(nids), dtype=np.int16)
         again = np.ones(len(nids), dtype=np.bool_)
         again[first] = False
-        same[first] = self._last_cpu_nid[faults.folios[first]] == nids[first]
+        before[first] = self._last_cpu_nid[faults.folios[first]]
         self._last_cpu_nid[faults.folios[first]] = nids[first]
         for i in np.flatnonzero(again).tolist():
-            same[i] = self._last_cpu_nid[faults.folios[i]] == nids[i]
+            before[i] = self._last_cpu_nid[faults.folios[i]]
             self._last_cpu_nid[faults.folios[i]] = nids[i]
-        return same
+        return before

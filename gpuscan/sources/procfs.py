@@ -77,7 +77,7 @@ def capture(root: Path = Path("/"), progress: Progress | None = None) -> Snapsho
         mapcounts=mapcounts,
         kernel_release=release,
         hz=_hz(root, release),
-        lru_gen=_lru_gen(root),
+        lru_gen=lru_gen_is_on(root),
         captured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=tuple(notes),
     )
@@ -127,7 +127,8 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _lru_gen(root: Path) -> bool:
+def lru_gen_is_on(root: Path) -> bool:
+    """Whether the multi-generation LRU of the machine whose /sys lies under ``root`` is on."""
     # Without CONFIG_LRU_GEN the file is not there.
     return bool(int(_text(root / "sys/kernel/mm/lru_gen/enabled") or "0", 16) & _LRU_GEN_CORE)
 

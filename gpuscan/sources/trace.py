@@ -11,9 +11,9 @@ every page in that frame, and a page that has moved since is accessed where it i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,6 +222,7 @@ class TraceSource:
         self._reader = _Reader(machine.topology, min_weight)
         self._blocks = surveyed.trace.blocks()
         self._block: Samples | None = None
+        self._n_seen = 0
         self._at_start = _FoliosAtStart(machine)
         self._home = np.full(N_NODES_MAX, _NOWHERE, dtype=np.int32)
         self._promotion = np.full(N_NODES_MAX, _NOWHERE, dtype=np.int32)
@@ -287,10 +288,33 @@ class TraceSource:
             n = int(np.searchsorted(self._block.time_ns, end_ns, side="left"))
             if n:
                 yield self._block[:n]
-            if n < len(self._block):
-                self._block = self._block[n:]
+            if not self._skip(n):
                 return
-            self._next_block()
+
+    def _skip(self, n: int) -> bool:
+        """Step over ``n`` samples of the block; return whether they were all of it: then the next is here."""
+        self._n_seen += n
+        if self._block is not None and n < len(self._block):
+            self._block = self._block[n:]
+            return False
+        self._next_block()
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """Return the position in the trace, for :meth:`restore`."""
+        return {"n_seen": self._n_seen, "left_out": list(self._reader.left_out.items())}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of; only a source that has not begun can.
+
+        Raises:
+            ValueError: the trace is shorter.
+        """
+        while (left := state["n_seen"] - self._n_seen) > 0:
+            if self._block is None:
+                raise ValueError(f"sample {state['n_seen']}, the trace has {self._n_seen}")
+            self._skip(min(left, len(self._block)))
+        self._reader.left_out = Counter(dict(state["left_out"]))
 
     def _next_block(self) -> None:
         self._block = None

@@ -1,0 +1,133 @@
+"""Accessed pages by idle page tracking, where the kernel has it (CONFIG_IDLE_PAGE_TRACKING).
+
+/sys/kernel/mm/page_idle/bitmap has one bit per PFN in words of 64 (Documentation/admin-guide/mm/
+idle_page_tracking.rst). A bit that is set marks the page idle, also where other pages of the word
+are left out; an access through a page table clears it. Pages that are not on an LRU list have none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.errors import InputError
+from gpuscan.linux.process import Process
+from gpuscan.linux.resident import PageFlags, pages_in
+from gpuscan.sources.monitor import NOTHING, LastSeen, Touched, mapped
+from gpuscan.sources.pagemap_scan import touched
+
+BITMAP = "sys/kernel/mm/page_idle/bitmap"
+_WORD_PAGES = 64
+_WORD_BYTES = 8
+_GAP_WORDS = 64
+_NO_FRAMES = np.empty(0, dtype=np.int64)
+
+
+class IdleTracking:
+    """Pages that lost their idle mark since the last tick.
+
+    Args:
+        root: where /sys and /proc lie.
+        cold_after_ns: report pages that stayed idle for this long as cold; None reports none.
+
+    Raises:
+        InputError: the kernel has no idle page tracking, or it may not be used.
+    """
+
+    name = "idle"
+    sees = "reads and writes, page by page"
+
+    def __init__(self, root: Path = Path("/"), cold_after_ns: int | None = None) -> None:
+        path = root / BITMAP
+        try:
+            self._fd = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} is not there: the kernel has no CONFIG_IDLE_PAGE_TRACKING; take another --source"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo"
+            ) from error
+        self._flags = PageFlags(root / "proc/kpageflags")
+        self._cold_after_ns = cold_after_ns
+        self._processes: list[Process] = []
+        self._last_seen: dict[int, LastSeen] = {}
+        self._marked: dict[int, NDArray[np.int64]] = {}
+
+    def watch(self, processes: Sequence[Process]) -> None:
+        """Mark the pages of these processes idle."""
+        self._processes = list(processes)
+        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
+        self._marked = {}
+        for process in processes:
+            self._mark(process.pid, self._heads(pages_in(process, mapped(process)).pfn))
+
+    def observe(self, now_ns: int) -> list[Touched]:
+        """Return the pages that were accessed since they were marked, and mark all anew."""
+        return [self._observed(process, now_ns) for process in self._processes]
+
+    def _observed(self, process: Process, now_ns: int) -> Touched:
+        if not process.is_alive():
+            return NOTHING
+        pages = pages_in(process, mapped(process))
+        heads = self._heads(pages.pfn)
+        was_marked = np.isin(heads, self._marked.get(process.pid, _NO_FRAMES))
+        hot = was_marked & ~self._idle(heads)
+        self._mark(process.pid, heads)
+        return touched(pages, hot, self._last_seen[process.pid], now_ns, self._cold_after_ns)
+
+    def _heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the first pages of the folios: the others have no mark of their own and read as accessed."""
+        return self._flags.folios_of(pfns).head
+
+    def _mark(self, pid: int, pfns: NDArray[np.int64]) -> None:
+        """Set the idle bits of PFNs, and of no others."""
+        self._marked[pid] = np.unique(pfns)
+        numbers = self._marked[pid] // _WORD_PAGES
+        bits = np.uint64(1) << (self._marked[pid] % _WORD_PAGES).astype(np.uint64)
+        words, first = np.unique(numbers, return_index=True)
+        if not len(words):
+            return
+        values = np.bitwise_or.reduceat(bits, first)
+        for start, end in _runs(words, 1):
+            try:
+                os.pwrite(self._fd, values[start:end].tobytes(), int(words[start]) * _WORD_BYTES)
+            except OSError:  # past the last PFN of the machine: an odd page, not on an LRU list either
+                continue
+
+    def _idle(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which pages are still idle."""
+        numbers = pfns // _WORD_PAGES
+        words = np.unique(numbers)
+        found = np.zeros(len(words), dtype=np.uint64)
+        for start, end in _runs(words, _GAP_WORDS):
+            low, high = int(words[start]), int(words[end - 1]) + 1
+            data = os.pread(self._fd, (high - low) * _WORD_BYTES, low * _WORD_BYTES)
+            run = np.zeros(high - low, dtype=np.uint64)
+            run[: len(data) // _WORD_BYTES] = np.frombuffer(data, dtype=np.uint64)
+            found[start:end] = run[words[start:end] - low]
+        mine = found[np.searchsorted(words, numbers)]
+        idle: NDArray[np.bool_] = (mine >> (pfns % _WORD_PAGES).astype(np.uint64)) & np.uint64(1) != 0
+        return idle
+
+    def cpu_s(self) -> float:
+        """Return 0: no thread of the kernel's works for it."""
+        return 0.0
+
+    def close(self) -> None:
+        """Close the files; marks that are left do no harm, the next access takes them off."""
+        self._flags.close()
+        os.close(self._fd)
+
+
+def _runs(numbers: NDArray[np.int64], most_gap: int) -> list[tuple[int, int]]:
+    """Cut ascending numbers into index ranges without a step above ``most_gap``."""
+    if not len(numbers):
+        return []
+    cuts = (np.flatnonzero(np.diff(numbers) > most_gap) + 1).tolist()
+    return list(zip([0, *cuts], [*cuts, len(numbers)], strict=True))

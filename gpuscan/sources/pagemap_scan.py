@@ -1,0 +1,197 @@
+"""Pages that a process wrote to, by its page tables: soft-dirty bits, or write protection by userfaultfd.
+
+Both see writes only, page by page. Soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst) take
+CONFIG_MEM_SOFT_DIRTY; clearing them write-protects the process's pages, so each page costs it one minor
+fault per tick. PAGEMAP_SCAN (since v6.7) finds them without a copy of the page table; before, all of
+/proc/PID/pagemap is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpuscan.errors import InputError
+from gpuscan.linux import write_tracking
+from gpuscan.linux.process import Process
+from gpuscan.linux.ranges import Ranges, contains
+from gpuscan.linux.resident import NO_PAGES, Pages, pages_in
+from gpuscan.linux.syscalls import PageIs, has_pagemap_scan, pagemap_scan
+from gpuscan.linux.write_tracking import TrackedProgram
+from gpuscan.sources.monitor import NOTHING, LastSeen, Touched, mapped
+
+_CLEAR_SOFT_DIRTY = "4"
+
+
+class SoftDirty:
+    """Pages written since the last tick, by their soft-dirty bits.
+
+    Args:
+        cold_after_ns: report pages not written for this long as cold; None reports none.
+
+    Raises:
+        InputError: the kernel keeps no such bits.
+    """
+
+    name = "soft-dirty"
+    sees = "writes, page by page"
+
+    def __init__(self, cold_after_ns: int | None = None) -> None:
+        if not has_soft_dirty():
+            raise InputError(
+                "this kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY); take another --source"
+            )
+        self._cold_after_ns = cold_after_ns
+        self._scans = has_pagemap_scan()
+        self._processes: list[Process] = []
+        self._last_seen: dict[int, LastSeen] = {}
+
+    def watch(self, processes: Sequence[Process]) -> None:
+        """Clear the bits of processes that are new."""
+        known = {id(process) for process in self._processes}
+        self._processes = list(processes)
+        for process in processes:
+            if id(process) not in known:
+                _clear(process)
+        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
+
+    def observe(self, now_ns: int) -> list[Touched]:
+        """Return the pages written since the last call, and clear the bits again."""
+        return [self._observed(process, now_ns) for process in self._processes]
+
+    def _observed(self, process: Process, now_ns: int) -> Touched:
+        if not process.is_alive():
+            return NOTHING
+        ranges = mapped(process, writable=True)
+        if self._scans and self._cold_after_ns is None:
+            written = found_pages(process, ranges, PageIs.PRESENT | PageIs.SOFT_DIRTY)
+            _clear(process)
+            return Touched(written)
+        pages = pages_in(process, ranges)
+        _clear(process)
+        return touched(pages, pages.soft_dirty, self._last_seen[process.pid], now_ns, self._cold_after_ns)
+
+    def cpu_s(self) -> float:
+        """Return 0: no thread of the kernel's works for it."""
+        return 0.0
+
+    def close(self) -> None:
+        """Do nothing: the next write to each page ends its protection."""
+
+
+class WrittenPages:
+    """Pages written since the last tick, of a program that gpuscan starts and of what it forks.
+
+    How: :mod:`gpuscan.linux.write_tracking`.
+
+    Args:
+        cold_after_ns: report pages not written for this long as cold; None reports none.
+
+    Raises:
+        InputError: it does not work on this machine.
+    """
+
+    name = "written"
+    sees = "writes, page by page (PAGEMAP_SCAN)"
+
+    def __init__(self, cold_after_ns: int | None = None) -> None:
+        write_tracking.check_write_tracking()
+        self._cold_after_ns = cold_after_ns
+        self._program: TrackedProgram | None = None
+        self._processes: list[Process] = []
+        self._last_seen: dict[int, LastSeen] = {}
+        self._covered: dict[int, tuple[int, Ranges]] = {}
+
+    def start(self, argv: Sequence[str], stdout: int | None = None) -> TrackedProgram:
+        """Start the program."""
+        self._program = TrackedProgram(argv, stdout)
+        return self._program
+
+    def watch(self, processes: Sequence[Process]) -> None:
+        """Watch the program and its descendants; others are not seen."""
+        self._processes = list(processes)
+        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
+
+    def observe(self, now_ns: int) -> list[Touched]:
+        """Return the pages written since the last call, and arm them again."""
+        return [self._observed(process, now_ns) for process in self._processes]
+
+    def _observed(self, process: Process, now_ns: int) -> Touched:
+        fd = None if self._program is None else self._program.descriptor(process.pid)
+        if fd is None or not process.is_alive():
+            return NOTHING
+        ranges = mapped(process, writable=True)
+        before = self._covered.get(process.pid)
+        # Memory that was not covered before counts as written as a whole.
+        covered = before[1] if before is not None and before[0] == fd else np.empty((0, 2), dtype=np.int64)
+        if not np.array_equal(ranges, covered):
+            try:
+                write_tracking.register(fd, ranges)
+            except ProcessLookupError:  # it is just becoming another program
+                return NOTHING
+        self._covered[process.pid] = fd, ranges
+        written = found_pages(process, ranges, PageIs.PRESENT | PageIs.WRITTEN, write_protect=True)
+        written = written.take(contains(covered, written.address))
+        if self._cold_after_ns is None:
+            return Touched(written)
+        pages = pages_in(process, ranges)
+        hot = np.isin(pages.address, written.address)
+        return touched(pages, hot, self._last_seen[process.pid], now_ns, self._cold_after_ns)
+
+    def cpu_s(self) -> float:
+        """Return 0: no thread of the kernel's works for it."""
+        return 0.0
+
+    def close(self) -> None:
+        """Give up the protection of all pages."""
+        if self._program is not None:
+            self._program.close()
+
+
+def touched(
+    pages: Pages, hot: np.ndarray[tuple[int], np.dtype[np.bool_]], last_seen: LastSeen, now_ns: int,
+    cold_after_ns: int | None,
+) -> Touched:  # fmt: skip
+    """Return all resident pages of a process as hot and cold ones."""
+    if cold_after_ns is None:
+        return Touched(pages.take(hot))
+    cold = last_seen.cold(pages.address, hot, now_ns, cold_after_ns)
+    return Touched(pages.take(hot), pages.take(cold))
+
+
+def found_pages(process: Process, ranges: Ranges, required: PageIs, *, write_protect: bool = False) -> Pages:
+    """Return the pages in ranges that PAGEMAP_SCAN finds in all of the categories."""
+    try:
+        fd = os.open(process.proc / "pagemap", os.O_RDONLY)
+    except (FileNotFoundError, ProcessLookupError):
+        return NO_PAGES
+    found = []
+    try:
+        for start, end in ranges.tolist():
+            with contextlib.suppress(OSError):  # unmapped meanwhile, or not armed yet
+                found.append(pagemap_scan(fd, start, end, required, write_protect=write_protect))
+    finally:
+        os.close(fd)
+    return pages_in(process, np.concatenate(found)) if found else NO_PAGES
+
+
+def has_soft_dirty() -> bool:
+    """Whether the kernel keeps soft-dirty bits: a page that was just written has its bit set."""
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        page[0] = 1
+        address = np.frombuffer(page, dtype=np.uint8).ctypes.data
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY)
+        try:
+            word = int.from_bytes(os.pread(fd, 8, address // mmap.PAGESIZE * 8), "little")
+        finally:
+            os.close(fd)
+    return bool(word >> 55 & 1)
+
+
+def _clear(process: Process) -> None:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        (process.proc / "clear_refs").write_text(_CLEAR_SOFT_DIRTY)
