@@ -222,13 +222,19 @@ class Topology:
 
     def demotion_target(self, nid: int) -> int | None:
         """Return the nearest node with memory of the next lower tier that has any in reach, or None."""
+        return next(iter(self.demotion_targets(nid)), None)
+
+    def demotion_targets(self, nid: int) -> tuple[int, ...]:
+        """Return all that are as near as :meth:`demotion_target`, ascending: ``demotion_nodes.preferred``."""
         own_tier = self.node(nid).tier
         for tier, candidates in self._with_memory.items():
             if tier > own_tier:
                 found = self.nearest(nid, candidates)
                 if found is not None:
-                    return found
-        return None
+                    distance = self.distance_between(nid, found)
+                    near = (other for other in candidates if self.distance_between(nid, other) == distance)
+                    return tuple(sorted(near))
+        return ()
 
     @cached_property
     def _promotion_candidates(self) -> tuple[list[int], list[int]]:
