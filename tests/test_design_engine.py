@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 
 from gpuscan.cli.main import main
-from gpuscan.designs.engine import DesignEngine, ThreadWait
+from gpuscan.designs.engine import DesignEngine, ThreadWait, _Marks
+from gpuscan.designs.machine import ArrayMachine, ZoneSpan
+from gpuscan.designs.percpu_list import PercpuList
+from gpuscan.designs.races import meet, visit_ns
 from gpuscan.designs.registry import DESIGNS, design_engine
-from gpuscan.designs.rfc import RfcV1
+from gpuscan.designs.rfc import Kmigrated, RfcFixed, RfcV1
 from gpuscan.designs.simulated import SimulatedPages
+from gpuscan.engine import RunReport
 from gpuscan.errors import InputError
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.policy import Policy
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, ProcessSpec
+from gpuscan.sim.spec import HintFaultSpec, KernelCostSpec, MachineSpec, MigrationCostSpec, ProcessSpec
+from gpuscan.sources.hint_faults import HintFaultSource
+from gpuscan.sources.producer import Observed
 from gpuscan.topology import Topology
 from machines import node, tiered
 
@@ -37,7 +43,7 @@ memory = "30%"
 cpus_of = [0]
 placement = { 0 = "20%", 2 = "80%" }
 accesses_per_gib_s = 666_667
-[source]
+[producer.hint_faults]
 scan_size = "1GiB"
 """
 
@@ -107,25 +113,230 @@ def test_every_design_promotes_and_loses_nothing_without_a_reason(name: str) -> 
 
 
 def test_the_posted_thread_walks_once_a_second_whatever_is_marked() -> None:
-    report = engine("rfc-v1", machine()).run(40)
-    # Marks come while it waits, so each wait lasts its second; it begins when the walk is over.
-    assert [tick.tick for tick in report.ticks if tick.n_plans] == [9, 20, 30]
+    rare = HintFaultSpec(1 << 30, 5000 * MS, hot_latency_ns=0)
+    report = engine("rfc-v1", machine(n_pages=64, hint_faults=rare)).run(40)
+    # Four nodes, four seconds. A wait lasts its second, wherever in it the run began.
+    assert report.counters["walks"] == 4 * 4
+    assert report.ledger.migrated == 64
+    assert len({tick.tick % 10 for tick in report.ticks if tick.n_plans}) <= 4
+
+
+def test_a_node_onlined_later_has_no_thread_and_its_marks_wait_for_ever() -> None:
+    sim = machine()
+    design = RfcV1(pages(sim), onlined_later=(2,))
+    running = DesignEngine(design, sim, HintFaultSource(sim), Policy(interval_ns=100 * MS))
+    report = running.run(20)
+    assert report.ledger.migrated == 0
+    assert report.ledger.dropped["no thread on its node"] > 1000
+    assert report.ledger.pending == 0
+    assert report.counters["walks"] == 3 * 2
+
+
+def test_under_load_the_posted_thread_walks_without_a_pause() -> None:
+    slow = KernelCostSpec(walk_pfn_locked_ns=9000.0)  # 0.3 s a zone
+    copies = MigrationCostSpec(copy_failure_share=1.0)  # so that the marks go on
+    busy, idle = (
+        engine("rfc-fixed", machine(kernel=slow, cost=copies, hint_faults=faults)).run(100).counters["walks"]
+        for faults in (HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0), HintFaultSpec(scan_period_ns=0))
+    )
+    assert 4 * 7 <= idle <= 4 * 8  # each of four nodes every 1.3 s
+    assert 3 * 7 + 28 <= busy <= 3 * 8 + 33  # node 2: from the end of its wait on, one after the other
+
+
+def test_marks_race_with_the_walk_as_often_as_their_atomics_are_apart() -> None:
+    # A torn mark moves with the folio that it is on, if that moves; here none does.
+    stuck = MigrationCostSpec(isolation_failure_share=1.0)
+    faults = HintFaultSpec(1 << 30, 1000 * MS, hot_latency_ns=0)
+
+    def run(name: str, apart_ns: float, seed: int = 0) -> RunReport:
+        spec = KernelCostSpec(atomics_apart_ns=apart_ns)
+        sim = machine(kernel=spec, seed=seed, cost=stuck, hint_faults=faults)
+        return engine(name, sim).run(60)
+
+    for name in ("rfc-v1", "rfc-fixed"):
+        torn = run(name, 10.0 * MS)
+        assert torn.counters["raced_marks"] > 50
+        assert torn.counters["invalid_nid"] == torn.ledger.dropped["invalid nid"] > 5
+    same, other = run("rfc-fixed", 10.0 * MS), run("rfc-fixed", 10.0 * MS, seed=1)
+    assert same.counters == torn.counters != other.counters
+    whole = run("rfc-v1", 0.0)
+    assert (whole.counters["raced_marks"], whole.counters["invalid_nid"]) == (0, 0)
+
+
+class Drawn:
+    """A generator that draws what it is told."""
+
+    def __init__(self, producer_ns: list[float], thread_ns: list[float]) -> None:
+        self._draws = np.array([producer_ns, thread_ns])
+
+    def exponential(self, _mean: float, shape: tuple[int, int]) -> np.ndarray:
+        assert self._draws.shape == shape
+        return self._draws
+
+
+def test_the_times_of_four_atomics_say_how_they_interleave() -> None:
+    late = np.array([-30.0, -5.0, -5.0, 3.0, 3.0, 20.0, -1.0])
+    random = Drawn([10.0, 20.0, 8.0, 4.0, 20.0, 5.0, 9.0], [10.0] * 7)
+    pfns = np.array([1, 2, 3, 4, 5, 6, 2])
+    met = meet(pfns, np.zeros(7, np.int32), late, 1.0, random)
+    orders = {i: race.order for i, race in met.races.items()}
+    assert orders == {1: "PCCP", 2: "PCPC", 3: "CPPC", 4: "CPCP"}
+    assert [race.pfn for race in met.races.values()] == [2, 3, 4, 5]
+    # The first is there in time, the sixth is not, the last finds another one at its page and goes before.
+    assert np.flatnonzero(met.ahead).tolist() == [0, 6]
+
+
+def test_a_walk_comes_by_the_zones_in_turn_and_not_by_device_memory() -> None:
+    zones = [ZoneSpan(0, 100, 200), ZoneSpan(0, 300, 400, device=True), ZoneSpan(0, 1000, 2000)]
+    head = np.arange(2000)
+    head[1008:1012] = 1008  # a folio of 4 pages
+    for design, last in ((RfcV1, 224.0), (RfcFixed, 218.0)):
+        walker = design(ArrayMachine(np.zeros(2000), zones, head=head))
+        at = visit_ns(np.array([100, 150, 350, 1000, 1012, 5000]), walker, walker.spans(0), 2.0)
+        assert np.array_equal(at, [0.0, 100.0, np.nan, 200.0, last, np.nan], equal_nan=True)
+
+
+def test_zone_flag_finds_ahead_only_what_lies_in_a_zone_that_it_walks() -> None:
+    spec = KernelCostSpec(walk_pfn_locked_ns=1000.0, atomics_apart_ns=0.0)
+    for flagged in (False, True):
+        running = engine("zone-flag", machine(kernel=spec))
+        first, last = (running.design.machine.pfn(int(running._machine.space.frame_of[i])) for i in (0, 4095))
+        if flagged:
+            running.design.mark(first, 0)
+        nids, own, cpus = np.array([0], np.int32), np.array([2], np.int32), np.zeros(1, np.int64)
+        marks = _Marks(np.array([MS]), np.array([last]), nids, cpus, own, np.zeros(1, bool))
+        running._walk(2, 0, marks, 0)
+        assert running.design.ledger.migrated == (2 if flagged else 0)
+        assert marks.done.tolist() == [flagged]
+        (zone,) = running.design.spans(2)
+        assert running.design.will_walk(zone) == flagged  # set again by the mark that came during the walk
+
+
+def test_a_walk_finds_what_is_marked_ahead_of_it() -> None:
+    spec = KernelCostSpec(walk_pfn_locked_ns=1000.0, atomics_apart_ns=0.0)
+    running = engine("rfc-fixed", machine(kernel=spec))
+    first, last = (running.design.machine.pfn(int(running._machine.space.frame_of[i])) for i in (0, 4095))
+    nids = np.array([0, 0], dtype=np.int32)
+    times = np.array([5 * MS // 2, 5 * MS // 2])  # half a way to the last page
+    own, cpus = np.full(2, 2, np.int32), np.zeros(2, np.int64)
+    marks = _Marks(times, np.array([first, last]), nids, cpus, own, np.zeros(2, bool))
+    running._walk(2, 0, marks, 0)
+    assert running.design.ledger.migrated == 1
+    assert running._machine.page_map.nid_of_flat(
+        running._machine.space.frame_of[[0, 4095]].astype(int)
+    ).tolist() == [2, 0]
+    assert marks.done.tolist() == [False, True]
+    assert running.design.activated(2)
+    assert running._threads[2].walk_start_ns(40 * MS) == running._threads[2].since_ns
+
+
+def mark_one_by_one(self: DesignEngine, marks: _Marks, start: int, end: int) -> int:
+    """Make marks from ``start`` on, up to ``end`` or the first that sets a flag, as if each came alone."""
+    for i in range(start, end):
+        if marks.done[i]:
+            continue
+        now_ns, nid = int(marks.times_ns[i]), int(marks.own_nids[i])
+        self.design.mark(
+            int(marks.pfns[i]), int(marks.nids[i]), self.policy.jiffies(now_ns), cpu=int(marks.cpus[i])
+        )
+        thread = self._threads.get(nid)
+        if thread is not None and thread.flag_ns is None and self.design.activated(nid):
+            thread.flag_ns = now_ns
+            return i + 1
+    return end
+
+
+@pytest.mark.parametrize("order", [0, 3])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_marks_in_bulk_are_those_made_one_by_one(
+    name: str, order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Walks of 33 to 66 ms, so that marks come during, before and behind them; small waits for the others.
+    spec = KernelCostSpec(walk_pfn_ns=1000.0, walk_pfn_locked_ns=1000.0, atomics_apart_ns=20_000.0)
+    faults = HintFaultSpec(scan_bytes=1 << 30, scan_period_ns=30 * MS, hot_latency_ns=0)
+    for interval_ms in (100, 35):
+        reports = []
+        for bulk in (True, False):
+            with monkeypatch.context() as patched:
+                if not bulk:
+                    patched.setattr(DesignEngine, "_mark", mark_one_by_one)
+                sim = machine(kernel=spec, hint_faults=faults, seed=interval_ms, order=order)
+                running = design_engine(name, sim, Policy(interval_ns=interval_ms * MS))
+                running.design.sleep_ns = 20 * MS
+                for thread in running._threads.values():
+                    thread.sleep_ns, thread.since_ns = 20 * MS, -7 * MS
+                reports.append((running.run(20), running.design))
+        (many, ours), (single, theirs) = reports
+        assert many.counters == single.counters
+        assert ours.ledger.as_dict() == theirs.ledger.as_dict()
+        assert many.ticks == single.ticks
+        assert ours.ledger.migrated > 100
+        if isinstance(ours, Kmigrated):
+            np.testing.assert_array_equal(ours.records, theirs.records)
+            assert many.counters["raced_marks"] > 0 or order
+
+
+class Timed:
+    """A source that keeps what it saw, and may keep the times to itself.
+
+    Args:
+        source: who really looks.
+        tells: whether it says when.
+    """
+
+    def __init__(self, source: HintFaultSource, *, tells: bool) -> None:
+        self._source, self._tells = source, tells
+        self.seen: list[tuple[int, int]] = []
+
+    def observe(self, now_ns: int, duration_ns: int) -> Observed:
+        seen = self._source.observe(now_ns, duration_ns)
+        assert seen.at_ns is not None
+        self.seen += zip(seen.pfns.tolist(), seen.at_ns.tolist(), strict=True)
+        return seen if self._tells else replace(seen, at_ns=None)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_marks_come_when_the_producer_made_them_and_at_drawn_times_where_it_cannot_say(
+    tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+
+    def mark(self: PercpuList, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
+        made.append((pfn, now_jiffies))
+        return 0
+
+    monkeypatch.setattr(PercpuList, "mark", mark)
+    sim = machine()
+    source = Timed(HintFaultSource(sim), tells=tells)
+    interval_ms = 40
+    running = DesignEngine(PercpuList(pages(sim)), sim, source, Policy(interval_ns=interval_ms * MS))
+    running.run(5)
+    given = [(pfn, at_ns // MS) for pfn, at_ns in source.seen]
+    assert len(given) > 1000
+    assert [jiffies for _, jiffies in made] == sorted(jiffies for _, jiffies in made)
+    assert (sorted(made) == sorted(given)) == tells
+    assert [pfn for pfn, _ in sorted(made)] == [pfn for pfn, _ in sorted(given)]
+    # Drawn or not, in the tick in which they were seen; no page faults twice here.
+    known = dict(given)
+    apart_ms = [abs(known[pfn] - jiffies) for pfn, jiffies in made]
+    assert max(apart_ms) <= interval_ms
+    assert (len(set(apart_ms)) > interval_ms / 2) != tells
 
 
 def test_a_fault_without_a_target_marks_the_page_with_its_own_node() -> None:
-    once = HintFaultSpec(1 << 30, 5000 * MS, hot_latency_ns=0, two_stage=True)  # no second fault
-    sim = machine(hint_faults=once)
-    report = engine("rfc-fixed", sim).run(20)
+    no_room = HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0, promote_bytes_per_s=4096)  # for a second
+    report = engine("rfc-fixed", machine(hint_faults=no_room)).run(10)
     assert report.ledger.requested > 1000
     assert set(report.ledger.dropped) == {"already there"}
     assert report.ledger.migrated == 0
 
 
 def test_huge_pages_bypass_kmigrated_and_not_pghot() -> None:
-    posted = engine("rfc-v1", machine(n_pages=16_384, order=9)).run(20)
-    assert posted.ledger.requested == 0
-    assert posted.counters["thp_migrated_at_fault"] == 32
-    assert posted.counters["pgpromote_success"] == 16_384
+    for name in ("rfc-v1", "hot-list"):
+        posted = engine(name, machine(n_pages=16_384, order=9)).run(20)
+        assert posted.ledger.requested == 0
+        assert posted.counters["thp_migrated_at_fault"] == 32
+        assert posted.counters["pgpromote_success"] == 16_384
     pghot = engine("section-flag", machine(n_pages=16_384, order=9)).run(20)
     assert pghot.ledger.migrated == 32
     assert pghot.counters["pgpromote_success"] == 16_384

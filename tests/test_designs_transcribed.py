@@ -6,15 +6,27 @@ The other side are the transcriptions in ``transcripts``, which share no code wi
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis.strategies import SearchStrategy
 
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
 from gpuscan.designs.pghot import PghotTunables, SectionFlag
 from gpuscan.designs.rfc import Race, RfcFixed, RfcV1
-from transcripts.machines import SECTION_PAGES, Event, Mark, PghotCase, Wait, Walk, pghot_cases, rfc_cases
+from transcripts.machines import (
+    HUGE,
+    SECTION_PAGES,
+    Event,
+    Mark,
+    PghotCase,
+    Wait,
+    Walk,
+    pghot_cases,
+    rfc_cases,
+)
 from transcripts.pghot import DEFAULT, PRECISE, Mode, Pghot, Tunables
 from transcripts.rfc_v1 import Kmigrated
 from transcripts.world import Layout, Span, layout
@@ -126,6 +138,16 @@ def compare_rfc(columns: Layout, events: list[Event], *, fixed: bool) -> Counter
 @given(case=rfc_cases())
 def test_rfc_designs_do_what_was_posted(case: tuple[Layout, list[Event]], fixed: bool) -> None:
     compare_rfc(*case, fixed=fixed)
+
+
+@pytest.mark.parametrize("cases", [rfc_cases(), pghot_cases()], ids=["rfc", "pghot"])
+def test_machines_are_drawn_with_folios_of_512_pages(cases: SearchStrategy[Any]) -> None:
+    def largest_folio(case: Any) -> int:
+        columns = case.columns if isinstance(case, PghotCase) else case[0]
+        return max(Counter(columns.head).values())
+
+    only_drawn = settings(phases=[Phase.generate], max_examples=100, database=None, deadline=None)
+    assert find(cases.map(largest_folio), lambda n_pages: n_pages == HUGE, settings=only_drawn) == HUGE
 
 
 @pytest.mark.parametrize("fixed", [False, True])

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.machine import BatchCall, Machine, Page
+from gpuscan.designs.candidates import ready_positions
+from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, STALE, RequestLedger
 from gpuscan.flow import FolioEvents
+from gpuscan.sim.spec import KernelCostSpec
 
 
 class Design(ABC):
@@ -24,20 +26,25 @@ class Design(ABC):
     Attributes:
         name: as ``gpuscan run --design`` takes it.
         sleep_ns: timeout of the thread's wait.
+        batch_folios: folios after which a batch is flushed.
         needs_flag: whether the thread walks only where the node's flag is set.
         counts_accesses: the producer reports every fault; otherwise do_numa_page() decides first.
         bypasses_thp: PMD-mapped folios are not marked but moved where they fault.
+        locks_records: the walk does a locked test-and-clear on the record of each page.
         calls: every ``migrate_misplaced_folios_batch(list, nid)`` call.
         counters: by the kernel's names where it has one.
         ledger: where every request went.
         busy_ns: modelled time of all migrations.
+        span: what the walk under way, or the last one, went through last.
     """
 
     name: ClassVar[str]
     sleep_ns: int
+    batch_folios: int
     needs_flag: ClassVar[bool]
     counts_accesses: ClassVar[bool] = False
     bypasses_thp: ClassVar[bool] = False
+    locks_records: ClassVar[bool] = False
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -45,6 +52,7 @@ class Design(ABC):
         self.counters: Counter[str] = Counter()
         self.ledger = RequestLedger()
         self.busy_ns = 0.0
+        self.span: ZoneSpan | None = None
         self._active: set[int] = set()
         self._asked: dict[int, int | None] = {}  # head of an isolated folio: what was asked for
 
@@ -57,6 +65,18 @@ class Design(ABC):
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """Handle a hint fault on a CPU that names a page and a node; 0 or -errno."""
 
+    def mark_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+    ) -> None:
+        """Handle hint faults, one after the other: see :meth:`mark`."""
+        rows = zip(pfns.tolist(), nids.tolist(), jiffies.tolist(), cpus.tolist(), strict=True)
+        for pfn, nid, now_jiffies, cpu in rows:
+            self.mark(pfn, nid, now_jiffies, cpu=cpu)
+
     @abstractmethod
     def walk(self, nid: int, *, now_jiffies: int = 0) -> None:
         """Do one round of a node's thread; time stands still meanwhile."""
@@ -65,9 +85,42 @@ class Design(ABC):
         """Whether a node with memory has a thread."""
         return True
 
+    def spans(self, nid: int) -> Sequence[ZoneSpan]:
+        """Return what a walk of a node may go through, in its order; nothing where there is no walk."""
+        return ()
+
+    def will_walk(self, span: ZoneSpan) -> bool:
+        """Whether a walk that comes to one of its :meth:`spans` now goes through it."""
+        return True
+
+    def raise_flag(self, span: ZoneSpan) -> None:
+        """Set the flag of a span, where there is one, as a mark does that comes while the span is walked."""
+        return
+
+    def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n]: how many PFNs of a span a walk looks at before it comes to each of these."""
+        return pfns - span.start_pfn
+
+    def n_examined(self, span: ZoneSpan) -> int:
+        """Return how many PFNs of a span a walk looks at."""
+        return int(self.n_before(span, np.array([span.end_pfn]))[0])
+
     def finish(self) -> None:
         """Book, at the end of a run, what is pending but will not be found."""
         return
+
+    def producer_wait_ns(self, duration_ns: int, cost: KernelCostSpec, n_cpus: int) -> float:
+        """Return how long producers waited for locks since the last call, ``duration_ns`` ago, modelled."""
+        return 0.0
+
+    def producer_ns(self, cost: KernelCostSpec) -> float:
+        """Return what all marks took besides waiting, modelled: cold lines and locked instructions."""
+        counters = self.counters
+        return counters["producer_lines"] * cost.cold_line_ns + counters["producer_atomics"] * cost.atomic_ns
+
+    def activate(self, nid: int) -> None:
+        """Set PGDAT_KMIGRATED_ACTIVATE of a node."""
+        self._active.add(nid)
 
     def activated(self, nid: int) -> bool:
         """Whether PGDAT_KMIGRATED_ACTIVATE of a node is set."""
@@ -92,6 +145,13 @@ class Design(ABC):
     @abstractmethod
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pages the records say are READY."""
+
+    def _charge(self, lines: int, *, atomics: int, n_marks: int = 1) -> None:
+        """Count what each mark costs its producer: cache lines that other CPUs wrote, locked instructions."""
+        counters = self.counters
+        counters["producer_marks"] += n_marks
+        counters["producer_lines"] += n_marks * lines
+        counters["producer_atomics"] += n_marks * atomics
 
     def _at_home(self, page: Page, nid: int, asked: int | None, reason: str = ALREADY_THERE) -> bool:
         """Return whether a claimed folio is on its target already, which ends the request."""
@@ -152,6 +212,6 @@ def sorted_candidates(
     """
     found: set[int] = set()
     for lo, hi in ranges:
-        found.update((np.flatnonzero(records[lo:hi] & records.dtype.type(ready_mask)) + lo).tolist())
+        found.update(ready_positions(records, lo, hi, ready_mask).tolist())
         found.update(position for position in more if lo <= position < hi)
     return sorted(found)

@@ -1,10 +1,14 @@
 """The loop that runs a design on a simulated machine: time, producers, the threads' waits, the report.
 
 Reports in the same terms as :mod:`gpuscan.engine`, so that a design's run can be laid
-beside gpuscan's; only ``scan_ns`` is modelled there, not measured: WALK_NS_PER_PFN for
-every PFN a walk looks at. A walk lasts as long as that and its migrations; what is
-marked meanwhile is seen by the next one. A walk that begins within a tick sees all of the
-tick's marks.
+beside gpuscan's; only ``scan_ns`` is modelled there, from what a PFN or a cache line takes
+(:class:`gpuscan.sim.spec.KernelCostSpec`) and how many of them a walk looks at. A walk lasts
+as long as that and its migrations.
+
+Each thread is somewhere in its first wait when the run begins. A tick's marks come when the producer made
+them or, where it does not know, at times that are drawn, uniformly. What is marked during a walk is seen by
+the next one, but for kmigrated, whose walk meets what is marked ahead of it
+(:mod:`gpuscan.designs.races`), as far as it is marked in the tick that the walk begins in.
 """
 
 from __future__ import annotations
@@ -12,11 +16,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design
+from gpuscan.designs.machine import ZoneSpan
+from gpuscan.designs.races import meet, visit_ns
+from gpuscan.designs.rfc import Kmigrated, Race
 from gpuscan.engine import RunReport, TickReport
 from gpuscan.flow import MigrateStatus
 from gpuscan.ledger import Ledger
@@ -24,10 +32,11 @@ from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.policy import Policy
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sources.hint_faults import HintFaultSource, ObservedFaults
+from gpuscan.sources.producer import Observed
 
-WALK_NS_PER_PFN = 7.2
-"""Derived, not measured: 64 bytes of struct page and 8 of page_ext, one after the other at 10 GB/s."""
+_NS_PER_S = 1_000_000_000
+_MEANS_MAX = 20
+"""A drawn distance between two atomics is longer than so many means once in 500 million."""
 
 
 @dataclass(slots=True)
@@ -52,24 +61,55 @@ class ThreadWait:
     flag_ns: int | None = None
 
     def walk_start_ns(self, now_ns: int) -> int | None:
-        """Return when a walk has begun by ``now_ns``, None if none has; a timeout without one begins the next
-        wait."""
-        if now_ns < self.since_ns:
-            return None
+        """Return when a walk has begun by ``now_ns``, None if none has."""
         if self.flag_ns is not None and self.flag_ns <= self.since_ns:
-            return self.since_ns
-        n_timeouts = (now_ns - self.since_ns) // self.sleep_ns
-        if not n_timeouts:
+            start_ns = self.since_ns
+        elif not self.needs_flag:
+            start_ns = self.since_ns + self.sleep_ns
+        elif self.flag_ns is None:
             return None
-        if self.needs_flag and self.flag_ns is None:
-            self.since_ns += n_timeouts * self.sleep_ns
-            return None
-        return self.since_ns + self.sleep_ns
+        else:  # a timeout without the flag begins the next wait
+            n_timeouts = -(-(self.flag_ns - self.since_ns) // self.sleep_ns)
+            start_ns = self.since_ns + n_timeouts * self.sleep_ns
+        return start_ns if start_ns <= now_ns else None
+
+    def timeout_from(self, now_ns: int) -> int:
+        """Return when the wait begins or is over next, from ``now_ns`` on: when a flag is set before that
+        makes no difference."""
+        n_timeouts = max(0, -(-(now_ns - self.since_ns) // self.sleep_ns))
+        return self.since_ns + n_timeouts * self.sleep_ns
 
     def walked(self, start_ns: int, walk_ns: float) -> None:
         """Begin to wait after a walk, which cleared the flag."""
         self.since_ns = start_ns + int(walk_ns)
         self.flag_ns = None
+
+
+class FaultSource(Protocol):
+    """Where a design's marks come from."""
+
+    def observe(self, now_ns: int, duration_ns: int) -> Observed:
+        """Let ``duration_ns`` pass, from ``now_ns`` on, and return every fault."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Marks:
+    """The marks of a tick, in the order of their times.
+
+    Attributes:
+        times_ns: int64[n].
+        pfns, nids, cpus: what each names, and on which CPU.
+        own_nids: where the page is.
+        done: bool[n], made before its turn.
+    """
+
+    times_ns: NDArray[np.int64]
+    pfns: NDArray[np.int64]
+    nids: NDArray[np.int32]
+    cpus: NDArray[np.int64]
+    own_nids: NDArray[np.int32]
+    done: NDArray[np.bool_]
 
 
 class DesignEngine:
@@ -78,12 +118,12 @@ class DesignEngine:
     Args:
         design: on ``machine``'s pages.
         machine: where time passes.
-        source: of its hint faults.
+        source: what sees the accesses.
         policy: ``interval_ns`` is the length of a tick, ``hz`` counts jiffies; the rest is gpuscan's own.
     """
 
     def __init__(
-        self, design: Design, machine: SimulatedMachine, source: HintFaultSource, policy: Policy
+        self, design: Design, machine: SimulatedMachine, source: FaultSource, policy: Policy
     ) -> None:
         self.design = design
         self.policy = policy
@@ -92,8 +132,14 @@ class DesignEngine:
         self._machine = machine
         self._source = source
         self._at_fault = SimulatedMigrator(machine)
+        self._cost = machine.spec.kernel
+        self._n_cpus = sum(len(node.cpus) for node in machine.topology.nodes)
+        self._wait_ns = 0.0
+        self._random = np.random.default_rng([machine.spec.seed, 4])
         self._threads = {
-            node.nid: ThreadWait(design.sleep_ns, design.needs_flag)
+            node.nid: ThreadWait(
+                design.sleep_ns, design.needs_flag, -int(self._random.integers(0, design.sleep_ns))
+            )
             for node in machine.topology.nodes
             if node.present_pages and design.has_thread(node.nid)
         }
@@ -114,6 +160,9 @@ class DesignEngine:
         design.verify()
         counters = design.counters + Counter(elsewhere=design.ledger.elsewhere)
         counters["stale_claims"] = design.ledger.stale_claims
+        counters["pgdemote_kswapd"] = int(sum(tick.metrics["demoted_pages"] for tick in ticks))
+        counters["producer_ns"] = round(design.producer_ns(self._cost) + self._wait_ns)
+        counters["producer_wait_ns"] = round(self._wait_ns)
         return RunReport(
             "model",
             f"the design {design.name} is a model in Python and runs on no device",
@@ -138,19 +187,27 @@ class DesignEngine:
         self.now_ns += interval_ns
         report.metrics = seen.metrics
         design.apply(seen.events)
-        self._mark(seen)
-        for nid, thread in self._threads.items():
-            if thread.flag_ns is None and design.activated(nid):
-                thread.flag_ns = self.now_ns
-            start_ns = thread.walk_start_ns(self.now_ns)
-            if start_ns is not None:
-                walk_ns, busy_ns = self._walk(nid)
-                thread.walked(start_ns, walk_ns + busy_ns)
-                report.scan_ns += int(walk_ns)
-                report.migrate_busy_ns = max(report.migrate_busy_ns, busy_ns)
-                report.n_plans += 1
-                report.path = "walk"
+        marks = self._marks(seen)
+        busy_ns = Counter[int]()
+        n_marked = 0
+        while True:
+            due = self._next_walk()
+            until_ns = self.now_ns if due is None else due[0]
+            end = int(np.searchsorted(marks.times_ns, until_ns, side="right"))
+            if n_marked < end:
+                n_marked = self._mark(marks, n_marked, end)
+                continue  # one that set a flag may begin a walk before
+            if due is None:
+                break
+            start_ns, nid = due
+            walk_ns, migrate_ns = self._walk(nid, start_ns, marks, n_marked)
+            report.scan_ns += int(walk_ns)
+            busy_ns[nid] += int(migrate_ns)
+            report.n_plans += 1
+            report.path = "walk"
+        report.migrate_busy_ns = max(busy_ns.values(), default=0)
         design.calls.clear()
+        self._wait_ns += design.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
 
         def counted(name: str) -> int:
             return design.counters[name] - before[name]
@@ -169,24 +226,120 @@ class DesignEngine:
         self.n_ticks += 1
         return report
 
-    def _walk(self, nid: int) -> tuple[float, float]:
-        """Walk a node and return how long looking at its pages takes, and moving them."""
-        design = self.design
-        n_before, busy_before = design.counters["pfns_examined"], design.busy_ns
-        design.walk(nid, now_jiffies=self.policy.jiffies(self.now_ns))
-        busy_ns = design.busy_ns - busy_before
-        walk_ns = (design.counters["pfns_examined"] - n_before) * WALK_NS_PER_PFN
-        return walk_ns, busy_ns
+    def _next_walk(self) -> tuple[int, int] | None:
+        """Return when the next walk has begun, and whose, if one has: the earliest first."""
+        begun = [
+            (start_ns, nid)
+            for nid, thread in self._threads.items()
+            if (start_ns := thread.walk_start_ns(self.now_ns)) is not None
+        ]
+        return min(begun, default=None)
 
-    def _mark(self, seen: ObservedFaults) -> None:
+    def _walk(self, nid: int, start_ns: int, marks: _Marks, n_marked: int) -> tuple[float, float]:
+        """Walk a node and return how long looking at its pages takes, and moving them."""
+        design, thread = self.design, self._threads[nid]
+        before_ns, busy_before = self._looked_ns(), design.busy_ns
+        now_jiffies = self.policy.jiffies(start_ns)
+        flag_ns, flagged = None, list[ZoneSpan]()
+        if isinstance(design, Kmigrated):
+            flag_ns, flagged, races = self._meet(design, nid, start_ns, marks, n_marked)
+            design.walk(nid, races, now_jiffies=now_jiffies)
+        else:
+            design.walk(nid, now_jiffies=now_jiffies)
+        walk_ns, migrate_ns = self._looked_ns() - before_ns, design.busy_ns - busy_before
+        thread.walked(start_ns, walk_ns + migrate_ns)
+        if flag_ns is not None:  # set after the thread had cleared it
+            design.activate(nid)
+            thread.flag_ns = flag_ns
+        for zone in flagged:
+            design.raise_flag(zone)
+        return walk_ns, migrate_ns
+
+    def _meet(
+        self, design: Kmigrated, nid: int, start_ns: int, marks: _Marks, n_marked: int
+    ) -> tuple[int | None, list[ZoneSpan], list[Race]]:
+        """Make the marks that a walk meets ahead; return when the first came, the zones in which one came
+        after the walk had cleared their flag, and the marks it races with."""
+        zones = [zone for zone in design.spans(nid) if design.will_walk(zone)]
+        pfn_ns = self._cost.walk_pfn_locked_ns
+        longest_ns = sum(design.n_examined(zone) for zone in zones) * pfn_ns
+        apart_ns = self._cost.atomics_apart_ns
+        until = int(np.searchsorted(marks.times_ns, start_ns + longest_ns + _MEANS_MAX * apart_ns))
+        mine = n_marked + np.flatnonzero(
+            (marks.own_nids[n_marked:until] == nid) & ~marks.done[n_marked:until]
+        )
+        if not len(mine):
+            return None, [], []
+        late_ns = marks.times_ns[mine] - start_ns - visit_ns(marks.pfns[mine], design, zones, pfn_ns)
+        met = meet(marks.pfns[mine], marks.nids[mine], late_ns, apart_ns, self._random)
+        for i in mine[met.ahead].tolist():
+            design.request(int(marks.pfns[i]), int(marks.nids[i]))
+        marks.done[mine[met.ahead]] = True
+        raced = mine[list(met.races)]
+        marks.done[raced] = True
+        design.counters["raced_marks"] += len(raced)
+        early = np.concatenate([mine[met.ahead], raced])
+        races = list(met.races.values())
+        if not len(early):
+            return None, [], races
+        pfns, times_ns = marks.pfns[early], marks.times_ns[early]
+        begins_ns = start_ns + visit_ns(np.array([zone.start_pfn for zone in zones]), design, zones, pfn_ns)
+        flagged = [
+            zone
+            for zone, begin_ns in zip(zones, begins_ns.tolist(), strict=True)
+            if ((pfns >= zone.start_pfn) & (pfns < zone.end_pfn) & (times_ns > begin_ns)).any()
+        ]
+        return int(times_ns.min()), flagged, races
+
+    def _looked_ns(self) -> float:
+        """Return how long all walks have looked at PFNs, sections and entries so far, modelled."""
+        counters, cost = self.design.counters, self._cost
+        pfn_ns = cost.walk_pfn_locked_ns if self.design.locks_records else cost.walk_pfn_ns
+        return (
+            counters["pfns_examined"] * pfn_ns
+            + counters["sections_examined"] * cost.walk_pfn_ns
+            + counters["walk_lines"] * cost.cold_line_ns
+        )
+
+    def _marks(self, seen: Observed) -> _Marks:
+        """Return a tick's marks; move what is moved at the fault."""
         pfns, nids, cpus, wanted = seen.pfns, self._asked_for(seen), self._cpus(seen.cpu_nids), seen.wanted
-        if self.design.bypasses_thp and self._machine.has_large_folios:
+        times_ns = seen.at_ns
+        if times_ns is None:
+            times_ns = self.now_ns - self._random.integers(0, self.policy.interval_ns, len(pfns))
+        marked = np.ones(len(pfns), dtype=np.bool_)
+        if not seen.at_fault and not self.design.counts_accesses:
+            marked = wanted
+        elif self.design.bypasses_thp and self._machine.has_large_folios:
             huge = self._is_huge(pfns)
             self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
-            pfns, nids, cpus = pfns[~huge], nids[~huge], cpus[~huge]
-        now_jiffies = self.policy.jiffies(self.now_ns)
-        for pfn, nid, cpu in zip(pfns.tolist(), nids.tolist(), cpus.tolist(), strict=True):
-            self.design.mark(pfn, nid, now_jiffies, cpu=cpu)
+            marked = ~huge
+        pfns, nids, cpus, times_ns = pfns[marked], nids[marked], cpus[marked], times_ns[marked]
+        order = np.argsort(times_ns, kind="stable")
+        page_map = self._machine.page_map
+        own_nids = page_map.nid_of_flat(page_map.flat_of_pfn(pfns[order]))
+        done = np.zeros(len(pfns), dtype=np.bool_)
+        return _Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done)
+
+    def _mark(self, marks: _Marks, start: int, end: int) -> int:
+        """Make the marks from ``start`` on, up to ``end`` or the next moment at which a flag that one of them
+        sets may begin a walk; return the first left."""
+        design, threads = self.design, self._threads
+        waits = [thread for thread in threads.values() if thread.flag_ns is None]
+        if waits:
+            first_ns = int(marks.times_ns[start])
+            until_ns = min(thread.timeout_from(first_ns) for thread in waits)
+            end = min(end, int(np.searchsorted(marks.times_ns, until_ns, side="right")))
+        left = start + np.flatnonzero(~marks.done[start:end])
+        times_ns, own_nids = marks.times_ns[left], marks.own_nids[left]
+        jiffies = times_ns * self.policy.hz // _NS_PER_S
+        design.mark_many(marks.pfns[left], marks.nids[left], jiffies, marks.cpus[left])
+        nids, firsts = np.unique(own_nids, return_index=True)
+        for nid, first in zip(nids.tolist(), firsts.tolist(), strict=True):
+            thread = threads.get(nid)
+            if thread is not None and thread.flag_ns is None and design.activated(nid):
+                thread.flag_ns = int(times_ns[first])
+        return end
 
     def _cpus(self, cpu_nids: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the CPU of each fault: a node's faults fall on its CPUs in turn."""
@@ -197,9 +350,9 @@ class DesignEngine:
             cpus[mine] = of_node[np.arange(len(mine)) % len(of_node)]
         return cpus
 
-    def _asked_for(self, seen: ObservedFaults) -> NDArray[np.int32]:
-        """Return the node each fault names, as the design's producer does."""
-        if self.design.counts_accesses:
+    def _asked_for(self, seen: Observed) -> NDArray[np.int32]:
+        """Return the node each access names, as the design's producer does."""
+        if self.design.counts_accesses or not seen.at_fault:
             return seen.target_nids
         # At out_map nid is still folio_nid() where do_numa_page() wants no move, and is marked all the same.
         return np.where(seen.wanted, seen.target_nids, seen.own_nids)

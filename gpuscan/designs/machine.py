@@ -2,7 +2,7 @@
 
 A design knows a page by its *position*: an index into per-page arrays, ascending with
 the PFN. :class:`ArrayMachine` is given as arrays, for single steps;
-:class:`gpuscan.designs.simulated.DesignMachine` is a simulated machine.
+:class:`gpuscan.designs.simulated.SimulatedPages` is a simulated machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EINVAL = 22
 
 @dataclass(frozen=True, slots=True)
 class ZoneSpan:
-    """A zone as a walk sees it.
+    """A zone as a walk sees it; what a walk by sections goes through is one for each section.
 
     Attributes:
         nid: its node.
@@ -100,6 +100,14 @@ class Machine(Protocol):
         """``node_is_toptier()``."""
         ...
 
+    def has_cpus(self, nid: int) -> bool:
+        """Whether a node is in N_CPU."""
+        ...
+
+    def present_pages(self, nid: int) -> int:
+        """``node_present_pages``."""
+        ...
+
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """Return a node's zones in the kernel's order."""
         ...
@@ -124,6 +132,18 @@ class Machine(Protocol):
         """Return what is known about a page."""
         ...
 
+    def online_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], the position of each PFN, -1 where ``pfn_to_online_page()`` finds nothing."""
+        ...
+
+    def lru_heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], the head of each PFN's folio, -1 where that is not online or on no LRU list."""
+        ...
+
+    def nids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], the node of each page."""
+        ...
+
     def memcg(self, head: int) -> int:
         """Return an id of the folio's memory cgroup."""
         ...
@@ -131,6 +151,11 @@ class Machine(Protocol):
     def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
         """Return how many PFNs a walk looks at that steps over the folios it finds (of node ``nid`` only, if
         given) instead of looking at each of their pages."""
+        ...
+
+    def steps_to(self, start_pfn: int, pfns: NDArray[np.int64], nid: int | None = None) -> NDArray[np.int64]:
+        """Return int64[n]: how many PFNs such a walk, which begins at ``start_pfn``, looks at before it comes
+        to each of these, or past it."""
         ...
 
     def free_space_enough(self, nid: int) -> bool:
@@ -167,6 +192,7 @@ class ArrayMachine:
         prepare: int[n], what ``migrate_misplaced_folio_prepare()`` returns, read at the head; 0 by default.
         memcg: int[n], read at the head; 0 by default.
         top_tier: nodes of the top tier.
+        cpus_on: nodes with CPUs; by default those of the top tier.
         free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
 
     Raises:
@@ -186,6 +212,7 @@ class ArrayMachine:
         prepare: ArrayLike | None = None,
         memcg: ArrayLike | None = None,
         top_tier: Sequence[int] = (),
+        cpus_on: Sequence[int] | None = None,
         free_enough: Sequence[int] = (),
     ) -> None:
         self._first_pfn = first_pfn
@@ -208,6 +235,7 @@ class ArrayMachine:
         self._n_pages = np.bincount(self._head, minlength=n)
         self._zones = tuple(zones)
         self._top_tier = frozenset(top_tier)
+        self._cpus_on = self._top_tier if cpus_on is None else frozenset(cpus_on)
         self._free_enough = frozenset(free_enough)
 
     @property
@@ -223,6 +251,14 @@ class ArrayMachine:
     def is_top_tier(self, nid: int) -> bool:
         """See :class:`Machine`."""
         return nid in self._top_tier
+
+    def has_cpus(self, nid: int) -> bool:
+        """See :class:`Machine`."""
+        return nid in self._cpus_on
+
+    def present_pages(self, nid: int) -> int:
+        """See :class:`Machine`."""
+        return int((self._valid & (self._nid == nid)).sum())
 
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """See :class:`Machine`."""
@@ -260,6 +296,22 @@ class ArrayMachine:
             bool(self._lru[head]),
         )
 
+    def online_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        positions = pfns - self._first_pfn
+        inside = (positions >= 0) & (positions < self.n_positions)
+        return np.where(inside & self._online[np.where(inside, positions, 0)], positions, -1)
+
+    def lru_heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        positions = self.online_positions(pfns)
+        heads = self._head[positions]
+        return np.where((positions >= 0) & self._lru[heads], heads, -1)
+
+    def nids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        return self._nid[positions]
+
     def memcg(self, head: int) -> int:
         """See :class:`Machine`."""
         return int(self._memcg[head])
@@ -279,6 +331,10 @@ class ArrayMachine:
             looked_at = (self._head[lo:hi] == pages) | (pages == start_pfn - self._first_pfn)
             n_stepped_over += int((found & ~looked_at).sum())
         return end_pfn - start_pfn - n_stepped_over
+
+    def steps_to(self, start_pfn: int, pfns: NDArray[np.int64], nid: int | None = None) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        return np.array([self.n_steps(start_pfn, pfn, nid) for pfn in pfns.tolist()], dtype=np.int64)
 
     def prepare(self, head: int, nid: int) -> int:
         """See :class:`Machine`; the result does not depend on the node."""

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
+from gpuscan.designs.requests import OVERFLOW
 
 ENTRY_BYTES = 16
 """A PFN and a nid, padded."""
+_ENTRIES_PER_LINE = 64 // ENTRY_BYTES
 BATCH_FOLIOS = 512
 SLEEP_NS = 100_000_000
 
@@ -38,6 +40,7 @@ class PercpuList(Design):
     def __init__(self, machine: Machine, list_entries: int = 4096) -> None:
         super().__init__(machine)
         self.sleep_ns = SLEEP_NS
+        self.batch_folios = BATCH_FOLIOS
         self.list_entries = list_entries
         self._lists: dict[int, dict[int, list[tuple[int, int]]]] = {}  # by source node, then CPU
 
@@ -63,8 +66,12 @@ class PercpuList(Design):
         entries = self._lists.setdefault(page.nid, {}).setdefault(cpu, [])
         if len(entries) >= self.list_entries:
             self.counters["list_overflow"] += 1
-            self.ledger.overflow()
+            self._charge(0, atomics=0)
+            self.ledger.refuse(OVERFLOW)
             return 0
+        # Every fourth entry begins a line of the CPU's own; the node's flag is set where it is clear.
+        first = page.nid not in self._active
+        self._charge((len(entries) % _ENTRIES_PER_LINE == 0) + first, atomics=first)
         entries.append((position, nid))
         self.ledger.ask(position, nid)
         self._active.add(page.nid)
@@ -78,10 +85,12 @@ class PercpuList(Design):
         lists = self._lists.pop(nid, {})
         newest: dict[int, int] = {}
         for cpu in sorted(lists):
+            counters["walk_lines"] += -(-len(lists[cpu]) // _ENTRIES_PER_LINE)
             for position, target in lists[cpu]:
                 counters["entries_examined"] += 1
                 counters["duplicates"] += position in newest
                 newest[position] = target
+        counters["walk_lines"] += len(newest)  # struct page
         cur_nid = NUMA_NO_NODE
         migrate_list: list[int] = []
         for position, target in newest.items():
@@ -89,7 +98,7 @@ class PercpuList(Design):
                 continue
             if cur_nid == NUMA_NO_NODE:
                 cur_nid = target
-            if len(migrate_list) >= BATCH_FOLIOS or cur_nid != target:
+            if len(migrate_list) >= self.batch_folios or cur_nid != target:
                 self._flush(migrate_list, cur_nid)
                 cur_nid = target
             migrate_list.append(machine.page(position).head)

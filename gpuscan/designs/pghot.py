@@ -13,6 +13,7 @@ that cannot be taken just then stays READY where nothing looks for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,17 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design, sorted_candidates
-from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page
+from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
+from gpuscan.designs.promotion_limit import PromotionLimit
 from gpuscan.designs.requests import NOT_PROMOTED, STRANDED
 from gpuscan.errors import InputError
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.records import N_NODES_MAX, Field, record_format, unpack
 
-KMIGRATED_MIGRATION_ADJUST_STEPS = 16
-KMIGRATED_PROMOTION_THRESHOLD_WINDOW_MS = 60_000
 _WINDOW_MS = {"pghot-compact": 3000, "pghot": 5000}
 _MS_PER_S = 1000
-_U32 = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +62,6 @@ class PghotTunables:
         return _WINDOW_MS[self.record_format] if self.freq_window_ms is None else self.freq_window_ms
 
 
-@dataclass(slots=True)
-class _PromotionState:
-    """What ``pglist_data`` keeps for the rate limit of a target; times in ms."""
-
-    n_candidate_pages: int = 0
-    rl_start_ms: int = 0
-    rl_candidate_pages: int = 0
-    th_start_ms: int = 0
-    th_candidate_pages: int = 0
-    threshold_ms: int = 0
-
-
 class SectionFlag(Design):
     """pghot on one machine.
 
@@ -96,14 +83,16 @@ class SectionFlag(Design):
         if _MS_PER_S % self.tunables.hz:
             raise InputError(f"pghot with {self.tunables.hz} jiffies a second; give a divisor of 1000")
         self.sleep_ns = self.tunables.sleep_ms * 1_000_000
+        self.batch_folios = self.tunables.batch_nr
         self._fmt = record_format(self.tunables.record_format)
         self.records: NDArray[Any] = np.zeros(machine.n_positions, dtype=self._fmt.dtype)
         """One record per page, of the tunables' format; a folio's is that of its first page."""
         self._hot: set[int] = set()
-        self._targets: dict[int, _PromotionState] = {}
+        self._limit = PromotionLimit(self.tunables.rate_limit_mbps, self.tunables.window_ms)
         # Jiffies + 1 of the last access as it really was, 0: none. Pages never recorded take no memory.
         self._last_access = np.zeros(machine.n_positions, dtype=np.int64)
         self._looked_fresh: set[int] = set()
+        self._nid_of_section: dict[int, int] = {}  # memory stays where it is
 
     @property
     def record_bytes(self) -> int:
@@ -114,9 +103,34 @@ class SectionFlag(Design):
         """See :class:`gpuscan.designs.design.Design`."""
         return not self.machine.is_top_tier(nid)
 
+    def spans(self, nid: int) -> Sequence[ZoneSpan]:
+        """See :class:`gpuscan.designs.design.Design`: the node's sections that have records."""
+        starts = [
+            section * SECTION_PAGES
+            for section in self.machine.sections()
+            if self._section_nid(section) == nid and self._has_hot_map(section)
+        ]
+        return [ZoneSpan(nid, start, start + SECTION_PAGES) for start in starts]
+
+    def will_walk(self, span: ZoneSpan) -> bool:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return self.section_hot(span.start_pfn // SECTION_PAGES)
+
+    def raise_flag(self, span: ZoneSpan) -> None:
+        """See :class:`gpuscan.designs.design.Design`."""
+        self._hot.add(span.start_pfn // SECTION_PAGES)
+
     def section_hot(self, section: int) -> bool:
         """Whether PGHOT_SECTION_HOT_BIT of a section (PFN / 32,768) is set."""
         return section in self._hot
+
+    def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return self.machine.steps_to(span.start_pfn, pfns)
+
+    def n_examined(self, span: ZoneSpan) -> int:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return self.machine.n_steps(span.start_pfn, span.end_pfn)
 
     def stranded(self) -> int:
         """Return how many pending requests lie in sections whose hot bit is clear."""
@@ -160,7 +174,10 @@ class SectionFlag(Design):
         if not self._has_hot_map(section):
             return 0
         self.counters["pghot_recorded_accesses"] += 1
-        if self._update(page.head, nid, now_jiffies):
+        ready = self._update(page.head, nid, now_jiffies)
+        # The record's line; those of the section and of the node's flags once it is READY.
+        self._charge(1 + 2 * ready, atomics=1 + 2 * ready)
+        if ready:
             self._hot.add(section)
             self._active.add(page.nid)
             self.ledger.ask(
@@ -169,6 +186,65 @@ class SectionFlag(Design):
                 keeps_nid=self._fmt.has_nid,
             )
         return 0
+
+    def mark_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+    ) -> None:
+        """See :class:`gpuscan.designs.design.Design`; the first mark of each page in bulk, then others."""
+        machine = self.machine
+        heads = machine.lru_heads(pfns)
+        if (heads != machine.online_positions(pfns))[heads >= 0].any():  # inside large folios
+            super().mark_many(pfns, nids, jiffies, cpus)
+            return
+        _, firsts = np.unique(pfns, return_index=True)
+        first = np.zeros(len(pfns), dtype=np.bool_)
+        first[firsts] = True
+        valid = first & _by_value(nids, self._nid_valid)
+        self.counters["pghot_recorded_hintfaults"] += int(valid.sum())
+        own_nids = machine.nids_at(heads)
+        recorded = valid & (heads >= 0) & (own_nids != nids) & ~_by_value(own_nids, machine.is_top_tier)
+        recorded &= _by_value(pfns // SECTION_PAGES, self._has_hot_map)
+        for zone in (zone for nid in machine.nids for zone in machine.zones(nid) if zone.device):
+            recorded &= (own_nids != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
+        n_recorded = int(recorded.sum())
+        if n_recorded:
+            self.counters["pghot_recorded_accesses"] += n_recorded
+            targets = np.where(nids == NUMA_NO_NODE, self.tunables.target_nid, nids)[recorded]
+            pfns_recorded, positions = pfns[recorded], heads[recorded]
+            ready = self._update_many(positions, targets, jiffies[recorded])
+            n_ready = int(ready.sum())
+            self._charge(3, atomics=3, n_marks=n_ready)
+            self._charge(1, atomics=1, n_marks=n_recorded - n_ready)
+            self._hot.update(np.unique(pfns_recorded[ready] // SECTION_PAGES).tolist())
+            self._active.update(np.unique(own_nids[recorded][ready]).tolist())
+            self.ledger.ask_many(positions[ready], targets[ready], keeps_nid=self._fmt.has_nid)
+        super().mark_many(pfns[~first], nids[~first], jiffies[~first], cpus[~first])
+
+    def _update_many(
+        self, positions: NDArray[np.int64], targets: NDArray[np.int32], jiffies: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Do :meth:`_update` for pages that are all different; return which are READY then."""
+        fmt, tunables = self._fmt, self.tunables
+        fields = unpack(fmt, self.records[positions])
+        times = jiffies >> fmt.jiffies_shift & fmt.time.max
+        ages_ms = ((times - fields.time & fmt.time.max) << fmt.jiffies_shift) * _MS_PER_S // tunables.hz
+        fresh = ages_ms <= tunables.window_ms
+        before = self._last_access[positions]
+        self._last_access[positions] = jiffies + 1
+        true_ms = np.where(before > 0, (jiffies + 1 - before) * _MS_PER_S // tunables.hz, 0)
+        looks_fresh = fresh & (true_ms > tunables.window_ms)
+        self._looked_fresh.difference_update(positions[~looks_fresh].tolist())
+        self._looked_fresh.update(positions[looks_fresh].tolist())
+        freq = np.where(fresh, np.minimum(fields.freq + 1, fmt.freq.max), 1)
+        ready: NDArray[np.bool_] = fields.ready | (freq >= tunables.freq_threshold)
+        words = ready.astype(np.int64) << fmt.ready.shift | freq << fmt.freq.shift
+        words |= times << fmt.time.shift | (targets.astype(np.int64) & fmt.nid.max) << fmt.nid.shift
+        self.records[positions] = words.astype(fmt.dtype)
+        return ready
 
     def _nid_valid(self, nid: int) -> bool:
         """``pghot_nid_valid()``: the precise record keeps the node, so it must be one to promote to."""
@@ -181,27 +257,25 @@ class SectionFlag(Design):
         machine, counters = self.machine, self.counters
         self._active.discard(nid)
         counters["walks"] += 1
-        for section in machine.sections():
-            counters["sections_examined"] += 1
-            if self._section_nid(section) != nid or not self._has_hot_map(section):
-                continue
-            if section in self._hot:
+        counters["sections_examined"] += len(machine.sections())
+        for section in sorted(self._hot):  # none of them without records
+            if self._section_nid(section) == nid:
                 self._hot.discard(section)
-                self._walk_section(section, nid, now_jiffies)
+                start_pfn = section * SECTION_PAGES
+                self._walk_section(ZoneSpan(nid, start_pfn, start_pfn + SECTION_PAGES), now_jiffies)
 
-    def _walk_section(self, section: int, src_nid: int, now_jiffies: int) -> None:
+    def _walk_section(self, span: ZoneSpan, now_jiffies: int) -> None:
         machine, counters = self.machine, self.counters
-        start_pfn = section * SECTION_PAGES
-        end_pfn = start_pfn + SECTION_PAGES
+        self.span = span
         counters["sections_walked"] += 1
-        counters["pfns_examined"] += machine.n_steps(start_pfn, end_pfn)
+        counters["pfns_examined"] += self.n_examined(span)
         cur_nid, cur_memcg = NUMA_NO_NODE, 0
         migrate_list: list[int] = []
         batch_count = 0
-        ranges = machine.ranges(start_pfn, end_pfn)
+        ranges = machine.ranges(span.start_pfn, span.end_pfn)
         for position in sorted_candidates(self.records, self._fmt.ready.mask, ranges):
             page = machine.page(position)
-            if not page.online or page.head != position or page.nid != src_nid or not page.lru:
+            if not page.online or page.head != position or page.nid != span.nid or not page.lru:
                 continue
             nid, time = self._take(position)
             if not self._goes(page, nid, time, now_jiffies):
@@ -217,7 +291,7 @@ class SectionFlag(Design):
                 counters["cond_resched"] += 1
             migrate_list.append(page.head)
             batch_count += 1
-            if batch_count > self.tunables.batch_nr:
+            if batch_count > self.batch_folios:
                 self._flush(migrate_list, cur_nid)
                 batch_count = 0
                 counters["cond_resched"] += 1
@@ -241,7 +315,9 @@ class SectionFlag(Design):
         self._looked_fresh.discard(page.head)
         age_jiffies = now_jiffies + 1 - int(self._last_access[page.head])
         there = nid in self.machine.nids
-        if there and not self._should_migrate(page.n_pages, nid, time, now_jiffies):
+        # Time stands still in a walk, but not for a page that was marked ahead of it: that one is not of old.
+        latency_ms = self._latency_ms(time, now_jiffies + max(0, 1 - age_jiffies))
+        if there and not self._should_migrate(page.n_pages, nid, latency_ms, now_jiffies):
             self.counters["not_promoted"] += 1
             self.ledger.lose(asked, NOT_PROMOTED)
             return False
@@ -274,43 +350,13 @@ class SectionFlag(Design):
         else:
             self._looked_fresh.discard(position)
 
-    def _should_migrate(self, n_pages: int, nid: int, time: int, now_jiffies: int) -> bool:
+    def _should_migrate(self, n_pages: int, nid: int, latency_ms: int, now_jiffies: int) -> bool:
         """Apply free-memory bypass, threshold and rate limit: ``kmigrated_should_migrate_memory()``."""
-        counters, tunables = self.counters, self.tunables
-        state = self._targets.setdefault(nid, _PromotionState())
         if self.machine.free_space_enough(nid):
-            state.threshold_ms = 0
-            counters["pgpromote_candidate_nrl"] += n_pages
+            self._limit.bypass(nid)
+            self.counters["pgpromote_candidate_nrl"] += n_pages
             return True
-        now_ms = self._ms(now_jiffies) & _U32
-        limit_pages = tunables.rate_limit_mbps << 8  # MB_TO_PAGES with 4 KiB pages
-        self._adjust_threshold(state, limit_pages, now_ms)
-        if self._latency_ms(time, now_jiffies) >= (state.threshold_ms or tunables.window_ms):
-            return False
-        state.n_candidate_pages += n_pages
-        counters["pgpromote_candidate"] += n_pages
-        if (now_ms - state.rl_start_ms) & _U32 > _MS_PER_S:
-            state.rl_start_ms = now_ms
-            state.rl_candidate_pages = state.n_candidate_pages
-        return state.n_candidate_pages - state.rl_candidate_pages < limit_pages
-
-    def _adjust_threshold(self, state: _PromotionState, limit_pages: int, now_ms: int) -> None:
-        """Move a target's threshold every minute: ``kmigrated_promotion_adjust_threshold()``."""
-        window_ms = KMIGRATED_PROMOTION_THRESHOLD_WINDOW_MS
-        if (now_ms - state.th_start_ms) & _U32 <= window_ms:
-            return
-        state.th_start_ms = now_ms
-        default_ms = self.tunables.window_ms
-        step_ms = default_ms * 2 // KMIGRATED_MIGRATION_ADJUST_STEPS
-        threshold_ms = state.threshold_ms or default_ms
-        reference_pages = limit_pages * window_ms // _MS_PER_S
-        seen_pages = state.n_candidate_pages - state.th_candidate_pages
-        if seen_pages > reference_pages * 11 // 10:
-            threshold_ms = max(threshold_ms - step_ms, step_ms)
-        elif seen_pages < reference_pages * 9 // 10:
-            threshold_ms = min(threshold_ms + step_ms, default_ms * 2)
-        state.th_candidate_pages = state.n_candidate_pages
-        state.threshold_ms = threshold_ms
+        return self._limit.admits(nid, n_pages, latency_ms, self._ms(now_jiffies), self.counters)
 
     def _latency_ms(self, time: int, now_jiffies: int) -> int:
         """Return the age of a TIME, modulo its width: ``pghot_access_latency()``."""
@@ -325,8 +371,12 @@ class SectionFlag(Design):
 
     def _section_nid(self, section: int) -> int:
         """Return the node of a section's first page, -1 where that is not valid."""
-        first = self.machine.position(section * SECTION_PAGES)
-        return NUMA_NO_NODE if first < 0 else self.machine.page(first).nid
+        nid = self._nid_of_section.get(section)
+        if nid is None:
+            first = self.machine.position(section * SECTION_PAGES)
+            nid = NUMA_NO_NODE if first < 0 else self.machine.page(first).nid
+            self._nid_of_section[section] = nid
+        return nid
 
     def _has_hot_map(self, section: int) -> bool:
         """Whether the section has records: ``pghot_setup_hot_map()``."""
@@ -335,6 +385,13 @@ class SectionFlag(Design):
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         return unpack(self._fmt, self.records[positions]).ready
+
+
+def _by_value(values: NDArray[Any], holds: Callable[[int], bool]) -> NDArray[np.bool_]:
+    """Return bool[n]: what ``holds`` says of each, asked once for each value."""
+    found, which = np.unique(values, return_inverse=True)
+    answers = np.array([holds(value) for value in found.tolist()], dtype=np.bool_)
+    return answers[which]
 
 
 def _get(word: int, field: Field) -> int:

@@ -5,7 +5,11 @@ Both are ``rfc-fixed`` with one thing changed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.designs.machine import Machine, ZoneSpan
 from gpuscan.designs.requests import STRANDED_ZONE
@@ -22,15 +26,24 @@ class ZoneFlag(RfcFixed):
 
     name: ClassVar[str] = "zone-flag"
 
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(machine)
+    def __init__(self, machine: Machine, onlined_later: Collection[int] = ()) -> None:
+        super().__init__(machine, onlined_later)
         self._flagged: set[ZoneSpan] = set()
 
     def finish(self) -> None:
         """See :class:`gpuscan.designs.design.Design`."""
+        super().finish()
         for position in self.ledger.pending_positions().tolist():
             if self._flagged.isdisjoint(self._zones_of(position)):
                 self.ledger.end_pending(position, STRANDED_ZONE)
+
+    def will_walk(self, span: ZoneSpan) -> bool:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return span in self._flagged
+
+    def raise_flag(self, span: ZoneSpan) -> None:
+        """See :class:`gpuscan.designs.design.Design`."""
+        self._flagged.add(span)
 
     def _walk_zone(self, zone: ZoneSpan, races: dict[int, Race]) -> None:
         if zone not in self._flagged:
@@ -42,6 +55,14 @@ class ZoneFlag(RfcFixed):
     def _activate(self, position: int) -> None:
         super()._activate(position)
         self._flagged.update(self._zones_of(position))
+
+    def _activate_many(self, pfns: NDArray[np.int64], nids: NDArray[np.int64]) -> None:
+        super()._activate_many(pfns, nids)
+        for nid in np.unique(nids).tolist():
+            mine = pfns[nids == nid]
+            for zone in self.machine.zones(nid):
+                if ((mine >= zone.start_pfn) & (mine < zone.end_pfn)).any():
+                    self._flagged.add(zone)
 
     def _zones_of(self, position: int) -> list[ZoneSpan]:
         pfn = self.machine.pfn(position)
@@ -68,6 +89,9 @@ class PerFolio(RfcFixed):
                 return super()._marked_position(self.machine.pfn(page.head))
         self.counters["kmigrated_add_pfn_einval"] += 1
         return -1
+
+    def _marked_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.machine.lru_heads(pfns)
 
     def _freed(self, head: int, n_pages: int) -> None:
         super()._freed(head, n_pages)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gpuscan.designs.design import Design
 from gpuscan.designs.engine import DesignEngine
+from gpuscan.designs.hot_list import HotList, HotListTunables
 from gpuscan.designs.machine import Machine
 from gpuscan.designs.percpu_list import PercpuList
 from gpuscan.designs.pghot import PghotTunables, SectionFlag
@@ -16,7 +17,7 @@ from gpuscan.errors import InputError
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.policy import Policy
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sources.hint_faults import HintFaultSource
+from gpuscan.sources.producers import producer_of
 
 MIB = 1 << 20
 
@@ -34,10 +35,17 @@ def _section_flag(machine: Machine, policy: Policy) -> Design:
     return SectionFlag(machine, tunables)
 
 
+def _hot_list(machine: Machine, policy: Policy) -> Design:
+    limit = policy.rate_limit_bytes_per_s // MIB
+    defaults = HotListTunables()
+    return HotList(machine, HotListTunables(rate_limit_mbps=limit or defaults.rate_limit_mbps, hz=policy.hz))
+
+
 _DESIGNS: dict[str, Callable[[Machine, Policy], Design]] = {
     RfcV1.name: lambda machine, _: RfcV1(machine),
     RfcFixed.name: lambda machine, _: RfcFixed(machine),
     SectionFlag.name: _section_flag,
+    HotList.name: _hot_list,
     ZoneFlag.name: lambda machine, _: ZoneFlag(machine),
     PercpuList.name: lambda machine, _: PercpuList(machine),
     PerFolio.name: lambda machine, _: PerFolio(machine),
@@ -57,6 +65,27 @@ def require_design(name: str) -> None:
         raise InputError(f"unknown design {name!r}; choose gpuscan, {', '.join(DESIGNS)}")
 
 
+def make_design(name: str, machine: Machine, policy: Policy) -> Design:
+    """Return a design on a machine.
+
+    Args:
+        name: one of :data:`DESIGNS`.
+        machine: whose pages are walked.
+        policy: see :func:`design_engine`.
+
+    Raises:
+        InputError: there is no such design, or it has nothing to do on this machine.
+    """
+    require_design(name)
+    design = _DESIGNS[name](machine, policy)
+    if not any(design.has_thread(nid) for nid in machine.nids):
+        raise InputError(
+            f"the design {name} promotes from lower tiers only, and all memory of this machine is one tier; "
+            "choose another workload, such as cxl-promote"
+        )
+    return design
+
+
 def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> DesignEngine:
     """Return an engine that runs a design on a simulated machine.
 
@@ -64,17 +93,11 @@ def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> Desig
         name: one of :data:`DESIGNS`.
         machine: the machine.
         policy: ``interval_ns`` and ``hz``; for ``section-flag`` ``record_format`` (``pghot`` is the precise
-            mode, everything else the compact one), ``freq_threshold`` and a rate limit, if there is one.
+            mode, everything else the compact one) and ``freq_threshold``; for that and ``hot-list`` a rate
+            limit, if there is one.
 
     Raises:
         InputError: there is no such design, or it has nothing to do on this machine.
     """
-    require_design(name)
     pages = SimulatedPages(machine, SimulatedMigrator(machine, has_vma=False))
-    design = _DESIGNS[name](pages, policy)
-    if not any(design.has_thread(nid) for nid in pages.nids):
-        raise InputError(
-            f"the design {name} promotes from lower tiers only, and all memory of {machine.topology.name!r} "
-            "is one tier; choose another workload, such as cxl-promote"
-        )
-    return DesignEngine(design, machine, HintFaultSource(machine), policy)
+    return DesignEngine(make_design(name, pages, policy), machine, producer_of(machine), policy)

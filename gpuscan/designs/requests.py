@@ -36,6 +36,18 @@ STRANDED = "stranded by a cleared section bit"
 """READY, but nothing makes the thread look at its section again."""
 OVERFLOW = "list overflow"
 """A list had no room for it."""
+HEAP_FULL = "heap full"
+"""A heap had no room for it: the page has to be accessed once more when there is."""
+NO_HEAP = "no heap for the target"
+"""No thread runs on the node that it named, so that node has no heap."""
+FREQ_WRAPPED = "frequency wrapped around"
+"""One access more than the counter holds made a hot page look as if it had never been accessed."""
+COOLED = "a new window before it was found"
+"""An access long after the one before made the count begin anew."""
+BEHIND_A_COOL_HEAD = "behind a cool head of the heap"
+"""In a heap whose first entry is not hot, and the thread looks no further."""
+NO_THREAD = "no thread on its node"
+"""The node's memory came after the threads were started."""
 STRANDED_ZONE = "stranded by a cleared zone flag"
 """The same with a zone's flag."""
 
@@ -81,10 +93,28 @@ class RequestLedger:
             self.lost[OVERWRITTEN_NID] += 1
         self._open[position] = nid
 
-    def overflow(self) -> None:
+    def ask_many(
+        self, positions: NDArray[np.int64], nids: NDArray[np.int32], *, keeps_nid: bool = True
+    ) -> None:
+        """Begin requests, one after the other: see :meth:`ask`."""
+        asked, n_same, n_other = self._open, 0, 0
+        for position, nid in zip(positions.tolist(), nids.tolist(), strict=True):
+            before = asked.get(position)
+            if before is not None:
+                if before == nid or not keeps_nid:
+                    n_same += 1
+                else:
+                    n_other += 1
+            asked[position] = nid
+        self.requested += len(positions)
+        self.superseded += n_same
+        if n_other:
+            self.lost[OVERWRITTEN_NID] += n_other
+
+    def refuse(self, reason: str) -> None:
         """Book a request that found no room; an older one of the page stands."""
         self.requested += 1
-        self.lost[OVERFLOW] += 1
+        self.lost[reason] += 1
 
     def claim(self, position: int) -> int | None:
         """Take the request of a page whose mark was cleared; None where the mark had outlived its folio."""

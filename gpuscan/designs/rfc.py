@@ -7,7 +7,7 @@ of ``page_ext->flags`` from PAGE_EXT_MIGRATE_READY on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
-from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID
+from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD
 from gpuscan.records import FORMATS
 
 KMIGRATE_BATCH = 512
@@ -47,19 +47,55 @@ class Race:
     order: RaceOrder
 
 
-class _Kmigrated(Design):
-    """The thread of RFC v1; what the two designs differ in are the class attributes."""
+class Kmigrated(Design):
+    """The thread of RFC v1; what the two designs differ in are the class attributes.
+
+    Args:
+        machine: whose pages are walked.
+        onlined_later: nodes that had no memory at boot. kmigrated_init() starts threads for N_MEMORY once,
+            and nothing does so later.
+    """
 
     NID_MASK: ClassVar[int]
     STEPS_OVER_FOLIOS: ClassVar[bool]
     needs_flag: ClassVar[bool] = False
     bypasses_thp: ClassVar[bool] = True  # do_huge_pmd_numa_page() is as it was
+    locks_records: ClassVar[bool] = True
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, onlined_later: Collection[int] = ()) -> None:
         super().__init__(machine)
+        self._onlined_later = frozenset(onlined_later)
         self.sleep_ns = KMIGRATE_DELAY_NS
+        self.batch_folios = KMIGRATE_BATCH
         self.records: NDArray[np.uint32] = np.zeros(machine.n_positions, dtype=np.uint32)
         """uint32[n_positions], format ``rfc``."""
+
+    def has_thread(self, nid: int) -> bool:
+        """See :class:`gpuscan.designs.design.Design`."""
+        return nid not in self._onlined_later
+
+    def spans(self, nid: int) -> Sequence[ZoneSpan]:
+        """See :class:`gpuscan.designs.design.Design`: populated zones that are not ZONE_DEVICE."""
+        zones = self.machine.zones(nid)
+        return [zone for zone in zones if zone.start_pfn < zone.end_pfn and not zone.device]
+
+    def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.design.Design`."""
+        if self.STEPS_OVER_FOLIOS:
+            return self.machine.steps_to(span.start_pfn, pfns, span.nid)
+        return super().n_before(span, pfns)
+
+    def n_examined(self, span: ZoneSpan) -> int:
+        """See :class:`gpuscan.designs.design.Design`."""
+        if self.STEPS_OVER_FOLIOS:
+            return self.machine.n_steps(span.start_pfn, span.end_pfn, span.nid)
+        return span.end_pfn - span.start_pfn
+
+    def finish(self) -> None:
+        """Book as lost what waits on nodes without a thread."""
+        for position in self.ledger.pending_positions().tolist():
+            if not self.has_thread(self.machine.page(position).nid):
+                self.ledger.end_pending(position, NO_THREAD)
 
     @property
     def record_bytes(self) -> int:
@@ -84,6 +120,29 @@ class _Kmigrated(Design):
         self._activate(position)
         return 0
 
+    def mark_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+    ) -> None:
+        """See :class:`gpuscan.designs.design.Design`; of several marks of a page the last stays."""
+        positions = self._marked_positions(pfns)
+        there = positions >= 0
+        n_marked = int(there.sum())
+        if n_marked < len(pfns):
+            self.counters["kmigrated_add_pfn_einval"] += len(pfns) - n_marked
+        if not n_marked:
+            return
+        self._count_marks(n_marked)
+        pfns, positions, nids = pfns[there], positions[there], nids[there]
+        shift = _FORMAT.nid.shift
+        targets = (nids & self.NID_MASK).astype(np.uint32) << np.uint32(shift) | np.uint32(_READY)
+        self.records[positions] = self.records[positions] & ~np.uint32(self.NID_MASK << shift) | targets
+        self.ledger.ask_many(positions, nids)
+        self._activate_many(pfns, self.machine.nids_at(positions))
+
     def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Do one ``kmigrated_do_work()`` of a node.
 
@@ -97,9 +156,8 @@ class _Kmigrated(Design):
         self.counters["walks"] += 1
         races = list(races)
         waiting = {self.machine.position(race.pfn): race for race in races}
-        for zone in self.machine.zones(nid):
-            if zone.start_pfn < zone.end_pfn and not zone.device:
-                self._walk_zone(zone, waiting)
+        for zone in self.spans(nid):
+            self._walk_zone(zone, waiting)
         for race in races:
             position = self.machine.position(race.pfn)
             if position < 0 or position in waiting:
@@ -107,8 +165,9 @@ class _Kmigrated(Design):
 
     def _walk_zone(self, zone: ZoneSpan, races: dict[int, Race]) -> None:
         machine, counters = self.machine, self.counters
+        self.span = zone
         counters["zones_walked"] += 1
-        counters["pfns_examined"] += self._n_examined(zone)
+        counters["pfns_examined"] += self.n_examined(zone)
         cur_nid = NUMA_NO_NODE
         migrate_list: list[int] = []
         batch_count = 0
@@ -124,7 +183,7 @@ class _Kmigrated(Design):
                 continue
             cur_nid = self._before_flush(cur_nid, nid)
             batch_count += 1
-            if batch_count >= KMIGRATE_BATCH or cur_nid != nid:
+            if batch_count >= self.batch_folios or cur_nid != nid:
                 self._flush(migrate_list, cur_nid)
                 cur_nid = nid
                 batch_count = 0
@@ -141,11 +200,6 @@ class _Kmigrated(Design):
         reason = ALREADY_THERE if asked == nid else MASKED_NID
         return not self._at_home(page, nid, asked, reason) and self._isolate(page, nid, asked)
 
-    def _n_examined(self, zone: ZoneSpan) -> int:
-        if self.STEPS_OVER_FOLIOS:
-            return self.machine.n_steps(zone.start_pfn, zone.end_pfn, zone.nid)
-        return zone.end_pfn - zone.start_pfn
-
     def _stepped_over(self, zone: ZoneSpan, position: int, page: Page) -> bool:
         """Whether the walk was at the folio before, and went on behind it."""
         if not self.STEPS_OVER_FOLIOS or page.head == position:
@@ -158,12 +212,13 @@ class _Kmigrated(Design):
         Returns:
             The target as the record had it, and the one that was asked for (None: nobody asks any more).
         """
-        order = "CC" if race is None else race.order
+        if race is None:
+            return self._take(position)
         nid, asked, n_producer, n_thread, clear = NUMA_NO_NODE, None, 0, 0, False
-        if race is not None and self._marked_position(race.pfn) < 0:
-            race, order = None, "CC"
-        for who in order:
-            if who == "P" and race is not None:
+        if self._marked_position(race.pfn) < 0:
+            return self._take(position)
+        for who in race.order:
+            if who == "P":
                 if n_producer == 0:
                     self._exchange_nid(position, race.nid)
                 else:
@@ -181,18 +236,36 @@ class _Kmigrated(Design):
                 nid = self._exchange_nid(position, NUMA_NO_NODE)
         return nid, asked
 
+    def _take(self, position: int) -> tuple[int, int | None]:
+        """The same while no producer is there."""
+        word, shift = self.records.item(position), _FORMAT.nid.shift
+        if not word & _READY:
+            return NUMA_NO_NODE, None
+        self.records[position] = word & ~_READY | self.NID_MASK << shift
+        self.counters["claimed"] += 1
+        return word >> shift & self.NID_MASK, self.ledger.claim(position)
+
     def _marked_position(self, pfn: int) -> int:
         """Return where a producer's page is, -1 where it has no page_ext; count the call."""
         position = self.machine.position(pfn)
         if position < 0 or not self.machine.page(position).online:
             self.counters["kmigrated_add_pfn_einval"] += 1
             return -1
-        self.counters["kmigrated_add_pfn"] += 1
+        self._count_marks(1)
         return position
+
+    def _marked_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where the pages of producers are, -1 for one without page_ext."""
+        return self.machine.online_positions(pfns)
+
+    def _count_marks(self, n_marks: int) -> None:
+        self.counters["kmigrated_add_pfn"] += n_marks
+        # The record's line, and that of the node's flags, which everybody sets.
+        self._charge(2, atomics=3, n_marks=n_marks)
 
     def _exchange_nid(self, position: int, nid: int) -> int:
         shift = _FORMAT.nid.shift
-        word = int(self.records[position])
+        word = self.records.item(position)
         self.records[position] = word & ~(self.NID_MASK << shift) | (nid & self.NID_MASK) << shift
         return word >> shift & self.NID_MASK
 
@@ -203,12 +276,16 @@ class _Kmigrated(Design):
     def _activate(self, position: int) -> None:
         self._active.add(self.machine.page(position).nid)
 
+    def _activate_many(self, pfns: NDArray[np.int64], nids: NDArray[np.int64]) -> None:
+        """Set the flags for pages that were marked, of these nodes."""
+        self._active.update(np.unique(nids).tolist())
+
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         ready: NDArray[np.bool_] = self.records[positions] & np.uint32(_READY) != 0
         return ready
 
 
-class RfcV1(_Kmigrated):
+class RfcV1(Kmigrated):
     """As posted.
 
     - PAGE_EXT_MIG_NID_MASK is made of the shift, not of the width. READY is bit 2 of the 64-bit
@@ -226,7 +303,7 @@ class RfcV1(_Kmigrated):
         return nid if cur_nid != NUMA_NO_NODE else cur_nid
 
 
-class RfcFixed(_Kmigrated):
+class RfcFixed(Kmigrated):
     """With ``==`` for ``!=``, masks of the fields' widths, and the TODO done: a step of a folio's size.
 
     The two atomics, marks consumed before the checks and marks that outlive their folio stay.

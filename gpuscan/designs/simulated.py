@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gpuscan.designs.folio_steps import FolioSteps
 from gpuscan.designs.machine import BatchResult, Page, ZoneSpan
 from gpuscan.flow import MigrateStatus
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
-
-_FREE_ENOUGH_PAGES = 1 << 18
-"""1 GiB, the least that ``pgdat_free_space_enough()`` wants above the promo watermark."""
 
 
 class SimulatedPages:
@@ -43,12 +43,7 @@ class SimulatedPages:
             if zone.present:
                 start, end = zone.present[0][0], zone.present[-1][1]
                 self._zones[node.nid].append(ZoneSpan(node.nid, start, end, zone.name == "Device"))
-        self._free_enough = {
-            node.nid: max(_FREE_ENOUGH_PAGES, node.present_pages >> 4) for node in topology.nodes
-        }
-        self._nothing = int(machine.space.nothing)
-        self._mapping_start = [mapping.first_folio for mapping in machine.space.mappings]
-        self._mapping_order = [mapping.order for mapping in machine.space.mappings]
+        self._folio_at: Callable[[int], int] = machine.space.folio_at
         self._large = [mapping for mapping in machine.space.mappings if mapping.order]
         self._large_orders = sorted({mapping.order for mapping in self._large})
         self._process_start = [process.first_folio for process in machine.processes]
@@ -67,6 +62,14 @@ class SimulatedPages:
     def is_top_tier(self, nid: int) -> bool:
         """See :class:`gpuscan.designs.machine.Machine`."""
         return bool(self._machine.top_tier[nid])
+
+    def has_cpus(self, nid: int) -> bool:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return bool(self._machine.topology.node(nid).cpus)
+
+    def present_pages(self, nid: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.topology.node(nid).present_pages
 
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """See :class:`gpuscan.designs.machine.Machine`."""
@@ -104,25 +107,44 @@ class SimulatedPages:
 
     def page(self, position: int) -> Page:
         """See :class:`gpuscan.designs.machine.Machine`; free memory is pages off the LRU."""
-        folio_of, nid = self._machine.space.folio_of, self._section_nid[position // SECTION_PAGES]
-        folio = int(folio_of[position])
-        if folio != self._nothing:
-            return Page(True, nid, position, 1 << self._order(folio), position not in self._isolated)
+        folio, nid = self._folio_at(position), self._section_nid[position // SECTION_PAGES]
+        if folio >= 0:
+            order = self._machine.space.order_of(folio) if self._large_orders else 0
+            return Page(True, nid, position, 1 << order, position not in self._isolated)
         for order in self._large_orders:
             head = position >> order << order
-            folio = int(folio_of[head])
-            if folio != self._nothing and self._order(folio) >= order:
-                return Page(True, nid, head, 1 << self._order(folio), head not in self._isolated)
+            folio = self._folio_at(head)
+            if folio >= 0 and self._machine.space.order_of(folio) >= order:
+                n_pages = 1 << self._machine.space.order_of(folio)
+                return Page(True, nid, head, n_pages, head not in self._isolated)
         return Page(True, nid, position, 1, False)
+
+    def online_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.page_map.flat_of_pfn(pfns)
+
+    def lru_heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        positions = self.online_positions(pfns)
+        if self._large:
+            pages = [self.page(position) if position >= 0 else None for position in positions.tolist()]
+            return np.array([page.head if page and page.lru else -1 for page in pages], dtype=np.int64)
+        mapped = (positions >= 0) & (self._machine.space.folio_of[positions] > 0)
+        if self._isolated:
+            mapped &= ~np.isin(positions, list(self._isolated))
+        return np.where(mapped, positions, -1)
+
+    def nids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.page_map.nid_of_flat(positions).astype(np.int64)
 
     def memcg(self, head: int) -> int:
         """See :class:`gpuscan.designs.machine.Machine`."""
-        return bisect_right(self._process_start, int(self._machine.space.folio_of[head])) - 1
+        return bisect_right(self._process_start, self._folio_at(head)) - 1
 
     def free_space_enough(self, nid: int) -> bool:
         """See :class:`gpuscan.designs.machine.Machine`."""
-        frames = self._machine.frames
-        return frames.has_memory(nid) and not frames.shortage(nid, "promo", self._free_enough[nid])
+        return self._machine.free_space_enough(nid)
 
     def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
         """See :class:`gpuscan.designs.machine.Machine`; no folio lies across ``start_pfn``."""
@@ -136,6 +158,22 @@ class SimulatedPages:
                 n_folios = int(np.count_nonzero((heads >= lo) & (heads < hi)))
                 n_stepped_over += n_folios * ((1 << mapping.order) - 1)
         return end_pfn - start_pfn - n_stepped_over
+
+    def steps_to(self, start_pfn: int, pfns: NDArray[np.int64], nid: int | None = None) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`; no folio lies across ``start_pfn``."""
+        return self._folio_steps(nid).before(start_pfn, pfns) if self._large else pfns - start_pfn
+
+    def _folio_steps(self, nid: int | None) -> FolioSteps:
+        """Return the large folios of a node, or of all, as they lie now."""
+        heads, n_pages = [], []
+        for mapping in self._large:
+            end = mapping.first_folio + mapping.n_folios
+            flats = self._machine.space.frame_of[mapping.first_folio : end].astype(np.int64)
+            if nid is not None:
+                flats = flats[self._machine.page_map.nid_of_flat(flats) == nid]
+            heads.append(self._machine.page_map.pfn_of_flat(flats))
+            n_pages.append(np.full(len(flats), 1 << mapping.order))
+        return FolioSteps.of(np.concatenate(heads), np.concatenate(n_pages))
 
     def prepare(self, head: int, nid: int) -> int:
         """See :class:`gpuscan.designs.machine.Machine`; for a node without memory the kernel would oops."""
@@ -158,12 +196,13 @@ class SimulatedPages:
         failed = result.status == MigrateStatus.EAGAIN
         # What migrate_pages() did not come to any more is put back without being counted.
         failed[np.flatnonzero(result.status == MigrateStatus.ENOMEM)[:1]] = True
+        huge = n_pages >= 1 << PMD_ORDER
         counts = {
             "pgmigrate_success": int(n_pages[moved].sum()),
             "pgmigrate_fail": int(n_pages[failed].sum()),
+            "thp_migration_success": int((moved & huge).sum()),
+            "thp_migration_fail": int((failed & huge).sum()),
             "migrate_pages_rounds": result.n_rounds,
+            "migrate_pages_passes": result.n_passes,
         }
         return BatchResult(tuple(moved.tolist()), result.busy_ns, result.events, tuple(counts.items()))
-
-    def _order(self, folio: int) -> int:
-        return self._mapping_order[bisect_right(self._mapping_start, folio) - 1]

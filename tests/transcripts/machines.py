@@ -11,6 +11,7 @@ from .rfc_v1 import Rival
 from .world import Layout, Span
 
 MAX_PAGES = 200
+HUGE = 512
 SECTION_PAGES = 32768
 NIDS = (0, 1, 2, 5, 7, 8, 9, 10, 16, 17)
 # Two of the interleavings of two atomics on each side are whole, four are torn.
@@ -79,7 +80,8 @@ def layouts(draw: st.DrawFn, starts: tuple[int, ...] | None = None, top_tier: tu
     """Draw a machine: stretches of nodes' memory, one behind the other, or at each of ``starts`` (ascending).
 
     A zone spans from its first stretch to its last and whatever lies between, of other nodes and of its own
-    other zones, too. A ZONE_DEVICE zone is one stretch. ``top_tier`` nodes are always there.
+    other zones, too. A ZONE_DEVICE zone is one stretch. ``top_tier`` nodes are always there. Every third
+    machine or so has a folio of 512 pages, at a multiple of 512, behind a hole where that is needed.
     """
     nids = draw(st.lists(st.sampled_from(NIDS), min_size=2, max_size=4, unique=True))
     lower = [nid for nid in nids if nid not in top_tier] or [16]
@@ -89,15 +91,23 @@ def layouts(draw: st.DrawFn, starts: tuple[int, ...] | None = None, top_tier: tu
     columns = _Columns()
     spans: dict[tuple[int, int], list[int]] = {}
     for island, start in enumerate(starts):
-        pfn = start
-        for stretch in range(draw(st.integers(1, 8 if len(starts) == 1 else 4))):
+        pfn, end = start, start + MAX_PAGES // len(starts)
+        n_stretches = draw(st.integers(1, 8 if len(starts) == 1 else 4))
+        huge_in = draw(st.integers(-2 * n_stretches, n_stretches - 1))
+        for stretch in range(n_stretches):
             nid = draw(st.sampled_from((*nids, *lower, *lower)))
             device = draw(st.integers(0, 9)) == 0
             memcg = draw(st.integers(0, 2))
             # Zone types in their order; device zones get a number of their own behind all others.
             zone = 10 + 100 * island + stretch if device else draw(st.integers(0, 2))
-            for n_pages in draw(st.lists(_SIZES, min_size=1, max_size=8)):
-                if pfn + n_pages > start + MAX_PAGES // len(starts):
+            sizes = draw(st.lists(_SIZES, min_size=1, max_size=8))
+            if stretch == huge_in:
+                sizes.insert(draw(st.integers(0, len(sizes))), HUGE)
+            for n_pages in sizes:
+                if n_pages == HUGE:
+                    end += HUGE + -pfn % HUGE
+                    pfn += -pfn % HUGE
+                if pfn + n_pages > end:
                     break
                 kind, stray = draw(_KINDS), draw(st.integers(0, 9)) == 9
                 columns.add(pfn, n_pages, nid, kind, memcg + stray)
