@@ -1,0 +1,53 @@
+"""Answer the questions of the RFC thread: run one experiment (or all), keep its figures, draw its plots.
+
+    python benchmarks/rfc_answers.py fill
+    python benchmarks/rfc_answers.py all
+
+Figures go to docs/answers/<name>.json, plots beside them; docs/answers.md explains them. ``scan``
+and ``density`` are measured on this machine, all others are counted or modelled and the same anywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from answers.experiments import EXPERIMENTS
+from answers.pictures import draw
+
+from gpuscan.bench.host import describe_host
+from gpuscan.writing import write_json
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "answers"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the experiments that are named and return an exit code."""
+    names = list(EXPERIMENTS) if arguments == ["all"] else arguments
+    if not names or any(name not in EXPERIMENTS for name in names):
+        print(f"usage: rfc_answers.py all, or some of {', '.join(EXPERIMENTS)}", file=sys.stderr)
+        return 2
+    OUT.mkdir(exist_ok=True)
+    for name in names:
+        found = EXPERIMENTS[name]()
+        draw(name, found, OUT)
+        kept = {"kind": "answer", "question": name, "host": describe_host(), **found}
+        if name == "place":  # every single delay is in the plot; the file keeps their quantiles
+            kept |= {what: _quantiles(designs) for what, designs in found.items()}
+        write_json(OUT / f"{name}.json", kept)
+        print(f"{name}: kept in {OUT}")
+    return 0
+
+
+def _quantiles(designs: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    import numpy as np
+
+    return {
+        name: {f"p{percent}_ns": float(np.percentile(result["delay_ns"], percent)) for percent in (1, 50, 99)}
+        | {"of_core": result["of_core"]}
+        for name, result in designs.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

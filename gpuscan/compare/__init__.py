@@ -1,0 +1,9 @@
+"""``gpuscan compare``: one stream through every scan design, in two loops, and what each column means.
+
+``recording`` draws the accesses once; ``request_list`` makes the open loop's list of them. In the
+*closed loop* (``closed_loop``) every design has a machine and producers of its own, since a move
+changes PFNs and later faults; in the *open loop* (``open_loop``) every design is given the
+same list and nothing moves. ``cost_model`` and ``side_costs`` measure what this machine takes
+for the steps that designs are made of. ``columns`` says what the figures are, ``suite`` runs it
+all, ``grid`` runs many of them, ``report`` and ``plots`` write it down.
+"""

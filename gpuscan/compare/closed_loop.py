@@ -1,0 +1,192 @@
+"""The closed loop: one design on a machine of its own, its moves decide which accesses are fast.
+
+Every design's machine starts the same and replays the same recorded accesses up to the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gpuscan.compare.moves import WatchedMigrator
+from gpuscan.compare.overwritten import WatchedStore
+from gpuscan.compare.settings import OURS, Settings
+from gpuscan.compare.stream import Opened, Stream
+from gpuscan.designs.engine import DesignEngine
+from gpuscan.designs.registry import make_design
+from gpuscan.designs.requests import OVERWRITTEN_NID
+from gpuscan.designs.simulated import SimulatedPages
+from gpuscan.engine import Engine, RunReport, TickReport
+from gpuscan.errors import RunFailedError
+from gpuscan.flow import Sampled, Source
+from gpuscan.plan import Batches, Plan
+from gpuscan.records import record_format
+from gpuscan.report import summarize
+
+OnTick = Callable[[int], None]
+"""Called with the simulated nanoseconds that passed."""
+
+
+@dataclass(slots=True)
+class ClosedResult:
+    """What one design did with the accesses.
+
+    Attributes:
+        design: its name.
+        accesses_digest: SHA-256 of the accesses its machine made, comparable with the recording's.
+        n_accesses: how many.
+        fast_before, fast_after: share served by fast memory in the first tick, and over the last tenth.
+        fast_series, tick_end_ns: that share and the time at the end of each tick.
+        requested, migrated, elsewhere: marks that made a page READY or found it so, requests whose folio
+            moved, and of these to another node.
+        elsewhere_known: False where neither records nor a ledger keep the node that was asked for.
+        lost: requests that ended without a move, by reason.
+        moved_pages, n_rounds: base pages moved, ``migrate_pages()`` rounds.
+        moved_used, moved_unused: moved folios that were accessed afterwards, and never; 0 of a trace.
+        examined: pages (for a design with lists: entries) that were looked at.
+        unit: ``pages`` or ``entries``.
+    """
+
+    design: str
+    accesses_digest: str = ""
+    n_accesses: int = 0
+    fast_before: float = float("nan")
+    fast_after: float = float("nan")
+    fast_series: tuple[float, ...] = ()
+    tick_end_ns: tuple[int, ...] = ()
+    requested: int = 0
+    migrated: int = 0
+    elsewhere: int = 0
+    elsewhere_known: bool = True
+    lost: dict[str, int] = field(default_factory=dict)
+    moved_pages: int = 0
+    n_rounds: int = 0
+    moved_used: int = 0
+    moved_unused: int = 0
+    examined: int = 0
+    unit: str = "pages"
+
+
+class UntilHorizon:
+    """A :class:`gpuscan.flow.Source` that ends at a moment, in the middle of a tick if need be.
+
+    The engine lets a tick last as long as its migrations, so it would overshoot.
+    """
+
+    def __init__(self, source: Source, horizon_ns: int) -> None:
+        self._source = source
+        self._horizon_ns = horizon_ns
+        self._end_ns = 0
+
+    def sample(self, now_ns: int, duration_ns: int) -> Sampled:
+        """See :class:`gpuscan.flow.Source`."""
+        self._end_ns = min(self._horizon_ns, now_ns + duration_ns)
+        return self._source.sample(now_ns, self._end_ns - now_ns)
+
+    def finished(self) -> bool:
+        """Return whether the moment has come."""
+        return self._end_ns >= self._horizon_ns or self._source.finished()
+
+
+def run_closed(
+    design: str, settings: Settings, stream: Stream, on_time: OnTick | None = None
+) -> ClosedResult:
+    """Run a design on a machine of its own.
+
+    Raises:
+        InputError: the design has nothing to do on this machine.
+        RunFailedError: conservation broke, or its machine made other accesses than the stream's.
+    """
+    opened = stream.open()
+    ticked = None if on_time is None else _passed(on_time)
+    run = _run_gpuscan if design == OURS else _run_model
+    result = run(design, opened, settings, stream, ticked)
+    result.accesses_digest = opened.digest()
+    if result.accesses_digest != stream.digest:
+        raise RunFailedError(
+            f"{design} was given other accesses than were recorded (SHA-256 {result.accesses_digest[:16]}, "
+            f"recorded {stream.digest[:16]}); this is a bug in gpuscan, report it with the workload and the "
+            "seed"
+        )
+    return result
+
+
+def _passed(on_time: OnTick) -> Callable[[TickReport], None]:
+    return lambda tick: on_time(tick.duration_ns)
+
+
+def _run_gpuscan(
+    name: str,
+    opened: Opened,
+    settings: Settings,
+    stream: Stream,
+    on_tick: Callable[[TickReport], None] | None,
+) -> ClosedResult:
+    policy, machine = settings.policy_of(name), opened.machine
+    with WatchedStore(
+        settings.topology,
+        policy.record_format,
+        "cpu",
+        large_folios=machine.has_large_folios,
+        n_threads=settings.n_threads,
+    ) as store:
+        for event in machine.folios():
+            store.admit(event.allocated, event.order)
+        source = UntilHorizon(opened.source, stream.horizon_ns)
+        migrator = WatchedMigrator(machine, lambda: engine.now_ns)
+        n_examined = 0
+
+        def count(tick: int, plan: Plan, batches: Batches) -> None:
+            nonlocal n_examined
+            n_examined += plan.examined_pages
+
+        engine = Engine(store, source, migrator, policy, plan_sink=count)
+        report = engine.run(1 << 40, on_tick)
+        result = _of_report(name, report, migrator, stream)
+        result.examined = n_examined
+        # A record with a node goes where it says: the last that was asked for.
+        result.elsewhere_known = record_format(policy.record_format).has_nid
+        # gpuscan's ledger has no request for a mark on a READY page; those of models do.
+        result.requested += report.ledger.refreshed
+        if store.n_overwritten:
+            result.lost[OVERWRITTEN_NID] = store.n_overwritten
+        return result
+
+
+def _run_model(
+    name: str,
+    opened: Opened,
+    settings: Settings,
+    stream: Stream,
+    on_tick: Callable[[TickReport], None] | None,
+) -> ClosedResult:
+    policy, machine = settings.policy_of(name), opened.machine
+    migrator = WatchedMigrator(machine, lambda: engine.now_ns, has_vma=False)
+    design = make_design(name, SimulatedPages(machine, migrator), policy)
+    settings.tune(design)
+    engine = DesignEngine(design, machine, opened.source, policy)
+    report = engine.run(stream.horizon_ns // policy.interval_ns, on_tick)
+    result = _of_report(name, report, migrator, stream)
+    result.elsewhere = design.ledger.elsewhere
+    counters = report.counters
+    result.unit = "pages" if hasattr(design, "records") else "entries"
+    result.examined = counters["pfns_examined" if result.unit == "pages" else "entries_examined"]
+    return result
+
+
+def _of_report(name: str, report: RunReport, migrator: WatchedMigrator, stream: Stream) -> ClosedResult:
+    summary = summarize(report)
+    result = ClosedResult(name, n_accesses=int(summary.metrics.get("accesses", 0)))
+    if summary.fast is not None:
+        result.fast_before, result.fast_after = summary.fast.before, summary.fast.after
+        result.fast_series = summary.fast.series
+    result.tick_end_ns = tuple(
+        min(stream.horizon_ns, tick.now_ns + tick.duration_ns) for tick in report.ticks
+    )
+    result.requested, result.migrated = report.ledger.requested, report.ledger.migrated
+    result.lost = {reason: count for reason, count in report.ledger.dropped.most_common() if count}
+    result.moved_pages = summary.migrated_pages
+    result.n_rounds = migrator.n_rounds
+    if stream.recording is not None:
+        result.moved_used, result.moved_unused = migrator.used_and_not(stream.recording)
+    return result

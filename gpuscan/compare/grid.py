@@ -1,0 +1,210 @@
+"""Grids of parameters: every combination through the designs, a table of all cells, and the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuscan.compare.columns import COLUMNS, Cell, cell_of, cell_text
+from gpuscan.compare.cost_model import CostModel, measure_model
+from gpuscan.compare.settings import Parameters, Settings
+from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps, temporary_directory
+from gpuscan.errors import InputError
+from gpuscan.units import format_time, parse_time_ns
+from gpuscan.writing import new_directory, write_json
+
+GRID_FILE = "grid.json"
+KEYS = ("interval", "batch", "threshold")
+
+_SMALLER_IS_BETTER = frozenset(
+    {
+        "pages_examined",
+        "bytes_examined",
+        "scan_time",
+        "busy",
+        "delay_p50",
+        "delay_p99",
+        "wrong_node_open",
+        "lost_open",
+        "no_resched",
+        "rounds",
+        "wrong_node",
+        "lost",
+        "examined_per_promotion",
+        "never_again",
+    }
+)
+_LARGER_IS_BETTER = frozenset({"fill", "fast_share", "moved"})
+OBJECTIVES = tuple(column.key for column in COLUMNS if column.key in _SMALLER_IS_BETTER | _LARGER_IS_BETTER)
+
+
+@dataclass(frozen=True, slots=True)
+class GridCell:
+    """A design under one combination: what of it applies, and every column."""
+
+    design: str
+    parameters: Parameters
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class GridResult:
+    """All cells, in the order of the grid, and the costs they were modelled with."""
+
+    cells: tuple[GridCell, ...]
+    model: CostModel
+
+
+def parse_grid(texts: Sequence[str]) -> list[Parameters]:
+    """Return every combination of ``interval=50ms,1s``, ``batch=64,512`` and ``threshold=1,2``.
+
+    Raises:
+        InputError: a key is unknown or given twice, or a value is wrong.
+    """
+    values: dict[str, list[int]] = {}
+    for text in texts:
+        key, equals, listed = text.partition("=")
+        key = key.strip()
+        if not equals or key not in KEYS:
+            raise InputError(
+                f"--grid {text}: give one of {', '.join(KEYS)}, for example interval=50ms,100ms,1s"
+            )
+        if key in values:
+            raise InputError(f"--grid {text}: {key} is given twice; put all its values into one list")
+        values[key] = [_value(text, key, item.strip()) for item in listed.split(",") if item.strip()]
+        if not values[key]:
+            raise InputError(f"--grid {text}: no value; give for example {key}=1,2")
+    names = {"interval": "interval_ns", "batch": "batch_folios", "threshold": "threshold"}
+    return [
+        Parameters(**{names[key]: value for key, value in zip(values, combination, strict=True)})
+        for combination in product(*values.values())
+    ]
+
+
+def _value(text: str, key: str, item: str) -> int:
+    value = parse_time_ns(item) if key == "interval" else int(item) if item.isdecimal() else 0
+    if value < 1:
+        raise InputError(f"--grid {text}: {item!r} is not a whole number of at least 1; correct it")
+    return value
+
+
+def check_objective(name: str) -> None:
+    """Refuse an objective that no column is.
+
+    Raises:
+        InputError: it is unknown.
+    """
+    if name not in OBJECTIVES:
+        raise InputError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
+
+
+def check_intervals(combinations: Sequence[Parameters], settings: Settings) -> None:
+    """Refuse an interval that does not divide the run: models go on in whole ticks, and would replay fewer
+    accesses than gpuscan.
+
+    Raises:
+        InputError: one does not.
+    """
+    horizon_ns = settings.horizon_ns
+    # A model whose thread sleeps longer than a tick goes on in the workload's ticks, which do divide it.
+    for parameters in combinations:
+        interval_ns = replace(settings, parameters=parameters).policy_of("").interval_ns
+        if horizon_ns % interval_ns:
+            raise InputError(
+                f"--grid interval={format_time(interval_ns)} does not divide the run's "
+                f"{format_time(horizon_ns)}; choose an interval that does, or other --ticks"
+            )
+
+
+def run_grid(
+    designs: Sequence[str],
+    settings: Settings,
+    combinations: Sequence[Parameters],
+    n_requests: int,
+    n_processes: int,
+    on_share: Callable[[str, float], None],
+) -> GridResult:
+    """Run every combination; one that differs only in what a design does not have is run once.
+
+    Args:
+        designs, settings, n_requests, n_processes: see :func:`gpuscan.compare.suite.run_seed`.
+        combinations: from :func:`parse_grid`.
+        on_share: called with shares of cells (a design under a combination).
+
+    Raises:
+        InputError: an interval does not divide the length of the run; see also ``run_seed``.
+        RunFailedError: see ``run_seed``.
+    """
+    check_intervals(combinations, settings)
+    model = measure_model(lambda what: on_share(f"measuring: {what}", 0))
+    found: dict[tuple[str, Parameters], GridCell] = {}
+    for parameters in combinations:
+        applying = {name: parameters.applying_to(name, settings.mark) for name in designs}
+        missing = tuple(name for name in designs if (name, applying[name]) not in found)
+        for name in designs:
+            if name not in missing:
+                on_share(name, 1)
+        if not missing:
+            continue
+        tried = replace(settings, parameters=parameters)
+        per_share = len(missing) / seed_steps(missing)
+        with temporary_directory() as scratch:
+            run = run_seed(
+                missing,
+                tried,
+                model,
+                Path(scratch),
+                n_requests,
+                n_processes,
+                lambda what, share, per_share=per_share: on_share(what, share * per_share),  # type: ignore[misc]
+            )
+            for name in missing:
+                figures = [figures_of(name, run, tried, Costs(model))]
+                cells = {column.key: cell_of(column, figures) for column in COLUMNS}
+                found[name, applying[name]] = GridCell(name, applying[name], cells)
+    return GridResult(tuple(found.values()), model)
+
+
+def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON document of a grid; ``best`` is a cell, None where no cell has the objective."""
+    rows = [_row(cell) for cell in result.cells]
+    sign = -1 if objective in _SMALLER_IS_BETTER else 1
+    able = [row for row in rows if row["values"][objective] is not None]
+    best = max(able, key=lambda row: sign * row["values"][objective], default=None)
+    return {"kind": "compare-grid", **facts, "objective": objective, "best": best, "cells": rows}
+
+
+def _row(cell: GridCell) -> dict[str, Any]:
+    values = {
+        column.key: None if cell.cells[column.key].why_not else cell.cells[column.key].number
+        for column in COLUMNS
+    }
+    return {
+        "design": cell.design,
+        "interval_ns": cell.parameters.interval_ns,
+        "batch": cell.parameters.batch_folios,
+        "threshold": cell.parameters.threshold,
+        "values": values,
+        "text": {column.key: cell_text(column, cell.cells[column.key]) for column in COLUMNS},
+    }
+
+
+def write_grid(out: Path, document: dict[str, Any], *, force: bool) -> None:
+    """Write ``grid.json`` and ``grid.parquet``: a row per cell, a column per parameter and figure.
+
+    Raises:
+        InputError, RunFailedError: see :func:`gpuscan.compare.report.write_out`.
+    """
+    rows = [
+        {**{key: row[key] for key in ("design", "interval_ns", "batch", "threshold")}, **row["values"]}
+        for row in document["cells"]
+    ]
+    with new_directory(out, marker=GRID_FILE, force=force) as directory:
+        write_json(directory / GRID_FILE, document)
+        pq.write_table(pa.Table.from_pylist(rows), directory / "grid.parquet", compression="zstd")

@@ -1,0 +1,188 @@
+"""A comparison as pictures, PNG and SVG; drawn from ``compare.json`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuscan.bench.plots import require_matplotlib
+from gpuscan.units import format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by everyone; designs that often coincide differ in width and dashes,
+# so that one is seen under the other.
+STYLE: dict[str, dict[str, Any]] = {
+    "rfc-v1": {"color": "#D55E00", "linewidth": 4.5, "alpha": 0.5},
+    "rfc-fixed": {"color": "#E69F00", "linewidth": 2.5},
+    "zone-flag": {"color": "#F0E442", "linewidth": 1.6, "linestyle": "--"},
+    "per-folio": {"color": "#8B4513", "linewidth": 1.4, "linestyle": ":"},
+    "section-flag": {"color": "#CC79A7", "linewidth": 2.0},
+    "hot-list": {"color": "#56B4E9", "linewidth": 2.0},
+    "percpu-list": {"color": "#009E73", "linewidth": 2.8, "alpha": 0.8},
+    "gpuscan": {"color": "black", "linewidth": 1.6, "linestyle": "-."},
+}
+PLOTS = ("delay-cdf", "delay-by-place", "batch-fill", "fast-share", "scan-by-memory")
+"""Names of the plots."""
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
+    """Draw every plot that the comparison has points for; return the names without suffix."""
+    require_matplotlib()
+    figures = {
+        "delay-cdf": _delay_cdf(document),
+        "delay-by-place": _delay_by_place(document),
+        "batch-fill": _batch_fill(document),
+        "fast-share": _fast_share(document),
+        "scan-by-memory": _scan_by_memory(document),
+    }
+    return [save(figure, directory, name) for name, figure in figures.items()]
+
+
+def new_figure(
+    width: float = 7.5, height: float = 4.8, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a grid of axes, row by row, grid lines drawn."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax in axes:
+        ax.grid(True, which="major", linewidth=0.4, alpha=0.6)
+    return figure, axes
+
+
+def save(figure: Figure, directory: Path, name: str) -> str:
+    """Write a figure as PNG and SVG: the same points give the same files."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "gpuscan"}):
+        figure.savefig(directory / f"{name}.png", dpi=110)
+        figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+    return name
+
+
+def legend_below(figure: Figure, ax: Axes, columns: int = 4) -> None:
+    """Put the legend of ``ax`` under the plots."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
+
+
+def _about(document: Mapping[str, Any], loop: str) -> str:
+    machine = document["machine"]
+    where = f"{document['workload']['name']}, {format_bytes(machine['memory_bytes'])}"
+    if loop == "open":
+        return f"{where}; open loop, {document['open_loop'][0]['requests']:,} requests"
+    return f"{where}; closed loop"
+
+
+def _curves(document: Mapping[str, Any], what: str) -> list[tuple[str, Mapping[str, Any]]]:
+    curves = document["curves"]
+    return [(name, curves[name][what]) for name in STYLE if name in curves]
+
+
+def _ms(ns: Sequence[float]) -> list[float]:
+    return [value * 1e-6 for value in ns]
+
+
+def _delay_cdf(document: Mapping[str, Any]) -> Figure:
+    figure, (ax,) = new_figure()
+    for name, curve in _curves(document, "delay"):
+        if curve["ns"]:
+            ax.plot(_ms(curve["ns"]), [100 * share for share in curve["share"]], label=name, **STYLE[name])
+    ax.set(
+        xscale="log",
+        xlabel="time from the mark until the scan finds the page (ms)",
+        ylabel="requests found by then (%)",
+        ylim=(0, 100),
+        title=_about(document, "open"),
+    )
+    legend_below(figure, ax)
+    return figure
+
+
+def _delay_by_place(document: Mapping[str, Any]) -> Figure:
+    figure, (ax,) = new_figure()
+    for name, curve in _curves(document, "delay_by_place"):
+        place = [100 * share for share in curve["place"]]
+        if len(place) < 2:
+            continue
+        ax.plot(place, _ms(curve["p50_ns"]), label=name, **STYLE[name])
+        if name in ("rfc-v1", "gpuscan"):
+            colour = STYLE[name]["color"]
+            ax.fill_between(place, _ms(curve["p10_ns"]), _ms(curve["p90_ns"]), color=colour, alpha=0.12)
+    ax.set(
+        xlim=(0, 100),
+        ylim=(0, None),
+        xlabel="where the page lies in its zone (% of the zone's span)",
+        ylabel="median time from mark to found (ms)",
+        title=_about(document, "open") + "\nshaded: 10th to 90th percentile of rfc-v1 and gpuscan",
+    )
+    legend_below(figure, ax)
+    return figure
+
+
+def _batch_fill(document: Mapping[str, Any]) -> Figure:
+    curves = [(name, curve) for name, curve in _curves(document, "fill") if sum(curve["batches"])]
+    n_columns = 4
+    n_rows = max(1, -(-len(curves) // n_columns))
+    figure, axes = new_figure(11.0, 2.6 * n_rows + 0.6, n_rows, n_columns)
+    for ax, (name, curve) in zip(axes, curves, strict=False):
+        total = sum(curve["batches"])
+        edges = curve["edges"]
+        ax.bar(
+            [100 * edge for edge in edges[:-1]],
+            [100 * count / total for count in curve["batches"]],
+            width=100 * (edges[1] - edges[0]),
+            align="edge",
+            color=STYLE[name]["color"],
+            edgecolor="0.3",
+            linewidth=0.3,
+        )
+        ax.set(xlim=(0, 104), ylim=(0, 100), title=f"{name}\n{total:,} batches of up to {curve['limit']}")
+        ax.title.set_fontsize("small")
+    for ax in axes[len(curves) :]:
+        ax.set_visible(False)
+    figure.supxlabel("folios in a batch (% of what it may hold)")
+    figure.supylabel("batches (%)")
+    figure.suptitle(_about(document, "open"))
+    return figure
+
+
+def _fast_share(document: Mapping[str, Any]) -> Figure:
+    figure, (ax,) = new_figure()
+    for name, curve in _curves(document, "fast"):
+        share = [float("nan") if value is None else 100 * value for value in curve["share"]]
+        ax.plot([ns * 1e-9 for ns in curve["time_ns"]], share, label=name, **STYLE[name])
+    ax.set(
+        ylim=(0, 100),
+        xlabel="simulated time (s)",
+        ylabel="accesses served by fast memory (%)",
+        title=_about(document, "closed"),
+    )
+    legend_below(figure, ax)
+    return figure
+
+
+def _scan_by_memory(document: Mapping[str, Any]) -> Figure:
+    figure, (ax,) = new_figure()
+    for name, curve in _curves(document, "scan"):
+        if curve["memory_bytes"]:
+            ax.plot(curve["memory_bytes"], _ms(curve["ns"]), label=name, **STYLE[name])
+    ticks = [1 << shift for shift in range(30, 47, 2)]
+    ax.set_xscale("log", base=2)
+    ax.set(
+        yscale="log",
+        xlabel="memory that is scanned",
+        ylabel="time of one scan, one thread (ms)",
+        title=(
+            f"modelled from steps measured on {document['host']['cpu']};\n"
+            f"one page in {1 / document['model']['density']:,.0f} is READY, spread evenly"
+        ),
+    )
+    ax.set_xticks(ticks, [format_bytes(tick) for tick in ticks], rotation=30)
+    legend_below(figure, ax)
+    return figure

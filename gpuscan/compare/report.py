@@ -1,0 +1,199 @@
+"""What a comparison leaves behind: ``compare.json``, Parquet tables of all points, plots.
+
+A ``--out`` directory holds::
+
+    compare.json      the document that ``gpuscan compare --json`` prints
+    cells.parquet     design, column, loop, how, seed, value: the table, long
+    requests.parquet  the open loop's list of the first seed: time_ns, pfn, nid, cpu
+    delays.parquet    every request found: design, delay_ns, place_in_zone (0 to 1)
+    fills.parquet     every batch: design, folios
+    series.parquet    per tick of the closed loop: design, time_ns, fast_share
+    model.parquet     design, memory_bytes, scan_ns: the curves over memory size
+    *.png, *.svg      plots, unless ``--no-plots``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
+from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES
+from gpuscan.compare.request_list import ENTRY
+from gpuscan.compare.settings import UNTIMED, Settings
+from gpuscan.compare.suite import Costs, SeedRun
+from gpuscan.units import PAGE_BYTES
+from gpuscan.writing import new_directory, write_json
+
+JSON_FILE = "compare.json"
+_FILL_BINS = 32
+_PLACE_BINS = 20
+
+
+def document_of(
+    designs: Sequence[str],
+    runs: Sequence[SeedRun],
+    cells: dict[str, dict[str, Cell]],
+    settings: Settings,
+    costs: Costs,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the JSON document of a comparison; curves and histograms are of the first seed."""
+    first = runs[0]
+    return {
+        "kind": "compare",
+        **facts,
+        "designs": list(designs),
+        "seeds": [run.seed for run in runs],
+        "open_loop": [
+            {
+                "seed": run.seed,
+                "requests": run.requests.n,
+                "of": run.requests.n_seen,
+                "end_ns": run.requests.end_ns,
+                "digest": run.requests.digest,
+                "digest_by_design": {name: run.opened[name].list_digest for name in designs},
+            }
+            for run in runs
+        ],
+        "closed_loop": [
+            {
+                "seed": run.seed,
+                "accesses": run.stream.n_accesses,
+                "horizon_ns": run.stream.horizon_ns,
+                "digest": run.stream.digest,
+                "digest_by_design": {name: run.closed[name].accesses_digest for name in designs},
+            }
+            for run in runs
+        ],
+        "columns": column_documents(),
+        "cells": {
+            name: {
+                column.key: {
+                    **asdict(cells[name][column.key]),
+                    "text": cell_text(column, cells[name][column.key]),
+                }
+                for column in COLUMNS
+            }
+            for name in designs
+        },
+        "lost": {
+            name: {"open": first.opened[name].lost, "closed": first.closed[name].lost} for name in designs
+        },
+        "curves": {name: _curves(name, first, settings, costs) for name in designs},
+        "model": {
+            "density": MODEL_DENSITY,
+            "steps": {what: asdict(line) for what, line in costs.model.lines.items()},
+            "slowdown": costs.slowdown,
+        },
+    }
+
+
+def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[str, Any]:
+    sizes = [] if name in UNTIMED else list(MODEL_SIZES)
+    opened, closed = run.opened[name], run.closed[name]
+    shares, delays = percentiles(opened.delays_ns)
+    counts, edges = np.histogram(
+        opened.fills / max(1, opened.batch_limit), bins=_FILL_BINS, range=(0, 1 + 1 / _FILL_BINS)
+    )
+    place = {"place": [], "p10_ns": [], "p50_ns": [], "p90_ns": []}  # type: dict[str, list[float]]
+    which = np.minimum((opened.place_in_zone * _PLACE_BINS).astype(np.int64), _PLACE_BINS - 1)
+    for index in range(_PLACE_BINS):
+        mine = opened.delays_ns[which == index]
+        if len(mine):
+            place["place"].append((index + 0.5) / _PLACE_BINS)
+            for key, value in zip(
+                ("p10_ns", "p50_ns", "p90_ns"), np.percentile(mine, (10, 50, 90)), strict=True
+            ):
+                place[key].append(float(value))
+    return {
+        "delay": {"share": shares, "ns": delays},
+        "delay_by_place": place,
+        "fill": {"edges": edges.tolist(), "batches": counts.tolist(), "limit": opened.batch_limit},
+        "fast": {"time_ns": list(closed.tick_end_ns), "share": list(closed.fast_series)},
+        "scan": {
+            "memory_bytes": sizes,
+            "ns": [costs.model.scan_ns(name, size // PAGE_BYTES) for size in sizes],
+        },
+    }
+
+
+def write_out(out: Path, document: dict[str, Any], run: SeedRun, *, plots: bool, force: bool) -> None:
+    """Fill the directory ``out``.
+
+    Args:
+        out: where; its parent must be there.
+        document: the comparison.
+        run: of the first seed: every point comes from it.
+        plots: draw them too.
+        force: replace an earlier comparison.
+
+    Raises:
+        InputError: ``out`` is something else, or an earlier comparison and ``force`` is not set.
+        RunFailedError: it cannot be written.
+    """
+    with new_directory(out, marker=JSON_FILE, force=force) as directory:
+        write_json(directory / JSON_FILE, document)
+        for name, content in _tables(document, run).items():
+            pq.write_table(content, directory / f"{name}.parquet", compression="zstd")
+        if plots:
+            from gpuscan.compare.plots import draw
+
+            draw(document, directory)
+
+
+def _tables(document: dict[str, Any], run: SeedRun) -> dict[str, pa.Table]:
+    designs = document["designs"]
+    loops = {column["key"]: column["loop"] for column in document["columns"]}
+    cells = [
+        {"design": name, "column": key, "loop": loops[key], "how": cell["how"], "seed": seed, "value": value}
+        for name in designs
+        for key, cell in document["cells"][name].items()
+        for seed, value in zip(document["seeds"], cell["values"], strict=False)
+    ]
+    entries = run.requests.entries()
+    return {
+        "cells": pa.Table.from_pylist(cells),
+        "requests": pa.table({key: np.ascontiguousarray(entries[key]) for key in ENTRY.names or ()}),
+        "delays": _stacked(
+            designs,
+            {name: run.opened[name].delays_ns for name in designs},
+            delay_ns=lambda name: run.opened[name].delays_ns,
+            place_in_zone=lambda name: run.opened[name].place_in_zone,
+        ),
+        "fills": _stacked(
+            designs,
+            {name: run.opened[name].fills for name in designs},
+            folios=lambda name: run.opened[name].fills,
+        ),
+        "series": _stacked(
+            designs,
+            {name: run.closed[name].tick_end_ns for name in designs},
+            time_ns=lambda name: np.array(run.closed[name].tick_end_ns, dtype=np.int64),
+            fast_share=lambda name: np.array(run.closed[name].fast_series, dtype=np.float64),
+        ),
+        "model": pa.Table.from_pylist(
+            [
+                {"design": name, "memory_bytes": size, "scan_ns": ns}
+                for name in designs
+                for size, ns in zip(*document["curves"][name]["scan"].values(), strict=True)
+            ]
+        ),
+    }
+
+
+def _stacked(designs: Sequence[str], lengths: dict[str, Any], **columns: Any) -> pa.Table:
+    """Return columns of all designs, one after the other, with the design's name in front."""
+    names = np.repeat(np.array(designs), [len(lengths[name]) for name in designs])
+    return pa.table(
+        {
+            "design": pa.array(names).dictionary_encode(),
+            **{key: np.concatenate([part(name) for name in designs]) for key, part in columns.items()},
+        }
+    )

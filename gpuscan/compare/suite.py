@@ -1,0 +1,240 @@
+"""All of one comparison: record, list, both loops for every design, costs, and the table of cells."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from gpuscan.compare.closed_loop import ClosedResult, run_closed
+from gpuscan.compare.columns import COLUMNS, Cell, Figures, cell_of
+from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.gpuscan_loop import GpuscanLoop
+from gpuscan.compare.jobs import run_jobs
+from gpuscan.compare.metadata import metadata_bytes, page_bytes
+from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
+from gpuscan.compare.recording import record_accesses
+from gpuscan.compare.request_list import RequestList, make_request_list
+from gpuscan.compare.settings import OURS, UNTIMED, Settings
+from gpuscan.compare.side_costs import ProducerCost
+from gpuscan.compare.still import StillPages
+from gpuscan.compare.stream import RecordedStream, Stream
+from gpuscan.units import PAGE_BYTES
+
+OnShare = Callable[[str, float], None]
+"""Called with what is being done and how much of it (of 1) is done since the last call."""
+
+DEFAULT_REQUESTS = 500_000
+"""Requests of the open loop's list at most: models run in Python."""
+DEFAULT_ACCESSES = 32_000_000
+"""Accesses of the closed loop at most, unless told how many ticks to run: 4 s of cxl-promote on 256 GiB."""
+_TIB_PAGES = (1 << 40) // PAGE_BYTES
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was measured beside the loops.
+
+    Attributes:
+        model: of scans.
+        producers: by design; empty where they were not measured.
+        slowdown: of a neighbour, by step; empty where it was not measured.
+    """
+
+    model: CostModel
+    producers: dict[str, ProducerCost] = field(default_factory=dict)
+    slowdown: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRun:
+    """Both loops under one seed.
+
+    Attributes:
+        seed: which.
+        stream, requests: what every design was given.
+        opened, closed: by design.
+        metadata: bytes by design.
+    """
+
+    seed: int
+    stream: Stream
+    requests: RequestList
+    opened: dict[str, OpenResult]
+    closed: dict[str, ClosedResult]
+    metadata: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelJob:
+    """One loop of one model, for a process of its own."""
+
+    design: str
+    loop: str
+    settings: Settings
+    stream: Stream
+    requests: RequestList
+    costs: StepCosts
+
+    @property
+    def name(self) -> str:
+        """See :class:`gpuscan.compare.jobs.Job`."""
+        return f"{self.design}, {self.loop} loop"
+
+    def run(self, on_share: Callable[[float], None]) -> OpenResult | ClosedResult:
+        """See :class:`gpuscan.compare.jobs.Job`."""
+        if self.loop == "closed":
+            horizon_ns = self.stream.horizon_ns
+            return run_closed(
+                self.design, self.settings, self.stream, lambda passed_ns: on_share(passed_ns / horizon_ns)
+            )
+        machine = self.stream.open().machine
+        n = self.requests.n
+        return run_model(
+            self.design,
+            self.settings,
+            StillPages(machine),
+            self.requests,
+            self.costs,
+            lambda n_marks: on_share(n_marks / n),
+        )
+
+
+def seed_steps(designs: Sequence[str]) -> int:
+    """Return how many shares of 1 :func:`run_seed` tells of."""
+    return 2 + 2 * len(designs)
+
+
+def run_seed(
+    designs: Sequence[str],
+    settings: Settings,
+    costs: CostModel,
+    directory: Path,
+    n_requests: int,
+    n_processes: int,
+    on_share: OnShare,
+) -> SeedRun:
+    """Run both loops of every design under one seed.
+
+    Args:
+        designs: names, ``gpuscan`` among them or not.
+        settings: machine, policy; the seed is the spec's.
+        costs: what the open loop's walks take.
+        directory: where recording and list are written.
+        n_requests: length of the list at most.
+        n_processes: models that run at once.
+        on_share: see there; :func:`seed_steps` in all.
+
+    Raises:
+        InputError: a design has nothing to do on this machine, or nothing is asked for.
+        RunFailedError: conservation broke, or a disk is full.
+    """
+    if settings.trace is not None:
+        stream: Stream = settings.trace
+        on_share("recording accesses", 1)
+    else:
+        stream = _recorded(settings, directory, on_share)
+    told = 0.0
+
+    def listed(passed_ns: int) -> None:
+        nonlocal told
+        told += passed_ns / stream.horizon_ns
+        on_share("listing requests", passed_ns / stream.horizon_ns)
+
+    requests = make_request_list(settings, stream, directory / "requests.npy", n_requests, listed)
+    on_share("listing requests", 1 - told)
+    opened: dict[str, OpenResult] = {}
+    closed: dict[str, ClosedResult] = {}
+    machine = stream.open().machine
+    n_listed = len(np.unique(requests.entries()["pfn"]))
+    metadata = {name: metadata_bytes(name, machine, settings.policy_of(name), n_listed) for name in designs}
+    if OURS in designs:  # alone, on all threads: its scans are timed
+        opened[OURS] = GpuscanLoop(settings, machine, requests).run(
+            lambda n: on_share("gpuscan, open loop", n / requests.n)
+        )
+        del machine
+        closed[OURS] = run_closed(
+            OURS,
+            settings,
+            stream,
+            lambda passed_ns: on_share("gpuscan, closed loop", passed_ns / stream.horizon_ns),
+        )
+    jobs = [
+        ModelJob(name, loop, settings, stream, requests, costs.step_costs(name))
+        for loop in ("closed", "open")
+        for name in designs
+        if name != OURS
+    ]
+    for job, result in run_jobs(jobs, n_processes, on_share):
+        assert isinstance(job, ModelJob)
+        if isinstance(result, OpenResult):
+            opened[job.design] = result
+        else:
+            closed[job.design] = result
+    return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata)
+
+
+def _recorded(settings: Settings, directory: Path, on_share: OnShare) -> RecordedStream:
+    n_accesses = sum(process.accesses_per_s for process in settings.spec.processes)
+    total = max(1.0, n_accesses * settings.horizon_ns / 1e9)
+    recording = record_accesses(
+        settings.topology,
+        settings.spec,
+        settings.horizon_ns,
+        directory,
+        lambda n: on_share("recording accesses", n / total),
+    )
+    return RecordedStream(settings.topology, settings.spec, recording)
+
+
+def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> Figures:
+    """Put together what is known about a design under one seed."""
+    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN))
+    return Figures(
+        design,
+        run.opened[design],
+        run.closed[design],
+        run.requests.end_ns,
+        settings.n_threads if design == OURS else 1,
+        run.opened[design].batch_limit,
+        page_bytes(design, settings.policy),
+        run.metadata[design],
+        producer.alone_ns,
+        producer.beside_another_ns,
+        _NAN if design in UNTIMED else costs.slowdown.get(_step_of(design), _NAN),
+        costs.model.scan_ns(design, _TIB_PAGES),
+        costs.model.scan_ns(design, 64 * _TIB_PAGES),
+    )
+
+
+def table(
+    designs: Sequence[str], runs: Sequence[SeedRun], settings: Settings, costs: Costs
+) -> dict[str, dict[str, Cell]]:
+    """Return the cell of every design (outer key) and column (inner key)."""
+    cells: dict[str, dict[str, Cell]] = {}
+    for design in designs:
+        seeds = [figures_of(design, run, settings, costs) for run in runs]
+        cells[design] = {column.key: cell_of(column, seeds) for column in COLUMNS}
+    return cells
+
+
+def with_seed(settings: Settings, seed: int) -> Settings:
+    """Return settings under another seed."""
+    return replace(settings, spec=replace(settings.spec, seed=seed))
+
+
+def temporary_directory() -> tempfile.TemporaryDirectory[str]:
+    """Return a directory for recordings; gone at the end, whatever ends a command."""
+    return tempfile.TemporaryDirectory(prefix="gpuscan-compare-")
+
+
+def _step_of(design: str) -> str:
+    if design == OURS:
+        return "gpuscan"
+    if design == "section-flag":
+        return "section walk"
+    return "list entry" if design == "percpu-list" else "walk"
