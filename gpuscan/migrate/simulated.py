@@ -9,7 +9,9 @@ What one batch used, the next one misses.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
 from gpuscan.sim.machine import SimulatedMachine
 
+NR_MAX_MIGRATE_PAGES_RETRY = 10
 ROUND_PAGES = 512
 """NR_MAX_BATCHED_MIGRATION: ``migrate_pages()`` closes a round with the folio that reaches it."""
 
@@ -95,11 +98,26 @@ class SimulatedMigrator:
         Returns:
             0, or -errno (:class:`gpuscan.flow.MigrateStatus`).
         """
-        frames = np.array([frame], dtype=np.int64)
-        folios = self._machine.space.folios_at(frames)
-        batch = _Batch(frames, folios, np.full(1, _PENDING, dtype=np.int16), {})
-        self._prepare(batch, target_nid, self._machine.space.orders_of(folios))
-        return 0 if batch.pending[0] else int(batch.status[0])
+        refused = self._refusal(frame, target_nid)
+        if refused:
+            self._machine.migration_failed(self._machine.space.folios_at(np.array([frame])))
+        return refused
+
+    def _refusal(self, frame: int, target_nid: int) -> int:
+        """Do :meth:`_prepare` for a batch of one, without arrays: a design asks for every candidate."""
+        machine = self._machine
+        space = machine.space
+        flags = space.flags.item(frame >> space.slot_shift)
+        off_lru = self._drawn(1, self._cost.isolation_failure_share)[0]
+        if flags & FILE:
+            if self._has_vma and flags & EXEC_SHARED:
+                return MigrateStatus.EACCES
+            if flags & DIRTY:
+                return MigrateStatus.EAGAIN
+        if not machine.frames.is_balanced(target_nid, 1 << space.order_of(space.folio_at(frame))):
+            self._not_balanced(target_nid)
+            return MigrateStatus.EAGAIN
+        return MigrateStatus.EAGAIN if off_lru else 0
 
     def migrate_isolated(self, target_nid: int, frames: NDArray[np.int64]) -> MigrateResult:
         """Move folios that :meth:`prepare` accepted: ``migrate_pages()`` with a list in this order.
@@ -112,6 +130,14 @@ class SimulatedMigrator:
         batch = _Batch(frames, folios, np.full(len(frames), _PENDING, dtype=np.int16), {})
         return self._migrate_pages(batch, target_nid, self._machine.space.orders_of(folios))
 
+    def state(self) -> dict[str, Any]:
+        """Return where its random numbers are, for :meth:`restore`."""
+        return {"random": self._random.bit_generator.state}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of."""
+        self._random.bit_generator.state = state["random"]
+
     def _look_up(self, batch: _Batch, target_nid: int, size_fits: NDArray[np.bool_]) -> None:
         """What kmigrated_walk_zone() (RFC v1) finds out before it prepares a folio."""
         batch.refuse((batch.folios < 0) | ~size_fits, MigrateStatus.ENOENT, "folio is gone")
@@ -121,7 +147,7 @@ class SimulatedMigrator:
     def _prepare(self, batch: _Batch, target_nid: int, orders: NDArray[np.int64]) -> None:
         """The checks of migrate_misplaced_folio_prepare() (Linux 6.11 to 6.16), in its order."""
         machine = self._machine
-        flags = machine.space.flags[np.maximum(batch.frames, 0)]
+        flags = machine.space.flags[machine.space.slots_of(np.maximum(batch.frames, 0))]
         is_file = flags & FILE != 0
         if is_file.any():  # anonymous memory and shmem are SWAPBACKED: dirty or not, they pass
             if self._has_vma:
@@ -130,52 +156,84 @@ class SimulatedMigrator:
         for order in np.unique(orders[batch.pending]).tolist():
             if not machine.frames.is_balanced(target_nid, 1 << order):
                 batch.refuse(orders == order, MigrateStatus.EAGAIN, "target not balanced")
-                # Only in memory tiering mode, and only where there is a zone to wake it for.
-                if machine.spec.hint_faults.only_lower_tier and machine.frames.has_memory(target_nid):
-                    machine.wake_kswapd(target_nid)
-        off_lru = self._drawn(batch, self._cost.isolation_failure_share)
+                self._not_balanced(target_nid)
+        off_lru = self._drawn(len(batch.status), self._cost.isolation_failure_share)
         batch.refuse(off_lru | _repeats(batch.frames), MigrateStatus.EAGAIN, "isolation failed")
 
+    def _not_balanced(self, target_nid: int) -> None:
+        """Wake kswapd: only in memory tiering mode, and only where there is a zone to wake it for."""
+        machine = self._machine
+        if machine.spec.hint_faults.only_lower_tier and machine.frames.has_memory(target_nid):
+            machine.wake_kswapd(target_nid)
+
     def _migrate_pages(self, batch: _Batch, target_nid: int, orders: NDArray[np.int64]) -> MigrateResult:
-        """Move what was isolated, round by round (migrate_pages(), migrate_pages_batch())."""
+        """Move what was isolated, round by round (migrate_pages(), migrate_pages_batch()).
+
+        A round gets new folios and unmaps, flushes TLBs once, then moves in up to ten passes those that still
+        have an unexpected reference. Their new folios go back at the round's end.
+        """
         isolated = np.flatnonzero(batch.pending)
-        copy_fails = self._drawn(batch, self._cost.copy_failure_share)
+        copy_fails = self._drawn(len(batch.status), self._cost.copy_failure_share)
         events: list[FolioEvents] = []
-        moved_pages = n_rounds = 0
+        unmapped_pages = n_rounds = n_passes = 0
         for members in rounds(isolated, 1 << orders[isolated]):
             n_rounds += 1
-            for same in _runs(members, orders[members]):
-                order = int(orders[same[0]])
-                # alloc_misplaced_dst_folio(): __GFP_THISNODE, no reclaim, kswapd is not woken.
-                new = self._machine.frames.alloc(len(same), target_nid, order)
-                moved, n_allocated = same[: len(new)], len(new)
-                fails = copy_fails[moved]
-                if fails.any():
-                    batch.refuse(_mask(batch, moved[fails]), MigrateStatus.EAGAIN, "copy failed")
-                    self._machine.frames.free(new[fails], order)
-                    moved, new = moved[~fails], new[~fails]
+            unmapped, new = self._unmap(batch, members, target_nid, orders)
+            unmapped_pages += int((1 << orders[unmapped]).sum())
+            waits = copy_fails[unmapped]
+            n_passes += bool(len(unmapped)) + self._retry(waits)
+            for order in np.unique(orders[unmapped]).tolist():
+                same = orders[unmapped] == order
+                self._machine.frames.free(new[same & waits], order)
+                moved, frames = unmapped[same & ~waits], new[same & ~waits]
                 if len(moved):
-                    old = self._machine.space.move(batch.folios[moved], new)
+                    old = self._machine.space.move(batch.folios[moved], frames)
                     self._machine.frames.free(old, order)
-                    events.append(FolioEvents(freed=old, allocated=new, order=order))
-                    batch.status[moved] = MigrateStatus.MOVED
-                    moved_pages += len(moved) << order
-                if n_allocated < len(same):
-                    # What is unmapped moves (it has), then the call ends.
-                    batch.refuse(
-                        _mask(batch, same[[n_allocated]]), MigrateStatus.ENOMEM, "no free page on the target"
-                    )
-                    batch.refuse(batch.pending, MigrateStatus.ENOMEM, "not reached, the call ended")
-                    break
-            if not batch.pending.any():
+                    events.append(FolioEvents(freed=old, allocated=frames, order=order))
+            batch.refuse(_mask(batch, unmapped[waits]), MigrateStatus.EAGAIN, "copy failed")
+            batch.status[unmapped[~waits]] = MigrateStatus.MOVED
+            if len(unmapped) < len(members):
+                # What is unmapped moves (it has), then the call ends.
+                who = _mask(batch, members[[len(unmapped)]])
+                batch.refuse(who, MigrateStatus.ENOMEM, "no free page on the target")
+                batch.refuse(batch.pending, MigrateStatus.ENOMEM, "not reached, the call ended")
                 break
-        busy_ns = self._cost.round_ns * n_rounds + self._cost.page_ns * moved_pages
-        return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds)
+        # What fails has been unmapped and is mapped again. Since Linux 6.11 __migrate_folio() looks for
+        # references before it copies, so the passes in between cost next to nothing.
+        busy_ns = self._cost.round_ns * n_rounds + self._cost.page_ns * unmapped_pages
+        failed = (batch.status != MigrateStatus.MOVED) & (batch.status != MigrateStatus.ENOENT)
+        self._machine.migration_failed(batch.folios[failed])
+        return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds, n_passes)
 
-    def _drawn(self, batch: _Batch, share: float) -> NDArray[np.bool_]:
+    def _unmap(
+        self, batch: _Batch, members: NDArray[np.int64], target_nid: int, orders: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Get new folios for a round's, in order, until there is none; return who got one, and theirs."""
+        parts: list[NDArray[np.int64]] = []
+        n_unmapped = 0
+        for same in _runs(members, orders[members]):
+            # alloc_misplaced_dst_folio(): __GFP_THISNODE, no reclaim, kswapd is not woken.
+            new = self._machine.frames.alloc(len(same), target_nid, int(orders[same[0]]))
+            parts.append(new)
+            n_unmapped += len(new)
+            if len(new) < len(same):
+                break
+        return members[:n_unmapped], np.concatenate(parts)
+
+    def _retry(self, waits: NDArray[np.bool_]) -> int:
+        """Try again those of a round that ``waits`` names, and take out what moves; return the passes."""
+        n_passes = 1
+        while n_passes < NR_MAX_MIGRATE_PAGES_RETRY and waits.any():
+            n_passes += 1
+            if self._cost.copy_failure_lasts_share < 1.0:
+                again = self._random.random(int(waits.sum())) < self._cost.copy_failure_lasts_share
+                waits[waits] = again
+        return n_passes - 1
+
+    def _drawn(self, n: int, share: float) -> NDArray[np.bool_]:
         if share <= 0.0:
-            return np.zeros(len(batch.status), dtype=np.bool_)
-        return self._random.random(len(batch.status)) < share
+            return np.zeros(n, dtype=np.bool_)
+        return self._random.random(n) < share
 
 
 def rounds(members: NDArray[np.int64], n_pages: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -1,0 +1,270 @@
+"""``gpuscan live``: move the pages of running processes between the nodes of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuscan.cli.run import DeviceChoice
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from gpuscan.cli.output import Output
+    from gpuscan.engine import RunReport, TickReport
+    from gpuscan.live.metrics import Exporter
+    from gpuscan.live.session import LiveSession, LiveTotals
+
+
+def live(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="Start this and watch it.")
+    ] = None,
+    pid: Annotated[list[int] | None, typer.Option(help="A process to watch; can be repeated.")] = None,
+    cgroup: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Watch the processes of a cgroup (v2).")
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Who tells what is accessed: damon, damon-paddr, idle, soft-dirty, written, kpageflags; "
+            "auto takes the first that works.",
+        ),
+    ] = "auto",
+    for_time: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="End after this: 30s, 5min.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and count, move nothing.")] = False,
+    rate_limit: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Most that moves to each node: 100MB/s.")
+    ] = None,
+    to: Annotated[
+        int | None, typer.Option(metavar="NID", help="Promote to this node, not to the nearest with CPUs.")
+    ] = None,
+    demote: Annotated[bool, typer.Option("--demote", help="Move cold pages to a lower tier too.")] = False,
+    cold_after: Annotated[
+        str, typer.Option(metavar="TIME", help="Cold is what was not accessed for this long.")
+    ] = "10s",
+    interval: Annotated[
+        str, typer.Option(metavar="TIME", help="Pause between two looks while pages move.")
+    ] = "100ms",
+    split_cxl: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="With --dry-run on one node: count the upper 50% of it as CXL."),
+    ] = None,
+    device: Annotated[DeviceChoice, typer.Option(help="Where the scan runs.")] = DeviceChoice.AUTO,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR:PORT", help="Serve Prometheus metrics there, on loopback if no ADDR."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: one object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live table, no notes.")] = False,
+) -> None:
+    """Watch processes, and move the pages they use to the memory near the CPUs.
+
+    A monitor of the kernel tells which pages are accessed; those far from the CPUs that
+    it saw twice are moved with move_pages(2). Ends with the processes, after --for, or at
+    Ctrl-C, and leaves the kernel's settings as they were.
+
+    \b
+    sudo gpuscan live --pid 4711
+    sudo gpuscan live --pid 4711 --demote --rate-limit 100MB/s
+    sudo gpuscan live --for 30s -- redis-server
+    sudo gpuscan live --dry-run --pid 4711              moves nothing
+    """
+    import signal
+    from contextlib import ExitStack
+
+    from gpuscan.cli.devices import note_threads
+    from gpuscan.cli.output import Output
+    from gpuscan.linux.allocator import keep_freed_memory
+    from gpuscan.live.session import LiveRequest, LiveSession
+    from gpuscan.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
+
+    output = Output(as_json, quiet=quiet)
+    note_threads(threads, output)
+    request = LiveRequest(
+        pids=tuple(pid or ()),
+        cgroup=cgroup,
+        command=tuple(command or ()),
+        source=source,
+        for_ns=None if for_time is None else parse_time_ns(for_time),
+        interval_ns=parse_time_ns(interval),
+        to_nid=to,
+        demote=demote,
+        cold_after_ns=parse_time_ns(cold_after),
+        rate_limit_bytes_per_s=0 if rate_limit is None else parse_rate_bytes_per_s(rate_limit),
+        dry_run=dry_run,
+        split_share=None if split_cxl is None else parse_share(split_cxl),
+        device=device.value,
+        n_threads=threads,
+        quiet_command=as_json,
+    )
+    # Under emulation page faults were three quarters of what entering 8,192 candidates took.
+    keep_freed_memory()
+    with ExitStack() as stack:
+        exporter = None
+        if metrics is not None:
+            from gpuscan.live.metrics import Exporter, parse_address
+
+            exporter = Exporter(*parse_address(metrics))
+            stack.callback(exporter.close)
+        session = stack.enter_context(LiveSession(request))
+        report = _run(session, output, exporter)
+    # Now that the session is over, the command has its exit code.
+    from gpuscan.live.document import end_document
+
+    _line(end_document(session, report), output)
+    _print(session, report, output)
+    if session.totals.ended_by is not None:
+        signal.raise_signal(session.totals.ended_by)
+
+
+def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> RunReport:
+    from gpuscan.cli.job import process_age_s
+    from gpuscan.live.document import start_document, tick_document
+
+    display = _Display(output)
+
+    def on_start() -> None:
+        for note in session.notes:
+            output.note(f"gpuscan: note: {note}")
+        _line(start_document(session, process_age_s()), output)
+        output.note(
+            f"watching {', '.join(f'{p.pid} ({p.comm})' for p in session.source.processes)} with "
+            f"{session.monitor.name}: {session.monitor.sees}"
+        )
+        display.start()
+
+    def on_tick(tick: TickReport, totals: LiveTotals, failed: dict[str, int]) -> None:
+        _line(tick_document(session, tick, totals, failed), output)
+        display.show(session, tick)
+        if exporter is not None:
+            exporter.update(session)
+
+    try:
+        return session.run(on_start, on_tick)
+    finally:
+        display.stop()
+
+
+def _line(document: dict[str, Any], output: Output) -> None:
+    import sys
+
+    from gpuscan.writing import json_text
+
+    if output.json_mode:
+        sys.stdout.write(json_text(document, indent=None) + "\n")
+        sys.stdout.flush()
+
+
+class _Display:
+    """The table that is redrawn while the run goes on, on a terminal's stderr."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._live: Live | None = None
+
+    def start(self) -> None:
+        """Begin, where there is a terminal."""
+        import sys
+
+        if self._output.quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+        self._live.start()
+
+    def show(self, session: LiveSession, tick: TickReport) -> None:
+        """Draw what is known after a tick."""
+        if self._live is not None:
+            self._live.update(_table(session, tick), refresh=True)
+
+    def stop(self) -> None:
+        """Take the table off the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+
+def _table(session: LiveSession, tick: TickReport) -> Table:
+    from rich.table import Table
+
+    from gpuscan.units import PAGE_BYTES, format_bytes, format_time
+
+    totals = session.totals
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for node in session.topology.nodes:
+        if node.present_pages:
+            resident = totals.resident_pages.get(node.nid, 0) * PAGE_BYTES
+            moved = totals.moved_to.get(node.nid, 0) * PAGE_BYTES
+            row = f"{format_bytes(resident)} resident, {format_bytes(moved)} moved here"
+            table.add_row(f"node {node.nid} (tier {node.tier})", row)
+    near = f"{totals.hot_near_pages / totals.hot_pages:.0%} near" if totals.hot_pages else "-"
+    table.add_row("accessed", f"{format_bytes(totals.hot_pages * PAGE_BYTES)}, {near}")
+    table.add_row("candidates", f"{tick.candidates:,} folios, {tick.pending:,} wait")
+    table.add_row("moved", f"{format_bytes(totals.moved_pages * PAGE_BYTES)}")
+    for reason, count in session.engine.refusals.most_common(5):
+        table.add_row("not moved", f"{count:,} {reason}")
+    scan = f"{format_time(tick.scan_ns)} ({tick.path})" if tick.scan_ns else "nothing to scan"
+    table.add_row("scan", scan)
+    table.add_row(
+        "overhead", f"{totals.overhead:.1%} of one CPU, {format_time(totals.elapsed_ns)}, tick {tick.tick:,}"
+    )
+    return table
+
+
+def _print(session: LiveSession, report: RunReport, output: Output) -> None:
+    from rich.table import Table
+
+    from gpuscan.cli.devices import device_row
+    from gpuscan.cli.job import print_requests
+    from gpuscan.units import PAGE_BYTES, format_bytes, format_time
+
+    totals, request = session.totals, session.request
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    facts.add_row("source", f"{session.monitor.name}: {session.monitor.sees}")
+    facts.add_row("device", device_row(session.store, request.device))
+    facts.add_row(
+        "ended", f"{totals.end_reason}, after {format_time(totals.elapsed_ns)}, {totals.n_ticks:,} ticks"
+    )
+    for nid, pages in totals.resident_pages.items():
+        facts.add_row(f"resident on node {nid}", format_bytes(pages * PAGE_BYTES))
+    if request.dry_run:
+        facts.add_row(
+            "planned", f"{format_bytes(totals.planned_pages * PAGE_BYTES)} (dry run, nothing was moved)"
+        )
+    else:
+        facts.add_row("moved", format_bytes(totals.moved_pages * PAGE_BYTES))
+        for nid, pages in sorted(totals.moved_to.items()):
+            facts.add_row(f"  to node {nid}", format_bytes(pages * PAGE_BYTES))
+    if totals.n_split:
+        facts.add_row("split on the way", f"{totals.n_split:,} large folios")
+    facts.add_row(
+        "overhead",
+        f"{totals.overhead:.1%} of one CPU ({totals.gpuscan_cpu_s:.2f} s gpuscan, "
+        f"{totals.kernel_cpu_s:.2f} s kernel threads)",
+    )
+    output.table(facts)
+    output.line()
+    print_requests(report, output, refused_title="not moved (a folio may be refused several times)")
+    if totals.skipped.total():
+        output.line()
+        skipped = Table("no candidates", "pages", box=None, header_style="bold", pad_edge=False)
+        skipped.columns[1].justify = "right"
+        for reason, count in totals.skipped.most_common():
+            if count:
+                skipped.add_row(reason, f"{count:,}")
+        output.table(skipped)

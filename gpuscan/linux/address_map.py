@@ -1,0 +1,148 @@
+"""Which process and address a folio on the list of candidates stands for.
+
+move_pages(2) takes addresses, the store knows page frames. Only candidates are in here,
+not the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """What folios stand for.
+
+    Attributes:
+        head: int64[n], PFN of the first page.
+        address: int64[n], of a mapped page.
+        order: int64[n].
+        process: int64[n], its number.
+        seen_tick: int64[n], when it was last seen.
+    """
+
+    head: NDArray[np.int64]
+    address: NDArray[np.int64]
+    order: NDArray[np.int64]
+    process: NDArray[np.int64]
+    seen_tick: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+    @property
+    def _columns(self) -> tuple[NDArray[np.int64], ...]:
+        return self.head, self.address, self.order, self.process, self.seen_tick
+
+    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Entries:
+        """Return a part of them."""
+        return Entries(*(column[which] for column in self._columns))
+
+    def put(self, where: NDArray[np.intp], others: Entries) -> None:
+        """Overwrite some of them."""
+        for column, other in zip(self._columns, others._columns, strict=True):
+            column[where] = other
+
+    def merged(self, others: Entries) -> Entries:
+        """Return both together, ascending by head."""
+        columns = [np.concatenate(pair) for pair in zip(self._columns, others._columns, strict=True)]
+        return Entries(*columns).take(np.argsort(columns[0], kind="stable"))
+
+
+def _no_entries() -> Entries:
+    return Entries(*(np.empty(0, dtype=np.int64) for _ in range(5)))
+
+
+class AddressMap:
+    """Folios by the PFN of their first page."""
+
+    def __init__(self) -> None:
+        self._entries = _no_entries()
+        self._is_in = np.empty(0, dtype=np.bool_)
+        """bool[n], false where one was dropped: each batch drops its own, and taking them out copies all."""
+        self._n_in = 0
+        self.planned = np.empty(0, dtype=np.int64)
+        """Heads that a dry run planned to move, ascending: there is nothing more to plan for them."""
+
+    def __len__(self) -> int:
+        return self._n_in
+
+    def put(
+        self,
+        heads: NDArray[np.int64],
+        addresses: NDArray[np.int64],
+        orders: NDArray[np.int64],
+        process: int,
+        tick: int,
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Enter folios of one process, or enter them again.
+
+        Args:
+            heads: int64[n], distinct.
+            addresses: int64[n], of any mapped page of each.
+            orders: int64[n].
+            process: its number.
+            tick: when they were seen.
+
+        Returns:
+            bool[n], which are new; and bool[n], which stood for something else before: the frame
+            was freed and given out again meanwhile.
+        """
+        self._take_out()
+        fresh = Entries(heads, addresses, orders, np.full(len(heads), process), np.full(len(heads), tick))
+        place, known = self._places(heads)
+        reused = np.zeros(len(heads), dtype=np.bool_)
+        if known.any():
+            old, again = self._entries.take(place[known]), fresh.take(known)
+            # Of a large folio another page may have been seen first.
+            other_page = (again.order == 0) & (old.address != again.address)
+            reused[known] = (old.process != process) | (old.order != again.order) | other_page
+            self._entries.put(place[known], again)
+        new = ~known
+        if new.any():
+            self._entries = self._entries.merged(fresh.take(new))
+            self._keep_all()
+        return new, reused
+
+    def find(self, heads: NDArray[np.int64]) -> tuple[Entries, NDArray[np.bool_]]:
+        """Return the entries of folios (those not known are not valid), and bool[n]: which are known."""
+        place, known = self._places(heads)
+        if not len(self._entries):
+            return Entries(*(np.zeros(len(heads), dtype=np.int64) for _ in range(5))), known
+        return self._entries.take(place), known
+
+    def drop(self, heads: NDArray[np.int64]) -> None:
+        """Forget folios."""
+        place, known = self._places(heads)
+        self._is_in[place[known]] = False
+        self._n_in = int(np.count_nonzero(self._is_in))
+        if self._n_in < len(self._entries) // 2:
+            self._take_out()
+
+    def _take_out(self) -> None:
+        """Take out what was dropped."""
+        if self._n_in < len(self._entries):
+            self._entries = self._entries.take(self._is_in)
+            self._keep_all()
+
+    def _keep_all(self) -> None:
+        self._n_in = len(self._entries)
+        self._is_in = np.ones(self._n_in, dtype=np.bool_)
+
+    def stale(self, before_tick: int) -> NDArray[np.int64]:
+        """Return the heads of folios that were last seen before a tick."""
+        return self._entries.head[self._is_in & (self._entries.seen_tick < before_tick)]
+
+    def plan_once(self, heads: NDArray[np.int64]) -> None:
+        """Note folios that a dry run planned."""
+        self.planned = np.union1d(self.planned, heads)
+
+    def _places(self, heads: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        own = self._entries.head
+        if not len(own):
+            return np.zeros(len(heads), dtype=np.intp), np.zeros(len(heads), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(own, heads), len(own) - 1)
+        return place, (own[place] == heads) & self._is_in[place]

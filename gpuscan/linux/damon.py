@@ -1,0 +1,447 @@
+"""DAMON through sysfs: take it, start kdamonds, read the regions they found, give it back.
+
+Layout and commands: Documentation/admin-guide/mm/damon/usage.rst. A scheme with the action ``stat``
+changes nothing; asked to update its tried regions, the kernel makes one directory for each region that
+fits the scheme's access pattern, at the next time the scheme is applied. Where the kernel's tracepoint
+can be had (:mod:`gpuscan.linux.damon_trace`), it says the same sooner and in one read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.errors import InputError, RunFailedError
+from gpuscan.linux import damon_state
+from gpuscan.linux.damon_state import ADMIN, STATE_FILE, StateFile
+from gpuscan.linux.damon_trace import AggregationTrace
+from gpuscan.linux.process import read_stat
+from gpuscan.units import PAGE_BYTES
+
+_N_ASKED_AGAIN = 4
+_N_TRACED = 20
+"""Aggregations that a kdamond may take for one: those of a busy machine lag."""
+_MOST = (1 << 32) - 1
+_MOST_BYTES = (1 << 63) - 1
+
+
+class DamonUnavailableError(InputError):
+    """DAMON cannot be used here; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How finely DAMON looks.
+
+    Attributes:
+        sample_us: between two looks at a page of each region.
+        aggregation_us: after which regions are merged, split and reported; ``nr_accesses`` counts
+            the looks within it that found the page accessed.
+        update_us: between two looks at which mappings there are.
+        min_regions: bounds on how many there are to begin with, the lower one unless asked for more;
+            that bounds a region's size, too.
+        max_regions: the most there may be.
+    """
+
+    sample_us: int = 10_000
+    aggregation_us: int = 60_000
+    update_us: int = 1_000_000
+    min_regions: tuple[int, int] = (50, 400)
+    max_regions: int = 2_000
+
+    @property
+    def most_accesses(self) -> int:
+        """``nr_accesses`` of a region that was accessed at every look."""
+        return self.aggregation_us // self.sample_us
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """What DAMON says of the regions of one kdamond.
+
+    Attributes:
+        ranges: int64[n, 2], ``[start, end)`` in bytes: virtual addresses (vaddr) or physical (paddr).
+        n_accesses: int64[n], of :attr:`Intervals.most_accesses`.
+        age: int64[n], aggregations for which the region has been about so.
+    """
+
+    ranges: NDArray[np.int64]
+    n_accesses: NDArray[np.int64]
+    age: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+
+NO_REGIONS = Regions(
+    np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What one kdamond watches.
+
+    Attributes:
+        ranges: ``[start, end)`` in bytes, whole pages, ascending: physical memory (``paddr``), or where the
+            regions of a process are to begin; without these the kernel cuts what lies between its first
+            mapping and its last, large holes left out.
+        pid: a process (``vaddr``).
+        min_regions: how many regions to begin with; kept within the bounds of :class:`Intervals`.
+    """
+
+    ranges: Sequence[tuple[int, int]] = ()
+    pid: int | None = None
+    min_regions: int = 0
+
+    @property
+    def noted(self) -> str:
+        """How the state file tells it."""
+        return "paddr" if self.pid is None else f"vaddr {self.pid}"
+
+
+class Damon:
+    """DAMON's sysfs, taken for this process. Close it, whatever happens; a watchdog does after a kill.
+
+    Args:
+        operations: what will be watched, ``vaddr`` or ``paddr``.
+        root: where /sys, /proc and /run lie.
+
+    Raises:
+        DamonUnavailableError: the kernel has none or not these operations, it may not be used, or
+            somebody else uses it.
+    """
+
+    def __init__(self, operations: str, root: Path = Path("/")) -> None:
+        self._root = root
+        self._operations = operations
+        self._admin = root / ADMIN
+        self._n = 0
+        self._cpu_s: dict[int, float] = {}
+        self._silent: set[int] = set()
+        self._trace: AggregationTrace | None = None
+        self._trace_limit_s = 0.0
+        self._least_accesses = 0
+        self._is_new = False
+        self._has_traced = False
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        if not self._admin.is_dir():
+            raise DamonUnavailableError(
+                f"{self._admin} is not there: the kernel has no CONFIG_DAMON_SYSFS, or /sys is not mounted; "
+                "take another --source"
+            )
+        if not os.access(self._admin / "nr_kdamonds", os.W_OK):
+            raise DamonUnavailableError(
+                f"{self._admin} may not be written, root owns it; run gpuscan with sudo, or take another "
+                "--source"
+            )
+        n_found = damon_state.n_kdamonds(root)
+        if n_found and not (root / STATE_FILE).exists():
+            raise DamonUnavailableError(self._taken(n_found, "no state file says that it is gpuscan's"))
+        try:
+            self._state_file = StateFile(root / STATE_FILE)
+        except BlockingIOError:
+            raise DamonUnavailableError(
+                f"another gpuscan uses DAMON (it holds the lock on {root / STATE_FILE}); end it, or take "
+                "another --source"
+            ) from None
+        except OSError as error:
+            raise DamonUnavailableError(
+                f"{root / STATE_FILE} cannot be made ({error.strerror}), and without it DAMON could not be "
+                "given back after a crash; make the place writable, or take another --source"
+            ) from error
+        why = damon_state.restore(root, self._state_file)
+        if why:
+            self._state_file.close()
+            raise DamonUnavailableError(self._taken(n_found, why))
+        try:
+            self._check_operations()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_operations(self) -> None:
+        # Only a context that is configured says what the kernel was built with.
+        self._claim([])
+        self._write(self._admin / "0/contexts/nr_contexts", 1)
+        available = (self._admin / "0/contexts/0/avail_operations").read_text().split()
+        self._stop()
+        if self._operations not in available:
+            raise DamonUnavailableError(
+                f"this kernel's DAMON watches {', '.join(available) or 'nothing'} but not {self._operations} "
+                f"(CONFIG_DAMON_{self._operations.upper()}); take another --source"
+            )
+
+    def _claim(self, watched: Sequence[Watched]) -> dict[str, object]:
+        """Make kdamond directories, noting before what they are for; return what was noted."""
+        n_found = damon_state.n_kdamonds(self._root)
+        if n_found:
+            raise DamonUnavailableError(self._taken(n_found, "somebody configured it meanwhile"))
+        self._n = max(1, len(watched))
+        state: dict[str, object] = {
+            "boot_id": damon_state.boot_id(self._root),
+            "n_kdamonds": self._n,
+            "configured": [one.noted for one in watched],
+            "trace_instance": damon_state.trace_instance(),
+        }
+        self._state_file.write(state)
+        if self._watchdog is None:
+            self._watchdog = self._start_watchdog()
+        self._write(self._admin / "nr_kdamonds", self._n)
+        return state
+
+    def _taken(self, n: int, why: str) -> str:
+        pids = [damon_state.kdamond_pid(self._root, number) for number in range(n)]
+        who = ", ".join(f"process {pid}" for pid in pids if pid > 0) or "switched off"
+        return (
+            f"DAMON is taken: {n} kdamond{'s' if n > 1 else ''} configured ({who}), and {why}; "
+            "leave it to its owner and take another --source"
+        )
+
+    def start(self, watched: Sequence[Watched], intervals: Intervals, *, least_accesses: int) -> None:
+        """Start one kdamond for each of ``watched``; those started before are stopped.
+
+        Args:
+            watched: processes, or the machine.
+            intervals: how finely to look.
+            least_accesses: regions with fewer are not reported.
+
+        Raises:
+            DamonUnavailableError: the kernel refuses.
+        """
+        self._stop()
+        self._silent.clear()
+        state = self._claim(watched)
+        for number, one in enumerate(watched):
+            self._configure(self._admin / str(number), one, intervals, least_accesses)
+        if self._trace is None:
+            with contextlib.suppress(OSError):  # no tracefs, or locked down: sysfs says it, too
+                self._trace = AggregationTrace(damon_state.trace_instance(), self._root)
+        self._trace_limit_s = _N_TRACED * intervals.aggregation_us / 1e6
+        self._least_accesses = least_accesses
+        self._is_new = True
+        if self._trace is not None:
+            self._trace.begin()
+        for number, one in enumerate(watched):
+            try:
+                self._write(self._admin / str(number) / "state", "on")
+            except DamonUnavailableError:
+                stat = None if one.pid is None else read_stat(one.pid, self._root)
+                if one.pid is None or (stat is not None and stat.state != "Z"):
+                    raise
+                # The process has ended meanwhile; so has what there would be to see.
+        self._state_file.write({**state, "kdamonds": damon_state.running(self._root, self._n)})
+
+    def _configure(self, kdamond: Path, one: Watched, intervals: Intervals, least_accesses: int) -> None:
+        write = self._write
+        write(kdamond / "contexts/nr_contexts", 1)
+        context = kdamond / "contexts/0"
+        write(context / "operations", self._operations)
+        attributes = context / "monitoring_attrs"
+        write(attributes / "intervals/sample_us", intervals.sample_us)
+        write(attributes / "intervals/aggr_us", intervals.aggregation_us)
+        write(attributes / "intervals/update_us", intervals.update_us)
+        write(attributes / "nr_regions/max", intervals.max_regions)
+        fewest, most = intervals.min_regions
+        n_regions = min(max(fewest, one.min_regions), most)
+        write(attributes / "nr_regions/min", n_regions)
+        write(context / "targets/nr_targets", 1)
+        target = context / "targets/0"
+        if one.pid is not None:
+            write(target / "pid_target", one.pid)
+        pieces = in_pieces(one.ranges, n_regions)
+        write(target / "regions/nr_regions", len(pieces))
+        for number, (start, end) in enumerate(pieces):
+            write(target / f"regions/{number}/start", start)
+            write(target / f"regions/{number}/end", end)
+        write(context / "schemes/nr_schemes", 1)
+        scheme = context / "schemes/0"
+        write(scheme / "action", "stat")
+        for what, least, most in (
+            ("sz", 0, _MOST_BYTES),
+            ("nr_accesses", least_accesses, _MOST),
+            ("age", 0, _MOST),
+        ):
+            write(scheme / f"access_pattern/{what}/min", least)
+            write(scheme / f"access_pattern/{what}/max", most)
+
+    def _write(self, path: Path, value: int | str) -> None:
+        try:
+            damon_state.write(path, value)
+        except OSError as error:
+            raise DamonUnavailableError(
+                f"{path} does not take {value} ({error.strerror}); take another --source"
+            ) from error
+
+    def latest(self) -> list[Regions]:
+        """Return what each kdamond found in the aggregation that it ended next; nothing once it has ended.
+
+        Raises:
+            RunFailedError: see :meth:`regions`.
+        """
+        if self._trace is None:
+            return [self.regions(number) for number in range(self._n)]
+        pids = [damon_state.kdamond_pid(self._root, number) for number in range(self._n)]
+        asked = [pid for pid in pids if pid > 0]
+        if not self._is_new:  # else it traces since before they were on
+            self._trace.begin()
+        self._is_new = False
+        found = self._trace.aggregations(asked, self._trace_limit_s)
+        self._trace.end()
+        self._has_traced |= bool(found)
+        if not self._has_traced and any(map(self.is_running, range(self._n))):  # written in another way here
+            self._trace.close()
+            self._trace = None
+            return self.latest()
+        return [_regions(found[pid], self._least_accesses) if pid in found else NO_REGIONS for pid in pids]
+
+    def regions(self, number: int) -> Regions:
+        """Return what a kdamond found in the last aggregation, through sysfs; nothing once it has ended.
+
+        Waits for the next time that the scheme is applied, up to two aggregations.
+
+        Raises:
+            RunFailedError: the kernel refuses for another reason.
+        """
+        # Linux 6.12 gives up after two intervals by the clock, and the kdamonds of a busy machine lag: it
+        # is asked again, but not one that had nothing to say before, whose process may just be idle.
+        found = self._asked(number)
+        for _ in range(0 if number in self._silent else _N_ASKED_AGAIN):
+            if len(found) or not self.is_running(number):
+                break
+            found = self._asked(number)
+        if len(found):
+            self._silent.discard(number)
+        else:
+            self._silent.add(number)
+        return found
+
+    def _asked(self, number: int) -> Regions:
+        kdamond = self._admin / str(number)
+        try:
+            damon_state.write(kdamond / "state", "update_schemes_tried_regions")
+        except OSError as error:
+            if self.is_running(number):
+                raise RunFailedError(
+                    f"{kdamond}/state does not report regions ({error.strerror}); try again"
+                ) from error
+            return NO_REGIONS
+        directory = kdamond / "contexts/0/schemes/0/tried_regions"
+        rows: list[tuple[int, int, int, int]] = []
+        # One descriptor for the directory: four files a region are most of what a tick costs.
+        top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in os.listdir(top):  # noqa: PTH208  # by descriptor
+                if name.isdigit():
+                    with contextlib.suppress(FileNotFoundError):
+                        rows.append(
+                            (
+                                _number(top, f"{name}/start"),
+                                _number(top, f"{name}/end"),
+                                _number(top, f"{name}/nr_accesses"),
+                                _number(top, f"{name}/age"),
+                            )
+                        )
+        finally:
+            os.close(top)
+        if not rows:
+            return NO_REGIONS
+        return _regions(np.array(sorted(rows), dtype=np.int64), 0)
+
+    def is_running(self, number: int) -> bool:
+        """Whether a kdamond is on; one of a process ends with it."""
+        return damon_state.kdamond_pid(self._root, number) > 0
+
+    def cpu_s(self) -> float:
+        """Return the CPU time that the kdamonds were last seen to have taken, in seconds."""
+        for number in range(self._n):
+            pid = damon_state.kdamond_pid(self._root, number)
+            stat = read_stat(pid, self._root) if pid > 0 else None
+            if stat is not None:
+                self._cpu_s[pid] = stat.cpu_s
+        return sum(self._cpu_s.values())
+
+    def close(self) -> None:
+        """Stop the kdamonds and leave DAMON as it was found: nothing configured.
+
+        Where somebody else took DAMON over meanwhile, it is left to them.
+        """
+        goodbye = b""  # without one the watchdog tries, too
+        try:
+            self._stop()
+            if self._trace is not None:
+                self._trace.close()
+                self._trace = None
+            self._state_file.clear()
+            goodbye = b"."
+        finally:
+            self._state_file.close()
+            if self._watchdog is not None and self._watchdog.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self._watchdog.stdin.write(goodbye)
+                    self._watchdog.stdin.flush()
+                self._watchdog.stdin.close()
+                self._watchdog.wait()
+                self._watchdog = None
+
+    def _stop(self) -> None:
+        if self._n:
+            if not damon_state.whose(self._root, self._state_file.read()):
+                damon_state.switch_off(self._root)
+            self._n = 0
+
+    def _start_watchdog(self) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C and a shell's kill of the job do not reach it.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", damon_state.__file__, str(self._root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def in_pieces(ranges: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:
+    """Cut ranges into pieces, none larger than an ``n``-th of all.
+
+    The kernel cuts a process by itself (mm/damon/vaddr.c __damon_va_init_regions(), v6.12), but with all
+    holes between its mappings except the two largest: pieces of a Python program came out four times as
+    large. What it is given stays (damon_va_init()), and holes become regions at the first look at the
+    mappings (damon_fill_regions_holes()). For physical memory the operations have no ``init`` (paddr.c).
+    Were the regions whole nodes, it would take some ten aggregations, each of which cuts a region in two,
+    until they are small.
+
+    Args:
+        ranges: ``[start, end)`` in bytes, whole pages.
+        n: how many pieces at least, as long as there are as many pages.
+    """
+    n_pages = sum(end - start for start, end in ranges) // PAGE_BYTES
+    pieces: list[tuple[int, int]] = []
+    for start, end in ranges:
+        first, last = start // PAGE_BYTES, end // PAGE_BYTES
+        n_cuts = min(-(-(last - first) * n // n_pages), last - first)
+        edges = [(first + (last - first) * cut // n_cuts) * PAGE_BYTES for cut in range(n_cuts + 1)]
+        pieces += itertools.pairwise(edges)
+    return pieces
+
+
+def _regions(table: NDArray[np.int64], least_accesses: int) -> Regions:
+    table = table[table[:, 2] >= least_accesses]
+    return Regions(table[:, :2], table[:, 2], table[:, 3])
+
+
+def _number(directory: int, name: str) -> int:
+    fd = os.open(name, os.O_RDONLY, dir_fd=directory)
+    try:
+        return int(os.read(fd, 32))
+    finally:
+        os.close(fd)

@@ -1,0 +1,151 @@
+"""What kdamonds find, as their tracepoint says it: every region of an aggregation in a few reads.
+
+Through sysfs a region is four files, and asking for them takes another 100 ms
+(mm/damon/sysfs.c damon_sysfs_handle_cmd() sleeps that long between two looks at its request, v6.12).
+The tracepoint ``damon:damon_aggregated`` (include/trace/events/damon.h; with ``age`` since v5.17) names them
+at the end of each aggregation. It goes into a trace instance of our own, which nobody else sees, and
+only while gpuscan looks.
+
+Evidence: Documentation/trace/ftrace.rst (instances, ``trace_pipe``, ``tracing_on``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Collection
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.linux.damon_state import TRACING
+
+_EVENT = "events/damon/damon_aggregated/enable"
+_LINE = re.compile(
+    rb"-([0-9]+) [^\n]* damon_aggregated: target_id=[0-9]+ nr_regions=([0-9]+) "
+    rb"([0-9]+)-([0-9]+): ([0-9]+) ([0-9]+)\n"
+)
+_N_COLUMNS = 6
+_PID, _N_REGIONS, _START = 0, 1, 2
+_SAID_REGIONS = re.compile(rb" nr_regions=([0-9]+) ")
+_REHEARSED = b"".join(
+    b" kdamond.0-1 [0] ..... 0.0: damon_aggregated: target_id=0 nr_regions=256 %d-%d: 1 0\n"
+    % (n << 20, n + 1 << 20)
+    for n in range(256)
+)
+"""An aggregation to be parsed before there is one: what is run for the first time is slow (in the guest 20 to
+35 ms, later 6 to 11)."""
+_READ_BYTES = 1 << 16
+_PAUSE_S = 0.003
+
+Rows = NDArray[np.int64]
+"""int64[n, 4]: start, end, nr_accesses, age of each region."""
+
+
+class AggregationTrace:
+    """A trace instance with DAMON's tracepoint on. Close it; what is left is removed by its name.
+
+    Args:
+        name: of the instance to make.
+        root: where /sys lies.
+
+    Raises:
+        OSError: there is no tracefs, it has no such tracepoint, or it may not be used.
+    """
+
+    def __init__(self, name: str, root: Path = Path("/")) -> None:
+        self._directory = root / TRACING / "instances" / name
+        self._directory.mkdir()
+        self._fd = -1
+        try:
+            self._write("tracing_on", "0")
+            self._write(_EVENT, "1")
+            self._fd = os.open(self._directory / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except BaseException:
+            self.close()
+            raise
+        last_aggregations(_REHEARSED)
+
+    def begin(self) -> None:
+        """Trace from now on."""
+        self._write("tracing_on", "1")
+
+    def end(self) -> None:
+        """Trace no longer, and forget what was traced.
+
+        What is left is read: emptying ``trace`` has the kernel wait until no CPU writes to the buffer
+        (ring_buffer_reset_online_cpus(), kernel/trace/ring_buffer.c, v6.12), 30 to 80 ms in the guest.
+        """
+        self._write("tracing_on", "0")
+        self._read()
+
+    def aggregations(self, pids: Collection[int], limit_s: float) -> dict[int, Rows]:
+        """Wait until each kdamond has ended an aggregation since :meth:`begin`; return their regions.
+
+        Args:
+            pids: of the kdamonds.
+            limit_s: how long to wait; whoever has said nothing whole by then is left out.
+        """
+        deadline, text = time.monotonic() + limit_s, b""
+        n_parsed = 0
+        while True:
+            part = self._read()
+            text += part
+            is_over = time.monotonic() >= deadline
+            # Parsing takes longer than a pause, so it waits until all lines may be there: as many as the
+            # last one says, or (several kdamonds write by turns) until no more come.
+            is_pausing = not part and len(text) > n_parsed
+            if is_over or is_pausing or _has_lines_of_one(text, n_parsed):
+                n_parsed = len(text)
+                found = last_aggregations(text)
+                if is_over or found.keys() >= set(pids):
+                    return {pid: rows for pid, rows in found.items() if pid in pids}
+            time.sleep(_PAUSE_S)
+
+    def _read(self) -> bytes:
+        parts = []
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._fd, _READ_BYTES):
+                parts.append(part)
+        return b"".join(parts)
+
+    def _write(self, name: str, value: str) -> None:
+        with (self._directory / name).open("w") as file:  # which also empties ``trace``
+            file.write(value)
+
+    def close(self) -> None:
+        """Remove the instance."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        with contextlib.suppress(OSError):  # somebody reads it; the next start tries again
+            self._directory.rmdir()
+
+
+def _has_lines_of_one(text: bytes, begin: int) -> bool:
+    """Whether as many lines follow ``begin`` as the last one says that its aggregation has."""
+    said = _SAID_REGIONS.search(text, max(begin, text.rfind(b" nr_regions=", begin)))
+    return said is not None and text.count(b"\n", begin) >= int(said[1])
+
+
+def last_aggregations(text: bytes) -> dict[int, Rows]:
+    """Return the last whole aggregation of each kdamond in the text of ``trace_pipe``, by its PID.
+
+    A kdamond names its regions in ascending order and with each of them how many there are.
+    """
+    lines = _LINE.findall(text)
+    if not lines:
+        return {}
+    table = np.array(list(map(int, chain.from_iterable(lines))), dtype=np.int64).reshape(-1, _N_COLUMNS)
+    found = {}
+    for pid in np.unique(table[:, _PID]).tolist():
+        rows = table[table[:, _PID] == pid]
+        cuts = np.flatnonzero(np.diff(rows[:, _START]) <= 0) + 1
+        whole = [part for part in np.split(rows, cuts) if len(part) == part[0, _N_REGIONS]]
+        if whole:
+            found[pid] = whole[-1][:, _START:]
+    return found

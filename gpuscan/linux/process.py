@@ -1,0 +1,185 @@
+"""One process: is it still the one that was meant, where are its mappings, where may its memory be.
+
+A :class:`Process` holds a pidfd. The kernel gives a PID out again only after the process was
+reaped, and a pidfd becomes readable when its process ends: while it is not, the PID is that process's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuscan.errors import InputError
+
+PF_KTHREAD = 0x0020_0000
+"""include/linux/sched.h: a kernel thread, which has no memory of its own."""
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) [0-9a-f]+ \S+ [0-9]+\s*(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What /proc/PID/stat says (proc_pid_stat(5)).
+
+    Attributes:
+        comm: the name, without its parentheses.
+        state: one letter; Z for a zombie.
+        flags: PF_* bits.
+        start_ticks: when it started, in clock ticks after boot.
+        cpu_s: user and system time, in seconds.
+    """
+
+    comm: str
+    state: str
+    flags: int
+    start_ticks: int
+    cpu_s: float
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """Whether this is a kernel thread."""
+        return bool(self.flags & PF_KTHREAD)
+
+
+def read_stat(pid: int, root: Path = Path("/")) -> Stat | None:
+    """Return what /proc/PID/stat says, None where there is no such process."""
+    try:
+        text = (root / f"proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    before, _, after = text.rpartition(")")
+    fields = after.split()
+    return Stat(
+        comm=before.partition("(")[2],
+        state=fields[0],
+        flags=int(fields[6]),
+        start_ticks=int(fields[19]),
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A line of /proc/PID/maps: ``[start, end)``, permissions such as ``rw-p``, what is mapped."""
+
+    start: int
+    end: int
+    permissions: str
+    name: str
+
+    @property
+    def is_special(self) -> bool:
+        """Whether these are pages that the kernel provides: [vdso], [vvar], [vsyscall]."""
+        return self.name.startswith(("[vdso", "[vvar", "[vsyscall"))
+
+
+def parse_maps(text: str) -> list[Mapping]:
+    """Return the mappings in the text of /proc/PID/maps, ascending."""
+    found = []
+    for line in text.splitlines():
+        match = _MAPS_LINE.fullmatch(line)
+        if match is not None:
+            found.append(Mapping(int(match[1], 16), int(match[2], 16), match[3], match[4]))
+    return found
+
+
+class Process:
+    """A process that was asked for. Close it, or use it as a context manager.
+
+    Args:
+        pid: of the process, not of one of its threads.
+        root: where /proc lies.
+
+    Raises:
+        InputError: there is none, it is a thread or a kernel thread, or it is this process.
+    """
+
+    def __init__(self, pid: int, root: Path = Path("/")) -> None:
+        self.pid = pid
+        self._root = root
+        if pid == os.getpid():
+            raise InputError(f"process {pid} is gpuscan itself; name another one")
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OverflowError:
+            raise InputError(f"{pid} is no process id; give one of a running process") from None
+        except OSError as error:
+            raise InputError(_why_not(pid, root, error)) from error
+        stat = read_stat(pid, root)
+        if stat is None or stat.state == "Z" or not self.is_alive():
+            self.close()
+            raise InputError(f"process {pid} has ended; name one that runs")
+        if stat.is_kernel_thread:
+            self.close()
+            raise InputError(
+                f"process {pid} ({stat.comm}) is a kernel thread, which gpuscan never touches; "
+                "name a process of a program"
+            )
+        self.comm = stat.comm
+        self.start_ticks = stat.start_ticks
+
+    def is_alive(self) -> bool:
+        """Whether the process has not ended, so that its PID still means it."""
+        if self._pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if poll.poll(0):
+            self.close()
+            return False
+        return True
+
+    @property
+    def proc(self) -> Path:
+        """Its directory under /proc."""
+        return self._root / f"proc/{self.pid}"
+
+    def mappings(self) -> list[Mapping]:
+        """Return its mappings, ascending; none once it has ended."""
+        return parse_maps(self.text("maps"))
+
+    def text(self, name: str) -> str:
+        """Return the text of one of its files under /proc; empty once it has ended.
+
+        Raises:
+            InputError: it may not be read.
+        """
+        try:
+            return (self.proc / name).read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        except PermissionError as error:
+            raise InputError(
+                f"{self.proc / name} may not be read: another user's process takes CAP_SYS_PTRACE; "
+                "run gpuscan as root, or as its user"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the process."""
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _why_not(pid: int, root: Path, error: OSError) -> str:
+    # pidfd_open() knows processes only: of a thread it says EINVAL, and ENOENT since v6.15.
+    status = root / f"proc/{pid}/status"
+    try:
+        tgid = re.search(r"^Tgid:\s+([0-9]+)$", status.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        tgid = None
+    if tgid is not None and int(tgid[1]) != pid:
+        return f"{pid} is a thread of process {tgid[1]}; give --pid {tgid[1]}"
+    if isinstance(error, ProcessLookupError) or tgid is None:
+        return f"there is no process {pid}; give the id of one that runs"
+    return f"process {pid} cannot be watched: {error.strerror}; take another one"

@@ -1,0 +1,108 @@
+"""The JSON Lines of a live run: one ``start``, one ``tick`` per tick, one ``end``.
+
+Pages are base pages of 4 KiB, folios where the name says nothing. Fields are only ever added.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuscan.engine import RunReport, TickReport
+from gpuscan.live.session import LiveSession, LiveTotals
+from gpuscan.report import ledger_document
+
+_SKIPPED = "skipped."
+
+
+def start_document(session: LiveSession, startup_s: float) -> dict[str, Any]:
+    """Return the line that says that the monitor is on; times count from here.
+
+    Args:
+        session: of the run.
+        startup_s: how long after the start of gpuscan's process.
+    """
+    topology = session.topology
+    return {
+        "event": "start",
+        "t_s": 0.0,
+        "startup_s": round(startup_s, 3),
+        "source": session.monitor.name,
+        "source_sees": session.monitor.sees,
+        "dry_run": session.request.dry_run,
+        "processes": [{"pid": process.pid, "comm": process.comm} for process in session.source.processes],
+        "nodes": [
+            {
+                "nid": node.nid,
+                "tier": node.tier,
+                "cpus": len(node.cpus),
+                "has_memory": bool(node.present_pages),
+            }
+            for node in topology.nodes
+        ],
+        "promotion_targets": session.targets.promotion,
+        "demotion_targets": session.targets.demotion if session.request.demote else {},
+        "resident_pages": session.totals.resident_pages,
+        "device": session.store.backend.name,
+        "notes": session.notes,
+    }
+
+
+def tick_document(
+    session: LiveSession, tick: TickReport, totals: LiveTotals, failed: dict[str, int]
+) -> dict[str, Any]:
+    """Return the line of one tick; ``failed`` are its refusals by reason."""
+    metrics = tick.metrics
+    return {
+        "event": "tick",
+        "tick": tick.tick,
+        "t_s": round(totals.elapsed_ns / 1e9, 4),
+        "n_processes": len(session.source.processes),
+        "resident_pages": totals.resident_pages,
+        "hot_pages": totals.hot_pages,
+        "hot_near_pages": totals.hot_near_pages,
+        "cold_pages": int(metrics.get("cold_pages", 0)),
+        "requested": tick.marked,
+        "candidates": tick.candidates,
+        "planned_pages": tick.candidate_pages,
+        "moved": tick.migrated,
+        "moved_pages": tick.migrated_pages,
+        "failed": failed,
+        "dropped": tick.dropped,
+        "pending": tick.pending,
+        "skipped": {
+            name.removeprefix(_SKIPPED): int(value)
+            for name, value in metrics.items()
+            if name.startswith(_SKIPPED)
+        },
+        "scan_us": tick.scan_ns / 1e3,
+        "observe_us": metrics.get("observe_ns", 0.0) / 1e3,
+        "move_us": tick.migrate_busy_ns / 1e3,
+        "overhead_percent": round(100 * totals.overhead, 2),
+    }
+
+
+def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
+    """Return the last line, with the sums of the run."""
+    totals = session.totals
+    top = set(session.targets.promotion.values())
+    promoted = sum(n for nid, n in totals.moved_to.items() if nid in top)
+    return {
+        "event": "end",
+        "t_s": round(totals.elapsed_ns / 1e9, 4),
+        "reason": totals.end_reason,
+        "ticks": totals.n_ticks,
+        "resident_pages": totals.resident_pages,
+        "planned_pages": totals.planned_pages,
+        "moved_pages": totals.moved_pages,
+        "moved_pages_to": dict(sorted(totals.moved_to.items())),
+        "promoted_pages": promoted,
+        "demoted_pages": totals.moved_pages - promoted,
+        "split_folios": totals.n_split,
+        "ledger": ledger_document(report),
+        "failed": dict(report.refusals.most_common()),
+        "skipped": dict(totals.skipped.most_common()),
+        "cpu_s": {"gpuscan": totals.gpuscan_cpu_s, "kernel": totals.kernel_cpu_s},
+        "overhead_percent": round(100 * totals.overhead, 2),
+        "command_exit": totals.command_exit,
+        "ledger_balanced": True,
+    }

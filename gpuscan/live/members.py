@@ -1,0 +1,200 @@
+"""Which processes a live run is about: PIDs, a cgroup, or a command and what it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from gpuscan.errors import InputError
+from gpuscan.linux.process import Process, read_stat
+from gpuscan.linux.write_tracking import TrackedProgram
+
+_CGROUPS = Path("sys/fs/cgroup")
+_END_WITHIN_S = 5.0
+_STDERR = 2
+
+
+Start = Callable[[Sequence[str], int | None], subprocess.Popen[bytes] | TrackedProgram]
+
+
+class Selection(Protocol):
+    """What was asked for."""
+
+    changes: bool
+    """Whether other processes may belong to it later."""
+
+    def pids(self) -> list[int]:
+        """Return the PIDs that belong to it now."""
+        ...
+
+
+class Pids:
+    """Processes named one by one."""
+
+    changes = False
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = list(dict.fromkeys(pids))
+
+    def pids(self) -> list[int]:
+        """Return the PIDs."""
+        return self._pids
+
+
+class Cgroup:
+    """The processes of a cgroup and of those below it (cgroup v2).
+
+    Args:
+        path: its directory; relative paths are below /sys/fs/cgroup.
+        root: where /sys lies.
+
+    Raises:
+        InputError: it is no cgroup.
+    """
+
+    changes = True
+
+    def __init__(self, path: Path, root: Path = Path("/")) -> None:
+        self._path = root / _CGROUPS / path
+        if not (self._path / "cgroup.procs").is_file():
+            raise InputError(f"{self._path} is no cgroup (it has no cgroup.procs); give the path of one")
+
+    def pids(self) -> list[int]:
+        """Return the PIDs of its members now; gpuscan itself is not one."""
+        found = []
+        for directory, below, _ in os.walk(self._path):
+            below.sort()
+            with contextlib.suppress(OSError):  # removed meanwhile, or threaded
+                found += [int(line) for line in Path(directory, "cgroup.procs").read_text().split()]
+        return [pid for pid in dict.fromkeys(found) if pid not in (0, os.getpid())]
+
+
+class Command:
+    """A command that gpuscan starts, with its descendants.
+
+    Args:
+        argv: name and arguments.
+        stdout_to_stderr: keep its output out of gpuscan's.
+        start: starts it; gets ``argv`` and the descriptor for its standard output, None for gpuscan's.
+        root: where /proc lies.
+
+    Raises:
+        InputError: it cannot be started.
+    """
+
+    changes = True
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdout_to_stderr: bool = False,
+        start: Start | None = None,
+        root: Path = Path("/"),
+    ) -> None:
+        self._root = root
+        try:
+            self._popen = (start or _started)(argv, _STDERR if stdout_to_stderr else None)
+        except OSError as error:
+            raise InputError(
+                f"{argv[0]} cannot be started ({error.strerror}); give a command after --"
+            ) from error
+        self.pid = self._popen.pid
+
+    def pids(self) -> list[int]:
+        """Return the command and its descendants, as far as they are still its descendants.
+
+        None once the command has ended: its PID may be another's then.
+        """
+        if self._popen.poll() is not None:
+            return []
+        found = [self.pid]
+        for pid in found:
+            with contextlib.suppress(OSError):  # it ended meanwhile, or one of its threads
+                for task in sorted((self._root / f"proc/{pid}/task").iterdir()):
+                    with contextlib.suppress(OSError):
+                        found += [int(word) for word in (task / "children").read_text().split()]
+        return found
+
+    def end(self) -> int | None:
+        """End the command if it still runs; return its exit code (negative: the signal that ended it)."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGTERM)
+            try:
+                self._popen.wait(_END_WITHIN_S)
+            except BaseException as error:  # a second Ctrl-C, too, must not leave it behind
+                self._popen.kill()
+                self._popen.wait()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+        return self._popen.returncode
+
+    def exit_code(self) -> int | None:
+        """Return its exit code, None while it runs."""
+        return self._popen.poll()
+
+
+def _started(argv: Sequence[str], stdout: int | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, stdout=stdout)
+
+
+class Roster:
+    """The processes of a selection, each with a number of its own.
+
+    Args:
+        selection: what was asked for.
+        root: where /proc lies.
+
+    Raises:
+        InputError: a process that was named cannot be watched.
+    """
+
+    def __init__(self, selection: Selection, root: Path = Path("/")) -> None:
+        self._selection = selection
+        self._root = root
+        self.processes: dict[int, Process] = {}
+        self._n_seen = 0
+        if selection.changes:
+            self.refresh()
+        else:
+            for pid in selection.pids():
+                self._enter(Process(pid, root))
+
+    def _enter(self, process: Process) -> None:
+        self.processes[self._n_seen] = process
+        self._n_seen += 1
+
+    def refresh(self) -> bool:
+        """Look who came and went; return whether anybody did. Those that ended stay in ``processes``."""
+        if not self._selection.changes:
+            return False
+        known = {process.pid for process in self.processes.values() if process.is_alive()}
+        changed = False
+        for pid in self._selection.pids():
+            stat = read_stat(pid, self._root)
+            if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
+                continue
+            with contextlib.suppress(InputError):  # gone again
+                self._enter(Process(pid, self._root))
+                changed = True
+        return changed
+
+    def alive(self) -> list[tuple[int, Process]]:
+        """Return the processes that run, with their numbers."""
+        return [(number, process) for number, process in self.processes.items() if process.is_alive()]
+
+    def is_foreign(self) -> bool:
+        """Whether one of the processes is another user's."""
+        return any(
+            process.proc.stat().st_uid != os.geteuid() for _, process in self.alive() if process.proc.exists()
+        )
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for process in self.processes.values():
+            process.close()

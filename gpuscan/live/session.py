@@ -1,0 +1,406 @@
+"""One live run: refuse what makes no sense, open a monitor, tick until it ends, leave things as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
+from gpuscan.errors import InputError
+from gpuscan.kernels.registry import Device
+from gpuscan.linux import capabilities
+from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.damon import Intervals
+from gpuscan.linux.numa import Allowance, Room, read_allowance
+from gpuscan.linux.process import Process
+from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.targets import Targets
+from gpuscan.live.members import Cgroup, Command, Pids, Roster, Selection
+from gpuscan.live.monitors import open_monitor
+from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
+from gpuscan.policy import Policy
+from gpuscan.sources.live import LiveSource
+from gpuscan.sources.monitor import Monitor
+from gpuscan.sources.pagemap_scan import WrittenPages
+from gpuscan.store import Store
+from gpuscan.topology.model import Topology
+from gpuscan.topology.split import split_cxl
+from gpuscan.topology.sysfs import read_host
+
+INTERVAL_NS = 100_000_000
+COLD_AFTER_NS = 10_000_000_000
+_ROSTER_NS = 1_000_000_000
+_DRY_SPLIT = 0.5
+_ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+THRESHOLD = 2
+"""Looks that must find a page accessed, within the window, before it moves: one look promotes what is
+touched once."""
+WINDOW_NS = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """What a live run was asked to do.
+
+    Attributes:
+        pids, cgroup, command: exactly one of them says which processes.
+        source: one of ``gpuscan.live.monitors.SOURCES``.
+        for_ns: how long; None until the processes end.
+        interval_ns: pause between two looks while there is something to do.
+        to_nid: promote to this node only.
+        demote, cold_after_ns: whether, and after how long, cold pages go to a lower tier.
+        rate_limit_bytes_per_s: per target node; 0 = none.
+        dry_run: plan, move nothing.
+        split_share: of a dry run on a one-node machine: the upper share of its memory that counts
+            as CXL memory.
+        device, n_threads: of the scan.
+        quiet_command: keep the command's standard output out of gpuscan's.
+    """
+
+    pids: tuple[int, ...] = ()
+    cgroup: Path | None = None
+    command: tuple[str, ...] = ()
+    source: str = "auto"
+    for_ns: int | None = None
+    interval_ns: int = INTERVAL_NS
+    to_nid: int | None = None
+    demote: bool = False
+    cold_after_ns: int = COLD_AFTER_NS
+    rate_limit_bytes_per_s: int = 0
+    dry_run: bool = False
+    split_share: float | None = None
+    device: Device = "auto"
+    n_threads: int | None = None
+    quiet_command: bool = False
+
+
+@dataclass(slots=True)
+class LiveTotals:
+    """Sums over a run, and the state after its last tick.
+
+    Attributes:
+        n_ticks: looks.
+        elapsed_ns: since the monitor was on.
+        moved_pages, planned_pages: base pages.
+        moved_to: base pages moved, by target nid.
+        resident_pages: of all processes, by nid.
+        hot_pages, hot_near_pages: seen accessed in the last tick, and of these near already.
+        skipped: pages that were no candidates and races, by reason.
+        gpuscan_cpu_s, kernel_cpu_s: CPU time of gpuscan, and of kernel threads for it, since the monitor
+            was on.
+        n_split: large folios that the kernel split on the way.
+        end_reason: why it ended; ended_by: the signal, where it was one.
+        command_exit: of the command that gpuscan started.
+    """
+
+    n_ticks: int = 0
+    elapsed_ns: int = 0
+    moved_pages: int = 0
+    planned_pages: int = 0
+    moved_to: Counter[int] = field(default_factory=Counter)
+    resident_pages: dict[int, int] = field(default_factory=dict)
+    hot_pages: int = 0
+    hot_near_pages: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    gpuscan_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
+    n_split: int = 0
+    end_reason: str = ""
+    ended_by: int | None = None
+    command_exit: int | None = None
+
+    @property
+    def overhead(self) -> float:
+        """Part of one CPU that gpuscan and its kernel threads took; 0 before the first tick."""
+        return (self.gpuscan_cpu_s + self.kernel_cpu_s) * 1e9 / self.elapsed_ns if self.elapsed_ns else 0.0
+
+
+OnTick = Callable[[TickReport, LiveTotals, dict[str, int]], None]
+"""Called with each tick, the totals after it, and refusals of the tick by reason."""
+
+
+class LiveSession:
+    """A live run that is ready to go. Use it as a context manager: leaving it puts everything back.
+
+    Args:
+        request: what to do.
+        root: where /proc and /sys lie.
+        plan_sink: sees every plan before it is carried out.
+
+    Raises:
+        InputError: the request makes no sense on this machine, or rights are missing; one sentence.
+        TopologyError: the machine cannot be read.
+    """
+
+    def __init__(
+        self,
+        request: LiveRequest,
+        root: Path = Path("/"),
+        *,
+        plan_sink: PlanSink | None = None,
+    ) -> None:
+        self.request = request
+        self.notes: list[str] = []
+        self.totals = LiveTotals()
+        self.command: Command | None = None
+        self._root = root
+        self._stop = threading.Event()
+        self._stack = ExitStack()
+        with self._stack:
+            self._open(plan_sink)
+            self._stack = self._stack.pop_all()
+
+    def _open(self, plan_sink: PlanSink | None) -> None:
+        request, root = self.request, self._root
+        selection = self._named()
+        capabilities.check_live(moves=not request.dry_run, foreign=False, root=root)
+        self.topology, self._pretends = self._machine()
+        self.targets = Targets(self.topology, request.to_nid)
+        self._check_targets()
+        roster = None
+        if selection is not None:
+            roster = self._roster(selection)
+        self.store = self._stack.enter_context(
+            Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
+        )
+        _warm_up(self.store)
+        self.flags = PageFlags(root / "proc/kpageflags")
+        self._stack.callback(self.flags.close)
+        self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
+        if roster is None:
+            # From here on a signal ends the run rather than this process: the command must not stay behind.
+            self._stack.enter_context(_until_signal(self._stop, self.totals))
+            self._stack.callback(self._end_command)
+            self.command = Command(
+                request.command,
+                stdout_to_stderr=request.quiet_command,
+                start=self.monitor.start if isinstance(self.monitor, WrittenPages) else None,
+                root=root,
+            )
+            roster = self._roster(self.command)
+        self.roster = roster
+        self.addresses = AddressMap()
+        page_map = self.topology.page_map
+        self.migrator: MovePagesMigrator | DryRunMigrator
+        if request.dry_run:
+            self.migrator = DryRunMigrator(self.addresses, page_map)
+        else:
+            room = Room(root)
+            room.pages(0)  # the first reading takes the longest
+            self.migrator = MovePagesMigrator(roster.processes, self.addresses, page_map, room)
+        self.source = LiveSource(
+            self.monitor,
+            self.targets,
+            page_map,
+            self.flags,
+            self.addresses,
+            self._stop.wait,
+            demote=request.demote,
+            allowance_of=self._allowance_of,
+        )
+        self.engine = Engine(self.store, self.source, self.migrator, self._policy(), plan_sink=plan_sink)
+
+    def _named(self) -> Selection | None:
+        """Return the processes that run already; None for a command that is yet to be started."""
+        request = self.request
+        given = [bool(request.pids), request.cgroup is not None, bool(request.command)]
+        if sum(given) != 1:
+            raise InputError(
+                "say which processes: --pid PID (more than once if need be), --cgroup PATH, or -- COMMAND"
+            )
+        if request.cgroup is not None:
+            return Cgroup(request.cgroup, self._root)
+        return Pids(request.pids) if request.pids else None
+
+    def _roster(self, selection: Selection) -> Roster:
+        roster = Roster(selection, self._root)
+        self._stack.callback(roster.close)
+        if not roster.alive():
+            raise InputError("none of the processes asked for runs (any more); name one that does")
+        if roster.is_foreign():
+            capabilities.check_live(moves=not self.request.dry_run, foreign=True, root=self._root)
+        return roster
+
+    def _machine(self) -> tuple[Topology, bool]:
+        """Return the machine, and whether it is one that a dry run pretends."""
+        request = self.request
+        host = read_host(self._root)
+        self.notes += host.notes
+        topology = host.topology
+        n_nodes = sum(1 for node in topology.nodes if node.present_pages)
+        if n_nodes > 1 and request.split_share is None:
+            return topology, False
+        if not request.dry_run:
+            if request.split_share is not None:
+                raise InputError("--split-cxl only pretends a second node; add --dry-run")
+            raise InputError(
+                "this machine has one node with memory, so there is nowhere to move pages to; "
+                "--dry-run plans as if the upper half of its memory were CXL memory"
+            )
+        share = _DRY_SPLIT if request.split_share is None else request.split_share
+        self.notes.append(
+            f"one node with memory: planning as if the upper {share:.0%} of it were CXL memory (--split-cxl)"
+        )
+        return split_cxl(topology, share), True
+
+    def _check_targets(self) -> None:
+        if self.targets.promotion or (self.request.demote and self.targets.demotion):
+            return
+        text = (
+            "all nodes with memory are in one tier, so nothing is to be promoted; give --to NID to move "
+            "hot pages to one node"
+        )
+        if not self.request.dry_run:
+            raise InputError(text)
+        self.notes.append(text)
+
+    def _open_monitor(self, n_processes: int) -> Monitor:
+        request = self.request
+        monitor, refused = open_monitor(
+            request.source,
+            self.topology,
+            n_processes,
+            starts=bool(request.command),
+            intervals=Intervals(),
+            cold_after_ns=request.cold_after_ns if request.demote else None,
+            root=self._root,
+        )
+        self._stack.callback(monitor.close)
+        self.notes += [f"not {text}" for text in refused]
+        return monitor
+
+    def _policy(self) -> Policy:
+        request = self.request
+        return Policy(
+            interval_ns=request.interval_ns,
+            freq_threshold=THRESHOLD,
+            window_ns=WINDOW_NS,
+            drop_top_tier=False,
+            rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
+        )
+
+    def _allowance_of(self, process: Process) -> Allowance:
+        allowance = read_allowance(process)
+        if self._pretends:
+            nids = frozenset(node.nid for node in self.topology.nodes)
+            allowance = dataclasses.replace(allowance, nids=nids)
+        return allowance
+
+    def run(self, on_start: Callable[[], None], on_tick: OnTick) -> RunReport:
+        """Tick until the run ends.
+
+        Args:
+            on_start: called once the monitor is on.
+            on_tick: called after every tick.
+
+        Raises:
+            RunFailedError: conservation broke, or the kernel refused to go on.
+            KeyboardInterrupt: a second signal broke it off.
+        """
+        with _until_signal(self._stop, self.totals):
+            self.source.watch(self.roster.alive())
+            self.source.start_clock(self.request.for_ns)
+            started = _Clock(self.monitor)
+            self.totals.resident_pages = self.source.resident_pages()
+            on_start()
+            refreshed_ns = time.monotonic_ns()
+            while not self.source.finished():
+                now_ns = time.monotonic_ns()
+                if now_ns - refreshed_ns >= _ROSTER_NS:
+                    refreshed_ns = now_ns
+                    if self.roster.refresh() and (alive := self.roster.alive()):
+                        self.source.watch(alive)
+                refusals = self.engine.refusals.copy()
+                tick = self.engine.tick()
+                self._sum(tick, started)
+                on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
+            self.engine.put_back()
+            self.engine.verify()
+            self.totals.end_reason = self.source.end_reason
+        return self.engine.report([])
+
+    def _sum(self, tick: TickReport, started: _Clock) -> None:
+        totals = self.totals
+        totals.n_ticks += 1
+        totals.elapsed_ns = self.engine.now_ns
+        totals.moved_pages += tick.migrated_pages
+        totals.planned_pages += tick.candidate_pages
+        totals.moved_to = self.migrator.moved_pages
+        totals.n_split = self.migrator.n_split
+        totals.resident_pages = self.source.resident_pages()
+        totals.hot_pages = int(tick.metrics.get("hot_pages", 0))
+        totals.hot_near_pages = int(tick.metrics.get("hot_near_pages", 0))
+        totals.skipped = self.source.skipped
+        totals.gpuscan_cpu_s, totals.kernel_cpu_s = started.spent()
+
+    def _end_command(self) -> None:
+        if self.command is not None:
+            self.totals.command_exit = self.command.end()
+
+    def close(self) -> None:
+        """Put everything back: DAMON, files, and the end of a command that was started."""
+        self._stack.close()
+
+    def __enter__(self) -> LiveSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Clock:
+    """CPU time from now on: gpuscan's own, and that of kernel threads that work for it."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._own_s = time.process_time()
+        self._kernel_s = monitor.cpu_s()
+
+    def spent(self) -> tuple[float, float]:
+        """Return both, in seconds."""
+        return time.process_time() - self._own_s, self._monitor.cpu_s() - self._kernel_s
+
+
+def _warm_up(store: Store) -> None:
+    """Load all kernels: compiling them must not fall into the first tick."""
+    none = np.empty(0, dtype=np.int64)
+    store.record(none, none, now_jiffies=0, window_jiffies=1, threshold=1)
+    store.request(none, none)
+    store.admit(none)
+    store.forget(none)
+    store.release(none, np.empty(0, dtype=store.fmt.dtype))
+    store.count_ready()
+    for _ in (*store.drain(), *store.drain(budget_pages=0)):
+        pass
+    store.kernels.take_active()
+
+
+@contextmanager
+def _until_signal(stop: threading.Event, totals: LiveTotals) -> Iterator[None]:
+    """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
+
+    def note(signum: int, _: FrameType | None) -> None:
+        if totals.ended_by is not None:
+            raise KeyboardInterrupt
+        totals.ended_by = signum
+        stop.set()
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {signum: signal.signal(signum, note) for signum in _ENDED_BY}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

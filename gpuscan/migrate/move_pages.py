@@ -1,0 +1,260 @@
+"""A migrator that moves the pages of real processes with move_pages(2).
+
+What the call does (mm/migrate.c do_pages_move(), v6.12): it walks the array, collects what it can
+isolate and migrates the list when the target changes, when an entry cannot be isolated or is on its
+target already, and at the end. Statuses are written per list that was migrated as a whole: after a
+non-zero return those of the failed list are not written and the rest was not tried. The return is
+positive for pages that were not migrated, which says not which; so gpuscan asks where the pages
+are and goes on with the rest. It migrates synchronously and reclaims on the target rather than
+give up, so the watermarks are looked at here.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
+from gpuscan.linux import syscalls
+from gpuscan.linux.address_map import AddressMap, Entries
+from gpuscan.linux.numa import Room
+from gpuscan.linux.process import Process
+from gpuscan.linux.resident import pfns_at
+from gpuscan.linux.syscalls import NOT_WRITTEN
+from gpuscan.pagemap import PageMap
+
+MovePages = Callable[[int, NDArray[np.uint64], NDArray[np.int32] | None], tuple[int, NDArray[np.int32]]]
+"""See :func:`gpuscan.linux.syscalls.move_pages`."""
+
+_MOST_CALLS = 4
+"""Calls for one batch: each after the first takes up what an aborted one left."""
+_UNDECIDED = 1
+_NONE = np.empty(0, dtype=np.int64)
+
+_REASONS = {
+    MigrateStatus.ENOENT: "no page there",
+    MigrateStatus.EIO: "a dirty file page could not be written",
+    MigrateStatus.ENOMEM: "no free page on the target",
+    MigrateStatus.EACCES: "mapped by several processes",
+    MigrateStatus.EFAULT: "zero page, or not mapped",
+    MigrateStatus.EBUSY: "busy, could not be isolated",
+    MigrateStatus.EINVAL: "cannot be migrated",
+}
+"""What a status of move_pages(2) means."""
+
+
+class MovePagesMigrator:
+    """A :class:`gpuscan.flow.Migrator` on processes of this machine.
+
+    Args:
+        processes: by their numbers in ``addresses``.
+        addresses: which process and address a folio stands for.
+        page_map: of the machine.
+        room: what the nodes can take.
+        move_pages: the system call.
+    """
+
+    def __init__(
+        self,
+        processes: dict[int, Process],
+        addresses: AddressMap,
+        page_map: PageMap,
+        room: Room,
+        move_pages: MovePages = syscalls.move_pages,
+    ) -> None:
+        self._processes = processes
+        self._addresses = addresses
+        self._page_map = page_map
+        self._room = room
+        self._move_pages = move_pages
+        self.moved_pages: Counter[int] = Counter()
+        """Base pages moved, by target nid."""
+        self.n_split = 0
+        """Large folios of which only a part arrived: the kernel split them."""
+
+    def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
+        """Move one batch of folios to a node.
+
+        Args:
+            target_nid: a node with memory.
+            pfns: int64[n], first pages.
+            n_pages: int64[n], base pages of each.
+        """
+        started_ns = time.monotonic_ns()
+        status = np.full(len(pfns), _UNDECIDED, dtype=np.int16)
+        reasons: Counter[str] = Counter()
+        entries, known = self._addresses.find(pfns)
+        _refuse(status, ~known, MigrateStatus.ENOENT, "no candidate any more", reasons)
+        for number in np.unique(entries.process[known]).tolist():
+            mine = known & (entries.process == number)
+            self._migrate_of(self._processes[number], target_nid, mine, entries, n_pages, status, reasons)
+        gone = status == MigrateStatus.ENOENT
+        moved = status == MigrateStatus.MOVED
+        self.moved_pages[target_nid] += int(n_pages[moved].sum())
+        left = moved | gone
+        self._addresses.drop(pfns[left])
+        events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
+        return MigrateResult(status, dict(reasons), float(time.monotonic_ns() - started_ns), events)
+
+    def _migrate_of(
+        self,
+        process: Process,
+        target_nid: int,
+        mine: NDArray[np.bool_],
+        entries: Entries,
+        n_pages: NDArray[np.int64],
+        status: NDArray[np.int16],
+        reasons: Counter[str],
+    ) -> None:
+        """Move the folios of one process."""
+        if not process.is_alive():
+            _refuse(status, mine, MigrateStatus.ENOENT, "process ended", reasons)
+            return
+        which = np.flatnonzero(mine)
+        which = which[np.argsort(entries.address[which], kind="stable")]
+        pfns = pfns_at(process, entries.address[which])
+        inside = (pfns >= entries.head[which]) & (pfns < entries.head[which] + n_pages[which])
+        _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, "page gone", reasons)
+        _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, "moved or remapped", reasons)
+        which = which[inside]
+        fits = np.cumsum(n_pages[which]) <= self._room.pages(target_nid)
+        _refuse(status, which[~fits], MigrateStatus.EAGAIN, "target not balanced", reasons)
+        which = which[fits]
+        if not len(which):
+            return
+        self._call(process, target_nid, which, entries.address, status, reasons)
+        moved = which[status[which] == MigrateStatus.MOVED]
+        self._room.take(target_nid, int(n_pages[moved].sum()))
+        self._count_split(process, target_nid, entries.address[moved], n_pages[moved])
+
+    def _call(
+        self,
+        process: Process,
+        target_nid: int,
+        which: NDArray[np.intp],
+        addresses: NDArray[np.int64],
+        status: NDArray[np.int16],
+        reasons: Counter[str],
+    ) -> None:
+        """Call move_pages(2) until every folio of ``which`` is decided."""
+        left = which
+        for _ in range(_MOST_CALLS):
+            asked = addresses[left].astype(np.uint64)
+            returned, written = self._move_pages(
+                process.pid, asked, np.full(len(left), target_nid, dtype=np.int32)
+            )
+            left = self._booked(left, written, target_nid, status, reasons)
+            if not len(left):
+                return
+            if returned == -errno.ESRCH:
+                _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
+                return
+            n_before = len(left)
+            _, where = self._move_pages(process.pid, addresses[left].astype(np.uint64), None)
+            arrived = where == target_nid
+            status[left[arrived]] = MigrateStatus.MOVED
+            left = left[~arrived]
+            if returned < 0 and returned != -errno.ENOMEM:
+                code, said = _of_call(-returned)
+                _refuse(status, left, code, said, reasons)
+                return
+            if len(left) == n_before:  # it would fail again
+                break
+        if len(left):
+            code = MigrateStatus.ENOMEM if returned == -errno.ENOMEM else MigrateStatus.EAGAIN
+            said = _REASONS.get(code, "not migrated, the kernel does not say why")
+            _refuse(status, left, code, said, reasons)
+
+    def _booked(
+        self,
+        asked: NDArray[np.intp],
+        written: NDArray[np.int32],
+        target_nid: int,
+        status: NDArray[np.int16],
+        reasons: Counter[str],
+    ) -> NDArray[np.intp]:
+        """Book the statuses that the kernel wrote; return what has none."""
+        status[asked[written == target_nid]] = MigrateStatus.MOVED
+        # Before v4.17 a status could be another node: a page that had not moved.
+        _refuse(
+            status,
+            asked[(written >= 0) & (written != target_nid)],
+            MigrateStatus.EAGAIN,
+            "not moved",
+            reasons,
+        )
+        failed = (written < 0) & (written != NOT_WRITTEN)
+        for code in np.unique(written[failed]).tolist():
+            said = _REASONS.get(MigrateStatus(code)) if code in list(MigrateStatus) else None
+            _refuse(
+                status, asked[written == code], code, said or errno.errorcode.get(-code, str(code)), reasons
+            )
+        left: NDArray[np.intp] = asked[written == NOT_WRITTEN]
+        return left
+
+    def _count_split(
+        self,
+        process: Process,
+        target_nid: int,
+        addresses: NDArray[np.int64],
+        n_pages: NDArray[np.int64],
+    ) -> None:
+        for address, n in zip(addresses[n_pages > 1].tolist(), n_pages[n_pages > 1].tolist(), strict=True):
+            start = address // (n * 4096) * (n * 4096)
+            pages = pfns_at(process, np.arange(start, start + n * 4096, 4096, dtype=np.int64))
+            flats = self._page_map.flat_of_pfn(pages[pages >= 0])
+            nids = self._page_map.nid_of_flat(flats[flats >= 0])
+            self.n_split += bool((nids != target_nid).any())
+
+
+class DryRunMigrator:
+    """A :class:`gpuscan.flow.Migrator` that moves nothing.
+
+    Args:
+        addresses: the candidates; what was planned is noted there and not planned again.
+        page_map: of the machine.
+    """
+
+    def __init__(self, addresses: AddressMap, page_map: PageMap) -> None:
+        self._addresses = addresses
+        self._page_map = page_map
+        self.moved_pages: Counter[int] = Counter()
+        self.n_split = 0
+
+    def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
+        """Note that a batch would be moved."""
+        self._addresses.plan_once(pfns)
+        self._addresses.drop(pfns)
+        status = np.full(len(pfns), MigrateStatus.ECANCELED, dtype=np.int16)
+        events = (FolioEvents(self._page_map.flat_of_pfn(pfns), _NONE),)
+        return MigrateResult(status, {"ECANCELED: dry run": len(pfns)}, 0.0, events)
+
+
+def _refuse(
+    status: NDArray[np.int16],
+    which: NDArray[np.bool_] | NDArray[np.intp],
+    code: int,
+    why: str,
+    reasons: Counter[str],
+) -> None:
+    count = int(which.sum()) if which.dtype == np.bool_ else len(which)
+    if count:
+        status[which] = code
+        reasons[f"{errno.errorcode.get(-code, str(code))}: {why}"] += count
+
+
+def _of_call(number: int) -> tuple[int, str]:
+    """Return status and reason of every folio that a call refused as a whole left undecided."""
+    meaning = {
+        errno.EACCES: "the cpuset of the process does not allow the target",
+        errno.ENODEV: "the target node is not online",
+        errno.EPERM: "not permitted (CAP_SYS_PTRACE, for another user's process)",
+    }
+    said = meaning.get(number, f"move_pages(2) failed with {errno.errorcode.get(number, number)}")
+    code = -number if -number in list(MigrateStatus) else MigrateStatus.EINVAL
+    return code, said

@@ -1,0 +1,310 @@
+"""Who is watched, what is refused before anything starts, and whole dry runs on processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuscan.cli.main import main
+from gpuscan.errors import InputError
+from gpuscan.linux import allocator, capabilities
+from gpuscan.live import members
+from gpuscan.live.members import Cgroup, Command, Pids, Roster
+from gpuscan.live.metrics import Exporter, parse_address
+from gpuscan.live.monitors import open_monitor
+from gpuscan.live.session import LiveRequest, LiveSession
+from gpuscan.topology.sysfs import read_host
+
+IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="page frame numbers are root's to see")
+SLEEP = "import time; time.sleep(600)"
+
+
+def test_a_cgroup_and_those_below_it(tmp_path):
+    group = tmp_path / "sys/fs/cgroup/jobs"
+    (group / "one").mkdir(parents=True)
+    (group / "cgroup.procs").write_text(f"12\n{os.getpid()}\n")
+    (group / "one/cgroup.procs").write_text("13\n12\n")
+    assert Cgroup(Path("jobs"), tmp_path).pids() == [12, 13]
+    with pytest.raises(InputError, match="is no cgroup"):
+        Cgroup(Path("none"), tmp_path)
+
+
+def test_a_command_and_its_children_until_it_is_ended():
+    command = Command(["sh", "-c", f"{sys.executable} -c '{SLEEP}' & {sys.executable} -c '{SLEEP}'; exit 3"])
+    try:
+        roster = Roster(command)
+        for _ in range(2000):
+            roster.refresh()
+            if len(roster.alive()) == 3:
+                break
+        assert len(roster.alive()) == 3
+        assert len({number for number, _ in roster.alive()}) == 3
+        for _, process in roster.alive()[1:]:
+            os.kill(process.pid, 9)
+        roster.close()
+    finally:
+        assert command.end() in (3, -15)
+
+
+def test_the_pid_of_a_command_that_ended_means_nobody():
+    command = Command(["true"])
+    command._popen.wait()
+    assert command.pids() == []
+    assert command.end() == 0
+
+
+def test_what_a_command_left_running_stays_on_the_roster():
+    command = Command(["sh", "-c", "sleep 60 & exec sleep 60"])
+    roster = Roster(command)
+    try:
+        for _ in range(2000):
+            roster.refresh()
+            if len(roster.alive()) == 2:
+                break
+        (_, shell), (number, child) = roster.alive()
+        os.kill(shell.pid, 9)
+        command._popen.wait()
+        roster.refresh()
+        assert roster.alive() == [(number, child)]
+        assert shell._pidfd == -1
+        os.kill(child.pid, 9)
+    finally:
+        command.end()
+        roster.close()
+
+
+def test_a_second_interrupt_does_not_leave_the_command_behind(monkeypatch):
+    command = Command(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    wait = command._popen.wait
+
+    def interrupted(timeout=None):
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return wait()
+
+    monkeypatch.setattr(command._popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.end()
+    assert command.exit_code() is not None
+
+
+def test_a_command_that_is_not_there():
+    with pytest.raises(InputError, match="cannot be started"):
+        Command(["/no/such/command"])
+
+
+def test_a_process_that_was_named_must_be_there():
+    with pytest.raises(InputError):
+        Roster(Pids([os.getpid()]))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [LiveRequest(), LiveRequest(pids=(1,), command=("true",)), LiveRequest(pids=(1,), cgroup=Path("x"))],
+)
+def test_one_way_to_say_which_processes(request_):
+    with pytest.raises(InputError, match="say which processes"):
+        LiveSession(request_)
+
+
+def test_missing_capabilities_are_named_with_what_they_are_for(tmp_path, monkeypatch):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000000000\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InputError) as refused:
+        capabilities.check_live(moves=True, foreign=True, root=tmp_path)
+    text = str(refused.value)
+    assert "CAP_SYS_ADMIN (to see the page frame numbers" in text
+    assert "CAP_SYS_PTRACE (to read another user's process and to move its pages)" in text
+    (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000280002\n")
+    capabilities.check_live(moves=True, foreign=True, root=tmp_path)
+
+
+def test_auto_takes_the_first_that_works_and_says_why_not_the_others(tmp_path):
+    # An empty /sys: no DAMON, no idle page tracking.
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/kpageflags").write_bytes(b"")
+    monitor, refused = open_monitor("auto", read_host().topology, 1, root=tmp_path)
+    monitor.close()
+    assert monitor.name in ("soft-dirty", "kpageflags")
+    assert [text.partition(":")[0] for text in refused][:3] == ["damon", "damon-paddr", "idle"]
+    with pytest.raises(InputError, match="CONFIG_IDLE_PAGE_TRACKING"):
+        open_monitor("idle", read_host().topology, 1, root=tmp_path)
+
+
+def run(capsys, *arguments):
+    code = main(["live", "--device", "cpu", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def sleeper():
+    with subprocess.Popen([sys.executable, "-c", SLEEP]) as process:
+        yield process
+        process.kill()
+
+
+@needs_root
+def test_json_lines_of_a_dry_run(capsys, sleeper, monkeypatch):
+    kept = []
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(True))
+    code, out, _ = run(
+        capsys, "--json", "--dry-run", "--source", "kpageflags", "--for", "300ms", "--pid", str(sleeper.pid)
+    )
+    assert (code, kept) == (0, [True])
+    first, *ticks, last = [json.loads(line) for line in out.splitlines()]
+    assert (first["schema"], first["event"], first["source"]) == (1, "start", "kpageflags")
+    assert first["processes"][0]["pid"] == sleeper.pid
+    assert ticks
+    assert {tick["event"] for tick in ticks} == {"tick"}
+    assert [tick["tick"] for tick in ticks] == list(range(len(ticks)))
+    assert sum(first["resident_pages"].values()) > 100
+    assert (last["event"], last["reason"], last["moved_pages"]) == ("end", "time is over", 0)
+    assert last["t_s"] >= 0.3
+    assert sleeper.poll() is None
+
+
+@needs_root
+def test_a_command_is_started_watched_and_its_end_ends_the_run(capsys):
+    code, out, err = run(
+        capsys, "--json", "--dry-run", "--source", "kpageflags", "--", "sh", "-c", "sleep 0.3; exit 7"
+    )
+    assert code == 0
+    last = json.loads(out.splitlines()[-1])
+    assert (last["reason"], last["command_exit"]) == ("process ended", 7)
+    assert "watching" in err
+
+
+@needs_root
+def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch):
+    started = []
+
+    def starts(argv, stdout):
+        started.append(subprocess.Popen(argv))
+        os.kill(os.getpid(), signal.SIGTERM)  # nobody knows of the command yet
+        return started[0]
+
+    def unwinds(signum, _):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(members, "_started", starts)
+    before = signal.signal(signal.SIGTERM, unwinds)  # as the command line has it
+    try:
+        request = LiveRequest(command=("sleep", "60"), source="kpageflags", dry_run=True, device="cpu")
+        with LiveSession(request) as session:
+            session.run(lambda: None, lambda *_: None)
+        assert session.totals.end_reason == "interrupted"
+        assert session.totals.ended_by == signal.SIGTERM
+        assert session.totals.command_exit == -signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is unwinds
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        started[0].kill()
+        started[0].wait()
+
+
+@needs_root
+def test_one_node_is_refused_unless_it_is_a_dry_run(capsys, sleeper):
+    if sum(1 for node in read_host().topology.nodes if node.present_pages) > 1:
+        pytest.skip("this machine has several nodes")
+    code, _, err = run(capsys, "--pid", str(sleeper.pid))
+    assert code == 2
+    assert "one node with memory, so there is nowhere to move pages to" in err
+    code, _, err = run(capsys, "--split-cxl", "50%", "--pid", str(sleeper.pid))
+    assert code == 2
+    assert "add --dry-run" in err
+
+
+@needs_root
+def test_a_target_that_is_not_there(capsys, sleeper):
+    code, _, err = run(capsys, "--dry-run", "--to", "900", "--pid", str(sleeper.pid))
+    assert code == 2
+    assert err.startswith("gpuscan: error: node 900 is not there or not online")
+
+
+def test_a_source_that_does_not_exist(capsys, sleeper):
+    code, _, err = run(capsys, "--dry-run", "--source", "nonsense", "--pid", str(sleeper.pid))
+    assert code == 2
+    assert "--source takes" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        (":9464", ("127.0.0.1", 9464)),
+        ("[::1]:80", ("::1", 80)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),
+    ],
+)
+def test_metrics_addresses(text, place):
+    assert parse_address(text) == place
+
+
+@pytest.mark.parametrize("text", ["localhost", "1.2.3.4:", ":x", ":70000", ":0"])
+def test_metrics_addresses_without_a_port(text):
+    with pytest.raises(InputError, match="names no port"):
+        parse_address(text)
+
+
+@needs_root
+def test_prometheus_metrics_of_a_run(sleeper):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    exporter = Exporter("127.0.0.1", port)
+    request = LiveRequest(
+        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
+    )
+    with LiveSession(request) as session:
+        session.run(lambda: None, lambda *_: exporter.update(session))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    exporter.close()
+    assert f"gpuscan_ticks_total {float(session.totals.n_ticks)}" in text
+    assert "gpuscan_processes 1.0" in text
+    assert 'gpuscan_resident_pages{node="0"}' in text
+    with pytest.raises(InputError, match="cannot listen"):
+        Exporter("192.0.2.1", port)
+
+
+@needs_root
+def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, sleeper, monkeypatch):
+    from gpuscan.linux.resident import pages_in
+    from gpuscan.live import capture as capture_module
+    from gpuscan.pageflags import Kpf, bits
+    from gpuscan.snapshot import Snapshot
+    from gpuscan.sources.kpageflags import ReferencedFlags
+    from gpuscan.sources.monitor import Touched, mapped
+
+    seen = []
+
+    class Scripted(ReferencedFlags):
+        def observe(self, now_ns):
+            pages = pages_in(self._processes[0], mapped(self._processes[0], writable=True))
+            seen.append(pages.pfn.tolist())
+            return [Touched(pages)]
+
+    monkeypatch.setattr(capture_module, "open_monitor", lambda *args, **kwargs: (Scripted(), []))
+    out = tmp_path / "host.zarr"
+    arguments = ["capture", str(out), "--pid", str(sleeper.pid), "--for", "300ms", "--json"]
+    assert main(arguments) == 0
+    snapshot = Snapshot.read(out)
+    hot = np.flatnonzero((snapshot.flags & bits(Kpf.REFERENCED, Kpf.ACTIVE)) != 0)
+    pfns = set(snapshot.topology.page_map.pfn_of_flat(hot).tolist())
+    assert len(seen) >= 2
+    assert len(pfns) > 100
+    assert len(pfns - set(seen[0])) <= 0.1 * len(pfns)  # heads of large folios aside
+    assert any("hot: what kpageflags saw" in note for note in snapshot.notes)

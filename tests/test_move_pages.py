@@ -1,0 +1,234 @@
+"""The migrator over move_pages(2): a small kernel aborts, refuses and splits as the real one does."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+
+from gpuscan.flow import MigrateStatus
+from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.syscalls import NOT_WRITTEN
+from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
+from machines import tiered
+from procfs import FakeProcess
+
+BASE = 0x10000
+NEAR, FAR = 0, 2
+NEAR_PFN, FAR_PFN = 1 << 15, 5 << 15
+"""Where the nodes of ``tiered()`` begin."""
+
+
+class Kernel:
+    """move_pages(2) on one fake process, by do_pages_move() (mm/migrate.c, v6.12).
+
+    ``status`` holds what add_folio_for_migration() finds at an address (an errno), ``sticks`` the
+    addresses that are isolated and do not migrate, ``fails`` an errno for the whole call.
+    """
+
+    def __init__(self, process: FakeProcess) -> None:
+        self.process = process
+        self.status: dict[int, int] = {}
+        self.sticks: set[int] = set()
+        self.fails = 0
+        self.sticky_errno = 0
+        self.calls: list[list[int]] = []
+        self.flushes = 0
+        first = {NEAR: NEAR_PFN, FAR: FAR_PFN + 20_000}
+        self.free = {nid: iter(range(pfn, pfn + 10_000)) for nid, pfn in first.items()}
+
+    def __call__(self, pid, addresses, nodes):
+        assert pid == self.process.pid
+        status = np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
+        if nodes is None:
+            for i, address in enumerate(addresses.tolist()):
+                pfn = self.process.pfn_at(address)
+                status[i] = -errno.ENOENT if pfn is None else self.node_of(pfn)
+            return 0, status
+        self.calls.append(addresses.tolist())
+        if self.fails:
+            return -self.fails, status
+        start, queued = 0, []
+        for i, (address, node) in enumerate(zip(addresses.tolist(), nodes.tolist(), strict=True)):
+            pfn = self.process.pfn_at(address)
+            found = self.status.get(address, -errno.ENOENT if pfn is None else 0)
+            if found == 0 and self.node_of(pfn) != node:
+                queued.append(address)
+                continue
+            status[i] = found or node
+            returned = self.flush(queued, node, status, start, i)
+            if returned:
+                return (returned + len(addresses) - i - 1 if returned > 0 else returned), status
+            start, queued = i + 1, []
+        return self.flush(queued, nodes[-1], status, start, len(addresses)), status
+
+    def node_of(self, pfn):
+        return NEAR if pfn < FAR_PFN else FAR
+
+    def flush(self, queued, node, status, start, end):
+        self.flushes += bool(queued)
+        left = 0
+        for address in queued:
+            if address in self.sticks:
+                left += 1
+            else:
+                self.process.map(address, [next(self.free[node])])
+        if left:
+            return -self.sticky_errno or left
+        status[start:end][status[start:end] == NOT_WRITTEN] = node
+        return 0
+
+
+class Room:
+    def __init__(self, n_pages=1 << 30):
+        self.left = n_pages
+
+    def pages(self, nid):
+        return self.left
+
+    def take(self, nid, n_pages):
+        self.left -= n_pages
+
+
+@pytest.fixture
+def bed(tmp_path):
+    return Bed(tmp_path)
+
+
+class Bed:
+    def __init__(self, tmp_path, n=8, room=None):
+        self.page_map = tiered().page_map
+        self.process = FakeProcess(tmp_path)
+        self.addresses = AddressMap()
+        self.heads = np.arange(FAR_PFN, FAR_PFN + n)
+        self.at = BASE + np.arange(n) * 4096
+        self.process.map(BASE, self.heads)
+        self.addresses.put(self.heads, self.at, np.zeros(n, dtype=np.int64), 0, tick=0)
+        self.kernel = Kernel(self.process)
+        self.room = room or Room()
+        self.migrator = MovePagesMigrator(
+            {0: self.process}, self.addresses, self.page_map, self.room, self.kernel
+        )
+
+    def migrate(self, n_pages=None):
+        n = np.ones(len(self.heads), dtype=np.int64) if n_pages is None else n_pages
+        return self.migrator.migrate(NEAR, self.heads, n)
+
+
+def test_all_arrive_in_one_call_and_one_flush(bed):
+    result = bed.migrate()
+    assert (result.status == MigrateStatus.MOVED).all()
+    assert result.reasons == {}
+    assert bed.kernel.calls == [bed.at.tolist()]
+    assert bed.kernel.flushes == 1
+    assert bed.migrator.moved_pages == {NEAR: 8}
+    assert len(bed.addresses) == 0
+    (event,) = result.events
+    assert event.freed.tolist() == bed.page_map.flat_of_pfn(bed.heads).tolist()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EACCES, "EACCES: mapped by several processes"),
+        (errno.EBUSY, "EBUSY: busy, could not be isolated"),
+        (errno.EFAULT, "EFAULT: zero page, or not mapped"),
+        (errno.ENOENT, "ENOENT: no page there"),
+        (errno.EIO, "EIO: a dirty file page could not be written"),
+        (errno.EINVAL, "EINVAL: cannot be migrated"),
+        (errno.ENOMEM, "ENOMEM: no free page on the target"),
+    ],
+)
+def test_a_status_is_counted_by_its_meaning_and_the_others_move(bed, code, reason):
+    bed.kernel.status[int(bed.at[3])] = -code
+    result = bed.migrate()
+    assert result.status.tolist() == [0, 0, 0, -code, 0, 0, 0, 0]
+    assert result.reasons == {reason: 1}
+
+
+def test_what_an_aborted_call_left_unwritten_is_looked_up_and_taken_up_again(bed):
+    # The list before address 5 fails as a whole: 0 to 4 are not written, 6 and 7 not tried.
+    bed.kernel.sticks = {int(bed.at[2])}
+    bed.kernel.status[int(bed.at[5])] = -errno.EBUSY
+    result = bed.migrate()
+    assert result.status.tolist() == [0, 0, MigrateStatus.EAGAIN, 0, 0, -errno.EBUSY, 0, 0]
+    assert result.reasons == {
+        "EAGAIN: not migrated, the kernel does not say why": 1,
+        "EBUSY: busy, could not be isolated": 1,
+    }
+    assert sum(result.reasons.values()) == int((result.status != 0).sum())
+    assert bed.kernel.calls[1] == [int(address) for address in bed.at[[2, 6, 7]]]
+    assert bed.migrator.moved_pages == {NEAR: 6}
+
+
+def test_no_memory_on_the_target_keeps_what_arrived(bed):
+    bed.kernel.sticks = {int(address) for address in bed.at[4:]}
+    bed.kernel.sticky_errno = errno.ENOMEM
+    result = bed.migrate()
+    assert result.status.tolist() == [0] * 4 + [MigrateStatus.ENOMEM] * 4
+    assert result.reasons == {"ENOMEM: no free page on the target": 4}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "says"),
+    [
+        (errno.ESRCH, MigrateStatus.ENOENT, "process ended"),
+        (errno.EACCES, MigrateStatus.EACCES, "the cpuset of the process does not allow the target"),
+        (errno.ENODEV, MigrateStatus.EINVAL, "the target node is not online"),
+        (errno.EPERM, MigrateStatus.EINVAL, "not permitted"),
+    ],
+)
+def test_a_call_refused_as_a_whole(bed, code, status, says):
+    bed.kernel.fails = code
+    result = bed.migrate()
+    assert (result.status == status).all()
+    ((reason, count),) = result.reasons.items()
+    assert says in reason
+    assert count == 8
+
+
+def test_a_process_that_ended_is_not_called_for(bed):
+    bed.process.alive = False
+    result = bed.migrate()
+    assert result.reasons == {"ENOENT: process ended": 8}
+    assert bed.kernel.calls == []
+
+
+def test_pages_that_went_or_changed_since_they_were_seen_are_left_out(bed):
+    bed.process.unmap(int(bed.at[1]))
+    bed.process.map(int(bed.at[4]), [FAR_PFN + 5_000])
+    result = bed.migrate()
+    assert result.status.tolist() == [0, -2, 0, 0, -2, 0, 0, 0]
+    assert result.reasons == {"ENOENT: page gone": 1, "ENOENT: moved or remapped": 1}
+    assert bed.kernel.calls == [[int(address) for address in bed.at[[0, 2, 3, 5, 6, 7]]]]
+
+
+def test_a_target_below_its_watermark_takes_what_fits_and_no_more(tmp_path):
+    bed = Bed(tmp_path, room=Room(5))
+    result = bed.migrate()
+    assert result.status.tolist() == [0] * 5 + [MigrateStatus.EAGAIN] * 3
+    assert result.reasons == {"EAGAIN: target not balanced": 3}
+    assert bed.room.left == 0
+    assert len(bed.addresses) == 3  # they are tried again
+
+
+def test_one_address_for_a_large_folio_and_its_split_is_counted(tmp_path):
+    bed = Bed(tmp_path, n=4)
+    head = FAR_PFN + 512
+    bed.process.map(0x400000, range(head, head + 512))
+    bed.addresses.put(np.array([head]), np.array([0x403000]), np.array([9]), 0, tick=0)
+    result = bed.migrator.migrate(NEAR, np.array([head]), np.array([512]))
+    assert result.status.tolist() == [0]
+    assert bed.kernel.calls == [[0x403000]]
+    assert bed.migrator.moved_pages == {NEAR: 512}
+    assert bed.migrator.n_split == 1  # the fake moved one page of it
+
+
+def test_a_dry_run_calls_nothing_and_plans_each_folio_once(bed):
+    migrator = DryRunMigrator(bed.addresses, bed.page_map)
+    result = migrator.migrate(NEAR, bed.heads, np.ones(8, dtype=np.int64))
+    assert (result.status == MigrateStatus.ECANCELED).all()
+    assert result.reasons == {"ECANCELED: dry run": 8}
+    assert bed.addresses.planned.tolist() == bed.heads.tolist()
+    assert bed.kernel.calls == []

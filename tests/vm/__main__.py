@@ -1,0 +1,47 @@
+"""Run a command in a guest: ``python -m tests.vm [--limit 600] [--out DIR] COMMAND...``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .guest import Guest, GuestError
+from .parts import PartsError, fetch
+
+
+def main() -> int:
+    """Boot, run, copy the results, stop; return the command's status, or 1 when the guest itself failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
+    parser.add_argument("--fetch", action="store_true", help="fetch the kernel if it is not there yet")
+    parser.add_argument("--limit", type=float, default=600, help="seconds the command may take")
+    parser.add_argument("--out", type=Path, help="where to keep what the command leaves in $GUEST_OUT")
+    parser.add_argument("--kernel-log", action="store_true", help="show the guest's kernel log at the end")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    # Ended from outside, it still stops the guest and takes its files away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        if options.fetch:
+            sys.stderr.write(f"kernel {fetch().release}\n")
+        if not options.command:
+            return 0
+        with Guest(out=options.out) as guest:
+            result = guest.run(options.command, limit_s=options.limit, stdout=_to(1), stderr=_to(2))
+            if options.kernel_log:
+                sys.stderr.write(guest.kernel_log())
+            return result.status
+    except (GuestError, PartsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _to(descriptor: int) -> Callable[[bytes], object]:
+    return lambda part: os.write(descriptor, part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
