@@ -1,0 +1,318 @@
+"""A run as the command line asked for it: build, run, print, keep. Used by ``run`` and ``resume``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpuscan.cli.output import Output, Progress
+    from gpuscan.engine import RunReport
+    from gpuscan.kernels.registry import Device
+    from gpuscan.report import RunSummary
+    from gpuscan.resume import Request, RunCheckpoints
+    from gpuscan.scenario import Scenario
+    from gpuscan.snapshot import Snapshot
+    from gpuscan.topology import Topology
+    from gpuscan.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run as the command line asked for it.
+
+    Attributes:
+        workload: checked; where, document: what it was made of (:func:`gpuscan.workload.workload_document`).
+        topology: the machine, None for the workload's.
+        snapshot: the captured machine; machine, split_cxl: what it was read of.
+        device, design, fallback, n_threads, out, force, every, workers, cluster, shard_dir: the options.
+    """
+
+    workload: Workload
+    where: str
+    document: dict[str, Any]
+    snapshot: Snapshot | None
+    machine: Path | None
+    split_cxl: str | None
+    device: Device | None
+    design: str
+    fallback: bool
+    n_threads: int | None
+    out: Path | None
+    force: bool
+    every: str
+    topology: Topology | None = None
+    workers: int | None = None
+    cluster: str | None = None
+    shard_dir: Path | None = None
+
+
+def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None) -> None:
+    """Build what a job asks for, run it, print and keep what came of it.
+
+    Args:
+        job: what to do.
+        output: where to say it.
+        checkpoints: of this run; a :class:`gpuscan.resume.ResumedRun` goes on from where it was.
+    """
+    import time
+    from contextlib import ExitStack
+
+    from gpuscan.cli.devices import COMPILING, device_row
+    from gpuscan.cli.shards import open_shards
+    from gpuscan.errors import RunFailedError
+    from gpuscan.report import open_out, run_document, summarize
+    from gpuscan.scenario import build_scenario
+
+    loaded, out, design = job.workload, job.out, job.design
+    result: tuple[Scenario, RunReport, RunSummary, dict[str, Any]] | None = None
+    failure: RunFailedError | None = None
+    try:
+        with ExitStack() as stack, ExitStack() as preparing:
+            kept = (
+                stack.enter_context(open_out(out, loaded.engine_policy(), force=job.force)) if out else None
+            )
+            plan_sink = kept.plan_sink if kept else None
+            if kept is not None and checkpoints is not None:
+                plan_sink = checkpoints.keep_plans()
+            preparing.enter_context(output.note_if_slow(COMPILING))
+
+            started = checked_at = time.perf_counter()
+            sharding = stack.enter_context(
+                open_shards(job.workers, job.cluster, job.shard_dir, output, fallback=job.fallback)
+            )
+            n_threads = job.n_threads
+            if n_threads is None and sharding is not None:
+                n_threads = sharding.n_threads
+            reading = None
+            if loaded.source.kind == "trace":
+                reading = preparing.enter_context(_reading(Path(loaded.source.trace), output)).advance
+
+            def checked() -> None:
+                nonlocal checked_at
+                checked_at = time.perf_counter()
+                preparing.close()
+                output.note(f"building the machine of {loaded.name}")
+
+            scenario = build_scenario(
+                loaded,
+                snapshot=job.snapshot,
+                topology=job.topology,
+                device=job.device,
+                design=design,
+                n_threads=n_threads,
+                sharding=sharding,
+                plan_sink=plan_sink,
+                fallback=job.fallback,
+                finish_tick=checkpoints is not None,
+                on_failure=output.note if job.fallback else None,
+                on_checked=checked,
+                on_read=reading,
+            )
+            built = time.perf_counter()
+            if checkpoints is not None:
+                checkpoints.begin(scenario, _request(job, scenario))
+            with _after_device_failure(checkpoints):
+                report, first_tick_s = _run(scenario, output, checkpoints)
+            summary = summarize(report)
+            wall_s = {
+                "process_to_first_tick": first_tick_s,
+                "build": built - started,
+                "of_which_machine": built - checked_at,
+                "run": time.perf_counter() - built,
+            }
+            facts = {**_facts(scenario), "wall_s": wall_s}
+            if checkpoints is not None:
+                facts["resumed_at"] = checkpoints.resumed_at
+            document = run_document(report, summary, facts)
+            result = scenario, report, summary, document
+            if kept is not None:
+                kept.finish(report, document, () if checkpoints is None else checkpoints.plans())
+    except RunFailedError as error:
+        if result is None:
+            raise
+        failure = error  # --out could not be kept: what the run found is shown all the same
+    scenario, report, summary, document = result
+    output.document(document)
+    row = f"none, {design} is a model"
+    if scenario.store is not None:
+        row = device_row(scenario.store, job.device or loaded.device)
+    _print(scenario, report, summary, row, output)
+    if failure is not None:
+        raise failure
+    if out is not None:
+        output.note(f"kept in {out}")
+    if checkpoints is not None:
+        from gpuscan.resume import saved_sentence
+
+        output.note(saved_sentence(checkpoints))
+
+
+def _request(job: Job, scenario: Scenario) -> Request:
+    """Return what a checkpoint keeps of a job; files by their absolute names."""
+    from gpuscan import __version__
+    from gpuscan.resume import Request, inputs_of
+    from gpuscan.topology.serialize import topology_to_dict
+
+    workload = dict(job.document)
+    if job.workload.source.kind == "trace":
+        workload["source"] = {**workload["source"], "trace": str(Path(job.workload.source.trace).absolute())}
+    return Request(
+        where=job.where,
+        workload=workload,
+        topology=topology_to_dict(scenario.topology),
+        device=job.device,
+        n_threads=job.n_threads,
+        fallback=job.fallback,
+        machine=None if job.machine is None else str(job.machine.absolute()),
+        split_cxl=job.split_cxl,
+        inputs=inputs_of(job.workload, job.snapshot),
+        out=None if job.out is None else str(job.out.absolute()),
+        force=job.force,
+        every=job.every,
+        workers=job.workers,
+        cluster=job.cluster,
+        shard_dir=None if job.shard_dir is None else str(job.shard_dir.absolute()),
+        gpuscan=__version__,
+    )
+
+
+@contextmanager
+def _after_device_failure(checkpoints: RunCheckpoints | None) -> Iterator[None]:
+    """Say what to do when a device fails inside the block."""
+    from gpuscan.errors import DeviceFailedError
+
+    if checkpoints is not None:
+        with checkpoints.after_device_failure():
+            yield
+        return
+    try:
+        yield
+    except DeviceFailedError as error:
+        raise DeviceFailedError(
+            f"{error}; run again with --device cpu, with --fallback to have the CPU take over, or with "
+            "--checkpoint to go on from there"
+        ) from error
+
+
+def _reading(trace: Path, output: Output) -> Progress:
+    from gpuscan.traces import open_trace
+
+    return output.progress(f"reading {trace.name}", open_trace(trace).n_bytes, unit="bytes")
+
+
+def _run(scenario: Scenario, output: Output, checkpoints: RunCheckpoints | None) -> tuple[RunReport, float]:
+    """Return the report, and how long after the start of the process the first tick began."""
+    from gpuscan.engine import TickReport
+
+    totals = {"candidates": 0, "batches": 0}
+    with output.progress(scenario.workload.name, scenario.workload.ticks, unit="ticks") as progress:
+
+        def on_tick(tick: TickReport) -> None:
+            totals["candidates"] += tick.candidates
+            totals["batches"] += tick.n_batches
+            accesses = tick.metrics.get("accesses", 0.0)
+            fast = f"{tick.metrics['accesses_fast'] / accesses:.0%}" if accesses else "-"
+            progress.advance(1, **totals, fast=fast)
+            if checkpoints is not None:
+                checkpoints.on_tick(tick)
+
+        earlier = [] if checkpoints is None else checkpoints.earlier
+        progress.advance(len(earlier))
+        first_tick_s = process_age_s()
+        return scenario.run(on_tick, earlier=earlier), first_tick_s
+
+
+def process_age_s() -> float:
+    """Return the seconds since this process started, to a clock tick (10 ms): proc_pid_stat(5), field 22."""
+    import os
+    import time
+
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_s = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+
+
+def _facts(scenario: Scenario) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from gpuscan import __version__
+
+    workload, topology = scenario.workload, scenario.topology
+    return {
+        "gpuscan": __version__,
+        "workload": {"name": workload.name, "shows": workload.shows, "ticks": workload.ticks},
+        "machine": {
+            "topology": topology.name,
+            "memory_bytes": topology.memory_bytes,
+            "n_nodes": len(topology.nodes),
+            "fast_means": scenario.machine.fast_means,
+            **asdict(scenario.machine.spec),
+        },
+        "notes": list(scenario.notes),
+    }
+
+
+def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: str, output: Output) -> None:
+    from rich.table import Table
+
+    from gpuscan.report import summary_rows
+    from gpuscan.units import format_bytes, format_number
+
+    topology = scenario.topology
+    output.line(f"{scenario.workload.name}: {scenario.workload.shows}")
+    output.line(
+        f"on {topology.name}, {format_bytes(topology.memory_bytes)} "
+        f"in {format_number(len(topology.nodes), 'node')}"
+    )
+    for note in scenario.notes:
+        output.line(note)
+    output.line()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    fast_means = scenario.machine.fast_means
+    # Beside the plot stands the longest caption; on a narrow terminal it is folded.
+    plot_width = min(60, max(20, output.width - 44))
+    producer = scenario.workload.producer.kind
+    for row in summary_rows(
+        report, summary, fast_means, device=device, producer=producer, plot_width=plot_width
+    ):
+        facts.add_row(*row)
+    output.table(facts)
+    output.line()
+    print_requests(report, output, refused_title="refusals (a folio may meet several)")
+    if report.counters:
+        output.line()
+        counters = Table("counters", "", box=None, header_style="bold", pad_edge=False)
+        counters.columns[1].justify = "right"
+        for what, count in sorted(report.counters.items()):
+            counters.add_row(what, f"{count:,}")
+        output.table(counters)
+
+
+def print_requests(report: RunReport, output: Output, *, refused_title: str) -> None:
+    """Print what became of the requests of a run, and why some were refused."""
+    from gpuscan.report import ledger_rows
+
+    requested = max(1, report.ledger.requested)
+    output.table(_counts_table("requests", ledger_rows(report.ledger), requested))
+    if report.refusals:
+        output.line()
+        output.table(_counts_table(refused_title, report.refusals.most_common(), requested))
+
+
+def _counts_table(title: str, counts: list[tuple[str, int]], requested: int) -> Table:
+    """Return folios by what became of them, each with its share of ``requested``."""
+    from rich.table import Table
+
+    table = Table(title, "folios", "of requests", box=None, header_style="bold", pad_edge=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for what, count in counts:
+        table.add_row(what, f"{count:,}", f"{count / requested:.1%}")
+    return table

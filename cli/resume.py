@@ -1,0 +1,103 @@
+"""``gpuscan resume``: a run that was killed, or failed, goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpuscan.cli.run import DeviceChoice
+
+
+def resume(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The directory of --checkpoint, or one checkpoint in it.")
+    ],
+    every: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Ticks, or a time, between two checkpoints, instead of the run's."),
+    ] = None,
+    device: Annotated[
+        DeviceChoice | None,
+        typer.Option(help="Where the scan runs from here on, instead of the run's device."),
+    ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Go on on the CPU when the device fails in the middle.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Keep the records in N processes, whatever it was; 0: here."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Keep them on the workers of this Dask cluster from here on."),
+    ] = None,
+    shard_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where shards keep checkpoints and logs, instead of the run's."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier result at the run's --out.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+) -> None:
+    """Go on with a run from its last checkpoint, and go on keeping them.
+
+    The result is that of the run had nobody stopped it: the same plans, ledger
+    and series, and what was asked for with --out. Only wall times differ.
+
+    \b
+    gpuscan run --memory 1TiB --checkpoint state --out results
+    gpuscan resume state                        after it was killed
+    gpuscan resume state --device cpu           after its GPU failed
+    gpuscan resume state/checkpoint-00000041    from the one before the last
+    gpuscan resume state --workers 4            in shards, whatever it was before
+    """
+    from contextlib import closing
+
+    from gpuscan.cli.devices import note_threads
+    from gpuscan.cli.job import Job, conduct
+    from gpuscan.cli.output import Output
+    from gpuscan.cli.run import read_machine
+    from gpuscan.resume import Every, ResumedRun, check_inputs, inputs_of
+    from gpuscan.topology.serialize import topology_from_dict
+    from gpuscan.workload import workload_of
+
+    output = Output(as_json, quiet=quiet)
+    if every is not None:
+        Every.parse(every)
+    note_threads(threads, output)
+    with closing(ResumedRun(directory)) as resumed:
+        request = resumed.request
+        if workers is None and cluster is None:
+            workers, cluster = request.workers, request.cluster
+            if shard_dir is None and request.shard_dir is not None:
+                shard_dir = Path(request.shard_dir)
+        machine = None if request.machine is None else Path(request.machine)
+        job = Job(
+            workload=workload_of(request.where, request.workload),
+            where=request.where,
+            document=request.workload,
+            snapshot=read_machine(machine, request.split_cxl, None),
+            machine=machine,
+            split_cxl=request.split_cxl,
+            device=device.value if device else request.device,
+            design="gpuscan",
+            fallback=fallback or request.fallback,
+            n_threads=threads or request.n_threads,
+            out=None if request.out is None else Path(request.out),
+            force=force or request.force,
+            every=every or request.every,
+            workers=workers or None,
+            cluster=cluster,
+            shard_dir=shard_dir,
+            topology=None if machine else topology_from_dict(request.topology),
+        )
+        check_inputs(request, inputs_of(job.workload, job.snapshot))
+        output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
+        conduct(job, output, resumed)

@@ -1,0 +1,317 @@
+"""A directory of checkpoints: at most two generations, each whole or not there.
+
+On disk::
+
+    DIR/lock                          held (flock) by the one process that writes here
+        checkpoint-00000041/          the generation before
+        checkpoint-00000042/          the newest
+            state.json                schema, kind, plain values, the facts of every array
+            arrays/                   a Zarr group (v3) of them
+
+A generation is filled as ``checkpoint-N.X.tmp`` (X is random), synced, renamed, and the directory synced;
+only then is the one before last removed, under another name first. So whoever is killed,
+whenever, leaves the newest generation that had its name, and what else is there is swept by
+the next one who writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gpuscan.checkpoint.arrays import (
+    ArrayFacts,
+    ArrayPlace,
+    ArrayWriter,
+    StoredArray,
+    Written,
+    sync,
+    sync_path,
+)
+from gpuscan.checkpoint.state import State, canonical, digest, join, split
+from gpuscan.errors import CheckpointError, InputError, RunFailedError
+
+SCHEMA = 2
+"""Goes up when a reader of the old layout would misread the new one."""
+
+STATE_FILE = "state.json"
+_ARRAYS = "arrays"
+_LOCK = "lock"
+_NAME = re.compile(r"checkpoint-([0-9]{8,})")
+_PASSING = re.compile(r"checkpoint-[0-9]{8,}(\.[0-9a-f]{8})?\.(tmp|old)")
+
+
+class CheckpointDirectory:
+    """Writes the generations of one directory; the only one to do so while it is open.
+
+    Args:
+        path: the directory; made where it is not there (its parent is).
+        kind: what the states are of; a directory of another kind is refused.
+
+    Raises:
+        InputError: ``path`` holds what gpuscan did not write, somebody else writes to it, or its parent
+            is not there.
+        RunFailedError: the system refused it.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path = path.absolute()
+        self.kind = kind
+        _check_place(self.path)
+        try:
+            if not self.path.is_dir():
+                self.path.mkdir(exist_ok=True)
+                sync_path(self.path.parent)
+            self._lock = (self.path / _LOCK).open("ab", buffering=0)  # collected, it is closed: no lock stays
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot write {path}: {error.strerror}; give another place for checkpoints"
+            ) from error
+        try:
+            self._take_lock()
+            self._sweep()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def save(self, state: Mapping[str, Any]) -> Written:
+        """Write a state as the newest generation; when this returns, it is on the disk.
+
+        Args:
+            state: see :mod:`gpuscan.checkpoint.state`.
+
+        Raises:
+            RunFailedError: the system refused a write, on a full disk for example. The generations that
+                were there are as they were.
+        """
+        known = generations(self.path)
+        before = known[-1] if known else None
+        number = (before or 0) + 1
+        # A name of its own: a shard of an engine that was killed may still write to that one's.
+        beside = self.path / f"{_name(number)}.{secrets.token_hex(4)}.tmp"
+        try:
+            written = self._fill(beside, state, before)
+            beside.rename(self.path / _name(number))
+            sync_path(self.path)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            said = os.strerror(error.errno) if error.errno else str(error)
+            left = "" if before is None else f"; the one before is whole ({self.path / _name(before)})"
+            raise RunFailedError(
+                f"cannot write a checkpoint to {self.path}: {said}{left}; make room and go on from there"
+            ) from error
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        for old in known[:-1]:
+            with suppress(OSError):  # it costs room, nothing else
+                self._remove(old)
+        return written
+
+    def go_back_to(self, place: Path | None) -> None:
+        """Give up the generations newer than ``place``, one of this directory (None: all of them).
+
+        Raises:
+            RunFailedError: the system refused it.
+        """
+        for number in reversed(generations(self.path)):
+            if place is not None and _name(number) == place.name:
+                break
+            try:
+                self._remove(number)
+            except OSError as error:
+                raise RunFailedError(
+                    f"cannot remove {self.path / _name(number)}: {error.strerror}; remove it yourself"
+                ) from error
+
+    def _fill(self, beside: Path, state: Mapping[str, Any], before: int | None) -> Written:
+        facts_before: dict[str, ArrayFacts] = {}
+        directory_before = None
+        if before is not None:
+            directory_before = self.path / _name(before) / _ARRAYS
+            with suppress(CheckpointError):  # then nothing of it is shared
+                facts_before = _facts(_read_body(self.path / _name(before), self.kind))
+        beside.mkdir()
+        place = ArrayPlace.make(beside / _ARRAYS, directory_before, facts_before)
+        writer = ArrayWriter(place)
+        plain, arrays, elsewhere = split(state)
+        for path, owner in elsewhere.items():
+            facts, written = owner.write_arrays(place.below(path), path)
+            writer.facts |= facts
+            writer.written.add(written)
+        for path, array in arrays.items():
+            writer.write(path, array)
+        body = canonical(
+            {"state": plain, "arrays": {path: asdict(facts) for path, facts in writer.facts.items()}}
+        )
+        head = f'{{"schema":{SCHEMA},"kind":{json.dumps(self.kind)},"sha256":"{digest(body.encode())}",\n'
+        (beside / STATE_FILE).write_text(f'{head}"body":{body}}}\n', encoding="utf-8")
+        sync(beside)
+        return writer.written
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process writes checkpoints to {self.path}; wait for its end, or give another place"
+            ) from None
+
+    def _sweep(self) -> None:
+        """Remove what a killed writer left: nobody else writes here while the lock is held."""
+        for entry in self.path.iterdir():
+            if _PASSING.fullmatch(entry.name):
+                shutil.rmtree(entry, ignore_errors=True)
+        for old in generations(self.path)[:-2]:
+            with suppress(OSError):
+                self._remove(old)
+
+    def _remove(self, number: int) -> None:
+        going = self.path / f"{_name(number)}.old"
+        (self.path / _name(number)).rename(going)
+        shutil.rmtree(going, ignore_errors=True)  # what is left, the next writer sweeps
+
+    def close(self) -> None:
+        """Let others write here. Idempotent."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def generations(path: Path) -> list[int]:
+    """Return the numbers of the generations of a directory, ascending."""
+    found = (_NAME.fullmatch(entry.name) for entry in path.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def load(path: Path, kind: str, later: str | None = None) -> tuple[State, Path]:
+    """Read the newest generation of a directory, or the very generation that ``path`` is.
+
+    Args:
+        path: see above.
+        kind: what it must be of.
+        later: the path below which arrays are checked now, and read by whoever needs them: they are
+            :class:`gpuscan.checkpoint.arrays.StoredArray`.
+
+    Returns:
+        The state, and the directory of the generation it is from.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, of another kind, or of a newer schema.
+    """
+    newest = find(path)
+    try:
+        return _load(newest, kind, later), newest
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_remedy(newest, kind)}") from None
+
+
+def find(path: Path) -> Path:
+    """Return the newest generation of a directory, or the very generation that ``path`` is.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = path.absolute()
+    if _NAME.fullmatch(path.name) and path.is_dir():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory of checkpoints; give the one of --checkpoint")
+    known = generations(path)
+    if not known:
+        raise CheckpointError(
+            f"{path} holds no checkpoint (none was finished); run again from the start, or give another one"
+        )
+    return path / _name(known[-1])
+
+
+def _remedy(damaged: Path, kind: str) -> str:
+    """Return what to do about a generation that cannot be read: is another one whole?"""
+    for number in reversed(generations(damaged.parent)):
+        other = damaged.parent / _name(number)
+        if other == damaged:
+            continue
+        with suppress(CheckpointError):
+            for array in _stored(other, _read_body(other, kind)).values():
+                array.check()
+            return f"{other} is whole: resume that"
+    return "no other one here is whole: run again from the start, or bring back a copy"
+
+
+def _load(directory: Path, kind: str, later: str | None) -> State:
+    body = _read_body(directory, kind)
+    arrays: dict[str, Any] = {}
+    for path, stored in _stored(directory, body).items():
+        if later is not None and path.startswith(f"{later}."):
+            stored.check()
+            arrays[path] = stored
+        else:
+            arrays[path] = stored[:]
+    return join(body["state"], arrays)
+
+
+def _stored(directory: Path, body: Mapping[str, Any]) -> dict[str, StoredArray]:
+    facts = _facts(body)
+    return {path: StoredArray(directory / _ARRAYS, path, fact) for path, fact in facts.items()}
+
+
+def _read_body(directory: Path, kind: str) -> dict[str, Any]:
+    place = directory / STATE_FILE
+    try:
+        document = json.loads(place.read_bytes())
+        schema, written_kind = document["schema"], document["kind"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{place} is not there, so this is no checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {place}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{place} is cut short or damaged ({error})") from None
+    if type(schema) is not int or schema > SCHEMA:
+        raise CheckpointError(
+            f"{directory} is of schema {schema}, and this gpuscan reads up to {SCHEMA} (a newer one reads it)"
+        )
+    if written_kind != kind:
+        raise CheckpointError(f"{directory} is a checkpoint of a {written_kind}, not of a {kind}")
+    body = document.get("body")
+    if not isinstance(body, dict) or digest(canonical(body).encode()) != document.get("sha256"):
+        raise CheckpointError(f"{place} was changed (its SHA-256 is wrong)")
+    return body
+
+
+def _facts(body: Mapping[str, Any]) -> dict[str, ArrayFacts]:
+    return {
+        path: ArrayFacts(fact["dtype"], fact["length"], fact["chunk"], tuple(fact["sha256"]))
+        for path, fact in body["arrays"].items()
+    }
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"the directory {path.parent} is not there; make it, or give another place")
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path} is not a directory; give another place for checkpoints")
+    names = {entry.name for entry in path.iterdir()}
+    if names and _LOCK not in names:
+        raise InputError(f"{path} holds files that gpuscan did not write; give another place for checkpoints")
+
+
+def _name(number: int) -> str:
+    return f"checkpoint-{number:08}"

@@ -1,0 +1,443 @@
+"""Runs that survive their process: checkpoints of a scenario while it runs, and going on from one.
+
+In a directory of checkpoints (:mod:`gpuscan.checkpoint.directory`) a run keeps::
+
+    checkpoint-N/   what was asked for, and the states of engine, store, machine, source, migrator
+    ticks.log       the reports of all ticks, one JSON text each
+    plans.log       with ``--out``: the plans, as Arrow record batches
+
+What goes on is the run as it was asked for (workload, topology, captured machine, trace, and not
+the files of the same names as they are now); inputs that are read again must be what they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuscan.checkpoint.directory import CheckpointDirectory, find, generations, load
+from gpuscan.checkpoint.log import Log, Position, check, entries, position_of
+from gpuscan.checkpoint.state import State, canonical
+from gpuscan.engine import Engine, PlanSink, TickReport
+from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, InputError
+from gpuscan.flow import Resumable
+from gpuscan.kernels.registry import Device
+from gpuscan.plan import Batches, Plan
+from gpuscan.scenario import Scenario
+from gpuscan.units import format_number, format_time, parse_time_ns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gpuscan.planfile import PlanRows
+    from gpuscan.snapshot import Snapshot
+    from gpuscan.workload import Workload
+
+KIND = "run"
+_TICKS_LOG, _PLANS_LOG = "ticks.log", "plans.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """How often a checkpoint is written: after so many ticks, or so much wall time (when a tick ends)."""
+
+    n_ticks: int = 0
+    wall_ns: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Every:
+        """Return what a number (ticks) or a time with a unit says.
+
+        Raises:
+            InputError: it is neither, or nothing.
+        """
+        every = cls(n_ticks=int(text)) if text.isdecimal() else cls(wall_ns=parse_time_ns(text))
+        if not (every.n_ticks or every.wall_ns):
+            raise InputError(f"--every {text}: a checkpoint cannot be written all the time; give 10, or 30s")
+        return every
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, enough to build the same scenario again.
+
+    Attributes:
+        where: what to call the workload's file in a complaint.
+        workload: its keys, overrides applied.
+        topology: of the machine, as :func:`gpuscan.topology.serialize.topology_to_dict`.
+        device: the one asked for, None for the workload's; n_threads: of the CPU backend.
+        fallback: whether the CPU takes over when the device fails.
+        machine: the captured machine, None without; split_cxl: its share of CXL memory, None = not split.
+        inputs: SHA-256 of what is read again, by what it is.
+        out: where the result goes, None = nowhere; force: it may replace an earlier one.
+        every: see :class:`Every`.
+        workers, cluster, shard_dir: where the shards were, None without.
+        gpuscan: the version that was asked.
+    """
+
+    where: str
+    workload: dict[str, Any]
+    topology: dict[str, Any]
+    device: Device | None
+    n_threads: int | None
+    fallback: bool
+    machine: str | None
+    split_cxl: str | None
+    inputs: dict[str, str]
+    out: str | None
+    force: bool
+    every: str
+    workers: int | None
+    cluster: str | None
+    shard_dir: str | None
+    gpuscan: str
+
+
+class RunCheckpoints:
+    """The checkpoints of one run.
+
+    Args:
+        path: their directory.
+        force: replace the checkpoints of another run.
+
+    Attributes:
+        directory: where they are.
+        resumed_at: ticks at which the run was resumed, so far.
+        earlier: ticks that were run by processes before this one.
+        n_saved, saved_ns: checkpoints written, and the time that took.
+
+    Raises:
+        InputError: ``path`` holds another run's checkpoints, or something else; or somebody writes there.
+        RunFailedError: the system refused it.
+    """
+
+    def __init__(self, path: Path, *, force: bool = False) -> None:
+        self._prepare(CheckpointDirectory(path, KIND))
+        if generations(self.directory.path) and not force:
+            self.directory.close()
+            raise InputError(
+                f"{path} holds the checkpoints of another run; go on with it by 'gpuscan resume {path}', "
+                "give another place, or --force to begin anew"
+            )
+
+    def _prepare(self, directory: CheckpointDirectory) -> None:
+        self.directory = directory
+        self.resumed_at: list[int] = []
+        self.earlier: list[TickReport] = []
+        self.n_saved = 0
+        self.saved_ns = 0
+        self._ticks: Log | None = None
+        self._plans: Log | None = None
+        self._rows: PlanRows | None = None
+
+    def keep_plans(self) -> PlanSink:
+        """Return a plan sink for the engine: plans are kept with the checkpoints."""
+        from gpuscan.planfile import PlanRows
+
+        self._rows = PlanRows()
+        return self._keep_plan
+
+    def _keep_plan(self, tick: int, plan: Plan, batches: Batches) -> None:
+        if self._rows is None or self._plans is None:
+            raise RuntimeError("plans come before begin()")
+        rows = self._rows.rows(tick, plan, batches)
+        if len(plan):
+            self._plans.append(rows.serialize().to_pybytes())
+
+    def begin(self, scenario: Scenario, request: Request) -> None:
+        """Write the first checkpoint, before the first tick; other runs' are gone then.
+
+        Raises:
+            InputError: the scenario's source or migrator has no state.
+            RunFailedError: the system refused a write.
+        """
+        self._begin(scenario, request)
+        _parts(scenario)
+        self.directory.go_back_to(None)
+        self._open_logs(Position(), Position())
+        self._save()
+
+    def _begin(self, scenario: Scenario, request: Request) -> None:
+        self._scenario = scenario
+        self._request = asdict(request)
+        self._every = Every.parse(request.every)
+        self._last_tick, self._last_ns = _engine_of(scenario).n_ticks, time.monotonic_ns()
+
+    def _open_logs(self, ticks: Position, plans: Position) -> None:
+        self._ticks = Log(self.directory.path / _TICKS_LOG, ticks)
+        if self._rows is not None:
+            self._plans = Log(self.directory.path / _PLANS_LOG, plans)
+
+    def on_tick(self, report: TickReport) -> None:
+        """Keep the report of a tick, and write a checkpoint when it is time, or a device failed in it.
+
+        Raises:
+            DeviceFailedError: one did, and nobody asked for a fallback; a checkpoint has all up to here.
+            RunFailedError: the system refused a write; the checkpoint before is whole.
+        """
+        self._tick_log.append(json.dumps(asdict(report), default=_plain).encode())
+        n_ticks = report.tick + 1 - self._last_tick
+        wall_ns = time.monotonic_ns() - self._last_ns
+        every = self._every
+        if (every.n_ticks and n_ticks >= every.n_ticks) or (every.wall_ns and wall_ns >= every.wall_ns):
+            self._save()
+        failures = _engine_of(self._scenario).store.device_failures()
+        if failures and not self._request["fallback"]:
+            if self._last_tick <= report.tick:
+                self._save()
+            raise DeviceFailedError(f"{failures[-1]}, to the end of the tick")
+
+    def _save(self) -> None:
+        started_ns = time.monotonic_ns()
+        engine = _engine_of(self._scenario)
+        plans = Position() if self._plans is None else position_of(self._plans.sync())
+        self.directory.save(
+            {
+                "request": self._request,
+                "resumed_at": self.resumed_at,
+                "made": _made(self._scenario),
+                "ticks": self._tick_log.sync(),
+                "plans": {**asdict(plans), "n_batches": 0 if self._rows is None else self._rows.n_batches},
+                **scenario_state(self._scenario),
+            }
+        )
+        self.n_saved += 1
+        self._last_tick, self._last_ns = engine.n_ticks, time.monotonic_ns()
+        self.saved_ns += self._last_ns - started_ns
+
+    @property
+    def _tick_log(self) -> Log:
+        if self._ticks is None:
+            raise RuntimeError("ticks come before begin()")
+        return self._ticks
+
+    @contextmanager
+    def after_device_failure(self) -> Iterator[None]:
+        """Say, when a device fails inside the block, where the run can go on.
+
+        Raises:
+            DeviceFailedError: as met, with what to do.
+        """
+        try:
+            yield
+        except (DeviceError, DeviceFailedError) as error:
+            raise DeviceFailedError(
+                f"{error}; go on from tick {self._last_tick} with 'gpuscan resume {self.directory.path} "
+                "--device cpu'"
+            ) from error
+
+    def plans(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of every plan of the run, those before it was resumed too, plan by plan."""
+        from gpuscan.planfile import parse_rows
+
+        if self._plans is not None:
+            for entry in entries(self._plans.path, position_of(self._plans.sync())):
+                yield parse_rows(entry)
+
+    def close(self) -> None:
+        """Let go of the files; the last checkpoint stays."""
+        for log in (self._ticks, self._plans):
+            if log is not None:
+                log.close()
+        self.directory.close()
+
+
+class ResumedRun(RunCheckpoints):
+    """A run that goes on from a checkpoint, and goes on keeping them.
+
+    Args:
+        path: a directory of checkpoints, or one generation in it: what is newer than that is given up.
+
+    Attributes:
+        request: what was asked for.
+
+    Raises:
+        CheckpointError: it is damaged, of a newer schema, or no run's.
+        InputError: somebody writes there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._prepare(CheckpointDirectory(find(path).parent, KIND))
+        try:
+            self._state, self._place = load(path, KIND, later="store.parts")
+            with _fits(self._place):
+                self._read(self._state)
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def _read(self, state: State) -> None:
+        self.request = Request(**state["request"])
+        self.resumed_at = [*state["resumed_at"], state["engine"]["n_ticks"]]
+        self._positions = position_of(state["ticks"]), position_of(state["plans"])
+        for name, position in zip((_TICKS_LOG, _PLANS_LOG), self._positions, strict=True):
+            if position.n_bytes:
+                check(self.directory.path / name, position)
+        ticks = entries(self.directory.path / _TICKS_LOG, self._positions[0])
+        self.earlier = [TickReport(**json.loads(entry)) for entry in ticks]
+
+    def keep_plans(self) -> PlanSink:
+        """See :meth:`RunCheckpoints.keep_plans`."""
+        from gpuscan.planfile import PlanRows
+
+        sink = super().keep_plans()
+        self._rows = PlanRows(self._state["plans"]["n_batches"])
+        return sink
+
+    def begin(self, scenario: Scenario, request: Request) -> None:
+        """Put the state into a scenario built as :attr:`request` says; what is newer than it is given up.
+
+        Raises:
+            CheckpointError: it is not the same scenario, because this gpuscan makes another of the request.
+            RunFailedError: the system refused a write.
+        """
+        self._restore(scenario)
+        self._begin(scenario, request)
+        self.directory.go_back_to(self._place)
+        self._open_logs(*self._positions)
+
+    def _restore(self, scenario: Scenario) -> None:
+        state = self._state
+        if canonical(_made(scenario)) != canonical(state["made"]):
+            raise CheckpointError(
+                f"{self._place} was written by gpuscan {self.request.gpuscan}, and this one makes another "
+                "machine or policy of the same workload; resume it with that version"
+            )
+        with _fits(self._place):
+            restore_scenario(scenario, state)
+        del self._state  # arrays of the size of the machine
+
+
+def scenario_state(scenario: Scenario) -> State:
+    """Return the states of a scenario's parts, between two ticks.
+
+    Raises:
+        InputError: a part has none.
+    """
+    return {name: part.state() for name, part in _parts(scenario).items()}
+
+
+def restore_scenario(scenario: Scenario, state: State) -> None:
+    """Put the states into the parts of a scenario that was built alike and has not run.
+
+    Raises:
+        InputError: a part takes none.
+        KeyError, TypeError, ValueError: they are of something else.
+    """
+    for name, part in _parts(scenario).items():
+        part.restore(state[name])
+
+
+def check_resumable(design: str) -> None:
+    """Refuse what has no states to keep.
+
+    Raises:
+        InputError: a design other than gpuscan.
+    """
+    if design != "gpuscan":
+        raise InputError(
+            f"the design {design} is a model whose state is not kept; leave out --checkpoint or --design"
+        )
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the file") from error
+
+
+def inputs_of(workload: Workload, snapshot: Snapshot | None) -> dict[str, str]:
+    """Return the SHA-256 of what a run reads, by what it is."""
+    inputs = {}
+    if workload.source.kind == "trace":
+        trace = Path(workload.source.trace).absolute()
+        inputs[f"the trace {trace}"] = digest_of_file(trace)
+    if snapshot is not None:
+        digest = hashlib.sha256(snapshot.flags.data)
+        digest.update(snapshot.mapcounts.data)
+        inputs["the captured machine"] = digest.hexdigest()
+    return inputs
+
+
+def check_inputs(request: Request, inputs: dict[str, str]) -> None:
+    """Refuse to go on with inputs that are not what they were.
+
+    Raises:
+        InputError: one was changed.
+    """
+    for what, digest in request.inputs.items():
+        if inputs.get(what) != digest:
+            raise InputError(f"{what} was changed since the run began; bring it back, or run again")
+
+
+def saved_sentence(checkpoints: RunCheckpoints) -> str:
+    """Return one line about what the checkpoints of a run cost."""
+    mean_ns = checkpoints.saved_ns / max(1, checkpoints.n_saved)
+    return (
+        f"{format_number(checkpoints.n_saved, 'checkpoint')} in {checkpoints.directory.path}, "
+        f"{format_time(mean_ns)} each"
+    )
+
+
+@contextmanager
+def _fits(place: Path) -> Iterator[None]:
+    """Turn what a state that is not of this run's kind raises into one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{place} does not fit the run it is of ({type(error).__name__}: {error}); "
+            "resume it with the gpuscan that wrote it"
+        ) from error
+
+
+def _made(scenario: Scenario) -> State:
+    """Return what the request was made into: a later gpuscan may have other defaults."""
+    return {
+        "policy": asdict(scenario.engine.policy),
+        "spec": asdict(scenario.machine.spec),
+        "ticks": scenario.workload.ticks,
+    }
+
+
+def _engine_of(scenario: Scenario) -> Engine:
+    if not isinstance(scenario.engine, Engine):
+        raise InputError("a model's state is not kept; leave out --checkpoint or --design")
+    return scenario.engine
+
+
+def _parts(scenario: Scenario) -> dict[str, Resumable]:
+    engine = _engine_of(scenario)
+    parts = {
+        "engine": engine,
+        "store": engine.store,
+        "machine": scenario.machine,
+        "source": engine.source,
+        "migrator": engine.migrator,
+    }
+    resumable: dict[str, Resumable] = {}
+    for name, part in parts.items():
+        if not isinstance(part, Resumable):
+            raise InputError(
+                f"the {name} {type(part).__name__} has no state that a checkpoint could keep; "
+                "leave out --checkpoint"
+            )
+        resumable[name] = part
+    return resumable
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()  # a NumPy number among a source's metrics

@@ -1,0 +1,315 @@
+"""Shards on the workers of a Dask cluster: one long-lived actor for each, for the whole run.
+
+Facts about Dask distributed that shape this module (2024.8 to 2026.8):
+
+- an actor dies with its worker and is not made again (docs, "Actors", "No Resilience");
+- a client reaches actors through the scheduler unless ``direct_to_workers`` is set (``Actor._worker_rpc``);
+- a call to a dead worker may wait for the scheduler to make the actor's task again
+  (``Actor.__getattr__``), so waiting here looks at the list of workers now and then;
+- without an address of its own, every scheduler and worker also opens an HTTP server, on the
+  scheduler on all interfaces, port 8787 (``ServerNode.start_http_server``);
+- ``memory_limit`` makes a nanny kill a worker that holds much, which a worker with a shard does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpuscan.errors import InputError, RunFailedError
+from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
+from gpuscan.shards.shard import Shard
+from gpuscan.shards.transport import Traffic
+
+_LOOPBACK = "127.0.0.1"
+_LOOK_EVERY_S = 0.5
+"""Pause between two looks at the list of workers while a reply is waited for."""
+_REPLACED_WITHIN_S = 20.0
+"""How long a lost worker's successor is waited for (a nanny starts one in 2 to 5 s) before the shard goes
+to a worker that has one already."""
+_LOST_WORKER_TIMEOUT = "distributed.deploy.lost-worker-timeout"
+"""15 s after a worker was lost ``SpecCluster._update_worker_status`` ends its nanny if no worker of that
+name is there at that moment: one that was lost twice in between would not come back."""
+_JOIN_TIMEOUT_S = 30.0
+_SCRATCH = "gpuscan-shards-"
+_LOCK = "lock"
+
+
+class ShardActor:
+    """What lives on a worker: a shard, and the packing of what goes to and fro."""
+
+    def __init__(self, state: str | None, *spec: Any) -> None:
+        self._shard = Shard(unpack(spec), None if state is None else Path(state))
+
+    def handle(self, *frames: Any) -> Frames:
+        """Do what a packed message says; return the packed reply."""
+        return pack(self._shard.handle(unpack(frames)))
+
+    def close(self) -> None:
+        """Free the shard."""
+        self._shard.close()
+
+
+class _Placed(NamedTuple):
+    """A shard on a worker. The actor lives as long as somebody has its future."""
+
+    actor: Any
+    future: Any
+    address: str
+
+
+class DaskTransport:
+    """Shards on the workers of a cluster.
+
+    Args:
+        client: a ``distributed.Client`` made with ``direct_to_workers=True``.
+        where: what to call the cluster, for people.
+        replaces_workers: whether a worker that dies gets a successor.
+    """
+
+    def __init__(self, client: Any, where: str, *, replaces_workers: bool = True) -> None:
+        self.traffic = Traffic()
+        self._client = client
+        self._where = where
+        self._replaced_within_s = _REPLACED_WITHIN_S if replaces_workers else 0.0
+        self._n_expected = self.n_workers()
+        self._actors: dict[int, _Placed] = {}
+
+    def create(self, spec: ShardSpec, state: Path | None) -> None:
+        """Make a shard on the worker that has the fewest; a free one that is about to come is waited for."""
+        self._actors.pop(spec.shard, None)  # else the scheduler goes on trying to make a lost actor again
+        address = self._free_worker(spec.shard)
+        frames = pack(spec)
+        self._count(sent=frames)
+        made = self._client.submit(
+            ShardActor,
+            None if state is None else str(state),
+            *frames,
+            actor=True,
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+        )
+        while True:
+            try:
+                self._actors[spec.shard] = _Placed(made.result(timeout=_LOOK_EVERY_S), made, address)
+                return
+            except TimeoutError:
+                if address not in self._workers():
+                    raise ShardLostError(spec.shard) from None
+            except Exception as error:
+                # A future that is cancelled while it is waited for can also end in an UnboundLocalError of
+                # distributed.utils.sync(), which catches no CancelledError (2026.8).
+                lost = ("KilledWorker", "FutureCancelledError", "CancelledError")
+                if made.status in ("cancelled", "lost") or type(error).__name__ in lost:
+                    raise ShardLostError(spec.shard) from None
+                raise
+
+    def send(self, shard: int, frames: Frames) -> Any:
+        """Hand a message to the worker that has the shard."""
+        if shard not in self._actors:
+            raise ShardLostError(shard)
+        actor = self._actors[shard].actor
+        self.traffic.n_calls += 1
+        self._count(sent=frames)
+        try:
+            with self._client.as_current():  # a proxy finds its client that way
+                return shard, actor.handle(*frames)
+        except RuntimeError:  # "Worker holding Actor was lost"
+            raise ShardLostError(shard) from None
+
+    def receive(self, ticket: Any) -> Frames:
+        """Wait for the reply."""
+        shard, reply = ticket
+        placed = self._actors[shard]
+        while True:
+            try:
+                frames: Frames = reply.result(timeout=_LOOK_EVERY_S)
+                break
+            except TimeoutError:
+                if placed.future.status != "finished" or placed.address not in self._workers():
+                    raise ShardLostError(shard) from None
+            except OSError as error:  # "Unable to contact Actor's worker"; one of the shard's own is rare
+                raise ShardLostError(shard, f"{type(error).__name__}: {error}") from None
+        self._count(received=frames)
+        return frames
+
+    def n_workers(self) -> int:
+        """Return how many workers there are now."""
+        return len(self._workers())
+
+    def describe(self) -> str:
+        """Return how many workers there are and where."""
+        n_workers = self.n_workers()
+        return f"on {n_workers} worker{'s' * (n_workers != 1)} of {self._where}"
+
+    def close(self) -> None:
+        """Free the shards. The cluster is its owner's."""
+        closing = []
+        for placed in self._actors.values():
+            with suppress(Exception), self._client.as_current():  # a worker that is gone has nothing to free
+                closing.append(placed.actor.close())
+        for waiting in closing:
+            with suppress(Exception):
+                waiting.result(timeout=_LOOK_EVERY_S)
+        self._actors.clear()
+
+    def _workers(self) -> set[str]:
+        return set(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def _free_worker(self, shard: int) -> str:
+        """Return the address of a worker without a shard, or of the one that has the fewest."""
+        deadline = time.monotonic() + self._replaced_within_s
+        while True:
+            alive = self._workers()
+            n_shards = dict.fromkeys(sorted(alive), 0)
+            for placed in self._actors.values():
+                if placed.address in n_shards:
+                    n_shards[placed.address] += 1
+            best = min(n_shards, key=lambda address: n_shards[address], default=None)
+            nobody_is_missing = len(alive) >= self._n_expected
+            if best is not None and (n_shards[best] == 0 or nobody_is_missing or time.monotonic() > deadline):
+                return best
+            if best is None and time.monotonic() > deadline:
+                raise RunFailedError(f"{self._where} has no worker for shard {shard}; start some")
+            time.sleep(0.05)
+
+    def _count(self, *, sent: Frames | None = None, received: Frames | None = None) -> None:
+        self.traffic.sent_bytes += n_bytes(sent or [])
+        self.traffic.received_bytes += n_bytes(received or [])
+
+
+class LocalShards(NamedTuple):
+    """A cluster of this machine's own, and a place for checkpoints and logs that goes with it."""
+
+    transport: DaskTransport
+    scratch: Path
+
+
+@contextmanager
+def local_cluster(n_workers: int) -> Iterator[LocalShards]:
+    """Yield a cluster of this machine's own; whatever ends the block, nothing of it is left.
+
+    Workers are processes, everything listens on 127.0.0.1 only, and what they write goes to a
+    directory that is removed. Where SIGKILL ends this process, its workers see a pipe closed and exit
+    (``AsyncProcess._immediate_exit_when_closed``), and the next cluster removes the directory.
+
+    Args:
+        n_workers: processes.
+
+    Raises:
+        InputError: Dask is not installed.
+        RunFailedError: the workers do not start.
+    """
+    distributed = _distributed()
+    _sweep()
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    try:
+        with (
+            _locked(scratch),
+            _quiet(),
+            _configured({"temporary-directory": str(scratch), _LOST_WORKER_TIMEOUT: "1000 days"}),
+            distributed.LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                host=_LOOPBACK,
+                memory_limit=0,
+                preload=["gpuscan.shards.worker"],
+                local_directory=str(scratch),
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"},
+                worker_dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            distributed.Client(cluster, direct_to_workers=True, set_as_default=False) as client,
+        ):
+            transport = DaskTransport(client, "this machine")
+            try:
+                yield LocalShards(transport, scratch / "shards")
+            finally:
+                transport.close()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        gc.collect()  # nannies of lost workers left named semaphores in cycles
+
+
+@contextmanager
+def joined_cluster(address: str) -> Iterator[DaskTransport]:
+    """Yield a transport to a cluster that runs already; its workers need gpuscan, and stay.
+
+    Args:
+        address: of its scheduler, ``tcp://host:8786``, or the path of a scheduler file.
+
+    Raises:
+        InputError: Dask is not installed, or nobody answers there.
+    """
+    distributed = _distributed()
+    place = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    try:
+        client = distributed.Client(
+            **place, direct_to_workers=True, set_as_default=False, timeout=_JOIN_TIMEOUT_S
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {address} ({error}); give its address, for example tcp://host:8786"
+        ) from None
+    with client:
+        transport = DaskTransport(client, f"the cluster at {address}")
+        try:
+            yield transport
+        finally:
+            transport.close()
+
+
+@contextmanager
+def _locked(scratch: Path) -> Iterator[None]:
+    """Hold a lock by which others see that somebody needs the directory."""
+    beside = scratch / f"{_LOCK}.new"
+    with beside.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        beside.rename(scratch / _LOCK)
+        yield
+
+
+def _sweep() -> None:
+    """Remove what engines left that were killed: nobody holds its lock any more."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError), (left / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise InputError("shards on workers need Dask distributed: pip install 'gpuscan[cluster]'") from None
+    return distributed
+
+
+def _configured(settings: dict[str, Any]) -> Any:
+    import dask
+
+    return dask.config.set(settings)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Dask say nothing: a worker that dies is gpuscan's to report, and so is an interrupt."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
