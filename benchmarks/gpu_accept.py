@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_accept.py --out benchmarks/results/gpu
 
-Needs numpy, numba and cupy, and this checkout; nothing is installed. Writes ``gpu.json`` and
-``gpu.md``, after every result, so a run that is killed keeps what it has. A part that fails is
-recorded and the next one goes on. Exit status: 0, or 1 when a check or an answer was wrong, or
-3 without a GPU.
+Needs numpy, numba, cupy with NVRTC and the CUDA headers (``cuda-toolkit[cudart,nvrtc]``), and this
+checkout; nothing is installed. Writes ``gpu.json`` and ``gpu.md``, after every result, so a run that is
+killed keeps what it has. A part that fails is recorded and the next one goes on. Exit status: 0, or 1
+when a check or an answer was wrong, or 3 without a GPU.
 """
 
 from __future__ import annotations

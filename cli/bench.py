@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpuscan.bench.sweep import Sweep
     from gpuscan.cli.output import Output
 
-_ALL_PEERS = "numpy,polars,polars-streaming,duckdb,kernel-walk"
+_ALL_PEERS = "numpy,polars,polars-in-memory,duckdb,kernel-walk"
 
 Memory = Annotated[str, typer.Option(metavar="SIZES", help="Memory to have records of: 64GiB,1TiB.")]
 Targets = Annotated[str, typer.Option(metavar="N,...", help="Target nodes, the memory split among them.")]
@@ -141,6 +141,101 @@ def tick(
         "device": _items(device),
     }
     _run({"tick": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, False, as_json, quiet)
+
+
+@bench.command()
+def costs(
+    walk_pages: Annotated[int, typer.Option(min=1, metavar="N", help="Pages walked, 80 bytes each.")] = 1
+    << 22,
+    rounds: Rounds = 9,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what the models of other designs charge for: the keys of a workload's [kernel] table.
+
+    \b
+    gpuscan bench costs
+    gpuscan run --design rfc-v1 --set kernel.walk_pfn_locked=3.8ns
+    """
+    from gpuscan.bench.host import describe_host
+    from gpuscan.bench.model_costs import measure_costs
+    from gpuscan.cli.output import Output
+
+    output = Output(as_json, quiet=quiet)
+    with output.progress("bench", None) as progress:
+        found = measure_costs(walk_pages, rounds, seed)
+        progress.advance()
+    settings = {"walk_pages": walk_pages, "rounds": rounds, "seed": seed}
+    host = describe_host()
+    output.document({"schema": 1, "kind": "costs", "host": host, "settings": settings, "costs": found})
+    output.line(f"{host['cpu']}, one thread, {rounds} rounds")
+    rows = [
+        [f"kernel.{key}", *(f"{found[key][which]:.2f} ns" for which in ("median_ns", "min_ns", "max_ns"))]
+        for key in found
+    ]
+    _table(output, f"per step, a walk of {walk_pages:,} pages", ("key", "median", "min", "max"), rows)
+
+
+@bench.command()
+def scale(
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory to have records of, in all.")
+    ] = "256GiB",
+    density: Annotated[float, typer.Option(help="Share of READY pages in a tick.")] = 1e-4,
+    shards: Annotated[str, typer.Option(metavar="N,...", help="Shards, one worker process each.")] = "1,2,4",
+    rounds: Rounds = 9,
+    seed: Seed = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the document as JSON.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut a store into shards on workers of this machine; project to larger machines.
+
+    Strong: the same store in more shards. Weak: shards of the same size. The projection is a
+    model fitted to these; docs/scale.md says what it leaves out.
+    """
+    from gpuscan.bench.host import describe_host
+    from gpuscan.bench.scale import ScaleSettings, scale_case
+    from gpuscan.cli.output import Output, write_json
+    from gpuscan.errors import InputError
+    from gpuscan.units import PAGE_BYTES, parse_bytes
+
+    try:
+        counts = tuple(int(item) for item in _items(shards))
+    except ValueError:
+        raise InputError(f"--shards {shards}: not a list of counts; write for example 1,2,4") from None
+    settings = ScaleSettings(parse_bytes(memory) // PAGE_BYTES, counts, density, rounds, seed)
+    output = Output(as_json, quiet=quiet)
+    with output.progress("bench scale", settings.n_steps, unit="cases") as progress:
+        document = {
+            "kind": "bench-scale",
+            "host": describe_host(),
+            **scale_case(settings, lambda name: progress.advance(1, case=name)),
+        }
+    if out is not None:
+        write_json(out, document)
+    output.document(document)
+    _print_scale(document, output)
+
+
+def _print_scale(document: dict[str, Any], output: Output) -> None:
+    from gpuscan.bench.scale import projection_rows, scale_rows
+    from gpuscan.units import format_time
+
+    host, model = document["host"], document["model"]
+    output.line(f"{host['cpu']}, {host['n_cpus']} CPUs, load {host['load_1min']:.1f} when it began")
+    _table(output, "measured here, one thread a shard; medians of a tick", *scale_rows(document))
+    output.line()
+    overhead = f"{format_time(model['per_tick_ns'])} + {format_time(model['per_shard_ns'])} a shard"
+    output.line(
+        f"fitted: overhead = {overhead} + {model['per_folio_ns']:.3g} ns a folio, largest residual "
+        f"{format_time(model['largest_residual_ns'])}; scan {model['scan_ns_per_page']:.3g} ns a page and "
+        f"thread, reads {model['examined_bytes_per_page']:.3g} bytes a page; request "
+        f"{model['request_ns']:.3g} ns; on the wire {model['network_bytes_per_request']:.3g} bytes a "
+        f"request, {model['network_bytes_per_folio']:.3g} bytes a folio"
+    )
+    _table(output, "projected from that, not measured", *projection_rows(document))
 
 
 @bench.command()

@@ -16,8 +16,10 @@ import pytest
 
 from gpuscan.bench.bed import CLUSTERINGS, Bed, Case, StoreShape
 from gpuscan.bench.floors import Floors
+from gpuscan.bench.model_costs import chase, walk_locked
 from gpuscan.bench.peers import PEERS, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
+from gpuscan.bench.peers.kernel_walk import PG_LRU
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
 from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
 from gpuscan.bench.timing import Contestant, race
@@ -25,6 +27,7 @@ from gpuscan.cli.main import main
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.records import FORMATS
+from gpuscan.workload_model import KernelCost
 
 SHAPE = StoreShape(4 * SECTION_PAGES, 4, "rfc", "cpu")
 
@@ -393,3 +396,26 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_pa
     assert "pip install 'gpuscan[bench]', or give --no-plots" in capsys.readouterr().err
     assert main([*args, "--out", str(tmp_path / "out"), "--no-plots"]) == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["bench.json", "runs.parquet"]
+
+
+def test_costs_are_measured_under_the_keys_of_a_workload(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "costs", "--walk-pages", "4096", "--rounds", "2", "--json", "--quiet"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "costs"
+    assert set(document["costs"]) == set(KernelCost.model_fields) - {"atomics_apart"}
+    for found in document["costs"].values():
+        assert 0 < found["min_ns"] <= found["median_ns"] <= found["max_ns"]
+    # A line from memory takes longer than an atomic on one that is at hand, on any machine.
+    assert document["costs"]["cold_line"]["min_ns"] > document["costs"]["atomic"]["min_ns"]
+
+
+def test_the_measured_walk_clears_what_is_ready_and_the_chase_comes_back() -> None:
+    pages = np.zeros((8, 8), dtype=np.int64)
+    pages[:, 0] = 1 << PG_LRU
+    pages[5, 0] = 0  # off the LRU
+    words = np.full(16, 4, dtype=np.int64)
+    assert walk_locked.for_bits(64)(pages, words, 4) == 7
+    assert words.tolist() == [0, 4] * 5 + [4, 4] + [0, 4] * 2
+    ring = np.zeros((4, 8), dtype=np.int64)
+    ring[[0, 2, 1, 3], 0] = [2, 1, 3, 0]
+    assert [chase.for_bits(64)(ring, n) for n in range(5)] == [0, 2, 1, 3, 0]

@@ -31,7 +31,7 @@ PATHS: tuple[ScanPath, ...] = ("dense", "indexed", "auto")
 _MARGIN_BYTES = 1 << 30
 """Left free beside the largest store: plans, stages, and what the driver takes."""
 _RECORD = RecordParams(now_jiffies=1000, window_jiffies=1000, threshold=1, drop_top_tier=False)
-_PLAN_FLAT_BYTES = 8
+PLAN_FLAT_BYTES = 8
 
 Times = dict[str, Any]
 
@@ -114,7 +114,7 @@ class Reader:
         )
 
 
-def _watch(device: TimedDevice, run: Callable[[], Any]) -> tuple[Any, int, Laps]:
+def watch(device: TimedDevice, run: Callable[[], Any]) -> tuple[Any, int, Laps]:
     """Return what ``run`` returns, its wall time, and what the device did."""
     with device.watched() as laps:
         started = time.perf_counter_ns()
@@ -143,7 +143,7 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
             for path in PATHS:
                 saved.restore()
                 keep = turn == 0 and path == "dense" and len(peers) > 0
-                drained, wall_ns, laps = _watch(device, partial(drain, kernels, path, room, keep=keep))
+                drained, wall_ns, laps = watch(device, partial(drain, kernels, path, room, keep=keep))
                 if drained.n_claimed != n_ready:
                     raise WrongAnswerError(f"{case}: {path} claimed {drained.n_claimed} of {n_ready} pages")
                 if keep:
@@ -163,12 +163,12 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
         kernels.close()
     record_bytes = layout.n_pages * layout.fmt.n_bytes
     # Of each claim the record is written, and the plan has its flat page and its word.
-    least_bytes = record_bytes + n_ready * (2 * layout.fmt.n_bytes + _PLAN_FLAT_BYTES)
+    least_bytes = record_bytes + n_ready * (2 * layout.fmt.n_bytes + PLAN_FLAT_BYTES)
     rows = runs.rows(floor="read")
     for row in rows:
         row["of_least_bytes"] = row["of_floor"] and row["of_floor"] * record_bytes / least_bytes
     return {
-        **_facts(case),
+        **facts_of(case),
         "n_ready": n_ready,
         "record_bytes": record_bytes,
         "least_bytes": least_bytes,
@@ -176,7 +176,8 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
     }
 
 
-def _facts(case: ScanCase) -> dict[str, Any]:
+def facts_of(case: ScanCase) -> dict[str, Any]:
+    """Return the case as the report has it."""
     return {
         "n_pages": case.n_pages,
         "memory_bytes": case.n_pages * PAGE_BYTES,
@@ -283,7 +284,7 @@ def request_case(rig: Rig, n_pages: int, n_items: int, rounds: int, seed: int = 
             for turn in range(rounds + 1):
                 for name, call in calls.items():
                     saved.restore()
-                    counts, wall_ns, laps = _watch(device, call)
+                    counts, wall_ns, laps = watch(device, call)
                     marked = int(counts[Outcome.ACCEPTED]) + int(counts[Outcome.REFRESHED])
                     if marked != n_items:
                         raise WrongAnswerError(f"{name} marked {marked} of {n_items} pages")
@@ -340,11 +341,11 @@ def large_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
             for path in PATHS[:2]:
                 n_ready = fill(rig, kernels, case.density, case.seed)
                 room = max(BLOCK_PAGES, n_ready)
-                drained, wall_ns, laps = _watch(device, partial(drain, kernels, path, room, keep=False))
+                drained, wall_ns, laps = watch(device, partial(drain, kernels, path, room, keep=False))
                 if drained.n_claimed != n_ready or kernels.count_ready():
                     raise WrongAnswerError(f"{case}: {path} claimed {drained.n_claimed} of {n_ready} pages")
                 runs.add(path, turn, laps.kernel_ns, wall_ns, laps)
                 runs.facts[path] = {"examined_bytes": drained.examined_bytes}
     finally:
         kernels.close()
-    return {**_facts(case), "n_ready": n_ready, "results": runs.rows(floor="read")}
+    return {**facts_of(case), "n_ready": n_ready, "results": runs.rows(floor="read")}

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accept import figures, peers, tools
+from accept import figures, peers, streams, tools
 from accept.beds import layout_of, store_bytes
 from accept.correct import CheckedCase, MismatchError, check, check_filled
 from accept.figures import ScanCase, WrongAnswerError
@@ -24,6 +24,7 @@ from gpuscan.records import STORE_FORMATS, record_format
 from gpuscan.units import format_bytes
 
 Result = dict[str, Any]
+_PLANS_OF_A_ROUND = 8
 _HOST_BYTES_PER_GPU_BYTE = 1.25
 """Of the twin of a store: its arrays, and room for the plans of both."""
 
@@ -47,6 +48,8 @@ class Scale:
     densities: tuple[float, ...]
     n_targets: tuple[int, ...]
     n_requests: int
+    sparse_densities: tuple[float, ...]
+    plan_densities: tuple[float, ...]
     large_pages: int
     largest_pages: int
     rounds: int
@@ -69,15 +72,19 @@ FULL = Scale(
     densities=(1e-4, 1e-3, 1e-2, 1.0, 1e-6, 1e-5, 1e-1),
     n_targets=(16, 1024, 1),
     n_requests=1 << 24,
+    sparse_densities=(1e-4, 1e-5, 1e-6),
+    plan_densities=(0.1, 1e-2),
     large_pages=1 << 34,
     largest_pages=1 << 40,
     rounds=10,
     limits_s={
         "correctness": 150,
-        "ceilings": 15,
-        "scans": 100,
+        "ceilings": 10,
+        "scans": 90,
         "requests": 20,
-        "large": 45,
+        "launches": 8,
+        "overlap": 8,
+        "large": 44,
         "sanitizers": 90,
         "ncu": 30,
     },
@@ -98,6 +105,8 @@ QUICK = Scale(
     densities=(1e-4, 1e-2, 1.0),
     n_targets=(16,),
     n_requests=1 << 22,
+    sparse_densities=(1e-4,),
+    plan_densities=(0.1,),
     large_pages=1 << 30,
     largest_pages=1 << 31,
     rounds=3,
@@ -106,6 +115,8 @@ QUICK = Scale(
         "ceilings": 5,
         "scans": 20,
         "requests": 10,
+        "launches": 5,
+        "overlap": 5,
         "large": 15,
         "sanitizers": 40,
         "ncu": 20,
@@ -238,6 +249,26 @@ def requests(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
         yield figures.request_case(rig, scale.scan_pages, scale.n_requests, scale.rounds)
 
 
+def launches(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield what a CUDA graph would save of sparse ticks."""
+    for density in scale.sparse_densities:
+        case = ScanCase(scale.scan_pages, 16, density, False)
+        if deadline.over():
+            yield {"case": str(case), "left_out": "no time was left"}
+            continue
+        yield _tried(str(case), partial(streams.launch_case, rig, case, scale.rounds))
+
+
+def overlap(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield what beginning the next scan before a plan is waited for saves of a round of several plans."""
+    for density in scale.plan_densities:
+        case = ScanCase(scale.scan_pages, 16, density, False)
+        if deadline.over():
+            yield {"case": str(case), "left_out": "no time was left"}
+            continue
+        yield _tried(str(case), partial(streams.overlap_case, rig, case, _PLANS_OF_A_ROUND, scale.rounds))
+
+
 def large(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
     """Yield 64 TiB, and the largest store that fits, at density 1e-4."""
     cases = figures.large_cases(rig, scale.scan_pages, scale.large_pages, scale.largest_pages, 1e-4)
@@ -274,9 +305,12 @@ def child_check(rig: Rig, n_pages: int) -> None:
 
 def child_profile(rig: Rig, n_pages: int) -> None:
     """Run what Nsight Compute looks at: one dense and one indexed scan, and the read-only ceiling."""
-    figures.scan_case(rig, ScanCase(n_pages, 16, 1e-3, False), (), rounds=1)
+    streams.profile_case(rig, ScanCase(n_pages, 16, 1e-3, False))
 
 
-PARTS = {part.__name__: part for part in (correctness, ceilings, scans, requests, large, sanitizers, ncu)}
+PARTS = {
+    part.__name__: part
+    for part in (correctness, ceilings, scans, requests, launches, overlap, large, sanitizers, ncu)
+}
 MUST_PASS = ("correctness", "sanitizers")
 """Parts whose failure is one of correctness. The others raise :class:`WrongAnswerError`."""

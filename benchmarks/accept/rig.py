@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ class Rig(Clock, Protocol):
 
     def facts(self) -> dict[str, Any]:
         """Return device, driver and versions."""
+        ...
+
+    def trim(self) -> None:
+        """Give memory that nobody uses back to the driver: what comes next may be another process."""
+        ...
+
+    def capture(self, run: Callable[[], object]) -> Callable[[], None]:
+        """Return what does, as one CUDA graph, all that ``run`` begins on the current stream.
+
+        Raises:
+            Whatever may not be captured.
+        """
         ...
 
     def cub_select(self, fmt: RecordFormat) -> Callable[[Any], Pairs]:
@@ -111,6 +124,26 @@ class CupyRig:
         elapsed_ns: int = round(self.xp.cuda.get_elapsed_time(begin, end) * 1e6)
         return elapsed_ns
 
+    def trim(self) -> None:
+        """Empty CuPy's pools; after the largest store they have all of the device."""
+        gc.collect()
+        self.xp.get_default_memory_pool().free_all_blocks()
+        self.xp.get_default_pinned_memory_pool().free_all_blocks()
+
+    def capture(self, run: Callable[[], object]) -> Callable[[], None]:
+        """Capture the current stream; what ``run`` returns lives as long as the graph, which writes to it."""
+        stream = self.xp.cuda.get_current_stream()
+        stream.begin_capture()
+        try:
+            kept = run()
+        finally:
+            graph = stream.end_capture()
+
+        def launch_graph(_kept: object = kept) -> None:
+            graph.launch(stream)
+
+        return launch_graph
+
     def cub_select(self, fmt: RecordFormat) -> Callable[[Any], Pairs]:
         """Compile ``cub_select.cu`` against the CCCL headers that CuPy brings."""
         cupy = self.xp
@@ -159,6 +192,7 @@ class TimedDevice:
         self._device = device
         self._clock = clock
         self._laps: list[tuple[str, Any, Any]] | None = None
+        self._begun: list[Callable[[], Any]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device, name)
@@ -182,12 +216,23 @@ class TimedDevice:
         return self._lap("argsort", lambda: self._device.stable_order(keys))
 
     def _lap(self, name: str, run: Callable[[], Any]) -> Any:
+        if self._begun is not None:
+            self._begun.append(run)
         if self._laps is None:
             return run()
         begin = self._clock.mark()
         result = run()
         self._laps.append((name, begin, self._clock.mark()))
         return result
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Callable[[], Any]]]:
+        """Yield what is filled with all that is begun in the block, to be begun again on the same arrays."""
+        self._begun = begun = []
+        try:
+            yield begun
+        finally:
+            self._begun = None
 
     @contextmanager
     def watched(self) -> Iterator[Laps]:

@@ -11,6 +11,8 @@ _EMULATED = (
     "**Emulated: nothing here is a measurement.** The run only shows that checks, figures and tables work."
 )
 _64_TIB_PAGES = 1 << 34
+_GRAPH_FROM = 2.0
+"""How much faster a sparse scan must become for a CUDA graph to be worth having."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -132,6 +134,46 @@ def _requests(results: Rows) -> list[str]:
     return _table(("", "kernels", "p10", "p90", "rate", "of random atomics"), rows)
 
 
+def _launches(results: Rows) -> list[str]:
+    rows = [
+        (
+            f"{format_bytes(row['memory_bytes'])}, density {row['density']:g}",
+            row["n_launches"],
+            format_time(row["kernels_ns"]),
+            *(format_time(row["wall"][way]["median_ns"]) for way in ("scan", "launches", "graph")),
+            f"{row['graph_speedup']:.3g}x",
+            "yes" if row["graph_speedup"] >= _GRAPH_FROM else "no",
+        )
+        for row in _finished(results)
+    ]
+    head = ("indexed scan", "launches", "kernels", "scan, with transfer", "launches alone", "as a graph")
+    return _table((*head, "scan with a graph", f"build one ({_GRAPH_FROM:g}x)"), rows)
+
+
+def _overlap(results: Rows) -> list[str]:
+    rows = [
+        (
+            f"{format_bytes(row['memory_bytes'])}, density {row['density']:g}",
+            row["n_plans"],
+            format_bytes(row["plan_bytes"]),
+            format_time(row["kernels_ns"]),
+            *(format_time(row["wall"][way]["median_ns"]) for way in ("waited", "overlapped")),
+            f"{row['overlap_speedup']:.3g}x",
+        )
+        for row in _finished(results)
+    ]
+    head = (
+        "dense round",
+        "plans",
+        "bytes of plans",
+        "kernels",
+        "each waited for",
+        "next scan begun first",
+        "",
+    )
+    return _table(head, rows)
+
+
 def _sanitizers(results: Rows) -> list[str]:
     rows = [(row["tool"], "nothing found", row["summary"]) for row in _finished(results)]
     return _table(("tool", "", "summary"), rows)
@@ -157,6 +199,8 @@ _SECTIONS = {
     "ceilings": _ceilings,
     "scans": _scans,
     "requests": _requests,
+    "launches": _launches,
+    "overlap": _overlap,
     "large": _scans,
     "sanitizers": _sanitizers,
     "ncu": _ncu,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -108,12 +110,18 @@ def _child(mode: str) -> list[str]:
 
 
 def _run(command: list[str], limit_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """Run in a session of its own: on time-out all of it must end, a process left over would use the GPU."""
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        check=False,
-        timeout=max(1.0, limit_s),
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=max(1.0, limit_s))
+        except BaseException:  # Ctrl-C too
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output)

@@ -84,7 +84,7 @@ class Bed:
         self.shape = shape
         fmt = record_format(shape.format_name)
         self.store = Store(
-            _topology(shape),
+            bench_topology(shape),
             shape.format_name,
             cast(Device, shape.device),
             fixed_target=None if fmt.has_nid else 0,
@@ -129,11 +129,11 @@ class Bed:
         """Return a scan from ``cursor`` to the end, by default of the store's own capacity."""
         return ScanRequest(cursor, self.store.n_pages, capacity or self.store.default_capacity, path)
 
-    def empty(self) -> None:
-        """Claim whatever is READY and forget it."""
+    def empty(self, path: ScanPath = "auto") -> None:
+        """Claim whatever is READY, by one path, and forget it."""
         cursor = 0
         while cursor < self.store.n_pages:
-            plan = self.store.kernels.scan(self.request(cursor, "auto"))
+            plan = self.store.kernels.scan(self.request(cursor, path))
             cursor = plan.cursor
             plan.recycle()
 
@@ -149,7 +149,7 @@ class Bed:
         self.close()
 
 
-def _topology(shape: StoreShape) -> Topology:
+def bench_topology(shape: StoreShape) -> Topology:
     """Return equal DRAM nodes in PFN order without holes, so that flat = PFN.
 
     With a single target there is a second node, which has all of the pages but one section.

@@ -26,7 +26,7 @@ _STYLE: dict[str, dict[str, Any]] = {
     "gpuscan auto": {"color": "black", "linestyle": ":", "linewidth": 2, "marker": ""},
     "numpy": {"color": "#E69F00", "marker": "^"},
     "polars": {"color": "#D55E00", "marker": "v"},
-    "polars-streaming": {"color": "#D55E00", "linestyle": "-.", "marker": "v"},
+    "polars-in-memory": {"color": "#D55E00", "linestyle": "-.", "marker": "v"},
     "duckdb": {"color": "#CC79A7", "marker": "D"},
     "kernel-walk": {"color": "#56B4E9", "marker": "x"},
 }

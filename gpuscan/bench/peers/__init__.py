@@ -14,8 +14,8 @@ from gpuscan.errors import InputError
 
 PEERS: dict[str, tuple[str, str]] = {
     "numpy": ("numpy_sort", "NumpySort"),
-    "polars": ("polars_lazy", "PolarsInMemory"),
-    "polars-streaming": ("polars_lazy", "PolarsStreaming"),
+    "polars": ("polars_lazy", "PolarsStreaming"),
+    "polars-in-memory": ("polars_lazy", "PolarsInMemory"),
     "duckdb": ("duckdb_sql", "DuckdbSql"),
     "kernel-walk": ("kernel_walk", "KernelWalk"),
 }

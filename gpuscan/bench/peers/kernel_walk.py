@@ -18,7 +18,7 @@ from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.records import FORMATS, pack, unpack
 
 _PAGE_WORDS, _EXT_WORDS = 8, 2
-_PG_LRU = 5
+PG_LRU = 5
 """Bit of ``page->flags``; which one does not matter here."""
 _CHUNK_PAGES = 1 << 20
 
@@ -38,7 +38,7 @@ def walk(
     for pfn in range(len(pages)):
         head = pages[pfn, 1]
         folio = head - 1 if head & 1 else pfn
-        if pages[folio, 0] & (1 << _PG_LRU) == 0:
+        if pages[folio, 0] & (1 << PG_LRU) == 0:
             continue
         word = exts[pfn, 0]
         if word & ready == 0:
@@ -81,7 +81,7 @@ class KernelWalk(Peer):
         self.ext = FORMATS["rfc-page-ext"]
         self.pages = np.zeros((self.n_pages, _PAGE_WORDS), dtype=np.int64)
         self.pages.fill(0)
-        self.pages[:, 0] = 1 << _PG_LRU
+        self.pages[:, 0] = 1 << PG_LRU
         self.exts = np.zeros((self.n_pages, _EXT_WORDS), dtype=np.int64)
         n_ready = 0
         for lo in range(0, self.n_pages, _CHUNK_PAGES):

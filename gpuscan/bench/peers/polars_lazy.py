@@ -1,9 +1,14 @@
-"""Polars: a lazy query that filters on the record and groups by target into lists of PFNs."""
+"""Polars: a lazy query that filters on the record and groups by target into lists of PFNs.
+
+The PFN is a column of the frame, made before anything is timed. Row numbers made by the query
+(``with_row_index``) take it up to 1.3 times as long, ``arg_where`` more (Polars 2.1, 2**28 records).
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from gpuscan.bench.peers import Peer
@@ -13,7 +18,7 @@ from gpuscan.bench.peers.answer import Answer, Question, answer_of_lists
 class PolarsLazy(Peer):
     """The query, on the engine that a subclass names. Targets come in any order, their PFNs ascending."""
 
-    engine: Literal["in-memory", "streaming"] = "in-memory"
+    engine: Literal["in-memory", "streaming"]
 
     def __init__(self, question: Question) -> None:
         super().__init__(question)
@@ -23,8 +28,8 @@ class PolarsLazy(Peer):
             (record // (1 << fmt.nid.shift)) & fmt.nid.max if fmt.has_nid else pl.lit(question.fixed_target)
         )
         self.query = (
-            pl.LazyFrame({"record": question.records})
-            .with_row_index("pfn")
+            pl.DataFrame({"record": question.records, "pfn": np.arange(question.n_pages, dtype=np.uint32)})
+            .lazy()
             .filter((record & fmt.ready.mask) != 0)
             .group_by(target.alias("target"))
             .agg("pfn")
@@ -42,14 +47,15 @@ class PolarsLazy(Peer):
         return answer_of_lists(groups, self.question.n_targets)
 
 
-class PolarsInMemory(PolarsLazy):
-    """The query on Polars' default engine."""
-
-    about = "lazy: with_row_index, filter, group_by; in-memory engine"
-
-
 class PolarsStreaming(PolarsLazy):
-    """The query on Polars' streaming engine."""
+    """The query on Polars' streaming engine, the faster one for it."""
 
     engine = "streaming"
-    about = "lazy: with_row_index, filter, group_by; streaming engine"
+    about = "lazy: filter, group_by; PFNs are a column; streaming engine"
+
+
+class PolarsInMemory(PolarsLazy):
+    """The query on Polars' in-memory engine."""
+
+    engine = "in-memory"
+    about = "lazy: filter, group_by; PFNs are a column; in-memory engine"

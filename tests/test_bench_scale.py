@@ -1,0 +1,99 @@
+"""``gpuscan bench scale`` and the options of shards: the fit, what is refused. No time passes or fails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuscan.bench.scale import Model, Point, ScaleSettings, fit, project
+from gpuscan.cli.main import main
+from gpuscan.errors import InputError
+
+POINT = Point("strong", 1, 1 << 24, 1000, 2e6, 1e6, 1e6, 2e6, 9000, 3e5, 1_000_000, 5e7, 6e7, 12.0)
+
+
+def points(per_tick: float, per_shard: float, per_folio: float) -> list[Point]:
+    """Return points that obey a model exactly."""
+    found = []
+    for n_shards, n_folios in ((1, 1000), (2, 5000), (4, 2000), (8, 9000), (3, 0)):
+        overhead = per_tick + per_shard * n_shards + per_folio * n_folios
+        found.append(replace(POINT, n_shards=n_shards, n_folios=n_folios, overhead_ns=overhead))
+    return found
+
+
+@pytest.mark.parametrize("coefficients", [(1e6, 3e5, 40.0), (0.0, 3e5, 40.0), (1e6, 0.0, 0.0)])
+def test_a_fit_finds_the_model_that_made_the_points(coefficients: tuple[float, float, float]) -> None:
+    model = fit(points(*coefficients))
+    found = model.per_tick_ns, model.per_shard_ns, model.per_folio_ns
+    np.testing.assert_allclose(found, coefficients, atol=1e-3)
+    assert model.largest_residual_ns < 1
+
+
+def test_no_coefficient_is_below_zero() -> None:
+    model = fit(points(1e6, 3e5, -40.0))
+    assert min(model.per_tick_ns, model.per_shard_ns, model.per_folio_ns) == 0
+    assert model.largest_residual_ns > 1000
+
+
+def test_the_best_number_of_shards_is_where_a_tick_is_shortest() -> None:
+    model = fit(points(1e6, 3e5, 40.0))
+    n_pages, ns_per_page = 1 << 34, 0.05
+    ticks = [ns_per_page * n_pages / n + model.overhead_ns(n, 500) for n in range(1, 500)]
+    assert abs(model.best_shards(n_pages, ns_per_page) - (1 + int(np.argmin(ticks)))) <= 1
+
+
+def test_a_projection_says_what_fits() -> None:
+    model: Model = fit(points(1e6, 3e5, 40.0))
+    rows = {row["machine"]: row for row in project(model, 1e-4)}
+    assert rows["8 x H200, 64 TiB"]["fits"] == {"rfc": True, "pghot-compact": True}
+    assert rows["8 x H200, 1 PiB"]["fits"] == {"rfc": False, "pghot-compact": True}
+    # 64 TiB: 2**34 pages of 4.25 bytes and a block bit per 512, in 8 parts.
+    np.testing.assert_allclose(rows["8 x H200, 64 TiB"]["shard_bytes"]["rfc"], 2**34 / 8 * (4.25 + 1 / 4096))
+
+
+@pytest.mark.parametrize("shards", [(), (0, 1), (2, 1), (2, 2)])
+def test_counts_of_shards_that_make_no_sense(shards: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="give ascending counts of at least 1"):
+        ScaleSettings(1 << 24, shards, 1e-4, 1, 1)
+
+
+def test_a_store_that_cannot_be_cut_evenly_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "scale", "--memory", "3GiB", "--shards", "1,2"]) == 2
+    assert "give a multiple of 4 GiB" in capsys.readouterr().err
+
+
+def test_the_measurement_runs_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "scale.json"
+    arguments = ["--memory", "2GiB", "--shards", "1", "--rounds", "1", "--density", "1e-2", "--out", str(out)]
+    assert main(["bench", "scale", *arguments, "--quiet"]) == 0
+    document = json.loads(out.read_text())
+    assert [point["scaling"] for point in document["points"]] == ["strong", "weak"]
+    for point in document["points"]:
+        assert point["n_folios"] > 4000
+        assert point["tick_ns"] > point["scan_ns"] > 0
+        assert point["request_bytes"] >= 12
+        assert point["network_bytes"] > 8 * point["n_folios"]
+    text = capsys.readouterr().out
+    assert "8 x H200, 1 PiB" in text
+    assert "fitted: overhead" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shard-dir", "/tmp"], "--shard-dir is for shards; give --workers N or --cluster ADDRESS too"),
+        (["--workers", "2", "--cluster", "tcp://a:1"], "--workers starts a cluster, --cluster joins one"),
+        (["--workers", "2", "--shard-dir", "/nowhere"], "the directory /nowhere is not there"),
+        (["--cluster", "tcp://a:1", "--fallback"], "made anew from what it keeps in --shard-dir; give one"),
+        (["--workers", "2", "--design", "rfc-v1"], "a model that has no shards; leave out --workers"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "cxl-promote", "--memory", "1GiB", *arguments]) == 2
+    assert said in capsys.readouterr().err
