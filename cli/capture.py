@@ -19,6 +19,16 @@ _SHOWN = ("lru", "anon", "shmem", "file", "dirty", "large", "hot", "free")
 
 def capture(
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="Directory to make.")],
+    pid: Annotated[
+        list[int] | None,
+        typer.Option(help="Hot is what this process uses, watched for a while first; can be repeated."),
+    ] = None,
+    for_time: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="How long to watch the processes of --pid.")
+    ] = "2s",
+    source: Annotated[
+        str, typer.Option(metavar="NAME", help="Who watches them, as for gpuscan live.")
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a snapshot that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -27,6 +37,9 @@ def capture(
     Keeps the flags and mapcounts of all pages, the zones and the kernel's release and
     settings; nothing of what is in the pages. The machine goes on running meanwhile.
 
+    With --pid the hot pages are those that the processes were seen to use, and no others:
+    what gpuscan live would move.
+
     \b
     gpuscan scan OUT.zarr                            scans it
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
@@ -34,11 +47,11 @@ def capture(
     from gpuscan.cli.output import Output
     from gpuscan.pageflags import hot_rule
     from gpuscan.snapshot import check_free
-    from gpuscan.units import format_number
+    from gpuscan.units import format_number, parse_time_ns
 
     output = Output(as_json)
     check_free(out, force=force)
-    snapshot = _captured(output)
+    snapshot = _captured(output, tuple(pid or ()), parse_time_ns(for_time), source)
     snapshot.write(out, force=force)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)
@@ -74,7 +87,8 @@ def capture(
         output.note(f"gpuscan: note: {note}")
 
 
-def _captured(output: Output) -> Snapshot:
+def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, source: str = "auto") -> Snapshot:
+    from gpuscan.live.capture import capture_processes
     from gpuscan.sources.procfs import capture as capture_machine
 
     n_before = 0
@@ -88,6 +102,15 @@ def _captured(output: Output) -> Snapshot:
             bar.advance(n_done - n_before)
             n_before = n_done
 
+        if pids:
+            watching = f"watching {', '.join(map(str, pids))} for {for_ns / 1e9:g} s with"
+            return capture_processes(
+                pids,
+                for_ns,
+                source=source,
+                progress=advance,
+                on_watch=lambda name: output.note(f"{watching} {name}"),
+            )
         return capture_machine(progress=advance)
 
 

@@ -9,26 +9,32 @@ from gpuscan.kernels.registry import probe_cuda
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
-    from gpuscan.store import Store
+    from gpuscan.pagestore import PageStore
 
 COMPILING = "compiling the CPU kernels (once, about 20 s)"
 
 
-def device_row(store: Store, asked: str) -> str:
+def device_row(store: PageStore, asked: str) -> str:
     """Return the device in a few words, ``cpu, 2 threads``.
 
     Why it is not the GPU is said where there is one and ``asked`` is ``auto``; ``gpuscan doctor``
     and ``--json`` say it always.
     """
     from gpuscan.kernels.cpu import CpuBackend
+    from gpuscan.kernels.failover import GuardedBackend
+    from gpuscan.store import Store
     from gpuscan.units import format_number
 
+    if not isinstance(store, Store):
+        return f"{store.device_name}, {store.device_reason.rpartition('; ')[2]}"
     backend = store.backend
     row: str = backend.name
+    if isinstance(backend, GuardedBackend):
+        backend = backend.primary
     if isinstance(backend, CpuBackend):
         row += f", {format_number(backend.workers.n_threads, 'thread')}"
     has_gpu = not probe_cuda().startswith("no NVIDIA driver")
-    if asked == "auto" and backend.name != "cuda" and has_gpu:
+    if asked == "auto" and not row.startswith("cuda") and has_gpu:
         row += f" ({store.device_reason})"
     return row
 

@@ -35,11 +35,14 @@ _ENDED_BY: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung 
 
 COMMANDS = {
     "run": "Run a workload: sample, scan, batch, migrate; the main job.",
+    "resume": "Go on with a run from its last checkpoint.",
+    "live": "Move the pages of running processes between real nodes (root).",
     "scan": "Scan a captured snapshot once and show what would be migrated.",
     "capture": "Read this machine's page flags into a snapshot (root).",
     "topology": "Show a machine: nodes, zones, tiers, distances.",
     "workloads": "List the built-in workloads.",
     "doctor": "Show what this machine offers, and why not the GPU.",
+    "compare": "Put one stream through every scan design, side by side.",
     "bench": "Measure scans, requests and ticks against peers.",
 }
 """Name -> one line for ``--help``. Command ``x`` is the function ``x`` of the module ``gpuscan.cli.x``,

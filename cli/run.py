@@ -1,23 +1,27 @@
-"""``gpuscan run``: a workload from the first access to the last batch, and what came of it."""
+"""``gpuscan run``: what to run, where, and what to keep of it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from gpuscan.cli.output import Output, Progress
-    from gpuscan.engine import RunReport
-    from gpuscan.report import RunSummary
-    from gpuscan.scenario import Scenario
     from gpuscan.snapshot import Snapshot
 
 DEFAULT_WORKLOAD = "cxl-promote"
+DEFAULT_EVERY = "1min"
+
+
+class ProducerChoice(StrEnum):
+    """What turns accesses into marks: the kinds of gpuscan.workload_model.Producer."""
+
+    HINT_FAULTS = "hint-faults"
+    SAMPLER = "sampler"
+    A_BIT = "a-bit"
+    HOTNESS_UNIT = "hotness-unit"
 
 
 class DeviceChoice(StrEnum):
@@ -67,8 +71,32 @@ def run(
             "per-folio.",
         ),
     ] = "gpuscan",
+    producer: Annotated[
+        ProducerChoice | None,
+        typer.Option(help="What turns accesses into marks, instead of the workload's: docs/producers.md."),
+    ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Go on on the CPU when the device fails in the middle.")
+    ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
+        int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device, per shard.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Keep the records in N processes of this machine (Dask)."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Keep them on the workers of this Dask cluster: tcp://host:8786."
+        ),
+    ] = None,
+    shard_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where shards keep checkpoints and logs to survive a lost worker; every worker sees it.",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -78,7 +106,19 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Keep plan, series (Parquet), ledger and report (JSON) there."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result at --out.")] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep checkpoints there; 'gpuscan resume DIR' goes on from the last."
+        ),
+    ] = None,
+    every: Annotated[
+        str, typer.Option(metavar="N", help="Ticks, or a time (30s), between two checkpoints.")
+    ] = DEFAULT_EVERY,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an earlier result at --out, or another run's checkpoints."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
 ) -> None:
@@ -92,85 +132,65 @@ def run(
     gpuscan run                                          the default, 64 GiB
     gpuscan run cxl-promote --memory 1TiB --json
     gpuscan run cxl-promote --set policy.rate_limit=100MB/s --set tick=50ms
-    gpuscan run ping-pong --set source.two_stage=false   without its filter
+    gpuscan run ping-pong --set producer.hint_faults.two_stage=false   without its filter
     gpuscan run cxl-promote --design rfc-v1              kmigrated as posted
     gpuscan run cxl-promote --machine host.zarr --split-cxl 50%
     gpuscan run --trace mem.txt --machine host.zarr      recorded accesses
+    gpuscan run --memory 1TiB --checkpoint state --every 10
+    gpuscan run cxl-promote --workers 2                  in shards; see docs/scale.md
     """
-    import time
-    from contextlib import ExitStack
-
-    from gpuscan.cli.devices import COMPILING, device_row, note_threads
+    from gpuscan.cli.devices import note_threads
+    from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
-    from gpuscan.errors import RunFailedError
-    from gpuscan.report import open_out, run_document, summarize
-    from gpuscan.scenario import build_scenario
-    from gpuscan.workload import load_workload
+    from gpuscan.errors import InputError
+    from gpuscan.workload import workload_document, workload_of
 
     output = Output(as_json, quiet=quiet)
     if workload.endswith(".zarr") and machine is None:
         workload, machine = DEFAULT_WORKLOAD, Path(workload)
-    options = [] if trace is None else _trace_overrides(trace)
+    options = [] if trace is None else trace_overrides(trace)
     if trace is not None and machine is not None and machine.suffix != ".zarr" and not machine.is_dir():
-        options, machine = [*options, f"topology={{ machine = {_quoted(machine)} }}"], None
-    loaded = load_workload(workload, options + _overrides(memory, ticks, seed, overrides))
-    snapshot = _snapshot(machine, split_cxl, memory)
+        options, machine = [*options, f"topology={{ machine = {quoted(machine)} }}"], None
+    if producer is not None:
+        options = [*options, f"producer.kind={producer.value}"]
+    where, document = workload_document(workload, options + _overrides(memory, ticks, seed, overrides))
+    loaded = workload_of(where, document)
+    if producer is not None and loaded.source.kind == "trace":
+        raise InputError("the samples of a trace are what marks pages; leave out --producer or the trace")
+    job = Job(
+        workload=loaded,
+        where=where,
+        document=document,
+        snapshot=read_machine(machine, split_cxl, memory),
+        machine=machine,
+        split_cxl=split_cxl,
+        device=device.value if device else None,
+        design=design,
+        fallback=fallback,
+        n_threads=threads,
+        out=out,
+        force=force,
+        every=every,
+        workers=workers,
+        cluster=cluster,
+        shard_dir=shard_dir,
+    )
     note_threads(threads, output)
-    result: tuple[Scenario, RunReport, RunSummary, dict[str, Any]] | None = None
-    failure: RunFailedError | None = None
-    try:
-        with ExitStack() as stack, ExitStack() as preparing:
-            kept = stack.enter_context(open_out(out, loaded.engine_policy(), force=force)) if out else None
-            preparing.enter_context(output.note_if_slow(COMPILING))
+    if (workers is not None or cluster is not None) and design != "gpuscan":
+        raise InputError(
+            f"the design {design} is a model that has no shards; leave out --workers and --cluster"
+        )
+    if checkpoint is None:
+        conduct(job, output)
+        return
+    from contextlib import closing
 
-            started = checked_at = time.perf_counter()
-            reading = None
-            if loaded.source.kind == "trace":
-                reading = preparing.enter_context(_reading(Path(loaded.source.trace), output)).advance
+    from gpuscan.resume import Every, RunCheckpoints, check_resumable
 
-            def checked() -> None:
-                nonlocal checked_at
-                checked_at = time.perf_counter()
-                preparing.close()
-                output.note(f"building the machine of {loaded.name}")
-
-            scenario = build_scenario(
-                loaded,
-                snapshot=snapshot,
-                device=device.value if device else None,
-                design=design,
-                n_threads=threads,
-                plan_sink=kept.plan_sink if kept else None,
-                on_checked=checked,
-                on_read=reading,
-            )
-            built = time.perf_counter()
-            report, first_tick_s = _run(scenario, output)
-            summary = summarize(report)
-            wall_s = {
-                "process_to_first_tick": first_tick_s,
-                "build": built - started,
-                "of_which_machine": built - checked_at,
-                "run": time.perf_counter() - built,
-            }
-            document = run_document(report, summary, {**_facts(scenario), "wall_s": wall_s})
-            result = scenario, report, summary, document
-            if kept is not None:
-                kept.finish(report, document)
-    except RunFailedError as error:
-        if result is None:
-            raise
-        failure = error  # --out could not be kept: what the run found is shown all the same
-    scenario, report, summary, document = result
-    output.document(document)
-    row = f"none, {design} is a model"
-    if scenario.store is not None:
-        row = device_row(scenario.store, device or loaded.device)
-    _print(scenario, report, summary, row, output)
-    if failure is not None:
-        raise failure
-    if out is not None:
-        output.note(f"kept in {out}")
+    check_resumable(design)
+    Every.parse(every)
+    with closing(RunCheckpoints(checkpoint, force=force)) as checkpoints:
+        conduct(job, output, checkpoints)
 
 
 def _overrides(
@@ -181,31 +201,30 @@ def _overrides(
     return [*(f"{key}={value}" for key, value in options.items() if value is not None), *(overrides or [])]
 
 
-def _trace_overrides(trace: Path) -> list[str]:
+def trace_overrides(trace: Path) -> list[str]:
     """Return what makes any workload one that replays a trace, all of it unless ``--ticks`` says less."""
     return [
         "source.kind=trace",
-        f"source.trace={_quoted(trace)}",
-        f"name={_quoted(trace.name or trace)}",
+        f"source.trace={quoted(trace)}",
+        f"name={quoted(trace.name or trace)}",
         "shows=recorded accesses, replayed: what would have been promoted, and what it was worth",
         "ticks=1_000_000_000",
     ]
 
 
-def _quoted(path: Path | str) -> str:
+def quoted(path: Path | str) -> str:
     """Return a TOML string: a file may be called ``1`` or ``true``."""
     import json
 
     return json.dumps(str(path), ensure_ascii=False)
 
 
-def _reading(trace: Path, output: Output) -> Progress:
-    from gpuscan.traces import open_trace
+def read_machine(machine: Path | None, split_cxl: str | None, memory: str | None) -> Snapshot | None:
+    """Return the captured machine to run on, if there is one.
 
-    return output.progress(f"reading {trace.name}", open_trace(trace).n_bytes, unit="bytes")
-
-
-def _snapshot(machine: Path | None, split_cxl: str | None, memory: str | None) -> Snapshot | None:
+    Raises:
+        InputError: it is not one, or what was asked for does not go with it.
+    """
     from gpuscan.errors import InputError
     from gpuscan.units import parse_share
 
@@ -219,101 +238,3 @@ def _snapshot(machine: Path | None, split_cxl: str | None, memory: str | None) -
 
     snapshot = Snapshot.read(machine)
     return snapshot if split_cxl is None else snapshot.split_cxl(parse_share(split_cxl))
-
-
-def _run(scenario: Scenario, output: Output) -> tuple[RunReport, float]:
-    """Return the report, and how long after the start of the process the first tick began."""
-    from gpuscan.engine import TickReport
-
-    totals = {"candidates": 0, "batches": 0}
-    with output.progress(scenario.workload.name, scenario.workload.ticks, unit="ticks") as progress:
-
-        def on_tick(tick: TickReport) -> None:
-            totals["candidates"] += tick.candidates
-            totals["batches"] += tick.n_batches
-            accesses = tick.metrics.get("accesses", 0.0)
-            fast = f"{tick.metrics['accesses_fast'] / accesses:.0%}" if accesses else "-"
-            progress.advance(1, **totals, fast=fast)
-
-        first_tick_s = _process_age_s()
-        return scenario.run(on_tick), first_tick_s
-
-
-def _process_age_s() -> float:
-    """Return the seconds since this process started, to a clock tick (10 ms): proc_pid_stat(5), field 22."""
-    import os
-    import time
-
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_s = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
-
-
-def _facts(scenario: Scenario) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from gpuscan import __version__
-
-    workload, topology = scenario.workload, scenario.topology
-    return {
-        "gpuscan": __version__,
-        "workload": {"name": workload.name, "shows": workload.shows, "ticks": workload.ticks},
-        "machine": {
-            "topology": topology.name,
-            "memory_bytes": topology.memory_bytes,
-            "n_nodes": len(topology.nodes),
-            "fast_means": scenario.machine.fast_means,
-            **asdict(scenario.machine.spec),
-        },
-        "notes": list(scenario.notes),
-    }
-
-
-def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: str, output: Output) -> None:
-    from rich.table import Table
-
-    from gpuscan.report import ledger_rows, summary_rows
-    from gpuscan.units import format_bytes, format_number
-
-    topology = scenario.topology
-    output.line(f"{scenario.workload.name}: {scenario.workload.shows}")
-    output.line(
-        f"on {topology.name}, {format_bytes(topology.memory_bytes)} "
-        f"in {format_number(len(topology.nodes), 'node')}"
-    )
-    for note in scenario.notes:
-        output.line(note)
-    output.line()
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column(style="bold")
-    facts.add_column()
-    fast_means = scenario.machine.fast_means
-    # Beside the plot stands the longest caption; on a narrow terminal it is folded.
-    plot_width = min(60, max(20, output.width - 44))
-    for row in summary_rows(report, summary, fast_means, device=device, plot_width=plot_width):
-        facts.add_row(*row)
-    output.table(facts)
-    output.line()
-    requested = max(1, report.ledger.requested)
-    output.table(_counts("requests", ledger_rows(report.ledger), requested))
-    if report.refusals:
-        output.line()
-        title = "refusals (a folio may meet several)"
-        output.table(_counts(title, report.refusals.most_common(), requested))
-    if report.counters:
-        output.line()
-        counters = Table("counters", "", box=None, header_style="bold", pad_edge=False)
-        counters.columns[1].justify = "right"
-        for what, count in sorted(report.counters.items()):
-            counters.add_row(what, f"{count:,}")
-        output.table(counters)
-
-
-def _counts(title: str, counts: list[tuple[str, int]], requested: int) -> Table:
-    from rich.table import Table
-
-    table = Table(title, "folios", "of requests", box=None, header_style="bold", pad_edge=False)
-    table.columns[1].justify = table.columns[2].justify = "right"
-    for what, count in counts:
-        table.add_row(what, f"{count:,}", f"{count / requested:.1%}")
-    return table

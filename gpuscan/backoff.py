@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,27 @@ class Backoff:
                     parts[index] = waiting[keep], words[keep]
         self.settled(flats)
         return sum(self._waiting.pop(flat) for flat in gone)
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`restore`."""
+        ticks = sorted(self._due)
+        parts = [part for tick in ticks for part in self._due[tick]]
+        return {
+            "due_ticks": ticks,
+            "n_due": [sum(len(flats) for flats, _ in self._due[tick]) for tick in ticks],
+            "flats": np.concatenate([np.empty(0, dtype=np.int64), *(flats for flats, _ in parts)]),
+            "words": np.concatenate([words for _, words in parts]) if parts else np.empty(0, dtype=np.uint32),
+            "refused": np.fromiter(self._attempts, dtype=np.int64, count=len(self._attempts)),
+            "attempts": np.fromiter(self._attempts.values(), dtype=np.int64, count=len(self._attempts)),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of."""
+        self._due = {}
+        end = 0
+        for tick, n in zip(state["due_ticks"], state["n_due"], strict=True):
+            part = slice(end, end + n)
+            self._due[tick] = [(state["flats"][part], state["words"][part])]
+            end += n
+        self._waiting = Counter(state["flats"].tolist())
+        self._attempts = dict(zip(state["refused"].tolist(), state["attempts"].tolist(), strict=True))

@@ -10,7 +10,8 @@ One round, in order::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +20,14 @@ from numpy.typing import NDArray
 
 from gpuscan.backoff import Backoff
 from gpuscan.errors import RunFailedError
-from gpuscan.flow import FolioEvents, MigrateStatus, Migrator, Sampled, Source
+from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.ledger import Ledger
-from gpuscan.plan import Batches, Plan
+from gpuscan.pagestore import PageStore
+from gpuscan.plan import Batch, Batches, Plan
 from gpuscan.policy import Policy
 from gpuscan.ratelimit import RateLimit
 from gpuscan.records import N_NODES_MAX
-from gpuscan.store import Store
 
 _RETRIED = np.array([MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM], dtype=np.int16)
 """Refusals that may pass; all others are final."""
@@ -48,7 +49,8 @@ class TickReport:
         pending: READY afterwards.
         scan_ns: wall time of the scans; examined_bytes: what they read.
         migrate_busy_ns: time of the busiest migrator (one per target).
-        path: dense, indexed or idle (no node due and active).
+        path: dense, indexed, mixed (shards differ) or idle (no node due and active).
+        network_calls, network_bytes: what went over a network, both ways (0 without shards elsewhere).
         metrics: what the source counted.
     """
 
@@ -72,6 +74,8 @@ class TickReport:
     examined_bytes: int = 0
     migrate_busy_ns: float = 0.0
     path: str = "idle"
+    network_calls: int = 0
+    network_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -89,6 +93,7 @@ class RunReport:
         refusals: refused folios by reason, every refusal counted (a folio may be refused more than once).
         design: the scan design; ``gpuscan`` is this engine.
         counters: what another design counted, by the kernel's name where it has one.
+        recovery_s: how long each shard that was lost took to be where it was.
     """
 
     device: str
@@ -101,6 +106,7 @@ class RunReport:
     refusals: Counter[str]
     design: str = "gpuscan"
     counters: Counter[str] = field(default_factory=Counter)
+    recovery_s: list[float] = field(default_factory=list)
 
 
 class Engine:
@@ -118,7 +124,7 @@ class Engine:
 
     def __init__(
         self,
-        store: Store,
+        store: PageStore,
         source: Source,
         migrator: Migrator,
         policy: Policy,
@@ -146,32 +152,65 @@ class Engine:
         self._last_busy_ns = 0
         self._rate_limit: RateLimit | None = None
         if policy.rate_limit_bytes_per_s:
-            targets = (node.nid for node in store.topology.nodes if node.present_pages)
+            targets = (
+                node.nid
+                for node in store.topology.nodes
+                if node.present_pages and (not policy.one_thread or store.topology.is_top_tier(node.nid))
+            )
             self._rate_limit = RateLimit(policy.rate_limit_bytes_per_s, targets, int(self._interval_ns.max()))
+        self._tier = np.zeros(N_NODES_MAX, dtype=np.int64)
+        for node in store.topology.nodes:
+            self._tier[node.nid] = node.tier
         store.check_threshold(policy.freq_threshold)
 
     def run(
         self,
         n_ticks: int,
         on_tick: Callable[[TickReport], None] | None = None,
+        *,
+        earlier: Sequence[TickReport] = (),
     ) -> RunReport:
         """Run up to ``n_ticks`` ticks (fewer when the source ends), put back what waits, prove conservation.
+
+        Args:
+            n_ticks: of the whole run.
+            on_tick: sees each tick that is run now; between two ticks everything is at rest.
+            earlier: ticks that were run before :meth:`restore`; they count and are reported.
 
         Raises:
             RunFailedError: conservation broke.
         """
-        ticks: list[TickReport] = []
+        ticks: list[TickReport] = [*earlier]
         try:
             while len(ticks) < n_ticks and not self.source.finished():
                 report = self.tick()
                 ticks.append(report)
                 if on_tick is not None:
                     on_tick(report)
-        finally:
-            self._release_due(1 << 62)
+        except BaseException:
+            with suppress(Exception):  # whatever broke the run breaks this too, and is what to report
+                self.put_back()
+            raise
+        self.put_back()
+        self.verify()
+        return self.report(ticks)
+
+    def put_back(self) -> None:
+        """End the waits of all folios that back off: they are READY again."""
+        self._release_due(1 << 62)
+
+    def verify(self) -> None:
+        """Prove conservation.
+
+        Raises:
+            RunFailedError: it broke.
+        """
         self.ledger.verify(self.store.count_ready(), len(self._backoff))
+
+    def report(self, ticks: list[TickReport]) -> RunReport:
+        """Return what happened so far, with the reports of ``ticks``."""
         return RunReport(
-            self.store.backend.name,
+            self.store.device_name,
             self.store.device_reason,
             self.store.topology.name,
             self.store.n_pages,
@@ -179,21 +218,28 @@ class Engine:
             ticks,
             self.ledger,
             self.refusals,
+            recovery_s=self.store.recovery_s(),
         )
 
     def tick(self) -> TickReport:
-        """Run one tick. Simulated time passes: the interval, or the last migration where that took longer."""
+        """Run one tick. Time passes: the interval, or the last migration where that took longer.
+
+        Simulated time, unless the source says how much real time passed.
+        """
         duration_ns = max(self.policy.interval_ns, self._last_busy_ns)
         report = TickReport(self.n_ticks, self.now_ns, duration_ns)
+        calls_before, bytes_before = self.store.network()
         sampled = self.source.sample(self.now_ns, duration_ns)
-        self.now_ns += duration_ns
+        if sampled.elapsed_ns is not None:
+            report.duration_ns = sampled.elapsed_ns
+        self.now_ns += report.duration_ns
         if self._rate_limit is not None:
-            self._rate_limit.pass_time(duration_ns)
+            self._rate_limit.pass_time(report.duration_ns)
         report.metrics = sampled.metrics
         self._apply(sampled.events)
         self._mark(sampled, report)
         self._release_due(self.n_ticks)
-        self._active |= self.store.kernels.take_active()
+        self._active |= self.store.take_active()
         due = self.now_ns - self._last_scan_ns >= self._interval_ns
         nodes = (self._active.astype(np.bool_) & due).astype(np.uint8)
         if nodes.any():
@@ -201,9 +247,48 @@ class Engine:
         self._last_busy_ns = int(report.migrate_busy_ns)
         report.pending = self.ledger.pending
         if self._verify_every_tick:
-            self.ledger.verify(self.store.count_ready(), len(self._backoff))
+            self.verify()
+        calls, n_bytes = self.store.network()
+        report.network_calls, report.network_bytes = calls - calls_before, n_bytes - bytes_before
         self.n_ticks += 1
         return report
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know between two ticks, for :meth:`restore`.
+
+        Store, source and migrator have states of their own.
+        """
+        return {
+            "now_ns": self.now_ns,
+            "n_ticks": self.n_ticks,
+            "last_busy_ns": self._last_busy_ns,
+            "active_nids": np.flatnonzero(self._active).tolist(),
+            "last_scan_ns": self._last_scan_ns.tolist(),
+            "ledger": self.ledger.state(),
+            "refusals": list(self.refusals.items()),
+            "backoff": self._backoff.state(),
+            "rate_limit": None if self._rate_limit is None else self._rate_limit.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, an engine of the same policy.
+
+        Raises:
+            ValueError: it had a rate limit and this one has none, or the other way round.
+        """
+        if (state["rate_limit"] is None) != (self._rate_limit is None):
+            raise ValueError("one of the two has a rate limit")
+        if self._rate_limit is not None:
+            self._rate_limit.restore(state["rate_limit"])
+        self.now_ns = state["now_ns"]
+        self.n_ticks = state["n_ticks"]
+        self._last_busy_ns = state["last_busy_ns"]
+        self._active[:] = 0
+        self._active[state["active_nids"]] = 1
+        self._last_scan_ns[:] = state["last_scan_ns"]
+        self.ledger.restore(state["ledger"])
+        self.refusals = Counter(dict(state["refusals"]))
+        self._backoff.restore(state["backoff"])
 
     def _mark(self, sampled: Sampled, report: TickReport) -> None:
         policy = self.policy
@@ -236,43 +321,60 @@ class Engine:
             budget_pages=self._budget_pages(),
             now_jiffies=self.policy.jiffies(self.now_ns),
         )
-        for plan in plans:
-            n_claimed = len(plan) + plan.n_unknown_target
-            self.ledger.claimed(n_claimed + plan.n_superseded)
-            self.ledger.put_back(0, plan.n_superseded)
-            self.ledger.ended("unknown target in the record", plan.n_unknown_target)
-            report.path = plan.path
-            report.candidates += n_claimed
-            report.candidate_pages += plan.n_pages
-            report.scan_ns += plan.scan_ns
-            report.examined_bytes += plan.examined_bytes
-            report.n_plans += 1
-            if self._rate_limit is not None:
-                for nid in plan.targets.tolist():
-                    self._rate_limit.spend(nid, plan.pages_for(nid))
-            self._migrate(plan, report, busy_ns)
+        try:
+            for plan in plans:
+                self._take(plan, report, busy_ns)
+        finally:
+            plans.close()
+            ended = self.store.take_ended_ahead()
+            self._book_ended(ended.unknown_target, ended.superseded, ended.freed)
         # What a budget left READY raised no new flag; the nodes stay active for it.
         if self.ledger.pending:
             self._active |= nodes
-        report.migrate_busy_ns = max(busy_ns.values(), default=0.0)
+        # A migrator per target, or one for all.
+        report.migrate_busy_ns = (
+            busy_ns.total() if self.policy.one_thread else max(busy_ns.values(), default=0)
+        )
+
+    def _book_ended(self, n_unknown_target: int, n_superseded: int, n_freed: int) -> None:
+        """Book folios whose requests ended between their claim and the hand-out of a plan."""
+        self.ledger.claimed(n_unknown_target + n_superseded + n_freed)
+        self.ledger.put_back(0, n_superseded)
+        self.ledger.ended("unknown target in the record", n_unknown_target)
+        self.ledger.ended("freed", n_freed)
+
+    def _take(self, plan: Plan, report: TickReport, busy_ns: Counter[int]) -> None:
+        self._book_ended(plan.n_unknown_target, plan.n_superseded, plan.n_freed)
+        self.ledger.claimed(len(plan))
+        report.path = plan.path
+        report.candidates += len(plan) + plan.n_unknown_target
+        report.candidate_pages += plan.n_pages
+        report.scan_ns += plan.scan_ns
+        report.examined_bytes += plan.examined_bytes
+        report.n_plans += 1
+        if self._rate_limit is not None:
+            for nid in plan.targets.tolist():
+                self._rate_limit.spend(nid, plan.pages_for(nid))
+        self._migrate(plan, report, busy_ns)
 
     def _budget_pages(self) -> dict[int, int] | int | None:
         """Return the base pages each target may take now: the tighter of budget and rate."""
         per_tick = self.policy.budget_pages
         if self._rate_limit is None:
             return per_tick or None
-        return {nid: min(n, per_tick or n) for nid, n in self._rate_limit.pages().items()}
+        targets = (node.nid for node in self.store.topology.nodes if node.present_pages)
+        budgets = dict.fromkeys(targets, per_tick) if per_tick else {}
+        return budgets | {nid: min(n, per_tick or n) for nid, n in self._rate_limit.pages().items()}
 
     def _migrate(self, plan: Plan, report: TickReport, busy_ns: Counter[int]) -> None:
-        undecided = 0
+        decided = np.zeros(len(plan), dtype=np.bool_)
         try:
             batches = plan.batches(self.policy.batch_pages)
             if self._plan_sink is not None:
                 self._plan_sink(report.tick, plan, batches)
             report.n_batches += len(batches)
             folio_pages = plan.folio_pages
-            for batch in batches:
-                undecided = batch.lo
+            for batch in self._in_order(batches):
                 part = slice(batch.lo, batch.hi)
                 result = self.migrator.migrate(batch.target_nid, plan.pfn[part], folio_pages[part])
                 if len(result.status) != batch.hi - batch.lo:
@@ -280,17 +382,39 @@ class Engine:
                         f"the migrator {type(self.migrator).__name__} returned {len(result.status)} statuses "
                         f"for a batch of {batch.hi - batch.lo} folios; return one per folio"
                     )
-                undecided = batch.hi
+                decided[part] = True
                 report.batch_pages += batch.n_pages
                 busy_ns[batch.target_nid] += int(result.busy_ns)
                 self._book(plan, part, folio_pages[part], result.status, report)
+                if self.policy.one_thread:
+                    self._count_demoted(batch.target_nid, plan.flat[part], folio_pages[part], result, report)
                 self.refusals.update(result.reasons)
                 self._apply(result.events)
-            undecided = len(plan)
-        finally:
+        except BaseException:
             # A migrator or a sink that failed leaves the rest of the plan claimed: nothing may be lost.
-            if undecided < len(plan):
-                self._release(plan.flat[undecided:], plan.words[undecided:])
+            with suppress(Exception):  # a store that broke cannot take it back; its failure is what to report
+                self._release(plan.flat[~decided], plan.words[~decided])
+            raise
+
+    def _in_order(self, batches: Batches) -> Iterable[Batch]:
+        """Return batches by target; with one thread those for lower tiers first, which make room."""
+        if not self.policy.one_thread:
+            return batches
+        return sorted(batches, key=lambda batch: -self._tier[batch.target_nid])
+
+    def _count_demoted(
+        self,
+        target_nid: int,
+        flats: NDArray[np.int64],
+        n_pages: NDArray[np.int64],
+        result: MigrateResult,
+        report: TickReport,
+    ) -> None:
+        """Add base pages that went to a lower tier to the metric ``demoted_pages``."""
+        down = self._tier[self.store.page_map.nid_of_flat(flats)] < self._tier[target_nid]
+        moved = result.status == MigrateStatus.MOVED
+        before = report.metrics.get("demoted_pages", 0)
+        report.metrics["demoted_pages"] = before + int(n_pages[down & moved].sum())
 
     def _book(
         self,
@@ -348,7 +472,7 @@ class Engine:
         for event in events:
             if len(event.freed):
                 self.ledger.ended("freed while it waited", self._backoff.freed(event.freed))
-                self.ledger.ended_pending("freed", self.store.forget(event.freed))
+                self.ledger.ended_pending(event.why, self.store.forget(event.freed))
             if len(event.allocated):
                 self.store.admit(event.allocated, event.order)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +35,22 @@ class MigrateStatus(IntEnum):
     """Busy."""
     EINVAL = -22
     """Not a page that can be moved."""
+    ECANCELED = -125
+    """Not tried: a dry run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FolioEvents:
     """Folios (heads, flat int64) that came or went; ``order`` of all in one batch of events.
 
-    The engine makes freed folios ineligible and ends their requests, and makes
-    allocated ones eligible.
+    The engine makes freed folios ineligible and ends their requests for the reason ``why``,
+    and makes allocated ones eligible.
     """
 
     freed: NDArray[np.int64]
     allocated: NDArray[np.int64]
     order: int = 0
+    why: str = "freed"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,11 +77,14 @@ class Sampled:
         events: folios that came or went meanwhile (applied before ``produced``).
         metrics: what the source counted in this tick, by name, for the series
             (for a simulated machine ``accesses``, ``accesses_fast``, ...).
+        elapsed_ns: the time that really passed, for a source that lives in real time; None where
+            it was what the engine asked for.
     """
 
     produced: tuple[Produced, ...]
     events: tuple[FolioEvents, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+    elapsed_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +98,7 @@ class MigrateResult:
         busy_ns: time the migration takes (modelled) or took (measured).
         events: folios that came or went.
         n_rounds: ``migrate_pages()`` rounds (0 where the migrator cannot tell); each ends with a TLB flush.
+        n_passes: passes over the unmapped folios of all rounds: one each, up to ten where copies fail.
     """
 
     status: NDArray[np.int16]
@@ -99,6 +106,24 @@ class MigrateResult:
     busy_ns: float
     events: tuple[FolioEvents, ...] = ()
     n_rounds: int = 0
+    n_passes: int = 0
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What can go on from a checkpoint: a source or a migrator with a state of its own."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that sampling or migrating has changed (:mod:`gpuscan.checkpoint.state`)."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of; called on one that has done nothing yet.
+
+        Raises:
+            ValueError: that was something else.
+        """
+        ...
 
 
 class Source(Protocol):
@@ -111,6 +136,10 @@ class Source(Protocol):
     def finished(self) -> bool:
         """Whether there is nothing left to see (a trace ended, a process exited)."""
         ...
+
+
+class ResumableSource(Source, Resumable, Protocol):
+    """A source that can go on from a checkpoint."""
 
 
 class Migrator(Protocol):

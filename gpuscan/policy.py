@@ -29,6 +29,8 @@ class Policy:
         budget_pages: base pages per target and tick; 0 = none. The tighter of the two holds. A
             folio that is larger than a budget is not moved.
         on_refused: ``retry`` puts refused folios back, ``drop`` ends their requests.
+        one_thread: promotions and demotions by the same thread: kswapd demotes nothing, what it would
+            demote is marked and migrated like everything else. The rate limit is one of promotions.
         backoff_ticks: ticks a refused folio waits before it is READY again.
         max_attempts: refusals after which the request ends.
     """
@@ -46,6 +48,7 @@ class Policy:
     rate_limit_bytes_per_s: int = 0
     budget_pages: int = 0
     on_refused: Literal["retry", "drop"] = "retry"
+    one_thread: bool = False
     backoff_ticks: int = 4
     max_attempts: int = 4
 

@@ -7,7 +7,8 @@ a target, and a huge page may be larger than one tick's part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from gpuscan.units import PAGE_BYTES
 
@@ -38,9 +39,18 @@ class RateLimit:
             self._left[nid] = min(most, left + self._bytes_per_s * ns)
 
     def spend(self, nid: int, n_pages: int) -> None:
-        """Take claimed base pages off a target's allowance."""
-        self._left[nid] -= n_pages * _PAGE
+        """Take claimed base pages off a target's allowance, if it has one."""
+        if nid in self._left:
+            self._left[nid] -= n_pages * _PAGE
 
     def pages(self) -> dict[int, int]:
         """Return the base pages that each target may take now."""
         return {nid: left // _PAGE for nid, left in self._left.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what is left, for :meth:`restore`."""
+        return {"left": list(self._left.items())}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, a limit of the same targets."""
+        self._left = dict(state["left"])

@@ -14,7 +14,7 @@ A ``--out`` directory holds::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,6 +30,8 @@ from gpuscan.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.writing import new_directory, write_json
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from gpuscan.planfile import PatientPlanWriter
 
 OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
@@ -74,6 +76,8 @@ class RunSummary:
         batch_fill: base pages in the batches over what they could hold; NaN without batches.
         migrated_pages: base pages moved.
         migrate_busy_ns: time of the busiest migrator of each tick, summed.
+        network_calls, network_bytes: what went to shards elsewhere and back, summed.
+        network_bytes_p50: of a tick.
         metrics: what the source counted, summed over the ticks.
     """
 
@@ -91,6 +95,9 @@ class RunSummary:
     batch_fill: float
     migrated_pages: int
     migrate_busy_ns: float
+    network_calls: int
+    network_bytes: int
+    network_bytes_p50: float
     metrics: dict[str, float]
 
     @property
@@ -124,6 +131,9 @@ def summarize(report: RunReport) -> RunSummary:
         batch_fill=batch_pages / (n_batches * report.policy.batch_pages) if n_batches else float("nan"),
         migrated_pages=sum(tick.migrated_pages for tick in ticks),
         migrate_busy_ns=sum(tick.migrate_busy_ns for tick in ticks),
+        network_calls=sum(tick.network_calls for tick in ticks),
+        network_bytes=sum(tick.network_bytes for tick in ticks),
+        network_bytes_p50=float(np.median([tick.network_bytes for tick in ticks])) if ticks else 0.0,
         metrics=_summed_metrics(ticks),
     )
 
@@ -173,7 +183,13 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def summary_rows(
-    report: RunReport, summary: RunSummary, fast_means: str, *, device: str = "", plot_width: int = 60
+    report: RunReport,
+    summary: RunSummary,
+    fast_means: str,
+    *,
+    device: str = "",
+    producer: str = "",
+    plot_width: int = 60,
 ) -> list[tuple[str, str]]:
     """Return what a reader wants first, as (what, value) texts.
 
@@ -182,6 +198,7 @@ def summary_rows(
         summary: of the same run.
         fast_means: what counts as fast.
         device: what to call the device; the report's name for it by default.
+        producer: what to call the producer.
         plot_width: bars of the plot over time.
     """
     rows = [("device", device or report.device)]
@@ -209,9 +226,20 @@ def summary_rows(
         busy = format_time(summary.migrate_busy_ns)
         moved = f"{format_bytes(summary.migrated_bytes)} in {busy} (busiest migrator, modelled)"
     if "demoted_pages" in summary.metrics:
-        demoted = [("demoted by kswapd", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
+        who = "by the same thread" if report.policy.one_thread else "by kswapd"
+        demoted = [(f"demoted {who}", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
     else:
         demoted = []
+    if "producer_cost_ns" in summary.metrics:
+        rows.append(("producer", _producer(producer, summary)))
+    network = []
+    if summary.network_calls:
+        per_tick = f"p50 {format_bytes(summary.network_bytes_p50)} a tick"
+        total = f"{format_bytes(summary.network_bytes)} in {summary.network_calls:,} calls"
+        network.append(("network traffic of the shards", f"{per_tick}, {total}"))
+    if report.recovery_s:
+        took = ", ".join(f"{seconds:.2g} s" for seconds in report.recovery_s)
+        network.append(("workers lost", f"{len(report.recovery_s)}; shards made anew in {took}"))
     return [
         *rows,
         ("ticks", f"{summary.n_ticks:,}, {format_time(summary.simulated_ns)} of the machine's time"),
@@ -219,7 +247,30 @@ def summary_rows(
         ("batches", batches),
         ("moved", moved),
         *demoted,
+        *network,
     ]
+
+
+def _producer(name: str, summary: RunSummary) -> str:
+    """Say what a producer saw, what became of it, and what it cost."""
+    metrics = summary.metrics
+    seen = [
+        f"{metrics[metric]:,.0f} {noun}"
+        for metric, noun in (
+            ("hint_faults", "faults"),
+            ("samples", "samples"),
+            ("ptes_walked", "PTEs"),
+            ("list_entries", "list entries"),
+        )
+        if metric in metrics
+    ]
+    if metrics.get("samples_useless"):
+        seen.append(f"{metrics['samples_useless'] / metrics['samples']:.1%} useless")
+    guesses = metrics.get("guessed_right", 0) + metrics.get("guessed_wrong", 0)
+    if guesses:
+        seen.append(f"{metrics['guessed_right'] / guesses:.1%} of nodes guessed right")
+    cost = f"{format_time(metrics['producer_cost_ns'])} of CPU time (modelled)"
+    return ", ".join([f"{name}: {seen[0]}" if name else seen[0], *seen[1:], cost])
 
 
 def _dips(fast: FastShare) -> bool:
@@ -271,6 +322,7 @@ def run_document(report: RunReport, summary: RunSummary, facts: Mapping[str, Any
         **facts,
         "design": report.design,
         "device": {"name": report.device, "reason": report.device_reason},
+        "recovery_s": report.recovery_s,
         "topology": report.topology,
         "store_pages": report.n_pages,
         "policy": asdict(report.policy),
@@ -304,8 +356,14 @@ class OutDirectory:
         self._plans = plans
         self.plan_sink: PlanSink = plans.append
 
-    def finish(self, report: RunReport, document: Mapping[str, Any]) -> None:
+    def finish(
+        self, report: RunReport, document: Mapping[str, Any], plans: Iterable[pa.RecordBatch] = ()
+    ) -> None:
         """Write what is known only after the run.
+
+        Args:
+            report, document: of it.
+            plans: rows of plans that did not go through :attr:`plan_sink` but were kept elsewhere.
 
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
@@ -313,6 +371,8 @@ class OutDirectory:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        for rows in plans:
+            self._plans.write(rows)
         self._plans.check()
         series = pa.table(series_columns(report.ticks))
         pq.write_table(series, self._directory / "series.parquet", compression="zstd")

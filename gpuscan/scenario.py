@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
-from gpuscan.flow import Source
-from gpuscan.kernels.registry import Device
+from gpuscan.flow import ResumableSource
+from gpuscan.kernels.api import Backend
+from gpuscan.kernels.failover import GuardedBackend
+from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.pagestore import PageStore
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import warm
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import MachineSpec
-from gpuscan.sources.hint_faults import HintFaultSource
+from gpuscan.sources.producers import producer_of
 from gpuscan.store import Store
 from gpuscan.topology import Topology
 from gpuscan.topology.resolve import resolve_topology
@@ -27,6 +30,7 @@ from gpuscan.workload import Workload
 if TYPE_CHECKING:
     from gpuscan.designs.engine import DesignEngine
     from gpuscan.pageflags import Frames
+    from gpuscan.shards.sharded_store import ShardedStore, Sharding
     from gpuscan.snapshot import Snapshot
     from gpuscan.sources.trace import Survey
 
@@ -47,24 +51,38 @@ class Scenario:
     workload: Workload
     topology: Topology
     machine: SimulatedMachine
-    store: Store | None
+    store: PageStore | None
     engine: Engine | DesignEngine
     notes: tuple[str, ...]
 
-    def run(self, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
-        """Run the workload's ticks; ``on_tick`` sees each one."""
-        return self.engine.run(self.workload.ticks, on_tick)
+    def run(
+        self,
+        on_tick: Callable[[TickReport], None] | None = None,
+        *,
+        earlier: Sequence[TickReport] = (),
+    ) -> RunReport:
+        """Run the workload's ticks; ``on_tick`` sees each one. ``earlier``: see :meth:`Engine.run`."""
+        if not isinstance(self.engine, Engine):
+            return self.engine.run(self.workload.ticks, on_tick)
+        report = self.engine.run(self.workload.ticks, on_tick, earlier=earlier)
+        self.notes += self.engine.store.device_failures()
+        return report
 
 
 def build_scenario(
     workload: Workload,
     *,
     snapshot: Snapshot | None = None,
+    topology: Topology | None = None,
     device: Device | None = None,
     design: str = "gpuscan",
     n_threads: int | None = None,
+    sharding: Sharding | None = None,
     plan_sink: PlanSink | None = None,
     verify_every_tick: bool = False,
+    fallback: bool = False,
+    finish_tick: bool = False,
+    on_failure: Callable[[str], None] | None = None,
     on_checked: Callable[[], None] | None = None,
     on_read: Callable[[int], None] | None = None,
 ) -> Scenario:
@@ -78,10 +96,17 @@ def build_scenario(
         snapshot: run on this captured machine instead of the workload's topology: its
             zones, its folios, its free memory. One process, on all nodes with CPUs, then
             accesses the captured folios the way the workload's first process would.
+        topology: run on this machine, whatever the workload's name for it stands for now.
         device: overrides the workload's.
         design: ``gpuscan``, or one of :data:`gpuscan.designs.registry.DESIGNS`, which run on no device.
-        n_threads: worker threads of the CPU backend.
+        n_threads: worker threads of the CPU backend, of each shard where there are shards.
+        sharding: keep the records in shards.
         plan_sink, verify_every_tick: see :class:`gpuscan.engine.Engine`.
+        fallback: go on on the CPU when the device fails (:mod:`gpuscan.kernels.failover`), which
+            keeps a copy of the store in host memory.
+        finish_tick: let the CPU take over from a GPU without ``fallback`` too, for a caller that stops
+            after the tick (:meth:`gpuscan.resume.RunCheckpoints.on_tick`).
+        on_failure: called with a sentence when the CPU takes over.
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
         on_read: called with bytes of the workload's trace while it is checked.
 
@@ -90,13 +115,13 @@ def build_scenario(
         DeviceError: the device is not there.
     """
     if design != "gpuscan":
-        _check_design(design, workload, device)
+        _check_design(design, workload, device, fallback)
     frames = None if snapshot is None else snapshot.frames()
     surveyed = None
-    if snapshot is None:
-        topology = resolve_topology(workload.topology.machine, workload.topology.memory)
-    else:
+    if snapshot is not None:
         topology = snapshot.topology
+    elif topology is None:
+        topology = resolve_topology(workload.topology.machine, workload.topology.memory)
     if workload.source.kind == "trace":
         from gpuscan.trace_scenario import survey_trace, trace_spec
 
@@ -112,18 +137,26 @@ def build_scenario(
     policy = workload.engine_policy()
     store = None
     if design == "gpuscan":
-        store = Store(
+        store = _open_store(
             topology,
             policy.record_format,
             device or workload.device,
-            large_folios=large_folios,
-            n_threads=n_threads,
+            large_folios,
+            n_threads,
+            sharding,
+            fallback,
+            finish_tick,
+            on_failure,
         )
-        _warm_store(store, spec)
+        store.warm(record=spec.hint_faults.mark == "record")
     warm(index_dtype(topology.page_map.n_pages))
     if on_checked is not None:
         on_checked()
     machine, source, notes = _machine_and_source(workload, topology, spec, snapshot, frames, surveyed)
+    if policy.one_thread:
+        from gpuscan.sources.demotions import DemotingSource
+
+        source = DemotingSource(source, machine)
     if store is None:
         from gpuscan.designs.registry import design_engine
 
@@ -132,6 +165,8 @@ def build_scenario(
         return Scenario(workload, topology, machine, None, design_engine(design, machine, policy), notes)
     for event in machine.folios():
         store.admit(event.allocated, event.order)
+    if sharding is not None and sharding.directory is not None:
+        cast("ShardedStore", store).protect(sharding.directory)
     engine = Engine(
         store,
         source,
@@ -143,16 +178,37 @@ def build_scenario(
     return Scenario(workload, topology, machine, store, engine, notes)
 
 
-def _check_design(design: str, workload: Workload, device: Device | None) -> None:
+def _open_backend(
+    device: Device,
+    n_threads: int | None,
+    fallback: bool,
+    finish_tick: bool,
+    on_failure: Callable[[str], None] | None,
+) -> tuple[Backend, str]:
+    """Open a device, and what takes over from it."""
+    backend, why = open_backend(device, n_threads)
+    if not fallback and backend.name != "cuda":  # what fails in host memory is not a device
+        return backend, why
+
+    def open_cpu() -> Backend:
+        return open_backend("cpu", n_threads)[0]
+
+    return GuardedBackend(backend, open_cpu if fallback or finish_tick else None, on_failure), why
+
+
+def _check_design(design: str, workload: Workload, device: Device | None, fallback: bool) -> None:
     """Refuse what a model of another design cannot do."""
     from gpuscan.designs.registry import require_design
 
     require_design(design)
-    if device is not None:
-        raise InputError(f"the design {design} is a model that runs on no device; leave out --device")
+    if workload.policy.one_thread:
+        raise InputError(f"policy.one_thread is a switch of gpuscan; leave it out, or --design {design}")
+    if device is not None or fallback:
+        option = "--fallback" if device is None else "--device"
+        raise InputError(f"the design {design} is a model that runs on no device; leave out {option}")
     if workload.source.kind == "trace":
         raise InputError(
-            f"the design {design} is fed by hint faults, not by a trace; leave out --design or the trace"
+            f"the design {design} is fed by a producer, not by a trace; leave out --design or the trace"
         )
 
 
@@ -163,7 +219,7 @@ def _machine_and_source(
     snapshot: Snapshot | None,
     frames: Frames | None,
     surveyed: Survey | None,
-) -> tuple[SimulatedMachine, Source, tuple[str, ...]]:
+) -> tuple[SimulatedMachine, ResumableSource, tuple[str, ...]]:
     """Fill the memory, and return it with what marks its pages and what a user should know."""
     # Not imported at the top: a run of a plain workload starts sooner without these.
     if surveyed is not None:
@@ -187,21 +243,40 @@ def _machine_and_source(
         machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
         n_hot = int(np.count_nonzero(frames.hot))
         hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"
-        return machine, HintFaultSource(machine), (hot, *_left_out(workload))
+        return machine, producer_of(machine), (hot, *_left_out(workload))
     machine = SimulatedMachine(topology, spec)
-    return machine, HintFaultSource(machine), ()
+    return machine, producer_of(machine), ()
 
 
-def _warm_store(store: Store, spec: MachineSpec) -> None:
-    """Compile or load what a run calls beside the scan, which opening the store loads."""
-    none = np.empty(0, dtype=np.int64)
-    if spec.hint_faults.mark == "record":
-        store.record(none, none, now_jiffies=0, window_jiffies=0, threshold=1)
-    else:
-        store.request(none, none)
-    store.admit(none)
-    store.forget(none)
-    store.release(none, np.empty(0, dtype=store.fmt.dtype))
+def _open_store(
+    topology: Topology,
+    record_format: str,
+    device: Device,
+    large_folios: bool,
+    n_threads: int | None,
+    sharding: Sharding | None,
+    fallback: bool,
+    finish_tick: bool,
+    on_failure: Callable[[str], None] | None,
+) -> PageStore:
+    if sharding is None:
+        backend, why = _open_backend(device, n_threads, fallback, finish_tick, on_failure)
+        store = Store(topology, record_format, backend, large_folios=large_folios)
+        store.device_reason = why
+        return store
+    from gpuscan.shards.sharded_store import ShardedStore
+
+    return ShardedStore(
+        topology,
+        record_format,
+        device,
+        n_shards=sharding.n_shards,
+        transport=sharding.transport,
+        large_folios=large_folios,
+        n_threads=n_threads,
+        fallback=fallback or finish_tick,
+        on_failure=on_failure,
+    )
 
 
 def _captured_spec(workload: Workload, topology: Topology, frames: Frames) -> MachineSpec:
@@ -214,7 +289,7 @@ def _captured_spec(workload: Workload, topology: Topology, frames: Frames) -> Ma
         raise InputError(
             f"no node of {topology.name!r} has CPUs, so nobody accesses its memory; capture it again"
         )
-    if workload.source.only_lower_tier and all(
+    if workload.producer.only_lower_tier and all(
         topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages
     ):
         raise InputError(

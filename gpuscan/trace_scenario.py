@@ -27,10 +27,10 @@ def survey_trace(
     """
     trace = open_trace(Path(workload.source.trace))
     tiered = any(node.present_pages and not topology.is_top_tier(node.nid) for node in topology.nodes)
-    if not tiered and (workload.source.only_lower_tier or trace.kind == "damo"):
+    if not tiered and (workload.producer.only_lower_tier or trace.kind == "damo"):
         remedy = "--split-cxl 50% declares the upper half of a one-node snapshot CXL memory"
         if trace.kind == "perf":
-            remedy += ", --set source.only_lower_tier=false moves pages to the node of their CPU"
+            remedy += ", --set producer.only_lower_tier=false moves pages to the node of their CPU"
         raise InputError(
             f"all memory of {topology.name!r} is one tier, so the trace {trace.path} has nothing to promote; "
             + remedy
@@ -61,11 +61,10 @@ def trace_spec(workload: Workload, topology: Topology, n_pages: int) -> MachineS
 
 def trace_source(workload: Workload, machine: SimulatedMachine, surveyed: Survey) -> TraceSource:
     """Return the source that replays a trace as the workload says."""
-    source = workload.source
     return TraceSource(
         machine,
         surveyed,
-        mark=source.mark,
-        only_lower_tier=source.only_lower_tier,
-        min_weight=source.min_weight,
+        mark=workload.producer.mark,
+        only_lower_tier=workload.producer.only_lower_tier,
+        min_weight=workload.source.min_weight,
     )

@@ -42,6 +42,18 @@ def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
     Raises:
         InputError: no such workload or file, a TOML error, an unknown key, a value that does not fit.
     """
+    return workload_of(*workload_document(name_or_path, overrides))
+
+
+def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return what :func:`load_workload` makes a workload of, not checked yet.
+
+    Returns:
+        What to call the place in a complaint, and the keys with the overrides applied.
+
+    Raises:
+        InputError: no such workload or file, a TOML error, an override that does not fit.
+    """
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         where, name, text = name_or_path, Path(name_or_path).stem, _read(Path(name_or_path))
     else:
@@ -50,6 +62,15 @@ def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
     for override in overrides:
         _apply_override(document, override)
     document.setdefault("name", name)
+    return where, document
+
+
+def workload_of(where: str, document: dict[str, Any]) -> Workload:
+    """Check the keys of a workload.
+
+    Raises:
+        InputError: an unknown key, or a value that does not fit.
+    """
     try:
         return Workload.model_validate(document)
     except ValidationError as error:

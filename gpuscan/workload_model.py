@@ -7,105 +7,44 @@ except ``shows``, ``processes`` (but for a trace) and, in a process, ``name``, `
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from gpuscan.errors import InputError, TopologyError
 from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.policy import Policy
-from gpuscan.records import N_NODES_MAX, STORE_FORMATS
-from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
+from gpuscan.producer_model import PRODUCER_MODELS, Producer
+from gpuscan.records import FORMATS, STORE_FORMATS
+from gpuscan.sim.spec import KernelCostSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
 from gpuscan.topology.model import Node, Topology
-from gpuscan.units import (
-    PAGE_BYTES,
-    format_bytes,
-    format_count,
-    format_time,
-    parse_bytes,
-    parse_rate_bytes_per_s,
-    parse_share,
-    parse_time_ns,
+from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.workload_values import (
+    Bytes,
+    FineTimeNs,
+    Intervals,
+    Memory,
+    Model,
+    Nid,
+    Placement,
+    Rate,
+    Share,
+    TimeNs,
+    bytes_of,
 )
 
 THP_ORDER = 9
 """A transparent huge page: 512 base pages, 2 MiB."""
 
-_PATTERN, _FAULTS, _COST, _POLICY = PatternSpec(), HintFaultSpec(), MigrationCostSpec(), Policy()
-_ADDS_UP = 1e-6
-"""Slack of shares that should add up to 100%."""
+_KERNEL = KernelCostSpec()
+_PATTERN, _COST, _POLICY = PatternSpec(), MigrationCostSpec(), Policy()
 _GIB = 1 << 30
 MAX_ACCESSES_PER_TICK = 10**9
 """Of all processes together. A core simulates some 20 million a second, so a tick of these takes a minute."""
 MAX_TURNS_PER_TICK = 10**4
 """Visits of the scanner, rotations and shifts of a process: each costs a loop of its own."""
-
-
-def _parsed(parse: Callable[[str], Any], example: str) -> BeforeValidator:
-    def validate(value: Any) -> Any:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} has no unit; write a string such as {example!r}")
-        try:
-            return parse(value)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-
-    return BeforeValidator(validate)
-
-
-def _parse_memory(text: str) -> int | float:
-    return parse_share(text) if text.rstrip().endswith("%") else parse_bytes(text)
-
-
-def _by_nid(value: Any, parse: Callable[[str], Any], example: str) -> tuple[tuple[int, Any], ...]:
-    if not isinstance(value, dict) or not value:
-        raise ValueError(f"{value!r} is not a table by node; write for example {example}")
-    parsed = []
-    for nid, text in value.items():
-        if re.fullmatch("[0-9]{1,4}", nid) is None or not isinstance(text, str):
-            raise ValueError(f"{nid} = {text!r} is not a value for a node; write for example {example}")
-        try:
-            parsed.append((int(nid), parse(text)))
-        except InputError as error:
-            raise ValueError(str(error)) from error
-    return tuple(parsed)
-
-
-def _parse_placement(value: Any) -> tuple[tuple[int, float], ...]:
-    if value == "spill":
-        return ()
-    placed = _by_nid(value, parse_share, '{ 0 = "30%", 2 = "70%" }, or "spill"')
-    total = sum(share for _, share in placed)
-    if abs(total - 1.0) > _ADDS_UP:
-        raise ValueError(f"the shares add up to {total:.1%}; make it 100%")
-    return placed
-
-
-def _parse_intervals(value: Any) -> tuple[tuple[int, int], ...]:
-    return _by_nid(value, parse_time_ns, '{ 2 = "1s" }')
-
-
-Bytes = Annotated[int, _parsed(parse_bytes, "64GiB")]
-TimeNs = Annotated[int, _parsed(parse_time_ns, "100ms")]
-Rate = Annotated[int, _parsed(parse_rate_bytes_per_s, "100MB/s")]
-Share = Annotated[float, _parsed(parse_share, "50%")]
-Memory = Annotated[int | float, _parsed(_parse_memory, "70%")]
-"""Bytes (int), or a share of the machine's memory (float)."""
-Placement = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_parse_placement)]
-"""Shares by nid; empty = "spill": fill the node of the first CPUs, then the next nearest."""
-Intervals = Annotated[tuple[tuple[int, int], ...], BeforeValidator(_parse_intervals)]
-"""Nanoseconds by nid."""
-Nid = Annotated[int, Field(ge=0, lt=N_NODES_MAX)]
 
 
 def suggestion(given: str, known: Sequence[str]) -> str:
@@ -115,18 +54,14 @@ def suggestion(given: str, known: Sequence[str]) -> str:
     return f"{meant}; choose one of {', '.join(known)}"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TopologyChoice(_Model):
+class TopologyChoice(Model):
     """Which machine: a preset, a TOML file or ``host``; ``memory`` sizes a preset."""
 
     machine: str = "two-socket-cxl"
     memory: Bytes | None = None
 
 
-class Pattern(_Model):
+class Pattern(Model):
     """Which pages a process touches, see :class:`gpuscan.sim.spec.PatternSpec`."""
 
     kind: Literal["zipf", "uniform", "scan"] = _PATTERN.kind
@@ -137,7 +72,7 @@ class Pattern(_Model):
     shift_every: TimeNs = _PATTERN.shift_every_ns
 
 
-class Process(_Model):
+class Process(Model):
     """Who runs, on the CPUs of the nodes ``cpus_of``, see :class:`gpuscan.sim.spec.ProcessSpec`.
 
     ``accesses_per_gib_s``: sampled accesses a second for each GiB of the process, so that how often
@@ -164,17 +99,11 @@ class Process(_Model):
         return self
 
 
-class Source(_Model):
-    """How accesses become marks, see :class:`gpuscan.sim.spec.HintFaultSpec`, or with ``kind = "trace"``
-    :class:`gpuscan.sources.trace.TraceSource`: of a trace, ``mark`` and ``only_lower_tier`` count."""
+class Source(Model):
+    """Where accesses come from: the workload's processes, or with ``kind = "trace"`` a recorded trace, see
+    :class:`gpuscan.sources.trace.TraceSource`."""
 
-    kind: Literal["hint-faults", "trace"] = "hint-faults"
-    scan_size: Memory = _FAULTS.scan_bytes
-    scan_period: Annotated[TimeNs, Field(gt=0)] = _FAULTS.scan_period_ns
-    mark: Literal["request", "record"] = _FAULTS.mark
-    only_lower_tier: bool = _FAULTS.only_lower_tier
-    hot_latency: TimeNs = _FAULTS.hot_latency_ns
-    two_stage: bool = _FAULTS.two_stage
+    kind: Literal["processes", "trace"] = "processes"
     trace: str = ""
     min_weight: Annotated[int, Field(ge=0, lt=2**62)] = 0
 
@@ -185,16 +114,27 @@ class Source(_Model):
         return self
 
 
-class MigrationCost(_Model):
+class MigrationCost(Model):
     """What a migration costs and how often it fails, see :class:`gpuscan.sim.spec.MigrationCostSpec`."""
 
     round: TimeNs = int(_COST.round_ns)
     page: TimeNs = int(_COST.page_ns)
     isolation_failures: Share = _COST.isolation_failure_share
     copy_failures: Share = _COST.copy_failure_share
+    copy_failures_last: Share = _COST.copy_failure_lasts_share
 
 
-class PolicyChoice(_Model):
+class KernelCost(Model):
+    """What designs other than gpuscan are charged with, see :class:`gpuscan.sim.spec.KernelCostSpec`."""
+
+    walk_pfn: FineTimeNs = _KERNEL.walk_pfn_ns
+    walk_pfn_locked: FineTimeNs = _KERNEL.walk_pfn_locked_ns
+    cold_line: FineTimeNs = _KERNEL.cold_line_ns
+    atomic: FineTimeNs = _KERNEL.atomic_ns
+    atomics_apart: FineTimeNs = _KERNEL.atomics_apart_ns
+
+
+class PolicyChoice(Model):
     """How marks are treated, see :class:`gpuscan.policy.Policy`; ``tick`` of the workload is its interval."""
 
     record_format: str = _POLICY.record_format
@@ -209,6 +149,7 @@ class PolicyChoice(_Model):
     rate_limit: Rate = _POLICY.rate_limit_bytes_per_s
     budget_pages: Annotated[int, Field(ge=0, lt=2**40)] = _POLICY.budget_pages
     on_refused: Literal["retry", "drop"] = _POLICY.on_refused
+    one_thread: bool = _POLICY.one_thread
     backoff_ticks: Annotated[int, Field(ge=1, le=10**9)] = _POLICY.backoff_ticks
     max_attempts: Annotated[int, Field(ge=1, le=10**9)] = _POLICY.max_attempts
 
@@ -229,7 +170,7 @@ class PolicyChoice(_Model):
         return name
 
 
-class Workload(_Model):
+class Workload(Model):
     """A workload.
 
     Attributes:
@@ -237,9 +178,11 @@ class Workload(_Model):
         shows: one line saying what it shows.
         topology: on which machine.
         processes: who runs; of a trace, whoever ran when it was recorded, so none are needed.
-        source: how accesses become marks.
+        source: where accesses come from.
+        producer: how they become marks.
         policy: how marks are treated.
         cost: of migrations.
+        kernel: of the kernel's own steps, for other designs.
         demotion: whether kswapd demotes cold pages of a node short of memory.
         ticks: how many rounds.
         tick: nanoseconds from one round to the next.
@@ -252,8 +195,10 @@ class Workload(_Model):
     topology: TopologyChoice = TopologyChoice()
     processes: Annotated[tuple[Process, ...], Field(min_length=1, strict=False)] = ()
     source: Source = Source()
+    producer: Producer = Producer()
     policy: PolicyChoice = PolicyChoice()
     cost: MigrationCost = MigrationCost()
+    kernel: KernelCost = KernelCost()
     demotion: bool = True
     ticks: Annotated[int, Field(ge=1, le=10**9)] = 100
     tick: Annotated[TimeNs, Field(gt=0)] = 100_000_000
@@ -264,6 +209,22 @@ class Workload(_Model):
     def _runs_something(self) -> Self:
         if not self.processes and self.source.kind != "trace":
             raise ValueError("key processes is missing; add it, or a source of kind = 'trace'")
+        if self.source.kind == "trace" and self.producer.kind != "hint-faults":
+            raise ValueError(
+                f"producer.kind = {self.producer.kind!r} watches processes, and the samples of a trace are "
+                "what marks pages; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_demote(self) -> Self:
+        if self.policy.one_thread and not self.demotion:
+            raise ValueError("policy.one_thread demotes, and demotion = false; leave out one of them")
+        if self.policy.one_thread and not FORMATS[self.policy.record_format].has_nid:
+            raise ValueError(
+                f"policy.one_thread needs records with a target each, and {self.policy.record_format} has "
+                "one for all; choose rfc or pghot"
+            )
         return self
 
     def engine_policy(self) -> Policy:
@@ -283,6 +244,7 @@ class Workload(_Model):
             rate_limit_bytes_per_s=choice.rate_limit,
             budget_pages=choice.budget_pages,
             on_refused=choice.on_refused,
+            one_thread=choice.one_thread,
             backoff_ticks=choice.backoff_ticks,
             max_attempts=choice.max_attempts,
         )
@@ -308,25 +270,28 @@ class Workload(_Model):
                 "lower processes.*.memory or give a larger --memory"
             )
         self._check_tick(processes)
-        source, cost = self.source, self.cost
+        producer, cost = self.producer, self.cost
         return MachineSpec(
             processes,
-            HintFaultSpec(
-                scan_bytes=_bytes_of(source.scan_size, topology),
-                scan_period_ns=source.scan_period,
-                mark=source.mark,
-                only_lower_tier=source.only_lower_tier,
-                hot_latency_ns=source.hot_latency,
-                two_stage=source.two_stage,
-            ),
+            producer.numa_balancing(topology),
             MigrationCostSpec(
                 round_ns=cost.round,
                 page_ns=cost.page,
                 isolation_failure_share=cost.isolation_failures,
                 copy_failure_share=cost.copy_failures,
+                copy_failure_lasts_share=cost.copy_failures_last,
+            ),
+            KernelCostSpec(
+                walk_pfn_ns=self.kernel.walk_pfn,
+                walk_pfn_locked_ns=self.kernel.walk_pfn_locked,
+                cold_line_ns=self.kernel.cold_line,
+                atomic_ns=self.kernel.atomic,
+                atomics_apart_ns=self.kernel.atomics_apart,
             ),
             demotion=self.demotion,
+            demotion_marked=self.policy.one_thread,
             seed=self.seed,
+            producer=producer.spec(topology),
         )
 
     def _check_tick(self, processes: Sequence[ProcessSpec]) -> None:
@@ -345,7 +310,8 @@ class Workload(_Model):
                 )
 
     def _turns(self) -> Iterable[tuple[str, int]]:
-        yield "source.scan_period", self.source.scan_period
+        for key, every_ns in self.producer.turns_ns().items():
+            yield f"producer.{key}", every_ns
         for index, process in enumerate(self.processes):
             yield f"processes.{index}.rotate_every", process.rotate_every
             yield f"processes.{index}.pattern.shift_every", process.pattern.shift_every
@@ -356,8 +322,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "processes": Process,
     "pattern": Pattern,
     "source": Source,
+    **PRODUCER_MODELS,
     "policy": PolicyChoice,
     "cost": MigrationCost,
+    "kernel": KernelCost,
 }
 """Model of each key that is a table (or a list of tables)."""
 
@@ -376,7 +344,7 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
                 f"use one of {_nids(node.nid for node in topology.nodes if node.present_pages)}"
             )
     order = THP_ORDER if process.thp else 0
-    wanted_bytes = _bytes_of(process.memory, topology)
+    wanted_bytes = bytes_of(process.memory, topology)
     n_pages = wanted_bytes // PAGE_BYTES >> order << order
     if n_pages == 0:
         raise InputError(
@@ -405,10 +373,6 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
             shift_every_ns=pattern.shift_every,
         ),
     )
-
-
-def _bytes_of(memory: int | float, topology: Topology) -> int:
-    return memory if isinstance(memory, int) else int(memory * topology.memory_bytes)
 
 
 def _node(key: str, nid: int, topology: Topology) -> Node:

@@ -23,4 +23,4 @@ def assert_conserved(sim: SimulatedMachine) -> None:
     assert len(np.unique(everything)) == len(everything)
     managed = sum(zone.managed_pages for _, zone in sim.topology.zones)
     assert len(everything) == managed
-    assert not space.flags[free].any()
+    assert not space.flags[space.slots_of(free)].any()

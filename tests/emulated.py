@@ -82,6 +82,58 @@ class EmulatedDevice:
         return np.argsort(keys, kind="stable")
 
 
+class SlowBus(EmulatedDevice):
+    """A device whose copies end when somebody waits for them, and not before; says what happened when."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.happened: list[str] = []
+        """Copies: ``begin 0``, ``end 0``, ..."""
+        self.log: list[str] = []
+        """The same, with the kernels by name as they are launched."""
+        self.error: BaseException | None = None
+        """Raised by the next copy that is waited for."""
+        self._n_copies = 0
+
+    def compile(self, source: str) -> Callable[[str], Kernel]:
+        find = super().compile(source)
+
+        def find_logged(name: str) -> Kernel:
+            kernel = find(name)
+
+            def launch(grid: tuple[int], block: tuple[int], args: tuple[Any, ...]) -> None:
+                self.log.append(name)
+                kernel(grid, block, args)
+
+            return launch
+
+        return find_logged
+
+    def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
+        empty = super().host_empty(length, dtype)
+        empty.view(np.uint8)[:] = 0xA5  # whoever reads it too early shows
+        return empty
+
+    def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
+        number = self._n_copies
+        self._n_copies += 1
+        self._note(f"begin {number}")
+        end = super().fetch_beside(copies)
+
+        def wait() -> None:
+            error, self.error = self.error, None
+            if error is not None:
+                raise error
+            end()
+            self._note(f"end {number}")
+
+        return wait
+
+    def _note(self, event: str) -> None:
+        self.happened.append(event)
+        self.log.append(event)
+
+
 def emulated_backend(*, build: Build = "fast", seed: int = 0, **options: Any) -> CudaBackend:
     """Return a CUDA backend on the emulator; ``options`` as :class:`CudaBackend` takes them."""
     return CudaBackend(EmulatedDevice(build, seed), **options)

@@ -38,6 +38,7 @@ def always_parallel() -> Iterator[None]:
         patch.setattr(scan, "PARALLEL_FROM_PAGES", 0)
         patch.setattr(backend, "PARALLEL_FROM_ITEMS", 0)
         patch.setattr(batches, "PARALLEL_FROM_ITEMS", 1)
+        patch.setattr(batches, "_BATCH_ITEMS_MIN", 1)
         yield
 
 

@@ -114,6 +114,14 @@ def test_wide_loads(dtype: Any, mask: int) -> None:
     assert ored == np.bitwise_or.reduce(words[: 256 // dtype().itemsize].view(np.int64))
 
 
+def test_words_that_are_not_zero() -> None:
+    words = np.zeros(130, dtype=np.uint64)
+    words[[3, 66, 129]] = [1 << 63, 1, 2]
+    for index, expected in ((0, [3]), (3, [0, 63]), (4, [62]), (66, [0, 63])):
+        matched, _ = wide(words, words.view(np.int64), index, -1)
+        assert matched & 0xFFFF_FFFF_FFFF_FFFF == sum(1 << bit for bit in expected)
+
+
 @pytest.mark.parametrize("at", [0, 100, 255])
 def test_one_bit_anywhere_shows_in_a_wide_load(at: int) -> None:
     words = np.zeros(256, dtype=np.uint8)

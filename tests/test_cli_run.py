@@ -28,7 +28,7 @@ memory = "30%"
 cpus_of = [0]
 placement = { 0 = "20%", 2 = "80%" }
 accesses_per_gib_s = 666_667
-[source]
+[producer.hint_faults]
 scan_size = "1GiB"
 """
 
@@ -187,3 +187,16 @@ def test_wrong_input_is_one_sentence(
     assert err.startswith("gpuscan: error: ")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_producer_by_name(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, metric in (("sampler", "samples"), ("a-bit", "ptes_walked"), ("hint-faults", "hint_faults")):
+        assert main(["run", small, "--producer", name, "--json", "--quiet", "--device", "cpu"]) == 0
+        assert json.loads(capsys.readouterr().out)["summary"]["metrics"][metric] > 0
+    assert main(["run", small, "--producer", "sampler", "--quiet", "--device", "cpu", "--ticks", "3"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("producer "))
+    assert "sampler: " in row
+    assert " useless, " in row
+    assert row.endswith("of CPU time (modelled)")
+    assert main(["run", small, "--producer", "tea-leaves"]) == 2
+    assert "'tea-leaves' is not one of 'hint-faults'" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_the_pages_of_a_trace_are_promoted(
 
 def test_ticks_cut_it_and_a_preset_is_a_machine(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ("--trace", str(trace), "--memory", "1GiB", "--machine", "two-socket-cxl", "--ticks", "3")
-    document = run_json(capsys, *args, "--set", "source.mark=record", "--set", "policy.freq_threshold=1")
+    document = run_json(capsys, *args, "--set", "producer.mark=record", "--set", "policy.freq_threshold=1")
     assert document["summary"]["n_ticks"] == 3
     assert document["machine"]["topology"] == "two-socket-cxl"
     assert 0 < document["ledger"]["requested"] < N_PAGES
@@ -129,3 +129,8 @@ def test_what_is_wrong_with_a_trace_is_one_sentence(
     assert "6,000 below source.min_weight" in refused(capsys, "--trace", str(trace), *heavy)
     assert "unknown" in refused(capsys, "--trace", str(trace), "--machine", "three-socket")
     assert "go together" in refused(capsys, "--set", "source.kind=trace")
+
+
+def test_a_trace_is_its_own_producer(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "--trace", str(trace), "--producer", "hint-faults")
+    assert "leave out --producer or the trace" in said

@@ -388,3 +388,20 @@ def test_a_migrator_that_miscounts_loses_nothing() -> None:
     with pytest.raises(RunFailedError, match="returned 1 statuses for a batch of 5 folios"):
         engine.run(1)
     assert engine.ledger.pending == store.count_ready() == 5
+
+
+def test_a_store_that_breaks_is_reported_and_not_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store()
+    (page,) = pfns_of(store, 2, 5).tolist()
+    script = Script([request(np.array([page]), 0)])
+    engine = Engine(store, script, Verdicts({page: MigrateStatus.EAGAIN}), Policy(backoff_ticks=5))
+
+    def fail(reason: str) -> None:
+        raise RunFailedError(reason)
+
+    def break_down(report: object) -> None:
+        monkeypatch.setattr(store, "release", lambda *_: fail("failed in release"))
+        fail("the disk is full")
+
+    with pytest.raises(RunFailedError, match="the disk is full"):
+        engine.run(3, break_down)

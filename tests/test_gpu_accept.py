@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import gpu_accept  # noqa: E402 - benchmarks/ is no package
-from accept import figures, parts, tools  # noqa: E402 - see above
+from accept import figures, parts, tables, tools  # noqa: E402 - see above
 from accept.beds import drain, fill, layout_of  # noqa: E402 - see above
 from accept.record import Record, run_parts  # noqa: E402 - see above
 from accept.rig import CupyRig, own_source, timed_backend  # noqa: E402 - see above
@@ -45,6 +46,8 @@ TOY = parts.Scale(
     densities=(1e-3, 1.0),
     n_targets=(16,),
     n_requests=2000,
+    sparse_densities=(1e-4,),
+    plan_densities=(0.1,),
     large_pages=1 << 16,
     largest_pages=1 << 16,
     rounds=1,
@@ -60,6 +63,7 @@ class EmulatedRig:
 
     def __init__(self) -> None:
         self.device = EmulatedDevice(seed=4)
+        self.n_trimmed = 0
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -74,6 +78,12 @@ class EmulatedRig:
 
     def elapsed_ns(self, begin: int, end: int) -> int:
         return end - begin
+
+    def trim(self) -> None:
+        self.n_trimmed += 1
+
+    def capture(self, run: Callable[[], object]) -> Callable[[], None]:
+        return lambda: run() and None
 
     def cub_select(self, fmt: Any) -> Any:
         def run(records: Any) -> Any:
@@ -102,12 +112,13 @@ def test_everything_at_toy_size(rig: EmulatedRig, tmp_path: Path, monkeypatch: p
     assert failures == []
     assert (status, document["correct"]) == (0, True)
     assert document["kernel_sources"] == source_hash()
+    assert rig.n_trimmed == len(parts.PARTS), "a child process finds no memory"
     checks = document["parts"]["correctness"]["results"]
     assert len(checks) == 2 * (4 + 2 + 1) + 1 + 2 * 2
     assert all(check["complete"] for check in checks)
     assert [row["tool"] for row in document["parts"]["sanitizers"]["results"]] == list(tools.SANITIZERS)
     assert "nothing here is a measurement" in text
-    for heading in ("correctness", "ceilings", "scans", "requests", "large", "sanitizers", "ncu", "bars"):
+    for heading in (*parts.PARTS, "bars"):
         assert f"## {heading}\n" in text
 
 
@@ -203,6 +214,24 @@ def test_limits_of_a_run_leave_it_below_eight_minutes() -> None:
         assert sum(scale.limits_s.values()) <= 8 * 60 - 30
 
 
+def test_what_a_graph_would_save_and_what_overlaps(rig: EmulatedRig) -> None:
+    (sparse,) = parts.launches(rig, TOY, parts.Deadline(60))
+    assert sparse["n_launches"] == 5  # popcounts, cumsum, scan, cumsum, scatter
+    times = {way: {"median_ns": ns} for way, ns in (("scan", 300e3), ("launches", 200e3), ("graph", 20e3))}
+    (row,) = tables._launches([{**sparse, "wall": times, "graph_speedup": 300 / 120}])[2:3]
+    assert row.endswith("| 300 us | 200 us | 20 us | 2.5x | yes |")
+    (full,) = parts.overlap(rig, TOY, parts.Deadline(60))
+    assert full["n_plans"] >= 8
+    assert full["plan_bytes"] == 12 * full["n_ready"] > 0
+
+
+def test_a_graph_that_claims_nothing_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig, "capture", lambda run: lambda: None)
+    (row,) = parts.launches(rig, TOY, parts.Deadline(60))
+    assert "graph claimed less" in row["error"]
+    assert row["wrong"]
+
+
 def test_kernels_are_timed(rig: EmulatedRig) -> None:
     backend, device = timed_backend(rig)
     kernels = backend.open(layout_of(1 << 16, "rfc", 4))
@@ -223,7 +252,7 @@ SANITIZER = """#!/bin/sh
 [ "$1 $3" = "--tool --error-exitcode" ] || exit 9
 [ "$2" = "racecheck" ] && echo "========= ERROR SUMMARY: 3 errors" && exit "$4"
 [ "$2" = "synccheck" ] && exit 1
-[ "$2" = "initcheck" ] && exec sleep 30
+[ "$2" = "initcheck" ] && { sleep 30 & echo $! > "$0.child"; wait; }
 echo "========= ERROR SUMMARY: 0 errors"
 """
 
@@ -242,6 +271,8 @@ def test_what_compute_sanitizer_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     assert (race["error"], race["summary"]) == ("racecheck found something", "ERROR SUMMARY: 3 errors")
     assert init["left_out"] == "not through after 2 s"
+    child = Path("/proc", program.with_name(f"{program.name}.child").read_text().strip(), "stat")
+    assert not child.exists() or ") Z " in child.read_text(), "the checked process goes on"
     assert sync["error"] == "the checked process ended with 1"
 
 

@@ -254,8 +254,8 @@ FAULTS = {
     "a 32-bit page index": (
         far_pages,
         "scan_indexed",
-        "                gathered[n_gathered, 0] = word_index << 6\n",
-        "                gathered[n_gathered, 0] = (word_index << 6) & 0xFFFFFFFF\n",
+        "                gathered[slot, 0] = word_index << 6\n",
+        "                gathered[slot, 0] = (word_index << 6) & 0xFFFFFFFF\n",
     ),
 }
 USERS = {"claim": ("scan_indexed", "scan_dense")}

@@ -53,7 +53,14 @@ def test_auto_prefers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 class FakeCupy:
     """As much of CuPy as is asked before a GPU is opened; versions are CUDA's, 13000 for 13.0."""
 
-    def __init__(self, driver: int, available: bool = True, capability: str = "90") -> None:
+    def __init__(
+        self, driver: int, available: bool = True, capability: str = "90", has_nvrtc: bool = True
+    ) -> None:
+        def nvrtc_version() -> tuple[int, int]:
+            if not has_nvrtc:  # cuda-pathfinder 1.9 under CuPy 14.2: no OSError, several lines
+                raise RuntimeError('Failure finding "libnvrtc.so.13": No such file\n')
+            return 13, 0
+
         self.is_available = lambda: available
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(
@@ -61,6 +68,7 @@ class FakeCupy:
                 runtimeGetVersion=lambda: 13000,
                 CUDARuntimeError=RuntimeError,
             ),
+            nvrtc=SimpleNamespace(getVersion=nvrtc_version),
             Device=lambda: SimpleNamespace(compute_capability=capability),
         )
 
@@ -71,6 +79,7 @@ class FakeCupy:
         (None, r"CuPy cannot be imported .*; pip install 'gpuscan\[cuda13\]'"),
         (FakeCupy(0), "there is no NVIDIA driver; install one"),
         (FakeCupy(12080), r"supports CUDA 12\.8, this CuPy needs 13\.0; .* 'gpuscan\[cuda12\]'"),
+        (FakeCupy(13010, has_nvrtc=False), r'no NVRTC.*\.13": No such file\); .* \'gpuscan\[cuda13\]\''),
         (FakeCupy(13010, available=False), "finds no GPU; check nvidia-smi"),
         (FakeCupy(13010, capability="70"), r"compute capability 7\.0, the kernels need 7\.5"),
     ],

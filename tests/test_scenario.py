@@ -57,7 +57,7 @@ def test_tasks_cannot_move_on_a_machine_with_one_cpu_node(split: Snapshot, name:
 def test_one_node_has_nowhere_to_move_pages() -> None:
     with pytest.raises(InputError, match=r"one tier.*--split-cxl 50%"):
         build_scenario(load_workload("cxl-promote"), snapshot=small_host(), device="cpu")
-    local = load_workload("cxl-promote", ["source.only_lower_tier=false"])
+    local = load_workload("cxl-promote", ["producer.only_lower_tier=false"])
     with pytest.raises(InputError, match=r"is on node 0, so workload cxl-promote has nowhere to move pages"):
         build_scenario(local, snapshot=small_host(), device="cpu")
 
@@ -76,7 +76,7 @@ def test_no_loop_is_compiled_during_a_run(mark: str) -> None:
         names = ("draw_zipf", "touch", "unmap", "second_chance", "set_file_flags")
         return {name: len(getattr(loops, name).signatures) for name in names}
 
-    settings = ["topology.memory=1GiB", "ticks=2", "processes.0.file=20%", f"source.mark={mark}"]
+    settings = ["topology.memory=1GiB", "ticks=2", "processes.0.file=20%", f"producer.mark={mark}"]
     scenario = build_scenario(load_workload("phase-shift", settings), device="cpu")
     before = compiled()
     assert min(before.values()) > 0

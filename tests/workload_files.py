@@ -1,0 +1,46 @@
+"""A small workload file and a machine for it, written and laid out for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gpuscan.topology import Link, MemoryKind, Node, Topology, Watermarks, Zone
+from gpuscan.units import PAGE_BYTES
+from gpuscan.workload import builtin_workloads
+
+BUILTIN = [name for name, _ in builtin_workloads()]
+GIB_PAGES = (1 << 30) // PAGE_BYTES
+
+MINIMAL = """
+shows = "one process"
+[[processes]]
+name = "p"
+memory = "50%"
+cpus_of = [0]
+accesses_per_gib_s = 1000
+"""
+
+
+def machine(n_gib: int = 2) -> Topology:
+    """Nodes 0 (CPUs, n_gib) and 2 (CXL, n_gib), and 5: CPUs without memory, next to 2."""
+
+    def zone(start_gib: int) -> Zone:
+        start = start_gib * GIB_PAGES
+        n_pages = n_gib * GIB_PAGES
+        return Zone("Normal", ((start, start + n_pages),), n_pages, Watermarks(100, 200, 300, 400))
+
+    nodes = (
+        Node(0, MemoryKind.DRAM, 0, cpus=(0, 1), zones=(zone(0),)),
+        Node(2, MemoryKind.CXL, 1, zones=(zone(64),)),
+        Node(5, MemoryKind.DRAM, 0, cpus=(2,)),
+    )
+    distance = np.array([[10, 20, 20], [20, 10, 12], [20, 12, 10]], dtype=np.uint8)
+    return Topology("test", nodes, distance, {(0, 0): Link(100.0, 1e11)})
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
