@@ -7,15 +7,20 @@ ARGS ?=
 # test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
 TEST_EXTRA ?= test
 SWEEP ?= benchmarks/sweep.toml
+GUEST = $(BIN)/python -m tests.vm --fetch
+IN_GUEST = -p no:cacheprovider tests/live
 # setuptools warns at length that folders may shadow an editable install; the links gpuscan/kernels and
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: run test test-slow bench lint format clean help
+.PHONY: run test test-slow test-live soak-live live-peers bench lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
 	@echo "make test    install into $(VENV) and run the tests (under 5 minutes)"
+	@echo "make test-live   boot a guest with four NUMA nodes and run the live tests in it (Debian, QEMU)"
+	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
+	@echo "make live-peers  compare it there with what the kernel has of its own"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make lint    ruff, mypy --strict and import-linter"
 	@echo "make format  apply ruff's fixes and formatting"
@@ -28,7 +33,23 @@ test: $(VENV)/installed-$(TEST_EXTRA)
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-$(TEST_EXTRA)
-	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+	$(BIN)/pytest -m 'slow and not guest' --timeout 1800 $(ARGS)
+
+test-live: $(VENV)/installed-test
+	$(GUEST) --limit 900 $(BIN)/pytest $(IN_GUEST) -m 'guest and not slow' $(ARGS)
+
+soak-live: $(VENV)/installed-test
+	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)
+
+# The tables of docs/live.md; a quarter of an hour on a quiet machine.
+live-peers: $(VENV)/installed-test
+	mkdir -p build
+	$(GUEST) --limit 1800 $(BIN)/python -m tests.live.peers --patterns fixed --until-enough --for-s 12 --rounds 5 \
+		--methods numa-balancing-2 damon-migrate-hot gpuscan >build/peers-speed.part
+	mv build/peers-speed.part build/peers-speed.jsonl
+	$(GUEST) --limit 1800 $(BIN)/python -m tests.live.peers >build/peers-placement.part
+	mv build/peers-placement.part build/peers-placement.jsonl
+	$(BIN)/python -m tests.live.peers_table build/peers-speed.jsonl build/peers-placement.jsonl
 
 bench: $(VENV)/installed-bench
 	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results $(ARGS)
