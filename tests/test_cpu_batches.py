@@ -110,3 +110,14 @@ def test_an_entry_has_room_for_every_page_target_and_position(n_pages):
     assert last < 1 << 63
     assert bits == 22 or last >= 1 << 62
     assert bits >= 15
+
+
+def test_a_call_is_cut_where_an_entry_has_few_bits_for_the_position(layout, store, monkeypatch):
+    """As in a store of 2^43 pages and more; it is then cut below the size from which threads share a call."""
+    monkeypatch.setattr(batches, "index_bits_of", lambda _n_pages: 10)
+    pfns, workers = np.arange(100, 900).repeat(7), Workers(1)
+    nids = np.zeros(len(pfns), dtype=np.int32)
+    assert len(pfns) < batches.PARALLEL_FROM_ITEMS
+    found = list(batches.batches_of(pfns, nids, store, machine_of(layout), layout, workers))
+    assert max(batch.span.stop - batch.span.start for batch in found) == 1 << 10
+    assert sum(batch.span.stop - batch.span.start for batch in found) == len(pfns)

@@ -56,7 +56,7 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Cut a call, int64[n] PFNs and int32[n] nids, into batches. Each is to be done with before the next."""
     index_bits = index_bits_of(layout.n_pages)
-    if len(pfns) < PARALLEL_FROM_ITEMS:
+    if len(pfns) < min(PARALLEL_FROM_ITEMS, 1 << index_bits):
         order = np.empty(len(pfns), dtype=np.int64)
         if not len(pfns):  # how callers have everything loaded, or compiled, before it matters
             _order(pfns, nids, store, machine, layout, workers, order, order)
