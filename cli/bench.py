@@ -230,7 +230,7 @@ def _print_scale(document: dict[str, Any], output: Output) -> None:
     overhead = f"{format_time(model['per_tick_ns'])} + {format_time(model['per_shard_ns'])} a shard"
     output.line(
         f"fitted: overhead = {overhead} + {model['per_folio_ns']:.3g} ns a folio, largest residual "
-        f"{format_time(model['largest_residual_ns'])}; scan {model['scan_ns_per_page']:.3g} ns a page and "
+        f"{model['largest_residual']:.0%}; scan {model['scan_ns_per_page']:.3g} ns a page and "
         f"thread, reads {model['examined_bytes_per_page']:.3g} bytes a page; request "
         f"{model['request_ns']:.3g} ns; on the wire {model['network_bytes_per_request']:.3g} bytes a "
         f"request, {model['network_bytes_per_folio']:.3g} bytes a folio"

@@ -82,9 +82,9 @@ def live(
     import signal
     from contextlib import ExitStack
 
+    from gpuscan.allocator import keep_freed_memory
     from gpuscan.cli.devices import note_threads
     from gpuscan.cli.output import Output
-    from gpuscan.linux.allocator import keep_freed_memory
     from gpuscan.live.session import LiveRequest, LiveSession
     from gpuscan.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from gpuscan.linux import allocator
+from gpuscan import allocator
 
 PROGRAM = """
 import resource, sys
 import numpy as np
-from gpuscan.linux.allocator import keep_freed_memory
+from gpuscan.allocator import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("not taken")
 def look():

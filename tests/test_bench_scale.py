@@ -13,15 +13,26 @@ from gpuscan.bench.scale import Model, Point, ScaleSettings, fit, project
 from gpuscan.cli.main import main
 from gpuscan.errors import InputError
 
-POINT = Point("strong", 1, 1 << 24, 1000, 2e6, 1e6, 1e6, 2e6, 9000, 3e5, 1_000_000, 5e7, 6e7, 12.0)
+POINT = Point(
+    "strong", 1, 1 << 24, 1000, 2e6, 1e6, 1e6, 2e6, 10**6, 1e8, 9000, 3e5, 1_000_000, 5e7, 6e7, 12.0
+)
 
 
 def points(per_tick: float, per_shard: float, per_folio: float) -> list[Point]:
     """Return points that obey a model exactly."""
     found = []
     for n_shards, n_folios in ((1, 1000), (2, 5000), (4, 2000), (8, 9000), (3, 0)):
-        overhead = per_tick + per_shard * n_shards + per_folio * n_folios
-        found.append(replace(POINT, n_shards=n_shards, n_folios=n_folios, overhead_ns=overhead))
+        before_folios, n_many = per_tick + per_shard * n_shards, 200 * (n_folios + 1)
+        found.append(
+            replace(
+                POINT,
+                n_shards=n_shards,
+                n_folios=n_folios,
+                overhead_ns=before_folios + per_folio * n_folios,
+                many_folios=n_many,
+                many_overhead_ns=before_folios + per_folio * n_many,
+            )
+        )
     return found
 
 
@@ -30,13 +41,13 @@ def test_a_fit_finds_the_model_that_made_the_points(coefficients: tuple[float, f
     model = fit(points(*coefficients))
     found = model.per_tick_ns, model.per_shard_ns, model.per_folio_ns
     np.testing.assert_allclose(found, coefficients, atol=1e-3)
-    assert model.largest_residual_ns < 1
+    assert model.largest_residual < 1e-9
 
 
 def test_no_coefficient_is_below_zero() -> None:
-    model = fit(points(1e6, 3e5, -40.0))
+    model = fit(points(1e6, 3e5, -0.1))
     assert min(model.per_tick_ns, model.per_shard_ns, model.per_folio_ns) == 0
-    assert model.largest_residual_ns > 1000
+    assert model.largest_residual > 0.01
 
 
 def test_the_best_number_of_shards_is_where_a_tick_is_shortest() -> None:
@@ -76,6 +87,8 @@ def test_the_measurement_runs_and_is_kept(tmp_path: Path, capsys: pytest.Capture
         assert point["n_folios"] > 4000
         assert point["tick_ns"] > point["scan_ns"] > 0
         assert point["request_bytes"] >= 12
+        assert point["many_folios"] > point["n_folios"]
+        assert point["many_overhead_ns"] > 0
         assert point["network_bytes"] > 8 * point["n_folios"]
     text = capsys.readouterr().out
     assert "8 x H200, 1 PiB" in text

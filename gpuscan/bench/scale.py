@@ -74,6 +74,8 @@ class Point:
         scaling: ``strong`` = the same store in more shards, ``weak`` = a larger store.
         tick_ns, scan_ns: the whole tick (scan, gather, plan), and the slowest shard's scan in it.
         overhead_ns, overhead_max_ns: median and largest of the difference.
+        many_folios, many_overhead_ns: of ticks that find what all of ``n_requests`` left, twice: what a folio
+            costs cannot be told from the few of ``density``.
         network_bytes, examined_bytes: on the wire, and read by the scans.
         request_one_shard_ns, request_all_shards_ns: one call of ``n_requests``.
         request_bytes: on the wire for one request.
@@ -87,6 +89,8 @@ class Point:
     scan_ns: float
     overhead_ns: float
     overhead_max_ns: float
+    many_folios: int
+    many_overhead_ns: float
     network_bytes: float
     examined_bytes: float
     n_requests: int
@@ -97,12 +101,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Fitted to the points by least squares, coefficients not below 0.
+    """Fitted to both ticks of the points by least squares of the relative error, coefficients not below 0.
 
     ``overhead = per_tick + per_shard * shards + per_folio * folios``, all in ns.
 
     Attributes:
-        largest_residual_ns: of the overhead, over the points.
+        largest_residual: of the overhead, over the points, as a share of it.
         scan_ns_per_page: of one worker of this machine, one thread, at this density.
         examined_bytes_per_page: what that scan reads.
         request_ns: of one request to one shard, transport included.
@@ -112,7 +116,7 @@ class Model:
     per_tick_ns: float
     per_shard_ns: float
     per_folio_ns: float
-    largest_residual_ns: float
+    largest_residual: float
     scan_ns_per_page: float
     examined_bytes_per_page: float
     request_ns: float
@@ -165,20 +169,21 @@ def scale_case(settings: ScaleSettings, on_step: Callable[[str], None]) -> dict[
 def _measure(store: ShardedStore, scaling: Scaling, settings: ScaleSettings) -> Point:
     rng = np.random.default_rng(settings.seed)
     store.load_pages(store.page_map.present_bits())
-    one_ns, all_ns, request_bytes = [], [], 0.0
+    one_ns, all_ns, many, request_bytes = [], [], [], 0.0
     first, end = store.partition.bounds(store.n_shards - 1)
     for _ in range(settings.rounds):
         one_ns.append(_request(store, rng, first, end, _PARALLEL_REQUESTS))
         before = store.network()[1]
         all_ns.append(_request(store, rng, 0, store.n_pages, _PARALLEL_REQUESTS))
         request_bytes = (store.network()[1] - before) / _PARALLEL_REQUESTS
-        _drain(store)
+        many.append(_drain(store))
     ticks = []
     n_marks = max(1, round(store.n_pages * settings.density))
     for _ in range(settings.rounds + 1):
         _request(store, rng, 0, store.n_pages, n_marks)
         ticks.append(_drain(store))
     tick, scan, folios, network, examined = np.array(ticks[1:], dtype=np.float64).T
+    many_tick, many_scan, many_folios, *_ = np.array(many, dtype=np.float64).T
     return Point(
         scaling,
         store.n_shards,
@@ -188,6 +193,8 @@ def _measure(store: ShardedStore, scaling: Scaling, settings: ScaleSettings) -> 
         float(np.median(scan)),
         float(np.median(tick - scan)),
         float((tick - scan).max()),
+        int(np.median(many_folios)),
+        float(np.median(many_tick - many_scan)),
         float(np.median(network)),
         float(np.median(examined)),
         _PARALLEL_REQUESTS,
@@ -223,11 +230,13 @@ def _drain(store: ShardedStore) -> tuple[int, int, int, int, int]:
 
 def fit(points: Sequence[Point]) -> Model:
     """Return the model of some points."""
-    columns = np.array([[1.0, point.n_shards, point.n_folios] for point in points])
-    overhead = np.array([point.overhead_ns for point in points])
+    few = [(1.0, point.n_shards, point.n_folios, point.overhead_ns) for point in points]
+    many = [(1.0, point.n_shards, point.many_folios, point.many_overhead_ns) for point in points]
+    table = np.array(few + many)
+    relative = table[:, :3] / table[:, 3:]
     found, used = np.zeros(3), [0, 1, 2]
     while used:  # least squares without negative coefficients: leave out what comes out below 0
-        solved = np.linalg.lstsq(columns[:, used], overhead, rcond=None)[0]
+        solved = np.linalg.lstsq(relative[:, used], np.ones(len(table)), rcond=None)[0]
         if (solved >= 0).all():
             found[used] = solved
             break
@@ -239,7 +248,7 @@ def fit(points: Sequence[Point]) -> Model:
         per_tick,
         per_shard,
         per_folio,
-        float(np.abs(columns @ found - overhead).max()),
+        float(np.abs(relative @ found - 1).max()),
         largest.scan_ns * largest.n_shards / largest.n_pages,
         float(np.median([point.examined_bytes / point.n_pages for point in points])),
         float(np.median([point.request_one_shard_ns / point.n_requests for point in points])),
