@@ -227,6 +227,9 @@ def test_what_gpuscan_s_cells_cannot_say() -> None:
     known = replace(figures, closed=ClosedResult("gpuscan"))
     wrong_node = next(column for column in COLUMNS if column.key == "wrong_node")
     assert cell_text(wrong_node, cell_of(wrong_node, [known])) == "0 (by construction)"
+    for mark_ns, why_not in ((nan, "not measured"), (20.0, "one CPU")):
+        for column in (one for one in COLUMNS if one.key in ("mark_cost_2", "slowdown")):
+            assert cell_of(column, [replace(figures, mark_ns=mark_ns)]).why_not == why_not
     hot = replace(figures, design="hot-list", scan_1tib_ns=nan, scan_64tib_ns=nan)
     for column in COLUMNS:
         if column.loop == "none" and column.key != "metadata":

@@ -261,6 +261,11 @@ def _timed(number: float, design: str, why_not: str = "not measured") -> Value:
     return _measured(number, f"not measured: see {design} in designs.md" if design in UNTIMED else why_not)
 
 
+def _beside(number: float, figures: Figures) -> Value:
+    """Return what takes two threads to measure, one CPU or not wanted at all."""
+    return _timed(number, figures.design, "not measured" if math.isnan(figures.mark_ns) else "one CPU")
+
+
 def _fast(figures: Figures) -> Value:
     return _measured(figures.closed.fast_after, "nothing accessed")
 
@@ -375,7 +380,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "ns",
-        lambda f: _timed(f.mark_beside_ns, f.design, "one CPU"),
+        lambda f: _beside(f.mark_beside_ns, f),
     ),
     Column(
         "slowdown",
@@ -383,7 +388,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "share",
-        lambda f: _timed(f.slowdown, f.design, "one CPU"),
+        lambda f: _beside(f.slowdown, f),
     ),
     Column(
         "scan_1tib", "one scan of 1 TiB", "none", "modelled", "ns", lambda f: _timed(f.scan_1tib_ns, f.design)
