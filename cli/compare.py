@@ -75,8 +75,11 @@ def compare(
         typer.Option(metavar="KEY=VALUES", help="Try interval, batch or threshold values; can be repeated."),
     ] = None,
     objective: Annotated[
-        str, typer.Option(metavar="COLUMN", help="What the best cell of a grid is best in.")
-    ] = "fast_share",
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="What the best cell of a grid is best in.  [default: fast_share]"
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the workload; can be repeated."),
@@ -120,7 +123,10 @@ def compare(
     output = Output(as_json, quiet=quiet)
     names = wanted_designs(designs)
     combinations = parse_grid(grid or [])
-    check_objective(objective)
+    if objective is not None:
+        check_objective(objective)
+        if not grid:
+            raise InputError("--objective says what the best cell of a grid is; leave it out, or add --grid")
     if seeds > 1 and (grid or trace is not None):
         raise InputError("--seeds goes with neither --grid nor --trace; leave one of them out")
     _check_place(out, grid=bool(grid), plots=plots, force=force)
@@ -129,30 +135,39 @@ def compare(
         given.append(f"topology={{ machine = {quoted(machine)} }}")
     options = {"topology.memory": memory, "ticks": ticks, "seed": seed}
     given += [f"{key}={value}" for key, value in options.items() if value is not None]
-    limit = accesses or (DEFAULT_ACCESSES if ticks is None else None)
-    settings, facts = _settings(workload, [*given, *(overrides or [])], limit, output)
+    default_accesses = DEFAULT_ACCESSES if ticks is None else None
+    settings, facts = _settings(workload, [*given, *(overrides or [])], accesses, default_accesses, output)
     n_processes = min(jobs or len(os.sched_getaffinity(0)), max(1, 2 * len(names)))
     n_requests = requests or DEFAULT_REQUESTS
     asked = _Asked(names, settings, facts, seeds, n_requests, n_processes, side_costs, out, plots, force)
     if grid:
-        _run_grid(asked, combinations, objective, output)
+        _run_grid(asked, combinations, objective or "fast_share", output)
     else:
         _run(asked, output)
 
 
 def _settings(
-    workload: str, overrides: list[str], n_accesses: int | None, output: Output
+    workload: str, overrides: list[str], accesses: int | None, default_accesses: int | None, output: Output
 ) -> tuple[Settings, dict[str, Any]]:
-    """Return the machine and policy of a workload, and what JSON says about them."""
+    """Return the machine and policy of a workload, and what JSON says about them.
+
+    Raises:
+        InputError: it asks for what a comparison does not do.
+    """
     import os
     from dataclasses import asdict, replace
 
     from gpuscan import __version__
     from gpuscan.compare.settings import Settings, ticks_within
+    from gpuscan.errors import InputError
     from gpuscan.topology.resolve import resolve_topology
     from gpuscan.workload import load_workload
 
     loaded = load_workload(workload, overrides)
+    if loaded.policy.one_thread:  # machines without kswapd's demotion, and nobody here demotes instead
+        raise InputError("policy.one_thread is a switch of gpuscan run; leave it out of compare")
+    if loaded.source.kind == "trace" and accesses is not None:
+        raise InputError("--accesses cuts what processes do, and a trace has an end; leave out one of them")
     topology = resolve_topology(loaded.topology.machine, loaded.topology.memory)
     n_threads = len(os.sched_getaffinity(0))
     if loaded.source.kind == "trace":
@@ -168,7 +183,7 @@ def _settings(
         settings = replace(settings, trace=stream)
     else:
         spec = loaded.machine_spec(topology)
-        ticks = loaded.ticks
+        ticks, n_accesses = loaded.ticks, accesses or default_accesses
         if n_accesses is not None:
             ticks = ticks_within(spec, loaded.tick, ticks, n_accesses)
         if ticks < loaded.ticks:

@@ -100,6 +100,18 @@ def test_every_cell_is_filled_and_marked(
     assert requests.column_names == ["time_ns", "pfn", "nid", "cpu"]
     cells = pq.read_table(out / "cells.parquet").to_pylist()
     assert {row["loop"] for row in cells} == {"open", "closed", "none"}
+    assert [(row["design"], row["column"], row["seed"]) for row in cells] == [
+        (name, column.key, 7) for name in names for column in COLUMNS
+    ]
+    for row in cells:
+        assert row["value"] == document["cells"][row["design"]][row["column"]]["number"]
+    # What a model's walks find depends on how fast they are, and that is measured here.
+    assert opened["step_costs"].keys() == {"rfc-v1", "section-flag", "percpu-list"}
+    assert opened["step_costs"]["rfc-v1"]["page_ns"] == document["model"]["steps"]["walk"]["each_ns"]
+    how = {name: document["cells"][name]["batches"]["how"] for name in names}
+    assert how == dict.fromkeys(names[:-1], "modelled") | {"gpuscan": "counted"}
+    fills = pq.read_table(out / "fills.parquet").to_pylist()
+    assert {row["design"]: row["unit"] for row in fills}["gpuscan"] == "base pages"
     assert main(["compare", small, "--out", str(out)]) == 2
     assert "--force to replace it" in capsys.readouterr().err
 
@@ -164,6 +176,9 @@ def test_what_a_grid_may_be() -> None:
         (["--designs", ","], "unknown design ''; choose gpuscan"),
         (["--grid", "interval=70ms"], "interval=70 ms does not divide the run's 1.2 s; choose an"),
         (["--grid", "batch=1", "--seeds", "2"], "--seeds goes with neither --grid nor --trace"),
+        (["--objective", "fill"], "--objective says what the best cell of a grid is; leave it out, or add"),
+        (["--set", "policy.one_thread=true"], "policy.one_thread is a switch of gpuscan run; leave it out"),
+        (["--accesses", "9", "--set", "source={ kind = 'trace', trace = 'x' }"], "and a trace has an end;"),
     ],
 )
 def test_wrong_comparisons_are_refused(
@@ -202,17 +217,69 @@ def compared_topology(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 
 
 def test_what_gpuscan_s_cells_cannot_say() -> None:
-    opened, closed = OpenResult("gpuscan", scan_ns=10.0), ClosedResult("gpuscan", elsewhere_known=False)
+    opened, closed = OpenResult("gpuscan", scan_ns=10.0), ClosedResult("gpuscan", wrong_node_known=False)
     nan = float("nan")
-    figures = Figures("gpuscan", opened, closed, 1000, 4, 512, 64.0, 0, nan, nan, nan, 1.0, 1.0)
+    figures = Figures("gpuscan", opened, closed, 1000, 4, 64.0, 0, nan, nan, nan, 1.0, 1.0)
     cells = {column.key: cell_of(column, [figures]) for column in COLUMNS}
     busy = next(column for column in COLUMNS if column.key == "busy")
     assert cell_text(busy, cells["busy"]) == "4.0% (at most, 4 threads)"
     assert cells["wrong_node"].why_not == "not counted: records keep no node"
+    known = replace(figures, closed=ClosedResult("gpuscan"))
+    wrong_node = next(column for column in COLUMNS if column.key == "wrong_node")
+    assert cell_text(wrong_node, cell_of(wrong_node, [known])) == "0 (by construction)"
+    for mark_ns, why_not in ((nan, "not measured"), (20.0, "one CPU")):
+        for column in (one for one in COLUMNS if one.key in ("mark_cost_2", "slowdown")):
+            assert cell_of(column, [replace(figures, mark_ns=mark_ns)]).why_not == why_not
     hot = replace(figures, design="hot-list", scan_1tib_ns=nan, scan_64tib_ns=nan)
     for column in COLUMNS:
         if column.loop == "none" and column.key != "metadata":
             assert cell_of(column, [hot]).why_not == "not measured: see hot-list in designs.md"
+
+
+def test_a_seed_without_a_number_keeps_its_place() -> None:
+    nan = float("nan")
+    moved = {1: 40, 2: 0, 3: 60}
+    seeds = [
+        Figures(
+            "rfc-v1",
+            OpenResult("rfc-v1"),
+            ClosedResult("rfc-v1", migrated=n, examined=120),
+            *(1000, 1, 64.0, 0, nan, nan, nan, 1.0, 1.0),
+        )
+        for n in moved.values()
+    ]
+    column = next(column for column in COLUMNS if column.key == "examined_per_promotion")
+    cell = cell_of(column, seeds)
+    np.testing.assert_array_equal(cell.values, [3, nan, 2])
+    assert cell_text(column, cell) == "2.50 ±0.50 (2 of 3 seeds)"
+    assert cell_text(column, cell_of(column, seeds[:2])) == "3 (1 of 2 seeds)"
+    none = cell_of(column, seeds[1:2])
+    assert (none.why_not, len(none.values)) == ("found none to move", 1)
+
+
+def test_moves_at_the_fault_are_counted_with_the_others() -> None:
+    nan = float("nan")
+    column = next(column for column in COLUMNS if column.key == "moved")
+
+    def text(*results: ClosedResult) -> str:
+        rest = (1000, 1, 64.0, 0, nan, nan, nan, 1.0, 1.0)
+        seeds = [Figures("rfc-v1", OpenResult("rfc-v1"), closed, *rest) for closed in results]
+        return cell_text(column, cell_of(column, seeds))
+
+    assert text(ClosedResult("rfc-v1", migrated=5)) == "5"
+    assert text(ClosedResult("rfc-v1", migrated=5, moved_at_fault=32)) == "37 (32 at the fault)"
+    three = (ClosedResult("rfc-v1", moved_at_fault=n) for n in (10, 30, 20))
+    assert text(*three) == "20 ±10 (20 at the fault)"  # that of the seed in the middle
+
+
+def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
+    nan = float("nan")
+    column = next(column for column in COLUMNS if column.key == "false_promotions")
+    rest = (1000, 1, 64.0, 0, nan, nan, nan, 1.0, 1.0)
+    for design in (*DESIGNS, "gpuscan"):
+        figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
+        asks = design in ("section-flag", "hot-list")
+        assert cell_text(column, cell_of(column, [figures])) == ("4" if asks else "asks no time")
 
 
 def test_the_cost_model_predicts_what_it_was_not_made_of() -> None:

@@ -12,6 +12,7 @@ from gpuscan.compare.closed_loop import run_closed
 from gpuscan.compare.found import TimedLedger, WalkPlace
 from gpuscan.compare.gpuscan_loop import GpuscanLoop
 from gpuscan.compare.jobs import run_jobs
+from gpuscan.compare.metadata import metadata_bytes
 from gpuscan.compare.open_loop import OpenLoop, OpenResult, StepCosts, run_model
 from gpuscan.compare.overwritten import WatchedStore
 from gpuscan.compare.recording import record_accesses, replaying_machine
@@ -20,6 +21,7 @@ from gpuscan.compare.settings import Settings, ticks_within
 from gpuscan.compare.still import StillPages
 from gpuscan.compare.stream import RecordedStream
 from gpuscan.compare.suite import ModelJob
+from gpuscan.designs.hot_list import HotList
 from gpuscan.designs.registry import DESIGNS, make_design
 from gpuscan.designs.requests import RequestLedger
 from gpuscan.designs.rfc import RfcFixed
@@ -27,7 +29,14 @@ from gpuscan.errors import InputError, RunFailedError
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.policy import Policy
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec
+from gpuscan.sim.spec import (
+    HintFaultSpec,
+    MachineSpec,
+    MigrationCostSpec,
+    PatternSpec,
+    ProcessSpec,
+    SamplerSpec,
+)
 from machines import tiered
 
 MS = 1_000_000
@@ -187,6 +196,100 @@ def test_the_closed_loop_counts_overwritten_targets_of_gpuscan_too(tmp_path: Pat
     assert result.migrated == 1000
 
 
+def huge(n_folios: int = 40, **changes: object) -> Settings:
+    """Return settings with a process in folios of 2 MiB on node 2, accessed from node 0."""
+    process = ProcessSpec("app", 512 * n_folios, (0,), 20_000.0, ((2, 1.0),), order=9)
+    faults = HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0)
+    return replace(settings(), spec=replace(MachineSpec((process,), faults), **changes), horizon_ns=S)
+
+
+def recorded(chosen: Settings, directory: Path) -> RecordedStream:
+    recording = record_accesses(chosen.topology, chosen.spec, chosen.horizon_ns, directory)
+    return RecordedStream(chosen.topology, chosen.spec, recording)
+
+
+@pytest.mark.parametrize("design", ["rfc-v1", "hot-list"])
+def test_the_closed_loop_counts_huge_pages_that_move_where_they_fault(tmp_path: Path, design: str) -> None:
+    chosen = huge()
+    result = run_closed(design, chosen, recorded(chosen, tmp_path))
+    assert (result.migrated, result.moved_at_fault) == (0, 40)
+    assert result.n_rounds == 40
+    assert result.moved_used + result.moved_unused == 40
+    assert result.fast_after > 0.9
+
+
+def test_a_design_that_asks_for_huge_pages_has_none_moved_at_the_fault(tmp_path: Path) -> None:
+    chosen = huge()
+    result = run_closed("section-flag", chosen, recorded(chosen, tmp_path))
+    assert (result.migrated, result.moved_at_fault) == (40, 0)
+    assert result.moved_used + result.moved_unused == 40
+
+
+def test_gpuscan_s_batches_are_as_full_as_their_base_pages_make_them(tmp_path: Path) -> None:
+    chosen = huge()
+    machine = SimulatedMachine(chosen.topology, chosen.spec)
+    entries = np.zeros(6, dtype=ENTRY)
+    entries["pfn"] = machine.page_map.pfn_of_flat(machine.space.frame_of[:6].astype(np.int64))
+    result = GpuscanLoop(chosen, machine, write_request_list(entries, tmp_path / "list.npy")).run()
+    assert (result.fill_unit, result.batch_limit) == ("base pages", 512)
+    assert result.fills.tolist() == [512] * 6
+
+
+def test_what_is_handed_over_for_a_node_that_is_not_there_went_to_the_wrong_one() -> None:
+    loop = loop_of([1, 2, 3], [5, 6, 7])
+    loop._entries["nid"] = [0, 7, 0]
+    loop.run()
+    result = loop.result()
+    assert result.lost == {"invalid nid": 1}
+    assert result.wrong_node == 1
+
+
+def test_both_loops_count_what_goes_to_the_wrong_node_as_it_is_handed_over(tmp_path: Path) -> None:
+    # Tasks of both sockets touch the same pages in turn, so there are two targets, which rfc-v1 mixes.
+    process = ProcessSpec("app", 8192, (0, 1), 60_000.0, ((2, 1.0),), rotate_every_ns=30 * MS)
+    stuck = MigrationCostSpec(copy_failure_share=1.0)  # what is sent is sent, whether or not it arrives
+    spec = MachineSpec((process,), HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0), stuck)
+    chosen = replace(settings(), spec=spec)
+    stream = recorded(chosen, tmp_path)
+    result = run_closed("rfc-v1", chosen, stream)
+    assert result.migrated == 0
+    assert result.wrong_node > 100
+    assert run_closed("rfc-fixed", chosen, stream).wrong_node == 0
+
+
+def test_a_list_says_whether_hint_faults_asked_for_it(
+    tmp_path: Path, requests: RequestList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert requests.hint_faults
+    chosen = settings()
+    chosen = replace(chosen, spec=replace(chosen.spec, producer=SamplerSpec(period=10)), horizon_ns=S)
+    stream = recorded(chosen, tmp_path)
+    sampled = make_request_list(chosen, stream, tmp_path / "list.npy", 4000)
+    assert not sampled.hint_faults
+    seen: list[bool] = []
+    plain = HotList.record_access
+
+    def record(self: HotList, *arguments: int, hint_fault: bool = True) -> int:
+        seen.append(hint_fault)
+        return plain(self, *arguments, hint_fault=hint_fault)
+
+    monkeypatch.setattr(HotList, "record_access", record)
+    for listed in (requests, sampled):
+        seen.clear()
+        open_loop("hot-list", stream.open().machine, listed)
+        assert len(seen) == listed.n
+        assert set(seen) == {listed.hint_faults}
+
+
+def test_gpuscan_keeps_an_order_for_each_page_where_there_are_large_folios() -> None:
+    policy = Policy()
+    small, large = (SimulatedMachine(tiered(), chosen.spec) for chosen in (settings(), huge()))
+    more = metadata_bytes("gpuscan", large, policy, 0) - metadata_bytes("gpuscan", small, policy, 0)
+    assert more == tiered().page_map.n_pages
+    with WatchedStore(tiered(), "rfc", "cpu", large_folios=True) as store:
+        assert store.kernels.arrays.folio_order.nbytes == more
+
+
 def test_every_entry_is_marked_as_it_stands_in_the_list(
     stream: RecordedStream, requests: RequestList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +340,8 @@ def test_a_page_is_found_when_the_walk_comes_to_it() -> None:
     loop.run()
     # kmigrated walks after a second, 4 ns a page; in PFN order.
     assert loop.ledger.delays_ns == [S - 5, S + 4000 - 6, S + 32_000 - 7]
-    assert loop.n_walks == 3  # of nodes 0, 1 and 2: the timeout starts one, whatever is marked
+    # Of nodes 0, 1 and 2: the timeout starts one, whatever is marked.
+    assert loop.design.counters["walks"] == 3
 
 
 def test_a_mark_during_a_walk_is_seen_ahead_of_it_and_not_behind() -> None:

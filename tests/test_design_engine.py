@@ -23,7 +23,15 @@ from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.policy import Policy
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.spec import HintFaultSpec, KernelCostSpec, MachineSpec, MigrationCostSpec, ProcessSpec
+from gpuscan.sim.spec import (
+    HintFaultSpec,
+    KernelCostSpec,
+    MachineSpec,
+    MigrationCostSpec,
+    PatternSpec,
+    ProcessSpec,
+    SamplerSpec,
+)
 from gpuscan.sources.hint_faults import HintFaultSource
 from gpuscan.sources.producer import Observed
 from gpuscan.topology import Topology
@@ -337,11 +345,34 @@ def test_huge_pages_bypass_kmigrated_and_not_pghot() -> None:
         assert posted.ledger.requested == 0
         assert posted.counters["thp_migrated_at_fault"] == 32
         assert posted.counters["pgpromote_success"] == 16_384
+        # What moving them took, their producers waited for; nothing else here was marked.
+        each_ns = MigrationCostSpec().round_ns + 512 * MigrationCostSpec().page_ns
+        assert posted.counters["producer_migrate_ns"] == 32 * each_ns
+        assert posted.counters["producer_ns"] == 32 * each_ns
     pghot = engine("section-flag", machine(n_pages=16_384, order=9)).run(20)
     assert pghot.ledger.migrated == 32
     assert pghot.counters["pgpromote_success"] == 16_384
     # Each huge page fills a round by itself.
     assert pghot.counters["migrate_pages_rounds"] == 32
+
+
+def test_a_huge_page_that_a_sampler_reports_is_no_fault_and_moves_at_none() -> None:
+    report = engine("hot-list", machine(n_pages=16_384, order=9, producer=SamplerSpec(period=5))).run(20)
+    assert report.counters["thp_at_fault"] == 0
+    assert report.ledger.migrated == 32
+    assert report.counters["pghot_recorded_accesses"] > 1000
+    assert report.counters["pghot_recorded_hintfaults"] == 0
+
+
+def test_accesses_far_apart_make_a_page_hot_for_kpromoted_where_they_are_hint_faults_only() -> None:
+    # Each page is touched every 8 s, which is longer than the window of 5 s.
+    process = ProcessSpec("app", 80, (0,), 10.0, ((2, 1.0),), pattern=PatternSpec(kind="scan"))
+    faults = HintFaultSpec(1 << 30, 1000 * MS, hot_latency_ns=0)
+    for producer, n_moved in ((None, 80), (SamplerSpec(period=1, useless_share=0.0), 0)):
+        sim = SimulatedMachine(tiered(), MachineSpec((process,), faults, producer=producer))
+        report = engine("hot-list", sim).run(170)
+        assert report.counters["pghot_recorded_accesses"] >= 160
+        assert report.ledger.migrated == report.counters["promoted_beyond_window"] == n_moved
 
 
 def test_a_demoted_page_s_request_is_stale() -> None:

@@ -58,9 +58,9 @@ def test_a_change_of_target_flushes_nothing_and_the_last_one_takes_all() -> None
     posted.walk(2)
     fixed.walk(2)
     assert posted.calls[1:] == [BatchCall((3, 2, 1, 0), 1)]
-    assert posted.ledger.elsewhere == 2
+    assert posted.ledger.elsewhere == posted.counters["sent_to_wrong_node"] == 2
     assert fixed.calls == [BatchCall((pfn,), nid) for pfn, nid in marks]
-    assert fixed.ledger.elsewhere == 0
+    assert fixed.ledger.elsewhere == fixed.counters["sent_to_wrong_node"] == 0
 
 
 def test_the_page_that_fills_a_batch_decides_where_the_others_go() -> None:

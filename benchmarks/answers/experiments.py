@@ -82,7 +82,7 @@ def fill() -> dict[str, Any]:
                     "folios_per_batch": float(result.fills.mean()),
                     "batches": len(result.fills),
                     "theory": k / (k - 1) if k > 1 else None,
-                    "wrong": (result.elsewhere + result.invalid) / max(1, result.found),
+                    "wrong": result.wrong_node / max(1, result.found),
                 }
             )
     return {"rows": rows}
@@ -167,7 +167,7 @@ def compact() -> dict[str, Any]:
         for fmt in ("pghot-compact", "pghot"):
             policy = Policy(record_format=fmt, freq_threshold=1)
             result = through(("section-flag",), many, entries, policy)["section-flag"]
-            row[fmt] = result.elsewhere / max(1, result.found)
+            row[fmt] = result.wrong_node / max(1, result.found)
         targets.append(row)
     return {"rows": rows, "targets": targets}
 

@@ -37,12 +37,14 @@ class ClosedResult:
         n_accesses: how many.
         fast_before, fast_after: share served by fast memory in the first tick, and over the last tenth.
         fast_series, tick_end_ns: that share and the time at the end of each tick.
-        requested, migrated, elsewhere: marks that made a page READY or found it so, requests whose folio
-            moved, and of these to another node.
-        elsewhere_known: False where neither records nor a ledger keep the node that was asked for.
+        requested, migrated: marks that made a page READY or found it so, and requests whose folio moved.
+        moved_at_fault: PMD-mapped folios that moved where they faulted, without a request.
+        wrong_node: folios handed over for another node than asked for, or for one that is not there.
+        wrong_node_known: False where neither records nor a ledger keep the node that was asked for.
         lost: requests that ended without a move, by reason.
-        moved_pages, n_rounds: base pages moved, ``migrate_pages()`` rounds.
-        moved_used, moved_unused: moved folios that were accessed afterwards, and never; 0 of a trace.
+        n_rounds: ``migrate_pages()`` rounds, those at the fault included.
+        moved_used, moved_unused: moved folios that were accessed afterwards, and never, those at the fault
+            included; 0 of a trace.
         examined: pages (for a design with lists: entries) that were looked at.
         unit: ``pages`` or ``entries``.
     """
@@ -56,10 +58,10 @@ class ClosedResult:
     tick_end_ns: tuple[int, ...] = ()
     requested: int = 0
     migrated: int = 0
-    elsewhere: int = 0
-    elsewhere_known: bool = True
+    moved_at_fault: int = 0
+    wrong_node: int = 0
+    wrong_node_known: bool = True
     lost: dict[str, int] = field(default_factory=dict)
-    moved_pages: int = 0
     n_rounds: int = 0
     moved_used: int = 0
     moved_unused: int = 0
@@ -142,10 +144,10 @@ def _run_gpuscan(
 
         engine = Engine(store, source, migrator, policy, plan_sink=count)
         report = engine.run(1 << 40, on_tick)
-        result = _of_report(name, report, migrator, stream)
+        result = _of_report(name, report, (migrator,), stream)
         result.examined = n_examined
         # A record with a node goes where it says: the last that was asked for.
-        result.elsewhere_known = record_format(policy.record_format).has_nid
+        result.wrong_node_known = record_format(policy.record_format).has_nid
         # gpuscan's ledger has no request for a mark on a READY page; those of models do.
         result.requested += report.ledger.refreshed
         if store.n_overwritten:
@@ -162,19 +164,23 @@ def _run_model(
 ) -> ClosedResult:
     policy, machine = settings.policy_of(name), opened.machine
     migrator = WatchedMigrator(machine, lambda: engine.now_ns, has_vma=False)
+    at_fault = WatchedMigrator(machine, lambda: engine.now_ns)
     design = make_design(name, SimulatedPages(machine, migrator), policy)
     settings.tune(design)
-    engine = DesignEngine(design, machine, opened.source, policy)
+    engine = DesignEngine(design, machine, opened.source, policy, at_fault)
     report = engine.run(stream.horizon_ns // policy.interval_ns, on_tick)
-    result = _of_report(name, report, migrator, stream)
-    result.elsewhere = design.ledger.elsewhere
+    result = _of_report(name, report, (migrator, at_fault), stream)
     counters = report.counters
+    result.moved_at_fault = counters["thp_migrated_at_fault"]
+    result.wrong_node = counters["sent_to_wrong_node"]
     result.unit = "pages" if hasattr(design, "records") else "entries"
     result.examined = counters["pfns_examined" if result.unit == "pages" else "entries_examined"]
     return result
 
 
-def _of_report(name: str, report: RunReport, migrator: WatchedMigrator, stream: Stream) -> ClosedResult:
+def _of_report(
+    name: str, report: RunReport, migrators: tuple[WatchedMigrator, ...], stream: Stream
+) -> ClosedResult:
     summary = summarize(report)
     result = ClosedResult(name, n_accesses=int(summary.metrics.get("accesses", 0)))
     if summary.fast is not None:
@@ -185,8 +191,10 @@ def _of_report(name: str, report: RunReport, migrator: WatchedMigrator, stream: 
     )
     result.requested, result.migrated = report.ledger.requested, report.ledger.migrated
     result.lost = {reason: count for reason, count in report.ledger.dropped.most_common() if count}
-    result.moved_pages = summary.migrated_pages
-    result.n_rounds = migrator.n_rounds
+    result.n_rounds = sum(migrator.n_rounds for migrator in migrators)
     if stream.recording is not None:
-        result.moved_used, result.moved_unused = migrator.used_and_not(stream.recording)
+        for migrator in migrators:
+            n_used, n_unused = migrator.used_and_not(stream.recording)
+            result.moved_used += n_used
+            result.moved_unused += n_unused
     return result

@@ -1,8 +1,9 @@
 """What the table of a comparison shows: each column's loop, whether it is counted, measured or modelled.
 
-A cell that cannot exist for a design says why instead of a number. *Counted*: by the loop, exact.
-*Measured*: on this machine, wall time of scans, CPU time of steps. *Modelled*: counted steps times
-measured (or published) costs.
+A cell that cannot exist for a design says why instead of a number. *Counted*: by the loop, the same on any
+machine. *Measured*: on this machine, wall time of scans, CPU time of steps. *Modelled*: counted steps times
+measured (or published) costs, and what was counted in a loop whose time such costs make: in the open loop a
+model's walks begin and end by them. The closed loop charges what the workload's ``[kernel]`` table says.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ class Figures:
         opened, closed: what the loops found.
         list_end_ns: how long the open loop's list is.
         n_threads: of a scan; models have one.
-        batch_limit: folios a batch may hold.
         page_bytes: what looking at a page (or an entry) reads.
         metadata_bytes: what the design keeps for this machine.
         mark_ns, mark_beside_ns: producer cost alone and beside another; NaN where not measured.
@@ -51,7 +51,6 @@ class Figures:
     closed: ClosedResult
     list_end_ns: int
     n_threads: int
-    batch_limit: int
     page_bytes: float
     metadata_bytes: int
     mark_ns: float
@@ -96,7 +95,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell over all seeds: the median, and the smallest and largest; or why there is none."""
+    """A cell over all seeds: the median, and the smallest and largest; or why there is none. ``values`` has
+    every seed's number in their order, NaN where there is none."""
 
     how: How
     number: float
@@ -111,22 +111,29 @@ def cell_of(column: Column, seeds: Sequence[Figures]) -> Cell:
     """Return the cell of a design from its figures under each seed."""
     values = [column.value(figures) for figures in seeds]
     how = column.how_of(seeds[0].design)
-    numbers = [value.number for value in values if not math.isnan(value.number)]
-    remark = next((value.remark for value in values if value.remark), "")
+    of_seeds = tuple(value.number for value in values)
+    numbers = [number for number in of_seeds if not math.isnan(number)]
     if not numbers:
         nan = float("nan")
         why = next((value.why_not for value in values if value.why_not), "nothing happened")
-        return Cell(how, nan, nan, nan, why, remark)
-    return Cell(how, median(numbers), min(numbers), max(numbers), "", remark, tuple(numbers))
+        return Cell(how, nan, nan, nan, why, values=of_seeds)
+    middle = median(numbers)
+    known = (value for value in values if not math.isnan(value.number))
+    remark = min(known, key=lambda value: abs(value.number - middle)).remark
+    return Cell(how, middle, min(numbers), max(numbers), "", remark, of_seeds)
 
 
 def cell_text(column: Column, cell: Cell) -> str:
-    """Return a cell as printed: the median, with half the spread where there are several seeds."""
+    """Return a cell as printed: the median, with half the spread where several seeds have a number, and how
+    many have one where not all do."""
     if cell.why_not:
         return cell.why_not
     text = _formatted(cell.number, column.unit)
-    if len(cell.values) > 1:
+    n_known, n_seeds = sum(not math.isnan(number) for number in cell.values), len(cell.values)
+    if n_known > 1:
         text += f" ±{_formatted((cell.high - cell.low) / 2, column.unit)}"
+    if n_known < n_seeds:
+        text += f" ({n_known} of {n_seeds} seeds)"
     return f"{text} {cell.remark}" if cell.remark else text
 
 
@@ -186,7 +193,8 @@ def _fill(figures: Figures) -> Value:
     fills = figures.opened.fills
     if not len(fills):
         return Value(why_not="no batch")
-    return Value(float(fills.mean()) / figures.batch_limit)
+    remark = "" if figures.opened.fill_unit == "folios" else f"(by {figures.opened.fill_unit})"
+    return Value(float(fills.mean()) / figures.opened.batch_limit, remark=remark)
 
 
 def _lost(lost: dict[str, int]) -> Value:
@@ -201,6 +209,12 @@ def _never_ready(figures: Figures) -> Value:
     return Value(float(figures.opened.never_ready), remark=remark)
 
 
+def _false_promotions(figures: Figures) -> Value:
+    if figures.design not in ("section-flag", "hot-list"):
+        return Value(why_not="asks no time")
+    return Value(float(figures.opened.false_promotions))
+
+
 def _resched(figures: Figures) -> Value:
     stretch_ns = figures.opened.no_resched_ns
     if math.isnan(stretch_ns):
@@ -211,7 +225,7 @@ def _resched(figures: Figures) -> Value:
 def _examined_per_promotion(figures: Figures) -> Value:
     closed = figures.closed
     if not closed.migrated:
-        return Value(why_not="moved none")
+        return Value(why_not="found none to move")
     if closed.unit == "entries":
         return Value(why_not=f"no walk, {closed.examined / closed.migrated:.2f} entries")
     return Value(closed.examined / closed.migrated)
@@ -225,10 +239,18 @@ def _unused(figures: Figures) -> Value:
     return Value(closed.moved_unused / moved)
 
 
+def _moved(figures: Figures) -> Value:
+    closed = figures.closed
+    remark = f"({format_count(closed.moved_at_fault)} at the fault)" if closed.moved_at_fault else ""
+    return Value(float(closed.migrated + closed.moved_at_fault), remark=remark)
+
+
 def _wrong_node(figures: Figures) -> Value:
-    if not figures.closed.elsewhere_known:
+    if not figures.closed.wrong_node_known:
         return Value(why_not="not counted: records keep no node")
-    return Value(float(figures.closed.elsewhere))
+    # A record of ours says where its page goes, and what it said before is counted as lost.
+    remark = "(by construction)" if figures.design == OURS else ""
+    return Value(float(figures.closed.wrong_node), remark=remark)
 
 
 def _measured(number: float, why_not: str) -> Value:
@@ -239,12 +261,17 @@ def _timed(number: float, design: str, why_not: str = "not measured") -> Value:
     return _measured(number, f"not measured: see {design} in designs.md" if design in UNTIMED else why_not)
 
 
+def _beside(number: float, figures: Figures) -> Value:
+    """Return what takes two threads to measure, one CPU or not wanted at all."""
+    return _timed(number, figures.design, "not measured" if math.isnan(figures.mark_ns) else "one CPU")
+
+
 def _fast(figures: Figures) -> Value:
     return _measured(figures.closed.fast_after, "nothing accessed")
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("pages_examined", "pages examined", "open", "counted", "count", _examined),
+    Column("pages_examined", "pages examined", "open", "modelled", "count", _examined, "counted"),
     Column("bytes_examined", "bytes examined", "open", "modelled", "bytes", _examined_bytes, "counted"),
     Column("scan_time", "scan time", "open", "modelled", "ns", lambda f: Value(f.opened.scan_ns), "measured"),
     Column(
@@ -260,24 +287,44 @@ COLUMNS: tuple[Column, ...] = (
     Column("delay_p99", "mark to found, p99", "open", "modelled", "ns", _delay(99)),
     Column("delay_low", "  p50, lowest tenth of the PFNs", "open", "modelled", "ns", _delay_at("low")),
     Column("delay_high", "  p50, highest tenth of the PFNs", "open", "modelled", "ns", _delay_at("high")),
-    Column("batches", "batches", "open", "counted", "count", lambda f: Value(float(len(f.opened.fills)))),
-    Column("fill", "  how full, mean", "open", "counted", "share", _fill),
+    Column(
+        "batches",
+        "batches",
+        "open",
+        "modelled",
+        "count",
+        lambda f: Value(float(len(f.opened.fills))),
+        "counted",
+    ),
+    Column("fill", "  how full, mean", "open", "modelled", "share", _fill, "counted"),
     Column(
         "wrong_node_open",
         "sent to the wrong node",
         "open",
-        "counted",
+        "modelled",
         "count",
-        lambda f: Value(float(f.opened.elsewhere + f.opened.invalid)),
+        lambda f: Value(float(f.opened.wrong_node)),
+        "counted",
     ),
-    Column("lost_open", "requests lost", "open", "counted", "count", lambda f: _lost(f.opened.lost)),
+    Column(
+        "lost_open", "requests lost", "open", "modelled", "count", lambda f: _lost(f.opened.lost), "counted"
+    ),
     Column(
         "not_ready",
         "marks that left no page READY",
         "open",
-        "counted",
+        "modelled",
         "count",
         _never_ready,
+        "counted",
+    ),
+    Column(
+        "false_promotions",
+        "promoted by a time that wrapped",
+        "open",
+        "modelled",
+        "count",
+        _false_promotions,
     ),
     Column("no_resched", "longest without cond_resched", "open", "modelled", "ns", _resched),
     Column(
@@ -288,7 +335,7 @@ COLUMNS: tuple[Column, ...] = (
         "share",
         _fast,
     ),
-    Column("moved", "folios moved", "closed", "counted", "count", lambda f: Value(float(f.closed.migrated))),
+    Column("moved", "folios moved", "closed", "counted", "count", _moved),
     Column(
         "rounds", "migrate_pages() rounds", "closed", "counted", "count", lambda f: Value(f.closed.n_rounds)
     ),
@@ -333,7 +380,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "ns",
-        lambda f: _timed(f.mark_beside_ns, f.design, "one CPU"),
+        lambda f: _beside(f.mark_beside_ns, f),
     ),
     Column(
         "slowdown",
@@ -341,7 +388,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "share",
-        lambda f: _timed(f.slowdown, f.design, "one CPU"),
+        lambda f: _beside(f.slowdown, f),
     ),
     Column(
         "scan_1tib", "one scan of 1 TiB", "none", "modelled", "ns", lambda f: _timed(f.scan_1tib_ns, f.design)

@@ -22,7 +22,8 @@ class TimedLedger(RequestLedger):
         place: of the walk that is under way.
         delays_ns, positions: of each request found, in the order they were: how long it was pending,
             and the page.
-        last_asked_ns: by node of the page, the latest mark that made or found a page READY.
+        last_asked_ns: time of the latest mark that made or found a page READY, whatever node it is on; who
+            sets it to -1 learns whether there has been one since.
     """
 
     def __init__(self, place: WalkPlace) -> None:

@@ -48,7 +48,7 @@ class GpuscanLoop:
         self._flats, self._which = np.unique(flats, return_inverse=True)
         self._since_ns = np.full(len(self._flats), _NOT_PENDING, dtype=np.int64)
         self._asked_nid = np.zeros(len(self._flats), dtype=np.int32)
-        self._result = OpenResult(OURS, measured=True, batch_limit=self._policy.batch_pages)
+        self._result = OpenResult(OURS, batch_limit=self._policy.batch_pages, fill_unit="base pages")
         self._delays: list[NDArray[np.int64]] = []
         self._found: list[NDArray[np.int64]] = []
         self._fills: list[NDArray[np.int64]] = []
@@ -62,8 +62,7 @@ class GpuscanLoop:
         entries, interval_ns = self._entries, self._policy.interval_ns
         times = np.ascontiguousarray(entries["time_ns"])
         self._scan(0)  # loads what a scan needs, on an empty store
-        self._result.scan_ns = self._result.n_walks = 0
-        self._result.examined = self._result.examined_bytes = 0
+        self._result.scan_ns = self._result.examined = self._result.examined_bytes = 0
         done = now_ns = 0
         for _ in range(int(times[-1]) // interval_ns + _SCANS_AFTER_END):
             now_ns += interval_ns
@@ -106,7 +105,6 @@ class GpuscanLoop:
             result.examined += plan.examined_pages
             result.examined_bytes += plan.examined_bytes
             self._take(plan, now_ns + spent_ns)
-        result.n_walks += 1
         result.scan_ns += spent_ns
 
     def _take(self, plan: Plan, found_ns: int) -> None:
@@ -114,10 +112,8 @@ class GpuscanLoop:
         self._delays.append(found_ns - self._since_ns[which])
         self._found.append(plan.flat)
         self._since_ns[which] = _NOT_PENDING
-        self._result.elsewhere += int(np.count_nonzero(self._asked_nid[which] != plan.target_of_folio()))
-        batches = plan.batches(self._policy.batch_pages)
-        self._fills.append(np.diff(batches.offsets))
-        self._result.n_rounds += len(batches)
+        self._result.wrong_node += int(np.count_nonzero(self._asked_nid[which] != plan.target_of_folio()))
+        self._fills.append(plan.batches(self._policy.batch_pages).n_pages)
 
     def _finished(self) -> OpenResult:
         result, none = self._result, np.empty(0, dtype=np.int64)

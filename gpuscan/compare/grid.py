@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gpuscan.compare.columns import COLUMNS, Cell, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel, measure_model
-from gpuscan.compare.settings import Parameters, Settings
+from gpuscan.compare.settings import OURS, Parameters, Settings
 from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps, temporary_directory
 from gpuscan.errors import InputError
 from gpuscan.units import format_time, parse_time_ns
@@ -32,6 +32,7 @@ _SMALLER_IS_BETTER = frozenset(
         "delay_p99",
         "wrong_node_open",
         "lost_open",
+        "false_promotions",
         "no_resched",
         "rounds",
         "wrong_node",
@@ -177,7 +178,15 @@ def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> 
     sign = -1 if objective in _SMALLER_IS_BETTER else 1
     able = [row for row in rows if row["values"][objective] is not None]
     best = max(able, key=lambda row: sign * row["values"][objective], default=None)
-    return {"kind": "compare-grid", **facts, "objective": objective, "best": best, "cells": rows}
+    models = sorted({cell.design for cell in result.cells} - {OURS})
+    return {
+        "kind": "compare-grid",
+        **facts,
+        "step_costs": {name: asdict(result.model.step_costs(name)) for name in models},
+        "objective": objective,
+        "best": best,
+        "cells": rows,
+    }
 
 
 def _row(cell: GridCell) -> dict[str, Any]:

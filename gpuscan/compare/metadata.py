@@ -33,8 +33,9 @@ def metadata_bytes(design: str, machine: SimulatedMachine, policy: Policy, n_lis
     lower = [node for node in topology.nodes if node.present_pages and not machine.top_tier[node.nid]]
     if design == OURS:
         n_flat, fmt = topology.page_map.n_pages, record_format(policy.record_format)
+        orders = n_flat if machine.has_large_folios else 0  # a byte each, kept only where there are some
         # Records, ready and eligible bits, block bits.
-        return n_flat * fmt.n_bytes + 2 * n_flat // 8 + n_flat // 512 // 8
+        return n_flat * fmt.n_bytes + 2 * n_flat // 8 + n_flat // 512 // 8 + orders
     if design == "section-flag":
         tracked = sum(node.present_pages for node in lower)
         return (

@@ -57,14 +57,13 @@ class OpenResult:
         never_ready: entries after which the page was not READY: below the design's threshold, or not wanted.
         delays_ns, positions: int64[found], how long each waited, and the page (flat).
         place_in_zone: float32[found], 0 to 1: where in its zone's span the page lies.
-        fills: int32[batches], folios of each batch that was not empty; batch_limit: that it may hold.
-        empty_batches, n_rounds: batch calls without a folio; ``migrate_pages()`` rounds.
-        elsewhere, invalid: requests sent to another node than asked for, and to one that is not there.
+        fills: int32[batches], what each batch that was not empty holds; batch_limit: what it may hold;
+            fill_unit: of both, ``folios`` or ``base pages``.
+        wrong_node: folios handed over for another node than asked for, or for one that is not there.
         lost: requests that ended without being handed on, by reason.
         examined, unit: pages (or entries) looked at.
         examined_bytes: what that reads.
-        scan_ns: time of all walks; ``measured`` where it was, else modelled from measured steps.
-        n_walks: walks, or scans.
+        scan_ns: time of all walks: gpuscan's measured, a model's modelled from measured steps.
         no_resched_ns: longest stretch of a walk without a ``cond_resched()``; NaN for none needed.
         false_promotions: batched only since a record's time had wrapped around.
     """
@@ -81,17 +80,13 @@ class OpenResult:
     place_in_zone: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     fills: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     batch_limit: int = 0
-    empty_batches: int = 0
-    n_rounds: int = 0
-    elsewhere: int = 0
-    invalid: int = 0
+    fill_unit: str = "folios"
+    wrong_node: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     examined: int = 0
     unit: str = "pages"
     examined_bytes: int = 0
     scan_ns: float = 0.0
-    measured: bool = False
-    n_walks: int = 0
     no_resched_ns: float = float("nan")
     false_promotions: int = 0
 
@@ -146,7 +141,6 @@ class OpenLoop:
         self._next = 0
         self.fills: list[int] = []
         self.scan_ns = 0.0
-        self.n_walks = 0
         self._topology = topology
         self._spans: dict[int, _Spans] = {}
 
@@ -194,7 +188,6 @@ class OpenLoop:
         walk_ns = place.end()
         end_ns = start_ns + max(1, int(walk_ns))
         self.scan_ns += walk_ns
-        self.n_walks += 1
         self.fills += [len(call.pfns) for call in design.calls if call.pfns]
         design.calls.clear()
         if asked_ahead:  # set after the thread had cleared it
@@ -299,15 +292,11 @@ class OpenLoop:
             place_in_zone=places_in_zone(self._topology, positions),
             fills=np.array(self.fills, dtype=np.int32),
             batch_limit=design.batch_folios,
-            empty_batches=counters["empty_batch_calls"],
-            n_rounds=counters["migrate_pages_rounds"],
-            elsewhere=ledger.elsewhere,
-            invalid=counters["invalid_nid"],
+            wrong_node=counters["sent_to_wrong_node"],
             lost=dict(ledger.lost.most_common()),
             examined=examined,
             unit="pages" if has_walk else "entries",
             scan_ns=self.scan_ns,
-            n_walks=self.n_walks,
             no_resched_ns=self.place.longest_ns,
             false_promotions=counters["false_promotions"],
         )
@@ -330,6 +319,7 @@ def run_model(
     policy = settings.policy_of(name)
     design = make_design(name, pages, policy)
     settings.tune(design)
+    design.hint_faults = requests.hint_faults
     loop = OpenLoop(design, settings.topology, requests.entries(), costs, policy.hz)
     loop.run(on_marks)
     return loop.result()

@@ -142,11 +142,12 @@ def _batch_fill(document: Mapping[str, Any]) -> Figure:
             edgecolor="0.3",
             linewidth=0.3,
         )
-        ax.set(xlim=(0, 104), ylim=(0, 100), title=f"{name}\n{total:,} batches of up to {curve['limit']}")
+        limit = f"{curve['limit']} {curve['unit']}"
+        ax.set(xlim=(0, 104), ylim=(0, 100), title=f"{name}\n{total:,} batches of up to {limit}")
         ax.title.set_fontsize("small")
     for ax in axes[len(curves) :]:
         ax.set_visible(False)
-    figure.supxlabel("folios in a batch (% of what it may hold)")
+    figure.supxlabel("what a batch holds (% of what it may hold)")
     figure.supylabel("batches (%)")
     figure.suptitle(_about(document, "open"))
     return figure

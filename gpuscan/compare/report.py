@@ -3,10 +3,10 @@
 A ``--out`` directory holds::
 
     compare.json      the document that ``gpuscan compare --json`` prints
-    cells.parquet     design, column, loop, how, seed, value: the table, long
+    cells.parquet     design, column, loop, how, seed, value (null where there is none): the table, long
     requests.parquet  the open loop's list of the first seed: time_ns, pfn, nid, cpu
     delays.parquet    every request found: design, delay_ns, place_in_zone (0 to 1)
-    fills.parquet     every batch: design, folios
+    fills.parquet     every batch: design, filled, unit (folios; gpuscan's limit is of base pages)
     series.parquet    per tick of the closed loop: design, time_ns, fast_share
     model.parquet     design, memory_bytes, scan_ns: the curves over memory size
     *.png, *.svg      plots, unless ``--no-plots``
@@ -14,6 +14,7 @@ A ``--out`` directory holds::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
 from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES
 from gpuscan.compare.request_list import ENTRY
-from gpuscan.compare.settings import UNTIMED, Settings
+from gpuscan.compare.settings import OURS, UNTIMED, Settings
 from gpuscan.compare.suite import Costs, SeedRun
 from gpuscan.units import PAGE_BYTES
 from gpuscan.writing import new_directory, write_json
@@ -59,6 +60,9 @@ def document_of(
                 "end_ns": run.requests.end_ns,
                 "digest": run.requests.digest,
                 "digest_by_design": {name: run.opened[name].list_digest for name in designs},
+                "step_costs": {
+                    name: asdict(costs.model.step_costs(name)) for name in designs if name != OURS
+                },
             }
             for run in runs
         ],
@@ -115,7 +119,12 @@ def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[s
     return {
         "delay": {"share": shares, "ns": delays},
         "delay_by_place": place,
-        "fill": {"edges": edges.tolist(), "batches": counts.tolist(), "limit": opened.batch_limit},
+        "fill": {
+            "edges": edges.tolist(),
+            "batches": counts.tolist(),
+            "limit": opened.batch_limit,
+            "unit": opened.fill_unit,
+        },
         "fast": {"time_ns": list(closed.tick_end_ns), "share": list(closed.fast_series)},
         "scan": {
             "memory_bytes": sizes,
@@ -152,10 +161,17 @@ def _tables(document: dict[str, Any], run: SeedRun) -> dict[str, pa.Table]:
     designs = document["designs"]
     loops = {column["key"]: column["loop"] for column in document["columns"]}
     cells = [
-        {"design": name, "column": key, "loop": loops[key], "how": cell["how"], "seed": seed, "value": value}
+        {
+            "design": name,
+            "column": key,
+            "loop": loops[key],
+            "how": cell["how"],
+            "seed": seed,
+            "value": None if math.isnan(value) else value,
+        }
         for name in designs
         for key, cell in document["cells"][name].items()
-        for seed, value in zip(document["seeds"], cell["values"], strict=False)
+        for seed, value in zip(document["seeds"], cell["values"], strict=True)
     ]
     entries = run.requests.entries()
     return {
@@ -170,7 +186,8 @@ def _tables(document: dict[str, Any], run: SeedRun) -> dict[str, pa.Table]:
         "fills": _stacked(
             designs,
             {name: run.opened[name].fills for name in designs},
-            folios=lambda name: run.opened[name].fills,
+            filled=lambda name: run.opened[name].fills,
+            unit=lambda name: np.full(len(run.opened[name].fills), run.opened[name].fill_unit),
         ),
         "series": _stacked(
             designs,

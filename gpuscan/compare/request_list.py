@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class RequestList:
         n_seen: entries that the producer made until it was stopped, or its time was over.
         end_ns: until when the list goes.
         digest: SHA-256 of the entries.
+        hint_faults: whether hint faults asked for them; only some designs tell them from others.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class RequestList:
     n_seen: int
     end_ns: int
     digest: str
+    hint_faults: bool = True
 
     def entries(self) -> NDArray[Any]:
         """Return the entries, mapped read-only.
@@ -94,6 +96,7 @@ def collect(
     """
     parts: list[NDArray[Any]] = []
     n_seen = end_ns = 0
+    hint_faults = True
     cpus = {node.nid: np.array(node.cpus, dtype=np.int32) for node in topology.nodes if node.cpus}
     for tick_end_ns, seen in faults:
         part = np.empty(int(np.count_nonzero(seen.wanted)), dtype=ENTRY)
@@ -106,6 +109,7 @@ def collect(
             part["cpu"][mine] = cpus[nid][np.arange(len(mine)) % len(cpus[nid])]
         parts.append(part[np.argsort(part["time_ns"], kind="stable")])
         n_seen += len(part)
+        hint_faults = seen.at_fault
         end_ns = tick_end_ns
         if n_seen >= limit:
             break
@@ -114,7 +118,8 @@ def collect(
             "the producer asks for no page at all, so there is nothing to compare; choose another "
             "workload, such as cxl-promote, or more ticks"
         )
-    return write_request_list(np.concatenate(parts)[:limit], path, n_seen, end_ns)
+    requests = write_request_list(np.concatenate(parts)[:limit], path, n_seen, end_ns)
+    return replace(requests, hint_faults=hint_faults)
 
 
 def write_request_list(

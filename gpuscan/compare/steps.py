@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.atomics import atomic_and, atomic_compare_exchange, atomic_exchange, atomic_or
+from gpuscan.kernels.cpu.atomics import (
+    atomic_and,
+    atomic_compare_exchange,
+    atomic_exchange,
+    atomic_load,
+    atomic_or,
+)
 from gpuscan.kernels.cpu.compile import kernel
 
 PAGE_WORDS = 8
 """64 bytes of struct page."""
 LRU = 1 << 5
+NODE_SHIFT = 54
+"""Of ``page->flags``; all pages here are of node 0."""
 READY = 1 << 2
 NID_SHIFT, NID_MASK = 3, 1023
 RECORD_READY = 1 << 7
@@ -83,10 +91,14 @@ def check_sections(hot: NDArray[np.int64]) -> int:
 
 @kernel
 def mark_two_atomics(
-    pfns: NDArray[np.int64], exts: NDArray[np.int64], flags: NDArray[np.int64], zone_word: int
+    pfns: NDArray[np.int64],
+    pages: NDArray[np.int64],
+    exts: NDArray[np.int64],
+    flags: NDArray[np.int64],
+    zone_word: int,
 ) -> None:
-    """kmigrated_add_pfn(): exchange the nid in a loop, set READY, set the node's bit; with ``zone_word``
-    above 0 a zone's too."""
+    """kmigrated_add_pfn(): exchange the nid in a loop, set READY, set the bit of the page's node, which
+    ``page->flags`` says; with ``zone_word`` above 0 a zone's too."""
     for pfn in pfns:
         old = exts[pfn]
         while True:
@@ -96,9 +108,10 @@ def mark_two_atomics(
                 break
             old = seen
         atomic_or(exts, pfn, READY)
+        node = pages[pfn, 0] >> NODE_SHIFT
         if zone_word > 0:
-            atomic_or(flags, zone_word, 1)
-        atomic_or(flags, 0, 1)
+            atomic_or(flags, zone_word + node, 1)
+        atomic_or(flags, node, 1)
 
 
 @kernel
@@ -119,7 +132,7 @@ def mark_head(
                 break
             old = seen
         atomic_or(exts, folio, READY)
-        atomic_or(flags, 0, 1)
+        atomic_or(flags, pages[folio, 0] >> NODE_SHIFT, 1)
 
 
 @kernel
@@ -131,7 +144,7 @@ def mark_record(
     flags: NDArray[np.int64],
 ) -> None:
     """pghot_record_access(): struct page, one exchange of the record, and for a READY one the bits of
-    section and node. Every second access makes a page READY here, as the default threshold does."""
+    section and node. The second access makes a page READY, as the default threshold does."""
     for pfn in pfns:
         if pages[pfn, 0] & LRU == 0:
             continue
@@ -145,22 +158,26 @@ def mark_record(
             old = seen
         if word & RECORD_READY:
             atomic_or(hot, 2 * (pfn >> 15), 1)
-            atomic_or(flags, 0, 1)
+            atomic_or(flags, pages[pfn, 0] >> NODE_SHIFT, 1)
 
 
 @kernel
 def append(
     pfns: NDArray[np.int64], pages: NDArray[np.int64], entries: NDArray[np.int64], flags: NDArray[np.int64]
 ) -> None:
-    """A list per CPU: read where the page is, append (PFN, nid) to one's own list, set the node's bit."""
+    """A list per CPU: read where the page is, append (PFN, nid) to one's own list, set the node's bit where
+    it is clear."""
     at = 0
     for pfn in pfns:
-        if pages[pfn, 0] & LRU == 0:
+        word = pages[pfn, 0]
+        if word & LRU == 0:
             continue
         entries[at, 0] = pfn
         entries[at, 1] = 1
         at = (at + 1) % len(entries)
-        atomic_or(flags, 0, 1)
+        node = word >> NODE_SHIFT
+        if atomic_load(flags, node) & 1 == 0:
+            atomic_or(flags, node, 1)
 
 
 def struct_pages(n_pages: int) -> NDArray[Any]:

@@ -200,7 +200,6 @@ def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> F
         run.closed[design],
         run.requests.end_ns,
         settings.n_threads if design == OURS else 1,
-        run.opened[design].batch_limit,
         page_bytes(design, settings.policy),
         run.metadata[design],
         producer.alone_ns,

@@ -31,6 +31,7 @@ class Design(ABC):
         counts_accesses: the producer reports every fault; otherwise do_numa_page() decides first.
         bypasses_thp: PMD-mapped folios are not marked but moved where they fault.
         locks_records: the walk does a locked test-and-clear on the record of each page.
+        hint_faults: whether what is marked are hint faults; whoever drives the design says so.
         calls: every ``migrate_misplaced_folios_batch(list, nid)`` call.
         counters: by the kernel's names where it has one.
         ledger: where every request went.
@@ -53,6 +54,7 @@ class Design(ABC):
         self.ledger = RequestLedger()
         self.busy_ns = 0.0
         self.span: ZoneSpan | None = None
+        self.hint_faults = True
         self._active: set[int] = set()
         self._asked: dict[int, int | None] = {}  # head of an isolated folio: what was asked for
 
@@ -63,7 +65,8 @@ class Design(ABC):
 
     @abstractmethod
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
-        """Handle a hint fault on a CPU that names a page and a node; 0 or -errno."""
+        """Handle an access that a producer reports from a CPU, to a page that shall go to a node; 0 or
+        -errno."""
 
     def mark_many(
         self,
@@ -72,7 +75,7 @@ class Design(ABC):
         jiffies: NDArray[np.int64],
         cpus: NDArray[np.int64],
     ) -> None:
-        """Handle hint faults, one after the other: see :meth:`mark`."""
+        """Handle accesses, one after the other: see :meth:`mark`."""
         rows = zip(pfns.tolist(), nids.tolist(), jiffies.tolist(), cpus.tolist(), strict=True)
         for pfn, nid, now_jiffies, cpu in rows:
             self.mark(pfn, nid, now_jiffies, cpu=cpu)
@@ -190,6 +193,7 @@ class Design(ABC):
         self._count_success(heads, nid, dict(result.counts).get("pgmigrate_success", 0))
         for head, moved in zip(heads, result.moved, strict=True):
             asked = self._asked.pop(head)
+            counters["sent_to_wrong_node"] += nid not in machine.nids or asked not in (None, nid)
             if moved:
                 self.ledger.moved(asked, nid)
             else:

@@ -120,10 +120,16 @@ class DesignEngine:
         machine: where time passes.
         source: what sees the accesses.
         policy: ``interval_ns`` is the length of a tick, ``hz`` counts jiffies; the rest is gpuscan's own.
+        at_fault: moves PMD-mapped folios where they fault, for a design that leaves them to the fault.
     """
 
     def __init__(
-        self, design: Design, machine: SimulatedMachine, source: FaultSource, policy: Policy
+        self,
+        design: Design,
+        machine: SimulatedMachine,
+        source: FaultSource,
+        policy: Policy,
+        at_fault: SimulatedMigrator | None = None,
     ) -> None:
         self.design = design
         self.policy = policy
@@ -131,7 +137,8 @@ class DesignEngine:
         self.n_ticks = 0
         self._machine = machine
         self._source = source
-        self._at_fault = SimulatedMigrator(machine)
+        self._at_fault = at_fault or SimulatedMigrator(machine)
+        self._at_fault_ns = 0.0
         self._cost = machine.spec.kernel
         self._n_cpus = sum(len(node.cpus) for node in machine.topology.nodes)
         self._wait_ns = 0.0
@@ -161,8 +168,10 @@ class DesignEngine:
         counters = design.counters + Counter(elsewhere=design.ledger.elsewhere)
         counters["stale_claims"] = design.ledger.stale_claims
         counters["pgdemote_kswapd"] = int(sum(tick.metrics["demoted_pages"] for tick in ticks))
-        counters["producer_ns"] = round(design.producer_ns(self._cost) + self._wait_ns)
+        producer_ns = design.producer_ns(self._cost) + self._wait_ns + self._at_fault_ns
+        counters["producer_ns"] = round(producer_ns)
         counters["producer_wait_ns"] = round(self._wait_ns)
+        counters["producer_migrate_ns"] = round(self._at_fault_ns)
         return RunReport(
             "model",
             f"the design {design.name} is a model in Python and runs on no device",
@@ -308,8 +317,9 @@ class DesignEngine:
         if times_ns is None:
             times_ns = self.now_ns - self._random.integers(0, self.policy.interval_ns, len(pfns))
         marked = np.ones(len(pfns), dtype=np.bool_)
-        if not seen.at_fault and not self.design.counts_accesses:
-            marked = wanted
+        self.design.hint_faults = seen.at_fault
+        if not seen.at_fault:
+            marked = marked if self.design.counts_accesses else wanted
         elif self.design.bypasses_thp and self._machine.has_large_folios:
             huge = self._is_huge(pfns)
             self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
@@ -368,6 +378,7 @@ class DesignEngine:
         counters, size = self.design.counters, np.array([1 << PMD_ORDER])
         for pfn, nid in zip(pfns.tolist(), nids.tolist(), strict=True):
             result = self._at_fault.migrate(nid, np.array([pfn], dtype=np.int64), size)
+            self._at_fault_ns += result.busy_ns
             counters["thp_at_fault"] += 1
             if result.status[0] == MigrateStatus.MOVED:
                 for name in ("pgmigrate_success", "numa_pages_migrated", "pgpromote_success"):

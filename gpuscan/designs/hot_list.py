@@ -129,10 +129,10 @@ class HotList(Design):
         return nid in self.heaps
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
-        """Report a hint fault as do_numa_page() does: not where it wants no move."""
+        """Report an access as its source does; do_numa_page() not where it wants no move."""
         if nid == NUMA_NO_NODE:
             return 0
-        return self.record_access(pfn, nid, now_jiffies)
+        return self.record_access(pfn, nid, now_jiffies, hint_fault=self.hint_faults)
 
     def record_access(self, pfn: int, nid: int, now_jiffies: int, *, hint_fault: bool = True) -> int:
         """Count an access: ``pghot_record_access()``.
