@@ -274,7 +274,8 @@ class ShardedStore(PageStore):
         """Return all there is to know, for :meth:`restore` of any store of the machine.
 
         The arrays stay at the shards, which write them themselves (a state to be kept in a
-        :class:`gpuscan.checkpoint.directory.CheckpointDirectory` that every worker sees).
+        :class:`gpuscan.checkpoint.directory.CheckpointDirectory` that every worker sees); they refuse, with an
+        InputError, where claims are not settled (:meth:`settle`).
         """
         edges = self.partition.section_edges.tolist()
         return state_of(self, self._ended_ahead, self._active, edges, _ArraysOfShards(self.group))
