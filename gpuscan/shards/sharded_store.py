@@ -274,8 +274,8 @@ class ShardedStore(PageStore):
         """Return all there is to know, for :meth:`restore` of any store of the machine.
 
         The arrays stay at the shards, which write them themselves (a state to be kept in a
-        :class:`gpuscan.checkpoint.directory.CheckpointDirectory` that every worker sees); they refuse, with an
-        InputError, where claims are not settled (:meth:`settle`).
+        :class:`gpuscan.checkpoint.directory.CheckpointDirectory` that every worker sees); they refuse
+        with an InputError where claims are not settled (:meth:`settle`).
         """
         edges = self.partition.section_edges.tolist()
         return state_of(self, self._ended_ahead, self._active, edges, _ArraysOfShards(self.group))
@@ -393,8 +393,9 @@ class ShardedStore(PageStore):
                 now_jiffies=now_jiffies,
             )
         finally:
-            if self._round is this_round:  # one that stands still may be closed when another goes on already
-                self._ranked = None
+            if self._round is this_round:
+                self._ranked = self._round = None
+            if self._round is None:  # else this one stood still and another goes on, which settles at its end
                 self.settle()
         self.group.at_rest()
 
