@@ -30,7 +30,11 @@ def resume(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Keep the records in N processes, whatever it was; 0: here."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Keep the records in N processes (with --cluster: await N), whatever it was; 0: here.",
+        ),
     ] = None,
     cluster: Annotated[
         str | None,

@@ -67,8 +67,8 @@ def run(
         str,
         typer.Option(
             metavar="NAME",
-            help="Scan design: gpuscan, or a model: rfc-v1, rfc-fixed, section-flag, zone-flag, percpu-list, "
-            "per-folio.",
+            help="Scan design: gpuscan, or a model: rfc-v1, rfc-fixed, section-flag, hot-list, zone-flag, "
+            "percpu-list, per-folio.",
         ),
     ] = "gpuscan",
     producer: Annotated[
@@ -83,12 +83,17 @@ def run(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Keep the records in N processes of this machine (Dask)."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Keep the records in N processes of this machine (Dask); with --cluster, await N workers.",
+        ),
     ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Keep them on the workers of this Dask cluster: tcp://host:8786."
+            metavar="ADDRESS",
+            help="Keep them on the workers of this Dask cluster: tcp://host:8786, or scheduler file .json.",
         ),
     ] = None,
     shard_dir: Annotated[

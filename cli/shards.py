@@ -25,8 +25,9 @@ def open_shards(
     """Yield how a run is divided, None where it is not; what was started has ended afterwards.
 
     Args:
-        n_workers: processes to start on this machine.
-        address: of the scheduler of a cluster to join.
+        n_workers: processes to start on this machine; with an address, workers to wait for there, as many
+            shards are made.
+        address: of the scheduler of a cluster to join, or its scheduler file.
         directory: for checkpoints and logs; one that is removed afterwards by default, where
             everything is on this machine.
         output: for notes.
@@ -34,6 +35,7 @@ def open_shards(
 
     Raises:
         InputError: contradictory options, Dask is not there, or nobody answers.
+        RunFailedError: the workers did not come.
     """
     from gpuscan.errors import InputError
 
@@ -42,8 +44,6 @@ def open_shards(
             raise InputError("--shard-dir is for shards; give --workers N or --cluster ADDRESS too")
         yield None
         return
-    if n_workers is not None and address is not None:
-        raise InputError("--workers starts a cluster, --cluster joins one; give one of them")
     if fallback and address is not None and directory is None:
         raise InputError(
             "a shard whose device failed is made anew from what it keeps in --shard-dir; give one that every "
@@ -54,15 +54,15 @@ def open_shards(
     from gpuscan.shards.dask_transport import joined_cluster, local_cluster
     from gpuscan.shards.sharded_store import Sharding
 
-    if n_workers is not None:
+    if address is None:
+        assert n_workers is not None
         with local_cluster(n_workers) as cluster:
             kept_in = cluster.scratch if directory is None else directory.absolute()
             n_threads = max(1, len(os.sched_getaffinity(0)) // n_workers)
             yield Sharding(cluster.transport, n_workers, kept_in, n_threads)
         return
-    assert address is not None
-    with joined_cluster(address) as transport:
+    with joined_cluster(address, n_workers) as transport:
         if directory is None:
             output.note("without --shard-dir the loss of a worker ends the run")
         place = None if directory is None else directory.absolute()
-        yield Sharding(transport, transport.n_workers(), place, None)
+        yield Sharding(transport, n_workers or transport.n_workers(), place, None)

@@ -139,8 +139,8 @@ class GuardedKernels:
     def count_keys(
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> KeyCounts:
-        """See :meth:`Kernels.count_keys`. What was counted ends with the device that counted it."""
-        return self._do("count_keys", lambda kernels: kernels.count_keys(budget, lo, hi, node_mask))
+        """See :meth:`Kernels.count_keys`."""
+        return _GuardedKeyCounts(self, lambda kernels: kernels.count_keys(budget, lo, hi, node_mask))
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """See :meth:`Kernels.rank`."""
@@ -268,7 +268,12 @@ class GuardedKernels:
                 raise
             except Exception as error:
                 self._take_over(what, error)
-                result = operation(self._kernels)
+                try:
+                    result = operation(self._kernels)
+                except _CALLERS_FAULT:
+                    raise
+                except Exception as again:
+                    raise self._failed(what, again) from again
             if replay is not None:
                 self._log(replay, arguments)
             return result
@@ -299,12 +304,15 @@ class GuardedKernels:
         failed = self._failed(what, error)
         if self._backend.fallback is None or not self._guards:
             raise failed from error
-        fallback = self._backend.fallback()
-        kernels = fallback.open(self.layout)
-        if self._base is not None:
-            kernels.load(self._base)
-        for replay in self._journal:
-            replay(kernels)
+        try:
+            fallback = self._backend.fallback()
+            kernels = fallback.open(self.layout)
+            if self._base is not None:
+                kernels.load(self._base)
+            for replay in self._journal:
+                replay(kernels)
+        except Exception as second:
+            raise DeviceFailedError(f"{failed}, and nothing could take over ({_cause(second)})") from second
         lost, self._kernels, self._name = self._kernels, kernels, fallback.name
         self.arrays = kernels.arrays
         self._guards = False
@@ -318,9 +326,34 @@ class GuardedKernels:
         )
 
     def _failed(self, what: str, error: Exception) -> DeviceFailedError:
-        said = str(error).partition("\n")[0]
-        cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        return DeviceFailedError(f"the device {self._name} failed in {what} ({cause})")
+        return DeviceFailedError(f"the device {self._name} failed in {what} ({_cause(error)})")
+
+
+class _GuardedKeyCounts:
+    """What a store counted; see :class:`gpuscan.kernels.api.KeyCounts`. To cut it a device works again."""
+
+    def __init__(self, guarded: GuardedKernels, count: Callable[[Kernels], KeyCounts]) -> None:
+        self._guarded, self._count = guarded, count
+        self._kernels, self._counted = guarded._do("count_keys", self._count_on)
+        self.targets = self._counted.targets
+        self.pages_of_key = self._counted.pages_of_key
+        self.seen_pages = self._counted.seen_pages
+
+    def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
+        """See :meth:`KeyCounts.cut`. Where another device has taken over, it counts anew."""
+        return self._guarded._do("cut", lambda kernels: self._counted_on(kernels).cut(cut_key))
+
+    def _count_on(self, kernels: Kernels) -> tuple[Kernels, KeyCounts]:
+        return kernels, self._count(kernels)
+
+    def _counted_on(self, kernels: Kernels) -> KeyCounts:
+        return self._counted if kernels is self._kernels else self._count(kernels)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the name of an error and the first line of what it says."""
+    said = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _guarded_plan(raw: RawPlan, failed: Callable[[str, Exception], DeviceFailedError]) -> RawPlan:

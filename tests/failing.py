@@ -12,6 +12,7 @@ OPERATIONS = [
     "request",
     "record",
     "count_keys",
+    "cut",
     "rank",
     "scan",
     "release",
@@ -38,6 +39,7 @@ class FailingBackend:
         name: what it calls itself.
         error: raised by the call, and by every one after it.
         at_plan: the scan returns, and its plan does not arrive.
+        at_first: name of an operation; its first call fails.
 
     Attributes:
         calls: names of the operations called so far, on all stores.
@@ -52,12 +54,14 @@ class FailingBackend:
         error: Exception | None = None,
         at_plan: bool = False,
         fails_at: int | None = None,
+        at_first: str | None = None,
     ) -> None:
         self.inner = inner
         self.name = name
         self.error = error or DriverLostError("the driver is gone")
         self.at_plan = at_plan
         self.fails_at = fails_at
+        self.at_first = at_first
         self.calls: list[str] = []
 
     def describe(self) -> str:
@@ -83,12 +87,17 @@ class FailingKernels:
             raise AttributeError(name)
         return lambda *args, **kwargs: self._call(name, *args, **kwargs)
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def count_keys(self, *args: Any) -> FailingKeyCounts:
+        return FailingKeyCounts(self, self._call("count_keys", *args))
+
+    def _call(self, name: str, *args: Any, on: Any = None, **kwargs: Any) -> Any:
         backend = self._backend
         backend.calls.append(name)
         number = len(backend.calls) - 1
+        if name == backend.at_first and backend.fails_at is None:
+            backend.fails_at = number
         if backend.fails_at is None or number < backend.fails_at:
-            return getattr(self.inner, name)(*args, **kwargs)
+            return getattr(on or self.inner, name)(*args, **kwargs)
         if number == backend.fails_at and name in ("request", "record", "scan", "discard", "release"):
             self._half(name, *args, **kwargs)
         if backend.at_plan and name == "scan" and number == backend.fails_at:
@@ -127,3 +136,15 @@ class FailingKernels:
         if self._backend.fails_at is not None and len(self._backend.calls) > self._backend.fails_at:
             raise self._backend.error
         self.inner.close()
+
+
+class FailingKeyCounts:
+    """Counts of a device that is asked again to cut them."""
+
+    def __init__(self, kernels: FailingKernels, counted: Any) -> None:
+        self._kernels, self._counted = kernels, counted
+        self.targets, self.pages_of_key = counted.targets, counted.pages_of_key
+        self.seen_pages = counted.seen_pages
+
+    def cut(self, cut_key: Any) -> Any:
+        return self._kernels._call("cut", cut_key, on=self._counted)

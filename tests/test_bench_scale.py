@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from gpuscan.bench import scale
+from gpuscan.bench.bed import StoreShape, bench_topology
 from gpuscan.bench.scale import Model, Point, ScaleSettings, fit, project
 from gpuscan.cli.main import main
 from gpuscan.errors import InputError
+from gpuscan.plan import Plan
+from gpuscan.shards.sharded_store import ShardedStore
 
 POINT = Point(
     "strong", 1, 1 << 24, 1000, 2e6, 1e6, 1e6, 2e6, 10**6, 1e8, 9000, 3e5, 1_000_000, 5e7, 6e7, 12.0
@@ -95,11 +101,38 @@ def test_the_measurement_runs_and_is_kept(tmp_path: Path, capsys: pytest.Capture
     assert "fitted: overhead" in text
 
 
+def test_what_a_folio_costs_is_taken_from_ticks_of_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    drain, n_plans = ShardedStore.drain, []
+
+    def counting(self: ShardedStore, **options: Any) -> Iterator[Plan]:
+        n_plans.append(0)
+        for plan in drain(self, **options):
+            n_plans[-1] += 1
+            yield plan
+
+    monkeypatch.setattr(ShardedStore, "drain", counting)
+    monkeypatch.setattr(scale, "_PARALLEL_REQUESTS", 400_000)
+    settings = ScaleSettings(1 << 20, (1,), 1e-4, 2, 1)
+    topology = bench_topology(StoreShape(settings.n_pages, scale._TARGETS, "rfc", "cpu"))
+    with ShardedStore(topology, device="cpu", n_shards=2, n_threads=1) as store:
+        point = scale._measure(store, "strong", settings)
+        assert point.many_folios > 2 * store.default_capacity
+    assert n_plans == [1] * 5
+
+
+def test_what_is_projected_of_requests_is_called_the_shards_side() -> None:
+    model = fit(points(1e6, 3e5, 40.0))
+    document = {"projections": project(model, 1e-4), "points": [asdict(POINT)]}
+    assert "requests (the shards' side)" in scale.projection_rows(document)[0]
+    columns, (row, *_) = scale.scale_rows(document)
+    measured = dict(zip(columns, row, strict=True))
+    assert (measured["1 M requests to one"], measured["to all shards"]) == ("20.0 M/s", "16.7 M/s")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--shard-dir", "/tmp"], "--shard-dir is for shards; give --workers N or --cluster ADDRESS too"),
-        (["--workers", "2", "--cluster", "tcp://a:1"], "--workers starts a cluster, --cluster joins one"),
         (["--workers", "2", "--shard-dir", "/nowhere"], "the directory /nowhere is not there"),
         (["--cluster", "tcp://a:1", "--fallback"], "made anew from what it keeps in --shard-dir; give one"),
         (["--workers", "2", "--design", "rfc-v1"], "a model that has no shards; leave out --workers"),

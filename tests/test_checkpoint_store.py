@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -222,6 +224,15 @@ def test_what_is_no_directory_of_checkpoints_is_refused(topology, tmp_path):
         CheckpointDirectory(tmp_path / "no/where", KIND)
     with pytest.raises(InputError, match="is not a directory"):
         CheckpointDirectory(tmp_path / "thesis/chapter.tex", KIND)
+
+
+def test_a_file_system_without_locks_is_called_that(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunFailedError, match=r"^cannot lock .*/c/lock: No locks available; give a place"):
+        CheckpointDirectory(tmp_path / "c", KIND)
 
 
 def test_one_writes_at_a_time(tmp_path):

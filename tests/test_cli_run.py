@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.cli.main import main
+from gpuscan.cli.run import run
+from gpuscan.designs.registry import DESIGNS
 from gpuscan.planfile import read_plans
 from gpuscan.report import OUT_FILES
 
@@ -31,6 +33,11 @@ accesses_per_gib_s = 666_667
 [producer.hint_faults]
 scan_size = "1GiB"
 """
+
+
+def test_the_help_names_every_design() -> None:
+    option = get_type_hints(run, include_extras=True)["design"].__metadata__[0]
+    assert f"gpuscan, or a model: {', '.join(DESIGNS)}." in option.help
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from gpuscan.cli.main import main
 from gpuscan.engine import TickReport
 from gpuscan.errors import DeviceError, DeviceFailedError, InputError
 from gpuscan.kernels import failover
+from gpuscan.kernels.api import Budget, StoreLayout
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.reference import ReferenceBackend
@@ -164,6 +165,61 @@ def test_the_fallback_has_none(topology: Topology) -> None:
     store = opened(topology, GuardedBackend(first, lambda: second))
     with pytest.raises(DeviceFailedError, match=r"^the device second failed in \w+ \(DriverLostError"):
         script(store, lambda: None)
+
+
+@pytest.mark.parametrize("lost_in", ["count_keys", "cut", "take_active"])
+def test_counts_are_cut_wherever_the_device_fails(topology: Topology, lost_in: str) -> None:
+    found = []
+    for backend in (FailingBackend(CpuBackend(1)), FailingBackend(CpuBackend(1), at_first=lost_in)):
+        over = guarded(backend)
+        store = opened(topology, over)
+        store.load_pages(store.page_map.present_bits())
+        store.request(store.page_map.pfn_of_flat(np.arange(0, store.n_pages, 50)), 0)
+        n_targets = store.layout.n_targets
+        budget = Budget(np.full(n_targets, 70), np.zeros(n_targets, dtype=np.int64), 0)
+        counted = store.kernels.count_keys(budget, 0, store.n_pages)
+        store.take_active()
+        key = np.flatnonzero(counted.pages_of_key.any(axis=0))[0]
+        cuts = counted.cut(np.full(n_targets, key, dtype=np.int32))
+        found.append([counted.pages_of_key.tolist(), cuts.above_pages.tolist(), cuts.tie_pages_from.tolist()])
+    assert found[0] == found[1]
+    assert np.sum(found[0][2]) > 1000
+    (sentence,) = over.failures
+    assert sentence.startswith(f"the device cuda failed in {lost_in} (DriverLostError")
+
+
+class Unhelpful(CpuBackend):
+    """A fallback that fails while it takes over."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(1)
+        self._error = error
+
+    def open(self, layout: StoreLayout) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [DeviceError("no room for a store"), MemoryError(), ValueError("odd")])
+def test_a_fallback_that_cannot_take_over_is_one_sentence(topology: Topology, error: Exception) -> None:
+    said = r"^the device cuda failed in request \(DriverLostError: .*\), and nothing could take over \("
+    backends: list[Callable[[], Any]] = [
+        lambda: Unhelpful(error),
+        lambda: FailingBackend(CpuBackend(1), name="second", error=error, fails_at=0),
+    ]
+    for fallback in backends:
+        store = opened(topology, GuardedBackend(FailingBackend(CpuBackend(1), at_first="request"), fallback))
+        store.load_pages(store.page_map.present_bits())  # to be loaded by the fallback
+        with pytest.raises(DeviceFailedError, match=said + type(error).__name__):
+            store.request([store.page_map.pfn_of_flat(np.array([0]))[0]], 1)
+
+
+def test_a_fallback_that_fails_at_once_is_one_sentence(topology: Topology) -> None:
+    second = FailingBackend(CpuBackend(1), name="second", at_first="request")
+    store = opened(
+        topology, GuardedBackend(FailingBackend(CpuBackend(1), at_first="request"), lambda: second)
+    )
+    with pytest.raises(DeviceFailedError, match=r"^the device second failed in request \(DriverLostError"):
+        store.request([store.page_map.pfn_of_flat(np.array([0]))[0]], 1)
 
 
 def test_without_a_fallback_it_is_one_sentence(topology: Topology) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from gpuscan.checkpoint import arrays as arrays_module
 from gpuscan.checkpoint.arrays import ArrayPlace, ArrayWriter
 from gpuscan.checkpoint.directory import CheckpointDirectory, generations, load
-from gpuscan.errors import CheckpointError, RunFailedError
+from gpuscan.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.kernels.api import ScanRequest
 from gpuscan.resume import ResumedRun
-from gpuscan.shards.messages import Frames, ShardLostError, unpack
+from gpuscan.shards.messages import Frames, Message, ShardLostError, pack, unpack
 from gpuscan.shards.sharded_store import ShardedStore, Sharding
 from gpuscan.shards.transport import InProcessTransport
 from gpuscan.store import Store
@@ -188,7 +189,7 @@ def test_claims_that_nobody_settled_are_in_no_checkpoint(tmp_path: Path) -> None
     with filled(2) as store, CheckpointDirectory(tmp_path / "c", KIND) as directory:
         plan = store.scan_range(ScanRequest(0, store.n_pages, store.n_pages))
         assert len(plan)
-        with pytest.raises(ValueError, match="shard 0 holds claims that are not settled"):
+        with pytest.raises(InputError, match="shard 0 holds claims that are not settled"):
             directory.save({"store": store.state()})
         assert generations(directory.path) == []
 
@@ -237,6 +238,36 @@ def test_a_shard_of_a_killed_engine_that_goes_on_writing_harms_nobody(tmp_path: 
     )
     CheckpointDirectory(path, KIND).close()
     assert sorted(entry.name for entry in path.iterdir()) == ["checkpoint-00000001", "lock"]
+
+
+class OnAnotherHost(InProcessTransport):
+    """Has its shards where the same paths lead elsewhere."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+
+    def send(self, shard: int, frames: Frames) -> Any:
+        message: Message = unpack(frames)
+        op = message.ops[0]
+        if op.name == "write_part":
+            place = replace(op.args[0], directory=self._root / op.args[0].directory.relative_to("/"))
+            frames = pack(replace(message, ops=(op._replace(args=(place, op.args[1])),)))
+        return super().send(shard, frames)
+
+
+def test_a_worker_that_does_not_see_the_directory_writes_nothing(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "another host"
+    transport = OnAnotherHost(elsewhere)
+    with ShardedStore(tiered(2), device="cpu", n_shards=2, transport=transport, n_threads=1) as store:
+        store.load_pages(store.page_map.present_bits())
+        with CheckpointDirectory(tmp_path / "c", KIND) as directory:
+            with pytest.raises(
+                RunFailedError, match=r"^shard 0 cannot write .*: No such file .*; every worker must see"
+            ):
+                directory.save({"store": store.state()})
+            assert generations(directory.path) == []
+    assert not elsewhere.exists()
 
 
 def test_a_worker_that_does_not_see_the_directory_says_so(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from gpuscan.checkpoint.directory import generations
+from gpuscan.cli.output import Output
+from gpuscan.cli.shards import open_shards
 from gpuscan.engine import RunReport
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.kernels.registry import Device
@@ -110,6 +112,71 @@ def test_nobody_there_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
         joined_cluster("tcp://127.0.0.1:1"),
     ):
         pass
+
+
+def test_a_scheduler_file_is_waited_for(
+    cluster: DaskTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "dask.json"
+    text = json.dumps({"type": "Scheduler", "address": cluster._client.scheduler.address})
+    place.write_text(text[:30])
+    writing = threading.Timer(0.3, place.write_text, (text,))
+    writing.start()
+    with joined_cluster(str(place)) as joined:
+        assert joined.describe() == f"on 3 workers of the cluster at {place}"
+    writing.join()
+    monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.2)
+    with (
+        pytest.raises(
+            InputError, match=r"no Dask scheduler has written /nowhere/dask.json in 0.2 s; start one"
+        ),
+        joined_cluster("/nowhere/dask.json"),
+    ):
+        pass
+
+
+def test_as_many_workers_as_were_asked_for_are_waited_for(
+    cluster: DaskTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = cluster._client.scheduler.address
+    with open_shards(2, address, None, Output(False, quiet=True)) as sharding:
+        assert sharding is not None
+        assert sharding.n_shards == 2
+    with open_shards(None, address, None, Output(False, quiet=True)) as sharding:
+        assert sharding is not None
+        assert sharding.n_shards == 3
+    monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.2)
+    with (
+        pytest.raises(RunFailedError, match=r"has 3 of 9 workers, and no other came in 0.2 s; start more"),
+        joined_cluster(address, 9),
+    ):
+        pass
+
+
+class Growing:
+    """A cluster whose workers register one after the other."""
+
+    def __init__(self, n_looks_each: int, n_at_most: int) -> None:
+        self.n_looks, self._n_looks_each, self._n_at_most = 0, n_looks_each, n_at_most
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        self.n_looks += 1
+        n = min(self.n_looks // self._n_looks_each, self._n_at_most)
+        return {"workers": {f"tcp://{number}": {} for number in range(n)}}
+
+
+def test_workers_are_waited_for_as_long_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.4)
+    growing = Growing(3, 5)
+    dask_transport._wait_for_workers(growing, "the cluster", 5)
+    assert growing.n_looks == 15
+    growing = Growing(3, 5)
+    dask_transport._wait_for_workers(growing, "the cluster", None)
+    assert growing.n_looks == 3
+    with pytest.raises(RunFailedError, match=r"^the cluster has no worker; start some$"):
+        dask_transport._wait_for_workers(Growing(3, 0), "the cluster", None)
+    with pytest.raises(RunFailedError, match=r"^the cluster has 2 of 4 workers"):
+        dask_transport._wait_for_workers(Growing(3, 2), "the cluster", 4)
 
 
 def test_a_worker_is_killed_and_nothing_is_lost(cluster: DaskTransport, tmp_path: Path) -> None:

@@ -80,6 +80,18 @@ def test_a_shard_whose_device_fails_goes_on_on_the_cpu(gpu: Gpu, tmp_path: Path)
     assert {"record", "scan"} <= lost_in
 
 
+def test_a_device_that_fails_when_counts_are_cut_is_replaced_too(gpu: Gpu, tmp_path: Path) -> None:
+    expected = single(2, 4, machine(1))
+    _, _, n_before = run_on(gpu, tmp_path / "calm", fallback=True)
+    fails_after = gpu.calls[n_before:].index("cut")
+    found, store, _ = run_on(gpu, tmp_path / "cut", fails_after, fallback=True)
+    assert_same_run(found, expected)
+    (sentence,) = store.device_failures()
+    assert sentence.startswith("shard 0: the device cuda failed in cut (DriverLostError")
+    with pytest.raises(DeviceFailedError, match=r"^shard 0: the device cuda failed in cut \(DriverLost"):
+        run_on(gpu, tmp_path / "no fallback", fails_after)
+
+
 def test_without_a_fallback_or_a_checkpoint_the_device_of_a_shard_ends_the_run(
     gpu: Gpu, tmp_path: Path
 ) -> None:

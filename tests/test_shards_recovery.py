@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuscan.errors import RunFailedError
+from gpuscan.checkpoint.directory import CheckpointDirectory
+from gpuscan.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.shards.group import LOG_BYTES, ShardGroup
 from gpuscan.shards.log import RequestLog
@@ -95,6 +96,39 @@ def test_an_entry_that_was_cut_short_or_damaged_is_not_there(tmp_path: Path) -> 
             assert numbers(log) == [1]
 
 
+def test_a_log_that_is_damaged_before_its_end_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    edges = [0]
+    with RequestLog(path) as log:
+        for number in (1, 2, 3):
+            log.append(number, frames_of(number))
+            edges.append(log.n_bytes)
+    content = path.read_bytes()
+    for entry in (0, 1):
+        for position in (
+            *range(edges[entry], edges[entry] + 40, 3),
+            *range(edges[entry], edges[entry + 1], 97),
+        ):
+            path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+            with pytest.raises(
+                CheckpointError, match=rf"up to message {entry}, and {entry + 2} is behind that"
+            ):
+                RequestLog(path)
+    path.write_bytes(content[: edges[1]] + content[edges[2] :])
+    with pytest.raises(CheckpointError, match="up to message 1, and 3 is behind that"):
+        RequestLog(path)
+    # An entry that was cut short may be longer than what replaces it: nothing whole is behind that.
+    path.write_bytes(content[: edges[2]] + content[edges[1] : edges[2]])
+    with RequestLog(path) as log:
+        assert numbers(log) == [1, 2]
+
+
+def test_a_log_that_should_be_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="log is not there, and with it what the shard was told"):
+        RequestLog(tmp_path / "log", must_exist=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_log_whose_end_is_lost_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with RequestLog(path) as log:
@@ -142,9 +176,9 @@ def a_request(seq: int | None, first: int, n: int = 5) -> Message:
 def test_a_message_that_was_seen_is_answered_again_and_changes_nothing() -> None:
     one = shard()
     first = one.handle(a_request(1, 0))
-    scanned = one.handle(Message(2, (Op("scan", (0, one.store.n_pages, 512, "auto", None, False, True)),)))
+    scanned = one.handle(Message(2, (Op("scan", (0, one.store.n_pages, 512, "auto", None, False)),)))
     assert scanned.results[0].lists.flat.tolist() == [65536, 65537, 65538, 65539, 65540]
-    again = one.handle(Message(2, (Op("scan", (0, one.store.n_pages, 512, "auto", None, False, True)),)))
+    again = one.handle(Message(2, (Op("scan", (0, one.store.n_pages, 512, "auto", None, False)),)))
     assert again is scanned
     assert one.handle(a_request(1, 0)).results == ()
     assert one.count_ready() == 0
@@ -172,7 +206,7 @@ def test_a_question_about_another_state_is_not_answered() -> None:
 def test_what_was_claimed_and_not_settled_comes_back_or_was_migrated(tmp_path: Path) -> None:
     one = shard()
     one.handle(a_request(1, 0, 6))
-    scanned = one.handle(Message(2, (Op("scan", (0, one.store.n_pages, 512, "auto", None, False, True)),)))
+    scanned = one.handle(Message(2, (Op("scan", (0, one.store.n_pages, 512, "auto", None, False)),)))
     flats = scanned.results[0].lists.flat.astype(np.int64)
     one.handle(Message(3, (Op("forget", (flats[:2],)),)))  # these were migrated: their old frames are free
     one.handle(a_request(4, 2, 1))  # this one was asked for anew
@@ -184,6 +218,27 @@ def test_what_was_claimed_and_not_settled_comes_back_or_was_migrated(tmp_path: P
     assert [ReleaseOutcome(kind).name for kind in range(3)] == ["RESTORED", "SUPERSEDED", "INELIGIBLE"]
     assert again.count_ready() == 4
     assert again.handle(Message(6, (Op("put_back"),))).results[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_claim_ends_with_its_folio_whoever_has_the_page_then(is_made_anew: bool, tmp_path: Path) -> None:
+    one = shard()
+    one.handle(a_request(1, 0, 3))
+    everything = Op("scan", (0, one.store.n_pages, 512, "auto", None, False))
+    flats = one.handle(Message(2, (everything,))).results[0].lists.flat.astype(np.int64)
+    one.handle(Message(3, (Op("forget", (flats[:2],)), Op("admit", (flats[:1], 0)))))
+    if is_made_anew:
+        one.checkpoint(tmp_path / "state")
+        one.close()
+        one = Shard(one.spec, tmp_path / "state")
+    assert one.handle(Message(4, (Op("put_back"),))).results[0].tolist() == [1, 0, 2]
+    assert one.handle(Message(5, (everything,))).results[0].lists.flat.tolist() == [flats[2]]
+    # One that is claimed again after it was freed and allocated is the new folio's claim.
+    pfns = one.store.page_map.pfn_of_flat(flats[:1])
+    request = Op("request", (pfns, np.zeros(1, dtype=np.int32), np.empty(0, dtype=np.uint8)))
+    one.handle(Message(6, (request, everything)))
+    one.handle(Message(7, (Op("forget", (flats[2:],)),)))
+    assert one.handle(Message(8, (Op("put_back"),))).results[0].tolist() == [1, 0, 1]
 
 
 class Forgetful(InProcessTransport):
@@ -311,6 +366,76 @@ def test_before_its_first_checkpoint_a_shard_is_not_that_of_an_earlier_run(tmp_p
     with pytest.raises(RunFailedError, match="shard 0 died before the first checkpoint"):
         group.protect(tmp_path)
     group.close()
+
+
+def logged(store: ShardedStore) -> list[int]:
+    return [log.n_bytes for log in store.group._logs]
+
+
+def test_logs_are_cut_without_a_drain_too(tmp_path: Path) -> None:
+    with ShardedStore(machine(1), device="cpu", n_shards=2, n_threads=1) as store:
+        store.load_pages(store.page_map.present_bits())
+        store.protect(tmp_path / "shards", log_bytes=1 << 13)
+        pfns = store.page_map.pfn_of_flat(np.arange(0, store.n_pages, 100))
+        for _ in range(5):
+            store.request(pfns, 0)
+            assert max(logged(store)) <= 1 << 13
+        for now in range(5):
+            store.record(pfns, 0, now_jiffies=now, window_jiffies=9, threshold=1)
+            assert max(logged(store)) <= 1 << 13
+        store.rank(40, 5)
+        store.request(pfns, 0)
+        assert min(logged(store)) > 1 << 13  # a checkpoint would not keep what was counted
+        store.scan()
+        assert max(logged(store)) < 1 << 13
+
+
+def test_a_shard_lost_between_a_ranking_and_its_scan_changes_nothing(tmp_path: Path) -> None:
+    found = []
+    for number, lose in enumerate((False, True)):
+        transport = InProcessTransport()
+        with ShardedStore(machine(1), device="cpu", n_shards=2, transport=transport, n_threads=1) as store:
+            store.load_pages(store.page_map.present_bits())
+            store.protect(tmp_path / str(number), log_bytes=1 << 12)
+            pfns = store.page_map.pfn_of_flat(np.arange(0, store.n_pages, 100))
+            store.request(pfns, 0)
+            cuts = store.rank(300, 5)
+            store.request(pfns + 1, 0)
+            if lose:
+                transport._shards.pop(1).close()
+            plan = store.scan(cuts=cuts)
+            assert len(store.group.recoveries) == lose
+            found.append((plan.flat.tolist(), plan.words.tolist()))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 300
+
+
+def test_what_a_scan_handed_out_is_settled_by_the_next(tmp_path: Path) -> None:
+    transport = InProcessTransport()
+    with ShardedStore(machine(1), device="cpu", n_shards=2, transport=transport, n_threads=1) as store:
+        store.load_pages(store.page_map.present_bits())
+        for number in range(4):
+            store.request(store.page_map.pfn_of_flat(np.arange(number, store.n_pages, 1000)), 0)
+            plan = store.scan()
+            held = [len(claimed.flat) for shard in transport._shards.values() for claimed in shard._claims()]
+            assert sum(held) == len(plan) > 90
+        with CheckpointDirectory(tmp_path / "c", "test") as directory:
+            with pytest.raises(InputError, match=r"not settled, .* settle\(\) the store first"):
+                directory.save({"store": store.state()})
+            store.settle()
+            directory.save({"store": store.state()})
+
+
+def test_a_drain_that_is_closed_late_ends_nobodys_ranking() -> None:
+    with ShardedStore(machine(1), device="cpu", n_shards=2, n_threads=1) as store:
+        store.load_pages(store.page_map.present_bits())
+        store.request(store.page_map.pfn_of_flat(np.arange(0, store.n_pages, 40)), 0)
+        earlier = store.drain(capacity=512, budget_pages=600)
+        next(earlier)
+        later = store.drain(capacity=512, budget_pages=2000)
+        next(later)
+        earlier.close()
+        assert sum(len(plan) for plan in later) > 1000
 
 
 class Murderous(InProcessTransport):

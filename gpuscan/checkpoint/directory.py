@@ -162,10 +162,15 @@ class CheckpointDirectory:
     def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(
                 f"another process writes checkpoints to {self.path}; wait for its end, or give another place"
             ) from None
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot lock {self.path / _LOCK}: {error.strerror}; give a place whose file system has "
+                "locks (flock), or mount it with them"
+            ) from error
 
     def _sweep(self) -> None:
         """Remove what a killed writer left: nobody else writes here while the lock is held."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import logging
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ _LOST_WORKER_TIMEOUT = "distributed.deploy.lost-worker-timeout"
 """15 s after a worker was lost ``SpecCluster._update_worker_status`` ends its nanny if no worker of that
 name is there at that moment: one that was lost twice in between would not come back."""
 _JOIN_TIMEOUT_S = 30.0
+"""How long a scheduler is waited for, its file, and the next worker, where not all have registered yet."""
 _SCRATCH = "gpuscan-shards-"
 _LOCK = "lock"
 
@@ -170,7 +172,7 @@ class DaskTransport:
         self._actors.clear()
 
     def _workers(self) -> set[str]:
-        return set(self._client.scheduler_info(n_workers=-1)["workers"])
+        return _workers_of(self._client)
 
     def _free_worker(self, shard: int) -> str:
         """Return the address of a worker without a shard, or of the one that has the fewest."""
@@ -250,31 +252,74 @@ def local_cluster(n_workers: int) -> Iterator[LocalShards]:
 
 
 @contextmanager
-def joined_cluster(address: str) -> Iterator[DaskTransport]:
-    """Yield a transport to a cluster that runs already; its workers need gpuscan, and stay.
+def joined_cluster(address: str, n_workers: int | None = None) -> Iterator[DaskTransport]:
+    """Yield a transport to a cluster that runs already, or is about to; its workers need gpuscan, and stay.
 
     Args:
-        address: of its scheduler, ``tcp://host:8786``, or the path of a scheduler file.
+        address: of its scheduler, ``tcp://host:8786``, or the path of a scheduler file (``*.json``), which
+            may not be there yet.
+        n_workers: to wait for; by default those that there are once there is one.
 
     Raises:
         InputError: Dask is not installed, or nobody answers there.
+        RunFailedError: no worker came, or not as many as that.
     """
     distributed = _distributed()
-    place = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    is_file = "://" not in address and address.endswith(".json")
     try:
         client = distributed.Client(
-            **place, direct_to_workers=True, set_as_default=False, timeout=_JOIN_TIMEOUT_S
+            _address_in(Path(address)) if is_file else address,
+            direct_to_workers=True,
+            set_as_default=False,
+            timeout=_JOIN_TIMEOUT_S,
         )
     except (OSError, ValueError) as error:
         raise InputError(
             f"no Dask scheduler answers at {address} ({error}); give its address, for example tcp://host:8786"
         ) from None
     with client:
-        transport = DaskTransport(client, f"the cluster at {address}")
+        where = f"the cluster at {address}"
+        _wait_for_workers(client, where, n_workers)
+        transport = DaskTransport(client, where)
         try:
             yield transport
         finally:
             transport.close()
+
+
+def _address_in(path: Path) -> str:
+    """Return what a scheduler writes to its file, as soon as that is there: Dask's own wait has no end."""
+    deadline = time.monotonic() + _JOIN_TIMEOUT_S
+    while True:
+        with suppress(OSError, ValueError, TypeError, KeyError):  # not there, or not written to its end
+            return str(json.loads(path.read_bytes())["address"])
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"no Dask scheduler has written {path} in {_JOIN_TIMEOUT_S:g} s; start one with "
+                f"'dask scheduler --scheduler-file {path}', or give its address"
+            )
+        time.sleep(0.05)
+
+
+def _wait_for_workers(client: Any, where: str, n_workers: int | None) -> None:
+    """Wait for so many workers, one by default, as long as they keep coming."""
+    n_here, deadline = len(_workers_of(client)), time.monotonic() + _JOIN_TIMEOUT_S
+    while n_here < (n_workers or 1):
+        if time.monotonic() > deadline:
+            if not n_here:
+                raise RunFailedError(f"{where} has no worker; start some")
+            raise RunFailedError(
+                f"{where} has {n_here} of {n_workers} workers, and no other came in {_JOIN_TIMEOUT_S:g} s; "
+                "start more, or ask for fewer"
+            )
+        time.sleep(0.05)
+        n_before, n_here = n_here, len(_workers_of(client))
+        if n_here > n_before:
+            deadline = time.monotonic() + _JOIN_TIMEOUT_S
+
+
+def _workers_of(client: Any) -> set[str]:
+    return set(client.scheduler_info(n_workers=-1)["workers"])
 
 
 @contextmanager

@@ -137,7 +137,11 @@ class ShardGroup:
                 directory.mkdir(exist_ok=True)
                 sync_path(directory.parent)
         # No log before every checkpoint is there: until then a shard can only be restored as an
-        # earlier run left it.
+        # earlier run left it, and who takes over could be told an earlier run's messages.
+        with writing_to(directory):
+            for earlier in directory.glob("shard-*.log"):
+                earlier.unlink()
+            sync_path(directory)
         for shard, seq in self._write_states(range(self.n_shards)).items():
             log = RequestLog(directory / f"shard-{shard}.log")
             self._logs.append(log)
@@ -152,15 +156,16 @@ class ShardGroup:
             log_bytes: as there.
 
         Raises:
-            CheckpointError, RunFailedError: a checkpoint or a log is not there, damaged, or of other shards.
+            CheckpointError, RunFailedError: a checkpoint or a log is damaged, of other shards, or not there;
+                so it is where that engine died before :meth:`protect` returned.
         """
         self._directory, self._log_bytes = directory, log_bytes
         for shard in range(self.n_shards):
-            log = RequestLog(directory / f"shard-{shard}.log")
-            self._logs.append(log)
-            self._recover(shard)
-            (reached,) = unpack(self._told(shard, pack(Message(None, (Op("last_seq"),))))).results
-            self._seq[shard] = reached
+            self._logs.append(RequestLog(directory / f"shard-{shard}.log", must_exist=True))
+        for shard, log in enumerate(self._logs):
+            self._seq[shard], _ = self._recover(shard)
+            if log.last_seq < self._seq[shard]:
+                log.begin_after(self._seq[shard])
 
     def queue(self, shard: int, op: Op) -> None:
         """Let a shard do something before what it is told next; nobody waits for the result."""
@@ -184,7 +189,7 @@ class ShardGroup:
             tickets[shard] = self._send(shard, frames)
         replies = {}
         for shard, ticket in tickets.items():
-            reply = self._receive(shard, ticket) or self._recover(shard)
+            reply = self._receive(shard, ticket) or self._recover(shard)[1]
             if reply is None or reply.seq != self._seq[shard]:
                 raise RunFailedError(
                     f"shard {shard} answered message {None if reply is None else reply.seq}, not "
@@ -211,11 +216,12 @@ class ShardGroup:
             RunFailedError: as :meth:`tell`.
         """
         waiting = [shard for shard in range(self.n_shards) if self._queued[shard]]
-        self.tell(dict.fromkeys(waiting, ()))
+        for reply in self.tell(dict.fromkeys(waiting, ())).values():
+            assert not reply.active_nids  # nothing that is queued makes a page READY
         return [results[0] for results in self._question(ops)]
 
     def at_rest(self) -> None:
-        """Say that no scan is under way: logs that are full are replaced by checkpoints.
+        """Say that no ranking is under way, which checkpoints lack: they take the place of full logs now.
 
         Raises:
             RunFailedError: a checkpoint cannot be written.
@@ -313,8 +319,12 @@ class ShardGroup:
         assert self._directory is not None
         return self._directory / f"shard-{shard}"
 
-    def _recover(self, shard: int) -> Reply | None:
-        """Make a shard anew and tell it again what its log has; return its last reply, None without any."""
+    def _recover(self, shard: int) -> tuple[int, Reply | None]:
+        """Make a shard anew and tell it again what its log has.
+
+        Returns:
+            The number of the last message it has seen, and its reply, None where the log has none.
+        """
         if not self._logs:
             raise RunFailedError(
                 f"the worker of shard {shard} died before the first checkpoint, so its records are gone "
@@ -332,7 +342,7 @@ class ShardGroup:
                     reply = unpack(self._told(shard, self._as_it_went(shard, seq, frames)))
                     n_messages += 1
                 self.recoveries.append(Recovery(shard, n_messages, time.perf_counter() - started))
-                return reply
+                return seen + n_messages, reply
         raise RunFailedError(
             f"shard {shard} was lost {_ATTEMPTS} times in a row ({self._why[shard]}); look at the logs of "
             f"the workers for the reason; its checkpoint and log are in {self._directory}"

@@ -1,12 +1,15 @@
 """The log of what a shard was told since its checkpoint: appended and synced before it is sent.
 
-On disk, entry after entry: 8 bytes each of sequence number, number of frames, checksum of what follows
-(CRC-32), then the length of every frame, then the frames. An entry that was cut short was never sent:
-reading ends before it, and the next one replaces it.
+On disk, entry after entry: 8 bytes each of a mark that is always the same, sequence number, number of
+frames, and CRC-32 of the sequence number and all that follows; then the length of every frame, then the
+frames. An entry at the end that was cut short was never sent: reading ends before it, and the next one
+replaces it. One that cannot be read and has a whole one behind it was sent, and is damaged: the mark is
+what finds that one.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import zlib
@@ -17,11 +20,12 @@ from typing import Self
 import numpy as np
 
 from gpuscan.checkpoint.arrays import sync_path
-from gpuscan.errors import RunFailedError
+from gpuscan.errors import CheckpointError, RunFailedError
 from gpuscan.shards.messages import Frames
 from gpuscan.writing import writing_to
 
-_HEAD = struct.Struct("<QQQ")
+_MARK = bytes.fromhex("c76b1f9d02e8a453")
+_HEAD = struct.Struct("<8sQQQ")
 _LENGTH = struct.Struct("<Q")
 
 
@@ -30,15 +34,21 @@ class RequestLog:
 
     Args:
         path: the file; what is in it is kept.
+        must_exist: it was begun by somebody else; not being there, it is lost.
 
     Raises:
+        CheckpointError: it is not there and should be, or is damaged in the middle.
         RunFailedError: it cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self.path = path
         with writing_to(path):
             is_new = not path.exists()
+            if is_new and must_exist:
+                raise CheckpointError(
+                    f"{path} is not there, and with it what the shard was told; bring it back, or start anew"
+                )
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if is_new:
                 sync_path(path.parent)
@@ -47,6 +57,13 @@ class RequestLog:
         for seq, _, end in self._entries():
             self.first_seq = self.first_seq or seq
             self.last_seq, self._end = seq, end
+        later = self._whole_entry_after(self._end)
+        if later:
+            self.close()
+            raise CheckpointError(
+                f"{path} is damaged: it reads up to message {self.last_seq}, and {later} is behind that; "
+                "bring back a copy, or start anew"
+            )
 
     @property
     def n_bytes(self) -> int:
@@ -65,7 +82,7 @@ class RequestLog:
                 "this is a bug in gpuscan, report it"
             )
         lengths = b"".join(_LENGTH.pack(frame.nbytes) for frame in frames)
-        head = _HEAD.pack(seq, len(frames), _checksum(lengths, frames))
+        head = _HEAD.pack(_MARK, seq, len(frames), _checksum(seq, lengths, frames))
         with writing_to(self.path):
             os.lseek(self._file, self._end, os.SEEK_SET)
             written = _write_all(self._file, [head, lengths, *(frame.data for frame in frames)])
@@ -133,31 +150,50 @@ class RequestLog:
 
     def _entries(self) -> Iterator[tuple[int, Frames, int]]:
         """Yield sequence number, frames and end of every whole entry."""
-        position, size, last = 0, os.fstat(self._file).st_size, 0
-        while position + _HEAD.size <= size:
-            seq, n_frames, checksum = _HEAD.unpack(os.pread(self._file, _HEAD.size, position))
-            start = position + _HEAD.size
-            if start + n_frames * _LENGTH.size > size or (last and seq != last + 1):
+        position = last = 0
+        while (entry := self._entry_at(position)) is not None:
+            seq, frames, position = entry
+            if last and seq != last + 1:
                 return
-            lengths = os.pread(self._file, n_frames * _LENGTH.size, start)
-            sizes = [length for (length,) in _LENGTH.iter_unpack(lengths)]
-            start += len(lengths)
-            if start + sum(sizes) > size:
-                return
-            frames = []
-            for length in sizes:
-                frame = np.empty(length, dtype=np.uint8)
-                _read_all(self._file, frame, start)
-                frames.append(frame)
-                start += length
-            if checksum != _checksum(lengths, frames):
-                return
-            yield seq, frames, start
-            position, last = start, seq
+            yield seq, frames, position
+            last = seq
+
+    def _entry_at(self, position: int) -> tuple[int, Frames, int] | None:
+        """Return sequence number, frames and end of the whole entry at a byte, None without one."""
+        size, start = os.fstat(self._file).st_size, position + _HEAD.size
+        if start > size:
+            return None
+        mark, seq, n_frames, checksum = _HEAD.unpack(os.pread(self._file, _HEAD.size, position))
+        if mark != _MARK or start + n_frames * _LENGTH.size > size:
+            return None
+        lengths = os.pread(self._file, n_frames * _LENGTH.size, start)
+        sizes = [length for (length,) in _LENGTH.iter_unpack(lengths)]
+        start += len(lengths)
+        if start + sum(sizes) > size:
+            return None
+        frames = []
+        for length in sizes:
+            frame = np.empty(length, dtype=np.uint8)
+            _read_all(self._file, frame, start)
+            frames.append(frame)
+            start += length
+        return (seq, frames, start) if checksum == _checksum(seq, lengths, frames) else None
+
+    def _whole_entry_after(self, position: int) -> int:
+        """Return the sequence number of a whole entry that begins behind a byte at which none does, or 0."""
+        if os.fstat(self._file).st_size <= position:
+            return 0
+        with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as content:
+            while (position := content.find(_MARK, position)) >= 0:
+                entry = self._entry_at(position)
+                if entry is not None and entry[0] > self.last_seq:
+                    return entry[0]
+                position += 1
+        return 0
 
 
-def _checksum(lengths: bytes, frames: Frames) -> int:
-    checksum = zlib.crc32(lengths)
+def _checksum(seq: int, lengths: bytes, frames: Frames) -> int:
+    checksum = zlib.crc32(lengths, zlib.crc32(_LENGTH.pack(seq)))
     for frame in frames:
         checksum = zlib.crc32(frame.data, checksum)
     return checksum

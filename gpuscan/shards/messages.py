@@ -98,11 +98,11 @@ class ShardScan:
     """What a shard claimed. Folios are flat pages *of the shard*.
 
     Attributes:
-        counts: int64[n_targets], folios for each target: all that others need to know.
+        counts: int64[n_targets], folios for each target: what gives every shard its place in the plan.
         cursor: first flat page of the shard not covered.
         path, why, scan_ns, examined_pages, examined_bytes, n_unknown_target, n_superseded: as
             in :class:`gpuscan.plan.Plan`.
-        lists: where they were asked for: ``flat`` uint32[n], ``words`` and ``order`` of the folios by target.
+        lists: ``flat`` uint32[n], ``words`` and ``order`` of the folios by target.
     """
 
     counts: NDArray[np.int64]
@@ -114,7 +114,7 @@ class ShardScan:
     examined_bytes: int
     n_unknown_target: int
     n_superseded: int
-    lists: Lists | None = None
+    lists: Lists
 
     @property
     def n_claimed(self) -> int:

@@ -6,6 +6,8 @@ anew from a checkpoint and told the same messages is the same shard, its claims 
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,8 +17,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, RunFailedError
-from gpuscan.kernels.api import Budget, Cutoffs, KeyCounts, RecordParams, ScanPath, ScanRequest
+from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, InputError, RunFailedError
+from gpuscan.kernels.api import (
+    N_RELEASE_OUTCOMES,
+    Budget,
+    Cutoffs,
+    KeyCounts,
+    RecordParams,
+    ReleaseOutcome,
+    ScanPath,
+    ScanRequest,
+)
 from gpuscan.kernels.budgets import Limits, keep_within
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
@@ -61,6 +72,9 @@ class Shard:
         self._counted: KeyCounts | None = None
         self._cuts: Cutoffs | None = None
         self._unsettled: list[Lists] = []
+        self._freed: list[tuple[int, NDArray[np.int64]]] = []
+        """Freed folios, and how many of the unsettled lists were there then."""
+        self._n_freed = 0
         self._checkpoints: CheckpointDirectory | None = None
         if state is not None:
             from gpuscan.checkpoint.store_state import load_store
@@ -68,6 +82,7 @@ class Shard:
             extra = load_store(state, self.store)
             self._seq = int(extra["seq"])
             self._last = Reply(self._seq, ())
+            self._n_freed = int(extra["n_claims_freed"])
             if len(extra["claimed_flat"]):
                 self._unsettled.append(Lists(extra["claimed_flat"], extra["claimed_words"], None))
 
@@ -127,7 +142,9 @@ class Shard:
         self.store.admit(flats, order)
 
     def forget(self, flats: NDArray[np.int64]) -> int:
-        """Make folios ineligible."""
+        """Make folios ineligible. Claims of them end: their pages may be another folio's soon."""
+        if self._unsettled:  # taken out of the lists when these are looked at: frees are many and small
+            self._freed.append((len(self._unsettled), flats))
         return self.store.forget(flats)
 
     def load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None) -> None:
@@ -181,10 +198,8 @@ class Shard:
             raise ValueError("nothing was cut")
         keep_within(self._cuts, limits)
 
-    def scan(
-        self, lo: int, hi: int, capacity: int, path: ScanPath, nodes: Any, budgeted: bool, bring: bool
-    ) -> ShardScan:
-        """Claim the READY folios of a range. They stay here; with ``bring`` their lists go along."""
+    def scan(self, lo: int, hi: int, capacity: int, path: ScanPath, nodes: Any, budgeted: bool) -> ShardScan:
+        """Claim the READY folios of a range; they are remembered until they are settled."""
         cuts = self._cuts if budgeted else None
         plan = self.store.scan_range(ScanRequest(lo, hi, capacity, path, nodes, cuts))
         lists = Lists(plan.flat.astype(np.uint32), plan.words, plan.order)
@@ -199,25 +214,41 @@ class Shard:
             plan.examined_bytes,
             plan.n_unknown_target,
             plan.n_superseded,
-            lists if bring else None,
+            lists,
         )
-
-    def fetch(self) -> Lists:
-        """Return the folios of the last scan (a question)."""
-        return self._unsettled[-1]
 
     def settle(self) -> None:
         """Let go of claimed folios: what becomes of them is known and booked elsewhere."""
         self._unsettled.clear()
+        self._freed.clear()
+        self._n_freed = 0
+
+    def hold(self, flats: NDArray[np.int64], words: NDArray[Any]) -> None:
+        """Remember claimed folios (again) until the next :meth:`settle`."""
+        self._unsettled.append(Lists(flats.astype(np.uint32), words, None))
 
     def put_back(self) -> NDArray[np.int64]:
         """Release every claim that was not settled; return how many are READY, superseded or were freed."""
-        total = np.zeros(3, dtype=np.int64)
-        for claimed in self._unsettled:
+        total = np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
+        for claimed in self._claims():
             flats = claimed.flat.astype(np.int64)
             total += self.store.kernels.release(flats, claimed.words, np.empty(0, dtype=np.uint8))
-        self._unsettled.clear()
+        total[ReleaseOutcome.INELIGIBLE] += self._n_freed
+        self.settle()
         return total
+
+    def _claims(self) -> list[Lists]:
+        """Return the claims that are not settled, without the folios that were freed since."""
+        if self._freed:
+            for number, claimed in enumerate(self._unsettled):
+                freed = [flats for n_lists, flats in self._freed if n_lists > number]
+                kept = np.isin(
+                    claimed.flat, np.concatenate([np.empty(0, dtype=np.int64), *freed]), invert=True
+                )
+                self._n_freed += len(kept) - int(kept.sum())
+                self._unsettled[number] = Lists(claimed.flat[kept], claimed.words[kept], None)
+            self._freed.clear()
+        return self._unsettled
 
     # Questions
 
@@ -251,10 +282,11 @@ class Shard:
 
         if self._checkpoints is None:
             self._checkpoints = CheckpointDirectory(directory, KIND)
-        claimed_flat = [claimed.flat for claimed in self._unsettled]
-        claimed_words = [claimed.words for claimed in self._unsettled]
+        claimed_flat = [claimed.flat for claimed in self._claims()]
+        claimed_words = [claimed.words for claimed in self._claims()]
         extra = {
             "seq": self._seq,
+            "n_claims_freed": self._n_freed,
             "claimed_flat": np.concatenate([np.empty(0, dtype=np.uint32), *claimed_flat]),
             "claimed_words": np.concatenate([np.empty(0, dtype=self.store.fmt.dtype), *claimed_words]),
         }
@@ -269,16 +301,21 @@ class Shard:
             path: below which those of a shard go by its number.
 
         Raises:
-            ValueError: folios are claimed that the checkpoint would know nothing of.
-            RunFailedError: the system refused a write.
+            InputError: folios are claimed that the checkpoint would know nothing of.
+            RunFailedError: the directory is not seen from here, or the system refused a write.
         """
         from gpuscan.checkpoint.arrays import ArrayWriter, sync
 
-        if any(len(claimed.flat) for claimed in self._unsettled):
-            raise ValueError(f"shard {self.spec.shard} holds claims that are not settled")
+        if any(len(claimed.flat) for claimed in self._claims()):
+            raise InputError(
+                f"shard {self.spec.shard} holds claims that are not settled, and a checkpoint would know "
+                "nothing of them; put them back, or settle() the store first"
+            )
         writer = ArrayWriter(place)
         mine = f"{path}.{self.spec.shard}"
         try:
+            if not place.directory.is_dir():  # Zarr would make it here, where the engine never looks
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             for left in place.directory.glob(f"{mine}.*"):
                 shutil.rmtree(left)  # begun by a worker that died meanwhile
             for name, array in page_arrays(self.store.host_arrays()).items():

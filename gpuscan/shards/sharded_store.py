@@ -119,6 +119,7 @@ class ShardedStore(PageStore):
         self._n_ready = np.zeros(n_shards, dtype=np.int64)
         self._n_admitted = 0
         self._ranked: Cutoffs | None = None
+        self._round: object = None
         self._left_pages = np.zeros(n_shards, dtype=np.int64)
         try:
             names, reasons = zip(*self.group.ask(Op("describe")), strict=True)
@@ -193,7 +194,7 @@ class ShardedStore(PageStore):
             if len(pfns):
                 ops[shard] = [Op("request", (pfns, nid[mine], outcomes[mine] if wanted else outcomes))]
         total = np.zeros(N_OUTCOMES, dtype=np.int64)
-        for shard, ((counts, ended),) in self._tell(ops).items():
+        for shard, ((counts, ended),) in self._change(ops).items():
             self._n_ready[shard] += counts[Outcome.ACCEPTED]
             total += counts
             if wanted:
@@ -209,7 +210,7 @@ class ShardedStore(PageStore):
             if len(pfns):
                 ops[shard] = [Op("record", (pfns, nid[mine], params))]
         total = np.zeros(N_OUTCOMES, dtype=np.int64)
-        for shard, (counts,) in self._tell(ops).items():
+        for shard, (counts,) in self._change(ops).items():
             self._n_ready[shard] += counts[Outcome.ACCEPTED]
             total += counts
         return total
@@ -221,7 +222,7 @@ class ShardedStore(PageStore):
             if len(flats[mine]):
                 ops[shard] = [Op("release", (flats[mine] - self._first_flat(shard), words[mine]))]
         total = np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
-        for shard, (counts,) in self._tell(ops).items():
+        for shard, (counts,) in self._change(ops).items():
             self._n_ready[shard] += counts[ReleaseOutcome.RESTORED]
             total += counts
         return {outcome: int(total[outcome]) for outcome in ReleaseOutcome}
@@ -244,7 +245,7 @@ class ShardedStore(PageStore):
             if len(flats[mine]):
                 ops[shard] = [Op("forget", (flats[mine] - self._first_flat(shard),))]
         total = 0
-        for shard, (n_ready,) in self._tell(ops).items():
+        for shard, (n_ready,) in self._change(ops).items():
             self._n_ready[shard] -= n_ready
             total += n_ready
         return total
@@ -258,7 +259,7 @@ class ShardedStore(PageStore):
             lo, hi = self.partition.bounds(shard)
             orders = None if order is None else order[lo:hi]
             ops[shard] = [Op("load_pages", (eligible_bits[lo // WORD_PAGES : hi // WORD_PAGES], orders))]
-        self._tell(ops)
+        self._change(ops)
 
     def count_ready(self) -> int:
         """Return how many folios are READY now."""
@@ -273,7 +274,8 @@ class ShardedStore(PageStore):
         """Return all there is to know, for :meth:`restore` of any store of the machine.
 
         The arrays stay at the shards, which write them themselves (a state to be kept in a
-        :class:`gpuscan.checkpoint.directory.CheckpointDirectory` that every worker sees).
+        :class:`gpuscan.checkpoint.directory.CheckpointDirectory` that every worker sees); they refuse
+        with an InputError where claims are not settled (:meth:`settle`).
         """
         edges = self.partition.section_edges.tolist()
         return state_of(self, self._ended_ahead, self._active, edges, _ArraysOfShards(self.group))
@@ -306,6 +308,7 @@ class ShardedStore(PageStore):
 
     def _rank(self, budget: Budget, nodes: NDArray[np.uint8] | None) -> Cutoffs:
         """Count at the shards, cut for all of them, and leave each its part of the quotas."""
+        self._end_ranking()
         partition, n_targets = self.partition, self.layout.n_targets
         ops: dict[int, list[Op]] = {}
         for shard in range(self.n_shards):
@@ -379,6 +382,8 @@ class ShardedStore(PageStore):
         now_jiffies: int = 0,
     ) -> Generator[Plan, None, None]:
         """Go once around, as :meth:`gpuscan.store.Store.drain`; what was handed out is settled afterwards."""
+        self._end_ranking()
+        self._round = this_round = object()
         try:
             yield from super().drain(
                 capacity=capacity,
@@ -388,8 +393,56 @@ class ShardedStore(PageStore):
                 now_jiffies=now_jiffies,
             )
         finally:
-            for shard in range(self.n_shards):
-                self.group.queue(shard, Op("settle"))
+            if self._round is this_round:
+                self._ranked = self._round = None
+            if self._round is None:  # else this one stood still and another goes on, which settles at its end
+                self.settle()
+        self.group.at_rest()
+
+    def scan(
+        self,
+        *,
+        capacity: int | None = None,
+        path: ScanPath = "auto",
+        nodes: NDArray[np.uint8] | None = None,
+        end: int | None = None,
+        cuts: Cutoffs | None = None,
+    ) -> Plan:
+        """Claim from the cursor on, as :meth:`gpuscan.store.Store.scan`; earlier plans are settled now.
+
+        Raises:
+            InputError: the capacity is too small.
+            ValueError: ``cuts`` are not of the last :meth:`rank`, or a scan without any came after it.
+        """
+        self.settle()
+        if cuts is None:
+            self._end_ranking()
+        return super().scan(capacity=capacity, path=path, nodes=nodes, end=end, cuts=cuts)
+
+    def settle(self) -> None:
+        """Take over what was claimed so far: what becomes of it is the caller's to know.
+
+        :meth:`take_over` puts back what was not settled, and :meth:`state` refuses it. The next :meth:`scan`
+        does this, and the end of a :meth:`drain`.
+        """
+        for shard in range(self.n_shards):
+            self.group.queue(shard, Op("settle"))
+
+    def hold(self, flats: NDArray[np.int64], words: NDArray[Any]) -> None:
+        """Name claimed folios that wait for a retry: :meth:`take_over` puts these back too.
+
+        They count until the next :meth:`settle`, so after each :meth:`drain` those that wait then are named.
+
+        Args:
+            flats, words: as for :meth:`release`.
+        """
+        for shard, mine in enumerate(self.partition.by_flat(flats)):
+            if len(flats[mine]):
+                self.group.queue(shard, Op("hold", (flats[mine] - self._first_flat(shard), words[mine])))
+
+    def _end_ranking(self) -> None:
+        """Give up the cut-offs, which no checkpoint of a shard keeps: logs may be cut again."""
+        self._ranked = None
         self.group.at_rest()
 
     def _at_most_ready(self, request: ScanRequest) -> NDArray[np.int64]:
@@ -404,7 +457,7 @@ class ShardedStore(PageStore):
             lo, hi = self._clipped(request, shard)
             first = self._first_flat(shard)
             budgeted = request.cuts is not None
-            args = (lo - first, hi - first, capacity, request.path, request.node_mask, budgeted, True)
+            args = (lo - first, hi - first, capacity, request.path, request.node_mask, budgeted)
             ops[shard] = [Op("scan", args)]
         found: dict[int, ShardScan] = {shard: scan for shard, (scan,) in self._tell(ops).items()}
         for shard, scan in found.items():
@@ -418,7 +471,7 @@ class ShardedStore(PageStore):
         n_targets = self.layout.n_targets
         counts = np.array([scan.counts for scan in scans], dtype=np.int64).reshape(-1, n_targets)
         order = places(counts)
-        lists = [scan.lists for scan in scans if scan.lists is not None]
+        lists = [scan.lists for scan in scans]
         flats = [
             found.flat + np.int64(self._first_flat(shard)) for shard, found in zip(parts, lists, strict=True)
         ]
@@ -458,7 +511,14 @@ class ShardedStore(PageStore):
 
     def _flush(self) -> None:
         self._n_admitted = 0
-        self._tell({shard: [] for shard in range(self.n_shards)})
+        self._change({shard: [] for shard in range(self.n_shards)})
+
+    def _change(self, ops: Mapping[int, list[Op]]) -> dict[int, tuple[Any, ...]]:
+        """Let shards do something that is no part of a scan; see :meth:`_tell`."""
+        results = self._tell(ops)
+        if self._ranked is None:
+            self.group.at_rest()
+        return results
 
     def _tell(self, ops: Mapping[int, list[Op]]) -> dict[int, tuple[Any, ...]]:
         """Let shards do something; return the results, and note which nodes they made active."""
