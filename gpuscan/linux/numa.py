@@ -34,9 +34,8 @@ _NODE_FREE_BYTES = 64
 _UNWATCHED = 10
 _PAGE_KIB = re.compile(r" kernelpagesize_kB=([0-9]+)")
 _LIMITED = ("bind", "prefer", "prefer (many)")
-"""Policies whose memory is moved to their nodes only. NUMA balancing holds to that too: mpol_misplaced()
-(mm/mempolicy.c, v6.12) leaves a page that is on a preferred node where it is, and gives MPOL_PREFERRED_MANY the
-restriction of MPOL_BIND."""
+"""Policies whose memory moves to their nodes only, as in the kernel: mpol_misplaced() (mm/mempolicy.c, v6.12)
+leaves a page on a preferred node where it is, and gives MPOL_PREFERRED_MANY the restriction of MPOL_BIND."""
 _MOVABLE, _DEVICE = "Movable", "Device"
 
 

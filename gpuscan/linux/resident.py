@@ -26,8 +26,8 @@ _EXCLUSIVE = np.uint64(1 << 56)
 _PRESENT = np.uint64(1 << 63)
 _STRETCH_PAGES = 1 << 16
 _LARGE_RANGE_PAGES = 1 << 16
-"""Of ranges larger than 256 MiB PAGEMAP_SCAN says first what is there: the pagemap has 2 GiB of words for each TiB,
-also of memory that is reserved only."""
+"""Of ranges larger than 256 MiB PAGEMAP_SCAN says first what is there: the pagemap has 2 GiB of words for
+each TiB, also of memory that is reserved only."""
 _LARGE_PAGES = 512
 """Folios on LRU lists are at most PMD-sized with 4 KiB pages, and aligned to their size."""
 _READ_FACTOR = 8

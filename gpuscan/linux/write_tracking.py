@@ -40,7 +40,7 @@ _SYSCALL, _SETOPTIONS = 24, 0x4200
 _O_TRACESYSGOOD, _O_TRACEFORK, _O_TRACEVFORK, _O_TRACEEXEC = 1 << 0, 1 << 1, 1 << 2, 1 << 4
 _EVENT_EXEC = 4
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
-"""What a stop at a system call says with PTRACE_O_TRACESYSGOOD; a SIGTRAP is the program's own (ptrace(2))."""
+"""A stop at a system call, with PTRACE_O_TRACESYSGOOD (ptrace(2)); a SIGTRAP is the program's own."""
 _WNOTHREAD, _WALL = 0x2000_0000, 0x4000_0000
 """Wait for what this thread traces, and leave the children of others alone."""
 _SYS_CLOSE, _SYS_KCMP, _SYS_USERFAULTFD, _SYS_PIDFD_GETFD = 3, 312, 323, 438  # x86-64

@@ -342,7 +342,7 @@ class LiveSession:
         return self.engine.report([])
 
     def _widen_window(self, tick: TickReport) -> None:
-        """Let the next look fall into the window, too: it begins an interval after this one's moves are over."""
+        """Let the next look fall into the window, too: it comes an interval after this one's moves."""
         busy_ns = int(tick.metrics.get("observe_ns", 0) + tick.migrate_busy_ns)
         window_ns = max(WINDOW_NS, _WINDOW_LOOKS * (self.request.interval_ns + busy_ns))
         if window_ns != self.engine.policy.window_ns:

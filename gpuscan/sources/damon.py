@@ -52,12 +52,12 @@ MOST_LOOKS = 8
 """As many are added up where accesses are few: those of one aggregation would be chance."""
 _KEPT_UP = 0.9
 _MOST_MOMENTS = 16
-"""How finely memory is told apart by its last access: by so many moments in the time after which it is cold."""
+"""How finely memory is told apart by its last access: so many moments in the time after which it is cold."""
 _MOST_RANGES = 100
 """They begin in as many stretches of mappings at most; a program with more has small holes watched, too."""
 _REFERENCE_SHARE = 0.25
-"""The reference count is the one that this part of the accessed pages of an area reaches. An area is a stretch of
-mappings that touch each other, and each has its own: a program is hit at every look, its heap by turns."""
+"""The reference count is the one that this part of the accessed pages of an area reaches. An area is a
+stretch of mappings that touch, and each has its own: a program is hit at every look, its heap by turns."""
 
 
 def hot_pages(n_accesses: NDArray[np.int64], area: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -69,7 +69,7 @@ class Monitor(Protocol):
 
 
 REHEARSED_PAGES = 1 << 16
-"""Pages on which looks are rehearsed before the monitor is on: as many as a first look may find, not all of them."""
+"""Pages on which looks are rehearsed before the monitor is on: many as in a first look, but not all."""
 
 
 def mapped(process: Process, *, writable: bool = False, accessible: bool = False) -> Ranges:
