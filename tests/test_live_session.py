@@ -241,7 +241,8 @@ def test_what_a_command_left_running_is_ended_with_the_run(tmp_path, monkeypatch
 
 
 @needs_root
-def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper):
+def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper, monkeypatch):
+    monkeypatch.setattr(live_session, "_ROSTER_NS", 50_000_000)
     with subprocess.Popen([sys.executable, "-c", SLEEP]) as other:
         request = LiveRequest(
             pids=(sleeper.pid, other.pid),
