@@ -471,7 +471,7 @@ class Engine:
     def _apply(self, events: Iterable[FolioEvents]) -> None:
         for event in events:
             if len(event.freed):
-                self.ledger.ended("freed while it waited", self._backoff.freed(event.freed))
+                self.ledger.ended(f"{event.why} while it waited", self._backoff.freed(event.freed))
                 self.ledger.ended_pending(event.why, self.store.forget(event.freed))
             if len(event.allocated):
                 self.store.admit(event.allocated, event.order)

@@ -73,6 +73,7 @@ class DamonKernel:
         if value in self.refuses:
             raise OSError(self.refuses[value], "refused")
         if value == "on":
+            self._check_regions(kdamond)
             pid = self._next_pid
             self._next_pid += 1
             process = self.root / f"proc/{pid}"
@@ -94,6 +95,14 @@ class DamonKernel:
                     tried / str(number),
                     dict(zip(("start", "end", "nr_accesses", "age"), region, strict=True)),
                 )
+
+    def _check_regions(self, kdamond: Path) -> None:
+        """Refuse regions that do not ascend: damon_sysfs_set_regions(), mm/damon/sysfs.c, v6.12."""
+        for regions in kdamond.glob("contexts/0/targets/*/regions"):
+            n = int((regions / "nr_regions").read_text())
+            edges = [int((regions / f"{i}/{end}").read_text()) for i in range(n) for end in ("start", "end")]
+            if edges != sorted(edges):
+                raise OSError(errno.EINVAL, "Invalid argument")
 
     def _kdamond(self, directory: Path) -> None:
         _files(directory, {"state": "off", "pid": -1, "contexts/nr_contexts": 0})

@@ -26,6 +26,7 @@ NUMA_MAPS = """\
 60000 default huge dirty=1 N2=1 kernelpagesize_kB=2048
 70000 weighted interleave:0,2 anon=1 N0=1 kernelpagesize_kB=4
 80000 local stack anon=1 N0=1 kernelpagesize_kB=4
+90000 prefer=static:2 anon=1 N2=1 kernelpagesize_kB=4
 """
 
 
@@ -40,6 +41,7 @@ def test_policies_and_residence():
         "default",
         "weighted interleave",
         "local",
+        "prefer",
     ]
     assert lines[1].nids == {0, 1}
     assert lines[3].nids == {2}
@@ -57,10 +59,10 @@ def process_with(tmp_path, mems="0-3"):
 def test_an_allowance_sums_up_a_process(tmp_path):
     allowance = read_allowance(process_with(tmp_path))
     assert allowance.nids == {0, 1, 2, 3}
-    assert allowance.resident == {0: 5, 1: 6, 2: 515, 3: 2}
-    addresses = np.array([0x10000, 0x2FFFF, 0x31000, 0x40000, 0x50000, 0x70000, 0x80000])
+    assert allowance.resident == {0: 5, 1: 6, 2: 516, 3: 2}
+    addresses = np.array([0x10000, 0x2FFFF, 0x31000, 0x40000, 0x50000, 0x70000, 0x80000, 0x90000])
     limits = [allowance.policies[number] for number in allowance.policy_of(addresses)]
-    assert limits == [None, {0, 1}, set(), {2}, None, set(), None]
+    assert limits == [None, {0, 1}, set(), {2}, {1}, set(), None, {2}]
 
 
 def targets_of(targets, allowance, nids, addresses, **kwargs):
@@ -74,8 +76,8 @@ def test_promotion_within_cpuset_and_policy(tmp_path):
     targets = Targets(tiered())
     assert targets.promotion == {2: 0, 3: 1}
     allowance = read_allowance(process_with(tmp_path))
-    nids = [2, 3, 0, 3, 3, 2, 2]
-    addresses = [0x10000, 0x10000, 0x10000, 0x20000, 0x30000, 0x40000, 0x50000]
+    nids = [2, 3, 0, 3, 3, 2, 2, 2]
+    addresses = [0x10000, 0x10000, 0x10000, 0x20000, 0x30000, 0x40000, 0x50000, 0x90000]
     assert targets_of(targets, allowance, nids, addresses) == [
         0,
         1,
@@ -83,7 +85,8 @@ def test_promotion_within_cpuset_and_policy(tmp_path):
         1,
         NOT_ALLOWED,
         NOT_ALLOWED,
-        0,
+        1,  # not to node 0, which is nearer
+        NOT_ALLOWED,
     ]
     only_one = read_allowance(process_with(tmp_path / "other", mems="1-3"))
     assert targets_of(targets, only_one, [2, 3], [0x10000, 0x10000]) == [1, 1]

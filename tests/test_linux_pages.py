@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,10 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from damon_kernel import stat_line
 from gpuscan.errors import InputError
+from gpuscan.linux import resident
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.process import Process, parse_maps, read_stat
 from gpuscan.linux.ranges import as_ranges, contains, intersect, join
-from gpuscan.linux.resident import PageFlags, pages_in, pfns_at
+from gpuscan.linux.resident import NO_PAGES, PageFlags, Pages, pages_in, pfns_at, present_ranges
+from gpuscan.linux.syscalls import has_pagemap_scan
 from gpuscan.pageflags import Kpf
 from procfs import LRU_PAGE, FakeProcess, large_folio, write_flags
 
@@ -33,6 +36,64 @@ def test_present_pages_of_ranges_with_what_the_kernel_says_of_them(tmp_path):
     assert pages.soft_dirty.tolist() == [False, False, True]
     assert pages_in(process, [(0x11000, 0x12000)]).pfn.tolist() == [501]
     assert len(pages_in(process, [])) == 0
+
+
+def counted_words(monkeypatch):
+    """Count the words of pagemaps that are read from now on."""
+    counted, words = [], resident._words
+    monkeypatch.setattr(
+        resident, "_words", lambda fd, low, high: counted.append(high - low) or words(fd, low, high)
+    )
+    return counted
+
+
+def test_a_few_pages_are_enough(tmp_path, monkeypatch):
+    process = FakeProcess(tmp_path)
+    process.map(0x10000, range(500, 600))
+    counted = counted_words(monkeypatch)
+    pages = pages_in(process, [(0, 0x20000), (0x20000, 1 << 46)], n_most=40)
+    assert pages.pfn.tolist() == list(range(500, 540))
+    assert sum(counted) <= 8 * 40
+    counted.clear()
+    assert len(pages_in(process, [(1 << 40, 1 << 46)], n_most=40)) == 0
+    assert sum(counted) <= 8 * 40 + 40
+
+
+def test_pages_with_small_holes_are_one_range():
+    assert present_ranges(NO_PAGES).tolist() == []
+    address = np.array([0x1000, 0x2000, 0x5000, 0x100_0000])
+    nothing = np.zeros(4, dtype=np.bool_)
+    assert present_ranges(Pages(address, address, nothing, nothing)).tolist() == [
+        [0x1000, 0x6000],
+        [0x100_0000, 0x100_1000],
+    ]
+
+
+RESERVES = """
+import mmap
+MAP_NORESERVE = 0x4000
+memory = mmap.mmap(-1, 1 << 34, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+memory[5 << 12] = memory[7 << 12] = memory[3 << 32] = 1
+print("there", flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(not has_pagemap_scan(), reason="PAGEMAP_SCAN came with v6.7")
+def test_of_memory_that_is_reserved_only_no_words_are_read(monkeypatch):
+    counted = counted_words(monkeypatch)
+    with subprocess.Popen(
+        [sys.executable, "-c", RESERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout.readline() == b"there\n"
+        with Process(child.pid) as process:
+            (reserved,) = (one for one in process.mappings() if one.end - one.start >= 1 << 34)
+            start = reserved.end - (1 << 34)  # the kernel may have joined another one to it
+            pages = pages_in(process, [(start, reserved.end)])
+        child.communicate(b"\n")
+    assert (pages.address - start).tolist() == [5 << 12, 7 << 12, 3 << 32]
+    assert sum(counted) == 3 + 1
 
 
 def test_pages_of_a_process_that_ended(tmp_path):
@@ -80,6 +141,35 @@ def test_folios_behind_pages(flags):
     assert folios.head.tolist()[:3] == [7, 512, 1024]
     assert folios.order.tolist()[:3] == [0, 9, 4]
     assert folios.movable.tolist() == [True, True, True, False, False, False, True, False]
+
+
+class Counted(np.ndarray):
+    """An array that counts the elements that are computed with it."""
+
+    n_elements = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        Counted.n_elements += max(np.size(one) for one in inputs)
+        plain = [np.asarray(one) if isinstance(one, Counted) else one for one in inputs]
+        found = getattr(ufunc, method)(*plain, **kwargs)
+        return found.view(Counted) if isinstance(found, np.ndarray) else found
+
+
+def test_the_work_for_huge_pages_grows_with_their_number_and_not_with_its_square(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counted, "n_elements", 0)
+    n_blocks, n_each = 512, 8
+    thp = LRU_PAGE | 1 << Kpf.THP
+    words = np.full((n_blocks, 512), thp | 1 << Kpf.COMPOUND_TAIL, dtype=np.uint64)
+    words[:, 0] = thp | 1 << Kpf.COMPOUND_HEAD
+    (tmp_path / "kpageflags").write_bytes(words.tobytes())
+    opened = PageFlags(tmp_path / "kpageflags")
+    pfns = (np.arange(n_blocks)[::-1, None] * 512 + np.arange(n_each)).ravel()
+    folios = opened.folios_of(pfns.view(Counted))
+    opened.close()
+    assert (folios.head == pfns // 512 * 512).all()
+    assert (folios.order == 9).all()
+    assert folios.movable.all()
+    assert 0 < Counted.n_elements < 100 * len(pfns)
 
 
 def test_flags_in_any_order(flags):
@@ -230,6 +320,16 @@ def test_a_process_that_ends_is_not_alive_any_more():
         child.communicate(b"\n")
         assert not process.is_alive()
         assert process.mappings() == []
+
+
+def test_a_signal_goes_to_the_process_that_was_meant_and_its_end_is_waited_for():
+    with subprocess.Popen(["sleep", "60"]) as child, Process(child.pid) as process:
+        assert not process.wait(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20)
+        assert process.wait(20)
+        process.send_signal(signal.SIGTERM)  # to nobody
+    assert child.returncode == -signal.SIGTERM
 
 
 def test_processes_that_are_refused():

@@ -7,20 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gpuscan import allocator
 from gpuscan.cli.main import main
+from gpuscan.engine import TickReport
 from gpuscan.errors import InputError
-from gpuscan.linux import allocator, capabilities
+from gpuscan.linux import capabilities
 from gpuscan.live import members
+from gpuscan.live import session as live_session
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
 from gpuscan.live.metrics import Exporter, parse_address
 from gpuscan.live.monitors import open_monitor
 from gpuscan.live.session import LiveRequest, LiveSession
+from gpuscan.live.stop import Stop
 from gpuscan.topology.sysfs import read_host
 
 IS_ROOT = os.geteuid() == 0
@@ -73,13 +78,44 @@ def test_what_a_command_left_running_stays_on_the_roster():
         (_, shell), (number, child) = roster.alive()
         os.kill(shell.pid, 9)
         command._popen.wait()
-        roster.refresh()
+        assert roster.refresh()
         assert roster.alive() == [(number, child)]
+        assert list(roster.processes) == [number]
         assert shell._pidfd == -1
+        assert not roster.refresh()
         os.kill(child.pid, 9)
     finally:
         command.end()
         roster.close()
+
+
+def test_a_process_that_was_named_is_taken_off_when_it_has_ended():
+    with subprocess.Popen(["sleep", "60"]) as first, subprocess.Popen(["sleep", "60"]) as second:
+        roster = Roster(Pids([first.pid, second.pid]))
+        assert not roster.refresh()
+        first.kill()
+        first.wait()
+        assert roster.refresh()
+        assert [(number, process.pid) for number, process in roster.processes.items()] == [(1, second.pid)]
+        assert not roster.refresh()
+        roster.close()
+        second.kill()
+
+
+@pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
+def test_what_a_command_started_is_ended_with_it(monkeypatch, trap):
+    monkeypatch.setattr(members, "_END_WITHIN_S", 0.5)
+    command = Command(["sh", "-c", f"{trap}sleep 60 & exec sleep 60"])
+    roster = Roster(command)
+    for _ in range(2000):
+        roster.refresh()
+        if len(roster.alive()) == 2:
+            break
+    (_, _), (_, child) = roster.alive()
+    code = command.end([process for _, process in roster.alive()])
+    assert code == (-signal.SIGKILL if trap else -signal.SIGTERM)
+    assert child.wait(20)
+    roster.close()
 
 
 def test_a_second_interrupt_does_not_leave_the_command_behind(monkeypatch):
@@ -183,6 +219,116 @@ def test_a_command_is_started_watched_and_its_end_ends_the_run(capsys):
     last = json.loads(out.splitlines()[-1])
     assert (last["reason"], last["command_exit"]) == ("process ended", 7)
     assert "watching" in err
+
+
+@needs_root
+def test_what_a_command_left_running_is_ended_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_session, "_ROSTER_NS", 50_000_000)
+    said = tmp_path / "pid"
+    request = LiveRequest(
+        command=("sh", "-c", f"sleep 60 & echo $! >{said}; sleep 1"),
+        source="kpageflags",
+        dry_run=True,
+        device="cpu",
+        for_ns=2_500_000_000,
+    )
+    with LiveSession(request) as session:
+        session.run(lambda: None, lambda *_: None)
+        left = members.Process(int(said.read_text()))
+    assert left.wait(20)
+    assert session.totals.end_reason == "time is over"
+    assert session.totals.command_exit == 0
+
+
+@needs_root
+def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper, monkeypatch):
+    monkeypatch.setattr(live_session, "_ROSTER_NS", 50_000_000)
+    with subprocess.Popen([sys.executable, "-c", SLEEP]) as other:
+        request = LiveRequest(
+            pids=(sleeper.pid, other.pid),
+            source="kpageflags",
+            dry_run=True,
+            device="cpu",
+            for_ns=1_500_000_000,
+        )
+        with LiveSession(request) as session:
+            session.run(other.kill, lambda *_: None)
+            assert [process.pid for process in session.source.processes] == [sleeper.pid]
+            assert list(session.roster.processes) == [0]
+
+
+@needs_root
+def test_two_looks_fall_into_the_window_however_long_they_take(sleeper):
+    request = LiveRequest(
+        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", interval_ns=2_000_000_000
+    )
+    with LiveSession(request) as session:
+        assert session.engine.policy.window_ns == 6_000_000_000
+        slow = TickReport(0, 0, 0, metrics={"observe_ns": 1_500_000_000.0}, migrate_busy_ns=500_000_000)
+        session._widen_window(slow)
+        assert session.engine.policy.window_ns == 12_000_000_000
+        session._widen_window(TickReport(1, 0, 0))
+        assert session.engine.policy.window_ns == 6_000_000_000
+
+
+@needs_root
+def test_the_overhead_is_of_the_time_that_the_moves_took_too(sleeper):
+    request = LiveRequest(
+        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
+    )
+    with LiveSession(request) as session:
+        tick = session.engine.tick
+
+        def slow_tick():
+            report = tick()
+            time.sleep(0.2)  # as if pages were moved
+            return report
+
+        session.engine.tick = slow_tick
+        session.run(lambda: None, lambda *_: None)
+        totals = session.totals
+        assert totals.spent_within_s >= totals.elapsed_ns / 1e9 + 0.2
+        spent_s = totals.gpuscan_cpu_s + totals.kernel_cpu_s
+        assert totals.overhead == spent_s / totals.spent_within_s
+
+
+def test_a_signal_handler_may_end_the_wait_wherever_it_comes():
+    stop = Stop()
+    lines = []
+
+    def interrupt(frame, event, argument):
+        if frame.f_code is Stop.wait.__code__ or frame.f_code is Stop.set.__code__:
+            frame.f_trace_opcodes = True
+            lines.append(frame.f_lineno)
+            sys.settrace(None)
+            stop.set()
+            sys.settrace(interrupt)
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        assert stop.wait(60)
+    finally:
+        sys.settrace(before)
+    assert lines
+    stop.close()
+
+
+def test_a_signal_wakes_who_waits():
+    stop = Stop()
+    assert not stop.wait(0.01)
+    before = signal.signal(signal.SIGALRM, lambda *_: stop.set())
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    began_s = time.monotonic()
+    try:
+        assert stop.wait(60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began_s < 30
+    for _ in range(100_000):  # more than a pipe holds
+        stop.set()
+    stop.close()
 
 
 @needs_root

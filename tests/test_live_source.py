@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from gpuscan.engine import Engine
+from gpuscan.linux import resident
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.resident import NO_PAGES, PageFlags, pages_in
 from gpuscan.linux.targets import Targets
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.policy import Policy
 from gpuscan.sources.live import STALE_TICKS, LiveSource
-from gpuscan.sources.monitor import UNSEEN, LastSeen, Touched
+from gpuscan.sources.monitor import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
 from gpuscan.store import Store
 from machines import tiered
 from procfs import FakeProcess, large_folio, write_flags
@@ -52,7 +53,7 @@ class ScriptedMonitor:
 
 
 class Bed:
-    def __init__(self, tmp_path, *, flags=None, dry_run=False, demote=False, room=None):
+    def __init__(self, tmp_path, *, flags=None, dry_run=False, demote=False, room=None, budget_pages=0):
         topology = tiered()
         write_flags(tmp_path, 8 << 15, flags)
         self.process = FakeProcess(tmp_path)
@@ -79,7 +80,7 @@ class Bed:
             migrator = MovePagesMigrator(
                 {0: self.process}, self.addresses, topology.page_map, room or Room(), self.kernel
             )
-        policy = Policy(interval_ns=1, drop_top_tier=False, backoff_ticks=1)
+        policy = Policy(interval_ns=1, drop_top_tier=False, backoff_ticks=1, budget_pages=budget_pages)
         self.engine = Engine(self.store, self.source, migrator, policy, verify_every_tick=True)
         self.source.watch([(0, self.process)])
         self.source.start_clock()
@@ -268,6 +269,52 @@ def test_cold_pages_go_down_and_hot_ones_up(tmp_path):
     )[1]
     bed.tick(2)
     assert sorted(requested) == [(NEAR, N), (FAR, 10)]
+
+
+@pytest.mark.parametrize(
+    ("room", "reason"), [(Room(), "accessed again"), (Room(0), "accessed again while it waited")]
+)
+def test_what_is_accessed_again_before_it_went_down_stays(tmp_path, room, reason):
+    bed = Bed(tmp_path, demote=True, room=room, budget_pages=2)
+    cold = range(NEAR_PFN + 100, NEAR_PFN + 110)
+    bed.process.map(0x90_0000, cold)
+    bed.monitor.hot, bed.monitor.cold = [], [(0x90_0000, 0x90_A000)]
+    bed.tick()
+    n_left = sum(bed.process.pfn_at(0x90_0000 + i * 4096) in cold for i in range(10))
+    assert n_left == (8 if room.left else 10)
+    bed.monitor.hot, bed.monitor.cold = [(0x90_0000, 0x90_9000)], []
+    bed.tick()
+    assert bed.engine.ledger.dropped[reason] > 0
+    bed.tick(6)
+    # The last page was not accessed again.
+    assert sum(bed.process.pfn_at(0x90_0000 + i * 4096) in cold for i in range(9)) == n_left - 1
+    assert sum(n for why, n in bed.engine.ledger.dropped.items() if "accessed again" in why) == n_left - 1
+
+
+def test_a_large_folio_of_which_one_page_is_accessed_again_stays(tmp_path):
+    head = NEAR_PFN + 512
+    bed = Bed(tmp_path, flags=large_folio(head, 9), demote=True, budget_pages=100)
+    bed.process.map(0x40_0000, range(head, head + 512))
+    bed.monitor.hot, bed.monitor.cold = [], [(0x40_0000, 0x40_0000 + 512 * 4096)]
+    bed.tick()
+    assert bed.engine.ledger.pending == 1  # larger than the budget
+    bed.monitor.hot, bed.monitor.cold = [(0x40_7000, 0x40_8000)], []
+    bed.tick()
+    assert bed.engine.ledger.dropped == {"accessed again": 1}
+    assert len(bed.addresses) == 0
+
+
+def test_a_rehearsal_is_on_a_few_pages(tmp_path, monkeypatch):
+    bed = Bed(tmp_path)
+    bed.process.add_mapping(BASE, BASE + N * 4096)
+    bed.process.add_mapping(1 << 40, 1 << 44)
+    n_words, words = [], resident._words
+    monkeypatch.setattr(
+        resident, "_words", lambda fd, low, high: n_words.append(high - low) or words(fd, low, high)
+    )
+    bed.source.watch([])
+    bed.source.watch([(0, bed.process)])
+    assert sum(n_words) <= 9 * REHEARSED_PAGES
 
 
 def test_when_a_page_was_last_seen():

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from damon_kernel import DamonKernel
 from gpuscan.errors import InputError
-from gpuscan.linux.damon import Damon, Intervals
+from gpuscan.linux import resident
+from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions
 from gpuscan.linux.resident import pages_in
 from gpuscan.pageflags import Kpf
+from gpuscan.sources import damon as damon_source
 from gpuscan.sources import pagemap_scan
-from gpuscan.sources.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual
+from gpuscan.sources.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual, QuietMemory
 from gpuscan.sources.idle import BITMAP, IdleTracking
 from gpuscan.sources.kpageflags import ReferencedFlags
 from gpuscan.sources.largest import Largest
-from gpuscan.sources.monitor import Touched
+from gpuscan.sources.monitor import REHEARSED_PAGES, Touched
 from gpuscan.sources.pagemap_scan import SoftDirty
 from procfs import LRU_PAGE, FakeProcess, large_folio, write_flags
 
@@ -32,12 +38,28 @@ def process(tmp_path):
 
 
 class IdleBitmap:
-    """page_idle/bitmap as a file: :meth:`access` clears the mark of a frame, as the kernel does."""
+    """page_idle/bitmap as a file: :meth:`access` clears the mark of a frame, as the kernel does.
 
-    def __init__(self, root):
+    A call moves 4,096 bytes at most (kernfs_file_read_iter(), kernfs_fop_write_iter(), fs/kernfs/file.c).
+    """
+
+    def __init__(self, root, monkeypatch, n_frames=N_FRAMES):
         self.path = root / BITMAP
         self.path.parent.mkdir(parents=True)
-        self.path.write_bytes(bytes(N_FRAMES // 8))
+        self.path.write_bytes(bytes(n_frames // 8))
+        preadv, pwrite = os.preadv, os.pwrite
+
+        def is_this(fd):
+            return os.path.samestat(os.fstat(fd), self.path.stat())
+
+        def read(fd, views, at):
+            return preadv(fd, [view[:4096] for view in views] if is_this(fd) else views, at)
+
+        def write(fd, data, at):
+            return pwrite(fd, data[:4096] if is_this(fd) else data, at)
+
+        monkeypatch.setattr(os, "preadv", read)
+        monkeypatch.setattr(os, "pwrite", write)
 
     def words(self):
         return np.frombuffer(self.path.read_bytes(), dtype=np.uint64).copy()
@@ -52,9 +74,9 @@ class IdleBitmap:
         self.path.write_bytes(words.tobytes())
 
 
-def test_idle_marks_go_on_heads_only_and_accesses_take_them_off(tmp_path, process):
+def test_idle_marks_go_on_heads_only_and_accesses_take_them_off(tmp_path, process, monkeypatch):
     write_flags(tmp_path, N_FRAMES, large_folio(512, 4))
-    bitmap = IdleBitmap(tmp_path)
+    bitmap = IdleBitmap(tmp_path, monkeypatch)
     process.map(BASE, [100, 101, 700, *range(512, 528)])
     monitor = IdleTracking(tmp_path)
     monitor.watch([process])
@@ -68,9 +90,58 @@ def test_idle_marks_go_on_heads_only_and_accesses_take_them_off(tmp_path, proces
     monitor.close()
 
 
-def test_a_page_that_was_not_marked_is_not_accessed(tmp_path, process):
+def test_more_idle_marks_than_one_call_takes(tmp_path, process, monkeypatch):
+    n, heap = 70_000, BASE + 0x1000_0000
+    write_flags(tmp_path, 1 << 17)
+    bitmap = IdleBitmap(tmp_path, monkeypatch, 1 << 17)
+    process.add_mapping(heap, heap + n * 4096)
+    process.map(heap, range(100, 100 + n))
+    monitor = IdleTracking(tmp_path)
+    monitor.watch([process])
+    assert len(monitor.observe(0)[0].hot) == 0
+    for pfn in (99, 60_000, 70_050, 70_100):
+        bitmap.access(pfn)
+    assert monitor.observe(0)[0].hot.pfn.tolist() == [60_000, 70_050]
+    monitor.close()
+
+
+def test_pages_whose_mark_is_not_taken_are_not_accessed(tmp_path, process, monkeypatch):
     write_flags(tmp_path, N_FRAMES)
-    IdleBitmap(tmp_path)
+    IdleBitmap(tmp_path, monkeypatch, 128)
+    process.map(BASE, [100, 101, 200, 900])  # the bitmap ends before the last two
+    plain = os.pwrite
+
+    def write(fd, data, at):
+        if at >= 16:
+            raise OSError(errno.ENXIO, "No such device or address")
+        return plain(fd, data[: 16 - at], at)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monitor = IdleTracking(tmp_path)
+    monitor.watch([process])
+    assert len(monitor.observe(0)[0].hot) == 0
+    monitor.close()
+
+
+def test_who_is_watched_already_keeps_its_idle_marks_when_others_come(tmp_path, process, monkeypatch):
+    write_flags(tmp_path, N_FRAMES)
+    bitmap = IdleBitmap(tmp_path, monkeypatch)
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    process.map(BASE, [100])
+    other.map(BASE, [200])
+    monitor = IdleTracking(tmp_path)
+    monitor.watch([process])
+    bitmap.access(100)
+    monitor.watch([process, other])
+    assert bitmap.marked() == [200]
+    assert [len(touched.hot) for touched in monitor.observe(0)] == [1, 0]
+    monitor.close()
+
+
+def test_a_page_that_was_not_marked_is_not_accessed(tmp_path, process, monkeypatch):
+    write_flags(tmp_path, N_FRAMES)
+    IdleBitmap(tmp_path, monkeypatch)
     process.map(BASE, [100])
     monitor = IdleTracking(tmp_path, cold_after_ns=10)
     monitor.watch([process])
@@ -208,6 +279,105 @@ def test_too_many_processes_for_a_kdamond_each(kernel, process):
     monitor = DamonVirtual(kernel.root)
     with pytest.raises(InputError, match="--source damon-paddr"):
         monitor.watch([process] * (MOST_PROCESSES + 1))
+    monitor.close()
+
+
+def counts_of_starts(kernel):
+    return sum(name.endswith("state") and value == "on" for name, value in kernel.written)
+
+
+def test_no_kdamond_starts_anew_when_a_process_ends(kernel, process, tmp_path):
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    other.map(BASE, range(200, 210))
+    monitor = DamonVirtual(kernel.root)
+    monitor.watch([process, other])
+    assert counts_of_starts(kernel) == 2
+    process.alive = False
+    kernel.kill_kdamond(0)
+    kernel.regions[1] = [(BASE, BASE + 0x10000, 6, 3)]
+    monitor.watch([other])
+    assert counts_of_starts(kernel) == 2
+    (touched,) = monitor.observe(0)
+    assert touched.hot.pfn.tolist() == list(range(200, 210))
+    monitor.close()
+
+
+def test_who_is_watched_no_more_has_no_kdamond(kernel, process, tmp_path):
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    monitor = DamonVirtual(kernel.root)
+    monitor.watch([process, other])
+    monitor.watch([other])
+    assert counts_of_starts(kernel) == 3
+    assert (kernel.admin / "nr_kdamonds").read_text() == "1\n"
+    monitor.close()
+
+
+def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, process, tmp_path, monkeypatch):
+    process.map(BASE, range(100, 164))
+    clock = SimpleNamespace(now_ns=0, monotonic_ns=lambda: clock.now_ns)
+    monkeypatch.setattr(damon_source, "time", clock)
+    monitor = DamonVirtual(kernel.root, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
+    cold = []
+    for second in range(12):
+        if second != 10:  # then there is no newcomer
+            newcomer = FakeProcess(tmp_path, 200 + second)
+            newcomer.add_mapping(BASE, BASE + 0x10000)
+            monitor.watch([process, newcomer])
+        for quarter in range(1, 5):
+            clock.now_ns = second * 1_000_000_000 + quarter * 250_000_000
+            age = quarter * 4  # of 60 ms
+            # Of three regions the second one is accessed every third second, the last one in the fourth.
+            counts = (0, int(second % 3 == 0 and quarter == 2), int(second == 3 and quarter == 1))
+            kernel.regions[0] = [
+                (BASE + 0x10000 * number, BASE + 0x10000 * (number + 1), count, 0 if count else age)
+                for number, count in enumerate(counts)
+            ]
+            cold.append(monitor.observe(clock.now_ns)[0].cold.pfn.tolist())
+    assert cold[:19] == [[]] * 19
+    assert cold[19:35] == [list(range(100, 116))] * 16
+    # The last one counts from the start after its access.
+    assert cold[35:] == [[*range(100, 116), *range(132, 148)]] * 13
+    monitor.close()
+
+
+def test_memory_whose_age_does_not_reach_back_to_the_last_look_counts_anew():
+    quiet = QuietMemory(Intervals(), 1_000_000_000)
+    quiet.start_anew(0)
+
+    def look(now_ms, age):
+        regions = Regions(np.array([[0, 4096]]), np.array([0]), np.array([age]))
+        return len(quiet.look(regions, now_ms * 1_000_000))
+
+    assert [look(900, 15), look(1_000, 16), look(1_500, 25)] == [0, 1, 1]
+    quiet.start_anew(1_600_000_000)
+    assert look(2_000, 6) == 1
+    assert look(2_500, 1) == 0  # accessed 60 ms ago, between two looks
+    assert look(2_600, 2) == 0
+    assert len(quiet.look(NO_REGIONS, 2_700_000_000)) == 0
+    assert look(3_600, 18) == 1
+
+
+def test_a_rehearsal_is_on_a_few_pages(kernel, process, monkeypatch):
+    process.map(BASE, range(100, 164))
+    process.add_mapping(1 << 40, 1 << 44)
+    n_words, words = [], resident._words
+    monkeypatch.setattr(
+        resident, "_words", lambda fd, low, high: n_words.append(high - low) or words(fd, low, high)
+    )
+    monitor = DamonVirtual(kernel.root, Intervals(min_regions=(1, 1)))
+    monitor.watch([process])
+    assert sum(n_words) < 16 * REHEARSED_PAGES
+    monitor.close()
+
+
+def test_nodes_whose_memory_does_not_lie_in_the_order_of_their_numbers(kernel, process):
+    ranges = [(0x4000_0000, 0x8000_0000), (0x1000_0000, 0x4000_0000), (0, 0x10_0000)]
+    monitor = DamonPhysical(ranges, kernel.root, Intervals(min_regions=(4, 4)))
+    monitor.watch([process])
+    target = kernel.admin / "0/contexts/0/targets/0/regions"
+    assert (target / "0/start").read_text() == "0\n"
     monitor.close()
 
 

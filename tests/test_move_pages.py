@@ -225,6 +225,44 @@ def test_one_address_for_a_large_folio_and_its_split_is_counted(tmp_path):
     assert bed.migrator.n_split == 1  # the fake moved one page of it
 
 
+def test_a_large_folio_that_is_mapped_at_an_odd_address_arrived_as_a_whole(tmp_path):
+    bed = Bed(tmp_path, n=1)
+    head, at = FAR_PFN + 512, 0x401000
+    bed.process.map(at - 4096, [FAR_PFN + 300])  # what lies before it is none of it
+    bed.process.map(at, range(head, head + 512))
+    bed.addresses.put(np.array([head]), np.array([at + 0x3000]), np.array([9]), 0, tick=0)
+
+    def moves_all(pid, addresses, nodes):
+        bed.process.map(at, range(NEAR_PFN + 512, NEAR_PFN + 1024))
+        return 0, nodes
+
+    bed.migrator._move_pages = moves_all
+    assert bed.migrator.migrate(NEAR, np.array([head]), np.array([512])).status.tolist() == [0]
+    assert bed.migrator.n_split == 0
+
+
+def test_pages_of_a_process_that_was_taken_off(bed):
+    del bed.migrator._processes[0]
+    result = bed.migrate()
+    assert result.reasons == {"ENOENT: process ended": 8}
+    assert bed.kernel.calls == []
+
+
+def test_what_went_down_is_told_from_what_went_up_by_where_it_was(tmp_path):
+    bed = Bed(tmp_path)
+    tiers = {0: 0, 1: 1, 2: 2}
+    migrator = MovePagesMigrator(
+        {0: bed.process}, bed.addresses, bed.page_map, bed.room, bed.kernel, tiers=tiers
+    )
+    one = np.ones(8, dtype=np.int64)
+    migrator.migrate(NEAR, bed.heads, one)
+    assert (migrator.demoted_pages, migrator.moved_pages) == (0, {NEAR: 8})
+    near = np.array([bed.process.pfn_at(int(address)) for address in bed.at])
+    bed.addresses.put(near, bed.at, np.zeros(8, dtype=np.int64), 0, tick=1)
+    migrator.migrate(FAR, near, one)
+    assert (migrator.demoted_pages, migrator.moved_pages) == (8, {NEAR: 8, FAR: 8})
+
+
 def test_a_dry_run_calls_nothing_and_plans_each_folio_once(bed):
     migrator = DryRunMigrator(bed.addresses, bed.page_map)
     result = migrator.migrate(NEAR, bed.heads, np.ones(8, dtype=np.int64))

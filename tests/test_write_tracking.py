@@ -137,6 +137,15 @@ def test_signals_reach_the_program(monitor):
     assert other.wait(20) == -signal.SIGKILL
 
 
+def test_a_trap_of_the_programs_own_is_no_execve(monitor):
+    code = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTRAP, lambda *_: sys.exit(9))\n"
+        "os.kill(os.getpid(), signal.SIGTRAP)\ntime.sleep(60)"
+    )
+    assert monitor.start([sys.executable, "-c", code]).wait(20) == 9
+
+
 def test_the_children_of_others_are_not_waited_for(monitor):
     mine = subprocess.Popen(["sh", "-c", "exit 6"])
     program = monitor.start(["sleep", "0.3"])

@@ -114,7 +114,7 @@ class AggregationTrace:
         return b"".join(parts)
 
     def _write(self, name: str, value: str) -> None:
-        with (self._directory / name).open("w") as file:  # which also empties ``trace``
+        with (self._directory / name).open("w") as file:
             file.write(value)
 
     def close(self) -> None:

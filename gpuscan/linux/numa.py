@@ -33,6 +33,9 @@ _NODE_FREE = re.compile(rb"nr_free_pages ([0-9]+)\n")
 _NODE_FREE_BYTES = 64
 _UNWATCHED = 10
 _PAGE_KIB = re.compile(r" kernelpagesize_kB=([0-9]+)")
+_LIMITED = ("bind", "prefer", "prefer (many)")
+"""Policies whose memory moves to their nodes only, as in the kernel: mpol_misplaced() (mm/mempolicy.c, v6.12)
+leaves a page on a preferred node where it is, and gives MPOL_PREFERRED_MANY the restriction of MPOL_BIND."""
 _MOVABLE, _DEVICE = "Movable", "Device"
 
 
@@ -101,7 +104,7 @@ def read_allowance(process: Process) -> Allowance:
         for nid, n in mapping.resident.items():
             resident[nid] = resident.get(nid, 0) + n
         limit: frozenset[int] | None = None
-        if mapping.mode == "bind":
+        if mapping.mode in _LIMITED:
             limit = mapping.nids
         elif mapping.mode in ("interleave", "weighted interleave"):
             # Spread on purpose: whatever moved would undo it.

@@ -6,9 +6,11 @@ reaped, and a pidfd becomes readable when its process ends: while it is not, the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +134,21 @@ class Process:
             self.close()
             return False
         return True
+
+    def send_signal(self, signum: int) -> None:
+        """Send it a signal, if it has not ended."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signum)
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait until it has ended, up to so many seconds; return whether it has."""
+        if self._pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.poll(limit_s * 1000)
+        return not self.is_alive()
 
     @property
     def proc(self) -> Path:

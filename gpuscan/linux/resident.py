@@ -7,13 +7,15 @@ page, in which bits 0 to 54 are the PFN of a present page.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.linux.process import Process
+from gpuscan.linux.ranges import Ranges
+from gpuscan.linux.syscalls import PageIs, pagemap_scan
 from gpuscan.pageflags import NO_PAGE, Kpf, bits
 from gpuscan.units import PAGE_SHIFT
 
@@ -23,8 +25,12 @@ _SOFT_DIRTY = np.uint64(1 << 55)
 _EXCLUSIVE = np.uint64(1 << 56)
 _PRESENT = np.uint64(1 << 63)
 _STRETCH_PAGES = 1 << 16
+_LARGE_RANGE_PAGES = 1 << 16
+"""Of ranges larger than 256 MiB PAGEMAP_SCAN says first what is there: the pagemap has 2 GiB of words for
+each TiB, also of memory that is reserved only."""
 _LARGE_PAGES = 512
 """Folios on LRU lists are at most PMD-sized with 4 KiB pages, and aligned to their size."""
+_READ_FACTOR = 8
 _GAP_PAGES = 1024
 """PFNs closer together than this are read in one go: 8 KiB cost less than another system call."""
 
@@ -61,10 +67,18 @@ NO_PAGES = Pages(
 )
 
 
-def pages_in(process: Process, ranges: Sequence[tuple[int, int]] | NDArray[np.int64]) -> Pages:
+def pages_in(
+    process: Process, ranges: Sequence[tuple[int, int]] | NDArray[np.int64], *, n_most: int | None = None
+) -> Pages:
     """Return the present pages in address ranges ``[start, end)``, ascending and disjoint.
 
     Pages that go meanwhile, and all pages of a process that has ended, are left out.
+
+    Args:
+        process: whose.
+        ranges: which.
+        n_most: the first so many pages are enough, and no more words are read than eight for each; None for
+            all.
 
     Raises:
         OSError: the pagemap may not be opened.
@@ -74,17 +88,16 @@ def pages_in(process: Process, ranges: Sequence[tuple[int, int]] | NDArray[np.in
     except (FileNotFoundError, ProcessLookupError):
         return NO_PAGES
     try:
-        parts = [
-            _stretch(fd, low, min(low + _STRETCH_PAGES, end >> PAGE_SHIFT))
-            for start, end in ((int(start), int(end)) for start, end in ranges)
-            for low in range(start >> PAGE_SHIFT, end >> PAGE_SHIFT, _STRETCH_PAGES)
-        ]
+        if n_most is None:
+            parts = [_stretch(fd, low, high) for low, high in _stretches(fd, ranges, _STRETCH_PAGES)]
+        else:
+            parts = _first(fd, ranges, n_most)
     finally:
         os.close(fd)
     if not parts:
         return NO_PAGES
-    numbers = np.concatenate([number for number, _ in parts])
-    words = np.concatenate([word for _, word in parts])
+    numbers = np.concatenate([number for number, _ in parts])[:n_most]
+    words = np.concatenate([word for _, word in parts])[:n_most]
     return Pages(
         numbers << PAGE_SHIFT,
         (words & _PFN).astype(np.int64),
@@ -100,6 +113,53 @@ def _words(fd: int, low: int, high: int) -> NDArray[np.uint64]:
     except (ProcessLookupError, OSError):
         data = b""
     return np.frombuffer(data, dtype=np.uint64, count=len(data) // WORD_BYTES)
+
+
+def _stretches(
+    fd: int, ranges: Iterable[Sequence[int]] | NDArray[np.int64], n_pages: int
+) -> Iterator[tuple[int, int]]:
+    """Cut ranges, and what is there of large ones, into stretches of so many page numbers."""
+    for start, end in ((int(start) >> PAGE_SHIFT, int(end) >> PAGE_SHIFT) for start, end in ranges):
+        for first, last in [(start, end)] if end - start <= _LARGE_RANGE_PAGES else _there(fd, start, end):
+            for low in range(first, last, n_pages):
+                yield low, min(low + n_pages, last)
+
+
+def _there(fd: int, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the parts of a range of page numbers that have pages, as far as the kernel can tell."""
+    try:
+        found = pagemap_scan(fd, start << PAGE_SHIFT, end << PAGE_SHIFT, PageIs.PRESENT) >> PAGE_SHIFT
+    except OSError:  # before v6.7
+        return [(start, end)]
+    if not len(found):
+        return []
+    breaks = np.flatnonzero(found[1:, 0] - found[:-1, 1] > _GAP_PAGES)
+    firsts, lasts = found[np.append(0, breaks + 1), 0], found[np.append(breaks, -1), 1]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+_Part = tuple[NDArray[np.int64], NDArray[np.uint64]]
+
+
+def _first(fd: int, ranges: Iterable[Sequence[int]] | NDArray[np.int64], n_most: int) -> list[_Part]:
+    parts: list[_Part] = []
+    n_found = n_read = 0
+    for low, high in _stretches(fd, ranges, n_most):
+        parts.append(_stretch(fd, low, high))
+        n_found += len(parts[-1][0])
+        n_read += high - low
+        if n_found >= n_most or n_read >= _READ_FACTOR * n_most:
+            break
+    return parts
+
+
+def present_ranges(pages: Pages) -> Ranges:
+    """Return the address ranges that pages lie in, holes of up to 4 MiB among them."""
+    if not len(pages):
+        return np.empty((0, 2), dtype=np.int64)
+    breaks = np.flatnonzero(np.diff(pages.address) > _GAP_PAGES << PAGE_SHIFT)
+    firsts, lasts = pages.address[np.append(0, breaks + 1)], pages.address[np.append(breaks, -1)]
+    return np.stack([firsts, lasts + (1 << PAGE_SHIFT)], axis=1)
 
 
 def _stretch(fd: int, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -183,13 +243,19 @@ class PageFlags:
         movable &= (flags & _LRU) != 0
         compound = np.flatnonzero((flags & _COMPOUND) != 0)
         movable[compound] = False
-        blocks = np.unique(pfns[compound] // _LARGE_PAGES) * _LARGE_PAGES
-        for block in blocks.tolist():
+        # By block, and pages of a block next to each other: to look for each block's pages among all of them
+        # takes the square of the time.
+        block_of = pfns[compound] // _LARGE_PAGES
+        by_block = np.argsort(block_of, kind="stable")
+        compound, block_of = compound[by_block], block_of[by_block]
+        cuts = (np.flatnonzero(np.diff(block_of)) + 1).tolist()
+        for start, end in zip([0, *cuts], [*cuts, len(compound)], strict=True) if len(compound) else ():
+            block = int(block_of[start]) * _LARGE_PAGES
             words = self._words(block, block + _LARGE_PAGES)
             first = np.flatnonzero((words & _TAIL) == 0)
             ends = np.append(first[1:], _LARGE_PAGES)
             sizes = ends - first
-            mine = compound[(pfns[compound] >= block) & (pfns[compound] < block + _LARGE_PAGES)]
+            mine = compound[start:end]
             inside = pfns[mine] - block
             which = np.searchsorted(first, inside, side="right") - 1
             known = which >= 0

@@ -36,8 +36,11 @@ _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 _TRACEME, _PEEKTEXT, _POKETEXT, _CONT, _GETREGS, _SETREGS = 0, 1, 4, 7, 12, 13
-_SETOPTIONS = 0x4200
-_O_TRACEFORK, _O_TRACEVFORK = 1 << 1, 1 << 2
+_SYSCALL, _SETOPTIONS = 24, 0x4200
+_O_TRACESYSGOOD, _O_TRACEFORK, _O_TRACEVFORK, _O_TRACEEXEC = 1 << 0, 1 << 1, 1 << 2, 1 << 4
+_EVENT_EXEC = 4
+_SYSCALL_STOP = signal.SIGTRAP | 0x80
+"""A stop at a system call, with PTRACE_O_TRACESYSGOOD (ptrace(2)); a SIGTRAP is the program's own."""
 _WNOTHREAD, _WALL = 0x2000_0000, 0x4000_0000
 """Wait for what this thread traces, and leave the children of others alone."""
 _SYS_CLOSE, _SYS_KCMP, _SYS_USERFAULTFD, _SYS_PIDFD_GETFD = 3, 312, 323, 438  # x86-64
@@ -170,7 +173,8 @@ class TrackedProgram:
             self.pid = popen.pid
             try:
                 _wait_for_trap(popen.pid)
-                _ptrace(_SETOPTIONS, popen.pid, 0, _O_TRACEFORK | _O_TRACEVFORK)
+                options = _O_TRACESYSGOOD | _O_TRACEFORK | _O_TRACEVFORK | _O_TRACEEXEC
+                _ptrace(_SETOPTIONS, popen.pid, 0, options)
                 self._attach(popen.pid)
                 _ptrace(_CONT, popen.pid)
             except OSError as error:
@@ -200,8 +204,10 @@ class TrackedProgram:
                 known.discard(pid)
                 self._gone(pid, status)
                 continue
+            # The event of an execve comes within the call, whose end would overwrite a register: on to that.
+            request = _SYSCALL if status >> 16 == _EVENT_EXEC else _CONT
             with contextlib.suppress(OSError):  # killed while it was stopped
-                _ptrace(_CONT, pid, 0, self._passed_on(pid, status, known))
+                _ptrace(request, pid, 0, self._passed_on(pid, status, known))
 
     def _passed_on(self, pid: int, status: int, known: set[int]) -> int:
         """Do what a stop asks for; return the signal that the process shall get."""
@@ -212,9 +218,9 @@ class TrackedProgram:
             if alone:
                 self._try_attach(pid)
             return 0
-        if status >> 16:  # its parent's part of that
+        if status >> 16:  # its parent's part of that, or an execve
             return 0
-        if signum == signal.SIGTRAP:  # after an execve: new memory
+        if signum == _SYSCALL_STOP:  # after an execve: new memory
             self._try_attach(pid)
             return 0
         return signum

@@ -84,8 +84,6 @@ def tick_document(
 def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
     """Return the last line, with the sums of the run."""
     totals = session.totals
-    top = set(session.targets.promotion.values())
-    promoted = sum(n for nid, n in totals.moved_to.items() if nid in top)
     return {
         "event": "end",
         "t_s": round(totals.elapsed_ns / 1e9, 4),
@@ -95,8 +93,8 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
         "planned_pages": totals.planned_pages,
         "moved_pages": totals.moved_pages,
         "moved_pages_to": dict(sorted(totals.moved_to.items())),
-        "promoted_pages": promoted,
-        "demoted_pages": totals.moved_pages - promoted,
+        "promoted_pages": totals.moved_pages - totals.demoted_pages,
+        "demoted_pages": totals.demoted_pages,
         "split_folios": totals.n_split,
         "ledger": ledger_document(report),
         "failed": dict(report.refusals.most_common()),

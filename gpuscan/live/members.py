@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -121,17 +122,34 @@ class Command:
                         found += [int(word) for word in (task / "children").read_text().split()]
         return found
 
-    def end(self) -> int | None:
-        """End the command if it still runs; return its exit code (negative: the signal that ended it)."""
+    def end(self, descendants: Sequence[Process] = ()) -> int | None:
+        """End the command and what it started, as far as they still run.
+
+        Args:
+            descendants: what was seen to be started by it.
+
+        Returns:
+            Its exit code (negative: the signal that ended it).
+        """
+        others = [process for process in descendants if process.pid != self.pid]
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
-            try:
-                self._popen.wait(_END_WITHIN_S)
-            except BaseException as error:  # a second Ctrl-C, too, must not leave it behind
+        for process in others:
+            process.send_signal(signal.SIGTERM)
+        until_s = time.monotonic() + _END_WITHIN_S
+        try:
+            self._popen.wait(_END_WITHIN_S)
+            for process in others:
+                process.wait(max(0.0, until_s - time.monotonic()))
+        except BaseException as error:  # a second Ctrl-C, too, must not leave them behind
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+        finally:
+            for process in others:
+                process.send_signal(signal.SIGKILL)
+            if self._popen.poll() is None:
                 self._popen.kill()
                 self._popen.wait()
-                if not isinstance(error, subprocess.TimeoutExpired):
-                    raise
         return self._popen.returncode
 
     def exit_code(self) -> int | None:
@@ -144,7 +162,7 @@ def _started(argv: Sequence[str], stdout: int | None) -> subprocess.Popen[bytes]
 
 
 class Roster:
-    """The processes of a selection, each with a number of its own.
+    """The processes of a selection, each with a number of its own, which is never given to another one.
 
     Args:
         selection: what was asked for.
@@ -170,11 +188,14 @@ class Roster:
         self._n_seen += 1
 
     def refresh(self) -> bool:
-        """Look who came and went; return whether anybody did. Those that ended stay in ``processes``."""
+        """Look who came and went; return whether anybody did. Those that ended are taken off."""
+        ended = [number for number, process in self.processes.items() if not process.is_alive()]
+        for number in ended:
+            del self.processes[number]
+        changed = bool(ended)
         if not self._selection.changes:
-            return False
-        known = {process.pid for process in self.processes.values() if process.is_alive()}
-        changed = False
+            return changed
+        known = {process.pid for process in self.processes.values()}
         for pid in self._selection.pids():
             stat = read_stat(pid, self._root)
             if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":

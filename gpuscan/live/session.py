@@ -27,6 +27,7 @@ from gpuscan.linux.resident import PageFlags
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import Cgroup, Command, Pids, Roster, Selection
 from gpuscan.live.monitors import open_monitor
+from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.policy import Policy
 from gpuscan.sources.live import LiveSource
@@ -47,6 +48,8 @@ THRESHOLD = 2
 """Looks that must find a page accessed, within the window, before it moves: one look promotes what is
 touched once."""
 WINDOW_NS = 2_000_000_000
+"""Or as long as three looks with their pauses take: two must fall into it."""
+_WINDOW_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +94,16 @@ class LiveTotals:
 
     Attributes:
         n_ticks: looks.
-        elapsed_ns: since the monitor was on.
+        elapsed_ns: from when the monitor was on to the end of the last look; its moves come after that.
         moved_pages, planned_pages: base pages.
         moved_to: base pages moved, by target nid.
+        demoted_pages: base pages moved to a lower tier.
         resident_pages: of all processes, by nid.
         hot_pages, hot_near_pages: seen accessed in the last tick, and of these near already.
         skipped: pages that were no candidates and races, by reason.
         gpuscan_cpu_s, kernel_cpu_s: CPU time of gpuscan, and of kernel threads for it, since the monitor
             was on.
+        spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
         end_reason: why it ended; ended_by: the signal, where it was one.
         command_exit: of the command that gpuscan started.
@@ -109,12 +114,14 @@ class LiveTotals:
     moved_pages: int = 0
     planned_pages: int = 0
     moved_to: Counter[int] = field(default_factory=Counter)
+    demoted_pages: int = 0
     resident_pages: dict[int, int] = field(default_factory=dict)
     hot_pages: int = 0
     hot_near_pages: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     gpuscan_cpu_s: float = 0.0
     kernel_cpu_s: float = 0.0
+    spent_within_s: float = 0.0
     n_split: int = 0
     end_reason: str = ""
     ended_by: int | None = None
@@ -123,7 +130,7 @@ class LiveTotals:
     @property
     def overhead(self) -> float:
         """Part of one CPU that gpuscan and its kernel threads took; 0 before the first tick."""
-        return (self.gpuscan_cpu_s + self.kernel_cpu_s) * 1e9 / self.elapsed_ns if self.elapsed_ns else 0.0
+        return (self.gpuscan_cpu_s + self.kernel_cpu_s) / self.spent_within_s if self.spent_within_s else 0.0
 
 
 OnTick = Callable[[TickReport, LiveTotals, dict[str, int]], None]
@@ -155,9 +162,10 @@ class LiveSession:
         self.totals = LiveTotals()
         self.command: Command | None = None
         self._root = root
-        self._stop = threading.Event()
         self._stack = ExitStack()
+        self._stop = Stop()
         with self._stack:
+            self._stack.callback(self._stop.close)
             self._open(plan_sink)
             self._stack = self._stack.pop_all()
 
@@ -189,6 +197,7 @@ class LiveSession:
                 root=root,
             )
             roster = self._roster(self.command)
+            self._stack.callback(self._end_all, self.command, roster)
         self.roster = roster
         self.addresses = AddressMap()
         page_map = self.topology.page_map
@@ -198,7 +207,8 @@ class LiveSession:
         else:
             room = Room(root)
             room.pages(0)  # the first reading takes the longest
-            self.migrator = MovePagesMigrator(roster.processes, self.addresses, page_map, room)
+            tiers = {node.nid: node.tier for node in self.topology.nodes} if request.demote else None
+            self.migrator = MovePagesMigrator(roster.processes, self.addresses, page_map, room, tiers=tiers)
         self.source = LiveSource(
             self.monitor,
             self.targets,
@@ -285,7 +295,7 @@ class LiveSession:
         return Policy(
             interval_ns=request.interval_ns,
             freq_threshold=THRESHOLD,
-            window_ns=WINDOW_NS,
+            window_ns=max(WINDOW_NS, _WINDOW_LOOKS * request.interval_ns),
             drop_top_tier=False,
             rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
         )
@@ -323,12 +333,20 @@ class LiveSession:
                         self.source.watch(alive)
                 refusals = self.engine.refusals.copy()
                 tick = self.engine.tick()
+                self._widen_window(tick)
                 self._sum(tick, started)
                 on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
             self.engine.put_back()
             self.engine.verify()
             self.totals.end_reason = self.source.end_reason
         return self.engine.report([])
+
+    def _widen_window(self, tick: TickReport) -> None:
+        """Let the next look fall into the window, too: it comes an interval after this one's moves."""
+        busy_ns = int(tick.metrics.get("observe_ns", 0) + tick.migrate_busy_ns)
+        window_ns = max(WINDOW_NS, _WINDOW_LOOKS * (self.request.interval_ns + busy_ns))
+        if window_ns != self.engine.policy.window_ns:
+            self.engine.policy = dataclasses.replace(self.engine.policy, window_ns=window_ns)
 
     def _sum(self, tick: TickReport, started: _Clock) -> None:
         totals = self.totals
@@ -342,11 +360,17 @@ class LiveSession:
         totals.hot_pages = int(tick.metrics.get("hot_pages", 0))
         totals.hot_near_pages = int(tick.metrics.get("hot_near_pages", 0))
         totals.skipped = self.source.skipped
-        totals.gpuscan_cpu_s, totals.kernel_cpu_s = started.spent()
+        totals.demoted_pages = self.migrator.demoted_pages
+        totals.gpuscan_cpu_s, totals.kernel_cpu_s, totals.spent_within_s = started.spent()
 
     def _end_command(self) -> None:
         if self.command is not None:
             self.totals.command_exit = self.command.end()
+
+    def _end_all(self, command: Command, roster: Roster) -> None:
+        """End the command with its descendants, while there is a hold on each of them."""
+        roster.refresh()
+        self.totals.command_exit = command.end([process for _, process in roster.alive()])
 
     def close(self) -> None:
         """Put everything back: DAMON, files, and the end of a command that was started."""
@@ -366,10 +390,15 @@ class _Clock:
         self._monitor = monitor
         self._own_s = time.process_time()
         self._kernel_s = monitor.cpu_s()
+        self._began_s = time.monotonic()
 
-    def spent(self) -> tuple[float, float]:
-        """Return both, in seconds."""
-        return time.process_time() - self._own_s, self._monitor.cpu_s() - self._kernel_s
+    def spent(self) -> tuple[float, float, float]:
+        """Return both, and within how much time, in seconds."""
+        return (
+            time.process_time() - self._own_s,
+            self._monitor.cpu_s() - self._kernel_s,
+            time.monotonic() - self._began_s,
+        )
 
 
 def _warm_up(store: Store) -> None:
@@ -387,7 +416,7 @@ def _warm_up(store: Store) -> None:
 
 
 @contextmanager
-def _until_signal(stop: threading.Event, totals: LiveTotals) -> Iterator[None]:
+def _until_signal(stop: Stop, totals: LiveTotals) -> Iterator[None]:
     """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
 
     def note(signum: int, _: FrameType | None) -> None:

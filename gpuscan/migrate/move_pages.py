@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.pagemap import PageMap
+from gpuscan.units import PAGE_BYTES
 
 MovePages = Callable[[int, NDArray[np.uint64], NDArray[np.int32] | None], tuple[int, NDArray[np.int32]]]
 """See :func:`gpuscan.linux.syscalls.move_pages`."""
@@ -52,11 +53,12 @@ class MovePagesMigrator:
     """A :class:`gpuscan.flow.Migrator` on processes of this machine.
 
     Args:
-        processes: by their numbers in ``addresses``.
+        processes: by their numbers in ``addresses``; those that ended may be missing.
         addresses: which process and address a folio stands for.
         page_map: of the machine.
         room: what the nodes can take.
         move_pages: the system call.
+        tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
     """
 
     def __init__(
@@ -66,14 +68,19 @@ class MovePagesMigrator:
         page_map: PageMap,
         room: Room,
         move_pages: MovePages = syscalls.move_pages,
+        *,
+        tiers: Mapping[int, int] | None = None,
     ) -> None:
         self._processes = processes
         self._addresses = addresses
         self._page_map = page_map
         self._room = room
         self._move_pages = move_pages
+        self._tiers = tiers
         self.moved_pages: Counter[int] = Counter()
         """Base pages moved, by target nid."""
+        self.demoted_pages = 0
+        """Base pages moved to a lower tier."""
         self.n_split = 0
         """Large folios of which only a part arrived: the kernel split them."""
 
@@ -92,18 +99,28 @@ class MovePagesMigrator:
         _refuse(status, ~known, MigrateStatus.ENOENT, "no candidate any more", reasons)
         for number in np.unique(entries.process[known]).tolist():
             mine = known & (entries.process == number)
-            self._migrate_of(self._processes[number], target_nid, mine, entries, n_pages, status, reasons)
+            self._migrate_of(self._processes.get(number), target_nid, mine, entries, n_pages, status, reasons)
         gone = status == MigrateStatus.ENOENT
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
+        if self._tiers is not None:
+            self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved], self._tiers)
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
         return MigrateResult(status, dict(reasons), float(time.monotonic_ns() - started_ns), events)
 
+    def _n_demoted(
+        self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64], tiers: Mapping[int, int]
+    ) -> int:
+        """Return how many base pages moved to a lower tier: a target may take pages from above and below."""
+        nids = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(pfns))
+        above = [nid for nid, tier in tiers.items() if tier < tiers[target_nid]]
+        return int(n_pages[np.isin(nids, above)].sum())
+
     def _migrate_of(
         self,
-        process: Process,
+        process: Process | None,
         target_nid: int,
         mine: NDArray[np.bool_],
         entries: Entries,
@@ -112,7 +129,7 @@ class MovePagesMigrator:
         reasons: Counter[str],
     ) -> None:
         """Move the folios of one process."""
-        if not process.is_alive():
+        if process is None or not process.is_alive():
             _refuse(status, mine, MigrateStatus.ENOENT, "process ended", reasons)
             return
         which = np.flatnonzero(mine)
@@ -121,16 +138,20 @@ class MovePagesMigrator:
         inside = (pfns >= entries.head[which]) & (pfns < entries.head[which] + n_pages[which])
         _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, "page gone", reasons)
         _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, "moved or remapped", reasons)
-        which = which[inside]
+        which, pfns = which[inside], pfns[inside]
         fits = np.cumsum(n_pages[which]) <= self._room.pages(target_nid)
         _refuse(status, which[~fits], MigrateStatus.EAGAIN, "target not balanced", reasons)
-        which = which[fits]
+        which, pfns = which[fits], pfns[fits]
         if not len(which):
             return
         self._call(process, target_nid, which, entries.address, status, reasons)
-        moved = which[status[which] == MigrateStatus.MOVED]
+        is_moved = status[which] == MigrateStatus.MOVED
+        moved = which[is_moved]
         self._room.take(target_nid, int(n_pages[moved].sum()))
-        self._count_split(process, target_nid, entries.address[moved], n_pages[moved])
+        if (n_pages[moved] > 1).any():
+            # A large folio may be mapped at any address, not only at a multiple of its size.
+            starts = entries.address[moved] - (pfns[is_moved] - entries.head[moved]) * PAGE_BYTES
+            self._count_split(process, target_nid, starts, n_pages[moved])
 
     def _call(
         self,
@@ -201,12 +222,11 @@ class MovePagesMigrator:
         self,
         process: Process,
         target_nid: int,
-        addresses: NDArray[np.int64],
+        starts: NDArray[np.int64],
         n_pages: NDArray[np.int64],
     ) -> None:
-        for address, n in zip(addresses[n_pages > 1].tolist(), n_pages[n_pages > 1].tolist(), strict=True):
-            start = address // (n * 4096) * (n * 4096)
-            pages = pfns_at(process, np.arange(start, start + n * 4096, 4096, dtype=np.int64))
+        for start, n in zip(starts[n_pages > 1].tolist(), n_pages[n_pages > 1].tolist(), strict=True):
+            pages = pfns_at(process, start + np.arange(n, dtype=np.int64) * PAGE_BYTES)
             flats = self._page_map.flat_of_pfn(pages[pages >= 0])
             nids = self._page_map.nid_of_flat(flats[flats >= 0])
             self.n_split += bool((nids != target_nid).any())
@@ -224,6 +244,7 @@ class DryRunMigrator:
         self._addresses = addresses
         self._page_map = page_map
         self.moved_pages: Counter[int] = Counter()
+        self.demoted_pages = 0
         self.n_split = 0
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:

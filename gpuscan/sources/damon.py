@@ -7,6 +7,8 @@ DAMON's random splits have found the border: such regions are left for later tic
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +19,9 @@ from numpy.typing import NDArray
 from gpuscan.errors import InputError
 from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
 from gpuscan.linux.process import Process
-from gpuscan.linux.ranges import Ranges, intersect, join
-from gpuscan.linux.resident import NO_PAGES, pages_in
-from gpuscan.sources.monitor import NOTHING, Touched, mapped
+from gpuscan.linux.ranges import Ranges, as_ranges, intersect, join
+from gpuscan.linux.resident import pages_in, present_ranges
+from gpuscan.sources.monitor import NOTHING, REHEARSED_PAGES, Touched, mapped
 from gpuscan.units import PAGE_SHIFT
 
 MOST_PROCESSES = 64
@@ -48,11 +50,14 @@ LEAST_LOOKS = 2
 DAMON cuts its regions anew after each aggregation: a cold frame has other neighbours each time."""
 MOST_LOOKS = 8
 """As many are added up where accesses are few: those of one aggregation would be chance."""
+_KEPT_UP = 0.9
+_MOST_MOMENTS = 16
+"""How finely memory is told apart by its last access: so many moments in the time after which it is cold."""
 _MOST_RANGES = 100
 """They begin in as many stretches of mappings at most; a program with more has small holes watched, too."""
 _REFERENCE_SHARE = 0.25
-"""The reference count is the one that this part of the accessed pages of a mapping reaches. Each mapping
-has its own: a program's code is hit at every look, its heap by turns."""
+"""The reference count is the one that this part of the accessed pages of an area reaches. An area is a
+stretch of mappings that touch, and each has its own: a program is hit at every look, its heap by turns."""
 
 
 def hot_pages(n_accesses: NDArray[np.int64], area: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -60,7 +65,7 @@ def hot_pages(n_accesses: NDArray[np.int64], area: NDArray[np.intp]) -> NDArray[
 
     Args:
         n_accesses: int64[n], of the region that each page is in, 1 or more.
-        area: intp[n], the mapping that each page is in, ascending.
+        area: intp[n], the stretch of mappings that each page is in, ascending.
     """
     hot = np.zeros(len(area), dtype=np.bool_)
     cuts = (np.flatnonzero(np.diff(area)) + 1).tolist()
@@ -101,12 +106,12 @@ def hot_frames(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return bool[n] twice: which pages are hot by several looks, and of which nearly every look says so.
 
-    Of each mapping two looks are added up, or as many as it takes until its reference count is FEW_ACCESSES;
+    Of each area two looks are added up, or as many as it takes until its reference count is FEW_ACCESSES;
     before that nothing of it is hot. Hot is only what was accessed in the newest look, too.
 
     Args:
         counts: int64[n_looks, n], of the region that each page was in, the newest look first.
-        area: intp[n], the mapping that each page is in, ascending.
+        area: intp[n], the stretch of mappings that each page is in, ascending.
         most_accesses: of a region that was accessed at every look.
     """
     hot, sure = np.zeros((2, len(area)), dtype=np.bool_)
@@ -168,9 +173,15 @@ class DamonVirtual:
         self._intervals = intervals or Intervals()
         self._cold_after_ns = cold_after_ns
         self._processes: list[Process] = []
+        self._kdamonds: list[Process] = []
+        """Whom the kdamonds watch, by their numbers: of these some may have ended."""
+        self._quiet: dict[int, QuietMemory] = {}
+        """By ``id()`` of the process; for demotion only."""
 
     def watch(self, processes: Sequence[Process]) -> None:
-        """Start a kdamond for each process; what was found out before is lost.
+        """Start a kdamond for each process; all start anew, unless those that are left have one.
+
+        What they had found is lost, but for which memory had no access since when.
 
         Raises:
             InputError: there are too many, or the kernel refuses.
@@ -180,29 +191,67 @@ class DamonVirtual:
                 f"{len(processes)} processes would take as many kdamonds; name at most {MOST_PROCESSES}, or "
                 "take --source damon-paddr"
             )
-        if not self._processes:
+        if not self._kdamonds:
             self._rehearse(processes)
-        self._processes = list(processes)
+        elif self._are_watched(processes):
+            self._processes = list(processes)
+            return
+        if self._cold_after_ns is not None:
+            self._keep_quiet(processes, self._cold_after_ns)
+        self._processes = self._kdamonds = list(processes)
         self._damon.start(
             [_watched(process) for process in processes],
             self._intervals,
             least_accesses=1 if self._cold_after_ns is None else 0,
         )
+        for quiet in self._quiet.values():
+            quiet.start_anew(time.monotonic_ns())
+
+    def _are_watched(self, processes: Sequence[Process]) -> bool:
+        """Whether the kdamonds watch these processes, and beside them only some that ended."""
+        asked = set(map(id, processes))
+        others = [one for one in self._kdamonds if id(one) not in asked]
+        return len(self._kdamonds) - len(others) == len(asked) and not any(one.is_alive() for one in others)
+
+    def _keep_quiet(self, processes: Sequence[Process], cold_after_ns: int) -> None:
+        """Look a last time before the kdamonds start anew, and keep what is known of who stays."""
+        if any(process.is_alive() for process in self._kdamonds):
+            now_ns = time.monotonic_ns()
+            for regions, process in zip(self._damon.latest(), self._kdamonds, strict=True):
+                self._quiet[id(process)].look(regions, now_ns)
+        known = {id(process): self._quiet[id(process)] for process in self._kdamonds}
+        self._quiet = {
+            id(process): known.get(id(process)) or QuietMemory(self._intervals, cold_after_ns)
+            for process in processes
+        }
 
     def _rehearse(self, processes: Sequence[Process]) -> None:
-        """Go through a look once, as if all had been accessed: what is run for the first time is slow."""
+        """Go through a look once, as if what is there had been accessed: what is run first is slow."""
+        n_left = REHEARSED_PAGES
         for process in processes:
-            there = mapped(process)
+            pages = pages_in(process, mapped(process), n_most=n_left)
+            n_left -= len(pages)
+            there = present_ranges(pages)
             self._observed(
                 Regions(there, np.ones(len(there), np.int64), np.zeros(len(there), np.int64)), process
             )
+            if n_left <= 0:
+                break
 
     def observe(self, now_ns: int) -> list[Touched]:
         """Return the pages in hot and cold regions of each process."""
         if not any(process.is_alive() for process in self._processes):
             return [NOTHING for _ in self._processes]
-        found = self._damon.latest()
-        return [self._observed(regions, one) for regions, one in zip(found, self._processes, strict=True)]
+        found = dict(zip(map(id, self._kdamonds), self._damon.latest(), strict=True))
+        touched = []
+        for process in self._processes:
+            regions = found[id(process)]
+            seen = self._observed(regions, process)
+            if self._cold_after_ns is not None and seen is not NOTHING:
+                cold = self._quiet[id(process)].look(regions, now_ns)
+                seen = dataclasses.replace(seen, cold=pages_in(process, intersect(cold, mapped(process))))
+            touched.append(seen)
+        return touched
 
     def _observed(self, regions: Regions, process: Process) -> Touched:
         if not len(regions) or not process.is_alive():
@@ -212,11 +261,7 @@ class DamonVirtual:
         region = _place(regions.ranges, pages.address)
         sure = sure_inside(regions, self._intervals)[region]
         hot = hot_pages(regions.n_accesses[region], _place(there, pages.address)) | sure
-        cold = NO_PAGES
-        if self._cold_after_ns is not None:
-            ranges = regions.ranges[cold_regions(regions, self._intervals, self._cold_after_ns)]
-            cold = pages_in(process, intersect(_merged(ranges), there))
-        return Touched(pages.take(hot), cold, sure[hot])
+        return Touched(pages.take(hot), sure=sure[hot])
 
     def cpu_s(self) -> float:
         """Return the CPU time of the kdamonds."""
@@ -231,7 +276,9 @@ class DamonPhysical:
     """The machine's memory, one kdamond (operations ``paddr``): a page belongs to a process by its PFN.
 
     Args:
-        physical: what to watch, ``[start, end)`` in bytes.
+        physical: what to watch, ``[start, end)`` in bytes, in any order: nodes need not lie in that of their
+            PFNs, and the kernel takes ascending regions only (damon_sysfs_set_regions(),
+            mm/damon/sysfs.c, v6.12).
         root, intervals, cold_after_ns: as for :class:`DamonVirtual`.
 
     Raises:
@@ -249,7 +296,7 @@ class DamonPhysical:
         cold_after_ns: int | None = None,
     ) -> None:
         self._damon = Damon("paddr", root)
-        self._physical = tuple(physical)
+        self._physical = as_ranges(physical).tolist()
         self._intervals = intervals or Intervals()
         self._cold_after_ns = cold_after_ns
         self._processes: list[Process] = []
@@ -302,6 +349,59 @@ def cold_regions(regions: Regions, intervals: Intervals, cold_after_ns: int) -> 
     for_ns = regions.age * intervals.aggregation_us * 1000
     cold: NDArray[np.bool_] = (regions.n_accesses == 0) & (for_ns >= cold_after_ns)
     return cold
+
+
+class QuietMemory:
+    """Which memory of a process had no access, and since when, also over restarts of its kdamond.
+
+    A region's age begins at 0 when a kdamond starts, and all start anew whenever there is a newcomer: by its
+    age alone nothing would ever be cold where processes come more often than ``cold_after_ns``.
+
+    Args:
+        intervals: how finely DAMON looks.
+        cold_after_ns: when memory is cold.
+    """
+
+    def __init__(self, intervals: Intervals, cold_after_ns: int) -> None:
+        self._intervals = intervals
+        self._cold_after_ns = cold_after_ns
+        self._since: list[tuple[int, Ranges]] = []
+        """Moments, ascending, and the memory that had no access from then on."""
+        self._started_ns = self._looked_ns = 0
+        self._is_new = True
+
+    def start_anew(self, now_ns: int) -> None:
+        """Note that a kdamond starts: until its next look its regions tell of nothing before this."""
+        self._started_ns = self._looked_ns = now_ns
+        self._is_new = True
+
+    def look(self, regions: Regions, now_ns: int) -> Ranges:
+        """Take in one look and return the memory that is cold.
+
+        Args:
+            regions: all that the kdamond reports, also those without an access; none say nothing.
+            now_ns: the time.
+        """
+        if not len(regions):
+            return regions.ranges
+        aggregation_ns = self._intervals.aggregation_us * 1000
+        # Kdamonds of a busy machine lag, so ages tell of less time than has passed.
+        least_ns = (now_ns - self._looked_ns) * _KEPT_UP - 2 * aggregation_ns
+        is_quiet = (regions.n_accesses == 0) & (regions.age * aggregation_ns >= least_ns)
+        quiet = _merged(regions.ranges[is_quiet])
+        self._looked_ns = now_ns
+        since = [(at_ns, intersect(ranges, quiet)) for at_ns, ranges in self._since]
+        if self._is_new and (
+            not since or self._started_ns - since[-1][0] >= self._cold_after_ns // _MOST_MOMENTS
+        ):
+            since.append((self._started_ns, quiet))
+        self._is_new = False
+        limit_ns = now_ns - self._cold_after_ns
+        by_age = regions.ranges[cold_regions(regions, self._intervals, self._cold_after_ns)]
+        before = [ranges for at_ns, ranges in since if at_ns <= limit_ns]
+        cold = as_ranges(np.concatenate([by_age, *before]).tolist())
+        self._since = [(limit_ns, cold), *(one for one in since if one[0] > limit_ns)]
+        return cold
 
 
 def _watched(process: Process) -> Watched:

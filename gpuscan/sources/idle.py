@@ -3,6 +3,8 @@
 /sys/kernel/mm/page_idle/bitmap has one bit per PFN in words of 64 (Documentation/admin-guide/mm/
 idle_page_tracking.rst). A bit that is set marks the page idle, also where other pages of the word
 are left out; an access through a page table clears it. Pages that are not on an LRU list have none.
+One call reads or writes a page of it at most, the marks of 128 MiB of memory (kernfs_file_read_iter() and
+kernfs_fop_write_iter(), fs/kernfs/file.c, v6.12): what it did not take is asked for again.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ BITMAP = "sys/kernel/mm/page_idle/bitmap"
 _WORD_PAGES = 64
 _WORD_BYTES = 8
 _GAP_WORDS = 64
+_ALL_IDLE = np.uint64((1 << 64) - 1)
 _NO_FRAMES = np.empty(0, dtype=np.int64)
 
 
@@ -60,12 +63,14 @@ class IdleTracking:
         self._marked: dict[int, NDArray[np.int64]] = {}
 
     def watch(self, processes: Sequence[Process]) -> None:
-        """Mark the pages of these processes idle."""
+        """Mark the pages of processes that are new idle."""
+        known = set(map(id, self._processes))
         self._processes = list(processes)
         self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
-        self._marked = {}
+        self._marked = {process.pid: self._marked.get(process.pid, _NO_FRAMES) for process in processes}
         for process in processes:
-            self._mark(process.pid, self._heads(pages_in(process, mapped(process)).pfn))
+            if id(process) not in known:
+                self._mark(process.pid, self._heads(pages_in(process, mapped(process)).pfn))
 
     def observe(self, now_ns: int) -> list[Touched]:
         """Return the pages that were accessed since they were marked, and mark all anew."""
@@ -86,19 +91,30 @@ class IdleTracking:
         return self._flags.folios_of(pfns).head
 
     def _mark(self, pid: int, pfns: NDArray[np.int64]) -> None:
-        """Set the idle bits of PFNs, and of no others."""
-        self._marked[pid] = np.unique(pfns)
-        numbers = self._marked[pid] // _WORD_PAGES
-        bits = np.uint64(1) << (self._marked[pid] % _WORD_PAGES).astype(np.uint64)
+        """Set the idle bits of PFNs, and of no others; note those that the kernel took."""
+        marked = np.unique(pfns)
+        numbers = marked // _WORD_PAGES
+        bits = np.uint64(1) << (marked % _WORD_PAGES).astype(np.uint64)
         words, first = np.unique(numbers, return_index=True)
-        if not len(words):
-            return
-        values = np.bitwise_or.reduceat(bits, first)
+        is_written = np.zeros(len(words), dtype=np.bool_)
+        values = np.bitwise_or.reduceat(bits, first) if len(words) else np.empty(0, dtype=np.uint64)
         for start, end in _runs(words, 1):
+            n_written = self._write(values[start:end].tobytes(), int(words[start]))
+            is_written[start : start + n_written] = True
+        self._marked[pid] = marked[is_written[np.searchsorted(words, numbers)]]
+
+    def _write(self, data: bytes, first_word: int) -> int:
+        """Write words; return how many of them the kernel took."""
+        done = 0
+        while done < len(data):
             try:
-                os.pwrite(self._fd, values[start:end].tobytes(), int(words[start]) * _WORD_BYTES)
+                n_bytes = os.pwrite(self._fd, data[done:], first_word * _WORD_BYTES + done)
             except OSError:  # past the last PFN of the machine: an odd page, not on an LRU list either
-                continue
+                break
+            if not n_bytes:
+                break
+            done += n_bytes
+        return done // _WORD_BYTES
 
     def _idle(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool[n]: which pages are still idle."""
@@ -107,13 +123,21 @@ class IdleTracking:
         found = np.zeros(len(words), dtype=np.uint64)
         for start, end in _runs(words, _GAP_WORDS):
             low, high = int(words[start]), int(words[end - 1]) + 1
-            data = os.pread(self._fd, (high - low) * _WORD_BYTES, low * _WORD_BYTES)
-            run = np.zeros(high - low, dtype=np.uint64)
-            run[: len(data) // _WORD_BYTES] = np.frombuffer(data, dtype=np.uint64)
-            found[start:end] = run[words[start:end] - low]
+            found[start:end] = self._read(low, high)[words[start:end] - low]
         mine = found[np.searchsorted(words, numbers)]
         idle: NDArray[np.bool_] = (mine >> (pfns % _WORD_PAGES).astype(np.uint64)) & np.uint64(1) != 0
         return idle
+
+    def _read(self, low: int, high: int) -> NDArray[np.uint64]:
+        """Return the words ``[low, high)``; past the bitmap's end nothing was accessed."""
+        words = np.full(high - low, _ALL_IDLE)
+        view, done = words.data.cast("B"), 0
+        while done < len(view):
+            n_bytes = os.preadv(self._fd, [view[done:]], low * _WORD_BYTES + done)
+            if not n_bytes:
+                break
+            done += n_bytes
+        return words
 
     def cpu_s(self) -> float:
         """Return 0: no thread of the kernel's works for it."""

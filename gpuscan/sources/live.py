@@ -23,7 +23,7 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, Pages, pages_in
 from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.pagemap import PageMap
-from gpuscan.sources.monitor import Monitor, mapped
+from gpuscan.sources.monitor import REHEARSED_PAGES, Monitor, mapped
 
 LARGE_SHARE = 0.5
 """Part of a large folio that must be accessed for it to move: it moves as a whole, and a region of DAMON
@@ -39,7 +39,7 @@ _ALLOWANCE_SHARE = 20
 _ALLOWANCE_NS = 1_000_000_000
 """And not more often than this."""
 
-_REHEARSED_PAGES = 8_192
+_MARKED_PAGES = 8_192
 """Enough for arrays as large as a first look makes: the allocator, too, keeps what it was given once."""
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -92,6 +92,8 @@ class LiveSource:
         self._sleep = sleep
         self._demote = demote
         self._allowance_of = allowance_of
+        self._going_down = _NONE
+        """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
         self._until_ns: int | None = None
         self._members: list[_Member] = []
         self._tick = 0
@@ -140,13 +142,17 @@ class LiveSource:
             self._sleep,
             allowance_of=self._allowance_of,
         )
+        n_left = REHEARSED_PAGES
         for member in self._members:
-            pages = pages_in(member.process, mapped(member.process))
+            pages = pages_in(member.process, mapped(member.process), n_most=n_left)
+            n_left -= len(pages)
             flats = self._page_map.flat_of_pfn(pages.pfn)
             far = np.isin(self._page_map.nid_of_flat(np.maximum(flats, 0)), list(self._targets.promotion))
-            pages = pages.take(np.flatnonzero(far & (flats >= 0))[:_REHEARSED_PAGES])
+            pages = pages.take(np.flatnonzero(far & (flats >= 0))[:_MARKED_PAGES])
             sure = np.ones(len(pages), dtype=np.bool_)
             scratch._mark(member, pages, [], [], Counter(), sure=sure)
+            if n_left <= 0:
+                break
 
     def resident_pages(self) -> dict[int, int]:
         """Return the base pages of all processes by nid, as numa_maps last said."""
@@ -187,6 +193,8 @@ class LiveSource:
                     member.allowance.resident.values()
                 )
             metrics["hot_pages"] += len(pages.hot)
+            if len(self._going_down):
+                self._keep_up(pages.hot, events)
             self._mark(member, pages.hot, events, produced, metrics, sure=pages.sure)
             if self._demote:
                 metrics["cold_pages"] += len(pages.cold)
@@ -259,6 +267,8 @@ class LiveSource:
         if not len(heads):
             return
         self._enter(member, heads, pages.address[candidate][first], orders, events)
+        if demote:
+            self._going_down = np.union1d(self._going_down, heads)
         nid_of_folio = targets[candidate][first]
         produced.append(Produced("request" if demote else "record", heads, nid_of_folio))
         if sure is not None:
@@ -269,6 +279,22 @@ class LiveSource:
             again[place[heads[place] == seen_sure]] = True
             if again.any():
                 produced.append(Produced("record", heads[again], nid_of_folio[again]))
+
+    def _keep_up(self, hot: Pages, events: list[FolioEvents]) -> None:
+        """End the requests to go down of what was accessed again: with a rate limit they wait long."""
+        entries, known = self._addresses.find(self._going_down)
+        entries = entries.take(known)
+        self._going_down = self._going_down[known]
+        if not len(self._going_down):
+            return
+        place = np.searchsorted(self._going_down, hot.pfn, side="right") - 1
+        inside = (place >= 0) & (hot.pfn < self._going_down[place] + (1 << entries.order[place]))
+        accessed = np.unique(place[inside])
+        if len(accessed):
+            heads = self._going_down[accessed]
+            self._addresses.drop(heads)
+            self._going_down = np.delete(self._going_down, accessed)
+            events.append(FolioEvents(self._page_map.flat_of_pfn(heads), _NONE, why="accessed again"))
 
     def _enter(
         self,

@@ -68,8 +68,12 @@ class Monitor(Protocol):
         ...
 
 
+REHEARSED_PAGES = 1 << 16
+"""Pages on which looks are rehearsed before the monitor is on: many as in a first look, but not all."""
+
+
 def mapped(process: Process, *, writable: bool = False, accessible: bool = False) -> Ranges:
-    """Return the mappings of a process whose pages could move.
+    """Return the mappings of a process whose pages could move, those that touch as one.
 
     Args:
         process: whose.

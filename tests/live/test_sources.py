@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,48 @@ def test_what_joins_a_cgroup_is_moved_and_what_is_outside_is_not(workload: Workl
     assert share.hot >= ENOUGH
     assert near.after_s is not None
     show("joins a --cgroup meanwhile, from then on", ran, share=share, after_s=near.after_s - joined_s[0])
+    assert_books_agree(ran)
+
+
+def test_cold_pages_go_down_though_newcomers_start_kdamonds_anew(workload: Workload) -> None:
+    put(workload, hot=NEAR, cold=NEAR)
+    n_cold = workload.n_bytes // PAGE_BYTES * 3 // 4
+    if not (CGROUPS / "cgroup.procs").exists():
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUPS)], check=True)
+    group = CGROUPS / "gpuscan-churn"
+    group.mkdir()
+    (group / "cgroup.procs").write_text(str(workload.pid))
+    newcomers: list[subprocess.Popen[bytes]] = []
+    came_s = [0.0]
+
+    def until(*_: object) -> bool:
+        if time.monotonic() - came_s[0] > 1.0:
+            came_s[0] = time.monotonic()
+            newcomers.append(subprocess.Popen(["sleep", "3600"]))
+            (group / "cgroup.procs").write_text(str(newcomers[-1].pid))
+            for gone in newcomers[-2:-1]:
+                gone.kill()
+                gone.wait()
+        return on_node(workload, NEAR).n_cold <= (1 - ENOUGH) * n_cold
+
+    try:
+        ran = run_live(
+            for_s=LONG_S,
+            cgroup=Path("gpuscan-churn"),
+            source="damon",
+            demote=True,
+            cold_after_ns=4_000_000_000,
+            until=until,
+        )
+    finally:
+        (CGROUPS / "cgroup.procs").write_text(str(workload.pid))
+        newcomers[-1].kill()
+        newcomers[-1].wait()
+        group.rmdir()
+    near = on_node(workload, NEAR)
+    show(f"cold pages near, {len(newcomers)} newcomers, --demote", ran, share=near)
+    assert near.n_cold <= (1 - ENOUGH) * n_cold
+    assert near.hot >= ENOUGH
     assert_books_agree(ran)
 
 
