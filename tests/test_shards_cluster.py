@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,24 @@ def test_a_run_over_a_network_is_that_of_a_single_store(cluster: DaskTransport) 
     cluster.close()
 
 
+def test_all_workers_are_seen_whatever_the_client_asks_of_its_own(cluster: DaskTransport) -> None:
+    """A worker that is not seen is taken for lost, and its shard with it."""
+    client = cluster._client
+    timer = client._periodic_callbacks["scheduler-info"]
+
+    async def set_period(period_ms: float) -> None:
+        timer.stop()
+        timer.callback_time = period_ms
+        timer.start()
+
+    usual_ms = timer.callback_time
+    client.sync(set_period, 1)
+    try:
+        assert {cluster.n_workers() for _ in range(3000)} == {3}
+    finally:
+        client.sync(set_period, usual_ms)
+
+
 def test_a_cluster_that_runs_already_is_joined_and_stays(cluster: DaskTransport) -> None:
     address = cluster._client.scheduler.address
     with joined_cluster(address) as joined:
@@ -158,11 +176,15 @@ class Growing:
 
     def __init__(self, n_looks_each: int, n_at_most: int) -> None:
         self.n_looks, self._n_looks_each, self._n_at_most = 0, n_looks_each, n_at_most
+        self.scheduler = self
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         self.n_looks += 1
         n = min(self.n_looks // self._n_looks_each, self._n_at_most)
         return {"workers": {f"tcp://{number}": {} for number in range(n)}}
+
+    def sync(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return call()
 
 
 def test_workers_are_waited_for_as_long_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,13 @@ class DaskTransport:
         self._actors.clear()
 
     def _workers(self) -> set[str]:
-        return _workers_of(self._client)
+        try:
+            return _workers_of(self._client)
+        except OSError as error:
+            raise RunFailedError(
+                f"the scheduler of {self._where} does not answer ({error}); look whether it runs, and "
+                "resume the run from its last checkpoint"
+            ) from error
 
     def _free_worker(self, shard: int) -> str:
         """Return the address of a worker without a shard, or of the one that has the fewest."""
@@ -319,7 +325,12 @@ def _wait_for_workers(client: Any, where: str, n_workers: int | None) -> None:
 
 
 def _workers_of(client: Any) -> set[str]:
-    return set(client.scheduler_info(n_workers=-1)["workers"])
+    """Return the addresses of the workers, as the scheduler knows them now.
+
+    ``Client.scheduler_info()`` returns what a timer of the client's may have replaced meanwhile, every two
+    seconds, by a description without workers (2026.8); then all of them seem to be lost.
+    """
+    return set(client.sync(client.scheduler.identity)["workers"])
 
 
 @contextmanager
