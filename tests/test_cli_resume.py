@@ -341,3 +341,21 @@ def test_a_source_without_a_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the source Stateless has no state that a checkpoint could keep"):
         checkpoints.begin(scenario, replace(case.request("5")))
     checkpoints.close()
+
+
+def test_a_run_that_is_complete_says_where_its_result_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["run", "small.toml", "--device", "cpu", "--quiet", "--out", "res"]
+    assert main([*asked, "--checkpoint", "whole", "--every", "5"]) == 0
+    capsys.readouterr()
+    assert main(["resume", "whole"]) == 2
+    err = capsys.readouterr().err
+    assert f"whole is complete, and its result is in {here / 'res'}; --force writes that again" in err
+    assert "going on" not in err
+    assert main(["resume", "whole", "--force", "--quiet"]) == 0
+    asked[-1] = "res2"
+    assert main([*asked, "--checkpoint", "part", "--every", "4"]) == 0
+    capsys.readouterr()
+    assert main(["resume", "part"]) == 2
+    assert "part is after tick 8 of 10; --force goes on from there and replaces it" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from gpuscan.live import session as live_session
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
 from gpuscan.live.metrics import Exporter, parse_address
 from gpuscan.live.monitors import open_monitor
-from gpuscan.live.session import LiveRequest, LiveSession
+from gpuscan.live.session import LiveRequest, LiveSession, _nobody
 from gpuscan.live.stop import Stop
 from gpuscan.topology.sysfs import read_host
 
@@ -144,11 +144,15 @@ def test_a_process_that_was_named_must_be_there():
 
 
 @pytest.mark.parametrize(
-    "request_",
-    [LiveRequest(), LiveRequest(pids=(1,), command=("true",)), LiveRequest(pids=(1,), cgroup=Path("x"))],
+    ("request_", "said"),
+    [
+        (LiveRequest(), "say which processes"),
+        (LiveRequest(pids=(1,), command=("true",)), "give only one of --pid, --cgroup and -- COMMAND"),
+        (LiveRequest(pids=(1,), cgroup=Path("x")), "give only one of"),
+    ],
 )
-def test_one_way_to_say_which_processes(request_):
-    with pytest.raises(InputError, match="say which processes"):
+def test_one_way_to_say_which_processes(request_, said):
+    with pytest.raises(InputError, match=said):
         LiveSession(request_)
 
 
@@ -454,3 +458,13 @@ def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, s
     assert len(pfns) > 100
     assert len(pfns - set(seen[0])) <= 0.1 * len(pfns)  # heads of large folios aside
     assert any("hot: what kpageflags saw" in note for note in snapshot.notes)
+
+
+@pytest.mark.parametrize(
+    ("argv", "how"), [(["false"], "exit status 1"), (["sh", "-c", "kill -9 $$"], "SIGKILL")]
+)
+def test_a_command_that_ended_at_once_is_said_to_have(argv, how):
+    command = Command(argv)
+    command._popen.wait()
+    assert _nobody(command).startswith(f"the command ended ({how}) before it could be watched")
+    assert _nobody(Pids([1])).startswith("none of the processes")
