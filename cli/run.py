@@ -230,8 +230,8 @@ def note_trace_machine(overrides: list[str], machine: str, output: Output) -> No
     """Note on which machine a trace is replayed where nobody named one."""
     if not any(override.startswith(("topology=", "topology.machine=")) for override in overrides):
         output.note(
-            f"gpuscan: note: without --machine the trace is replayed on the workload's machine, {machine}, and "
-            "not on the one that it was recorded on"
+            f"gpuscan: note: without --machine the trace is replayed on the workload's machine, {machine}, "
+            "and not on the one that it was recorded on"
         )
 
 

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+import gpuscan.live.capture  # noqa: F401 (takes the real capture() before a test replaces that)
 from gpuscan.cli.main import main
 from gpuscan.snapshot import Snapshot
 from gpuscan.sources import procfs

@@ -328,9 +328,9 @@ class ShardGroup:
         if not self._logs:
             why = f" ({self._why[shard]})" if self._why[shard] else ""
             raise RunFailedError(
-                f"the worker of shard {shard} died before the first checkpoint of its shard, so its records are "
-                f"gone{why}; run again, with fewer workers or a smaller machine if memory ran out, or go on "
-                "with 'gpuscan resume' if the run has a --checkpoint"
+                f"the worker of shard {shard} died before the first checkpoint of its shard, so its records "
+                f"are gone{why}; run again, with fewer workers or a smaller machine if memory ran out, or go "
+                "on with 'gpuscan resume' if the run has a --checkpoint"
             )
         started = time.perf_counter()
         for _ in range(_ATTEMPTS):
