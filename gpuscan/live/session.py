@@ -407,7 +407,8 @@ class _Clock:
 
 def _nobody(selection: Selection) -> str:
     """Say why there is nobody to watch."""
-    code = selection.exit_code() if isinstance(selection, Command) else None
+    # Nobody is there, so it has ended; the thread that waits for it may not have heard of it yet.
+    code = selection.exit_code(within_s=1.0) if isinstance(selection, Command) else None
     if code is None:
         return "none of the processes asked for runs (any more); name one that does"
     how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name

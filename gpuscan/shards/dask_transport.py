@@ -268,7 +268,7 @@ def check_workers(n_workers: int) -> None:
     if n_workers > most:
         raise InputError(
             f"{n_workers:,} workers are too many for {format_number(n_cpus, 'CPU')} and "
-            f"{format_bytes(free_bytes)} of memory available; give up to {most}, or a --cluster of several hosts"
+            f"{format_bytes(free_bytes)} of memory available; give up to {most}, or a --cluster of more hosts"
         )
 
 
