@@ -144,6 +144,7 @@ def scale_case(settings: ScaleSettings, on_step: Callable[[str], None]) -> dict[
         One document: ``points``, ``model``, ``projections``, ``inputs``.
 
     Raises:
+        InputError: so many workers are too many for this machine.
         RunFailedError: requests were lost.
     """
     points: list[Point] = []
