@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscan.cli.run import DEFAULT_WORKLOAD, quoted, trace_overrides
+from gpuscan.cli.run import DEFAULT_WORKLOAD, note_trace_machine, quoted, trace_overrides
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output, Progress
@@ -137,6 +137,8 @@ def compare(
     given += [f"{key}={value}" for key, value in options.items() if value is not None]
     default_accesses = DEFAULT_ACCESSES if ticks is None else None
     settings, facts = _settings(workload, [*given, *(overrides or [])], accesses, default_accesses, output)
+    if trace is not None:
+        note_trace_machine([*given, *(overrides or [])], facts["machine"]["topology"], output)
     n_processes = min(jobs or len(os.sched_getaffinity(0)), max(1, 2 * len(names)))
     n_requests = requests or DEFAULT_REQUESTS
     asked = _Asked(names, settings, facts, seeds, n_requests, n_processes, side_costs, out, plots, force)
@@ -226,7 +228,7 @@ def _shares(progress: Progress) -> Callable[[str, float], None]:
 
 def _run(asked: _Asked, output: Output) -> None:
     from gpuscan.bench.host import describe_host
-    from gpuscan.cli.devices import COMPILING
+    from gpuscan.cli.devices import note_if_compiling
     from gpuscan.compare import cost_model, side_costs
     from gpuscan.compare.report import document_of, write_out
     from gpuscan.compare.suite import Costs, run_seed, seed_steps, table, temporary_directory, with_seed
@@ -235,7 +237,7 @@ def _run(asked: _Asked, output: Output) -> None:
     n_steps = cost_model.N_STEPS + asked.n_seeds * seed_steps(names)
     if asked.side_costs:
         n_steps += len(names) + side_costs.N_CO_RUNNERS
-    with temporary_directory() as scratch, output.note_if_slow(COMPILING):
+    with temporary_directory() as scratch, note_if_compiling(output):
         with output.progress("compare", n_steps, unit="steps") as progress:
             on_share = _shares(progress)
             costs = Costs(cost_model.measure_model(lambda what: on_share(f"measuring: {what}", 1)))
@@ -321,13 +323,13 @@ def _step_text(line: dict[str, Any]) -> str:
 def _run_grid(asked: _Asked, combinations: list[Any], objective: str, output: Output) -> None:
     from rich.table import Table
 
-    from gpuscan.cli.devices import COMPILING
+    from gpuscan.cli.devices import note_if_compiling
     from gpuscan.compare.grid import grid_document, run_grid, write_grid
     from gpuscan.units import format_time
 
     n_cells = len(asked.names) * len(combinations)
     with (
-        output.note_if_slow(COMPILING),
+        note_if_compiling(output),
         output.progress("compare", n_cells, unit="cells") as progress,
     ):
         result = run_grid(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from gpuscan.kernels.registry import probe_cuda
@@ -12,6 +15,34 @@ if TYPE_CHECKING:
     from gpuscan.pagestore import PageStore
 
 COMPILING = "compiling the CPU kernels (once, about 20 s)"
+COMPILING_THERE = "making the shards (the first time their workers compile kernels, about 20 s)"
+
+
+@contextmanager
+def note_if_compiling(output: Output) -> Iterator[None]:
+    """Note that kernels are compiled, once that has taken a second: not that they come from Numba's cache."""
+    from numba.core import event
+
+    class Compiling(event.Listener):  # type: ignore[misc]  # Numba has no types
+        """Hears of what the cache did not have."""
+
+        def __init__(self, stack: ExitStack) -> None:
+            self._stack = stack
+            self._lock = threading.Lock()
+            self._noted = False
+
+        def on_start(self, event: object) -> None:
+            """Start the clock, the first time."""
+            with self._lock:
+                first, self._noted = not self._noted, True
+            if first:
+                self._stack.enter_context(output.note_if_slow(COMPILING))
+
+        def on_end(self, event: object) -> None:
+            """Do nothing."""
+
+    with ExitStack() as stack, event.install_listener("numba:compile", Compiling(stack)):
+        yield
 
 
 def device_row(store: PageStore, asked: str) -> str:

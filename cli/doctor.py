@@ -13,6 +13,13 @@ from typing import Annotated, NamedTuple
 import typer
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "typer", "rich", "pydantic", "zarr", "pyarrow")
+_OPTIONAL = {
+    "distributed": "not installed (only --workers and --cluster need it: pip install 'gpuscan[cluster]')",
+    "matplotlib": "not installed (only plots need it: pip install 'gpuscan[bench]')",
+    "polars": "not installed (only bench needs it: pip install 'gpuscan[bench]')",
+    "duckdb": "not installed (only bench needs it: pip install 'gpuscan[bench]')",
+}
+"""Package -> what to say where it is missing."""
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x")
 _CAP_SYS_ADMIN = 1 << 21
 
@@ -66,6 +73,7 @@ def _software() -> list[Check]:
         installed = _version(package)
         remedy = "" if installed else f"pip install {package}"
         found.append(Check(package, installed or "not installed", remedy))
+    found += [Check(package, _version(package) or missing) for package, missing in _OPTIONAL.items()]
     cupy = [f"{package} {installed}" for package in _CUPY if (installed := _version(package))]
     return [*found, Check("cupy", ", ".join(cupy) or "not installed (only a GPU needs it)")]
 

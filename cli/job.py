@@ -63,13 +63,18 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
     import time
     from contextlib import ExitStack
 
-    from gpuscan.cli.devices import COMPILING, device_row
+    from gpuscan.cli.devices import COMPILING_THERE, device_row, note_if_compiling
     from gpuscan.cli.shards import open_shards
     from gpuscan.errors import RunFailedError
     from gpuscan.report import open_out, run_document, summarize
     from gpuscan.scenario import build_scenario
 
     loaded, out, design = job.workload, job.out, job.design
+    topology = _topology(job)
+    if job.workers is not None:  # before so many processes are started
+        from gpuscan.shards.partition import Partition
+
+        Partition.even(topology.page_map, job.workers)
     result: tuple[Scenario, RunReport, RunSummary, dict[str, Any]] | None = None
     failure: RunFailedError | None = None
     try:
@@ -80,15 +85,17 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
             plan_sink = kept.plan_sink if kept else None
             if kept is not None and checkpoints is not None:
                 plan_sink = checkpoints.keep_plans()
-            preparing.enter_context(output.note_if_slow(COMPILING))
+            preparing.enter_context(note_if_compiling(output))
 
             started = checked_at = time.perf_counter()
             sharding = stack.enter_context(
                 open_shards(job.workers, job.cluster, job.shard_dir, output, fallback=job.fallback)
             )
             n_threads = job.n_threads
-            if n_threads is None and sharding is not None:
-                n_threads = sharding.n_threads
+            if sharding is not None:
+                preparing.enter_context(output.note_if_slow(COMPILING_THERE))
+                if n_threads is None:
+                    n_threads = sharding.n_threads
             reading = None
             if loaded.source.kind == "trace":
                 reading = preparing.enter_context(_reading(Path(loaded.source.trace), output)).advance
@@ -102,7 +109,7 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
             scenario = build_scenario(
                 loaded,
                 snapshot=job.snapshot,
-                topology=job.topology,
+                topology=topology,
                 device=job.device,
                 design=design,
                 n_threads=n_threads,
@@ -115,6 +122,8 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
                 on_read=reading,
             )
             built = time.perf_counter()
+            if job.fallback and scenario.store is not None and scenario.store.device_name == "cpu":
+                output.note("gpuscan: note: the device is the CPU already, so --fallback changes nothing")
             if checkpoints is not None:
                 checkpoints.begin(scenario, _request(job, scenario))
             with _after_device_failure(checkpoints):
@@ -151,6 +160,17 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
         from gpuscan.resume import saved_sentence
 
         output.note(saved_sentence(checkpoints))
+
+
+def _topology(job: Job) -> Topology:
+    """Return the machine that a job is about."""
+    from gpuscan.topology.resolve import resolve_topology
+
+    if job.snapshot is not None:
+        return job.snapshot.topology
+    if job.topology is not None:
+        return job.topology
+    return resolve_topology(job.workload.topology.machine, job.workload.topology.memory)
 
 
 def _request(job: Job, scenario: Scenario) -> Request:
@@ -296,15 +316,29 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
         output.table(counters)
 
 
-def print_requests(report: RunReport, output: Output, *, refused_title: str) -> None:
-    """Print what became of the requests of a run, and why some were refused."""
+def print_requests(
+    report: RunReport, output: Output, *, refused_title: str, planned: tuple[str, str] | None = None
+) -> None:
+    """Print what became of the requests of a run, and why some were refused.
+
+    Args:
+        report, output: of the run, and where to.
+        refused_title: of the reasons.
+        planned: as what a dry run drops, and refuses, the folios that it would have moved.
+    """
     from gpuscan.report import ledger_rows
 
     requested = max(1, report.ledger.requested)
-    output.table(_counts_table("requests", ledger_rows(report.ledger), requested))
-    if report.refusals:
+    dropped, refused = planned or ("", "")
+    rows = [
+        ("+ planned (dry run)" if what == f"+ dropped, {dropped}" else what, count)
+        for what, count in ledger_rows(report.ledger)
+    ]
+    output.table(_counts_table("requests", rows, requested))
+    refusals = [(why, count) for why, count in report.refusals.most_common() if why != refused]
+    if refusals:
         output.line()
-        output.table(_counts_table(refused_title, report.refusals.most_common(), requested))
+        output.table(_counts_table(refused_title, refusals, requested))
 
 
 def _counts_table(title: str, counts: list[tuple[str, int]], requested: int) -> Table:

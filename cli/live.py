@@ -198,6 +198,7 @@ class _Display:
 def _table(session: LiveSession, tick: TickReport) -> Table:
     from rich.table import Table
 
+    from gpuscan.migrate.move_pages import DRY_RUN
     from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
     totals = session.totals
@@ -215,7 +216,8 @@ def _table(session: LiveSession, tick: TickReport) -> Table:
     table.add_row("candidates", f"{tick.candidates:,} folios, {tick.pending:,} wait")
     table.add_row("moved", f"{format_bytes(totals.moved_pages * PAGE_BYTES)}")
     for reason, count in session.engine.refusals.most_common(5):
-        table.add_row("not moved", f"{count:,} {reason}")
+        what, why = ("planned", "folios (dry run)") if reason == DRY_RUN else ("not moved", reason)
+        table.add_row(what, f"{count:,} {why}")
     scan = f"{format_time(tick.scan_ns)} ({tick.path})" if tick.scan_ns else "nothing to scan"
     table.add_row("scan", scan)
     table.add_row(
@@ -229,6 +231,7 @@ def _print(session: LiveSession, report: RunReport, output: Output) -> None:
 
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.job import print_requests
+    from gpuscan.migrate.move_pages import DRY_RUN
     from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
     totals, request = session.totals, session.request
@@ -259,7 +262,12 @@ def _print(session: LiveSession, report: RunReport, output: Output) -> None:
     )
     output.table(facts)
     output.line()
-    print_requests(report, output, refused_title="not moved (a folio may be refused several times)")
+    print_requests(
+        report,
+        output,
+        refused_title="not moved (a folio may be refused several times)",
+        planned=("refused: ECANCELED", DRY_RUN) if request.dry_run else None,
+    )
     if totals.skipped.total():
         output.line()
         skipped = Table("no candidates", "pages", box=None, header_style="bold", pad_edge=False)

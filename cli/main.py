@@ -228,6 +228,14 @@ def _fail(sentence: str, code: int, debug: bool) -> int:
 def _usage_sentence(error: Exception) -> str:
     """Return click's complaint in our form, with the help text that answers it."""
     message: str = cast("Any", error).format_message().replace(". Did you", ": did you").strip(" .?")
+    if error.__cause__ is not None:  # Typer 0.29 hands down what pydantic says
+        from pydantic import ValidationError
+
+        if isinstance(error.__cause__, ValidationError):
+            from gpuscan.complaints import first_complaint
+
+            said = error.__cause__.errors(include_url=False)[0]["msg"].strip(" .")
+            message = message.replace(said, first_complaint(error.__cause__, "it", lambda _: "").strip(" ."))
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "gpuscan"
     return f"{message[:1].lower()}{message[1:]}; see '{command} --help'"

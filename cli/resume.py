@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuscan.cli.run import DeviceChoice
+
+if TYPE_CHECKING:
+    from gpuscan.cli.job import Job
+    from gpuscan.resume import ResumedRun
 
 
 def resume(
@@ -102,6 +106,29 @@ def resume(
             shard_dir=shard_dir,
             topology=None if machine else topology_from_dict(request.topology),
         )
+        _check_out(job, resumed)
         check_inputs(request, inputs_of(job.workload, job.snapshot))
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
         conduct(job, output, resumed)
+
+
+def _check_out(job: Job, resumed: ResumedRun) -> None:
+    """Refuse to replace a result that may be this run's own.
+
+    Raises:
+        InputError: there is one, and nobody said --force.
+    """
+    from gpuscan.errors import InputError
+    from gpuscan.report import OUT_FILES
+
+    if job.out is None or job.force or not (job.out / OUT_FILES[-1]).is_file():
+        return
+    place, n_done = resumed.directory.path, len(resumed.earlier)
+    if n_done >= resumed.n_ticks:
+        raise InputError(
+            f"the run of {place} is complete, and its result is in {job.out}; --force writes that again"
+        )
+    raise InputError(
+        f"{job.out} holds a result already, and the last checkpoint of {place} is after tick {n_done} of "
+        f"{resumed.n_ticks}; --force goes on from there and replaces it"
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from gpuscan.cli.output import Output
     from gpuscan.snapshot import Snapshot
 
 DEFAULT_WORKLOAD = "cxl-promote"
@@ -118,8 +119,12 @@ def run(
         ),
     ] = None,
     every: Annotated[
-        str, typer.Option(metavar="N", help="Ticks, or a time (30s), between two checkpoints.")
-    ] = DEFAULT_EVERY,
+        str | None,
+        typer.Option(
+            metavar="N",
+            help=f"Ticks, or a time (30s), between two checkpoints.  [default: {DEFAULT_EVERY}]",
+        ),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Replace an earlier result at --out, or another run's checkpoints."),
@@ -151,6 +156,8 @@ def run(
     from gpuscan.workload import workload_document, workload_of
 
     output = Output(as_json, quiet=quiet)
+    if every is not None and checkpoint is None:
+        raise InputError("--every is for checkpoints; give --checkpoint DIR too")
     if workload.endswith(".zarr") and machine is None:
         workload, machine = DEFAULT_WORKLOAD, Path(workload)
     options = [] if trace is None else trace_overrides(trace)
@@ -175,11 +182,13 @@ def run(
         n_threads=threads,
         out=out,
         force=force,
-        every=every,
+        every=every or DEFAULT_EVERY,
         workers=workers,
         cluster=cluster,
         shard_dir=shard_dir,
     )
+    if trace is not None and machine is None:
+        note_trace_machine(options + (overrides or []), loaded.topology.machine, output)
     note_threads(threads, output)
     if (workers is not None or cluster is not None) and design != "gpuscan":
         raise InputError(
@@ -193,7 +202,7 @@ def run(
     from gpuscan.resume import Every, RunCheckpoints, check_resumable
 
     check_resumable(design)
-    Every.parse(every)
+    Every.parse(job.every)
     with closing(RunCheckpoints(checkpoint, force=force)) as checkpoints:
         conduct(job, output, checkpoints)
 
@@ -215,6 +224,15 @@ def trace_overrides(trace: Path) -> list[str]:
         "shows=recorded accesses, replayed: what would have been promoted, and what it was worth",
         "ticks=1_000_000_000",
     ]
+
+
+def note_trace_machine(overrides: list[str], machine: str, output: Output) -> None:
+    """Note on which machine a trace is replayed where nobody named one."""
+    if not any(override.startswith(("topology=", "topology.machine=")) for override in overrides):
+        output.note(
+            f"gpuscan: note: without --machine the trace is replayed on the workload's machine, {machine}, "
+            "and not on the one that it was recorded on"
+        )
 
 
 def quoted(path: Path | str) -> str:

@@ -53,7 +53,7 @@ def scan(
     \b
     gpuscan scan host.zarr --split-cxl 50%       try a one-node machine as two tiers
     """
-    from gpuscan.cli.devices import COMPILING
+    from gpuscan.cli.devices import note_if_compiling
     from gpuscan.cli.output import Output
     from gpuscan.errors import InputError, RunFailedError
     from gpuscan.kernels.api import ScanPath
@@ -85,7 +85,7 @@ def scan(
     try:
         with ExitStack() as stack:
             writer, out_file = _plan_file(stack, out, force, record_format, batch_pages)
-            with output.note_if_slow(COMPILING):
+            with note_if_compiling(output):
                 store = stack.enter_context(_store(snapshot, frames, record_format, device, target))
                 for _ in store.drain(path=cast("ScanPath", scan_path)):
                     pass  # nothing is READY: loads the kernels, which is no part of what a scan costs

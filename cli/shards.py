@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +53,14 @@ def open_shards(
         raise InputError(f"the directory {directory} is not there; make it, or give another --shard-dir")
     from gpuscan.shards.dask_transport import joined_cluster, local_cluster
     from gpuscan.shards.sharded_store import Sharding
+    from gpuscan.units import format_number
 
     if address is None:
         assert n_workers is not None
-        with local_cluster(n_workers) as cluster:
+        starting = output.note_if_slow(f"starting {format_number(n_workers, 'worker')}")
+        with ExitStack() as stack:
+            with starting:
+                cluster = stack.enter_context(local_cluster(n_workers))
             kept_in = cluster.scratch if directory is None else directory.absolute()
             n_threads = max(1, len(os.sched_getaffinity(0)) // n_workers)
             yield Sharding(cluster.transport, n_workers, kept_in, n_threads)

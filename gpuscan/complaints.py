@@ -57,7 +57,7 @@ def first_complaint(
         limit = context["max_length"] if kind == "too_long" else context["min_length"]
         return f"{key} has {n_items} items; give {limit}"
     if kind == "value_error":
-        return f"{key}: {context['error']}"
+        return f"{key}: {context['error']}" if steps else str(context["error"])
     must_be = _MUST_BE.get(kind)
     if must_be is None:
         return f"{key} cannot be {shortened(problem['input'])}; give another value"

@@ -50,7 +50,8 @@ class FastShare:
     """Share of accesses served by fast memory, 0 to 1.
 
     Attributes:
-        before, after: in the first tick, before anything moved, and over the last tenth of the ticks.
+        before, after: in the first tick that had accesses, before anything moved, and over the last tenth of
+            the ticks, or where that had none in the last tick that had some.
         lowest: of any tick.
         series: per tick; NaN where nothing was accessed.
     """
@@ -145,14 +146,12 @@ def _fast_share(ticks: Sequence[TickReport]) -> FastShare | None:
         return None
     series = np.divide(fast, accesses, out=np.full(len(ticks), np.nan), where=accesses > 0)
 
-    def mean(part: slice) -> float:
-        total = accesses[part].sum()
-        return float(fast[part].sum() / total) if total else float("nan")
-
+    known = series[accesses > 0]
     n_after = max(1, round(len(ticks) * _AFTER_SHARE))
+    n_at_end = accesses[-n_after:].sum()
     return FastShare(
-        before=mean(slice(0, 1)),
-        after=mean(slice(len(ticks) - n_after, len(ticks))),
+        before=float(known[0]),
+        after=float(fast[-n_after:].sum() / n_at_end if n_at_end else known[-1]),
         lowest=float(np.nanmin(series)),
         series=tuple(series.tolist()),
     )

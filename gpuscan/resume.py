@@ -256,6 +256,7 @@ class ResumedRun(RunCheckpoints):
 
     Attributes:
         request: what was asked for.
+        n_ticks: that the run has in all.
 
     Raises:
         CheckpointError: it is damaged, of a newer schema, or no run's.
@@ -274,6 +275,7 @@ class ResumedRun(RunCheckpoints):
 
     def _read(self, state: State) -> None:
         self.request = Request(**state["request"])
+        self.n_ticks: int = state["made"]["ticks"]
         self.resumed_at = [*state["resumed_at"], state["engine"]["n_ticks"]]
         self._positions = position_of(state["ticks"]), position_of(state["plans"])
         for name, position in zip((_TICKS_LOG, _PLANS_LOG), self._positions, strict=True):

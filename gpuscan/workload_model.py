@@ -214,6 +214,9 @@ class Workload(Model):
                 f"producer.kind = {self.producer.kind!r} watches processes, and the samples of a trace are "
                 "what marks pages; leave it out"
             )
+        names = [process.name for process in self.processes]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two processes are named {twice[0]!r}; give each a name of its own")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ next one that writes to the same name.
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import math
@@ -92,12 +93,20 @@ def check_place(path: Path, *, marker: str, force: bool = False) -> None:
         force: replace an earlier one.
 
     Raises:
-        InputError: its parent is not there, it is not a directory, it holds an earlier result
-            and ``force`` is not set, or it holds something else; nothing was touched.
+        InputError: its parent is not there or cannot be written, it is not a directory, it holds an
+            earlier result and ``force`` is not set, or it holds something else; nothing was touched.
     """
     path = path.absolute()
     if not path.parent.is_dir():
         raise InputError(f"the directory {path.parent} is not there; make it, or give another place")
+    trial = _beside(path, "tmp")
+    try:
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        if error.errno not in _FULL:
+            said = os.strerror(error.errno or 0)
+            raise InputError(f"cannot write {path}: {said}; give another place") from error
     if not path.exists():
         return
     if not path.is_dir():
@@ -108,6 +117,10 @@ def check_place(path: Path, *, marker: str, force: bool = False) -> None:
         raise InputError(f"{path} holds files that gpuscan did not write; give another place")
     if not force:
         raise InputError(f"{path} holds an earlier result; give another place, or --force to replace it")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A full disk may have room again by the end of the job."""
 
 
 @contextmanager

@@ -135,6 +135,8 @@ def test_what_is_projected_of_requests_is_called_the_shards_side() -> None:
         (["--shard-dir", "/tmp"], "--shard-dir is for shards; give --workers N or --cluster ADDRESS too"),
         (["--workers", "2", "--shard-dir", "/nowhere"], "the directory /nowhere is not there"),
         (["--cluster", "tcp://a:1", "--fallback"], "made anew from what it keeps in --shard-dir; give one"),
+        (["--workers", "5000"], "9 sections of 128 MiB cannot be cut into 5000 shards; give 1 to 9"),
+        (["--workers", "5000", "--memory", "1TiB"], "5,000 workers are too many for "),
         (["--workers", "2", "--design", "rfc-v1"], "a model that has no shards; leave out --workers"),
     ],
 )

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+import gpuscan.live.capture  # noqa: F401 (takes the real capture() before a test replaces that)
 from gpuscan.cli.main import main
 from gpuscan.snapshot import Snapshot
 from gpuscan.sources import procfs
@@ -91,3 +92,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(captured, tmp_path, caps
     assert main(["capture", str(tmp_path / "a.zarr")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["capture"], ["compare", "--memory", "1GiB", "--out"], ["run", "--out"]])
+def test_a_place_that_cannot_be_written_is_refused_at_once(command, capsys, monkeypatch):
+    monkeypatch.setattr(procfs, "capture", lambda progress: pytest.fail("it captured all the same"))
+    assert main([*command, "/proc/nothing-goes-here"]) == 2
+    assert "cannot write /proc/nothing-goes-here: No such file" in capsys.readouterr().err

@@ -225,6 +225,7 @@ def test_doctor_says_what_is_there() -> None:
     assert re.match(r"\d+\.\d+", checks["numpy"])
     assert re.match(r"\d+ usable", checks["processors"])
     assert "cpu" in checks["devices"]
+    assert {"distributed", "matplotlib", "polars", "duckdb"} <= set(checks)
     assert {"cuda", "kernel cache", "rights to capture", "/proc/kpageflags"} <= set(checks)
 
 

@@ -148,7 +148,7 @@ def test_resuming_again_needs_force_where_a_result_is(here: Path, capsys: pytest
     first = asked(capsys, "resume", "state")
     assert first["resumed_at"] == [4]
     assert main(["resume", "state"]) == 2
-    assert "holds an earlier result; give another place, or --force" in capsys.readouterr().err
+    assert "is after tick 8 of 10; --force goes on from there and replaces it" in capsys.readouterr().err
     again = asked(capsys, "resume", "state", "--force", "--every", "1")
     assert again["resumed_at"] == [4, 8]
     assert timeless(again) == timeless(first)
@@ -341,3 +341,16 @@ def test_a_source_without_a_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the source Stateless has no state that a checkpoint could keep"):
         checkpoints.begin(scenario, replace(case.request("5")))
     checkpoints.close()
+
+
+def test_a_run_that_is_complete_says_where_its_result_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--device", "cpu", "--quiet", "--out", "res", "--checkpoint", "whole", "--every", "5")
+    assert main(["run", "small.toml", *options]) == 0
+    capsys.readouterr()
+    assert main(["resume", "whole"]) == 2
+    err = capsys.readouterr().err
+    assert f"whole is complete, and its result is in {here / 'res'}; --force writes that again" in err
+    assert "going on" not in err
+    assert main(["resume", "whole", "--force", "--quiet"]) == 0

@@ -10,7 +10,9 @@ from typing import Any, get_type_hints
 import pyarrow.parquet as pq
 import pytest
 
+from gpuscan.cli.devices import note_if_compiling
 from gpuscan.cli.main import main
+from gpuscan.cli.output import Output
 from gpuscan.cli.run import run
 from gpuscan.designs.registry import DESIGNS
 from gpuscan.planfile import read_plans
@@ -173,9 +175,12 @@ def test_what_is_asked_for_is_checked_before_the_machine_is_built(
         (["--set", "polcy.hz=1"], 2, "unknown key polcy"),
         (["--memory", "64Tib"], 2, "has the unknown unit 'Tib'"),
         (["--memory", "1KiB"], 2, "two-socket-cxl"),
-        (["--device", "gpu"], 2, "'gpu' is not one of"),
+        (["--device", "gpu"], 2, "'--device': 'gpu' is not one of"),
         (["--device", "cuda"], 3, "use --device cpu"),
-        (["--ticks", "0"], 2, "invalid value for '--ticks'"),
+        (["--ticks", "0"], 2, "invalid value for '--ticks': it must be at least 1, not '0'; see"),
+        (["--ticks", "1.5"], 2, "it must be a whole number, not '1.5'; see"),
+        (["--every", "3"], 2, "--every is for checkpoints; give --checkpoint DIR too"),
+        (["--set", "producer.kind=sampler", "--trace", "x"], 2, "workload cxl-promote: producer.kind = "),
         (["--split-cxl", "50%"], 2, "give one with --machine"),
         (["--machine", "none.zarr"], 2, "none.zarr"),
         (["none.zarr"], 2, "none.zarr"),
@@ -207,3 +212,26 @@ def test_a_producer_by_name(small: str, capsys: pytest.CaptureFixture[str]) -> N
     assert row.endswith("of CPU time (modelled)")
     assert main(["run", small, "--producer", "tea-leaves"]) == 2
     assert "'tea-leaves' is not one of 'hint-faults'" in capsys.readouterr().err
+
+
+def test_a_fallback_from_the_cpu_is_noted(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", small, "--fallback", "--device", "cpu", "--ticks", "1"]) == 0
+    assert "the device is the CPU already, so --fallback changes nothing" in capsys.readouterr().err
+    assert main(["run", small, "--device", "cpu", "--ticks", "1"]) == 0
+    assert "--fallback" not in capsys.readouterr().err
+
+
+def test_compiling_is_noted_when_something_compiles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import time
+
+    from numba import njit
+
+    monkeypatch.setattr("gpuscan.cli.output._SLOW_S", 0.01)
+    function = njit(lambda x: x + 1)
+    for expected in (1, 0):
+        with note_if_compiling(Output(json_mode=False)):
+            assert function(1) == 2
+            time.sleep(0.1)
+        assert capsys.readouterr().err.count("compiling the CPU kernels") == expected

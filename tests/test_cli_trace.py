@@ -134,3 +134,15 @@ def test_what_is_wrong_with_a_trace_is_one_sentence(
 def test_a_trace_is_its_own_producer(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "--trace", str(trace), "--producer", "hint-faults")
     assert "leave out --producer or the trace" in said
+
+
+def test_the_machine_that_nobody_named_is_noted(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["run", "--trace", str(trace), "--memory", "1GiB", "--ticks", "1", "--device", "cpu"]
+    said = "replayed on the workload's machine, two-socket-cxl, and not"
+    for machine, expected in (
+        ([], True),
+        (["--machine", "two-socket-cxl"], False),
+        (["--set", "topology.machine=two-socket-cxl"], False),
+    ):
+        assert main([*args, *machine]) == 0
+        assert (said in capsys.readouterr().err) == expected

@@ -9,23 +9,29 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpuscan import allocator
+from gpuscan.cli.job import print_requests
 from gpuscan.cli.main import main
-from gpuscan.engine import TickReport
+from gpuscan.cli.output import Output
+from gpuscan.engine import RunReport, TickReport
 from gpuscan.errors import InputError
+from gpuscan.ledger import Ledger
 from gpuscan.linux import capabilities
 from gpuscan.live import members
 from gpuscan.live import session as live_session
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
 from gpuscan.live.metrics import Exporter, parse_address
 from gpuscan.live.monitors import open_monitor
-from gpuscan.live.session import LiveRequest, LiveSession
+from gpuscan.live.session import LiveRequest, LiveSession, _nobody
 from gpuscan.live.stop import Stop
+from gpuscan.migrate.move_pages import DRY_RUN
+from gpuscan.policy import Policy
 from gpuscan.topology.sysfs import read_host
 
 IS_ROOT = os.geteuid() == 0
@@ -144,11 +150,15 @@ def test_a_process_that_was_named_must_be_there():
 
 
 @pytest.mark.parametrize(
-    "request_",
-    [LiveRequest(), LiveRequest(pids=(1,), command=("true",)), LiveRequest(pids=(1,), cgroup=Path("x"))],
+    ("request_", "said"),
+    [
+        (LiveRequest(), "say which processes"),
+        (LiveRequest(pids=(1,), command=("true",)), "give only one of --pid, --cgroup and -- COMMAND"),
+        (LiveRequest(pids=(1,), cgroup=Path("x")), "give only one of"),
+    ],
 )
-def test_one_way_to_say_which_processes(request_):
-    with pytest.raises(InputError, match="say which processes"):
+def test_one_way_to_say_which_processes(request_, said):
+    with pytest.raises(InputError, match=said):
         LiveSession(request_)
 
 
@@ -454,3 +464,24 @@ def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, s
     assert len(pfns) > 100
     assert len(pfns - set(seen[0])) <= 0.1 * len(pfns)  # heads of large folios aside
     assert any("hot: what kpageflags saw" in note for note in snapshot.notes)
+
+
+@pytest.mark.parametrize(
+    ("argv", "how"), [(["false"], "exit status 1"), (["sh", "-c", "kill -9 $$"], "SIGKILL")]
+)
+def test_a_command_that_ended_at_once_is_said_to_have(argv, how):
+    command = Command(argv)
+    assert _nobody(command).startswith(f"the command ended ({how}) before it could be watched")
+    assert _nobody(Pids([1])).startswith("none of the processes")
+
+
+def test_what_a_dry_run_plans_is_not_called_refused(capsys):
+    ledger = Ledger(requested=10, dropped=Counter({"refused: ECANCELED": 7, "freed": 3}))
+    refusals = Counter({DRY_RUN: 7})
+    report = RunReport("cpu", "", "test", 1, Policy(), [], ledger, refusals)
+    planned = ("refused: ECANCELED", DRY_RUN)
+    print_requests(report, Output(json_mode=False), refused_title="not moved", planned=planned)
+    out = capsys.readouterr().out
+    assert "+ planned (dry run) 7 70.0%" in " ".join(out.split())
+    assert "ECANCELED" not in out
+    assert "not moved" not in out

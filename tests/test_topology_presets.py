@@ -186,3 +186,5 @@ def test_resolve():
             resolve_topology(source, GIB)
     with pytest.raises(InputError, match="unknown topology"):
         resolve_topology("machine")
+    with pytest.raises(InputError, match="a whole number of bytes, not '16GiB'"):
+        resolve_topology("two-socket", "16GiB")

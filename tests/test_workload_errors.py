@@ -95,6 +95,10 @@ def test_an_unknown_name_gets_the_close_one_and_the_list() -> None:
         ("a = 1\na = 2\n", r"mine\.toml:2:\d+: Cannot overwrite"),
         (f"ticks = {'9' * 5000}", r"mine\.toml: TOML that cannot be read"),
         (f"ticks = {'[' * 5000}", r"mine\.toml: "),
+        (
+            MINIMAL + MINIMAL.partition("\n")[2].partition("\n")[2],
+            r"mine\.toml: two processes are named 'p'; give each a name of its own",
+        ),
         (MINIMAL.replace('shows = "one process"', ""), r"mine\.toml: key shows is missing"),
         (MINIMAL.replace("cpus_of = [0]", ""), r"mine\.toml: key processes.0.cpus_of is missing"),
         (f'"a\\nb" = 1\n{MINIMAL}', r"mine\.toml: unknown key 'a\\nb'; choose"),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpuscan.bench.bed import StoreShape, bench_topology
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.shards.dask_transport import local_cluster
+from gpuscan.shards.dask_transport import check_workers, local_cluster
 from gpuscan.shards.sharded_store import ShardedStore
 from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
@@ -144,9 +144,11 @@ def scale_case(settings: ScaleSettings, on_step: Callable[[str], None]) -> dict[
         One document: ``points``, ``model``, ``projections``, ``inputs``.
 
     Raises:
+        InputError: so many workers are too many for this machine.
         RunFailedError: requests were lost.
     """
     points: list[Point] = []
+    check_workers(max(settings.shards))
     for n_shards in settings.shards:
         with local_cluster(n_shards) as (transport, _):
             weak_pages = settings.n_pages // max(settings.shards) * n_shards

@@ -152,8 +152,11 @@ class Command:
                 self._popen.wait()
         return self._popen.returncode
 
-    def exit_code(self) -> int | None:
-        """Return its exit code, None while it runs."""
+    def exit_code(self, within_s: float = 0.0) -> int | None:
+        """Return its exit code, None while it runs; its end is waited for so long."""
+        if within_s:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(within_s)
         return self._popen.poll()
 
 

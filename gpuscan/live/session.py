@@ -225,7 +225,11 @@ class LiveSession:
         """Return the processes that run already; None for a command that is yet to be started."""
         request = self.request
         given = [bool(request.pids), request.cgroup is not None, bool(request.command)]
-        if sum(given) != 1:
+        if sum(given) > 1:
+            raise InputError(
+                "processes are named in one way only; give only one of --pid, --cgroup and -- COMMAND"
+            )
+        if not any(given):
             raise InputError(
                 "say which processes: --pid PID (more than once if need be), --cgroup PATH, or -- COMMAND"
             )
@@ -237,7 +241,7 @@ class LiveSession:
         roster = Roster(selection, self._root)
         self._stack.callback(roster.close)
         if not roster.alive():
-            raise InputError("none of the processes asked for runs (any more); name one that does")
+            raise InputError(_nobody(selection))
         if roster.is_foreign():
             capabilities.check_live(moves=not self.request.dry_run, foreign=True, root=self._root)
         return roster
@@ -399,6 +403,16 @@ class _Clock:
             self._monitor.cpu_s() - self._kernel_s,
             time.monotonic() - self._began_s,
         )
+
+
+def _nobody(selection: Selection) -> str:
+    """Say why there is nobody to watch."""
+    # Nobody is there, so it has ended; the thread that waits for it may not have heard of it yet.
+    code = selection.exit_code(within_s=1.0) if isinstance(selection, Command) else None
+    if code is None:
+        return "none of the processes asked for runs (any more); name one that does"
+    how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+    return f"the command ended ({how}) before it could be watched; give one that runs for longer"
 
 
 def _warm_up(store: Store) -> None:

@@ -232,6 +232,10 @@ class MovePagesMigrator:
             self.n_split += bool((nids != target_nid).any())
 
 
+DRY_RUN = "ECANCELED: dry run"
+"""Reason of a dry run's refusals."""
+
+
 class DryRunMigrator:
     """A :class:`gpuscan.flow.Migrator` that moves nothing.
 
@@ -253,7 +257,7 @@ class DryRunMigrator:
         self._addresses.drop(pfns)
         status = np.full(len(pfns), MigrateStatus.ECANCELED, dtype=np.int16)
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns), _NONE),)
-        return MigrateResult(status, {"ECANCELED: dry run": len(pfns)}, 0.0, events)
+        return MigrateResult(status, {DRY_RUN: len(pfns)}, 0.0, events)
 
 
 def _refuse(

@@ -17,6 +17,7 @@ import fcntl
 import gc
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ from gpuscan.errors import InputError, RunFailedError
 from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
 from gpuscan.shards.shard import Shard
 from gpuscan.shards.transport import Traffic
+from gpuscan.units import format_bytes, format_number
 
 _LOOPBACK = "127.0.0.1"
 _LOOK_EVERY_S = 0.5
@@ -42,6 +44,9 @@ _LOST_WORKER_TIMEOUT = "distributed.deploy.lost-worker-timeout"
 name is there at that moment: one that was lost twice in between would not come back."""
 _JOIN_TIMEOUT_S = 30.0
 """How long a scheduler is waited for, its file, and the next worker, where not all have registered yet."""
+_WORKERS_PER_CPU = 4
+_WORKER_BYTES = 150 << 20
+"""Memory of its own that a worker takes, about: 144 MB (Pss) with a shard of 1 GiB, 1 MiB of it records."""
 _SCRATCH = "gpuscan-shards-"
 _LOCK = "lock"
 
@@ -221,9 +226,10 @@ def local_cluster(n_workers: int) -> Iterator[LocalShards]:
         n_workers: processes.
 
     Raises:
-        InputError: Dask is not installed.
+        InputError: Dask is not installed, or so many workers are too many for this machine.
         RunFailedError: the workers do not start.
     """
+    check_workers(n_workers)
     distributed = _distributed()
     _sweep()
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
@@ -255,6 +261,28 @@ def local_cluster(n_workers: int) -> Iterator[LocalShards]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         gc.collect()  # nannies of lost workers left named semaphores in cycles
+
+
+def check_workers(n_workers: int) -> None:
+    """Refuse more processes than this machine has CPUs and memory for.
+
+    Raises:
+        InputError: they would be too many.
+    """
+    n_cpus, free_bytes = len(os.sched_getaffinity(0)), _available_bytes()
+    most = max(1, min(_WORKERS_PER_CPU * n_cpus, free_bytes // _WORKER_BYTES))
+    if n_workers > most:
+        raise InputError(
+            f"{n_workers:,} workers are too many for {format_number(n_cpus, 'CPU')} and "
+            f"{format_bytes(free_bytes)} of memory available; give up to {most}, or a --cluster of more hosts"
+        )
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

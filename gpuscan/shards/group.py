@@ -326,10 +326,11 @@ class ShardGroup:
             The number of the last message it has seen, and its reply, None where the log has none.
         """
         if not self._logs:
+            why = f" ({self._why[shard]})" if self._why[shard] else ""
             raise RunFailedError(
-                f"the worker of shard {shard} died before the first checkpoint, so its records are gone "
-                f"({self._why[shard]}); look at its log for the reason (out of memory?), and start the "
-                "run again or resume it from its last checkpoint"
+                f"the worker of shard {shard} died before the first checkpoint of its shard, so its records "
+                f"are gone{why}; run again, with fewer workers or a smaller machine if memory ran out, or go "
+                "on with 'gpuscan resume' if the run has a --checkpoint"
             )
         started = time.perf_counter()
         for _ in range(_ATTEMPTS):

@@ -19,8 +19,13 @@ def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
         memory_bytes: size of a preset; None = its own.
 
     Raises:
-        InputError: there is no such source, or ``memory_bytes`` is given for one of fixed size.
+        InputError: there is no such source, or ``memory_bytes`` is no int or given for one of fixed size.
     """
+    if memory_bytes is not None and not isinstance(memory_bytes, int):
+        raise InputError(
+            f"memory_bytes is a whole number of bytes, not {memory_bytes!r}; "
+            "gpuscan.units.parse_bytes reads sizes with a unit"
+        )
     is_file = source.endswith(".toml")
     if memory_bytes is not None and (is_file or source == HOST):
         raise InputError(f"the memory of {source!r} is what it is; give a size for presets only")
