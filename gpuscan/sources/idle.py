@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from gpuscan.errors import InputError
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
-from gpuscan.sources.monitor import NOTHING, LastSeen, Touched, mapped
-from gpuscan.sources.pagemap_scan import touched
+from gpuscan.sources.monitor import NOTHING, PageMonitor, Touched, mapped
 
 BITMAP = "sys/kernel/mm/page_idle/bitmap"
 _WORD_PAGES = 64
@@ -30,7 +29,7 @@ _ALL_IDLE = np.uint64((1 << 64) - 1)
 _NO_FRAMES = np.empty(0, dtype=np.int64)
 
 
-class IdleTracking:
+class IdleTracking(PageMonitor):
     """Pages that lost their idle mark since the last tick.
 
     Args:
@@ -45,6 +44,7 @@ class IdleTracking:
     sees = "reads and writes, page by page"
 
     def __init__(self, root: Path = Path("/"), cold_after_ns: int | None = None) -> None:
+        super().__init__(cold_after_ns)
         path = root / BITMAP
         try:
             self._fd = os.open(path, os.O_RDWR)
@@ -57,24 +57,15 @@ class IdleTracking:
                 f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo"
             ) from error
         self._flags = PageFlags(root / "proc/kpageflags")
-        self._cold_after_ns = cold_after_ns
-        self._processes: list[Process] = []
-        self._last_seen: dict[int, LastSeen] = {}
         self._marked: dict[int, NDArray[np.int64]] = {}
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Mark the pages of processes that are new idle."""
-        known = set(map(id, self._processes))
-        self._processes = list(processes)
-        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
         self._marked = {process.pid: self._marked.get(process.pid, _NO_FRAMES) for process in processes}
-        for process in processes:
-            if id(process) not in known:
-                self._mark(process.pid, self._heads(pages_in(process, mapped(process)).pfn))
-
-    def observe(self, now_ns: int) -> list[Touched]:
-        """Return the pages that were accessed since they were marked, and mark all anew."""
-        return [self._observed(process, now_ns) for process in self._processes]
+        new = self._new(processes)
+        super().watch(processes)
+        for process in new:
+            self._mark(process.pid, self._heads(pages_in(process, mapped(process)).pfn))
 
     def _observed(self, process: Process, now_ns: int) -> Touched:
         if not process.is_alive():
@@ -84,7 +75,7 @@ class IdleTracking:
         was_marked = np.isin(heads, self._marked.get(process.pid, _NO_FRAMES))
         hot = was_marked & ~self._idle(heads)
         self._mark(process.pid, heads)
-        return touched(pages, hot, self._last_seen[process.pid], now_ns, self._cold_after_ns)
+        return self._touched(process, pages, hot, now_ns)
 
     def _heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first pages of the folios: the others have no mark of their own and read as accessed."""
@@ -138,10 +129,6 @@ class IdleTracking:
                 break
             done += n_bytes
         return words
-
-    def cpu_s(self) -> float:
-        """Return 0: no thread of the kernel's works for it."""
-        return 0.0
 
     def close(self) -> None:
         """Close the files; marks that are left do no harm, the next access takes them off."""

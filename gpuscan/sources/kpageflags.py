@@ -7,18 +7,16 @@ has, and the weakest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.pageflags import hot_bits
-from gpuscan.sources.monitor import NOTHING, LastSeen, Touched, mapped
-from gpuscan.sources.pagemap_scan import touched
+from gpuscan.sources.monitor import NOTHING, PageMonitor, Touched, mapped
 from gpuscan.sources.procfs import lru_gen_is_on
 
 
-class ReferencedFlags:
+class ReferencedFlags(PageMonitor):
     """Pages whose flags say that they were accessed.
 
     Args:
@@ -33,31 +31,16 @@ class ReferencedFlags:
     sees = "what reclaim noticed (REFERENCED, ACTIVE), page by page"
 
     def __init__(self, root: Path = Path("/"), cold_after_ns: int | None = None) -> None:
+        super().__init__(cold_after_ns)
         self._flags = PageFlags(root / "proc/kpageflags")
         self._hot_bits = hot_bits(lru_gen_is_on(root))
-        self._cold_after_ns = cold_after_ns
-        self._processes: list[Process] = []
-        self._last_seen: dict[int, LastSeen] = {}
-
-    def watch(self, processes: Sequence[Process]) -> None:
-        """Look at these processes."""
-        self._processes = list(processes)
-        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
-
-    def observe(self, now_ns: int) -> list[Touched]:
-        """Return the pages whose flags are set now."""
-        return [self._observed(process, now_ns) for process in self._processes]
 
     def _observed(self, process: Process, now_ns: int) -> Touched:
         if not process.is_alive():
             return NOTHING
         pages = pages_in(process, mapped(process))
         hot = (self._flags.at(pages.pfn) & self._hot_bits) != 0
-        return touched(pages, hot, self._last_seen[process.pid], now_ns, self._cold_after_ns)
-
-    def cpu_s(self) -> float:
-        """Return 0: no thread of the kernel's works for it."""
-        return 0.0
+        return self._touched(process, pages, hot, now_ns)
 
     def close(self) -> None:
         """Close the file."""

@@ -6,6 +6,7 @@ There is one monitor per mechanism of the kernel: :mod:`gpuscan.sources.damon`,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -116,3 +117,45 @@ class LastSeen:
         self._address, self._seen_ns = address, seen_ns
         cold: NDArray[np.bool_] = now_ns - seen_ns >= cold_after_ns
         return cold
+
+
+class PageMonitor(ABC):
+    """A monitor that looks at processes page by page, one after the other, without a thread of the kernel's.
+
+    Args:
+        cold_after_ns: report pages not seen accessed for this long as cold; None reports none.
+    """
+
+    def __init__(self, cold_after_ns: int | None) -> None:
+        self._cold_after_ns = cold_after_ns
+        self._processes: list[Process] = []
+        self._last_seen: dict[int, LastSeen] = {}
+
+    def watch(self, processes: Sequence[Process]) -> None:
+        """Watch these processes from now on; what is known of those watched already is kept."""
+        self._processes = list(processes)
+        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
+
+    def _new(self, processes: Sequence[Process]) -> list[Process]:
+        """Return those that are not watched yet."""
+        known = set(map(id, self._processes))
+        return [process for process in processes if id(process) not in known]
+
+    def observe(self, now_ns: int) -> list[Touched]:
+        """See :meth:`Monitor.observe`."""
+        return [self._observed(process, now_ns) for process in self._processes]
+
+    def cpu_s(self) -> float:
+        """Return 0: no thread of the kernel's works for it."""
+        return 0.0
+
+    @abstractmethod
+    def _observed(self, process: Process, now_ns: int) -> Touched:
+        """Look at one process, and let the next look see what comes after this one."""
+
+    def _touched(self, process: Process, pages: Pages, hot: NDArray[np.bool_], now_ns: int) -> Touched:
+        """Return all resident pages of a process as hot and cold ones."""
+        if self._cold_after_ns is None:
+            return Touched(pages.take(hot))
+        cold = self._last_seen[process.pid].cold(pages.address, hot, now_ns, self._cold_after_ns)
+        return Touched(pages.take(hot), pages.take(cold))

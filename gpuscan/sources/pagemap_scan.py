@@ -22,12 +22,12 @@ from gpuscan.linux.ranges import Ranges, contains
 from gpuscan.linux.resident import NO_PAGES, Pages, pages_in
 from gpuscan.linux.syscalls import PageIs, has_pagemap_scan, pagemap_scan
 from gpuscan.linux.write_tracking import TrackedProgram
-from gpuscan.sources.monitor import NOTHING, LastSeen, Touched, mapped
+from gpuscan.sources.monitor import NOTHING, PageMonitor, Touched, mapped
 
 _CLEAR_SOFT_DIRTY = "4"
 
 
-class SoftDirty:
+class SoftDirty(PageMonitor):
     """Pages written since the last tick, by their soft-dirty bits.
 
     Args:
@@ -45,23 +45,15 @@ class SoftDirty:
             raise InputError(
                 "this kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY); take another --source"
             )
-        self._cold_after_ns = cold_after_ns
+        super().__init__(cold_after_ns)
         self._scans = has_pagemap_scan()
-        self._processes: list[Process] = []
-        self._last_seen: dict[int, LastSeen] = {}
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Clear the bits of processes that are new."""
-        known = {id(process) for process in self._processes}
-        self._processes = list(processes)
-        for process in processes:
-            if id(process) not in known:
-                _clear(process)
-        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
-
-    def observe(self, now_ns: int) -> list[Touched]:
-        """Return the pages written since the last call, and clear the bits again."""
-        return [self._observed(process, now_ns) for process in self._processes]
+        new = self._new(processes)
+        super().watch(processes)
+        for process in new:
+            _clear(process)
 
     def _observed(self, process: Process, now_ns: int) -> Touched:
         if not process.is_alive():
@@ -73,17 +65,13 @@ class SoftDirty:
             return Touched(written)
         pages = pages_in(process, ranges)
         _clear(process)
-        return touched(pages, pages.soft_dirty, self._last_seen[process.pid], now_ns, self._cold_after_ns)
-
-    def cpu_s(self) -> float:
-        """Return 0: no thread of the kernel's works for it."""
-        return 0.0
+        return self._touched(process, pages, pages.soft_dirty, now_ns)
 
     def close(self) -> None:
         """Do nothing: the next write to each page ends its protection."""
 
 
-class WrittenPages:
+class WrittenPages(PageMonitor):
     """Pages written since the last tick, of a program that gpuscan starts and of what it forks.
 
     How: :mod:`gpuscan.linux.write_tracking`.
@@ -100,25 +88,14 @@ class WrittenPages:
 
     def __init__(self, cold_after_ns: int | None = None) -> None:
         write_tracking.check_write_tracking()
-        self._cold_after_ns = cold_after_ns
+        super().__init__(cold_after_ns)
         self._program: TrackedProgram | None = None
-        self._processes: list[Process] = []
-        self._last_seen: dict[int, LastSeen] = {}
         self._covered: dict[int, tuple[int, Ranges]] = {}
 
     def start(self, argv: Sequence[str], stdout: int | None = None) -> TrackedProgram:
         """Start the program."""
         self._program = TrackedProgram(argv, stdout)
         return self._program
-
-    def watch(self, processes: Sequence[Process]) -> None:
-        """Watch the program and its descendants; others are not seen."""
-        self._processes = list(processes)
-        self._last_seen = {process.pid: self._last_seen.get(process.pid, LastSeen()) for process in processes}
-
-    def observe(self, now_ns: int) -> list[Touched]:
-        """Return the pages written since the last call, and arm them again."""
-        return [self._observed(process, now_ns) for process in self._processes]
 
     def _observed(self, process: Process, now_ns: int) -> Touched:
         fd = None if self._program is None else self._program.descriptor(process.pid)
@@ -140,27 +117,12 @@ class WrittenPages:
             return Touched(written)
         pages = pages_in(process, ranges)
         hot = np.isin(pages.address, written.address)
-        return touched(pages, hot, self._last_seen[process.pid], now_ns, self._cold_after_ns)
-
-    def cpu_s(self) -> float:
-        """Return 0: no thread of the kernel's works for it."""
-        return 0.0
+        return self._touched(process, pages, hot, now_ns)
 
     def close(self) -> None:
         """Give up the protection of all pages."""
         if self._program is not None:
             self._program.close()
-
-
-def touched(
-    pages: Pages, hot: np.ndarray[tuple[int], np.dtype[np.bool_]], last_seen: LastSeen, now_ns: int,
-    cold_after_ns: int | None,
-) -> Touched:  # fmt: skip
-    """Return all resident pages of a process as hot and cold ones."""
-    if cold_after_ns is None:
-        return Touched(pages.take(hot))
-    cold = last_seen.cold(pages.address, hot, now_ns, cold_after_ns)
-    return Touched(pages.take(hot), pages.take(cold))
 
 
 def found_pages(process: Process, ranges: Ranges, required: PageIs, *, write_protect: bool = False) -> Pages:
