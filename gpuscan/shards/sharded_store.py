@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,9 +218,8 @@ class ShardedStore(PageStore):
     def release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> dict[ReleaseOutcome, int]:
         """Put claimed folios back; see :meth:`gpuscan.store.Store.release`."""
         ops: dict[int, list[Op]] = {}
-        for shard, mine in enumerate(self.partition.by_flat(flats)):
-            if len(flats[mine]):
-                ops[shard] = [Op("release", (flats[mine] - self._first_flat(shard), words[mine]))]
+        for shard, mine, local in self._by_shard(flats):
+            ops[shard] = [Op("release", (local, words[mine]))]
         total = np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
         for shard, (counts,) in self._change(ops).items():
             self._n_ready[shard] += counts[ReleaseOutcome.RESTORED]
@@ -231,9 +230,8 @@ class ShardedStore(PageStore):
 
     def admit(self, flats: NDArray[np.int64], order: int = 0) -> None:
         """Make folios eligible; told to their shards with what these are told next."""
-        for shard, mine in enumerate(self.partition.by_flat(flats)):
-            if len(flats[mine]):
-                self.group.queue(shard, Op("admit", (flats[mine] - self._first_flat(shard), order)))
+        for shard, _, local in self._by_shard(flats):
+            self.group.queue(shard, Op("admit", (local, order)))
         self._n_admitted += len(flats)
         if self._n_admitted >= _QUEUED_FOLIOS:
             self._flush()
@@ -241,9 +239,8 @@ class ShardedStore(PageStore):
     def forget(self, flats: NDArray[np.int64]) -> int:
         """Make freed folios ineligible and end their requests; return how many were READY."""
         ops: dict[int, list[Op]] = {}
-        for shard, mine in enumerate(self.partition.by_flat(flats)):
-            if len(flats[mine]):
-                ops[shard] = [Op("forget", (flats[mine] - self._first_flat(shard),))]
+        for shard, _, local in self._by_shard(flats):
+            ops[shard] = [Op("forget", (local,))]
         total = 0
         for shard, (n_ready,) in self._change(ops).items():
             self._n_ready[shard] -= n_ready
@@ -436,9 +433,8 @@ class ShardedStore(PageStore):
         Args:
             flats, words: as for :meth:`release`.
         """
-        for shard, mine in enumerate(self.partition.by_flat(flats)):
-            if len(flats[mine]):
-                self.group.queue(shard, Op("hold", (flats[mine] - self._first_flat(shard), words[mine])))
+        for shard, mine, local in self._by_shard(flats):
+            self.group.queue(shard, Op("hold", (local, words[mine])))
 
     def _end_ranking(self) -> None:
         """Give up the cut-offs, which no checkpoint of a shard keeps: logs may be cut again."""
@@ -495,6 +491,15 @@ class ShardedStore(PageStore):
             n_unknown_target=sum(scan.n_unknown_target for scan in scans),
             n_superseded=sum(scan.n_superseded for scan in scans),
         )
+
+    def _by_shard(
+        self, flats: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.int64] | slice, NDArray[np.int64]]]:
+        """Yield every shard that has some of ``flats``, which are its, and as flat pages of the shard."""
+        for shard, mine in enumerate(self.partition.by_flat(flats)):
+            local = flats[mine] - self._first_flat(shard)
+            if len(local):
+                yield shard, mine, local
 
     def _first_flat(self, shard: int) -> int:
         return self.partition.bounds(shard)[0]
