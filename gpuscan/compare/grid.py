@@ -163,13 +163,17 @@ def run_grid(
                 Path(scratch),
                 n_requests,
                 n_processes,
-                lambda what, share, per_share=per_share: on_share(what, share * per_share),  # type: ignore[misc]
+                _scaled(on_share, per_share),
             )
             for name in missing:
                 figures = [figures_of(name, run, tried, Costs(model))]
                 cells = {column.key: cell_of(column, figures) for column in COLUMNS}
                 found[name, applying[name]] = GridCell(name, applying[name], cells)
     return GridResult(tuple(found.values()), model)
+
+
+def _scaled(on_share: Callable[[str, float], None], factor: float) -> Callable[[str, float], None]:
+    return lambda what, share: on_share(what, share * factor)
 
 
 def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> dict[str, Any]:

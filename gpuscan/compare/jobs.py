@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ def run_jobs(
     """
     if n_processes == 1:
         for job in jobs:
-            yield job, job.run(lambda share, job=job: on_share(job.name, share))  # type: ignore[misc]
+            yield job, job.run(partial(on_share, job.name))
         return
     context = multiprocessing.get_context("spawn")
     waiting, running = list(jobs), dict[Connection, tuple[Job, Any]]()
