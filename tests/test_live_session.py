@@ -195,7 +195,9 @@ def run(capsys, *arguments):
 
 @pytest.fixture
 def sleeper():
-    with subprocess.Popen([sys.executable, "-c", SLEEP]) as process:
+    code = f"print(flush=True); {SLEEP}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()  # a Python that still starts takes new memory meanwhile
         yield process
         process.kill()
 
