@@ -87,7 +87,7 @@ SLOW = pytest.mark.slow
     ("build", "format_name", "exclusive"),
     [
         ("asan", "rfc", False),
-        ("tsan", "pghot-compact", False),
+        pytest.param("tsan", "pghot-compact", False, marks=SLOW),
         pytest.param("asan", "pghot-compact", True, marks=SLOW),
         pytest.param("asan", "pghot", False, marks=SLOW),
         pytest.param("tsan", "rfc", False, marks=SLOW),
