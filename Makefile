@@ -30,10 +30,12 @@ run: $(VENV)/installed
 	$(BIN)/gpuscan run $(ARGS)
 
 test: $(VENV)/installed-$(TEST_EXTRA)
+	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-$(TEST_EXTRA)
-	$(BIN)/pytest -m 'slow and not guest' --timeout 1800 $(ARGS)
+	$(BIN)/pytest -m 'slow and not guest and not alone' -n auto --maxprocesses 4 --dist worksteal --timeout 1800 $(ARGS)
+	$(BIN)/pytest -m 'slow and alone and not guest' --timeout 1800 $(ARGS)
 
 test-live: $(VENV)/installed-test
 	$(GUEST) --limit 900 $(BIN)/pytest $(IN_GUEST) -m 'guest and not slow' $(ARGS)

@@ -254,6 +254,7 @@ def test_part_of_the_samples() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_trace_of_ten_million_samples_is_read_at_a_million_a_second(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     n_samples = 10_000_000
