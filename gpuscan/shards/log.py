@@ -26,7 +26,7 @@ from gpuscan.owned import note_left, opened, remove_tree
 from gpuscan.shards.messages import Frames
 from gpuscan.writing import new_file, open_kept, writing_to
 
-_TITLE = b"log of a shard of gpuscan\n"
+TITLE = b"log of a shard of gpuscan\n"
 _NAME = re.compile(r"shard-(0|[1-9][0-9]{0,5})\.log")
 _MARK = bytes.fromhex("c76b1f9d02e8a453")
 _HEAD = struct.Struct("<8sQQQ")
@@ -92,12 +92,12 @@ class RequestLog:
                     f"{path} is not there, and with it what the shard was told; bring it back, or start anew"
                 )
             with new_file(path) as file:
-                file.write(_TITLE)
+                file.write(TITLE)
         try:
             with writing_to(path):
                 self._file = open_kept(path)
                 self._check_ours()
-            self._end = len(_TITLE)
+            self._end = len(TITLE)
             self.first_seq = self.last_seq = 0
             if not is_earlier:
                 self._read()
@@ -106,7 +106,7 @@ class RequestLog:
             raise
 
     def _check_ours(self) -> None:
-        if os.pread(self._file, len(_TITLE), 0) != _TITLE:
+        if os.pread(self._file, len(TITLE), 0) != TITLE:
             raise InputError(f"{self.path} was not written by gpuscan; give another directory for shards")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +131,7 @@ class RequestLog:
     @property
     def n_bytes(self) -> int:
         """Bytes of whole entries."""
-        return self._end - len(_TITLE)
+        return self._end - len(TITLE)
 
     def append(self, seq: int, frames: Frames) -> None:
         """Add a message; when this returns it is on the disk.
@@ -194,9 +194,9 @@ class RequestLog:
             RunFailedError: the system refused it.
         """
         with writing_to(self.path):
-            os.ftruncate(self._file, len(_TITLE))
+            os.ftruncate(self._file, len(TITLE))
             os.fdatasync(self._file)
-        self._end, self.first_seq = len(_TITLE), 0
+        self._end, self.first_seq = len(TITLE), 0
         self.last_seq = seq
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class RequestLog:
 
     def _entries(self) -> Iterator[tuple[int, Frames, int]]:
         """Yield sequence number, frames and end of every whole entry."""
-        position, last = len(_TITLE), 0
+        position, last = len(TITLE), 0
         while (entry := self._entry_at(position)) is not None:
             seq, frames, position = entry
             if last and seq != last + 1:
