@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuscan.bench.bed import Bed, Case, StoreShape
+from gpuscan.writing import write_file
 
 N_PAGES = 1 << 24
 N_TARGETS = 16
@@ -67,7 +68,7 @@ def run_steps(names: Path) -> None:
             call()
             os.getppid()
             done.append((label, unit, n))
-    names.write_text(json.dumps(done))
+    write_file(names, json.dumps(done))
 
 
 def count(folder: Path) -> Iterator[tuple[str, str, int, int]]:

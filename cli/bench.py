@@ -200,12 +200,15 @@ def scale(
     from gpuscan.cli.output import Output, write_json
     from gpuscan.errors import InputError
     from gpuscan.units import PAGE_BYTES, parse_bytes
+    from gpuscan.writing import check_file
 
     try:
         counts = tuple(int(item) for item in _items(shards))
     except ValueError:
         raise InputError(f"--shards {shards}: not a list of counts; write for example 1,2,4") from None
     settings = ScaleSettings(parse_bytes(memory) // PAGE_BYTES, counts, density, rounds, seed)
+    if out is not None:
+        check_file(out)
     output = Output(as_json, quiet=quiet)
     with output.progress("bench scale", settings.n_steps, unit="cases") as progress:
         document = {
@@ -273,12 +276,15 @@ def _run(document: dict[str, Any], out: Path | None, plots: bool, as_json: bool,
 
 def _measure(sweep: Sweep, out: Path | None, plots: bool, as_json: bool, quiet: bool) -> None:
     from gpuscan.bench.plots import require_matplotlib
-    from gpuscan.bench.report import write_report
+    from gpuscan.bench.report import CONTENTS, write_report
     from gpuscan.bench.sweep import run_sweep
     from gpuscan.cli.output import Output
+    from gpuscan.writing import check_place
 
     output = Output(as_json, quiet=quiet)
     sweep.check()
+    if out is not None:
+        check_place(out, CONTENTS, force=True)
     if out is not None and plots:
         require_matplotlib()
     with output.progress("bench", sweep.n_steps(), unit="rounds") as progress:

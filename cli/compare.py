@@ -208,13 +208,13 @@ def _settings(
 
 def _check_place(out: Path | None, *, grid: bool, plots: bool, force: bool) -> None:
     from gpuscan.bench.plots import require_matplotlib
-    from gpuscan.compare.grid import GRID_FILE
-    from gpuscan.compare.report import JSON_FILE
+    from gpuscan.compare import grid as grids
+    from gpuscan.compare import report
     from gpuscan.writing import check_place
 
     if out is None:
         return
-    check_place(out, marker=GRID_FILE if grid else JSON_FILE, force=force)
+    check_place(out, grids.CONTENTS if grid else report.CONTENTS, force=force)
     if plots and not grid:
         require_matplotlib()
 
@@ -231,13 +231,14 @@ def _run(asked: _Asked, output: Output) -> None:
     from gpuscan.cli.devices import note_if_compiling
     from gpuscan.compare import cost_model, side_costs
     from gpuscan.compare.report import document_of, write_out
-    from gpuscan.compare.suite import Costs, run_seed, seed_steps, table, temporary_directory, with_seed
+    from gpuscan.compare.suite import Costs, run_seed, seed_steps, table, with_seed
+    from gpuscan.scratch import scratch_directory
 
     names, settings = asked.names, asked.settings
     n_steps = cost_model.N_STEPS + asked.n_seeds * seed_steps(names)
     if asked.side_costs:
         n_steps += len(names) + side_costs.N_CO_RUNNERS
-    with temporary_directory() as scratch, note_if_compiling(output):
+    with scratch_directory("compare") as scratch, note_if_compiling(output):
         with output.progress("compare", n_steps, unit="steps") as progress:
             on_share = _shares(progress)
             costs = Costs(cost_model.measure_model(lambda what: on_share(f"measuring: {what}", 1)))
@@ -250,7 +251,7 @@ def _run(asked: _Asked, output: Output) -> None:
             runs = []
             for number in range(asked.n_seeds):
                 seeded = with_seed(settings, settings.spec.seed + number)
-                directory = Path(scratch) / str(number)
+                directory = scratch / str(number)
                 directory.mkdir()
                 runs.append(
                     run_seed(

@@ -60,7 +60,7 @@ def scan(
     from gpuscan.pageflags import hot_rule
     from gpuscan.snapshot import Snapshot
     from gpuscan.units import parse_share
-    from gpuscan.writing import write_json
+    from gpuscan.writing import create_json
 
     output = Output(as_json)
     if scan_path not in get_args(ScanPath):
@@ -99,7 +99,7 @@ def scan(
             }
             if writer is not None and out_file is not None:
                 writer.check()
-                write_json(out_file, document)
+                create_json(out_file, document)
     except RunFailedError as error:
         if document is None:
             raise
@@ -177,9 +177,9 @@ def _plan_file(
     if out is None:
         return None, None
     from gpuscan.planfile import PatientPlanWriter, PlanWriter
-    from gpuscan.writing import new_directory
+    from gpuscan.writing import Contents, new_directory
 
-    directory = stack.enter_context(new_directory(out, marker=_REPORT_FILE, force=force))
+    directory = stack.enter_context(new_directory(out, Contents(_REPORT_FILE, (_PLAN_FILE,)), force=force))
     writer = stack.enter_context(PlanWriter(directory / _PLAN_FILE, record_format, batch_pages))
     return PatientPlanWriter(writer), directory / _REPORT_FILE
 

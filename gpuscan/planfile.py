@@ -13,6 +13,7 @@ File metadata: ``gpuscan.schema`` (1), ``gpuscan.record_format``, ``gpuscan.batc
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 
 from gpuscan.errors import InputError
 from gpuscan.plan import Batches, Plan
+from gpuscan.writing import create
 
 SCHEMA_VERSION = 1
 
@@ -70,11 +72,10 @@ def parse_rows(serialized: bytes) -> pa.RecordBatch:
 class PlanWriter:
     """Appends plans to one Parquet file; its ``append`` is an engine's plan sink.
 
-    The file is complete once the writer is closed. Write to a place beside the final
-    one and rename (see :mod:`gpuscan.writing`).
+    The file is complete once the writer is closed.
 
     Args:
-        path: the file to create.
+        path: the file to create, in a directory that is being filled (see :mod:`gpuscan.writing`).
         record_format: name of the records' format, kept in the metadata.
         batch_pages: base pages per batch, kept in the metadata.
     """
@@ -85,7 +86,11 @@ class PlanWriter:
             "gpuscan.record_format": record_format,
             "gpuscan.batch_pages": str(batch_pages),
         }
-        self._writer = pq.ParquetWriter(path, _COLUMNS.with_metadata(metadata), compression="zstd")
+        with ExitStack() as stack:
+            self._file = stack.enter_context(create(path))
+            schema = _COLUMNS.with_metadata(metadata)
+            self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+            stack.pop_all()
         self._rows = PlanRows()
 
     def append(self, tick: int, plan: Plan, batches: Batches) -> None:
@@ -99,7 +104,11 @@ class PlanWriter:
 
     def close(self) -> None:
         """Write the footer."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            self._writer.is_open = False  # else it tries again when it is collected, and complains on stderr
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

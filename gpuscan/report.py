@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuscan.engine import PlanSink, RunReport, TickReport
-from gpuscan.errors import InputError
 from gpuscan.ledger import Ledger
 from gpuscan.policy import Policy
 from gpuscan.units import PAGE_BYTES, format_bytes, format_number, format_time
-from gpuscan.writing import new_directory, write_json
+from gpuscan.writing import Contents, create_json, new_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from gpuscan.planfile import PatientPlanWriter
 
 OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
+_CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
 """Files of a ``--out`` directory."""
 
 _AFTER_SHARE = 1 / 10
@@ -368,15 +368,16 @@ class OutDirectory:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
+
+        from gpuscan.parquet import create_table
 
         for rows in plans:
             self._plans.write(rows)
         self._plans.check()
         series = pa.table(series_columns(report.ticks))
-        pq.write_table(series, self._directory / "series.parquet", compression="zstd")
-        write_json(self._directory / "ledger.json", ledger_document(report))
-        write_json(self._directory / "report.json", document)
+        create_table(self._directory / "series.parquet", series)
+        create_json(self._directory / "ledger.json", ledger_document(report))
+        create_json(self._directory / "report.json", document)
 
 
 @contextmanager
@@ -395,12 +396,8 @@ def open_out(path: Path, policy: Policy, *, force: bool = False) -> Iterator[Out
     """
     from gpuscan.planfile import PatientPlanWriter, PlanWriter
 
-    if path.is_dir():
-        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in OUT_FILES)
-        if foreign:
-            raise InputError(f"{path} holds {foreign[0]}, which no run wrote; give another --out")
     with (
-        new_directory(path, marker=OUT_FILES[-1], force=force) as directory,
+        new_directory(path, _CONTENTS, force=force) as directory,
         PlanWriter(directory / OUT_FILES[0], policy.record_format, policy.batch_pages) as plans,
     ):
         yield OutDirectory(directory, PatientPlanWriter(plans))

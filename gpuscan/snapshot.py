@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
-from gpuscan.writing import check_place, new_directory
+from gpuscan.writing import Contents, check_place, new_directory
 
 SCHEMA = 1
 """Goes up when a reader of the old layout would misread the new one."""
@@ -43,6 +42,7 @@ CHUNK_SECTIONS = 128
 """Sections per chunk: 4 Mi pages, 32 MiB of flags before compression."""
 
 _ROOT = "zarr.json"
+_CONTENTS = Contents(_ROOT, ("node[0-9]*",))
 _ARRAYS = {"kpageflags": np.dtype(np.uint64), "kpagecount": np.dtype(np.uint32)}
 _FACTS: dict[str, type | tuple[type, ...]] = {
     "captured_at": str,
@@ -143,9 +143,8 @@ class Snapshot:
             RunFailedError: the system refused a write, for instance on a full disk.
         """
         check_free(path, force=force)
-        with new_directory(path, marker=_ROOT, force=force) as beside:
+        with new_directory(path, _CONTENTS, force=force) as beside:
             self._fill(beside)
-            _sync(beside)
 
     def _fill(self, directory: Path) -> None:
         import zarr
@@ -211,7 +210,7 @@ def check_free(path: Path, *, force: bool = False) -> None:
     Raises:
         InputError: as :func:`gpuscan.writing.check_place`; or what is there is not a snapshot.
     """
-    check_place(path, marker=_ROOT, force=force)
+    check_place(path, _CONTENTS, force=force)
     if not path.exists() or not any(path.iterdir()):
         return
     try:
@@ -299,13 +298,3 @@ def _first_line(error: BaseException) -> str:
 def _chunks(n_sections: int, chunk_sections: int) -> Iterator[slice]:
     for start in range(0, n_sections, chunk_sections):
         yield slice(start, min(start + chunk_sections, n_sections))
-
-
-def _sync(directory: Path) -> None:
-    """Bring a directory's files to the disk, so that no crash leaves a named snapshot of empty files."""
-    for path in [*directory.rglob("*"), directory]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -435,20 +435,6 @@ def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
     assert cluster.n_workers() == 3
 
 
-def test_what_a_killed_engine_left_is_removed_by_the_next_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("gpuscan-shards-left", "gpuscan-shards-used", "gpuscan-shards-new", "other"):
-        (tmp_path / name).mkdir()
-    for name in ("gpuscan-shards-left", "other"):
-        (tmp_path / name / "lock").touch()
-    with dask_transport._locked(tmp_path / "gpuscan-shards-used"):
-        dask_transport._sweep()
-    names = sorted(entry.name for entry in tmp_path.iterdir())
-    assert names == ["gpuscan-shards-new", "gpuscan-shards-used", "other"]
-
-
 def watched(engine: subprocess.Popen[str], until: float, ready: Path | None = None) -> set[int]:
     """Watch an engine until a time, its end, or a file's being there; return the processes it had."""
     pids: set[int] = set()

@@ -14,7 +14,7 @@ from gpuscan.checkpoint.directory import CheckpointDirectory
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.shards.group import LOG_BYTES, ShardGroup
-from gpuscan.shards.log import RequestLog
+from gpuscan.shards.log import TITLE, RequestLog
 from gpuscan.shards.messages import (
     Frames,
     Message,
@@ -59,7 +59,7 @@ def test_a_log_has_what_was_appended_and_forgets_what_is_cut(tmp_path: Path) -> 
         with pytest.raises(ValueError, match="up to 9, a checkpoint has them up to 8"):
             log.cut(8)
         log.cut(9)
-        assert (log.n_bytes, (tmp_path / "log").stat().st_size) == (0, 0)
+        assert (log.n_bytes, (tmp_path / "log").stat().st_size) == (0, len(TITLE))
         log.append(10, frames_of(10))
     with RequestLog(tmp_path / "log") as log:
         assert numbers(log, after=9) == [10]
@@ -81,7 +81,7 @@ def test_an_entry_that_was_cut_short_or_damaged_is_not_there(tmp_path: Path) -> 
     path = tmp_path / "log"
     with RequestLog(path) as log:
         log.append(1, frames_of(1))
-        whole = log.n_bytes
+        whole = len(TITLE) + log.n_bytes
         log.append(2, frames_of(2))
     content = path.read_bytes()
     for length in range(whole, len(content), 37):
@@ -98,11 +98,11 @@ def test_an_entry_that_was_cut_short_or_damaged_is_not_there(tmp_path: Path) -> 
 
 def test_a_log_that_is_damaged_before_its_end_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    edges = [0]
+    edges = [len(TITLE)]
     with RequestLog(path) as log:
         for number in (1, 2, 3):
             log.append(number, frames_of(number))
-            edges.append(log.n_bytes)
+            edges.append(len(TITLE) + log.n_bytes)
     content = path.read_bytes()
     for entry in (0, 1):
         for position in (
@@ -133,7 +133,7 @@ def test_a_log_whose_end_is_lost_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with RequestLog(path) as log:
         log.append(1, frames_of(1))
-        whole = log.n_bytes
+        whole = len(TITLE) + log.n_bytes
         log.append(2, frames_of(2))
         os.truncate(path, log.n_bytes - 1)
         assert list(log.after(2)) == []

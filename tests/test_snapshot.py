@@ -161,9 +161,13 @@ def test_an_existing_path_is_replaced_only_by_force_and_only_a_snapshot(machine,
     with pytest.raises(InputError, match="holds files that gpuscan did not write"):
         machine.write(mine, force=True)
     (mine / "zarr.json").write_text("{}")  # somebody's Zarr group, but no snapshot
-    with pytest.raises(InputError, match="is not a snapshot, so it is not replaced"):
+    with pytest.raises(InputError, match="holds chapter1, which gpuscan did not write"):
         machine.write(mine, force=True)
     assert (mine / "chapter1").read_text() == "precious"
+    (mine / "chapter1").rename(mine / "node0")
+    with pytest.raises(InputError, match="is not a snapshot, so it is not replaced"):
+        machine.write(mine, force=True)
+    assert (mine / "node0").read_text() == "precious"
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -205,7 +209,7 @@ def test_an_interrupted_write_leaves_nothing(machine, tmp_path, monkeypatch):
     def interrupt(directory):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(snapshot_module, "_sync", interrupt)
+    monkeypatch.setattr("gpuscan.writing.sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         machine.write(tmp_path / "a.zarr")
     assert names(tmp_path) == []

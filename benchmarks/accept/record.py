@@ -17,7 +17,7 @@ from accept.parts import MUST_PASS, PARTS, Deadline, Scale
 from accept.rig import Rig, own_hash
 from accept.tables import markdown
 from gpuscan.kernels.cuda.source import source_hash
-from gpuscan.writing import json_text
+from gpuscan.writing import json_text, write_file
 
 JSON_FILE, MARKDOWN_FILE = "gpu.json", "gpu.md"
 _PACKAGES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x")
@@ -57,9 +57,7 @@ class Record:
             (JSON_FILE, json_text(self.document) + "\n"),
             (MARKDOWN_FILE, markdown(self.document)),
         ):
-            beside = self._out / f"{name}.tmp"
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(self._out / name)
+            write_file(self._out / name, text)
 
 
 def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> int:

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpuscan.compare.plots import STYLE, legend_below, new_figure, save
+from gpuscan.bench.plots import save
+from gpuscan.compare.plots import STYLE, legend_below, new_figure
 from gpuscan.units import format_bytes
+from gpuscan.writing import new_file
 
 _BINS = 24
+_DPI = 110
 
 
 def scan(found: Mapping[str, Any]) -> Figure:
@@ -190,4 +193,4 @@ PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], Figure]]] = {
 def draw(name: str, found: Mapping[str, Any], directory: Path) -> None:
     """Draw the plots of an experiment."""
     for file_name, picture in PICTURES[name].items():
-        save(picture(found), directory, file_name)
+        save(picture(found), directory, file_name, _DPI, new_file)

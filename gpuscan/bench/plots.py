@@ -6,12 +6,14 @@ points for its axis; the file name says what it shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gpuscan.errors import InputError
 from gpuscan.units import PAGE_BYTES, format_bytes
+from gpuscan.writing import create
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,9 +57,9 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
     names = []
     for series in _series(document["scans"], "density"):
         tag = _tag(series[0], "density")
-        names.append(_save(_by_density(series), directory, f"time-by-density-{tag}"))
+        names.append(save(_by_density(series), directory, f"time-by-density-{tag}"))
         if any(row["kind"] == "peer" for row in series[0]["results"]):
-            names.append(_save(_ratios(series), directory, f"ratio-to-peers-{tag}"))
+            names.append(save(_ratios(series), directory, f"ratio-to-peers-{tag}"))
     figures = [
         *(
             (_growth(series), f"time-by-pages-{_tag(series[0], 'n_pages')}")
@@ -65,7 +67,7 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
         ),
         *((_requests(case), f"requests-{_tag(case, '')}") for case in document["requests"]),
     ]
-    return names + [_save(figure, directory, name) for figure, name in figures]
+    return names + [save(figure, directory, name) for figure, name in figures]
 
 
 def _series(cases: Iterable[Mapping[str, Any]], axis: str) -> list[list[Mapping[str, Any]]]:
@@ -113,13 +115,29 @@ def _figure(width: float = 7.5, n_axes: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _save(figure: Figure, directory: Path, name: str) -> str:
+def save(
+    figure: Figure,
+    directory: Path,
+    name: str,
+    dpi: int = 144,
+    opening: Callable[[Path], AbstractContextManager[BinaryIO]] = create,
+) -> str:
+    """Write a figure as PNG and SVG: the same points give the same files.
+
+    Args:
+        figure: what was drawn.
+        directory: where to.
+        name: of the files, without suffix.
+        dpi: of the PNG.
+        opening: how; by default the directory is being filled, else :func:`gpuscan.writing.new_file`.
+    """
     import matplotlib
 
-    # Fixed ids and no date: the same report gives the same files.
-    with matplotlib.rc_context({"svg.hashsalt": "gpuscan"}):
-        figure.savefig(directory / f"{name}.png", dpi=144)
-        figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "gpuscan"}):  # fixed ids, and below no date
+        with opening(directory / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=dpi)
+        with opening(directory / f"{name}.svg") as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
     return name
 
 

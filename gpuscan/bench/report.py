@@ -12,12 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from gpuscan.parquet import create_table
 from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
-from gpuscan.writing import new_directory, write_json
+from gpuscan.writing import Contents, create_json, new_directory
 
 JSON_FILE, RUNS_FILE = "bench.json", "runs.parquet"
+CONTENTS = Contents(
+    JSON_FILE,
+    (
+        RUNS_FILE,
+        *(
+            f"{plot}-*.{suffix}"
+            for plot in ("time-by-density", "ratio-to-peers", "time-by-pages", "requests")
+            for suffix in ("png", "svg")
+        ),
+    ),
+)
+"""Of a report's directory."""
 
 _RUNS = pa.schema(
     [
@@ -47,9 +59,9 @@ def write_report(out: Path, document: Mapping[str, Any], *, plots: bool) -> None
         InputError: ``out`` is something else, or plots were asked for without matplotlib.
         RunFailedError: it cannot be written.
     """
-    with new_directory(out, marker=JSON_FILE) as directory:
-        write_json(directory / JSON_FILE, document)
-        pq.write_table(pa.Table.from_pylist(run_rows(document), _RUNS), directory / RUNS_FILE)
+    with new_directory(out, CONTENTS) as directory:
+        create_json(directory / JSON_FILE, document)
+        create_table(directory / RUNS_FILE, pa.Table.from_pylist(run_rows(document), _RUNS), "snappy")
         if plots:
             from gpuscan.bench.plots import draw
 

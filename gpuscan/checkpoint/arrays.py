@@ -9,7 +9,6 @@ nothing, so the digests are also what finds a lost or damaged one.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from gpuscan.checkpoint.state import digest
 from gpuscan.errors import CheckpointError
+from gpuscan.writing import copy
 
 CHUNK_BYTES = 2 << 20
 """Of one chunk before compression: 16 sections of 4-byte records."""
@@ -154,7 +154,7 @@ class ArrayWriter:
         except FileNotFoundError:
             return False
         except OSError:  # no hard links here, or too many of this file
-            shutil.copyfile(old, new)
+            copy(old, new)
         return True
 
     def _target(self, path: str, array: NDArray[Any], n_chunk: int) -> Any:
@@ -237,22 +237,6 @@ class StoredArray:
             if digest(chunk.view(np.uint8).data) != facts.sha256[number]:
                 raise CheckpointError(f"{where} is missing or was changed (its SHA-256 is wrong)")
             yield parts[number].start, chunk
-
-
-def sync(directory: Path) -> None:
-    """Bring a new directory to the disk. A file with more links than one was brought there before."""
-    for path in [*directory.rglob("*"), directory]:
-        if path.is_dir() or path.stat().st_nlink == 1:
-            sync_path(path)
-
-
-def sync_path(path: Path) -> None:
-    """fsync(2) a file or a directory."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def first_line(error: BaseException) -> str:

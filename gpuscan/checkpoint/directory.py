@@ -2,16 +2,17 @@
 
 On disk::
 
-    DIR/lock                          held (flock) by the one process that writes here
+    DIR/lock                          held (flock) by the one process that writes here; its text is our mark
         checkpoint-00000041/          the generation before
         checkpoint-00000042/          the newest
+            gpuscan-mark              says that it is ours (gpuscan.owned)
             state.json                schema, kind, plain values, the facts of every array
             arrays/                   a Zarr group (v3) of them
 
 A generation is filled as ``checkpoint-N.X.tmp`` (X is random), synced, renamed, and the directory synced;
-only then is the one before last removed, under another name first. So whoever is killed,
-whenever, leaves the newest generation that had its name, and what else is there is swept by
-the next one who writes.
+only then is the one before last removed, under another name first (``checkpoint-N.X.old``). So whoever is
+killed, whenever, leaves the newest generation that had its name, and what else is there is swept by
+the next one who writes. What has such a name and no mark inside is left, and named.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -35,11 +35,11 @@ from gpuscan.checkpoint.arrays import (
     ArrayWriter,
     StoredArray,
     Written,
-    sync,
-    sync_path,
 )
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
+from gpuscan.owned import make_owned, note_left, opened, remove_owned, why_not_owned
+from gpuscan.writing import create, open_kept, sync, sync_path
 
 SCHEMA = 2
 """Goes up when a reader of the old layout would misread the new one."""
@@ -47,6 +47,9 @@ SCHEMA = 2
 STATE_FILE = "state.json"
 _ARRAYS = "arrays"
 _LOCK = "lock"
+_LOCK_TEXT = b"gpuscan keeps checkpoints here\n"
+_MARK_TEXT = "a checkpoint of gpuscan\n"
+_OURS = re.compile(r"lock|(ticks|plans)\.log|checkpoint-[0-9]{8,}.*")
 _NAME = re.compile(r"checkpoint-([0-9]{8,})")
 _PASSING = re.compile(r"checkpoint-[0-9]{8,}(\.[0-9a-f]{8})?\.(tmp|old)")
 
@@ -72,13 +75,15 @@ class CheckpointDirectory:
             if not self.path.is_dir():
                 self.path.mkdir(exist_ok=True)
                 sync_path(self.path.parent)
-            self._lock = (self.path / _LOCK).open("ab", buffering=0)  # collected, it is closed: no lock stays
+            # Collected, it is closed: no lock stays.
+            self._lock = os.fdopen(open_kept(self.path / _LOCK), "r+b", buffering=0)
         except OSError as error:
             raise RunFailedError(
                 f"cannot write {path}: {error.strerror}; give another place for checkpoints"
             ) from error
         try:
             self._take_lock()
+            self._sign()
             self._sweep()
         except BaseException:
             self._lock.close()
@@ -101,20 +106,20 @@ class CheckpointDirectory:
         beside = self.path / f"{_name(number)}.{secrets.token_hex(4)}.tmp"
         try:
             written = self._fill(beside, state, before)
-            beside.rename(self.path / _name(number))
+            self._rename(beside.name, _name(number))
             sync_path(self.path)
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
+            self._discard(beside.name)
             said = os.strerror(error.errno) if error.errno else str(error)
             left = "" if before is None else f"; the one before is whole ({self.path / _name(before)})"
             raise RunFailedError(
                 f"cannot write a checkpoint to {self.path}: {said}{left}; make room and go on from there"
             ) from error
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
+            self._discard(beside.name)
             raise
         for old in known[:-1]:
-            with suppress(OSError):  # it costs room, nothing else
+            with suppress(OSError):  # it costs room, nothing else; the next writer names it
                 self._remove(old)
         return written
 
@@ -130,8 +135,9 @@ class CheckpointDirectory:
             try:
                 self._remove(number)
             except OSError as error:
+                said = error.strerror or str(error)
                 raise RunFailedError(
-                    f"cannot remove {self.path / _name(number)}: {error.strerror}; remove it yourself"
+                    f"cannot remove {self.path / _name(number)}: {said}; remove it yourself"
                 ) from error
 
     def _fill(self, beside: Path, state: Mapping[str, Any], before: int | None) -> Written:
@@ -141,7 +147,8 @@ class CheckpointDirectory:
             directory_before = self.path / _name(before) / _ARRAYS
             with suppress(CheckpointError):  # then nothing of it is shared
                 facts_before = _facts(_read_body(self.path / _name(before), self.kind))
-        beside.mkdir()
+        with opened(self.path) as handle:
+            make_owned(beside.name, _MARK_TEXT, dir_fd=handle)
         place = ArrayPlace.make(beside / _ARRAYS, directory_before, facts_before)
         writer = ArrayWriter(place)
         plain, arrays, elsewhere = split(state)
@@ -155,7 +162,8 @@ class CheckpointDirectory:
             {"state": plain, "arrays": {path: asdict(facts) for path, facts in writer.facts.items()}}
         )
         head = f'{{"schema":{SCHEMA},"kind":{json.dumps(self.kind)},"sha256":"{digest(body.encode())}",\n'
-        (beside / STATE_FILE).write_text(f'{head}"body":{body}}}\n', encoding="utf-8")
+        with create(beside / STATE_FILE) as file:
+            file.write(f'{head}"body":{body}}}\n'.encode())
         sync(beside)
         return writer.written
 
@@ -174,17 +182,80 @@ class CheckpointDirectory:
 
     def _sweep(self) -> None:
         """Remove what a killed writer left: nobody else writes here while the lock is held."""
-        for entry in self.path.iterdir():
-            if _PASSING.fullmatch(entry.name):
-                shutil.rmtree(entry, ignore_errors=True)
+        left = []
+        for name in sorted(entry.name for entry in self.path.iterdir() if _PASSING.fullmatch(entry.name)):
+            why = self._discard(name)
+            if why:
+                left.append(f"{name} ({why})")
         for old in generations(self.path)[:-2]:
-            with suppress(OSError):
+            try:
                 self._remove(old)
+            except OSError as error:
+                left.append(f"{_name(old)} ({error.strerror or error})")
+        note_left(self.path, left)
+
+    def _sign(self) -> None:
+        """Say in the lock file that the directory is ours, unless it does.
+
+        Raises:
+            InputError: the file says something else, or says nothing yet and others are there already.
+            RunFailedError: the system refused it.
+        """
+        try:
+            found = self._lock.read(len(_LOCK_TEXT) + 1)
+            if found == _LOCK_TEXT:
+                return
+            names = sorted(entry.name for entry in self.path.iterdir() if not _OURS.fullmatch(entry.name))
+            if names or not _LOCK_TEXT.startswith(found):
+                foreign = names[0] if names else _LOCK
+                raise InputError(
+                    f"{self.path} holds {foreign}, which gpuscan did not write; give another place for "
+                    "checkpoints"
+                )
+            self._lock.seek(0)
+            self._lock.write(_LOCK_TEXT)
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot write {self.path / _LOCK}: {error.strerror}; give another place for checkpoints"
+            ) from error
 
     def _remove(self, number: int) -> None:
-        going = self.path / f"{_name(number)}.old"
-        (self.path / _name(number)).rename(going)
-        shutil.rmtree(going, ignore_errors=True)  # what is left, the next writer sweeps
+        """Remove a generation; what is left of it under its passing name, the next writer sweeps.
+
+        Raises:
+            OSError: it is not ours, or the system refused it; then it is there as it was.
+        """
+        name = _name(number)
+        with opened(self.path) as handle:
+            generation = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle
+            )
+            try:
+                why = why_not_owned(generation, _MARK_TEXT, self._owners(handle))
+            finally:
+                os.close(generation)
+            if why:
+                raise OSError(why)
+        going = f"{name}.{secrets.token_hex(4)}.old"
+        self._rename(name, going)
+        self._discard(going)
+
+    def _rename(self, name: str, new_name: str) -> None:
+        with opened(self.path) as handle:
+            os.rename(name, new_name, src_dir_fd=handle, dst_dir_fd=handle)
+
+    def _discard(self, name: str) -> str:
+        """Remove a directory with our mark; return why it is still there, if it is."""
+        try:
+            with opened(self.path) as handle:
+                return remove_owned(name, _MARK_TEXT, dir_fd=handle, owners=self._owners(handle))
+        except OSError as error:
+            return os.strerror(error.errno or 0)
+
+    @staticmethod
+    def _owners(handle: int) -> tuple[int]:
+        """Return whose a generation may be besides ours: the directory's owner could remove it too."""
+        return (os.fstat(handle).st_uid,)
 
     def close(self) -> None:
         """Let others write here. Idempotent."""

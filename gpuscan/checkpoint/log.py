@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuscan.checkpoint.arrays import sync_path
 from gpuscan.errors import CheckpointError, RunFailedError
+from gpuscan.writing import open_kept, sync_path
 
 _LENGTH = struct.Struct("<Q")
 _PIECE_BYTES = 1 << 20
@@ -40,6 +40,7 @@ class Log:
 
     Raises:
         CheckpointError: the file is shorter than that, or was changed.
+        InputError: something else has that name.
         RunFailedError: the system refused it.
     """
 
@@ -48,7 +49,7 @@ class Log:
         if position.n_bytes:
             check(path, position)
         with _writing_to(path):
-            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file = os.fdopen(open_kept(path), "r+b")
             self._file.truncate(position.n_bytes)
             self._file.seek(position.n_bytes)
             sync_path(path.parent)

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gpuscan.compare.columns import COLUMNS, Cell, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel, measure_model
 from gpuscan.compare.settings import OURS, Parameters, Settings
-from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps, temporary_directory
+from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps
 from gpuscan.errors import InputError
+from gpuscan.parquet import create_table
+from gpuscan.scratch import scratch_directory
 from gpuscan.units import format_time, parse_time_ns
-from gpuscan.writing import new_directory, write_json
+from gpuscan.writing import Contents, create_json, new_directory
 
 GRID_FILE = "grid.json"
+CONTENTS = Contents(GRID_FILE, ("grid.parquet",))
+"""Of the directory of a grid."""
 KEYS = ("interval", "batch", "threshold")
 
 _SMALLER_IS_BETTER = frozenset(
@@ -155,12 +158,12 @@ def run_grid(
             continue
         tried = replace(settings, parameters=parameters)
         per_share = len(missing) / seed_steps(missing)
-        with temporary_directory() as scratch:
+        with scratch_directory("compare") as scratch:
             run = run_seed(
                 missing,
                 tried,
                 model,
-                Path(scratch),
+                scratch,
                 n_requests,
                 n_processes,
                 _scaled(on_share, per_share),
@@ -218,6 +221,6 @@ def write_grid(out: Path, document: dict[str, Any], *, force: bool) -> None:
         {**{key: row[key] for key in ("design", "interval_ns", "batch", "threshold")}, **row["values"]}
         for row in document["cells"]
     ]
-    with new_directory(out, marker=GRID_FILE, force=force) as directory:
-        write_json(directory / GRID_FILE, document)
-        pq.write_table(pa.Table.from_pylist(rows), directory / "grid.parquet", compression="zstd")
+    with new_directory(out, CONTENTS, force=force) as directory:
+        create_json(directory / GRID_FILE, document)
+        create_table(directory / "grid.parquet", pa.Table.from_pylist(rows))

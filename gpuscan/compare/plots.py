@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuscan.bench.plots import require_matplotlib
+from gpuscan.bench.plots import require_matplotlib, save
 from gpuscan.units import format_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ STYLE: dict[str, dict[str, Any]] = {
 }
 PLOTS = ("delay-cdf", "delay-by-place", "batch-fill", "fast-share", "scan-by-memory")
 """Names of the plots."""
+_DPI = 110
 
 
 def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
@@ -39,7 +40,7 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
         "fast-share": _fast_share(document),
         "scan-by-memory": _scan_by_memory(document),
     }
-    return [save(figure, directory, name) for name, figure in figures.items()]
+    return [save(figure, directory, name, _DPI) for name, figure in figures.items()]
 
 
 def new_figure(
@@ -53,16 +54,6 @@ def new_figure(
     for ax in axes:
         ax.grid(True, which="major", linewidth=0.4, alpha=0.6)
     return figure, axes
-
-
-def save(figure: Figure, directory: Path, name: str) -> str:
-    """Write a figure as PNG and SVG: the same points give the same files."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "gpuscan"}):
-        figure.savefig(directory / f"{name}.png", dpi=110)
-        figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
-    return name
 
 
 def legend_below(figure: Figure, ax: Axes, columns: int = 4) -> None:

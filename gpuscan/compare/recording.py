@@ -21,7 +21,7 @@ from gpuscan.sim.placement import place
 from gpuscan.sim.process import Process
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
-from gpuscan.writing import writing_to
+from gpuscan.writing import create, writing_to
 
 _CHUNK_ACCESSES = 1 << 20
 
@@ -103,7 +103,7 @@ def record_accesses(
         dtype = np.dtype(np.uint32 if max(n_accesses, process.n_folios) < 1 << 32 else np.uint64)
         path, digest = _file(directory, "accesses", index), hashlib.sha256()
         last = np.zeros(process.n_folios, dtype=dtype)
-        with writing_to(path), path.open("wb") as file:
+        with writing_to(path), create(path) as file:
             # Not through a mapping: on a full disk that ends in SIGBUS.
             header = {"descr": dtype.str, "fortran_order": False, "shape": (n_accesses,)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -114,7 +114,8 @@ def record_accesses(
                 digest.update(narrow.tobytes())
                 if on_recorded is not None:
                     on_recorded(len(chunk))
-            np.save(_file(directory, "last", index), last)
+            with create(_file(directory, "last", index)) as beside:
+                np.save(beside, last)
         digests.append(digest.digest())
     return Recording(directory, horizon_ns, n_total, digest_of(digests))
 

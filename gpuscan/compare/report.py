@@ -22,17 +22,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
 from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES
+from gpuscan.compare.plots import PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import OURS, UNTIMED, Settings
 from gpuscan.compare.suite import Costs, SeedRun
+from gpuscan.parquet import create_table
 from gpuscan.units import PAGE_BYTES
-from gpuscan.writing import new_directory, write_json
+from gpuscan.writing import Contents, create_json, new_directory
 
 JSON_FILE = "compare.json"
+CONTENTS = Contents(
+    JSON_FILE,
+    (
+        *(f"{name}.parquet" for name in ("cells", "requests", "delays", "fills", "series", "model")),
+        *(f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")),
+    ),
+)
+"""Of a comparison's directory."""
 _FILL_BINS = 32
 _PLACE_BINS = 20
 
@@ -147,10 +156,10 @@ def write_out(out: Path, document: dict[str, Any], run: SeedRun, *, plots: bool,
         InputError: ``out`` is something else, or an earlier comparison and ``force`` is not set.
         RunFailedError: it cannot be written.
     """
-    with new_directory(out, marker=JSON_FILE, force=force) as directory:
-        write_json(directory / JSON_FILE, document)
+    with new_directory(out, CONTENTS, force=force) as directory:
+        create_json(directory / JSON_FILE, document)
         for name, content in _tables(document, run).items():
-            pq.write_table(content, directory / f"{name}.parquet", compression="zstd")
+            create_table(directory / f"{name}.parquet", content)
         if plots:
             from gpuscan.compare.plots import draw
 

@@ -20,7 +20,7 @@ from gpuscan.compare.stream import Stream, observed
 from gpuscan.errors import InputError
 from gpuscan.sources.producer import Observed
 from gpuscan.topology import Topology
-from gpuscan.writing import writing_to
+from gpuscan.writing import new_file
 
 ENTRY = np.dtype([("time_ns", "<i8"), ("pfn", "<i8"), ("nid", "<i4"), ("cpu", "<i4")])
 """One request. ``cpu`` is where the fault was: lists per CPU need it."""
@@ -126,8 +126,8 @@ def write_request_list(
     entries: NDArray[Any], path: Path, n_seen: int | None = None, end_ns: int | None = None
 ) -> RequestList:
     """Write entries, ascending in time, as a list."""
-    with writing_to(path):
-        np.save(path, entries)
+    with new_file(path) as file:
+        np.save(file, entries)
     last_ns = int(entries["time_ns"][-1])
     if end_ns is None or n_seen is None or n_seen > len(entries):
         end_ns = last_ns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,11 +223,6 @@ def table(
 def with_seed(settings: Settings, seed: int) -> Settings:
     """Return settings under another seed."""
     return replace(settings, spec=replace(settings.spec, seed=seed))
-
-
-def temporary_directory() -> tempfile.TemporaryDirectory[str]:
-    """Return a directory for recordings; gone at the end, whatever ends a command."""
-    return tempfile.TemporaryDirectory(prefix="gpuscan-compare-")
 
 
 def _step_of(design: str) -> str:

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -39,16 +40,23 @@ _T = TypeVar("_T")
 class StateFile:
     """The state file, locked. Close it to give up the lock.
 
+    It is written in place, since the lock is on the file: a text that is followed by blanks up to the end of
+    the one before, so that whoever is killed before these are cut off leaves one that can be read.
+
     Raises:
         BlockingIOError: another gpuscan holds it.
-        OSError: it cannot be made.
+        OSError: it cannot be made, or something other than a file of one name was put there.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o600)
         try:
+            found = os.fstat(self._fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise OSError(errno.EPERM, "it is no file of gpuscan's", str(path))
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._fd)
@@ -66,7 +74,9 @@ class StateFile:
     def write(self, state: dict[str, Any]) -> None:
         """Note a state, on the disk before this returns."""
         data = json.dumps(state).encode()
-        os.pwrite(self._fd, data, 0)
+        padded = data.ljust(os.fstat(self._fd).st_size)
+        if os.pwrite(self._fd, padded, 0) != len(padded):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         os.ftruncate(self._fd, len(data))
         os.fsync(self._fd)
 

@@ -13,13 +13,10 @@ Facts about Dask distributed that shape this module (2024.8 to 2026.8):
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +25,7 @@ from typing import Any, NamedTuple
 
 from gpuscan.allocator import keep_freed_memory
 from gpuscan.errors import InputError, RunFailedError
+from gpuscan.scratch import scratch_directory
 from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
 from gpuscan.shards.shard import Shard
 from gpuscan.shards.transport import Traffic
@@ -47,8 +45,6 @@ _JOIN_TIMEOUT_S = 30.0
 _WORKERS_PER_CPU = 4
 _WORKER_BYTES = 150 << 20
 """Memory of its own that a worker takes, about: 144 MB (Pss) with a shard of 1 GiB, 1 MiB of it records."""
-_SCRATCH = "gpuscan-shards-"
-_LOCK = "lock"
 
 
 class ShardActor:
@@ -231,11 +227,9 @@ def local_cluster(n_workers: int) -> Iterator[LocalShards]:
     """
     check_workers(n_workers)
     distributed = _distributed()
-    _sweep()
-    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
     try:
         with (
-            _locked(scratch),
+            scratch_directory("shards") as scratch,
             _quiet(),
             _configured({"temporary-directory": str(scratch), _LOST_WORKER_TIMEOUT: "1000 days"}),
             distributed.LocalCluster(
@@ -259,7 +253,6 @@ def local_cluster(n_workers: int) -> Iterator[LocalShards]:
             finally:
                 transport.close()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
         gc.collect()  # nannies of lost workers left named semaphores in cycles
 
 
@@ -359,24 +352,6 @@ def _workers_of(client: Any) -> set[str]:
     seconds, by a description without workers (2026.8); then all of them seem to be lost.
     """
     return set(client.sync(client.scheduler.identity)["workers"])
-
-
-@contextmanager
-def _locked(scratch: Path) -> Iterator[None]:
-    """Hold a lock by which others see that somebody needs the directory."""
-    beside = scratch / f"{_LOCK}.new"
-    with beside.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        beside.rename(scratch / _LOCK)
-        yield
-
-
-def _sweep() -> None:
-    """Remove what engines left that were killed: nobody holds its lock any more."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        with suppress(OSError), (left / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _distributed() -> Any:

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpuscan.checkpoint.arrays import sync_path
 from gpuscan.errors import DeviceError, DeviceFailedError, RunFailedError
 from gpuscan.pagemap import BLOCK_PAGES
-from gpuscan.shards.log import RequestLog
+from gpuscan.shards.log import RequestLog, log_path, remove_logs
 from gpuscan.shards.messages import (
     Frames,
     Message,
@@ -31,7 +30,7 @@ from gpuscan.shards.messages import (
     unpack,
 )
 from gpuscan.shards.transport import Transport
-from gpuscan.writing import writing_to
+from gpuscan.writing import sync_path, writing_to
 
 LOG_BYTES = 64 << 20
 """Log of a shard from which on a checkpoint takes its place; replaying as much takes about a second."""
@@ -129,6 +128,7 @@ class ShardGroup:
             log_bytes: log of a shard from which on a checkpoint takes its place.
 
         Raises:
+            InputError: what gpuscan did not write has a name that is needed there, or a run is at work there.
             RunFailedError: something cannot be written there.
         """
         self._directory, self._log_bytes = directory, log_bytes
@@ -139,11 +139,9 @@ class ShardGroup:
         # No log before every checkpoint is there: until then a shard can only be restored as an
         # earlier run left it, and who takes over could be told an earlier run's messages.
         with writing_to(directory):
-            for earlier in directory.glob("shard-*.log"):
-                earlier.unlink()
-            sync_path(directory)
+            remove_logs(directory, self.n_shards)
         for shard, seq in self._write_states(range(self.n_shards)).items():
-            log = RequestLog(directory / f"shard-{shard}.log")
+            log = RequestLog(log_path(directory, shard))
             self._logs.append(log)
             log.begin_after(seq)
 
@@ -161,7 +159,7 @@ class ShardGroup:
         """
         self._directory, self._log_bytes = directory, log_bytes
         for shard in range(self.n_shards):
-            self._logs.append(RequestLog(directory / f"shard-{shard}.log", must_exist=True))
+            self._logs.append(RequestLog(log_path(directory, shard), must_exist=True))
         for shard, log in enumerate(self._logs):
             self._seq[shard], _ = self._recover(shard)
             if log.last_seq < self._seq[shard]:

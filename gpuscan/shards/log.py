@@ -1,16 +1,18 @@
 """The log of what a shard was told since its checkpoint: appended and synced before it is sent.
 
-On disk, entry after entry: 8 bytes each of a mark that is always the same, sequence number, number of
-frames, and CRC-32 of the sequence number and all that follows; then the length of every frame, then the
-frames. An entry at the end that was cut short was never sent: reading ends before it, and the next one
-replaces it. One that cannot be read and has a whole one behind it was sent, and is damaged: the mark is
-what finds that one.
+On disk a line that says what it is, then entry after entry: 8 bytes each of a mark that is always the same,
+sequence number, number of frames, and CRC-32 of the sequence number and all that follows; then the length of
+every frame, then the frames. An entry at the end that was cut short was never sent: reading ends before it,
+and the next one replaces it. One that cannot be read and has a whole one behind it was sent, and is damaged:
+the mark is what finds that one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,47 +21,108 @@ from typing import Self
 
 import numpy as np
 
-from gpuscan.checkpoint.arrays import sync_path
-from gpuscan.errors import CheckpointError, RunFailedError
+from gpuscan.errors import CheckpointError, InputError, RunFailedError
+from gpuscan.owned import note_left, opened, remove_tree
 from gpuscan.shards.messages import Frames
-from gpuscan.writing import writing_to
+from gpuscan.writing import new_file, open_kept, writing_to
 
+TITLE = b"log of a shard of gpuscan\n"
+_NAME = re.compile(r"shard-(0|[1-9][0-9]{0,5})\.log")
 _MARK = bytes.fromhex("c76b1f9d02e8a453")
 _HEAD = struct.Struct("<8sQQQ")
 _LENGTH = struct.Struct("<Q")
 
 
+def log_path(directory: Path, shard: int) -> Path:
+    """Return where the log of a shard is."""
+    return directory / f"shard-{shard}.log"
+
+
+def remove_logs(directory: Path, n_shards: int) -> None:
+    """Remove the logs that an earlier run left; what else is called like one is left, and named.
+
+    Args:
+        directory: of the logs.
+        n_shards: of this run, whose names must be free.
+
+    Raises:
+        InputError: one is not, because gpuscan did not write what has it, or a run is at work there.
+        OSError: the system refused it.
+    """
+    left = []
+    earlier = []
+    for path in sorted(directory.iterdir()):
+        named = _NAME.fullmatch(path.name)
+        if named is None:
+            continue
+        try:
+            with RequestLog(path, must_exist=True, is_earlier=True):
+                earlier.append(path)
+        except InputError:
+            if int(named[1]) < n_shards:
+                raise
+            left.append(f"{path.name} (gpuscan did not make it, or is at work there)")
+    note_left(directory, left)
+    with opened(directory) as handle:
+        for path in earlier:
+            remove_tree(path.name, dir_fd=handle)
+        os.fsync(handle)
+
+
 class RequestLog:
-    """The log of one shard.
+    """The log of one shard, locked: nobody else opens it meanwhile.
 
     Args:
         path: the file; what is in it is kept.
         must_exist: it was begun by somebody else; not being there, it is lost.
+        is_earlier: what is in it counts for nobody, and is not read.
 
     Raises:
         CheckpointError: it is not there and should be, or is damaged in the middle.
+        InputError: something that gpuscan did not write has its name, or another process has it open.
         RunFailedError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+    def __init__(self, path: Path, *, must_exist: bool = False, is_earlier: bool = False) -> None:
         self.path = path
-        with writing_to(path):
-            is_new = not path.exists()
-            if is_new and must_exist:
+        self._file = -1
+        if not os.path.lexists(path):
+            if must_exist:
                 raise CheckpointError(
                     f"{path} is not there, and with it what the shard was told; bring it back, or start anew"
                 )
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if is_new:
-                sync_path(path.parent)
-        self._end = 0
-        self.first_seq = self.last_seq = 0
+            with new_file(path) as file:
+                file.write(TITLE)
+        try:
+            with writing_to(path):
+                self._file = open_kept(path)
+                self._check_ours()
+            self._end = len(TITLE)
+            self.first_seq = self.last_seq = 0
+            if not is_earlier:
+                self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_ours(self) -> None:
+        if os.pread(self._file, len(TITLE), 0) != TITLE:
+            raise InputError(f"{self.path} was not written by gpuscan; give another directory for shards")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process has shards in {self.path.parent}; wait for its end, or give another "
+                "directory"
+            ) from None
+
+    def _read(self) -> None:
+        path = self.path
         for seq, _, end in self._entries():
             self.first_seq = self.first_seq or seq
             self.last_seq, self._end = seq, end
         later = self._whole_entry_after(self._end)
         if later:
-            self.close()
             raise CheckpointError(
                 f"{path} is damaged: it reads up to message {self.last_seq}, and {later} is behind that; "
                 "bring back a copy, or start anew"
@@ -68,7 +131,7 @@ class RequestLog:
     @property
     def n_bytes(self) -> int:
         """Bytes of whole entries."""
-        return self._end
+        return self._end - len(TITLE)
 
     def append(self, seq: int, frames: Frames) -> None:
         """Add a message; when this returns it is on the disk.
@@ -131,9 +194,9 @@ class RequestLog:
             RunFailedError: the system refused it.
         """
         with writing_to(self.path):
-            os.ftruncate(self._file, 0)
+            os.ftruncate(self._file, len(TITLE))
             os.fdatasync(self._file)
-        self._end = self.first_seq = 0
+        self._end, self.first_seq = len(TITLE), 0
         self.last_seq = seq
 
     def close(self) -> None:
@@ -150,7 +213,7 @@ class RequestLog:
 
     def _entries(self) -> Iterator[tuple[int, Frames, int]]:
         """Yield sequence number, frames and end of every whole entry."""
-        position = last = 0
+        position, last = len(TITLE), 0
         while (entry := self._entry_at(position)) is not None:
             seq, frames, position = entry
             if last and seq != last + 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,10 +30,12 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.budgets import Limits, keep_within
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
+from gpuscan.owned import remove_tree
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.shards.messages import Lists, Message, Reply, ShardBehindError, ShardScan, ShardSpec
 from gpuscan.store import Store
 from gpuscan.storestate import page_arrays
+from gpuscan.writing import sync
 
 if TYPE_CHECKING:
     from gpuscan.checkpoint.arrays import ArrayFacts, ArrayPlace, Written
@@ -304,7 +305,7 @@ class Shard:
             InputError: folios are claimed that the checkpoint would know nothing of.
             RunFailedError: the directory is not seen from here, or the system refused a write.
         """
-        from gpuscan.checkpoint.arrays import ArrayWriter, sync
+        from gpuscan.checkpoint.arrays import ArrayWriter
 
         if any(len(claimed.flat) for claimed in self._claims()):
             raise InputError(
@@ -317,7 +318,7 @@ class Shard:
             if not place.directory.is_dir():  # Zarr would make it here, where the engine never looks
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             for left in place.directory.glob(f"{mine}.*"):
-                shutil.rmtree(left)  # begun by a worker that died meanwhile
+                remove_tree(left)  # begun by a worker that died meanwhile
             for name, array in page_arrays(self.store.host_arrays()).items():
                 writer.write(f"{mine}.{name}", array)
                 sync(place.directory / f"{mine}.{name}")
