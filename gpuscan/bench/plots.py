@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuscan.errors import InputError
+from gpuscan.installing import install_command
 from gpuscan.units import PAGE_BYTES, format_bytes
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401 (only whether it can be)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"plots need {error.name}, which is not installed: pip install 'gpuscan[bench]', "
+            f"plots need {error.name}, which is not installed: {install_command('bench', 'matplotlib')}, "
             "or give --no-plots"
         ) from error
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from gpuscan.allocator import keep_freed_memory
 from gpuscan.errors import InputError, RunFailedError
+from gpuscan.installing import install_command
 from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
 from gpuscan.shards.shard import Shard
 from gpuscan.shards.transport import Traffic
@@ -383,7 +384,9 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError:
-        raise InputError("shards on workers need Dask distributed: pip install 'gpuscan[cluster]'") from None
+        raise InputError(
+            f"shards on workers need Dask distributed: {install_command('cluster', 'distributed')}"
+        ) from None
     return distributed
 
 
