@@ -14,12 +14,13 @@ import typer
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "typer", "rich", "pydantic", "zarr", "pyarrow")
 _OPTIONAL = {
-    "distributed": "not installed (only --workers and --cluster need it: pip install 'gpuscan[cluster]')",
-    "matplotlib": "not installed (only plots need it: pip install 'gpuscan[bench]')",
-    "polars": "not installed (only bench needs it: pip install 'gpuscan[bench]')",
-    "duckdb": "not installed (only bench needs it: pip install 'gpuscan[bench]')",
+    "distributed": ("cluster", "only --workers and --cluster need it"),
+    "prometheus-client": ("live", "only live --metrics needs it"),
+    "matplotlib": ("bench", "only plots need it"),
+    "polars": ("bench", "only bench needs it"),
+    "duckdb": ("bench", "only bench needs it"),
 }
-"""Package -> what to say where it is missing."""
+"""Package -> the extra that brings it, and who needs it."""
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x")
 _CAP_SYS_ADMIN = 1 << 21
 
@@ -64,6 +65,7 @@ def _checked(name: str, part: Callable[[], list[Check]]) -> list[Check]:
 
 def _software() -> list[Check]:
     from gpuscan import __version__
+    from gpuscan.installing import install_command
 
     found = [
         Check("gpuscan", __version__),
@@ -71,9 +73,11 @@ def _software() -> list[Check]:
     ]
     for package in _PACKAGES:
         installed = _version(package)
-        remedy = "" if installed else f"pip install {package}"
+        remedy = "" if installed else install_command(package=package)
         found.append(Check(package, installed or "not installed", remedy))
-    found += [Check(package, _version(package) or missing) for package, missing in _OPTIONAL.items()]
+    for package, (extra, need) in _OPTIONAL.items():
+        missing = f"not installed ({need}: {install_command(extra, package)})"
+        found.append(Check(package, _version(package) or missing))
     cupy = [f"{package} {installed}" for package in _CUPY if (installed := _version(package))]
     return [*found, Check("cupy", ", ".join(cupy) or "not installed (only a GPU needs it)")]
 

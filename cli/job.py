@@ -229,21 +229,21 @@ def _reading(trace: Path, output: Output) -> Progress:
 def _run(scenario: Scenario, output: Output, checkpoints: RunCheckpoints | None) -> tuple[RunReport, float]:
     """Return the report, and how long after the start of the process the first tick began."""
     from gpuscan.engine import TickReport
+    from gpuscan.report import fast_share
 
     totals = {"candidates": 0, "batches": 0}
-    with output.progress(scenario.workload.name, scenario.workload.ticks, unit="ticks") as progress:
+    earlier = [] if checkpoints is None else checkpoints.earlier
+    n_ticks = scenario.workload.ticks
+    with output.progress(scenario.workload.name, n_ticks, unit="ticks", done=len(earlier)) as progress:
 
         def on_tick(tick: TickReport) -> None:
             totals["candidates"] += tick.candidates
             totals["batches"] += tick.n_batches
-            accesses = tick.metrics.get("accesses", 0.0)
-            fast = f"{tick.metrics['accesses_fast'] / accesses:.0%}" if accesses else "-"
-            progress.advance(1, **totals, fast=fast)
+            share = fast_share(tick)
+            progress.advance(1, **totals, fast="-" if share is None else f"{share:.0%}")
             if checkpoints is not None:
                 checkpoints.on_tick(tick)
 
-        earlier = [] if checkpoints is None else checkpoints.earlier
-        progress.advance(len(earlier))
         first_tick_s = process_age_s()
         return scenario.run(on_tick, earlier=earlier), first_tick_s
 
@@ -253,7 +253,7 @@ def process_age_s() -> float:
     import os
     import time
 
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    after_name = Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()
     started_s = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
 

@@ -178,10 +178,13 @@ class _Display:
 
         if self._output.quiet or not sys.stderr.isatty():
             return
-        from rich.console import Console
         from rich.live import Live
 
-        self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+        from gpuscan.cli.output import terminal
+
+        self._live = Live(
+            console=terminal(stderr=True), transient=True, auto_refresh=False, redirect_stdout=False
+        )
         self._live.start()
 
     def show(self, session: LiveSession, tick: TickReport) -> None:

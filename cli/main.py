@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpuscan import __version__
+from gpuscan.cli.streams import plain_streams
 from gpuscan.errors import GpuscanError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     # Taken out wherever it stands: who is asked for --debug appends it to the line from the history.
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
-    with _rare_collections(), _signals() as received, warnings.catch_warnings():
+    with plain_streams(), _rare_collections(), _signals() as received, warnings.catch_warnings():
         warnings.showwarning = _note_warning
         code = _run(args, debug)
     if code != EXIT_INTERRUPTED:
@@ -215,13 +216,14 @@ def _note_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    typer.echo(f"gpuscan: note: {message}", err=True)
+    sys.stderr.write(f"gpuscan: note: {message}\n")
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    typer.echo(f"gpuscan: error: {' '.join(sentence.split())}", err=True)
+    # Not by click's echo, which writes UTF-8 where the stream says that it takes ASCII.
+    sys.stderr.write(f"gpuscan: error: {' '.join(sentence.split())}\n")
     return code
 
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
 import threading
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
-from gpuscan.units import format_count
+from gpuscan.cli.progress import Bar, Lines, Progress, Silent
+from gpuscan.cli.streams import ascii_only, can_take
 from gpuscan.writing import json_text, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Output", "Progress", "write_json"]
+__all__ = ["Output", "Progress", "terminal", "write_json"]
 
 _PIPE_WIDTH = 160
-"""Columns of a table that goes to a file or a pipe, where rich would cut it at 80."""
-_LINE_EVERY_S = 1.0
-"""Seconds between two progress lines where there is no terminal."""
-_RATE_WINDOW_S = 5.0
-"""A rate is that of the last seconds: a slow start does not weigh on it for ever."""
+"""Columns of a wide table that goes to a file or a pipe, where rich would cut it at 80."""
+_DUMB = ("dumb", "unknown")
+"""Values of TERM for a terminal that cannot redraw a line."""
 _SLOW_S = 1.0
 """Seconds after which a step that is usually quick is explained."""
 _TEXT_COLUMNS = 4
@@ -35,17 +32,11 @@ _TEXT_COLUMNS = 4
 into tables, each with the first column, so that no number is broken."""
 
 
-class Progress(Protocol):
-    """A job under way, as a context manager."""
+def terminal(*, stderr: bool = False) -> Console:
+    """Return a rich console that shows text as it is: a file may be called ``[bold]`` or ``:smile:``."""
+    from rich.console import Console
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def advance(self, n: float = 1, **fields: float | str) -> None:
-        """Count ``n`` more units as done; ``fields`` are shown beside them, numbers with a decimal suffix."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 class Output:
@@ -63,7 +54,8 @@ class Output:
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the one JSON document of the command, ``"schema": 1`` first; NumPy values are welcome."""
         if self.json_mode:
-            sys.stdout.write(json_text(document) + "\n")
+            text = json_text(document) + "\n"
+            sys.stdout.write(text if can_take(text) else ascii_only(text))
 
     @property
     def width(self) -> int:
@@ -74,12 +66,8 @@ class Output:
         """Print a table: all of it, however narrow the terminal."""
         if self.json_mode:
             return
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = _PIPE_WIDTH
-        for number, part in enumerate(_parts(table, console.width)):
+        console = terminal()
+        for number, part in enumerate(_parts(table, console.width if console.is_terminal else _PIPE_WIDTH)):
             if number:
                 self.line()
             self._print(console, part)
@@ -90,6 +78,7 @@ class Output:
         if console.is_terminal:
             console.print(table)
             return
+        console.width = 1 << 16  # a command to copy, or a path, is one line in a log
         with console.capture() as captured:
             console.print(table)
         sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
@@ -125,18 +114,22 @@ class Output:
         finally:
             timer.cancel()
 
-    def progress(self, description: str, total: float | None, *, unit: str = "") -> Progress:
-        """Return a progress display: a bar on a terminal, else about one line a second; silent when quiet.
+    def progress(
+        self, description: str, total: float | None, *, unit: str = "", done: float = 0.0
+    ) -> Progress:
+        """Return a progress display: a bar on a terminal, else lines now and then; silent when quiet.
 
         Args:
             description: what is being done.
             total: units of the whole job, None when not known.
             unit: what one unit is, in the plural: ``ticks``.
+            done: units that were done before.
         """
         if self.quiet:
-            return _Silent()
-        display = _Bar if sys.stderr.isatty() else _Lines
-        return display(description, total, unit)
+            return Silent()
+        if sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB:
+            return Bar(description, total, unit, done, console=terminal(stderr=True))
+        return Lines(description, total, unit, done)
 
 
 def _parts(table: Table, width: int) -> list[Table]:
@@ -170,125 +163,3 @@ def _parts(table: Table, width: int) -> list[Table]:
             part.add_row(*row)
         parts.append(part)
     return parts
-
-
-class _Rate:
-    """Units per second of the last seconds."""
-
-    def __init__(self) -> None:
-        self._marks = deque([(time.monotonic(), 0.0)])
-
-    def at(self, done: float) -> float:
-        """Return the rate now that ``done`` units are."""
-        now = time.monotonic()
-        self._marks.append((now, done))
-        while len(self._marks) > 2 and now - self._marks[1][0] >= _RATE_WINDOW_S:
-            self._marks.popleft()
-        since, before = self._marks[0]
-        return (done - before) / max(now - since, 1e-9)
-
-
-class _Silent:
-    """No progress at all."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, n: float = 1, **fields: float | str) -> None:
-        """Say nothing."""
-
-
-class _Lines:
-    """Progress as plain lines, for logs. A job shorter than the interval leaves the last line only."""
-
-    def __init__(self, description: str, total: float | None, unit: str) -> None:
-        self._description = description
-        self._total = total
-        self._unit = unit
-        self._done = 0.0
-        self._fields: dict[str, float | str] = {}
-        self._rate = _Rate()
-        self._printed = time.monotonic()
-        self._printed_done: float | None = None
-
-    def __enter__(self) -> Self:
-        self._rate = _Rate()
-        self._printed = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._done and self._done != self._printed_done:
-            self._print(time.monotonic())
-
-    def advance(self, n: float = 1, **fields: float | str) -> None:
-        """Count, and print when the last line is old enough."""
-        self._done += n
-        self._fields.update(fields)
-        now = time.monotonic()
-        if now - self._printed >= _LINE_EVERY_S:
-            self._print(now)
-
-    def _print(self, now: float) -> None:
-        self._printed, self._printed_done = now, self._done
-        of_total = "" if self._total is None else f"/{_shown(self._total)}"
-        parts = [
-            f"{_shown(self._done)}{of_total} {self._unit}".rstrip(),
-            *_pairs(self._fields),
-            f"{_shown(self._rate.at(self._done))} {self._unit}".rstrip() + "/s",
-        ]
-        sys.stderr.write(f"{self._description}: {', '.join(parts)}\n")
-
-
-class _Bar:
-    """Progress as a bar on the terminal, gone when the job is done."""
-
-    def __init__(self, description: str, total: float | None, unit: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._total = total
-        self._unit = unit
-        self._done = 0.0
-        self._fields: dict[str, float | str] = {}
-        self._rate = _Rate()
-        self._progress = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task(description, total=total, text="")
-
-    def __enter__(self) -> Self:
-        self._rate = _Rate()
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, n: float = 1, **fields: float | str) -> None:
-        """Count; the display refreshes itself ten times a second."""
-        self._done += n
-        self._fields.update(fields)
-        of_total = "" if self._total is None else f"/{_shown(self._total)}"
-        parts = [
-            f"{_shown(self._done)}{of_total} {self._unit}".rstrip(),
-            *_pairs(self._fields),
-            f"{_shown(self._rate.at(self._done))}/s",
-        ]
-        self._progress.update(self._task, completed=self._done, text="  ".join(parts))
-
-
-def _shown(value: float | str) -> str:
-    return value if isinstance(value, str) else format_count(value)
-
-
-def _pairs(fields: Mapping[str, float | str]) -> list[str]:
-    return [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in fields.items()]

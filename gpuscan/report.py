@@ -139,9 +139,16 @@ def summarize(report: RunReport) -> RunSummary:
     )
 
 
+def fast_share(tick: TickReport) -> float | None:
+    """Return the share of a tick's accesses that fast memory served; None where the source tells of none."""
+    accesses = tick.metrics.get("accesses", 0.0)
+    return tick.metrics["accesses_fast"] / accesses if accesses and "accesses_fast" in tick.metrics else None
+
+
 def _fast_share(ticks: Sequence[TickReport]) -> FastShare | None:
-    accesses = np.array([tick.metrics.get("accesses", 0.0) for tick in ticks])
-    fast = np.array([tick.metrics.get("accesses_fast", 0.0) for tick in ticks])
+    told = [tick.metrics if fast_share(tick) is not None else {} for tick in ticks]
+    accesses = np.array([metrics.get("accesses", 0.0) for metrics in told])
+    fast = np.array([metrics.get("accesses_fast", 0.0) for metrics in told])
     if not accesses.sum():
         return None
     series = np.divide(fast, accesses, out=np.full(len(ticks), np.nan), where=accesses > 0)
@@ -169,16 +176,34 @@ def _summed_metrics(ticks: Sequence[TickReport]) -> dict[str, float]:
     }
 
 
-def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """Return a one-line plot of shares (0 to 1) in at most ``width`` bars; NaN is blank."""
+def sparkline(values: Sequence[float], width: int = 60, axis: tuple[float, float] = (0.0, 1.0)) -> str:
+    """Return a one-line plot in at most ``width`` bars; NaN is blank.
+
+    Args:
+        values: to plot.
+        width: bars.
+        axis: values of the lowest and the highest bar.
+    """
     if not values:
         return ""
+    lo, hi = axis
     bars = []
     for part in np.array_split(np.asarray(values, dtype=np.float64), min(width, len(values))):
         known = part[~np.isnan(part)]
-        level = float(known.mean()) * len(_BARS) if len(known) else float("nan")
-        bars.append(" " if np.isnan(level) else _BARS[min(int(level), len(_BARS) - 1)])
+        level = (float(known.mean()) - lo) / (hi - lo) * len(_BARS) if len(known) else float("nan")
+        bars.append(" " if np.isnan(level) else _BARS[min(max(int(level), 0), len(_BARS) - 1)])
     return "".join(bars)
+
+
+def share_axis(shares: Sequence[float]) -> tuple[float, float]:
+    """Return the tens of percent below and above all shares that are no NaN, at least ten apart."""
+    known = np.asarray(shares)[~np.isnan(shares)] if len(shares) else np.zeros(1)
+    # Rounded first: 0.3 * 10 is a little less, or more, than 3.
+    lo = int(np.floor(round(float(known.min()) * 10, 6)))
+    hi = int(np.ceil(round(float(known.max()) * 10, 6)))
+    if hi == lo:
+        lo, hi = (lo - 1, hi) if lo else (lo, hi + 1)
+    return lo / 10, hi / 10
 
 
 def summary_rows(
@@ -202,12 +227,16 @@ def summary_rows(
     """
     rows = [("device", device or report.device)]
     if summary.fast is not None:
+        axis = share_axis(summary.fast.series)
         served = f"{summary.fast.before:.1%} -> {summary.fast.after:.1%}"
         if _dips(summary.fast):
             served += f", {_dip(report.ticks, summary.fast)}"
         rows += [
             (f"accesses served by fast memory ({fast_means})", served),
-            ("over time", sparkline(summary.fast.series, plot_width)),
+            (
+                f"over time, from {axis[0]:.0%} ({_BARS[0]}) to {axis[1]:.0%} ({_BARS[-1]})",
+                sparkline(summary.fast.series, plot_width, axis),
+            ),
         ]
     scan, batches = "nothing was ready", "none"
     if summary.n_scans:
@@ -263,13 +292,14 @@ def _producer(name: str, summary: RunSummary) -> str:
         )
         if metric in metrics
     ]
-    if metrics.get("samples_useless"):
+    if metrics.get("samples_useless") and metrics.get("samples"):
         seen.append(f"{metrics['samples_useless'] / metrics['samples']:.1%} useless")
-    guesses = metrics.get("guessed_right", 0) + metrics.get("guessed_wrong", 0)
+    right = metrics.get("guessed_right", 0.0)
+    guesses = right + metrics.get("guessed_wrong", 0.0)
     if guesses:
-        seen.append(f"{metrics['guessed_right'] / guesses:.1%} of nodes guessed right")
-    cost = f"{format_time(metrics['producer_cost_ns'])} of CPU time (modelled)"
-    return ", ".join([f"{name}: {seen[0]}" if name else seen[0], *seen[1:], cost])
+        seen.append(f"{right / guesses:.1%} of nodes guessed right")
+    said = ", ".join([*seen, f"{format_time(metrics['producer_cost_ns'])} of CPU time (modelled)"])
+    return f"{name}: {said}" if name else said
 
 
 def _dips(fast: FastShare) -> bool:

@@ -6,6 +6,7 @@ prints it), docs/workload.md and :mod:`gpuscan.workload_model` list every key.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple
         InputError: no such workload or file, a TOML error, an override that does not fit.
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path:
-        where, name, text = name_or_path, Path(name_or_path).stem, _read(Path(name_or_path))
+        where, name, text = name_or_path, _text(Path(name_or_path).stem), _read(Path(name_or_path))
     else:
         where, name, text = f"workload {name_or_path}", name_or_path, builtin_text(name_or_path)
     document = _parse_toml(where, text)
@@ -95,6 +96,11 @@ def builtin_text(name: str) -> str:
     if name not in known:
         raise InputError(f"unknown workload {name!r}{suggestion(name, known)}, a TOML file or a snapshot")
     return files("gpuscan.workloads").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _text(name: str) -> str:
+    """Return a file's name as text: under the C locale, or where it is no UTF-8, it is made of surrogates."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _read(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpuscan.errors import DeviceError, InputError
+from gpuscan.installing import install_command
 from gpuscan.kernels.api import Backend
 
 Device = Literal["auto", "cpu", "reference", "cuda"]
@@ -79,5 +80,5 @@ def probe_cuda() -> str:
     except OSError:
         return f"the NVIDIA driver's {_DRIVER_LIBRARY} cannot be loaded; install its user-space libraries"
     if importlib.util.find_spec("cupy") is None:
-        return "NVIDIA driver present, CuPy not installed (pip install 'gpuscan[cuda13]')"
+        return f"NVIDIA driver present, CuPy not installed ({install_command('cuda13')})"
     return _CUDA_PRESENT

@@ -14,6 +14,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from gpuscan.installing import install_command
 from gpuscan.kernels.cuda.source import kernel_source
 from gpuscan.records import FORMATS
 
@@ -40,7 +41,7 @@ def missing() -> str | None:
         try:
             metadata.distribution(wheel)
         except metadata.PackageNotFoundError:
-            return f"the wheel {wheel} is not installed: pip install 'gpuscan[test-cuda]'"
+            return f"the wheel {wheel} is not installed: {install_command('test-cuda', wheel)}"
     return None
 
 

@@ -25,6 +25,7 @@ from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
 from gpuscan.bench.timing import Contestant, race
 from gpuscan.cli.main import main
 from gpuscan.errors import InputError, RunFailedError
+from gpuscan.installing import install_command
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.records import FORMATS
 from gpuscan.workload_model import KernelCost
@@ -374,7 +375,7 @@ def test_missing_peer(name: str, module: str, monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"gpuscan.bench.peers.{PEERS[name][0]}", raising=False)
     assert main(["bench", "scan", "--memory", "2GiB", "--peers", name]) == 2
-    assert "pip install 'gpuscan[bench]'" in capsys.readouterr().err
+    assert install_command("bench", module) in capsys.readouterr().err
 
 
 def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
@@ -393,7 +394,7 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_pa
         "--quiet",
     ]
     assert main([*args, "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'gpuscan[bench]', or give --no-plots" in capsys.readouterr().err
+    assert f"{install_command('bench', 'matplotlib')}, or give --no-plots" in capsys.readouterr().err
     assert main([*args, "--out", str(tmp_path / "out"), "--no-plots"]) == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["bench.json", "runs.parquet"]
 

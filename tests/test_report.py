@@ -21,10 +21,12 @@ from gpuscan.planfile import read_plans
 from gpuscan.policy import Policy
 from gpuscan.report import (
     OUT_FILES,
+    fast_share,
     ledger_rows,
     open_out,
     run_document,
     series_columns,
+    share_axis,
     sparkline,
     summarize,
     summary_rows,
@@ -326,3 +328,60 @@ def test_json_text_takes_numpy_and_has_no_nan() -> None:
         "tuple": [1, None],
     }
     assert text.startswith('{\n  "schema": 1')
+
+
+@pytest.mark.parametrize(
+    ("shares", "axis"),
+    [
+        ([0.78, 0.86], (0.7, 0.9)),
+        ([0.3, 0.893], (0.3, 0.9)),
+        ([0.1 + 0.2, 0.7], (0.3, 0.7)),
+        ([0.5, 0.5], (0.4, 0.5)),
+        ([0.0, float("nan")], (0.0, 0.1)),
+        ([1.0], (0.9, 1.0)),
+        ([0.0, 1.0], (0.0, 1.0)),
+    ],
+)
+def test_the_axis_of_shares(shares: list[float], axis: tuple[float, float]) -> None:
+    assert share_axis(shares) == axis
+
+
+def test_a_rise_of_a_few_percent_is_seen_and_the_scale_is_named() -> None:
+    run = report(0)
+    run.ticks.extend(tick(number, share) for number, share in enumerate(np.linspace(0.78, 0.86, 40)))
+    rows = dict(summary_rows(run, summarize(run), "top tier"))
+    bars = rows["over time, from 70% (▁) to 90% (█)"]
+    assert (bars[0], bars[-1]) == ("▄", "▇")
+
+
+PRODUCED = {"producer_cost_ns": 2e9, "pages_looked_at": 12.0}
+"""What a producer counts that has only metrics of its own."""
+
+
+@pytest.mark.parametrize(
+    ("metrics", "row"),
+    [
+        ({}, "mine: 4 s of CPU time (modelled)"),
+        ({"samples": 3.0}, "mine: 6 samples, 4 s of CPU time (modelled)"),
+        ({"samples_useless": 3.0}, "mine: 4 s of CPU time (modelled)"),
+        ({"guessed_wrong": 3.0}, "mine: 0.0% of nodes guessed right, 4 s of CPU time (modelled)"),
+        ({"samples": 0.0, "samples_useless": 1.0}, "mine: 0 samples, 4 s of CPU time (modelled)"),
+    ],
+)
+def test_a_producer_with_metrics_of_its_own(metrics: dict[str, float], row: str) -> None:
+    run = report(0)
+    run.ticks.extend(TickReport(number, 0, 10**8, metrics=PRODUCED | metrics) for number in range(2))
+    summary = summarize(run)
+    assert dict(summary_rows(run, summary, "top tier", producer="mine"))["producer"] == row
+    assert dict(summary_rows(run, summary, "top tier"))["producer"] == row.removeprefix("mine: ")
+    assert (
+        json.loads(json_text(run_document(run, summary, {})))["summary"]["metrics"]["pages_looked_at"] == 24
+    )
+
+
+def test_accesses_of_which_none_are_known_to_be_fast_have_no_share() -> None:
+    run = report(0)
+    run.ticks.append(TickReport(0, 0, 10**8, metrics={"accesses": 5.0}))
+    assert summarize(run).fast is None
+    assert fast_share(run.ticks[0]) is None
+    assert fast_share(tick(0, 0.25)) == 0.25

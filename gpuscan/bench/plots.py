@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gpuscan.errors import InputError
+from gpuscan.installing import install_command
 from gpuscan.units import PAGE_BYTES, format_bytes
 from gpuscan.writing import create
 
@@ -46,7 +47,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401 (only whether it can be)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"plots need {error.name}, which is not installed: pip install 'gpuscan[bench]', "
+            f"plots need {error.name}, which is not installed: {install_command('bench', 'matplotlib')}, "
             "or give --no-plots"
         ) from error
 

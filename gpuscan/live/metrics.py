@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gpuscan.errors import InputError
+from gpuscan.installing import install_command
 from gpuscan.live.session import LiveSession
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Exporter:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError:
             raise InputError(
-                "--metrics needs prometheus-client, which is not installed; pip install 'gpuscan[live]'"
+                "--metrics needs prometheus-client, which is not installed: "
+                f"{install_command('live', 'prometheus-client')}"
             ) from None
         registry = CollectorRegistry()
         self._metrics: list[Metric] = []

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from gpuscan.allocator import keep_freed_memory
 from gpuscan.errors import InputError, RunFailedError
+from gpuscan.installing import install_command
 from gpuscan.scratch import scratch_directory
 from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
 from gpuscan.shards.shard import Shard
@@ -358,7 +359,9 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError:
-        raise InputError("shards on workers need Dask distributed: pip install 'gpuscan[cluster]'") from None
+        raise InputError(
+            f"shards on workers need Dask distributed: {install_command('cluster', 'distributed')}"
+        ) from None
     return distributed
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.errors import DeviceError
+from gpuscan.installing import install_command
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.units import format_bytes
 
@@ -157,7 +158,7 @@ def _usable_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            f"CuPy cannot be imported ({error}); pip install 'gpuscan[cuda13]', or [cuda12] for a driver "
+            f"CuPy cannot be imported ({error}); {install_command('cuda13')}, or cuda12 for a driver "
             "that is older than CUDA 13, or use --device cpu"
         ) from None
     runtime = cupy.cuda.runtime
@@ -172,7 +173,7 @@ def _usable_cupy() -> Any:
     if driver // 1000 < built_for // 1000:
         raise DeviceError(
             f"the NVIDIA driver supports CUDA {_version(driver)}, this CuPy needs {_version(built_for)}; "
-            f"update the driver, or pip install 'gpuscan[cuda{driver // 1000}]' instead"
+            f"update the driver, or {install_command(f'cuda{driver // 1000}')} instead"
         )
     try:
         cupy.cuda.nvrtc.getVersion()
@@ -195,7 +196,7 @@ def _usable_cupy() -> Any:
 def _get_toolkit(cupy: Any) -> str:
     """Return what to do where NVRTC or the headers that CuPy hands it are missing: its wheel has neither."""
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
-    return f"pip install 'gpuscan[cuda{major}]', or install the CUDA {major} toolkit"
+    return f"{install_command(f'cuda{major}')}, or install the CUDA {major} toolkit"
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from importlib import import_module
 
 from gpuscan.bench.peers.answer import Answer, Question
 from gpuscan.errors import InputError
+from gpuscan.installing import install_command
 
 PEERS: dict[str, tuple[str, str]] = {
     "numpy": ("numpy_sort", "NumpySort"),
@@ -58,7 +59,7 @@ def open_peer(name: str) -> Callable[[Question], Peer]:
         found: Callable[[Question], Peer] = getattr(import_module(f"{__name__}.{module}"), cls)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"the peer {name} needs {error.name}, which is not installed: pip install 'gpuscan[bench]', "
-            "or leave it out of --peers"
+            f"the peer {name} needs {error.name}, which is not installed: "
+            f"{install_command('bench', error.name or '')}, or leave it out of --peers"
         ) from error
     return found
