@@ -1,7 +1,7 @@
-"""What a value handed to the library must be. A refusal is one sentence: what is wrong, where, and what to give.
+"""What a value handed to the library must be. A refusal is one sentence: the cause, the place, the remedy.
 
-:func:`check_arrays` holds arrays against a table of :class:`ArraySpec`. The operations of the kernels have theirs in
-:mod:`gpuscan.kernels.signatures`; a dataclass of arrays has one beside it.
+:func:`check_arrays` holds arrays against a table of :class:`ArraySpec`. The operations of the kernels
+have theirs in :mod:`gpuscan.kernels.signatures`; a dataclass of arrays has one beside it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def whole(what: str, value: object, low: int = 0, high: int = INT64_MAX) -> int:
     Raises:
         ArgumentError: it is something else.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ArgumentError(f"{what} is {shown(value)}, not a whole number; give {_span(low, high)}")
     number = int(value)
     if not low <= number <= high:
@@ -61,7 +61,7 @@ def real(what: str, value: object, low: float = 0.0) -> float:
     Raises:
         ArgumentError: it is something else.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, Real):
         try:
             number = float(value)
         except OverflowError:
@@ -135,6 +135,25 @@ def items(what: str, value: object, kind: type[_T], remedy: str) -> tuple[_T, ..
     return tuple(instance(f"{what}[{place}]", item, kind, remedy) for place, item in enumerate(value))
 
 
+def integers(what: str, value: object) -> NDArray[Any]:
+    """Return an array of whole numbers of any width and shape, not converted.
+
+    Raises:
+        ArgumentError: it is something else; numbers from 2**64 on, and masked arrays, too.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ArgumentError(
+            f"{what} come in a masked array, whose masked values would count; give a plain one"
+        )
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError):  # ragged lists, arrays of another device
+        raise ArgumentError(f"{what} are {shown(value)}, which is no array; give an array of int64") from None
+    if array.size and array.dtype.kind not in "iu":
+        raise ArgumentError(f"{what} are whole numbers below 2**63, not {array.dtype}; convert the array")
+    return array
+
+
 def settle(instance_of_frozen: object, **values: object) -> None:
     """Set fields of a frozen dataclass to what its checks made of them; for its ``__post_init__``."""
     for name, value in values.items():
@@ -148,14 +167,14 @@ class ArraySpec:
     Attributes:
         name: as callers know it.
         dtype: NumPy's name for it, or ``record`` for that of the store's format.
-        shape: a dimension each: its name, ``name+1``, or ``name?`` for as many or none. A name stands for one number
-            in all arrays of a call; who checks may know it already.
+        shape: a dimension each: its name, ``name+1``, or ``name?`` for as many or none. A name stands for
+            one number in all arrays of a call; who checks may know it already.
         values: half-open range of the values, as numbers or names of dimensions; None = any of the dtype.
         multiple_of: a number or a name, whose multiples the values are.
         ascends: no value is below the one before it.
         has_bits: a number or a name, whose bits every value has.
         is_bool: True and False are values too.
-        exact: is taken as it is given, never converted: a kernel writes to it, or reads it through another name.
+        exact: is taken as it is given, never converted: a kernel writes to it, or to others with it.
         optional: None stands for "not given".
     """
 
@@ -188,7 +207,9 @@ def check_arrays(
     dims: MutableMapping[str, int],
     record_dtype: np.dtype[Any] | None = None,
 ) -> list[Any]:
-    """Return arrays as kernels take them: of the dtype, contiguous, aligned, writable; copies only where they are not.
+    """Return arrays as kernels take them: of the dtype, contiguous, aligned, writable.
+
+    Those that are so already are not copied.
 
     Args:
         place: the operation, for the sentence.
@@ -216,7 +237,9 @@ def check_arrays(
     return taken
 
 
-def _fault(spec: ArraySpec, value: Any, dtype: np.dtype[Any], dims: MutableMapping[str, int]) -> tuple[str, Any]:
+def _fault(
+    spec: ArraySpec, value: Any, dtype: np.dtype[Any], dims: MutableMapping[str, int]
+) -> tuple[str, Any]:
     """Return what is wrong with an array, or nothing, and the array as kernels take it."""
     is_plain = type(value) is np.ndarray and value.dtype == dtype and value.flags.carray
     array = value
@@ -320,5 +343,6 @@ def _refuse_overlap(place: str, specs: Sequence[ArraySpec], taken: Sequence[Any]
     for other, array in enumerate(taken):
         if other != number and array is not None and np.may_share_memory(taken[number], array):
             raise ArgumentError(
-                f"{place}: {specs[number].name} overlaps {specs[other].name} in memory; give it an array of its own"
+                f"{place}: {specs[number].name} overlaps {specs[other].name} in memory; "
+                "give it an array of its own"
             )

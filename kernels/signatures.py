@@ -1,11 +1,13 @@
 """The one specification of what each operation takes: names, dtypes, order, lengths, ranges.
 
-The three backends check the arrays of a call against it, and so do the front doors (:class:`gpuscan.store.Store`,
-:class:`gpuscan.shards.sharded_store.ShardedStore`) and the dataclasses of :mod:`gpuscan.kernels.api`, so that what one
-of them refuses, all refuse, in the same words. Kernels check no index: what passes here is what they may rely on.
+The three backends check the arrays of a call against it, and so do the front doors
+(:class:`gpuscan.store.Store`, :class:`gpuscan.shards.sharded_store.ShardedStore`) and the dataclasses of
+:mod:`gpuscan.kernels.api`: what one of them refuses, all refuse, in the same words. Kernels check no
+index: what passes here is what they may rely on.
 
-Dimensions by name: ``n`` items of the call, ``nodes`` (1,024), ``targets``, ``pages``, ``words`` and ``sections`` of the
-store, ``keys`` of its format, ``chunks`` of a budget; ``orders`` is ``pages`` with large folios and 0 without.
+Dimensions by name: ``n`` items of the call, ``nodes`` (1,024), ``targets``, ``pages``, ``words`` and
+``sections`` of the store, ``keys`` of its format, ``chunks`` of a budget; ``orders`` is ``pages`` with
+large folios and 0 without.
 """
 
 from __future__ import annotations
@@ -161,7 +163,8 @@ class Door:
         first, last = int(cuts.chunk_edges[0]), int(cuts.chunk_edges[-1])
         if request.lo < request.hi and not first <= request.lo <= request.hi <= last:
             raise ArgumentError(
-                f"scan: the range [{request.lo}, {request.hi}) is outside the ranked [{first}, {last}); rank it first"
+                f"scan: the range [{request.lo}, {request.hi}) is outside the ranked [{first}, {last}); "
+                "rank it first"
             )
 
     def to_load(self, own: StoreArrays, given: StoreArrays) -> list[tuple[Any, Any]]:

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import flag
-from gpuscan.errors import DeviceError, InputError
+from gpuscan.checks import flag, whole
+from gpuscan.errors import DeviceError
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -57,8 +57,8 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, n_threads: int | None = None) -> None:
-        if n_threads is not None and n_threads < 1:
-            raise InputError(f"{n_threads} threads cannot run anything; give at least 1")
+        if n_threads is not None:
+            whole("n_threads", n_threads, 1)
         self.workers = Workers(n_threads or len(os.sched_getaffinity(0)))
 
     def describe(self) -> str:
@@ -209,7 +209,9 @@ class CpuKernels:
     def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
         """Set or clear the eligible bit of pages."""
         (flats,) = self._door.arrays("set_eligible", flats)
-        self._compiled(set_eligible)(self.store.eligible_bits, flats, flag("set_eligible: eligible", eligible))
+        self._compiled(set_eligible)(
+            self.store.eligible_bits, flats, flag("set_eligible: eligible", eligible)
+        )
 
     def set_order(self, flats: NDArray[np.int64], order: int) -> None:
         """Make pages folios of ``order``."""
