@@ -317,7 +317,7 @@ class Engine:
         plans = self.store.drain(
             capacity=self.policy.capacity_folios or None,
             path=self.policy.scan_path,
-            nodes=nodes,
+            node_mask=nodes,
             budget_pages=self._budget_pages(),
             now_jiffies=self.policy.jiffies(self.now_ns),
         )

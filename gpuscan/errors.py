@@ -26,6 +26,14 @@ class InputError(GpuscanError):
     exit_code = 2
 
 
+class ArgumentError(InputError, ValueError):
+    """A value of the wrong type, shape or range was given to the library; the call changed nothing.
+
+    What a Python programmer gets wrong is this one, whatever it is (it is a ValueError too); what is wrong
+    with a machine, a file or a device has its own.
+    """
+
+
 class TopologyError(InputError):
     """A topology that contradicts itself: one PFN in two zones, a target that is not there."""
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.errors import TopologyError
+from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, integers, settle, whole
+from gpuscan.errors import ArgumentError, TopologyError
+from gpuscan.records import N_NODES_MAX
 
 SECTION_PAGES = 32_768
 """Pages of a sparsemem section with 4 KiB pages: SECTION_SIZE_BITS is 27 on x86-64 and arm64."""
@@ -25,6 +27,19 @@ BLOCK_PAGES = 512
 WORD_PAGES = 64
 """Pages under one word of ready bits."""
 _SECTION_SHIFT = 15
+
+
+_ARRAYS = (
+    ArraySpec("extent_pfn_start", "int64", ("extents",), values=(0, INT64_MAX), ascends=True),
+    ArraySpec("extent_pfn_end", "int64", ("extents",), values=(1, INT64_MAX), ascends=True),
+    ArraySpec("extent_flat_offset", "int64", ("extents",), multiple_of=SECTION_PAGES),
+    ArraySpec("extent_nid", "int32", ("extents",), values=(0, N_NODES_MAX)),
+    ArraySpec("extent_zone", "int32", ("extents",)),
+    ArraySpec("section_pfn", "int64", ("sections",), values=(0, INT64_MAX), multiple_of=SECTION_PAGES),
+    ArraySpec("section_nid", "int32", ("sections",), values=(0, N_NODES_MAX)),
+    ArraySpec("section_zone", "int32", ("sections",)),
+)
+"""Fields of :class:`PageMap`: kernels look up in them and check nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,17 @@ class PageMap:
     section_pfn: NDArray[np.int64]
     section_nid: NDArray[np.int32]
     section_zone: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        arrays = check_arrays("page map", _ARRAYS, (getattr(self, spec.name) for spec in _ARRAYS), {})
+        settle(self, **{spec.name: array for spec, array in zip(_ARRAYS, arrays, strict=True)})
+        start, end, offset = self.extent_pfn_start, self.extent_pfn_end, self.extent_flat_offset
+        if (start >= end).any() or (start[1:] < end[:-1]).any():
+            raise ArgumentError(
+                "page map: its extents are not ascending and disjoint; use PageMap.from_extents"
+            )
+        if len(start) == 0 or int((start + offset).min()) < 0 or int((end + offset).max()) > self.n_pages:
+            raise ArgumentError("page map: its extents lie outside its sections; use PageMap.from_extents")
 
     @classmethod
     def from_extents(cls, extents: Iterable[Extent]) -> PageMap:
@@ -125,21 +151,39 @@ class PageMap:
 
     def flat_of_pfn(self, pfns: ArrayLike) -> NDArray[np.int64]:
         """Return flat indexes of PFNs (any shape, int64); -1 for a PFN in a hole or outside the machine."""
-        pfn = np.asarray(pfns, dtype=np.int64)
+        pfn = integers("PFNs", pfns).astype(np.int64, copy=False)
         extent = np.searchsorted(self.extent_pfn_start, pfn, side="right") - 1
         known = (extent >= 0) & (pfn < self.extent_pfn_end[extent])
         return np.where(known, pfn + self.extent_flat_offset[extent], -1)
 
     def pfn_of_flat(self, flats: ArrayLike) -> NDArray[np.int64]:
-        """Return PFNs of flat indexes (any shape, int64)."""
-        flat = np.asarray(flats, dtype=np.int64)
+        """Return PFNs of flat indexes (any shape, int64).
+
+        Raises:
+            ArgumentError: there are no such pages.
+        """
+        flat = self._checked(flats)
         pfn: NDArray[np.int64] = self.section_pfn[flat >> _SECTION_SHIFT] + (flat & (SECTION_PAGES - 1))
         return pfn
 
     def nid_of_flat(self, flats: ArrayLike) -> NDArray[np.int32]:
-        """Return the node of flat indexes (any shape, int32)."""
-        nid: NDArray[np.int32] = self.section_nid[np.asarray(flats, dtype=np.int64) >> _SECTION_SHIFT]
+        """Return the node of flat indexes (any shape, int32).
+
+        Raises:
+            ArgumentError: there are no such pages.
+        """
+        nid: NDArray[np.int32] = self.section_nid[self._checked(flats) >> _SECTION_SHIFT]
         return nid
+
+    def _checked(self, flats: ArrayLike) -> NDArray[np.int64]:
+        """Return flat indexes, none of which would be looked up from the end."""
+        flat = integers("flat pages", flats)
+        if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= self.n_pages):
+            raise ArgumentError(
+                f"flat pages from {flat.min()} to {flat.max()} are not all in [0, {self.n_pages}); "
+                "give those of this machine (flat_of_pfn has -1 for a PFN that it does not have)"
+            )
+        return flat.astype(np.int64, copy=False)
 
     def present_bits(self) -> NDArray[np.uint64]:
         """Return uint64[n_pages / 64], one bit per flat page, set where the page is present."""
@@ -158,10 +202,15 @@ class PageMap:
         """Return the index of flat sections ``[first_section, end_section)`` alone.
 
         Raises:
-            IndexError: there are no such sections.
+            ArgumentError: there are no such sections.
         """
+        first_section = whole("part: first_section", first_section, -INT64_MAX)
+        end_section = whole("part: end_section", end_section, -INT64_MAX)
         if not 0 <= first_section < end_section <= self.n_sections:
-            raise IndexError(f"no sections [{first_section}, {end_section}) among {self.n_sections}")
+            raise ArgumentError(
+                f"part: there are no sections [{first_section}, {end_section}) among {self.n_sections}; "
+                "give some of these, first < end"
+            )
         lo, hi = first_section * SECTION_PAGES, end_section * SECTION_PAGES
         start = np.maximum(self.extent_pfn_start, lo - self.extent_flat_offset)
         end = np.minimum(self.extent_pfn_end, hi - self.extent_flat_offset)

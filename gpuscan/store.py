@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.begun import BegunScan
-from gpuscan.errors import DeviceError, InputError
+from gpuscan.checks import flag, has_methods, instance
+from gpuscan.errors import DeviceError
 from gpuscan.kernels.api import (
     Backend,
     Budget,
@@ -29,7 +30,7 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.pagemap import PageMap
-from gpuscan.pagestore import NO_OUTCOMES, PageStore, layout_of
+from gpuscan.pagestore import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
 from gpuscan.plan import Plan
 from gpuscan.records import N_NODES_MAX
 from gpuscan.storestate import arrays_between, check_fits, page_arrays, state_of
@@ -69,12 +70,19 @@ class Store(PageStore):
         n_threads: int | None = None,
         page_map: PageMap | None = None,
     ) -> None:
+        instance("a store's topology", topology, Topology, TOPOLOGY_REMEDY)
         page_map = topology.page_map if page_map is None else page_map
         layout = layout_of(topology, page_map, record_format_name, fixed_target, large_folios)
         super().__init__(topology, layout)
         if isinstance(device, str):
             self.backend, self.device_reason = open_backend(device, n_threads)
         else:
+            has_methods(
+                "a store's device",
+                device,
+                ("open", "describe"),
+                "give auto, cpu, reference, cuda or a backend",
+            )
             self.backend, self.device_reason = device, f"{device.name}: given by the caller"
         self.kernels: Kernels = self.backend.open(layout)
         self._ahead: list[BegunScan] = []
@@ -103,11 +111,10 @@ class Store(PageStore):
     ) -> NDArray[np.int64]:
         return self.kernels.record(pfn, nid, params, NO_OUTCOMES)
 
-    def _rank(self, budget: Budget, nodes: NDArray[np.uint8] | None) -> Cutoffs:
-        return self.kernels.rank(budget, 0, self.n_pages, nodes)
+    def _rank(self, budget: Budget, node_mask: NDArray[np.uint8] | None) -> Cutoffs:
+        return self.kernels.rank(budget, 0, self.n_pages, node_mask)
 
-    def scan_range(self, request: ScanRequest) -> Plan:
-        """Claim the READY folios of a range; the cursor is left alone."""
+    def _scan_range(self, request: ScanRequest) -> Plan:
         self._put_back(self._ahead)  # of a drain that stands still
         begun: list[BegunScan] = []
         try:
@@ -173,49 +180,23 @@ class Store(PageStore):
             self._ended_ahead.freed += released[ReleaseOutcome.INELIGIBLE] + arrived.n_freed
             self._ended_ahead.unknown_target += scan.raw.n_unknown_target
 
-    def release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> dict[ReleaseOutcome, int]:
-        """Put claimed folios back.
+    def _release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> NDArray[np.int64]:
+        return self.kernels.release(flats, words, NO_OUTCOMES)
 
-        Args:
-            flats: int64[n], ``Plan.flat`` of the folios; none twice.
-            words: ``Plan.words`` of them.
-
-        Returns:
-            How many are READY again, were superseded by a newer request, or were freed meanwhile.
-        """
-        counted = self.kernels.release(flats, words, NO_OUTCOMES)
-        return {outcome: int(counted[outcome]) for outcome in ReleaseOutcome}
-
-    def admit(self, flats: NDArray[np.int64], order: int = 0) -> None:
-        """Make folios eligible (allocated, on an LRU list); ``flats`` int64[n] are their heads."""
+    def _admit(self, flats: NDArray[np.int64], order: int) -> None:
         if order or self.layout.has_large_folios:
             self.kernels.set_order(flats, order)
             self._order.reshape(-1, 1 << order)[flats >> order] = order
         self.kernels.set_eligible(flats, True)
 
-    def forget(self, flats: NDArray[np.int64]) -> int:
-        """Make freed folios ineligible and end their requests; return how many were READY.
-
-        A producer that passed its eligibility check before the free may still mark the page
-        afterwards, as in the kernel; the migrator then finds it gone.
-        """
+    def _forget(self, flats: NDArray[np.int64]) -> int:
         self.kernels.set_eligible(flats, False)
         n_ready = self.kernels.discard(flats)
         for scan in self._ahead[:]:
             scan.note_freed(flats)
         return n_ready
 
-    def load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None = None) -> None:
-        """Set eligibility, and folio orders, of all pages at once; records are kept.
-
-        The store must be at rest.
-
-        Args:
-            eligible_bits: uint64[n_pages / 64].
-            order: uint8[n_pages], or None without large folios.
-        """
-        if order is not None and not self.layout.has_large_folios:
-            raise InputError("this store keeps no folio orders; open it with large_folios=True")
+    def _load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None) -> None:
         self.kernels.load(StoreArrays(None, None, None, eligible_bits, order, None))
         if order is not None:
             self._order[:] = order
@@ -276,7 +257,7 @@ class Store(PageStore):
     def warm(self, *, record: bool) -> None:
         """Load, or compile once, what a run calls beside the scan, which opening the store loads."""
         none = np.empty(0, dtype=np.int64)
-        if record:
+        if flag("warm: record", record):
             self.record(none, none, now_jiffies=0, window_jiffies=0, threshold=1)
         else:
             self.request(none, none)

@@ -21,12 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.begun import EndedAhead
+from gpuscan.checks import ArraySpec, check_arrays, shown, whole
+from gpuscan.errors import ArgumentError
 from gpuscan.kernels.api import StoreArrays
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
+from gpuscan.records import N_NODES_MAX
 
 if TYPE_CHECKING:
     from gpuscan.pagestore import PageStore
 
+_KEYS = (
+    "format",
+    "fixed_target",
+    "cursor",
+    "resume_flat",
+    "active_nids",
+    "ended_ahead",
+    "section_edges",
+    "parts",
+)
+_NUMBERS = (
+    ArraySpec("resume_flat", "int64", ("targets",), values=(0, "pages+1")),
+    ArraySpec("active_nids", "int64", values=(0, N_NODES_MAX)),
+)
 _PAGE_ARRAYS = ("records", "ready_bits", "block_bits", "eligible_bits", "folio_order")
 
 
@@ -60,15 +77,35 @@ def check_fits(store: PageStore, state: Mapping[str, Any], n_sections: int) -> N
         n_sections: that it should be of.
 
     Raises:
-        ValueError: another format, target or size.
+        ArgumentError: another format, target or size, or no state at all.
     """
+    if not isinstance(state, Mapping):
+        raise ArgumentError(f"restore: the state is {shown(state)}; give what state() returned")
+    missing = [key for key in _KEYS if key not in state]
+    if missing:
+        raise ArgumentError(f"restore: the state has no {', '.join(missing)}; give what state() returned")
     for what, own in (("format", store.fmt.name), ("fixed_target", store.layout.fixed_target)):
         if state[what] != own:
-            raise ValueError(f"{what} {state[what]}, this store has {own}")
+            raise ArgumentError(
+                f"restore: {what} {state[what]}, this store has {own}; restore one of the same kind"
+            )
+    n_pages = n_sections * SECTION_PAGES
+    numbers = {"targets": len(store.resume_flat), "pages": n_pages}
     if len(state["resume_flat"]) != len(store.resume_flat):
-        raise ValueError(f"{len(state['resume_flat'])} targets, this store has {len(store.resume_flat)}")
-    if state["section_edges"][-1] != n_sections or not 0 <= state["cursor"] < n_sections * SECTION_PAGES:
-        raise ValueError(f"{state['section_edges'][-1]} sections, this store has {n_sections}")
+        raise ArgumentError(
+            f"restore: {len(state['resume_flat'])} targets, this store has {len(store.resume_flat)}; "
+            "restore one of the same machine"
+        )
+    edges = state["section_edges"]
+    if edges[-1] != n_sections:
+        raise ArgumentError(
+            f"restore: {edges[-1]} sections, this store has {n_sections}; restore one of the same machine"
+        )
+    check_arrays("restore", _NUMBERS, (state["resume_flat"], state["active_nids"]), numbers)
+    if whole("restore: cursor", state["cursor"], 0, n_pages - 1) % BLOCK_PAGES:
+        raise ArgumentError(
+            f"restore: the cursor {state['cursor']} is no first page of a block; take the state anew"
+        )
 
 
 def overlapping(state: Mapping[str, Any], first: int, end: int) -> dict[str, Any]:

@@ -26,15 +26,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.pagemap import BLOCK_PAGES, PageMap
+from gpuscan.checks import check_arrays, flag, instance, one_of, settle, whole
+from gpuscan.errors import ArgumentError
+from gpuscan.kernels.signatures import BUDGET, NODE_FLAGS, NODE_MASK, check_range
+from gpuscan.pagemap import PageMap
 from gpuscan.records import N_NODES_MAX, RecordFormat
 
 ScanPath = Literal["dense", "indexed", "auto"]
+SCAN_PATHS: tuple[str, ...] = get_args(ScanPath)
+_UNLIMITED_JIFFIES = 1 << 128
+"""TIME is cut to its width, so a moment may be any number that a counter could ever show."""
 
 NODE_HAS_MEMORY = 1
 """Bit of ``StoreLayout.node_flags``: the node can be a target."""
@@ -99,6 +105,25 @@ class StoreLayout:
     fixed_target: int = -1
     has_large_folios: bool = False
 
+    def __post_init__(self) -> None:
+        instance("layout: page_map", self.page_map, PageMap, "give topology.page_map")
+        instance("layout: fmt", self.fmt, RecordFormat, "give gpuscan.records.record_format(name)")
+        (flags,) = check_arrays("layout", (NODE_FLAGS,), (self.node_flags,), {"nodes": N_NODES_MAX})
+        settle(
+            self,
+            node_flags=flags,
+            fixed_target=whole("layout: fixed_target", self.fixed_target, -1, N_NODES_MAX - 1),
+            has_large_folios=flag("layout: has_large_folios", self.has_large_folios),
+        )
+        if not (flags & NODE_HAS_MEMORY).any():
+            raise ArgumentError("layout: no node has memory; set NODE_HAS_MEMORY in its node_flags")
+        if self.fmt.has_nid != (self.fixed_target < 0):
+            raise ArgumentError(
+                f"layout: fixed_target is {self.fixed_target}; give "
+                f"{'-1, since records' if self.fmt.has_nid else 'a node with memory: none of the records'} "
+                f"of format {self.fmt.name} store their target"
+            )
+
     @property
     def n_pages(self) -> int:
         """Flat pages, a multiple of 32,768."""
@@ -155,6 +180,15 @@ class RecordParams:
     threshold: int
     drop_top_tier: bool = True
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            now_jiffies=whole("record: now_jiffies", self.now_jiffies, 0, _UNLIMITED_JIFFIES),
+            window_jiffies=whole("record: window_jiffies", self.window_jiffies, 0, _UNLIMITED_JIFFIES),
+            threshold=whole("record: threshold", self.threshold, 1),
+            drop_top_tier=flag("record: drop_top_tier", self.drop_top_tier),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Budget:
@@ -169,6 +203,10 @@ class Budget:
     limit_pages: NDArray[np.int64]
     resume_flat: NDArray[np.int64]
     now: int
+
+    def __post_init__(self) -> None:
+        limits, resume = check_arrays("budget", BUDGET, (self.limit_pages, self.resume_flat), {})
+        settle(self, limit_pages=limits, resume_flat=resume, now=whole("budget: now", self.now))
 
 
 @dataclass(slots=True, eq=False)
@@ -242,12 +280,12 @@ class ScanRequest:
     cuts: Cutoffs | None = None
 
     def __post_init__(self) -> None:
-        if self.lo % BLOCK_PAGES or self.hi % BLOCK_PAGES or not 0 <= self.lo <= self.hi:
-            raise ValueError(
-                f"scan range [{self.lo}, {self.hi}) must be ascending multiples of {BLOCK_PAGES} pages"
-            )
-        if self.capacity < 0:
-            raise ValueError(f"a plan cannot hold {self.capacity} folios")
+        lo, hi = check_range("scan", self.lo, self.hi)
+        one_of("scan: path", self.path, SCAN_PATHS)
+        (mask,) = check_arrays("scan", (NODE_MASK,), (self.node_mask,), {"nodes": N_NODES_MAX})
+        settle(self, lo=lo, hi=hi, capacity=whole("scan: capacity", self.capacity), node_mask=mask)
+        if self.cuts is not None:
+            instance("scan: cuts", self.cuts, Cutoffs, "give what rank() returned")
 
 
 class RawPlan:
@@ -354,7 +392,11 @@ class RawPlan:
 
 
 class Kernels(Protocol):
-    """The operations on one store. Arguments are NumPy arrays whatever the device."""
+    """The operations on one store. Arguments are NumPy arrays whatever the device.
+
+    Every operation checks them (:mod:`gpuscan.kernels.signatures`) and raises ArgumentError, having
+    changed nothing, where one is of another dtype, length or range; so does one on a closed store.
+    """
 
     layout: StoreLayout
     arrays: StoreArrays
@@ -437,7 +479,7 @@ class Kernels(Protocol):
         """Make each of ``flats`` (aligned heads) a folio of ``order`` on all its pages.
 
         Raises:
-            ValueError: ``order`` > 0 in a store without large folios.
+            ArgumentError: ``order`` > 0 in a store without large folios.
         """
         ...
 
@@ -461,7 +503,7 @@ class Kernels(Protocol):
         """Overwrite arrays from host memory; fields that are None are left as they are.
 
         Raises:
-            ValueError: a shape or dtype is not that of the store's array; nothing was written.
+            ArgumentError: a shape or dtype is not that of the store's array; nothing was written.
         """
         ...
 
@@ -486,39 +528,6 @@ class Backend(Protocol):
             DeviceError: not enough memory; says how much is needed and how much is there.
         """
         ...
-
-
-def to_load(own: StoreArrays, given: StoreArrays) -> list[tuple[Any, Any]]:
-    """Return (array of the store, array to put there) for what ``Kernels.load`` was given.
-
-    Raises:
-        ValueError: a shape or dtype differs.
-    """
-    pairs = []
-    for place in fields(StoreArrays):
-        target, source = getattr(own, place.name), getattr(given, place.name)
-        if source is None:
-            continue
-        if source.shape != target.shape or source.dtype != target.dtype:
-            raise ValueError(
-                f"{place.name} is {source.dtype}{list(source.shape)}, "
-                f"this store has {target.dtype}{list(target.shape)}"
-            )
-        pairs.append((target, source))
-    return pairs
-
-
-def check_lengths(n_items: int, outcomes: NDArray[np.uint8], **arrays: NDArray[Any]) -> None:
-    """Check that a call was given an element of each array for each item.
-
-    Raises:
-        ValueError: it was not; ``outcomes`` may also be empty.
-    """
-    for name, array in arrays.items():
-        if len(array) != n_items:
-            raise ValueError(f"{name} has {len(array)} elements, expected {n_items}")
-    if len(outcomes) not in (0, n_items):
-        raise ValueError(f"outcomes has {len(outcomes)} elements, expected {n_items} or none")
 
 
 def empty_node_flags() -> NDArray[np.uint8]:

@@ -36,6 +36,7 @@ from gpuscan.kernels.api import (
     StoreArrays,
     StoreLayout,
 )
+from gpuscan.kernels.signatures import Door
 
 _CALLERS_FAULT = (InputError, ValueError, TypeError)
 """What the contract raises over wrong arguments; everything else is the device's doing."""
@@ -102,6 +103,7 @@ class GuardedKernels:
         self._backend = backend
         self._kernels = kernels
         self._name = backend.primary.name
+        self._door = Door(kernels.layout)
         self._lock = threading.RLock()
         self._guards = backend.fallback is not None
         self._base: StoreArrays | None = None  # None: as opened
@@ -114,6 +116,7 @@ class GuardedKernels:
         self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """See :meth:`Kernels.request`."""
+        pfns, nids, outcomes = self._door.arrays("request", pfns, nids, outcomes)
         return self._do(
             "request",
             lambda kernels: kernels.request(pfns, nids, outcomes),
@@ -129,6 +132,7 @@ class GuardedKernels:
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         """See :meth:`Kernels.record`."""
+        pfns, nids, outcomes = self._door.arrays("record", pfns, nids, outcomes)
         return self._do(
             "record",
             lambda kernels: kernels.record(pfns, nids, params, outcomes),
@@ -148,6 +152,7 @@ class GuardedKernels:
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """See :meth:`Kernels.scan`. With a fallback the plan has arrived when this returns."""
+        self._door.scan(request)
         if not self._guards:
             return _guarded_plan(self._do("scan", lambda kernels: kernels.scan(request)), self._failed)
         quotas = _quotas(request.cuts)
@@ -172,6 +177,7 @@ class GuardedKernels:
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """See :meth:`Kernels.release`."""
+        flats, words, outcomes = self._door.arrays("release", flats, words, outcomes)
         return self._do(
             "release",
             lambda kernels: kernels.release(flats, words, outcomes),
@@ -181,6 +187,7 @@ class GuardedKernels:
 
     def discard(self, flats: NDArray[np.int64]) -> int:
         """See :meth:`Kernels.discard`."""
+        (flats,) = self._door.arrays("discard", flats)
         return self._do(
             "discard",
             lambda kernels: kernels.discard(flats),
@@ -190,6 +197,7 @@ class GuardedKernels:
 
     def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
         """See :meth:`Kernels.set_eligible`."""
+        (flats,) = self._door.arrays("set_eligible", flats)
         self._do(
             "set_eligible",
             lambda kernels: kernels.set_eligible(flats, eligible),
@@ -199,6 +207,7 @@ class GuardedKernels:
 
     def set_order(self, flats: NDArray[np.int64], order: int) -> None:
         """See :meth:`Kernels.set_order`."""
+        flats = self._door.order(flats, order)
         self._do(
             "set_order",
             lambda kernels: kernels.set_order(flats, order),

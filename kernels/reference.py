@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import flag
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -27,8 +28,8 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
-    to_load,
 )
+from gpuscan.kernels.signatures import Door, check_cut_key, closed
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
 from gpuscan.records import N_NODES_MAX, Unpacked, hotness_key, pack, unpack
 
@@ -78,6 +79,7 @@ class ReferenceKeyCounts:
     def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
         """Return cut-offs at these keys whose quotas are all that was counted; one chunk."""
         n_targets, resume_flat = self._layout.n_targets, self._budget.resume_flat
+        cut_key = check_cut_key(cut_key, n_targets, self._layout.fmt.n_keys)
         cuts = Cutoffs(
             now=self._budget.now,
             chunk_edges=self._edges,
@@ -114,7 +116,17 @@ class ReferenceKernels:
             folio_order=np.zeros(n_pages if layout.has_large_folios else 0, dtype=np.uint8),
             node_active=np.zeros(N_NODES_MAX, dtype=np.uint8),
         )
+        self._door = Door(layout)
+        self._is_open = True
         self._lock = threading.RLock()
+
+    def _check(self, operation: str, *given: Any) -> list[Any]:
+        self._refuse_if_closed()
+        return self._door.arrays(operation, *given)
+
+    def _refuse_if_closed(self) -> None:
+        if not self._is_open:
+            raise closed()
 
     # Producers
 
@@ -122,6 +134,7 @@ class ReferenceKernels:
         self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Ask for pages to be moved."""
+        pfns, nids, outcomes = self._check("request", pfns, nids, outcomes)
         ended = [self._request(int(pfn), int(nid)) for pfn, nid in zip(pfns, nids, strict=True)]
         return _counted(ended, N_OUTCOMES, outcomes)
 
@@ -148,6 +161,7 @@ class ReferenceKernels:
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         """Count accesses."""
+        pfns, nids, outcomes = self._check("record", pfns, nids, outcomes)
         ended = [self._record(int(pfn), int(nid), params) for pfn, nid in zip(pfns, nids, strict=True)]
         return _counted(ended, N_OUTCOMES, outcomes)
 
@@ -202,6 +216,7 @@ class ReferenceKernels:
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Put claimed pages back."""
+        flats, words, outcomes = self._check("release", flats, words, outcomes)
         ended = [self._release(int(flat), word) for flat, word in zip(flats, words, strict=True)]
         return _counted(ended, N_RELEASE_OUTCOMES, outcomes)
 
@@ -221,6 +236,7 @@ class ReferenceKernels:
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> ReferenceKeyCounts:
         """Look at every READY page of a range."""
+        lo, hi, node_mask = self._check_rank(budget, lo, hi, node_mask)
         with self._lock:
             found = self._candidates(lo, hi, "indexed", node_mask)
             words = self.arrays.records[found]
@@ -229,11 +245,19 @@ class ReferenceKernels:
         keys = hotness_key(self.layout.fmt, words, budget.now)
         return ReferenceKeyCounts(self.layout, budget, edges, found, self._targets(words), keys, n_pages)
 
+    def _check_rank(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None
+    ) -> tuple[int, int, NDArray[np.uint8] | None]:
+        lo, hi = self._door.range("rank", lo, hi)
+        _, _, node_mask = self._check("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
+        return lo, hi, node_mask
+
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """Sort every limited target's pages by (key, cyclic order) and take the longest prefix that fits.
 
         One chunk. The quotas are what the prefix takes, so that a scan takes just that.
         """
+        lo, hi, node_mask = self._check_rank(budget, lo, hi, node_mask)
         fmt, n_targets = self.layout.fmt, self.layout.n_targets
         cuts = Cutoffs(
             now=budget.now,
@@ -280,6 +304,8 @@ class ReferenceKernels:
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim block by block, in flat order, until a block does not fit."""
+        self._refuse_if_closed()
+        self._door.scan(request)
         with self._lock:
             path: Any = "dense" if request.path == "dense" else "indexed"
             saved = self.dump(), _quotas(request.cuts)
@@ -382,6 +408,7 @@ class ReferenceKernels:
     def discard(self, flats: NDArray[np.int64]) -> int:
         """Zero the records of pages that were freed; return how many were READY."""
         n_ready = 0
+        (flats,) = self._check("discard", flats)
         with self._lock:
             for flat in flats.tolist():
                 n_ready += bool(self._fields(flat).ready)
@@ -390,29 +417,34 @@ class ReferenceKernels:
 
     def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
         """Set or clear the eligible bit of pages."""
+        (flats,) = self._check("set_eligible", flats)
+        eligible = flag("set_eligible: eligible", eligible)
         with self._lock:
             for flat in flats.tolist():
                 _set_bit(self.arrays.eligible_bits, flat, eligible)
 
     def set_order(self, flats: NDArray[np.int64], order: int) -> None:
         """Make pages folios of ``order``."""
+        self._refuse_if_closed()
+        heads = self._door.order(flats, order)
         if not self.layout.has_large_folios:
-            if order:
-                raise ValueError(f"order {order} in a store without large folios")
             return
-        for flat in flats.tolist():
+        for flat in heads.tolist():
             self.arrays.folio_order[flat : flat + (1 << order)] = order
 
     def count_ready(self) -> int:
         """Return how many records are READY."""
+        self._refuse_if_closed()
         return int(unpack(self.layout.fmt, self.arrays.records).ready.sum())
 
     def count_index(self) -> tuple[int, int]:
         """Return how many ready bits and block bits are set."""
+        self._refuse_if_closed()
         return _count_bits(self.arrays.ready_bits), _count_bits(self.arrays.block_bits)
 
     def take_active(self) -> NDArray[np.uint8]:
         """Return which nodes were activated since the last call."""
+        self._refuse_if_closed()
         with self._lock:
             taken: NDArray[np.uint8] = self.arrays.node_active.copy()
             self.arrays.node_active[:] = 0
@@ -420,15 +452,18 @@ class ReferenceKernels:
 
     def dump(self) -> StoreArrays:
         """Return copies of all arrays."""
+        self._refuse_if_closed()
         return StoreArrays(*(getattr(self.arrays, name).copy() for name in StoreArrays.__slots__))
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
-        for own, given in to_load(self.arrays, arrays):
+        self._refuse_if_closed()
+        for own, given in self._door.to_load(self.arrays, arrays):
             own[:] = given
 
     def close(self) -> None:
         """Let go of the arrays."""
+        self._is_open = False
         self.arrays = StoreArrays(*(getattr(self.arrays, name)[:0].copy() for name in StoreArrays.__slots__))
 
     # Single pages

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
+from gpuscan.checks import whole
 from gpuscan.errors import DeviceError, InputError
 from gpuscan.installing import install_command
 from gpuscan.kernels.api import Backend
@@ -39,6 +40,8 @@ def open_backend(device: Device = "auto", n_threads: int | None = None) -> tuple
         DeviceError: ``cuda`` cannot be had.
         InputError: an unknown device, or fewer than one thread.
     """
+    if n_threads is not None:
+        whole("n_threads", n_threads, 1)
     if device == "cuda":
         return _open_cuda(), "cuda: as asked"
     if device == "reference":

@@ -146,7 +146,7 @@ def test_plans_are_those_of_a_single_store(
             active = [store.take_active().tolist() for store in stores]
             assert active[0] == active[1]
             plans = [
-                list(store.drain(capacity=room, nodes=nodes, budget_pages=budget, now_jiffies=100 * now))
+                list(store.drain(capacity=room, node_mask=nodes, budget_pages=budget, now_jiffies=100 * now))
                 for store in stores
             ]
             assert_same_plans(*plans)

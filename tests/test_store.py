@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -108,3 +108,74 @@ def test_what_was_freed_does_not_come_back() -> None:
     assert released[ReleaseOutcome.INELIGIBLE] == released[ReleaseOutcome.RESTORED] == 1
     assert store.forget(plan.flat[1:]) == 1
     assert store.count_ready() == 0
+
+
+def a_store_of_three(device: str = "reference") -> Store:
+    store = Store(tiered(), "rfc", device)  # type: ignore[arg-type]
+    store.load_pages(store.page_map.present_bits())
+    (node_0, _), (node_2, _) = (
+        store.page_map.node_section_ranges(0)[0],
+        store.page_map.node_section_ranges(2)[0],
+    )
+    store.request(store.page_map.pfn_of_flat(node_0 + np.arange(3)), 1)
+    store.request(store.page_map.pfn_of_flat(node_2 + np.arange(5)), 0)
+    return store
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_nodes_are_named_by_their_nids(device: str) -> None:
+    for nodes, n_claimed in (
+        ([2], 5),
+        ([0], 3),
+        ((2, 0), 8),
+        (np.array([2]), 5),
+        ({1}, 0),
+        (iter([0]), 3),
+        ([], 0),
+    ):
+        with a_store_of_three(device) as store:
+            assert len(store.scan(nodes=nodes)) == n_claimed
+            assert store.count_ready() == 8 - n_claimed
+        with a_store_of_three(device) as store:
+            nodes = [0] if isinstance(nodes, Iterator) else nodes
+            assert sum(map(len, store.drain(nodes=nodes, budget_pages=100))) == n_claimed
+            seen = store.rank(100, 0, nodes).seen_pages
+            assert int(seen.sum()) == 0
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.int64])
+def test_a_mask_has_a_name_of_its_own(kind: type) -> None:
+    mask = np.zeros(1024, dtype=kind)
+    mask[2] = 1
+    assert len(a_store_of_three().scan(node_mask=mask)) == 5
+    assert sum(map(len, a_store_of_three().drain(node_mask=mask))) == 5
+    assert int(a_store_of_three().rank(9, 0, node_mask=mask).seen_pages.sum()) == 5
+
+
+WRONG_NODES: list[tuple[dict[str, Any], str]] = [
+    ({"nodes": np.ones(1024, dtype=np.uint8)}, "name one node twice; give nids, each once, or .* node_mask="),
+    ({"nodes": np.zeros(2, dtype=np.uint8)}, "name one node twice"),
+    ({"nodes": [9]}, "has no node 9"),
+    ({"nodes": [-1]}, "has no node -1"),
+    ({"nodes": [1 << 70]}, "whole numbers"),
+    ({"nodes": [[0, 2]]}, r"2 dimensions; give nids, as in nodes=\[0, 2\]"),
+    ({"nodes": 2}, "0 dimensions"),
+    ({"nodes": [True, False]}, "whole numbers"),
+    ({"nodes": [2.0]}, "whole numbers"),
+    ({"nodes": "host"}, "whole numbers"),
+    ({"node_mask": [2]}, r"node_mask has 1 elements, expected 1024; give uint8\[1024\]"),
+    ({"node_mask": np.zeros(2, dtype=np.uint8)}, "node_mask has 2 elements"),
+    ({"node_mask": np.full(1024, 256)}, "node_mask has values from 256 to 256"),
+    ({"node_mask": np.ones(1024)}, "not of whole numbers"),
+    ({"nodes": [2], "node_mask": np.ones(1024, dtype=np.uint8)}, "two ways to name nodes; give one of them"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_NODES)
+@pytest.mark.parametrize("use", ["scan", "drain", "rank"])
+def test_nodes_that_make_no_sense(use: str, wrong: dict[str, Any], message: str) -> None:
+    with a_store_of_three() as store:
+        budget = {"budget_pages": 5, "now_jiffies": 0} if use == "rank" else {}
+        with pytest.raises(InputError, match=message):
+            getattr(store, use)(**budget, **wrong)
+        assert store.count_ready() == 8

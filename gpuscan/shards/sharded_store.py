@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError
+from gpuscan.checks import flag, instance, whole
+from gpuscan.errors import ArgumentError
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -19,13 +20,12 @@ from gpuscan.kernels.api import (
     Outcome,
     RecordParams,
     ReleaseOutcome,
-    ScanPath,
     ScanRequest,
 )
 from gpuscan.kernels.budgets import Limits, cut_keys, spend
 from gpuscan.kernels.registry import Device
 from gpuscan.pagemap import WORD_PAGES
-from gpuscan.pagestore import PageStore, layout_of
+from gpuscan.pagestore import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
 from gpuscan.plan import Plan
 from gpuscan.records import N_NODES_MAX
 from gpuscan.shards.group import LOG_BYTES, ShardGroup
@@ -93,7 +93,13 @@ class ShardedStore(PageStore):
         fallback: bool = False,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
+        instance("a store's topology", topology, Topology, TOPOLOGY_REMEDY)
         layout = layout_of(topology, topology.page_map, record_format_name, fixed_target, large_folios)
+        n_shards = whole("a sharded store's n_shards", n_shards, 1)
+        instance("a sharded store's device", device, str, "give its name; every shard opens its own")
+        flag("a sharded store's fallback", fallback)
+        if n_threads is not None:
+            whole("a sharded store's n_threads", n_threads, 1)
         super().__init__(topology, layout)
         self.partition = Partition.even(self.page_map, n_shards)
         edges = self.partition.section_edges.tolist()
@@ -215,8 +221,7 @@ class ShardedStore(PageStore):
             total += counts
         return total
 
-    def release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> dict[ReleaseOutcome, int]:
-        """Put claimed folios back; see :meth:`gpuscan.store.Store.release`."""
+    def _release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> NDArray[np.int64]:
         ops: dict[int, list[Op]] = {}
         for shard, mine, local in self._by_shard(flats):
             ops[shard] = [Op("release", (local, words[mine]))]
@@ -224,20 +229,19 @@ class ShardedStore(PageStore):
         for shard, (counts,) in self._change(ops).items():
             self._n_ready[shard] += counts[ReleaseOutcome.RESTORED]
             total += counts
-        return {outcome: int(total[outcome]) for outcome in ReleaseOutcome}
+        return total
 
     # Upkeep
 
-    def admit(self, flats: NDArray[np.int64], order: int = 0) -> None:
-        """Make folios eligible; told to their shards with what these are told next."""
+    def _admit(self, flats: NDArray[np.int64], order: int) -> None:
+        """Tell the shards with what these are told next."""
         for shard, _, local in self._by_shard(flats):
             self.group.queue(shard, Op("admit", (local, order)))
         self._n_admitted += len(flats)
         if self._n_admitted >= _QUEUED_FOLIOS:
             self._flush()
 
-    def forget(self, flats: NDArray[np.int64]) -> int:
-        """Make freed folios ineligible and end their requests; return how many were READY."""
+    def _forget(self, flats: NDArray[np.int64]) -> int:
         ops: dict[int, list[Op]] = {}
         for shard, _, local in self._by_shard(flats):
             ops[shard] = [Op("forget", (local,))]
@@ -247,10 +251,7 @@ class ShardedStore(PageStore):
             total += n_ready
         return total
 
-    def load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None = None) -> None:
-        """Set eligibility, and folio orders, of all pages at once; records are kept."""
-        if order is not None and not self.layout.has_large_folios:
-            raise InputError("this store keeps no folio orders; open it with large_folios=True")
+    def _load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None) -> None:
         ops = {}
         for shard in range(self.n_shards):
             lo, hi = self.partition.bounds(shard)
@@ -303,14 +304,14 @@ class ShardedStore(PageStore):
 
     # The scan
 
-    def _rank(self, budget: Budget, nodes: NDArray[np.uint8] | None) -> Cutoffs:
+    def _rank(self, budget: Budget, node_mask: NDArray[np.uint8] | None) -> Cutoffs:
         """Count at the shards, cut for all of them, and leave each its part of the quotas."""
         self._end_ranking()
         partition, n_targets = self.partition, self.layout.n_targets
         ops: dict[int, list[Op]] = {}
         for shard in range(self.n_shards):
             resume_flat = self._local(budget.resume_flat, shard)
-            ops[shard] = [Op("count_keys", (budget.limit_pages, resume_flat, budget.now, nodes))]
+            ops[shard] = [Op("count_keys", (budget.limit_pages, resume_flat, budget.now, node_mask))]
         counted = self._tell(ops)
         pages_of_key = np.zeros((n_targets, self.fmt.n_keys), dtype=np.int64)
         seen_pages = np.zeros(n_targets, dtype=np.int64)
@@ -339,17 +340,18 @@ class ShardedStore(PageStore):
         )
         return self._ranked
 
-    def scan_range(self, request: ScanRequest) -> Plan:
-        """Claim the READY folios of a range; the cursor is left alone.
+    def _scan_range(self, request: ScanRequest) -> Plan:
+        """Scan shards side by side as far as what is READY in them fits the plan for certain.
 
-        Shards scan side by side as far as what is READY in them fits the plan for certain; one
-        that may not fit is scanned alone, for what is left.
+        One that may not fit is scanned alone, for what is left.
 
         Raises:
-            ValueError: the cut-offs are not those of the last :meth:`rank`.
+            ArgumentError: the cut-offs are not those of the last :meth:`rank`.
         """
         if request.cuts is not None and request.cuts is not self._ranked:
-            raise ValueError("shards hold the cut-offs of the last ranking only")
+            raise ArgumentError(
+                "scan: the cut-offs are not of the last ranking, and shards hold no others; rank() again"
+            )
         parts: dict[int, ShardScan] = {}
         ranges = {shard: self._clipped(request, shard) for shard in range(self.n_shards)}
         todo = [shard for shard, (lo, hi) in ranges.items() if lo < hi]
@@ -369,26 +371,14 @@ class ShardedStore(PageStore):
                 break
         return self._plan(parts, cursor)
 
-    def drain(
-        self,
-        *,
-        capacity: int | None = None,
-        path: ScanPath = "auto",
-        nodes: NDArray[np.uint8] | None = None,
-        budget_pages: Mapping[int, int] | int | None = None,
-        now_jiffies: int = 0,
+    def _drain(
+        self, request: ScanRequest, limits: NDArray[np.int64] | None, now_jiffies: int
     ) -> Generator[Plan, None, None]:
-        """Go once around, as :meth:`gpuscan.store.Store.drain`; what was handed out is settled afterwards."""
+        """Go around; what was handed out is settled afterwards."""
         self._end_ranking()
         self._round = this_round = object()
         try:
-            yield from super().drain(
-                capacity=capacity,
-                path=path,
-                nodes=nodes,
-                budget_pages=budget_pages,
-                now_jiffies=now_jiffies,
-            )
+            yield from super()._drain(request, limits, now_jiffies)
         finally:
             if self._round is this_round:
                 self._ranked = self._round = None
@@ -396,25 +386,13 @@ class ShardedStore(PageStore):
                 self.settle()
         self.group.at_rest()
 
-    def scan(
-        self,
-        *,
-        capacity: int | None = None,
-        path: ScanPath = "auto",
-        nodes: NDArray[np.uint8] | None = None,
-        end: int | None = None,
-        cuts: Cutoffs | None = None,
-    ) -> Plan:
-        """Claim from the cursor on, as :meth:`gpuscan.store.Store.scan`; earlier plans are settled now.
-
-        Raises:
-            InputError: the capacity is too small.
-            ValueError: ``cuts`` are not of the last :meth:`rank`, or a scan without any came after it.
-        """
+    def _scan_on(self, request: ScanRequest) -> Plan:
+        """Settle earlier plans, and scan from the cursor on; a scan without cut-offs gives them up."""
+        self._door.range("scan", request.lo, request.hi)
         self.settle()
-        if cuts is None:
+        if request.cuts is None:
             self._end_ranking()
-        return super().scan(capacity=capacity, path=path, nodes=nodes, end=end, cuts=cuts)
+        return super()._scan_on(request)
 
     def settle(self) -> None:
         """Take over what was claimed so far: what becomes of it is the caller's to know.
@@ -433,6 +411,7 @@ class ShardedStore(PageStore):
         Args:
             flats, words: as for :meth:`release`.
         """
+        flats, words, _ = self._door.arrays("release", flats, words, NO_OUTCOMES)
         for shard, mine, local in self._by_shard(flats):
             self.group.queue(shard, Op("hold", (local, words[mine])))
 

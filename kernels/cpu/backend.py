@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import DeviceError, InputError
+from gpuscan.checks import flag, whole
+from gpuscan.errors import DeviceError
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -20,11 +21,9 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
-    check_lengths,
-    to_load,
 )
 from gpuscan.kernels.budgets import cut_budget
-from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, plain, store_of
+from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, store_of
 from gpuscan.kernels.cpu.batches import PARALLEL_FROM_ITEMS, Batch, batches_of
 from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
 from gpuscan.kernels.cpu.budget import CpuKeyCounts, count_keys
@@ -36,6 +35,7 @@ from gpuscan.kernels.cpu.release import release
 from gpuscan.kernels.cpu.request import request
 from gpuscan.kernels.cpu.scan import Scan
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.kernels.signatures import Door, closed
 from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
 from gpuscan.records import N_NODES_MAX
 from gpuscan.units import format_bytes
@@ -57,8 +57,8 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, n_threads: int | None = None) -> None:
-        if n_threads is not None and n_threads < 1:
-            raise InputError(f"{n_threads} threads cannot run anything; give at least 1")
+        if n_threads is not None:
+            whole("n_threads", n_threads, 1)
         self.workers = Workers(n_threads or len(os.sched_getaffinity(0)))
 
     def describe(self) -> str:
@@ -85,6 +85,7 @@ class CpuKernels:
     def __init__(self, layout: StoreLayout, arrays: StoreArrays, workers: Workers) -> None:
         self.layout = layout
         self.arrays = arrays
+        self._door = Door(layout)
         self._workers = workers
         self._machine: Machine = machine_of(layout)
         self._store: Store | None = store_of(layout, arrays)
@@ -95,11 +96,14 @@ class CpuKernels:
         """The arrays as kernels take them.
 
         Raises:
-            ValueError: the store was closed. Kernels check no index, so this must.
+            ArgumentError: the store was closed. Kernels check no index, so this must.
         """
+        self._refuse_if_closed()
+        return cast(Store, self._store)
+
+    def _refuse_if_closed(self) -> None:
         if self._store is None:
-            raise ValueError("the store is closed")
-        return self._store
+            raise closed()
 
     def _compiled(self, kernel: Kernel) -> Any:
         return kernel.for_bits(self.layout.fmt.bits)
@@ -132,8 +136,7 @@ class CpuKernels:
         params: tuple[int, ...],
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        pfns, nids = plain(pfns, np.int64), plain(nids, np.int32)
-        check_lengths(len(pfns), outcomes, nids=nids)
+        pfns, nids, outcomes = self._door.arrays("request", pfns, nids, outcomes)
         compiled, store, machine = self._compiled(kernel), self.store, self._machine
         total = np.zeros(N_OUTCOMES, dtype=np.int64)
         for batch in batches_of(pfns, nids, store, machine, self.layout, self._workers):
@@ -165,7 +168,8 @@ class CpuKernels:
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> CpuKeyCounts:
         """Count the READY base pages of a range by target and hotness key."""
-        ScanRequest(lo, min(hi, self.layout.n_pages), N_NODES_MAX)
+        lo, hi = self._door.range("rank", lo, hi)
+        _, _, node_mask = self._door.arrays("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
         return count_keys(
             self.store, self.layout.fmt, self.layout.n_targets, budget, lo, hi, node_mask, self._workers
         )
@@ -176,8 +180,7 @@ class CpuKernels:
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
-        if request.hi > self.layout.n_pages:
-            raise ValueError(f"the scan ends at page {request.hi}, the store at {self.layout.n_pages}")
+        self._door.scan(request)
         layout = self.layout
         return Scan(self.store, layout.fmt, layout.n_targets, request, self._workers, self._buffers).run()
 
@@ -185,8 +188,7 @@ class CpuKernels:
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Put claimed pages back."""
-        flats, words = self._checked(flats), plain(words, self.layout.fmt.dtype)
-        check_lengths(len(flats), outcomes, words=words)
+        flats, words, outcomes = self._door.arrays("release", flats, words, outcomes)
         n_parts = 1 if len(flats) < PARALLEL_FROM_ITEMS else self._workers.n_threads
         counts = np.zeros((n_parts, N_RELEASE_OUTCOMES), dtype=np.int64)
         compiled, store = self._compiled(release), self.store
@@ -201,20 +203,21 @@ class CpuKernels:
 
     def discard(self, flats: NDArray[np.int64]) -> int:
         """Zero the records of pages that were freed; return how many were READY."""
-        return int(self._compiled(discard)(self.store, self._checked(flats)))
+        (flats,) = self._door.arrays("discard", flats)
+        return int(self._compiled(discard)(self.store, flats))
 
     def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
         """Set or clear the eligible bit of pages."""
-        self._compiled(set_eligible)(self.store.eligible_bits, self._checked(flats), eligible)
+        (flats,) = self._door.arrays("set_eligible", flats)
+        self._compiled(set_eligible)(
+            self.store.eligible_bits, flats, flag("set_eligible: eligible", eligible)
+        )
 
     def set_order(self, flats: NDArray[np.int64], order: int) -> None:
         """Make pages folios of ``order``."""
-        if not self.layout.has_large_folios:
-            if order:
-                raise ValueError(f"order {order} in a store without large folios")
-            return
-        folios = self.store.folio_order.reshape(-1, 1 << order)
-        folios[self._checked(flats) >> order] = order
+        heads = self._door.order(flats, order)
+        if self.layout.has_large_folios:
+            self.store.folio_order.reshape(-1, 1 << order)[heads >> order] = order
 
     def count_ready(self) -> int:
         """Return how many records are READY."""
@@ -243,11 +246,13 @@ class CpuKernels:
 
     def dump(self) -> StoreArrays:
         """Return copies of all arrays."""
+        self._refuse_if_closed()
         return self.arrays.map(np.copy)
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
-        for own, given in to_load(self.arrays, arrays):
+        self._refuse_if_closed()
+        for own, given in self._door.to_load(self.arrays, arrays):
             own[:] = given
 
     def close(self) -> None:
@@ -255,15 +260,6 @@ class CpuKernels:
         self._store = None
         self.arrays = self.arrays.map(lambda array: array[:0].copy())
         self._buffers = Buffers(self.layout.fmt.dtype, 0)
-
-    def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
-        checked = plain(flats, np.int64)
-        if len(checked) == 0:
-            return checked
-        first, last = int(checked.min()), int(checked.max())
-        if first < 0 or last >= self.layout.n_pages:
-            raise ValueError(f"flat pages {first} to {last} are not all in [0, {self.layout.n_pages})")
-        return checked
 
 
 def allocate(layout: StoreLayout) -> StoreArrays:

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Cutoffs
-from gpuscan.kernels.cpu.arguments import Store, plain
+from gpuscan.kernels.cpu.arguments import Store
 from gpuscan.kernels.cpu.bitmaps import count_blocks
 from gpuscan.kernels.cpu.rank import rank
 from gpuscan.kernels.cpu.scan import ALL_NODES, PARALLEL_FROM_BLOCKS, PIECES_PER_THREAD
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.kernels.signatures import check_cut_key
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.records import RecordFormat
 
@@ -40,6 +41,7 @@ class CpuKeyCounts:
     def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
         """Return cut-offs at these keys whose quotas are all that was counted."""
         n_chunks, _, _, n_keys = self._by_chunk.shape
+        cut_key = check_cut_key(cut_key, len(self.seen_pages), n_keys)
         above, ties_from, ties_below = np.zeros((3, n_chunks, len(cut_key)), dtype=np.int64)
         for row, target in enumerate(self.targets.tolist()):
             cut, pages_of_key = int(cut_key[target]), self._by_chunk[:, :, row, :]
@@ -69,12 +71,11 @@ def count_keys(
     workers: Workers,
 ) -> CpuKeyCounts:
     """Count in ``[lo, hi)``; see :meth:`gpuscan.kernels.api.Kernels.count_keys`."""
-    limit_pages = plain(budget.limit_pages, np.int64)
-    resume_flat = plain(budget.resume_flat, np.int64).copy()
-    limited = np.flatnonzero(limit_pages >= 0)
+    resume_flat = budget.resume_flat.copy()
+    limited = np.flatnonzero(budget.limit_pages >= 0)
     row_of_target = np.full(n_targets, -1, dtype=np.int32)
     row_of_target[limited] = np.arange(len(limited))
-    mask = ALL_NODES if node_mask is None else plain(node_mask, np.uint8)
+    mask = ALL_NODES if node_mask is None else node_mask
 
     n_set_blocks, _ = count_blocks.for_bits(fmt.bits)(store, mask, lo, hi)
     inline = n_set_blocks < PARALLEL_FROM_BLOCKS

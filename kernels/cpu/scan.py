@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import RawPlan, ScanRequest
-from gpuscan.kernels.cpu.arguments import Cuts, Store, cuts_of, plain
+from gpuscan.kernels.cpu.arguments import Cuts, Store, cuts_of
 from gpuscan.kernels.cpu.bitmaps import (
     count_blocks,
     count_blocks_of_all_nodes,
@@ -92,7 +92,7 @@ class Scan:
         self.buffers = buffers
         self.n_targets = n_targets
         self.cuts: Cuts = cuts_of(request.cuts)
-        self.node_mask = ALL_NODES if request.node_mask is None else plain(request.node_mask, np.uint8)
+        self.node_mask = ALL_NODES if request.node_mask is None else request.node_mask
         self.n_superseded = 0
         self.pieces: list[Piece] = []
         self.is_guess = False
@@ -155,8 +155,6 @@ class Scan:
         cuts = self.request.cuts
         if cuts is not None:
             edges = cuts.chunk_edges.tolist()
-            if lo < hi and not edges[0] <= lo <= hi <= edges[-1]:
-                raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked [{edges[0]}, {edges[-1]})")
         else:
             first, last = lo // SECTION_PAGES, -(-hi // SECTION_PAGES)
             n_pieces = 1 if self.inline else self.workers.n_threads * PIECES_PER_THREAD

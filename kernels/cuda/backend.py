@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import flag
 from gpuscan.errors import DeviceError
 from gpuscan.kernels.api import (
     N_OUTCOMES,
@@ -22,15 +23,14 @@ from gpuscan.kernels.api import (
     ScanRequest,
     StoreArrays,
     StoreLayout,
-    check_lengths,
-    to_load,
 )
 from gpuscan.kernels.budgets import cut_budget
 from gpuscan.kernels.cuda.budget import CudaKeyCounts
 from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES, WORD_PAGES
+from gpuscan.kernels.signatures import Door, closed
+from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
 from gpuscan.records import N_NODES_MAX
 from gpuscan.units import format_bytes
 
@@ -95,6 +95,7 @@ class CudaKernels:
         self.device = device
         self.ordered = ordered
         self.host_buffers = HostBuffers(device, layout.fmt.dtype)
+        self._door = Door(layout)
         self._lock = threading.RLock()
         self._is_open = True
         source = kernel_source(layout.fmt, exclusive=exclusive)
@@ -117,11 +118,11 @@ class CudaKernels:
         """Hold the lock, with the device current.
 
         Raises:
-            ValueError: the store was closed.
+            ArgumentError: the store was closed.
         """
         with self._lock, self.device.working():
             if not self._is_open:
-                raise ValueError("the store is closed")
+                raise closed()
             yield
 
     @property
@@ -133,7 +134,7 @@ class CudaKernels:
         """Return which nodes are looked at, device uint8[1024]; every upload waits for the device."""
         if mask is None:
             return self._all_nodes
-        return self.device.upload(np.ascontiguousarray(mask, dtype=np.uint8))
+        return self.device.upload(mask)
 
     def launch(self, name: str, n_threads: int, *args: Any) -> None:
         """Launch a kernel with at least ``n_threads`` threads."""
@@ -171,19 +172,20 @@ class CudaKernels:
         decides: tuple[Any, ...],
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        n_items, arrays, device = len(pfns), self.arrays, self.device
-        check_lengths(n_items, outcomes, nids=nids)
-        if n_items == 0:
-            return np.zeros(N_OUTCOMES, dtype=np.int64)
+        pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
+        n_items, device = len(pfns), self.device
         with self.working():
+            arrays = self.arrays
+            if n_items == 0:
+                return np.zeros(N_OUTCOMES, dtype=np.int64)
             looked_up = (
                 arrays.eligible_bits,
                 *self.folio_order,
                 self.section_nid,
                 np.int32(self.layout.fixed_target),
                 *self._machine,
-                device.upload(np.ascontiguousarray(pfns, dtype=np.int64)),
-                device.upload(np.ascontiguousarray(nids, dtype=np.int32)),
+                device.upload(pfns),
+                device.upload(nids),
                 np.int64(n_items),
             )
             heads = order = device.empty(0, np.int64)
@@ -221,7 +223,8 @@ class CudaKernels:
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> CudaKeyCounts:
         """Count the READY base pages of a range by target and hotness key."""
-        ScanRequest(lo, min(hi, self.layout.n_pages), BLOCK_PAGES)
+        lo, hi = self._door.range("rank", lo, hi)
+        _, _, node_mask = self._door.arrays("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
         with self.working():
             return CudaKeyCounts(self, budget, lo, hi, node_mask)
 
@@ -231,19 +234,17 @@ class CudaKernels:
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
-        if request.hi > self.layout.n_pages:
-            raise ValueError(f"the scan ends at page {request.hi}, the store at {self.layout.n_pages}")
+        self._door.scan(request)
         return Scan(self, request).run()
 
     def release(
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Put claimed pages back."""
-        check_lengths(len(flats), outcomes, words=words)
-        flats = self._checked(flats)
-        if len(flats) == 0:
-            return np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
+        flats, words, outcomes = self._door.arrays("release", flats, words, outcomes)
         with self.working():
+            if len(flats) == 0:
+                return np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
             ended = self.device.empty(len(outcomes), np.uint8)
             counts = self.device.zeros(N_RELEASE_OUTCOMES, np.uint64)
             self.launch(
@@ -256,7 +257,7 @@ class CudaKernels:
                 self.arrays.node_active,
                 self.section_nid,
                 self.device.upload(flats),
-                self.device.upload(np.ascontiguousarray(words, dtype=self.layout.fmt.dtype)),
+                self.device.upload(words),
                 np.int64(len(flats)),
                 ended,
                 np.int32(len(outcomes) > 0),
@@ -266,7 +267,7 @@ class CudaKernels:
 
     def discard(self, flats: NDArray[np.int64]) -> int:
         """Zero the records of pages that were freed; return how many were READY."""
-        flats = self._checked(flats)
+        (flats,) = self._door.arrays("discard", flats)
         with self.working():
             n_ready = self.device.zeros(1, np.uint64)
             on_device = self.device.upload(flats)
@@ -275,7 +276,8 @@ class CudaKernels:
 
     def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
         """Set or clear the eligible bit of pages."""
-        flats = self._checked(flats)
+        (flats,) = self._door.arrays("set_eligible", flats)
+        eligible = flag("set_eligible: eligible", eligible)
         with self.working():
             self.launch(
                 "set_eligible",
@@ -288,12 +290,10 @@ class CudaKernels:
 
     def set_order(self, flats: NDArray[np.int64], order: int) -> None:
         """Make pages folios of ``order``."""
-        if not self.layout.has_large_folios:
-            if order:
-                raise ValueError(f"order {order} in a store without large folios")
-            return
-        heads = self._checked(flats) >> order << order
+        heads = self._door.order(flats, order)
         with self.working():
+            if not self.layout.has_large_folios:
+                return
             self.launch(
                 "set_order",
                 len(heads) << order,
@@ -338,9 +338,8 @@ class CudaKernels:
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
-        pairs = to_load(self.arrays, arrays)
         with self.working():
-            for own, given in pairs:
+            for own, given in self._door.to_load(self.arrays, arrays):
                 self.device.write(own, given)
 
     def close(self) -> None:
@@ -349,16 +348,6 @@ class CudaKernels:
             self._is_open = False
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
-
-    def _checked(self, flats: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return flats as kernels take them, which check no index."""
-        checked = np.ascontiguousarray(flats, dtype=np.int64)
-        if len(checked) == 0:
-            return checked
-        first, last = int(checked.min()), int(checked.max())
-        if first < 0 or last >= self.layout.n_pages:
-            raise ValueError(f"flat pages {first} to {last} are not all in [0, {self.layout.n_pages})")
-        return checked
 
 
 class HostBuffers:

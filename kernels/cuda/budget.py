@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Cutoffs
+from gpuscan.kernels.signatures import check_cut_key
 from gpuscan.pagemap import SECTION_PAGES
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class CudaKeyCounts:
         device, arrays, layout = kernels.device, kernels.arrays, kernels.layout
         n_targets, n_keys = layout.n_targets, layout.fmt.n_keys
         self._edges = _chunk_edges(lo, hi, n_targets)
-        self._resume_flat = np.ascontiguousarray(budget.resume_flat, dtype=np.int64).copy()
+        self._resume_flat = budget.resume_flat.copy()
         n_chunks = len(self._edges) - 1
         self._walked = (
             arrays.records,
@@ -50,21 +51,22 @@ class CudaKeyCounts:
         counted = device.zeros(n_targets * n_keys, np.uint64)
         kernels.launch("rank", 32 * n_chunks, *self._walked, counted)
         pages_of_key = device.fetch(counted).astype(np.int64).reshape(n_targets, n_keys)
-        self.targets = np.flatnonzero(np.asarray(budget.limit_pages) >= 0)
+        self.targets = np.flatnonzero(budget.limit_pages >= 0)
         self.pages_of_key = pages_of_key[self.targets]
         self.seen_pages: NDArray[np.int64] = pages_of_key.sum(axis=1)
 
     def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
         """Return cut-offs at these keys whose quotas are all that is counted now."""
-        kernels, device = self._kernels, self._kernels.device
-        n_chunks, n_targets = len(self._edges) - 1, len(cut_key)
+        kernels, device, layout = self._kernels, self._kernels.device, self._kernels.layout
+        cut_key = check_cut_key(cut_key, layout.n_targets, layout.fmt.n_keys)
+        n_chunks, n_targets = len(self._edges) - 1, layout.n_targets
         with kernels.working():
             sides = [device.zeros(n_chunks * n_targets, np.uint64) for _ in range(3)]
             kernels.launch(
                 "rank_stretches",
                 32 * n_chunks,
                 *self._walked,
-                device.upload(np.ascontiguousarray(cut_key, dtype=np.int32)),
+                device.upload(cut_key),
                 device.upload(self._resume_flat),
                 *sides,
             )
@@ -72,8 +74,8 @@ class CudaKeyCounts:
                 device.fetch(side).astype(np.int64).reshape(n_chunks, n_targets) for side in sides
             )
         # Pages that came after the first count may have put a key on the other side of "all fits".
-        ties_from[:, cut_key >= kernels.layout.fmt.n_keys] = 0
-        ties_below[:, cut_key >= kernels.layout.fmt.n_keys] = 0
+        ties_from[:, cut_key >= layout.fmt.n_keys] = 0
+        ties_below[:, cut_key >= layout.fmt.n_keys] = 0
         return Cutoffs(
             now=self._now,
             chunk_edges=self._edges,

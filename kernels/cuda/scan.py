@@ -112,12 +112,7 @@ class Scan:
 
     def _edges(self) -> NDArray[np.int64]:
         lo, hi = self.request.lo, self.request.hi
-        if self.cuts is None:
-            return stretch_edges(lo, hi)
-        ranked = self.cuts.chunk_edges
-        if not ranked[0] <= lo <= hi <= ranked[-1]:
-            raise ValueError(f"scan range [{lo}, {hi}) is outside the ranked [{ranked[0]}, {ranked[-1]})")
-        return np.clip(ranked, lo, hi)
+        return stretch_edges(lo, hi) if self.cuts is None else np.clip(self.cuts.chunk_edges, lo, hi)
 
     def _count(self, edges: Any, node_mask: Any, totals: Any) -> Any:
         """Return candidates per stretch, device uint64[n_stretches]; ``edges`` are on the device."""
