@@ -356,6 +356,47 @@ def test_huge_pages_bypass_kmigrated_and_not_pghot() -> None:
     assert pghot.counters["migrate_pages_rounds"] == 32
 
 
+def test_a_promotion_at_the_fault_is_counted_in_memory_tiering_mode_only() -> None:
+    # In normal mode do_huge_pmd_numa_page() moves between nodes alike, and none of them is a promotion.
+    two_sockets = HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0, only_lower_tier=False)
+    moving = ProcessSpec("app", 16_384, (0, 1), 40_000.0, ((0, 1.0),), order=9, move_at_ns=1000 * MS)
+    sim = SimulatedMachine(tiered(), MachineSpec((moving,), two_sockets))
+    report = engine("rfc-v1", sim).run(20)
+    n_moved = report.counters["thp_migrated_at_fault"]
+    assert n_moved > 0
+    assert report.counters["numa_pages_migrated"] == 512 * n_moved
+    assert report.counters["pgpromote_success"] == 0
+    # migrate_pages() counts these as all others.
+    assert report.counters["thp_migration_success"] == n_moved
+    assert report.counters["migrate_pages_rounds"] == n_moved
+
+
+def test_failures_at_the_fault_are_counted_where_migrate_pages_was_called() -> None:
+    refused = engine("rfc-v1", machine(n_pages=16_384, order=9, cost=MigrationCostSpec(copy_failure_share=1)))
+    counters = refused.run(5).counters
+    assert counters["thp_migration_fail"] == counters["thp_at_fault"] > 0
+    assert counters["pgmigrate_fail"] == 512 * counters["thp_at_fault"]
+    off_lru = MigrationCostSpec(isolation_failure_share=1)
+    kept = engine("rfc-v1", machine(n_pages=16_384, order=9, cost=off_lru)).run(5).counters
+    assert kept["thp_at_fault"] > 0
+    assert kept["pgmigrate_fail"] == kept["thp_migration_fail"] == 0
+
+
+@pytest.mark.parametrize("name", ["section-flag", "hot-list"])
+def test_in_normal_mode_a_counting_design_records_what_passes_the_filter_only(name: str) -> None:
+    # Nobody faulted on a page below the top tier before: the first fault is not wanted, the second is.
+    for tiering_mode in (True, False):
+        hint_faults = HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0, only_lower_tier=tiering_mode)
+        report = engine(name, machine(hint_faults=hint_faults)).run(10)
+        metrics = [tick.metrics for tick in report.ticks]
+        n_wanted = sum(one["marks"] for one in metrics)
+        n_faults = sum(one["hint_faults"] for one in metrics)
+        n_recorded = report.counters["pghot_recorded_hintfaults"]
+        assert n_recorded == (n_faults if tiering_mode else n_wanted)
+        assert n_wanted > 100
+        assert tiering_mode or n_faults > n_wanted + 1000
+
+
 def test_a_huge_page_that_a_sampler_reports_is_no_fault_and_moves_at_none() -> None:
     report = engine("hot-list", machine(n_pages=16_384, order=9, producer=SamplerSpec(period=5))).run(20)
     assert report.counters["thp_at_fault"] == 0

@@ -125,6 +125,35 @@ def test_a_page_accessed_from_two_nodes_is_in_two_heaps_and_freed_twice() -> Non
     design.verify()
 
 
+def test_hot_from_a_node_without_a_heap_an_entry_forgets_its_place_and_is_put_in_twice() -> None:
+    design = kpromoted()
+    access(design, 3, times=3)
+    access(design, 4, times=2)
+    assert design.heaps[0].data[1].pfn == 4
+    # phi_heap_insert() writes place 0 before min_heap_push() finds that there is no heap.
+    access(design, 4, nid=5, times=2)
+    assert design.ledger.lost["no heap for the target"] == 1
+    assert design.entries[4].heap_idx == 0
+    # So what comes home does not find itself in the heap, and another copy of it goes in.
+    access(design, 4, nid=0, times=2)
+    assert [entry.pfn for entry in design.heaps[0].data] == [3, 4, 4]
+    assert design.counters["pghot_records_heap"] == 4
+    design.walk(0)
+    assert design.calls == [BatchCall((4, 3), 0)]
+    assert design.counters["use_after_free"] == 1
+    design.verify()
+
+
+def test_it_starts_wherever_there_is_memory_below_the_top_tier() -> None:
+    without_cpus = kpromoted(lower(cpus_on=(2,)))
+    access(without_cpus, 3)
+    assert without_cpus.counters["pghot_records_hash"] == 1
+    assert without_cpus.ledger.lost["no heap for the target"] == 1
+    assert not any(without_cpus.has_thread(nid) for nid in (0, 1, 2))
+    flat = kpromoted(lower(top_tier=(0, 1, 2)))
+    assert flat.record_access(3, 0, 10) == -22
+
+
 def test_an_entry_that_cooled_on_top_of_the_heap_blocks_what_is_behind_it() -> None:
     design = kpromoted()
     access(design, 3, times=3)

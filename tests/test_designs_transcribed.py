@@ -234,3 +234,16 @@ def test_section_flag_cuts_and_limits_long_runs_where_the_patch_does(mode: Mode,
     )
     assert counters["batch_calls"] == (3 if roomy else 2)
     assert counters["isolated"] == (1400 if roomy else 512)
+
+
+@pytest.mark.parametrize("jiffy", [127, 128, 255])
+def test_a_mark_of_the_walk_s_own_jiffy_has_no_age(jiffy: int) -> None:
+    """With a window of 100 ms a bucket of 128 jiffies is too old; the mark is in the walk's own."""
+    low = SECTION_PAGES
+    columns = layout([1, 0], [Span(0, low + 1, low + 2), Span(1, low, low + 1)], first_pfn=low, top_tier=[0])
+    start = 70_000 // 128 * 128 + 128 - 70_000  # begins a bucket
+    events = (Wait(start + jiffy), Mark(low, 0, 1), Walk(1))
+    tunables = Tunables(window_ms=100, freq_threshold=1)
+    counters = compare_pghot(PghotCase(columns, DEFAULT, tunables, frozenset(), events))
+    assert counters["isolated"] == 1
+    assert counters["not_promoted"] == 0

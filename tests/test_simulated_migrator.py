@@ -162,6 +162,23 @@ def test_no_free_page_ends_the_call_after_moving_what_was_unmapped() -> None:
     assert_conserved(sim)
 
 
+def test_a_round_that_gets_no_page_at_once_costs_nothing() -> None:
+    # 44 can be allocated; the folio that follows gets none, and nothing of its round is unmapped or flushed.
+    sim = machine(topology=small_target(108))
+    migrator = SimulatedMigrator(sim)
+    frames = sim.space.frame_of[:100].astype(np.int64)
+    for frame in frames.tolist():
+        assert migrator.prepare(frame, 0) == 0
+    assert migrator.migrate_isolated(0, frames[:44]).busy_ns == 3200 + 44 * 1090
+    result = migrator.migrate_isolated(0, frames[44:])
+    assert result.reasons == {
+        "ENOMEM: no free page on the target": 1,
+        "ENOMEM: not reached, the call ended": 55,
+    }
+    assert (result.busy_ns, result.n_rounds, result.n_passes) == (0.0, 1, 0)
+    assert_conserved(sim)
+
+
 def test_isolation_and_copy_failures() -> None:
     sim = machine(cost=MigrationCostSpec(isolation_failure_share=0.25, copy_failure_share=0.5))
     result = move(sim, slice(0, 4096))

@@ -25,6 +25,7 @@ from gpuscan.designs.design import Design
 from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.races import meet, visit_ns
 from gpuscan.designs.rfc import Kmigrated, Race
+from gpuscan.designs.simulated import migrate_counts
 from gpuscan.engine import RunReport, TickReport
 from gpuscan.flow import MigrateStatus
 from gpuscan.ledger import Ledger
@@ -140,6 +141,7 @@ class DesignEngine:
         self._at_fault = at_fault or SimulatedMigrator(machine)
         self._at_fault_ns = 0.0
         self._cost = machine.spec.kernel
+        self._tiering_mode = machine.spec.hint_faults.only_lower_tier
         self._n_cpus = sum(len(node.cpus) for node in machine.topology.nodes)
         self._wait_ns = 0.0
         self._random = np.random.default_rng([machine.spec.seed, 4])
@@ -320,10 +322,15 @@ class DesignEngine:
         self.design.hint_faults = seen.at_fault
         if not seen.at_fault:
             marked = marked if self.design.counts_accesses else wanted
-        elif self.design.bypasses_thp and self._machine.has_large_folios:
-            huge = self._is_huge(pfns)
-            self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
-            marked = ~huge
+        else:
+            if self.design.counts_accesses and not self._tiering_mode:
+                # do_numa_page() records what numa_migrate_check() lets through. Of pages below the top tier
+                # that is all in memory tiering mode, else what passes the filter.
+                marked = wanted
+            if self.design.bypasses_thp and self._machine.has_large_folios:
+                huge = self._is_huge(pfns)
+                self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
+                marked = marked & ~huge
         pfns, nids, cpus, times_ns = pfns[marked], nids[marked], cpus[marked], times_ns[marked]
         order = np.argsort(times_ns, kind="stable")
         page_map = self._machine.page_map
@@ -374,15 +381,24 @@ class DesignEngine:
         return huge
 
     def _migrate_at_fault(self, pfns: NDArray[np.int64], nids: NDArray[np.int32]) -> None:
-        """Move PMD-mapped folios one by one where they fault: do_huge_pmd_numa_page()."""
-        counters, size = self.design.counters, np.array([1 << PMD_ORDER])
+        """Move PMD-mapped folios one by one where they fault: do_huge_pmd_numa_page().
+
+        migrate_misplaced_folio() (Linux 6.11 to 6.16) counts a promotion in memory tiering mode only, and
+        only from below the top tier to it.
+        """
+        counters, size, machine = self.design.counters, np.array([1 << PMD_ORDER]), self._machine
         for pfn, nid in zip(pfns.tolist(), nids.tolist(), strict=True):
-            result = self._at_fault.migrate(nid, np.array([pfn], dtype=np.int64), size)
+            head = np.array([pfn], dtype=np.int64)
+            own_nid = int(machine.page_map.nid_of_flat(machine.page_map.flat_of_pfn(head))[0])
+            result = self._at_fault.migrate(nid, head, size)
             self._at_fault_ns += result.busy_ns
             counters["thp_at_fault"] += 1
+            if result.n_rounds:  # it was isolated, and handed to migrate_pages()
+                counters.update(migrate_counts(result, size))
             if result.status[0] == MigrateStatus.MOVED:
-                for name in ("pgmigrate_success", "numa_pages_migrated", "pgpromote_success"):
-                    counters[name] += 1 << PMD_ORDER
+                counters["numa_pages_migrated"] += 1 << PMD_ORDER
+                if self._tiering_mode and machine.top_tier[nid] and not machine.top_tier[own_nid]:
+                    counters["pgpromote_success"] += 1 << PMD_ORDER
                 counters["thp_migrated_at_fault"] += 1
             self.design.apply(result.events)
 

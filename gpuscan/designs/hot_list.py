@@ -106,9 +106,10 @@ class HotList(Design):
         wanted = self.tunables.heap_entries
         self.heap_entries = hash_entries * PGHOT_HEAP_PCT // 100 if wanted is None else wanted
         self.entries: dict[int, HotEntry] = {}
+        self._started = lower_pages > 0  # pghot_init(): whether any node has a thread is not asked
         self.heaps = (
             {nid: MaxHeap() for nid in machine.nids if machine.is_top_tier(nid) and machine.has_cpus(nid)}
-            if lower_pages
+            if self._started
             else {}
         )
         self._lists: dict[int, list[int]] = {}  # serials, ascending; hlist_add_head() puts new ones in front
@@ -144,10 +145,11 @@ class HotList(Design):
             hint_fault: the source; accesses of all others count anew after the window.
 
         Returns:
-            0, also where nothing is recorded, or -EINVAL.
+            0, also where nothing is recorded, or -EINVAL: there is no memory below the top tier, or no such
+            node can be.
         """
         machine, counters = self.machine, self.counters
-        if not self.heaps or nid >= N_NODES_MAX:
+        if not self._started or nid >= N_NODES_MAX:
             return -EINVAL
         counters["pghot_recorded_accesses"] += 1
         if hint_fault:
@@ -276,8 +278,10 @@ class HotList(Design):
         """
         heap, hot = self.heaps.get(entry.nid), entry.frequency >= KPROMOTED_FREQ_THRESHOLD
         if heap is None:
-            # No thread ever allocated a heap there: min_heap_push() warns once and does nothing.
+            # No thread ever allocated a heap there: min_heap_push() warns once and does nothing. But
+            # phi_heap_insert() has written the place before, and says that the entry is in.
             if hot:
+                entry.heap_idx = 0
                 self.counters["pghot_records_heap"] += 1
                 self.ledger.refuse(NO_HEAP)
             else:

@@ -316,7 +316,7 @@ class SectionFlag(Design):
         age_jiffies = now_jiffies + 1 - int(self._last_access[page.head])
         there = nid in self.machine.nids
         # Time stands still in a walk, but not for a page that was marked ahead of it: that one is not of old.
-        latency_ms = self._latency_ms(time, now_jiffies + max(0, 1 - age_jiffies))
+        latency_ms = self._latency_ms(time, now_jiffies + max(0, -age_jiffies))
         if there and not self._should_migrate(page.n_pages, nid, latency_ms, now_jiffies):
             self.counters["not_promoted"] += 1
             self.ledger.lose(asked, NOT_PROMOTED)

@@ -78,7 +78,7 @@ def make_design(name: str, machine: Machine, policy: Policy) -> Design:
     """
     require_design(name)
     design = _DESIGNS[name](machine, policy)
-    if not any(design.has_thread(nid) for nid in machine.nids):
+    if design.counts_accesses and all(machine.is_top_tier(nid) for nid in machine.nids):
         raise InputError(
             f"the design {name} promotes from lower tiers only, and all memory of this machine is one tier; "
             "choose another workload, such as cxl-promote"

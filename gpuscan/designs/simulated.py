@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.folio_steps import FolioSteps
 from gpuscan.designs.machine import BatchResult, Page, ZoneSpan
-from gpuscan.flow import MigrateStatus
+from gpuscan.flow import MigrateResult, MigrateStatus
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.sim.frames import PMD_ORDER
@@ -193,16 +193,26 @@ class SimulatedPages:
             return BatchResult((False,) * len(heads), counts=(("pgmigrate_fail", int(n_pages.sum())),))
         result = self._migrator.migrate_isolated(nid, frames)
         moved = result.status == MigrateStatus.MOVED
-        failed = result.status == MigrateStatus.EAGAIN
-        # What migrate_pages() did not come to any more is put back without being counted.
-        failed[np.flatnonzero(result.status == MigrateStatus.ENOMEM)[:1]] = True
-        huge = n_pages >= 1 << PMD_ORDER
-        counts = {
-            "pgmigrate_success": int(n_pages[moved].sum()),
-            "pgmigrate_fail": int(n_pages[failed].sum()),
-            "thp_migration_success": int((moved & huge).sum()),
-            "thp_migration_fail": int((failed & huge).sum()),
-            "migrate_pages_rounds": result.n_rounds,
-            "migrate_pages_passes": result.n_passes,
-        }
-        return BatchResult(tuple(moved.tolist()), result.busy_ns, result.events, tuple(counts.items()))
+        counts = tuple(migrate_counts(result, n_pages).items())
+        return BatchResult(tuple(moved.tolist()), result.busy_ns, result.events, counts)
+
+
+def migrate_counts(result: MigrateResult, n_pages: NDArray[np.int64]) -> dict[str, int]:
+    """Return what ``migrate_pages()`` counts, and our ``migrate_pages_rounds`` and ``migrate_pages_passes``.
+
+    Args:
+        result: of folios that were all isolated.
+        n_pages: int64[n], their base pages.
+    """
+    moved, failed = result.status == MigrateStatus.MOVED, result.status == MigrateStatus.EAGAIN
+    # What migrate_pages() did not come to any more is put back without being counted.
+    failed[np.flatnonzero(result.status == MigrateStatus.ENOMEM)[:1]] = True
+    huge = n_pages >= 1 << PMD_ORDER
+    return {
+        "pgmigrate_success": int(n_pages[moved].sum()),
+        "pgmigrate_fail": int(n_pages[failed].sum()),
+        "thp_migration_success": int((moved & huge).sum()),
+        "thp_migration_fail": int((failed & huge).sum()),
+        "migrate_pages_rounds": result.n_rounds,
+        "migrate_pages_passes": result.n_passes,
+    }

@@ -175,11 +175,13 @@ class SimulatedMigrator:
         isolated = np.flatnonzero(batch.pending)
         copy_fails = self._drawn(len(batch.status), self._cost.copy_failure_share)
         events: list[FolioEvents] = []
-        unmapped_pages = n_rounds = n_passes = 0
+        unmapped_pages = n_rounds = n_charged = n_passes = 0
         for members in rounds(isolated, 1 << orders[isolated]):
             n_rounds += 1
             unmapped, new = self._unmap(batch, members, target_nid, orders)
             unmapped_pages += int((1 << orders[unmapped]).sum())
+            # With -ENOMEM at the first folio migrate_pages_batch() returns: no TLB is flushed, nothing moved.
+            n_charged += bool(len(unmapped))
             waits = copy_fails[unmapped]
             n_passes += bool(len(unmapped)) + self._retry(waits)
             for order in np.unique(orders[unmapped]).tolist():
@@ -200,7 +202,7 @@ class SimulatedMigrator:
                 break
         # What fails has been unmapped and is mapped again. Since Linux 6.11 __migrate_folio() looks for
         # references before it copies, so the passes in between cost next to nothing.
-        busy_ns = self._cost.round_ns * n_rounds + self._cost.page_ns * unmapped_pages
+        busy_ns = self._cost.round_ns * n_charged + self._cost.page_ns * unmapped_pages
         failed = (batch.status != MigrateStatus.MOVED) & (batch.status != MigrateStatus.ENOENT)
         self._machine.migration_failed(batch.folios[failed])
         return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds, n_passes)

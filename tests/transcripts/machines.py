@@ -205,7 +205,7 @@ def pghot_cases(draw: st.DrawFn) -> PghotCase:
         events += [Walk(nid) for nid in draw(st.permutations(slow_nodes))[: draw(st.integers(1, 4))]]
     tunables = Tunables(
         hz=draw(st.sampled_from((1000, 250, 100))),
-        window_ms=draw(st.sampled_from((None, None, 1000))),
+        window_ms=draw(st.sampled_from((None, None, 1000, 100))),
         freq_threshold=draw(st.integers(1, 3)),
         target_nid=draw(st.sampled_from(top_tier)),
         batch_nr=draw(st.sampled_from((512, 512, 3, 1, 0))),
