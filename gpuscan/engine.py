@@ -301,7 +301,7 @@ class Engine:
                     part.pfns,
                     part.nids,
                     now_jiffies=policy.jiffies(self.now_ns),
-                    window_jiffies=policy.jiffies(policy.window_ns),
+                    window_jiffies=policy.jiffies(policy.window_in_force_ns),
                     threshold=policy.freq_threshold,
                     drop_top_tier=policy.drop_top_tier,
                 )

@@ -6,6 +6,7 @@ from gpuscan.compare.settings import OURS
 from gpuscan.designs.hot_list import ENTRY_BYTES as HOT_ENTRY_BYTES
 from gpuscan.designs.hot_list import PGHOT_HASH_ENTRIES, PGHOT_HASH_PCT, PGHOT_HEAP_PCT
 from gpuscan.designs.percpu_list import ENTRY_BYTES
+from gpuscan.designs.tunables import pghot_format
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.policy import Policy
 from gpuscan.records import record_format
@@ -39,7 +40,7 @@ def metadata_bytes(design: str, machine: SimulatedMachine, policy: Policy, n_lis
     if design == "section-flag":
         tracked = sum(node.present_pages for node in lower)
         return (
-            tracked * record_format(_pghot_format(policy)).n_bytes + n_pages // SECTION_PAGES * POINTER_BYTES
+            tracked * record_format(pghot_format(policy)).n_bytes + n_pages // SECTION_PAGES * POINTER_BYTES
         )
     if design == "percpu-list":
         n_cpus = sum(len(node.cpus) for node in topology.nodes)
@@ -59,7 +60,7 @@ def metadata_bytes(design: str, machine: SimulatedMachine, policy: Policy, n_lis
 def page_bytes(design: str, policy: Policy) -> float:
     """Return what a walk reads per page, or a list per entry."""
     if design == "section-flag":
-        return STRUCT_PAGE_BYTES + record_format(_pghot_format(policy)).n_bytes
+        return STRUCT_PAGE_BYTES + record_format(pghot_format(policy)).n_bytes
     if design == "percpu-list":
         return STRUCT_PAGE_BYTES + ENTRY_BYTES
     if design == "hot-list":
@@ -67,7 +68,3 @@ def page_bytes(design: str, policy: Policy) -> float:
     if design == "per-folio":
         return STRUCT_PAGE_BYTES + _FOLIO_RECORD_BYTES
     return STRUCT_PAGE_BYTES + PAGE_EXT_BYTES
-
-
-def _pghot_format(policy: Policy) -> str:
-    return "pghot" if policy.record_format == "pghot" else "pghot-compact"
