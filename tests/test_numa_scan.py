@@ -49,7 +49,8 @@ class Both:
             first += n_folios
             address += _GAP
         self.scan = Scan(self.vmas, scan_pages)
-        assert free[0] <= SECTION_PAGES and free[1] <= 2 * SECTION_PAGES
+        assert free[0] <= SECTION_PAGES
+        assert free[1] <= 2 * SECTION_PAGES
         self.space = AddressSpace(tuple(mappings), 2 * SECTION_PAGES)
         self.space.map(0, np.array(heads, dtype=np.int64))
         spec = ProcessSpec("app", 1, (0,), 1.0, ())
@@ -157,7 +158,7 @@ def test_scanning_takes_three_percent_of_a_task_s_time_at_most(
     """A visit takes 6 ms; the task that came is put off by 32 times that, another one is not."""
     app = ProcessSpec("app", 6000, cpu_nids, 1e6, ((2, 1.0),), pattern=PatternSpec(kind="uniform"))
     faults = HintFaultSpec(
-        1 << 30,
+        32 * MIB,
         adaptive=True,
         scan_delay_ns=0,
         scan_period_min_ns=TICK,
