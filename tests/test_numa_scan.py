@@ -24,7 +24,6 @@ MIB = 1 << 20
 MS = 1_000_000
 TICK = 100 * MS
 PAGE = 4096
-HPAGE_PAGES = 512
 _GAP = 64 * MIB
 
 
