@@ -64,10 +64,10 @@ def test_bytes_are_those_of_struct_page_and_record_in_run_and_compare(name: str,
     sim = machine()
     settings = Settings(sim.topology, sim.spec, POLICY, 2000 * MS, 1)
     path = tmp_path / "requests.npy"
-    np.save(path, entries())
-    opened = run_model(
-        name, settings, StillPages(sim), RequestList(path, 300, 300, 300 * MS, ""), StepCosts(3.0, 21.0)
-    )
+    asked = entries()
+    np.save(path, asked)
+    requests = RequestList(path, 300, 300, 300 * MS, digest_entries(asked))
+    opened = run_model(name, settings, StillPages(sim), requests, StepCosts(3.0, 21.0))
     assert opened.examined > 0
     assert opened.examined_bytes == opened.examined * BYTES_EACH[name]
     assert opened.unit == ("entries" if name in LISTS else "pages")
