@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuscan.compare.open_loop import StepCosts, run_model
-from gpuscan.compare.request_list import ENTRY, RequestList
+from gpuscan.compare.request_list import ENTRY, RequestList, digest_entries
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.still import StillPages
 from gpuscan.designs.registry import DESIGNS, design_engine
@@ -45,10 +45,11 @@ def run(name: str, order: int = 0) -> RunReport:
 
 
 def entries() -> np.ndarray:
+    """Return two requests for each of 300 pages."""
     sim = machine()
-    found = np.zeros(300, dtype=ENTRY)
-    found["time_ns"] = np.arange(300) * MS
-    found["pfn"] = sim.page_map.pfn_of_flat(sim.space.frame_of[:300].astype(np.int64))
+    found = np.zeros(600, dtype=ENTRY)
+    found["time_ns"] = np.arange(600) * MS
+    found["pfn"] = np.tile(sim.page_map.pfn_of_flat(sim.space.frame_of[:300].astype(np.int64)), 2)
     return found
 
 
@@ -66,7 +67,7 @@ def test_bytes_are_those_of_struct_page_and_record_in_run_and_compare(name: str,
     path = tmp_path / "requests.npy"
     asked = entries()
     np.save(path, asked)
-    requests = RequestList(path, 300, 300, 300 * MS, digest_entries(asked))
+    requests = RequestList(path, 600, 600, 600 * MS, digest_entries(asked))
     opened = run_model(name, settings, StillPages(sim), requests, StepCosts(3.0, 21.0))
     assert opened.examined > 0
     assert opened.examined_bytes == opened.examined * BYTES_EACH[name]
