@@ -109,7 +109,7 @@ def compare(
     \b
     gpuscan compare cxl-promote --designs all --memory 256GiB
     gpuscan compare phase-shift --designs rfc-v1,section-flag,gpuscan --seeds 5
-    gpuscan compare --designs section-flag,gpuscan --grid interval=50ms,100ms,1s --grid threshold=1,2,4
+    gpuscan compare --designs section-flag,gpuscan --grid interval=50ms,100ms,1s --grid threshold=1,2,3
     gpuscan compare --trace mem.txt --machine mine.toml      recorded accesses
     """
     import os
@@ -141,6 +141,9 @@ def compare(
         note_trace_machine([*given, *(overrides or [])], facts["machine"]["topology"], output)
     n_processes = min(jobs or len(os.sched_getaffinity(0)), max(1, 2 * len(names)))
     n_requests = requests or DEFAULT_REQUESTS
+    if not grid:
+        for name in names:
+            settings.check(name)
     asked = _Asked(names, settings, facts, seeds, n_requests, n_processes, side_costs, out, plots, force)
     if grid:
         _run_grid(asked, combinations, objective or "fast_share", output)

@@ -44,12 +44,15 @@ class TickReport:
         tick, now_ns, duration_ns: which one, when it began and how long the source ran.
         marked: accepted requests; refreshed: marks on READY pages; rejected: marks refused at the door.
         candidates, candidate_pages: claimed by the scan.
-        n_plans, n_batches, batch_pages: plans, batches, base pages in them.
+        n_plans: plans; walks (or turns) of another design's threads.
+        n_batches, batch_pages: batches, none of them empty, and base pages in them.
         migrated, migrated_pages, refused, dropped: outcomes of this tick.
         pending: READY afterwards.
-        scan_ns: wall time of the scans; examined_bytes: what they read.
+        scan_ns: wall time of the scans (another design's: modelled, of all threads together);
+            examined_bytes: what they read.
         migrate_busy_ns: time of the busiest migrator (one per target).
-        path: dense, indexed, mixed (shards differ) or idle (no node due and active).
+        path: dense, indexed, mixed (shards differ) or idle (no node due and active); walk or turn of another
+            design's threads.
         network_calls, network_bytes: what went over a network, both ways (0 without shards elsewhere).
         metrics: what the source counted.
     """
@@ -79,6 +82,30 @@ class TickReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Walks:
+    """What the threads of another design did; the figures are defined in docs/compare.md.
+
+    Attributes:
+        kind: ``walk`` through pages, or ``turn`` of a thread that empties lists.
+        unit: what is looked at, ``page`` or ``entry``.
+        times_ns: float64[n], how long each took to look, modelled, without its migrations.
+        n_examined: pages or entries looked at.
+        n_batch_folios, batch_limit: folios of all batches, and what one may hold.
+        moved_at_fault_pages, at_fault_ns: base pages that moved where they faulted, in no walk, and how long
+            the tasks that faulted took for it, modelled.
+    """
+
+    kind: str
+    unit: str
+    times_ns: NDArray[np.float64]
+    n_examined: int
+    n_batch_folios: int
+    batch_limit: int
+    moved_at_fault_pages: int
+    at_fault_ns: float
+
+
 @dataclass(slots=True)
 class RunReport:
     """A whole run.
@@ -94,6 +121,7 @@ class RunReport:
         design: the scan design; ``gpuscan`` is this engine.
         counters: what another design counted, by the kernel's name where it has one.
         recovery_s: how long each shard that was lost took to be where it was.
+        walks: of another design; None for gpuscan, which has scans.
     """
 
     device: str
@@ -107,6 +135,7 @@ class RunReport:
     design: str = "gpuscan"
     counters: Counter[str] = field(default_factory=Counter)
     recovery_s: list[float] = field(default_factory=list)
+    walks: Walks | None = None
 
 
 class Engine:
@@ -301,7 +330,7 @@ class Engine:
                     part.pfns,
                     part.nids,
                     now_jiffies=policy.jiffies(self.now_ns),
-                    window_jiffies=policy.jiffies(policy.window_ns),
+                    window_jiffies=policy.jiffies(policy.window_in_force_ns),
                     threshold=policy.freq_threshold,
                     drop_top_tier=policy.drop_top_tier,
                 )

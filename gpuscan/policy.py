@@ -8,6 +8,9 @@ from typing import Literal
 from gpuscan.kernels.api import ScanPath
 from gpuscan.plan import BATCH_PAGES
 
+_LONG_WINDOW_NS = 5_000_000_000
+_WINDOW_NS = {"pghot-compact": 3_000_000_000}
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -19,8 +22,8 @@ class Policy:
         batch_pages: base pages per batch.
         interval_ns: pause between two scans of a node (pghot: 100 ms, RFC v1: 1 s).
         node_interval_ns: other intervals by nid.
-        freq_threshold, window_ns: when a recorded page is READY (pghot: 2 accesses;
-            5 s precise, 3 s compact).
+        freq_threshold: accesses after which a recorded page is READY (pghot: 2).
+        window_ns: how far apart they may be; 0 = as :attr:`window_in_force_ns` says.
         drop_top_tier: recorded accesses to top-tier pages are ignored.
         scan_path: ``auto``, ``dense`` or ``indexed``.
         capacity_folios: folios per plan, at least 512; 0 = the store's choice.
@@ -41,7 +44,7 @@ class Policy:
     interval_ns: int = 100_000_000
     node_interval_ns: tuple[tuple[int, int], ...] = ()
     freq_threshold: int = 2
-    window_ns: int = 5_000_000_000
+    window_ns: int = 0
     drop_top_tier: bool = True
     scan_path: ScanPath = "auto"
     capacity_folios: int = 0
@@ -51,6 +54,11 @@ class Policy:
     one_thread: bool = False
     backoff_ticks: int = 4
     max_attempts: int = 4
+
+    @property
+    def window_in_force_ns(self) -> int:
+        """The window; where none was set, PGHOT_FREQ_WINDOW_DEFAULT: 3 s compact, 5 s all other formats."""
+        return self.window_ns or _WINDOW_NS.get(self.record_format, _LONG_WINDOW_NS)
 
     def jiffies(self, ns: int) -> int:
         """Return a time in jiffies, rounded down."""

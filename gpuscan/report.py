@@ -14,6 +14,7 @@ A ``--out`` directory holds::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuscan.engine import PlanSink, RunReport, TickReport
+from gpuscan.engine import PlanSink, RunReport, TickReport, Walks
 from gpuscan.ledger import Ledger
 from gpuscan.policy import Policy
 from gpuscan.units import PAGE_BYTES, format_bytes, format_number, format_time
@@ -69,12 +70,13 @@ class RunSummary:
     Attributes:
         fast: None where the source counts no accesses.
         n_ticks, simulated_ns: rounds, and the time that passed in them.
-        n_scans: ticks in which something was scanned.
-        scan_ns_p50, scan_ns_p99, scan_ns_total: wall time of those scans.
-        paths: scans by path, ``{"dense": 3, "indexed": 97}``.
+        n_scans: ticks in which something was scanned; of another design, walks (or turns).
+        scan_ns_p50, scan_ns_p99, scan_ns_total: wall time of those scans; of walks, modelled.
+        paths: scans by path, ``{"dense": 3, "indexed": 97}``; of another design ``{"walk": 8107}``.
         examined_bytes: what the scans read.
-        n_plans, n_batches: plans and batches.
-        batch_fill: base pages in the batches over what they could hold; NaN without batches.
+        n_plans, n_batches: plans (of another design: walks) and batches.
+        batch_fill: what the batches held over what they could hold; NaN without batches.
+        batch_limit, batch_unit: what one could hold: base pages; of another design, folios.
         migrated_pages: base pages moved.
         migrate_busy_ns: time of the busiest migrator of each tick, summed.
         network_calls, network_bytes: what went to shards elsewhere and back, summed.
@@ -94,6 +96,8 @@ class RunSummary:
     n_plans: int
     n_batches: int
     batch_fill: float
+    batch_limit: int
+    batch_unit: str
     migrated_pages: int
     migrate_busy_ns: float
     network_calls: int
@@ -110,26 +114,31 @@ class RunSummary:
 def summarize(report: RunReport) -> RunSummary:
     """Return the summary of a run (one without a tick has zeros and NaN)."""
     ticks = report.ticks
-    scans = [tick for tick in ticks if tick.n_plans]
-    scan_ns = np.array([tick.scan_ns for tick in scans], dtype=np.float64)
-    n_batches = sum(tick.n_batches for tick in ticks)
-    batch_pages = sum(tick.batch_pages for tick in ticks)
-    paths: dict[str, int] = {}
-    for tick in scans:
-        paths[tick.path] = paths.get(tick.path, 0) + 1
+    n_batches, walks = sum(tick.n_batches for tick in ticks), report.walks
+    if walks is None:
+        scans = [tick for tick in ticks if tick.n_plans]
+        scan_ns = np.array([tick.scan_ns for tick in scans], dtype=np.float64)
+        paths = dict(Counter(tick.path for tick in scans))
+        in_batches, limit, unit = sum(tick.batch_pages for tick in ticks), report.policy.batch_pages, "pages"
+    else:
+        scan_ns = walks.times_ns
+        paths = {walks.kind: len(scan_ns)} if len(scan_ns) else {}
+        in_batches, limit, unit = walks.n_batch_folios, walks.batch_limit, "folios"
     return RunSummary(
         fast=_fast_share(ticks),
         n_ticks=len(ticks),
         simulated_ns=sum(tick.duration_ns for tick in ticks),
-        n_scans=len(scans),
-        scan_ns_p50=float(np.percentile(scan_ns, 50)) if scans else float("nan"),
-        scan_ns_p99=float(np.percentile(scan_ns, 99)) if scans else float("nan"),
+        n_scans=len(scan_ns),
+        scan_ns_p50=float(np.percentile(scan_ns, 50)) if len(scan_ns) else float("nan"),
+        scan_ns_p99=float(np.percentile(scan_ns, 99)) if len(scan_ns) else float("nan"),
         scan_ns_total=int(scan_ns.sum()),
         paths=paths,
         examined_bytes=sum(tick.examined_bytes for tick in ticks),
         n_plans=sum(tick.n_plans for tick in ticks),
         n_batches=n_batches,
-        batch_fill=batch_pages / (n_batches * report.policy.batch_pages) if n_batches else float("nan"),
+        batch_fill=in_batches / (n_batches * limit) if n_batches else float("nan"),
+        batch_limit=limit,
+        batch_unit=unit,
         migrated_pages=sum(tick.migrated_pages for tick in ticks),
         migrate_busy_ns=sum(tick.migrate_busy_ns for tick in ticks),
         network_calls=sum(tick.network_calls for tick in ticks),
@@ -238,21 +247,6 @@ def summary_rows(
                 sparkline(summary.fast.series, plot_width, axis),
             ),
         ]
-    scan, batches = "nothing was ready", "none"
-    if summary.n_scans:
-        scan = (
-            f"p50 {format_time(summary.scan_ns_p50)}, p99 {format_time(summary.scan_ns_p99)}, "
-            f"{_counted(summary.paths)}, {format_bytes(summary.examined_bytes)} read"
-        )
-        if report.design != "gpuscan":
-            scan += " (modelled)"
-    if summary.n_batches:
-        full = f"{summary.batch_fill:.0%} of {report.policy.batch_pages} pages"
-        batches = f"{summary.n_batches:,} in {format_number(summary.n_plans, 'plan')}, filled to {full}"
-    moved = "nothing"
-    if summary.migrated_bytes:
-        busy = format_time(summary.migrate_busy_ns)
-        moved = f"{format_bytes(summary.migrated_bytes)} in {busy} (busiest migrator, modelled)"
     if "demoted_pages" in summary.metrics:
         who = "by the same thread" if report.policy.one_thread else "by kswapd"
         demoted = [(f"demoted {who}", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
@@ -271,12 +265,52 @@ def summary_rows(
     return [
         *rows,
         ("ticks", f"{summary.n_ticks:,}, {format_time(summary.simulated_ns)} of the machine's time"),
-        ("scan", scan),
-        ("batches", batches),
-        ("moved", moved),
+        ("scan", _scan(report.walks, summary)),
+        ("batches", _batches(report.walks, summary)),
+        ("moved", _moved(report.walks, summary)),
         *demoted,
         *network,
     ]
+
+
+def _scan(walks: Walks | None, summary: RunSummary) -> str:
+    """Say how long a scan (or walk, or turn) took, how many there were, and what they read."""
+    if not summary.n_scans:
+        return "nothing was ready" if walks is None else f"no {walks.kind}"
+    times = f"p50 {format_time(summary.scan_ns_p50)}, p99 {format_time(summary.scan_ns_p99)}"
+    read = f"{format_bytes(summary.examined_bytes)} read"
+    if walks is None:
+        return f"{times}, {_counted(summary.paths)}, {read}"
+    n_walks = format_number(summary.n_scans, walks.kind)
+    if walks.unit == "page":
+        return f"{times}, {n_walks}, {read} (modelled)"
+    entries = "1 entry" if walks.n_examined == 1 else f"{walks.n_examined:,} entries"
+    return f"no walk; {times}, {n_walks}, {entries}, {read} (modelled)"
+
+
+def _batches(walks: Walks | None, summary: RunSummary) -> str:
+    """Say how many batches there were and how full they were."""
+    if not summary.n_batches:
+        return "none"
+    found_in = format_number(summary.n_plans, "plan" if walks is None else walks.kind)
+    full = f"{summary.batch_fill:.0%} of {summary.batch_limit} {summary.batch_unit}"
+    return f"{summary.n_batches:,} in {found_in}, filled to {full}"
+
+
+def _moved(walks: Walks | None, summary: RunSummary) -> str:
+    """Say what moved and how long it took whoever moved most."""
+    at_fault_bytes = 0 if walks is None else walks.moved_at_fault_pages * PAGE_BYTES
+    parts = []
+    if summary.migrated_bytes > at_fault_bytes:
+        who, busy = "migrator" if walks is None else "thread", format_time(summary.migrate_busy_ns)
+        parts.append(
+            f"{format_bytes(summary.migrated_bytes - at_fault_bytes)} in {busy} (busiest {who}, modelled)"
+        )
+    if walks is not None and at_fault_bytes:
+        parts.append(
+            f"{format_bytes(at_fault_bytes)} at the fault in {format_time(walks.at_fault_ns)} (modelled)"
+        )
+    return ", ".join(parts) or "nothing"
 
 
 def _producer(name: str, summary: RunSummary) -> str:

@@ -199,8 +199,10 @@ def _open_backend(
 def _check_design(design: str, workload: Workload, device: Device | None, fallback: bool) -> None:
     """Refuse what a model of another design cannot do."""
     from gpuscan.designs.registry import require_design
+    from gpuscan.designs.tunables import check_tunables
 
     require_design(design)
+    check_tunables(design, workload.engine_policy())
     if workload.policy.one_thread:
         raise InputError(f"policy.one_thread is a switch of gpuscan; leave it out, or --design {design}")
     if device is not None or fallback:

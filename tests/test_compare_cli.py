@@ -219,7 +219,7 @@ def compared_topology(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 def test_what_gpuscan_s_cells_cannot_say() -> None:
     opened, closed = OpenResult("gpuscan", scan_ns=10.0), ClosedResult("gpuscan", wrong_node_known=False)
     nan = float("nan")
-    figures = Figures("gpuscan", opened, closed, 1000, 4, 64.0, 0, nan, nan, nan, 1.0, 1.0)
+    figures = Figures("gpuscan", opened, closed, 1000, 4, 0, nan, nan, nan, 1.0, 1.0)
     cells = {column.key: cell_of(column, [figures]) for column in COLUMNS}
     busy = next(column for column in COLUMNS if column.key == "busy")
     assert cell_text(busy, cells["busy"]) == "4.0% (at most, 4 threads)"
@@ -244,7 +244,7 @@ def test_a_seed_without_a_number_keeps_its_place() -> None:
             "rfc-v1",
             OpenResult("rfc-v1"),
             ClosedResult("rfc-v1", migrated=n, examined=120),
-            *(1000, 1, 64.0, 0, nan, nan, nan, 1.0, 1.0),
+            *(1000, 1, 0, nan, nan, nan, 1.0, 1.0),
         )
         for n in moved.values()
     ]
@@ -262,7 +262,7 @@ def test_moves_at_the_fault_are_counted_with_the_others() -> None:
     column = next(column for column in COLUMNS if column.key == "moved")
 
     def text(*results: ClosedResult) -> str:
-        rest = (1000, 1, 64.0, 0, nan, nan, nan, 1.0, 1.0)
+        rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
         seeds = [Figures("rfc-v1", OpenResult("rfc-v1"), closed, *rest) for closed in results]
         return cell_text(column, cell_of(column, seeds))
 
@@ -275,7 +275,7 @@ def test_moves_at_the_fault_are_counted_with_the_others() -> None:
 def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
     nan = float("nan")
     column = next(column for column in COLUMNS if column.key == "false_promotions")
-    rest = (1000, 1, 64.0, 0, nan, nan, nan, 1.0, 1.0)
+    rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
     for design in (*DESIGNS, "gpuscan"):
         figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
         asks = design in ("section-flag", "hot-list")

@@ -200,9 +200,10 @@ def test_costs_are_counted() -> None:
 
 def test_the_adaptive_pause_begins_with_the_delay_and_the_kernels_shortest() -> None:
     adaptive = HintFaultSpec(
-        scan_bytes=25 * 4096, adaptive=True, scan_delay_ns=TICK, scan_period_min_ns=2 * TICK
+        scan_bytes=512 * 4096, adaptive=True, scan_delay_ns=TICK, scan_period_min_ns=2 * TICK, pte_ns=0.0
     )
-    slow = source(adaptive)
-    # 4 windows of 200 ms: 50 ms, of which each visit unmaps a quarter and walks no more.
-    walked = [slow.sample(k * TICK, TICK).metrics["ptes_walked"] for k in range(4)]
-    assert walked == [0, 50, 50, 25]
+    slow = source(adaptive, n_pages=2048, accesses_per_s=40_960.0)
+    # 4 windows of 200 ms: 50 ms, of which each visit unmaps a quarter and walks no more. The fifth finds the
+    # end of a pass, whose faults double the pause after the tick.
+    walked = [slow.sample(k * TICK, TICK).metrics["ptes_walked"] for k in range(5)]
+    assert walked == [0, 1024, 1024, 1024, 512]

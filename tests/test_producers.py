@@ -291,7 +291,7 @@ def pauses_ms(faults: HintFaultSpec, topology: Topology, **process: object) -> t
 
 
 ADAPTIVE = HintFaultSpec(
-    scan_bytes=100 * 4096,
+    scan_bytes=101 * 4096,  # more than all pages, so a visit comes to the end and a pass is over
     adaptive=True,
     scan_delay_ns=0,
     scan_period_min_ns=TICK,

@@ -10,9 +10,9 @@ import numpy as np
 from answers.bench_machine import MS, S, entries_of, machine_with, pages_of, through
 from gpuscan.bench.bed import Bed, Case, StoreShape
 from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES, CostModel, measure_model, scan_ns
-from gpuscan.compare.metadata import PAGE_EXT_BYTES
 from gpuscan.compare.still import StillPages
 from gpuscan.designs.percpu_list import ENTRY_BYTES
+from gpuscan.designs.rfc import PAGE_EXT_BYTES
 from gpuscan.policy import Policy
 from gpuscan.units import PAGE_BYTES
 

@@ -173,8 +173,8 @@ def _run_model(
     counters = report.counters
     result.moved_at_fault = counters["thp_migrated_at_fault"]
     result.wrong_node = counters["sent_to_wrong_node"]
-    result.unit = "pages" if hasattr(design, "records") else "entries"
-    result.examined = counters["pfns_examined" if result.unit == "pages" else "entries_examined"]
+    result.unit = "pages" if design.has_walk else "entries"
+    result.examined = design.n_looked_at
     return result
 
 

@@ -39,7 +39,6 @@ class Figures:
         opened, closed: what the loops found.
         list_end_ns: how long the open loop's list is.
         n_threads: of a scan; models have one.
-        page_bytes: what looking at a page (or an entry) reads.
         metadata_bytes: what the design keeps for this machine.
         mark_ns, mark_beside_ns: producer cost alone and beside another; NaN where not measured.
         slowdown: of a neighbour while the design scans; NaN where not measured.
@@ -51,7 +50,6 @@ class Figures:
     closed: ClosedResult
     list_end_ns: int
     n_threads: int
-    page_bytes: float
     metadata_bytes: int
     mark_ns: float
     mark_beside_ns: float
@@ -156,8 +154,7 @@ def _examined(figures: Figures) -> Value:
 
 
 def _examined_bytes(figures: Figures) -> Value:
-    opened = figures.opened
-    return Value(float(opened.examined_bytes or opened.examined * figures.page_bytes))
+    return Value(float(figures.opened.examined_bytes))
 
 
 def _busy(figures: Figures) -> Value:

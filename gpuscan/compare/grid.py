@@ -50,7 +50,7 @@ OBJECTIVES = tuple(column.key for column in COLUMNS if column.key in _SMALLER_IS
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """A design under one combination: what of it applies, and every column."""
+    """A design under one combination: what of it applying, and every column."""
 
     design: str
     parameters: Parameters
@@ -126,6 +126,16 @@ def check_intervals(combinations: Sequence[Parameters], settings: Settings) -> N
             )
 
 
+def check_bounds(designs: Sequence[str], combinations: Sequence[Parameters], settings: Settings) -> None:
+    """Refuse a combination that a design does not take, before any is run.
+
+    Raises:
+        InputError: see :meth:`gpuscan.compare.settings.Settings.check`.
+    """
+    for parameters, name in product(combinations, designs):
+        replace(settings, parameters=parameters.applying_to(name, settings.mark)).check(name)
+
+
 def run_grid(
     designs: Sequence[str],
     settings: Settings,
@@ -142,10 +152,12 @@ def run_grid(
         on_share: called with shares of cells (a design under a combination).
 
     Raises:
-        InputError: an interval does not divide the length of the run; see also ``run_seed``.
+        InputError: an interval does not divide the length of the run, or a design does not take a value; see
+            also ``run_seed``.
         RunFailedError: see ``run_seed``.
     """
     check_intervals(combinations, settings)
+    check_bounds(designs, combinations, settings)
     model = measure_model(lambda what: on_share(f"measuring: {what}", 0))
     found: dict[tuple[str, Parameters], GridCell] = {}
     for parameters in combinations:

@@ -1,4 +1,4 @@
-"""What a design keeps for a machine, and what looking at a page reads; from the published layouts."""
+"""What a design keeps for a machine, from the published layouts."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from gpuscan.compare.settings import OURS
 from gpuscan.designs.hot_list import ENTRY_BYTES as HOT_ENTRY_BYTES
 from gpuscan.designs.hot_list import PGHOT_HASH_ENTRIES, PGHOT_HASH_PCT, PGHOT_HEAP_PCT
 from gpuscan.designs.percpu_list import ENTRY_BYTES
+from gpuscan.designs.readings import FOLIO_RECORD_BYTES
+from gpuscan.designs.rfc import PAGE_EXT_BYTES
+from gpuscan.designs.tunables import pghot_format
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.policy import Policy
 from gpuscan.records import record_format
 from gpuscan.sim.machine import SimulatedMachine
 
-STRUCT_PAGE_BYTES = 64
-PAGE_EXT_BYTES = 8
-"""``page_ext->flags``, an unsigned long; page_ext has more only with other users of it."""
 POINTER_BYTES = 8
 _LIST_ENTRIES = 4096
-_FOLIO_RECORD_BYTES = 4
 _BUCKET_BYTES = 16
 """A list head and its lock."""
 
@@ -39,7 +38,7 @@ def metadata_bytes(design: str, machine: SimulatedMachine, policy: Policy, n_lis
     if design == "section-flag":
         tracked = sum(node.present_pages for node in lower)
         return (
-            tracked * record_format(_pghot_format(policy)).n_bytes + n_pages // SECTION_PAGES * POINTER_BYTES
+            tracked * record_format(pghot_format(policy)).n_bytes + n_pages // SECTION_PAGES * POINTER_BYTES
         )
     if design == "percpu-list":
         n_cpus = sum(len(node.cpus) for node in topology.nodes)
@@ -51,23 +50,6 @@ def metadata_bytes(design: str, machine: SimulatedMachine, policy: Policy, n_lis
         heaps = n_heaps * (n_hashed * PGHOT_HEAP_PCT // 100) * POINTER_BYTES
         return n_hashed // PGHOT_HASH_ENTRIES * _BUCKET_BYTES + heaps + n_listed * HOT_ENTRY_BYTES
     if design == "per-folio":
-        return machine.space.n_folios * _FOLIO_RECORD_BYTES
+        return machine.space.n_folios * FOLIO_RECORD_BYTES
     extra = len(topology.zones) if design == "zone-flag" else 0
     return n_pages * PAGE_EXT_BYTES + extra
-
-
-def page_bytes(design: str, policy: Policy) -> float:
-    """Return what a walk reads per page, or a list per entry."""
-    if design == "section-flag":
-        return STRUCT_PAGE_BYTES + record_format(_pghot_format(policy)).n_bytes
-    if design == "percpu-list":
-        return STRUCT_PAGE_BYTES + ENTRY_BYTES
-    if design == "hot-list":
-        return STRUCT_PAGE_BYTES + HOT_ENTRY_BYTES
-    if design == "per-folio":
-        return STRUCT_PAGE_BYTES + _FOLIO_RECORD_BYTES
-    return STRUCT_PAGE_BYTES + PAGE_EXT_BYTES
-
-
-def _pghot_format(policy: Policy) -> str:
-    return "pghot" if policy.record_format == "pghot" else "pghot-compact"

@@ -277,8 +277,6 @@ class OpenLoop:
         design.verify()
         counters = design.counters
         positions = np.array(ledger.positions, dtype=np.int64)
-        has_walk = hasattr(design, "records")
-        examined = counters["pfns_examined"] if has_walk else counters["entries_examined"]
         return OpenResult(
             design.name,
             digest_entries(self._entries[self._marked]),
@@ -294,8 +292,9 @@ class OpenLoop:
             batch_limit=design.batch_folios,
             wrong_node=counters["sent_to_wrong_node"],
             lost=dict(ledger.lost.most_common()),
-            examined=examined,
-            unit="pages" if has_walk else "entries",
+            examined=design.n_looked_at,
+            unit="pages" if design.has_walk else "entries",
+            examined_bytes=design.looked_at_bytes,
             scan_ns=self.scan_ns,
             no_resched_ns=self.place.longest_ns,
             false_promotions=counters["false_promotions"],

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuscan.designs.design import Design
 from gpuscan.designs.registry import DESIGNS, require_design
+from gpuscan.designs.tunables import Bound, check_tunables
 from gpuscan.policy import Policy
+from gpuscan.records import record_format
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
 
@@ -90,6 +92,20 @@ class Settings:
             # A thread walks once a tick at most, so no tick may be longer than its sleep.
             policy = replace(policy, interval_ns=min(policy.interval_ns, wanted.interval_ns))
         return policy
+
+    def check(self, design: str) -> None:
+        """Refuse parameters and a policy that a design does not take.
+
+        Raises:
+            InputError: the kernel, or gpuscan's record, would not hold one of them.
+        """
+        policy, wanted = self.policy_of(design), self.parameters
+        if design != OURS:
+            check_tunables(design, policy, sleep_ns=wanted.interval_ns, batch_folios=wanted.batch_folios)
+        elif self.mark == "record":
+            fmt = record_format(policy.record_format)
+            what = f"what {fmt.name} records count to"
+            Bound("policy.freq_threshold", policy.freq_threshold, 1, fmt.freq.max, "", what).check(design)
 
     def tune(self, design: Design) -> None:
         """Give a model the parameters that it shares with all of them."""

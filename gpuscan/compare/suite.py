@@ -13,7 +13,7 @@ from gpuscan.compare.columns import COLUMNS, Cell, Figures, cell_of
 from gpuscan.compare.cost_model import CostModel
 from gpuscan.compare.gpuscan_loop import GpuscanLoop
 from gpuscan.compare.jobs import run_jobs
-from gpuscan.compare.metadata import metadata_bytes, page_bytes
+from gpuscan.compare.metadata import metadata_bytes
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
 from gpuscan.compare.recording import record_accesses
 from gpuscan.compare.request_list import RequestList, make_request_list
@@ -199,7 +199,6 @@ def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> F
         run.closed[design],
         run.requests.end_ns,
         settings.n_threads if design == OURS else 1,
-        page_bytes(design, settings.policy),
         run.metadata[design],
         producer.alone_ns,
         producer.beside_another_ns,

@@ -16,6 +16,9 @@ from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, STALE
 from gpuscan.flow import FolioEvents
 from gpuscan.sim.spec import KernelCostSpec
 
+STRUCT_PAGE_BYTES = 64
+"""What a look at a page reads besides its record, one cache line."""
+
 
 class Design(ABC):
     """A way to find the pages that shall move, and to hand them to ``migrate_misplaced_folios_batch()``.
@@ -27,6 +30,7 @@ class Design(ABC):
         name: as ``gpuscan run --design`` takes it.
         sleep_ns: timeout of the thread's wait.
         batch_folios: folios after which a batch is flushed.
+        has_walk: the thread looks at pages; otherwise it takes its turns at the entries of lists.
         needs_flag: whether the thread walks only where the node's flag is set.
         counts_accesses: the producer reports every fault; otherwise do_numa_page() decides first.
         bypasses_thp: PMD-mapped folios are not marked but moved where they fault.
@@ -42,6 +46,7 @@ class Design(ABC):
     name: ClassVar[str]
     sleep_ns: int
     batch_folios: int
+    has_walk: ClassVar[bool] = True
     needs_flag: ClassVar[bool]
     counts_accesses: ClassVar[bool] = False
     bypasses_thp: ClassVar[bool] = False
@@ -61,7 +66,17 @@ class Design(ABC):
     @property
     @abstractmethod
     def record_bytes(self) -> int:
-        """Bytes of a page's record."""
+        """Bytes of a page's record, or of an entry, in the published layout."""
+
+    @property
+    def n_looked_at(self) -> int:
+        """How many pages (or entries) the threads have looked at."""
+        return self.counters["pfns_examined" if self.has_walk else "entries_examined"]
+
+    @property
+    def looked_at_bytes(self) -> int:
+        """What that read: of each, struct page and the record (or the entry)."""
+        return self.n_looked_at * (STRUCT_PAGE_BYTES + self.record_bytes)
 
     @abstractmethod
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:

@@ -26,7 +26,7 @@ from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.races import meet, visit_ns
 from gpuscan.designs.rfc import Kmigrated, Race
 from gpuscan.designs.simulated import migrate_counts
-from gpuscan.engine import RunReport, TickReport
+from gpuscan.engine import RunReport, TickReport, Walks
 from gpuscan.flow import MigrateStatus
 from gpuscan.ledger import Ledger
 from gpuscan.migrate.simulated import SimulatedMigrator
@@ -144,6 +144,7 @@ class DesignEngine:
         self._tiering_mode = machine.spec.hint_faults.only_lower_tier
         self._n_cpus = sum(len(node.cpus) for node in machine.topology.nodes)
         self._wait_ns = 0.0
+        self._walk_times_ns: list[float] = []
         self._random = np.random.default_rng([machine.spec.seed, 4])
         self._threads = {
             node.nid: ThreadWait(
@@ -185,6 +186,21 @@ class DesignEngine:
             Counter(),
             design.name,
             counters,
+            walks=self._walks(),
+        )
+
+    def _walks(self) -> Walks:
+        design, counters = self.design, self.design.counters
+        kind, unit = ("walk", "page") if design.has_walk else ("turn", "entry")
+        return Walks(
+            kind,
+            unit,
+            np.array(self._walk_times_ns, dtype=np.float64),
+            design.n_looked_at,
+            counters["batch_folios"],
+            design.batch_folios,
+            counters["thp_migrated_at_fault"] << PMD_ORDER,
+            self._at_fault_ns,
         )
 
     def tick(self) -> TickReport:
@@ -193,7 +209,7 @@ class DesignEngine:
         report = TickReport(self.n_ticks, self.now_ns, interval_ns)
         design, before = self.design, self.design.counters.copy()
         requested, migrated = design.ledger.requested, design.ledger.migrated
-        lost = design.ledger.lost.total()
+        lost, looked_at_bytes = design.ledger.lost.total(), design.looked_at_bytes
         seen = self._source.observe(self.now_ns, interval_ns)
         self.now_ns += interval_ns
         report.metrics = seen.metrics
@@ -215,7 +231,8 @@ class DesignEngine:
             report.scan_ns += int(walk_ns)
             busy_ns[nid] += int(migrate_ns)
             report.n_plans += 1
-            report.path = "walk"
+            report.path = "walk" if design.has_walk else "turn"
+            self._walk_times_ns.append(walk_ns)
         report.migrate_busy_ns = max(busy_ns.values(), default=0)
         design.calls.clear()
         self._wait_ns += design.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
@@ -226,13 +243,12 @@ class DesignEngine:
         report.metrics["pfns_examined"] = counted("pfns_examined")
         report.marked = design.ledger.requested - requested
         report.candidates = counted("claimed")
-        report.n_batches = counted("batch_calls")
+        report.n_batches = counted("batch_calls") - counted("empty_batch_calls")
         report.batch_pages = counted("batch_pages")
         report.migrated = design.ledger.migrated - migrated
         report.migrated_pages = counted("pgmigrate_success")
         report.dropped = design.ledger.lost.total() - lost
-        n_examined = counted("pfns_examined") + counted("entries_examined")
-        report.examined_bytes = n_examined * design.record_bytes
+        report.examined_bytes = design.looked_at_bytes - looked_at_bytes
         report.pending = design.ledger.pending
         self.n_ticks += 1
         return report

@@ -90,6 +90,7 @@ class HotList(Design):
     """
 
     name: ClassVar[str] = "hot-list"
+    has_walk: ClassVar[bool] = False
     needs_flag: ClassVar[bool] = False
     counts_accesses: ClassVar[bool] = True
     bypasses_thp: ClassVar[bool] = True  # v2 leaves do_huge_pmd_numa_page() as it was
@@ -184,7 +185,7 @@ class HotList(Design):
         ten such changes the patch gives up).
         """
         heap, counters = self.heaps[nid], self.counters
-        counters["walks"] += 1
+        counters["turns"] += 1
         migrate_list: list[int] = []
         for _ in range(self.batch_folios):
             self._heap_locks[nid].hold(1)

@@ -35,6 +35,7 @@ class PercpuList(Design):
     """
 
     name: ClassVar[str] = "percpu-list"
+    has_walk: ClassVar[bool] = False
     needs_flag: ClassVar[bool] = True
 
     def __init__(self, machine: Machine, list_entries: int = 4096) -> None:
@@ -81,7 +82,7 @@ class PercpuList(Design):
         """Empty the lists of a node."""
         machine, counters = self.machine, self.counters
         self._active.discard(nid)
-        counters["walks"] += 1
+        counters["turns"] += 1
         lists = self._lists.pop(nid, {})
         newest: dict[int, int] = {}
         for cpu in sorted(lists):

@@ -15,6 +15,8 @@ from gpuscan.designs.machine import Machine, ZoneSpan
 from gpuscan.designs.requests import STRANDED_ZONE
 from gpuscan.designs.rfc import Race, RfcFixed
 
+FOLIO_RECORD_BYTES = 4
+
 
 class ZoneFlag(RfcFixed):
     """A flag per zone tells the thread which zones to look at.
@@ -80,6 +82,11 @@ class PerFolio(RfcFixed):
     """
 
     name: ClassVar[str] = "per-folio"
+
+    @property
+    def record_bytes(self) -> int:
+        """See :class:`gpuscan.designs.design.Design`: a record of its own, in no page_ext."""
+        return FOLIO_RECORD_BYTES
 
     def _marked_position(self, pfn: int) -> int:
         position = self.machine.position(pfn)

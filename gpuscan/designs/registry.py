@@ -13,22 +13,24 @@ from gpuscan.designs.pghot import PghotTunables, SectionFlag
 from gpuscan.designs.readings import PerFolio, ZoneFlag
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from gpuscan.designs.simulated import SimulatedPages
+from gpuscan.designs.tunables import MIB, check_tunables, pghot_format
 from gpuscan.errors import InputError
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.policy import Policy
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sources.producers import producer_of
 
-MIB = 1 << 20
+_NS_PER_MS = 1_000_000
 
 
 def _section_flag(machine: Machine, policy: Policy) -> Design:
     limit = policy.rate_limit_bytes_per_s // MIB
     defaults = PghotTunables()
     tunables = PghotTunables(
-        "pghot" if policy.record_format == "pghot" else "pghot-compact",
+        pghot_format(policy),
         target_nid=min(nid for nid in machine.nids if machine.is_top_tier(nid)),
         freq_threshold=policy.freq_threshold,
+        freq_window_ms=policy.window_ns // _NS_PER_MS or None,
         rate_limit_mbps=limit or defaults.rate_limit_mbps,
         hz=policy.hz,
     )
@@ -38,7 +40,12 @@ def _section_flag(machine: Machine, policy: Policy) -> Design:
 def _hot_list(machine: Machine, policy: Policy) -> Design:
     limit = policy.rate_limit_bytes_per_s // MIB
     defaults = HotListTunables()
-    return HotList(machine, HotListTunables(rate_limit_mbps=limit or defaults.rate_limit_mbps, hz=policy.hz))
+    tunables = HotListTunables(
+        freq_window_ms=policy.window_ns // _NS_PER_MS or defaults.freq_window_ms,
+        rate_limit_mbps=limit or defaults.rate_limit_mbps,
+        hz=policy.hz,
+    )
+    return HotList(machine, tunables)
 
 
 _DESIGNS: dict[str, Callable[[Machine, Policy], Design]] = {
@@ -74,9 +81,11 @@ def make_design(name: str, machine: Machine, policy: Policy) -> Design:
         policy: see :func:`design_engine`.
 
     Raises:
-        InputError: there is no such design, or it has nothing to do on this machine.
+        InputError: there is no such design, it has nothing to do on this machine, or the kernel would
+            refuse a value.
     """
     require_design(name)
+    check_tunables(name, policy)
     design = _DESIGNS[name](machine, policy)
     if design.counts_accesses and all(machine.is_top_tier(nid) for nid in machine.nids):
         raise InputError(
@@ -93,8 +102,8 @@ def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> Desig
         name: one of :data:`DESIGNS`.
         machine: the machine.
         policy: ``interval_ns`` and ``hz``; for ``section-flag`` ``record_format`` (``pghot`` is the precise
-            mode, everything else the compact one) and ``freq_threshold``; for that and ``hot-list`` a rate
-            limit, if there is one.
+            mode, everything else the compact one) and ``freq_threshold``; for that and ``hot-list`` a window
+            and a rate limit, if there is one.
 
     Raises:
         InputError: there is no such design, or it has nothing to do on this machine.

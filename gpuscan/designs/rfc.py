@@ -19,6 +19,8 @@ from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpa
 from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD
 from gpuscan.records import FORMATS
 
+PAGE_EXT_BYTES = 8
+"""``page_ext->flags``, an unsigned long; page_ext has more only with other users of it."""
 KMIGRATE_BATCH = 512
 KMIGRATE_DELAY_NS = 1_000_000_000
 """KMIGRATE_DELAY, MSEC_PER_SEC."""
@@ -100,7 +102,7 @@ class Kmigrated(Design):
     @property
     def record_bytes(self) -> int:
         """See :class:`gpuscan.designs.design.Design`."""
-        return self.records.itemsize
+        return PAGE_EXT_BYTES
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """See :class:`gpuscan.designs.design.Design`."""

@@ -31,8 +31,14 @@ _NS_PER_MS = 1_000_000
 
 
 def n_scan_windows(rss_pages: int, scan_bytes: int) -> int:
-    """Return how many visits one pass over ``rss_pages`` takes, at least one."""
-    return max(1, -(-rss_pages * PAGE_BYTES // scan_bytes))
+    """Return how many visits task_nr_scan_windows() expects of a pass over ``rss_pages``, at least one.
+
+    Its round_up() sets the low bits of the size, which rounds to a multiple where ``scan_bytes`` is a power
+    of two; else what comes out may be one visit less than a pass takes.
+    """
+    n_scan_pages = scan_bytes // PAGE_BYTES
+    rounded = (max(rss_pages, 1) - 1 | n_scan_pages - 1) + 1
+    return rounded // n_scan_pages
 
 
 def scan_min_ms(period_min_ms: int, rss_pages: int, scan_bytes: int) -> int:

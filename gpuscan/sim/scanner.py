@@ -1,9 +1,10 @@
 """The NUMA balancing scanner: unmaps a window of each process, so that the next access faults.
 
-task_numa_work() in kernel/sched/fair.c walks a process's address space
-``numa_balancing_scan_size_mb`` at a time; stretches in which nothing was unmapped do
-not count, up to eight times that much. Left out, on purpose: it skips read-only
-file mappings, and change_pte_range() skips dirty file pages. Other producers of
+task_numa_work() in kernel/sched/fair.c (Linux 6.1 to 6.16) walks a process's address space
+``numa_balancing_scan_size_mb`` at a time, up to the next boundary of 2 MiB; stretches in which nothing was
+unmapped do not count, up to eight times that much. A visit ends behind the last mapping, and the next one
+begins with the first (reset_ptenuma_scan()). Mappings begin at such a boundary here. Left out, on
+purpose: it skips read-only file mappings, and change_pte_range() skips dirty file pages. Other producers of
 marks (IBS, pghot) do not, and what the migrator refuses should be seen. Also left out:
 VMAs that no task of the scanning PID touched are skipped (vma_is_accessed(), since 6.4), and the clock is
 the machine's where the kernel's is the runtime of the task, so the processes are taken to run all the time.
@@ -11,14 +12,15 @@ the machine's where the kernel's is the runtime of the task, so the processes ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from collections.abc import Mapping as StateMapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.sim.address_space import AddressSpace
+from gpuscan.sim.address_space import AddressSpace, Mapping
 from gpuscan.sim.loops import unmap
 from gpuscan.sim.observer import access_ns
 from gpuscan.sim.process import Process, Stretch
@@ -29,6 +31,10 @@ from gpuscan.units import PAGE_BYTES
 _NS_PER_MS = 1_000_000
 _VIRTUAL_WINDOWS = 8
 """``virtpages = pages * 8`` in task_numa_work()."""
+_HPAGE_PAGES = 512
+"""HPAGE_SIZE, to which the end of a stretch is aligned."""
+_OVERHEAD_FACTOR = 32
+"""A task runs other code at least so many times as long as it scanned, before it scans again."""
 _CHUNK_FOLIOS = 1 << 22
 """Folios unmapped between two chances for Ctrl-C: some 20 ms."""
 
@@ -68,7 +74,8 @@ class ScanState:
     Attributes:
         next_ns: next visit, where the pause is adaptive.
         period: the pause.
-        cursor: where the next visit begins, in folios of the process.
+        cursor: where the next visit begins, in folios of the process; behind the last, it begins anew.
+        walk_ns: CPU time of the last visit.
         n_passes: completed walks over all of it (``numa_scan_seq``).
         passed_ns: when the last of them was completed.
         n_passes_counted: those that the pause has followed.
@@ -77,9 +84,24 @@ class ScanState:
     next_ns: int
     period: ScanPeriod
     cursor: int = 0
+    walk_ns: float = 0.0
     n_passes: int = 0
     passed_ns: int = 0
     n_passes_counted: int = 0
+
+    def pass_ended(self, now_ns: int) -> None:
+        """Begin with the first mapping again: ``reset_ptenuma_scan()``."""
+        self.cursor = 0
+        self.n_passes += 1
+        self.passed_ns = now_ns
+
+    def pause_ns(self, n_tasks: int) -> int:
+        """Return how long after a visit the next one comes, where the pause is adaptive.
+
+        Whoever scanned is put off by 32 times what it took (``node_stamp += 32 * diff``), which holds
+        scanning to 3 % of a task's time. Of several tasks only the one that scanned is late.
+        """
+        return self.period.period_ms * _NS_PER_MS + int(_OVERHEAD_FACTOR * self.walk_ns / n_tasks)
 
     def state(self) -> dict[str, Any]:
         """Return all there is to know, for :meth:`of`."""
@@ -87,14 +109,14 @@ class ScanState:
         return {**numbers, "rss_pages": self.period.rss_pages, "period": self.period.state()}
 
     @classmethod
-    def of(cls, spec: HintFaultSpec, state: Mapping[str, Any]) -> ScanState:
+    def of(cls, spec: HintFaultSpec, state: StateMapping[str, Any]) -> ScanState:
         """Return what :meth:`state` was taken of."""
         period = ScanPeriod(spec, state["rss_pages"])
         period.restore(state["period"])
         return cls(period=period, **{name: state[name] for name in _NUMBERS})
 
 
-_NUMBERS = ("next_ns", "cursor", "n_passes", "passed_ns", "n_passes_counted")
+_NUMBERS = ("next_ns", "cursor", "walk_ns", "n_passes", "passed_ns", "n_passes_counted")
 
 
 class HintScanner:
@@ -148,23 +170,23 @@ class HintScanner:
         if not self._spec.adaptive:
             return process.visits_ns(start_ns, end_ns, self._spec.scan_period_ns)
         state = self.progress(process)
-        return range(max(start_ns, state.next_ns), end_ns, state.period.period_ms * _NS_PER_MS)
+        # How long a visit in this very stretch takes is known only afterwards: as long as the last one did.
+        return range(max(start_ns, state.next_ns), end_ns, state.pause_ns(len(process.cpu_nids(start_ns))))
 
     def visit(self, process: Process, now_ns: int) -> None:
-        """Unmap the next window of a process, at most all of it."""
+        """Unmap the next window of a process, at most up to its end."""
         state = self.progress(process)
-        state.next_ns = now_ns + state.period.period_ms * _NS_PER_MS
-        first, n_folios = process.first_folio, process.n_folios
-        left_pages, left_folios = self._window_pages, n_folios
-        left_virtual_pages = _VIRTUAL_WINDOWS * self._window_pages
-        while left_pages > 0 and left_virtual_pages > 0 and left_folios > 0:
-            mapping = next(m for m in reversed(process.mappings) if m.first_folio <= first + state.cursor)
+        first, n_folios, n_walked = process.first_folio, process.n_folios, self.n_walked
+        if state.cursor == n_folios:  # the visit before had no page left for more
+            state.pass_ended(now_ns)
+        left_pages, left_virtual_pages = self._window_pages, _VIRTUAL_WINDOWS * self._window_pages
+        while left_pages > 0 and left_virtual_pages > 0:
+            if state.cursor == n_folios:
+                state.pass_ended(now_ns)
+                break
             lo = first + state.cursor
-            hi = min(
-                mapping.first_folio + mapping.n_folios,
-                lo + left_folios,
-                lo + max(1, left_pages >> mapping.order),
-            )
+            mapping = next(m for m in reversed(process.mappings) if m.first_folio <= lo)
+            hi = _stretch_end(mapping, lo, left_pages)
             n_updates = sum(
                 self._unmap(start, min(hi, start + _CHUNK_FOLIOS), now_ns)
                 for start in range(lo, hi, _CHUNK_FOLIOS)
@@ -174,11 +196,9 @@ class HintScanner:
             if n_updates:
                 left_pages -= (hi - lo) << mapping.order
             left_virtual_pages -= (hi - lo) << mapping.order
-            left_folios -= hi - lo
-            state.cursor = (hi - first) % n_folios
-            if state.cursor == 0:
-                state.n_passes += 1
-                state.passed_ns = now_ns
+            state.cursor = hi - first
+        state.walk_ns = (self.n_walked - n_walked) * self._spec.pte_ns
+        state.next_ns = now_ns + state.pause_ns(len(process.cpu_nids(now_ns)))
 
     def accessed(
         self,
@@ -224,7 +244,15 @@ class HintScanner:
             "unmapped_ms": self._unmapped_ms,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: StateMapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of, a scanner of the same machine."""
         self._states = {first: ScanState.of(self._spec, one) for first, one in state["progress"]}
         self._unmapped_ms[:] = state["unmapped_ms"]
+
+
+def _stretch_end(mapping: Mapping, folio: int, n_pages: int) -> int:
+    """Return the folio behind a stretch of ``n_pages`` from ``folio`` on, aligned, in the mapping at most."""
+    start_page = (folio - mapping.first_folio) << mapping.order
+    end_page = -(-(start_page + n_pages) // _HPAGE_PAGES) * _HPAGE_PAGES
+    end_folio = -(-min(end_page, mapping.n_pages) >> mapping.order)
+    return mapping.first_folio + end_folio
