@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def machine(order: int = 0) -> SimulatedMachine:
     return SimulatedMachine(tiered(), MachineSpec((process,), hint_faults))
 
 
+@cache
 def run(name: str, order: int = 0) -> RunReport:
     return design_engine(name, machine(order), POLICY).run(20)
 
@@ -117,5 +119,5 @@ def test_huge_pages_fill_a_batch_as_folios_and_moves_at_the_fault_are_told_apart
 def test_a_design_whose_threads_never_woke_has_no_walk() -> None:
     report = replace(run("section-flag"), ticks=[TickReport(0, 0, 1)])
     assert report.walks is not None
-    report.walks = replace(report.walks, times_ns=np.empty(0))
+    report.walks = replace(report.walks, times_ns=np.empty(0))  # a copy's, the run is shared
     assert dict(summary_rows(report, summarize(report), "top tier"))["scan"] == "no walk"

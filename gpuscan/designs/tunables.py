@@ -1,9 +1,10 @@
 """What a design may be told: the kernel's own bounds of its tunables. What it refuses is refused here.
 
 pghot's are those of include/linux/pghot.h and of the sysctl table and debugfs files of mm/pghot.c, as the
-tree after "[PATCH v7 0/7] mm: Hot page tracking and promotion infrastructure" has them (v7's documentation
-names those of the threshold); kpromoted's those of the sysctl table of its mm/pghot.c ("[RFC PATCH v2 0/8]").
-Batch and pause of kmigrated (RFC v1) and of kpromoted are constants of their code and have no bounds there.
+tree after "[PATCH v7 0/7] mm: Hot page tracking and promotion infrastructure" has them (those of the
+threshold are the same in the debugfs files of earlier versions); kpromoted's those of the sysctl table of
+its mm/pghot.c ("[RFC PATCH v2 0/8]"). Batch and pause of kmigrated (RFC v1) and of kpromoted are constants of
+their code and have no bounds there.
 """
 
 from __future__ import annotations
