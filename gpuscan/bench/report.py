@@ -18,6 +18,8 @@ from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
 from gpuscan.writing import new_directory, write_json
 
 JSON_FILE, RUNS_FILE = "bench.json", "runs.parquet"
+SCALE_FILE = "scale.json"
+"""All that ``gpuscan bench scale --out`` keeps."""
 
 _RUNS = pa.schema(
     [
@@ -40,20 +42,26 @@ _RUNS = pa.schema(
 _ITEMS = {"scan": "n_ready", "request": "n_requests", "tick": "n_marks"}
 
 
-def write_report(out: Path, document: Mapping[str, Any], *, plots: bool) -> None:
-    """Fill the directory ``out``, replacing an earlier report there.
+def write_report(out: Path, document: Mapping[str, Any], *, plots: bool, force: bool = False) -> None:
+    """Fill the directory ``out``; with ``force`` in place of an earlier report there.
 
     Raises:
         InputError: ``out`` is something else, or plots were asked for without matplotlib.
         RunFailedError: it cannot be written.
     """
-    with new_directory(out, marker=JSON_FILE) as directory:
+    with new_directory(out, marker=JSON_FILE, force=force) as directory:
         write_json(directory / JSON_FILE, document)
         pq.write_table(pa.Table.from_pylist(run_rows(document), _RUNS), directory / RUNS_FILE)
         if plots:
             from gpuscan.bench.plots import draw
 
             draw(document, directory)
+
+
+def write_scale(out: Path, document: Mapping[str, Any], *, force: bool = False) -> None:
+    """Fill the directory ``out`` with a document of :mod:`gpuscan.bench.scale`; raises as above."""
+    with new_directory(out, marker=SCALE_FILE, force=force) as directory:
+        write_json(directory / SCALE_FILE, document)
 
 
 def run_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
