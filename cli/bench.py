@@ -174,15 +174,15 @@ def costs(
     from gpuscan.bench.host import describe_host
     from gpuscan.bench.model_costs import measure_costs
     from gpuscan.cli.output import Output
+    from gpuscan.units import format_number
 
     output = Output(as_json, quiet=quiet)
-    with output.progress("bench", None) as progress:
-        found = measure_costs(walk_pages, rounds, seed)
-        progress.advance()
+    with output.progress("bench costs", rounds + 1, unit="rounds") as progress:
+        found = measure_costs(walk_pages, rounds, seed, progress.advance)
     settings = {"walk_pages": walk_pages, "rounds": rounds, "seed": seed}
     host = describe_host()
     output.document({"schema": 1, "kind": "costs", "host": host, "settings": settings, "costs": found})
-    output.line(f"{host['cpu']}, one thread, {rounds} rounds")
+    output.line(f"{host['cpu']}, one thread, {format_number(rounds, 'round')}")
     rows = [
         [f"kernel.{key}", *(f"{found[key][which]:.2f} ns" for which in ("median_ns", "min_ns", "max_ns"))]
         for key in found

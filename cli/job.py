@@ -301,7 +301,7 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
     facts.add_column()
     fast_means = scenario.machine.fast_means
     # Beside the plot stands the longest caption; on a narrow terminal it is folded.
-    plot_width = min(60, max(20, output.width - 44))
+    plot_width = min(60, max(10, output.width - 44))
     producer = scenario.workload.producer.kind
     for row in summary_rows(
         report, summary, fast_means, device=device, producer=producer, plot_width=plot_width
