@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gpuscan.cli.main import main
+from gpuscan.cli.main import COMMANDS, load_command, main
 
 ABSURD = [
     ("run --ticks 0", "it must be at least 1, not '0'"),
@@ -85,3 +86,25 @@ def test_an_absurd_value_is_a_sentence(
     assert said in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def every_command() -> list[tuple[str, Any]]:
+    """Return all commands, those of ``bench`` too, by what is typed."""
+    found: list[tuple[str, Any]] = []
+    for name in COMMANDS:
+        command: Any = load_command(name)
+        found += [(f"{name} {sub}", of) for sub, of in getattr(command, "commands", {}).items()] or [
+            (name, command)
+        ]
+    return found
+
+
+def test_results_are_kept_in_one_way_by_every_command() -> None:
+    keeping = []
+    for name, command in every_command():
+        options = {option: parameter for parameter in command.params for option in parameter.opts}
+        if "--out" in options:
+            keeping.append(name)
+            assert options["--out"].metavar == "DIR", name
+            assert "--force" in options, name
+    assert {"run", "scan", "compare", "bench scan", "bench scale", "bench sweep"} <= set(keeping)
