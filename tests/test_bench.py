@@ -20,6 +20,7 @@ from gpuscan.bench.model_costs import chase, walk_locked
 from gpuscan.bench.peers import PEERS, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
 from gpuscan.bench.peers.kernel_walk import PG_LRU
+from gpuscan.bench.report import write_report
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
 from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
 from gpuscan.bench.timing import Contestant, race
@@ -266,6 +267,8 @@ def test_an_earlier_result_is_replaced_with_force_only(
         patched.setattr("gpuscan.bench.sweep.run_sweep", None)
         assert main(args) == 2
     assert f"{out} holds an earlier result; give another place, or --force" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds an earlier result"):
+        write_report(out, {}, plots=False)
     assert (out / "bench.json").read_bytes() == before
     assert main([*args, "--force"]) == 0
     assert (out / "runs.parquet").exists()
