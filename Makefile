@@ -54,7 +54,7 @@ live-peers: $(VENV)/installed-test
 	$(BIN)/python -m tests.live.peers_table build/peers-speed.jsonl build/peers-placement.jsonl
 
 bench: $(VENV)/installed-bench
-	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results $(ARGS)
+	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results --force $(ARGS)
 	$(BIN)/python benchmarks/bars.py benchmarks/results/bench.json
 
 lint: $(VENV)/installed-lint

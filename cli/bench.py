@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from gpuscan.bench.sweep import Sweep
     from gpuscan.cli.output import Output
 
+_PAGES = 1 << 32
+"""Most pages of an option that counts them: 16 TiB, more than a host has the memory to measure with."""
 _ALL_PEERS = "numpy,polars,polars-in-memory,duckdb,kernel-walk"
 
 Memory = Annotated[str, typer.Option(metavar="SIZES", help="Memory to have records of: 64GiB,1TiB.")]
@@ -19,10 +21,11 @@ Targets = Annotated[str, typer.Option(metavar="N,...", help="Target nodes, the m
 Format = Annotated[str, typer.Option("--format", metavar="NAMES", help="rfc, pghot or pghot-compact.")]
 Device = Annotated[str, typer.Option(metavar="NAMES", help="auto, cpu or reference.")]
 Density = Annotated[str, typer.Option(metavar="SHARES", help="Shares of READY pages: 1e-4,1%.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")]
+Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Timed runs of each, in turn.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads; all CPUs by default.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the positions and targets.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep bench.json, runs.parquet and plots.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result at --out.")]
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="With --out: draw PNG and SVG.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
@@ -51,11 +54,14 @@ def scan(
         str, typer.Option(metavar="NAMES", help=f"Among {_ALL_PEERS}; '' for none.")
     ] = _ALL_PEERS,
     walk_pages: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Pages for kernel-walk, 80 bytes each; time is scaled.")
+        int,
+        typer.Option(
+            min=1, max=_PAGES, metavar="N", help="Pages for kernel-walk, 80 bytes each; time is scaled."
+        ),
     ] = 1 << 26,
     capacity: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Folios per plan; by default 1/64 of the pages."),
+        typer.Option(min=512, metavar="N", help="Folios per plan; by default 1/64 of the pages."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Seconds on 4 and 8 GiB: checks answers, times mean nothing.")
@@ -64,6 +70,7 @@ def scan(
     threads: Threads = None,
     seed: Seed = 1,
     out: Out = None,
+    force: Force = False,
     plots: Plots = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -89,13 +96,14 @@ def scan(
     if quick:
         grid |= {"memory": ["4GiB", "8GiB"], "density": [1e-4, 1e-2], "walk_pages": 1 << 18}
         rounds = min(rounds, 2)
-    _run({"scan": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, plots, as_json, quiet)
+    kept = _Kept(out, force, plots)
+    _run({"scan": [grid], "rounds": rounds, "threads": threads, "seed": seed}, kept, as_json, quiet)
 
 
 @bench.command()
 def request(
     memory: Memory = "1TiB",
-    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Pages per call.")] = 1 << 24,
+    requests: Annotated[int, typer.Option(min=1, max=_PAGES, metavar="N", help="Pages per call.")] = 1 << 24,
     targets: Targets = "16",
     record_format: Format = "rfc",
     device: Device = "cpu",
@@ -103,6 +111,7 @@ def request(
     threads: Threads = None,
     seed: Seed = 1,
     out: Out = None,
+    force: Force = False,
     plots: Plots = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -115,7 +124,8 @@ def request(
         "format": _items(record_format),
         "device": _items(device),
     }
-    _run({"request": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, plots, as_json, quiet)
+    kept = _Kept(out, force, plots)
+    _run({"request": [grid], "rounds": rounds, "threads": threads, "seed": seed}, kept, as_json, quiet)
 
 
 @bench.command()
@@ -128,7 +138,8 @@ def tick(
     rounds: Rounds = 9,
     threads: Threads = None,
     seed: Seed = 1,
-    out: Out = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep bench.json and runs.parquet.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -140,13 +151,15 @@ def tick(
         "format": _items(record_format),
         "device": _items(device),
     }
-    _run({"tick": [grid], "rounds": rounds, "threads": threads, "seed": seed}, out, False, as_json, quiet)
+    kept = _Kept(out, force, plots=False)
+    _run({"tick": [grid], "rounds": rounds, "threads": threads, "seed": seed}, kept, as_json, quiet)
 
 
 @bench.command()
 def costs(
-    walk_pages: Annotated[int, typer.Option(min=1, metavar="N", help="Pages walked, 80 bytes each.")] = 1
-    << 22,
+    walk_pages: Annotated[
+        int, typer.Option(min=1, max=_PAGES, metavar="N", help="Pages walked, 80 bytes each.")
+    ] = 1 << 22,
     rounds: Rounds = 9,
     seed: Seed = 1,
     as_json: AsJson = False,
@@ -161,15 +174,15 @@ def costs(
     from gpuscan.bench.host import describe_host
     from gpuscan.bench.model_costs import measure_costs
     from gpuscan.cli.output import Output
+    from gpuscan.units import format_number
 
     output = Output(as_json, quiet=quiet)
-    with output.progress("bench", None) as progress:
-        found = measure_costs(walk_pages, rounds, seed)
-        progress.advance()
+    with output.progress("bench costs", rounds + 1, unit="rounds") as progress:
+        found = measure_costs(walk_pages, rounds, seed, progress.advance)
     settings = {"walk_pages": walk_pages, "rounds": rounds, "seed": seed}
     host = describe_host()
     output.document({"schema": 1, "kind": "costs", "host": host, "settings": settings, "costs": found})
-    output.line(f"{host['cpu']}, one thread, {rounds} rounds")
+    output.line(f"{host['cpu']}, one thread, {format_number(rounds, 'round')}")
     rows = [
         [f"kernel.{key}", *(f"{found[key][which]:.2f} ns" for which in ("median_ns", "min_ns", "max_ns"))]
         for key in found
@@ -186,7 +199,8 @@ def scale(
     shards: Annotated[str, typer.Option(metavar="N,...", help="Shards, one worker process each.")] = "1,2,4",
     rounds: Rounds = 9,
     seed: Seed = 1,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the document as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the document, scale.json.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -196,11 +210,12 @@ def scale(
     model fitted to these; docs/scale.md says what it leaves out.
     """
     from gpuscan.bench.host import describe_host
+    from gpuscan.bench.report import SCALE_CONTENTS, write_scale
     from gpuscan.bench.scale import ScaleSettings, scale_case
-    from gpuscan.cli.output import Output, write_json
+    from gpuscan.cli.output import Output
     from gpuscan.errors import InputError
     from gpuscan.units import PAGE_BYTES, parse_bytes
-    from gpuscan.writing import check_file
+    from gpuscan.writing import check_place
 
     try:
         counts = tuple(int(item) for item in _items(shards))
@@ -208,7 +223,7 @@ def scale(
         raise InputError(f"--shards {shards}: not a list of counts; write for example 1,2,4") from None
     settings = ScaleSettings(parse_bytes(memory) // PAGE_BYTES, counts, density, rounds, seed)
     if out is not None:
-        check_file(out)
+        check_place(out, SCALE_CONTENTS, force=force)
     output = Output(as_json, quiet=quiet)
     with output.progress("bench scale", settings.n_steps, unit="cases") as progress:
         document = {
@@ -217,9 +232,11 @@ def scale(
             **scale_case(settings, lambda name: progress.advance(1, case=name)),
         }
     if out is not None:
-        write_json(out, document)
+        write_scale(out, document, force=force)
     output.document(document)
     _print_scale(document, output)
+    if out is not None:
+        output.note(f"kept in {out}")
 
 
 def _print_scale(document: dict[str, Any], output: Output) -> None:
@@ -245,6 +262,7 @@ def _print_scale(document: dict[str, Any], output: Output) -> None:
 def sweep(
     config: Annotated[Path, typer.Argument(metavar="FILE", help="TOML; benchmarks/sweep.toml is ours.")],
     out: Out = None,
+    force: Force = False,
     plots: Plots = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -252,7 +270,7 @@ def sweep(
     """Run grids of pages, density, targets, clustering, format and device from a file."""
     from gpuscan.bench.sweep import load_sweep
 
-    _measure(load_sweep(config), out, plots, as_json, quiet)
+    _measure(load_sweep(config), _Kept(out, force, plots), as_json, quiet)
 
 
 def _items(text: str) -> list[str]:
@@ -268,29 +286,40 @@ def _shares(text: str) -> list[float]:
         raise InputError(f"--density {text}: not a list of shares; write for example 1e-4,1%") from None
 
 
-def _run(document: dict[str, Any], out: Path | None, plots: bool, as_json: bool, quiet: bool) -> None:
+class _Kept(NamedTuple):
+    """Where a result goes, None = nowhere; whether it may replace an earlier one, and has plots."""
+
+    out: Path | None
+    force: bool
+    plots: bool
+
+
+def _run(document: dict[str, Any], kept: _Kept, as_json: bool, quiet: bool) -> None:
     from gpuscan.bench.sweep import make_sweep
 
-    _measure(make_sweep(document, "the options"), out, plots, as_json, quiet)
+    _measure(make_sweep(document, "the options"), kept, as_json, quiet)
 
 
-def _measure(sweep: Sweep, out: Path | None, plots: bool, as_json: bool, quiet: bool) -> None:
+def _measure(sweep: Sweep, kept: _Kept, as_json: bool, quiet: bool) -> None:
     from gpuscan.bench.plots import require_matplotlib
     from gpuscan.bench.report import CONTENTS, write_report
     from gpuscan.bench.sweep import run_sweep
+    from gpuscan.cli.devices import check_threads
     from gpuscan.cli.output import Output
     from gpuscan.writing import check_place
 
     output = Output(as_json, quiet=quiet)
+    check_threads(sweep.threads, output)
     sweep.check()
-    if out is not None:
-        check_place(out, CONTENTS, force=True)
-    if out is not None and plots:
-        require_matplotlib()
+    out = kept.out
+    if out is not None:  # asked before an hour of measuring
+        check_place(out, CONTENTS, force=kept.force)
+        if kept.plots:
+            require_matplotlib()
     with output.progress("bench", sweep.n_steps(), unit="rounds") as progress:
         document = run_sweep(sweep, lambda name: progress.advance(1, case=name))
     if out is not None:
-        write_report(out, document, plots=plots)
+        write_report(out, document, plots=kept.plots, force=kept.force)
     output.document(document)
     _print(document, output)
     if out is not None:

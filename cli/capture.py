@@ -21,7 +21,9 @@ def capture(
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="Directory to make.")],
     pid: Annotated[
         list[int] | None,
-        typer.Option(help="Hot is what this process uses, watched for a while first; can be repeated."),
+        typer.Option(
+            min=1, help="Hot is what this process uses, watched for a while first; can be repeated."
+        ),
     ] = None,
     for_time: Annotated[
         str, typer.Option("--for", metavar="TIME", help="How long to watch the processes of --pid.")
@@ -45,13 +47,17 @@ def capture(
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
     """
     from gpuscan.cli.output import Output
+    from gpuscan.errors import InputError
     from gpuscan.pageflags import hot_rule
     from gpuscan.snapshot import check_free
     from gpuscan.units import format_number, parse_time_ns
 
     output = Output(as_json)
+    for_ns = parse_time_ns(for_time)
+    if not for_ns:
+        raise InputError(f"--for {for_time}: nothing is seen in no time; give a time above 0, for example 2s")
     check_free(out, force=force)
-    snapshot = _captured(output, tuple(pid or ()), parse_time_ns(for_time), source)
+    snapshot = _captured(output, tuple(pid or ()), for_ns, source)
     snapshot.write(out, force=force)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.pagestore import PageStore
 
+_THREADS_PER_CPU = 4
+"""As many as workers (gpuscan.shards.dask_transport)."""
 COMPILING = "compiling the CPU kernels (once, about 20 s)"
 COMPILING_THERE = "making the shards (the first time their workers compile kernels, about 20 s)"
 
@@ -70,13 +72,25 @@ def device_row(store: PageStore, asked: str) -> str:
     return row
 
 
-def note_threads(n_threads: int | None, output: Output) -> None:
-    """Note that more threads than CPUs were asked for."""
-    n_cpus = len(os.sched_getaffinity(0))
-    if n_threads is not None and n_threads > n_cpus:
-        from gpuscan.units import format_number
+def check_threads(n_threads: int | None, output: Output) -> None:
+    """Note that more threads than CPUs were asked for, and refuse far more.
 
-        output.note(
-            f"gpuscan: note: {n_threads:,} threads on {format_number(n_cpus, 'CPU')}: more than "
-            f"{n_cpus} gain nothing"
+    Raises:
+        InputError: they are more than :data:`_THREADS_PER_CPU` for each.
+    """
+    from gpuscan.errors import InputError
+    from gpuscan.units import format_number
+
+    n_cpus = len(os.sched_getaffinity(0))
+    if n_threads is None or n_threads <= n_cpus:
+        return
+    most = _THREADS_PER_CPU * n_cpus
+    if n_threads > most:
+        raise InputError(
+            f"{n_threads:,} threads are too many for {format_number(n_cpus, 'CPU')}; give up to {most}, and "
+            f"more than {n_cpus} gain nothing"
         )
+    output.note(
+        f"gpuscan: note: {n_threads:,} threads on {format_number(n_cpus, 'CPU')}: more than "
+        f"{n_cpus} gain nothing"
+    )

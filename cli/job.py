@@ -178,28 +178,31 @@ def _request(job: Job, scenario: Scenario) -> Request:
     from gpuscan import __version__
     from gpuscan.resume import Request, inputs_of
     from gpuscan.topology.serialize import topology_to_dict
+    from gpuscan.workload import with_paths
 
-    workload = dict(job.document)
-    if job.workload.source.kind == "trace":
-        workload["source"] = {**workload["source"], "trace": str(Path(job.workload.source.trace).absolute())}
     return Request(
         where=job.where,
-        workload=workload,
+        workload=with_paths(job.document, lambda named: Path(_place(Path(named)))),
         topology=topology_to_dict(scenario.topology),
         device=job.device,
         n_threads=job.n_threads,
         fallback=job.fallback,
-        machine=None if job.machine is None else str(job.machine.absolute()),
+        machine=None if job.machine is None else _place(job.machine),
         split_cxl=job.split_cxl,
         inputs=inputs_of(job.workload, job.snapshot),
-        out=None if job.out is None else str(job.out.absolute()),
+        out=None if job.out is None else _place(job.out),
         force=job.force,
         every=job.every,
         workers=job.workers,
         cluster=job.cluster,
-        shard_dir=None if job.shard_dir is None else str(job.shard_dir.absolute()),
+        shard_dir=None if job.shard_dir is None else _place(job.shard_dir),
         gpuscan=__version__,
     )
+
+
+def _place(path: Path) -> str:
+    """Return an absolute name that does not go through the working directory, which may be gone by then."""
+    return str(path.parent.resolve() / path.name)
 
 
 @contextmanager
@@ -298,7 +301,7 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
     facts.add_column()
     fast_means = scenario.machine.fast_means
     # Beside the plot stands the longest caption; on a narrow terminal it is folded.
-    plot_width = min(60, max(20, output.width - 44))
+    plot_width = min(60, max(10, output.width - 44))
     producer = scenario.workload.producer.kind
     for row in summary_rows(
         report, summary, fast_means, device=device, producer=producer, plot_width=plot_width

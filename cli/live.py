@@ -83,13 +83,13 @@ def live(
     from contextlib import ExitStack
 
     from gpuscan.allocator import keep_freed_memory
-    from gpuscan.cli.devices import note_threads
+    from gpuscan.cli.devices import check_threads
     from gpuscan.cli.output import Output
     from gpuscan.live.session import LiveRequest, LiveSession
     from gpuscan.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
 
     output = Output(as_json, quiet=quiet)
-    note_threads(threads, output)
+    check_threads(threads, output)
     request = LiveRequest(
         pids=tuple(pid or ()),
         cgroup=cgroup,

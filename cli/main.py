@@ -153,7 +153,9 @@ def _run(args: list[str], debug: bool) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except MemoryError as error:
-        return _fail(f"out of memory: {error}; give a smaller --memory", EXIT_FAILED, debug)
+        return _fail(
+            f"out of memory: {error}; ask for less, a smaller --memory for example", EXIT_FAILED, debug
+        )
     except OSError as error:
         return _fail(_system_sentence(error), EXIT_FAILED, debug)
     except Exception as error:

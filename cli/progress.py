@@ -112,7 +112,8 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         count = self._count
         if count.done != self._args[2] and self._news() != self._said:
-            self._print(f"in {_clock(time.monotonic() - count.started)}")
+            took_s = time.monotonic() - count.started
+            self._print(f"in {_clock(took_s)}" if took_s >= 1 else "")
 
     def advance(self, n: float = 1, **fields: float | str) -> None:
         """Count, and print when the last line is old enough."""

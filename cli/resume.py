@@ -68,7 +68,7 @@ def resume(
     """
     from contextlib import closing
 
-    from gpuscan.cli.devices import note_threads
+    from gpuscan.cli.devices import check_threads
     from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
     from gpuscan.cli.run import read_machine
@@ -79,7 +79,7 @@ def resume(
     output = Output(as_json, quiet=quiet)
     if every is not None:
         Every.parse(every)
-    note_threads(threads, output)
+    check_threads(threads, output)
     with closing(ResumedRun(directory)) as resumed:
         request = resumed.request
         if workers is None and cluster is None:

@@ -149,7 +149,7 @@ def run(
     gpuscan run --memory 1TiB --checkpoint state --every 10
     gpuscan run cxl-promote --workers 2                  in shards; see docs/scale.md
     """
-    from gpuscan.cli.devices import note_threads
+    from gpuscan.cli.devices import check_threads
     from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
     from gpuscan.errors import InputError
@@ -189,7 +189,7 @@ def run(
     )
     if trace is not None and machine is None:
         note_trace_machine(options + (overrides or []), loaded.topology.machine, output)
-    note_threads(threads, output)
+    check_threads(threads, output)
     if (workers is not None or cluster is not None) and design != "gpuscan":
         raise InputError(
             f"the design {design} is a model that has no shards; leave out --workers and --cluster"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from gpuscan.records import STORE_FORMATS
+from gpuscan.records import N_NODES_MAX, STORE_FORMATS
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
@@ -33,6 +33,8 @@ def scan(
     target: Annotated[
         int | None,
         typer.Option(
+            min=0,
+            max=N_NODES_MAX - 1,
             metavar="NID",
             help="Where all hot pages below the top tier go; else to the nearest top-tier node.",
         ),

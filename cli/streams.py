@@ -10,7 +10,7 @@ import codecs
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _HANDLER = "gpuscan.plain"
 _PLAIN = str.maketrans("▁▂▃▄▅▆▇█━─…µ×–", ".:-=+*#@=-~ux-")
@@ -31,7 +31,8 @@ def plain_streams() -> Iterator[None]:
         yield
     finally:
         for reconfigure, errors in before:
-            reconfigure(errors=errors)
+            with suppress(OSError):  # it flushes first, and whoever read the stream may be gone
+                reconfigure(errors=errors)
 
 
 def _in_plain_characters(error: UnicodeError) -> tuple[str, int]:

@@ -365,7 +365,8 @@ def inputs_of(workload: Workload, snapshot: Snapshot | None) -> dict[str, str]:
     """Return the SHA-256 of what a run reads, by what it is."""
     inputs = {}
     if workload.source.kind == "trace":
-        trace = Path(workload.source.trace).absolute()
+        trace = Path(workload.source.trace)
+        trace = trace.parent.resolve() / trace.name
         inputs[f"the trace {trace}"] = digest_of_file(trace)
     if snapshot is not None:
         digest = hashlib.sha256(snapshot.flags.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from gpuscan.errors import InputError
 
@@ -25,7 +26,25 @@ _NANOSECONDS = {
     "min": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*)\s*")
+_DECIMAL = ("kilo", "mega", "giga", "tera", "peta", "exa")
+_BINARY = ("kibi", "mebi", "gibi", "tebi", "pebi", "exbi")
+_RATES = {f"{unit}/s": n_bytes for unit, n_bytes in _BYTES.items()}
+_SPELT_BYTES = {
+    "byte": "B",
+    **{p.lower(): f"{p}iB" for p in "KMGTPE"},
+    **{f"{word}byte": f"{p}B" for p, word in zip("KMGTPE", _DECIMAL, strict=True)},
+    **{f"{word}byte": f"{p}iB" for p, word in zip("KMGTPE", _BINARY, strict=True)},
+}
+"""How else units are written, in small letters and the singular -> how they are written here."""
+_SPELT_TIMES = {
+    **dict.fromkeys(("nsec", "nanosec", "nanosecond"), "ns"),
+    **dict.fromkeys(("μs", "usec", "microsec", "microsecond"), "us"),  # the Greek letter, not the sign
+    **dict.fromkeys(("msec", "millisec", "millisecond"), "ms"),
+    **dict.fromkeys(("sec", "second"), "s"),
+    **dict.fromkeys(("m", "minute"), "min"),
+    **dict.fromkeys(("hr", "hour"), "h"),
+}
+_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµμ%/]*)\s*")
 _LIMIT = 1 << 63
 _MAX_DIGITS = 40
 """Far beyond 63 bits, and far below where int() refuses and float() overflows."""
@@ -44,14 +63,36 @@ def _split(text: str, what: str, example: str) -> tuple[float | int, str]:
 def _scaled(text: str, units: dict[str, int], what: str, example: str) -> int:
     number, unit = _split(text, what, example)
     if unit not in units:
+        known = _meant_unit(unit, units)
         raise InputError(
-            f"{text!r} has {'the unknown unit ' + repr(unit) if unit else 'no unit'}; "
+            f"{text!r} has {'the unknown unit ' + repr(unit) if unit else 'no unit'}"
+            f"{_did_you_mean(text, unit, known)}; "
             f"a {what} takes one of {', '.join(units)}, for example {example}"
         )
     value = round(number * units[unit])
     if value >= _LIMIT:
         raise InputError(f"{text!r} does not fit 63 bits; give a smaller {what}")
     return value
+
+
+def _meant_unit(unit: str, units: Mapping[str, int]) -> str:
+    """Return the unit that one spelt otherwise may mean, empty where that is not clear."""
+    small = {known.lower(): known for known in units}
+    word = re.sub("/s(ec|econd)?$", "", unit.lower())
+    spellings = _SPELT_TIMES if "ns" in units else _SPELT_BYTES
+    spelt = spellings.get(word) or spellings.get(word.removesuffix("s")) or word
+    return next(
+        (
+            small[meant]
+            for meant in (unit.lower(), word, spelt.lower(), f"{spelt.lower()}/s")
+            if meant in small
+        ),
+        "",
+    )
+
+
+def _did_you_mean(text: str, unit: str, known: str) -> str:
+    return f" (did you mean '{text.strip().removesuffix(unit).strip()}{known}'?)" if known else ""
 
 
 def parse_bytes(text: str) -> int:
@@ -73,9 +114,7 @@ def parse_fine_time_ns(text: str) -> float:
 
 def parse_rate_bytes_per_s(text: str) -> int:
     """Return bytes per second of a rate such as ``100MB/s``."""
-    if not text.strip().endswith("/s"):
-        raise InputError(f"{text!r} is not a rate; write for example 100MB/s")
-    return parse_bytes(text.strip()[:-2])
+    return _scaled(text, _RATES, "rate", "100MB/s")
 
 
 def parse_share(text: str) -> float:
@@ -83,7 +122,11 @@ def parse_share(text: str) -> float:
     number, unit = _split(text, "share", "50%")
     share = number / 100 if unit == "%" else float(number)
     if unit not in ("", "%") or not 0.0 <= share <= 1.0:
-        raise InputError(f"{text!r} is not a share from 0% to 100%; write for example 50%")
+        percent = "%" if unit.lower() in ("", "percent", "pct") and number <= 100 else ""
+        raise InputError(
+            f"{text!r} is not a share from 0% to 100%{_did_you_mean(text, unit, percent)}; "
+            "write for example 50%"
+        )
     return share
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ from pydantic import BaseModel, ValidationError
 
 from gpuscan.complaints import first_complaint
 from gpuscan.errors import InputError
+from gpuscan.nearby import meant_file
+from gpuscan.topology.resolve import names_file
 from gpuscan.workload_model import MODELS, Workload, suggestion
 
 __all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_text", "builtin_workloads", "load_workload"]
 
 DEFAULT_WORKLOAD = "cxl-promote"
+_FILES = (("topology", "machine", names_file), ("source", "trace", bool))
+"""Tables and keys whose value is a path, if it is one: in a workload file it is relative to that file."""
 
 
 def builtin_workloads() -> list[tuple[str, str]]:
@@ -36,9 +40,9 @@ def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
 
     Args:
         name_or_path: a name of :func:`builtin_workloads`, or a path (anything with a
-            slash or the suffix ``.toml``).
-        overrides: ``key=value`` with dotted keys, list items by position
-            (``processes.0.memory=30%``); values as in TOML, strings without quotes too.
+            slash or the suffix ``.toml``); paths in the file are relative to it.
+        overrides: ``key=value`` with dotted keys, paths relative to the working directory, list items by
+            position (``processes.0.memory=30%``); values as in TOML, strings without quotes too.
 
     Raises:
         InputError: no such workload or file, a TOML error, an unknown key, a value that does not fit.
@@ -56,14 +60,29 @@ def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple
         InputError: no such workload or file, a TOML error, an override that does not fit.
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path:
-        where, name, text = name_or_path, _text(Path(name_or_path).stem), _read(Path(name_or_path))
+        path = Path(name_or_path)
+        where, name = name_or_path, _text(path.stem)
+        document = with_paths(_parse_toml(where, _read(path)), lambda named: path.parent / named)
     else:
-        where, name, text = f"workload {name_or_path}", name_or_path, builtin_text(name_or_path)
-    document = _parse_toml(where, text)
+        where, name = f"workload {name_or_path}", name_or_path
+        document = _parse_toml(where, builtin_text(name, meant_file(name, "", ".toml", ".zarr")))
     for override in overrides:
         _apply_override(document, override)
     document.setdefault("name", name)
     return where, document
+
+
+def with_paths(document: dict[str, Any], locate: Callable[[str], Path]) -> dict[str, Any]:
+    """Return the keys of a workload with ``locate`` of every path among them.
+
+    What is no table or no string, as in a document that is not checked yet, stays as it is.
+    """
+    found = dict(document)
+    for table, key, names_a_file in _FILES:
+        value = found[table].get(key) if isinstance(found.get(table), dict) else None
+        if isinstance(value, str) and names_a_file(value):
+            found[table] = {**found[table], key: str(locate(value))}
+    return found
 
 
 def workload_of(where: str, document: dict[str, Any]) -> Workload:
@@ -86,15 +105,21 @@ def _builtin_names() -> list[str]:
     )
 
 
-def builtin_text(name: str) -> str:
+def builtin_text(name: str, meant: str = "") -> str:
     """Return the TOML of a built-in workload.
+
+    Args:
+        name: of it.
+        meant: what else the name may mean, for the complaint.
 
     Raises:
         InputError: there is none of that name.
     """
     known = _builtin_names()
     if name not in known:
-        raise InputError(f"unknown workload {name!r}{suggestion(name, known)}, a TOML file or a snapshot")
+        raise InputError(
+            f"unknown workload {name!r}{meant}{suggestion(name, known)}, a TOML file or a snapshot"
+        )
     return files("gpuscan.workloads").joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ from gpuscan.bench.model_costs import chase, walk_locked
 from gpuscan.bench.peers import PEERS, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
 from gpuscan.bench.peers.kernel_walk import PG_LRU
+from gpuscan.bench.report import write_report
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
 from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
 from gpuscan.bench.timing import Contestant, race
@@ -252,6 +253,27 @@ def test_request_and_tick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert 0 < tick["scan_ns"] < tick["median_ns"]
 
 
+def test_an_earlier_result_is_replaced_with_force_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    args = ["bench", "tick", "--memory", "1GiB", "--targets", "4", "--density", "0.1%", "--rounds", "1"]
+    args += ["--quiet", "--out", str(out)]
+    assert main(args) == 0
+    (out / "runs.parquet").unlink()
+    before = (out / "bench.json").read_bytes()
+    capsys.readouterr()
+    with monkeypatch.context() as patched:  # refused before anything is measured
+        patched.setattr("gpuscan.bench.sweep.run_sweep", None)
+        assert main(args) == 2
+    assert f"{out} holds an earlier result; give another place, or --force" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds an earlier result"):
+        write_report(out, {}, plots=False)
+    assert (out / "bench.json").read_bytes() == before
+    assert main([*args, "--force"]) == 0
+    assert (out / "runs.parquet").exists()
+
+
 def test_tables_name_every_contestant(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["--memory", "1GiB", "--targets", "4", "--rounds", "1", "--quiet"]
     assert main(["bench", "scan", "--density", "1%", "--peers", "numpy,kernel-walk", *args]) == 0
@@ -344,15 +366,20 @@ def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
     ("grid", "cause"),
     [
         ({"memory": ["64"]}, "'64' has no unit"),
-        ({"memory": []}, r"the options: scan\.0\.memory: "),
-        ({"memory": ["1TiB"], "sizes": 1}, r"the options: scan\.0\.sizes: "),
-        ({"memory": ["1TiB"], "clustering": ["odd"]}, r"scan\.0\.clustering\.0: "),
+        ({"memory": []}, r"the options: scan\.0\.memory is empty; give at least one"),
+        (
+            {"memory": ["1TiB"], "sizes": 1},
+            r"the options: unknown key scan\.0\.sizes; choose from memory",
+        ),
+        ({"memory": ["1TiB"], "clustering": ["odd"]}, r"scan\.0\.clustering\.0 must be 'uniform', "),
         ({"memory": ["1TiB"], "peers": ["odd"]}, "unknown peer 'odd'; choose from numpy, "),
         ({"memory": ["1TiB"], "density": [2.0]}, "density of 2.0 is not a share"),
         ({"memory": ["1TiB"], "format": ["odd"]}, "unknown record format 'odd'"),
         ({"memory": ["1TiB"], "format": ["pghot-compact"]}, "16 targets cannot be measured; give 1"),
         ({"memory": ["1TiB"], "targets": [0]}, "0 targets: give 1 to 1024"),
-        ({"memory": ["1TiB"], "capacity": 5}, r"scan\.0\.capacity: .* correct that key"),
+        ({"memory": ["1TiB"], "capacity": 5}, r"scan\.0\.capacity must be at least 512, not 5"),
+        ({"memory": ["1TiB"], "targets": ["x"]}, r"scan\.0\.targets\.0 must be a whole number, not 'x'"),
+        ({"memory": ["64gib"]}, "did you mean '64GiB'"),
         ({"memory": ["1GiB"]}, "1 GiB for 16 targets: give a multiple of 128 MiB, at least 2 GiB"),
     ],
 )

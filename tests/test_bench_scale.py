@@ -78,16 +78,25 @@ def test_counts_of_shards_that_make_no_sense(shards: tuple[int, ...]) -> None:
         ScaleSettings(1 << 24, shards, 1e-4, 1, 1)
 
 
+@pytest.mark.parametrize("density", [0.0, -1.0, 7.0, float("nan"), float("inf")])
+def test_a_density_that_is_none(density: float) -> None:
+    with pytest.raises(InputError, match="is no share of pages; give one above 0"):
+        ScaleSettings(1 << 24, (1,), density, 1, 1)
+
+
 def test_a_store_that_cannot_be_cut_evenly_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "scale", "--memory", "3GiB", "--shards", "1,2"]) == 2
     assert "give a multiple of 4 GiB" in capsys.readouterr().err
 
 
 def test_the_measurement_runs_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "scale.json"
+    out = tmp_path / "scale"
     arguments = ["--memory", "2GiB", "--shards", "1", "--rounds", "1", "--density", "1e-2", "--out", str(out)]
     assert main(["bench", "scale", *arguments, "--quiet"]) == 0
-    document = json.loads(out.read_text())
+    text = capsys.readouterr().out
+    document = json.loads((out / "scale.json").read_text())
+    assert main(["bench", "scale", *arguments, "--quiet"]) == 2
+    assert "holds an earlier result" in capsys.readouterr().err
     assert [point["scaling"] for point in document["points"]] == ["strong", "weak"]
     for point in document["points"]:
         assert point["n_folios"] > 4000
@@ -96,7 +105,6 @@ def test_the_measurement_runs_and_is_kept(tmp_path: Path, capsys: pytest.Capture
         assert point["many_folios"] > point["n_folios"]
         assert point["many_overhead_ns"] > 0
         assert point["network_bytes"] > 8 * point["n_folios"]
-    text = capsys.readouterr().out
     assert "8 x H200, 1 PiB" in text
     assert "fitted: overhead" in text
 

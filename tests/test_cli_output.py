@@ -115,7 +115,10 @@ TEXTS = ["5/100 ticks", "candidates 1.23 M", "batches 3.21 k", "fast 45%", "8.12
 
 @pytest.mark.parametrize("width", range(1, 141))
 def test_a_bar_line_fits(width: int) -> None:
-    assert cell_len(bar_line(width, "cxl-promote", 0.5, TEXTS)) <= width
+    for description in ("cxl-promote", "страница-記憶體", "x"):
+        for share in (0.0, 0.5, 1.0, None):
+            assert cell_len(bar_line(width, description, share, TEXTS)) <= width
+            assert cell_len(bar_line(width, description, share, ["1", "", ""])) <= width
 
 
 @pytest.mark.parametrize(

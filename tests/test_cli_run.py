@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -153,10 +155,35 @@ def test_a_full_disk_fails_after_the_report(
 
 
 def test_more_threads_than_cpus_are_noted(small: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", small, "--ticks", "1", "--device", "cpu", "--threads", "999"]) == 0
+    n_cpus = len(os.sched_getaffinity(0))
+    args = ["run", small, "--ticks", "1", "--device", "cpu", "--threads"]
+    assert main([*args, str(n_cpus + 1)]) == 0
     out, err = capsys.readouterr()
-    assert "cpu, 999 threads\n" in out
-    assert "gpuscan: note: 999 threads on " in err
+    assert f"cpu, {n_cpus + 1} threads\n" in out
+    assert f"gpuscan: note: {n_cpus + 1} threads on " in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run",),
+        ("live", "--pid", "1"),
+        ("resume", "nowhere"),
+        ("bench", "scan"),
+        ("bench", "request"),
+        ("bench", "tick"),
+    ],
+)
+def test_far_more_threads_than_cpus_are_refused(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--threads", "1000"]) == 2
+    n_cpus = len(os.sched_getaffinity(0))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(
+        rf"gpuscan: error: 1,000 threads are too many for {n_cpus} CPUs?; give up to {4 * n_cpus}, .*\n", err
+    )
 
 
 def test_what_is_asked_for_is_checked_before_the_machine_is_built(

@@ -58,10 +58,12 @@ def test_a_run_is_reported_in_plain_characters(environment: dict[str, str], name
     assert f"{name}: 4/4 ticks" in err
 
 
-def test_json_loses_no_character(named: Path) -> None:
-    done = gpuscan("run", str(named), *SMALL, "--json", "--quiet", **ENCODINGS["ascii"])
+def test_json_loses_no_character() -> None:
+    name = "größe-мой-😀-█▁µ"
+    args = ("run", "uniform", "--set", f"name={name}", *SMALL, "--json", "--quiet")
+    done = gpuscan(*args, **ENCODINGS["ascii"])
     assert done.returncode == 0
-    assert json.loads(done.stdout.decode("latin-1"))["workload"]["name"] == "größe-мой-😀"
+    assert json.loads(done.stdout.decode("latin-1"))["workload"]["name"] == name
 
 
 COMMAND_LINES = {

@@ -152,7 +152,7 @@ def test_nodes_may_come_in_any_order():
         ("250ns", "0ns", r"^m.toml: links.0.latency: '0ns' is not above 0"),
         ("250ns", "1e999ns", r"^m.toml: links.0.latency: '1e999ns' is not above 0"),
         ("250ns", "1-1ns", r"^m.toml: links.0.latency: '1-1ns' is not a number"),
-        ("30GB/s", "30GB", r"^m.toml: links.0.bandwidth: '30GB' is not a rate"),
+        ("30GB/s", "30GB", r"^m.toml: links.0.bandwidth: '30GB' has the unknown unit 'GB'"),
     ],
 )
 def test_errors_name_the_file_and_the_key(old, new, message):

@@ -73,8 +73,12 @@ def test_accepted(parse, text, value):
         (parse_time_ns, "5", "has no unit; a time takes one of ns, us"),
         (parse_time_ns, "5m", "unknown unit 'm'"),
         (parse_time_ns, "300000000000h", "does not fit"),
-        (parse_rate_bytes_per_s, "100MB", "is not a rate; write for example 100MB/s"),
-        (parse_rate_bytes_per_s, "/s", "is not a size"),
+        (
+            parse_rate_bytes_per_s,
+            "100MB",
+            "did you mean '100MB/s'?); a rate takes one of B/s",
+        ),
+        (parse_rate_bytes_per_s, "/s", "is not a rate"),
         (parse_share, "101%", "is not a share from 0% to 100%"),
         (parse_share, "1.01", "is not a share"),
         (parse_share, "5GiB", "is not a share"),
@@ -86,6 +90,50 @@ def test_refused_in_one_sentence(parse, text, said):
         parse(text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "meant"),
+    [
+        (parse_bytes, "64G", "64GiB"),
+        (parse_bytes, "64g", "64GiB"),
+        (parse_bytes, "64gib", "64GiB"),
+        (parse_bytes, " 64 GIB", "64GiB"),
+        (parse_bytes, "64gb", "64GB"),
+        (parse_bytes, "64 gigabytes", "64GB"),
+        (parse_bytes, "1.5 tebibytes", "1.5TiB"),
+        (parse_bytes, "1 Kilobyte", "1kB"),
+        (parse_bytes, "512 bytes", "512B"),
+        (parse_bytes, "100MB/s", "100MB"),
+        (parse_time_ns, "100MS", "100ms"),
+        (parse_time_ns, "5m", "5min"),
+        (parse_time_ns, "2 hours", "2h"),
+        (parse_time_ns, "3 sec", "3s"),
+        (parse_time_ns, "10 milliseconds", "10ms"),
+        (parse_time_ns, "3μs", "3us"),
+        (parse_fine_time_ns, "2.9NS", "2.9ns"),
+        (parse_rate_bytes_per_s, "100MB", "100MB/s"),
+        (parse_rate_bytes_per_s, "100mb/s", "100MB/s"),
+        (parse_rate_bytes_per_s, "100 M/sec", "100MiB/s"),
+        (parse_share, "50", "50%"),
+        (parse_share, "50 percent", "50%"),
+    ],
+)
+def test_what_was_meant_is_said_and_is_taken(parse, text, meant):
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert f"(did you mean '{meant}'?)" in str(caught.value)
+    parse(meant)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [(parse_bytes, "64"), (parse_bytes, "64X"), (parse_time_ns, "5GiB"), (parse_share, "500")],
+)
+def test_nothing_is_guessed(parse, text):
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert "did you mean" not in str(caught.value)
 
 
 @given(

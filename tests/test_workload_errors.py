@@ -36,7 +36,7 @@ WRONG = [
         ["policy.capacity_folios=100"],
         r"policy.capacity_folios: 100 may not hold one block; give at least 512",
     ),
-    (["policy.rate_limit=100MB"], r"policy.rate_limit: '100MB' is not a rate"),
+    (["policy.rate_limit=100MB"], r"policy.rate_limit: '100MB' has the unknown unit 'MB'"),
     (['policy.node_intervals={x="1s"}'], r"is not a value for a node"),
     (['processes.0.placement={0="20%"}'], r"the shares add up to 20.0%"),
     (["processes.0.placement=somewhere"], r"'somewhere' is not a table by node"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +81,22 @@ def through(
     entries: NDArray[Any],
     policy: Policy | None = None,
     costs: StepCosts = PUBLISHED,
+    *,
+    on_step: Callable[[str], None],
 ) -> dict[str, OpenResult]:
-    """Put a list through designs in the open loop."""
+    """Put a list through designs in the open loop; ``on_step`` hears the name of each that is through."""
     settings = Settings(machine.topology, machine.spec, policy or Policy(), 1, len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as directory:
         requests = write_request_list(entries, Path(directory) / "requests.npy")
-        return {
-            name: GpuscanLoop(settings, machine, requests).run()
-            if name == OURS
-            else run_model(name, settings, StillPages(machine), requests, costs)
-            for name in designs
-        }
+        results = {}
+        for name in designs:
+            results[name] = (
+                GpuscanLoop(settings, machine, requests).run()
+                if name == OURS
+                else run_model(name, settings, StillPages(machine), requests, costs)
+            )
+            on_step(name)
+        return results
 
 
 def _node(nid: int, first_pfn: int, n_sections: int, cpu: int | None = None) -> Node:

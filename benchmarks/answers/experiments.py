@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from answers.bench_machine import MS, S, entries_of, machine_with, pages_of, through
 from gpuscan.bench.bed import Bed, Case, StoreShape
-from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES, CostModel, measure_model, scan_ns
+from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES, N_STEPS, CostModel, measure_model, scan_ns
 from gpuscan.compare.still import StillPages
 from gpuscan.designs.percpu_list import ENTRY_BYTES
 from gpuscan.designs.rfc import PAGE_EXT_BYTES
@@ -18,12 +19,16 @@ from gpuscan.units import PAGE_BYTES
 
 TARGETS = (1, 2, 3, 4, 6, 8, 12, 16)
 DENSITIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+HUGE_SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+GAPS_MS = range(500, 33_001, 500)
+OnStep = Callable[[str], None]
+"""Called as often as :data:`EXPERIMENTS` says, with what was done."""
 _SEED = 1
 
 
-def scanned() -> dict[str, Any]:
+def scanned(on_step: OnStep) -> dict[str, Any]:
     """What a round takes, by size of memory: modelled from steps that are measured here."""
-    model = measure_model(lambda _: None)
+    model = measure_model(on_step)
     designs = ("rfc-fixed", "section-flag", "percpu-list", "gpuscan")
     return {
         "memory_bytes": list(MODEL_SIZES),
@@ -35,7 +40,7 @@ def scanned() -> dict[str, Any]:
     }
 
 
-def place() -> dict[str, Any]:
+def place(on_step: OnStep) -> dict[str, Any]:
     """How late a page is found, by position: an 8 GiB zone, marks spread over 2 s or at one moment."""
     machine = machine_with(1, 64)
     pages, rng = pages_of(machine), np.random.default_rng(_SEED)
@@ -51,6 +56,7 @@ def place() -> dict[str, Any]:
             machine,
             entries_of(pfns, nids, times),
             Policy(freq_threshold=1),
+            on_step=on_step,
         )
         found[what] = {
             name: {
@@ -63,7 +69,7 @@ def place() -> dict[str, Any]:
     return found
 
 
-def fill() -> dict[str, Any]:
+def fill(on_step: OnStep) -> dict[str, Any]:
     """How full batches are, and what goes to the wrong node, with k targets drawn at random for each page."""
     rows = []
     for k in TARGETS:
@@ -74,7 +80,9 @@ def fill() -> dict[str, Any]:
         times = rng.integers(1, 100 * MS, len(pfns))
         designs = ("rfc-v1", "rfc-fixed", "section-flag", "percpu-list", "gpuscan")
         policy = Policy(freq_threshold=1, record_format="pghot")
-        for name, result in through(designs, machine, entries_of(pfns, nids, times), policy).items():
+        for name, result in through(
+            designs, machine, entries_of(pfns, nids, times), policy, on_step=on_step
+        ).items():
             rows.append(
                 {
                     "targets": k,
@@ -88,9 +96,9 @@ def fill() -> dict[str, Any]:
     return {"rows": rows}
 
 
-def density() -> dict[str, Any]:
+def density(on_step: OnStep) -> dict[str, Any]:
     """What a scan of 1 TiB takes by the share of READY pages: walks, lists, gpuscan; steps measured here."""
-    model: CostModel = measure_model(lambda _: None)
+    model: CostModel = measure_model(on_step)
     n_pages = 1 << 28
     measured_pages = 1 << 24
     shape = StoreShape(measured_pages, 16, "rfc", "cpu")
@@ -100,6 +108,7 @@ def density() -> dict[str, Any]:
             n_ready = bed.fill(Case(shape, share, "uniform", _SEED))
             ours[share] = scan_ns(bed, n_ready) * n_pages / measured_pages
             bed.empty()
+            on_step("gpuscan")
     n_cpus, n_nodes = 64, 4
     return {
         "density": list(DENSITIES),
@@ -116,10 +125,10 @@ def density() -> dict[str, Any]:
     }
 
 
-def folio() -> dict[str, Any]:
+def folio(on_step: OnStep) -> dict[str, Any]:
     """What one record per folio saves, by the share of memory in 2 MiB folios: PFNs looked at, bytes kept."""
     rows = []
-    for share in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0):
+    for share in HUGE_SHARES:
         machine = machine_with(1, 32, huge_share=share)
         pages = StillPages(machine)
         cxl = machine.topology.nodes[-1]
@@ -135,16 +144,17 @@ def folio() -> dict[str, Any]:
                 "folio_records": machine.space.n_folios * 4,
             }
         )
+        on_step(f"{share:.0%} in folios")
     return {"rows": rows}
 
 
-def compact() -> dict[str, Any]:
+def compact(on_step: OnStep) -> dict[str, Any]:
     """What 8 bits per page cost: pages touched twice, so far apart that they are cold; targets not kept."""
     rows = []
     machine = machine_with(1, 4)
     rng = np.random.default_rng(_SEED)
     n_pages = 1000
-    for gap_ms in range(500, 33_001, 500):
+    for gap_ms in GAPS_MS:
         pfns = rng.choice(pages_of(machine), n_pages, replace=False)
         first = rng.integers(100 * MS, 5000 * MS, n_pages)
         twice = entries_of(
@@ -154,7 +164,8 @@ def compact() -> dict[str, Any]:
         )
         row: dict[str, Any] = {"gap_ms": gap_ms}
         for fmt in ("pghot-compact", "pghot"):
-            result = through(("section-flag",), machine, twice, Policy(record_format=fmt))["section-flag"]
+            policy = Policy(record_format=fmt)
+            result = through(("section-flag",), machine, twice, policy, on_step=on_step)["section-flag"]
             row[fmt] = result.found / n_pages
         rows.append(row)
     targets = []
@@ -166,17 +177,18 @@ def compact() -> dict[str, Any]:
         row = {"targets": k}
         for fmt in ("pghot-compact", "pghot"):
             policy = Policy(record_format=fmt, freq_threshold=1)
-            result = through(("section-flag",), many, entries, policy)["section-flag"]
+            result = through(("section-flag",), many, entries, policy, on_step=on_step)["section-flag"]
             row[fmt] = result.wrong_node / max(1, result.found)
         targets.append(row)
     return {"rows": rows, "targets": targets}
 
 
-EXPERIMENTS = {
-    "scan": scanned,
-    "place": place,
-    "fill": fill,
-    "density": density,
-    "folio": folio,
-    "compact": compact,
+EXPERIMENTS: dict[str, tuple[Callable[[OnStep], dict[str, Any]], int]] = {
+    "scan": (scanned, N_STEPS),
+    "place": (place, 2 * 4),
+    "fill": (fill, 5 * len(TARGETS)),
+    "density": (density, N_STEPS + len(DENSITIES)),
+    "folio": (folio, len(HUGE_SHARES)),
+    "compact": (compact, 2 * (len(GAPS_MS) + len(TARGETS))),
 }
+"""Question -> its experiment, and how many steps that has."""

@@ -58,13 +58,16 @@ def set_bits(words: NDArray[np.int64], n: int) -> int:
     return seen
 
 
-def measure_costs(walk_pages: int, rounds: int, seed: int = 1) -> dict[str, dict[str, float]]:
+def measure_costs(
+    walk_pages: int, rounds: int, seed: int = 1, on_round: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float]]:
     """Measure each cost ``rounds`` times, in turn.
 
     Args:
         walk_pages: pages that the walk looks at, 80 bytes each.
         rounds: timed runs of each.
         seed: of the order of the lines.
+        on_round: called after each round, and after the one before them that is not timed.
 
     Returns:
         By key: ``median_ns``, ``min_ns`` and ``max_ns`` of one step.
@@ -78,12 +81,14 @@ def measure_costs(walk_pages: int, rounds: int, seed: int = 1) -> dict[str, dict
     }
     for run, _ in measures.values():
         run()
+    on_round()
     runs: dict[str, list[float]] = {key: [] for key in measures}
     for _ in range(rounds):
         for key, (run, n_steps) in measures.items():
             started = time.perf_counter_ns()
             run()
             runs[key].append((time.perf_counter_ns() - started) / n_steps)
+        on_round()
     return {
         key: {"median_ns": float(np.median(ns)), "min_ns": min(ns), "max_ns": max(ns)}
         for key, ns in runs.items()

@@ -30,6 +30,8 @@ CONTENTS = Contents(
     ),
 )
 """Of a report's directory."""
+SCALE_CONTENTS = Contents("scale.json", ())
+"""All that ``gpuscan bench scale --out`` keeps."""
 
 _RUNS = pa.schema(
     [
@@ -52,20 +54,26 @@ _RUNS = pa.schema(
 _ITEMS = {"scan": "n_ready", "request": "n_requests", "tick": "n_marks"}
 
 
-def write_report(out: Path, document: Mapping[str, Any], *, plots: bool) -> None:
-    """Fill the directory ``out``, replacing an earlier report there.
+def write_report(out: Path, document: Mapping[str, Any], *, plots: bool, force: bool = False) -> None:
+    """Fill the directory ``out``; with ``force`` in place of an earlier report there.
 
     Raises:
         InputError: ``out`` is something else, or plots were asked for without matplotlib.
         RunFailedError: it cannot be written.
     """
-    with new_directory(out, CONTENTS) as directory:
+    with new_directory(out, CONTENTS, force=force) as directory:
         create_json(directory / JSON_FILE, document)
         create_table(directory / RUNS_FILE, pa.Table.from_pylist(run_rows(document), _RUNS), "snappy")
         if plots:
             from gpuscan.bench.plots import draw
 
             draw(document, directory)
+
+
+def write_scale(out: Path, document: Mapping[str, Any], *, force: bool = False) -> None:
+    """Fill the directory ``out`` with a document of :mod:`gpuscan.bench.scale`; raises as above."""
+    with new_directory(out, SCALE_CONTENTS, force=force) as directory:
+        create_json(directory / SCALE_CONTENTS.marker, document)
 
 
 def run_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:

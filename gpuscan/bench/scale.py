@@ -54,11 +54,13 @@ class ScaleSettings:
     def __post_init__(self) -> None:
         if not self.shards or min(self.shards) < 1 or list(self.shards) != sorted(set(self.shards)):
             raise InputError(f"shards {self.shards}: give ascending counts of at least 1, for example 1,2,4")
+        if not 0 < self.density <= 1:
+            raise InputError(f"a density of {self.density} is no share of pages; give one above 0, up to 1")
         least = max(self.shards) * _TARGETS * SECTION_PAGES
         if self.n_pages < least or self.n_pages % least:
             raise InputError(
-                f"{self.n_pages} pages cannot be cut evenly into up to {max(self.shards)} shards; give a "
-                f"multiple of {least * PAGE_BYTES >> 30} GiB"
+                f"{format_bytes(self.n_pages * PAGE_BYTES)} cannot be cut evenly into up to "
+                f"{max(self.shards)} shards; give a multiple of {least * PAGE_BYTES >> 30} GiB"
             )
 
     @property

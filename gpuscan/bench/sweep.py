@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +47,7 @@ from gpuscan.bench.peers import open_peer
 from gpuscan.bench.request import RequestSettings, request_case
 from gpuscan.bench.scan import ScanSettings, scan_cases
 from gpuscan.bench.tick import TickSettings, tick_case
+from gpuscan.complaints import first_complaint
 from gpuscan.errors import InputError
 from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.units import PAGE_BYTES, parse_bytes
@@ -86,7 +87,7 @@ class ScanGrid(_Grid):
     density: tuple[float, ...] = (1e-4,)
     clustering: tuple[Clustering, ...] = ("uniform",)
     peers: tuple[str, ...] = ()
-    walk_pages: int = Field(1 << 26, ge=1)
+    walk_pages: int = Field(1 << 26, ge=1, le=1 << 32)
     capacity: int | None = Field(None, ge=BLOCK_PAGES)
 
     def cases(self, shape: StoreShape, seed: int) -> list[Case]:
@@ -100,7 +101,7 @@ class ScanGrid(_Grid):
 class RequestGrid(_Grid):
     """Bulk requests to measure."""
 
-    requests: int = Field(1 << 24, ge=1)
+    requests: int = Field(1 << 24, ge=1, le=1 << 32)
 
 
 class TickGrid(_Grid):
@@ -114,7 +115,7 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(9, ge=1)
+    rounds: int = Field(9, ge=1, le=10_000)
     seed: int = Field(1, ge=0)
     threads: int | None = Field(None, ge=1)
     scan: tuple[ScanGrid, ...] = ()
@@ -143,6 +144,9 @@ class Sweep(BaseModel):
                 open_peer(name)
 
 
+_GRIDS: dict[str, type[BaseModel]] = {"scan": ScanGrid, "request": RequestGrid, "tick": TickGrid}
+
+
 def load_sweep(path: Path) -> Sweep:
     """Read a sweep from a TOML file.
 
@@ -166,9 +170,13 @@ def make_sweep(document: dict[str, Any], where: str) -> Sweep:
     try:
         return Sweep.model_validate(document)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"{where}: {key}: {problem['msg'].lower()}; correct that key") from error
+        raise InputError(f"{where}: {first_complaint(error, 'the sweep', _unknown)}") from error
+
+
+def _unknown(steps: Sequence[int | str]) -> str:
+    """Return the end of a sentence about an unknown key: those that there are."""
+    model = next((_GRIDS[step] for step in steps[:-1] if isinstance(step, str)), Sweep)
+    return f"; choose from {', '.join(model.model_fields)}"
 
 
 def run_sweep(sweep: Sweep, on_step: Callable[[str], None]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.errors import InputError, TopologyError
+from gpuscan.nearby import meant_file
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.topology.layout import PFN_LIMIT, PlannedNode, complete, is_hotplugged, place
 from gpuscan.topology.model import DISTANCE_LOCAL, DISTANCE_UNREACHABLE, Link, MemoryKind, Topology
@@ -178,7 +179,8 @@ def preset(name: str, memory_bytes: int | None = None) -> Topology:
     chosen = PRESETS.get(name)
     if chosen is None:
         raise InputError(
-            f"unknown topology {name!r}; choose one of {', '.join(PRESETS)}, a .toml file, or host"
+            f"unknown topology {name!r}{meant_file(name, '.toml')}; choose one of {', '.join(PRESETS)}, "
+            "a .toml file, or host"
         )
     shape = chosen.shape()
     n_pages = (chosen.memory_bytes if memory_bytes is None else memory_bytes) >> PAGE_SHIFT

@@ -11,6 +11,11 @@ from gpuscan.topology.presets import preset
 HOST = "host"
 
 
+def names_file(source: str) -> bool:
+    """Whether ``source`` is the path of a file, and no name."""
+    return source.endswith(".toml")
+
+
 def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
     """Return the topology that ``source`` names.
 
@@ -26,7 +31,7 @@ def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
             f"memory_bytes is a whole number of bytes, not {memory_bytes!r}; "
             "gpuscan.units.parse_bytes reads sizes with a unit"
         )
-    is_file = source.endswith(".toml")
+    is_file = names_file(source)
     if memory_bytes is not None and (is_file or source == HOST):
         raise InputError(f"the memory of {source!r} is what it is; give a size for presets only")
     if source == HOST:
