@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.backoff import Backoff
-from gpuscan.errors import RunFailedError
+from gpuscan.checks import flag, has_methods, instance, items, shown, whole
+from gpuscan.errors import ArgumentError, RunFailedError
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.ledger import Ledger
@@ -132,6 +133,22 @@ class Engine:
         verify_every_tick: bool = False,
         plan_sink: PlanSink | None = None,
     ) -> None:
+        if not isinstance(store, PageStore):
+            raise ArgumentError(f"an engine's store is {shown(store)}; give a gpuscan.Store")
+        has_methods("an engine's source", source, ("sample", "finished"), "give a gpuscan.Source")
+        has_methods("an engine's migrator", migrator, ("migrate",), "give a gpuscan.Migrator")
+        instance("an engine's policy", policy, Policy, "give a gpuscan.Policy")
+        flag("an engine's verify_every_tick", verify_every_tick)
+        if plan_sink is not None:
+            has_methods(
+                "an engine's plan_sink", plan_sink, ("__call__",), "give a function of tick, plan and batches"
+            )
+        if store.fmt.name != policy.record_format:
+            raise ArgumentError(
+                f"an engine's policy is for records of format {policy.record_format}, and its store has "
+                f"{store.fmt.name}; open the store for the policy's, or change the policy"
+            )
+        store.check_threshold(policy.freq_threshold)
         self.store = store
         self.source = source
         self.migrator = migrator
@@ -161,7 +178,6 @@ class Engine:
         self._tier = np.zeros(N_NODES_MAX, dtype=np.int64)
         for node in store.topology.nodes:
             self._tier[node.nid] = node.tier
-        store.check_threshold(policy.freq_threshold)
 
     def run(
         self,
@@ -180,7 +196,10 @@ class Engine:
         Raises:
             RunFailedError: conservation broke.
         """
-        ticks: list[TickReport] = [*earlier]
+        n_ticks = whole("run: n_ticks", n_ticks)
+        if on_tick is not None:
+            has_methods("run: on_tick", on_tick, ("__call__",), "give a function of one TickReport")
+        ticks = [*items("run: earlier", earlier, TickReport, "give the reports of earlier ticks")]
         try:
             while len(ticks) < n_ticks and not self.source.finished():
                 report = self.tick()
@@ -230,6 +249,10 @@ class Engine:
         report = TickReport(self.n_ticks, self.now_ns, duration_ns)
         calls_before, bytes_before = self.store.network()
         sampled = self.source.sample(self.now_ns, duration_ns)
+        if not isinstance(sampled, Sampled):
+            raise RunFailedError(
+                f"the source {type(self.source).__name__} returned {shown(sampled)}; return a gpuscan.Sampled"
+            )
         if sampled.elapsed_ns is not None:
             report.duration_ns = sampled.elapsed_ns
         self.now_ns += report.duration_ns
@@ -377,6 +400,11 @@ class Engine:
             for batch in self._in_order(batches):
                 part = slice(batch.lo, batch.hi)
                 result = self.migrator.migrate(batch.target_nid, plan.pfn[part], folio_pages[part])
+                if not isinstance(result, MigrateResult):
+                    raise RunFailedError(
+                        f"the migrator {type(self.migrator).__name__} returned {shown(result)}; "
+                        "return a gpuscan.MigrateResult"
+                    )
                 if len(result.status) != batch.hi - batch.lo:
                     raise RunFailedError(
                         f"the migrator {type(self.migrator).__name__} returned {len(result.status)} statuses "
