@@ -11,6 +11,8 @@ import reprlib
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -133,6 +135,40 @@ def items(what: str, value: object, kind: type[_T], remedy: str) -> tuple[_T, ..
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise ArgumentError(f"{what} is {shown(value)}, not a tuple; {remedy}")
     return tuple(instance(f"{what}[{place}]", item, kind, remedy) for place, item in enumerate(value))
+
+
+def state_of(what: str, value: object, keys: Collection[str]) -> None:
+    """Refuse what is no state to restore.
+
+    Raises:
+        ArgumentError: it is no mapping, or a key is missing.
+    """
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{what}: the state is {shown(value)}; give what state() returned")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise ArgumentError(f"{what}: the state has no {', '.join(missing)}; give what state() returned")
+
+
+def place_of(what: str, value: object) -> Path:
+    """Return a path, from one or from a string.
+
+    Raises:
+        ArgumentError: it is something else, or what no file can be called.
+    """
+    if not isinstance(value, str | PathLike) or not (path := str(value)) or "\0" in path:
+        raise ArgumentError(f"{what} is {shown(value)}; give a path")
+    return Path(path)
+
+
+def function(what: str, value: object, remedy: str) -> None:
+    """Refuse what cannot be called; None is fine.
+
+    Raises:
+        ArgumentError: it cannot.
+    """
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{what} is {shown(value)}, which cannot be called; {remedy}")
 
 
 def integers(what: str, value: object) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.backoff import Backoff
-from gpuscan.checks import flag, has_methods, instance, items, shown, whole
+from gpuscan.checks import flag, function, has_methods, instance, items, shown, state_of, whole
 from gpuscan.errors import ArgumentError, RunFailedError
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
@@ -32,6 +32,18 @@ from gpuscan.records import N_NODES_MAX
 
 _RETRIED = np.array([MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM], dtype=np.int16)
 """Refusals that may pass; all others are final."""
+
+_STATE = (
+    "now_ns",
+    "n_ticks",
+    "last_busy_ns",
+    "active_nids",
+    "last_scan_ns",
+    "ledger",
+    "refusals",
+    "backoff",
+    "rate_limit",
+)
 
 PlanSink = Callable[[int, Plan, Batches], None]
 """Called with the tick, each plan and its batches before they are migrated."""
@@ -139,10 +151,7 @@ class Engine:
         has_methods("an engine's migrator", migrator, ("migrate",), "give a gpuscan.Migrator")
         instance("an engine's policy", policy, Policy, "give a gpuscan.Policy")
         flag("an engine's verify_every_tick", verify_every_tick)
-        if plan_sink is not None:
-            has_methods(
-                "an engine's plan_sink", plan_sink, ("__call__",), "give a function of tick, plan and batches"
-            )
+        function("an engine's plan_sink", plan_sink, "give one of tick, plan and batches")
         if store.fmt.name != policy.record_format:
             raise ArgumentError(
                 f"an engine's policy is for records of format {policy.record_format}, and its store has "
@@ -197,8 +206,7 @@ class Engine:
             RunFailedError: conservation broke.
         """
         n_ticks = whole("run: n_ticks", n_ticks)
-        if on_tick is not None:
-            has_methods("run: on_tick", on_tick, ("__call__",), "give a function of one TickReport")
+        function("run: on_tick", on_tick, "give one of a TickReport")
         ticks = [*items("run: earlier", earlier, TickReport, "give the reports of earlier ticks")]
         try:
             while len(ticks) < n_ticks and not self.source.finished():
@@ -228,6 +236,7 @@ class Engine:
 
     def report(self, ticks: list[TickReport]) -> RunReport:
         """Return what happened so far, with the reports of ``ticks``."""
+        ticks = list(items("report: ticks", ticks, TickReport, "give the reports of the ticks"))
         return RunReport(
             self.store.device_name,
             self.store.device_reason,
@@ -297,10 +306,11 @@ class Engine:
         """Become what :meth:`state` was taken of, an engine of the same policy.
 
         Raises:
-            ValueError: it had a rate limit and this one has none, or the other way round.
+            ArgumentError: it had a rate limit and this one has none, or the other way round.
         """
+        state_of("engine", state, _STATE)
         if (state["rate_limit"] is None) != (self._rate_limit is None):
-            raise ValueError("one of the two has a rate limit")
+            raise ArgumentError("engine: one of the two has a rate limit; restore one of the same policy")
         if self._rate_limit is not None:
             self._rate_limit.restore(state["rate_limit"])
         self.now_ns = state["now_ns"]

@@ -26,6 +26,8 @@ _EVENTS = (
     ArraySpec("allocated", "int64", ("allocated",), _FLATS),
 )
 _PRODUCED = (ArraySpec("pfns", "int64"), ArraySpec("nids", "int32"))
+BATCH = (ArraySpec("pfns", "int64"), ArraySpec("n_pages", "int64", values=(1, (1 << MAX_ORDER) + 1)))
+"""What :meth:`Migrator.migrate` is given."""
 _STATUS = (ArraySpec("status", "int16", values=(-_ERRNO_MAX, 1)),)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from gpuscan.checks import instance, text, whole
+from gpuscan.checks import instance, state_of, text, whole
 from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
 from gpuscan.pagestore import Counts
@@ -134,6 +134,7 @@ class Ledger:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of."""
+        state_of("ledger", state, [place.name for place in fields(self)])
         for place in fields(self):
             value = state[place.name]
             setattr(self, place.name, Counter(dict(value)) if isinstance(value, list) else value)

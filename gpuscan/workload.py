@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from gpuscan import checks
 from gpuscan.complaints import first_complaint
 from gpuscan.errors import InputError
 from gpuscan.workload_model import MODELS, Workload, suggestion
@@ -54,6 +55,8 @@ def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple
     Raises:
         InputError: no such workload or file, a TOML error, an override that does not fit.
     """
+    checks.text("load_workload: name_or_path", name_or_path)
+    checks.items("load_workload: overrides", overrides, str, "give key=value strings in a list")
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         where, name, text = name_or_path, Path(name_or_path).stem, _read(Path(name_or_path))
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuscan.errors import InputError
+from gpuscan.checks import shown, text
+from gpuscan.errors import ArgumentError, InputError
 from gpuscan.topology.model import Topology
 from gpuscan.topology.presets import preset
 
@@ -21,9 +22,10 @@ def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
     Raises:
         InputError: there is no such source, or ``memory_bytes`` is no int or given for one of fixed size.
     """
-    if memory_bytes is not None and not isinstance(memory_bytes, int):
-        raise InputError(
-            f"memory_bytes is a whole number of bytes, not {memory_bytes!r}; "
+    text("resolve_topology: source", source)
+    if memory_bytes is not None and (isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int)):
+        raise ArgumentError(
+            f"memory_bytes is a whole number of bytes, not {shown(memory_bytes)}; "
             "gpuscan.units.parse_bytes reads sizes with a unit"
         )
     is_file = source.endswith(".toml")
