@@ -134,7 +134,7 @@ def items(what: str, value: object, kind: type[_T], remedy: str) -> tuple[_T, ..
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise ArgumentError(f"{what} is {shown(value)}, not a tuple; {remedy}")
-    return tuple(instance(f"{what}[{place}]", item, kind, remedy) for place, item in enumerate(value))
+    return tuple(all_of(what, value, kind, remedy))
 
 
 def state_of(what: str, value: object, keys: Collection[str]) -> None:
@@ -194,6 +194,21 @@ def settle(instance_of_frozen: object, **values: object) -> None:
     """Set fields of a frozen dataclass to what its checks made of them; for its ``__post_init__``."""
     for name, value in values.items():
         object.__setattr__(instance_of_frozen, name, value)
+
+
+def all_of(what: str, value: object, kind: type[_T], remedy: str) -> list[_T]:
+    """Return the values of anything that can be gone through, each of a type.
+
+    Raises:
+        ArgumentError: it cannot, or one of them is something else.
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise ArgumentError(f"{what} are {shown(value)}; {remedy}")
+    listed = list(value)
+    for place, item in enumerate(listed):
+        if not isinstance(item, kind):
+            raise ArgumentError(f"{what}[{place}] is {shown(item)}, not a {kind.__name__}; {remedy}")
+    return listed
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Ledger:
         for place in fields(self):
             value = getattr(self, place.name)
             if place.type == "int":
-                whole(f"ledger: {place.name}", value)
+                setattr(self, place.name, whole(f"ledger: {place.name}", value))
             else:
                 instance(f"ledger: {place.name}", value, Counter, "give a collections.Counter of reasons")
 
@@ -69,8 +69,7 @@ class Ledger:
     def produced(self, counts: Counts) -> None:
         """Book the outcome of a ``request`` or ``record`` call."""
         instance("ledger: counts", counts, dict, "give what request() or record() returned")
-        for outcome in Outcome:
-            whole(f"ledger: counts of {outcome.name}", counts.get(outcome))
+        counts = {each: whole(f"ledger: counts of {each.name}", counts.get(each)) for each in Outcome}
         self.requested += counts[Outcome.ACCEPTED]
         self.refreshed += counts[Outcome.REFRESHED]
         self.counted += counts[Outcome.COUNTED]
@@ -84,25 +83,29 @@ class Ledger:
 
     def moved(self, n_folios: int) -> None:
         """Book claimed folios that were migrated."""
-        self.in_flight -= whole(_FOLIOS, n_folios)
+        n_folios = whole(_FOLIOS, n_folios)
+        self.in_flight -= n_folios
         self.migrated += n_folios
 
     def ended(self, reason: str, n_folios: int) -> None:
         """Book claimed folios whose request ends without a move."""
         text("ledger: reason", reason)
-        if whole(_FOLIOS, n_folios):
+        n_folios = whole(_FOLIOS, n_folios)
+        if n_folios:
             self.in_flight -= n_folios
             self.dropped[reason] += n_folios
 
     def ended_pending(self, reason: str, n_folios: int) -> None:
         """Book pending requests that end without having been claimed."""
         text("ledger: reason", reason)
-        if whole(_FOLIOS, n_folios):
+        n_folios = whole(_FOLIOS, n_folios)
+        if n_folios:
             self.dropped[reason] += n_folios
 
     def put_back(self, n_restored: int, n_superseded: int) -> None:
         """Book claimed folios that were released."""
-        self.in_flight -= whole(_FOLIOS, n_restored) + whole(_FOLIOS, n_superseded)
+        n_restored, n_superseded = whole(_FOLIOS, n_restored), whole(_FOLIOS, n_superseded)
+        self.in_flight -= n_restored + n_superseded
         self.released += n_restored
         self.superseded += n_superseded
 

@@ -122,6 +122,10 @@ def build_scenario(
         instance("build_scenario: snapshot", snapshot, Snapshot, "give a gpuscan.Snapshot")
     if topology is not None:
         instance("build_scenario: topology", topology, Topology, "give what resolve_topology() returns")
+    if sharding is not None:
+        from gpuscan.shards.sharded_store import Sharding
+
+        instance("build_scenario: sharding", sharding, Sharding, "give a Sharding")
     text("build_scenario: design", design)
     if device is not None:
         text("build_scenario: device", device)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, items, settle, text, whole
+from gpuscan.checks import INT64_MAX, ArraySpec, all_of, check_arrays, items, settle, text, whole
 from gpuscan.errors import TopologyError
 from gpuscan.pagemap import Extent, PageMap
 from gpuscan.records import N_NODES_MAX
@@ -232,7 +232,7 @@ class Topology:
     def nearest(self, from_nid: int, candidates: Sequence[int]) -> int | None:
         """Return the nearest reachable candidate, the lowest nid on ties; None without one."""
         self._position(from_nid)
-        candidates = [whole("nearest: a candidate", nid, -INT64_MAX) for nid in candidates]
+        candidates = all_of("nearest: candidates", candidates, int, "give nids")
         if not candidates:
             return None
         ordered = sorted(candidates)

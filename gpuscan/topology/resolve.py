@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuscan.checks import shown, text
+from gpuscan.checks import INT64_MAX, shown, text, whole
 from gpuscan.errors import ArgumentError, InputError
 from gpuscan.topology.model import Topology
 from gpuscan.topology.presets import preset
@@ -23,11 +23,13 @@ def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
         InputError: there is no such source, or ``memory_bytes`` is no int or given for one of fixed size.
     """
     text("resolve_topology: source", source)
-    if memory_bytes is not None and (isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int)):
+    if isinstance(memory_bytes, str):
         raise ArgumentError(
             f"memory_bytes is a whole number of bytes, not {shown(memory_bytes)}; "
             "gpuscan.units.parse_bytes reads sizes with a unit"
         )
+    if memory_bytes is not None:
+        memory_bytes = whole("memory_bytes", memory_bytes, -INT64_MAX)
     is_file = source.endswith(".toml")
     if memory_bytes is not None and (is_file or source == HOST):
         raise InputError(f"the memory of {source!r} is what it is; give a size for presets only")
