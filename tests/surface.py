@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import inspect
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ from machines import tiered
 
 EXTRA: dict[str, Any] = {
     "ShardedStore": ShardedStore,
-    "PageMap": PageMap,
     "ScanRequest": ScanRequest,
     "Budget": Budget,
     "RecordParams": RecordParams,
@@ -47,6 +47,9 @@ OWN_ERRORS: dict[str, type[Exception]] = {"Workload": ValueError}
 """Whose constructors raise something else than a GpuscanError: pydantic's ValidationError."""
 
 NOT_CALLED = {
+    ("Process", "send_signal"): "sends signals",
+    ("Process", "wait"): "waits",
+    ("Process", "text"): "reads files of a process; tests/test_linux_pages.py does",
     ("Snapshot", "write"): "writes files; tests/test_snapshot.py does",
     ("ShardedStore", "protect"): "writes files; tests/test_shards_recovery.py does",
     ("ShardedStore", "take_over"): "reads and writes files; tests/test_shards_takeover.py does",
@@ -158,6 +161,11 @@ def world() -> World:
         "PageMap": topology.page_map,
         "Workload": made.workload,
         "StoreLayout": store.layout,
+        "AddressMap": gpuscan.AddressMap(),
+        "Room": gpuscan.Room(),
+        "MovePagesMigrator": gpuscan.MovePagesMigrator(
+            {}, gpuscan.AddressMap(), topology.page_map, gpuscan.Room()
+        ),
     }
     return made
 
@@ -346,6 +354,21 @@ VALID: dict[str, Callable[[World], Any]] = {
         f"Workload.{name}": lambda made, name=name: getattr(made.workload, name)  # type: ignore[misc]
         for name in gpuscan.Workload.model_fields
     },
+    "heads": lambda _: 5 * 32768 + np.arange(3),
+    "addresses": lambda _: np.arange(3) << 12,
+    "orders": lambda _: np.zeros(3, dtype=np.int64),
+    "process": lambda _: 0,
+    "before_tick": lambda _: 5,
+    "AddressMap.tick": lambda _: 5,
+    "root": lambda _: Path("/"),
+    "fresh_ns": lambda _: 1000,
+    "take.n_pages": lambda _: 5,
+    "pid": lambda _: os.getppid(),
+    "MovePagesMigrator.processes": lambda _: {},
+    "MovePagesMigrator.addresses": lambda _: gpuscan.AddressMap(),
+    "room": lambda _: gpuscan.Room(),
+    "move_pages": lambda _: Anything,
+    "tiers": lambda _: None,
     "Workload.tick": lambda _: "100ms",
 }
 
@@ -411,6 +434,8 @@ def entries() -> list[Entry]:
             listed.append(Entry("", name, tuple(inspect.signature(thing).parameters)))
             continue
         if issubclass(thing, Exception | enum.Enum) or getattr(thing, "_is_protocol", False):
+            continue
+        if inspect.isabstract(thing):  # those that fulfil it are here
             continue
         if name not in PASSIVE:
             listed.append(Entry(name, "__init__", tuple(_names(thing))))
