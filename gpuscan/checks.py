@@ -7,6 +7,7 @@ have theirs in :mod:`gpuscan.kernels.signatures`; a dataclass of arrays has one 
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _T = TypeVar("_T")
 _BITS_SHOWN = 256
 """A longer number is told by its length: Python refuses to print a really long one."""
 INT64_MAX = (1 << 63) - 1
+_NAME_MAX = 255
+"""NAME_MAX of Linux: bytes of a file's name."""
 
 
 def shown(value: object) -> str:
@@ -156,9 +159,14 @@ def place_of(what: str, value: object) -> Path:
     Raises:
         ArgumentError: it is something else, or what no file can be called.
     """
-    if not isinstance(value, str | PathLike) or not (path := str(value)) or "\0" in path:
-        raise ArgumentError(f"{what} is {shown(value)}; give a path")
-    return Path(path)
+    if isinstance(value, str | PathLike) and (path := str(value)) and "\0" not in path:
+        try:
+            encoded = os.fsencode(path)
+        except UnicodeEncodeError:
+            encoded = b"x" * (_NAME_MAX + 1)
+        if all(len(part) <= _NAME_MAX for part in encoded.split(b"/")):
+            return Path(path)
+    raise ArgumentError(f"{what} is {shown(value)}; give a path")
 
 
 def function(what: str, value: object, remedy: str) -> None:

@@ -128,7 +128,8 @@ class Room:
 
     Args:
         root: where /proc and /sys lie.
-        fresh_ns: how long zoneinfo is used, -1 = never again; a tenth of that where a node does not say what is free.
+        fresh_ns: how long zoneinfo is used (-1: not at all); a tenth of that where a node does not say what
+            is free.
     """
 
     def __init__(self, root: Path = Path("/"), fresh_ns: int = 1_000_000_000) -> None:
