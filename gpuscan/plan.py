@@ -31,7 +31,7 @@ _BATCHES = (
 )
 _FOLIOS = (ArraySpec("flat", "int64"), ArraySpec("pfn", "int64"))
 _PLAN = (
-    ArraySpec("offsets", "int64", ("targets+1",), values=(0, "n+1"), ascends=True),
+    ArraySpec("offsets", "int64", ("targets+1",), ascends=True),
     ArraySpec("order", "uint8", ("n",), values=(0, 16), optional=True),
 )
 _COUNTS = (
@@ -139,13 +139,16 @@ class Plan:
             raise ArgumentError(
                 f"plan: its offsets go from {offsets[0]} to {offsets[-1]}; give 0 to {len(flat)}, its folios"
             )
-        words = integers("plan: words", self.words)
+        words = self.words if type(self.words) is np.ndarray else integers("plan: words", self.words)
         if words.shape != flat.shape or words.dtype.kind != "u":
             raise ArgumentError(
                 f"plan: words are {shown(words)}; give one record for each of {len(flat)} folios"
             )
         settle(self, offsets=offsets, pfn=pfn, flat=flat, words=words, order=order)
-        settle(self, **{name: whole(f"plan: {name}", getattr(self, name)) for name in _COUNTS})
+        for name in _COUNTS:
+            count = getattr(self, name)
+            if type(count) is not int or count < 0:  # a plan is made for each scan, also of nothing
+                settle(self, **{name: whole(f"plan: {name}", count)})
         text("plan: path", self.path)
         text("plan: why", self.why)
 

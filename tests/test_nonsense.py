@@ -1,4 +1,4 @@
-"""Settings and results that make no sense are refused where they are made, in one sentence; the store is left alone."""
+"""Settings and results that make no sense are refused where they are made; the store is left alone."""
 
 from __future__ import annotations
 
