@@ -4,9 +4,12 @@ What a tiering daemon embeds is here by name; everything is imported at first us
 so that ``import gpuscan`` costs nothing.
 
 - the machine: :class:`Topology`, :func:`resolve_topology` (a preset, a TOML file, or this host)
-- the records: :class:`Store`, :class:`Plan`, :class:`Outcome`, :class:`ReleaseOutcome`
+- the records: :class:`Store`, :class:`Plan`, :class:`Outcome`, :class:`ReleaseOutcome`;
+  :class:`PageMap` has the flat index that they go by
 - the loop: :class:`Engine`, :class:`Policy`, :class:`Ledger`, and what they call:
-  :class:`Source`, :class:`Migrator`
+  :class:`Source`, :class:`Migrator`; :class:`Resumable` is what a checkpoint can hold of these
+- the migrator of real processes: :class:`MovePagesMigrator`, on :class:`Process`, :class:`AddressMap` and
+  :class:`Room`
 - the simulated machine: :class:`SimulatedMachine`, :class:`HintFaultSource`, :class:`SimulatedMigrator`
 - workloads: :func:`load_workload`, :func:`build_scenario`
 """
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpuscan.engine import Engine, RunReport, TickReport
     from gpuscan.errors import (
+        ArgumentError,
         DeviceError,
         GpuscanError,
         InputError,
@@ -26,10 +30,25 @@ if TYPE_CHECKING:
         SnapshotError,
         TopologyError,
     )
-    from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Produced, Sampled, Source
+    from gpuscan.flow import (
+        FolioEvents,
+        MigrateResult,
+        MigrateStatus,
+        Migrator,
+        Produced,
+        Resumable,
+        Sampled,
+        Source,
+    )
     from gpuscan.kernels.api import Outcome, ReleaseOutcome
     from gpuscan.ledger import Ledger
+    from gpuscan.linux.address_map import AddressMap
+    from gpuscan.linux.numa import Room
+    from gpuscan.linux.process import Process
+    from gpuscan.migrate.move_pages import MovePagesMigrator
     from gpuscan.migrate.simulated import SimulatedMigrator
+    from gpuscan.pagemap import PageMap
+    from gpuscan.pagestore import PageStore
     from gpuscan.plan import Batch, Batches, Plan
     from gpuscan.policy import Policy
     from gpuscan.scenario import Scenario, build_scenario
@@ -44,6 +63,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "AddressMap": "gpuscan.linux.address_map",
+    "ArgumentError": "gpuscan.errors",
     "Batch": "gpuscan.plan",
     "Batches": "gpuscan.plan",
     "DeviceError": "gpuscan.errors",
@@ -56,11 +77,17 @@ _MODULE_OF = {
     "MigrateResult": "gpuscan.flow",
     "MigrateStatus": "gpuscan.flow",
     "Migrator": "gpuscan.flow",
+    "MovePagesMigrator": "gpuscan.migrate.move_pages",
     "Outcome": "gpuscan.kernels.api",
+    "PageMap": "gpuscan.pagemap",
+    "PageStore": "gpuscan.pagestore",
     "Plan": "gpuscan.plan",
     "Policy": "gpuscan.policy",
+    "Process": "gpuscan.linux.process",
     "Produced": "gpuscan.flow",
     "ReleaseOutcome": "gpuscan.kernels.api",
+    "Resumable": "gpuscan.flow",
+    "Room": "gpuscan.linux.numa",
     "RunFailedError": "gpuscan.errors",
     "RunReport": "gpuscan.engine",
     "Sampled": "gpuscan.flow",
@@ -81,6 +108,8 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "AddressMap",
+    "ArgumentError",
     "Batch",
     "Batches",
     "DeviceError",
@@ -93,11 +122,17 @@ __all__ = [
     "MigrateResult",
     "MigrateStatus",
     "Migrator",
+    "MovePagesMigrator",
     "Outcome",
+    "PageMap",
+    "PageStore",
     "Plan",
     "Policy",
+    "Process",
     "Produced",
     "ReleaseOutcome",
+    "Resumable",
+    "Room",
     "RunFailedError",
     "RunReport",
     "Sampled",

@@ -7,10 +7,14 @@ have theirs in :mod:`gpuscan.kernels.signatures`; a dataclass of arrays has one 
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +26,8 @@ _T = TypeVar("_T")
 _BITS_SHOWN = 256
 """A longer number is told by its length: Python refuses to print a really long one."""
 INT64_MAX = (1 << 63) - 1
+_NAME_MAX = 255
+"""NAME_MAX of Linux: bytes of a file's name."""
 
 
 def shown(value: object) -> str:
@@ -43,6 +49,8 @@ def whole(what: str, value: object, low: int = 0, high: int = INT64_MAX) -> int:
     Raises:
         ArgumentError: it is something else.
     """
+    if type(value) is int and low <= value <= high:  # nearly always: a check costs a tenth of a microsecond
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ArgumentError(f"{what} is {shown(value)}, not a whole number; give {_span(low, high)}")
     number = int(value)
@@ -77,7 +85,9 @@ def flag(what: str, value: object) -> bool:
     Raises:
         ArgumentError: it is something else; a number is not taken for one.
     """
-    if isinstance(value, bool | np.bool_):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
         return bool(value)
     raise ArgumentError(f"{what} is {shown(value)}; give True or False")
 
@@ -132,7 +142,46 @@ def items(what: str, value: object, kind: type[_T], remedy: str) -> tuple[_T, ..
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise ArgumentError(f"{what} is {shown(value)}, not a tuple; {remedy}")
-    return tuple(instance(f"{what}[{place}]", item, kind, remedy) for place, item in enumerate(value))
+    return tuple(all_of(what, value, kind, remedy))
+
+
+def state_of(what: str, value: object, keys: Collection[str]) -> None:
+    """Refuse what is no state to restore.
+
+    Raises:
+        ArgumentError: it is no mapping, or a key is missing.
+    """
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{what}: the state is {shown(value)}; give what state() returned")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise ArgumentError(f"{what}: the state has no {', '.join(missing)}; give what state() returned")
+
+
+def place_of(what: str, value: object) -> Path:
+    """Return a path, from one or from a string.
+
+    Raises:
+        ArgumentError: it is something else, or what no file can be called.
+    """
+    if isinstance(value, str | PathLike) and (path := str(value)) and "\0" not in path:
+        try:
+            encoded = os.fsencode(path)
+        except UnicodeEncodeError:
+            encoded = b"x" * (_NAME_MAX + 1)
+        if all(len(part) <= _NAME_MAX for part in encoded.split(b"/")):
+            return Path(path)
+    raise ArgumentError(f"{what} is {shown(value)}; give a path")
+
+
+def function(what: str, value: object, remedy: str) -> None:
+    """Refuse what cannot be called; None is fine.
+
+    Raises:
+        ArgumentError: it cannot.
+    """
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{what} is {shown(value)}, which cannot be called; {remedy}")
 
 
 def integers(what: str, value: object) -> NDArray[Any]:
@@ -158,6 +207,21 @@ def settle(instance_of_frozen: object, **values: object) -> None:
     """Set fields of a frozen dataclass to what its checks made of them; for its ``__post_init__``."""
     for name, value in values.items():
         object.__setattr__(instance_of_frozen, name, value)
+
+
+def all_of(what: str, value: object, kind: type[_T], remedy: str) -> list[_T]:
+    """Return the values of anything that can be gone through, each of a type.
+
+    Raises:
+        ArgumentError: it cannot, or one of them is something else.
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise ArgumentError(f"{what} are {shown(value)}; {remedy}")
+    listed = list(value)
+    for place, item in enumerate(listed):
+        if not isinstance(item, kind):
+            raise ArgumentError(f"{what}[{place}] is {shown(item)}, not a {kind.__name__}; {remedy}")
+    return listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +290,7 @@ def check_arrays(
         if value is None and spec.optional:
             taken.append(None)
             continue
-        dtype = record_dtype if spec.dtype == "record" and record_dtype is not None else np.dtype(spec.dtype)
+        dtype = record_dtype if spec.dtype == "record" and record_dtype is not None else _dtype(spec.dtype)
         fault, array = _fault(spec, value, dtype, dims)
         if fault:
             raise ArgumentError(f"{place}: {spec.name} {fault}; give {spec.wanted(dims, dtype)}")
@@ -235,6 +299,11 @@ def check_arrays(
         if spec.exact and taken[number] is not None:
             _refuse_overlap(place, specs, taken, number)
     return taken
+
+
+@cache
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(name)
 
 
 def _fault(
@@ -252,6 +321,8 @@ def _fault(
     if array.ndim != len(spec.shape):
         return f"has {array.ndim} dimensions, expected {len(spec.shape)}", None
     for axis, name in enumerate(spec.shape):
+        if dims.get(name) == array.shape[axis]:
+            continue
         fault = _length_fault(array.shape[axis], name, dims)
         if fault:
             return fault if array.ndim == 1 else f"has along axis {axis} {fault.removeprefix('has ')}", None
@@ -311,12 +382,12 @@ def _value_fault(spec: ArraySpec, array: NDArray[Any], dims: Mapping[str, int]) 
         if least < low or most >= high:
             allowed = f"in [{low}, {high})" if high <= INT64_MAX else f"{low} or more"
             return f"has values from {least} to {most}, which are not all {allowed}"
-    multiple = _number(spec.multiple_of, dims)
+    multiple = 1 if spec.multiple_of == 1 else _number(spec.multiple_of, dims)
     if multiple > 1 and (array % multiple).any():
         return f"has values that are no multiples of {multiple}"
-    if spec.ascends and (array[1:] < array[:-1]).any():
+    if spec.ascends and np.count_nonzero(array[1:] < array[:-1]):
         return "does not ascend"
-    bits = _number(spec.has_bits, dims)
+    bits = 0 if spec.has_bits == 0 else _number(spec.has_bits, dims)
     if bits and not (array & array.dtype.type(bits)).all():
         return "has records that are not READY"
     return ""

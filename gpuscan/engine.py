@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.backoff import Backoff
-from gpuscan.errors import RunFailedError
+from gpuscan.checks import flag, function, has_methods, instance, items, shown, state_of, whole
+from gpuscan.errors import ArgumentError, RunFailedError
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.ledger import Ledger
@@ -31,6 +32,18 @@ from gpuscan.records import N_NODES_MAX
 
 _RETRIED = np.array([MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM], dtype=np.int16)
 """Refusals that may pass; all others are final."""
+
+_STATE = (
+    "now_ns",
+    "n_ticks",
+    "last_busy_ns",
+    "active_nids",
+    "last_scan_ns",
+    "ledger",
+    "refusals",
+    "backoff",
+    "rate_limit",
+)
 
 PlanSink = Callable[[int, Plan, Batches], None]
 """Called with the tick, each plan and its batches before they are migrated."""
@@ -161,6 +174,19 @@ class Engine:
         verify_every_tick: bool = False,
         plan_sink: PlanSink | None = None,
     ) -> None:
+        if not isinstance(store, PageStore):
+            raise ArgumentError(f"an engine's store is {shown(store)}; give a gpuscan.Store")
+        has_methods("an engine's source", source, ("sample", "finished"), "give a gpuscan.Source")
+        has_methods("an engine's migrator", migrator, ("migrate",), "give a gpuscan.Migrator")
+        instance("an engine's policy", policy, Policy, "give a gpuscan.Policy")
+        flag("an engine's verify_every_tick", verify_every_tick)
+        function("an engine's plan_sink", plan_sink, "give one of tick, plan and batches")
+        if store.fmt.name != policy.record_format:
+            raise ArgumentError(
+                f"an engine's policy is for records of format {policy.record_format}, and its store has "
+                f"{store.fmt.name}; open the store for the policy's, or change the policy"
+            )
+        store.check_threshold(policy.freq_threshold)
         self.store = store
         self.source = source
         self.migrator = migrator
@@ -190,7 +216,6 @@ class Engine:
         self._tier = np.zeros(N_NODES_MAX, dtype=np.int64)
         for node in store.topology.nodes:
             self._tier[node.nid] = node.tier
-        store.check_threshold(policy.freq_threshold)
 
     def run(
         self,
@@ -209,7 +234,9 @@ class Engine:
         Raises:
             RunFailedError: conservation broke.
         """
-        ticks: list[TickReport] = [*earlier]
+        n_ticks = whole("run: n_ticks", n_ticks)
+        function("run: on_tick", on_tick, "give one of a TickReport")
+        ticks = [*items("run: earlier", earlier, TickReport, "give the reports of earlier ticks")]
         try:
             while len(ticks) < n_ticks and not self.source.finished():
                 report = self.tick()
@@ -238,6 +265,7 @@ class Engine:
 
     def report(self, ticks: list[TickReport]) -> RunReport:
         """Return what happened so far, with the reports of ``ticks``."""
+        ticks = list(items("report: ticks", ticks, TickReport, "give the reports of the ticks"))
         return RunReport(
             self.store.device_name,
             self.store.device_reason,
@@ -259,6 +287,10 @@ class Engine:
         report = TickReport(self.n_ticks, self.now_ns, duration_ns)
         calls_before, bytes_before = self.store.network()
         sampled = self.source.sample(self.now_ns, duration_ns)
+        if not isinstance(sampled, Sampled):
+            raise RunFailedError(
+                f"the source {type(self.source).__name__} returned {shown(sampled)}; return a gpuscan.Sampled"
+            )
         if sampled.elapsed_ns is not None:
             report.duration_ns = sampled.elapsed_ns
         self.now_ns += report.duration_ns
@@ -303,10 +335,11 @@ class Engine:
         """Become what :meth:`state` was taken of, an engine of the same policy.
 
         Raises:
-            ValueError: it had a rate limit and this one has none, or the other way round.
+            ArgumentError: it had a rate limit and this one has none, or the other way round.
         """
+        state_of("engine", state, _STATE)
         if (state["rate_limit"] is None) != (self._rate_limit is None):
-            raise ValueError("one of the two has a rate limit")
+            raise ArgumentError("engine: one of the two has a rate limit; restore one of the same policy")
         if self._rate_limit is not None:
             self._rate_limit.restore(state["rate_limit"])
         self.now_ns = state["now_ns"]
@@ -406,6 +439,11 @@ class Engine:
             for batch in self._in_order(batches):
                 part = slice(batch.lo, batch.hi)
                 result = self.migrator.migrate(batch.target_nid, plan.pfn[part], folio_pages[part])
+                if not isinstance(result, MigrateResult):
+                    raise RunFailedError(
+                        f"the migrator {type(self.migrator).__name__} returned {shown(result)}; "
+                        "return a gpuscan.MigrateResult"
+                    )
                 if len(result.status) != batch.hi - batch.lo:
                     raise RunFailedError(
                         f"the migrator {type(self.migrator).__name__} returned {len(result.status)} statuses "

@@ -7,12 +7,32 @@ A stage never calls back: what it found out is in what it returns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpuscan.checks import ArraySpec, check_arrays, instance, items, one_of, real, settle, text, whole
+from gpuscan.kernels.signatures import MAX_ORDER
+
+_ERRNO_MAX = 4095
+"""MAX_ERRNO of the kernel (include/linux/err.h)."""
+_FLATS = (0, 1 << 63)
+_EVENTS = (
+    ArraySpec("freed", "int64", ("freed",), _FLATS),
+    ArraySpec("allocated", "int64", ("allocated",), _FLATS),
+)
+_PRODUCED = (ArraySpec("pfns", "int64"), ArraySpec("nids", "int32"))
+BATCH = (ArraySpec("pfns", "int64"), ArraySpec("n_pages", "int64", values=(1, (1 << MAX_ORDER) + 1)))
+"""What :meth:`Migrator.migrate` is given."""
+_STATUS = (ArraySpec("status", "int16", values=(-_ERRNO_MAX, 1)),)
+
+
+def _events(what: str, value: object) -> tuple[FolioEvents, ...]:
+    return items(what, value, FolioEvents, "give gpuscan.FolioEvents in a tuple")
 
 
 class MigrateStatus(IntEnum):
@@ -52,6 +72,16 @@ class FolioEvents:
     order: int = 0
     why: str = "freed"
 
+    def __post_init__(self) -> None:
+        freed, allocated = check_arrays("folio events", _EVENTS, (self.freed, self.allocated), {})
+        settle(
+            self,
+            freed=freed,
+            allocated=allocated,
+            order=whole("folio events: order", self.order, 0, MAX_ORDER),
+        )
+        text("folio events: why", self.why)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Produced:
@@ -66,6 +96,11 @@ class Produced:
     kind: Literal["request", "record"]
     pfns: NDArray[np.int64]
     nids: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        one_of("produced: kind", self.kind, ("request", "record"))
+        pfns, nids = check_arrays("produced", _PRODUCED, (self.pfns, self.nids), {})
+        settle(self, pfns=pfns, nids=nids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +120,19 @@ class Sampled:
     events: tuple[FolioEvents, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     elapsed_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            produced=items("sampled: produced", self.produced, Produced, "give gpuscan.Produced in a tuple"),
+            events=_events("sampled: events", self.events),
+        )
+        if self.elapsed_ns is not None:
+            settle(self, elapsed_ns=whole("sampled: elapsed_ns", self.elapsed_ns))
+        instance("sampled: metrics", self.metrics, dict, "give numbers by name")
+        for name, value in self.metrics.items():
+            text("sampled: a name of metrics", name)
+            real(f"sampled: metrics[{name!r}]", value, -math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +155,21 @@ class MigrateResult:
     events: tuple[FolioEvents, ...] = ()
     n_rounds: int = 0
     n_passes: int = 0
+
+    def __post_init__(self) -> None:
+        (status,) = check_arrays("migrate result", _STATUS, (self.status,), {})
+        settle(
+            self,
+            status=status,
+            busy_ns=real("migrate result: busy_ns", self.busy_ns),
+            events=_events("migrate result: events", self.events),
+            n_rounds=whole("migrate result: n_rounds", self.n_rounds),
+            n_passes=whole("migrate result: n_passes", self.n_passes),
+        )
+        instance("migrate result: reasons", self.reasons, dict, "give counts by a short reason")
+        for reason, count in self.reasons.items():
+            text("migrate result: a reason", reason)
+            whole(f"migrate result: reasons[{reason!r}]", count)
 
 
 @runtime_checkable

@@ -16,11 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from gpuscan.checks import instance, state_of, text, whole
 from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
 from gpuscan.pagestore import Counts
 
 _REJECTIONS = tuple(outcome for outcome in Outcome if outcome >= Outcome.UNKNOWN_TARGET)
+
+
+_FOLIOS = "ledger: a number of folios"
 
 
 @dataclass(slots=True)
@@ -49,6 +53,14 @@ class Ledger:
     rejected: Counter[str] = field(default_factory=Counter)
     released: int = 0
 
+    def __post_init__(self) -> None:
+        for place in fields(self):
+            value = getattr(self, place.name)
+            if place.type == "int":
+                setattr(self, place.name, whole(f"ledger: {place.name}", value))
+            else:
+                instance(f"ledger: {place.name}", value, Counter, "give a collections.Counter of reasons")
+
     @property
     def pending(self) -> int:
         """Requests that must be READY in the store now."""
@@ -56,6 +68,8 @@ class Ledger:
 
     def produced(self, counts: Counts) -> None:
         """Book the outcome of a ``request`` or ``record`` call."""
+        instance("ledger: counts", counts, dict, "give what request() or record() returned")
+        counts = {each: whole(f"ledger: counts of {each.name}", counts.get(each)) for each in Outcome}
         self.requested += counts[Outcome.ACCEPTED]
         self.refreshed += counts[Outcome.REFRESHED]
         self.counted += counts[Outcome.COUNTED]
@@ -65,26 +79,32 @@ class Ledger:
 
     def claimed(self, n_folios: int) -> None:
         """Book folios taken by a scan."""
-        self.in_flight += n_folios
+        self.in_flight += whole(_FOLIOS, n_folios)
 
     def moved(self, n_folios: int) -> None:
         """Book claimed folios that were migrated."""
+        n_folios = whole(_FOLIOS, n_folios)
         self.in_flight -= n_folios
         self.migrated += n_folios
 
     def ended(self, reason: str, n_folios: int) -> None:
         """Book claimed folios whose request ends without a move."""
+        text("ledger: reason", reason)
+        n_folios = whole(_FOLIOS, n_folios)
         if n_folios:
             self.in_flight -= n_folios
             self.dropped[reason] += n_folios
 
     def ended_pending(self, reason: str, n_folios: int) -> None:
         """Book pending requests that end without having been claimed."""
+        text("ledger: reason", reason)
+        n_folios = whole(_FOLIOS, n_folios)
         if n_folios:
             self.dropped[reason] += n_folios
 
     def put_back(self, n_restored: int, n_superseded: int) -> None:
         """Book claimed folios that were released."""
+        n_restored, n_superseded = whole(_FOLIOS, n_restored), whole(_FOLIOS, n_superseded)
         self.in_flight -= n_restored + n_superseded
         self.released += n_restored
         self.superseded += n_superseded
@@ -99,6 +119,7 @@ class Ledger:
         Raises:
             RunFailedError: a request was lost or doubled.
         """
+        n_ready, n_held = whole("ledger: n_ready", n_ready), whole("ledger: n_held", n_held)
         if (self.pending, self.in_flight) != (n_ready, n_held):
             raise RunFailedError(
                 f"conservation broke: the ledger has {self.pending} pending requests and {self.in_flight} in "
@@ -116,6 +137,7 @@ class Ledger:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of."""
+        state_of("ledger", state, [place.name for place in fields(self)])
         for place in fields(self):
             value = state[place.name]
             setattr(self, place.name, Counter(dict(value)) if isinstance(value, list) else value)

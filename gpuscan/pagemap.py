@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, integers, settle, whole
+from gpuscan.checks import INT64_MAX, ArraySpec, all_of, check_arrays, integers, settle, whole
 from gpuscan.errors import ArgumentError, TopologyError
 from gpuscan.records import N_NODES_MAX
 
@@ -50,6 +50,15 @@ class Extent:
     pfn_end: int
     nid: int
     zone: int
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            pfn_start=whole("extent: pfn_start", self.pfn_start, -INT64_MAX),
+            pfn_end=whole("extent: pfn_end", self.pfn_end, -INT64_MAX),
+            nid=whole("extent: nid", self.nid, 0, N_NODES_MAX - 1),
+            zone=whole("extent: zone", self.zone, 0, (1 << 31) - 1),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +100,8 @@ class PageMap:
         Raises:
             TopologyError: an extent is empty or negative, or one PFN is in two extents.
         """
-        ordered = sorted(extents, key=lambda extent: extent.pfn_start)
+        listed = all_of("page map: extents", extents, Extent, "give Extents")
+        ordered = sorted(listed, key=lambda extent: extent.pfn_start)
         if not ordered:
             raise TopologyError("the machine has no memory: give at least one zone with present pages")
         offsets: list[int] = []
@@ -229,6 +239,7 @@ class PageMap:
 
     def node_section_ranges(self, nid: int) -> list[tuple[int, int]]:
         """Return the flat ranges ``[lo, hi)`` of whole sections that make up node ``nid``, ascending."""
+        nid = whole("node_section_ranges: nid", nid, -INT64_MAX)
         mine = np.concatenate(([False], self.section_nid == nid, [False]))
         edges = np.flatnonzero(mine[1:] != mine[:-1]) * SECTION_PAGES
         return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

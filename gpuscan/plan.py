@@ -14,11 +14,35 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError
+from gpuscan.checks import ArraySpec, check_arrays, integers, settle, shown, text, whole
+from gpuscan.errors import ArgumentError
+from gpuscan.records import N_NODES_MAX
 
 BATCH_PAGES = 512
 """Base pages per batch: KMIGRATE_BATCH of RFC v1, and NR_MAX_BATCHED_MIGRATION (HPAGE_PMD_NR)
 of ``migrate_pages()``, which starts another round for the rest."""
+BATCH_PAGES_MAX = 1 << 48
+"""No batch is larger than the memory that a PFN can name."""
+
+_BATCHES = (
+    ArraySpec("target_nid", "int32", ("batches",), values=(0, "nodes")),
+    ArraySpec("offsets", "int64", ("batches+1",), ascends=True),
+    ArraySpec("n_pages", "int64", ("batches",)),
+)
+_FOLIOS = (ArraySpec("flat", "int64"), ArraySpec("pfn", "int64"))
+_PLAN = (
+    ArraySpec("offsets", "int64", ("targets+1",), ascends=True),
+    ArraySpec("order", "uint8", ("n",), values=(0, 16), optional=True),
+)
+_COUNTS = (
+    "cursor",
+    "scan_ns",
+    "examined_pages",
+    "examined_bytes",
+    "n_unknown_target",
+    "n_superseded",
+    "n_freed",
+)
 
 
 class Batch(NamedTuple):
@@ -45,6 +69,18 @@ class Batches:
     offsets: NDArray[np.int64]
     n_pages: NDArray[np.int64]
     batch_pages: int
+
+    def __post_init__(self) -> None:
+        target_nid, offsets, n_pages = check_arrays(
+            "batches", _BATCHES, (self.target_nid, self.offsets, self.n_pages), {"nodes": N_NODES_MAX}
+        )
+        settle(
+            self,
+            target_nid=target_nid,
+            offsets=offsets,
+            n_pages=n_pages,
+            batch_pages=whole("batches: batch_pages", self.batch_pages, 1, BATCH_PAGES_MAX),
+        )
 
     def __len__(self) -> int:
         return len(self.target_nid)
@@ -95,6 +131,27 @@ class Plan:
     n_superseded: int = 0
     n_freed: int = 0
 
+    def __post_init__(self) -> None:
+        dims: dict[str, int] = {}
+        flat, pfn = check_arrays("plan", _FOLIOS, (self.flat, self.pfn), dims)
+        offsets, order = check_arrays("plan", _PLAN, (self.offsets, self.order), dims)
+        if int(offsets[0]) != 0 or int(offsets[-1]) != len(flat):
+            raise ArgumentError(
+                f"plan: its offsets go from {offsets[0]} to {offsets[-1]}; give 0 to {len(flat)}, its folios"
+            )
+        words = self.words if type(self.words) is np.ndarray else integers("plan: words", self.words)
+        if words.shape != flat.shape or words.dtype.kind != "u":
+            raise ArgumentError(
+                f"plan: words are {shown(words)}; give one record for each of {len(flat)} folios"
+            )
+        settle(self, offsets=offsets, pfn=pfn, flat=flat, words=words, order=order)
+        for name in _COUNTS:
+            count = getattr(self, name)
+            if type(count) is not int or count < 0:  # a plan is made for each scan, also of nothing
+                settle(self, **{name: whole(f"plan: {name}", count)})
+        text("plan: path", self.path)
+        text("plan: why", self.why)
+
     def __len__(self) -> int:
         """Folios in the plan."""
         return len(self.flat)
@@ -117,7 +174,12 @@ class Plan:
         return len(self) if self.order is None else int(self.folio_pages.sum())
 
     def pages_for(self, target_nid: int) -> int:
-        """Return the base pages for one target."""
+        """Return the base pages for one target.
+
+        Raises:
+            ArgumentError: the machine has no such target.
+        """
+        target_nid = whole("pages_for: target_nid", target_nid, 0, len(self.offsets) - 2)
         lo, hi = self.offsets[target_nid : target_nid + 2].tolist()
         return hi - lo if self.order is None else int(self.folio_pages[lo:hi].sum())
 
@@ -132,10 +194,9 @@ class Plan:
         the limit is a batch of its own.
 
         Raises:
-            InputError: ``batch_pages`` is below 1.
+            ArgumentError: ``batch_pages`` is below 1.
         """
-        if batch_pages < 1:
-            raise InputError(f"a batch of {batch_pages} pages holds nothing; give batch_pages of at least 1")
+        batch_pages = whole("batch_pages", batch_pages, 1, BATCH_PAGES_MAX)
         if self.order is None:
             edges, targets = self._cut_single_pages(batch_pages)
             return Batches(targets, edges, np.diff(edges), batch_pages)

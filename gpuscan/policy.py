@@ -5,8 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gpuscan.kernels.api import ScanPath
-from gpuscan.plan import BATCH_PAGES
+from gpuscan.checks import INT64_MAX, flag, items, one_of, settle, shown, whole
+from gpuscan.errors import ArgumentError
+from gpuscan.kernels.api import SCAN_PATHS, ScanPath
+from gpuscan.pagemap import BLOCK_PAGES
+from gpuscan.plan import BATCH_PAGES, BATCH_PAGES_MAX
+from gpuscan.records import N_NODES_MAX, STORE_FORMATS
+
+_LEAST = {
+    "hz": 1,
+    "interval_ns": 1,
+    "freq_threshold": 1,
+    "window_ns": 0,
+    "capacity_folios": 0,
+    "rate_limit_bytes_per_s": 0,
+    "budget_pages": 0,
+    "backoff_ticks": 0,
+    "max_attempts": 1,
+}
+"""Least values of settings that are whole numbers."""
+_MOST = INT64_MAX >> 10
+"""Room for sums: 104 days in nanoseconds, 8 PiB."""
+
+
+_PAIRS = "give (nid, ns) for each node with an interval of its own"
+
+
+def _interval(pair: tuple[object, ...]) -> tuple[int, int]:
+    """Return a nid and its interval."""
+    if len(pair) != 2:
+        raise ArgumentError(f"policy: node_interval_ns has {shown(pair)} of {len(pair)} values; {_PAIRS}")
+    nid, interval_ns = pair
+    return (
+        whole("policy: a nid of node_interval_ns", nid, 0, N_NODES_MAX - 1),
+        whole("policy: an interval of node_interval_ns", interval_ns, 1, _MOST),
+    )
+
 
 _LONG_WINDOW_NS = 5_000_000_000
 _WINDOW_NS = {"pghot-compact": 3_000_000_000}
@@ -55,6 +89,30 @@ class Policy:
     backoff_ticks: int = 4
     max_attempts: int = 4
 
+    def __post_init__(self) -> None:
+        one_of("policy: record_format", self.record_format, STORE_FORMATS)
+        one_of("policy: scan_path", self.scan_path, SCAN_PATHS)
+        one_of("policy: on_refused", self.on_refused, ("retry", "drop"))
+        numbers = {
+            name: whole(f"policy: {name}", getattr(self, name), least, _MOST)
+            for name, least in _LEAST.items()
+        }
+        settle(
+            self,
+            **numbers,
+            batch_pages=whole("policy: batch_pages", self.batch_pages, 1, BATCH_PAGES_MAX),
+            drop_top_tier=flag("policy: drop_top_tier", self.drop_top_tier),
+            one_thread=flag("policy: one_thread", self.one_thread),
+            node_interval_ns=tuple(
+                map(_interval, items("policy: node_interval_ns", self.node_interval_ns, tuple, _PAIRS))
+            ),
+        )
+        if 0 < self.capacity_folios < BLOCK_PAGES:
+            raise ArgumentError(
+                f"policy: capacity_folios is {self.capacity_folios}, less than one block; "
+                f"give {BLOCK_PAGES} or more, or 0 for the store's choice"
+            )
+
     @property
     def window_in_force_ns(self) -> int:
         """The window; where none was set, PGHOT_FREQ_WINDOW_DEFAULT: 3 s compact, 5 s all other formats."""
@@ -62,4 +120,4 @@ class Policy:
 
     def jiffies(self, ns: int) -> int:
         """Return a time in jiffies, rounded down."""
-        return ns * self.hz // 1_000_000_000
+        return whole("a time in ns", ns) * self.hz // 1_000_000_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from gpuscan.checks import flag, function, instance, text, whole
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.flow import ResumableSource
@@ -114,6 +115,35 @@ def build_scenario(
         InputError: the workload does not fit the machine.
         DeviceError: the device is not there.
     """
+    instance("build_scenario: workload", workload, Workload, "give what load_workload() returns")
+    if snapshot is not None:
+        from gpuscan.snapshot import Snapshot
+
+        instance("build_scenario: snapshot", snapshot, Snapshot, "give a gpuscan.Snapshot")
+    if topology is not None:
+        instance("build_scenario: topology", topology, Topology, "give what resolve_topology() returns")
+    if sharding is not None:
+        from gpuscan.shards.sharded_store import Sharding
+
+        instance("build_scenario: sharding", sharding, Sharding, "give a Sharding")
+    text("build_scenario: design", design)
+    if device is not None:
+        text("build_scenario: device", device)
+    for what, value in (
+        ("verify_every_tick", verify_every_tick),
+        ("fallback", fallback),
+        ("finish_tick", finish_tick),
+    ):
+        flag(f"build_scenario: {what}", value)
+    for what, call in (
+        ("plan_sink", plan_sink),
+        ("on_failure", on_failure),
+        ("on_checked", on_checked),
+        ("on_read", on_read),
+    ):
+        function(f"build_scenario: {what}", call, "leave it out, or give a function")
+    if n_threads is not None:
+        whole("build_scenario: n_threads", n_threads, 1)
     if design != "gpuscan":
         _check_design(design, workload, device, fallback)
     frames = None if snapshot is None else snapshot.frames()

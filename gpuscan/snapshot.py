@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import ArraySpec, check_arrays, flag, instance, items, place_of, real, settle, text, whole
 from gpuscan.errors import InputError, SnapshotError, TopologyError
 from gpuscan.pageflags import Frames, count_pages, find_frames
 from gpuscan.pagemap import SECTION_PAGES
@@ -43,6 +44,7 @@ CHUNK_SECTIONS = 128
 
 _ROOT = "zarr.json"
 _CONTENTS = Contents(_ROOT, ("node[0-9]*",))
+_WORDS = (ArraySpec("flags", "uint64", ("flags",)), ArraySpec("mapcounts", "uint32", ("mapcounts",)))
 _ARRAYS = {"kpageflags": np.dtype(np.uint64), "kpagecount": np.dtype(np.uint32)}
 _FACTS: dict[str, type | tuple[type, ...]] = {
     "captured_at": str,
@@ -95,6 +97,15 @@ class Snapshot:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        instance("snapshot: topology", self.topology, Topology, "give what resolve_topology() returns")
+        if self.hz is not None:
+            whole("snapshot: hz", self.hz, 1)
+        flag("snapshot: lru_gen", self.lru_gen)
+        text("snapshot: kernel_release", self.kernel_release)
+        text("snapshot: captured_at", self.captured_at)
+        notes = items("snapshot: notes", self.notes, str, "give sentences")
+        flags, mapcounts = check_arrays("snapshot", _WORDS, (self.flags, self.mapcounts), {})
+        settle(self, flags=flags, mapcounts=mapcounts, notes=notes)
         n_pages = self.topology.page_map.n_pages
         if self.flags.shape != (n_pages,) or self.mapcounts.shape != (n_pages,):
             raise SnapshotError(
@@ -108,6 +119,7 @@ class Snapshot:
 
     def zone_pages(self, frames: Frames) -> list[ZonePages]:
         """Return what each zone holds, in the order of ``topology.zones`` (``frames``: of :meth:`frames`)."""
+        instance("zone_pages: frames", frames, Frames, "give what frames() returns")
         per_section = count_pages(self.flags, frames)
         section_zone = self.topology.page_map.section_zone
         zones = []
@@ -127,6 +139,7 @@ class Snapshot:
         Raises:
             TopologyError: the machine has several nodes, or a side would be empty.
         """
+        share = real("split_cxl: share", share)
         counts = count_pages(self.flags, self.frames())
         in_use = SECTION_PAGES - counts["unflagged"] - counts["no_page"]
         return dataclasses.replace(self, topology=split_cxl(self.topology, share, in_use))
@@ -142,7 +155,8 @@ class Snapshot:
             InputError: ``path`` is there and is not to be replaced, or is not a snapshot.
             RunFailedError: the system refused a write, for instance on a full disk.
         """
-        check_free(path, force=force)
+        path = place_of("write: path", path)
+        check_free(path, force=flag("write: force", force))
         with new_directory(path, _CONTENTS, force=force) as beside:
             self._fill(beside)
 
@@ -193,6 +207,7 @@ class Snapshot:
         Raises:
             SnapshotError: it is not a snapshot, was cut short or damaged, or is of a newer schema.
         """
+        path = place_of("read: path", path)
         attributes = _root_attributes(path)
         topology, facts = _facts(path, attributes)
         page_map = topology.page_map

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan import checks
 from gpuscan.begun import EndedAhead
-from gpuscan.checks import ArraySpec, check_arrays, shown, whole
+from gpuscan.checks import ArraySpec, check_arrays, whole
 from gpuscan.errors import ArgumentError
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
@@ -79,11 +80,7 @@ def check_fits(store: PageStore, state: Mapping[str, Any], n_sections: int) -> N
     Raises:
         ArgumentError: another format, target or size, or no state at all.
     """
-    if not isinstance(state, Mapping):
-        raise ArgumentError(f"restore: the state is {shown(state)}; give what state() returned")
-    missing = [key for key in _KEYS if key not in state]
-    if missing:
-        raise ArgumentError(f"restore: the state has no {', '.join(missing)}; give what state() returned")
+    checks.state_of("restore", state, _KEYS)
     for what, own in (("format", store.fmt.name), ("fixed_target", store.layout.fixed_target)):
         if state[what] != own:
             raise ArgumentError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from gpuscan import checks
 from gpuscan.complaints import first_complaint
 from gpuscan.errors import InputError
 from gpuscan.nearby import meant_file
@@ -59,6 +60,8 @@ def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple
     Raises:
         InputError: no such workload or file, a TOML error, an override that does not fit.
     """
+    checks.text("load_workload: name_or_path", name_or_path)
+    checks.items("load_workload: overrides", overrides, str, "give key=value strings in a list")
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = Path(name_or_path)
         where, name = name_or_path, _text(path.stem)

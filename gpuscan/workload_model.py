@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from gpuscan.checks import instance
 from gpuscan.errors import InputError, TopologyError
 from gpuscan.pagemap import BLOCK_PAGES
 from gpuscan.policy import Policy
@@ -259,6 +260,7 @@ class Workload(Model):
             InputError: a node is not there or has no CPUs or memory, the processes do not fit, or
                 a tick holds more than can be simulated.
         """
+        instance("machine_spec: topology", topology, Topology, "give what resolve_topology() returns")
         processes = tuple(
             _process_spec(f"processes.{index}", process, topology)
             for index, process in enumerate(self.processes)

@@ -24,7 +24,7 @@ Update order, every update an atomic read-modify-write:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Literal, Protocol, get_args
 
@@ -97,6 +97,7 @@ class StoreLayout:
         fixed_target: target of every page where ``fmt`` stores no NID, else -1. There
             the nids given to ``request`` and ``record`` are ignored in its favour.
         has_large_folios: whether the store keeps a folio order per page.
+        n_targets: highest node with memory plus one: the length of every per-target array.
     """
 
     page_map: PageMap
@@ -104,6 +105,7 @@ class StoreLayout:
     node_flags: NDArray[np.uint8]
     fixed_target: int = -1
     has_large_folios: bool = False
+    n_targets: int = field(init=False)
 
     def __post_init__(self) -> None:
         instance("layout: page_map", self.page_map, PageMap, "give topology.page_map")
@@ -115,7 +117,8 @@ class StoreLayout:
             fixed_target=whole("layout: fixed_target", self.fixed_target, -1, N_NODES_MAX - 1),
             has_large_folios=flag("layout: has_large_folios", self.has_large_folios),
         )
-        if not (flags & NODE_HAS_MEMORY).any():
+        with_memory = np.flatnonzero(flags & NODE_HAS_MEMORY)
+        if not len(with_memory):
             raise ArgumentError("layout: no node has memory; set NODE_HAS_MEMORY in its node_flags")
         if self.fmt.has_nid != (self.fixed_target < 0):
             raise ArgumentError(
@@ -123,16 +126,12 @@ class StoreLayout:
                 f"{'-1, since records' if self.fmt.has_nid else 'a node with memory: none of the records'} "
                 f"of format {self.fmt.name} store their target"
             )
+        settle(self, n_targets=int(with_memory[-1]) + 1)
 
     @property
     def n_pages(self) -> int:
         """Flat pages, a multiple of 32,768."""
         return self.page_map.n_pages
-
-    @property
-    def n_targets(self) -> int:
-        """Highest node with memory plus one: the length of every per-target array."""
-        return int(np.flatnonzero(self.node_flags & NODE_HAS_MEMORY)[-1]) + 1
 
 
 @dataclass(slots=True, eq=False)

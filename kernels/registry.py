@@ -14,6 +14,8 @@ from gpuscan.kernels.api import Backend
 
 Device = Literal["auto", "cpu", "reference", "cuda"]
 
+THREADS_MAX = 8192
+"""CONFIG_NR_CPUS is at most that on x86-64."""
 _DRIVER_NODE = Path("/dev/nvidiactl")
 _DRIVER_LIBRARY = "libcuda.so.1"
 _CUDA_PRESENT = "NVIDIA driver and CuPy present"
@@ -41,7 +43,7 @@ def open_backend(device: Device = "auto", n_threads: int | None = None) -> tuple
         InputError: an unknown device, or fewer than one thread.
     """
     if n_threads is not None:
-        whole("n_threads", n_threads, 1)
+        n_threads = whole("n_threads", n_threads, 1, THREADS_MAX)
     if device == "cuda":
         return _open_cuda(), "cuda: as asked"
     if device == "reference":

@@ -90,5 +90,5 @@ def test_targets_and_pages() -> None:
 
 
 def test_empty_batches_are_refused() -> None:
-    with pytest.raises(InputError, match="batch_pages of at least 1"):
+    with pytest.raises(InputError, match="batch_pages is 0; give 1 to"):
         make_plan([[0]], with_order=False).batches(0)

@@ -205,7 +205,7 @@ class SectionFlag(Design):
         first[firsts] = True
         valid = first & _by_value(nids, self._nid_valid)
         self.counters["pghot_recorded_hintfaults"] += int(valid.sum())
-        own_nids = machine.nids_at(heads)
+        own_nids = machine.nids_at(np.maximum(heads, 0))  # of those that are no folio nothing is recorded
         recorded = valid & (heads >= 0) & (own_nids != nids) & ~_by_value(own_nids, machine.is_top_tier)
         recorded &= _by_value(pfns // SECTION_PAGES, self._has_hot_map)
         for zone in (zone for nid in machine.nids for zone in machine.zones(nid) if zone.device):

@@ -11,6 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, whole
+
+_HEADS = (ArraySpec("heads", "int64"),)
+_FOLIOS = (
+    *_HEADS,
+    ArraySpec("addresses", "int64", values=(0, 1 << 63)),
+    ArraySpec("orders", "int64", values=(0, 64)),
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entries:
@@ -91,6 +100,9 @@ class AddressMap:
             bool[n], which are new; and bool[n], which stood for something else before: the frame
             was freed and given out again meanwhile.
         """
+        given = check_arrays("address map: put", _FOLIOS, (heads, addresses, orders), {})
+        heads, addresses, orders = given
+        process, tick = whole("address map: process", process), whole("address map: tick", tick)
         self._take_out()
         fresh = Entries(heads, addresses, orders, np.full(len(heads), process), np.full(len(heads), tick))
         place, known = self._places(heads)
@@ -109,6 +121,7 @@ class AddressMap:
 
     def find(self, heads: NDArray[np.int64]) -> tuple[Entries, NDArray[np.bool_]]:
         """Return the entries of folios (those not known are not valid), and bool[n]: which are known."""
+        (heads,) = check_arrays("address map: find", _HEADS, (heads,), {})
         place, known = self._places(heads)
         if not len(self._entries):
             return Entries(*(np.zeros(len(heads), dtype=np.int64) for _ in range(5))), known
@@ -116,6 +129,7 @@ class AddressMap:
 
     def drop(self, heads: NDArray[np.int64]) -> None:
         """Forget folios."""
+        (heads,) = check_arrays("address map: drop", _HEADS, (heads,), {})
         place, known = self._places(heads)
         self._is_in[place[known]] = False
         self._n_in = int(np.count_nonzero(self._is_in))
@@ -134,10 +148,12 @@ class AddressMap:
 
     def stale(self, before_tick: int) -> NDArray[np.int64]:
         """Return the heads of folios that were last seen before a tick."""
+        before_tick = whole("address map: before_tick", before_tick, -INT64_MAX)
         return self._entries.head[self._is_in & (self._entries.seen_tick < before_tick)]
 
     def plan_once(self, heads: NDArray[np.int64]) -> None:
         """Note folios that a dry run planned."""
+        (heads,) = check_arrays("address map: plan_once", _HEADS, (heads,), {})
         self.planned = np.union1d(self.planned, heads)
 
     def _places(self, heads: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

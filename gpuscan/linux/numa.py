@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import place_of, whole
 from gpuscan.linux.process import Process
 from gpuscan.topology.lists import parse_list
 from gpuscan.topology.zoneinfo import ZoneInfo, parse_zoneinfo
@@ -127,10 +128,13 @@ class Room:
 
     Args:
         root: where /proc and /sys lie.
-        fresh_ns: how long zoneinfo is used; a tenth of that where a node does not say what is free.
+        fresh_ns: how long zoneinfo is used (-1: not at all); a tenth of that where a node does not say what
+            is free.
     """
 
     def __init__(self, root: Path = Path("/"), fresh_ns: int = 1_000_000_000) -> None:
+        root = place_of("room: root", root)
+        fresh_ns = whole("room: fresh_ns", fresh_ns, -1)
         self._path = root / "proc/zoneinfo"
         self._nodes = root / "sys/devices/system/node"
         self._fresh_ns = fresh_ns
@@ -142,6 +146,7 @@ class Room:
 
     def pages(self, nid: int) -> int:
         """Return the base pages that a node can take now."""
+        nid = whole("room: nid", nid)
         now_ns = time.monotonic_ns()
         free = self._free_now(nid)
         fresh_ns = self._fresh_ns if free is not None else self._fresh_ns // _UNWATCHED
@@ -187,7 +192,7 @@ class Room:
 
     def take(self, nid: int, n_pages: int) -> None:
         """Note that a node took base pages."""
-        self._taken[nid] += n_pages
+        self._taken[whole("room: nid", nid)] += whole("room: n_pages", n_pages)
 
 
 def room_by_node(zones: list[ZoneInfo]) -> dict[int, int]:

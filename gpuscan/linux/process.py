@@ -14,6 +14,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpuscan.checks import place_of, whole
 from gpuscan.errors import InputError
 
 PF_KTHREAD = 0x0020_0000
@@ -101,6 +102,8 @@ class Process:
     """
 
     def __init__(self, pid: int, root: Path = Path("/")) -> None:
+        pid = whole("a process id", pid)
+        root = place_of("a process's root", root)
         self.pid = pid
         self._root = root
         if pid == os.getpid():

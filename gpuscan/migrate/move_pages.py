@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
+from gpuscan.checks import check_arrays, function, has_methods, instance, whole
+from gpuscan.errors import ArgumentError
+from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.linux import syscalls
 from gpuscan.linux.address_map import AddressMap, Entries
 from gpuscan.linux.numa import Room
@@ -71,6 +73,13 @@ class MovePagesMigrator:
         *,
         tiers: Mapping[int, int] | None = None,
     ) -> None:
+        instance("a migrator's processes", processes, dict, "give gpuscan.Process by number")
+        instance("a migrator's addresses", addresses, AddressMap, "give a gpuscan.AddressMap")
+        instance("a migrator's page_map", page_map, PageMap, "give topology.page_map")
+        has_methods("a migrator's room", room, ("pages", "take"), "give a gpuscan.Room")
+        function("a migrator's move_pages", move_pages, "leave it out")
+        if tiers is not None:
+            has_methods("a migrator's tiers", tiers, ("items", "keys"), "give tiers by nid")
         self._processes = processes
         self._addresses = addresses
         self._page_map = page_map
@@ -93,6 +102,12 @@ class MovePagesMigrator:
             n_pages: int64[n], base pages of each.
         """
         started_ns = time.monotonic_ns()
+        target_nid = whole("migrate: target_nid", target_nid)
+        pfns, n_pages = check_arrays("migrate", BATCH, (pfns, n_pages), {})
+        if (self._page_map.flat_of_pfn(pfns) < 0).any():
+            raise ArgumentError("migrate: some pfns are not of this machine; give those of a plan")
+        if self._tiers is not None and target_nid not in self._tiers:
+            raise ArgumentError(f"migrate: node {target_nid} is in no tier; give one of tiers, or no tiers")
         status = np.full(len(pfns), _UNDECIDED, dtype=np.int16)
         reasons: Counter[str] = Counter()
         entries, known = self._addresses.find(pfns)

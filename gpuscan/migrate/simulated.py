@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
+from gpuscan.checks import ArraySpec, check_arrays, flag, instance, state_of, whole
+from gpuscan.errors import ArgumentError
+from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
 from gpuscan.sim.machine import SimulatedMachine
 
@@ -24,6 +26,7 @@ NR_MAX_MIGRATE_PAGES_RETRY = 10
 ROUND_PAGES = 512
 """NR_MAX_BATCHED_MIGRATION: ``migrate_pages()`` closes a round with the folio that reaches it."""
 
+_FRAMES = (ArraySpec("frames", "int64", values=(0, "pages")),)
 _PENDING = 1
 """Status of a folio nothing was decided about yet; not an errno."""
 
@@ -62,6 +65,8 @@ class SimulatedMigrator:
     """
 
     def __init__(self, machine: SimulatedMachine, *, has_vma: bool = True) -> None:
+        instance("a migrator's machine", machine, SimulatedMachine, "give a gpuscan.SimulatedMachine")
+        flag("a migrator's has_vma", has_vma)
         self._machine = machine
         self._cost = machine.spec.cost
         self._has_vma = has_vma
@@ -80,6 +85,8 @@ class SimulatedMigrator:
             Status and reasons per folio, modelled time, frames freed and allocated.
         """
         machine = self._machine
+        self._check_target(target_nid)
+        pfns, n_pages = check_arrays("migrate", BATCH, (pfns, n_pages), {})
         frames = machine.page_map.flat_of_pfn(pfns)
         folios = np.where(frames >= 0, machine.space.folios_at(np.maximum(frames, 0)), -1)
         batch = _Batch(frames, folios, np.full(len(frames), _PENDING, dtype=np.int16), {})
@@ -98,6 +105,8 @@ class SimulatedMigrator:
         Returns:
             0, or -errno (:class:`gpuscan.flow.MigrateStatus`).
         """
+        self._check_target(target_nid)
+        frame = whole("prepare: frame", frame, 0, self._machine.page_map.n_pages - 1)
         refused = self._refusal(frame, target_nid)
         if refused:
             self._machine.migration_failed(self._machine.space.folios_at(np.array([frame])))
@@ -126,6 +135,9 @@ class SimulatedMigrator:
             target_nid: a node with memory.
             frames: int64[n], head frames (flat), no two alike.
         """
+        self._check_target(target_nid)
+        dims = {"pages": self._machine.page_map.n_pages}
+        (frames,) = check_arrays("migrate_isolated", _FRAMES, (frames,), dims)
         folios = self._machine.space.folios_at(frames)
         batch = _Batch(frames, folios, np.full(len(frames), _PENDING, dtype=np.int16), {})
         return self._migrate_pages(batch, target_nid, self._machine.space.orders_of(folios))
@@ -136,7 +148,13 @@ class SimulatedMigrator:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of."""
+        state_of("migrator", state, ("random",))
         self._random.bit_generator.state = state["random"]
+
+    def _check_target(self, target_nid: int) -> None:
+        """Refuse a target that has no memory."""
+        if not self._machine.topology.node(target_nid).present_pages:
+            raise ArgumentError(f"migrate: node {target_nid} has no memory; choose a target that has")
 
     def _look_up(self, batch: _Batch, target_nid: int, size_fits: NDArray[np.bool_]) -> None:
         """What kmigrated_walk_zone() (RFC v1) finds out before it prepares a folio."""

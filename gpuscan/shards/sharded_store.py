@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import flag, instance, whole
+from gpuscan.checks import flag, has_methods, instance, whole
 from gpuscan.errors import ArgumentError
 from gpuscan.kernels.api import (
     N_OUTCOMES,
@@ -98,6 +98,10 @@ class ShardedStore(PageStore):
         n_shards = whole("a sharded store's n_shards", n_shards, 1)
         instance("a sharded store's device", device, str, "give its name; every shard opens its own")
         flag("a sharded store's fallback", fallback)
+        if transport is not None:
+            has_methods(
+                "a sharded store's transport", transport, ("create", "close"), "leave it out, or give one"
+            )
         if n_threads is not None:
             whole("a sharded store's n_threads", n_threads, 1)
         super().__init__(topology, layout)

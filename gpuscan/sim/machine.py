@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, has_methods, instance, state_of, whole
 from gpuscan.flow import FolioEvents
 from gpuscan.pagemap import PageMap
 from gpuscan.records import N_NODES_MAX
@@ -30,6 +31,10 @@ _CHUNK_ACCESSES = 1 << 16
 _CHUNK_FOLIOS = 1 << 22
 _FREE_ENOUGH_PAGES = 1 << 18
 """1 GiB with 4 KiB pages."""
+_RUN_NS_MAX = 86_400_000_000_000
+"""A day at once."""
+_FOLIOS = (ArraySpec("folios", "int64", values=(0, "folios")),)
+_ACCESSES = (*_FOLIOS, ArraySpec("cpu_nids", "int32", values=(-1, N_NODES_MAX)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +93,10 @@ class SimulatedMachine:
     """
 
     def __init__(self, topology: Topology, spec: MachineSpec, contents: Contents | None = None) -> None:
+        instance("a simulated machine's topology", topology, Topology, "give what resolve_topology() returns")
+        instance("a simulated machine's spec", spec, MachineSpec, "give Workload.machine_spec(topology)")
+        if contents is not None:
+            instance("a simulated machine's contents", contents, Contents, "leave them out")
         contents = contents or place(topology, spec)
         self.topology = topology
         self.spec = spec
@@ -129,7 +138,7 @@ class SimulatedMachine:
     def home_nid(self, cpu_nid: int) -> int | None:
         """Return where pages accessed from ``cpu_nid`` belong: its own node if that has top-tier memory, else
         the nearest that has; None too for a node on whose CPUs nothing runs."""
-        return self._home.get(cpu_nid)
+        return self._home.get(whole("home_nid: cpu_nid", cpu_nid, -1))
 
     def folios(self) -> Iterator[FolioEvents]:
         """Yield every mapped folio as an allocation: what a store needs to know at the start."""
@@ -141,6 +150,7 @@ class SimulatedMachine:
 
     def migration_failed(self, folios: NDArray[np.int64]) -> None:
         """Note folios that a migrator could not move; kept only where NUMA balancing's pause follows them."""
+        (folios,) = check_arrays("migration_failed", _FOLIOS, (folios,), {"folios": self.space.n_folios})
         if self.spec.hint_faults.adaptive and self.spec.hint_faults.failure_feedback:
             self._failed.append(folios)
 
@@ -152,6 +162,7 @@ class SimulatedMachine:
 
     def wake_kswapd(self, nid: int) -> None:
         """Wake the kswapd of a node for the next :meth:`run`; without demotion it has nothing to do."""
+        self.topology.node(nid)
         if self.spec.demotion:
             self._kswapd.wake(nid)
 
@@ -162,12 +173,14 @@ class SimulatedMachine:
             Head frames (flat), the node that each should go to, and how many nodes that are short of
             memory have no lower tier.
         """
+        duration_ns = whole("cold_folios: duration_ns", duration_ns, 0, _RUN_NS_MAX)
         frames, targets, counts = self._kswapd.choose(duration_ns)
         return frames, targets, counts.no_lower_tier
 
     def free_space_enough(self, nid: int) -> bool:
         """Whether a node has plenty of free memory: ``pgdat_free_space_enough()``, which wants 1 GiB or a
         sixteenth of the node above the promo watermark of some zone."""
+        self.topology.node(nid)
         return self.frames.some_zone_above(nid, "promo", self._free_enough_pages[nid])
 
     def run(self, now_ns: int, duration_ns: int, observer: Observer | None = None) -> Elapsed:
@@ -184,6 +197,12 @@ class SimulatedMachine:
             ``demoted_pages``; ``kswapd_no_lower_tier``; ``kswapd_demotion_failed``; without an
             observer ``hint_faults``, ``unmapped_folios``, ``ptes_walked``.
         """
+        now_ns = whole("run: now_ns", now_ns, 0, INT64_MAX - _RUN_NS_MAX)
+        duration_ns = whole("run: duration_ns", duration_ns, 0, _RUN_NS_MAX)
+        if observer is not None:
+            has_methods(
+                "run: observer", observer, ("visits_ns", "visit", "accessed"), "give a gpuscan.sim Observer"
+            )
         kswapd_demotes = self.spec.demotion and not self.spec.demotion_marked
         events, kswapd = self._kswapd.run(duration_ns) if kswapd_demotes else ([], KswapdCounts())
         tally = _Tally(self)
@@ -217,6 +236,8 @@ class SimulatedMachine:
         Returns:
             ``accesses`` and the metrics that go with it, as :meth:`run`.
         """
+        dims = {"folios": self.space.n_folios, "nodes": N_NODES_MAX}
+        folios, cpu_nids = check_arrays("access", _ACCESSES, (folios, cpu_nids), dims)
         tally = _Tally(self)
         for cpu_nid in np.unique(cpu_nids).tolist():
             counts = np.zeros(N_NODES_MAX, dtype=np.int64)
@@ -240,6 +261,7 @@ class SimulatedMachine:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of, a machine of the same topology, spec and contents."""
+        state_of("machine", state, ("frames", "space", "scanner", "kswapd", "failed"))
         self.frames.restore(state["frames"])
         self.space.restore(state["space"])
         self.scanner.restore(state["scanner"])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import state_of
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.scanner import HintFaults
 from gpuscan.sources.producer import NOBODY, Observed, Producer
@@ -85,6 +86,7 @@ class HintFaultSource(Producer):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :class:`Producer`."""
+        state_of("hint faults", state, ("last_cpu_nid", "controls"))
         self._last_cpu_nid[:] = state["last_cpu_nid"]
         for nid, control in state["controls"]:
             self._controls[nid].restore(control)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import instance
 from gpuscan.flow import FolioEvents, Produced, Sampled
 from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.machine import Elapsed, SimulatedMachine
@@ -58,6 +59,7 @@ class Producer(ABC):
     """
 
     def __init__(self, machine: SimulatedMachine) -> None:
+        instance("a producer's machine", machine, SimulatedMachine, "give a gpuscan.SimulatedMachine")
         self._machine = machine
         self._target = np.full(N_NODES_MAX, NOBODY, dtype=np.int32)
         for process in machine.processes:

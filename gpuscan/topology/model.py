@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import INT64_MAX, ArraySpec, all_of, check_arrays, items, settle, text, whole
 from gpuscan.errors import TopologyError
 from gpuscan.pagemap import Extent, PageMap
 from gpuscan.records import N_NODES_MAX
@@ -90,6 +92,14 @@ class Link:
     bandwidth_bytes_per_s: float
 
 
+_DISTANCE = (ArraySpec("distance", "uint8", ("rows", "columns")),)
+
+
+def _is_link(item: tuple[Any, Any]) -> bool:
+    ends, link = item
+    return isinstance(ends, tuple) and len(ends) == 2 and isinstance(link, Link)
+
+
 @dataclass(frozen=True)
 class Topology:
     """A machine.
@@ -108,6 +118,14 @@ class Topology:
     links: dict[tuple[int, int], Link] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        text("topology: name", self.name)
+        nodes = items("topology: nodes", self.nodes, Node, "give gpuscan.topology.Node in a tuple")
+        (distance,) = check_arrays("topology", _DISTANCE, (self.distance,), {})
+        settle(self, nodes=nodes, distance=distance)
+        if not isinstance(self.links, Mapping) or not all(map(_is_link, self.links.items())):
+            raise TopologyError(
+                f"topology {self.name!r}: links are by (initiator nid, memory nid); give Link for each"
+            )
         nids = [node.nid for node in self.nodes]
         if not nids:
             raise TopologyError(f"topology {self.name!r} has no nodes; give at least one")
@@ -161,7 +179,7 @@ class Topology:
         return {node.nid: position for position, node in enumerate(self.nodes)}
 
     def _position(self, nid: int) -> int:
-        position = self._positions.get(nid)
+        position = self._positions.get(whole("a nid", nid, -INT64_MAX))
         if position is None:
             raise TopologyError(
                 f"topology {self.name!r} has no node {nid}; it has {_ranges(self._positions)}"
@@ -213,6 +231,8 @@ class Topology:
 
     def nearest(self, from_nid: int, candidates: Sequence[int]) -> int | None:
         """Return the nearest reachable candidate, the lowest nid on ties; None without one."""
+        self._position(from_nid)
+        candidates = all_of("nearest: candidates", candidates, int, "give nids")
         if not candidates:
             return None
         ordered = sorted(candidates)

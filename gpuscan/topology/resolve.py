@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuscan.errors import InputError
+from gpuscan.checks import INT64_MAX, shown, text, whole
+from gpuscan.errors import ArgumentError, InputError
 from gpuscan.topology.model import Topology
 from gpuscan.topology.presets import preset
 
@@ -26,11 +27,14 @@ def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
     Raises:
         InputError: there is no such source, or ``memory_bytes`` is no int or given for one of fixed size.
     """
-    if memory_bytes is not None and not isinstance(memory_bytes, int):
-        raise InputError(
-            f"memory_bytes is a whole number of bytes, not {memory_bytes!r}; "
+    text("resolve_topology: source", source)
+    if isinstance(memory_bytes, str):
+        raise ArgumentError(
+            f"memory_bytes is a whole number of bytes, not {shown(memory_bytes)}; "
             "gpuscan.units.parse_bytes reads sizes with a unit"
         )
+    if memory_bytes is not None:
+        memory_bytes = whole("memory_bytes", memory_bytes, -INT64_MAX)
     is_file = names_file(source)
     if memory_bytes is not None and (is_file or source == HOST):
         raise InputError(f"the memory of {source!r} is what it is; give a size for presets only")

@@ -35,6 +35,7 @@ from gpuscan.kernels.cpu.release import release
 from gpuscan.kernels.cpu.request import request
 from gpuscan.kernels.cpu.scan import Scan
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.kernels.registry import THREADS_MAX
 from gpuscan.kernels.signatures import Door, closed
 from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
 from gpuscan.records import N_NODES_MAX
@@ -58,7 +59,7 @@ class CpuBackend:
 
     def __init__(self, n_threads: int | None = None) -> None:
         if n_threads is not None:
-            whole("n_threads", n_threads, 1)
+            n_threads = whole("n_threads", n_threads, 1, THREADS_MAX)
         self.workers = Workers(n_threads or len(os.sched_getaffinity(0)))
 
     def describe(self) -> str:
