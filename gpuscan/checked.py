@@ -6,7 +6,7 @@ ValueError that names what is wrong; whoever reads the document says where that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,15 @@ def text(value: Any, what: str, n_max: int = TEXT_MAX) -> str:
     return value
 
 
-def items(value: Any, what: str, n_max: int = _LIST_MAX, n: int | None = None) -> list[Any]:
-    """Return a list of at most ``n_max`` items, or of ``n``."""
-    if type(value) is not list or len(value) > n_max or (n is not None and len(value) != n):
+def items(value: Any, what: str, n_max: int = _LIST_MAX, n: int | None = None) -> Sequence[Any]:
+    """Return a list (a tuple, before it was written) of at most ``n_max`` items, or of ``n``."""
+    is_list = type(value) in (list, tuple)
+    if not is_list or len(value) > n_max or (n is not None and len(value) != n):
         wanted = f"up to {n_max}" if n is None else str(n)
-        found = f"{len(value)} of them" if type(value) is list else shown(value)
+        found = f"{len(value)} of them" if is_list else shown(value)
         raise ValueError(f"{what} is {found}, not a list of {wanted}")
-    return value
+    found_items: Sequence[Any] = value
+    return found_items
 
 
 def texts(value: Any, what: str, n_max: int) -> list[str]:
@@ -92,9 +94,8 @@ def pairs(value: Any, what: str) -> list[tuple[Any, Any]]:
 def counts(value: Any, what: str) -> dict[str, int]:
     """Return counts by name."""
     return {
-        text(name, what, 200): whole(count, 0, INT64_MAX, f"{what} of {name[:40]!r}")
+        text(name, what, 200): whole(count, 0, INT64_MAX, f"{what} of {shown(name)}")
         for name, count in pairs(value, what)
-        if isinstance(name, str) or text(name, what)
     }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.backoff import Backoff
+from gpuscan.checked import TIME_NS_MAX, counts, table, whole, wholes
 from gpuscan.errors import RunFailedError
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
@@ -34,6 +35,22 @@ _RETRIED = np.array([MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.EN
 
 PlanSink = Callable[[int, Plan, Batches], None]
 """Called with the tick, each plan and its batches before they are migrated."""
+
+N_TICKS_MAX = (1 << 31) - 1
+"""Ticks are 32 bits in a plan file."""
+_BUSY_NS_MAX = 86_400 * 10**9
+"""Of the busiest migrator in one tick: a day moves 80 TiB at 1 GB/s."""
+_STATE = (
+    "now_ns",
+    "n_ticks",
+    "last_busy_ns",
+    "active_nids",
+    "last_scan_ns",
+    "ledger",
+    "refusals",
+    "backoff",
+    "rate_limit",
+)
 
 
 @dataclass(slots=True)
@@ -274,21 +291,23 @@ class Engine:
         """Become what :meth:`state` was taken of, an engine of the same policy.
 
         Raises:
-            ValueError: it had a rate limit and this one has none, or the other way round.
+            ValueError: it was of another; for one, it had a rate limit and this one has none.
         """
-        if (state["rate_limit"] is None) != (self._rate_limit is None):
+        found = table(state, "the engine", _STATE)
+        if (found["rate_limit"] is None) != (self._rate_limit is None):
             raise ValueError("one of the two has a rate limit")
         if self._rate_limit is not None:
-            self._rate_limit.restore(state["rate_limit"])
-        self.now_ns = state["now_ns"]
-        self.n_ticks = state["n_ticks"]
-        self._last_busy_ns = state["last_busy_ns"]
+            self._rate_limit.restore(found["rate_limit"])
+        self.now_ns = whole(found["now_ns"], 0, TIME_NS_MAX, "now_ns")
+        self.n_ticks = whole(found["n_ticks"], 0, N_TICKS_MAX, "n_ticks")
+        self._last_busy_ns = whole(found["last_busy_ns"], 0, _BUSY_NS_MAX, "last_busy_ns")
+        active = wholes(found["active_nids"], 0, N_NODES_MAX - 1, "active_nids")
         self._active[:] = 0
-        self._active[state["active_nids"]] = 1
-        self._last_scan_ns[:] = state["last_scan_ns"]
-        self.ledger.restore(state["ledger"])
-        self.refusals = Counter(dict(state["refusals"]))
-        self._backoff.restore(state["backoff"])
+        self._active[active] = 1
+        self._last_scan_ns[:] = wholes(found["last_scan_ns"], 0, TIME_NS_MAX, "last_scan_ns", N_NODES_MAX)
+        self.ledger.restore(found["ledger"])
+        self.refusals = Counter(counts(found["refusals"], "refusals"))
+        self._backoff.restore(found["backoff"], self.store.n_pages, self.store.fmt.dtype)
 
     def _mark(self, sampled: Sampled, report: TickReport) -> None:
         policy = self.policy

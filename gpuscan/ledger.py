@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from gpuscan.checked import INT64_MAX, counts, table, whole
 from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
 from gpuscan.pagestore import Counts
@@ -115,10 +116,18 @@ class Ledger:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
+        """Become what :meth:`state` was taken of.
+
+        Raises:
+            ValueError: it was taken of nothing like this.
+        """
+        found = table(state, "the ledger", tuple(place.name for place in fields(self)))
         for place in fields(self):
-            value = state[place.name]
-            setattr(self, place.name, Counter(dict(value)) if isinstance(value, list) else value)
+            value = found[place.name]
+            if isinstance(getattr(self, place.name), Counter):
+                setattr(self, place.name, Counter(counts(value, place.name)))
+            else:
+                setattr(self, place.name, whole(value, 0, INT64_MAX, place.name))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers for a report, reasons sorted by count."""

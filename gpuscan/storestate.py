@@ -21,13 +21,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.begun import EndedAhead
+from gpuscan.checked import INT64_MAX, shown, table, whole, wholes
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records import N_NODES_MAX
 
 if TYPE_CHECKING:
     from gpuscan.pagestore import PageStore
 
 _PAGE_ARRAYS = ("records", "ready_bits", "block_bits", "eligible_bits", "folio_order")
+_STATE = (
+    "format",
+    "fixed_target",
+    "cursor",
+    "resume_flat",
+    "active_nids",
+    "ended_ahead",
+    "section_edges",
+    "parts",
+)
+_ORDER_MAX = 15
+"""Of a folio: a section."""
 
 
 def page_arrays(arrays: StoreArrays) -> dict[str, Any]:
@@ -62,13 +76,29 @@ def check_fits(store: PageStore, state: Mapping[str, Any], n_sections: int) -> N
     Raises:
         ValueError: another format, target or size.
     """
+    found = table(state, "the store", _STATE)
     for what, own in (("format", store.fmt.name), ("fixed_target", store.layout.fixed_target)):
-        if state[what] != own:
-            raise ValueError(f"{what} {state[what]}, this store has {own}")
-    if len(state["resume_flat"]) != len(store.resume_flat):
-        raise ValueError(f"{len(state['resume_flat'])} targets, this store has {len(store.resume_flat)}")
-    if state["section_edges"][-1] != n_sections or not 0 <= state["cursor"] < n_sections * SECTION_PAGES:
-        raise ValueError(f"{state['section_edges'][-1]} sections, this store has {n_sections}")
+        if type(found[what]) is not type(own) or found[what] != own:
+            raise ValueError(f"{what} {shown(found[what])}, this store has {own}")
+    last = n_sections * SECTION_PAGES - 1
+    resume_flat = wholes(found["resume_flat"], 0, INT64_MAX, "resume_flat")
+    if len(resume_flat) != len(store.resume_flat):
+        raise ValueError(f"{len(resume_flat)} targets, this store has {len(store.resume_flat)}")
+    edges = wholes(found["section_edges"], 0, INT64_MAX, "section_edges")
+    if len(edges) < 2 or edges[0] or any(lo >= hi for lo, hi in pairwise(edges)):
+        raise ValueError("section_edges do not ascend from 0")
+    if edges[-1] != n_sections:
+        raise ValueError(f"{edges[-1]} sections, this store has {n_sections}")
+    whole(found["cursor"], 0, last, "the cursor")
+    if any(flat > last for flat in resume_flat):
+        raise ValueError("resume_flat is not in this store")
+    wholes(found["active_nids"], 0, N_NODES_MAX - 1, "active_nids")
+    numbers = {str(number) for number in range(len(edges) - 1)}
+    parts = table(found["parts"], "the parts of the store")
+    if not parts.keys() <= numbers:
+        raise ValueError("the parts of the store are not those between its section_edges")
+    for part in parts.values():
+        table(part, "a part of the store", _PAGE_ARRAYS)
 
 
 def overlapping(state: Mapping[str, Any], first: int, end: int) -> dict[str, Any]:
@@ -96,4 +126,15 @@ def arrays_between(state: Mapping[str, Any], first: int, end: int) -> StoreArray
                 array[(max(first, lo) - lo) * per_section : (min(end, hi) - lo) * per_section]
             )
     joined = {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in pieces.items()}
+    _check_orders(joined["folio_order"])
     return StoreArrays(**joined, node_active=None)
+
+
+def _check_orders(order: NDArray[Any]) -> None:
+    """Refuse folios that no kernel expects.
+
+    Raises:
+        ValueError: one is larger than a section.
+    """
+    if order.dtype != np.uint8 or (len(order) and order.max() > _ORDER_MAX):
+        raise ValueError("folio_order has folios that are larger than a section")

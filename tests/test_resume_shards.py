@@ -181,7 +181,7 @@ def test_a_state_of_another_machine_is_refused() -> None:
     with filled(2) as store, ShardedStore(tiered(3), device="cpu", n_shards=2) as other:
         with pytest.raises(ValueError, match="8 sections, this store has 12"):
             other.restore(store.state())
-        with pytest.raises(ValueError, match="format rfc, this store has pghot"):
+        with pytest.raises(ValueError, match="format 'rfc', this store has pghot"):
             Store(tiered(2), "pghot", "cpu").restore(store.state())
 
 

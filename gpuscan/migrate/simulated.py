@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import random_state, table
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
 from gpuscan.sim.machine import SimulatedMachine
@@ -135,8 +136,13 @@ class SimulatedMigrator:
         return {"random": self._random.bit_generator.state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
-        self._random.bit_generator.state = state["random"]
+        """Become what :meth:`state` was taken of.
+
+        Raises:
+            ValueError: it was of another kind.
+        """
+        found = table(state, "the migrator", ("random",))
+        self._random.bit_generator.state = random_state(found["random"], "the migrator's random numbers")
 
     def _look_up(self, batch: _Batch, target_nid: int, size_fits: NDArray[np.bool_]) -> None:
         """What kmigrated_walk_zone() (RFC v1) finds out before it prepares a folio."""
