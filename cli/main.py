@@ -25,6 +25,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gpuscan import __version__
 from gpuscan.errors import GpuscanError
+from gpuscan.printable import harmless
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128
@@ -215,13 +216,13 @@ def _note_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    typer.echo(f"gpuscan: note: {message}", err=True)
+    typer.echo(harmless(f"gpuscan: note: {message}"), err=True)
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    typer.echo(f"gpuscan: error: {' '.join(sentence.split())}", err=True)
+    typer.echo(harmless(f"gpuscan: error: {' '.join(sentence.split())}"), err=True)
     return code
 
 

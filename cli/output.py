@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from gpuscan.printable import harmless, harmless_json
 from gpuscan.units import format_count
 from gpuscan.writing import json_text, write_json
 
@@ -63,7 +64,7 @@ class Output:
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the one JSON document of the command, ``"schema": 1`` first; NumPy values are welcome."""
         if self.json_mode:
-            sys.stdout.write(json_text(document) + "\n")
+            sys.stdout.write(harmless_json(json_text(document)) + "\n")
 
     @property
     def width(self) -> int:
@@ -76,7 +77,11 @@ class Output:
             return
         from rich.console import Console
 
-        console = Console(highlight=False)
+        for column in table.columns:
+            column.header = harmless(str(column.header))
+            column._cells = [harmless(str(cell)) for cell in column.cells]
+        # What is in a cell may be from a file: "[/b]" is no markup, ":bug:" no picture.
+        console = Console(highlight=False, markup=False, emoji=False)
         if not console.is_terminal:
             console.width = _PIPE_WIDTH
         for number, part in enumerate(_parts(table, console.width)):
@@ -102,17 +107,17 @@ class Output:
             text = "\n".join(
                 textwrap.fill(line, self.width, break_on_hyphens=False) for line in text.split("\n")
             )
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(harmless(text) + "\n")
 
     def text(self, text: str) -> None:
         """Print text to be redirected into a file: as it is, never wrapped."""
         if not self.json_mode:
-            sys.stdout.write(text)
+            sys.stdout.write(harmless(text))
 
     def note(self, text: str) -> None:
         """Tell the user something that is not a result."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(harmless(text) + "\n")
 
     @contextmanager
     def note_if_slow(self, text: str) -> Iterator[None]:
@@ -136,7 +141,7 @@ class Output:
         if self.quiet:
             return _Silent()
         display = _Bar if sys.stderr.isatty() else _Lines
-        return display(description, total, unit)
+        return display(harmless(description), total, unit)
 
 
 def _parts(table: Table, width: int) -> list[Table]:

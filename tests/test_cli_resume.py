@@ -240,7 +240,7 @@ def test_a_damaged_log_is_found(here: Path, capsys: pytest.CaptureFixture[str]) 
         for bad, said in (
             (good[:50], "bytes early"),
             (b"?" + good[1:], "was changed"),
-            (None, "cannot read"),
+            (None, "cannot be read"),
         ):
             log.unlink() if bad is None else log.write_bytes(bad)
             capsys.readouterr()
