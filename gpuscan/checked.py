@@ -24,9 +24,12 @@ def table(value: Any, what: str, keys: tuple[str, ...] | None = None) -> Mapping
     """Return a table, one that has exactly these keys where they are given."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} is not a table")
-    if keys is not None and value.keys() != set(keys):
-        odd = sorted(map(str, value.keys() ^ set(keys)))
-        raise ValueError(f"{what} lacks the key {odd[0][:40]!r}, or has it and should not")
+    missing = sorted(set(keys or ()) - value.keys())
+    if missing:
+        raise ValueError(f"{what} lacks the key {missing[0]!r}")
+    if keys is not None and len(value) > len(keys):
+        unknown = next(key for key in value if key not in keys)
+        raise ValueError(f"{what} has the key {shown(unknown)}, which is not known")
     return value
 
 

@@ -121,7 +121,7 @@ class ChunkReader:
         self.close()
 
 
-def read_metadata(folder: Folder, n_bytes_max: int | None = _METADATA_BYTES_MAX) -> dict[str, Any]:
+def read_metadata(folder: Folder, n_bytes_max: int = _METADATA_BYTES_MAX) -> dict[str, Any]:
     """Return the metadata of a Zarr array or group, of format 3 and with a table of attributes.
 
     Raises:
@@ -195,8 +195,17 @@ def _check_array(document: dict[str, Any], dtype: np.dtype[Any], length: int, ch
     if any(key not in allowed or value != allowed[key] for key, value in rest.items()):
         unknown = next(key for key, value in rest.items() if key not in allowed or value != allowed[key])
         raise UnfitError(f"has the key {unknown[:40]!r}, which gpuscan does not write")
-    if not any(_same(codecs, _codecs(dtype, level)) for level in range(_LEVEL_MAX + 1)):
+    if not _same(codecs, _codecs(dtype, _level_of(codecs))):
         raise UnfitError(f"has the codecs {str(codecs)[:60]}, and only those that gpuscan writes are decoded")
+
+
+def _level_of(codecs: Any) -> int:
+    """Return the compression level that codecs tell, which is any, and nothing to a reader."""
+    try:
+        level = codecs[-1]["configuration"]["clevel"]
+    except (KeyError, TypeError, IndexError):
+        return 0
+    return level if type(level) is int and 0 <= level <= _LEVEL_MAX else 0
 
 
 def _codecs(dtype: np.dtype[Any], level: int) -> list[Any]:

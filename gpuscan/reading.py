@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import resource
 import stat
 import tomllib
 from pathlib import Path
@@ -23,11 +24,16 @@ MEMORY_DIVISOR = 2
 """What a file is read into may take this part of the memory that is available: one half."""
 DEPTH_MAX = 24
 """Lists and tables inside one another. What gpuscan writes has 9; far more would end Python's stack."""
+JSON_BYTES_MAX = 256 << 20
+"""Of a file of JSON beside the arrays: the digests of 64 TiB of memory are 40 MB."""
 TEXT_COST = 5
 """Bytes that a byte of text takes while it is parsed: itself, and as a character up to 4."""
 TOML_BYTES_MAX = 4 << 20
 """A machine of 1,024 nodes with all its figures has less; parsed, text may take 200 times as much."""
 
+_KEY = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+# tomllib takes the square of the parts of a dotted key; minutes for a file of 200 KB.
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_.-]){_KEY}(?:[ \t]*\.[ \t]*{_KEY}){{{DEPTH_MAX}}}")
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -58,11 +64,20 @@ class JsonError(UnfitError):
 
 
 def available_bytes() -> int:
-    """Return MemAvailable; what cgroups allow beyond that is for the kernel to say."""
+    """Return MemAvailable, or what a limit of the address space (``ulimit -v``) leaves where that is less.
+
+    What cgroups allow beyond that is for the kernel to say.
+    """
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    available = os.sysconf("SC_PHYS_PAGES") * page_bytes
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            available = int(line.split()[1]) * 1024
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * page_bytes
+        available = min(available, max(0, limit - used))
+    return available
 
 
 def room_bytes() -> int:
@@ -231,6 +246,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     """
     if len(text) > TOML_BYTES_MAX:
         raise UnfitError(f"has more than {format_bytes(TOML_BYTES_MAX)} of text")
+    if _LONG_KEY.search(text):
+        raise UnfitError(f"has a key of more than {DEPTH_MAX} parts")
     try:
         found = tomllib.loads(text)
     except RecursionError:

@@ -32,7 +32,7 @@ from gpuscan.chunks import ChunkReader, read_metadata, said
 from gpuscan.errors import InputError, SnapshotError, TopologyError
 from gpuscan.pageflags import Frames, count_pages, find_frames
 from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.reading import Folder, UnfitError, check_room
+from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
@@ -238,7 +238,7 @@ def _opened(path: Path) -> Folder:
 
 def _root_attributes(path: Path, folder: Folder) -> dict[str, Any]:
     try:
-        document = read_metadata(folder, None)
+        document = read_metadata(folder, JSON_BYTES_MAX)
     except FileNotFoundError:
         raise SnapshotError(
             f"{path} is not a snapshot: it has no {_ROOT}; make one with 'gpuscan capture'"

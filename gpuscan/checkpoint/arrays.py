@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import INT64_MAX, shown, table, texts, whole
+from gpuscan.checked import INT64_MAX, shown, table, text, texts, whole
 from gpuscan.checkpoint.state import digest
 from gpuscan.chunks import DTYPES, METADATA, ChunkReader, said
 from gpuscan.errors import CheckpointError
@@ -59,7 +59,7 @@ class ArrayFacts:
             ValueError: they cannot.
         """
         found = table(document, "the facts of an array", ("dtype", "length", "chunk", "sha256"))
-        dtype = found["dtype"]
+        dtype = text(found["dtype"], "the dtype of an array")
         if dtype not in _DTYPES:
             raise ValueError(f"an array is of {shown(dtype)}, which gpuscan does not write")
         n_max = _CHUNK_BYTES_MAX // np.dtype(dtype).itemsize

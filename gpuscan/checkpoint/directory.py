@@ -42,7 +42,7 @@ from gpuscan.checkpoint.arrays import (
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
 from gpuscan.chunks import check_group, read_metadata, said
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
-from gpuscan.reading import Folder, UnfitError, check_room, parse_json
+from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room, parse_json
 
 SCHEMA = 2
 """Goes up when a reader of the old layout would misread the new one."""
@@ -306,7 +306,11 @@ def _read_body(directory: Path, kind: str) -> dict[str, Any]:
     place = directory / STATE_FILE
     try:
         with Folder(directory) as folder:
-            found = table(parse_json(folder.read(STATE_FILE)), "it", ("schema", "kind", "sha256", "body"))
+            found = table(
+                parse_json(folder.read(STATE_FILE, JSON_BYTES_MAX)),
+                "it",
+                ("schema", "kind", "sha256", "body"),
+            )
     except FileNotFoundError:
         raise CheckpointError(f"{place} is not there, so this is no checkpoint") from None
     except OSError as error:
