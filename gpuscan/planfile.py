@@ -80,7 +80,7 @@ def parse_rows(serialized: bytes) -> pa.RecordBatch:
     try:
         rows = pa.ipc.read_record_batch(pa.py_buffer(serialized), _COLUMNS)
         rows.validate(full=True)
-    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
         raise InputError(f"a kept plan is damaged ({_first_line(error)}); run again from the start") from None
     if any(column.null_count for column in rows.columns):
         raise InputError("a kept plan is damaged (a value is missing); run again from the start")
@@ -192,7 +192,7 @@ def read_plans(path: Path) -> pa.Table:
             check_room(max(n_rows * _ROW_BYTES, _decoded_bytes(plans.metadata)))
             table = plans.read(use_threads=False)
             table.validate(full=True)
-    except (UnfitError, OSError, ValueError, MemoryError, pa.ArrowException) as error:
+    except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
         why = f"is not a readable plan file ({_first_line(error)})"
         why = str(error) if isinstance(error, UnfitError) else why
         raise InputError(f"{path} {why}; give a plan.parquet of gpuscan") from error

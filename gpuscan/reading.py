@@ -24,6 +24,8 @@ MEMORY_DIVISOR = 2
 """What a file is read into may take this part of the memory that is available: one half."""
 DEPTH_MAX = 24
 """Lists and tables inside one another. What gpuscan writes has 9; far more would end Python's stack."""
+SMALL_BYTES = 16 << 20
+"""So much may be taken without asking how much there is."""
 JSON_BYTES_MAX = 256 << 20
 """Of a file of JSON beside the arrays: the digests of 64 TiB of memory are 40 MB."""
 TEXT_COST = 5
@@ -91,7 +93,7 @@ def check_room(n_bytes: int) -> None:
     Raises:
         UnfitError: it would.
     """
-    room = room_bytes()
+    room = room_bytes() if n_bytes > SMALL_BYTES else n_bytes
     if n_bytes > room:
         raise UnfitError(
             f"takes {format_bytes(n_bytes)} of memory to read, and {format_bytes(room)} is what may be used "
@@ -353,8 +355,7 @@ def _piped(path: str, n_bytes_max: int | None) -> bytes:
 def _check_size(n_bytes: int, n_bytes_max: int | None) -> None:
     if n_bytes_max is not None and n_bytes > n_bytes_max:
         raise UnfitError(f"is larger than it can be ({n_bytes:,} bytes, at most {n_bytes_max:,})")
-    if n_bytes > _PIECE_BYTES:
-        check_room(n_bytes)
+    check_room(n_bytes)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import socket
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 
 from fuzz import mutate
 from gpuscan.checkpoint import arrays
-from gpuscan.checkpoint.directory import STATE_FILE
+from gpuscan.checkpoint.directory import STATE_FILE, CheckpointDirectory
 from gpuscan.checkpoint.state import canonical
+from gpuscan.checkpoint.store_state import KIND, load_store, save_store
 from gpuscan.engine import Engine
 from gpuscan.errors import GpuscanError
 from gpuscan.pagemap import SECTION_PAGES
@@ -34,13 +35,15 @@ from gpuscan.planfile import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.resume import ResumedRun, RunCheckpoints
 from gpuscan.shards.log import RequestLog
 from gpuscan.snapshot import Snapshot
-from gpuscan.topology import Topology
+from gpuscan.store import Store
+from gpuscan.topology import MemoryKind, Topology
 from gpuscan.topology.toml import from_toml, to_toml
 from gpuscan.workload import load_workload
 from machines import node, tiered
 from runs import Case
 from test_plan import make_plan
 
+_DISTANCE = np.array([[10, 20], [20, 10]], dtype=np.uint8)
 _SPARSE_BYTES = 10 << 30
 
 
@@ -123,9 +126,8 @@ class SnapshotTarget:
     """Snapshots: metadata, chunks and file types; what is read is looked through as ``gpuscan scan`` does."""
 
     def __init__(self, directory: Path) -> None:
-        nodes = (node(0, (0, SECTION_PAGES), cpus=(0,)), node(1, (SECTION_PAGES, 2 * SECTION_PAGES)))
-        distance = np.array([[10, 20], [20, 10]], dtype=np.uint8)
-        machine = Topology("small", nodes, distance)
+        nodes = (node(0, (0, SECTION_PAGES), cpus=(0,)), node(1, cpus=(1,)))
+        machine = Topology("small", nodes, _DISTANCE)
         rng = np.random.default_rng(1)
         n_pages = machine.page_map.n_pages
         flags = rng.choice(
@@ -185,28 +187,42 @@ class SnapshotTarget:
             snapshot.zone_pages(snapshot.frames())
 
 
+def _two_nodes() -> Topology:
+    near = node(0, (0, SECTION_PAGES), cpus=(0,))
+    far = node(1, (SECTION_PAGES, 2 * SECTION_PAGES), kind=MemoryKind.CXL, tier=1)
+    return Topology("two", (near, far), _DISTANCE)
+
+
 class CheckpointTarget:
-    """Checkpoints of runs, signed anew where that takes it; what is taken goes into a run, which ticks."""
+    """Checkpoints of a run, and of a store alone."""
 
     def __init__(self, directory: Path) -> None:
         arrays.CHUNK_BYTES = 1 << 17
-        case = Case("cxl-promote", overrides=_BUSY, topology=tiered(n_sections=1), n_ticks=6)
-        self.scenario = case.build()
-        checkpoints = RunCheckpoints(directory / "state")
-        checkpoints.begin(self.scenario, case.request("100"))
-        for _ in range(3):
-            checkpoints.on_tick(self.scenario.engine.tick())
-        checkpoints._save()
-        checkpoints.close()
-        shutil.rmtree(directory / "state/checkpoint-00000001")
-        self.tree = Tree(directory / "state")
-        self.generation = "checkpoint-00000002"
+        self.kinds = [StoreCheckpoint(directory), RunCheckpoint(directory)]
+
+    def attempt(self, rng: random.Random) -> None:
+        rng.choice(self.kinds).attempt(rng)
+
+
+class _Checkpoint(ABC):
+    """One good generation, and what hostile ones are made of it; signed anew where that takes it.
+
+    Args:
+        path: of the directory of checkpoints.
+        logs: files beside the generations.
+    """
+
+    def __init__(self, path: Path, logs: tuple[str, ...]) -> None:
+        self.tree = Tree(path)
+        self.generation = max(name.split("/")[0] for name in self.tree.files if "/" in name)
         self.place = f"{self.generation}/{STATE_FILE}"
         self.document = json.loads(self.tree.files[self.place])
-        self.arrays = [name for name in self.tree.files if "/arrays/" in name]
-        self.chunks = [name for name in self.arrays if "/c/" in name]
-        self.directory = directory
-        self.scenario = case.build()
+        inside = [name for name in self.tree.files if name.startswith(f"{self.generation}/arrays/")]
+        self.names = [self.place, *logs, *inside]
+
+    @abstractmethod
+    def resume(self, rng: random.Random) -> None:
+        """Read it, and go on with what it has."""
 
     def attempt(self, rng: random.Random) -> None:
         kind = rng.randrange(100)
@@ -217,14 +233,12 @@ class CheckpointTarget:
         elif kind < 80:
             self.chunk(rng)
         elif kind < 92:
-            name = rng.choice([self.place, "ticks.log", *self.arrays])
+            name = rng.choice(self.names)
             with self.tree.put({name: mutate.in_bytes(rng, self.tree.files[name])}):
                 self.resume(rng)
-        elif kind < 97:
-            with self.tree.spoil(rng, rng.choice([self.place, "ticks.log", *self.arrays])):
-                self.resume(rng)
         else:
-            self.log(rng)
+            with self.tree.spoil(rng, rng.choice(self.names)):
+                self.resume(rng)
 
     def signed(self, rng: random.Random, body: Any) -> bytes:
         try:
@@ -262,6 +276,48 @@ class CheckpointTarget:
         with self.tree.put({self.place: self.signed(rng, body), **changed}):
             self.resume(rng)
 
+
+class StoreCheckpoint(_Checkpoint):
+    """What :func:`gpuscan.checkpoint.store_state.save_store` writes; what is taken is scanned."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store = Store(_two_nodes(), device="cpu", large_folios=True, n_threads=1)
+        self.store.load_pages(self.store.page_map.present_bits())
+        self.store.request(np.arange(0, 2 * SECTION_PAGES, 37), 1)
+        with CheckpointDirectory(directory / "store", KIND) as kept:
+            save_store(kept, self.store, {"sequence": 7})
+        super().__init__(directory / "store", ())
+
+    def resume(self, rng: random.Random) -> None:
+        load_store(self.tree.path, self.store)
+        if rng.random() < 0.1:
+            for _ in self.store.drain(capacity=100):
+                pass
+
+
+class RunCheckpoint(_Checkpoint):
+    """What a run writes; what is taken goes into a run, which ticks."""
+
+    def __init__(self, directory: Path) -> None:
+        workload = directory / "small.toml"
+        workload.write_text(_WORKLOAD.replace('"20%"', '"60%"'))
+        case = Case(str(workload), topology=_two_nodes(), n_ticks=6)
+        scenario = case.build()
+        checkpoints = RunCheckpoints(directory / "state")
+        checkpoints.begin(scenario, case.request("100"))
+        for _ in range(3):
+            checkpoints.on_tick(scenario.engine.tick())
+        checkpoints._save()
+        checkpoints.close()
+        super().__init__(directory / "state", ("ticks.log",))
+        self.scenario = case.build()
+
+    def attempt(self, rng: random.Random) -> None:
+        if rng.random() < 0.05:
+            self.log(rng)
+        else:
+            super().attempt(rng)
+
     def log(self, rng: random.Random) -> None:
         """Change the reports of ticks, under the right checksum."""
         reports = []
@@ -270,7 +326,8 @@ class CheckpointTarget:
             end = 8 + int.from_bytes(log[:8], "little")
             reports.append(json.loads(log[8:end]))
             log = log[end:]
-        parts = [mutate.json_text(rng, report) for report in mutate.in_document(rng, reports) or []]
+        changed = mutate.in_document(rng, reports)
+        parts = [mutate.json_text(rng, report) for report in (changed if isinstance(changed, list) else [])]
         log = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
         log = mutate.in_bytes(rng, log) if rng.random() < 0.2 else log
         body = json.loads(json.dumps(self.document["body"]))
@@ -288,9 +345,6 @@ class CheckpointTarget:
         assert isinstance(engine, Engine)
         if rng.random() < 0.2:
             engine.tick()
-
-
-_BUSY = ("processes.0.accesses_per_gib_s=2000",)
 
 
 class ShardLogTarget:
