@@ -115,7 +115,17 @@ def in_document(rng: random.Random, document: Any) -> Any:
         elif kind == 4:
             at[rng.choice((f"{key}2", "extra", "__class__"))] = _copy(old)
         elif type(old) is int:
-            at[key] = rng.choice((old + 1, old - 1, -old, old * 2, old << 20, float(old), str(old)))
+            at[key] = rng.choice(
+                (
+                    old + 1,
+                    old - 1,
+                    -old,
+                    old * 2,
+                    old << 20,
+                    old / 2 if abs(old) < 1 << 1000 else 0.5,
+                    f"{old:x}",
+                )
+            )
         elif type(old) is str:
             at[key] = rng.choice((old + "0", old[:-1], old.upper(), [old], old * 3))
         else:
