@@ -172,7 +172,7 @@ def read_plans(path: Path) -> pa.Table:
 
     What the file says of itself is looked at first: its columns, and how many rows they have. The decoding is
     Arrow's, which reads through one door: what its metadata objects say of columns can end the process
-    (an exception where none is caught, Arrow 26). docs/security.md has what that leaves.
+    (an exception where none is caught, Arrow 26). docs/files.md has what that leaves.
 
     Raises:
         InputError: it is not one, is cut short, of a newer schema, or larger than memory allows.

@@ -2,7 +2,7 @@
 
 Whoever reads a file here learns from an :class:`UnfitError` what is wrong with it, and says where and
 what to do. Nothing is allocated by what a file says of itself before that was held against the memory
-that is available. docs/security.md has who may give us what.
+that is available. docs/files.md has who may give us what.
 """
 
 from __future__ import annotations
