@@ -83,10 +83,16 @@ class ChunkReader:
             if (chunk is not None and self.chunk != chunk) or self.chunk > max(1, chunk_max or self.chunk):
                 raise UnfitError(f"has chunks of {self.chunk} elements")
             self.n_chunks = -(-length // self.chunk)
-            self._chunks = self._folder.below("c") if "c" in self._folder.names() else None
+            self._chunks = self._chunks_folder()
         except BaseException:
             self.close()
             raise
+
+    def _chunks_folder(self) -> Folder | None:
+        try:
+            return self._folder.below("c")
+        except FileNotFoundError:  # all chunks are zeros
+            return None
 
     def read(self, number: int) -> NDArray[Any]:
         """Return the elements of a chunk, fewer in the last one; zeros where it has no file.

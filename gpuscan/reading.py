@@ -114,7 +114,7 @@ class Folder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = os.fspath(path)
         self._fd = os.open(path, _FLAGS | os.O_DIRECTORY)
 
     def below(self, *names: str) -> Folder:
@@ -125,12 +125,13 @@ class Folder:
             UnfitError: it is a symbolic link.
         """
         found = Folder.__new__(Folder)
-        found.path, found._fd = self.path.joinpath(*names), os.dup(self._fd)
+        found.path, found._fd = "/".join((self.path, *names)), -1
+        within = self._fd
         try:
             for name in names:
-                deeper = _open(name, os.O_DIRECTORY | os.O_NOFOLLOW, found._fd)
-                os.close(found._fd)
-                found._fd = deeper
+                deeper = _open(name, os.O_DIRECTORY | os.O_NOFOLLOW, within)
+                found.close()
+                found._fd = within = deeper
         except BaseException:
             found.close()
             raise

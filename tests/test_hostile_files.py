@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numcodecs.blosc import Blosc
+from rich.table import Table
 
 from fuzz import mutate
 from gpuscan import reading
@@ -27,6 +28,7 @@ from gpuscan.checkpoint.directory import load
 from gpuscan.checkpoint.state import canonical
 from gpuscan.chunks import decoded
 from gpuscan.cli.main import main
+from gpuscan.cli.output import Output
 from gpuscan.errors import CheckpointError, InputError, SnapshotError, TopologyError
 from gpuscan.printable import harmless, harmless_json
 from gpuscan.reading import UnfitError, parse_json, parse_toml, parsed_bytes
@@ -591,6 +593,21 @@ def test_what_files_say_is_printed_harmless(
     workload = tmp_path / "w.toml"
     workload.write_text(f"name = {json.dumps('[/b]')}\nshows = 3\n")
     assert main(["run", str(workload)]) == 2
+
+
+def test_every_way_to_print_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(False)
+    output.line(HOSTILE)
+    output.text(HOSTILE)
+    output.note(HOSTILE)
+    table = Table(HOSTILE, "b")
+    table.add_row(HOSTILE, "[red]")
+    output.table(table)
+    Output(True).document({"name": HOSTILE})
+    printed = "".join(capsys.readouterr())
+    assert not set("\x1b\x07\x9b\u202e") & set(printed)
+    assert printed.count("[/b]") == 6
+    assert "[red]" in printed
 
 
 POISON = """

@@ -246,7 +246,7 @@ class StoredArray:
 
     def _chunks(self, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the chunks with elements of [lo, hi), whole, each with the position of its first."""
-        facts, place = self.facts, self.directory / self.path
+        facts = self.facts
         try:
             with (
                 Folder(self.directory) as folder,
@@ -256,18 +256,22 @@ class StoredArray:
             ):
                 yield from self._checked(stored, lo, hi)
         except (UnfitError, OSError) as error:
-            raise CheckpointError(said(error, place)) from None
+            raise CheckpointError(said(error, self.directory / self.path)) from None
+
+    def _place_of(self, number: int) -> Path:
+        return self.directory / self.path / "c" / str(number)
 
     def _checked(self, stored: ChunkReader, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
         chunk_length = self.facts.chunk
         for number in range(lo // chunk_length, -(-hi // chunk_length)):
-            where = self.directory / self.path / "c" / str(number)
             try:
                 chunk = stored.read(number)
             except (UnfitError, OSError) as error:
-                raise CheckpointError(said(error, where)) from None
+                raise CheckpointError(said(error, self._place_of(number))) from None
             if digest(chunk.view(np.uint8).data) != self.facts.sha256[number]:
-                raise CheckpointError(f"{where} is missing or was changed (its SHA-256 is wrong)")
+                raise CheckpointError(
+                    f"{self._place_of(number)} is missing or was changed (its SHA-256 is wrong)"
+                )
             yield number * chunk_length, chunk
 
 
