@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import stat
 import zlib
 from abc import ABC, abstractmethod
@@ -308,6 +309,8 @@ class RunCheckpoint(_Checkpoint):
             checkpoints.on_tick(scenario.engine.tick())
         checkpoints._save()
         checkpoints.close()
+        # Of a damaged one it is asked whether the other is whole, which is no shorter than this one.
+        shutil.rmtree(directory / "state/checkpoint-00000001")
         super().__init__(directory / "state", ("ticks.log",))
         self.scenario = case.build()
 
