@@ -26,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 from gpuscan import __version__
 from gpuscan.cli.streams import plain_streams
 from gpuscan.errors import GpuscanError
+from gpuscan.printable import harmless
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128
@@ -218,14 +219,14 @@ def _note_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    sys.stderr.write(f"gpuscan: note: {message}\n")
+    sys.stderr.write(f"{harmless(f'gpuscan: note: {message}')}\n")
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     # Not by click's echo, which writes UTF-8 where the stream says that it takes ASCII.
-    sys.stderr.write(f"gpuscan: error: {' '.join(sentence.split())}\n")
+    sys.stderr.write(f"{harmless(f'gpuscan: error: {chr(32).join(sentence.split())}')}\n")
     return code
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscan.cli.progress import Bar, Lines, Progress, Silent
 from gpuscan.cli.streams import ascii_only, can_take
+from gpuscan.printable import harmless, harmless_json
 from gpuscan.writing import json_text, write_json
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Output:
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the one JSON document of the command, ``"schema": 1`` first; NumPy values are welcome."""
         if self.json_mode:
-            text = json_text(document) + "\n"
+            text = harmless_json(json_text(document)) + "\n"
             sys.stdout.write(text if can_take(text) else ascii_only(text))
 
     @property
@@ -66,6 +67,9 @@ class Output:
         """Print a table: all of it, however narrow the terminal."""
         if self.json_mode:
             return
+        for column in table.columns:
+            column.header = harmless(str(column.header))
+            column._cells = [harmless(str(cell)) for cell in column.cells]
         console = terminal()
         for number, part in enumerate(_parts(table, console.width if console.is_terminal else _PIPE_WIDTH)):
             if number:
@@ -91,17 +95,17 @@ class Output:
             text = "\n".join(
                 textwrap.fill(line, self.width, break_on_hyphens=False) for line in text.split("\n")
             )
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(harmless(text) + "\n")
 
     def text(self, text: str) -> None:
         """Print text to be redirected into a file: as it is, never wrapped."""
         if not self.json_mode:
-            sys.stdout.write(text)
+            sys.stdout.write(harmless(text))
 
     def note(self, text: str) -> None:
         """Tell the user something that is not a result."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(harmless(text) + "\n")
 
     @contextmanager
     def note_if_slow(self, text: str) -> Iterator[None]:
@@ -127,6 +131,7 @@ class Output:
         """
         if self.quiet:
             return Silent()
+        description = harmless(description)
         if sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB:
             return Bar(description, total, unit, done, console=terminal(stderr=True))
         return Lines(description, total, unit, done)

@@ -11,7 +11,7 @@ from gpuscan.cli.run import DeviceChoice
 
 if TYPE_CHECKING:
     from gpuscan.cli.job import Job
-    from gpuscan.resume import ResumedRun
+    from gpuscan.resume import Request, ResumedRun
 
 
 def resume(
@@ -83,9 +83,8 @@ def resume(
     with closing(ResumedRun(directory)) as resumed:
         request = resumed.request
         if workers is None and cluster is None:
-            workers, cluster = request.workers, request.cluster
-            if shard_dir is None and request.shard_dir is not None:
-                shard_dir = Path(request.shard_dir)
+            _check_named(request, shard_dir)
+            workers = request.workers
         machine = None if request.machine is None else Path(request.machine)
         job = Job(
             workload=workload_of(request.where, request.workload),
@@ -99,7 +98,7 @@ def resume(
             fallback=fallback or request.fallback,
             n_threads=threads or request.n_threads,
             out=None if request.out is None else Path(request.out),
-            force=force or request.force,
+            force=force,
             every=every or request.every,
             workers=workers or None,
             cluster=cluster,
@@ -110,6 +109,26 @@ def resume(
         check_inputs(request, inputs_of(job.workload, job.snapshot))
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
         conduct(job, output, resumed)
+
+
+def _check_named(request: Request, shard_dir: Path | None) -> None:
+    """Refuse to connect or to write where only the checkpoint says so: it may be anybody's.
+
+    Raises:
+        InputError: it would.
+    """
+    from gpuscan.errors import InputError
+
+    if request.cluster is not None:
+        raise InputError(
+            f"the run was on the cluster {request.cluster}, and a checkpoint does not say whom to trust; "
+            f"give --cluster {request.cluster} to go on there, or --workers 0 to go on here"
+        )
+    if request.shard_dir is not None and shard_dir is None:
+        raise InputError(
+            f"the run kept its shards in {request.shard_dir}; give --shard-dir {request.shard_dir} to go on "
+            "there, or --workers 0 to go on without"
+        )
 
 
 def _check_out(job: Job, resumed: ResumedRun) -> None:

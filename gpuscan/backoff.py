@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import INT64_MAX, array, table, wholes
+
 
 class Backoff:
     """Claimed folios by the tick at which they are due.
@@ -91,13 +93,32 @@ class Backoff:
             "attempts": np.fromiter(self._attempts.values(), dtype=np.int64, count=len(self._attempts)),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
+    def restore(self, state: Mapping[str, Any], n_pages: int, word: Any) -> None:
+        """Become what :meth:`state` was taken of.
+
+        Args:
+            state: see above.
+            n_pages: flat pages of the store.
+            word: dtype of its records.
+
+        Raises:
+            ValueError: it was of another store.
+        """
+        names = ("due_ticks", "n_due", "flats", "words", "refused", "attempts")
+        found = table(state, "the back-off", names)
+        flats = array(found["flats"], np.int64, "flats", lowest=0, end=n_pages)
+        words = array(found["words"], word if len(flats) else np.uint32, "words", n=len(flats))
+        refused = array(found["refused"], np.int64, "refused", lowest=0, end=n_pages)
+        attempts = array(found["attempts"], np.int64, "attempts", n=len(refused), lowest=1)
+        ticks = wholes(found["due_ticks"], 0, INT64_MAX, "due_ticks")
+        n_due = wholes(found["n_due"], 1, len(flats), "n_due", len(ticks))
+        if sorted(set(ticks)) != ticks or sum(n_due) != len(flats):
+            raise ValueError("the folios that back off are not due at different ticks, each of them once")
         self._due = {}
         end = 0
-        for tick, n in zip(state["due_ticks"], state["n_due"], strict=True):
+        for tick, n in zip(ticks, n_due, strict=True):
             part = slice(end, end + n)
-            self._due[tick] = [(state["flats"][part], state["words"][part])]
+            self._due[tick] = [(flats[part], words[part])]
             end += n
-        self._waiting = Counter(state["flats"].tolist())
-        self._attempts = dict(zip(state["refused"].tolist(), state["attempts"].tolist(), strict=True))
+        self._waiting = Counter(flats.tolist())
+        self._attempts = dict(zip(refused.tolist(), attempts.tolist(), strict=True))

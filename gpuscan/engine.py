@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan import checked
 from gpuscan.backoff import Backoff
-from gpuscan.checks import flag, function, has_methods, instance, items, shown, state_of, whole
+from gpuscan.checks import flag, function, has_methods, instance, items, shown, whole
 from gpuscan.errors import ArgumentError, RunFailedError
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
 from gpuscan.kernels.api import ReleaseOutcome
@@ -47,6 +48,22 @@ _STATE = (
 
 PlanSink = Callable[[int, Plan, Batches], None]
 """Called with the tick, each plan and its batches before they are migrated."""
+
+N_TICKS_MAX = (1 << 31) - 1
+"""Ticks are 32 bits in a plan file."""
+_BUSY_NS_MAX = 86_400 * 10**9
+"""Of the busiest migrator in one tick: a day moves 80 TiB at 1 GB/s."""
+_STATE = (
+    "now_ns",
+    "n_ticks",
+    "last_busy_ns",
+    "active_nids",
+    "last_scan_ns",
+    "ledger",
+    "refusals",
+    "backoff",
+    "rate_limit",
+)
 
 
 @dataclass(slots=True)
@@ -335,22 +352,25 @@ class Engine:
         """Become what :meth:`state` was taken of, an engine of the same policy.
 
         Raises:
-            ArgumentError: it had a rate limit and this one has none, or the other way round.
+            ArgumentError: it was of another; for one, it had a rate limit and this one has none.
         """
-        state_of("engine", state, _STATE)
-        if (state["rate_limit"] is None) != (self._rate_limit is None):
+        found = checked.table(state, "the engine", _STATE)
+        if (found["rate_limit"] is None) != (self._rate_limit is None):
             raise ArgumentError("engine: one of the two has a rate limit; restore one of the same policy")
         if self._rate_limit is not None:
-            self._rate_limit.restore(state["rate_limit"])
-        self.now_ns = state["now_ns"]
-        self.n_ticks = state["n_ticks"]
-        self._last_busy_ns = state["last_busy_ns"]
+            self._rate_limit.restore(found["rate_limit"])
+        self.now_ns = checked.whole(found["now_ns"], 0, checked.TIME_NS_MAX, "now_ns")
+        self.n_ticks = checked.whole(found["n_ticks"], 0, N_TICKS_MAX, "n_ticks")
+        self._last_busy_ns = checked.whole(found["last_busy_ns"], 0, _BUSY_NS_MAX, "last_busy_ns")
+        active = checked.wholes(found["active_nids"], 0, N_NODES_MAX - 1, "active_nids")
         self._active[:] = 0
-        self._active[state["active_nids"]] = 1
-        self._last_scan_ns[:] = state["last_scan_ns"]
-        self.ledger.restore(state["ledger"])
-        self.refusals = Counter(dict(state["refusals"]))
-        self._backoff.restore(state["backoff"])
+        self._active[active] = 1
+        self._last_scan_ns[:] = checked.wholes(
+            found["last_scan_ns"], 0, checked.TIME_NS_MAX, "last_scan_ns", N_NODES_MAX
+        )
+        self.ledger.restore(found["ledger"])
+        self.refusals = Counter(checked.counts(found["refusals"], "refusals"))
+        self._backoff.restore(found["backoff"], self.store.n_pages, self.store.fmt.dtype)
 
     def _mark(self, sampled: Sampled, report: TickReport) -> None:
         policy = self.policy

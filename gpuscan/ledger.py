@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from gpuscan.checks import instance, state_of, text, whole
+from gpuscan import checked
+from gpuscan.checks import instance, text, whole
 from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
 from gpuscan.pagestore import Counts
@@ -136,11 +137,18 @@ class Ledger:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
-        state_of("ledger", state, [place.name for place in fields(self)])
+        """Become what :meth:`state` was taken of.
+
+        Raises:
+            ValueError: it was taken of nothing like this.
+        """
+        found = checked.table(state, "the ledger", tuple(place.name for place in fields(self)))
         for place in fields(self):
-            value = state[place.name]
-            setattr(self, place.name, Counter(dict(value)) if isinstance(value, list) else value)
+            value = found[place.name]
+            if isinstance(getattr(self, place.name), Counter):
+                setattr(self, place.name, Counter(checked.counts(value, place.name)))
+            else:
+                setattr(self, place.name, checked.whole(value, 0, checked.INT64_MAX, place.name))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers for a report, reasons sorted by count."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpuscan import checked
 from gpuscan.begun import EndedAhead
 from gpuscan.checks import INT64_MAX, flag, instance, integers, text, whole
 from gpuscan.errors import ArgumentError, InputError, TopologyError
@@ -457,9 +458,13 @@ class PageStore(ABC):
 
     def _restore_rounds(self, state: Mapping[str, Any]) -> None:
         """Take over what goes from one round to the next."""
+        names = tuple(place.name for place in fields(EndedAhead))
+        ended = checked.table(state["ended_ahead"], "ended_ahead", names)
         self.cursor = state["cursor"]
         self._resume_flat = np.array(state["resume_flat"], dtype=np.int64)
-        self._ended_ahead = EndedAhead(**state["ended_ahead"])
+        self._ended_ahead = EndedAhead(
+            **{name: checked.whole(ended[name], 0, INT64_MAX, name) for name in names}
+        )
 
     @abstractmethod
     def close(self) -> None:

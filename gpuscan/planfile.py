@@ -13,6 +13,7 @@ File metadata: ``gpuscan.schema`` (1), ``gpuscan.record_format``, ``gpuscan.batc
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +25,17 @@ import pyarrow.parquet as pq
 
 from gpuscan.errors import InputError
 from gpuscan.plan import Batches, Plan
+from gpuscan.reading import UnfitError, check_room, open_file
 from gpuscan.writing import create
 
 SCHEMA_VERSION = 1
+
+_ROW_BYTES = 34
+"""Of all columns."""
+_FOOTER_BYTES_MAX = 64 << 20
+_FOOTER_ITEMS_MAX = 1 << 20
+"""Of Thrift lists: row groups, of which a plan is one, and their columns."""
+_DIGITS_MAX = 9
 
 _COLUMNS = pa.schema(
     [
@@ -65,8 +74,19 @@ class PlanRows:
 
 
 def parse_rows(serialized: bytes) -> pa.RecordBatch:
-    """Return the rows that :meth:`PlanRows.rows` made, from the bytes of their ``serialize()``."""
-    return pa.ipc.read_record_batch(pa.py_buffer(serialized), _COLUMNS)
+    """Return the rows that :meth:`PlanRows.rows` made, from the bytes of their ``serialize()``.
+
+    Raises:
+        InputError: they are not such rows.
+    """
+    try:
+        rows = pa.ipc.read_record_batch(pa.py_buffer(serialized), _COLUMNS)
+        rows.validate(full=True)
+    except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise InputError(f"a kept plan is damaged ({_first_line(error)}); run again from the start") from None
+    if any(column.null_count for column in rows.columns):
+        raise InputError("a kept plan is damaged (a value is missing); run again from the start")
+    return rows
 
 
 class PlanWriter:
@@ -159,21 +179,44 @@ class PatientPlanWriter:
 def read_plans(path: Path) -> pa.Table:
     """Return the rows of a plan file.
 
+    What the file says of itself is looked at first: its columns, and how many rows they have. The decoding is
+    Arrow's, which reads through one door: what its metadata objects say of columns can end the process
+    (an exception where none is caught, Arrow 26). docs/files.md has what that leaves.
+
     Raises:
-        InputError: it is not one, is cut short, or is of a newer schema.
+        InputError: it is not one, is cut short, of a newer schema, or larger than memory allows.
     """
+    foreign = f"{path} was not written by gpuscan; give a plan.parquet of gpuscan"
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} is not a readable plan file ({error}); give a plan.parquet of gpuscan"
-        ) from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    version = metadata.get("gpuscan.schema", "")
-    if not version.isdigit() or table.schema.names != _COLUMNS.names:
-        raise InputError(f"{path} was not written by gpuscan; give a plan.parquet of gpuscan")
+        with (
+            os.fdopen(open_file(path), "rb") as file,
+            pq.ParquetFile(
+                file,
+                thrift_string_size_limit=_FOOTER_BYTES_MAX,
+                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
+            ) as plans,
+        ):
+            schema, n_rows = plans.schema_arrow, plans.metadata.num_rows
+            if not schema.remove_metadata().equals(_COLUMNS):
+                raise InputError(foreign)
+            check_room(n_rows * _ROW_BYTES)
+            table = plans.read(use_threads=False)
+            table.validate(full=True)
+    except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
+        why = f"is not a readable plan file ({_first_line(error)})"
+        why = str(error) if isinstance(error, UnfitError) else why
+        raise InputError(f"{path} {why}; give a plan.parquet of gpuscan") from error
+    metadata = schema.metadata or {}
+    version = metadata.get(b"gpuscan.schema", b"")
+    if not version.isdigit() or len(version) > _DIGITS_MAX or len(table) != n_rows:
+        raise InputError(foreign)
     if int(version) > SCHEMA_VERSION:
         raise InputError(
-            f"{path} has schema {version}, this gpuscan reads up to {SCHEMA_VERSION}; install a newer one"
+            f"{path} has schema {int(version)}, and this gpuscan reads up to {SCHEMA_VERSION}; "
+            "install a newer one"
         )
     return table
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gpuscan.checked import pairs, table, whole
 from gpuscan.units import PAGE_BYTES
 
 _NS_PER_S = 1_000_000_000
 _PAGE = PAGE_BYTES * _NS_PER_S
 """One page in the unit of an allowance, byte nanoseconds: whole numbers, so nothing is lost to rounding."""
+
+_LEFT_MAX = 1 << 126
+"""Of an allowance: a rate times a time, 63 bits each."""
 
 
 class RateLimit:
@@ -52,5 +56,12 @@ class RateLimit:
         return {"left": list(self._left.items())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, a limit of the same targets."""
-        self._left = dict(state["left"])
+        """Become what :meth:`state` was taken of, a limit of the same targets.
+
+        Raises:
+            ValueError: it was of others.
+        """
+        left = pairs(table(state, "rate_limit", ("left",))["left"], "what is left of the rate limit")
+        if {nid for nid, _ in left} != self._left.keys():
+            raise ValueError("the rate limit has other targets")
+        self._left = {nid: whole(value, -_LEFT_MAX, _LEFT_MAX, "an allowance") for nid, value in left}

@@ -14,22 +14,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from gpuscan.checked import INT64_MAX, TIME_NS_MAX, flag, items, shown, table, text, whole, wholes
+from gpuscan.checked import number as decimal
 from gpuscan.checkpoint.directory import CheckpointDirectory, find, generations, load
 from gpuscan.checkpoint.log import Log, Position, check, entries, position_of
 from gpuscan.checkpoint.state import State, canonical
-from gpuscan.engine import Engine, PlanSink, TickReport
-from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, InputError
+from gpuscan.chunks import said
+from gpuscan.engine import N_TICKS_MAX, Engine, PlanSink, TickReport
+from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, InputError, TopologyError
 from gpuscan.flow import Resumable
 from gpuscan.kernels.registry import Device
 from gpuscan.plan import Batches, Plan
+from gpuscan.reading import UnfitError, open_file, parse_json
 from gpuscan.scenario import Scenario
+from gpuscan.topology.serialize import topology_from_dict
 from gpuscan.units import format_number, format_time, parse_time_ns
 
 if TYPE_CHECKING:
@@ -41,6 +47,22 @@ if TYPE_CHECKING:
 
 KIND = "run"
 _TICKS_LOG, _PLANS_LOG = "ticks.log", "plans.log"
+_STATE = (
+    "request",
+    "resumed_at",
+    "made",
+    "ticks",
+    "plans",
+    "engine",
+    "store",
+    "machine",
+    "source",
+    "migrator",
+)
+_PROCESSES_MAX = 1 << 12
+"""Of threads and workers that a checkpoint may ask for."""
+_NAME_MAX = 100
+_METRIC_MAX = 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +101,9 @@ class Request:
         every: see :class:`Every`.
         workers, cluster, shard_dir: where the shards were, None without.
         gpuscan: the version that was asked.
+
+    In a checkpoint this is whoever's who made that: ``force``, ``cluster`` and ``shard_dir`` were for the
+    run that was asked, and are not taken from there (docs/checkpoint.md, *Somebody else's checkpoint*).
     """
 
     where: str
@@ -97,6 +122,34 @@ class Request:
     cluster: str | None
     shard_dir: str | None
     gpuscan: str
+
+    @classmethod
+    def of(cls, document: Any) -> Request:
+        """Return what a checkpoint says was asked for, each value of its type.
+
+        Raises:
+            ValueError: one is not.
+        """
+        names = tuple(place.name for place in fields(cls))
+        found = dict(table(document, "the request", names))
+        for name in ("where", "every", "gpuscan"):
+            text(found[name], name)
+        for name in ("machine", "split_cxl", "out", "cluster", "shard_dir"):
+            if found[name] is not None:
+                text(found[name], name)
+        for name in ("fallback", "force"):
+            flag(found[name], name)
+        for name in ("workload", "topology", "inputs"):
+            table(found[name], name)
+        for name, lowest in (("n_threads", 1), ("workers", 0)):
+            if found[name] is not None:
+                whole(found[name], lowest, _PROCESSES_MAX, name)
+        if found["device"] is not None and found["device"] not in get_args(Device):
+            raise ValueError(f"device is {shown(found['device'])}, which is none")
+        for what, sha256 in found["inputs"].items():
+            text(what, "an input")
+            text(sha256, "the SHA-256 of an input", 64)
+        return cls(**found)
 
 
 class RunCheckpoints:
@@ -274,22 +327,43 @@ class ResumedRun(RunCheckpoints):
             raise
 
     def _read(self, state: State) -> None:
-        self.request = Request(**state["request"])
-        self.n_ticks: int = state["made"]["ticks"]
-        self.resumed_at = [*state["resumed_at"], state["engine"]["n_ticks"]]
-        self._positions = position_of(state["ticks"]), position_of(state["plans"])
+        table(state, "the checkpoint", _STATE)
+        engine = table(state["engine"], "the engine")
+        self.request = Request.of(state["request"])
+        made = table(state["made"], "what was made", ("policy", "spec", "ticks"))
+        self.n_ticks = whole(made["ticks"], 1, N_TICKS_MAX, "ticks")
+        n_done = whole(engine.get("n_ticks"), 0, N_TICKS_MAX, "n_ticks")
+        self.resumed_at = [*wholes(state["resumed_at"], 0, n_done, "resumed_at"), n_done]
+        plans = table(state["plans"], "the plans", ("n_bytes", "crc32", "n_batches"))
+        self._n_batches = whole(plans["n_batches"], 0, INT64_MAX, "n_batches")
+        self._positions = (
+            position_of(table(state["ticks"], "the ticks", ("n_bytes", "crc32"))),
+            position_of(plans),
+        )
         for name, position in zip((_TICKS_LOG, _PLANS_LOG), self._positions, strict=True):
             if position.n_bytes:
                 check(self.directory.path / name, position)
         ticks = entries(self.directory.path / _TICKS_LOG, self._positions[0])
-        self.earlier = [TickReport(**json.loads(entry)) for entry in ticks]
+        self.earlier = [_tick_report(entry, number) for number, entry in enumerate(ticks)]
+        if len(self.earlier) != n_done:
+            raise ValueError(f"{_TICKS_LOG} has {len(self.earlier)} ticks, the checkpoint is after {n_done}")
+        self._check_size(state)
+
+    def _check_size(self, state: State) -> None:
+        """Refuse a machine of another size than the arrays before it is built: it may be any size."""
+        if self.request.machine is not None:
+            return
+        n_sections = topology_from_dict(self.request.topology).page_map.n_sections
+        edges = items(table(state["store"], "the store").get("section_edges"), "section_edges")
+        if not edges or edges[-1] != n_sections:
+            raise ValueError(f"the store is not of the {n_sections} sections of the topology")
 
     def keep_plans(self) -> PlanSink:
         """See :meth:`RunCheckpoints.keep_plans`."""
         from gpuscan.planfile import PlanRows
 
         sink = super().keep_plans()
-        self._rows = PlanRows(self._state["plans"]["n_batches"])
+        self._rows = PlanRows(self._n_batches)
         return sink
 
     def begin(self, scenario: Scenario, request: Request) -> None:
@@ -355,10 +429,10 @@ def digest_of_file(path: Path) -> str:
         InputError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_file(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the file") from error
+    except (UnfitError, OSError) as error:
+        raise InputError(f"{said(error, path)}; check the file") from error
 
 
 def inputs_of(workload: Workload, snapshot: Snapshot | None) -> dict[str, str]:
@@ -400,10 +474,10 @@ def _fits(place: Path) -> Iterator[None]:
     """Turn what a state that is not of this run's kind raises into one sentence."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, TopologyError) as error:
+        why = str(error) if isinstance(error, (ValueError, TopologyError)) else repr(error)
         raise CheckpointError(
-            f"{place} does not fit the run it is of ({type(error).__name__}: {error}); "
-            "resume it with the gpuscan that wrote it"
+            f"{place} does not fit the run it is of ({why}); resume it with the gpuscan that wrote it"
         ) from error
 
 
@@ -440,6 +514,29 @@ def _parts(scenario: Scenario) -> dict[str, Resumable]:
             )
         resumable[name] = part
     return resumable
+
+
+def _tick_report(entry: bytes, number: int) -> TickReport:
+    """Return the report of a tick that :meth:`RunCheckpoints.on_tick` kept.
+
+    Raises:
+        ValueError: it is not that of this tick.
+    """
+    found = table(parse_json(entry), "a tick", tuple(place.name for place in fields(TickReport)))
+    for name, value in found.items():
+        if name == "path":
+            text(value, name, _NAME_MAX)
+        elif name == "metrics":
+            for metric, measured in table(value, name).items():
+                text(metric, "a metric", _NAME_MAX)
+                decimal(measured, -_METRIC_MAX, _METRIC_MAX, metric)
+        elif name == "migrate_busy_ns":
+            decimal(value, 0, TIME_NS_MAX, name)
+        else:
+            whole(value, 0, INT64_MAX, name)
+    if found["tick"] != number:
+        raise ValueError(f"{_TICKS_LOG} has tick {found['tick']} where {number} should be")
+    return TickReport(**found)
 
 
 def _plain(value: Any) -> Any:

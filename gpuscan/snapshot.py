@@ -9,15 +9,14 @@ machine or its users. On disk (Zarr v3)::
              node0/kpagecount       uint32[n]
              node1/...
 
-Zarr reads a chunk that is not there as zeros and says nothing, so every array
-carries the CRC-32 of each of its chunks; a chunk that was cut off or damaged is
-found when the snapshot is read.
+A chunk of zeros has no file, so every array carries the CRC-32 of each of its chunks; one
+that was lost, cut off or damaged is found when the snapshot is read. A snapshot may be
+somebody else's: :mod:`gpuscan.chunks` and :mod:`gpuscan.reading` are how it is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan import checked
 from gpuscan.checks import ArraySpec, check_arrays, flag, instance, items, place_of, real, settle, text, whole
+from gpuscan.chunks import ChunkReader, read_metadata, said
 from gpuscan.errors import InputError, SnapshotError, TopologyError
 from gpuscan.pageflags import Frames, count_pages, find_frames
 from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
@@ -41,20 +43,18 @@ SCHEMA = 1
 KIND = "machine"
 CHUNK_SECTIONS = 128
 """Sections per chunk: 4 Mi pages, 32 MiB of flags before compression."""
+CHUNK_SECTIONS_MAX = 128
+"""Sections in a chunk that is read: more of them would take more memory than any writer of ours asks for."""
 
 _ROOT = "zarr.json"
 _CONTENTS = Contents(_ROOT, ("node[0-9]*",))
 _WORDS = (ArraySpec("flags", "uint64", ("flags",)), ArraySpec("mapcounts", "uint32", ("mapcounts",)))
 _ARRAYS = {"kpageflags": np.dtype(np.uint64), "kpagecount": np.dtype(np.uint32)}
-_FACTS: dict[str, type | tuple[type, ...]] = {
-    "captured_at": str,
-    "kernel_release": str,
-    "hz": (int, type(None)),
-    "lru_gen": bool,
-    "notes": list,
-}
-# What Zarr, its codecs and the file system raise over damaged metadata and chunks.
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError)
+_PAGE_BYTES = 12
+"""Of all arrays, for a page."""
+_HZ_MAX = 1_000_000
+_NOTES_MAX = 10_000
+_AGAIN = "copy it again or capture the machine again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +208,14 @@ class Snapshot:
             SnapshotError: it is not a snapshot, was cut short or damaged, or is of a newer schema.
         """
         path = place_of("read: path", path)
-        attributes = _root_attributes(path)
-        topology, facts = _facts(path, attributes)
-        page_map = topology.page_map
-        flat = {name: np.empty(page_map.n_pages, dtype) for name, dtype in _ARRAYS.items()}
-        for node in topology.nodes:
-            sections = np.flatnonzero(page_map.section_nid == node.nid)
-            for name, pages in flat.items():
-                _read_array(path, node.nid, name, sections, pages.reshape(-1, SECTION_PAGES))
+        with _opened(path) as folder:
+            topology, facts = _facts(path, _root_attributes(path, folder))
+            page_map = topology.page_map
+            flat = {name: np.empty(page_map.n_pages, dtype) for name, dtype in _ARRAYS.items()}
+            for node in topology.nodes:
+                sections = np.flatnonzero(page_map.section_nid == node.nid)
+                for name, pages in flat.items():
+                    _read_array(folder, node.nid, name, sections, pages.reshape(-1, SECTION_PAGES))
         return cls(topology, flat["kpageflags"], flat["kpagecount"], **facts)
 
 
@@ -229,85 +229,107 @@ def check_free(path: Path, *, force: bool = False) -> None:
     if not path.exists() or not any(path.iterdir()):
         return
     try:
-        _root_attributes(path)
+        with _opened(path) as folder:
+            _root_attributes(path, folder)
     except SnapshotError:
         raise InputError(
             f"{path} is not a snapshot, so it is not replaced; give another name or remove it yourself"
         ) from None
 
 
-def _root_attributes(path: Path) -> dict[str, Any]:
-    root = path / _ROOT
+def _opened(path: Path) -> Folder:
     try:
-        document = json.loads(root.read_bytes())
+        return Folder(path)
     except FileNotFoundError:
-        missing = (
-            f"{path} is not there" if not path.exists() else f"{path} is not a snapshot: it has no {_ROOT}"
-        )
-        raise SnapshotError(f"{missing}; make one with 'gpuscan capture'") from None
+        raise SnapshotError(f"{path} is not there; make one with 'gpuscan capture'") from None
     except NotADirectoryError:
         raise SnapshotError(f"{path} is a file, not a snapshot; make one with 'gpuscan capture'") from None
     except OSError as error:
-        raise SnapshotError(f"cannot read {root}: {error.strerror}; check its permissions") from None
-    except ValueError as error:
-        raise SnapshotError(f"{root} is cut short or damaged ({error}); capture the machine again") from None
-    attributes = document.get("attributes") if isinstance(document, dict) else None
-    if not isinstance(attributes, dict) or attributes.get("kind") != KIND:
+        raise SnapshotError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+    except ValueError as error:  # a NUL byte in the name
+        raise SnapshotError(f"{str(path)!r} is not a file name ({error}); give a snapshot") from None
+
+
+def _root_attributes(path: Path, folder: Folder) -> dict[str, Any]:
+    try:
+        document = read_metadata(folder, JSON_BYTES_MAX)
+    except FileNotFoundError:
+        raise SnapshotError(
+            f"{path} is not a snapshot: it has no {_ROOT}; make one with 'gpuscan capture'"
+        ) from None
+    except OSError as error:
+        raise SnapshotError(f"cannot read {path / _ROOT}: {error.strerror}; check its permissions") from None
+    except UnfitError as error:
+        raise SnapshotError(f"{path} {error}; {_AGAIN}") from None
+    attributes: dict[str, Any] = document["attributes"]
+    if attributes.get("kind") != KIND:
         raise SnapshotError(f"{path} is not a snapshot of a machine; make one with 'gpuscan capture'")
     return attributes
 
 
 def _facts(path: Path, attributes: dict[str, Any]) -> tuple[Topology, dict[str, Any]]:
     schema = attributes.get("schema")
-    if type(schema) is not int or schema > SCHEMA:
+    if type(schema) is not int or not 0 < schema <= SCHEMA:
         raise SnapshotError(
-            f"{path} is of schema {schema}, and this gpuscan reads up to {SCHEMA}; install a newer gpuscan"
+            f"{path} is of schema {str(schema)[:20]}, and this gpuscan reads up to {SCHEMA}; "
+            "install a newer gpuscan"
         )
-    for key, expected in _FACTS.items():
-        if key not in attributes or not isinstance(attributes[key], expected):
-            raise SnapshotError(
-                f"{path / _ROOT}: {key} is missing or of the wrong type; capture the machine again"
-            )
-    facts = {key: attributes[key] for key in _FACTS}
-    facts["notes"] = tuple(str(note) for note in facts["notes"])
+    place = path / _ROOT
     try:
-        return topology_from_dict(attributes.get("topology")), facts
+        lru_gen, hz = attributes.get("lru_gen"), attributes.get("hz", "")
+        if type(lru_gen) is not bool:
+            raise ValueError("lru_gen is missing or neither true nor false")
+        facts = {
+            "captured_at": checked.text(attributes.get("captured_at"), "captured_at"),
+            "kernel_release": checked.text(attributes.get("kernel_release"), "kernel_release"),
+            "hz": None if hz is None else checked.whole(hz, 1, _HZ_MAX, "hz"),
+            "lru_gen": lru_gen,
+            "notes": tuple(checked.texts(attributes.get("notes"), "notes", _NOTES_MAX)),
+        }
+        topology = topology_from_dict(attributes.get("topology"))
+        check_room(topology.page_map.n_pages * _PAGE_BYTES)
+        return topology, facts
     except TopologyError as error:
-        raise SnapshotError(f"{path / _ROOT}: {error}") from None
+        raise SnapshotError(f"{place}: {error}") from None
+    except UnfitError as error:
+        raise SnapshotError(f"{path} {error}; free memory, or use a machine that has more") from None
+    except ValueError as error:
+        raise SnapshotError(f"{place}: {error}; capture the machine again") from None
 
 
 def _read_array(
-    path: Path, nid: int, name: str, sections: NDArray[np.intp], by_section: NDArray[Any]
+    folder: Folder, nid: int, name: str, sections: NDArray[np.intp], by_section: NDArray[Any]
 ) -> None:
     """Read one node's array into rows ``sections`` of ``by_section``, checking every chunk."""
-    import zarr
-
-    place = f"{path}/node{nid}/{name}"
-    again = "copy it again or capture the machine again"
+    place = f"{folder.path}/node{nid}/{name}"
+    n_pages = len(sections) * SECTION_PAGES
+    names = (f"node{nid}", name)
     try:
-        array = zarr.open_array(place, mode="r")
-        shape, dtype, crcs = array.shape, array.dtype, list(array.attrs["crc32"])
-        chunks = list(_chunks(len(sections), array.chunks[0] // SECTION_PAGES))
-    except _UNREADABLE as error:
-        raise SnapshotError(f"{place} is missing or damaged ({_first_line(error)}); {again}") from None
-    if shape != (len(sections) * SECTION_PAGES,) or dtype != by_section.dtype or len(crcs) != len(chunks):
-        raise SnapshotError(
-            f"{place} holds {shape} of {dtype} in {len(crcs)} chunks, and the topology needs "
-            f"({len(sections) * SECTION_PAGES},) of {by_section.dtype} in {len(chunks)}; {again}"
-        )
-    for number, (part, crc) in enumerate(zip(chunks, crcs, strict=True)):
-        where = f"{place}: chunk {number} of {len(chunks)}"
+        with ChunkReader(
+            folder, names, by_section.dtype, n_pages, chunk_max=CHUNK_SECTIONS_MAX * SECTION_PAGES
+        ) as array:
+            _read_chunks(array, place, sections, by_section)
+    except (UnfitError, OSError) as error:
+        raise SnapshotError(f"{said(error, place)}; {_AGAIN}") from None
+
+
+def _read_chunks(
+    array: ChunkReader, place: str, sections: NDArray[np.intp], by_section: NDArray[Any]
+) -> None:
+    crcs = array.attributes.get("crc32")
+    n_chunks = array.n_chunks
+    if array.chunk % SECTION_PAGES or not isinstance(crcs, list) or len(crcs) != n_chunks:
+        raise UnfitError(f"has no CRC-32 for each of its {n_chunks} chunks")
+    parts = _chunks(len(sections), array.chunk // SECTION_PAGES)
+    for number, (part, crc) in enumerate(zip(parts, crcs, strict=True)):
+        where = f"{place}: chunk {number} of {n_chunks}"
         try:
-            pages = array[part.start * SECTION_PAGES : part.stop * SECTION_PAGES]
-        except _UNREADABLE as error:
-            raise SnapshotError(f"{where} is damaged ({_first_line(error)}); {again}") from None
+            pages = array.read(number)
+        except (UnfitError, OSError) as error:
+            raise SnapshotError(f"{said(error, where)}; {_AGAIN}") from None
         if zlib.crc32(pages.data) != crc:
-            raise SnapshotError(f"{where} is missing or was changed (its CRC-32 is wrong); {again}")
+            raise SnapshotError(f"{where} is missing or was changed (its CRC-32 is wrong); {_AGAIN}")
         by_section[sections[part]] = pages.reshape(-1, SECTION_PAGES)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _chunks(n_sections: int, chunk_sections: int) -> Iterator[slice]:

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan import checks
+from gpuscan import checked
 from gpuscan.begun import EndedAhead
-from gpuscan.checks import ArraySpec, check_arrays, whole
 from gpuscan.errors import ArgumentError
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
@@ -31,7 +30,8 @@ from gpuscan.records import N_NODES_MAX
 if TYPE_CHECKING:
     from gpuscan.pagestore import PageStore
 
-_KEYS = (
+_PAGE_ARRAYS = ("records", "ready_bits", "block_bits", "eligible_bits", "folio_order")
+_STATE = (
     "format",
     "fixed_target",
     "cursor",
@@ -41,11 +41,8 @@ _KEYS = (
     "section_edges",
     "parts",
 )
-_NUMBERS = (
-    ArraySpec("resume_flat", "int64", ("targets",), values=(0, "pages+1")),
-    ArraySpec("active_nids", "int64", values=(0, N_NODES_MAX)),
-)
-_PAGE_ARRAYS = ("records", "ready_bits", "block_bits", "eligible_bits", "folio_order")
+_ORDER_MAX = 15
+"""Of a folio: a section."""
 
 
 def page_arrays(arrays: StoreArrays) -> dict[str, Any]:
@@ -80,29 +77,37 @@ def check_fits(store: PageStore, state: Mapping[str, Any], n_sections: int) -> N
     Raises:
         ArgumentError: another format, target or size, or no state at all.
     """
-    checks.state_of("restore", state, _KEYS)
+    found = checked.table(state, "restore: the state", _STATE)
     for what, own in (("format", store.fmt.name), ("fixed_target", store.layout.fixed_target)):
-        if state[what] != own:
+        if type(found[what]) is not type(own) or found[what] != own:
             raise ArgumentError(
-                f"restore: {what} {state[what]}, this store has {own}; restore one of the same kind"
+                f"restore: {what} {checked.shown(found[what])}, this store has {own}; "
+                "restore one of the same kind"
             )
     n_pages = n_sections * SECTION_PAGES
-    numbers = {"targets": len(store.resume_flat), "pages": n_pages}
-    if len(state["resume_flat"]) != len(store.resume_flat):
+    same = "restore one of the same machine"
+    resume_flat = checked.wholes(found["resume_flat"], 0, n_pages, "restore: resume_flat")
+    if len(resume_flat) != len(store.resume_flat):
         raise ArgumentError(
-            f"restore: {len(state['resume_flat'])} targets, this store has {len(store.resume_flat)}; "
-            "restore one of the same machine"
+            f"restore: {len(resume_flat)} targets, this store has {len(store.resume_flat)}; {same}"
         )
-    edges = state["section_edges"]
+    edges = checked.wholes(found["section_edges"], 0, checked.INT64_MAX, "restore: section_edges")
+    if len(edges) < 2 or edges[0] or any(lo >= hi for lo, hi in pairwise(edges)):
+        raise ArgumentError("restore: section_edges do not ascend from 0; give what state() returned")
     if edges[-1] != n_sections:
+        raise ArgumentError(f"restore: {edges[-1]} sections, this store has {n_sections}; {same}")
+    cursor = checked.whole(found["cursor"], 0, n_pages - 1, "restore: cursor")
+    if cursor % BLOCK_PAGES:
+        raise ArgumentError(f"restore: the cursor {cursor} is no first page of a block; take the state anew")
+    checked.wholes(found["active_nids"], 0, N_NODES_MAX - 1, "restore: active_nids")
+    numbers = {str(number) for number in range(len(edges) - 1)}
+    parts = checked.table(found["parts"], "restore: the parts")
+    if not parts.keys() <= numbers:
         raise ArgumentError(
-            f"restore: {edges[-1]} sections, this store has {n_sections}; restore one of the same machine"
+            "restore: the parts are not those between its section_edges; give what state() returned"
         )
-    check_arrays("restore", _NUMBERS, (state["resume_flat"], state["active_nids"]), numbers)
-    if whole("restore: cursor", state["cursor"], 0, n_pages - 1) % BLOCK_PAGES:
-        raise ArgumentError(
-            f"restore: the cursor {state['cursor']} is no first page of a block; take the state anew"
-        )
+    for part in parts.values():
+        checked.table(part, "restore: a part", _PAGE_ARRAYS)
 
 
 def overlapping(state: Mapping[str, Any], first: int, end: int) -> dict[str, Any]:
@@ -130,4 +135,15 @@ def arrays_between(state: Mapping[str, Any], first: int, end: int) -> StoreArray
                 array[(max(first, lo) - lo) * per_section : (min(end, hi) - lo) * per_section]
             )
     joined = {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in pieces.items()}
+    _check_orders(joined["folio_order"])
     return StoreArrays(**joined, node_active=None)
+
+
+def _check_orders(order: NDArray[Any]) -> None:
+    """Refuse folios that no kernel expects.
+
+    Raises:
+        ValueError: one is larger than a section.
+    """
+    if order.dtype != np.uint8 or (len(order) and order.max() > _ORDER_MAX):
+        raise ValueError("folio_order has folios that are larger than a section")

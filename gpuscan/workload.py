@@ -20,6 +20,7 @@ from gpuscan import checks
 from gpuscan.complaints import first_complaint
 from gpuscan.errors import InputError
 from gpuscan.nearby import meant_file
+from gpuscan.reading import TOML_BYTES_MAX, UnfitError, parse_toml, read_file, toml_place
 from gpuscan.topology.resolve import names_file
 from gpuscan.workload_model import MODELS, Workload, suggestion
 
@@ -133,25 +134,24 @@ def _text(name: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path, TOML_BYTES_MAX).decode()
     except OSError as error:
         raise InputError(
             f"cannot read the workload {path}: {error.strerror}; give a built-in name or a TOML file"
         ) from error
+    except UnfitError as error:
+        raise InputError(f"the workload {path} {error}; give a built-in name or a TOML file") from error
     except ValueError as error:
         raise InputError(f"{path} is not UTF-8 text ({error}); a workload is a TOML file") from error
 
 
 def _parse_toml(where: str, text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return parse_toml(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        if found is None:
-            raise InputError(f"{where}: {error}; fix the TOML there") from error
-        message, line, column = found.groups()
-        raise InputError(f"{where}:{line}:{column}: {message}; fix the TOML there") from error
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
+        place, message = toml_place(error)
+        raise InputError(f"{where}{place}: {message}; fix the TOML there") from error
+    except ValueError as error:  # a number of 5000 digits; lists in lists in lists
         raise InputError(f"{where}: TOML that cannot be read ({error}); simplify it") from error
 
 
@@ -189,8 +189,8 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
 def _override_value(text: str) -> Any:
     """Return ``text`` as a TOML value, or as the string it is: ``100ms`` needs no quotes."""
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
+        parsed = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
 

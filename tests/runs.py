@@ -23,6 +23,8 @@ from gpuscan.snapshot import Snapshot
 from gpuscan.store import Store
 from gpuscan.storestate import arrays_between, page_arrays
 from gpuscan.topology import Topology
+from gpuscan.topology.resolve import resolve_topology
+from gpuscan.topology.serialize import topology_to_dict
 from gpuscan.workload import workload_document, workload_of
 
 BUSY = [
@@ -62,12 +64,19 @@ class Case:
         options |= {"snapshot": self.snapshot, "topology": self.topology, "plan_sink": plan_sink}
         return build_scenario(workload, **options)
 
+    def machine(self) -> Topology:
+        """Return what it runs on."""
+        if self.snapshot is not None:
+            return self.snapshot.topology
+        workload = workload_of(*workload_document(self.workload, self.settings()))
+        return self.topology or resolve_topology(workload.topology.machine, workload.topology.memory)
+
     def request(self, every: str) -> Request:
         """Return what a checkpoint keeps of it; nothing is built of that here."""
         return Request(
             where="test",
             workload={},
-            topology={},
+            topology=topology_to_dict(self.machine()),
             device="cpu",
             n_threads=1,
             fallback=False,

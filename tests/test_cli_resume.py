@@ -240,7 +240,7 @@ def test_a_damaged_log_is_found(here: Path, capsys: pytest.CaptureFixture[str]) 
         for bad, said in (
             (good[:50], "bytes early"),
             (b"?" + good[1:], "was changed"),
-            (None, "cannot read"),
+            (None, "cannot be read"),
         ):
             log.unlink() if bad is None else log.write_bytes(bad)
             capsys.readouterr()
@@ -323,7 +323,7 @@ def test_a_state_that_lacks_something_is_one_sentence(
         crashed(5, "small.toml")
     capsys.readouterr()
     assert main(["resume", "state"]) == 2
-    assert "does not fit the run it is of (KeyError: 'random')" in capsys.readouterr().err
+    assert "does not fit the run it is of (the migrator lacks the key 'random')" in capsys.readouterr().err
 
 
 def test_a_source_without_a_state_is_refused(tmp_path: Path) -> None:

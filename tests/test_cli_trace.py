@@ -123,7 +123,7 @@ def test_what_is_wrong_with_a_trace_is_one_sentence(
     bad.write_bytes(HOST.joinpath("zarr.json").read_bytes())
     assert "bad.txt: the document is not a list" in refused(capsys, "--trace", str(bad))
     assert "No such file" in refused(capsys, "--trace", str(tmp_path / "true"))
-    assert "is not a file" in refused(capsys, "--trace", str(tmp_path))
+    assert "not a file, and a trace is read twice" in refused(capsys, "--trace", str(tmp_path))
     assert "nothing to promote" in refused(capsys, "--trace", str(trace), "--machine", "two-socket")
     heavy = ("--memory", "1GiB", "--set", "source.min_weight=500")
     assert "6,000 below source.min_weight" in refused(capsys, "--trace", str(trace), *heavy)

@@ -138,7 +138,11 @@ def test_a_topology_survives_being_written_down():
         (lambda d: d["nodes"][0].update(kind="tape"), "'tape' is not a valid MemoryKind"),
         (lambda d: d.update(nodes=7), "is damaged"),
         (lambda d: d.update(distance=[[300]]), "is damaged"),
-        (lambda d: d["nodes"][0]["zones"][2].update(present=[[0, 900]]), "is in two zones"),
+        (
+            lambda d: d["nodes"][0]["zones"][2].update(present=[[0, 900]]),
+            "managed_pages is 320000, not",
+        ),
+        (lambda d: d["nodes"][0]["zones"][0].update(present=[[0, 900000]]), "is in two zones"),
     ],
 )
 def test_a_damaged_stored_topology_is_named(damage, says):

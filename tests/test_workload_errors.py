@@ -114,7 +114,7 @@ def test_a_broken_file_is_named_with_line_or_key(tmp_path: Path, text: str, mess
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         load_workload(str(tmp_path / "none.toml"))
-    with pytest.raises(InputError, match="Is a directory"):
+    with pytest.raises(InputError, match="is a directory, not a file"):
         load_workload(str(tmp_path))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")

@@ -2,13 +2,15 @@
 
 Every chunk is known by the SHA-256 of its elements. A chunk that has the digest it had in the
 generation before is a hard link to that one's file (a copy where the file system has no
-links); a chunk of zeros has no file. Zarr reads a chunk that is not there as zeros and says
-nothing, so the digests are also what finds a lost or damaged one.
+links); a chunk of zeros has no file. A chunk that is not there is read as zeros, so the digests are
+also what finds a lost or damaged one. They are no signature: :mod:`gpuscan.chunks` reads the files,
+which may be anybody's.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +19,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import INT64_MAX, shown, table, text, texts, whole
 from gpuscan.checkpoint.state import digest
+from gpuscan.chunks import DTYPES, METADATA, ChunkReader, said
 from gpuscan.errors import CheckpointError
+from gpuscan.reading import Folder, UnfitError
 from gpuscan.writing import copy
 
 CHUNK_BYTES = 2 << 20
 """Of one chunk before compression: 16 sections of 4-byte records."""
 
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError)
-"""What Zarr, its codecs and the file system raise over damaged metadata and chunks."""
-
-_METADATA = "zarr.json"
+_CHUNK_BYTES_MAX = 2 << 20
+"""Of one that is read, whatever :data:`CHUNK_BYTES` is."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_DTYPES = frozenset(dtype.str for dtype in DTYPES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,30 @@ class ArrayFacts:
     length: int
     chunk: int
     sha256: tuple[str, ...]
+
+    @classmethod
+    def of(cls, document: Any) -> ArrayFacts:
+        """Return the facts that a state file tells, if they can be those of an array that was written.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        found = table(document, "the facts of an array", ("dtype", "length", "chunk", "sha256"))
+        dtype = text(found["dtype"], "the dtype of an array")
+        if dtype not in _DTYPES:
+            raise ValueError(f"an array is of {shown(dtype)}, which gpuscan does not write")
+        n_max = _CHUNK_BYTES_MAX // np.dtype(dtype).itemsize
+        chunk = whole(found["chunk"], 1, n_max, "the chunk of an array")
+        length = whole(found["length"], 0, INT64_MAX, "the length of an array")
+        digests = texts(found["sha256"], "the digests of an array", -(-length // chunk))
+        if len(digests) != -(-length // chunk) or not all(map(_SHA256.fullmatch, digests)):
+            raise ValueError("an array has no SHA-256 for each of its chunks")
+        return cls(dtype, length, chunk, tuple(digests))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all elements."""
+        return self.length * np.dtype(self.dtype).itemsize
 
     def same_layout(self, other: ArrayFacts) -> bool:
         """Whether chunks of the two can stand for each other."""
@@ -138,7 +167,7 @@ class ArrayWriter:
             target[part] = array[part]
             self.written.n_written += 1
             self.written.raw_bytes += array[part].nbytes
-        if target is None and not self._share(before, f"{path}/{_METADATA}"):
+        if target is None and not self._share(before, f"{path}/{METADATA}"):
             self._target(path, array, n_chunk)
         self.facts[path] = facts
         self.written.n_chunks += len(parts)
@@ -217,26 +246,33 @@ class StoredArray:
 
     def _chunks(self, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the chunks with elements of [lo, hi), whole, each with the position of its first."""
-        import zarr
-
-        facts, place = self.facts, self.directory / self.path
-        parts = list(_parts(facts.length, facts.chunk))
+        facts = self.facts
         try:
-            stored = zarr.open_array(place, mode="r")
-            found = stored.shape, stored.dtype, stored.chunks
-        except UNREADABLE as error:
-            raise CheckpointError(f"{place} is missing or damaged ({first_line(error)})") from None
-        if found != ((len(self),), np.dtype(facts.dtype), (facts.chunk,)) or len(facts.sha256) != len(parts):
-            raise CheckpointError(f"{place} is damaged: it is not the array that was written")
-        for number in range(lo // facts.chunk, -(-hi // facts.chunk)):
-            where = place / "c" / str(number)
+            with (
+                Folder(self.directory) as folder,
+                ChunkReader(
+                    folder, (self.path,), np.dtype(facts.dtype), facts.length, chunk=facts.chunk
+                ) as stored,
+            ):
+                yield from self._checked(stored, lo, hi)
+        except (UnfitError, OSError) as error:
+            raise CheckpointError(said(error, self.directory / self.path)) from None
+
+    def _place_of(self, number: int) -> Path:
+        return self.directory / self.path / "c" / str(number)
+
+    def _checked(self, stored: ChunkReader, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        chunk_length = self.facts.chunk
+        for number in range(lo // chunk_length, -(-hi // chunk_length)):
             try:
-                chunk = np.asarray(stored[parts[number]])
-            except UNREADABLE as error:
-                raise CheckpointError(f"{where} is damaged ({first_line(error)})") from None
-            if digest(chunk.view(np.uint8).data) != facts.sha256[number]:
-                raise CheckpointError(f"{where} is missing or was changed (its SHA-256 is wrong)")
-            yield parts[number].start, chunk
+                chunk = stored.read(number)
+            except (UnfitError, OSError) as error:
+                raise CheckpointError(said(error, self._place_of(number))) from None
+            if digest(chunk.view(np.uint8).data) != self.facts.sha256[number]:
+                raise CheckpointError(
+                    f"{self._place_of(number)} is missing or was changed (its SHA-256 is wrong)"
+                )
+            yield number * chunk_length, chunk
 
 
 def first_line(error: BaseException) -> str:

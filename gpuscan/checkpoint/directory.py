@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gpuscan.checked import shown, table
 from gpuscan.checkpoint.arrays import (
     ArrayFacts,
     ArrayPlace,
@@ -37,8 +38,10 @@ from gpuscan.checkpoint.arrays import (
     Written,
 )
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
+from gpuscan.chunks import check_group, read_metadata, said
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.owned import make_owned, note_left, opened, remove_owned, why_not_owned
+from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room, parse_json
 from gpuscan.writing import create, open_kept, sync, sync_path
 
 SCHEMA = 2
@@ -51,6 +54,7 @@ _LOCK_TEXT = b"gpuscan keeps checkpoints here\n"
 _MARK_TEXT = "a checkpoint of gpuscan\n"
 _OURS = re.compile(r"lock|(ticks|plans)\.log|checkpoint-[0-9]{8,}.*")
 _NAME = re.compile(r"checkpoint-([0-9]{8,})")
+_PATH = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9_]{1,64}){0,9}")
 _PASSING = re.compile(r"checkpoint-[0-9]{8,}(\.[0-9a-f]{8})?\.(tmp|old)")
 
 
@@ -279,6 +283,10 @@ def generations(path: Path) -> list[int]:
 def load(path: Path, kind: str, later: str | None = None) -> tuple[State, Path]:
     """Read the newest generation of a directory, or the very generation that ``path`` is.
 
+    The digests find damage and no malice: who made the directory can have signed anything. So the
+    arrays are of known types, whole and within memory, and everything else is a JSON value of any kind:
+    whoever takes it checks it (:mod:`gpuscan.checked`).
+
     Args:
         path: see above.
         kind: what it must be of.
@@ -305,11 +313,14 @@ def find(path: Path) -> Path:
         CheckpointError: there is none.
     """
     path = path.absolute()
-    if _NAME.fullmatch(path.name) and path.is_dir():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is not a directory of checkpoints; give the one of --checkpoint")
-    known = generations(path)
+    try:
+        if _NAME.fullmatch(path.name) and path.is_dir():
+            return path
+        if not path.is_dir():
+            raise CheckpointError(f"{path} is not a directory of checkpoints; give the one of --checkpoint")
+        known = generations(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from None
     if not known:
         raise CheckpointError(
             f"{path} holds no checkpoint (none was finished); run again from the start, or give another one"
@@ -332,49 +343,86 @@ def _remedy(damaged: Path, kind: str) -> str:
 
 def _load(directory: Path, kind: str, later: str | None) -> State:
     body = _read_body(directory, kind)
-    arrays: dict[str, Any] = {}
-    for path, stored in _stored(directory, body).items():
-        if later is not None and path.startswith(f"{later}."):
-            stored.check()
-            arrays[path] = stored
-        else:
-            arrays[path] = stored[:]
-    return join(body["state"], arrays)
+    stored = _stored(directory, body)
+    now: dict[str, StoredArray] = {}
+    below: dict[str, StoredArray] = {}
+    for path, array in stored.items():
+        (below if later is not None and path.startswith(f"{later}.") else now)[path] = array
+    try:
+        check_room(sum(array.facts.n_bytes for array in now.values()))
+    except UnfitError as error:
+        raise CheckpointError(f"{directory} {error}") from None
+    for array in below.values():
+        array.check()
+    try:
+        return join(body["state"], {**{path: array[:] for path, array in now.items()}, **below})
+    except ValueError as error:
+        raise CheckpointError(f"{directory / STATE_FILE} is damaged ({error})") from None
 
 
 def _stored(directory: Path, body: Mapping[str, Any]) -> dict[str, StoredArray]:
-    facts = _facts(body)
+    try:
+        facts = _facts(body)
+    except ValueError as error:
+        raise CheckpointError(f"{directory / STATE_FILE} is damaged ({error})") from None
+    try:
+        with Folder(directory / _ARRAYS) as folder:
+            check_group(read_metadata(folder))
+    except (UnfitError, OSError) as error:
+        raise CheckpointError(said(error, directory / _ARRAYS)) from None
     return {path: StoredArray(directory / _ARRAYS, path, fact) for path, fact in facts.items()}
 
 
 def _read_body(directory: Path, kind: str) -> dict[str, Any]:
     place = directory / STATE_FILE
     try:
-        document = json.loads(place.read_bytes())
-        schema, written_kind = document["schema"], document["kind"]
+        with Folder(directory) as folder:
+            found = table(
+                parse_json(folder.read(STATE_FILE, JSON_BYTES_MAX)),
+                "it",
+                ("schema", "kind", "sha256", "body"),
+            )
     except FileNotFoundError:
         raise CheckpointError(f"{place} is not there, so this is no checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {place}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except UnfitError as error:
+        raise CheckpointError(f"{place} {error}") from None
+    except ValueError as error:
         raise CheckpointError(f"{place} is cut short or damaged ({error})") from None
-    if type(schema) is not int or schema > SCHEMA:
+    schema = found["schema"]
+    if type(schema) is not int or not 0 < schema <= SCHEMA:
         raise CheckpointError(
-            f"{directory} is of schema {schema}, and this gpuscan reads up to {SCHEMA} (a newer one reads it)"
+            f"{directory} is of schema {shown(schema)}, and this gpuscan reads up to {SCHEMA} "
+            "(a newer one reads it)"
         )
-    if written_kind != kind:
-        raise CheckpointError(f"{directory} is a checkpoint of a {written_kind}, not of a {kind}")
-    body = document.get("body")
-    if not isinstance(body, dict) or digest(canonical(body).encode()) != document.get("sha256"):
+    if found["kind"] != kind:
+        raise CheckpointError(f"{directory} is a checkpoint of a {str(found['kind'])[:40]}, not of a {kind}")
+    body = found["body"]
+    if not isinstance(body, dict) or digest(_canonical(place, body)) != found["sha256"]:
         raise CheckpointError(f"{place} was changed (its SHA-256 is wrong)")
+    if body.keys() != {"state", "arrays"} or not all(type(half) is dict for half in body.values()):
+        raise CheckpointError(f"{place} is damaged: it has no state, or no arrays")
     return body
 
 
+def _canonical(place: Path, body: dict[str, Any]) -> bytes:
+    try:
+        return canonical(body).encode()
+    except ValueError as error:  # half of a pair of UTF-16; 1e999, which is infinity
+        raise CheckpointError(f"{place} is damaged ({str(error)[:80]})") from None
+
+
 def _facts(body: Mapping[str, Any]) -> dict[str, ArrayFacts]:
-    return {
-        path: ArrayFacts(fact["dtype"], fact["length"], fact["chunk"], tuple(fact["sha256"]))
-        for path, fact in body["arrays"].items()
-    }
+    """Return the facts of all arrays by path.
+
+    Raises:
+        ValueError: they are no such facts.
+    """
+    for path in body["arrays"]:
+        if _PATH.fullmatch(path) is None:
+            raise ValueError(f"{shown(path)} is not the path of an array")
+    return {path: ArrayFacts.of(facts) for path, facts in body["arrays"].items()}
 
 
 def _check_place(path: Path) -> None:

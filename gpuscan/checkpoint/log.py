@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from gpuscan.checked import INT64_MAX, whole
+from gpuscan.chunks import said
 from gpuscan.errors import CheckpointError, RunFailedError
+from gpuscan.reading import Folder, UnfitError, check_room
 from gpuscan.writing import open_kept, sync_path
 
 _LENGTH = struct.Struct("<Q")
@@ -95,41 +98,68 @@ def _writing_to(path: Path) -> Iterator[None]:
 
 
 def position_of(state: Mapping[str, Any]) -> Position:
-    """Return the position that :meth:`Log.sync` returned."""
-    return Position(state["n_bytes"], state["crc32"])
+    """Return the position that :meth:`Log.sync` returned.
+
+    Raises:
+        ValueError: it returned no such thing.
+    """
+    return Position(
+        whole(state.get("n_bytes"), 0, INT64_MAX, "n_bytes of a log"),
+        whole(state.get("crc32"), 0, (1 << 32) - 1, "crc32 of a log"),
+    )
 
 
 def check(path: Path, position: Position) -> None:
     """Check that a log is what it was when it was at ``position``.
 
     Raises:
-        CheckpointError: it is missing, shorter, or was changed.
+        CheckpointError: it is missing, shorter, was changed, or does not consist of entries.
     """
     crc32, left = 0, position.n_bytes
-    try:
-        with path.open("rb") as file:
-            while left and (piece := file.read(min(left, _PIECE_BYTES))):
-                crc32 = zlib.crc32(piece, crc32)
-                left -= len(piece)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}; bring back a copy") from None
+    with _reading(path) as file:
+        while left and (piece := file.read(min(left, _PIECE_BYTES))):
+            crc32 = zlib.crc32(piece, crc32)
+            left -= len(piece)
     if left or crc32 != position.crc32:
         what = f"ends {left} bytes early" if left else "was changed (its CRC-32 is wrong)"
         raise CheckpointError(f"{path} {what}; run again from the start, or bring back a copy")
+    for _ in _lengths(path, position):
+        pass
 
 
 def entries(path: Path, position: Position) -> Iterator[bytes]:
     """Yield the entries up to a position, which :func:`check` accepted.
 
     Raises:
-        CheckpointError: the file cannot be read any more.
+        CheckpointError: the file cannot be read any more, or an entry would not fit into memory.
     """
+    for file, length in _lengths(path, position):
+        yield file.read(length)
+
+
+def _lengths(path: Path, position: Position) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield the length of each entry, and the file where its bytes begin."""
     at = 0
+    with _reading(path) as file:
+        while at < position.n_bytes:
+            head = file.read(_LENGTH.size)
+            at += _LENGTH.size
+            length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else position.n_bytes
+            if at + length > position.n_bytes:
+                raise CheckpointError(
+                    f"{path} does not consist of entries; run again from the start, or bring back a copy"
+                )
+            if length > _PIECE_BYTES:
+                check_room(length)
+            yield file, length
+            at += length
+            file.seek(at)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as file:
-            while at < position.n_bytes:
-                (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-                yield file.read(length)
-                at += _LENGTH.size + length
-    except (OSError, struct.error) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; bring back a copy") from None
+        with Folder(path.parent) as folder, os.fdopen(folder.open(path.name), "rb") as file:
+            yield file
+    except (UnfitError, OSError) as error:
+        raise CheckpointError(f"{said(error, path)}; bring back a copy") from None

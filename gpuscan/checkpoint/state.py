@@ -60,12 +60,20 @@ def split(
 
 
 def join(plain: State, arrays: Mapping[str, Any]) -> State:
-    """Return the state whose halves these are; ``plain`` becomes part of it."""
+    """Return the state whose halves these are; ``plain`` becomes part of it.
+
+    Raises:
+        ValueError: an array has a place that is taken.
+    """
     for path, array in arrays.items():
         at = plain
         *groups, name = path.split(".")
         for group in groups:
             at = at.setdefault(group, {})  # not there where arrays were elsewhere
+            if not isinstance(at, dict):
+                raise ValueError(f"the place of the array {path} is taken")
+        if name in at:
+            raise ValueError(f"the place of the array {path} is taken")
         at[name] = array
     return plain
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import ArraySpec, check_arrays, flag, instance, state_of, whole
+from gpuscan import checked
+from gpuscan.checks import ArraySpec, check_arrays, flag, instance, whole
 from gpuscan.errors import ArgumentError
 from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
@@ -147,9 +148,15 @@ class SimulatedMigrator:
         return {"random": self._random.bit_generator.state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
-        state_of("migrator", state, ("random",))
-        self._random.bit_generator.state = state["random"]
+        """Become what :meth:`state` was taken of.
+
+        Raises:
+            ValueError: it was of another kind.
+        """
+        found = checked.table(state, "the migrator", ("random",))
+        self._random.bit_generator.state = checked.random_state(
+            found["random"], "the migrator's random numbers"
+        )
 
     def _check_target(self, target_nid: int) -> None:
         """Refuse a target that has no memory."""

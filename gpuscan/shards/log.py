@@ -23,6 +23,7 @@ import numpy as np
 
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.owned import note_left, opened, remove_tree
+from gpuscan.reading import UnfitError, check_room
 from gpuscan.shards.messages import Frames
 from gpuscan.writing import new_file, open_kept, writing_to
 
@@ -31,6 +32,10 @@ _NAME = re.compile(r"shard-(0|[1-9][0-9]{0,5})\.log")
 _MARK = bytes.fromhex("c76b1f9d02e8a453")
 _HEAD = struct.Struct("<8sQQQ")
 _LENGTH = struct.Struct("<Q")
+_FRAMES_MAX = 1 << 16
+"""Of a message: an object has a frame, and each of its arrays."""
+_LOOKS_MAX = 8
+"""Times a damaged log is read at most to find a whole message behind the damage."""
 
 
 def log_path(directory: Path, shard: int) -> Path:
@@ -97,6 +102,7 @@ class RequestLog:
             with writing_to(path):
                 self._file = open_kept(path)
                 self._check_ours()
+            self._n_looked_at = 0  # bytes of frames whose checksum was wanted
             self._end = len(TITLE)
             self.first_seq = self.last_seq = 0
             if not is_earlier:
@@ -227,13 +233,19 @@ class RequestLog:
         if start > size:
             return None
         mark, seq, n_frames, checksum = _HEAD.unpack(os.pread(self._file, _HEAD.size, position))
-        if mark != _MARK or start + n_frames * _LENGTH.size > size:
+        if mark != _MARK or n_frames > _FRAMES_MAX or start + n_frames * _LENGTH.size > size:
             return None
         lengths = os.pread(self._file, n_frames * _LENGTH.size, start)
         sizes = [length for (length,) in _LENGTH.iter_unpack(lengths)]
         start += len(lengths)
         if start + sum(sizes) > size:
             return None
+        self._n_looked_at += sum(sizes)
+        try:
+            check_room(sum(sizes))
+        except UnfitError as error:
+            self.close()
+            raise CheckpointError(f"{self.path} has a message that {error}; free memory") from None
         frames = []
         for length in sizes:
             frame = np.empty(length, dtype=np.uint8)
@@ -247,7 +259,10 @@ class RequestLog:
         if os.fstat(self._file).st_size <= position:
             return 0
         with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as content:
+            most = self._n_looked_at + _LOOKS_MAX * len(content)
             while (position := content.find(_MARK, position)) >= 0:
+                if self._n_looked_at > most:  # a mark may be in a frame by chance, not again and again
+                    return self.last_seq + 1
                 entry = self._entry_at(position)
                 if entry is not None and entry[0] > self.last_seq:
                     return entry[0]

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import array, pairs, table, whole
+from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import collect_accessed, remember_nid
 from gpuscan.sim.process import Process, Stretch
@@ -129,11 +131,27 @@ class AccessedBits:
             "ran_on": list(self._ran_on.items()),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, bits of an equal machine."""
-        self._last_nid[:] = state["last_nid"]
-        self._cursors = dict(state["cursors"])
-        self._ran_on = dict(state["ran_on"])
+    def restore(self, state: Mapping[str, Any], sizes: Mapping[int, int]) -> None:
+        """Become what :meth:`state` was taken of, bits of an equal machine.
+
+        Args:
+            state: see above.
+            sizes: folios of each process by its first one.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = table(state, "the accessed bits", ("last_nid", "cursors", "ran_on"))
+        n_folios = len(self._last_nid)
+        last_nid = array(
+            found["last_nid"], np.int16, "last_nid", n=n_folios, lowest=_NOT_ACCESSED, end=N_NODES_MAX
+        )
+        cursors, ran_on = pairs(found["cursors"], "cursors"), pairs(found["ran_on"], "ran_on")
+        if any(first not in sizes for first, _ in (*cursors, *ran_on)):
+            raise ValueError("the accessed bits are of other processes")
+        self._last_nid[:] = last_nid
+        self._cursors = {first: whole(at, 0, sizes[first] - 1, "a cursor") for first, at in cursors}
+        self._ran_on = {first: whole(nid, 0, N_NODES_MAX - 1, "ran_on") for first, nid in ran_on}
 
     def _walk(self, lo: int, hi: int, ran_on: int, now_ns: int) -> None:
         folios, nids = np.empty(hi - lo, dtype=np.int64), np.empty(hi - lo, dtype=np.int16)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import array, table
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import PROT_NONE
 
@@ -135,10 +136,28 @@ class AddressSpace:
         return {"frame_of": self.frame_of, "flags": self.flags}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, a space of the same mappings and frames."""
-        self.frame_of[:] = state["frame_of"]
-        self.flags[:] = state["flags"]
-        self.folio_of[:] = self.nothing
-        self.folio_of[self.frame_of >> self.slot_shift] = np.arange(
-            1, self.n_folios + 1, dtype=self.folio_of.dtype
+        """Become what :meth:`state` was taken of, a space of the same mappings and frames.
+
+        Raises:
+            ValueError: it was of others: an array of another kind, or two folios in one frame.
+        """
+        found = table(state, "the address space", ("frame_of", "flags"))
+        n_slots, folios = len(self.flags), np.arange(1, self.n_folios + 1, dtype=self.folio_of.dtype)
+        frame_of = array(
+            found["frame_of"],
+            self.frame_of.dtype,
+            "frame_of",
+            n=self.n_folios,
+            lowest=0,
+            end=n_slots << self.slot_shift,
         )
+        flags = array(found["flags"], np.uint8, "the flags of frames", n=n_slots)
+        if (frame_of & frame_of.dtype.type(self._slot_mask)).any():
+            raise ValueError("frame_of has a folio that begins in the middle of a slot")
+        self.frame_of[:] = frame_of
+        self.flags[:] = flags
+        self.folio_of[:] = self.nothing
+        slots = self.frame_of >> self.slot_shift
+        self.folio_of[slots] = folios
+        if (self.folio_of[slots] != folios).any():
+            raise ValueError("frame_of has two folios in one frame")

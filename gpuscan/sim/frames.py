@@ -18,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import INT64_MAX, array, items, pairs, table, whole, wholes
 from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.topology.layout import PFN_LIMIT
 from gpuscan.topology.model import ZONE_MOVABLE, ZONE_NAMES, Topology, Zone
 
 MAX_ORDER = 15
@@ -66,6 +68,7 @@ class _ZoneFrames:
         self.zone = zone
         self.free_pages = 0
         self._dtype = dtype
+        self._ranges = ranges
         self._fresh: list[tuple[int, int]] = []  # never handed out, descending, so that the end is popped
         self._blocks = [_Blocks(dtype) for _ in range(MAX_ORDER + 1)]
         self._n_frees = 0
@@ -134,14 +137,26 @@ class _ZoneFrames:
         return np.concatenate([blocks.heads for blocks in self._blocks])
 
     def restore(self, state: Mapping[str, Any], heads: NDArray[Any]) -> NDArray[Any]:
-        """Become what :meth:`state` was taken of, with its :meth:`heads`; return those left over."""
-        self.free_pages = state["free_pages"]
-        self._fresh = [(start, end) for start, end in state["fresh"]]
-        self._n_frees = state["n_frees"]
-        self._merged_at = list(state["merged_at"])
-        for order, n in enumerate(state["n_blocks"]):
+        """Become what :meth:`state` was taken of, with its :meth:`heads`; return those left over.
+
+        Raises:
+            ValueError: it was taken of another zone.
+        """
+        found = table(state, "a zone", ("free_pages", "fresh", "n_blocks", "n_frees", "merged_at"))
+        spans = [wholes(span, 0, PFN_LIMIT, "fresh", 2) for span in items(found["fresh"], "fresh")]
+        if not all(any(lo <= start < end <= hi for lo, hi in self._ranges) for start, end in spans):
+            raise ValueError("a zone has fresh frames that are not its own")
+        n_orders = MAX_ORDER + 1
+        self.free_pages = whole(found["free_pages"], 0, self.zone.present_pages, "free_pages")
+        self._fresh = [(start, end) for start, end in spans]
+        self._n_frees = whole(found["n_frees"], 0, INT64_MAX, "n_frees")
+        self._merged_at = wholes(found["merged_at"], -1, INT64_MAX, "merged_at", n_orders)
+        for order, n in enumerate(wholes(found["n_blocks"], 0, len(heads), "n_blocks", n_orders)):
+            mine = heads[:n]
+            if len(mine) != n or (mine & mine.dtype.type((1 << order) - 1)).any():
+                raise ValueError(f"a zone has no {n} free blocks of order {order}")
             self._blocks[order] = _Blocks(self._dtype)
-            self._blocks[order].push(heads[:n])
+            self._blocks[order].push(mine)
             heads = heads[n:]
         return heads
 
@@ -285,10 +300,32 @@ class FrameAllocator:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, an allocator of the same machine."""
-        heads = state["heads"]
-        for zone_id, zone in state["zones"]:
+        """Become what :meth:`state` was taken of, an allocator of the same machine.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = table(state, "the frames", ("zones", "heads"))
+        zones = pairs(found["zones"], "zones")
+        if [zone_id for zone_id, _ in zones] != list(self._zones):
+            raise ValueError("the frames are of other zones")
+        n_pages = len(self._section_zone) * SECTION_PAGES
+        heads = array(found["heads"], index_dtype(n_pages), "heads", lowest=0, end=n_pages)
+        if not np.isin(self._section_zone[heads // SECTION_PAGES], list(self._zones)).all():
+            raise ValueError("a free block is in no zone that has any")
+        for zone_id, zone in zones:
             heads = self._zones[zone_id].restore(zone, heads)
+        if len(heads):
+            raise ValueError(f"{len(heads)} free blocks are in no zone's list")
+
+    def check_zones(self, zone_ids: Sequence[int]) -> None:
+        """Refuse zones that no frame can be given back to.
+
+        Raises:
+            ValueError: one is such a zone.
+        """
+        if not self._zones.keys() >= set(zone_ids):
+            raise ValueError("a folio is in a zone that frees no frames")
 
     def free_pages(self, nid: int) -> int:
         """Return the free pages of a node."""

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import INT64_MAX, array, pairs, table, whole
 from gpuscan.pagemap import PageMap
+from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import count_units, remember_nid
 from gpuscan.sim.patterns import stream_key
@@ -140,11 +142,22 @@ class HotnessUnits:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, units of an equal machine."""
-        self._counters[:] = state["counters"]
-        self._last_nid[:] = state["last_nid"]
-        self._next_unit = dict(state["next_unit"])
-        self._n_counted = state["n_counted"]
+        """Become what :meth:`state` was taken of, units of an equal machine.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = table(state, "the hotness units", ("counters", "last_nid", "next_unit", "n_counted"))
+        n_units, n_folios = len(self._counters), len(self._last_nid)
+        counters = array(found["counters"], np.uint32, "counters", n=n_units)
+        last_nid = array(found["last_nid"], np.int16, "last_nid", n=n_folios, lowest=-1, end=N_NODES_MAX)
+        next_unit = pairs(found["next_unit"], "next_unit")
+        if {nid for nid, _ in next_unit} != self._next_unit.keys():
+            raise ValueError("the hotness units are of other nodes")
+        self._next_unit = {nid: whole(unit, 0, n_units, "next_unit") for nid, unit in next_unit}
+        self._n_counted = whole(found["n_counted"], 0, INT64_MAX, "n_counted")
+        self._counters[:] = counters
+        self._last_nid[:] = last_nid
 
     def _hot_units(self, nid: int) -> NDArray[np.int64]:
         """Return the hot units of a device in the order they are listed."""

@@ -29,8 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import pairs, random_state, table, whole, wholes
 from gpuscan.flow import FolioEvents
 from gpuscan.pagemap import PageMap
+from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.frames import FrameAllocator, Mark
 from gpuscan.sim.loops import second_chance
@@ -166,10 +168,20 @@ class Kswapd:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
-        self._awake = set(state["awake"])
-        self._hands = dict(state["hands"])
-        self._random.bit_generator.state = state["random"]
+        """Become what :meth:`state` was taken of.
+
+        Raises:
+            ValueError: it was of another machine.
+        """
+        found = table(state, "kswapd", ("awake", "hands", "random"))
+        awake = wholes(found["awake"], 0, N_NODES_MAX - 1, "awake")
+        hands = pairs(found["hands"], "hands")
+        if not {*awake, *(nid for nid, _ in hands)} <= self._preferred.keys():
+            raise ValueError("kswapd is of nodes that are not there")
+        last = self._page_map.n_pages - 1
+        self._hands = {nid: whole(hand, 0, last, "the hand of kswapd") for nid, hand in hands}
+        self._awake = set(awake)
+        self._random.bit_generator.state = random_state(found["random"], "the random numbers of kswapd")
 
     def _balance(self, nid: int, duration_ns: int, events: list[FolioEvents], counts: KswapdCounts) -> bool:
         """Demote until the node is balanced, the time is up or nothing is left; return whether to sleep."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, has_methods, instance, state_of, whole
+from gpuscan import checked
+from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, has_methods, instance, whole
 from gpuscan.flow import FolioEvents
 from gpuscan.pagemap import PageMap
 from gpuscan.records import N_NODES_MAX
@@ -260,13 +261,29 @@ class SimulatedMachine:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, a machine of the same topology, spec and contents."""
-        state_of("machine", state, ("frames", "space", "scanner", "kswapd", "failed"))
-        self.frames.restore(state["frames"])
-        self.space.restore(state["space"])
-        self.scanner.restore(state["scanner"])
-        self._kswapd.restore(state["kswapd"])
-        self._failed = [state["failed"]]
+        """Become what :meth:`state` was taken of, a machine of the same topology, spec and contents.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = checked.table(state, "the machine", ("frames", "space", "scanner", "kswapd", "failed"))
+        had_folios = np.unique(self._zones_of_folios())
+        self.frames.restore(found["frames"])
+        self.space.restore(found["space"])
+        if not np.isin(self._zones_of_folios(), had_folios).all():
+            zone_ids = np.setdiff1d(self._zones_of_folios(), had_folios)
+            self.frames.check_zones(zone_ids.tolist())
+        self.scanner.restore(found["scanner"], self.sizes())
+        self._kswapd.restore(found["kswapd"])
+        n_folios = self.space.n_folios
+        self._failed = [checked.array(found["failed"], np.int64, "failed", lowest=0, end=n_folios)]
+
+    def sizes(self) -> dict[int, int]:
+        """Return how many folios each process has, by its first one."""
+        return {process.first_folio: process.n_folios for process in self.processes}
+
+    def _zones_of_folios(self) -> NDArray[np.int32]:
+        return self.frames.zones_of(self.space.frame_of)
 
     def _access(self, process: Process, stretch: Stretch, tally: _Tally, watching: Observer) -> None:
         space = self.space

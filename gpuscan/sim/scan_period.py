@@ -17,9 +17,10 @@ Two consequences of the code that tests pin down:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from gpuscan.checked import INT64_MAX, table, whole
 from gpuscan.sim.spec import HintFaultSpec
 from gpuscan.units import PAGE_BYTES
 
@@ -126,6 +127,13 @@ class ScanPeriod:
         return {"period_ms": self.period_ms, "counts": asdict(self.counts)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, a period of the same spec and size."""
-        self.period_ms = state["period_ms"]
-        self.counts = FaultCounts(**state["counts"])
+        """Become what :meth:`state` was taken of, a period of the same spec and size.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = table(state, "a scan period", ("period_ms", "counts"))
+        names = tuple(place.name for place in fields(FaultCounts))
+        counts = table(found["counts"], "the counts of a scan period", names)
+        self.period_ms = whole(found["period_ms"], 1, max(self.min_ms, self.max_ms), "period_ms")
+        self.counts = FaultCounts(**{name: whole(counts[name], 0, INT64_MAX, name) for name in names})

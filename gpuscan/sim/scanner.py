@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import TIME_NS_MAX, array, pairs, table, whole
 from gpuscan.sim.address_space import AddressSpace, Mapping
 from gpuscan.sim.loops import unmap
 from gpuscan.sim.observer import access_ns
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.scan_period import ScanPeriod
 from gpuscan.sim.spec import HintFaultSpec
+from gpuscan.topology.layout import PFN_LIMIT
 from gpuscan.units import PAGE_BYTES
 
 _NS_PER_MS = 1_000_000
@@ -109,11 +111,18 @@ class ScanState:
         return {**numbers, "rss_pages": self.period.rss_pages, "period": self.period.state()}
 
     @classmethod
-    def of(cls, spec: HintFaultSpec, state: StateMapping[str, Any]) -> ScanState:
-        """Return what :meth:`state` was taken of."""
-        period = ScanPeriod(spec, state["rss_pages"])
-        period.restore(state["period"])
-        return cls(period=period, **{name: state[name] for name in _NUMBERS})
+    def of(cls, spec: HintFaultSpec, state: StateMapping[str, Any], n_folios: int) -> ScanState:
+        """Return what :meth:`state` was taken of, of a process of so many folios.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = table(state, "the progress of a scanner", (*_NUMBERS, "rss_pages", "period"))
+        period = ScanPeriod(spec, whole(found["rss_pages"], 1, PFN_LIMIT, "rss_pages"))
+        period.restore(found["period"])
+        whole(found["cursor"], 0, n_folios - 1, "the cursor of a scanner")
+        numbers = {name: whole(found[name], 0, TIME_NS_MAX, name) for name in _NUMBERS}
+        return cls(period=period, **numbers)
 
 
 _NUMBERS = ("next_ns", "cursor", "walk_ns", "n_passes", "passed_ns", "n_passes_counted")
@@ -244,10 +253,24 @@ class HintScanner:
             "unmapped_ms": self._unmapped_ms,
         }
 
-    def restore(self, state: StateMapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, a scanner of the same machine."""
-        self._states = {first: ScanState.of(self._spec, one) for first, one in state["progress"]}
-        self._unmapped_ms[:] = state["unmapped_ms"]
+    def restore(self, state: StateMapping[str, Any], sizes: StateMapping[int, int]) -> None:
+        """Become what :meth:`state` was taken of, a scanner of the same machine.
+
+        Args:
+            state: see above.
+            sizes: folios of each process by its first one.
+
+        Raises:
+            ValueError: it was of another.
+        """
+        found = table(state, "the scanner", ("progress", "unmapped_ms"))
+        own = self._unmapped_ms
+        unmapped_ms = array(found["unmapped_ms"], own.dtype, "unmapped_ms", n=len(own))
+        progress = pairs(found["progress"], "the progress of the scanner")
+        if any(first not in sizes for first, _ in progress):
+            raise ValueError("the scanner is of other processes")
+        self._states = {first: ScanState.of(self._spec, one, sizes[first]) for first, one in progress}
+        own[:] = unmapped_ms
 
 
 def _stretch_end(mapping: Mapping, folio: int, n_pages: int) -> int:

@@ -57,4 +57,4 @@ class AccessedBitSource(Producer):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :class:`gpuscan.sources.producer.Producer`."""
-        self._bits.restore(state["bits"])
+        self._bits.restore(state["bits"], self._machine.sizes())

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import state_of
+from gpuscan.checked import array, pairs, table
+from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.scanner import HintFaults
 from gpuscan.sources.producer import NOBODY, Observed, Producer
@@ -86,9 +87,16 @@ class HintFaultSource(Producer):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :class:`Producer`."""
-        state_of("hint faults", state, ("last_cpu_nid", "controls"))
-        self._last_cpu_nid[:] = state["last_cpu_nid"]
-        for nid, control in state["controls"]:
+        found = table(state, "the producer", ("last_cpu_nid", "controls"))
+        own = self._last_cpu_nid
+        last = array(
+            found["last_cpu_nid"], own.dtype, "last_cpu_nid", n=len(own), lowest=NOBODY, end=N_NODES_MAX
+        )
+        controls = pairs(found["controls"], "controls")
+        if {nid for nid, _ in controls} != self._controls.keys():
+            raise ValueError("the producer has other targets")
+        own[:] = last
+        for nid, control in controls:
             self._controls[nid].restore(control)
 
     def _filter(

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import TIME_NS_MAX, table, whole
+
 NUMA_MIGRATION_ADJUST_STEPS = 16
 _MS_PER_S = 1000
 _U32 = 0xFFFF_FFFF
@@ -110,13 +112,19 @@ class PromotionControl:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, the control of an equal target."""
-        self._moved_ms = state["moved_ms"]
-        self._adjusted_at_ms = state["adjusted_at_ms"]
-        self._adjusted_at_candidates = state["adjusted_at_candidates"]
-        self._window_at_ms = state["window_at_ms"]
-        self._window_at_candidates = state["window_at_candidates"]
-        self.n_candidates = state["n_candidates"]
+        """Become what :meth:`state` was taken of, the control of an equal target.
+
+        Raises:
+            ValueError: it was of nothing like this.
+        """
+        found = table(state, "a promotion control", tuple(self.state()))
+        numbers = {name: whole(value, 0, TIME_NS_MAX, name) for name, value in found.items()}
+        self._moved_ms = numbers["moved_ms"]
+        self._adjusted_at_ms = numbers["adjusted_at_ms"]
+        self._adjusted_at_candidates = numbers["adjusted_at_candidates"]
+        self._window_at_ms = numbers["window_at_ms"]
+        self._window_at_candidates = numbers["window_at_candidates"]
+        self.n_candidates = numbers["n_candidates"]
 
     def _adjust_if_due(self, now_ms: int) -> bool:
         """Move the threshold if it is time; return whether it moves at all."""

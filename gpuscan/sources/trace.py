@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checked import INT64_MAX, counts, table, whole
 from gpuscan.errors import InputError
 from gpuscan.flow import Produced, Sampled
 from gpuscan.pagemap import PageMap
@@ -310,11 +311,13 @@ class TraceSource:
         Raises:
             ValueError: the trace is shorter.
         """
-        while (left := state["n_seen"] - self._n_seen) > 0:
+        found = table(state, "the trace", ("n_seen", "left_out"))
+        n_seen = whole(found["n_seen"], 0, INT64_MAX, "n_seen")
+        while (left := n_seen - self._n_seen) > 0:
             if self._block is None:
-                raise ValueError(f"sample {state['n_seen']}, the trace has {self._n_seen}")
+                raise ValueError(f"sample {n_seen}, the trace has {self._n_seen}")
             self._skip(min(left, len(self._block)))
-        self._reader.left_out = Counter(dict(state["left_out"]))
+        self._reader.left_out = Counter(counts(found["left_out"], "left_out"))
 
     def _next_block(self) -> None:
         self._block = None

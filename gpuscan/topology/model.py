@@ -23,6 +23,8 @@ DISTANCE_UNREACHABLE = 255
 
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
 """In the kernel's order (include/linux/mmzone.h, enum zone_type); HighMem is 32-bit only."""
+CPU_LIMIT = 1 << 16
+"""CPU numbers end here: eight times what the kernel can be built for (NR_CPUS)."""
 ZONE_MOVABLE = ZONE_NAMES.index("Movable")
 
 

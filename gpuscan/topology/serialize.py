@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gpuscan.checked import items, number, table, text, whole, wholes
 from gpuscan.errors import TopologyError
-from gpuscan.topology.model import Link, MemoryKind, Node, Topology, Watermarks, Zone
+from gpuscan.records import N_NODES_MAX
+from gpuscan.topology.layout import PFN_LIMIT
+from gpuscan.topology.model import (
+    CPU_LIMIT,
+    DISTANCE_UNREACHABLE,
+    ZONE_NAMES,
+    Link,
+    MemoryKind,
+    Node,
+    Topology,
+    Watermarks,
+    Zone,
+)
+
+_MARKS = ("min", "low", "high", "promo")
+_LINK_MIN, _LINK_MAX = 1e-9, 1e18
+"""Of nanoseconds, and of bytes per second: beyond these, sums would not be numbers any more."""
 
 
 def topology_to_dict(topology: Topology) -> dict[str, Any]:
@@ -43,47 +63,86 @@ def topology_to_dict(topology: Topology) -> dict[str, Any]:
 
 
 def topology_from_dict(document: Any) -> Topology:
-    """Return the topology that :func:`topology_to_dict` wrote.
+    """Return the topology that :func:`topology_to_dict` wrote, or might have: the document may be anybody's.
 
     Raises:
         TopologyError: a key is missing or of the wrong type, or the machine contradicts itself.
     """
     try:
+        found = table(document, "the topology", ("name", "nodes", "distance", "links"))
+        nodes = tuple(_node(node) for node in items(found["nodes"], "nodes", N_NODES_MAX))
+        _check_cpus(nodes)
         topology = Topology(
-            name=str(document["name"]),
-            nodes=tuple(_node(node) for node in document["nodes"]),
-            distance=np.array(document["distance"], dtype=np.uint8),
-            links={
-                (int(link["initiator"]), int(link["memory"])): Link(
-                    float(link["latency_ns"]), float(link["bandwidth_bytes_per_s"])
-                )
-                for link in document["links"]
-            },
+            name=text(found["name"], "name"),
+            nodes=nodes,
+            distance=_distance(found["distance"], len(nodes)),
+            links=_links(found["links"]),
         )
-    except KeyError as error:
-        raise TopologyError(f"the stored topology lacks the key {error}; capture the machine again") from None
-    except (TypeError, ValueError, OverflowError) as error:
+    except ValueError as error:
         raise TopologyError(f"the stored topology is damaged ({error}); capture the machine again") from None
     _ = topology.page_map  # refuses ranges that overlap
     return topology
 
 
 def _node(document: Any) -> Node:
+    node = table(document, "a node", ("nid", "kind", "tier", "cpus", "zones"))
+    zones = tuple(_zone(zone) for zone in items(node["zones"], "zones", len(ZONE_NAMES)))
+    if len({zone.name for zone in zones}) != len(zones):
+        raise ValueError("a node has a zone twice")
     return Node(
-        nid=int(document["nid"]),
-        kind=MemoryKind(document["kind"]),
-        tier=int(document["tier"]),
-        cpus=tuple(int(cpu) for cpu in document["cpus"]),
-        zones=tuple(_zone(zone) for zone in document["zones"]),
+        nid=whole(node["nid"], 0, N_NODES_MAX - 1, "nid"),
+        kind=MemoryKind(text(node["kind"], "kind")),
+        tier=whole(node["tier"], 0, N_NODES_MAX - 1, "tier"),
+        cpus=tuple(wholes(node["cpus"], 0, CPU_LIMIT - 1, "cpus")),
+        zones=zones,
     )
 
 
 def _zone(document: Any) -> Zone:
-    marks = document["watermarks"]
+    zone = table(document, "a zone", ("name", "present", "managed_pages", "watermarks", "lowmem_reserve"))
+    present = tuple(_range(pfns) for pfns in items(zone["present"], "present"))
+    if any(start < end for (_, end), (start, _) in pairwise(present)):
+        raise ValueError("present ranges do not ascend")
+    n_present = sum(end - start for start, end in present)
+    marks = table(zone["watermarks"], "watermarks", _MARKS)
+    reserve = wholes(zone["lowmem_reserve"], 0, PFN_LIMIT, "lowmem_reserve", len(ZONE_NAMES))
     return Zone(
-        name=str(document["name"]),
-        present=tuple((int(start), int(end)) for start, end in document["present"]),
-        managed_pages=int(document["managed_pages"]),
-        watermarks=Watermarks(*(int(marks[mark]) for mark in ("min", "low", "high", "promo"))),
-        lowmem_reserve=tuple(int(pages) for pages in document["lowmem_reserve"]),
+        name=text(zone["name"], "the name of a zone"),
+        present=present,
+        managed_pages=whole(zone["managed_pages"], 0, n_present, "managed_pages"),
+        watermarks=Watermarks(*(whole(marks[mark], 0, PFN_LIMIT, mark) for mark in _MARKS)),
+        lowmem_reserve=tuple(reserve),
     )
+
+
+def _range(pfns: Any) -> tuple[int, int]:
+    start, end = wholes(pfns, 0, PFN_LIMIT, "present", 2)
+    if start >= end:
+        raise ValueError(f"the present range [{start}, {end}] is empty")
+    return start, end
+
+
+def _check_cpus(nodes: Sequence[Node]) -> None:
+    cpus = [cpu for node in nodes for cpu in node.cpus]
+    if len(set(cpus)) != len(cpus):
+        raise ValueError("a CPU is named twice")
+
+
+def _distance(rows: Any, n_nodes: int) -> NDArray[np.uint8]:
+    """Return the distances; how many there should be, :class:`Topology` says."""
+    found = [wholes(row, 0, DISTANCE_UNREACHABLE, "distance") for row in items(rows, "distance", N_NODES_MAX)]
+    if any(len(row) != len(found) for row in found):
+        raise ValueError(f"distance is not of {n_nodes} rows of {n_nodes}")
+    return np.array(found, dtype=np.uint8).reshape(len(found), len(found))
+
+
+def _links(documents: Any) -> dict[tuple[int, int], Link]:
+    links = {}
+    for document in items(documents, "links", N_NODES_MAX * N_NODES_MAX):
+        link = table(document, "a link", ("initiator", "memory", "latency_ns", "bandwidth_bytes_per_s"))
+        pair = tuple(whole(link[end], 0, N_NODES_MAX - 1, end) for end in ("initiator", "memory"))
+        links[pair[0], pair[1]] = Link(
+            number(link["latency_ns"], _LINK_MIN, _LINK_MAX, "latency_ns"),
+            number(link["bandwidth_bytes_per_s"], _LINK_MIN, _LINK_MAX, "bandwidth_bytes_per_s"),
+        )
+    return links

@@ -23,6 +23,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from gpuscan.complaints import first_complaint, shortened
 from gpuscan.errors import InputError, TopologyError
+from gpuscan.reading import TOML_BYTES_MAX, UnfitError, read_file, toml_place
+from gpuscan.reading import parse_toml as parse_toml_text
 from gpuscan.records import N_NODES_MAX
 from gpuscan.topology.layout import (
     PFN_LIMIT,
@@ -33,6 +35,7 @@ from gpuscan.topology.layout import (
     place,
 )
 from gpuscan.topology.model import (
+    CPU_LIMIT,
     DISTANCE_LOCAL,
     DISTANCE_UNREACHABLE,
     ZONE_NAMES,
@@ -49,7 +52,6 @@ DISTANCE_REMOTE_DEFAULT = 20
 SCHEMA = 1
 """Of the file format; goes up when a reader of the old one would misread the new one."""
 
-_CPU_LIMIT = 1 << 16
 _PLAIN_NS = re.compile(r"([0-9][0-9.e+-]*)ns")
 _DISTANCE_ROW = re.compile(r"[0-9]{1,3}(?:\s+[0-9]{1,3})*", re.ASCII)
 _PLAIN_RATE = re.compile(r"([0-9][0-9.e+-]*)B/s")
@@ -102,7 +104,7 @@ def _cpu_list(text: str) -> tuple[int, ...]:
     for part in filter(None, text.split(",")):
         match = re.fullmatch(r"\s*([0-9]{1,5})(?:-([0-9]{1,5}))?\s*", part)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not low <= high < _CPU_LIMIT:
+        if not low <= high < CPU_LIMIT:
             raise InputError(f"{part!r} is not a CPU or an ascending range; write for example '0-31,64-95'")
         cpus.extend(range(low, high + 1))
     if len(set(cpus)) != len(cpus):
@@ -240,11 +242,13 @@ def from_toml(path: Path) -> Topology:
         TopologyError: a key is unknown, missing or wrong, or the machine contradicts itself; says the key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, TOML_BYTES_MAX).decode()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a readable .toml file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except UnfitError as error:
+        raise InputError(f"{path} {error}; give a .toml file") from error
     return parse_toml(text, str(path), path.stem)
 
 
@@ -257,12 +261,11 @@ def parse_toml(text: str, source: str, name: str = "machine") -> Topology:
         name: of the machine where the text gives none.
     """
     try:
-        document = tomllib.loads(text)
+        document = parse_toml_text(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        where, said = (f"{source}:{found[2]}:{found[3]}", found[1]) if found else (source, str(error))
-        raise InputError(f"{where}: {said}; fix the TOML there") from error
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
+        where, said = toml_place(error)
+        raise InputError(f"{source}{where}: {said}; fix the TOML there") from error
+    except ValueError as error:  # a number of 5000 digits; lists in lists in lists
         raise InputError(f"{source}: TOML that cannot be read ({error}); simplify it") from error
     try:
         machine = _Machine.model_validate(document)

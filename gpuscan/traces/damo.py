@@ -12,7 +12,7 @@ A record does not say whose addresses it has. ``damo record`` keeps the settings
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,13 +21,17 @@ from typing import Any
 
 import numpy as np
 
+from gpuscan.checked import shown
 from gpuscan.errors import InputError
+from gpuscan.reading import TEXT_COST, JsonError, UnfitError, open_file, parse_json, read_file, room_bytes
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 from gpuscan.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
 
 _READ_BYTES = 1 << 20
 _TEXT_BYTES_MAX = 1 << 30
-"""Of JSON: parsed it takes several times as much memory. A snapshot of 1000 regions has some 0.4 MB."""
+"""Of JSON: parsed it takes several times as much memory, of which there may be less. A snapshot of 1000
+regions has some 0.4 MB."""
+_SETTINGS_BYTES_MAX = 1 << 20
 _ADDRESS_MAX = 1 << 56
 _COUNT_MAX = 1 << 62
 
@@ -59,13 +63,13 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     _refuse_virtual(path)
     text = _text(path, on_read)
     try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
+        records = parse_json(text)
+    except JsonError as error:
         raise InputError(
-            f"{path}:{error.lineno}: the JSON ends or breaks here ({error.msg}); {_REMEDY}"
+            f"{path}:{error.line}: the JSON ends or breaks here ({error.why}); {_REMEDY}"
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
-        raise InputError(f"{path}:1: JSON that cannot be read ({error}); {_REMEDY}") from error
+    except UnfitError as error:
+        raise InputError(f"{path} {error}; record for a shorter time, or {_REMEDY}") from error
     del text
     at = _Place(path)
     snapshots: list[tuple[int, Samples]] = []
@@ -166,9 +170,9 @@ class _Place:
             number = limit if value == "max" else _parsed(value, units)
         # A NaN is in no range.
         if number is None or not lowest <= number <= limit:
-            shown = str(value)[:40]
+            found = shown(value) if isinstance(value, (dict, list)) else repr(str(value)[:40])
             raise InputError(
-                f"{self.path}: {key}.{name} is {shown!r}, not a number from {lowest} to {limit:,}; {_REMEDY}"
+                f"{self.path}: {key}.{name} is {found}, not a number from {lowest} to {limit:,}; {_REMEDY}"
             )
         return int(-(-number // 1))
 
@@ -187,38 +191,38 @@ def _parsed(text: str, units: dict[str, int]) -> float | int | None:
     return total if position else None
 
 
-def _text(path: Path, on_read: Callable[[int], None]) -> bytes:
+def _text(path: Path, on_read: Callable[[int], None]) -> bytearray:
     """Return the JSON of a file, decompressed where it is compressed."""
-    parts: list[bytes] = []
-    n_bytes = 0
-    with path.open("rb") as file:
+    text = bytearray()
+    n_bytes_max = min(_TEXT_BYTES_MAX, room_bytes() // TEXT_COST)
+    with os.fdopen(open_file(path), "rb") as file:
         inflate = zlib.decompressobj() if file.read(1) == b"x" else None
         file.seek(0)
         try:
             while read := file.read(_READ_BYTES):
                 on_read(len(read))
                 for part in [read] if inflate is None else _inflated(inflate, read):
-                    parts.append(part)
-                    n_bytes += len(part)
-                    if n_bytes > _TEXT_BYTES_MAX:
+                    text += part
+                    if len(text) > n_bytes_max:
                         raise InputError(
-                            f"{path}:{_line(parts)}: the record goes on beyond "
-                            f"{format_bytes(_TEXT_BYTES_MAX)} of JSON; record for a shorter time"
+                            f"{path}:{_line(text)}: the record goes on beyond {format_bytes(n_bytes_max)} of "
+                            "JSON, and more would not fit into memory when it is parsed; record for a "
+                            "shorter time"
                         )
         except zlib.error as error:
             raise InputError(
-                f"{path}:{_line(parts)}: the compressed record breaks in or after this line of its text; "
+                f"{path}:{_line(text)}: the compressed record breaks in or after this line of its text; "
                 "copy it again whole"
             ) from error
     if inflate is not None and not inflate.eof:
         raise InputError(
-            f"{path}:{_line(parts)}: the compressed record ends in this line of its text; copy it again whole"
+            f"{path}:{_line(text)}: the compressed record ends in this line of its text; copy it again whole"
         )
     if inflate is not None and inflate.unused_data:
         raise InputError(
-            f"{path}:{_line(parts)}: something follows the end of the compressed record; copy it again whole"
+            f"{path}:{_line(text)}: something follows the end of the compressed record; copy it again whole"
         )
-    return b"".join(parts)
+    return text
 
 
 def _inflated(inflate: Any, read: bytes) -> Iterator[bytes]:
@@ -231,22 +235,22 @@ def _inflated(inflate: Any, read: bytes) -> Iterator[bytes]:
             return
 
 
-def _line(parts: list[bytes]) -> int:
+def _line(text: bytearray) -> int:
     """Return the number of the last line."""
-    return sum(part.count(b"\n") for part in parts) + 1
+    return text.count(b"\n") + 1
 
 
 def _refuse_virtual(path: Path) -> None:
     """Refuse a record whose settings say that its addresses are virtual."""
     beside = path.with_name(f"{path.name}.kdamonds")
     try:
-        kdamonds = json.loads(beside.read_bytes())
+        kdamonds = parse_json(read_file(beside, _SETTINGS_BYTES_MAX))
         all_ops = [context["ops"] for kdamond in kdamonds for context in kdamond["contexts"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return  # no settings, or not damo's: the machine's PFNs will tell
     for ops in all_ops:
         if ops != "paddr":
             raise InputError(
-                f"{path}: its addresses are virtual ({beside.name} says ops = {ops!r}), and which page was "
-                "where a pagemap would have to say; record physical memory with damo record paddr"
+                f"{path}: its addresses are virtual ({beside.name} says ops = {shown(ops)}), and which page "
+                "was where a pagemap would have to say; record physical memory with damo record paddr"
             )

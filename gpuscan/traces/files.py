@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import stat
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscan.errors import InputError
+from gpuscan.reading import UnfitError, open_file
 from gpuscan.traces.damo import read_damo
 from gpuscan.traces.perf import SCRIPT, read_perf
 from gpuscan.traces.samples import Samples
@@ -45,6 +46,8 @@ class Trace:
             yield from (read_perf if self.kind == "perf" else read_damo)(self.path, on_read or _ignore)
         except OSError as error:
             raise _unreadable(self.path, error) from error
+        except UnfitError as error:  # it is another file now
+            raise InputError(f"{self.path} {error}; give the trace again") from error
 
 
 def open_trace(path: Path) -> Trace:
@@ -55,11 +58,11 @@ def open_trace(path: Path) -> Trace:
             must turn into text first.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a file, and a trace is read twice; save it to a file first")
-        with path.open("rb") as file:
+        with os.fdopen(open_file(path), "rb") as file:
+            n_bytes = os.fstat(file.fileno()).st_size
             start = file.read(64)
+    except UnfitError as error:
+        raise InputError(f"{path} {error}, and a trace is read twice; save it to a file first") from error
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:  # a NUL byte in the name
@@ -69,7 +72,7 @@ def open_trace(path: Path) -> Trace:
     if not start:
         raise InputError(f"{path}:1: the trace is empty; record it again")
     is_damo = _is_zlib(start) or (start.lstrip()[:1] in (b"[", b"{") and not _is_perf_line(start))
-    return Trace(path, "damo" if is_damo else "perf", status.st_size)
+    return Trace(path, "damo" if is_damo else "perf", n_bytes)
 
 
 def _is_zlib(start: bytes) -> bool:

@@ -13,6 +13,7 @@ which to tell them apart, so a line that has them is refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from gpuscan.compiled import compiled
 from gpuscan.errors import InputError
+from gpuscan.reading import open_file
 from gpuscan.traces.samples import Samples
 from gpuscan.units import PAGE_SHIFT
 
@@ -67,7 +69,7 @@ def read_perf(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
         OSError: the file cannot be read.
     """
     n_lines, last_ns, rest = 0, -1, b""
-    with path.open("rb") as file:
+    with os.fdopen(open_file(path), "rb") as file:
         while True:
             read = file.read(_BLOCK_BYTES)
             on_read(len(read))
