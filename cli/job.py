@@ -30,7 +30,8 @@ class Job:
         workload: checked; where, document: what it was made of (:func:`gpuscan.workload.workload_document`).
         topology: the machine, None for the workload's.
         snapshot: the captured machine; machine, split_cxl: what it was read of.
-        device, design, fallback, n_threads, out, force, every, workers, cluster, shard_dir: the options.
+        device, design, fallback, n_threads, out, force, every: the options.
+        workers, cluster, shard_dir, insecure: those of shards.
     """
 
     workload: Workload
@@ -50,6 +51,7 @@ class Job:
     workers: int | None = None
     cluster: str | None = None
     shard_dir: Path | None = None
+    insecure: bool = False
 
 
 def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None) -> None:
@@ -89,7 +91,14 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
 
             started = checked_at = time.perf_counter()
             sharding = stack.enter_context(
-                open_shards(job.workers, job.cluster, job.shard_dir, output, fallback=job.fallback)
+                open_shards(
+                    job.workers,
+                    job.cluster,
+                    job.shard_dir,
+                    output,
+                    fallback=job.fallback,
+                    insecure=job.insecure,
+                )
             )
             n_threads = job.n_threads
             if sharding is not None:

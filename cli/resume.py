@@ -44,6 +44,10 @@ def resume(
         str | None,
         typer.Option(metavar="ADDRESS", help="Keep them on the workers of this Dask cluster from here on."),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Join a --cluster without TLS, on a network that is yours."),
+    ] = False,
     shard_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where shards keep checkpoints and logs, instead of the run's."),
@@ -103,6 +107,7 @@ def resume(
             workers=workers or None,
             cluster=cluster,
             shard_dir=shard_dir,
+            insecure=insecure,
             topology=None if machine else topology_from_dict(request.topology),
         )
         _check_out(job, resumed)

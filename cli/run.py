@@ -94,9 +94,13 @@ def run(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Keep them on the workers of this Dask cluster: tcp://host:8786, or scheduler file .json.",
+            help="Keep them on the workers of this Dask cluster: tls://host:8786, or scheduler file .json.",
         ),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Join a --cluster without TLS, on a network that is yours."),
+    ] = False,
     shard_dir: Annotated[
         Path | None,
         typer.Option(
@@ -186,6 +190,7 @@ def run(
         workers=workers,
         cluster=cluster,
         shard_dir=shard_dir,
+        insecure=insecure,
     )
     if trace is not None and machine is None:
         note_trace_machine(options + (overrides or []), loaded.topology.machine, output)

@@ -21,6 +21,7 @@ def open_shards(
     output: Output,
     *,
     fallback: bool = False,
+    insecure: bool = False,
 ) -> Iterator[Sharding | None]:
     """Yield how a run is divided, None where it is not; what was started has ended afterwards.
 
@@ -32,13 +33,16 @@ def open_shards(
             everything is on this machine.
         output: for notes.
         fallback: whether shards go on on the CPU when their device fails.
+        insecure: whether a cluster without TLS may be joined.
 
     Raises:
-        InputError: contradictory options, Dask is not there, or nobody answers.
+        InputError: contradictory options, Dask is not there, nobody answers, or not over TLS.
         RunFailedError: the workers did not come.
     """
     from gpuscan.errors import InputError
 
+    if insecure and address is None:
+        raise InputError("--insecure is for a cluster to join; give --cluster ADDRESS too, or leave it out")
     if n_workers is None and address is None:
         if directory is not None:
             raise InputError("--shard-dir is for shards; give --workers N or --cluster ADDRESS too")
@@ -65,7 +69,7 @@ def open_shards(
             n_threads = max(1, len(os.sched_getaffinity(0)) // n_workers)
             yield Sharding(cluster.transport, n_workers, kept_in, n_threads)
         return
-    with joined_cluster(address, n_workers) as transport:
+    with joined_cluster(address, n_workers, insecure=insecure) as transport:
         if directory is None:
             output.note("without --shard-dir the loss of a worker ends the run")
         place = None if directory is None else directory.absolute()

@@ -41,7 +41,7 @@ def copied(tmp_path: Path) -> Path:
     package = tmp_path / "gpuscan"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    for name in ("errors", "units", "records", "pagemap"):
+    for name in ("errors", "units", "memory", "records", "pagemap"):
         shutil.copy(ROOT / f"{name}.py", package)
     (package / "__init__.py").write_text("")
     return tmp_path

@@ -273,7 +273,7 @@ def test_what_callers_get_wrong(backend: str) -> None:
 
 
 def test_too_little_memory(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_backend, "_available_bytes", lambda: 100_000)
+    monkeypatch.setattr(cpu_backend, "available_bytes", lambda: 100_000)
     if not backend.startswith("cpu"):
         monkeypatch.setattr(type(backend_named(backend).device), "free_bytes", lambda _self: 100_000)
     with pytest.raises(DeviceError, match=r"need .* (97\.7 KiB are free|97\.7 KiB of memory are available)"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,8 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import dask
 import pytest
+from distributed import LocalCluster
+from distributed.security import Security
 
 from gpuscan.checkpoint.directory import generations
 from gpuscan.cli.output import Output
@@ -24,14 +30,36 @@ from gpuscan.engine import RunReport
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.kernels.registry import Device
 from gpuscan.plan import Plan
-from gpuscan.shards import dask_transport
+from gpuscan.shards import dask_transport, joining
 from gpuscan.shards.dask_transport import DaskTransport, ShardActor, joined_cluster, local_cluster
 from gpuscan.shards.messages import pack
 from gpuscan.shards.sharded_store import ShardedStore
 from processes import family, listening, worker_pids
 from sharded_runs import assert_same_run, machine, run, single
 
-LOOPBACK = "0100007F"
+
+@pytest.fixture(scope="module")
+def certified() -> Iterator[str]:
+    """Yield the address of a cluster over TLS; Dask is configured to join it, here and in children."""
+    secured = Security.temporary()
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        for field, key in joining._TLS.items():
+            file = Path(place) / field
+            file.write_text(getattr(secured, field))
+            patch.setenv("DASK_" + key.upper().replace(".", "__").replace("-", "_"), str(file))
+        with (
+            dask.config.set(dask.config.collect_env()),
+            LocalCluster(
+                n_workers=3,
+                threads_per_worker=1,
+                memory_limit=0,
+                security=secured,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+        ):
+            yield cluster.scheduler_address
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +106,11 @@ def disturbed(
     return found, killer
 
 
-def test_everything_listens_on_loopback_only(cluster: DaskTransport) -> None:
-    sockets = listening(family(os.getpid()))
-    assert len(sockets) >= 7, "scheduler, three workers and their nannies"
-    assert {address for address, _ in sockets} == {LOOPBACK}
+def test_nothing_listens_on_a_network(cluster: DaskTransport) -> None:
+    assert listening(family(os.getpid())) == []
+    sockets = Path(unquote(cluster._client.scheduler.address.partition("://")[2].rpartition(":")[0]))
+    assert len(list(sockets.iterdir())) >= 7, "scheduler, three workers and their nannies"
+    assert stat.S_IMODE(sockets.stat().st_mode) == stat.S_IMODE(sockets.parent.stat().st_mode) == 0o700
 
 
 def test_a_run_over_a_network_is_that_of_a_single_store(cluster: DaskTransport) -> None:
@@ -113,30 +142,31 @@ def test_all_workers_are_seen_whatever_the_client_asks_of_its_own(cluster: DaskT
         client.sync(set_period, usual_ms)
 
 
-def test_a_cluster_that_runs_already_is_joined_and_stays(cluster: DaskTransport) -> None:
-    address = cluster._client.scheduler.address
+def test_a_cluster_that_runs_already_is_joined_and_stays(certified: str) -> None:
+    address = certified
     with joined_cluster(address) as joined:
         assert joined.describe() == f"on 3 workers of the cluster at {address}"
         with ShardedStore(machine(1), device="cpu", n_shards=2, transport=joined, n_threads=1) as store:
             store.load_pages(store.page_map.present_bits())
             assert_same_run(run(store, 2, seed=5), single(2, 5, machine(1)))
-    assert cluster.n_workers() == 3
+    with joined_cluster(address) as joined:
+        assert joined.n_workers() == 3
 
 
 def test_nobody_there_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.2)
     with (
         pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1 "),
-        joined_cluster("tcp://127.0.0.1:1"),
+        joined_cluster("tcp://127.0.0.1:1", insecure=True),
     ):
         pass
 
 
 def test_a_scheduler_file_is_waited_for(
-    cluster: DaskTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    certified: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "dask.json"
-    text = json.dumps({"type": "Scheduler", "address": cluster._client.scheduler.address})
+    text = json.dumps({"type": "Scheduler", "address": certified})
     place.write_text(text[:30])
     writing = threading.Timer(0.3, place.write_text, (text,))
     writing.start()
@@ -154,9 +184,9 @@ def test_a_scheduler_file_is_waited_for(
 
 
 def test_as_many_workers_as_were_asked_for_are_waited_for(
-    cluster: DaskTransport, monkeypatch: pytest.MonkeyPatch
+    certified: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = cluster._client.scheduler.address
+    address = certified
     with open_shards(2, address, None, Output(False, quiet=True)) as sharding:
         assert sharding is not None
         assert sharding.n_shards == 2
@@ -406,7 +436,7 @@ def kill_after(engine: subprocess.Popen[str], state: Path, generation: int) -> l
 
 
 def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
-    cluster: DaskTransport, alone: Any, tmp_path: Path
+    certified: str, alone: Any, tmp_path: Path
 ) -> None:
     scratch, state = tmp_path / "tmp", tmp_path / "state"
     scratch.mkdir()
@@ -421,7 +451,7 @@ def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
     assert list(scratch.iterdir())  # what nobody could remove
 
     # The workers of the next one are of a cluster that stays, and it is killed too.
-    address = cluster._client.scheduler.address
+    address = certified
     shards = tmp_path / "shards"
     shards.mkdir()
     options = ("--cluster", address, "--shard-dir", str(shards), "--every", "1", "--json", "--quiet")
@@ -432,7 +462,8 @@ def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
     found = json.loads(out)
     assert found["ledger"] == alone["ledger"]
     assert len(found["resumed_at"]) == 2
-    assert cluster.n_workers() == 3
+    with joined_cluster(address) as joined:
+        assert joined.n_workers() == 3
 
 
 def watched(engine: subprocess.Popen[str], until: float, ready: Path | None = None) -> set[int]:

@@ -6,15 +6,12 @@ Facts about Dask distributed that shape this module (2024.8 to 2026.8):
 - a client reaches actors through the scheduler unless ``direct_to_workers`` is set (``Actor._worker_rpc``);
 - a call to a dead worker may wait for the scheduler to make the actor's task again
   (``Actor.__getattr__``), so waiting here looks at the list of workers now and then;
-- without an address of its own, every scheduler and worker also opens an HTTP server, on the
-  scheduler on all interfaces, port 8787 (``ServerNode.start_http_server``);
 - ``memory_limit`` makes a nanny kill a worker that holds much, which a worker with a shard does.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import time
@@ -26,13 +23,14 @@ from typing import Any, NamedTuple
 from gpuscan.allocator import keep_freed_memory
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.installing import install_command
+from gpuscan.memory import available_bytes
 from gpuscan.scratch import scratch_directory
+from gpuscan.shards.joining import joining_security, scheduler_address
 from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
 from gpuscan.shards.shard import Shard
 from gpuscan.shards.transport import Traffic
 from gpuscan.units import format_bytes, format_number
 
-_LOOPBACK = "127.0.0.1"
 _LOOK_EVERY_S = 0.5
 """Pause between two looks at the list of workers while a reply is waited for."""
 _REPLACED_WITHIN_S = 20.0
@@ -215,9 +213,10 @@ class LocalShards(NamedTuple):
 def local_cluster(n_workers: int) -> Iterator[LocalShards]:
     """Yield a cluster of this machine's own; whatever ends the block, nothing of it is left.
 
-    Workers are processes, everything listens on 127.0.0.1 only, and what they write goes to a
-    directory that is removed. Where SIGKILL ends this process, its workers see a pipe closed and exit
-    (``AsyncProcess._immediate_exit_when_closed``), and the next cluster removes the directory.
+    Workers are processes, everything listens on sockets that are files in a directory of ours
+    (:mod:`gpuscan.shards.unix_comm`), and what they write goes there; it is removed. Where SIGKILL ends
+    this process, its workers see a pipe closed and exit (``AsyncProcess._immediate_exit_when_closed``),
+    and the next cluster removes the directory.
 
     Args:
         n_workers: processes.
@@ -228,23 +227,15 @@ def local_cluster(n_workers: int) -> Iterator[LocalShards]:
     """
     check_workers(n_workers)
     distributed = _distributed()
+    from gpuscan.shards.local import cluster_spec
+
     try:
         with (
             scratch_directory("shards") as scratch,
             _quiet(),
             _configured({"temporary-directory": str(scratch), _LOST_WORKER_TIMEOUT: "1000 days"}),
-            distributed.LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                host=_LOOPBACK,
-                memory_limit=0,
-                preload=["gpuscan.shards.worker"],
-                local_directory=str(scratch),
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"},
-                worker_dashboard_address=None,
-                silence_logs=logging.CRITICAL,
+            distributed.SpecCluster(
+                **cluster_spec(n_workers, scratch), silence_logs=logging.CRITICAL
             ) as cluster,
             distributed.Client(cluster, direct_to_workers=True, set_as_default=False) as client,
         ):
@@ -263,7 +254,7 @@ def check_workers(n_workers: int) -> None:
     Raises:
         InputError: they would be too many.
     """
-    n_cpus, free_bytes = len(os.sched_getaffinity(0)), _available_bytes()
+    n_cpus, free_bytes = len(os.sched_getaffinity(0)), available_bytes()
     most = max(1, min(_WORKERS_PER_CPU * n_cpus, free_bytes // _WORKER_BYTES))
     if n_workers > most:
         raise InputError(
@@ -272,61 +263,45 @@ def check_workers(n_workers: int) -> None:
         )
 
 
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 @contextmanager
-def joined_cluster(address: str, n_workers: int | None = None) -> Iterator[DaskTransport]:
+def joined_cluster(
+    given: str, n_workers: int | None = None, *, insecure: bool = False
+) -> Iterator[DaskTransport]:
     """Yield a transport to a cluster that runs already, or is about to; its workers need gpuscan, and stay.
 
     Args:
-        address: of its scheduler, ``tcp://host:8786``, or the path of a scheduler file (``*.json``), which
-            may not be there yet.
+        given: address of its scheduler, ``tls://host:8786``, or the path of a scheduler file (``*.json``),
+            which may not be there yet.
         n_workers: to wait for; by default those that there are once there is one.
+        insecure: whether one without TLS may be joined.
 
     Raises:
-        InputError: Dask is not installed, or nobody answers there.
+        InputError: Dask is not installed, nobody answers there, or it is not to be trusted
+            (:mod:`gpuscan.shards.joining`).
         RunFailedError: no worker came, or not as many as that.
     """
     distributed = _distributed()
-    is_file = "://" not in address and address.endswith(".json")
+    address = scheduler_address(given, insecure=insecure, timeout_s=_JOIN_TIMEOUT_S)
     try:
         client = distributed.Client(
-            _address_in(Path(address)) if is_file else address,
+            address,
+            security=joining_security(address),
             direct_to_workers=True,
             set_as_default=False,
             timeout=_JOIN_TIMEOUT_S,
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {address} ({error}); give its address, for example tcp://host:8786"
+            f"no Dask scheduler answers at {address} ({error}); give its address, for example tls://host:8786"
         ) from None
     with client:
-        where = f"the cluster at {address}"
+        where = f"the cluster at {given}"
         _wait_for_workers(client, where, n_workers)
         transport = DaskTransport(client, where)
         try:
             yield transport
         finally:
             transport.close()
-
-
-def _address_in(path: Path) -> str:
-    """Return what a scheduler writes to its file, as soon as that is there: Dask's own wait has no end."""
-    deadline = time.monotonic() + _JOIN_TIMEOUT_S
-    while True:
-        with suppress(OSError, ValueError, TypeError, KeyError):  # not there, or not written to its end
-            return str(json.loads(path.read_bytes())["address"])
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"no Dask scheduler has written {path} in {_JOIN_TIMEOUT_S:g} s; start one with "
-                f"'dask scheduler --scheduler-file {path}', or give its address"
-            )
-        time.sleep(0.05)
 
 
 def _wait_for_workers(client: Any, where: str, n_workers: int | None) -> None:

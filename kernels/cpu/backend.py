@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +36,7 @@ from gpuscan.kernels.cpu.scan import Scan
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.kernels.registry import THREADS_MAX
 from gpuscan.kernels.signatures import Door, closed
+from gpuscan.memory import available_bytes
 from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
 from gpuscan.records import N_NODES_MAX
 from gpuscan.units import format_bytes
@@ -271,7 +271,7 @@ def allocate(layout: StoreLayout) -> StoreArrays:
     """
     n_pages, fmt = layout.n_pages, layout.fmt
     needed = n_pages * fmt.n_bytes + n_pages // 4 + n_pages * layout.has_large_folios
-    available = _available_bytes()
+    available = available_bytes()
     if needed > available:
         raise _too_large(layout, needed, available)
     try:
@@ -300,11 +300,3 @@ def _too_large(layout: StoreLayout, needed: int, available: int) -> DeviceError:
         f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)}, "
         f"{format_bytes(available)} of memory are available; simulate less or use the format pghot-compact"
     )
-
-
-def _available_bytes() -> int:
-    """Return MemAvailable; what cgroups allow beyond that is for the kernel to say."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
