@@ -12,25 +12,21 @@ give up, so the watermarks are looked at here.
 from __future__ import annotations
 
 import errno
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
-from gpuscan.linux import syscalls
 from gpuscan.linux.address_map import AddressMap, Entries
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
 from gpuscan.linux.syscalls import NOT_WRITTEN
+from gpuscan.linux.system import HERE, System
 from gpuscan.pagemap import PageMap
 from gpuscan.units import PAGE_BYTES
-
-MovePages = Callable[[int, NDArray[np.uint64], NDArray[np.int32] | None], tuple[int, NDArray[np.int32]]]
-"""See :func:`gpuscan.linux.syscalls.move_pages`."""
 
 _MOST_CALLS = 4
 """Calls for one batch: each after the first takes up what an aborted one left."""
@@ -57,7 +53,7 @@ class MovePagesMigrator:
         addresses: which process and address a folio stands for.
         page_map: of the machine.
         room: what the nodes can take.
-        move_pages: the system call.
+        system: where they run.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
     """
 
@@ -67,7 +63,7 @@ class MovePagesMigrator:
         addresses: AddressMap,
         page_map: PageMap,
         room: Room,
-        move_pages: MovePages = syscalls.move_pages,
+        system: System = HERE,
         *,
         tiers: Mapping[int, int] | None = None,
     ) -> None:
@@ -75,7 +71,7 @@ class MovePagesMigrator:
         self._addresses = addresses
         self._page_map = page_map
         self._room = room
-        self._move_pages = move_pages
+        self._system = system
         self._tiers = tiers
         self.moved_pages: Counter[int] = Counter()
         """Base pages moved, by target nid."""
@@ -92,7 +88,7 @@ class MovePagesMigrator:
             pfns: int64[n], first pages.
             n_pages: int64[n], base pages of each.
         """
-        started_ns = time.monotonic_ns()
+        started_ns = self._system.monotonic_ns()
         status = np.full(len(pfns), _UNDECIDED, dtype=np.int16)
         reasons: Counter[str] = Counter()
         entries, known = self._addresses.find(pfns)
@@ -108,7 +104,7 @@ class MovePagesMigrator:
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
-        return MigrateResult(status, dict(reasons), float(time.monotonic_ns() - started_ns), events)
+        return MigrateResult(status, dict(reasons), float(self._system.monotonic_ns() - started_ns), events)
 
     def _n_demoted(
         self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64], tiers: Mapping[int, int]
@@ -166,7 +162,7 @@ class MovePagesMigrator:
         left = which
         for _ in range(_MOST_CALLS):
             asked = addresses[left].astype(np.uint64)
-            returned, written = self._move_pages(
+            returned, written = self._system.move_pages(
                 process.pid, asked, np.full(len(left), target_nid, dtype=np.int32)
             )
             left = self._booked(left, written, target_nid, status, reasons)
@@ -176,7 +172,7 @@ class MovePagesMigrator:
                 _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
                 return
             n_before = len(left)
-            _, where = self._move_pages(process.pid, addresses[left].astype(np.uint64), None)
+            _, where = self._system.move_pages(process.pid, addresses[left].astype(np.uint64), None)
             arrived = where == target_nid
             status[left[arrived]] = MigrateStatus.MOVED
             left = left[~arrived]
