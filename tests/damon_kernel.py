@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from gpuscan.linux import damon_state
+from gpuscan.linux.system import System
 
 FIRST_PID = 4_000
 
@@ -36,7 +37,7 @@ class DamonKernel:
         (boot / "boot_id").write_text("this-boot\n")
         monkeypatch.setattr(damon_state, "write", self.write)
 
-    def write(self, path: Path, value: int | str) -> None:
+    def write(self, _: System, path: Path, value: int | str) -> None:
         name, value = str(path.relative_to(self.admin)), str(value)
         self.written.append((name, value))
         if not path.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuscan.linux.system import System
 from gpuscan.pageflags import Kpf
 
 PRESENT, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 56, 1 << 55
@@ -17,6 +18,7 @@ class FakeProcess:
 
     def __init__(self, root: Path, pid: int = 77) -> None:
         self.root = root
+        self.system = System(root)
         self.pid = pid
         self.comm = "fake"
         self.alive = True

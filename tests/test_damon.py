@@ -28,6 +28,7 @@ from gpuscan.linux.damon import (
     Watched,
     in_pieces,
 )
+from gpuscan.linux.system import System
 from gpuscan.sources.damon import (
     accesses_at,
     cold_regions,
@@ -52,7 +53,7 @@ def nr_kdamonds(kernel):
 
 
 def started(kernel, *pids, **kwargs):
-    damon = Damon("vaddr", kernel.root)
+    damon = Damon("vaddr", System(kernel.root))
     damon.start([Watched(pid=pid) for pid in pids], Intervals(**kwargs), least_accesses=1)
     return damon
 
@@ -76,12 +77,12 @@ def test_what_it_is_about_to_configure_is_noted_before_it_is_configured(kernel, 
     seen = []
     write = kernel.write
 
-    def noting(path, value):
+    def noting(system, path, value):
         text = (kernel.root / STATE).read_text()
         seen.append((path.name, str(value), json.loads(text) if text else None))
-        write(path, value)
+        write(system, path, value)
 
-    damon = Damon("vaddr", kernel.root)
+    damon = Damon("vaddr", System(kernel.root))
     monkeypatch.setattr(damon_state, "write", noting)
     damon.start([Watched(pid=77)], Intervals(), least_accesses=1)
     name, value, noted = seen[0]
@@ -107,11 +108,11 @@ def test_a_kdamond_that_lags_is_asked_again_and_a_silent_one_once(kernel, monkey
     damon = started(kernel, 77)
     asked = []
 
-    def late(path, value):
+    def late(system, path, value):
         if value == "update_schemes_tried_regions":
             asked.append(len(asked))
             kernel.regions[0] = [(0x1000, 0x5000, 20, 7)] if len(asked) % 3 == 0 else []
-        kernel.write(path, value)
+        kernel.write(system, path, value)
 
     monkeypatch.setattr(damon_state, "write", late)
     assert len(damon.regions(0)) == 1
@@ -161,11 +162,11 @@ def test_a_refused_report_of_a_running_kdamond_is_an_error(kernel):
 
 
 def configure_foreign(kernel, *, on):
-    kernel.write(kernel.admin / "nr_kdamonds", 1)
-    kernel.write(kernel.admin / "0/contexts/nr_contexts", 1)
-    kernel.write(kernel.admin / "0/contexts/0/operations", "paddr")
+    kernel.write(System(kernel.root), kernel.admin / "nr_kdamonds", 1)
+    kernel.write(System(kernel.root), kernel.admin / "0/contexts/nr_contexts", 1)
+    kernel.write(System(kernel.root), kernel.admin / "0/contexts/0/operations", "paddr")
     if on:
-        kernel.write(kernel.admin / "0/state", "on")
+        kernel.write(System(kernel.root), kernel.admin / "0/state", "on")
     kernel.written.clear()
 
 
@@ -173,7 +174,7 @@ def configure_foreign(kernel, *, on):
 def test_what_another_configured_is_not_touched(kernel, on):
     configure_foreign(kernel, on=on)
     with pytest.raises(DamonUnavailableError, match="DAMON is taken: 1 kdamond configured"):
-        Damon("vaddr", kernel.root)
+        Damon("vaddr", System(kernel.root))
     assert kernel.written == []
     assert not (kernel.root / STATE).exists()
 
@@ -190,7 +191,7 @@ def test_what_a_killed_gpuscan_left_is_cleaned_up(kernel, ended):
     killed(kernel, 77)
     if ended:
         kernel.kill_kdamond(0)
-    Damon("vaddr", kernel.root).close()
+    Damon("vaddr", System(kernel.root)).close()
     assert nr_kdamonds(kernel) == "0"
 
 
@@ -199,7 +200,7 @@ def test_killed_before_the_kdamond_was_noted(kernel):
     state = json.loads((kernel.root / STATE).read_text())
     del state["kdamonds"]
     (kernel.root / STATE).write_text(json.dumps(state))
-    Damon("vaddr", kernel.root).close()
+    Damon("vaddr", System(kernel.root)).close()
     assert nr_kdamonds(kernel) == "0"
 
 
@@ -220,7 +221,7 @@ def another_target(kernel):
 
 def another_number(kernel):
     kernel.kill_kdamond(0)
-    kernel.write(kernel.admin / "nr_kdamonds", 2)
+    kernel.write(System(kernel.root), kernel.admin / "nr_kdamonds", 2)
 
 
 def torn_state(kernel):
@@ -235,14 +236,14 @@ def test_a_state_file_that_does_not_fit_proves_nothing(kernel, change):
     change(kernel)
     kernel.written.clear()
     with pytest.raises(DamonUnavailableError, match="DAMON is taken"):
-        Damon("vaddr", kernel.root)
+        Damon("vaddr", System(kernel.root))
     assert kernel.written == []
 
 
 @pytest.mark.parametrize("on", [True, False])
 def test_who_takes_it_over_meanwhile_keeps_it(kernel, on):
     damon = started(kernel, 77)
-    kernel.write(kernel.admin / "0/state", "off")
+    kernel.write(System(kernel.root), kernel.admin / "0/state", "off")
     configure_foreign(kernel, on=on)
     damon.close()
     assert kernel.written == []
@@ -250,7 +251,7 @@ def test_who_takes_it_over_meanwhile_keeps_it(kernel, on):
 
 
 def test_who_takes_it_before_the_first_step_keeps_it(kernel):
-    damon = Damon("vaddr", kernel.root)
+    damon = Damon("vaddr", System(kernel.root))
     configure_foreign(kernel, on=True)
     with pytest.raises(DamonUnavailableError, match="DAMON is taken"):
         damon.start([Watched(pid=77)], Intervals(), least_accesses=1)
@@ -261,14 +262,14 @@ def test_who_takes_it_before_the_first_step_keeps_it(kernel):
 def test_a_close_that_fails_leaves_the_note_and_gives_up_the_lock(kernel, monkeypatch):
     damon = started(kernel, 77)
 
-    def refusing(root):
+    def refusing(system):
         raise OSError(errno.EBUSY, "busy")
 
     with monkeypatch.context() as patched:
         patched.setattr(damon_state, "switch_off", refusing)
         with pytest.raises(OSError, match="busy"):
             damon.close()
-    Damon("vaddr", kernel.root).close()
+    Damon("vaddr", System(kernel.root)).close()
     assert nr_kdamonds(kernel) == "0"
 
 
@@ -285,34 +286,34 @@ def test_what_is_busy_for_a_moment_is_asked_again(tmp_path, monkeypatch):
         return read_text(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "read_text", busy)
-    assert damon_state.kdamond_pid(tmp_path, 0) == -1
+    assert damon_state.kdamond_pid(System(tmp_path), 0) == -1
     refusals.append(errno.EINVAL)
     with pytest.raises(OSError, match="busy"):
-        damon_state.kdamond_pid(tmp_path, 0)
+        damon_state.kdamond_pid(System(tmp_path), 0)
 
 
 def test_two_gpuscans_do_not_share_it(kernel):
     damon = started(kernel, 77)
     with pytest.raises(DamonUnavailableError, match="another gpuscan uses DAMON"):
-        Damon("vaddr", kernel.root)
+        Damon("vaddr", System(kernel.root))
     damon.close()
 
 
 def test_a_kernel_without_the_operations(kernel):
     kernel.operations = ("paddr",)
     with pytest.raises(DamonUnavailableError, match="CONFIG_DAMON_VADDR"):
-        Damon("vaddr", kernel.root)
+        Damon("vaddr", System(kernel.root))
     assert nr_kdamonds(kernel) == "0"
-    Damon("paddr", kernel.root).close()
+    Damon("paddr", System(kernel.root)).close()
 
 
 def test_a_kernel_without_damon(tmp_path):
     with pytest.raises(DamonUnavailableError, match="CONFIG_DAMON_SYSFS"):
-        Damon("vaddr", tmp_path)
+        Damon("vaddr", System(tmp_path))
 
 
 def test_physical_memory_takes_its_regions(kernel):
-    damon = Damon("paddr", kernel.root)
+    damon = Damon("paddr", System(kernel.root))
     physical = ((0, 4096), (1 << 20, 3 << 20))
     damon.start([Watched(physical)], Intervals(min_regions=(4, 8)), least_accesses=0)
     target = kernel.admin / "0/contexts/0/targets/0"

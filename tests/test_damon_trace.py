@@ -11,6 +11,7 @@ from damon_kernel import FIRST_PID, DamonKernel, TraceKernel, aggregation
 from gpuscan.linux import damon_state, damon_trace
 from gpuscan.linux.damon import Damon, Intervals, Watched
 from gpuscan.linux.damon_trace import AggregationTrace, last_aggregations
+from gpuscan.linux.system import System
 
 HOT, COLD, LATER = (4096, 8192, 6, 3), (8192, 20480, 0, 9), (4096, 20480, 5, 0)
 
@@ -56,7 +57,7 @@ def trace(kernel, monkeypatch):
 
 
 def started(kernel, aggregation_us=60_000):
-    damon = Damon("vaddr", kernel.root)
+    damon = Damon("vaddr", System(kernel.root))
     damon.start([Watched(pid=77)], Intervals(aggregation_us=aggregation_us), least_accesses=1)
     return damon
 
@@ -161,12 +162,12 @@ def test_a_killed_gpuscan_leaves_no_instance_and_only_its_own_is_removed(kernel,
     somebody = trace.instances.parent / "somebody"
     somebody.mkdir()
     damon._state_file.write({**state, **change})
-    damon_state.remove_trace(kernel.root, damon._state_file.read())
+    damon_state.remove_trace(System(kernel.root), damon._state_file.read())
     assert bool(list(trace.instances.iterdir())) == is_left
     assert somebody.exists()
 
 
 def test_what_cleans_up_after_a_kill_removes_the_instance(kernel, trace):
     damon = started(kernel)
-    assert damon_state.restore(kernel.root, damon._state_file) == ""
+    assert damon_state.restore(System(kernel.root), damon._state_file) == ""
     assert not list(trace.instances.iterdir())

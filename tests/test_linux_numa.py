@@ -9,6 +9,7 @@ import pytest
 
 from gpuscan.errors import InputError
 from gpuscan.linux.numa import Allowance, Room, parse_numa_maps, read_allowance, room_by_node
+from gpuscan.linux.system import System
 from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.topology import Topology
 from gpuscan.topology.lists import parse_list
@@ -139,12 +140,12 @@ def test_room_is_what_is_free_above_high_mark_and_reserve():
 def test_room_is_read_again_when_it_is_old(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/zoneinfo").write_text(ZONES)
-    room = Room(tmp_path, fresh_ns=10_000_000_000)
+    room = Room(System(tmp_path), fresh_ns=10_000_000_000)
     before = room.pages(0)
     room.take(0, 1000)
     assert room.pages(0) == before - 1000
     assert room.pages(9) == 0
-    stale = Room(tmp_path, fresh_ns=-1)
+    stale = Room(System(tmp_path), fresh_ns=-1)
     stale.take(0, 1000)
     assert stale.pages(0) == before
     fewer = re.sub(r"free( +)50000", r"free\g<1>40000", ZONES)
@@ -183,7 +184,7 @@ def machine(tmp_path):
             (tmp_path / "proc/zoneinfo").write_text(text)
 
     free_changes(0)
-    return Counted(tmp_path, fresh_ns=10_000_000_000), free_changes
+    return Counted(System(tmp_path), fresh_ns=10_000_000_000), free_changes
 
 
 def test_what_others_take_is_seen_without_reading_zoneinfo_again(machine):

@@ -21,6 +21,7 @@ from gpuscan.linux.process import Process, parse_maps, read_stat
 from gpuscan.linux.ranges import as_ranges, contains, intersect, join
 from gpuscan.linux.resident import NO_PAGES, PageFlags, Pages, pages_in, pfns_at, present_ranges
 from gpuscan.linux.syscalls import has_pagemap_scan
+from gpuscan.linux.system import System
 from gpuscan.pageflags import Kpf
 from procfs import LRU_PAGE, FakeProcess, large_folio, write_flags
 
@@ -42,7 +43,9 @@ def counted_words(monkeypatch):
     """Count the words of pagemaps that are read from now on."""
     counted, words = [], resident._words
     monkeypatch.setattr(
-        resident, "_words", lambda fd, low, high: counted.append(high - low) or words(fd, low, high)
+        resident,
+        "_words",
+        lambda system, fd, low, high: counted.append(high - low) or words(system, fd, low, high),
     )
     return counted
 
@@ -307,10 +310,10 @@ def test_mappings():
 def test_a_name_with_spaces_and_parentheses(tmp_path):
     (tmp_path / "proc/5").mkdir(parents=True)
     (tmp_path / "proc/5/stat").write_text(stat_line(5, "a) b (c", start=4711))
-    stat = read_stat(5, tmp_path)
+    stat = read_stat(5, System(tmp_path))
     assert stat is not None
     assert (stat.comm, stat.start_ticks, stat.is_kernel_thread) == ("a) b (c", 4711, False)
-    assert read_stat(6, tmp_path) is None
+    assert read_stat(6, System(tmp_path)) is None
 
 
 def test_a_process_that_ends_is_not_alive_any_more():

@@ -23,6 +23,7 @@ from gpuscan.engine import RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.ledger import Ledger
 from gpuscan.linux import capabilities
+from gpuscan.linux.system import System
 from gpuscan.live import members
 from gpuscan.live import session as live_session
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
@@ -44,9 +45,9 @@ def test_a_cgroup_and_those_below_it(tmp_path):
     (group / "one").mkdir(parents=True)
     (group / "cgroup.procs").write_text(f"12\n{os.getpid()}\n")
     (group / "one/cgroup.procs").write_text("13\n12\n")
-    assert Cgroup(Path("jobs"), tmp_path).pids() == [12, 13]
+    assert Cgroup(Path("jobs"), System(tmp_path)).pids() == [12, 13]
     with pytest.raises(InputError, match="is no cgroup"):
-        Cgroup(Path("none"), tmp_path)
+        Cgroup(Path("none"), System(tmp_path))
 
 
 def test_a_command_and_its_children_until_it_is_ended():
@@ -167,24 +168,24 @@ def test_missing_capabilities_are_named_with_what_they_are_for(tmp_path, monkeyp
     (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000000000\n")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(InputError) as refused:
-        capabilities.check_live(moves=True, foreign=True, root=tmp_path)
+        capabilities.check_live(moves=True, foreign=True, system=System(tmp_path))
     text = str(refused.value)
     assert "CAP_SYS_ADMIN (to see the page frame numbers" in text
     assert "CAP_SYS_PTRACE (to read another user's process and to move its pages)" in text
     (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000280002\n")
-    capabilities.check_live(moves=True, foreign=True, root=tmp_path)
+    capabilities.check_live(moves=True, foreign=True, system=System(tmp_path))
 
 
 def test_auto_takes_the_first_that_works_and_says_why_not_the_others(tmp_path):
     # An empty /sys: no DAMON, no idle page tracking.
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/kpageflags").write_bytes(b"")
-    monitor, refused = open_monitor("auto", read_host().topology, 1, root=tmp_path)
+    monitor, refused = open_monitor("auto", read_host().topology, 1, system=System(tmp_path))
     monitor.close()
     assert monitor.name in ("soft-dirty", "kpageflags")
     assert [text.partition(":")[0] for text in refused][:3] == ["damon", "damon-paddr", "idle"]
     with pytest.raises(InputError, match="CONFIG_IDLE_PAGE_TRACKING"):
-        open_monitor("idle", read_host().topology, 1, root=tmp_path)
+        open_monitor("idle", read_host().topology, 1, system=System(tmp_path))
 
 
 def run(capsys, *arguments):
@@ -347,7 +348,7 @@ def test_a_signal_wakes_who_waits():
 def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch):
     started = []
 
-    def starts(argv, stdout):
+    def starts(command, argv, stdout):
         started.append(subprocess.Popen(argv))
         os.kill(os.getpid(), signal.SIGTERM)  # nobody knows of the command yet
         return started[0]
@@ -355,7 +356,7 @@ def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch)
     def unwinds(signum, _):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(members, "_started", starts)
+    monkeypatch.setattr(Command, "_started", starts)
     before = signal.signal(signal.SIGTERM, unwinds)  # as the command line has it
     try:
         request = LiveRequest(command=("sleep", "60"), source="kpageflags", dry_run=True, device="cpu")

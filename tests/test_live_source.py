@@ -310,7 +310,9 @@ def test_a_rehearsal_is_on_a_few_pages(tmp_path, monkeypatch):
     bed.process.add_mapping(1 << 40, 1 << 44)
     n_words, words = [], resident._words
     monkeypatch.setattr(
-        resident, "_words", lambda fd, low, high: n_words.append(high - low) or words(fd, low, high)
+        resident,
+        "_words",
+        lambda system, fd, low, high: n_words.append(high - low) or words(system, fd, low, high),
     )
     bed.source.watch([])
     bed.source.watch([(0, bed.process)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +13,8 @@ from gpuscan.errors import InputError
 from gpuscan.linux import resident
 from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions
 from gpuscan.linux.resident import pages_in
+from gpuscan.linux.system import System
 from gpuscan.pageflags import Kpf
-from gpuscan.sources import damon as damon_source
-from gpuscan.sources import pagemap_scan
 from gpuscan.sources.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual, QuietMemory
 from gpuscan.sources.idle import BITMAP, IdleTracking
 from gpuscan.sources.kpageflags import ReferencedFlags
@@ -78,7 +76,7 @@ def test_idle_marks_go_on_heads_only_and_accesses_take_them_off(tmp_path, proces
     write_flags(tmp_path, N_FRAMES, large_folio(512, 4))
     bitmap = IdleBitmap(tmp_path, monkeypatch)
     process.map(BASE, [100, 101, 700, *range(512, 528)])
-    monitor = IdleTracking(tmp_path)
+    monitor = IdleTracking(System(tmp_path))
     monitor.watch([process])
     assert bitmap.marked() == [100, 101, 512, 700]
     assert len(monitor.observe(0)[0].hot) == 0
@@ -96,7 +94,7 @@ def test_more_idle_marks_than_one_call_takes(tmp_path, process, monkeypatch):
     bitmap = IdleBitmap(tmp_path, monkeypatch, 1 << 17)
     process.add_mapping(heap, heap + n * 4096)
     process.map(heap, range(100, 100 + n))
-    monitor = IdleTracking(tmp_path)
+    monitor = IdleTracking(System(tmp_path))
     monitor.watch([process])
     assert len(monitor.observe(0)[0].hot) == 0
     for pfn in (99, 60_000, 70_050, 70_100):
@@ -117,7 +115,7 @@ def test_pages_whose_mark_is_not_taken_are_not_accessed(tmp_path, process, monke
         return plain(fd, data[: 16 - at], at)
 
     monkeypatch.setattr(os, "pwrite", write)
-    monitor = IdleTracking(tmp_path)
+    monitor = IdleTracking(System(tmp_path))
     monitor.watch([process])
     assert len(monitor.observe(0)[0].hot) == 0
     monitor.close()
@@ -130,7 +128,7 @@ def test_who_is_watched_already_keeps_its_idle_marks_when_others_come(tmp_path, 
     other.add_mapping(BASE, BASE + 0x10000)
     process.map(BASE, [100])
     other.map(BASE, [200])
-    monitor = IdleTracking(tmp_path)
+    monitor = IdleTracking(System(tmp_path))
     monitor.watch([process])
     bitmap.access(100)
     monitor.watch([process, other])
@@ -143,7 +141,7 @@ def test_a_page_that_was_not_marked_is_not_accessed(tmp_path, process, monkeypat
     write_flags(tmp_path, N_FRAMES)
     IdleBitmap(tmp_path, monkeypatch)
     process.map(BASE, [100])
-    monitor = IdleTracking(tmp_path, cold_after_ns=10)
+    monitor = IdleTracking(System(tmp_path), cold_after_ns=10)
     monitor.watch([process])
     monitor.observe(0)
     process.map(BASE + 4096, [200])
@@ -155,7 +153,7 @@ def test_a_page_that_was_not_marked_is_not_accessed(tmp_path, process, monkeypat
 
 def test_no_idle_tracking(tmp_path):
     with pytest.raises(InputError, match="CONFIG_IDLE_PAGE_TRACKING"):
-        IdleTracking(tmp_path)
+        IdleTracking(System(tmp_path))
 
 
 @pytest.mark.parametrize(("lru_gen", "hot"), [(False, [100, 101]), (True, [100])])
@@ -166,7 +164,7 @@ def test_flags_that_reclaim_left(tmp_path, process, lru_gen, hot):
         enabled.parent.mkdir(parents=True)
         enabled.write_text("0x0007\n")
     process.map(BASE, [100, 101, 102])
-    monitor = ReferencedFlags(tmp_path)
+    monitor = ReferencedFlags(System(tmp_path))
     monitor.watch([process])
     assert monitor.observe(0)[0].hot.pfn.tolist() == hot
     process.alive = False
@@ -174,12 +172,17 @@ def test_flags_that_reclaim_left(tmp_path, process, lru_gen, hot):
     monitor.close()
 
 
-def test_soft_dirty_bits_are_read_and_cleared(tmp_path, process, monkeypatch):
-    monkeypatch.setattr(pagemap_scan, "has_soft_dirty", lambda: True)
-    monkeypatch.setattr(pagemap_scan, "has_pagemap_scan", lambda: False)
+class SoftDirtyKernel(System):
+    def __init__(self, has_bits=True):
+        super().__init__()
+        self.has_soft_dirty = lambda: has_bits
+        self.has_pagemap_scan = lambda: False
+
+
+def test_soft_dirty_bits_are_read_and_cleared(tmp_path, process):
     process.map(BASE, [100, 101])
     process.map(BASE + 0x4000, [300], soft_dirty=True)
-    monitor = SoftDirty()
+    monitor = SoftDirty(system=SoftDirtyKernel())
     monitor.watch([process])
     clear_refs = process.proc / "clear_refs"
     assert clear_refs.read_text() == "4"
@@ -188,10 +191,9 @@ def test_soft_dirty_bits_are_read_and_cleared(tmp_path, process, monkeypatch):
     assert clear_refs.read_text() == "4"
 
 
-def test_a_kernel_without_soft_dirty_bits(monkeypatch):
-    monkeypatch.setattr(pagemap_scan, "has_soft_dirty", lambda: False)
+def test_a_kernel_without_soft_dirty_bits():
     with pytest.raises(InputError, match="CONFIG_MEM_SOFT_DIRTY"):
-        SoftDirty()
+        SoftDirty(system=SoftDirtyKernel(has_bits=False))
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def kernel(tmp_path, monkeypatch):
 
 def test_damon_regions_become_pages_that_are_there(kernel, process):
     process.map(BASE, range(100, 164))
-    monitor = DamonVirtual(kernel.root, Intervals(5_000, 50_000), cold_after_ns=1_000_000_000)
+    monitor = DamonVirtual(System(kernel.root), Intervals(5_000, 50_000), cold_after_ns=1_000_000_000)
     monitor.watch([process])
     kernel.regions[0] = [
         (BASE - 0x1000, BASE + 0x10000, 10, 3),  # begins before the mapping
@@ -224,7 +226,7 @@ def test_a_process_begins_in_pieces_of_what_it_can_access(kernel, process):
     heap = BASE + 0x4000_0000
     process.add_mapping(heap, heap + 0x800_0000)
     process.add_mapping(heap + 0x900_0000, heap + 0x5000_0000, "---p")  # reserved only
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process])
     target = kernel.admin / "0/contexts/0/targets/0"
     n_regions = int((target / "regions/nr_regions").read_text())
@@ -243,7 +245,7 @@ def test_a_process_begins_in_pieces_of_what_it_can_access(kernel, process):
 
 def test_a_region_inside_a_hot_stretch_is_hot_though_its_count_is_low(kernel, process):
     process.map(BASE, range(100, 228))
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process])
     kernel.regions[0] = [
         (BASE + 0x10000 * number, BASE + 0x10000 * (number + 1), count, 3)
@@ -260,7 +262,7 @@ def test_each_mapping_has_its_own_bar(kernel, process):
     process.add_mapping(heap, heap + 0x10000)
     process.map(BASE, range(100, 116))
     process.map(heap, range(200, 216))
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process])
     kernel.regions[0] = [(BASE, BASE + 0x10000, 10, 3), (heap, heap + 0x10000, 4, 3)]
     assert len(monitor.observe(0)[0].hot) == 32
@@ -268,7 +270,7 @@ def test_each_mapping_has_its_own_bar(kernel, process):
 
 
 def test_damon_without_demotion_reports_accessed_regions_only(kernel, process):
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process])
     assert ("0/contexts/0/schemes/0/access_pattern/nr_accesses/min", "1") in kernel.written
     assert len(monitor.observe(0)[0].hot) == 0
@@ -276,7 +278,7 @@ def test_damon_without_demotion_reports_accessed_regions_only(kernel, process):
 
 
 def test_too_many_processes_for_a_kdamond_each(kernel, process):
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     with pytest.raises(InputError, match="--source damon-paddr"):
         monitor.watch([process] * (MOST_PROCESSES + 1))
     monitor.close()
@@ -290,7 +292,7 @@ def test_no_kdamond_starts_anew_when_a_process_ends(kernel, process, tmp_path):
     other = FakeProcess(tmp_path, 78)
     other.add_mapping(BASE, BASE + 0x10000)
     other.map(BASE, range(200, 210))
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process, other])
     assert counts_of_starts(kernel) == 2
     process.alive = False
@@ -306,7 +308,7 @@ def test_no_kdamond_starts_anew_when_a_process_ends(kernel, process, tmp_path):
 def test_who_is_watched_no_more_has_no_kdamond(kernel, process, tmp_path):
     other = FakeProcess(tmp_path, 78)
     other.add_mapping(BASE, BASE + 0x10000)
-    monitor = DamonVirtual(kernel.root)
+    monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process, other])
     monitor.watch([other])
     assert counts_of_starts(kernel) == 3
@@ -314,11 +316,12 @@ def test_who_is_watched_no_more_has_no_kdamond(kernel, process, tmp_path):
     monitor.close()
 
 
-def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, process, tmp_path, monkeypatch):
+def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, process, tmp_path):
     process.map(BASE, range(100, 164))
-    clock = SimpleNamespace(now_ns=0, monotonic_ns=lambda: clock.now_ns)
-    monkeypatch.setattr(damon_source, "time", clock)
-    monitor = DamonVirtual(kernel.root, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
+    clock = System(kernel.root)
+    clock.monotonic_ns = lambda: clock.now_ns
+    clock.now_ns = 0
+    monitor = DamonVirtual(clock, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
     cold = []
     for second in range(12):
         if second != 10:  # then there is no newcomer
@@ -364,9 +367,11 @@ def test_a_rehearsal_is_on_a_few_pages(kernel, process, monkeypatch):
     process.add_mapping(1 << 40, 1 << 44)
     n_words, words = [], resident._words
     monkeypatch.setattr(
-        resident, "_words", lambda fd, low, high: n_words.append(high - low) or words(fd, low, high)
+        resident,
+        "_words",
+        lambda system, fd, low, high: n_words.append(high - low) or words(system, fd, low, high),
     )
-    monitor = DamonVirtual(kernel.root, Intervals(min_regions=(1, 1)))
+    monitor = DamonVirtual(System(kernel.root), Intervals(min_regions=(1, 1)))
     monitor.watch([process])
     assert sum(n_words) < 16 * REHEARSED_PAGES
     monitor.close()
@@ -374,7 +379,7 @@ def test_a_rehearsal_is_on_a_few_pages(kernel, process, monkeypatch):
 
 def test_nodes_whose_memory_does_not_lie_in_the_order_of_their_numbers(kernel, process):
     ranges = [(0x4000_0000, 0x8000_0000), (0x1000_0000, 0x4000_0000), (0, 0x10_0000)]
-    monitor = DamonPhysical(ranges, kernel.root, Intervals(min_regions=(4, 4)))
+    monitor = DamonPhysical(ranges, System(kernel.root), Intervals(min_regions=(4, 4)))
     monitor.watch([process])
     target = kernel.admin / "0/contexts/0/targets/0/regions"
     assert (target / "0/start").read_text() == "0\n"
@@ -386,7 +391,7 @@ def test_physical_regions_become_the_pages_of_each_process(kernel, process, tmp_
     other.add_mapping(BASE, BASE + 0x10000)
     process.map(BASE, range(100, 110))
     other.map(BASE, range(200, 210))
-    monitor = DamonPhysical([(0, N_FRAMES * 4096)], kernel.root, cold_after_ns=1_000_000_000)
+    monitor = DamonPhysical([(0, N_FRAMES * 4096)], System(kernel.root), cold_after_ns=1_000_000_000)
     monitor.watch([process, other])
     kernel.regions[0] = [
         (0, 105 * 4096, 10, 3),

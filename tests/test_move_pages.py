@@ -10,6 +10,7 @@ import pytest
 from gpuscan.flow import MigrateStatus
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.syscalls import NOT_WRITTEN
+from gpuscan.linux.system import System
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from machines import tiered
 from procfs import FakeProcess
@@ -20,7 +21,7 @@ NEAR_PFN, FAR_PFN = 1 << 15, 5 << 15
 """Where the nodes of ``tiered()`` begin."""
 
 
-class Kernel:
+class Kernel(System):
     """move_pages(2) on one fake process, by do_pages_move() (mm/migrate.c, v6.12).
 
     ``status`` holds what add_folio_for_migration() finds at an address (an errno), ``sticks`` the
@@ -28,6 +29,7 @@ class Kernel:
     """
 
     def __init__(self, process: FakeProcess) -> None:
+        super().__init__(process.root)
         self.process = process
         self.status: dict[int, int] = {}
         self.sticks: set[int] = set()
@@ -38,7 +40,7 @@ class Kernel:
         first = {NEAR: NEAR_PFN, FAR: FAR_PFN + 20_000}
         self.free = {nid: iter(range(pfn, pfn + 10_000)) for nid, pfn in first.items()}
 
-    def __call__(self, pid, addresses, nodes):
+    def move_pages(self, pid, addresses, nodes):
         assert pid == self.process.pid
         status = np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
         if nodes is None:
@@ -236,7 +238,7 @@ def test_a_large_folio_that_is_mapped_at_an_odd_address_arrived_as_a_whole(tmp_p
         bed.process.map(at, range(NEAR_PFN + 512, NEAR_PFN + 1024))
         return 0, nodes
 
-    bed.migrator._move_pages = moves_all
+    bed.kernel.move_pages = moves_all
     assert bed.migrator.migrate(NEAR, np.array([head]), np.array([512])).status.tolist() == [0]
     assert bed.migrator.n_split == 0
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from gpuscan.errors import InputError
+from gpuscan.linux.system import HERE, System
 
 _BITS = {"CAP_DAC_OVERRIDE": 1, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_SYS_NICE": 23}
 
@@ -13,27 +11,27 @@ PFNS = "CAP_SYS_ADMIN"
 """/proc/PID/pagemap shows page frame numbers as 0 without it (fs/proc/task_mmu.c, since v4.2)."""
 
 
-def effective(root: Path = Path("/")) -> frozenset[str]:
+def effective(system: System = HERE) -> frozenset[str]:
     """Return the capabilities in effect that gpuscan has a use for."""
-    text = (root / "proc/self/status").read_text()
+    text = system.read_text(system.root / "proc/self/status")
     word = next(int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:"))
     return frozenset(name for name, bit in _BITS.items() if word >> bit & 1)
 
 
-def check_live(*, moves: bool, foreign: bool, root: Path = Path("/")) -> None:
+def check_live(*, moves: bool, foreign: bool, system: System = HERE) -> None:
     """Refuse a live run that lacks rights.
 
     Args:
         moves: whether pages will be moved (not a dry run).
         foreign: whether a process of another user is among those asked for.
-        root: where /proc lies.
+        system: whose /proc says what this process may.
 
     Raises:
         InputError: a capability is missing; says which and for what.
     """
-    has = effective(root)
+    has = effective(system)
     wanted = {PFNS: "to see the page frame numbers in /proc/PID/pagemap"}
-    if os.geteuid() != 0:
+    if system.geteuid() != 0:
         wanted["CAP_DAC_OVERRIDE"] = "to open /proc/kpageflags, which root owns"
     if foreign:
         wanted["CAP_SYS_PTRACE"] = "to read another user's process" + (

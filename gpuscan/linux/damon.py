@@ -25,6 +25,7 @@ from gpuscan.linux import damon_state
 from gpuscan.linux.damon_state import ADMIN, STATE_FILE, StateFile
 from gpuscan.linux.damon_trace import AggregationTrace
 from gpuscan.linux.process import read_stat
+from gpuscan.linux.system import HERE, System
 from gpuscan.units import PAGE_BYTES
 
 _N_ASKED_AGAIN = 4
@@ -114,17 +115,18 @@ class Damon:
 
     Args:
         operations: what will be watched, ``vaddr`` or ``paddr``.
-        root: where /sys, /proc and /run lie.
+        system: whose DAMON it is.
 
     Raises:
         DamonUnavailableError: the kernel has none or not these operations, it may not be used, or
             somebody else uses it.
     """
 
-    def __init__(self, operations: str, root: Path = Path("/")) -> None:
-        self._root = root
+    def __init__(self, operations: str, system: System = HERE) -> None:
+        self._system = system
         self._operations = operations
-        self._admin = root / ADMIN
+        self._admin = system.root / ADMIN
+        noted = system.root / STATE_FILE
         self._n = 0
         self._cpu_s: dict[int, float] = {}
         self._silent: set[int] = set()
@@ -134,32 +136,31 @@ class Damon:
         self._is_new = False
         self._has_traced = False
         self._watchdog: subprocess.Popen[bytes] | None = None
-        if not self._admin.is_dir():
+        if not system.is_dir(self._admin):
             raise DamonUnavailableError(
                 f"{self._admin} is not there: the kernel has no CONFIG_DAMON_SYSFS, or /sys is not mounted; "
                 "take another --source"
             )
-        if not os.access(self._admin / "nr_kdamonds", os.W_OK):
+        if not system.may_write(self._admin / "nr_kdamonds"):
             raise DamonUnavailableError(
                 f"{self._admin} may not be written, root owns it; run gpuscan with sudo, or take another "
                 "--source"
             )
-        n_found = damon_state.n_kdamonds(root)
-        if n_found and not (root / STATE_FILE).exists():
+        n_found = damon_state.n_kdamonds(system)
+        if n_found and not system.is_file(noted):
             raise DamonUnavailableError(self._taken(n_found, "no state file says that it is gpuscan's"))
         try:
-            self._state_file = StateFile(root / STATE_FILE)
+            self._state_file = StateFile(system)
         except BlockingIOError:
             raise DamonUnavailableError(
-                f"another gpuscan uses DAMON (it holds the lock on {root / STATE_FILE}); end it, or take "
-                "another --source"
+                f"another gpuscan uses DAMON (it holds the lock on {noted}); end it, or take another --source"
             ) from None
         except OSError as error:
             raise DamonUnavailableError(
-                f"{root / STATE_FILE} cannot be made ({error.strerror}), and without it DAMON could not be "
+                f"{noted} cannot be made ({error.strerror}), and without it DAMON could not be "
                 "given back after a crash; make the place writable, or take another --source"
             ) from error
-        why = damon_state.restore(root, self._state_file)
+        why = damon_state.restore(system, self._state_file)
         if why:
             self._state_file.close()
             raise DamonUnavailableError(self._taken(n_found, why))
@@ -173,7 +174,7 @@ class Damon:
         # Only a context that is configured says what the kernel was built with.
         self._claim([])
         self._write(self._admin / "0/contexts/nr_contexts", 1)
-        available = (self._admin / "0/contexts/0/avail_operations").read_text().split()
+        available = self._system.read_text(self._admin / "0/contexts/0/avail_operations").split()
         self._stop()
         if self._operations not in available:
             raise DamonUnavailableError(
@@ -183,15 +184,15 @@ class Damon:
 
     def _claim(self, watched: Sequence[Watched]) -> dict[str, object]:
         """Make kdamond directories, noting before what they are for; return what was noted."""
-        n_found = damon_state.n_kdamonds(self._root)
+        n_found = damon_state.n_kdamonds(self._system)
         if n_found:
             raise DamonUnavailableError(self._taken(n_found, "somebody configured it meanwhile"))
         self._n = max(1, len(watched))
         state: dict[str, object] = {
-            "boot_id": damon_state.boot_id(self._root),
+            "boot_id": damon_state.boot_id(self._system),
             "n_kdamonds": self._n,
             "configured": [one.noted for one in watched],
-            "trace_instance": damon_state.trace_instance(),
+            "trace_instance": damon_state.trace_instance(self._system),
         }
         self._state_file.write(state)
         if self._watchdog is None:
@@ -200,7 +201,7 @@ class Damon:
         return state
 
     def _taken(self, n: int, why: str) -> str:
-        pids = [damon_state.kdamond_pid(self._root, number) for number in range(n)]
+        pids = [damon_state.kdamond_pid(self._system, number) for number in range(n)]
         who = ", ".join(f"process {pid}" for pid in pids if pid > 0) or "switched off"
         return (
             f"DAMON is taken: {n} kdamond{'s' if n > 1 else ''} configured ({who}), and {why}; "
@@ -225,7 +226,7 @@ class Damon:
             self._configure(self._admin / str(number), one, intervals, least_accesses)
         if self._trace is None:
             with contextlib.suppress(OSError):  # no tracefs, or locked down: sysfs says it, too
-                self._trace = AggregationTrace(damon_state.trace_instance(), self._root)
+                self._trace = AggregationTrace(damon_state.trace_instance(self._system), self._system)
         self._trace_limit_s = _N_TRACED * intervals.aggregation_us / 1e6
         self._least_accesses = least_accesses
         self._is_new = True
@@ -235,11 +236,11 @@ class Damon:
             try:
                 self._write(self._admin / str(number) / "state", "on")
             except DamonUnavailableError:
-                stat = None if one.pid is None else read_stat(one.pid, self._root)
+                stat = None if one.pid is None else read_stat(one.pid, self._system)
                 if one.pid is None or (stat is not None and stat.state != "Z"):
                     raise
                 # The process has ended meanwhile; so has what there would be to see.
-        self._state_file.write({**state, "kdamonds": damon_state.running(self._root, self._n)})
+        self._state_file.write({**state, "kdamonds": damon_state.running(self._system, self._n)})
 
     def _configure(self, kdamond: Path, one: Watched, intervals: Intervals, least_accesses: int) -> None:
         write = self._write
@@ -276,7 +277,7 @@ class Damon:
 
     def _write(self, path: Path, value: int | str) -> None:
         try:
-            damon_state.write(path, value)
+            damon_state.write(self._system, path, value)
         except OSError as error:
             raise DamonUnavailableError(
                 f"{path} does not take {value} ({error.strerror}); take another --source"
@@ -290,7 +291,7 @@ class Damon:
         """
         if self._trace is None:
             return [self.regions(number) for number in range(self._n)]
-        pids = [damon_state.kdamond_pid(self._root, number) for number in range(self._n)]
+        pids = [damon_state.kdamond_pid(self._system, number) for number in range(self._n)]
         asked = [pid for pid in pids if pid > 0]
         if not self._is_new:  # else it traces since before they were on
             self._trace.begin()
@@ -328,7 +329,7 @@ class Damon:
     def _asked(self, number: int) -> Regions:
         kdamond = self._admin / str(number)
         try:
-            damon_state.write(kdamond / "state", "update_schemes_tried_regions")
+            damon_state.write(self._system, kdamond / "state", "update_schemes_tried_regions")
         except OSError as error:
             if self.is_running(number):
                 raise RunFailedError(
@@ -338,34 +339,41 @@ class Damon:
         directory = kdamond / "contexts/0/schemes/0/tried_regions"
         rows: list[tuple[int, int, int, int]] = []
         # One descriptor for the directory: four files a region are most of what a tick costs.
-        top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        top = self._system.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for name in os.listdir(top):  # noqa: PTH208  # by descriptor
+            for name in self._system.names_in(top):
                 if name.isdigit():
                     with contextlib.suppress(FileNotFoundError):
                         rows.append(
                             (
-                                _number(top, f"{name}/start"),
-                                _number(top, f"{name}/end"),
-                                _number(top, f"{name}/nr_accesses"),
-                                _number(top, f"{name}/age"),
+                                self._number(top, f"{name}/start"),
+                                self._number(top, f"{name}/end"),
+                                self._number(top, f"{name}/nr_accesses"),
+                                self._number(top, f"{name}/age"),
                             )
                         )
         finally:
-            os.close(top)
+            self._system.close(top)
         if not rows:
             return NO_REGIONS
         return _regions(np.array(sorted(rows), dtype=np.int64), 0)
 
+    def _number(self, directory: int, name: str) -> int:
+        fd = self._system.open(name, os.O_RDONLY, dir_fd=directory)
+        try:
+            return int(self._system.read(fd, 32))
+        finally:
+            self._system.close(fd)
+
     def is_running(self, number: int) -> bool:
         """Whether a kdamond is on; one of a process ends with it."""
-        return damon_state.kdamond_pid(self._root, number) > 0
+        return damon_state.kdamond_pid(self._system, number) > 0
 
     def cpu_s(self) -> float:
         """Return the CPU time that the kdamonds were last seen to have taken, in seconds."""
         for number in range(self._n):
-            pid = damon_state.kdamond_pid(self._root, number)
-            stat = read_stat(pid, self._root) if pid > 0 else None
+            pid = damon_state.kdamond_pid(self._system, number)
+            stat = read_stat(pid, self._system) if pid > 0 else None
             if stat is not None:
                 self._cpu_s[pid] = stat.cpu_s
         return sum(self._cpu_s.values())
@@ -395,14 +403,14 @@ class Damon:
 
     def _stop(self) -> None:
         if self._n:
-            if not damon_state.whose(self._root, self._state_file.read()):
-                damon_state.switch_off(self._root)
+            if not damon_state.whose(self._system, self._state_file.read()):
+                damon_state.switch_off(self._system)
             self._n = 0
 
     def _start_watchdog(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C and a shell's kill of the job do not reach it.
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", damon_state.__file__, str(self._root)],
+        return self._system.start(
+            [sys.executable, "-I", "-S", damon_state.__file__, str(self._system.root)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -437,11 +445,3 @@ def in_pieces(ranges: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]
 def _regions(table: NDArray[np.int64], least_accesses: int) -> Regions:
     table = table[table[:, 2] >= least_accesses]
     return Regions(table[:, :2], table[:, 2], table[:, 3])
-
-
-def _number(directory: int, name: str) -> int:
-    fd = os.open(name, os.O_RDONLY, dir_fd=directory)
-    try:
-        return int(os.read(fd, 32))
-    finally:
-        os.close(fd)

@@ -14,15 +14,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from collections.abc import Collection
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.linux.damon_state import TRACING
+from gpuscan.linux.system import HERE, System
 
 _EVENT = "events/damon/damon_aggregated/enable"
 _LINE = re.compile(
@@ -51,20 +50,21 @@ class AggregationTrace:
 
     Args:
         name: of the instance to make.
-        root: where /sys lies.
+        system: whose trace it is.
 
     Raises:
         OSError: there is no tracefs, it has no such tracepoint, or it may not be used.
     """
 
-    def __init__(self, name: str, root: Path = Path("/")) -> None:
-        self._directory = root / TRACING / "instances" / name
-        self._directory.mkdir()
+    def __init__(self, name: str, system: System = HERE) -> None:
+        self._system = system
+        self._directory = system.root / TRACING / "instances" / name
+        system.mkdir(self._directory)
         self._fd = -1
         try:
             self._write("tracing_on", "0")
             self._write(_EVENT, "1")
-            self._fd = os.open(self._directory / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fd = system.open(self._directory / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
             self.close()
             raise
@@ -90,12 +90,12 @@ class AggregationTrace:
             pids: of the kdamonds.
             limit_s: how long to wait; whoever has said nothing whole by then is left out.
         """
-        deadline, text = time.monotonic() + limit_s, b""
+        deadline_ns, text = self._system.monotonic_ns() + int(limit_s * 1e9), b""
         n_parsed = 0
         while True:
             part = self._read()
             text += part
-            is_over = time.monotonic() >= deadline
+            is_over = self._system.monotonic_ns() >= deadline_ns
             # Parsing takes longer than a pause, so it waits until all lines may be there: as many as the
             # last one says, or (several kdamonds write by turns) until no more come.
             is_pausing = not part and len(text) > n_parsed
@@ -104,26 +104,25 @@ class AggregationTrace:
                 found = last_aggregations(text)
                 if is_over or found.keys() >= set(pids):
                     return {pid: rows for pid, rows in found.items() if pid in pids}
-            time.sleep(_PAUSE_S)
+            self._system.sleep(_PAUSE_S)
 
     def _read(self) -> bytes:
         parts = []
         with contextlib.suppress(BlockingIOError):
-            while part := os.read(self._fd, _READ_BYTES):
+            while part := self._system.read(self._fd, _READ_BYTES):
                 parts.append(part)
         return b"".join(parts)
 
     def _write(self, name: str, value: str) -> None:
-        with (self._directory / name).open("w") as file:
-            file.write(value)
+        self._system.write_text(self._directory / name, value)
 
     def close(self) -> None:
         """Remove the instance."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._system.close(self._fd)
             self._fd = -1
         with contextlib.suppress(OSError):  # somebody reads it; the next start tries again
-            self._directory.rmdir()
+            self._system.rmdir(self._directory)
 
 
 def _has_lines_of_one(text: bytes, begin: int) -> bool:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import place_of, whole
+from gpuscan.checks import instance, whole
 from gpuscan.linux.process import Process
+from gpuscan.linux.system import HERE, System
 from gpuscan.topology.lists import parse_list
 from gpuscan.topology.zoneinfo import ZoneInfo, parse_zoneinfo
 from gpuscan.units import PAGE_BYTES
@@ -127,16 +126,17 @@ class Room:
     is old, or when half of the room that it told is gone.
 
     Args:
-        root: where /proc and /sys lie.
+        system: whose nodes these are.
         fresh_ns: how long zoneinfo is used (-1: not at all); a tenth of that where a node does not say what
             is free.
     """
 
-    def __init__(self, root: Path = Path("/"), fresh_ns: int = 1_000_000_000) -> None:
-        root = place_of("room: root", root)
+    def __init__(self, system: System = HERE, fresh_ns: int = 1_000_000_000) -> None:
+        instance("room: system", system, System, "leave it out")
         fresh_ns = whole("room: fresh_ns", fresh_ns, -1)
-        self._path = root / "proc/zoneinfo"
-        self._nodes = root / "sys/devices/system/node"
+        self._system = system
+        self._path = system.root / "proc/zoneinfo"
+        self._nodes = system.root / "sys/devices/system/node"
         self._fresh_ns = fresh_ns
         self._read_ns = -1
         self._zones: list[ZoneInfo] = []
@@ -147,7 +147,7 @@ class Room:
     def pages(self, nid: int) -> int:
         """Return the base pages that a node can take now."""
         nid = whole("room: nid", nid)
-        now_ns = time.monotonic_ns()
+        now_ns = self._system.monotonic_ns()
         free = self._free_now(nid)
         fresh_ns = self._fresh_ns if free is not None else self._fresh_ns // _UNWATCHED
         is_old = self._read_ns < 0 or now_ns - self._read_ns > fresh_ns
@@ -168,18 +168,18 @@ class Room:
     def _free_now(self, nid: int) -> int | None:
         """Return the free pages of a node, None where it does not say."""
         try:
-            fd = os.open(f"{self._nodes}/node{nid}/vmstat", os.O_RDONLY)
+            fd = self._system.open(f"{self._nodes}/node{nid}/vmstat", os.O_RDONLY)
         except OSError:
             return None
         try:
-            found = _NODE_FREE.match(os.read(fd, _NODE_FREE_BYTES))
+            found = _NODE_FREE.match(self._system.read(fd, _NODE_FREE_BYTES))
         finally:
-            os.close(fd)
+            self._system.close(fd)
         return None if found is None else int(found[1])
 
     def _look(self) -> list[ZoneInfo]:
         """Read the zones; all but their free pages and high watermarks is taken to stay what it was."""
-        text = self._path.read_text()
+        text = self._system.read_text(self._path)
         counts = [int(count) for count in _FREE_AND_HIGH.findall(text)]
         if not self._zones or len(counts) != 2 * len(self._zones):
             self._zones = parse_zoneinfo(text, str(self._path))

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuscan.checks import place_of, whole
+from gpuscan.checks import instance, whole
 from gpuscan.errors import InputError
+from gpuscan.linux.system import HERE, System
 
 PF_KTHREAD = 0x0020_0000
 """include/linux/sched.h: a kernel thread, which has no memory of its own."""
@@ -48,10 +47,10 @@ class Stat:
         return bool(self.flags & PF_KTHREAD)
 
 
-def read_stat(pid: int, root: Path = Path("/")) -> Stat | None:
+def read_stat(pid: int, system: System = HERE) -> Stat | None:
     """Return what /proc/PID/stat says, None where there is no such process."""
     try:
-        text = (root / f"proc/{pid}/stat").read_text(errors="replace")
+        text = system.read_text(system.root / f"proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     before, _, after = text.rpartition(")")
@@ -95,26 +94,26 @@ class Process:
 
     Args:
         pid: of the process, not of one of its threads.
-        root: where /proc lies.
+        system: where it runs.
 
     Raises:
         InputError: there is none, it is a thread or a kernel thread, or it is this process.
     """
 
-    def __init__(self, pid: int, root: Path = Path("/")) -> None:
+    def __init__(self, pid: int, system: System = HERE) -> None:
         pid = whole("a process id", pid)
-        root = place_of("a process's root", root)
+        instance("a process's system", system, System, "leave it out")
         self.pid = pid
-        self._root = root
-        if pid == os.getpid():
+        self.system = system
+        if pid == system.getpid():
             raise InputError(f"process {pid} is gpuscan itself; name another one")
         try:
-            self._pidfd = os.pidfd_open(pid)
+            self._pidfd = system.pidfd_open(pid)
         except OverflowError:
             raise InputError(f"{pid} is no process id; give one of a running process") from None
         except OSError as error:
-            raise InputError(_why_not(pid, root, error)) from error
-        stat = read_stat(pid, root)
+            raise InputError(_why_not(pid, system, error)) from error
+        stat = read_stat(pid, system)
         if stat is None or stat.state == "Z" or not self.is_alive():
             self.close()
             raise InputError(f"process {pid} has ended; name one that runs")
@@ -131,9 +130,7 @@ class Process:
         """Whether the process has not ended, so that its PID still means it."""
         if self._pidfd < 0:
             return False
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if poll.poll(0):
+        if self.system.is_readable(self._pidfd):
             self.close()
             return False
         return True
@@ -142,21 +139,19 @@ class Process:
         """Send it a signal, if it has not ended."""
         if self.is_alive():
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signum)
+                self.system.pidfd_send_signal(self._pidfd, signum)
 
     def wait(self, limit_s: float) -> bool:
         """Wait until it has ended, up to so many seconds; return whether it has."""
         if self._pidfd < 0:
             return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        poll.poll(limit_s * 1000)
+        self.system.is_readable(self._pidfd, limit_s)
         return not self.is_alive()
 
     @property
     def proc(self) -> Path:
         """Its directory under /proc."""
-        return self._root / f"proc/{self.pid}"
+        return self.system.root / f"proc/{self.pid}"
 
     def mappings(self) -> list[Mapping]:
         """Return its mappings, ascending; none once it has ended."""
@@ -169,7 +164,7 @@ class Process:
             InputError: it may not be read.
         """
         try:
-            return (self.proc / name).read_text(errors="replace")
+            return self.system.read_text(self.proc / name)
         except (FileNotFoundError, ProcessLookupError):
             return ""
         except PermissionError as error:
@@ -182,7 +177,7 @@ class Process:
         """Let go of the process."""
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
-            os.close(pidfd)
+            self.system.close(pidfd)
 
     def __enter__(self) -> Process:
         return self
@@ -191,11 +186,11 @@ class Process:
         self.close()
 
 
-def _why_not(pid: int, root: Path, error: OSError) -> str:
+def _why_not(pid: int, system: System, error: OSError) -> str:
     # pidfd_open() knows processes only: of a thread it says EINVAL, and ENOENT since v6.15.
-    status = root / f"proc/{pid}/status"
+    status = system.root / f"proc/{pid}/status"
     try:
-        tgid = re.search(r"^Tgid:\s+([0-9]+)$", status.read_text(errors="replace"), re.MULTILINE)
+        tgid = re.search(r"^Tgid:\s+([0-9]+)$", system.read_text(status), re.MULTILINE)
     except OSError:
         tgid = None
     if tgid is not None and int(tgid[1]) != pid:

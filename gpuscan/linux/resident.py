@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges
-from gpuscan.linux.syscalls import PageIs, pagemap_scan
+from gpuscan.linux.syscalls import PageIs
+from gpuscan.linux.system import HERE, System
 from gpuscan.pageflags import NO_PAGE, Kpf, bits
 from gpuscan.units import PAGE_SHIFT
 
@@ -83,17 +85,21 @@ def pages_in(
     Raises:
         OSError: the pagemap may not be opened.
     """
+    system = process.system
     try:
-        fd = os.open(process.proc / "pagemap", os.O_RDONLY)
+        fd = system.open(process.proc / "pagemap", os.O_RDONLY)
     except (FileNotFoundError, ProcessLookupError):
         return NO_PAGES
     try:
         if n_most is None:
-            parts = [_stretch(fd, low, high) for low, high in _stretches(fd, ranges, _STRETCH_PAGES)]
+            parts = [
+                _stretch(system, fd, low, high)
+                for low, high in _stretches(system, fd, ranges, _STRETCH_PAGES)
+            ]
         else:
-            parts = _first(fd, ranges, n_most)
+            parts = _first(system, fd, ranges, n_most)
     finally:
-        os.close(fd)
+        system.close(fd)
     if not parts:
         return NO_PAGES
     numbers = np.concatenate([number for number, _ in parts])[:n_most]
@@ -106,29 +112,31 @@ def pages_in(
     )
 
 
-def _words(fd: int, low: int, high: int) -> NDArray[np.uint64]:
+def _words(system: System, fd: int, low: int, high: int) -> NDArray[np.uint64]:
     """Return the words of pages ``[low, high)``, fewer where the pagemap ends."""
     try:
-        data = os.pread(fd, (high - low) * WORD_BYTES, low * WORD_BYTES)
+        data = system.pread(fd, (high - low) * WORD_BYTES, low * WORD_BYTES)
     except (ProcessLookupError, OSError):
         data = b""
     return np.frombuffer(data, dtype=np.uint64, count=len(data) // WORD_BYTES)
 
 
 def _stretches(
-    fd: int, ranges: Iterable[Sequence[int]] | NDArray[np.int64], n_pages: int
+    system: System, fd: int, ranges: Iterable[Sequence[int]] | NDArray[np.int64], n_pages: int
 ) -> Iterator[tuple[int, int]]:
     """Cut ranges, and what is there of large ones, into stretches of so many page numbers."""
     for start, end in ((int(start) >> PAGE_SHIFT, int(end) >> PAGE_SHIFT) for start, end in ranges):
-        for first, last in [(start, end)] if end - start <= _LARGE_RANGE_PAGES else _there(fd, start, end):
+        for first, last in (
+            [(start, end)] if end - start <= _LARGE_RANGE_PAGES else _there(system, fd, start, end)
+        ):
             for low in range(first, last, n_pages):
                 yield low, min(low + n_pages, last)
 
 
-def _there(fd: int, start: int, end: int) -> list[tuple[int, int]]:
+def _there(system: System, fd: int, start: int, end: int) -> list[tuple[int, int]]:
     """Return the parts of a range of page numbers that have pages, as far as the kernel can tell."""
     try:
-        found = pagemap_scan(fd, start << PAGE_SHIFT, end << PAGE_SHIFT, PageIs.PRESENT) >> PAGE_SHIFT
+        found = system.pagemap_scan(fd, start << PAGE_SHIFT, end << PAGE_SHIFT, PageIs.PRESENT) >> PAGE_SHIFT
     except OSError:  # before v6.7
         return [(start, end)]
     if not len(found):
@@ -141,11 +149,13 @@ def _there(fd: int, start: int, end: int) -> list[tuple[int, int]]:
 _Part = tuple[NDArray[np.int64], NDArray[np.uint64]]
 
 
-def _first(fd: int, ranges: Iterable[Sequence[int]] | NDArray[np.int64], n_most: int) -> list[_Part]:
+def _first(
+    system: System, fd: int, ranges: Iterable[Sequence[int]] | NDArray[np.int64], n_most: int
+) -> list[_Part]:
     parts: list[_Part] = []
     n_found = n_read = 0
-    for low, high in _stretches(fd, ranges, n_most):
-        parts.append(_stretch(fd, low, high))
+    for low, high in _stretches(system, fd, ranges, n_most):
+        parts.append(_stretch(system, fd, low, high))
         n_found += len(parts[-1][0])
         n_read += high - low
         if n_found >= n_most or n_read >= _READ_FACTOR * n_most:
@@ -162,8 +172,8 @@ def present_ranges(pages: Pages) -> Ranges:
     return np.stack([firsts, lasts + (1 << PAGE_SHIFT)], axis=1)
 
 
-def _stretch(fd: int, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    words = _words(fd, low, high)
+def _stretch(system: System, fd: int, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    words = _words(system, fd, low, high)
     present = np.flatnonzero((words & _PRESENT) != 0)
     return present + low, words[present]
 
@@ -177,8 +187,9 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
     pfns = np.full(len(addresses), -1, dtype=np.int64)
     if not len(addresses):
         return pfns
+    system = process.system
     try:
-        fd = os.open(process.proc / "pagemap", os.O_RDONLY)
+        fd = system.open(process.proc / "pagemap", os.O_RDONLY)
     except (FileNotFoundError, ProcessLookupError):
         return pfns
     try:
@@ -186,7 +197,7 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
         cuts = (np.flatnonzero(np.diff(numbers) > _GAP_PAGES) + 1).tolist()
         for start, end in zip([0, *cuts], [*cuts, len(numbers)], strict=True):
             low = int(numbers[start])
-            words = _words(fd, low, int(numbers[end - 1]) + 1)
+            words = _words(system, fd, low, int(numbers[end - 1]) + 1)
             inside = numbers[start:end] - low
             inside = inside[inside < len(words)]
             found = words[inside]
@@ -194,7 +205,7 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
                 (found & _PRESENT) != 0, (found & _PFN).astype(np.int64), -1
             )
     finally:
-        os.close(fd)
+        system.close(fd)
     return pfns
 
 
@@ -205,8 +216,9 @@ class PageFlags:
         OSError: it may not be opened.
     """
 
-    def __init__(self, path: os.PathLike[str]) -> None:
-        self._fd = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, system: System = HERE) -> None:
+        self._system = system
+        self._fd = system.open(path, os.O_RDONLY)
 
     def at(self, pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return uint64[n]: the flags of PFNs, in any order; ``NO_PAGE`` past the file's end."""
@@ -225,7 +237,7 @@ class PageFlags:
         return flags
 
     def _words(self, low: int, high: int) -> NDArray[np.uint64]:
-        data = os.pread(self._fd, (high - low) * WORD_BYTES, low * WORD_BYTES)
+        data = self._system.pread(self._fd, (high - low) * WORD_BYTES, low * WORD_BYTES)
         words = np.full(high - low, NO_PAGE)
         words[: len(data) // WORD_BYTES] = np.frombuffer(data, dtype=np.uint64, count=len(data) // WORD_BYTES)
         return words
@@ -272,7 +284,7 @@ class PageFlags:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._system.close(self._fd)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import platform
 from enum import IntFlag
@@ -179,3 +180,16 @@ def has_pagemap_scan() -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def has_soft_dirty() -> bool:
+    """Whether the kernel keeps soft-dirty bits: a page that was just written has its bit set."""
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        page[0] = 1
+        address = np.frombuffer(page, dtype=np.uint8).ctypes.data
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY)
+        try:
+            word = int.from_bytes(os.pread(fd, 8, address // mmap.PAGESIZE * 8), "little")
+        finally:
+            os.close(fd)
+    return bool(word >> 55 & 1)

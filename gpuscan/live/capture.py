@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.linux import capabilities
 from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
 from gpuscan.live.monitors import open_monitor
 from gpuscan.live.session import INTERVAL_NS, THRESHOLD
@@ -23,7 +22,6 @@ from gpuscan.pageflags import Kpf, bits
 from gpuscan.snapshot import Snapshot
 from gpuscan.sources.monitor import Touched
 from gpuscan.sources.procfs import Progress, capture
-from gpuscan.topology.sysfs import read_host
 
 _HOT = bits(Kpf.REFERENCED, Kpf.ACTIVE)
 
@@ -33,7 +31,7 @@ def capture_processes(
     for_ns: int,
     *,
     source: str = "auto",
-    root: Path = Path("/"),
+    system: System = HERE,
     progress: Progress | None = None,
     on_watch: Callable[[str], None] = lambda name: None,
 ) -> Snapshot:
@@ -46,30 +44,31 @@ def capture_processes(
         pids: of the processes.
         for_ns: how long to watch.
         source: one of ``gpuscan.live.monitors.SOURCES``.
-        root, progress: as for :func:`gpuscan.sources.procfs.capture`.
+        system: where they run.
+        progress: as for :func:`gpuscan.sources.procfs.capture`.
         on_watch: called with the name of the monitor once it is on.
 
     Raises:
         InputError: a process cannot be watched, rights are missing, or no monitor works.
         RunFailedError: a read failed midway.
     """
-    capabilities.check_live(moves=False, foreign=False, root=root)
+    capabilities.check_live(moves=False, foreign=False, system=system)
     looks: list[NDArray[np.int64]] = []
     with ExitStack() as stack:
-        roster = Roster(Pids(pids), root)
+        roster = Roster(Pids(pids), system)
         stack.callback(roster.close)
-        flags = PageFlags(root / "proc/kpageflags")
+        flags = PageFlags(system.root / "proc/kpageflags", system)
         stack.callback(flags.close)
-        monitor, refused = open_monitor(source, read_host(root).topology, len(pids), root=root)
+        monitor, refused = open_monitor(source, system.read_host().topology, len(pids), system=system)
         stack.callback(monitor.close)
         monitor.watch([process for _, process in roster.alive()])
         on_watch(monitor.name)
-        until_ns = time.monotonic_ns() + for_ns
-        while time.monotonic_ns() < until_ns and roster.alive():
-            looks += [_accessed(touched, flags) for touched in monitor.observe(time.monotonic_ns())]
-            time.sleep(INTERVAL_NS / 1e9)
+        until_ns = system.monotonic_ns() + for_ns
+        while system.monotonic_ns() < until_ns and roster.alive():
+            looks += [_accessed(touched, flags) for touched in monitor.observe(system.monotonic_ns())]
+            system.sleep(INTERVAL_NS / 1e9)
         heads, counts = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *looks]), return_counts=True)
-    snapshot = capture(root, progress)
+    snapshot = capture(system.root, progress)
     named = ", ".join(map(str, pids))
     seconds = for_ns / 1e9
     note = f"hot: what {monitor.name} saw process {named} access in two looks of {seconds:g} s; no other page"

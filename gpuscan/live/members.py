@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from gpuscan.errors import InputError
 from gpuscan.linux.process import Process, read_stat
+from gpuscan.linux.system import HERE, System
 from gpuscan.linux.write_tracking import TrackedProgram
 
 _CGROUPS = Path("sys/fs/cgroup")
@@ -52,7 +51,7 @@ class Cgroup:
 
     Args:
         path: its directory; relative paths are below /sys/fs/cgroup.
-        root: where /sys lies.
+        system: where they run.
 
     Raises:
         InputError: it is no cgroup.
@@ -60,19 +59,19 @@ class Cgroup:
 
     changes = True
 
-    def __init__(self, path: Path, root: Path = Path("/")) -> None:
-        self._path = root / _CGROUPS / path
-        if not (self._path / "cgroup.procs").is_file():
+    def __init__(self, path: Path, system: System = HERE) -> None:
+        self._system = system
+        self._path = system.root / _CGROUPS / path
+        if not system.is_file(self._path / "cgroup.procs"):
             raise InputError(f"{self._path} is no cgroup (it has no cgroup.procs); give the path of one")
 
     def pids(self) -> list[int]:
         """Return the PIDs of its members now; gpuscan itself is not one."""
-        found = []
-        for directory, below, _ in os.walk(self._path):
-            below.sort()
+        found: list[int] = []
+        for directory in self._system.walk(self._path):
             with contextlib.suppress(OSError):  # removed meanwhile, or threaded
-                found += [int(line) for line in Path(directory, "cgroup.procs").read_text().split()]
-        return [pid for pid in dict.fromkeys(found) if pid not in (0, os.getpid())]
+                found += map(int, self._system.read_text(directory / "cgroup.procs").split())
+        return [pid for pid in dict.fromkeys(found) if pid not in (0, self._system.getpid())]
 
 
 class Command:
@@ -82,7 +81,7 @@ class Command:
         argv: name and arguments.
         stdout_to_stderr: keep its output out of gpuscan's.
         start: starts it; gets ``argv`` and the descriptor for its standard output, None for gpuscan's.
-        root: where /proc lies.
+        system: where they run.
 
     Raises:
         InputError: it cannot be started.
@@ -96,11 +95,11 @@ class Command:
         *,
         stdout_to_stderr: bool = False,
         start: Start | None = None,
-        root: Path = Path("/"),
+        system: System = HERE,
     ) -> None:
-        self._root = root
+        self._system = system
         try:
-            self._popen = (start or _started)(argv, _STDERR if stdout_to_stderr else None)
+            self._popen = (start or self._started)(argv, _STDERR if stdout_to_stderr else None)
         except OSError as error:
             raise InputError(
                 f"{argv[0]} cannot be started ({error.strerror}); give a command after --"
@@ -117,9 +116,10 @@ class Command:
         found = [self.pid]
         for pid in found:
             with contextlib.suppress(OSError):  # it ended meanwhile, or one of its threads
-                for task in sorted((self._root / f"proc/{pid}/task").iterdir()):
+                tasks = self._system.root / f"proc/{pid}/task"
+                for tid in sorted(self._system.names_in(tasks)):
                     with contextlib.suppress(OSError):
-                        found += [int(word) for word in (task / "children").read_text().split()]
+                        found += map(int, self._system.read_text(tasks / tid / "children").split())
         return found
 
     def end(self, descendants: Sequence[Process] = ()) -> int | None:
@@ -136,11 +136,11 @@ class Command:
             self._popen.send_signal(signal.SIGTERM)
         for process in others:
             process.send_signal(signal.SIGTERM)
-        until_s = time.monotonic() + _END_WITHIN_S
+        until_ns = self._system.monotonic_ns() + int(_END_WITHIN_S * 1e9)
         try:
             self._popen.wait(_END_WITHIN_S)
             for process in others:
-                process.wait(max(0.0, until_s - time.monotonic()))
+                process.wait(max(0, until_ns - self._system.monotonic_ns()) / 1e9)
         except BaseException as error:  # a second Ctrl-C, too, must not leave them behind
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
@@ -152,6 +152,9 @@ class Command:
                 self._popen.wait()
         return self._popen.returncode
 
+    def _started(self, argv: Sequence[str], stdout: int | None) -> subprocess.Popen[bytes]:
+        return self._system.start(argv, stdout=stdout)
+
     def exit_code(self, within_s: float = 0.0) -> int | None:
         """Return its exit code, None while it runs; its end is waited for so long."""
         if within_s:
@@ -160,31 +163,27 @@ class Command:
         return self._popen.poll()
 
 
-def _started(argv: Sequence[str], stdout: int | None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(argv, stdout=stdout)
-
-
 class Roster:
     """The processes of a selection, each with a number of its own, which is never given to another one.
 
     Args:
         selection: what was asked for.
-        root: where /proc lies.
+        system: where they run.
 
     Raises:
         InputError: a process that was named cannot be watched.
     """
 
-    def __init__(self, selection: Selection, root: Path = Path("/")) -> None:
+    def __init__(self, selection: Selection, system: System = HERE) -> None:
         self._selection = selection
-        self._root = root
+        self._system = system
         self.processes: dict[int, Process] = {}
         self._n_seen = 0
         if selection.changes:
             self.refresh()
         else:
             for pid in selection.pids():
-                self._enter(Process(pid, root))
+                self._enter(Process(pid, system))
 
     def _enter(self, process: Process) -> None:
         self.processes[self._n_seen] = process
@@ -200,11 +199,11 @@ class Roster:
             return changed
         known = {process.pid for process in self.processes.values()}
         for pid in self._selection.pids():
-            stat = read_stat(pid, self._root)
+            stat = read_stat(pid, self._system)
             if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
                 continue
             with contextlib.suppress(InputError):  # gone again
-                self._enter(Process(pid, self._root))
+                self._enter(Process(pid, self._system))
                 changed = True
         return changed
 
@@ -214,9 +213,13 @@ class Roster:
 
     def is_foreign(self) -> bool:
         """Whether one of the processes is another user's."""
-        return any(
-            process.proc.stat().st_uid != os.geteuid() for _, process in self.alive() if process.proc.exists()
-        )
+        return any(self._is_foreign(process) for _, process in self.alive())
+
+    def _is_foreign(self, process: Process) -> bool:
+        try:
+            return self._system.owner(process.proc) != self._system.geteuid()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            return False
 
     def close(self) -> None:
         """Let go of all of them."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from gpuscan.errors import InputError
 from gpuscan.linux.damon import Intervals
+from gpuscan.linux.system import HERE, System
 from gpuscan.sources.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual
 from gpuscan.sources.idle import IdleTracking
 from gpuscan.sources.kpageflags import ReferencedFlags
@@ -28,7 +28,7 @@ def open_monitor(
     starts: bool = False,
     intervals: Intervals | None = None,
     cold_after_ns: int | None = None,
-    root: Path = Path("/"),
+    system: System = HERE,
 ) -> tuple[Monitor, list[str]]:
     """Open a monitor.
 
@@ -39,7 +39,7 @@ def open_monitor(
         starts: whether gpuscan will start the process: ``written`` sees no others.
         intervals: of DAMON.
         cold_after_ns: when a page counts as cold; None where cold pages are of no interest.
-        root: where /proc and /sys lie.
+        system: where they run.
 
     Returns:
         The monitor, and why each one before it does not work here.
@@ -51,7 +51,7 @@ def open_monitor(
     def virtual() -> Monitor:
         if asked == "auto" and n_processes > MOST_PROCESSES:
             raise InputError(f"{n_processes} processes would take as many kdamonds")
-        return Largest(DamonVirtual(root, intervals, cold_after_ns), MOST_PROCESSES)
+        return Largest(DamonVirtual(system, intervals, cold_after_ns), MOST_PROCESSES)
 
     def physical() -> Monitor:
         ranges = [
@@ -60,7 +60,7 @@ def open_monitor(
             for zone in node.zones
             for start, end in zone.present
         ]
-        return DamonPhysical(ranges, root, intervals, cold_after_ns)
+        return DamonPhysical(ranges, system, intervals, cold_after_ns)
 
     def written() -> Monitor:
         if not starts:
@@ -70,10 +70,10 @@ def open_monitor(
     makers: dict[str, Callable[[], Monitor]] = {
         "damon": virtual,
         "damon-paddr": physical,
-        "idle": lambda: IdleTracking(root, cold_after_ns),
-        "soft-dirty": lambda: SoftDirty(cold_after_ns),
+        "idle": lambda: IdleTracking(system, cold_after_ns),
+        "soft-dirty": lambda: SoftDirty(cold_after_ns, system),
         "written": written,
-        "kpageflags": lambda: ReferencedFlags(root, cold_after_ns),
+        "kpageflags": lambda: ReferencedFlags(system, cold_after_ns),
     }
     if asked not in SOURCES:
         raise InputError(f"there is no source {asked!r}; --source takes {', '.join(SOURCES)}")

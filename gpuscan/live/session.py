@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +22,7 @@ from gpuscan.linux.damon import Intervals
 from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import Cgroup, Command, Pids, Roster, Selection
 from gpuscan.live.monitors import open_monitor
@@ -36,7 +35,6 @@ from gpuscan.sources.pagemap_scan import WrittenPages
 from gpuscan.store import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.split import split_cxl
-from gpuscan.topology.sysfs import read_host
 
 INTERVAL_NS = 100_000_000
 COLD_AFTER_NS = 10_000_000_000
@@ -142,7 +140,7 @@ class LiveSession:
 
     Args:
         request: what to do.
-        root: where /proc and /sys lie.
+        system: where they run.
         plan_sink: sees every plan before it is carried out.
 
     Raises:
@@ -153,7 +151,7 @@ class LiveSession:
     def __init__(
         self,
         request: LiveRequest,
-        root: Path = Path("/"),
+        system: System = HERE,
         *,
         plan_sink: PlanSink | None = None,
     ) -> None:
@@ -161,18 +159,18 @@ class LiveSession:
         self.notes: list[str] = []
         self.totals = LiveTotals()
         self.command: Command | None = None
-        self._root = root
+        self._system = system
         self._stack = ExitStack()
-        self._stop = Stop()
+        self._stop = Stop(system)
         with self._stack:
             self._stack.callback(self._stop.close)
             self._open(plan_sink)
             self._stack = self._stack.pop_all()
 
     def _open(self, plan_sink: PlanSink | None) -> None:
-        request, root = self.request, self._root
+        request, system = self.request, self._system
         selection = self._named()
-        capabilities.check_live(moves=not request.dry_run, foreign=False, root=root)
+        capabilities.check_live(moves=not request.dry_run, foreign=False, system=system)
         self.topology, self._pretends = self._machine()
         self.targets = Targets(self.topology, request.to_nid)
         self._check_targets()
@@ -183,18 +181,18 @@ class LiveSession:
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
         _warm_up(self.store)
-        self.flags = PageFlags(root / "proc/kpageflags")
+        self.flags = PageFlags(system.root / "proc/kpageflags", system)
         self._stack.callback(self.flags.close)
         self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
         if roster is None:
             # From here on a signal ends the run rather than this process: the command must not stay behind.
-            self._stack.enter_context(_until_signal(self._stop, self.totals))
+            self._stack.enter_context(_until_signal(system, self._stop, self.totals))
             self._stack.callback(self._end_command)
             self.command = Command(
                 request.command,
                 stdout_to_stderr=request.quiet_command,
                 start=self.monitor.start if isinstance(self.monitor, WrittenPages) else None,
-                root=root,
+                system=system,
             )
             roster = self._roster(self.command)
             self._stack.callback(self._end_all, self.command, roster)
@@ -205,10 +203,12 @@ class LiveSession:
         if request.dry_run:
             self.migrator = DryRunMigrator(self.addresses, page_map)
         else:
-            room = Room(root)
+            room = Room(system)
             room.pages(0)  # the first reading takes the longest
             tiers = {node.nid: node.tier for node in self.topology.nodes} if request.demote else None
-            self.migrator = MovePagesMigrator(roster.processes, self.addresses, page_map, room, tiers=tiers)
+            self.migrator = MovePagesMigrator(
+                roster.processes, self.addresses, page_map, room, system, tiers=tiers
+            )
         self.source = LiveSource(
             self.monitor,
             self.targets,
@@ -218,6 +218,7 @@ class LiveSession:
             self._stop.wait,
             demote=request.demote,
             allowance_of=self._allowance_of,
+            system=system,
         )
         self.engine = Engine(self.store, self.source, self.migrator, self._policy(), plan_sink=plan_sink)
 
@@ -234,22 +235,22 @@ class LiveSession:
                 "say which processes: --pid PID (more than once if need be), --cgroup PATH, or -- COMMAND"
             )
         if request.cgroup is not None:
-            return Cgroup(request.cgroup, self._root)
+            return Cgroup(request.cgroup, self._system)
         return Pids(request.pids) if request.pids else None
 
     def _roster(self, selection: Selection) -> Roster:
-        roster = Roster(selection, self._root)
+        roster = Roster(selection, self._system)
         self._stack.callback(roster.close)
         if not roster.alive():
             raise InputError(_nobody(selection))
         if roster.is_foreign():
-            capabilities.check_live(moves=not self.request.dry_run, foreign=True, root=self._root)
+            capabilities.check_live(moves=not self.request.dry_run, foreign=True, system=self._system)
         return roster
 
     def _machine(self) -> tuple[Topology, bool]:
         """Return the machine, and whether it is one that a dry run pretends."""
         request = self.request
-        host = read_host(self._root)
+        host = self._system.read_host()
         self.notes += host.notes
         topology = host.topology
         n_nodes = sum(1 for node in topology.nodes if node.present_pages)
@@ -288,7 +289,7 @@ class LiveSession:
             starts=bool(request.command),
             intervals=Intervals(),
             cold_after_ns=request.cold_after_ns if request.demote else None,
-            root=self._root,
+            system=self._system,
         )
         self._stack.callback(monitor.close)
         self.notes += [f"not {text}" for text in refused]
@@ -322,15 +323,16 @@ class LiveSession:
             RunFailedError: conservation broke, or the kernel refused to go on.
             KeyboardInterrupt: a second signal broke it off.
         """
-        with _until_signal(self._stop, self.totals):
+        system = self._system
+        with _until_signal(system, self._stop, self.totals):
             self.source.watch(self.roster.alive())
             self.source.start_clock(self.request.for_ns)
-            started = _Clock(self.monitor)
+            started = _Clock(system, self.monitor)
             self.totals.resident_pages = self.source.resident_pages()
             on_start()
-            refreshed_ns = time.monotonic_ns()
+            refreshed_ns = system.monotonic_ns()
             while not self.source.finished():
-                now_ns = time.monotonic_ns()
+                now_ns = system.monotonic_ns()
                 if now_ns - refreshed_ns >= _ROSTER_NS:
                     refreshed_ns = now_ns
                     if self.roster.refresh() and (alive := self.roster.alive()):
@@ -390,18 +392,19 @@ class LiveSession:
 class _Clock:
     """CPU time from now on: gpuscan's own, and that of kernel threads that work for it."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, system: System, monitor: Monitor) -> None:
+        self._system = system
         self._monitor = monitor
-        self._own_s = time.process_time()
+        self._own_s = system.process_time()
         self._kernel_s = monitor.cpu_s()
-        self._began_s = time.monotonic()
+        self._began_ns = system.monotonic_ns()
 
     def spent(self) -> tuple[float, float, float]:
         """Return both, and within how much time, in seconds."""
         return (
-            time.process_time() - self._own_s,
+            self._system.process_time() - self._own_s,
             self._monitor.cpu_s() - self._kernel_s,
-            time.monotonic() - self._began_s,
+            (self._system.monotonic_ns() - self._began_ns) / 1e9,
         )
 
 
@@ -430,7 +433,7 @@ def _warm_up(store: Store) -> None:
 
 
 @contextmanager
-def _until_signal(stop: Stop, totals: LiveTotals) -> Iterator[None]:
+def _until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[None]:
     """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -439,11 +442,9 @@ def _until_signal(stop: Stop, totals: LiveTotals) -> Iterator[None]:
         totals.ended_by = signum
         stop.set()
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {signum: signal.signal(signum, note) for signum in _ENDED_BY}
+    before = {signum: system.on_signal(signum, note) for signum in _ENDED_BY}
     try:
         yield
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            system.on_signal(signum, handler)

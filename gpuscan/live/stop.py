@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
+
+from gpuscan.linux.system import HERE, System
 
 
 class Stop:
@@ -14,25 +14,24 @@ class Stop:
     ``Event.set()`` takes the lock that ``Event.wait()`` may hold there, for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, system: System = HERE) -> None:
+        self._system = system
         self._is_set = False
-        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._read_end, self._write_end = system.pipe()
 
     def set(self) -> None:
         """Raise the flag; from a signal handler, too."""
         self._is_set = True
         with contextlib.suppress(BlockingIOError):  # full of what said so before
-            os.write(self._write_end, b".")
+            self._system.write(self._write_end, b".")
 
     def wait(self, limit_s: float) -> bool:
         """Wait until the flag is raised, up to so many seconds; return whether it is."""
         if not self._is_set:
-            poll = select.poll()
-            poll.register(self._read_end, select.POLLIN)
-            poll.poll(limit_s * 1000)
+            self._system.is_readable(self._read_end, limit_s)
         return self._is_set
 
     def close(self) -> None:
         """Close the pipe; the flag stays as it is."""
-        os.close(self._read_end)
-        os.close(self._write_end)
+        self._system.close(self._read_end)
+        self._system.close(self._write_end)

@@ -12,27 +12,23 @@ give up, so the watermarks are looked at here.
 from __future__ import annotations
 
 import errno
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import check_arrays, function, has_methods, instance, whole
+from gpuscan.checks import check_arrays, has_methods, instance, whole
 from gpuscan.errors import ArgumentError
 from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
-from gpuscan.linux import syscalls
 from gpuscan.linux.address_map import AddressMap, Entries
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
 from gpuscan.linux.syscalls import NOT_WRITTEN
+from gpuscan.linux.system import HERE, System
 from gpuscan.pagemap import PageMap
 from gpuscan.units import PAGE_BYTES
-
-MovePages = Callable[[int, NDArray[np.uint64], NDArray[np.int32] | None], tuple[int, NDArray[np.int32]]]
-"""See :func:`gpuscan.linux.syscalls.move_pages`."""
 
 _MOST_CALLS = 4
 """Calls for one batch: each after the first takes up what an aborted one left."""
@@ -59,7 +55,7 @@ class MovePagesMigrator:
         addresses: which process and address a folio stands for.
         page_map: of the machine.
         room: what the nodes can take.
-        move_pages: the system call.
+        system: where they run.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
     """
 
@@ -69,7 +65,7 @@ class MovePagesMigrator:
         addresses: AddressMap,
         page_map: PageMap,
         room: Room,
-        move_pages: MovePages = syscalls.move_pages,
+        system: System = HERE,
         *,
         tiers: Mapping[int, int] | None = None,
     ) -> None:
@@ -77,14 +73,14 @@ class MovePagesMigrator:
         instance("a migrator's addresses", addresses, AddressMap, "give a gpuscan.AddressMap")
         instance("a migrator's page_map", page_map, PageMap, "give topology.page_map")
         has_methods("a migrator's room", room, ("pages", "take"), "give a gpuscan.Room")
-        function("a migrator's move_pages", move_pages, "leave it out")
+        instance("a migrator's system", system, System, "leave it out")
         if tiers is not None:
             has_methods("a migrator's tiers", tiers, ("items", "keys"), "give tiers by nid")
         self._processes = processes
         self._addresses = addresses
         self._page_map = page_map
         self._room = room
-        self._move_pages = move_pages
+        self._system = system
         self._tiers = tiers
         self.moved_pages: Counter[int] = Counter()
         """Base pages moved, by target nid."""
@@ -101,7 +97,7 @@ class MovePagesMigrator:
             pfns: int64[n], first pages.
             n_pages: int64[n], base pages of each.
         """
-        started_ns = time.monotonic_ns()
+        started_ns = self._system.monotonic_ns()
         target_nid = whole("migrate: target_nid", target_nid)
         pfns, n_pages = check_arrays("migrate", BATCH, (pfns, n_pages), {})
         if (self._page_map.flat_of_pfn(pfns) < 0).any():
@@ -123,7 +119,7 @@ class MovePagesMigrator:
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
-        return MigrateResult(status, dict(reasons), float(time.monotonic_ns() - started_ns), events)
+        return MigrateResult(status, dict(reasons), float(self._system.monotonic_ns() - started_ns), events)
 
     def _n_demoted(
         self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64], tiers: Mapping[int, int]
@@ -181,7 +177,7 @@ class MovePagesMigrator:
         left = which
         for _ in range(_MOST_CALLS):
             asked = addresses[left].astype(np.uint64)
-            returned, written = self._move_pages(
+            returned, written = self._system.move_pages(
                 process.pid, asked, np.full(len(left), target_nid, dtype=np.int32)
             )
             left = self._booked(left, written, target_nid, status, reasons)
@@ -191,7 +187,7 @@ class MovePagesMigrator:
                 _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
                 return
             n_before = len(left)
-            _, where = self._move_pages(process.pid, addresses[left].astype(np.uint64), None)
+            _, where = self._system.move_pages(process.pid, addresses[left].astype(np.uint64), None)
             arrived = where == target_nid
             status[left[arrived]] = MigrateStatus.MOVED
             left = left[~arrived]

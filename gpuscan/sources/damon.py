@@ -8,10 +8,8 @@ DAMON's random splits have found the border: such regions are left for later tic
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges, as_ranges, intersect, join
 from gpuscan.linux.resident import pages_in, present_ranges
+from gpuscan.linux.system import HERE, System
 from gpuscan.sources.monitor import NOTHING, REHEARSED_PAGES, Touched, mapped
 from gpuscan.units import PAGE_SHIFT
 
@@ -155,7 +154,7 @@ class DamonVirtual:
     """Processes, one kdamond each (operations ``vaddr``).
 
     Args:
-        root: where /sys and /proc lie.
+        system: whose DAMON it is.
         intervals: how finely to look.
         cold_after_ns: report regions without an access for this long as cold; None reports none.
 
@@ -167,9 +166,10 @@ class DamonVirtual:
     sees = "reads and writes, by DAMON's regions of virtual addresses"
 
     def __init__(
-        self, root: Path = Path("/"), intervals: Intervals | None = None, cold_after_ns: int | None = None
+        self, system: System = HERE, intervals: Intervals | None = None, cold_after_ns: int | None = None
     ) -> None:
-        self._damon = Damon("vaddr", root)
+        self._damon = Damon("vaddr", system)
+        self._system = system
         self._intervals = intervals or Intervals()
         self._cold_after_ns = cold_after_ns
         self._processes: list[Process] = []
@@ -205,7 +205,7 @@ class DamonVirtual:
             least_accesses=1 if self._cold_after_ns is None else 0,
         )
         for quiet in self._quiet.values():
-            quiet.start_anew(time.monotonic_ns())
+            quiet.start_anew(self._system.monotonic_ns())
 
     def _are_watched(self, processes: Sequence[Process]) -> bool:
         """Whether the kdamonds watch these processes, and beside them only some that ended."""
@@ -216,7 +216,7 @@ class DamonVirtual:
     def _keep_quiet(self, processes: Sequence[Process], cold_after_ns: int) -> None:
         """Look a last time before the kdamonds start anew, and keep what is known of who stays."""
         if any(process.is_alive() for process in self._kdamonds):
-            now_ns = time.monotonic_ns()
+            now_ns = self._system.monotonic_ns()
             for regions, process in zip(self._damon.latest(), self._kdamonds, strict=True):
                 self._quiet[id(process)].look(regions, now_ns)
         known = {id(process): self._quiet[id(process)] for process in self._kdamonds}
@@ -279,7 +279,7 @@ class DamonPhysical:
         physical: what to watch, ``[start, end)`` in bytes, in any order: nodes need not lie in that of their
             PFNs, and the kernel takes ascending regions only (damon_sysfs_set_regions(),
             mm/damon/sysfs.c, v6.12).
-        root, intervals, cold_after_ns: as for :class:`DamonVirtual`.
+        system, intervals, cold_after_ns: as for :class:`DamonVirtual`.
 
     Raises:
         DamonUnavailableError: see :class:`gpuscan.linux.damon.Damon`.
@@ -291,11 +291,11 @@ class DamonPhysical:
     def __init__(
         self,
         physical: Sequence[tuple[int, int]],
-        root: Path = Path("/"),
+        system: System = HERE,
         intervals: Intervals | None = None,
         cold_after_ns: int | None = None,
     ) -> None:
-        self._damon = Damon("paddr", root)
+        self._damon = Damon("paddr", system)
         self._physical = as_ranges(physical).tolist()
         self._intervals = intervals or Intervals()
         self._cold_after_ns = cold_after_ns

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from gpuscan.errors import InputError
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
+from gpuscan.linux.system import HERE, System
 from gpuscan.sources.monitor import NOTHING, PageMonitor, Touched, mapped
 
 BITMAP = "sys/kernel/mm/page_idle/bitmap"
@@ -33,7 +33,7 @@ class IdleTracking(PageMonitor):
     """Pages that lost their idle mark since the last tick.
 
     Args:
-        root: where /sys and /proc lie.
+        system: whose memory it is.
         cold_after_ns: report pages that stayed idle for this long as cold; None reports none.
 
     Raises:
@@ -43,11 +43,12 @@ class IdleTracking(PageMonitor):
     name = "idle"
     sees = "reads and writes, page by page"
 
-    def __init__(self, root: Path = Path("/"), cold_after_ns: int | None = None) -> None:
+    def __init__(self, system: System = HERE, cold_after_ns: int | None = None) -> None:
         super().__init__(cold_after_ns)
-        path = root / BITMAP
+        self._system = system
+        path = system.root / BITMAP
         try:
-            self._fd = os.open(path, os.O_RDWR)
+            self._fd = system.open(path, os.O_RDWR)
         except FileNotFoundError:
             raise InputError(
                 f"{path} is not there: the kernel has no CONFIG_IDLE_PAGE_TRACKING; take another --source"
@@ -56,7 +57,7 @@ class IdleTracking(PageMonitor):
             raise InputError(
                 f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo"
             ) from error
-        self._flags = PageFlags(root / "proc/kpageflags")
+        self._flags = PageFlags(system.root / "proc/kpageflags", system)
         self._marked: dict[int, NDArray[np.int64]] = {}
 
     def watch(self, processes: Sequence[Process]) -> None:
@@ -99,7 +100,7 @@ class IdleTracking(PageMonitor):
         done = 0
         while done < len(data):
             try:
-                n_bytes = os.pwrite(self._fd, data[done:], first_word * _WORD_BYTES + done)
+                n_bytes = self._system.pwrite(self._fd, data[done:], first_word * _WORD_BYTES + done)
             except OSError:  # past the last PFN of the machine: an odd page, not on an LRU list either
                 break
             if not n_bytes:
@@ -124,7 +125,7 @@ class IdleTracking(PageMonitor):
         words = np.full(high - low, _ALL_IDLE)
         view, done = words.data.cast("B"), 0
         while done < len(view):
-            n_bytes = os.preadv(self._fd, [view[done:]], low * _WORD_BYTES + done)
+            n_bytes = self._system.preadv(self._fd, view[done:], low * _WORD_BYTES + done)
             if not n_bytes:
                 break
             done += n_bytes
@@ -133,7 +134,7 @@ class IdleTracking(PageMonitor):
     def close(self) -> None:
         """Close the files; marks that are left do no harm, the next access takes them off."""
         self._flags.close()
-        os.close(self._fd)
+        self._system.close(self._fd)
 
 
 def _runs(numbers: NDArray[np.int64], most_gap: int) -> list[tuple[int, int]]:

@@ -7,10 +7,9 @@ has, and the weakest.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
+from gpuscan.linux.system import HERE, System
 from gpuscan.pageflags import hot_bits
 from gpuscan.sources.monitor import NOTHING, PageMonitor, Touched, mapped
 from gpuscan.sources.procfs import lru_gen_is_on
@@ -20,7 +19,7 @@ class ReferencedFlags(PageMonitor):
     """Pages whose flags say that they were accessed.
 
     Args:
-        root: where /proc and /sys lie.
+        system: whose memory it is.
         cold_after_ns: report pages without the flags for this long as cold; None reports none.
 
     Raises:
@@ -30,10 +29,10 @@ class ReferencedFlags(PageMonitor):
     name = "kpageflags"
     sees = "what reclaim noticed (REFERENCED, ACTIVE), page by page"
 
-    def __init__(self, root: Path = Path("/"), cold_after_ns: int | None = None) -> None:
+    def __init__(self, system: System = HERE, cold_after_ns: int | None = None) -> None:
         super().__init__(cold_after_ns)
-        self._flags = PageFlags(root / "proc/kpageflags")
-        self._hot_bits = hot_bits(lru_gen_is_on(root))
+        self._flags = PageFlags(system.root / "proc/kpageflags", system)
+        self._hot_bits = hot_bits(lru_gen_is_on(system))
 
     def _observed(self, process: Process, now_ns: int) -> Touched:
         if not process.is_alive():

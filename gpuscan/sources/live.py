@@ -8,7 +8,6 @@ longer fits is counted and left.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, Pages, pages_in
+from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.pagemap import PageMap
 from gpuscan.sources.monitor import REHEARSED_PAGES, Monitor, mapped
@@ -70,6 +70,7 @@ class LiveSource:
         sleep: waits, and tells when the run shall end.
         demote: whether cold pages are to go down.
         allowance_of: reads what a process is allowed.
+        system: whose clock counts.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LiveSource:
         *,
         demote: bool = False,
         allowance_of: Callable[[Process], Allowance] = read_allowance,
+        system: System = HERE,
     ) -> None:
         self._monitor = monitor
         self._targets = targets
@@ -92,6 +94,7 @@ class LiveSource:
         self._sleep = sleep
         self._demote = demote
         self._allowance_of = allowance_of
+        self._system = system
         self._going_down = _NONE
         """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
         self._until_ns: int | None = None
@@ -99,7 +102,7 @@ class LiveSource:
         self._tick = 0
         self._idle_ticks = 0
         self._ended = False
-        self._started_ns = time.monotonic_ns()
+        self._started_ns = self._system.monotonic_ns()
         self.end_reason = ""
         self.skipped: Counter[str] = Counter()
         """Pages seen hot or cold that were no candidates, by reason; and races."""
@@ -111,13 +114,13 @@ class LiveSource:
 
     def start_clock(self, for_ns: int | None = None) -> None:
         """Let the run's time begin now, and end after ``for_ns``."""
-        self._started_ns = time.monotonic_ns()
+        self._started_ns = self._system.monotonic_ns()
         self._until_ns = None if for_ns is None else self._started_ns + for_ns
 
     def watch(self, processes: Sequence[tuple[int, Process]]) -> None:
         """Watch these processes, each with a number that is its own for good."""
         known = {member.number: member for member in self._members}
-        now_ns = time.monotonic_ns()
+        now_ns = self._system.monotonic_ns()
         self._members = [
             known.get(number) or _Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
             for number, process in processes
@@ -141,6 +144,7 @@ class LiveSource:
             AddressMap(),
             self._sleep,
             allowance_of=self._allowance_of,
+            system=self._system,
         )
         n_left = REHEARSED_PAGES
         for member in self._members:
@@ -165,7 +169,7 @@ class LiveSource:
         """Whether all processes have ended, the time is over, or the run shall end."""
         if self._ended:
             self.end_reason = self.end_reason or "interrupted"
-        elif self._until_ns is not None and time.monotonic_ns() >= self._until_ns:
+        elif self._until_ns is not None and self._system.monotonic_ns() >= self._until_ns:
             self.end_reason = "time is over"
         elif not any(member.process.is_alive() for member in self._members):
             self.end_reason = "process ended"
@@ -179,8 +183,8 @@ class LiveSource:
         due_ns = self._started_ns + now_ns + pause_ns
         if self._until_ns is not None:
             due_ns = min(due_ns, self._until_ns)
-        self._ended = self._sleep(max(0, due_ns - time.monotonic_ns()) / 1e9) or self._ended
-        looked_ns = time.monotonic_ns()
+        self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
+        looked_ns = self._system.monotonic_ns()
         before = self.skipped.copy()
         metrics: Counter[str] = Counter()
         events: list[FolioEvents] = []
@@ -207,7 +211,7 @@ class LiveSource:
         self._idle_ticks = 0 if produced else self._idle_ticks + 1
         for reason, count in (self.skipped - before).items():
             metrics[f"skipped.{reason}"] += count
-        ended_ns = time.monotonic_ns()
+        ended_ns = self._system.monotonic_ns()
         metrics["observe_ns"] = ended_ns - looked_ns
         return Sampled(
             tuple(produced),
@@ -217,14 +221,14 @@ class LiveSource:
         )
 
     def _refresh(self, member: _Member) -> None:
-        if time.monotonic_ns() < member.read_again_ns or not member.process.is_alive():
+        if self._system.monotonic_ns() < member.read_again_ns or not member.process.is_alive():
             return
         self._read(member)
 
     def _read(self, member: _Member) -> None:
-        started_ns = time.monotonic_ns()
+        started_ns = self._system.monotonic_ns()
         member.allowance = self._allowance_of(member.process)
-        ended_ns = time.monotonic_ns()
+        ended_ns = self._system.monotonic_ns()
         member.read_again_ns = ended_ns + max(_ALLOWANCE_NS, _ALLOWANCE_SHARE * (ended_ns - started_ns))
 
     def _mark(

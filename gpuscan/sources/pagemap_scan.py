@@ -9,7 +9,6 @@ fault per tick. PAGEMAP_SCAN (since v6.7) finds them without a copy of the page 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from collections.abc import Sequence
 
@@ -20,7 +19,8 @@ from gpuscan.linux import write_tracking
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges, contains
 from gpuscan.linux.resident import NO_PAGES, Pages, pages_in
-from gpuscan.linux.syscalls import PageIs, has_pagemap_scan, pagemap_scan
+from gpuscan.linux.syscalls import PageIs
+from gpuscan.linux.system import HERE, System
 from gpuscan.linux.write_tracking import TrackedProgram
 from gpuscan.sources.monitor import NOTHING, PageMonitor, Touched, mapped
 
@@ -32,6 +32,7 @@ class SoftDirty(PageMonitor):
 
     Args:
         cold_after_ns: report pages not written for this long as cold; None reports none.
+        system: whose processes will be watched.
 
     Raises:
         InputError: the kernel keeps no such bits.
@@ -40,13 +41,13 @@ class SoftDirty(PageMonitor):
     name = "soft-dirty"
     sees = "writes, page by page"
 
-    def __init__(self, cold_after_ns: int | None = None) -> None:
-        if not has_soft_dirty():
+    def __init__(self, cold_after_ns: int | None = None, system: System = HERE) -> None:
+        if not system.has_soft_dirty():
             raise InputError(
                 "this kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY); take another --source"
             )
         super().__init__(cold_after_ns)
-        self._scans = has_pagemap_scan()
+        self._scans = system.has_pagemap_scan()
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Clear the bits of processes that are new."""
@@ -127,33 +128,21 @@ class WrittenPages(PageMonitor):
 
 def found_pages(process: Process, ranges: Ranges, required: PageIs, *, write_protect: bool = False) -> Pages:
     """Return the pages in ranges that PAGEMAP_SCAN finds in all of the categories."""
+    system = process.system
     try:
-        fd = os.open(process.proc / "pagemap", os.O_RDONLY)
+        fd = system.open(process.proc / "pagemap", os.O_RDONLY)
     except (FileNotFoundError, ProcessLookupError):
         return NO_PAGES
     found = []
     try:
         for start, end in ranges.tolist():
             with contextlib.suppress(OSError):  # unmapped meanwhile, or not armed yet
-                found.append(pagemap_scan(fd, start, end, required, write_protect=write_protect))
+                found.append(system.pagemap_scan(fd, start, end, required, write_protect=write_protect))
     finally:
-        os.close(fd)
+        system.close(fd)
     return pages_in(process, np.concatenate(found)) if found else NO_PAGES
-
-
-def has_soft_dirty() -> bool:
-    """Whether the kernel keeps soft-dirty bits: a page that was just written has its bit set."""
-    with mmap.mmap(-1, mmap.PAGESIZE) as page:
-        page[0] = 1
-        address = np.frombuffer(page, dtype=np.uint8).ctypes.data
-        fd = os.open("/proc/self/pagemap", os.O_RDONLY)
-        try:
-            word = int.from_bytes(os.pread(fd, 8, address // mmap.PAGESIZE * 8), "little")
-        finally:
-            os.close(fd)
-    return bool(word >> 55 & 1)
 
 
 def _clear(process: Process) -> None:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        (process.proc / "clear_refs").write_text(_CLEAR_SOFT_DIRTY)
+        process.system.write_text(process.proc / "clear_refs", _CLEAR_SOFT_DIRTY)

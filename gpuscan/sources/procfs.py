@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.errors import InputError, RunFailedError
+from gpuscan.linux.system import System
 from gpuscan.pageflags import NO_PAGE
 from gpuscan.snapshot import Snapshot
 from gpuscan.topology.sysfs import read_host
@@ -77,7 +78,7 @@ def capture(root: Path = Path("/"), progress: Progress | None = None) -> Snapsho
         mapcounts=mapcounts,
         kernel_release=release,
         hz=_hz(root, release),
-        lru_gen=lru_gen_is_on(root),
+        lru_gen=lru_gen_is_on(System(root)),
         captured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=tuple(notes),
     )
@@ -127,10 +128,13 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def lru_gen_is_on(root: Path) -> bool:
-    """Whether the multi-generation LRU of the machine whose /sys lies under ``root`` is on."""
-    # Without CONFIG_LRU_GEN the file is not there.
-    return bool(int(_text(root / "sys/kernel/mm/lru_gen/enabled") or "0", 16) & _LRU_GEN_CORE)
+def lru_gen_is_on(system: System) -> bool:
+    """Whether the multi-generation LRU of a machine is on."""
+    try:
+        text = system.read_text(system.root / "sys/kernel/mm/lru_gen/enabled")
+    except OSError:  # no CONFIG_LRU_GEN
+        return False
+    return bool(int(text, 16) & _LRU_GEN_CORE)
 
 
 def _hz(root: Path, release: str) -> int | None:
