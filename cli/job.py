@@ -204,7 +204,7 @@ def _request(job: Job, scenario: Scenario) -> Request:
 
 @contextmanager
 def _after_device_failure(checkpoints: RunCheckpoints | None) -> Iterator[None]:
-    """Say what to do when a device fails inside the block."""
+    """Say what to do when a device fails inside the block, or with checkpoints when somebody interrupts."""
     from gpuscan.errors import DeviceFailedError
 
     if checkpoints is not None:

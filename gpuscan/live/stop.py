@@ -21,6 +21,8 @@ class Stop:
     def set(self) -> None:
         """Raise the flag; from a signal handler, too."""
         self._is_set = True
+        if self._write_end < 0:  # closed
+            return
         with contextlib.suppress(BlockingIOError):  # full of what said so before
             os.write(self._write_end, b".")
 
@@ -34,5 +36,7 @@ class Stop:
 
     def close(self) -> None:
         """Close the pipe; the flag stays as it is."""
-        os.close(self._read_end)
-        os.close(self._write_end)
+        read_end, write_end = self._read_end, self._write_end
+        self._read_end = self._write_end = -1  # a handler may come between any two of these
+        os.close(read_end)
+        os.close(write_end)
