@@ -216,7 +216,7 @@ def _place(path: Path) -> str:
 
 @contextmanager
 def _after_device_failure(checkpoints: RunCheckpoints | None) -> Iterator[None]:
-    """Say what to do when a device fails inside the block."""
+    """Say what to do when a device fails inside the block, or with checkpoints when somebody interrupts."""
     from gpuscan.errors import DeviceFailedError
 
     if checkpoints is not None:

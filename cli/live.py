@@ -72,6 +72,7 @@ def live(
     A monitor of the kernel tells which pages are accessed; those far from the CPUs that
     it saw twice are moved with move_pages(2). Ends with the processes, after --for, or at
     Ctrl-C, and leaves the kernel's settings as they were.
+    The exit code is that of COMMAND where it ended by itself (128 + n after signal n), else 0.
 
     \b
     sudo gpuscan live --pid 4711
@@ -79,7 +80,6 @@ def live(
     sudo gpuscan live --for 30s -- redis-server
     sudo gpuscan live --dry-run --pid 4711              moves nothing
     """
-    import signal
     from contextlib import ExitStack
 
     from gpuscan.allocator import keep_freed_memory
@@ -123,8 +123,7 @@ def live(
 
     _line(end_document(session, report), output)
     _print(session, report, output)
-    if session.totals.ended_by is not None:
-        signal.raise_signal(session.totals.ended_by)
+    raise typer.Exit(session.totals.exit_code)
 
 
 def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> RunReport:
@@ -137,10 +136,11 @@ def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> Run
         for note in session.notes:
             output.note(f"gpuscan: note: {note}")
         _line(start_document(session, process_age_s()), output)
-        output.note(
-            f"watching {', '.join(f'{p.pid} ({p.comm})' for p in session.source.processes)} with "
-            f"{session.monitor.name}: {session.monitor.sees}"
-        )
+        if session.source.processes:
+            output.note(
+                f"watching {', '.join(f'{p.pid} ({p.comm})' for p in session.source.processes)} with "
+                f"{session.monitor.name}: {session.monitor.sees}"
+            )
         display.start()
 
     def on_tick(tick: TickReport, totals: LiveTotals, failed: dict[str, int]) -> None:
@@ -204,20 +204,22 @@ def _table(session: LiveSession, tick: TickReport) -> Table:
     from gpuscan.migrate.move_pages import DRY_RUN
     from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
-    totals = session.totals
+    totals, is_dry = session.totals, session.request.dry_run
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     for node in session.topology.nodes:
         if node.present_pages:
             resident = totals.resident_pages.get(node.nid, 0) * PAGE_BYTES
-            moved = totals.moved_to.get(node.nid, 0) * PAGE_BYTES
-            row = f"{format_bytes(resident)} resident, {format_bytes(moved)} moved here"
+            arrives, how = (totals.planned_to, "planned") if is_dry else (totals.moved_to, "moved")
+            here = arrives.get(node.nid, 0) * PAGE_BYTES
+            row = f"{format_bytes(resident)} resident, {format_bytes(here)} {how} here"
             table.add_row(f"node {node.nid} (tier {node.tier})", row)
     near = f"{totals.hot_near_pages / totals.hot_pages:.0%} near" if totals.hot_pages else "-"
     table.add_row("accessed", f"{format_bytes(totals.hot_pages * PAGE_BYTES)}, {near}")
     table.add_row("candidates", f"{tick.candidates:,} folios, {tick.pending:,} wait")
-    table.add_row("moved", f"{format_bytes(totals.moved_pages * PAGE_BYTES)}")
+    if not is_dry:
+        table.add_row("moved", f"{format_bytes(totals.moved_pages * PAGE_BYTES)}")
     for reason, count in session.engine.refusals.most_common(5):
         what, why = ("planned", "folios (dry run)") if reason == DRY_RUN else ("not moved", reason)
         table.add_row(what, f"{count:,} {why}")
@@ -227,6 +229,15 @@ def _table(session: LiveSession, tick: TickReport) -> Table:
         "overhead", f"{totals.overhead:.1%} of one CPU, {format_time(totals.elapsed_ns)}, tick {tick.tick:,}"
     )
     return table
+
+
+def _how_ended(totals: LiveTotals) -> str:
+    """Say how the command ended."""
+    import signal
+
+    code = totals.command_exit or 0
+    how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+    return f"{how}, ended with the run" if totals.command_was_ended else how
 
 
 def _print(session: LiveSession, report: RunReport, output: Output) -> None:
@@ -254,8 +265,10 @@ def _print(session: LiveSession, report: RunReport, output: Output) -> None:
         )
     else:
         facts.add_row("moved", format_bytes(totals.moved_pages * PAGE_BYTES))
-        for nid, pages in sorted(totals.moved_to.items()):
-            facts.add_row(f"  to node {nid}", format_bytes(pages * PAGE_BYTES))
+    for nid, pages in sorted((totals.planned_to if request.dry_run else totals.moved_to).items()):
+        facts.add_row(f"  to node {nid}", format_bytes(pages * PAGE_BYTES))
+    if totals.command_exit is not None:
+        facts.add_row("command", _how_ended(totals))
     if totals.n_split:
         facts.add_row("split on the way", f"{totals.n_split:,} large folios")
     facts.add_row(

@@ -31,7 +31,7 @@ from gpuscan.printable import harmless
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128
 """Plus the number of the signal that ended the command, as shells report it."""
-EXIT_INTERRUPTED, EXIT_PIPE = EXIT_SIGNAL + signal.SIGINT, EXIT_SIGNAL + signal.SIGPIPE
+EXIT_PIPE = EXIT_SIGNAL + signal.SIGPIPE
 
 _ENDED_BY: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
@@ -64,6 +64,10 @@ _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
 """click's UsageError. Typer bundles click from some version on and exports this one subclass only."""
 
 
+class Interrupted(Exception):  # noqa: N818  # no error of anybody's
+    """A signal broke a command off; ``str`` is what its notes (PEP 678) say to do, empty without any."""
+
+
 class LazyGroup(TyperGroup):
     """A group that lists :data:`COMMANDS` from their one-liners and imports only the one that is called."""
 
@@ -71,6 +75,13 @@ class LazyGroup(TyperGroup):
         super().__init__(**attrs)
         for name, line in COMMANDS.items():
             self.add_command(TyperCommand(name, help=line, rich_markup_mode=None))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an interrupt comes out as :class:`Interrupted`, so 130 is a command's own code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted("; ".join(getattr(error, "__notes__", ()))) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return name, real command and the rest of ``args``; click's error for an unknown name."""
@@ -115,7 +126,7 @@ def gpuscan(
     Results go to standard output, progress and errors to standard error.
     Exit codes: 0 done, 1 the run failed, 2 wrong usage or input, 3 the device
     asked for is not there; 130 interrupted, 143 terminated, 129 hung up, 141 the
-    reader of standard output is gone.
+    reader of standard output is gone. 'gpuscan live -- COMMAND' passes on COMMAND's.
     """
 
 
@@ -132,14 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
     with plain_streams(), _rare_collections(), _signals() as received, warnings.catch_warnings():
         warnings.showwarning = _note_warning
-        code = _run(args, debug)
-    if code != EXIT_INTERRUPTED:
-        return code
-    ended_by = next((signum for signum in received if signum in _ENDED_BY), signal.SIGINT)
-    return _fail(_ENDED_BY.get(ended_by, "interrupted"), EXIT_SIGNAL + ended_by, debug=False)
+        return _run(args, debug, received)
 
 
-def _run(args: list[str], debug: bool) -> int:
+def _run(args: list[str], debug: bool, received: list[int]) -> int:
     try:
         code = typer.main.get_command(app).main(args, prog_name="gpuscan", standalone_mode=False)
         sys.stdout.flush()
@@ -151,8 +158,10 @@ def _run(args: list[str], debug: bool) -> int:
         # Whoever read us has enough (`| head`). Where it meets that itself, click exits with 1.
         _drop_stdout()
         return EXIT_PIPE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    except (Interrupted, KeyboardInterrupt) as error:
+        ended_by = received[0] if received else signal.SIGINT
+        how = _ENDED_BY.get(ended_by, "interrupted")
+        return _fail(f"{how}; {error}" if str(error) else how, EXIT_SIGNAL + ended_by, debug=False)
     except MemoryError as error:
         return _fail(
             f"out of memory: {error}; ask for less, a smaller --memory for example", EXIT_FAILED, debug
@@ -163,7 +172,7 @@ def _run(args: list[str], debug: bool) -> int:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         again = "" if debug else "run again with --debug and "
         return _fail(f"internal error: {text}; {again}report it", EXIT_FAILED, debug)
-    return code if isinstance(code, int) else EXIT_OK  # click turns Ctrl-C into 130
+    return code if isinstance(code, int) else EXIT_OK
 
 
 def _open_closed_streams() -> None:

@@ -272,13 +272,16 @@ class RunCheckpoints:
 
     @contextmanager
     def after_device_failure(self) -> Iterator[None]:
-        """Say, when a device fails inside the block, where the run can go on.
+        """Say, when a device fails or somebody interrupts inside the block, where the run can go on.
 
         Raises:
-            DeviceFailedError: as met, with what to do.
+            DeviceFailedError, KeyboardInterrupt: as met, with what to do.
         """
         try:
             yield
+        except KeyboardInterrupt as error:
+            error.add_note(f"go on from tick {self._last_tick} with 'gpuscan resume {self.directory.path}'")
+            raise
         except (DeviceError, DeviceFailedError) as error:
             raise DeviceFailedError(
                 f"{error}; go on from tick {self._last_tick} with 'gpuscan resume {self.directory.path} "

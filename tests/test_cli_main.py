@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 
 from gpuscan.cli.main import COMMANDS, main
 from gpuscan.errors import DeviceError, InputError, RunFailedError, SnapshotError, TopologyError
@@ -311,6 +312,24 @@ def test_a_signal_ends_it_cleaned_up_with_a_line(signum: signal.Signals, code: i
         assert running.wait(10) == code
         assert running.stdout.read() == "cleaned up\n"
         assert running.stderr.read() == f"gpuscan: error: {said}\n"
+
+
+def test_what_an_interrupt_is_told_to_do_is_said(
+    raising: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt = KeyboardInterrupt()
+    interrupt.add_note("go on with 'gpuscan resume state'")
+    raising(interrupt)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == ("gpuscan: error: interrupted; go on with 'gpuscan resume state'\n")
+
+
+def test_130_may_be_a_commands_own_code(
+    raising: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(typer.Exit(130))
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_nohup_is_respected() -> None:

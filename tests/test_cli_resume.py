@@ -354,3 +354,20 @@ def test_a_run_that_is_complete_says_where_its_result_is(
     assert f"whole is complete, and its result is in {here / 'res'}; --force writes that again" in err
     assert "going on" not in err
     assert main(["resume", "whole", "--force", "--quiet"]) == 0
+
+
+def test_an_interrupt_names_how_to_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_tick = RunCheckpoints.on_tick
+
+    def interrupted(self: RunCheckpoints, report: TickReport) -> None:
+        on_tick(self, report)
+        if report.tick == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_tick", interrupted)
+        assert main(["run", "small.toml", "--checkpoint", "state", "--every", "3", "-q"]) == 130
+    assert capsys.readouterr().err == (
+        "gpuscan: error: interrupted; go on from tick 3 with 'gpuscan resume state'\n"
+    )
+    assert main(["resume", "state", "-q"]) == 0

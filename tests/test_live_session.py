@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,17 +25,23 @@ from gpuscan.cli.output import Output
 from gpuscan.engine import RunReport, TickReport
 from gpuscan.errors import InputError
 from gpuscan.ledger import Ledger
-from gpuscan.linux import capabilities
+from gpuscan.linux import capabilities, resident
+from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.numa import read_allowance
+from gpuscan.linux.resident import PageFlags, Pages, pages_in, resident_by_nid
 from gpuscan.linux.system import System
 from gpuscan.live import members
 from gpuscan.live import session as live_session
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
 from gpuscan.live.metrics import Exporter, parse_address
 from gpuscan.live.monitors import open_monitor
-from gpuscan.live.session import LiveRequest, LiveSession, _nobody
+from gpuscan.live.session import LiveRequest, LiveSession, LiveTotals
 from gpuscan.live.stop import Stop
-from gpuscan.migrate.move_pages import DRY_RUN
+from gpuscan.migrate.move_pages import DRY_RUN, DryRunMigrator
+from gpuscan.pageflags import Kpf, bits
+from gpuscan.pagemap import Extent, PageMap
 from gpuscan.policy import Policy
+from gpuscan.sources.monitor import mapped
 from gpuscan.topology.sysfs import read_host
 
 IS_ROOT = os.geteuid() == 0
@@ -111,7 +120,7 @@ def test_a_process_that_was_named_is_taken_off_when_it_has_ended():
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
 def test_what_a_command_started_is_ended_with_it(monkeypatch, trap):
-    monkeypatch.setattr(members, "_END_WITHIN_S", 0.5)
+    monkeypatch.setattr(members, "END_WITHIN_S", 0.5)
     command = Command(["sh", "-c", f"{trap}sleep 60 & exec sleep 60"])
     roster = Roster(command)
     for _ in range(2000):
@@ -194,6 +203,17 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+def started_live(*arguments):
+    """Start ``gpuscan live`` as a process of its own."""
+    command = [sys.executable, "-m", "gpuscan", "live", "--device", "cpu", "--dry-run"]
+    return subprocess.Popen(
+        [*command, "--source", "kpageflags", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.fixture
 def sleeper():
     code = f"print(flush=True); {SLEEP}"
@@ -228,9 +248,10 @@ def test_a_command_is_started_watched_and_its_end_ends_the_run(capsys):
     code, out, err = run(
         capsys, "--json", "--dry-run", "--source", "kpageflags", "--", "sh", "-c", "sleep 0.3; exit 7"
     )
-    assert code == 0
+    assert code == 7
     last = json.loads(out.splitlines()[-1])
     assert (last["reason"], last["command_exit"]) == ("process ended", 7)
+    assert not last["command_was_ended"]
     assert "watching" in err
 
 
@@ -469,13 +490,148 @@ def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, s
     assert any("hot: what kpageflags saw" in note for note in snapshot.notes)
 
 
+@needs_root
 @pytest.mark.parametrize(
-    ("argv", "how"), [(["false"], "exit status 1"), (["sh", "-c", "kill -9 $$"], "SIGKILL")]
+    ("argv", "code", "how"),
+    [
+        (["true"], 0, "exit status 0"),
+        (["sh", "-c", "exit 130"], 130, "exit status 130"),
+        (["sh", "-c", "kill -9 $$"], 137, "SIGKILL"),
+    ],
 )
-def test_a_command_that_ended_at_once_is_said_to_have(argv, how):
-    command = Command(argv)
-    assert _nobody(command).startswith(f"the command ended ({how}) before it could be watched")
-    assert _nobody(Pids([1])).startswith("none of the processes")
+def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypatch, capsys, argv, code, how):
+    def ended(argv, stdout):
+        popen = subprocess.Popen(argv, stdout=stdout)
+        popen.wait()
+        return popen
+
+    monkeypatch.setattr(members, "_started", ended)
+    found, out, err = run(capsys, "--dry-run", "--source", "kpageflags", "--", *argv)
+    assert found == code
+    assert f"command {how}\n" in re.sub(" +", " ", out)
+    assert "note: the command ended before it could be watched" in err
+    assert "error" not in err
+
+
+@needs_root
+def test_a_command_that_is_ended_with_the_run_does_not_make_it_fail(capsys):
+    arguments = ["--dry-run", "--source", "kpageflags", "--for", "200ms", "--json", "--", "sleep", "60"]
+    code, out, _ = run(capsys, *arguments)
+    last = json.loads(out.splitlines()[-1])
+    assert (code, last["reason"]) == (0, "time is over")
+    assert (last["command_exit"], last["command_was_ended"]) == (-signal.SIGTERM, True)
+
+
+@pytest.mark.parametrize(
+    ("command_exit", "was_ended", "code"),
+    [(None, False, 0), (0, False, 0), (7, False, 7), (-9, False, 137), (-15, True, 0), (3, True, 0)],
+)
+def test_the_exit_code_is_that_of_a_command_that_ended_by_itself(command_exit, was_ended, code):
+    assert LiveTotals(command_exit=command_exit, command_was_ended=was_ended).exit_code == code
+
+
+@needs_root
+def test_ctrl_c_is_an_ordinary_end(sleeper):
+    with started_live("--json", "--pid", str(sleeper.pid)) as live:
+        first = json.loads(live.stdout.readline())
+        live.send_signal(signal.SIGINT)
+        out, err = live.communicate(timeout=60)
+    last = json.loads(out.splitlines()[-1])
+    assert (first["event"], last["event"], last["reason"]) == ("start", "end", "interrupted")
+    assert live.returncode == 0
+    assert "error" not in err
+    assert sleeper.poll() is None
+
+
+@needs_root
+def test_what_is_ignored_stays_so_for_the_command_too():
+    said = "import signal; print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, flush=True)"
+    code = f"{said}; import time; time.sleep(1)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with started_live("--", sys.executable, "-c", code) as live:
+            assert live.stdout.readline() == "True\n"
+            live.send_signal(signal.SIGHUP)
+            out, _ = live.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "ended process ended" in re.sub(" +", " ", out)
+    assert live.returncode == 0
+
+
+@needs_root
+def test_ctrl_c_of_a_terminal_reaches_the_command_which_ends_by_itself():
+    import pty
+
+    ready = "trap 'sleep 0.5; exit 5' INT; echo up; while :; do sleep 0.1; done"
+    pid, terminal = pty.fork()
+    if not pid:
+        arguments = ["live", "--device", "cpu", "--dry-run", "--source", "kpageflags", "--json"]
+        os.execv(sys.executable, [sys.executable, "-m", "gpuscan", *arguments, "--", "sh", "-c", ready])
+    shown = b""
+    with open(terminal, "r+b", buffering=0) as screen:  # noqa: PTH123  # by descriptor
+        while b'"event": "tick"' not in shown:
+            shown += screen.read(4096)
+        screen.write(b"\x03")
+        with contextlib.suppress(OSError):  # EIO: the last one has closed the terminal
+            while part := screen.read(4096):
+                shown += part
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 5
+    assert b'"reason": "interrupted"' in shown
+    assert b"error" not in shown
+
+
+@needs_root
+def test_a_second_signal_breaks_it_off():
+    arguments = ["--json", "--", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+    with started_live(*arguments) as live:
+        live.stdout.readline()
+        live.send_signal(signal.SIGTERM)
+        time.sleep(1)  # it waits for the command now
+        live.send_signal(signal.SIGTERM)
+        out, err = live.communicate(timeout=60)
+    assert live.returncode == 143
+    assert err.splitlines()[-1] == "gpuscan: error: terminated"
+    assert '"event": "end"' not in out
+
+
+@needs_root
+def test_the_table_of_a_dry_run_is_of_the_machine_that_is_planned_for(sleeper, capsys):
+    with LiveSession(LiveRequest(pids=(sleeper.pid,), dry_run=True, source="kpageflags")) as session:
+        if len([node for node in read_host().topology.nodes if node.present_pages]) > 1:
+            pytest.skip("this machine has several nodes")
+        session.run(session._stop.set, lambda *_: None)
+        (real,) = read_allowance(session.source.processes[0]).resident.values()
+        (upper,) = (node for node in session.topology.nodes if node.nid == 1)
+        boundary = min(zone.present[0][0] for zone in upper.zones)
+        pages = pages_in(session.source.processes[0], mapped(session.source.processes[0]))
+        n_upper = int((pages.pfn >= boundary).sum())
+        found = session.totals.resident_pages
+        assert abs(found.get(0, 0) + found.get(1, 0) - real) <= 0.1 * real
+        assert abs(found.get(1, 0) - n_upper) <= 0.1 * real + 1
+
+
+def test_resident_pages_are_counted_on_the_nodes_that_are_pretended(tmp_path, monkeypatch):
+    page_map = PageMap.from_extents([Extent(0, 32768, 0, 0), Extent(32768, 65536, 1, 1)])
+    pfns = np.array([5, 6, 40_000, 50_000, 60_000, 99_999_999], dtype=np.int64)
+    words = np.zeros(65536, dtype=np.uint64)
+    words[60_000] = bits(Kpf.ZERO_PAGE)
+    (tmp_path / "kpageflags").write_bytes(words.tobytes())
+    pages = Pages(np.arange(6) << 12, pfns, np.ones(6, dtype=bool), np.zeros(6, dtype=bool))
+    monkeypatch.setattr(resident, "pages_in", lambda process, ranges: pages)
+    flags = PageFlags(tmp_path / "kpageflags")
+    assert resident_by_nid(SimpleNamespace(mappings=list), page_map, flags) == {0: 2, 1: 2}
+    flags.close()
+
+
+def test_a_dry_run_counts_what_would_arrive_where():
+    page_map = PageMap.from_extents([Extent(0, 32768, 0, 0)])
+    migrator = DryRunMigrator(AddressMap(), page_map)
+    migrator.migrate(1, np.array([0, 512]), np.array([512, 1]))
+    migrator.migrate(1, np.array([1024]), np.array([2]))
+    assert migrator.planned_pages == {1: 515}
+    assert not migrator.moved_pages
 
 
 def test_what_a_dry_run_plans_is_not_called_refused(capsys):

@@ -19,6 +19,7 @@ from gpuscan.linux.ranges import Ranges
 from gpuscan.linux.syscalls import PageIs
 from gpuscan.linux.system import HERE, System
 from gpuscan.pageflags import NO_PAGE, Kpf, bits
+from gpuscan.pagemap import PageMap
 from gpuscan.units import PAGE_SHIFT
 
 WORD_BYTES = 8
@@ -209,6 +210,25 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
     return pfns
 
 
+def resident_by_nid(process: Process, page_map: PageMap, flags: PageFlags) -> dict[int, int]:
+    """Return the base pages that a process has mapped, by the node of ``page_map`` that each frame is on.
+
+    What numa_maps says of the kernel's nodes (fs/proc/task_mmu.c, can_gather_numa_stats(): no zero pages), of
+    a machine whose nodes the kernel does not know.
+
+    Args:
+        process: whose.
+        page_map: of the machine.
+        flags: /proc/kpageflags.
+    """
+    ranges = [(one.start, one.end) for one in process.mappings() if not one.is_special]
+    flats = page_map.flat_of_pfn(pages_in(process, ranges).pfn)
+    flats = flats[flats >= 0]
+    flats = flats[(flags.at(page_map.pfn_of_flat(flats)) & _ZERO_PAGE) == 0]
+    nids, counts = np.unique(page_map.nid_of_flat(flats), return_counts=True)
+    return dict(zip(nids.tolist(), counts.tolist(), strict=True))
+
+
 class PageFlags:
     """An open /proc/kpageflags (root).
 
@@ -307,4 +327,5 @@ class Folios:
 _LRU = bits(Kpf.LRU)
 _TAIL = bits(Kpf.COMPOUND_TAIL)
 _COMPOUND = bits(Kpf.COMPOUND_HEAD, Kpf.COMPOUND_TAIL)
+_ZERO_PAGE = bits(Kpf.ZERO_PAGE)
 _UNMOVABLE = bits(Kpf.HUGE, Kpf.SLAB, Kpf.BUDDY, Kpf.HWPOISON, Kpf.NOPAGE, Kpf.OFFLINE, Kpf.ZERO_PAGE)

@@ -163,9 +163,14 @@ class System:
         return subprocess.Popen(argv, **how)
 
     def on_signal(self, signum: int, handler: Handler) -> Handler:
-        """Set what a signal does; return what it did before. Threads other than the main one may not."""
+        """Set what a signal does; return what it did before. Threads other than the main one may not.
+
+        What is ignored stays so, under nohup or in the background of a script; for the command, too.
+        """
         if threading.current_thread() is not threading.main_thread():
             return handler
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            return signal.SIG_IGN
         return signal.signal(signum, handler)
 
     def monotonic_ns(self) -> int:

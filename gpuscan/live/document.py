@@ -91,6 +91,7 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
         "ticks": totals.n_ticks,
         "resident_pages": totals.resident_pages,
         "planned_pages": totals.planned_pages,
+        "planned_pages_to": dict(sorted(totals.planned_to.items())),
         "moved_pages": totals.moved_pages,
         "moved_pages_to": dict(sorted(totals.moved_to.items())),
         "promoted_pages": totals.moved_pages - totals.demoted_pages,
@@ -102,5 +103,6 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
         "cpu_s": {"gpuscan": totals.gpuscan_cpu_s, "kernel": totals.kernel_cpu_s},
         "overhead_percent": round(100 * totals.overhead, 2),
         "command_exit": totals.command_exit,
+        "command_was_ended": totals.command_was_ended,
         "ledger_balanced": True,
     }

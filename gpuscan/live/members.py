@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from gpuscan.linux.system import HERE, System
 from gpuscan.linux.write_tracking import TrackedProgram
 
 _CGROUPS = Path("sys/fs/cgroup")
-_END_WITHIN_S = 5.0
+END_WITHIN_S = 5.0
+"""How long whoever was asked to end may take."""
 _STDERR = 2
 
 
@@ -105,6 +107,8 @@ class Command:
                 f"{argv[0]} cannot be started ({error.strerror}); give a command after --"
             ) from error
         self.pid = self._popen.pid
+        self.was_ended = False
+        """Whether it ran until :meth:`end` ended it."""
 
     def pids(self) -> list[int]:
         """Return the command and its descendants, as far as they are still its descendants.
@@ -133,12 +137,13 @@ class Command:
         """
         others = [process for process in descendants if process.pid != self.pid]
         if self._popen.poll() is None:
+            self.was_ended = True
             self._popen.send_signal(signal.SIGTERM)
         for process in others:
             process.send_signal(signal.SIGTERM)
-        until_ns = self._system.monotonic_ns() + int(_END_WITHIN_S * 1e9)
+        until_ns = self._system.monotonic_ns() + int(END_WITHIN_S * 1e9)
         try:
-            self._popen.wait(_END_WITHIN_S)
+            self._popen.wait(END_WITHIN_S)
             for process in others:
                 process.wait(max(0, until_ns - self._system.monotonic_ns()) / 1e9)
         except BaseException as error:  # a second Ctrl-C, too, must not leave them behind
@@ -161,6 +166,15 @@ class Command:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(within_s)
         return self._popen.poll()
+
+
+def is_in_foreground() -> bool:
+    """Whether a terminal sends its Ctrl-C to this process, and so to a command that this process started."""
+    try:
+        with Path("/dev/tty").open("rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # there is none
+        return False
 
 
 class Roster:

@@ -21,10 +21,10 @@ from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.damon import Intervals
 from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
-from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
-from gpuscan.live.members import Cgroup, Command, Pids, Roster, Selection
+from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection, is_in_foreground
 from gpuscan.live.monitors import open_monitor
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
@@ -40,6 +40,7 @@ INTERVAL_NS = 100_000_000
 COLD_AFTER_NS = 10_000_000_000
 _ROSTER_NS = 1_000_000_000
 _DRY_SPLIT = 0.5
+_HEARD_WITHIN_S = 1.0
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 THRESHOLD = 2
@@ -94,7 +95,7 @@ class LiveTotals:
         n_ticks: looks.
         elapsed_ns: from when the monitor was on to the end of the last look; its moves come after that.
         moved_pages, planned_pages: base pages.
-        moved_to: base pages moved, by target nid.
+        moved_to: base pages moved, by target nid; planned_to: those that a dry run would have moved.
         demoted_pages: base pages moved to a lower tier.
         resident_pages: of all processes, by nid.
         hot_pages, hot_near_pages: seen accessed in the last tick, and of these near already.
@@ -104,7 +105,7 @@ class LiveTotals:
         spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
         end_reason: why it ended; ended_by: the signal, where it was one.
-        command_exit: of the command that gpuscan started.
+        command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
     """
 
     n_ticks: int = 0
@@ -112,6 +113,7 @@ class LiveTotals:
     moved_pages: int = 0
     planned_pages: int = 0
     moved_to: Counter[int] = field(default_factory=Counter)
+    planned_to: Counter[int] = field(default_factory=Counter)
     demoted_pages: int = 0
     resident_pages: dict[int, int] = field(default_factory=dict)
     hot_pages: int = 0
@@ -124,11 +126,19 @@ class LiveTotals:
     end_reason: str = ""
     ended_by: int | None = None
     command_exit: int | None = None
+    command_was_ended: bool = False
 
     @property
     def overhead(self) -> float:
         """Part of one CPU that gpuscan and its kernel threads took; 0 before the first tick."""
         return (self.gpuscan_cpu_s + self.kernel_cpu_s) / self.spent_within_s if self.spent_within_s else 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """The code to end with: that of a command that ended by itself (128 + n after signal n), else 0."""
+        if self.command_exit is None or self.command_was_ended:
+            return 0
+        return self.command_exit if self.command_exit >= 0 else 128 - self.command_exit
 
 
 OnTick = Callable[[TickReport, LiveTotals, dict[str, int]], None]
@@ -162,10 +172,13 @@ class LiveSession:
         self._system = system
         self._stack = ExitStack()
         self._stop = Stop(system)
-        with self._stack:
+        self._heeding = ExitStack()
+        self._heeds = False
+        with self._heeding, self._stack:
             self._stack.callback(self._stop.close)
             self._open(plan_sink)
             self._stack = self._stack.pop_all()
+            self._heeding = self._heeding.pop_all()
 
     def _open(self, plan_sink: PlanSink | None) -> None:
         request, system = self.request, self._system
@@ -186,7 +199,7 @@ class LiveSession:
         self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
         if roster is None:
             # From here on a signal ends the run rather than this process: the command must not stay behind.
-            self._stack.enter_context(_until_signal(system, self._stop, self.totals))
+            self._heed()
             self._stack.callback(self._end_command)
             self.command = Command(
                 request.command,
@@ -194,7 +207,7 @@ class LiveSession:
                 start=self.monitor.start if isinstance(self.monitor, WrittenPages) else None,
                 system=system,
             )
-            roster = self._roster(self.command)
+            roster = self._roster_of_command(self.command)
             self._stack.callback(self._end_all, self.command, roster)
         self.roster = roster
         self.addresses = AddressMap()
@@ -242,9 +255,18 @@ class LiveSession:
         roster = Roster(selection, self._system)
         self._stack.callback(roster.close)
         if not roster.alive():
-            raise InputError(_nobody(selection))
+            raise InputError("none of the processes asked for runs (any more); name one that does")
         if roster.is_foreign():
             capabilities.check_live(moves=not self.request.dry_run, foreign=True, system=self._system)
+        return roster
+
+    def _roster_of_command(self, command: Command) -> Roster:
+        roster = Roster(command, self._system)
+        self._stack.callback(roster.close)
+        if not roster.alive():
+            # It has ended; the thread that waits for it may not have heard of it yet.
+            command.exit_code(within_s=_HEARD_WITHIN_S)
+            self.notes.append("the command ended before it could be watched")
         return roster
 
     def _machine(self) -> tuple[Topology, bool]:
@@ -309,8 +331,15 @@ class LiveSession:
         allowance = read_allowance(process)
         if self._pretends:
             nids = frozenset(node.nid for node in self.topology.nodes)
-            allowance = dataclasses.replace(allowance, nids=nids)
+            resident = resident_by_nid(process, self.topology.page_map, self.flags)
+            allowance = dataclasses.replace(allowance, nids=nids, resident=resident)
         return allowance
+
+    def _heed(self) -> None:
+        """Let a signal end the run in order from now on, until everything is put back."""
+        if not self._heeds:
+            self._heeds = True
+            self._heeding.enter_context(_until_signal(self._system, self._stop, self.totals))
 
     def run(self, on_start: Callable[[], None], on_tick: OnTick) -> RunReport:
         """Tick until the run ends.
@@ -324,27 +353,30 @@ class LiveSession:
             KeyboardInterrupt: a second signal broke it off.
         """
         system = self._system
-        with _until_signal(system, self._stop, self.totals):
-            self.source.watch(self.roster.alive())
-            self.source.start_clock(self.request.for_ns)
-            started = _Clock(system, self.monitor)
-            self.totals.resident_pages = self.source.resident_pages()
-            on_start()
-            refreshed_ns = system.monotonic_ns()
-            while not self.source.finished():
-                now_ns = system.monotonic_ns()
-                if now_ns - refreshed_ns >= _ROSTER_NS:
-                    refreshed_ns = now_ns
-                    if self.roster.refresh() and (alive := self.roster.alive()):
-                        self.source.watch(alive)
-                refusals = self.engine.refusals.copy()
-                tick = self.engine.tick()
-                self._widen_window(tick)
-                self._sum(tick, started)
-                on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
-            self.engine.put_back()
-            self.engine.verify()
-            self.totals.end_reason = self.source.end_reason
+        self._heed()
+        if alive := self.roster.alive():
+            self.source.watch(alive)
+        self.source.start_clock(self.request.for_ns)
+        started = _Clock(system, self.monitor)
+        self.totals.resident_pages = self.source.resident_pages()
+        on_start()
+        refreshed_ns = system.monotonic_ns()
+        while not self.source.finished():
+            now_ns = system.monotonic_ns()
+            if now_ns - refreshed_ns >= _ROSTER_NS:
+                refreshed_ns = now_ns
+                if self.roster.refresh() and (alive := self.roster.alive()):
+                    self.source.watch(alive)
+            refusals = self.engine.refusals.copy()
+            tick = self.engine.tick()
+            self._widen_window(tick)
+            self._sum(tick, started)
+            on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
+        self.engine.put_back()
+        self.engine.verify()
+        # Of Ctrl-C on a terminal a command may have ended before this run's next look.
+        is_interrupted = self.totals.ended_by is not None
+        self.totals.end_reason = "interrupted" if is_interrupted else self.source.end_reason
         return self.engine.report([])
 
     def _widen_window(self, tick: TickReport) -> None:
@@ -361,6 +393,8 @@ class LiveSession:
         totals.moved_pages += tick.migrated_pages
         totals.planned_pages += tick.candidate_pages
         totals.moved_to = self.migrator.moved_pages
+        if isinstance(self.migrator, DryRunMigrator):
+            totals.planned_to = self.migrator.planned_pages
         totals.n_split = self.migrator.n_split
         totals.resident_pages = self.source.resident_pages()
         totals.hot_pages = int(tick.metrics.get("hot_pages", 0))
@@ -371,16 +405,30 @@ class LiveSession:
 
     def _end_command(self) -> None:
         if self.command is not None:
-            self.totals.command_exit = self.command.end()
+            self._end(self.command, [])
 
     def _end_all(self, command: Command, roster: Roster) -> None:
         """End the command with its descendants, while there is a hold on each of them."""
         roster.refresh()
-        self.totals.command_exit = command.end([process for _, process in roster.alive()])
+        self._end(command, [process for _, process in roster.alive()])
+
+    def _end(self, command: Command, descendants: list[Process]) -> None:
+        try:
+            if self.totals.ended_by == signal.SIGINT and is_in_foreground():
+                command.exit_code(within_s=END_WITHIN_S)  # Ctrl-C: the terminal has told the command, too
+        finally:
+            self.totals.command_exit = command.end(descendants)
+            self.totals.command_was_ended = command.was_ended
 
     def close(self) -> None:
-        """Put everything back: DAMON, files, and the end of a command that was started."""
-        self._stack.close()
+        """Put everything back: DAMON, files, and the end of a command that was started.
+
+        Raises:
+            KeyboardInterrupt: a second signal broke it off; the watchdog puts DAMON back.
+        """
+        self._heed()
+        with self._heeding:
+            self._stack.close()
 
     def __enter__(self) -> LiveSession:
         return self
@@ -408,16 +456,6 @@ class _Clock:
         )
 
 
-def _nobody(selection: Selection) -> str:
-    """Say why there is nobody to watch."""
-    # Nobody is there, so it has ended; the thread that waits for it may not have heard of it yet.
-    code = selection.exit_code(within_s=1.0) if isinstance(selection, Command) else None
-    if code is None:
-        return "none of the processes asked for runs (any more); name one that does"
-    how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-    return f"the command ended ({how}) before it could be watched; give one that runs for longer"
-
-
 def _warm_up(store: Store) -> None:
     """Load all kernels: compiling them must not fall into the first tick."""
     none = np.empty(0, dtype=np.int64)
@@ -436,8 +474,11 @@ def _warm_up(store: Store) -> None:
 def _until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[None]:
     """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
 
-    def note(signum: int, _: FrameType | None) -> None:
+    def note(signum: int, frame: FrameType | None) -> None:
         if totals.ended_by is not None:
+            handler = before[signal.Signals(signum)]
+            if callable(handler):  # it may count which signals came
+                handler(signum, frame)
             raise KeyboardInterrupt
         totals.ended_by = signum
         stop.set()

@@ -22,6 +22,8 @@ class Stop:
     def set(self) -> None:
         """Raise the flag; from a signal handler, too."""
         self._is_set = True
+        if self._write_end < 0:  # closed
+            return
         with contextlib.suppress(BlockingIOError):  # full of what said so before
             self._system.write(self._write_end, b".")
 
@@ -33,5 +35,7 @@ class Stop:
 
     def close(self) -> None:
         """Close the pipe; the flag stays as it is."""
-        self._system.close(self._read_end)
-        self._system.close(self._write_end)
+        read_end, write_end = self._read_end, self._write_end
+        self._read_end = self._write_end = -1  # a handler may come between any two of these
+        self._system.close(read_end)
+        self._system.close(write_end)

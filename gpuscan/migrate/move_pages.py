@@ -258,12 +258,15 @@ class DryRunMigrator:
     def __init__(self, addresses: AddressMap, page_map: PageMap) -> None:
         self._addresses = addresses
         self._page_map = page_map
+        self.planned_pages: Counter[int] = Counter()
+        """Base pages that would have been moved, by target nid."""
         self.moved_pages: Counter[int] = Counter()
         self.demoted_pages = 0
         self.n_split = 0
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Note that a batch would be moved."""
+        self.planned_pages[target_nid] += int(n_pages.sum())
         self._addresses.plan_once(pfns)
         self._addresses.drop(pfns)
         status = np.full(len(pfns), MigrateStatus.ECANCELED, dtype=np.int16)

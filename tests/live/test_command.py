@@ -46,7 +46,7 @@ def test_a_start_after_a_kill_is_clean(tmp_path: Path) -> None:
     assert exported["gpuscan_processes"] == 1
     assert sum(exported[f'gpuscan_resident_pages{{node="{nid}"}}'] for nid in (0, 2)) >= 4 * N_HOT
     assert exported["gpuscan_overhead_ratio"] > 0
-    assert live.process.returncode in (130, -signal.SIGINT)
+    assert live.process.returncode == 0
     assert end["reason"] == "interrupted"
     assert kernel.other_moves() == others
     assert end["moved_pages"] == kernel.vmstat()["pgmigrate_success"] - before
