@@ -77,37 +77,38 @@ def check_fits(store: PageStore, state: Mapping[str, Any], n_sections: int) -> N
     Raises:
         ArgumentError: another format, target or size, or no state at all.
     """
-    found = checked.table(state, "restore: the state", _STATE)
+    try:
+        _check(store, state, n_sections)
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"restore: {error}; give what state() returned of a store of the same machine and format"
+        ) from None
+
+
+def _check(store: PageStore, state: Mapping[str, Any], n_sections: int) -> None:
+    found = checked.table(state, "the state", _STATE)
     for what, own in (("format", store.fmt.name), ("fixed_target", store.layout.fixed_target)):
         if type(found[what]) is not type(own) or found[what] != own:
-            raise ArgumentError(
-                f"restore: {what} {checked.shown(found[what])}, this store has {own}; "
-                "restore one of the same kind"
-            )
+            raise ArgumentError(f"{what} {checked.shown(found[what])}, this store has {own}")
     n_pages = n_sections * SECTION_PAGES
-    same = "restore one of the same machine"
-    resume_flat = checked.wholes(found["resume_flat"], 0, n_pages, "restore: resume_flat")
+    resume_flat = checked.wholes(found["resume_flat"], 0, n_pages, "resume_flat")
     if len(resume_flat) != len(store.resume_flat):
-        raise ArgumentError(
-            f"restore: {len(resume_flat)} targets, this store has {len(store.resume_flat)}; {same}"
-        )
-    edges = checked.wholes(found["section_edges"], 0, checked.INT64_MAX, "restore: section_edges")
+        raise ArgumentError(f"{len(resume_flat)} targets, this store has {len(store.resume_flat)}")
+    edges = checked.wholes(found["section_edges"], 0, checked.INT64_MAX, "section_edges")
     if len(edges) < 2 or edges[0] or any(lo >= hi for lo, hi in pairwise(edges)):
-        raise ArgumentError("restore: section_edges do not ascend from 0; give what state() returned")
+        raise ArgumentError("section_edges do not ascend from 0")
     if edges[-1] != n_sections:
-        raise ArgumentError(f"restore: {edges[-1]} sections, this store has {n_sections}; {same}")
-    cursor = checked.whole(found["cursor"], 0, n_pages - 1, "restore: cursor")
+        raise ArgumentError(f"{edges[-1]} sections, this store has {n_sections}")
+    cursor = checked.whole(found["cursor"], 0, n_pages - 1, "cursor")
     if cursor % BLOCK_PAGES:
-        raise ArgumentError(f"restore: the cursor {cursor} is no first page of a block; take the state anew")
-    checked.wholes(found["active_nids"], 0, N_NODES_MAX - 1, "restore: active_nids")
+        raise ArgumentError(f"the cursor {cursor} is no first page of a block")
+    checked.wholes(found["active_nids"], 0, N_NODES_MAX - 1, "active_nids")
     numbers = {str(number) for number in range(len(edges) - 1)}
-    parts = checked.table(found["parts"], "restore: the parts")
+    parts = checked.table(found["parts"], "the parts")
     if not parts.keys() <= numbers:
-        raise ArgumentError(
-            "restore: the parts are not those between its section_edges; give what state() returned"
-        )
+        raise ArgumentError("the parts are not those between its section_edges")
     for part in parts.values():
-        checked.table(part, "restore: a part", _PAGE_ARRAYS)
+        checked.table(part, "a part", _PAGE_ARRAYS)
 
 
 def overlapping(state: Mapping[str, Any], first: int, end: int) -> dict[str, Any]:

@@ -210,12 +210,27 @@ def check_place(path: Path, contents: Contents, *, force: bool = False) -> None:
     _check_parent(path)
     try:
         with opened(path.parent) as parent:
-            Temporary.make(_stem(path), parent).remove()
+            _temporary(path, parent).remove()
     except OSError as error:
         if error.errno not in _FULL:
-            said = os.strerror(error.errno or 0)
-            raise InputError(f"cannot write {path}: {said}; give another place") from error
+            raise
     _check_replaceable(path, contents, force=force)
+
+
+def _temporary(path: Path, parent: int) -> Temporary:
+    """Make the directory beside ``path``; a place that cannot have one is the wrong place.
+
+    Raises:
+        InputError: the system says no.
+        OSError: it says that there is no room, which may change.
+    """
+    try:
+        return Temporary.make(_stem(path), parent)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        said = os.strerror(error.errno or 0)
+        raise InputError(f"cannot write {path}: {said}; give another place") from error
 
 
 def _check_parent(path: Path) -> None:
@@ -289,7 +304,7 @@ def _beside(path: Path) -> Iterator[tuple[int, int]]:
     """Yield handles of the directory of ``path`` and of one beside it, ours, which is removed at the end."""
     with opened(path.parent) as parent:
         _sweep(path, parent)
-        temporary = Temporary.make(_stem(path), parent)
+        temporary = _temporary(path, parent)
         try:
             place = temporary.open()
             try:
@@ -414,5 +429,5 @@ def _kind_of(path: Path) -> str:
     mode = _mode_of(path)
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
     if stat.S_ISREG(mode):
-        return "a file with several names"
+        return "a file with several names" if path.lstat().st_nlink > 1 else "a file"
     return kinds.get(stat.S_IFMT(mode), "a device or socket")

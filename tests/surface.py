@@ -21,6 +21,7 @@ import numpy as np
 
 import gpuscan
 from gpuscan.kernels.api import Budget, RecordParams, ScanRequest, StoreLayout
+from gpuscan.linux.system import HERE
 from gpuscan.pagemap import PageMap
 from gpuscan.shards.sharded_store import ShardedStore
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec
@@ -360,14 +361,13 @@ VALID: dict[str, Callable[[World], Any]] = {
     "process": lambda _: 0,
     "before_tick": lambda _: 5,
     "AddressMap.tick": lambda _: 5,
-    "root": lambda _: Path("/"),
     "fresh_ns": lambda _: 1000,
     "take.n_pages": lambda _: 5,
     "pid": lambda _: os.getppid(),
     "MovePagesMigrator.processes": lambda _: {},
     "MovePagesMigrator.addresses": lambda _: gpuscan.AddressMap(),
     "room": lambda _: gpuscan.Room(),
-    "move_pages": lambda _: Anything,
+    "system": lambda _: HERE,
     "tiers": lambda _: None,
     "Workload.tick": lambda _: "100ms",
 }

@@ -32,7 +32,6 @@ def lower() -> ArrayMachine:
         (Policy(freq_threshold=4), "freq_threshold from 1 to 3 (PGHOT_FREQ_MAX, compact mode), not 4; give"),
         (Policy(freq_threshold=7, record_format=PRECISE), ""),
         (Policy(freq_threshold=8, record_format=PRECISE), "from 1 to 7 (PGHOT_FREQ_MAX, precise mode)"),
-        (Policy(freq_threshold=0), "from 1 to 3"),
         (Policy(window_ns=1000 * MS), ""),
         (Policy(window_ns=999 * MS), "policy.window from 1,000 to 3,968 ms (PGHOT_FREQ_WINDOW_MAX"),
         (Policy(window_ns=3968 * MS), ""),

@@ -133,5 +133,5 @@ def test_a_state_of_nothing_is_no_state() -> None:
         with pytest.raises(ArgumentError, match=r"restore: .*; "):
             store.restore(spoilt)
     np.testing.assert_array_equal(store.dump().records, before)
-    with pytest.raises(ArgumentError, match="engine: the state has no now_ns"):
+    with pytest.raises(ArgumentError, match="the engine lacks the key"):
         engine().restore({})

@@ -27,7 +27,7 @@ def test_what_was_asked_for_is_opened() -> None:
 def test_what_cannot_be_opened() -> None:
     with pytest.raises(InputError, match="unknown device 'tpu'"):
         registry.open_backend("tpu")  # type: ignore[arg-type]  # what a caller without a type checker does
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="n_threads is 0; give 1 to"):
         registry.open_backend("cpu", 0)
 
 

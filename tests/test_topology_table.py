@@ -9,7 +9,7 @@ import pytest
 from gpuscan.cli.main import main
 from gpuscan.topology import sysfs
 from gpuscan.topology.presets import PRESETS, preset
-from gpuscan.topology.serialize import topology_from_dict
+from gpuscan.topology.serialize import topology_to_dict
 from gpuscan.topology.table import distance_counts, folded, node_rows, topology_json
 from gpuscan.topology.toml import to_toml
 
@@ -44,7 +44,10 @@ def test_distances_are_counted_without_the_diagonal():
 def test_json_holds_the_whole_machine():
     topology = preset("two-socket-cxl", 4 << 30)
     document = json.loads(json.dumps(topology_json(topology)))
-    assert topology_from_dict(document).nodes == topology.nodes
+    plain = json.loads(json.dumps(topology_to_dict(topology)))
+    assert {**document, **plain, "nodes": document["nodes"]} == document
+    for described, node in zip(document["nodes"], plain["nodes"], strict=True):
+        assert {**described, **node} == described
     assert document["memory_bytes"] == topology.memory_bytes
     assert document["nodes"][2]["promotion_target"] == 0
     assert document["nodes"][0]["demotion_target"] == 2

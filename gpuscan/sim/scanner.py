@@ -120,7 +120,7 @@ class ScanState:
         found = table(state, "the progress of a scanner", (*_NUMBERS, "rss_pages", "period"))
         period = ScanPeriod(spec, whole(found["rss_pages"], 1, PFN_LIMIT, "rss_pages"))
         period.restore(found["period"])
-        whole(found["cursor"], 0, n_folios - 1, "the cursor of a scanner")
+        whole(found["cursor"], 0, n_folios, "the cursor of a scanner")
         numbers = {name: whole(found[name], 0, TIME_NS_MAX, name) for name in _NUMBERS}
         return cls(period=period, **numbers)
 
