@@ -1,7 +1,7 @@
 """Values out of documents that somebody else may have written: of the right type, in their range, or refused.
 
 JSON's ``true`` is no 1 here, 1.0 is no 1, and a text of a million characters is no name. All of it raises an
-ArgumentError (a ValueError) that names what is wrong; who reads the document says where that is and what to do.
+ArgumentError (a ValueError) that names what is wrong; whoever reads the document says where, and what to do.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import mmap
 import os
 import re
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,8 @@ class RequestLog:
         try:
             with writing_to(path):
                 self._file = open_kept(path)
+                # Collected, it is closed: no lock stays behind a run that broke off.
+                self._closing = weakref.finalize(self, os.close, self._file)
                 self._check_ours()
             self._n_looked_at = 0  # bytes of frames whose checksum was wanted
             self._end = len(TITLE)
@@ -208,8 +211,8 @@ class RequestLog:
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._file >= 0:
-            os.close(self._file)
             self._file = -1
+            self._closing()
 
     def __enter__(self) -> Self:
         return self
