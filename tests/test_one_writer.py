@@ -25,14 +25,10 @@ ALLOWED = {
     ("gpuscan/linux/damon_state.py", "rmdir"): "a trace instance, which its state file names",
     ("gpuscan/linux/damon_trace.py", "write_text"): "tracefs",
     ("gpuscan/linux/damon_trace.py", "mkdir"): "a trace instance",
-    ("gpuscan/linux/damon_trace.py", "open"): "tracefs",
     ("gpuscan/linux/damon_trace.py", "rmdir"): "a trace instance of its own",
-    ("gpuscan/sources/idle.py", "open"): "/sys/kernel/mm/page_idle/bitmap",
     ("gpuscan/sources/pagemap_scan.py", "write_text"): "/proc/PID/clear_refs",
     ("cli/main.py", "open"): "/dev/null",
     # The state file of live, locked for as long as live runs: run by its path, it imports nothing of gpuscan.
-    ("gpuscan/linux/damon_state.py", "open"): "O_NOFOLLOW, a regular file of ours",
-    ("gpuscan/linux/damon_state.py", "mkdir"): "/run/gpuscan",
     # What stays and changes, opened by open_kept().
     ("gpuscan/checkpoint/directory.py", "open"): "the lock",
     ("gpuscan/checkpoint/log.py", "open"): "a log",
