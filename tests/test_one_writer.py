@@ -28,7 +28,6 @@ ALLOWED = {
     ("gpuscan/linux/damon_trace.py", "rmdir"): "a trace instance of its own",
     ("gpuscan/sources/pagemap_scan.py", "write_text"): "/proc/PID/clear_refs",
     ("cli/main.py", "open"): "/dev/null",
-    # The state file of live, locked for as long as live runs: run by its path, it imports nothing of gpuscan.
     # What stays and changes, opened by open_kept().
     ("gpuscan/checkpoint/directory.py", "open"): "the lock",
     ("gpuscan/checkpoint/log.py", "open"): "a log",
