@@ -130,34 +130,19 @@ def _kib_of(key: str) -> int:
 
 def _numba_cache() -> list[Check]:
     import gpuscan.kernels
+    from gpuscan.codecache import cache_place
 
-    asked = os.environ.get("NUMBA_CACHE_DIR")
-    place = Path(asked) if asked else Path(gpuscan.kernels.__path__[0])
-    # Numba falls back to the user's cache directory where the package is read-only.
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for candidate in (place,) if asked else (place, home):
-        if _is_writable(candidate):
-            return [Check("kernel cache", f"{candidate} is writable")]
+    kernels = Path(gpuscan.kernels.__path__[0]) / "cpu"
+    place, why = cache_place(kernels, os.environ.get("NUMBA_CACHE_DIR", ""))
+    if place is not None:
+        return [Check("kernel cache", f"{place} is ours alone")]
     return [
         Check(
             "kernel cache",
-            f"{place} is not writable: kernels are compiled in every run",
-            "set NUMBA_CACHE_DIR to a directory you can write",
+            f"{why}: kernels are compiled in every run",
+            "set NUMBA_CACHE_DIR to a directory that nobody else can write to",
         )
     ]
-
-
-def _is_writable(place: Path) -> bool:
-    """Whether a directory can be written, or made."""
-    for existing in (place.absolute(), *place.absolute().parents):
-        try:
-            existing.stat()
-        except FileNotFoundError:
-            continue
-        except OSError:  # it may not be seen, or is below a file
-            return False
-        return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    return False
 
 
 def _devices() -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
-from numba import njit
+from gpuscan.codecache import cached_njit
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -13,7 +13,4 @@ _R = TypeVar("_R")
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Compile a function at its first call; what it calls must be in the same file, or the cache is stale."""
-    try:
-        return cast(Callable[_P, _R], njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # no writable cache directory: compile anew in every process
-        return cast(Callable[_P, _R], njit(nogil=True)(function))
+    return cast(Callable[_P, _R], cached_njit(function, nogil=True))

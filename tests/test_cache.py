@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba.core.caching import CompileResultCacheImpl
 
 import gpuscan
+from gpuscan import codecache
 from gpuscan.kernels.api import Budget, ScanRequest
 from gpuscan.kernels.cpu import CpuBackend, budget, compile, loading, scan
 from gpuscan.kernels.cpu.bitmaps import count_set_bits
@@ -41,7 +41,7 @@ def copied(tmp_path: Path) -> Path:
     package = tmp_path / "gpuscan"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    for name in ("errors", "units", "memory", "records", "pagemap"):
+    for name in ("errors", "units", "memory", "codecache", "records", "pagemap"):
         shutil.copy(ROOT / f"{name}.py", package)
     (package / "__init__.py").write_text("")
     return tmp_path
@@ -104,16 +104,16 @@ def test_every_source_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_writable_cache_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])
-    compile._warn_once.cache_clear()
+    monkeypatch.setattr(codecache, "cache_place", lambda *_: (None, "/nowhere: Read-only file system"))
+    codecache._SAID.clear()
     function = count_set_bits.function
-    with pytest.warns(RuntimeWarning, match="no writable cache directory") as caught:
+    with pytest.warns(RuntimeWarning, match=r"for want of a cache directory .* \(/nowhere: Read") as caught:
         assert compile.Kernel(function).for_bits(32)(np.full(2, 7, dtype=np.uint64)) == 6
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compile.Kernel(function).for_bits(8)
-    compile._warn_once.cache_clear()
+    codecache._SAID.clear()
 
 
 def test_no_scan_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,17 +200,9 @@ def test_doctor_survives_what_it_meets(
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("gpuscan.cli.doctor._is_writable", refused)
+    monkeypatch.setattr("gpuscan.codecache.cache_place", refused)
     assert main(["doctor"]) == 0
     assert "cannot be checked: PermissionError" in capsys.readouterr().out
-
-
-def test_a_cache_below_what_may_not_be_seen_is_not_writable(tmp_path: Path) -> None:
-    from gpuscan.cli.doctor import _is_writable
-
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    assert not _is_writable(tmp_path / "file" / "cache")
-    assert _is_writable(tmp_path / "new" / "cache")
 
 
 def test_an_error_with_json_is_a_sentence_on_stderr_too() -> None:

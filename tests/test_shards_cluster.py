@@ -43,12 +43,14 @@ def certified() -> Iterator[str]:
     """Yield the address of a cluster over TLS; Dask is configured to join it, here and in children."""
     secured = Security.temporary()
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        settings = {}
         for field, key in joining._TLS.items():
             file = Path(place) / field
             file.write_text(getattr(secured, field))
+            settings[key] = str(file)
             patch.setenv("DASK_" + key.upper().replace(".", "__").replace("-", "_"), str(file))
         with (
-            dask.config.set(dask.config.collect_env()),
+            dask.config.set(settings),
             LocalCluster(
                 n_workers=3,
                 threads_per_worker=1,

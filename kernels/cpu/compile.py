@@ -12,8 +12,8 @@ this module:
   other's code. So the name also carries the record width, the only thing that
   differs between the argument types of two calls: one file, one specialisation.
 
-Without a writable cache directory the kernels are compiled in every process, after
-one warning.
+:mod:`gpuscan.codecache` has where the cache is. Without one the kernels are compiled in
+every process, after one warning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import types
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, TypeVar, cast
 from numba import njit
 
 from gpuscan import pagemap, records
+from gpuscan.codecache import cached_njit
 from gpuscan.kernels import api
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -92,22 +92,4 @@ def _dispatcher(function: Callable[..., Any], record_bits: int) -> Callable[...,
     named = types.FunctionType(plain.__code__, plain.__globals__, plain.__name__)
     named.__module__ = plain.__module__
     named.__qualname__ = f"{plain.__name__}.u{record_bits}.{source_hash()}"
-    try:
-        return cast(Callable[..., Any], njit(**_OPTIONS, cache=True)(named))
-    except RuntimeError as error:  # numba.core.caching: "cannot cache function ...: no locator available"
-        _warn_uncached(str(error))
-        return cast(Callable[..., Any], njit(**_OPTIONS)(named))
-
-
-@cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=5)
-
-
-def _warn_uncached(why: str) -> None:
-    if "cannot cache" not in why:
-        raise RuntimeError(why)
-    _warn_once(
-        "no writable cache directory, so the CPU kernels are compiled anew in every process (seconds each); "
-        "set NUMBA_CACHE_DIR to a writable directory"
-    )
+    return cast(Callable[..., Any], cached_njit(named, **_OPTIONS))
