@@ -14,7 +14,7 @@ from types import FrameType
 import numpy as np
 
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
-from gpuscan.errors import InputError
+from gpuscan.errors import InputError, RunFailedError
 from gpuscan.kernels.registry import Device
 from gpuscan.linux import capabilities
 from gpuscan.linux.address_map import AddressMap
@@ -161,8 +161,9 @@ class LiveSession:
         self.command: Command | None = None
         self._system = system
         self._stack = ExitStack()
-        self._stop = Stop(system)
-        with self._stack:
+        with _refusals_said():
+            self._stop = Stop(system)
+        with _refusals_said(), self._stack:
             self._stack.callback(self._stop.close)
             self._open(plan_sink)
             self._stack = self._stack.pop_all()
@@ -325,22 +326,24 @@ class LiveSession:
         """
         system = self._system
         with _until_signal(system, self._stop, self.totals):
-            self.source.watch(self.roster.alive())
-            self.source.start_clock(self.request.for_ns)
-            started = _Clock(system, self.monitor)
+            with _refusals_said():
+                self.source.watch(self.roster.alive())
+                self.source.start_clock(self.request.for_ns)
+                started = _Clock(system, self.monitor)
             self.totals.resident_pages = self.source.resident_pages()
             on_start()
             refreshed_ns = system.monotonic_ns()
             while not self.source.finished():
                 now_ns = system.monotonic_ns()
-                if now_ns - refreshed_ns >= _ROSTER_NS:
-                    refreshed_ns = now_ns
-                    if self.roster.refresh() and (alive := self.roster.alive()):
-                        self.source.watch(alive)
                 refusals = self.engine.refusals.copy()
-                tick = self.engine.tick()
-                self._widen_window(tick)
-                self._sum(tick, started)
+                with _refusals_said():
+                    if now_ns - refreshed_ns >= _ROSTER_NS:
+                        refreshed_ns = now_ns
+                        if self.roster.refresh() and (alive := self.roster.alive()):
+                            self.source.watch(alive)
+                    tick = self.engine.tick()
+                    self._widen_window(tick)
+                    self._sum(tick, started)
                 on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
             self.engine.put_back()
             self.engine.verify()
@@ -380,7 +383,8 @@ class LiveSession:
 
     def close(self) -> None:
         """Put everything back: DAMON, files, and the end of a command that was started."""
-        self._stack.close()
+        with _refusals_said():
+            self._stack.close()
 
     def __enter__(self) -> LiveSession:
         return self
@@ -430,6 +434,16 @@ def _warm_up(store: Store) -> None:
     for _ in (*store.drain(), *store.drain(budget_pages=0)):
         pass
     store.kernels.take_active()
+
+
+@contextmanager
+def _refusals_said() -> Iterator[None]:
+    """Say in one sentence what the kernel refused; what callers print is none of this."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or "a system call"
+        raise RunFailedError(f"{place} failed ({error.strerror}); try again") from error
 
 
 @contextmanager
