@@ -70,7 +70,8 @@ class StateFile:
         """Return what was noted last; nothing where the file is empty or was cut short."""
         data = self._system.pread(self._fd, 1 << 20, 0)
         with contextlib.suppress(ValueError):
-            found = json.loads(data)
+            # Killed before it was cut: the end of a longer note may follow the new one.
+            found, _ = json.JSONDecoder().raw_decode(data.decode())
             if isinstance(found, dict):
                 return found
         return {}

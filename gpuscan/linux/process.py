@@ -113,12 +113,18 @@ class Process:
             raise InputError(f"{pid} is no process id; give one of a running process") from None
         except OSError as error:
             raise InputError(_why_not(pid, system, error)) from error
-        stat = read_stat(pid, system)
-        if stat is None or stat.state == "Z" or not self.is_alive():
+        try:
+            self._know(pid)
+        except BaseException:
             self.close()
+            raise
+
+    def _know(self, pid: int) -> None:
+        """Take in who it is, and refuse whom gpuscan does not touch."""
+        stat = read_stat(pid, self.system)
+        if stat is None or stat.state == "Z" or not self.is_alive():
             raise InputError(f"process {pid} has ended; name one that runs")
         if stat.is_kernel_thread:
-            self.close()
             raise InputError(
                 f"process {pid} ({stat.comm}) is a kernel thread, which gpuscan never touches; "
                 "name a process of a program"

@@ -193,11 +193,15 @@ class Roster:
         self._system = system
         self.processes: dict[int, Process] = {}
         self._n_seen = 0
-        if selection.changes:
-            self.refresh()
-        else:
-            for pid in selection.pids():
-                self._enter(Process(pid, system))
+        try:
+            if selection.changes:
+                self.refresh()
+            else:
+                for pid in selection.pids():
+                    self._enter(Process(pid, system))
+        except BaseException:
+            self.close()
+            raise
 
     def _enter(self, process: Process) -> None:
         self.processes[self._n_seen] = process

@@ -14,7 +14,7 @@ from types import FrameType
 import numpy as np
 
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
-from gpuscan.errors import InputError
+from gpuscan.errors import InputError, RunFailedError
 from gpuscan.kernels.registry import Device
 from gpuscan.linux import capabilities
 from gpuscan.linux.address_map import AddressMap
@@ -171,10 +171,11 @@ class LiveSession:
         self.command: Command | None = None
         self._system = system
         self._stack = ExitStack()
-        self._stop = Stop(system)
         self._heeding = ExitStack()
         self._heeds = False
-        with self._heeding, self._stack:
+        with _refusals_said():
+            self._stop = Stop(system)
+        with _refusals_said(), self._heeding, self._stack:
             self._stack.callback(self._stop.close)
             self._open(plan_sink)
             self._stack = self._stack.pop_all()
@@ -354,23 +355,25 @@ class LiveSession:
         """
         system = self._system
         self._heed()
-        if alive := self.roster.alive():
-            self.source.watch(alive)
-        self.source.start_clock(self.request.for_ns)
-        started = _Clock(system, self.monitor)
+        with _refusals_said():
+            if alive := self.roster.alive():
+                self.source.watch(alive)
+            self.source.start_clock(self.request.for_ns)
+            started = _Clock(system, self.monitor)
         self.totals.resident_pages = self.source.resident_pages()
         on_start()
         refreshed_ns = system.monotonic_ns()
         while not self.source.finished():
             now_ns = system.monotonic_ns()
-            if now_ns - refreshed_ns >= _ROSTER_NS:
-                refreshed_ns = now_ns
-                if self.roster.refresh() and (alive := self.roster.alive()):
-                    self.source.watch(alive)
             refusals = self.engine.refusals.copy()
-            tick = self.engine.tick()
-            self._widen_window(tick)
-            self._sum(tick, started)
+            with _refusals_said():
+                if now_ns - refreshed_ns >= _ROSTER_NS:
+                    refreshed_ns = now_ns
+                    if self.roster.refresh() and (alive := self.roster.alive()):
+                        self.source.watch(alive)
+                tick = self.engine.tick()
+                self._widen_window(tick)
+                self._sum(tick, started)
             on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
         self.engine.put_back()
         self.engine.verify()
@@ -427,7 +430,7 @@ class LiveSession:
             KeyboardInterrupt: a second signal broke it off; the watchdog puts DAMON back.
         """
         self._heed()
-        with self._heeding:
+        with _refusals_said(), self._heeding:
             self._stack.close()
 
     def __enter__(self) -> LiveSession:
@@ -468,6 +471,16 @@ def _warm_up(store: Store) -> None:
     for _ in (*store.drain(), *store.drain(budget_pages=0)):
         pass
     store.kernels.take_active()
+
+
+@contextmanager
+def _refusals_said() -> Iterator[None]:
+    """Say in one sentence what the kernel refused; what callers print is none of this."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or "a system call"
+        raise RunFailedError(f"{place} failed ({error.strerror}); try again") from error
 
 
 @contextmanager

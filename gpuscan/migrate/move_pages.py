@@ -176,6 +176,10 @@ class MovePagesMigrator:
         """Call move_pages(2) until every folio of ``which`` is decided."""
         left = which
         for _ in range(_MOST_CALLS):
+            # Not once before the first call: each takes long, and meanwhile the PID may be another's.
+            if not process.is_alive():
+                _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
+                return
             asked = addresses[left].astype(np.uint64)
             returned, written = self._system.move_pages(
                 process.pid, asked, np.full(len(left), target_nid, dtype=np.int32)

@@ -144,5 +144,7 @@ def found_pages(process: Process, ranges: Ranges, required: PageIs, *, write_pro
 
 
 def _clear(process: Process) -> None:
+    if not process.is_alive():  # its PID may be another's by now
+        return
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         process.system.write_text(process.proc / "clear_refs", _CLEAR_SOFT_DIRTY)

@@ -1,0 +1,1 @@
+"""A simulated kernel for the whole of ``gpuscan live``, decided by one seed: docs/simulation.md."""

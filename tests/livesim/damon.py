@@ -1,0 +1,194 @@
+"""DAMON's sysfs and its tracepoint.
+
+Evidence: Documentation/admin-guide/mm/damon/usage.rst; mm/damon/sysfs.c, v6.12.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+
+import numpy as np
+
+from .world import BASE_PAGE, PFN_BITS, SPAN_PAGES, World
+
+_MOST = 6
+
+
+def _no(number: int, path: str) -> OSError:
+    return OSError(number, errno.errorcode[number], path)
+
+
+class Kdamond:
+    """One that is on."""
+
+    def __init__(self, world: World, pid: int, target: int | None, ranges: np.ndarray, every_ns: int) -> None:
+        self.pid, self.target, self.ranges, self.every_ns = pid, target, ranges, every_ns
+        self.start_ticks = world.now_ns // 10_000_000
+        self.next_ns = world.now_ns + every_ns
+        self.counts = np.zeros(len(ranges), dtype=np.int64)
+        self.age = np.zeros(len(ranges), dtype=np.int64)
+
+    def aggregate(self, world: World) -> None:
+        counts = self._accesses(world)
+        self.age = np.where(counts == self.counts, self.age + 1, 0)
+        self.counts = counts
+
+    def _accesses(self, world: World) -> np.ndarray:
+        if self.target is not None:
+            proc = world.processes[self.target]
+            hot = np.flatnonzero(proc.hot & (proc.words != 0)) + BASE_PAGE << 12
+        else:
+            frames = [proc.words[proc.hot & (proc.words != 0)] & PFN_BITS for proc in world.running()]
+            hot = np.sort(np.concatenate([np.empty(0, np.uint64), *frames]).astype(np.int64)) << 12
+        n = np.diff(np.searchsorted(hot, self.ranges), axis=1)[:, 0] if len(self.ranges) else np.empty(0)
+        return np.where(n > 0, _MOST, 0).astype(np.int64)
+
+
+class DamonFiles:
+    """The tree below ``kdamonds``, and the trace instances."""
+
+    def __init__(self, world: World, *, has_trace: bool) -> None:
+        self._world = world
+        self._has_trace = has_trace
+        self.files: dict[str, str] = {"nr_kdamonds": "0"}
+        self.on: dict[str, Kdamond] = {}
+        self._pids = itertools.count(50_000)
+        self.instances: dict[str, dict[str, str]] = {}
+        self.text: dict[str, bytes] = {}
+
+    def pass_time(self) -> None:
+        """Let kdamonds end aggregations, and end with their processes."""
+        for number, kdamond in list(self.on.items()):
+            if self._world.now_ns < kdamond.next_ns:
+                continue
+            kdamond.next_ns = self._world.now_ns + kdamond.every_ns
+            proc = None if kdamond.target is None else self._world.processes.get(kdamond.target)
+            if kdamond.target is not None and (proc is None or not proc.is_alive):
+                del self.on[number]
+                continue
+            kdamond.aggregate(self._world)
+            for name, instance in self.instances.items():
+                if instance["tracing_on"] == "1" and instance["events/damon/damon_aggregated/enable"] == "1":
+                    self.text[name] += self._said(kdamond)
+
+    def _said(self, kdamond: Kdamond) -> bytes:
+        n = len(kdamond.ranges)
+        rows = zip(kdamond.ranges.tolist(), kdamond.counts.tolist(), kdamond.age.tolist(), strict=True)
+        return "".join(
+            f" kdamond.0-{kdamond.pid} [001] ..... 1.0: damon_aggregated: target_id=0 nr_regions={n} "
+            f"{start}-{end}: {count} {age}\n"
+            for (start, end), count, age in rows
+        ).encode()
+
+    def read(self, path: str) -> str:
+        """Return the text of a file."""
+        number, _, rest = path.partition("/")
+        if rest in ("state", "pid") and f"{number}/state" in self.files:
+            kdamond = self.on.get(number)
+            return ("on" if kdamond else "off") if rest == "state" else str(kdamond.pid if kdamond else -1)
+        if path not in self.files:
+            raise _no(errno.ENOENT, path)
+        return self.files[path]
+
+    def write(self, path: str, value: str) -> None:
+        """Write a file; writing a number makes as many directories."""
+        if path not in self.files:
+            raise _no(errno.ENOENT, path)
+        number, _, rest = path.partition("/")
+        if rest == "state":
+            self._command(number, value)
+            return
+        if path == "nr_kdamonds" and self.on:
+            raise _no(errno.EBUSY, path)
+        self.files[path] = value
+        directory, _, name = path.rpartition("/")
+        if name in _MAKES:
+            below = f"{directory}/" if directory else ""
+            self._remove_numbered(below)
+            self.files |= {
+                f"{below}{i}/{file}": text for i in range(int(value)) for file, text in _MAKES[name].items()
+            }
+
+    def _remove_numbered(self, below: str) -> None:
+        n = len(below)
+        self.files = {
+            path: text
+            for path, text in self.files.items()
+            if not (path.startswith(below) and path[n : n + 1].isdigit())
+        }
+
+    def _command(self, number: str, value: str) -> None:
+        kdamond = self.on.get(number)
+        if value == "on":
+            self._turn_on(number)
+        elif kdamond is None:
+            raise _no(errno.EINVAL, number)
+        elif value == "off":
+            del self.on[number]
+        else:
+            tried = f"{number}/contexts/0/schemes/0/tried_regions/"
+            self._remove_numbered(tried)
+            rows = np.column_stack([kdamond.ranges, kdamond.counts, kdamond.age]).tolist()
+            for i, row in enumerate(rows):
+                for name, text in zip(("start", "end", "nr_accesses", "age"), row, strict=True):
+                    self.files[f"{tried}{i}/{name}"] = str(text)
+            self._world.now_ns += 60_000_000
+
+    def _turn_on(self, number: str) -> None:
+        if number in self.on:
+            raise _no(errno.EBUSY, number)
+        context = f"{number}/contexts/0/"
+        target = f"{context}targets/0/"
+        pid = (
+            int(self.files[f"{target}pid_target"]) if self.files[f"{context}operations"] == "vaddr" else None
+        )
+        if pid is not None and (pid not in self._world.processes or not self._world.processes[pid].is_alive):
+            raise _no(errno.EINVAL, number)
+        n = int(self.files[f"{target}regions/nr_regions"])
+        edges = [
+            [int(self.files[f"{target}regions/{i}/{end}"]) for end in ("start", "end")] for i in range(n)
+        ] or [[BASE_PAGE << 12, BASE_PAGE + SPAN_PAGES << 12]]
+        every_ns = int(self.files[f"{context}monitoring_attrs/intervals/aggr_us"]) * 1000
+        self.on[number] = Kdamond(self._world, next(self._pids), pid, np.array(edges), every_ns)
+
+    def make_instance(self, name: str) -> None:
+        """Make a trace instance."""
+        if not self._has_trace:
+            raise _no(errno.ENOENT, name)
+        if name in self.instances:
+            raise _no(errno.EEXIST, name)
+        self.instances[name] = {"tracing_on": "1", "events/damon/damon_aggregated/enable": "0"}
+        self.text[name] = b""
+
+    def remove_instance(self, name: str) -> None:
+        """Remove one."""
+        if name not in self.instances:
+            raise _no(errno.ENOENT, name)
+        del self.instances[name], self.text[name]
+
+
+_ATTRIBUTES = (
+    "intervals/sample_us",
+    "intervals/aggr_us",
+    "intervals/update_us",
+    "nr_regions/min",
+    "nr_regions/max",
+)
+_PATTERN = ("sz", "nr_accesses", "age")
+_MAKES: dict[str, dict[str, str]] = {
+    "nr_kdamonds": {"state": "off", "pid": "-1", "contexts/nr_contexts": "0"},
+    "nr_contexts": {
+        "avail_operations": "vaddr\npaddr\n",
+        "operations": "vaddr",
+        "targets/nr_targets": "0",
+        "schemes/nr_schemes": "0",
+        **{f"monitoring_attrs/{name}": "0" for name in _ATTRIBUTES},
+    },
+    "nr_targets": {"pid_target": "0", "regions/nr_regions": "0"},
+    "nr_regions": {"start": "0", "end": "0"},
+    "nr_schemes": {
+        "action": "stat",
+        **{f"access_pattern/{what}/{end}": "0" for what in _PATTERN for end in ("min", "max")},
+    },
+}

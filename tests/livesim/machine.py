@@ -1,0 +1,43 @@
+"""The simulated machine with all that is on it, shared by gpuscan, its watchdog and the gpuscan after it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from .damon import DamonFiles
+from .files import Files
+from .moves import MovePages
+from .scenario import Event, Scenario
+from .world import World
+
+
+class Machine:
+    """Set up by a scenario."""
+
+    def __init__(self, scenario: Scenario, *, is_logging: bool = False) -> None:
+        self.scenario = scenario
+        self.is_logging = is_logging
+        self.world = World(scenario.seed)
+        self.damon = DamonFiles(self.world, has_trace=scenario.has_trace)
+        self.files = Files(self.world, self.damon)
+        self.moves = MovePages(self.world)
+        self.step = 0
+        self.n_faults = 0
+        self.events: dict[int, list[Event]] = {}
+        for event in scenario.events:
+            self.events.setdefault(event.step, []).append(event)
+        self.own_pids = itertools.count(70_000)
+        self.state_file: bytearray | None = None
+        self.lock: Any = None
+        self.watchdogs: list[Any] = []
+        if scenario.selection != "command":
+            for n in scenario.n_pages:
+                self.world.spawn(n)
+
+    def pass_time(self, ns: int) -> None:
+        """Let time pass, for everybody."""
+        self.world.now_ns += ns
+        self.world.touch()
+        if self.damon.on:
+            self.damon.pass_time()

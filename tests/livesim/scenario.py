@@ -1,0 +1,86 @@
+"""What one seed decides: who runs, what is asked for, and what happens at which system call."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+CHANGES = ("die", "reuse", "fork", "exec", "unmap", "remap", "map", "others", "offline", "jump", "fill")
+"""What happens to the machine."""
+FAULTS = ("errno", "short", "signal", "kill")
+"""What happens to gpuscan at a system call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens before a system call.
+
+    Attributes:
+        step: which one, counted over all of gpuscan's processes.
+        kind: one of ``CHANGES`` or ``FAULTS``.
+        choice: decides whom it hits and how.
+    """
+
+    step: int
+    kind: str
+    choice: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A run.
+
+    Attributes:
+        seed: decides all else about the machine.
+        source: the monitor.
+        selection: ``pids``, ``cgroup`` or ``command``.
+        n_pages: of each process at first.
+        ms: how long the run is asked to take.
+        demote: whether cold pages go down.
+        has_trace, has_scan: whether the kernel has tracefs and PAGEMAP_SCAN.
+        events: ascending by step.
+    """
+
+    seed: int
+    source: str
+    selection: str
+    n_pages: tuple[int, ...]
+    ms: int
+    demote: bool
+    has_trace: bool
+    has_scan: bool
+    events: tuple[Event, ...]
+
+    def without(self, events: set[Event]) -> Scenario:
+        """Return the same with fewer events."""
+        return replace(self, events=tuple(event for event in self.events if event not in events))
+
+
+def scenario(seed: int) -> Scenario:
+    """Return what a seed decides."""
+    chance = random.Random(seed)
+    (source,) = chance.choices(
+        ("kpageflags", "soft-dirty", "idle", "damon", "damon-paddr", "auto"), (30, 25, 25, 16, 1, 3)
+    )
+    selection = chance.choice(("pids", "pids", "cgroup", "command"))
+    n_processes = 1 if selection == "command" else chance.randint(1, 3)
+    reach = 80 + chance.randrange(4) * 150
+    events = [
+        Event(
+            chance.randrange(reach),
+            *(chance.choices((chance.choice(CHANGES), chance.choice(FAULTS)), (3, 1))),
+            choice=chance.randrange(1 << 16),
+        )
+        for _ in range(chance.randrange(8))
+    ]
+    return Scenario(
+        seed=seed,
+        source=source,
+        selection=selection,
+        n_pages=tuple(chance.randint(4, 60) for _ in range(n_processes)),
+        ms=chance.choice((250, 450, 1_300)),
+        demote=chance.random() < 0.3,
+        has_trace=chance.random() < 0.8,
+        has_scan=chance.random() < 0.5,
+        events=tuple(sorted(events, key=lambda event: event.step)),
+    )
