@@ -6,9 +6,11 @@ import errno
 import os
 import random
 import signal
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -270,6 +272,10 @@ class SimulatedSystem(System):
             words = np.frombuffer(data[:n], dtype=np.uint64)
             self.world.idle[offset // 8 : offset // 8 + len(words)] |= words
         return n
+
+    def fstat(self, fd: int) -> Any:
+        self._enter("fstat", fd)
+        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_nlink=1, st_size=len(self.machine.state_file))
 
     def ftruncate(self, fd: int, n_bytes: int) -> None:
         self._enter("ftruncate", n_bytes)
