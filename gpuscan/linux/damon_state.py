@@ -33,6 +33,7 @@ _INSTANCE = "gpuscan-"
 
 _OFF_WITHIN_NS = 10_000_000_000
 _N_BUSY = 100
+_MOST_STATE_BYTES = 1 << 20
 _BUSY_S = 0.001
 
 _T = TypeVar("_T")
@@ -59,7 +60,9 @@ class StateFile:
 
     def read(self) -> dict[str, Any]:
         """Return what was noted last; nothing where the file is empty or was cut short."""
-        data = self._system.pread(self._fd, 1 << 20, 0)
+        data = b""
+        while part := self._system.pread(self._fd, _MOST_STATE_BYTES - len(data), len(data)):
+            data += part
         with contextlib.suppress(ValueError):
             # Killed before it was cut: the end of a longer note may follow the new one.
             found, _ = json.JSONDecoder().raw_decode(data.decode())
@@ -70,7 +73,9 @@ class StateFile:
     def write(self, state: dict[str, Any]) -> None:
         """Note a state, on the disk before this returns."""
         data = json.dumps(state).encode()
-        self._system.pwrite(self._fd, data, 0)
+        done = 0
+        while done < len(data):  # a note that was cut short proves nothing to whoever cleans up
+            done += self._system.pwrite(self._fd, data[done:], done)
         self._system.ftruncate(self._fd, len(data))
         self._system.fsync(self._fd)
 
