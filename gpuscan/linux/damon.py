@@ -385,10 +385,12 @@ class Damon:
         """
         goodbye = b""  # without one the watchdog tries, too
         try:
-            self._stop()
-            if self._trace is not None:
-                self._trace.close()
-                self._trace = None
+            try:
+                self._stop()
+            finally:
+                if self._trace is not None:
+                    self._trace.close()
+                    self._trace = None
             self._state_file.clear()
             goodbye = b"."
         finally:

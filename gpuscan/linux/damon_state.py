@@ -34,6 +34,7 @@ _INSTANCE = "gpuscan-"
 
 _OFF_WITHIN_NS = 10_000_000_000
 _N_BUSY = 100
+_MOST_STATE_BYTES = 1 << 20
 _BUSY_S = 0.001
 
 _T = TypeVar("_T")
@@ -68,7 +69,9 @@ class StateFile:
 
     def read(self) -> dict[str, Any]:
         """Return what was noted last; nothing where the file is empty or was cut short."""
-        data = self._system.pread(self._fd, 1 << 20, 0)
+        data = b""
+        while part := self._system.pread(self._fd, _MOST_STATE_BYTES - len(data), len(data)):
+            data += part
         with contextlib.suppress(ValueError):
             # Killed before it was cut: the end of a longer note may follow the new one.
             found, _ = json.JSONDecoder().raw_decode(data.decode())
@@ -80,8 +83,9 @@ class StateFile:
         """Note a state, on the disk before this returns."""
         data = json.dumps(state).encode()
         padded = data.ljust(self._system.fstat(self._fd).st_size)
-        if self._system.pwrite(self._fd, padded, 0) != len(padded):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        done = 0
+        while done < len(padded):  # a note that was cut short proves nothing to whoever cleans up
+            done += self._system.pwrite(self._fd, padded[done:], done)
         self._system.ftruncate(self._fd, len(data))
         self._system.fsync(self._fd)
 
