@@ -53,7 +53,7 @@ def capture_processes(
         InputError: a process cannot be watched, rights are missing, or no monitor works.
         RunFailedError: a read failed midway.
     """
-    capabilities.check_live(moves=False, foreign=False, root=root)
+    capabilities.check_live(foreign=False, root=root)
     looks: list[NDArray[np.int64]] = []
     with ExitStack() as stack:
         roster = Roster(Pids(pids), root)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gpuscan.flow import FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.linux import syscalls
 from gpuscan.linux.address_map import AddressMap, Entries
+from gpuscan.linux.capabilities import OTHERS, Right
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
@@ -60,6 +61,9 @@ class MovePagesMigrator:
         move_pages: the system call.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
     """
+
+    keeps = (OTHERS,)
+    """Rights that it needs: no more than whoever finds the pages does."""
 
     def __init__(
         self,
@@ -243,6 +247,8 @@ class DryRunMigrator:
         addresses: the candidates; what was planned is noted there and not planned again.
         page_map: of the machine.
     """
+
+    keeps: tuple[Right, ...] = ()
 
     def __init__(self, addresses: AddressMap, page_map: PageMap) -> None:
         self._addresses = addresses
