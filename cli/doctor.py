@@ -46,7 +46,7 @@ def doctor(
 
     output = Output(as_json)
     parts = {"software": _software, "machine": _machine, "kernel cache": _numba_cache}
-    parts |= {"devices": _devices, "capture": _capture}
+    parts |= {"devices": _devices, "capture": _capture, "live": _live}
     checks = [check for name, part in parts.items() for check in _checked(name, part)]
     output.document({"checks": [check._asdict() for check in checks]})
     table = Table("what", "found", "to do", box=None, header_style="bold", pad_edge=False)
@@ -175,3 +175,23 @@ def _capture() -> list[Check]:
     except OSError as error:
         return [rights, Check("/proc/kpageflags", f"not readable: {error.strerror}")]
     return [rights, Check("/proc/kpageflags", "readable")]
+
+
+def _live() -> list[Check]:
+    """Return which rights each monitor of ``gpuscan live`` needs, and which of them are missing here."""
+    from gpuscan.linux.capabilities import missing
+    from gpuscan.live.monitors import SOURCES, rights_of
+
+    found = []
+    for source in SOURCES[1:]:
+        rights = rights_of(source)
+        needs = ", ".join(
+            dict.fromkeys(f"{one.name}{' (unless root)' if one.unless_root else ''}" for one in rights)
+        )
+        lacking = missing(rights)
+        found.append(
+            Check(
+                f"live --source {source}", f"needs {needs}", f"lacks {lacking}: use sudo" if lacking else ""
+            )
+        )
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscan.cli.main import OWN_PROCESS
 from gpuscan.cli.run import DeviceChoice
 
 if TYPE_CHECKING:
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
     from gpuscan.live.metrics import Exporter
     from gpuscan.live.session import LiveSession, LiveTotals
 
+_OPENBLAS_THREADS = "OPENBLAS_NUM_THREADS"
+
 
 def live(
+    context: typer.Context,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND", help="Start this and watch it.")
     ] = None,
@@ -82,6 +87,9 @@ def live(
     """
     from contextlib import ExitStack
 
+    owns_process = context.obj == OWN_PROCESS
+    if owns_process:
+        _import_without_threads()
     from gpuscan.allocator import keep_freed_memory
     from gpuscan.cli.devices import check_threads
     from gpuscan.cli.output import Output
@@ -116,7 +124,7 @@ def live(
 
             exporter = Exporter(*parse_address(metrics))
             stack.callback(exporter.close)
-        session = stack.enter_context(LiveSession(request))
+        session = stack.enter_context(LiveSession(request, owns_process=owns_process))
         report = _run(session, output, exporter)
     # Now that the session is over, the command has its exit code.
     from gpuscan.live.document import end_document
@@ -124,6 +132,22 @@ def live(
     _line(end_document(session, report), output)
     _print(session, report, output)
     raise typer.Exit(session.totals.exit_code)
+
+
+def _import_without_threads() -> None:
+    """Import NumPy with no threads beside this one: theirs would be the rights that are to be given up.
+
+    OpenBLAS starts one per CPU when it is loaded; gpuscan has no use for them.
+    """
+    import os
+
+    before = os.environ.get(_OPENBLAS_THREADS)
+    os.environ[_OPENBLAS_THREADS] = "1"
+    import_module("numpy")
+    if before is None:
+        del os.environ[_OPENBLAS_THREADS]  # nor shall the command see it
+    else:
+        os.environ[_OPENBLAS_THREADS] = before
 
 
 def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> RunReport:

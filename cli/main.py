@@ -33,6 +33,9 @@ EXIT_SIGNAL = 128
 """Plus the number of the signal that ended the command, as shells report it."""
 EXIT_PIPE = EXIT_SIGNAL + signal.SIGPIPE
 
+OWN_PROCESS = "own process"
+"""What a command finds as ``Context.obj`` where it is all that this process is there for."""
+
 _ENDED_BY: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 COMMANDS = {
@@ -143,12 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
     with plain_streams(), _rare_collections(), _signals() as received, warnings.catch_warnings():
         warnings.showwarning = _note_warning
-        return _run(args, debug, received)
+        return _run(args, debug, received, OWN_PROCESS if argv is None else None)
 
 
-def _run(args: list[str], debug: bool, received: list[int]) -> int:
+def _run(args: list[str], debug: bool, received: list[int], place: object) -> int:
     try:
-        code = typer.main.get_command(app).main(args, prog_name="gpuscan", standalone_mode=False)
+        command = typer.main.get_command(app)
+        code = command.main(args, prog_name="gpuscan", standalone_mode=False, obj=place)
         sys.stdout.flush()
     except _USAGE_ERROR as error:
         return _fail(_usage_sentence(error), EXIT_USAGE, debug)

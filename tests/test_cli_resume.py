@@ -367,7 +367,6 @@ def test_an_interrupt_names_how_to_go_on(here: Path, capsys: pytest.CaptureFixtu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunCheckpoints, "on_tick", interrupted)
         assert main(["run", "small.toml", "--checkpoint", "state", "--every", "3", "-q"]) == 130
-    assert capsys.readouterr().err == (
-        "gpuscan: error: interrupted; go on from tick 3 with 'gpuscan resume state'\n"
-    )
+    said = f"interrupted; go on from tick 3 with 'gpuscan resume {here / 'state'}'"
+    assert capsys.readouterr().err == f"gpuscan: error: {said}\n"
     assert main(["resume", "state", "-q"]) == 0

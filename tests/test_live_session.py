@@ -177,12 +177,12 @@ def test_missing_capabilities_are_named_with_what_they_are_for(tmp_path, monkeyp
     (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000000000\n")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(InputError) as refused:
-        capabilities.check_live(moves=True, foreign=True, system=System(tmp_path))
+        capabilities.check_live(foreign=True, system=System(tmp_path))
     text = str(refused.value)
     assert "CAP_SYS_ADMIN (to see the page frame numbers" in text
     assert "CAP_SYS_PTRACE (to read another user's process and to move its pages)" in text
     (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000280002\n")
-    capabilities.check_live(moves=True, foreign=True, system=System(tmp_path))
+    capabilities.check_live(foreign=True, system=System(tmp_path))
 
 
 def test_auto_takes_the_first_that_works_and_says_why_not_the_others(tmp_path):
@@ -369,7 +369,7 @@ def test_a_signal_wakes_who_waits():
 def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch):
     started = []
 
-    def starts(command, argv, stdout):
+    def starts(system, argv, **how):
         started.append(subprocess.Popen(argv))
         os.kill(os.getpid(), signal.SIGTERM)  # nobody knows of the command yet
         return started[0]
@@ -377,7 +377,7 @@ def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch)
     def unwinds(signum, _):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Command, "_started", starts)
+    monkeypatch.setattr(System, "start", starts)
     before = signal.signal(signal.SIGTERM, unwinds)  # as the command line has it
     try:
         request = LiveRequest(command=("sleep", "60"), source="kpageflags", dry_run=True, device="cpu")
@@ -500,12 +500,12 @@ def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, s
     ],
 )
 def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypatch, capsys, argv, code, how):
-    def ended(argv, stdout):
+    def ended(argv, stdout, on_started):
         popen = subprocess.Popen(argv, stdout=stdout)
         popen.wait()
         return popen
 
-    monkeypatch.setattr(members, "_started", ended)
+    monkeypatch.setattr(live_session, "plainly", ended)
     found, out, err = run(capsys, "--dry-run", "--source", "kpageflags", "--", *argv)
     assert found == code
     assert f"command {how}\n" in re.sub(" +", " ", out)

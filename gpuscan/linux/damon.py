@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.linux import damon_state
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon_state import ADMIN, STATE_FILE, StateFile
 from gpuscan.linux.damon_trace import AggregationTrace
+from gpuscan.linux.privileges import give_up_before_exec
 from gpuscan.linux.process import read_stat
 from gpuscan.linux.system import HERE, System
 from gpuscan.units import PAGE_BYTES
@@ -33,6 +35,10 @@ _N_TRACED = 20
 """Aggregations that a kdamond may take for one: those of a busy machine lag."""
 _MOST = (1 << 32) - 1
 _MOST_BYTES = (1 << 63) - 1
+
+
+SYSFS = Right("CAP_DAC_OVERRIDE", "to write DAMON's sysfs, which root owns", unless_root=True)
+"""And tracefs and /run/gpuscan: all that they ask for is to be their owner."""
 
 
 class DamonUnavailableError(InputError):
@@ -143,8 +149,8 @@ class Damon:
             )
         if not system.may_write(self._admin / "nr_kdamonds"):
             raise DamonUnavailableError(
-                f"{self._admin} may not be written, root owns it; run gpuscan with sudo, or take another "
-                "--source"
+                f"{self._admin} may not be written, root owns it; run gpuscan with sudo, give it "
+                f"{SYSFS.name}, or take another --source"
             )
         n_found = damon_state.n_kdamonds(system)
         if n_found and not system.is_file(noted):
@@ -417,7 +423,13 @@ class Damon:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_with_rights_to_clean_up,
         )
+
+
+def _with_rights_to_clean_up() -> None:
+    with contextlib.suppress(OSError):  # it is rights too many then, not too few
+        give_up_before_exec([SYSFS])
 
 
 def in_pieces(ranges: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ import mmap
 import os
 import platform
 from enum import IntFlag
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,58 @@ def move_pages(
 
 
 NOT_WRITTEN = int(_NOT_WRITTEN)
+
+
+class CapabilitySets(NamedTuple):
+    """Of one thread, each a mask with bit n for capability n (capabilities(7))."""
+
+    effective: int
+    permitted: int
+    inheritable: int
+
+
+_CAPABILITY_VERSION_3 = 0x2008_0522
+"""_LINUX_CAPABILITY_VERSION_3 (include/uapi/linux/capability.h): 64 bits a set, in two words."""
+
+
+def capget() -> CapabilitySets:
+    """Return the capabilities of the calling thread.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    words = (ctypes.c_uint32 * 6)()
+    _checked(_libc.capget((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), words))
+    return CapabilitySets(*(words[place] | words[place + 3] << 32 for place in range(3)))
+
+
+def capset(sets: CapabilitySets) -> None:
+    """Give the calling thread these capabilities; other threads keep theirs.
+
+    Raises:
+        OSError: EPERM where they are more than it may have.
+    """
+    low, high = [one & 0xFFFF_FFFF for one in sets], [one >> 32 for one in sets]
+    _checked(
+        _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)(*low, *high))
+    )
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """Call prctl(2), which is about the calling thread, and return what it returned.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    padded = [*arguments, 0, 0, 0, 0][:4]
+    return _checked(_libc.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, padded)))
+
+
+def _checked(returned: int) -> int:
+    if returned < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return returned
 
 
 class PageIs(IntFlag):

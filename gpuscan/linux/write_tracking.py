@@ -24,7 +24,7 @@ import platform
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpuscan.errors import InputError, RunFailedError
@@ -109,14 +109,18 @@ class TrackedProgram:
     Args:
         argv: name and arguments.
         stdout: descriptor for its standard output; gpuscan's own by default.
+        on_started: called in the thread that traces it once it runs.
 
     Raises:
         OSError: the program cannot be started.
         RunFailedError: it cannot be traced; it was killed.
     """
 
-    def __init__(self, argv: Sequence[str], stdout: int | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], stdout: int | None = None, on_started: Callable[[], None] = lambda: None
+    ) -> None:
         self.pid = -1
+        self._on_started = on_started
         self.returncode: int | None = None
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -176,6 +180,7 @@ class TrackedProgram:
                 options = _O_TRACESYSGOOD | _O_TRACEFORK | _O_TRACEVFORK | _O_TRACEEXEC
                 _ptrace(_SETOPTIONS, popen.pid, 0, options)
                 self._attach(popen.pid)
+                self._on_started()
                 _ptrace(_CONT, popen.pid)
             except OSError as error:
                 popen.kill()

@@ -52,7 +52,7 @@ def capture_processes(
         InputError: a process cannot be watched, rights are missing, or no monitor works.
         RunFailedError: a read failed midway.
     """
-    capabilities.check_live(moves=False, foreign=False, system=system)
+    capabilities.check_live(foreign=False, system=system)
     looks: list[NDArray[np.int64]] = []
     with ExitStack() as stack:
         roster = Roster(Pids(pids), system)

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Protocol
 
 from gpuscan.errors import InputError
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process, read_stat
 from gpuscan.linux.system import HERE, System
-from gpuscan.linux.write_tracking import TrackedProgram
+from gpuscan.live.starter import Program
 
 _CGROUPS = Path("sys/fs/cgroup")
 END_WITHIN_S = 5.0
 """How long whoever was asked to end may take."""
 _STDERR = 2
-
-
-Start = Callable[[Sequence[str], int | None], subprocess.Popen[bytes] | TrackedProgram]
 
 
 class Selection(Protocol):
@@ -82,7 +80,7 @@ class Command:
     Args:
         argv: name and arguments.
         stdout_to_stderr: keep its output out of gpuscan's.
-        start: starts it; gets ``argv`` and the descriptor for its standard output, None for gpuscan's.
+        start: starts it, with the rights of the caller or others.
         system: where they run.
 
     Raises:
@@ -90,18 +88,21 @@ class Command:
     """
 
     changes = True
+    keeps = (Right("CAP_KILL", "to end what the command started as another user"),)
+    """Rights that it needs."""
 
     def __init__(
         self,
         argv: Sequence[str],
         *,
         stdout_to_stderr: bool = False,
-        start: Start | None = None,
+        start: Callable[[Sequence[str], int | None], Program] | None = None,
         system: System = HERE,
     ) -> None:
         self._system = system
         try:
-            self._popen = (start or self._started)(argv, _STDERR if stdout_to_stderr else None)
+            stdout = _STDERR if stdout_to_stderr else None
+            self._popen = system.start(argv, stdout=stdout) if start is None else start(argv, stdout)
         except OSError as error:
             raise InputError(
                 f"{argv[0]} cannot be started ({error.strerror}); give a command after --"
@@ -156,9 +157,6 @@ class Command:
                 self._popen.kill()
                 self._popen.wait()
         return self._popen.returncode
-
-    def _started(self, argv: Sequence[str], stdout: int | None) -> subprocess.Popen[bytes]:
-        return self._system.start(argv, stdout=stdout)
 
     def exit_code(self, within_s: float = 0.0) -> int | None:
         """Return its exit code, None while it runs; its end is waited for so long."""

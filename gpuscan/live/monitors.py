@@ -5,19 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpuscan.errors import InputError
+from gpuscan.linux.capabilities import FLAGS, FRAMES, KEPT, Right
 from gpuscan.linux.damon import Intervals
 from gpuscan.linux.system import HERE, System
 from gpuscan.sources.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual
 from gpuscan.sources.idle import IdleTracking
 from gpuscan.sources.kpageflags import ReferencedFlags
 from gpuscan.sources.largest import Largest
-from gpuscan.sources.monitor import Monitor
+from gpuscan.sources.monitor import Monitor, PageMonitor
 from gpuscan.sources.pagemap_scan import SoftDirty, WrittenPages
 from gpuscan.topology import Topology
 from gpuscan.units import PAGE_BYTES
 
 SOURCES = ("auto", "damon", "damon-paddr", "idle", "soft-dirty", "written", "kpageflags")
 """What ``--source`` takes. ``auto`` tries the others in this order."""
+
+
+_CLASSES: dict[str, type[PageMonitor] | type[DamonVirtual] | type[DamonPhysical]] = {
+    "damon": DamonVirtual,
+    "damon-paddr": DamonPhysical,
+    "idle": IdleTracking,
+    "soft-dirty": SoftDirty,
+    "written": WrittenPages,
+    "kpageflags": ReferencedFlags,
+}
+
+
+def rights_of(source: str) -> list[Right]:
+    """Return the rights that a live run with a monitor needs, for processes of whomever.
+
+    Args:
+        source: one of :data:`SOURCES` but ``auto``.
+
+    Raises:
+        InputError: there is no such monitor.
+    """
+    if source not in _CLASSES:
+        raise InputError(f"there is no source {source!r}; give one of {', '.join(_CLASSES)}")
+    monitor = _CLASSES[source]
+    return list(dict.fromkeys([FRAMES, FLAGS, *KEPT, *monitor.opens, *monitor.keeps]))
 
 
 def open_monitor(

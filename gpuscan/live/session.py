@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +17,7 @@ import numpy as np
 from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
 from gpuscan.errors import InputError, RunFailedError
 from gpuscan.kernels.registry import Device
-from gpuscan.linux import capabilities
+from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.damon import Intervals
 from gpuscan.linux.numa import Allowance, Room, read_allowance
@@ -26,6 +27,7 @@ from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection, is_in_foreground
 from gpuscan.live.monitors import open_monitor
+from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.policy import Policy
@@ -152,6 +154,8 @@ class LiveSession:
         request: what to do.
         system: where they run.
         plan_sink: sees every plan before it is carried out.
+        owns_process: the process is there for this run alone: rights that it does not need are given up for
+            good, before there are threads beside the calling one.
 
     Raises:
         InputError: the request makes no sense on this machine, or rights are missing; one sentence.
@@ -164,8 +168,10 @@ class LiveSession:
         system: System = HERE,
         *,
         plan_sink: PlanSink | None = None,
+        owns_process: bool = False,
     ) -> None:
         self.request = request
+        self._owns_process = owns_process
         self.notes: list[str] = []
         self.totals = LiveTotals()
         self.command: Command | None = None
@@ -184,32 +190,43 @@ class LiveSession:
     def _open(self, plan_sink: PlanSink | None) -> None:
         request, system = self.request, self._system
         selection = self._named()
-        capabilities.check_live(moves=not request.dry_run, foreign=False, system=system)
+        capabilities.check_live(foreign=False, system=system)
         self.topology, self._pretends = self._machine()
         self.targets = Targets(self.topology, request.to_nid)
         self._check_targets()
         roster = None
         if selection is not None:
             roster = self._roster(selection)
+        self.flags = PageFlags(system.root / "proc/kpageflags", system)
+        self._stack.callback(self.flags.close)
+        self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
+        if roster is not None and roster.is_foreign():
+            capabilities.check_live(foreign=True, monitor=self.monitor.keeps, system=system)
+        starter = None
+        if roster is None:
+            starter = Starter(self._give_up_rights)
+            self._stack.callback(starter.close)
+        self._give_up_rights()  # before the store has threads, which begin with what this one has
         self.store = self._stack.enter_context(
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
         _warm_up(self.store)
-        self.flags = PageFlags(system.root / "proc/kpageflags", system)
-        self._stack.callback(self.flags.close)
-        self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
-        if roster is None:
+        if starter is not None:
             # From here on a signal ends the run rather than this process: the command must not stay behind.
             self._heed()
             self._stack.callback(self._end_command)
             self.command = Command(
                 request.command,
                 stdout_to_stderr=request.quiet_command,
-                start=self.monitor.start if isinstance(self.monitor, WrittenPages) else None,
+                start=partial(
+                    starter.start,
+                    self.monitor.start if isinstance(self.monitor, WrittenPages) else plainly(system),
+                ),
                 system=system,
             )
             roster = self._roster_of_command(self.command)
             self._stack.callback(self._end_all, self.command, roster)
+        assert roster is not None
         self.roster = roster
         self.addresses = AddressMap()
         page_map = self.topology.page_map
@@ -235,6 +252,8 @@ class LiveSession:
             system=system,
         )
         self.engine = Engine(self.store, self.source, self.migrator, self._policy(), plan_sink=plan_sink)
+        if self._owns_process and (n_threads := privileges.n_threads_with_more()):
+            self.notes.append(f"{n_threads} threads of libraries keep rights that gpuscan does not need")
 
     def _named(self) -> Selection | None:
         """Return the processes that run already; None for a command that is yet to be started."""
@@ -252,13 +271,22 @@ class LiveSession:
             return Cgroup(request.cgroup, self._system)
         return Pids(request.pids) if request.pids else None
 
+    def _give_up_rights(self) -> None:
+        """Leave the calling thread what the run needs from now on, where the process is gpuscan's own."""
+        if not self._owns_process:
+            return
+        rights = [*capabilities.KEPT, *self.monitor.keeps]
+        rights += DryRunMigrator.keeps if self.request.dry_run else MovePagesMigrator.keeps
+        rights += Command.keeps if self.request.command else ()
+        privileges.give_up(rights)
+
     def _roster(self, selection: Selection) -> Roster:
         roster = Roster(selection, self._system)
         self._stack.callback(roster.close)
         if not roster.alive():
             raise InputError("none of the processes asked for runs (any more); name one that does")
         if roster.is_foreign():
-            capabilities.check_live(moves=not self.request.dry_run, foreign=True, system=self._system)
+            capabilities.check_live(foreign=True, system=self._system)
         return roster
 
     def _roster_of_command(self, command: Command) -> Roster:

@@ -22,6 +22,7 @@ from gpuscan.checks import check_arrays, has_methods, instance, whole
 from gpuscan.errors import ArgumentError
 from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.linux.address_map import AddressMap, Entries
+from gpuscan.linux.capabilities import OTHERS, Right
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
@@ -58,6 +59,9 @@ class MovePagesMigrator:
         system: where they run.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
     """
+
+    keeps = (OTHERS,)
+    """Rights that it needs: no more than whoever finds the pages does."""
 
     def __init__(
         self,
@@ -258,6 +262,8 @@ class DryRunMigrator:
         addresses: the candidates; what was planned is noted there and not planned again.
         page_map: of the machine.
     """
+
+    keeps: tuple[Right, ...] = ()
 
     def __init__(self, addresses: AddressMap, page_map: PageMap) -> None:
         self._addresses = addresses

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.errors import InputError
-from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
+from gpuscan.linux.capabilities import Right
+from gpuscan.linux.damon import SYSFS, Damon, Intervals, Regions, Watched
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges, as_ranges, intersect, join
 from gpuscan.linux.resident import pages_in, present_ranges
@@ -164,6 +166,8 @@ class DamonVirtual:
 
     name = "damon"
     sees = "reads and writes, by DAMON's regions of virtual addresses"
+    opens: ClassVar[Sequence[Right]] = ()
+    keeps = (SYSFS,)
 
     def __init__(
         self, system: System = HERE, intervals: Intervals | None = None, cold_after_ns: int | None = None
@@ -287,6 +291,8 @@ class DamonPhysical:
 
     name = "damon-paddr"
     sees = "reads and writes, by DAMON's regions of physical memory"
+    opens: ClassVar[Sequence[Right]] = ()
+    keeps = (SYSFS,)
 
     def __init__(
         self,

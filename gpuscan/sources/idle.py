@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.errors import InputError
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.linux.system import HERE, System
@@ -42,6 +43,7 @@ class IdleTracking(PageMonitor):
 
     name = "idle"
     sees = "reads and writes, page by page"
+    opens = (Right("CAP_DAC_OVERRIDE", "to open the bitmap of idle pages, root's own", unless_root=True),)
 
     def __init__(self, system: System = HERE, cold_after_ns: int | None = None) -> None:
         super().__init__(cold_after_ns)
@@ -55,7 +57,8 @@ class IdleTracking(PageMonitor):
             ) from None
         except OSError as error:
             raise InputError(
-                f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo"
+                f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo, "
+                f"or give it {self.opens[0].name}"
             ) from error
         self._flags = PageFlags(system.root / "proc/kpageflags", system)
         self._marked: dict[int, NDArray[np.int64]] = {}

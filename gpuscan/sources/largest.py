@@ -27,6 +27,7 @@ class Largest:
         self._watched: list[Process] = []
         self.name = monitor.name
         self.sees = monitor.sees
+        self.keeps = monitor.keeps
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Watch these processes, or the largest of them."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges, as_ranges
 from gpuscan.linux.resident import NO_PAGES, Pages
@@ -51,6 +52,11 @@ class Monitor(Protocol):
 
     name: str
     sees: str
+
+    @property
+    def keeps(self) -> Sequence[Right]:
+        """Rights that it goes on to need once it is open, beside what every live run needs."""
+        ...
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Watch these processes from now on, and no others."""
@@ -125,6 +131,10 @@ class PageMonitor(ABC):
     Args:
         cold_after_ns: report pages not seen accessed for this long as cold; None reports none.
     """
+
+    opens: ClassVar[Sequence[Right]] = ()
+    """Rights that opening it needs and nothing later does."""
+    keeps: Sequence[Right] = ()
 
     def __init__(self, cold_after_ns: int | None) -> None:
         self._cold_after_ns = cold_after_ns

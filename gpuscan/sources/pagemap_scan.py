@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gpuscan.errors import InputError
 from gpuscan.linux import write_tracking
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges, contains
 from gpuscan.linux.resident import NO_PAGES, Pages, pages_in
@@ -40,6 +41,7 @@ class SoftDirty(PageMonitor):
 
     name = "soft-dirty"
     sees = "writes, page by page"
+    keeps = (Right("CAP_DAC_OVERRIDE", "to write another user's /proc/PID/clear_refs"),)
 
     def __init__(self, cold_after_ns: int | None = None, system: System = HERE) -> None:
         if not system.has_soft_dirty():
@@ -93,9 +95,11 @@ class WrittenPages(PageMonitor):
         self._program: TrackedProgram | None = None
         self._covered: dict[int, tuple[int, Ranges]] = {}
 
-    def start(self, argv: Sequence[str], stdout: int | None = None) -> TrackedProgram:
-        """Start the program."""
-        self._program = TrackedProgram(argv, stdout)
+    def start(
+        self, argv: Sequence[str], stdout: int | None = None, on_started: Callable[[], None] = lambda: None
+    ) -> TrackedProgram:
+        """Start the program; see :class:`gpuscan.linux.write_tracking.TrackedProgram`."""
+        self._program = TrackedProgram(argv, stdout, on_started)
         return self._program
 
     def _observed(self, process: Process, now_ns: int) -> Touched:
