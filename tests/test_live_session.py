@@ -505,7 +505,7 @@ def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypat
         popen.wait()
         return popen
 
-    monkeypatch.setattr(live_session, "plainly", ended)
+    monkeypatch.setattr(live_session, "plainly", lambda system: ended)
     found, out, err = run(capsys, "--dry-run", "--source", "kpageflags", "--", *argv)
     assert found == code
     assert f"command {how}\n" in re.sub(" +", " ", out)

@@ -416,6 +416,7 @@ class Counted:
     """A monitor that says which processes it was given."""
 
     name, sees = "counted", "all"
+    opens = keeps = ()
 
     def __init__(self):
         self.watched = []

@@ -39,6 +39,7 @@ ALLOWED = {
     ("gpuscan/checkpoint/directory.py", "rename"): "of generations, below the directory's handle, locked",
     ("gpuscan/shards/group.py", "mkdir"): "the directory of shards itself",
     ("gpuscan/shards/local.py", "mkdir"): "in a scratch directory",
+    ("gpuscan/codecache.py", "mkdir"): "/var/cache/gpuscan, the user's cache",
     ("gpuscan/shards/unix_comm.py", "open"): "O_PATH",
     ("gpuscan/shards/unix_comm.py", "unlink"): "a socket of its own in a scratch directory",
     ("gpuscan/reading.py", "open"): "to read: its flags have no O_WRONLY, O_RDWR or O_CREAT",

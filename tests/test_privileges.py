@@ -17,6 +17,7 @@ from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import BITS, FLAGS, FRAMES, KEPT, OTHERS, Right
 from gpuscan.linux.damon import SYSFS
 from gpuscan.linux.syscalls import CapabilitySets, capget
+from gpuscan.linux.system import System
 from gpuscan.linux.write_tracking import check_write_tracking
 from gpuscan.live.monitors import SOURCES, rights_of
 from gpuscan.sources.pagemap_scan import SoftDirty
@@ -119,12 +120,13 @@ from pathlib import Path
 from damon_kernel import DamonKernel
 from gpuscan.linux.capabilities import KEPT
 from gpuscan.linux.damon import SYSFS, Damon, Intervals, Watched
+from gpuscan.linux.system import System
 root = Path({str(tmp_path)!r})
 with pytest.MonkeyPatch.context() as patch:
     kernel = DamonKernel(root, patch)
     for path in root.rglob('*'):
         path.chmod(0o700 if path.is_dir() else 0o600)
-    damon = Damon('vaddr', root)
+    damon = Damon('vaddr', System(root))
     p.give_up([*KEPT, SYSFS])
     damon.start([Watched(pid=1)], Intervals(), least_accesses=1)
     assert (kernel.admin / 'nr_kdamonds').read_text() == '1\\n'
@@ -233,9 +235,9 @@ def test_what_is_missing_is_said_once_and_not_of_what_root_owns(tmp_path, monkey
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000200000\n")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert capabilities.missing([FRAMES, FLAGS, *KEPT], tmp_path).count("CAP_DAC_READ_SEARCH") == 1
+    assert capabilities.missing([FRAMES, FLAGS, *KEPT], System(tmp_path)).count("CAP_DAC_READ_SEARCH") == 1
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert capabilities.missing([FRAMES, FLAGS], tmp_path) == ""
+    assert capabilities.missing([FRAMES, FLAGS], System(tmp_path)) == ""
 
 
 @needs_root
