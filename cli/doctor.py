@@ -185,9 +185,9 @@ def _live() -> list[Check]:
     found = []
     for source in SOURCES[1:]:
         rights = rights_of(source)
-        needs = ", ".join(
-            dict.fromkeys(f"{one.name}{' (unless root)' if one.unless_root else ''}" for one in rights)
-        )
+        always = dict.fromkeys(one.name for one in rights if not one.unless_root)
+        others = dict.fromkeys(one.name for one in rights if one.name not in always)
+        needs = ", ".join([*always, *(f"{name} (unless root)" for name in others)])
         lacking = missing(rights)
         found.append(
             Check(

@@ -171,22 +171,19 @@ def test_a_live_run_has_what_it_needs_and_its_command_what_the_caller_has(source
                 "CapAmb": 0,
                 "NoNewPrivs": 1,
             }
-        (command,) = (one["pid"] for one in first["processes"])
+        command = first["processes"][0]["pid"]  # what it forks may be there, too
         assert statuses(command) == [parsed(Path("/proc/self/status").read_text())]
         running.terminate()
         _, said = running.communicate(timeout=60)
     assert running.returncode == 0
     assert not [note for note in first["notes"] if "threads" in note]
-    environment = {line for line in said.splitlines() if "=" in line}
-    assert (
-        not any(line.startswith("OPENBLAS") for line in environment) or "OPENBLAS_NUM_THREADS" in os.environ
-    )
+    assert ("OPENBLAS_NUM_THREADS=" in said) == ("OPENBLAS_NUM_THREADS" in os.environ)
     assert not Path(f"/proc/{command}").exists()
 
 
 @needs_root
 @needs_setpriv
-def test_a_live_run_without_root_names_what_is_missing_and_runs_with_it(tmp_path):
+def test_a_live_run_without_root_names_what_is_missing():
     lacks = as_nobody("CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN")
     with live("--source", "kpageflags", "--", "true", before=lacks) as running:
         _, said = running.communicate(timeout=60)
@@ -197,12 +194,18 @@ def test_a_live_run_without_root_names_what_is_missing_and_runs_with_it(tmp_path
         "gpuscan: error: gpuscan live lacks CAP_DAC_READ_SEARCH (to open /proc/kpageflags, which root owns); "
         "run it with sudo, or give it these capabilities\n"
     )
+
+
+@pytest.mark.slow  # 50 s: who owns no cache of compiled kernels compiles them all
+@needs_root
+@needs_setpriv
+def test_a_live_run_without_root_works_with_the_capabilities_it_names():
     enough = as_nobody("CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
     with live("--source", "kpageflags", "--", "sleep", "60", before=enough) as running:
         assert running.stdout is not None
         first = json.loads(running.stdout.readline())
         assert {thread["CapPrm"] for thread in statuses(running.pid)} == {mask(*KEPT)}
-        (command,) = (one["pid"] for one in first["processes"])
+        command = first["processes"][0]["pid"]  # what it forks may be there, too
         (whole,) = statuses(command)
         assert whole["CapPrm"] == whole["CapAmb"] == mask(*KEPT) | 1 << 23
         assert whole["NoNewPrivs"] == 0
@@ -244,12 +247,13 @@ def test_what_is_missing_is_said_once_and_not_of_what_root_owns(tmp_path, monkey
 def test_threads_that_may_do_more_are_seen():
     code = """
 import threading
+n_before = len(list(p.Path('/proc/self/task').iterdir()))  # one, and those of libraries
 wait = threading.Event()
-thread = threading.Thread(target=wait.wait); thread.start()
+thread = threading.Thread(target=wait.wait, daemon=True); thread.start()
 p.give_up([])
-assert p.n_threads_with_more() == 1
+assert p.n_threads_with_more() == n_before
 wait.set(); thread.join()
-assert p.n_threads_with_more() == 0
+assert p.n_threads_with_more() == n_before - 1
 """
     in_python(code)
 

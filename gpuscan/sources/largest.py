@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process
 from gpuscan.sources.monitor import NOTHING, UNSEEN, Monitor, Touched
 
@@ -27,7 +28,11 @@ class Largest:
         self._watched: list[Process] = []
         self.name = monitor.name
         self.sees = monitor.sees
-        self.keeps = monitor.keeps
+
+    @property
+    def keeps(self) -> Sequence[Right]:
+        """Rights that the monitor goes on to need."""
+        return self._monitor.keeps
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Watch these processes, or the largest of them."""
