@@ -38,7 +38,7 @@ from gpuscan.checkpoint.arrays import (
 )
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
-from gpuscan.owned import make_owned, note_left, opened, remove_owned, why_not_owned
+from gpuscan.owned import let_go, make_owned, note_left, opened, remove_owned, why_not_owned
 from gpuscan.writing import create, open_kept, sync, sync_path
 
 SCHEMA = 2
@@ -233,7 +233,7 @@ class CheckpointDirectory:
             try:
                 why = why_not_owned(generation, _MARK_TEXT, self._owners(handle))
             finally:
-                os.close(generation)
+                let_go(generation)
             if why:
                 raise OSError(why)
         going = f"{name}.{secrets.token_hex(4)}.old"

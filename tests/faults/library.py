@@ -1,4 +1,4 @@
-"""The library that lets calls fail: compiled here, preloaded into a server's process, armed in its children."""
+"""The library that lets calls fail: compiled here, preloaded into a server, armed in its children."""
 
 from __future__ import annotations
 
