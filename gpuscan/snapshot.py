@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from gpuscan.errors import InputError, SnapshotError, TopologyError
 from gpuscan.pageflags import Frames, count_pages, find_frames
 from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.settled import settled
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
@@ -143,7 +144,7 @@ class Snapshot:
             RunFailedError: the system refused a write, for instance on a full disk.
         """
         check_free(path, force=force)
-        with new_directory(path, _CONTENTS, force=force) as beside:
+        with new_directory(path, _CONTENTS, force=force) as beside, settled():
             self._fill(beside)
 
     def _fill(self, directory: Path) -> None:

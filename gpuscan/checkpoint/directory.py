@@ -39,6 +39,7 @@ from gpuscan.checkpoint.arrays import (
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.owned import let_go, make_owned, note_left, opened, remove_owned, why_not_owned
+from gpuscan.settled import settled
 from gpuscan.writing import create, open_kept, sync, sync_path
 
 SCHEMA = 2
@@ -105,7 +106,8 @@ class CheckpointDirectory:
         # A name of its own: a shard of an engine that was killed may still write to that one's.
         beside = self.path / f"{_name(number)}.{secrets.token_hex(4)}.tmp"
         try:
-            written = self._fill(beside, state, before)
+            with settled():
+                written = self._fill(beside, state, before)
             self._rename(beside.name, _name(number))
             sync_path(self.path)
         except OSError as error:

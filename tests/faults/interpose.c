@@ -148,7 +148,7 @@ WRAP_OPEN(open64)
 WRAP_OPENAT(openat)
 WRAP_OPENAT(openat64)
 WRAP(FILE *, fopen64, (const char *path, const char *mode), (path, mode), 'o', path_below(AT_FDCWD, path), NULL)
-WRAP(DIR *, opendir, (const char *path), (path), 'o', path_below(AT_FDCWD, path), NULL)
+WRAP(DIR *, opendir, (const char *path), (path), 'd', path_below(AT_FDCWD, path), NULL)
 WRAP(DIR *, fdopendir, (int handle), (handle), 'r', handle_below(handle), NULL)
 WRAP(struct dirent64 *, readdir64, (DIR *entries), (entries), 'r', handle_below(dirfd(entries)), NULL)
 

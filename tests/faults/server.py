@@ -32,6 +32,7 @@ DIE, FULL = "killed", "full from here on"
 APPLIES = {
     "o": ("EIO", "EMFILE", "EACCES", "EINTR"),
     "O": ("EIO", "EMFILE", "EACCES", "EINTR", "ENOSPC", FULL),
+    "d": ("EIO", "EMFILE", "EACCES"),  # a listing, which CPython does not repeat
     "i": ("EIO", "EINTR"),
     "W": ("EIO", "EINTR", "ENOSPC", FULL),
     "w": ("EIO", "EACCES", "ENOSPC", FULL),
