@@ -14,8 +14,8 @@ def settled() -> Iterator[None]:
     """Leave the block by an error only when Zarr does nothing more.
 
     An operation of several writes raises at the first that fails, and the others, under way, make directories
-    anew that were removed meanwhile (``LocalStore._put()``, ``asyncio.gather()`` in ``_save_metadata()``, zarr
-    3.0.8 to 3.1.6).
+    anew that were removed meanwhile (``LocalStore._put()``, ``asyncio.gather()`` in ``_save_metadata()``,
+    zarr 3.1.6).
     """
     try:
         yield
