@@ -30,6 +30,12 @@ _AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _IDENTITY = re.compile(r"([0-9a-f]{6})([0-9a-f]{6})([0-9a-f]{6})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{12}")
 
 
+def let_go(handle: int) -> None:
+    """Close a handle through which nothing was written: no failure of that matters."""
+    with suppress(OSError):
+        os.close(handle)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     """Yield a handle of a directory, for names in it.
@@ -41,7 +47,7 @@ def opened(path: Path) -> Iterator[int]:
     try:
         yield handle
     finally:
-        os.close(handle)
+        let_go(handle)
 
 
 def make_owned(name: str, text: str, *, dir_fd: int, mode: int = 0o777) -> None:
@@ -64,7 +70,7 @@ def make_owned(name: str, text: str, *, dir_fd: int, mode: int = 0o777) -> None:
             with os.fdopen(os.open(MARK, flags, 0o644, dir_fd=inside), "wb") as file:
                 file.write(text.encode())
         finally:
-            os.close(inside)
+            let_go(inside)
     except BaseException:
         remove_owned(name, text, dir_fd=dir_fd)
         raise
@@ -96,7 +102,7 @@ def why_not_owned(handle: int, text: str, owners: Iterable[int] = ()) -> str:
             return "gpuscan did not make it"
         content = os.read(mark, len(text.encode()) + 1)
     finally:
-        os.close(mark)
+        let_go(mark)
     is_begun = names == [MARK] and text.encode().startswith(content)
     return "" if is_begun or content == text.encode() else "gpuscan did not make it"
 
@@ -129,7 +135,7 @@ def remove_owned(name: str, text: str, *, dir_fd: int, owners: Iterable[int] = (
     except OSError as error:
         return f"it cannot be removed ({os.strerror(error.errno or 0)})"
     finally:
-        os.close(handle)
+        let_go(handle)
     return ""
 
 
@@ -212,7 +218,7 @@ def abandoned(stem: str, dir_fd: int, left: list[str]) -> Iterator[Temporary]:
         try:
             why = why_not_owned(handle, _mark_of(name))
         finally:
-            os.close(handle)
+            let_go(handle)
         if why:
             left.append(f"{name} ({why})")
             continue

@@ -33,6 +33,7 @@ from gpuscan.errors import InputError, SnapshotError, TopologyError
 from gpuscan.pageflags import Frames, count_pages, find_frames
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room
+from gpuscan.settled import settled
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
@@ -157,7 +158,7 @@ class Snapshot:
         """
         path = place_of("write: path", path)
         check_free(path, force=flag("write: force", force))
-        with new_directory(path, _CONTENTS, force=force) as beside:
+        with new_directory(path, _CONTENTS, force=force) as beside, settled():
             self._fill(beside)
 
     def _fill(self, directory: Path) -> None:

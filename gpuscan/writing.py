@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpuscan.errors import InputError, RunFailedError
-from gpuscan.owned import Temporary, abandoned, note_left, opened
+from gpuscan.owned import Temporary, abandoned, let_go, note_left, opened
 
 SCHEMA = 1
 """Of every JSON document gpuscan prints or writes; goes up when readers of the old one would misread it."""
@@ -162,13 +162,13 @@ def open_kept(path: Path) -> int:
         found = os.fstat(handle)
     except OSError as error:
         if handle >= 0:
-            os.close(handle)
+            let_go(handle)
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
     else:
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             return handle
-        os.close(handle)
+        let_go(handle)
     raise InputError(f"{path} is {_kind_of(path)}, and gpuscan did not make it; give another place")
 
 
@@ -290,7 +290,7 @@ def new_directory(path: Path, contents: Contents, *, force: bool = True) -> Iter
             yield directory
             sync(directory)
         finally:
-            os.close(new)
+            let_go(new)
         try:
             _check_replaceable(path, contents, force=True)
         except InputError as error:
@@ -311,7 +311,7 @@ def _beside(path: Path) -> Iterator[tuple[int, int]]:
                 yield parent, place
             finally:
                 _bring_back(path, parent, place)
-                os.close(place)
+                let_go(place)
         finally:
             why = temporary.remove()
             if why:
@@ -369,7 +369,7 @@ def _sweep(path: Path, parent: int) -> None:
             _bring_back(path, parent, place)
             is_aside = stat.S_ISDIR(_mode_of("old", place)) and stat.S_ISDIR(_mode_of("new", place))
         finally:
-            os.close(place)
+            let_go(place)
         if is_aside:  # something else took the name before its own successor did
             left.append(f"{temporary.name} (the earlier {path.name} is in it, as old)")
             continue
@@ -405,7 +405,7 @@ def sync_path(path: Path) -> None:
     try:
         os.fsync(handle)
     finally:
-        os.close(handle)
+        let_go(handle)
 
 
 def _sync_name(path: Path, parent: int) -> None:

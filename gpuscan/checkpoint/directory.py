@@ -40,8 +40,9 @@ from gpuscan.checkpoint.arrays import (
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
 from gpuscan.chunks import check_group, read_metadata, said
 from gpuscan.errors import CheckpointError, InputError, RunFailedError
-from gpuscan.owned import make_owned, note_left, opened, remove_owned, why_not_owned
+from gpuscan.owned import let_go, make_owned, note_left, opened, remove_owned, why_not_owned
 from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room, parse_json
+from gpuscan.settled import settled
 from gpuscan.writing import create, open_kept, sync, sync_path
 
 SCHEMA = 2
@@ -109,7 +110,8 @@ class CheckpointDirectory:
         # A name of its own: a shard of an engine that was killed may still write to that one's.
         beside = self.path / f"{_name(number)}.{secrets.token_hex(4)}.tmp"
         try:
-            written = self._fill(beside, state, before)
+            with settled():
+                written = self._fill(beside, state, before)
             self._rename(beside.name, _name(number))
             sync_path(self.path)
         except OSError as error:
@@ -237,7 +239,7 @@ class CheckpointDirectory:
             try:
                 why = why_not_owned(generation, _MARK_TEXT, self._owners(handle))
             finally:
-                os.close(generation)
+                let_go(generation)
             if why:
                 raise OSError(why)
         going = f"{name}.{secrets.token_hex(4)}.old"

@@ -32,6 +32,7 @@ from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.owned import remove_tree
 from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.settled import settled
 from gpuscan.shards.messages import Lists, Message, Reply, ShardBehindError, ShardScan, ShardSpec
 from gpuscan.store import Store
 from gpuscan.storestate import page_arrays
@@ -319,9 +320,10 @@ class Shard:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             for left in place.directory.glob(f"{mine}.*"):
                 remove_tree(left)  # begun by a worker that died meanwhile
-            for name, array in page_arrays(self.store.host_arrays()).items():
-                writer.write(f"{mine}.{name}", array)
-                sync(place.directory / f"{mine}.{name}")
+            with settled():
+                for name, array in page_arrays(self.store.host_arrays()).items():
+                    writer.write(f"{mine}.{name}", array)
+                    sync(place.directory / f"{mine}.{name}")
         except OSError as error:
             raise RunFailedError(
                 f"shard {self.spec.shard} cannot write a checkpoint to {place.directory}: {error.strerror}; "

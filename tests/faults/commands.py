@@ -1,0 +1,554 @@
+"""The commands that write something, small, and what each leaves: whole, as it was before, or either."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow.parquet as pq
+
+from gpuscan.cli.main import main
+from gpuscan.errors import GpuscanError
+from gpuscan.snapshot import Snapshot
+from hosts import small_host
+
+RUN = ("run", "--memory", "512MiB", "--ticks", "2", "--threads", "1", "--device", "cpu", "-q")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        name: of it.
+        prepare: makes what it finds in a directory.
+        run: does it there; returns its exit code.
+        again: does it once more, as a user would.
+        wrong: says what is wrong with the result: must be ``whole``, ``earlier`` (as prepared), ``either``.
+        results: names that may be in the directory at the end.
+        inside: names what is left where it should not be, deeper in the directory.
+        below: the part of the directory whose calls count.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    run: Callable[[Path], int]
+    again: Callable[[Path], int]
+    wrong: Callable[[Path, str], str]
+    results: tuple[str, ...]
+    inside: Callable[[Path], list[str]] = lambda _: []
+    below: str = ""
+
+    def root(self, directory: Path) -> Path:
+        """Return where calls count."""
+        return directory / self.below if self.below else directory
+
+    def left(self, directory: Path) -> list[str]:
+        """Return what is there and should not be."""
+        return sorted({entry.name for entry in directory.iterdir()} - set(self.results)) + self.inside(
+            directory
+        )
+
+
+def quietly(*arguments: str | Path) -> int:
+    """Run the command line with its results thrown away."""
+    with redirect_stdout(io.StringIO()):
+        return main([str(argument) for argument in arguments])
+
+
+def nothing(directory: Path) -> None:
+    """Find nothing."""
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return the files below a path."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def whole_or_earlier(
+    name: str, is_whole: Callable[[Path], str], has_earlier: bool
+) -> Callable[[Path, str], str]:
+    """Return a check of a result ``name``; an earlier one is told by a file ``EARLIER`` beside it."""
+
+    def wrong(directory: Path, state: str) -> str:
+        path = directory / name
+        as_before = not path.exists()
+        if has_earlier:
+            earlier = directory / "EARLIER"
+            if not path.exists():
+                return "the earlier result is gone"
+            as_before = (
+                (contents(path) == contents(earlier))
+                if path.is_dir()
+                else (path.read_bytes() == earlier.read_bytes())
+            )
+        if state == "earlier":
+            return "" if as_before else "a failed command changed what was there"
+        if state == "whole" and as_before and not has_earlier:
+            return "there is no result"
+        if as_before and state == "either":
+            return ""
+        return is_whole(path)
+
+    return wrong
+
+
+def earlier(make: Callable[[Path], int], name: str) -> Callable[[Path], None]:
+    """Return a preparation that makes a result and notes what it is."""
+
+    def prepare(directory: Path) -> None:
+        assert make(directory) == 0
+        path = directory / name
+        if path.is_dir():
+            shutil.copytree(path, directory / "EARLIER")
+        else:
+            shutil.copy(path, directory / "EARLIER")
+
+    return prepare
+
+
+def run_is_whole(path: Path) -> str:
+    """Say what is wrong with the directory of a run."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+        if names != ["ledger.json", "plan.parquet", "report.json", "series.parquet"]:
+            return f"it holds {names}"
+        pq.read_table(path / "plan.parquet")
+        assert len(pq.read_table(path / "series.parquet")) == 2
+        json.loads((path / "ledger.json").read_text())
+        json.loads((path / "report.json").read_text())
+    except Exception as error:
+        return f"half a result: {error!r}"
+    return ""
+
+
+def run_out(directory: Path, *options: str) -> int:
+    """Run with ``--out``."""
+    return quietly(*RUN, "--out", directory / "out", *options)
+
+
+def run_out_forced(directory: Path) -> int:
+    """Run and replace what is there."""
+    return run_out(directory, "--force", "--seed", "2")
+
+
+def run_checkpoint(directory: Path, *options: str) -> int:
+    """Run with checkpoints."""
+    state = directory / "state"
+    return run_out(directory, "--checkpoint", str(state), "--every", "1", "--force", *options)
+
+
+def checkpoint_wrong(directory: Path, state: str) -> str:
+    """Say what is wrong with checkpoints: the newest must be whole, if there is one."""
+    from gpuscan.checkpoint.directory import generations, load
+
+    path = directory / "state"
+    try:
+        if path.exists() and generations(path):
+            load(path, "run")
+        elif state == "whole":
+            return "there is no checkpoint"
+    except GpuscanError as error:
+        return f"the newest checkpoint is not whole: {error}"
+    out = directory / "out"
+    return run_is_whole(out) if state == "whole" or out.exists() else ""
+
+
+def checkpoint_names(path: Path) -> list[str]:
+    """Return what is in a directory of checkpoints beside two generations, the lock and two logs."""
+    if not path.exists():
+        return []
+    names = sorted(entry.name for entry in path.iterdir())
+    generations = [name for name in names if name.startswith("checkpoint-") and name[11:].isdigit()]
+    return [*sorted(set(names) - {*generations, "lock", "ticks.log", "plans.log"}), *generations[:-2]]
+
+
+def killed_at_tick_1(directory: Path) -> None:
+    """Leave a run that was killed after its first tick."""
+    from gpuscan.resume import RunCheckpoints
+
+    class Stop(BaseException):
+        pass
+
+    on_tick = RunCheckpoints.on_tick
+
+    def stop(self: RunCheckpoints, report: Any) -> None:
+        on_tick(self, report)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(RunCheckpoints, "on_tick", stop):
+        assert run_checkpoint(directory) == 130
+
+
+def resume(directory: Path) -> int:
+    """Go on with it."""
+    return quietly("resume", directory / "state", "-q", "--force")
+
+
+SNAPSHOT: list[Snapshot] = []
+
+
+def small_snapshot() -> Snapshot:
+    """Return a snapshot of two sections."""
+    if not SNAPSHOT:
+        SNAPSHOT.append(small_host(2))
+    return SNAPSHOT[0]
+
+
+def capture(directory: Path, *options: str) -> int:
+    """Capture a machine; reading it is not what this is about."""
+    with mock.patch("gpuscan.cli.capture._captured", return_value=small_snapshot()):
+        return quietly("capture", directory / "a.zarr", *options)
+
+
+def snapshot_is_whole(path: Path) -> str:
+    """Say what is wrong with a snapshot."""
+    try:
+        assert (Snapshot.read(path).flags == small_snapshot().flags).all()
+    except Exception as error:
+        return f"half a snapshot: {error!r}"
+    return ""
+
+
+def captured(directory: Path) -> None:
+    """Make a snapshot to be scanned."""
+    assert capture(directory) == 0
+
+
+def scan(directory: Path) -> int:
+    """Scan it."""
+    options = ("--device", "cpu", "--force")
+    return quietly("scan", directory / "a.zarr", *options, "--out", directory / "found")
+
+
+def scan_is_whole(path: Path) -> str:
+    """Say what is wrong with the result of a scan."""
+    try:
+        assert sorted(entry.name for entry in path.iterdir()) == ["plan.parquet", "scan.json"]
+        pq.read_table(path / "plan.parquet")
+        json.loads((path / "scan.json").read_text())
+    except Exception as error:
+        return f"half a result: {error!r}"
+    return ""
+
+
+def scale(directory: Path) -> int:
+    """Keep a measurement; the measuring is not what this is about."""
+    with (
+        mock.patch("gpuscan.bench.scale.scale_case", return_value={"rows": list(range(2000))}),
+        mock.patch("gpuscan.cli.bench._print_scale"),
+    ):
+        return quietly("bench", "scale", "--out", directory / "x.json", "-q")
+
+
+def scale_is_whole(path: Path) -> str:
+    """Say what is wrong with it."""
+    try:
+        assert json.loads(path.read_text())["rows"] == list(range(2000))
+    except Exception as error:
+        return f"half a document: {error!r}"
+    return ""
+
+
+MEASURED = Path(__file__).parent.parent.parent / "benchmarks/results/bench.json"
+
+
+def bench(directory: Path) -> int:
+    """Keep a report of what was measured before."""
+    document = json.loads(MEASURED.read_text())
+    document |= {"scans": document["scans"][:1], "requests": document["requests"][:1], "ticks": []}
+    document.pop("schema")
+    with (
+        mock.patch("gpuscan.bench.sweep.run_sweep", return_value=document),
+        mock.patch("gpuscan.cli.bench._print"),
+    ):
+        return quietly("bench", "scan", "--quick", "--out", directory / "b", "--no-plots", "-q")
+
+
+def bench_is_whole(path: Path) -> str:
+    """Say what is wrong with a report."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+        assert names == ["bench.json", "runs.parquet"]
+        json.loads((path / "bench.json").read_text())
+        pq.read_table(path / "runs.parquet")
+    except Exception as error:
+        return f"half a report: {error!r}"
+    return ""
+
+
+COMPARED: list[Any] = []
+COMPARE = (
+    *("compare", "--designs", "gpuscan,per-folio", "--memory", "512MiB", "--ticks", "2"),
+    *("--no-side-costs", "--jobs", "1", "-q"),
+)
+
+
+def compare(directory: Path) -> int:
+    """Compare designs; what was measured once is measured no more, and scratch files are made again."""
+    from dataclasses import replace
+
+    from gpuscan.compare.request_list import write_request_list
+
+    temporary = directory / "tmp"
+    temporary.mkdir(exist_ok=True)
+    if not COMPARED:
+        _record_comparison()
+    model, run, entries = COMPARED
+
+    def again(names: Any, seeded: Any, model: Any, place: Path, *_: Any) -> Any:
+        return replace(run, requests=write_request_list(entries, place / "requests.npy"))
+
+    with (
+        mock.patch("tempfile.tempdir", str(temporary)),
+        mock.patch("gpuscan.compare.cost_model.measure_model", return_value=model),
+        mock.patch("gpuscan.compare.suite.run_seed", again),
+    ):
+        return quietly(*COMPARE, "--out", directory / "c", "--no-plots", "--force")
+
+
+def _record_comparison() -> None:
+    from gpuscan.compare import cost_model, suite
+
+    measure, run_seed = cost_model.measure_model, suite.run_seed
+    kept: dict[str, Any] = {}
+
+    def measured(*arguments: Any) -> Any:
+        kept["model"] = measure(*arguments)
+        return kept["model"]
+
+    def ran(*arguments: Any) -> Any:
+        kept["run"] = run_seed(*arguments)
+        kept["entries"] = kept["run"].requests.entries().copy()
+        return kept["run"]
+
+    with (
+        mock.patch("gpuscan.compare.cost_model._WALK_GIB", (1, 3, 2)),
+        mock.patch("gpuscan.compare.cost_model._STORE_GIB", (4, 12, 8)),
+        mock.patch("gpuscan.compare.cost_model._N_ENTRIES", (1 << 12, 1 << 14, 1 << 13)),
+        mock.patch("gpuscan.compare.cost_model._SPREAD_PAGES", 1 << 14),
+        mock.patch("gpuscan.compare.cost_model._ROUNDS", 3),
+        mock.patch("gpuscan.compare.cost_model.measure_model", measured),
+        mock.patch("gpuscan.compare.suite.run_seed", ran),
+    ):
+        assert quietly(*COMPARE) == 0
+    COMPARED.extend((kept["model"], kept["run"], kept["entries"]))
+
+
+def compare_is_whole(path: Path) -> str:
+    """Say what is wrong with a comparison."""
+    try:
+        for name in ("cells", "requests", "delays", "fills", "series", "model"):
+            pq.read_table(path / f"{name}.parquet")
+        json.loads((path / "compare.json").read_text())
+        assert len(list(path.iterdir())) == 7
+    except Exception as error:
+        return f"half a comparison: {error!r}"
+    return ""
+
+
+def as_command(task: Callable[[], None]) -> int:
+    """Do something that no command does alone; errors become exit codes as the command line makes them."""
+    try:
+        task()
+    except (GpuscanError, OSError) as error:
+        os.write(2, f"gpuscan: error: {error}\n".encode())
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+def shards(directory: Path) -> int:
+    """Protect a store of two shards, mark and drain."""
+    import numpy as np
+
+    from gpuscan.shards.sharded_store import ShardedStore
+    from gpuscan.shards.transport import InProcessTransport
+    from sharded_runs import machine
+
+    def protected() -> None:
+        with ShardedStore(
+            machine(1), device="cpu", n_shards=2, transport=InProcessTransport(), n_threads=1
+        ) as store:
+            store.load_pages(store.page_map.present_bits())
+            store.protect(directory / "shards", log_bytes=1 << 14)
+            for start in (0, 1):
+                store.request(store.page_map.pfn_of_flat(np.arange(start, store.n_pages, 40)), 1)
+                for _ in store.drain():
+                    pass
+
+    return as_command(protected)
+
+
+def shards_wrong(directory: Path, state: str) -> str:
+    """Say what is wrong with what shards keep: checkpoints are whole, and at the end all is there."""
+    from gpuscan.checkpoint.directory import generations, load
+
+    path = directory / "shards"
+    for shard in (0, 1):
+        try:
+            if (path / f"shard-{shard}").exists() and generations(path / f"shard-{shard}"):
+                load(path / f"shard-{shard}", "store")
+        except GpuscanError as error:
+            return f"the checkpoint of shard {shard} is not whole: {error}"
+    if state == "whole":
+        names = {entry.name for entry in path.iterdir()}
+        if not {"shard-0", "shard-0.log", "shard-1", "shard-1.log"} <= names:
+            return f"not all is kept of the shards: {names}"
+    return ""
+
+
+def left_in_shards(directory: Path) -> list[str]:
+    """Return what is among shards and in them and should not be."""
+    path = directory / "shards"
+    if not path.exists():
+        return []
+    kept = {"shard-0", "shard-0.log", "shard-1", "shard-1.log"}
+    names = sorted({entry.name for entry in path.iterdir()} - kept)
+    return names + checkpoint_names(path / "shard-0") + checkpoint_names(path / "shard-1")
+
+
+STATE = "run/gpuscan/damon.json"
+
+
+def live(directory: Path, *, ends: bool = True) -> int:
+    """Take DAMON of a kernel that is a folder, note it in the state file, and give it back."""
+    from damon_kernel import DamonKernel
+    from gpuscan.linux import damon_state
+    from gpuscan.linux.damon import Damon, Intervals, Watched
+
+    with mock.patch.object(Damon, "_start_watchdog"):
+        kernel = DamonKernel.__new__(DamonKernel)
+        found = directory / damon_state.ADMIN
+        patcher = mock.MagicMock()
+        patcher.setattr = lambda owner, name, value: setattr(owner, name, value)
+        if found.exists():
+            kernel.root, kernel.admin = directory, found
+            kernel.operations, kernel.written = ("vaddr", "paddr"), []
+            kernel.regions, kernel.refuses, kernel._next_pid = {}, {}, 5_000
+            damon_state.write = kernel.write
+        else:
+            kernel.__init__(directory, patcher)  # type: ignore[misc]
+
+        def watched() -> None:
+            damon = Damon("vaddr", directory)
+            try:
+                damon.start([Watched(pid=1234)], Intervals(), least_accesses=1)
+            finally:
+                damon.close()
+
+        return as_command(watched)
+
+
+def live_wrong(directory: Path, state: str) -> str:
+    """Say whether DAMON is as it was, which one that was killed leaves to the next."""
+    from gpuscan.linux import damon_state
+
+    if not (directory / damon_state.ADMIN).exists() or state == "either":
+        return ""
+    n = damon_state.n_kdamonds(directory)
+    return f"{n} kdamonds are left" if n else ""
+
+
+COMMANDS = (
+    Command(
+        "run --out",
+        nothing,
+        run_out,
+        lambda directory: run_out(directory, "--force"),
+        whole_or_earlier("out", run_is_whole, has_earlier=False),
+        ("out",),
+    ),
+    Command(
+        "run --out --force",
+        earlier(run_out, "out"),
+        run_out_forced,
+        run_out_forced,
+        whole_or_earlier("out", run_is_whole, has_earlier=True),
+        ("out", "EARLIER"),
+    ),
+    Command(
+        "run --checkpoint",
+        nothing,
+        run_checkpoint,
+        run_checkpoint,
+        checkpoint_wrong,
+        ("out", "state"),
+        inside=lambda directory: checkpoint_names(directory / "state"),
+    ),
+    Command(
+        "resume",
+        killed_at_tick_1,
+        resume,
+        resume,
+        checkpoint_wrong,
+        ("out", "state"),
+        inside=lambda directory: checkpoint_names(directory / "state"),
+    ),
+    Command(
+        "capture",
+        nothing,
+        capture,
+        lambda directory: capture(directory, "--force"),
+        whole_or_earlier("a.zarr", snapshot_is_whole, has_earlier=False),
+        ("a.zarr",),
+    ),
+    Command(
+        "capture --force",
+        earlier(capture, "a.zarr"),
+        lambda directory: capture(directory, "--force"),
+        lambda directory: capture(directory, "--force"),
+        whole_or_earlier("a.zarr", snapshot_is_whole, has_earlier=True),
+        ("a.zarr", "EARLIER"),
+    ),
+    Command(
+        "scan --out",
+        captured,
+        scan,
+        scan,
+        whole_or_earlier("found", scan_is_whole, has_earlier=False),
+        ("a.zarr", "found"),
+    ),
+    Command(
+        "bench scan --out",
+        nothing,
+        bench,
+        bench,
+        whole_or_earlier("b", bench_is_whole, has_earlier=False),
+        ("b",),
+    ),
+    Command(
+        "bench scale --out",
+        nothing,
+        scale,
+        scale,
+        whole_or_earlier("x.json", scale_is_whole, has_earlier=False),
+        ("x.json",),
+    ),
+    Command(
+        "bench scale --out, again",
+        earlier(scale, "x.json"),
+        scale,
+        scale,
+        whole_or_earlier("x.json", scale_is_whole, has_earlier=True),
+        ("x.json", "EARLIER"),
+    ),
+    Command(
+        "compare --out",
+        nothing,
+        compare,
+        compare,
+        whole_or_earlier("c", compare_is_whole, has_earlier=False),
+        ("c", "tmp"),
+        inside=lambda directory: sorted(entry.name for entry in (directory / "tmp").iterdir()),
+    ),
+    Command("shards", nothing, shards, shards, shards_wrong, ("shards",), inside=left_in_shards),
+    Command("live", nothing, live, live, live_wrong, ("proc", "run", "sys"), below="run"),
+)
