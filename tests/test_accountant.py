@@ -30,6 +30,8 @@ def test_every_request_is_accounted_for(format_name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("format_name", STORE_FORMATS)
 def test_a_billion_requests_are_accounted_for(format_name: str) -> None:
     n_requests = -(-LONG // len(STORE_FORMATS))

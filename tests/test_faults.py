@@ -56,6 +56,7 @@ def test_a_few_faults_of_the_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_a_sample_of_faults_of_every_command(tmp_path: Path) -> None:
     found = serve(tmp_path, "--sample", "2000", "--seed", "1", n_servers=N_SERVERS)

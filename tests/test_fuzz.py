@@ -28,6 +28,7 @@ def test_a_sample_of_hostile_files() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_a_hundred_thousand_hostile_files_of_each_kind() -> None:
     """12 minutes of CPU time in all: 6 on two cores that are free, 12 beside other work."""

@@ -48,6 +48,7 @@ def _broken(first: int) -> list[tuple[int, list[str]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_many_seeds():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -49,6 +49,7 @@ def test_spoilt_arguments(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_spoilt_arguments(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
