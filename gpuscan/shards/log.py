@@ -14,6 +14,7 @@ import mmap
 import os
 import re
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,7 @@ class RequestLog:
         try:
             with writing_to(path):
                 self._file = open_kept(path)
+                self._closing = weakref.finalize(self, os.close, self._file)  # forgotten, it locks nobody out
                 self._check_ours()
             self._end = len(TITLE)
             self.first_seq = self.last_seq = 0
@@ -202,7 +204,7 @@ class RequestLog:
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._file >= 0:
-            os.close(self._file)
+            self._closing()
             self._file = -1
 
     def __enter__(self) -> Self:
