@@ -207,30 +207,19 @@ def check_place(path: Path, contents: Contents, *, force: bool = False) -> None:
             earlier result and ``force`` is not set, or it holds something else; nothing was touched.
     """
     path = path.absolute()
-    _check_parent(path)
-    try:
-        with opened(path.parent) as parent:
-            _temporary(path, parent).remove()
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
+    _check_writable(path)
     _check_replaceable(path, contents, force=force)
 
 
-def _temporary(path: Path, parent: int) -> Temporary:
-    """Make the directory beside ``path``; a place that cannot have one is the wrong place.
-
-    Raises:
-        InputError: the system says no.
-        OSError: it says that there is no room, which may change.
-    """
+def _check_writable(path: Path) -> None:
+    _check_parent(path)
     try:
-        return Temporary.make(_stem(path), parent)
+        with opened(path.parent) as parent:
+            Temporary.make(_stem(path), parent).remove()
     except OSError as error:
-        if error.errno in _FULL:
-            raise
-        said = os.strerror(error.errno or 0)
-        raise InputError(f"cannot write {path}: {said}; give another place") from error
+        if error.errno not in _FULL:
+            said = os.strerror(error.errno or 0)
+            raise InputError(f"cannot write {path}: {said}; give another place") from error
 
 
 def _check_parent(path: Path) -> None:
@@ -280,7 +269,7 @@ def new_directory(path: Path, contents: Contents, *, force: bool = True) -> Iter
             new is left behind.
     """
     path = path.absolute()
-    _check_parent(path)
+    _check_writable(path)
     with writing_to(path), _beside(path) as (parent, place):
         _check_replaceable(path, contents, force=force)
         os.mkdir("new", dir_fd=place)
@@ -304,13 +293,12 @@ def _beside(path: Path) -> Iterator[tuple[int, int]]:
     """Yield handles of the directory of ``path`` and of one beside it, ours, which is removed at the end."""
     with opened(path.parent) as parent:
         _sweep(path, parent)
-        temporary = _temporary(path, parent)
+        temporary = Temporary.make(_stem(path), parent)
         try:
             place = temporary.open()
             try:
                 yield parent, place
             finally:
-                _bring_back(path, parent, place)
                 let_go(place)
         finally:
             why = temporary.remove()
@@ -331,8 +319,12 @@ def _take_name(path: Path, parent: int, place: int) -> None:
         return
     if _exchange("new", place, path.name, parent):
         return
-    os.rename(path.name, "old", src_dir_fd=parent, dst_dir_fd=place)
-    os.rename("new", path.name, src_dir_fd=place, dst_dir_fd=parent)
+    try:
+        os.rename(path.name, "old", src_dir_fd=parent, dst_dir_fd=place)
+        os.rename("new", path.name, src_dir_fd=place, dst_dir_fd=parent)
+    except BaseException:
+        _bring_back(path, parent, place)
+        raise
 
 
 def _exchange(name: str, dir_fd: int, other: str, other_fd: int) -> bool:
@@ -427,7 +419,7 @@ def _mode_of(name: str | Path, dir_fd: int | None = None) -> int:
 
 def _kind_of(path: Path) -> str:
     mode = _mode_of(path)
-    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
     if stat.S_ISREG(mode):
-        return "a file with several names" if path.lstat().st_nlink > 1 else "a file"
+        return "a file" if path.lstat().st_nlink == 1 else "a file with several names"
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
     return kinds.get(stat.S_IFMT(mode), "a device or socket")

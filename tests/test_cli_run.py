@@ -212,9 +212,9 @@ def test_what_is_asked_for_is_checked_before_the_machine_is_built(
         (["--machine", "none.zarr"], 2, "none.zarr"),
         (["none.zarr"], 2, "none.zarr"),
         (["--machine", "x.zarr", "--memory", "1GiB"], 2, "leave out --memory or --machine"),
-        (["--out", __file__], 2, "is a file, not a directory"),
+        (["--out", __file__], 2, "not a directory; give another place"),
         (["--out", "none/deep"], 2, "none is not there; make it"),
-        (["--out", str(Path(__file__).parent)], 2, "gpuscan did not write"),
+        (["--out", str(Path(__file__).parent)], 2, "holds files that gpuscan did not write"),
     ],
 )
 def test_wrong_input_is_one_sentence(

@@ -448,11 +448,15 @@ def live(directory: Path, *, ends: bool = True) -> int:
 
 
 def live_wrong(directory: Path, state: str) -> str:
-    """Say whether DAMON is as it was, which one that was killed leaves to the next."""
+    """Say whether DAMON is as it was; a killed one leaves that to the next, a failed one to its watchdog."""
     from gpuscan.linux import damon_state
 
     if not (directory / damon_state.ADMIN).exists() or state == "either":
         return ""
+    if state == "earlier":
+        watchdog = damon_state.StateFile(directory / STATE)  # as damon_state._watch() does
+        damon_state.restore(directory, watchdog)
+        watchdog.close()
     n = damon_state.n_kdamonds(directory)
     return f"{n} kdamonds are left" if n else ""
 
