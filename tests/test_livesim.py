@@ -24,6 +24,7 @@ FOUND = {
     387: "soft-dirty bits were cleared of a process that had got the PID",
     152: "the lock on the state file stayed where what it held could not be given back",
     970: "the trace stayed open where the state file could not be read",
+    1684: "holds on processes leaked where a read failed among those that came",
     3157: "the idle bitmap stayed open where the page flags could not be opened",
     3448: "a PID of a cgroup was another's before there was a hold on it",
     2371: "a state file that was written short proved nothing, and DAMON stayed taken",

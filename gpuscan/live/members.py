@@ -203,13 +203,13 @@ class Roster:
             return changed
         known = {process.pid for process in self.processes.values()}
         newcomers: list[Process] = []
-        for pid in self._selection.pids():
-            stat = read_stat(pid, self._system)
-            if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
-                continue
-            with contextlib.suppress(InputError):  # gone again
-                newcomers.append(Process(pid, self._system))
         try:
+            for pid in self._selection.pids():
+                stat = read_stat(pid, self._system)
+                if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
+                    continue
+                with contextlib.suppress(InputError):  # gone again
+                    newcomers.append(Process(pid, self._system))
             # A PID may have become another's before there was a hold on it: asked again, it does not belong.
             members = set(self._selection.pids()) if newcomers else set()
         except BaseException:
