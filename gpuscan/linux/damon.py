@@ -166,10 +166,13 @@ class Damon:
                 f"{noted} cannot be made ({error.strerror}), and without it DAMON could not be "
                 "given back after a crash; make the place writable, or take another --source"
             ) from error
-        why = damon_state.restore(system, self._state_file)
-        if why:
+        try:
+            why = damon_state.restore(system, self._state_file)
+            if why:
+                raise DamonUnavailableError(self._taken(n_found, why))
+        except BaseException:
             self._state_file.close()
-            raise DamonUnavailableError(self._taken(n_found, why))
+            raise
         try:
             self._check_operations()
         except BaseException:

@@ -214,13 +214,26 @@ class Roster:
         if not self._selection.changes:
             return changed
         known = {process.pid for process in self.processes.values()}
-        for pid in self._selection.pids():
-            stat = read_stat(pid, self._system)
-            if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
-                continue
-            with contextlib.suppress(InputError):  # gone again
-                self._enter(Process(pid, self._system))
+        newcomers: list[Process] = []
+        try:
+            for pid in self._selection.pids():
+                stat = read_stat(pid, self._system)
+                if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
+                    continue
+                with contextlib.suppress(InputError):  # gone again
+                    newcomers.append(Process(pid, self._system))
+            # A PID may have become another's before there was a hold on it: asked again, it does not belong.
+            members = set(self._selection.pids()) if newcomers else set()
+        except BaseException:
+            for process in newcomers:
+                process.close()
+            raise
+        for process in newcomers:
+            if process.pid in members:
+                self._enter(process)
                 changed = True
+            else:
+                process.close()
         return changed
 
     def alive(self) -> list[tuple[int, Process]]:

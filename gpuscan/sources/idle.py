@@ -60,7 +60,11 @@ class IdleTracking(PageMonitor):
                 f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo, "
                 f"or give it {self.opens[0].name}"
             ) from error
-        self._flags = PageFlags(system.root / "proc/kpageflags", system)
+        try:
+            self._flags = PageFlags(system.root / "proc/kpageflags", system)
+        except BaseException:
+            system.close(self._fd)
+            raise
         self._marked: dict[int, NDArray[np.int64]] = {}
 
     def watch(self, processes: Sequence[Process]) -> None:

@@ -93,7 +93,7 @@ def run(scenario: Scenario, *, is_logging: bool = False) -> Result:
     system.end()
     for watchdog in machine.watchdogs:
         watchdog.run()
-    if how == "killed" or machine.n_faults:
+    if how in ("killed", "broken off") or machine.n_faults:
         _again(machine, broken)
     broken += _damon_left(machine)
     return Result(broken, how, machine.step, machine.world.moved_pages, machine.world.log)
@@ -136,7 +136,7 @@ def _left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = Fa
     found += [
         f"child {child.pid} was not waited for" for child in system.children if child.returncode is None
     ]
-    return found if machine.n_faults else found + _damon_left(machine)
+    return found if machine.n_faults or is_broken_off else found + _damon_left(machine)
 
 
 def _damon_left(machine: Machine) -> list[str]:

@@ -320,6 +320,8 @@ class SimulatedSystem(System):
         proc = self.world.processes.get(pid)
         if proc is None:
             raise ProcessLookupError(errno.ESRCH, "No such process")
+        if self.machine.scenario.selection == "pids":  # who has the PID now is who was named
+            proc.is_target = True
         return self._new(Handle("pidfd", proc))
 
     def pidfd_send_signal(self, pidfd: int, signum: int) -> None:
