@@ -59,6 +59,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow  # compiles the scans anew
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_the_accountant_sees(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for each, module in sabotaged(tmp_path, *FAULTS[fault]).items():
