@@ -185,6 +185,28 @@ def test_a_scheduler_file_is_waited_for(
         pass
 
 
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (os.mkfifo, "is a FIFO, not a file"),
+        (Path.mkdir, "is a directory, not a file"),
+        (lambda path: path.write_bytes(b" " * (2 << 20)), "is larger than it can be"),
+        (lambda path: path.write_text('{"address": ' + "[" * 30 + "]" * 30 + "}"), "is nested more than"),
+        (
+            lambda path: path.write_text('{"address": "a:1", "address": "b:1"}'),
+            "names the key 'address' twice",
+        ),
+    ],
+)
+def test_what_is_no_scheduler_file_is_not_waited_for(
+    make: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "dask.json"
+    make(place)
+    with pytest.raises(InputError, match=says):
+        joining.scheduler_address(str(place), insecure=False, timeout_s=30)
+
+
 def test_as_many_workers_as_were_asked_for_are_waited_for(
     certified: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

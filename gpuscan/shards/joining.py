@@ -7,16 +7,14 @@ shows how). Anything else is joined only where somebody says that its network ca
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gpuscan.errors import InputError
+from gpuscan.reading import JsonError, UnfitError, parse_json, read_file
 
 _FILE_BYTES_MAX = 1 << 20
 """Of a scheduler file: a scheduler writes it when it begins, without workers, and it has 1 KB (2026.8)."""
@@ -96,8 +94,8 @@ def _address_in(path: Path, timeout_s: float) -> str:
     deadline = time.monotonic() + timeout_s
     while True:
         # Not there, or not whole yet.
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            return str(json.loads(_content(path))["address"])
+        with suppress(OSError, JsonError, TypeError, KeyError):
+            return str(_document(path)["address"])
         if time.monotonic() > deadline:
             raise InputError(
                 f"no Dask scheduler has written {path} in {timeout_s:g} s; start one with "
@@ -106,13 +104,12 @@ def _address_in(path: Path, timeout_s: float) -> str:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _content(path: Path) -> bytes:
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:  # noqa: PTH123 (a FIFO would be waited for)
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _FILE_BYTES_MAX:
-            raise InputError(
-                f"{path} is not a scheduler file, a file of at most {_FILE_BYTES_MAX >> 20} MiB; give the "
-                "one that 'dask scheduler --scheduler-file' writes"
-            )
-        return file.read(_FILE_BYTES_MAX)
+def _document(path: Path) -> Any:
+    try:
+        return parse_json(read_file(path, _FILE_BYTES_MAX))
+    except JsonError:
+        raise
+    except UnfitError as error:
+        raise InputError(
+            f"{path} {error}; give the file that 'dask scheduler --scheduler-file' writes"
+        ) from None
