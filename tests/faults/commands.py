@@ -240,19 +240,20 @@ def scan_is_whole(path: Path) -> str:
     return ""
 
 
-def scale(directory: Path) -> int:
+def scale(directory: Path, *more: str) -> int:
     """Keep a measurement; the measuring is not what this is about."""
     with (
         mock.patch("gpuscan.bench.scale.scale_case", return_value={"rows": list(range(2000))}),
         mock.patch("gpuscan.cli.bench._print_scale"),
     ):
-        return quietly("bench", "scale", "--out", directory / "x.json", "-q")
+        return quietly("bench", "scale", "--out", directory / "x", "-q", *more)
 
 
 def scale_is_whole(path: Path) -> str:
     """Say what is wrong with it."""
     try:
-        assert json.loads(path.read_text())["rows"] == list(range(2000))
+        assert [entry.name for entry in path.iterdir()] == ["scale.json"]
+        assert json.loads((path / "scale.json").read_text())["rows"] == list(range(2000))
     except Exception as error:
         return f"half a document: {error!r}"
     return ""
@@ -261,7 +262,7 @@ def scale_is_whole(path: Path) -> str:
 MEASURED = Path(__file__).parent.parent.parent / "benchmarks/results/bench.json"
 
 
-def bench(directory: Path) -> int:
+def bench(directory: Path, *more: str) -> int:
     """Keep a report of what was measured before."""
     document = json.loads(MEASURED.read_text())
     document |= {"scans": document["scans"][:1], "requests": document["requests"][:1], "ticks": []}
@@ -270,7 +271,7 @@ def bench(directory: Path) -> int:
         mock.patch("gpuscan.bench.sweep.run_sweep", return_value=document),
         mock.patch("gpuscan.cli.bench._print"),
     ):
-        return quietly("bench", "scan", "--quick", "--out", directory / "b", "--no-plots", "-q")
+        return quietly("bench", "scan", "--quick", "--out", directory / "b", "--no-plots", "-q", *more)
 
 
 def bench_is_whole(path: Path) -> str:
@@ -415,14 +416,12 @@ def left_in_shards(directory: Path) -> list[str]:
     return names + checkpoint_names(path / "shard-0") + checkpoint_names(path / "shard-1")
 
 
-STATE = "run/gpuscan/damon.json"
-
-
 def live(directory: Path, *, ends: bool = True) -> int:
     """Take DAMON of a kernel that is a folder, note it in the state file, and give it back."""
     from damon_kernel import DamonKernel
     from gpuscan.linux import damon_state
     from gpuscan.linux.damon import Damon, Intervals, Watched
+    from gpuscan.linux.system import System
 
     with mock.patch.object(Damon, "_start_watchdog"):
         kernel = DamonKernel.__new__(DamonKernel)
@@ -438,7 +437,7 @@ def live(directory: Path, *, ends: bool = True) -> int:
             kernel.__init__(directory, patcher)  # type: ignore[misc]
 
         def watched() -> None:
-            damon = Damon("vaddr", directory)
+            damon = Damon("vaddr", System(directory))
             try:
                 damon.start([Watched(pid=1234)], Intervals(), least_accesses=1)
             finally:
@@ -450,14 +449,15 @@ def live(directory: Path, *, ends: bool = True) -> int:
 def live_wrong(directory: Path, state: str) -> str:
     """Say whether DAMON is as it was; a killed one leaves that to the next, a failed one to its watchdog."""
     from gpuscan.linux import damon_state
+    from gpuscan.linux.system import System
 
     if not (directory / damon_state.ADMIN).exists() or state == "either":
         return ""
     if state == "earlier":
-        watchdog = damon_state.StateFile(directory / STATE)  # as damon_state._watch() does
-        damon_state.restore(directory, watchdog)
+        watchdog = damon_state.StateFile(System(directory))  # as damon_state._watch() does
+        damon_state.restore(System(directory), watchdog)
         watchdog.close()
-    n = damon_state.n_kdamonds(directory)
+    n = damon_state.n_kdamonds(System(directory))
     return f"{n} kdamonds are left" if n else ""
 
 
@@ -524,7 +524,7 @@ COMMANDS = (
         "bench scan --out",
         nothing,
         bench,
-        bench,
+        lambda directory: bench(directory, "--force"),
         whole_or_earlier("b", bench_is_whole, has_earlier=False),
         ("b",),
     ),
@@ -532,17 +532,17 @@ COMMANDS = (
         "bench scale --out",
         nothing,
         scale,
-        scale,
-        whole_or_earlier("x.json", scale_is_whole, has_earlier=False),
-        ("x.json",),
+        lambda directory: scale(directory, "--force"),
+        whole_or_earlier("x", scale_is_whole, has_earlier=False),
+        ("x",),
     ),
     Command(
         "bench scale --out, again",
-        earlier(scale, "x.json"),
-        scale,
-        scale,
-        whole_or_earlier("x.json", scale_is_whole, has_earlier=True),
-        ("x.json", "EARLIER"),
+        earlier(scale, "x"),
+        lambda directory: scale(directory, "--force"),
+        lambda directory: scale(directory, "--force"),
+        whole_or_earlier("x", scale_is_whole, has_earlier=True),
+        ("x", "EARLIER"),
     ),
     Command(
         "compare --out",
