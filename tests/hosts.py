@@ -22,7 +22,8 @@ def small_host(n_sections: int = 36) -> Snapshot:
     zones = []
     for zone in node.zones:
         present = tuple((start, min(end, int(last))) for start, end in zone.present if start < last)
-        zones += [dataclasses.replace(zone, present=present)] if present else []
+        managed_pages = min(zone.managed_pages, sum(end - start for start, end in present))
+        zones += [dataclasses.replace(zone, present=present, managed_pages=managed_pages)] if present else []
     topology = dataclasses.replace(host.topology, nodes=(dataclasses.replace(node, zones=tuple(zones)),))
     pages = np.s_[: n_sections * SECTION_PAGES]
     return dataclasses.replace(

@@ -416,7 +416,19 @@ def left_in_shards(directory: Path) -> list[str]:
     return names + checkpoint_names(path / "shard-0") + checkpoint_names(path / "shard-1")
 
 
-def live(directory: Path, *, ends: bool = True) -> int:
+def kernel_again(directory: Path) -> None:
+    """Let a kernel that is a folder, and is there already, take what is written to it."""
+    from damon_kernel import DamonKernel
+    from gpuscan.linux import damon_state
+
+    kernel = DamonKernel.__new__(DamonKernel)
+    kernel.root, kernel.admin = directory, directory / damon_state.ADMIN
+    kernel.operations, kernel.written = ("vaddr", "paddr"), []
+    kernel.regions, kernel.refuses, kernel._next_pid = {}, {}, 5_000
+    damon_state.write = kernel.write
+
+
+def live(directory: Path) -> int:
     """Take DAMON of a kernel that is a folder, note it in the state file, and give it back."""
     from damon_kernel import DamonKernel
     from gpuscan.linux import damon_state
@@ -424,17 +436,12 @@ def live(directory: Path, *, ends: bool = True) -> int:
     from gpuscan.linux.system import System
 
     with mock.patch.object(Damon, "_start_watchdog"):
-        kernel = DamonKernel.__new__(DamonKernel)
-        found = directory / damon_state.ADMIN
-        patcher = mock.MagicMock()
-        patcher.setattr = lambda owner, name, value: setattr(owner, name, value)
-        if found.exists():
-            kernel.root, kernel.admin = directory, found
-            kernel.operations, kernel.written = ("vaddr", "paddr"), []
-            kernel.regions, kernel.refuses, kernel._next_pid = {}, {}, 5_000
-            damon_state.write = kernel.write
+        if (directory / damon_state.ADMIN).exists():
+            kernel_again(directory)
         else:
-            kernel.__init__(directory, patcher)  # type: ignore[misc]
+            patcher = mock.MagicMock()
+            patcher.setattr = lambda owner, name, value: setattr(owner, name, value)
+            DamonKernel(directory, patcher)
 
         def watched() -> None:
             damon = Damon("vaddr", System(directory))
@@ -454,6 +461,7 @@ def live_wrong(directory: Path, state: str) -> str:
     if not (directory / damon_state.ADMIN).exists() or state == "either":
         return ""
     if state == "earlier":
+        kernel_again(directory)
         watchdog = damon_state.StateFile(System(directory))  # as damon_state._watch() does
         damon_state.restore(System(directory), watchdog)
         watchdog.close()
