@@ -68,6 +68,11 @@ def nothing(directory: Path) -> None:
     """Find nothing."""
 
 
+def room_for_temporary_files(directory: Path) -> None:
+    """Find a directory for temporary files."""
+    (directory / "tmp").mkdir()
+
+
 def contents(path: Path) -> dict[str, bytes]:
     """Return the files below a path."""
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -300,7 +305,6 @@ def compare(directory: Path) -> int:
     from gpuscan.compare.request_list import write_request_list
 
     temporary = directory / "tmp"
-    temporary.mkdir(exist_ok=True)
     if not COMPARED:
         _record_comparison()
     model, run, entries = COMPARED
@@ -554,7 +558,7 @@ COMMANDS = (
     ),
     Command(
         "compare --out",
-        nothing,
+        room_for_temporary_files,
         compare,
         compare,
         whole_or_earlier("c", compare_is_whole, has_earlier=False),
