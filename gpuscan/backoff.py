@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import INT64_MAX, array, table, wholes
+from gpuscan.checked import array, table, wholes
+from gpuscan.checks import INT64_MAX
 
 
 class Backoff:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.checks import INT64_MAX
 from gpuscan.errors import ArgumentError
 
 TEXT_MAX = 4096
 """Characters of a text: a path, or a sentence."""
-INT64_MAX = (1 << 63) - 1
 TIME_NS_MAX = 1 << 62
 """Of simulated time: 146 years. A tick more still fits 63 bits."""
 _LIST_MAX = 1 << 28

@@ -145,19 +145,6 @@ def items(what: str, value: object, kind: type[_T], remedy: str) -> tuple[_T, ..
     return tuple(all_of(what, value, kind, remedy))
 
 
-def state_of(what: str, value: object, keys: Collection[str]) -> None:
-    """Refuse what is no state to restore.
-
-    Raises:
-        ArgumentError: it is no mapping, or a key is missing.
-    """
-    if not isinstance(value, Mapping):
-        raise ArgumentError(f"{what}: the state is {shown(value)}; give what state() returned")
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise ArgumentError(f"{what}: the state has no {', '.join(missing)}; give what state() returned")
-
-
 def place_of(what: str, value: object) -> Path:
     """Return a path, from one or from a string.
 

@@ -34,18 +34,6 @@ from gpuscan.records import N_NODES_MAX
 _RETRIED = np.array([MigrateStatus.EAGAIN, MigrateStatus.EBUSY, MigrateStatus.ENOMEM], dtype=np.int16)
 """Refusals that may pass; all others are final."""
 
-_STATE = (
-    "now_ns",
-    "n_ticks",
-    "last_busy_ns",
-    "active_nids",
-    "last_scan_ns",
-    "ledger",
-    "refusals",
-    "backoff",
-    "rate_limit",
-)
-
 PlanSink = Callable[[int, Plan, Batches], None]
 """Called with the tick, each plan and its batches before they are migrated."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gpuscan import checked
-from gpuscan.checks import instance, text, whole
+from gpuscan.checks import INT64_MAX, instance, text, whole
 from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
 from gpuscan.pagestore import Counts
@@ -140,7 +140,7 @@ class Ledger:
         """Become what :meth:`state` was taken of.
 
         Raises:
-            ValueError: it was taken of nothing like this.
+            ArgumentError: it was taken of nothing like this.
         """
         found = checked.table(state, "the ledger", tuple(place.name for place in fields(self)))
         for place in fields(self):
@@ -148,7 +148,7 @@ class Ledger:
             if isinstance(getattr(self, place.name), Counter):
                 setattr(self, place.name, Counter(checked.counts(value, place.name)))
             else:
-                setattr(self, place.name, checked.whole(value, 0, checked.INT64_MAX, place.name))
+                setattr(self, place.name, checked.whole(value, 0, INT64_MAX, place.name))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers for a report, reasons sorted by count."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan import checked
 from gpuscan.begun import EndedAhead
 from gpuscan.checks import INT64_MAX, flag, instance, integers, text, whole
 from gpuscan.errors import ArgumentError, InputError, TopologyError
@@ -216,8 +215,8 @@ class PageStore(ABC):
         """Return which nodes are asked for, as uint8[1024]; None = all."""
         if nodes is None:
             (mask,) = self._door.arrays("scan", node_mask)
-            checked: NDArray[np.uint8] | None = mask
-            return checked
+            given: NDArray[np.uint8] | None = mask
+            return given
         if node_mask is not None:
             raise ArgumentError(f"{place}: nodes and node_mask are two ways to name nodes; give one of them")
         if isinstance(nodes, Iterable) and not isinstance(nodes, np.ndarray | str | bytes):
@@ -458,13 +457,9 @@ class PageStore(ABC):
 
     def _restore_rounds(self, state: Mapping[str, Any]) -> None:
         """Take over what goes from one round to the next."""
-        names = tuple(place.name for place in fields(EndedAhead))
-        ended = checked.table(state["ended_ahead"], "ended_ahead", names)
         self.cursor = state["cursor"]
         self._resume_flat = np.array(state["resume_flat"], dtype=np.int64)
-        self._ended_ahead = EndedAhead(
-            **{name: checked.whole(ended[name], 0, INT64_MAX, name) for name in names}
-        )
+        self._ended_ahead = EndedAhead(**state["ended_ahead"])
 
     @abstractmethod
     def close(self) -> None:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from gpuscan.errors import InputError
 from gpuscan.plan import Batches, Plan
-from gpuscan.reading import UnfitError, check_room, open_file
+from gpuscan.reading import UnfitError, check_room, first_line, open_file
 from gpuscan.writing import create
 
 SCHEMA_VERSION = 1
@@ -83,7 +83,7 @@ def parse_rows(serialized: bytes) -> pa.RecordBatch:
         rows = pa.ipc.read_record_batch(pa.py_buffer(serialized), _COLUMNS)
         rows.validate(full=True)
     except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
-        raise InputError(f"a kept plan is damaged ({_first_line(error)}); run again from the start") from None
+        raise InputError(f"a kept plan is damaged ({first_line(error)}); run again from the start") from None
     if any(column.null_count for column in rows.columns):
         raise InputError("a kept plan is damaged (a value is missing); run again from the start")
     return rows
@@ -203,7 +203,7 @@ def read_plans(path: Path) -> pa.Table:
             table = plans.read(use_threads=False)
             table.validate(full=True)
     except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
-        why = f"is not a readable plan file ({_first_line(error)})"
+        why = f"is not a readable plan file ({first_line(error)})"
         why = str(error) if isinstance(error, UnfitError) else why
         raise InputError(f"{path} {why}; give a plan.parquet of gpuscan") from error
     metadata = schema.metadata or {}
@@ -216,7 +216,3 @@ def read_plans(path: Path) -> pa.Table:
             "install a newer one"
         )
     return table
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__

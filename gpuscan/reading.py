@@ -203,7 +203,7 @@ def parse_json(text: bytes | bytearray) -> Any:
     except json.JSONDecodeError as error:
         raise JsonError(error.lineno, error.msg) from None
     except (ValueError, RecursionError) as error:  # a number of 5000 digits; lists in lists in lists
-        raise JsonError(1, _first_line(error)) from None
+        raise JsonError(1, first_line(error)) from None
     check_depth(found)
     return found
 
@@ -343,5 +343,6 @@ def _check_size(n_bytes: int, n_bytes_max: int | None) -> None:
     check_room(n_bytes)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+def first_line(error: BaseException) -> str:
+    """Return how what an error says begins, or else its name."""
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -22,11 +22,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from gpuscan.checked import INT64_MAX, TIME_NS_MAX, flag, items, shown, table, text, whole, wholes
+from gpuscan.checked import TIME_NS_MAX, flag, items, shown, table, text, whole, wholes
 from gpuscan.checked import number as decimal
 from gpuscan.checkpoint.directory import CheckpointDirectory, find, generations, load
 from gpuscan.checkpoint.log import Log, Position, check, entries, position_of
 from gpuscan.checkpoint.state import State, canonical
+from gpuscan.checks import INT64_MAX
 from gpuscan.chunks import said
 from gpuscan.engine import N_TICKS_MAX, Engine, PlanSink, TickReport
 from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, InputError, TopologyError

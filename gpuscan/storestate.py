@@ -13,7 +13,7 @@ section_edges, parts     flat sections at which the arrays are cut, and the arra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from gpuscan import checked
 from gpuscan.begun import EndedAhead
+from gpuscan.checks import INT64_MAX
 from gpuscan.errors import ArgumentError
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
@@ -94,7 +95,7 @@ def _check(store: PageStore, state: Mapping[str, Any], n_sections: int) -> None:
     resume_flat = checked.wholes(found["resume_flat"], 0, n_pages, "resume_flat")
     if len(resume_flat) != len(store.resume_flat):
         raise ArgumentError(f"{len(resume_flat)} targets, this store has {len(store.resume_flat)}")
-    edges = checked.wholes(found["section_edges"], 0, checked.INT64_MAX, "section_edges")
+    edges = checked.wholes(found["section_edges"], 0, INT64_MAX, "section_edges")
     if len(edges) < 2 or edges[0] or any(lo >= hi for lo, hi in pairwise(edges)):
         raise ArgumentError("section_edges do not ascend from 0")
     if edges[-1] != n_sections:
@@ -103,6 +104,10 @@ def _check(store: PageStore, state: Mapping[str, Any], n_sections: int) -> None:
     if cursor % BLOCK_PAGES:
         raise ArgumentError(f"the cursor {cursor} is no first page of a block")
     checked.wholes(found["active_nids"], 0, N_NODES_MAX - 1, "active_nids")
+    names = tuple(place.name for place in fields(EndedAhead))
+    ended = checked.table(found["ended_ahead"], "ended_ahead", names)
+    for name in names:
+        checked.whole(ended[name], 0, INT64_MAX, name)
     numbers = {str(number) for number in range(len(edges) - 1)}
     parts = checked.table(found["parts"], "the parts")
     if not parts.keys() <= numbers:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import INT64_MAX, shown, table, text, texts, whole
+from gpuscan.checked import shown, table, text, texts, whole
 from gpuscan.checkpoint.state import digest
+from gpuscan.checks import INT64_MAX
 from gpuscan.chunks import DTYPES, METADATA, ChunkReader, said
 from gpuscan.errors import CheckpointError
 from gpuscan.reading import Folder, UnfitError
@@ -273,11 +274,6 @@ class StoredArray:
                     f"{self._place_of(number)} is missing or was changed (its SHA-256 is wrong)"
                 )
             yield number * chunk_length, chunk
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or else its name."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _parts(length: int, n_chunk: int) -> Iterator[slice]:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gpuscan.checked import INT64_MAX, whole
+from gpuscan.checked import whole
+from gpuscan.checks import INT64_MAX
 from gpuscan.chunks import said
 from gpuscan.errors import CheckpointError, RunFailedError
 from gpuscan.reading import Folder, UnfitError, check_room

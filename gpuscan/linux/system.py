@@ -162,6 +162,14 @@ class System:
         """Start a program; ``how`` as :class:`subprocess.Popen` takes it."""
         return subprocess.Popen(argv, **how)
 
+    def is_in_foreground(self) -> bool:
+        """Whether a terminal sends its Ctrl-C to this process, and so to a command that it started."""
+        try:
+            with Path("/dev/tty").open("rb", buffering=0) as terminal:
+                return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+        except OSError:  # there is none
+            return False
+
     def on_signal(self, signum: int, handler: Handler) -> Handler:
         """Set what a signal does; return what it did before. Threads other than the main one may not.
 

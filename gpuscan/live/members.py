@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -164,15 +163,6 @@ class Command:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(within_s)
         return self._popen.poll()
-
-
-def is_in_foreground() -> bool:
-    """Whether a terminal sends its Ctrl-C to this process, and so to a command that this process started."""
-    try:
-        with Path("/dev/tty").open("rb", buffering=0) as terminal:
-            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:  # there is none
-        return False
 
 
 class Roster:

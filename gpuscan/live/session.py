@@ -25,7 +25,7 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
-from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection, is_in_foreground
+from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
 from gpuscan.live.monitors import open_monitor
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
@@ -445,7 +445,7 @@ class LiveSession:
 
     def _end(self, command: Command, descendants: list[Process]) -> None:
         try:
-            if self.totals.ended_by == signal.SIGINT and is_in_foreground():
+            if self.totals.ended_by == signal.SIGINT and self._system.is_in_foreground():
                 command.exit_code(within_s=END_WITHIN_S)  # Ctrl-C: the terminal has told the command, too
         finally:
             self.totals.command_exit = command.end(descendants)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import INT64_MAX, array, items, pairs, table, whole, wholes
+from gpuscan.checked import array, items, pairs, table, whole, wholes
+from gpuscan.checks import INT64_MAX
 from gpuscan.pagemap import SECTION_PAGES
 from gpuscan.topology.layout import PFN_LIMIT
 from gpuscan.topology.model import ZONE_MOVABLE, ZONE_NAMES, Topology, Zone

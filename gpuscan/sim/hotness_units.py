@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import INT64_MAX, array, pairs, table, whole
+from gpuscan.checked import array, pairs, table, whole
+from gpuscan.checks import INT64_MAX
 from gpuscan.pagemap import PageMap
 from gpuscan.records import N_NODES_MAX
 from gpuscan.sim.address_space import AddressSpace

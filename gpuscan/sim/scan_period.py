@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gpuscan.checked import INT64_MAX, table, whole
+from gpuscan.checked import table, whole
+from gpuscan.checks import INT64_MAX
 from gpuscan.sim.spec import HintFaultSpec
 from gpuscan.units import PAGE_BYTES
 

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import INT64_MAX, counts, table, whole
+from gpuscan.checked import counts, table, whole
+from gpuscan.checks import INT64_MAX
 from gpuscan.errors import InputError
 from gpuscan.flow import Produced, Sampled
 from gpuscan.pagemap import PageMap

@@ -343,6 +343,9 @@ class SimulatedSystem(System):
         self.children.append(child)
         return child
 
+    def is_in_foreground(self) -> bool:
+        return False
+
     def on_signal(self, signum: int, handler: Any) -> Any:
         self._enter("on_signal", signum)
         before, self._handlers[signum] = self._handlers.get(signum), handler
