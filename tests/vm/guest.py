@@ -235,10 +235,7 @@ class Guest:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "NUMBA_CACHE_DIR": "/run/numba",
-            # NumPy asks for huge pages where an array is large. One that the heap has given back in part keeps
-            # its unmapped pages until it is split (mm/huge_memory.c, deferred_split_folio()), and to the tests
-            # that look for lost pages those are nobody's.
-            "NUMPY_MADVISE_HUGEPAGE": "0",
+            "NUMPY_MADVISE_HUGEPAGE": "0",  # for the reason that init has: large arrays would ask for them
             **PORTABLE_NUMBA,
             **passed,
         }
