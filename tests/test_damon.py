@@ -353,6 +353,26 @@ def test_cpu_time_of_a_kdamond_that_ended_still_counts(kernel):
 
 @pytest.mark.parametrize(("says_goodbye", "left"), [(False, "0"), (True, "1\n")])
 def test_the_watchdog_cleans_up_when_the_pipe_ends_and_nothing_was_said(tmp_path, says_goodbye, left):
+    admin, watchdog = a_watchdog(tmp_path)
+    watchdog.communicate(b"." if says_goodbye else b"", timeout=20)
+    assert watchdog.returncode == 0
+    assert (admin / "nr_kdamonds").read_text() == left
+
+
+def test_the_watchdog_waits_for_a_lock_that_the_dying_process_still_holds(tmp_path):
+    admin, watchdog = a_watchdog(tmp_path)
+    held = damon_state.StateFile(System(tmp_path))
+    watchdog.stdin.close()
+    time.sleep(0.5)
+    assert watchdog.poll() is None
+    assert (admin / "nr_kdamonds").read_text() == "1\n"
+    held.close()
+    assert watchdog.wait(20) == 0
+    assert (admin / "nr_kdamonds").read_text() == "0"
+
+
+def a_watchdog(tmp_path):
+    """Start a watchdog over a DAMON that a gpuscan has left; return the DAMON's folder and the process."""
     # Off already: the watchdog writes to the folder itself.
     admin = tmp_path / damon_state.ADMIN
     (admin / "0/contexts").mkdir(parents=True)
@@ -370,9 +390,7 @@ def test_the_watchdog_cleans_up_when_the_pipe_ends_and_nothing_was_said(tmp_path
     time.sleep(0.2)
     assert watchdog.poll() is None
     assert (admin / "nr_kdamonds").read_text() == "1\n"
-    watchdog.communicate(b"." if says_goodbye else b"", timeout=20)
-    assert watchdog.returncode == 0
-    assert (admin / "nr_kdamonds").read_text() == left
+    return admin, watchdog
 
 
 def regions_of(*rows):

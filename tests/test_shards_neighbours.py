@@ -101,8 +101,16 @@ def test_a_scheduler_file_is_no_way_round(tmp_path: Path) -> None:
             scheduler_address(str(file), insecure=True, timeout_s=0)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "large", "deep", "directory"])
-def test_a_scheduler_file_may_be_anything(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("fifo", "is a FIFO, not a file"),
+        ("large", "is larger than it can be"),
+        ("deep", "no Dask scheduler has written"),
+        ("directory", "is a directory, not a file"),
+    ],
+)
+def test_a_scheduler_file_may_be_anything(tmp_path: Path, kind: str, said: str) -> None:
     file = tmp_path / "dask.json"
     if kind == "fifo":
         os.mkfifo(file)
@@ -110,7 +118,6 @@ def test_a_scheduler_file_may_be_anything(tmp_path: Path, kind: str) -> None:
         file.mkdir()
     else:
         file.write_bytes(b"[" * (100_000 if kind == "deep" else joining._FILE_BYTES_MAX + 1))
-    said = "is not a scheduler file" if kind in ("fifo", "large") else "no Dask scheduler has written"
     with pytest.raises(InputError, match=said):
         scheduler_address(str(file), insecure=False, timeout_s=0.1)
 

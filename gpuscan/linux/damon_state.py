@@ -33,6 +33,7 @@ TRACING = "sys/kernel/tracing"
 _INSTANCE = "gpuscan-"
 
 _OFF_WITHIN_NS = 10_000_000_000
+_CLEAN_UP_WITHIN_NS, _CLEAN_UP_AGAIN_S = 60_000_000_000, 0.05
 _N_BUSY = 100
 _MOST_STATE_BYTES = 1 << 20
 _BUSY_S = 0.001
@@ -242,11 +243,24 @@ def _watch(system: System) -> int:
         system.on_signal(signum, signal.SIG_IGN)
     if system.read(0, 1):  # gpuscan has cleaned up itself
         return 0
-    with contextlib.suppress(OSError):
-        state_file = StateFile(system)
-        restore(system, state_file)
-        state_file.close()
+    deadline_ns = system.monotonic_ns() + _CLEAN_UP_WITHIN_NS
+    while not _has_cleaned_up(system) and system.monotonic_ns() < deadline_ns:
+        system.sleep(_CLEAN_UP_AGAIN_S)
     return 0
+
+
+def _has_cleaned_up(system: System) -> bool:
+    # Not at the first try, perhaps: a process that ends closes its files one after the other, the last
+    # first (task_work_add(), kernel/task_work.c, v6.12), so the pipe goes before the lock does.
+    try:
+        state_file = StateFile(system)
+        try:
+            restore(system, state_file)
+        finally:
+            state_file.close()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
