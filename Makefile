@@ -8,7 +8,7 @@ ARGS ?=
 TEST_EXTRA ?= test
 SWEEP ?= benchmarks/sweep.toml
 GUEST = $(BIN)/python -m tests.vm --fetch
-IN_GUEST = -p no:cacheprovider tests/live
+IN_GUEST = -p no:cacheprovider tests/guest
 # setuptools warns at length that folders may shadow an editable install; the links gpuscan/kernels and
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
@@ -46,12 +46,12 @@ soak-live: $(VENV)/installed-test
 # The tables of docs/live.md; a quarter of an hour on a quiet machine.
 live-peers: $(VENV)/installed-test
 	mkdir -p build
-	$(GUEST) --limit 1800 $(BIN)/python -m tests.live.peers --patterns fixed --until-enough --for-s 12 --rounds 5 \
+	$(GUEST) --limit 1800 $(BIN)/python -m tests.guest.peers --patterns fixed --until-enough --for-s 12 --rounds 5 \
 		--methods numa-balancing-2 damon-migrate-hot gpuscan >build/peers-speed.part
 	mv build/peers-speed.part build/peers-speed.jsonl
-	$(GUEST) --limit 1800 $(BIN)/python -m tests.live.peers >build/peers-placement.part
+	$(GUEST) --limit 1800 $(BIN)/python -m tests.guest.peers >build/peers-placement.part
 	mv build/peers-placement.part build/peers-placement.jsonl
-	$(BIN)/python -m tests.live.peers_table build/peers-speed.jsonl build/peers-placement.jsonl
+	$(BIN)/python -m tests.guest.peers_table build/peers-speed.jsonl build/peers-placement.jsonl
 
 bench: $(VENV)/installed-bench
 	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results --force $(ARGS)

@@ -23,7 +23,7 @@ from accept.record import Record, run_parts  # noqa: E402 - needs the path above
 from accept.rig import CupyRig  # noqa: E402 - needs the path above
 from accept.tools import CHILD_PAGES  # noqa: E402 - needs the path above
 
-from gpuscan.errors import DeviceError  # noqa: E402 - needs the path above
+from gpuscan.base.errors import DeviceError  # noqa: E402 - needs the path above
 
 
 def main(arguments: list[str] | None = None) -> int:

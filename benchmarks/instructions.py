@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuscan.bench.bed import Bed, Case, StoreShape
-from gpuscan.writing import write_file
+from gpuscan.files.writing import write_file
 
 N_PAGES = 1 << 24
 N_TARGETS = 16

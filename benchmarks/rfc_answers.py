@@ -21,7 +21,7 @@ from answers.tables import TABLES
 from gpuscan.bench.host import describe_host
 from gpuscan.cli.output import Output
 from gpuscan.cli.streams import plain_streams
-from gpuscan.writing import write_json
+from gpuscan.files.writing import write_json
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "answers"
 

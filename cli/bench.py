@@ -171,10 +171,10 @@ def costs(
     gpuscan bench costs
     gpuscan run --design rfc-v1 --set kernel.walk_pfn_locked=3.8ns
     """
+    from gpuscan.base.units import format_number
     from gpuscan.bench.host import describe_host
     from gpuscan.bench.model_costs import measure_costs
     from gpuscan.cli.output import Output
-    from gpuscan.units import format_number
 
     output = Output(as_json, quiet=quiet)
     with output.progress("bench costs", rounds + 1, unit="rounds") as progress:
@@ -209,13 +209,13 @@ def scale(
     Strong: the same store in more shards. Weak: shards of the same size. The projection is a
     model fitted to these; docs/scale.md says what it leaves out.
     """
+    from gpuscan.base.errors import InputError
+    from gpuscan.base.units import PAGE_BYTES, parse_bytes
     from gpuscan.bench.host import describe_host
     from gpuscan.bench.report import SCALE_CONTENTS, write_scale
     from gpuscan.bench.scale import ScaleSettings, scale_case
     from gpuscan.cli.output import Output
-    from gpuscan.errors import InputError
-    from gpuscan.units import PAGE_BYTES, parse_bytes
-    from gpuscan.writing import check_place
+    from gpuscan.files.writing import check_place
 
     try:
         counts = tuple(int(item) for item in _items(shards))
@@ -240,8 +240,8 @@ def scale(
 
 
 def _print_scale(document: dict[str, Any], output: Output) -> None:
+    from gpuscan.base.units import format_time
     from gpuscan.bench.scale import projection_rows, scale_rows
-    from gpuscan.units import format_time
 
     host, model = document["host"], document["model"]
     output.line(f"{host['cpu']}, {host['n_cpus']} CPUs, load {host['load_1min']:.1f} when it began")
@@ -278,7 +278,7 @@ def _items(text: str) -> list[str]:
 
 
 def _shares(text: str) -> list[float]:
-    from gpuscan.errors import InputError
+    from gpuscan.base.errors import InputError
 
     try:
         return [float(item[:-1]) / 100 if item.endswith("%") else float(item) for item in _items(text)]
@@ -306,7 +306,7 @@ def _measure(sweep: Sweep, kept: _Kept, as_json: bool, quiet: bool) -> None:
     from gpuscan.bench.sweep import run_sweep
     from gpuscan.cli.devices import check_threads
     from gpuscan.cli.output import Output
-    from gpuscan.writing import check_place
+    from gpuscan.files.writing import check_place
 
     output = Output(as_json, quiet=quiet)
     check_threads(sweep.threads, output)
@@ -327,6 +327,7 @@ def _measure(sweep: Sweep, kept: _Kept, as_json: bool, quiet: bool) -> None:
 
 
 def _print(document: dict[str, Any], output: Output) -> None:
+    from gpuscan.base.units import format_bytes, format_time
     from gpuscan.bench.report import (
         REQUEST_COLUMNS,
         SCAN_COLUMNS,
@@ -336,7 +337,6 @@ def _print(document: dict[str, Any], output: Output) -> None:
         scan_table,
         tick_table,
     )
-    from gpuscan.units import format_bytes, format_time
 
     host, ceilings = document["host"], document["ceilings"]
     output.line(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpuscan.cli.output import Output, Progress
-    from gpuscan.snapshot import Snapshot, ZonePages
+    from gpuscan.snapshot.snapshot import Snapshot, ZonePages
 
 _SHOWN = ("lru", "anon", "shmem", "file", "dirty", "large", "hot", "free")
 
@@ -46,11 +46,11 @@ def capture(
     gpuscan scan OUT.zarr                            scans it
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
     """
+    from gpuscan.base.errors import InputError
+    from gpuscan.base.units import format_number, parse_time_ns
     from gpuscan.cli.output import Output
-    from gpuscan.errors import InputError
-    from gpuscan.pageflags import hot_rule
-    from gpuscan.snapshot import check_free
-    from gpuscan.units import format_number, parse_time_ns
+    from gpuscan.records.page_flags import hot_rule
+    from gpuscan.snapshot.snapshot import check_free
 
     output = Output(as_json)
     for_ns = parse_time_ns(for_time)
@@ -95,7 +95,7 @@ def capture(
 
 def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, source: str = "auto") -> Snapshot:
     from gpuscan.live.capture import capture_processes
-    from gpuscan.sources.procfs import capture as capture_machine
+    from gpuscan.snapshot.procfs import capture as capture_machine
 
     n_before = 0
     bar: Progress | None = None

@@ -114,11 +114,11 @@ def compare(
     """
     import os
 
+    from gpuscan.base.errors import InputError
     from gpuscan.cli.output import Output
     from gpuscan.compare.grid import check_objective, parse_grid
     from gpuscan.compare.settings import wanted_designs
     from gpuscan.compare.suite import DEFAULT_ACCESSES, DEFAULT_REQUESTS
-    from gpuscan.errors import InputError
 
     output = Output(as_json, quiet=quiet)
     names = wanted_designs(designs)
@@ -163,10 +163,10 @@ def _settings(
     from dataclasses import asdict, replace
 
     from gpuscan import __version__
+    from gpuscan.base.errors import InputError
     from gpuscan.compare.settings import Settings, ticks_within
-    from gpuscan.errors import InputError
     from gpuscan.topology.resolve import resolve_topology
-    from gpuscan.workload import load_workload
+    from gpuscan.workload.files import load_workload
 
     loaded = load_workload(workload, overrides)
     if loaded.policy.one_thread:  # machines without kswapd's demotion, and nobody here demotes instead
@@ -177,7 +177,7 @@ def _settings(
     n_threads = len(os.sched_getaffinity(0))
     if loaded.source.kind == "trace":
         from gpuscan.compare.stream import TraceStream, file_digest
-        from gpuscan.trace_scenario import survey_trace, trace_spec
+        from gpuscan.run.trace import survey_trace, trace_spec
 
         with output.note_if_slow("reading the trace"):
             surveyed, loaded = survey_trace(loaded, topology)
@@ -213,7 +213,7 @@ def _check_place(out: Path | None, *, grid: bool, plots: bool, force: bool) -> N
     from gpuscan.bench.plots import require_matplotlib
     from gpuscan.compare import grid as grids
     from gpuscan.compare import report
-    from gpuscan.writing import check_place
+    from gpuscan.files.writing import check_place
 
     if out is None:
         return
@@ -235,7 +235,7 @@ def _run(asked: _Asked, output: Output) -> None:
     from gpuscan.compare import cost_model, side_costs
     from gpuscan.compare.report import document_of, write_out
     from gpuscan.compare.suite import Costs, run_seed, seed_steps, table, with_seed
-    from gpuscan.scratch import scratch_directory
+    from gpuscan.files.scratch import scratch_directory
 
     names, settings = asked.names, asked.settings
     n_steps = cost_model.N_STEPS + asked.n_seeds * seed_steps(names)
@@ -281,7 +281,7 @@ def _run(asked: _Asked, output: Output) -> None:
 def _print(document: dict[str, Any], output: Output) -> None:
     from rich.table import Table
 
-    from gpuscan.units import format_bytes, format_count, format_time
+    from gpuscan.base.units import format_bytes, format_count, format_time
 
     machine, workload = document["machine"], document["workload"]
     opened, closed = document["open_loop"][0], document["closed_loop"][0]
@@ -327,9 +327,9 @@ def _step_text(line: dict[str, Any]) -> str:
 def _run_grid(asked: _Asked, combinations: list[Any], objective: str, output: Output) -> None:
     from rich.table import Table
 
+    from gpuscan.base.units import format_time
     from gpuscan.cli.devices import note_if_compiling
     from gpuscan.compare.grid import grid_document, run_grid, write_grid
-    from gpuscan.units import format_time
 
     n_cells = len(asked.names) * len(combinations)
     with (

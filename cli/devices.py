@@ -12,7 +12,7 @@ from gpuscan.kernels.registry import probe_cuda
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
-    from gpuscan.pagestore import PageStore
+    from gpuscan.store.contract import PageStore
 
 _THREADS_PER_CPU = 4
 """As many as workers (gpuscan.shards.dask_transport)."""
@@ -53,10 +53,10 @@ def device_row(store: PageStore, asked: str) -> str:
     Why it is not the GPU is said where there is one and ``asked`` is ``auto``; ``gpuscan doctor``
     and ``--json`` say it always.
     """
+    from gpuscan.base.units import format_number
     from gpuscan.kernels.cpu import CpuBackend
     from gpuscan.kernels.failover import GuardedBackend
-    from gpuscan.store import Store
-    from gpuscan.units import format_number
+    from gpuscan.store.single import Store
 
     if not isinstance(store, Store):
         return f"{store.device_name}, {store.device_reason.rpartition('; ')[2]}"
@@ -78,8 +78,8 @@ def check_threads(n_threads: int | None, output: Output) -> None:
     Raises:
         InputError: they are more than :data:`_THREADS_PER_CPU` for each.
     """
-    from gpuscan.errors import InputError
-    from gpuscan.units import format_number
+    from gpuscan.base.errors import InputError
+    from gpuscan.base.units import format_number
 
     n_cpus = len(os.sched_getaffinity(0))
     if n_threads is None or n_threads <= n_cpus:

@@ -65,7 +65,7 @@ def _checked(name: str, part: Callable[[], list[Check]]) -> list[Check]:
 
 def _software() -> list[Check]:
     from gpuscan import __version__
-    from gpuscan.installing import install_command
+    from gpuscan.base.installing import install_command
 
     found = [
         Check("gpuscan", __version__),
@@ -90,7 +90,7 @@ def _version(package: str) -> str:
 
 
 def _machine() -> list[Check]:
-    from gpuscan.units import format_bytes
+    from gpuscan.base.units import format_bytes
 
     cores = len(os.sched_getaffinity(0))
     flags = _line_with("/proc/cpuinfo", "flags").split()
@@ -130,7 +130,7 @@ def _kib_of(key: str) -> int:
 
 def _numba_cache() -> list[Check]:
     import gpuscan.kernels
-    from gpuscan.codecache import cache_place
+    from gpuscan.base.code_cache import cache_place
 
     kernels = Path(gpuscan.kernels.__path__[0]) / "cpu"
     place, why = cache_place(kernels, os.environ.get("NUMBA_CACHE_DIR", ""))
@@ -180,7 +180,7 @@ def _capture() -> list[Check]:
 def _live() -> list[Check]:
     """Return which rights each monitor of ``gpuscan live`` needs, and which of them are missing here."""
     from gpuscan.linux.capabilities import missing
-    from gpuscan.live.monitors import SOURCES, rights_of
+    from gpuscan.monitors.catalogue import SOURCES, rights_of
 
     found = []
     for source in SOURCES[1:]:

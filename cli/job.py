@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpuscan.cli.output import Output, Progress
-    from gpuscan.engine import RunReport
+    from gpuscan.engine.tick import RunReport
     from gpuscan.kernels.registry import Device
-    from gpuscan.report import RunSummary
-    from gpuscan.resume import Request, RunCheckpoints
-    from gpuscan.scenario import Scenario
-    from gpuscan.snapshot import Snapshot
+    from gpuscan.run.report import RunSummary
+    from gpuscan.run.resume import Request, RunCheckpoints
+    from gpuscan.run.scenario import Scenario
+    from gpuscan.snapshot.snapshot import Snapshot
     from gpuscan.topology import Topology
-    from gpuscan.workload import Workload
+    from gpuscan.workload.files import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Job:
     """One run as the command line asked for it.
 
     Attributes:
-        workload: checked; where, document: what it was made of (:func:`gpuscan.workload.workload_document`).
+        workload: checked; where, document: what it was made of (``workload_document``).
         topology: the machine, None for the workload's.
         snapshot: the captured machine; machine, split_cxl: what it was read of.
         device, design, fallback, n_threads, out, force, every: the options.
@@ -60,16 +60,16 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
     Args:
         job: what to do.
         output: where to say it.
-        checkpoints: of this run; a :class:`gpuscan.resume.ResumedRun` goes on from where it was.
+        checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
     import time
     from contextlib import ExitStack
 
+    from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.devices import COMPILING_THERE, device_row, note_if_compiling
     from gpuscan.cli.shards import open_shards
-    from gpuscan.errors import RunFailedError
-    from gpuscan.report import open_out, run_document, summarize
-    from gpuscan.scenario import build_scenario
+    from gpuscan.run.report import open_out, run_document, summarize
+    from gpuscan.run.scenario import build_scenario
 
     loaded, out, design = job.workload, job.out, job.design
     topology = _topology(job)
@@ -166,7 +166,7 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
     if out is not None:
         output.note(f"kept in {out}")
     if checkpoints is not None:
-        from gpuscan.resume import saved_sentence
+        from gpuscan.run.resume import saved_sentence
 
         output.note(saved_sentence(checkpoints))
 
@@ -185,9 +185,9 @@ def _topology(job: Job) -> Topology:
 def _request(job: Job, scenario: Scenario) -> Request:
     """Return what a checkpoint keeps of a job; files by their absolute names."""
     from gpuscan import __version__
-    from gpuscan.resume import Request, inputs_of
+    from gpuscan.run.resume import Request, inputs_of
     from gpuscan.topology.serialize import topology_to_dict
-    from gpuscan.workload import with_paths
+    from gpuscan.workload.files import with_paths
 
     return Request(
         where=job.where,
@@ -217,7 +217,7 @@ def _place(path: Path) -> str:
 @contextmanager
 def _after_device_failure(checkpoints: RunCheckpoints | None) -> Iterator[None]:
     """Say what to do when a device fails inside the block, or with checkpoints when somebody interrupts."""
-    from gpuscan.errors import DeviceFailedError
+    from gpuscan.base.errors import DeviceFailedError
 
     if checkpoints is not None:
         with checkpoints.after_device_failure():
@@ -240,8 +240,8 @@ def _reading(trace: Path, output: Output) -> Progress:
 
 def _run(scenario: Scenario, output: Output, checkpoints: RunCheckpoints | None) -> tuple[RunReport, float]:
     """Return the report, and how long after the start of the process the first tick began."""
-    from gpuscan.engine import TickReport
-    from gpuscan.report import fast_share
+    from gpuscan.engine.tick import TickReport
+    from gpuscan.run.report import fast_share
 
     totals = {"candidates": 0, "batches": 0}
     earlier = [] if checkpoints is None else checkpoints.earlier
@@ -293,8 +293,8 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
 def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: str, output: Output) -> None:
     from rich.table import Table
 
-    from gpuscan.report import summary_rows
-    from gpuscan.units import format_bytes, format_number
+    from gpuscan.base.units import format_bytes, format_number
+    from gpuscan.run.report import summary_rows
 
     topology = scenario.topology
     output.line(f"{scenario.workload.name}: {scenario.workload.shows}")
@@ -338,7 +338,7 @@ def print_requests(
         refused_title: of the reasons.
         planned: as what a dry run drops, and refuses, the folios that it would have moved.
     """
-    from gpuscan.report import ledger_rows
+    from gpuscan.run.report import ledger_rows
 
     requested = max(1, report.ledger.requested)
     dropped, refused = planned or ("", "")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpuscan.cli.output import Output
-    from gpuscan.engine import RunReport, TickReport
+    from gpuscan.engine.tick import RunReport, TickReport
     from gpuscan.live.metrics import Exporter
     from gpuscan.live.session import LiveSession, LiveTotals
 
@@ -90,11 +90,11 @@ def live(
     owns_process = context.obj == OWN_PROCESS
     if owns_process:
         _import_without_threads()
-    from gpuscan.allocator import keep_freed_memory
+    from gpuscan.base.allocator import keep_freed_memory
+    from gpuscan.base.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
     from gpuscan.cli.devices import check_threads
     from gpuscan.cli.output import Output
     from gpuscan.live.session import LiveRequest, LiveSession
-    from gpuscan.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
 
     output = Output(as_json, quiet=quiet)
     check_threads(threads, output)
@@ -182,7 +182,7 @@ def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> Run
 def _line(document: dict[str, Any], output: Output) -> None:
     import sys
 
-    from gpuscan.writing import json_text
+    from gpuscan.files.writing import json_text
 
     if output.json_mode:
         sys.stdout.write(json_text(document, indent=None) + "\n")
@@ -225,8 +225,8 @@ class _Display:
 def _table(session: LiveSession, tick: TickReport) -> Table:
     from rich.table import Table
 
+    from gpuscan.base.units import PAGE_BYTES, format_bytes, format_time
     from gpuscan.migrate.move_pages import DRY_RUN
-    from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
     totals, is_dry = session.totals, session.request.dry_run
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -267,10 +267,10 @@ def _how_ended(totals: LiveTotals) -> str:
 def _print(session: LiveSession, report: RunReport, output: Output) -> None:
     from rich.table import Table
 
+    from gpuscan.base.units import PAGE_BYTES, format_bytes, format_time
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.job import print_requests
     from gpuscan.migrate.move_pages import DRY_RUN
-    from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
     totals, request = session.totals, session.request
     facts = Table(box=None, show_header=False, pad_edge=False)

@@ -24,9 +24,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpuscan import __version__
+from gpuscan.base.errors import GpuscanError
+from gpuscan.base.printable import harmless
 from gpuscan.cli.streams import plain_streams
-from gpuscan.errors import GpuscanError
-from gpuscan.printable import harmless
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128
@@ -250,7 +250,7 @@ def _usage_sentence(error: Exception) -> str:
         from pydantic import ValidationError
 
         if isinstance(error.__cause__, ValidationError):
-            from gpuscan.complaints import first_complaint
+            from gpuscan.base.complaints import first_complaint
 
             said = error.__cause__.errors(include_url=False)[0]["msg"].strip(" .")
             message = message.replace(said, first_complaint(error.__cause__, "it", lambda _: "").strip(" ."))

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from gpuscan.base.printable import harmless, harmless_json
 from gpuscan.cli.progress import Bar, Lines, Progress, Silent
 from gpuscan.cli.streams import ascii_only, can_take
-from gpuscan.printable import harmless, harmless_json
-from gpuscan.writing import json_text, write_json
+from gpuscan.files.writing import json_text, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

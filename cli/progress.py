@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from gpuscan.units import format_count
+from gpuscan.base.units import format_count
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from gpuscan.cli.run import DeviceChoice
 
 if TYPE_CHECKING:
     from gpuscan.cli.job import Job
-    from gpuscan.resume import Request, ResumedRun
+    from gpuscan.run.resume import Request, ResumedRun
 
 
 def resume(
@@ -76,9 +76,9 @@ def resume(
     from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
     from gpuscan.cli.run import read_machine
-    from gpuscan.resume import Every, ResumedRun, check_inputs, inputs_of
+    from gpuscan.run.resume import Every, ResumedRun, check_inputs, inputs_of
     from gpuscan.topology.serialize import topology_from_dict
-    from gpuscan.workload import workload_of
+    from gpuscan.workload.files import workload_of
 
     output = Output(as_json, quiet=quiet)
     if every is not None:
@@ -122,7 +122,7 @@ def _check_named(request: Request, shard_dir: Path | None) -> None:
     Raises:
         InputError: it would.
     """
-    from gpuscan.errors import InputError
+    from gpuscan.base.errors import InputError
 
     if request.cluster is not None:
         raise InputError(
@@ -142,8 +142,8 @@ def _check_out(job: Job, resumed: ResumedRun) -> None:
     Raises:
         InputError: there is one, and nobody said --force.
     """
-    from gpuscan.errors import InputError
-    from gpuscan.report import OUT_FILES
+    from gpuscan.base.errors import InputError
+    from gpuscan.run.report import OUT_FILES
 
     if job.out is None or job.force or not (job.out / OUT_FILES[-1]).is_file():
         return

@@ -10,14 +10,14 @@ import typer
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
-    from gpuscan.snapshot import Snapshot
+    from gpuscan.snapshot.snapshot import Snapshot
 
 DEFAULT_WORKLOAD = "cxl-promote"
 DEFAULT_EVERY = "1min"
 
 
 class ProducerChoice(StrEnum):
-    """What turns accesses into marks: the kinds of gpuscan.workload_model.Producer."""
+    """What turns accesses into marks: the kinds of gpuscan.workload.model.Producer."""
 
     HINT_FAULTS = "hint-faults"
     SAMPLER = "sampler"
@@ -153,11 +153,11 @@ def run(
     gpuscan run --memory 1TiB --checkpoint state --every 10
     gpuscan run cxl-promote --workers 2                  in shards; see docs/scale.md
     """
+    from gpuscan.base.errors import InputError
     from gpuscan.cli.devices import check_threads
     from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
-    from gpuscan.errors import InputError
-    from gpuscan.workload import workload_document, workload_of
+    from gpuscan.workload.files import workload_document, workload_of
 
     output = Output(as_json, quiet=quiet)
     if every is not None and checkpoint is None:
@@ -204,7 +204,7 @@ def run(
         return
     from contextlib import closing
 
-    from gpuscan.resume import Every, RunCheckpoints, check_resumable
+    from gpuscan.run.resume import Every, RunCheckpoints, check_resumable
 
     check_resumable(design)
     Every.parse(job.every)
@@ -253,8 +253,8 @@ def read_machine(machine: Path | None, split_cxl: str | None, memory: str | None
     Raises:
         InputError: it is not one, or what was asked for does not go with it.
     """
-    from gpuscan.errors import InputError
-    from gpuscan.units import parse_share
+    from gpuscan.base.errors import InputError
+    from gpuscan.base.units import parse_share
 
     if machine is None:
         if split_cxl is not None:
@@ -262,7 +262,7 @@ def read_machine(machine: Path | None, split_cxl: str | None, memory: str | None
         return None
     if memory is not None:
         raise InputError(f"{machine} has the memory it has; leave out --memory or --machine")
-    from gpuscan.snapshot import Snapshot
+    from gpuscan.snapshot.snapshot import Snapshot
 
     snapshot = Snapshot.read(machine)
     return snapshot if split_cxl is None else snapshot.split_cxl(parse_share(split_cxl))

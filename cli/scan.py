@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from gpuscan.records import N_NODES_MAX, STORE_FORMATS
+from gpuscan.records.formats import N_NODES_MAX, STORE_FORMATS
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.kernels.api import ScanPath
-    from gpuscan.pageflags import Frames
-    from gpuscan.plan import Batches, Plan
-    from gpuscan.planfile import PatientPlanWriter
-    from gpuscan.snapshot import Snapshot
-    from gpuscan.store import Store
+    from gpuscan.records.page_flags import Frames
+    from gpuscan.snapshot.snapshot import Snapshot
+    from gpuscan.store.plan import Batches, Plan
+    from gpuscan.store.plan_file import PatientPlanWriter
+    from gpuscan.store.single import Store
 
 _PLAN_FILE, _REPORT_FILE = "plan.parquet", "scan.json"
 
@@ -55,14 +55,14 @@ def scan(
     \b
     gpuscan scan host.zarr --split-cxl 50%       try a one-node machine as two tiers
     """
+    from gpuscan.base.errors import InputError, RunFailedError
+    from gpuscan.base.units import parse_share
     from gpuscan.cli.devices import note_if_compiling
     from gpuscan.cli.output import Output
-    from gpuscan.errors import InputError, RunFailedError
+    from gpuscan.files.writing import create_json
     from gpuscan.kernels.api import ScanPath
-    from gpuscan.pageflags import hot_rule
-    from gpuscan.snapshot import Snapshot
-    from gpuscan.units import parse_share
-    from gpuscan.writing import create_json
+    from gpuscan.records.page_flags import hot_rule
+    from gpuscan.snapshot.snapshot import Snapshot
 
     output = Output(as_json)
     if scan_path not in get_args(ScanPath):
@@ -178,8 +178,8 @@ def _plan_file(
     """Open what goes under ``--out``, where it is given: the plan, and the name of the report."""
     if out is None:
         return None, None
-    from gpuscan.planfile import PatientPlanWriter, PlanWriter
-    from gpuscan.writing import Contents, new_directory
+    from gpuscan.files.writing import Contents, new_directory
+    from gpuscan.store.plan_file import PatientPlanWriter, PlanWriter
 
     directory = stack.enter_context(new_directory(out, Contents(_REPORT_FILE, (_PLAN_FILE,)), force=force))
     writer = stack.enter_context(PlanWriter(directory / _PLAN_FILE, record_format, batch_pages))
@@ -190,7 +190,7 @@ def _store(snapshot: Snapshot, frames: Frames, record_format: str, device: str, 
     import numpy as np
 
     from gpuscan.kernels.registry import Device
-    from gpuscan.store import Store
+    from gpuscan.store.single import Store
 
     large = bool(frames.order.any())
     store = Store(
@@ -203,7 +203,7 @@ def _store(snapshot: Snapshot, frames: Frames, record_format: str, device: str, 
 
 def _record(store: Store, snapshot: Snapshot, frames: Frames, target: int | None) -> dict[str, int]:
     """Record every hot folio below the top tier once; return how many ended which way."""
-    from gpuscan.sources.captured import hot_on_lower_tiers
+    from gpuscan.snapshot.folios import hot_on_lower_tiers
 
     if target is not None:
         store.check_target(target)
@@ -225,7 +225,7 @@ def _drain(store: Store, path: ScanPath, batch_pages: int, writer: PatientPlanWr
 def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from gpuscan.units import format_bytes, format_number, format_time
+    from gpuscan.base.units import format_bytes, format_number, format_time
 
     topology = snapshot.topology
     if all(topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages):
@@ -261,7 +261,7 @@ def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str,
 
 def _why_nothing(recorded: dict[str, int]) -> str:
     """Say why no folio is to be migrated, from the outcomes of recording the hot ones."""
-    from gpuscan.units import format_number
+    from gpuscan.base.units import format_number
 
     n_hot = sum(recorded.values())
     if not n_hot:

@@ -39,7 +39,7 @@ def open_shards(
         InputError: contradictory options, Dask is not there, nobody answers, or not over TLS.
         RunFailedError: the workers did not come.
     """
-    from gpuscan.errors import InputError
+    from gpuscan.base.errors import InputError
 
     if insecure and address is None:
         raise InputError("--insecure is for a cluster to join; give --cluster ADDRESS too, or leave it out")
@@ -55,9 +55,9 @@ def open_shards(
         )
     if directory is not None and not directory.is_dir():
         raise InputError(f"the directory {directory} is not there; make it, or give another --shard-dir")
+    from gpuscan.base.units import format_number
     from gpuscan.shards.dask_transport import joined_cluster, local_cluster
     from gpuscan.shards.sharded_store import Sharding
-    from gpuscan.units import format_number
 
     if address is None:
         assert n_workers is not None

@@ -30,11 +30,11 @@ def topology(
     gpuscan topology cxl-pool --toml > mine.toml    a file to start your own from
     gpuscan topology ./mine.toml                your own
     """
+    from gpuscan.base.units import format_bytes, format_number, parse_bytes
     from gpuscan.cli.output import Output
     from gpuscan.topology.resolve import HOST, resolve_topology
     from gpuscan.topology.sysfs import read_host
     from gpuscan.topology.table import DISTANCE_MATRIX_MAX_NODES, topology_json
-    from gpuscan.units import format_bytes, format_number, parse_bytes
 
     output = Output(as_json)
     if list_presets:
@@ -72,8 +72,8 @@ def topology(
 def _list_presets(output: Output) -> None:
     from rich.table import Table
 
+    from gpuscan.base.units import format_bytes
     from gpuscan.topology.presets import PRESETS
-    from gpuscan.units import format_bytes
 
     output.document(
         {
@@ -99,8 +99,8 @@ def _list_presets(output: Output) -> None:
 def _nodes_table(machine: Topology) -> Table:
     from rich.table import Table
 
+    from gpuscan.base.units import format_bytes
     from gpuscan.topology.table import folded, node_rows
-    from gpuscan.units import format_bytes
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("node", "kind", "tier", "CPUs", "memory", "zones", "promotes to", "demotes to"):

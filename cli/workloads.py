@@ -24,7 +24,7 @@ def workloads(
     from rich.table import Table
 
     from gpuscan.cli.output import Output
-    from gpuscan.workload import DEFAULT_WORKLOAD, builtin_text, builtin_workloads
+    from gpuscan.workload.files import DEFAULT_WORKLOAD, builtin_text, builtin_workloads
 
     output = Output(as_json)
     if name is not None:

@@ -20,8 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpuscan.engine import Engine, RunReport, TickReport
-    from gpuscan.errors import (
+    from gpuscan.base.errors import (
         ArgumentError,
         DeviceError,
         GpuscanError,
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
         SnapshotError,
         TopologyError,
     )
-    from gpuscan.flow import (
+    from gpuscan.engine.ledger import Ledger
+    from gpuscan.engine.policy import Policy
+    from gpuscan.engine.stages import (
         FolioEvents,
         MigrateResult,
         MigrateStatus,
@@ -40,70 +41,69 @@ if TYPE_CHECKING:
         Sampled,
         Source,
     )
+    from gpuscan.engine.tick import Engine, RunReport, TickReport
     from gpuscan.kernels.api import Outcome, ReleaseOutcome
-    from gpuscan.ledger import Ledger
     from gpuscan.linux.address_map import AddressMap
     from gpuscan.linux.numa import Room
     from gpuscan.linux.process import Process
     from gpuscan.migrate.move_pages import MovePagesMigrator
     from gpuscan.migrate.simulated import SimulatedMigrator
-    from gpuscan.pagemap import PageMap
-    from gpuscan.pagestore import PageStore
-    from gpuscan.plan import Batch, Batches, Plan
-    from gpuscan.policy import Policy
-    from gpuscan.scenario import Scenario, build_scenario
+    from gpuscan.producers.hint_faults import HintFaultSource
+    from gpuscan.records.page_map import PageMap
+    from gpuscan.run.scenario import Scenario, build_scenario
     from gpuscan.sim.machine import SimulatedMachine
-    from gpuscan.snapshot import Snapshot
-    from gpuscan.sources.hint_faults import HintFaultSource
-    from gpuscan.store import Store
+    from gpuscan.snapshot.snapshot import Snapshot
+    from gpuscan.store.contract import PageStore
+    from gpuscan.store.plan import Batch, Batches, Plan
+    from gpuscan.store.single import Store
     from gpuscan.topology import Topology
     from gpuscan.topology.resolve import resolve_topology
-    from gpuscan.workload import Workload, load_workload
+    from gpuscan.workload.files import Workload, load_workload
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "AddressMap": "gpuscan.linux.address_map",
-    "ArgumentError": "gpuscan.errors",
-    "Batch": "gpuscan.plan",
-    "Batches": "gpuscan.plan",
-    "DeviceError": "gpuscan.errors",
-    "Engine": "gpuscan.engine",
-    "FolioEvents": "gpuscan.flow",
-    "GpuscanError": "gpuscan.errors",
-    "HintFaultSource": "gpuscan.sources.hint_faults",
-    "InputError": "gpuscan.errors",
-    "Ledger": "gpuscan.ledger",
-    "MigrateResult": "gpuscan.flow",
-    "MigrateStatus": "gpuscan.flow",
-    "Migrator": "gpuscan.flow",
+    "ArgumentError": "gpuscan.base.errors",
+    "Batch": "gpuscan.store.plan",
+    "Batches": "gpuscan.store.plan",
+    "DeviceError": "gpuscan.base.errors",
+    "Engine": "gpuscan.engine.tick",
+    "FolioEvents": "gpuscan.engine.stages",
+    "GpuscanError": "gpuscan.base.errors",
+    "HintFaultSource": "gpuscan.producers.hint_faults",
+    "InputError": "gpuscan.base.errors",
+    "Ledger": "gpuscan.engine.ledger",
+    "MigrateResult": "gpuscan.engine.stages",
+    "MigrateStatus": "gpuscan.engine.stages",
+    "Migrator": "gpuscan.engine.stages",
     "MovePagesMigrator": "gpuscan.migrate.move_pages",
     "Outcome": "gpuscan.kernels.api",
-    "PageMap": "gpuscan.pagemap",
-    "PageStore": "gpuscan.pagestore",
-    "Plan": "gpuscan.plan",
-    "Policy": "gpuscan.policy",
+    "PageMap": "gpuscan.records.page_map",
+    "PageStore": "gpuscan.store.contract",
+    "Plan": "gpuscan.store.plan",
+    "Policy": "gpuscan.engine.policy",
     "Process": "gpuscan.linux.process",
-    "Produced": "gpuscan.flow",
+    "Produced": "gpuscan.engine.stages",
     "ReleaseOutcome": "gpuscan.kernels.api",
-    "Resumable": "gpuscan.flow",
+    "Resumable": "gpuscan.engine.stages",
     "Room": "gpuscan.linux.numa",
-    "RunFailedError": "gpuscan.errors",
-    "RunReport": "gpuscan.engine",
-    "Sampled": "gpuscan.flow",
-    "Scenario": "gpuscan.scenario",
+    "RunFailedError": "gpuscan.base.errors",
+    "RunReport": "gpuscan.engine.tick",
+    "Sampled": "gpuscan.engine.stages",
+    "Scenario": "gpuscan.run.scenario",
     "SimulatedMachine": "gpuscan.sim.machine",
     "SimulatedMigrator": "gpuscan.migrate.simulated",
-    "Snapshot": "gpuscan.snapshot",
-    "SnapshotError": "gpuscan.errors",
-    "Source": "gpuscan.flow",
-    "Store": "gpuscan.store",
-    "TickReport": "gpuscan.engine",
+    "Snapshot": "gpuscan.snapshot.snapshot",
+    "SnapshotError": "gpuscan.base.errors",
+    "Source": "gpuscan.engine.stages",
+    "Store": "gpuscan.store.single",
+    "TickReport": "gpuscan.engine.tick",
     "Topology": "gpuscan.topology",
-    "TopologyError": "gpuscan.errors",
-    "Workload": "gpuscan.workload",
-    "build_scenario": "gpuscan.scenario",
-    "load_workload": "gpuscan.workload",
+    "TopologyError": "gpuscan.base.errors",
+    "Workload": "gpuscan.workload.files",
+    "build_scenario": "gpuscan.run.scenario",
+    "load_workload": "gpuscan.workload.files",
     "resolve_topology": "gpuscan.topology.resolve",
 }
 

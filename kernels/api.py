@@ -1,6 +1,6 @@
 """The contract every backend fulfils: operations on the records and the index of one store.
 
-Words used below. *flat* is an index of :class:`gpuscan.pagemap.PageMap`; *head*
+Words used below. *flat* is an index of :class:`gpuscan.records.page_map.PageMap`; *head*
 is the first page of a folio, the only page whose record counts; *section*,
 *block* and *word* are 32,768, 512 and 64 pages. All page indexes and byte counts
 are 64-bit.
@@ -31,11 +31,11 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import check_arrays, flag, instance, one_of, settle, whole
-from gpuscan.errors import ArgumentError
+from gpuscan.base.arguments import check_arrays, flag, instance, one_of, settle, whole
+from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.signatures import BUDGET, NODE_FLAGS, NODE_MASK, check_range
-from gpuscan.pagemap import PageMap
-from gpuscan.records import N_NODES_MAX, RecordFormat
+from gpuscan.records.formats import N_NODES_MAX, RecordFormat
+from gpuscan.records.page_map import PageMap
 
 ScanPath = Literal["dense", "indexed", "auto"]
 SCAN_PATHS: tuple[str, ...] = get_args(ScanPath)
@@ -109,7 +109,7 @@ class StoreLayout:
 
     def __post_init__(self) -> None:
         instance("layout: page_map", self.page_map, PageMap, "give topology.page_map")
-        instance("layout: fmt", self.fmt, RecordFormat, "give gpuscan.records.record_format(name)")
+        instance("layout: fmt", self.fmt, RecordFormat, "give gpuscan.records.formats.record_format(name)")
         (flags,) = check_arrays("layout", (NODE_FLAGS,), (self.node_flags,), {"nodes": N_NODES_MAX})
         settle(
             self,
@@ -213,7 +213,7 @@ class Cutoffs:
     """What ``rank`` found: who is claimed under a budget. ``scan`` counts the quotas down in place.
 
     A READY record of target t in chunk c is claimed when its hotness key (see
-    :func:`gpuscan.records.hotness_key`) is below ``cut_key[t]`` and fits
+    :func:`gpuscan.records.formats.hotness_key`) is below ``cut_key[t]`` and fits
     ``above_pages``, or equals it and fits the tie quota of its side of
     ``resume_flat[t]``. A folio fits when its size is at most what is left; a tie
     that does not fit ends the ties of that side of the chunk.

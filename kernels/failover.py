@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import DeviceError, DeviceFailedError, InputError
+from gpuscan.base.errors import DeviceError, DeviceFailedError, InputError
 from gpuscan.kernels.api import (
     Backend,
     Budget,

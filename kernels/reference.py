@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import flag
+from gpuscan.base.arguments import flag
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -30,8 +30,8 @@ from gpuscan.kernels.api import (
     StoreLayout,
 )
 from gpuscan.kernels.signatures import Door, check_cut_key, closed
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
-from gpuscan.records import N_NODES_MAX, Unpacked, hotness_key, pack, unpack
+from gpuscan.records.formats import N_NODES_MAX, Unpacked, hotness_key, pack, unpack
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 
 _ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
 

@@ -7,9 +7,9 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from gpuscan.checks import whole
-from gpuscan.errors import DeviceError, InputError
-from gpuscan.installing import install_command
+from gpuscan.base.arguments import whole
+from gpuscan.base.errors import DeviceError, InputError
+from gpuscan.base.installing import install_command
 from gpuscan.kernels.api import Backend
 
 Device = Literal["auto", "cpu", "reference", "cuda"]

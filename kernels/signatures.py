@@ -1,7 +1,7 @@
 """The one specification of what each operation takes: names, dtypes, order, lengths, ranges.
 
 The three backends check the arrays of a call against it, and so do the front doors
-(:class:`gpuscan.store.Store`, :class:`gpuscan.shards.sharded_store.ShardedStore`) and the dataclasses of
+(``Store``, ``ShardedStore``) and the dataclasses of
 :mod:`gpuscan.kernels.api`: what one of them refuses, all refuse, in the same words. Kernels check no
 index: what passes here is what they may rely on.
 
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import ArraySpec, check_arrays, whole
-from gpuscan.errors import ArgumentError
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES, WORD_PAGES
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base.arguments import ArraySpec, check_arrays, whole
+from gpuscan.base.errors import ArgumentError
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES, WORD_PAGES
 
 if TYPE_CHECKING:
     from gpuscan.kernels.api import ScanRequest, StoreArrays, StoreLayout

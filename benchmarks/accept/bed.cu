@@ -1,4 +1,4 @@
-/* Fills stores, and runs the ceilings that scans and requests are held against. gpuscan.records.c_prelude,
+/* Fills stores, and runs the ceilings that scans and requests are held against. gpuscan.records.formats.c_prelude,
  * which has record_t and the GS_* constants, comes first. */
 
 typedef unsigned int u32;

@@ -21,8 +21,8 @@ from gpuscan.kernels.api import (
     empty_node_flags,
 )
 from gpuscan.kernels.cuda import CudaKernels
-from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES, Extent, PageMap
-from gpuscan.records import record_format
+from gpuscan.records.formats import record_format
+from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES, Extent, PageMap
 
 NO_OUTCOMES = np.empty(0, dtype=np.uint8)
 _PFN_HOLE = 5 * SECTION_PAGES

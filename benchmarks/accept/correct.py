@@ -13,7 +13,7 @@ from accept.beds import NO_OUTCOMES, Drained, drain, fill, layout_of, make_eligi
 from accept.rig import Rig
 from gpuscan.kernels.api import Backend, Budget, Kernels, RecordParams, ScanPath, StoreArrays
 from gpuscan.kernels.cuda import CudaBackend
-from gpuscan.pagemap import BLOCK_PAGES
+from gpuscan.records.page_map import BLOCK_PAGES
 
 _PATHS: tuple[ScanPath, ...] = ("dense", "indexed", "auto")
 _DUMPED_UP_TO_PAGES = 1 << 28

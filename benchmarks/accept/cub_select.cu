@@ -1,6 +1,6 @@
 /* The peer "CUB": its single-pass select (block load, block scan, decoupled look-back between tiles), from the
  * headers that CuPy brings. cub::DeviceSelect itself is host code, which NVRTC cannot compile; this is the
- * composition of public parts that its kernel is. gpuscan.records.c_prelude comes first. */
+ * composition of public parts that its kernel is. gpuscan.records.formats.c_prelude comes first. */
 
 #include <cub/agent/single_pass_scan_operators.cuh>
 #include <cub/block/block_load.cuh>

@@ -20,12 +20,12 @@ import numpy as np
 from accept.beds import NO_OUTCOMES, Saved, drain, fill, layout_of, make_eligible, store_bytes
 from accept.peers import Peer, PeerAnswer
 from accept.rig import Laps, Rig, TimedDevice, launch, own_source, timed_backend
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.kernels.api import Outcome, RecordParams, ScanPath
 from gpuscan.kernels.cuda import CudaKernels
 from gpuscan.kernels.cuda.backend import WORKING_BYTES
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
-from gpuscan.records import record_format
-from gpuscan.units import PAGE_BYTES
+from gpuscan.records.formats import record_format
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 
 PATHS: tuple[ScanPath, ...] = ("dense", "indexed", "auto")
 _MARGIN_BYTES = 1 << 30

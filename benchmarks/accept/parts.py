@@ -15,13 +15,13 @@ from accept.beds import layout_of, store_bytes
 from accept.correct import CheckedCase, MismatchError, check, check_filled
 from accept.figures import ScanCase, WrongAnswerError
 from accept.rig import Rig
+from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import Backend
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.backend import WORKING_BYTES
 from gpuscan.kernels.reference import ReferenceBackend
-from gpuscan.records import STORE_FORMATS, record_format
-from gpuscan.units import format_bytes
+from gpuscan.records.formats import STORE_FORMATS, record_format
 
 Result = dict[str, Any]
 _PLANS_OF_A_ROUND = 8

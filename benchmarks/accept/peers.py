@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from accept.rig import Pairs, Rig
 from gpuscan.kernels.cuda.device import Device
-from gpuscan.records import RecordFormat
+from gpuscan.records.formats import RecordFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from accept.figures import WrongAnswerError
 from accept.parts import MUST_PASS, PARTS, Deadline, Scale
 from accept.rig import Rig, own_hash
 from accept.tables import markdown
+from gpuscan.files.writing import json_text, write_file
 from gpuscan.kernels.cuda.source import source_hash
-from gpuscan.writing import json_text, write_file
 
 JSON_FILE, MARKDOWN_FILE = "gpu.json", "gpu.md"
 _PACKAGES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x")

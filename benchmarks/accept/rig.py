@@ -15,7 +15,7 @@ import numpy as np
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.source import THREADS
-from gpuscan.records import RecordFormat, c_prelude
+from gpuscan.records.formats import RecordFormat, c_prelude
 
 _FOLDER = Path(__file__).parent
 _BLOCKS = 4096

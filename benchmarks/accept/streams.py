@@ -16,8 +16,8 @@ from accept.figures import PATHS, PLAN_FLAT_BYTES, Reader, ScanCase, WrongAnswer
 from accept.rig import Laps, Rig, timed_backend
 from gpuscan.kernels.api import RawPlan, ScanRequest
 from gpuscan.kernels.cuda import CudaKernels
-from gpuscan.pagemap import BLOCK_PAGES
-from gpuscan.records import record_format
+from gpuscan.records.formats import record_format
+from gpuscan.records.page_map import BLOCK_PAGES
 
 
 def launch_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:

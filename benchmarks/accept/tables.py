@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuscan.units import format_bytes, format_count, format_time
+from gpuscan.base.units import format_bytes, format_count, format_time
 
 _EMULATED = (
     "**Emulated: nothing here is a measurement.** The run only shows that checks, figures and tables work."

@@ -15,9 +15,9 @@ from gpuscan.compare.gpuscan_loop import GpuscanLoop
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
 from gpuscan.compare.request_list import ENTRY, write_request_list
 from gpuscan.compare.settings import OURS, Settings
-from gpuscan.compare.still import StillPages
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.policy import Policy
+from gpuscan.compare.static_machine import StillPages
+from gpuscan.engine.policy import Policy
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import MachineSpec, ProcessSpec
 from gpuscan.topology import MemoryKind, Node, Topology, Watermarks, Zone

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from answers.bench_machine import MS, S, entries_of, machine_with, pages_of, through
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.bench.bed import Bed, Case, StoreShape
 from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES, N_STEPS, CostModel, measure_model, scan_ns
-from gpuscan.compare.still import StillPages
+from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.percpu_list import ENTRY_BYTES
 from gpuscan.designs.rfc import PAGE_EXT_BYTES
-from gpuscan.policy import Policy
-from gpuscan.units import PAGE_BYTES
+from gpuscan.engine.policy import Policy
 
 TARGETS = (1, 2, 3, 4, 6, 8, 12, 16)
 DENSITIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

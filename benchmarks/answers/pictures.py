@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from gpuscan.base.units import format_bytes
 from gpuscan.bench.plots import save
 from gpuscan.compare.plots import STYLE, legend_below, new_figure
-from gpuscan.units import format_bytes
-from gpuscan.writing import new_file
+from gpuscan.files.writing import new_file
 
 _BINS = 24
 _DPI = 110

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gpuscan.units import format_bytes, format_time
+from gpuscan.base.units import format_bytes, format_time
 
 _EVERY_GAP = 4
 """The file and the plot have a row for every 0.5 s between two accesses; here every fourth is shown."""

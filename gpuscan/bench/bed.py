@@ -10,15 +10,15 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError, RunFailedError
+from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.kernels.api import Outcome, ScanPath, ScanRequest
 from gpuscan.kernels.registry import Device
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
-from gpuscan.records import N_NODES_MAX, record_format
-from gpuscan.store import Store
+from gpuscan.records.formats import N_NODES_MAX, record_format
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
+from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Node, Topology, Watermarks, Zone
 from gpuscan.topology.model import DISTANCE_LOCAL
-from gpuscan.units import PAGE_BYTES, format_bytes
 
 Clustering = Literal["uniform", "runs", "hot"]
 CLUSTERINGS: tuple[Clustering, ...] = ("uniform", "runs", "hot")

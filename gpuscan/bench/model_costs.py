@@ -17,7 +17,7 @@ from gpuscan.bench.host import llc_bytes
 from gpuscan.bench.peers.kernel_walk import PG_LRU, walk
 from gpuscan.kernels.cpu.atomics import atomic_and, atomic_or
 from gpuscan.kernels.cpu.compile import kernel
-from gpuscan.records import FORMATS
+from gpuscan.records.formats import FORMATS
 
 _LLCS = 4
 """Last-level caches' worth of lines that a chase goes through."""

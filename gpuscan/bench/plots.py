@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from gpuscan.errors import InputError
-from gpuscan.installing import install_command
-from gpuscan.units import PAGE_BYTES, format_bytes
-from gpuscan.writing import create
+from gpuscan.base.errors import InputError
+from gpuscan.base.installing import install_command
+from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.files.writing import create
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +130,7 @@ def save(
         directory: where to.
         name: of the files, without suffix.
         dpi: of the PNG.
-        opening: how; by default the directory is being filled, else :func:`gpuscan.writing.new_file`.
+        opening: how; by default the directory is being filled, else :func:`gpuscan.files.writing.new_file`.
     """
     import matplotlib
 

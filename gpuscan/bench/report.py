@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from gpuscan.parquet import create_table
-from gpuscan.units import PAGE_BYTES, format_bytes, format_count, format_time
-from gpuscan.writing import Contents, create_json, new_directory
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.files.parquet import create_table
+from gpuscan.files.writing import Contents, create_json, new_directory
 
 JSON_FILE, RUNS_FILE = "bench.json", "runs.parquet"
 CONTENTS = Contents(

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import RunFailedError
 from gpuscan.bench.bed import Bed, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.timing import Contestant, race, stopwatch
-from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome, RecordParams
 
 _NO_OUTCOMES = np.empty(0, dtype=np.uint8)

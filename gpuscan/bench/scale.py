@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_time
 from gpuscan.bench.bed import StoreShape, bench_topology
-from gpuscan.errors import InputError, RunFailedError
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.shards.dask_transport import check_workers, local_cluster
 from gpuscan.shards.sharded_store import ShardedStore
-from gpuscan.units import PAGE_BYTES, format_bytes, format_time
 
 Scaling = Literal["strong", "weak"]
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from gpuscan.base.errors import RunFailedError
 from gpuscan.bench.bed import Bed, Case, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.host import memory_now, reset_peak
 from gpuscan.bench.peers import Peer, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
 from gpuscan.bench.timing import Contestant, State, race, stopwatch
-from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import RawPlan, ScanPath
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 
 PATHS: tuple[ScanPath, ...] = ("dense", "indexed", "auto")
 STATES: tuple[State, ...] = ("warm", "cold")

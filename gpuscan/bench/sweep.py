@@ -40,6 +40,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gpuscan.base.complaints import first_complaint
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import PAGE_BYTES, parse_bytes
 from gpuscan.bench.bed import Case, Clustering, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.host import describe_host
@@ -47,10 +50,7 @@ from gpuscan.bench.peers import open_peer
 from gpuscan.bench.request import RequestSettings, request_case
 from gpuscan.bench.scan import ScanSettings, scan_cases
 from gpuscan.bench.tick import TickSettings, tick_case
-from gpuscan.complaints import first_complaint
-from gpuscan.errors import InputError
-from gpuscan.pagemap import BLOCK_PAGES
-from gpuscan.units import PAGE_BYTES, parse_bytes
+from gpuscan.records.page_map import BLOCK_PAGES
 
 _SCRATCH_BYTES = 256 << 20
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.bench.bed import Bed, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.timing import Contestant, race, stopwatch
-from gpuscan.engine import Engine, TickReport
-from gpuscan.errors import InputError, RunFailedError
-from gpuscan.flow import MigrateResult, Produced, Sampled
-from gpuscan.policy import Policy
+from gpuscan.engine.policy import Policy
+from gpuscan.engine.stages import MigrateResult, Produced, Sampled
+from gpuscan.engine.tick import Engine, TickReport
 
 
 class RandomMarks:

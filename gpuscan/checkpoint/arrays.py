@@ -3,7 +3,7 @@
 Every chunk is known by the SHA-256 of its elements. A chunk that has the digest it had in the
 generation before is a hard link to that one's file (a copy where the file system has no
 links); a chunk of zeros has no file. A chunk that is not there is read as zeros, so the digests are
-also what finds a lost or damaged one. They are no signature: :mod:`gpuscan.chunks` reads the files,
+also what finds a lost or damaged one. They are no signature: :mod:`gpuscan.files.chunks` reads the files,
 which may be anybody's.
 """
 
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import shown, table, text, texts, whole
+from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.documents import shown, table, text, texts, whole
+from gpuscan.base.errors import CheckpointError
 from gpuscan.checkpoint.state import digest
-from gpuscan.checks import INT64_MAX
-from gpuscan.chunks import DTYPES, METADATA, ChunkReader, said
-from gpuscan.errors import CheckpointError
-from gpuscan.reading import Folder, UnfitError
-from gpuscan.writing import copy
+from gpuscan.files.chunks import DTYPES, METADATA, ChunkReader, said
+from gpuscan.files.reading import Folder, UnfitError
+from gpuscan.files.writing import copy
 
 CHUNK_BYTES = 2 << 20
 """Of one chunk before compression: 16 sections of 4-byte records."""

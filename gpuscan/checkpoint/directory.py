@@ -5,7 +5,7 @@ On disk::
     DIR/lock                          held (flock) by the one process that writes here; its text is our mark
         checkpoint-00000041/          the generation before
         checkpoint-00000042/          the newest
-            gpuscan-mark              says that it is ours (gpuscan.owned)
+            gpuscan-mark              says that it is ours (gpuscan.files.owned)
             state.json                schema, kind, plain values, the facts of every array
             arrays/                   a Zarr group (v3) of them
 
@@ -29,7 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gpuscan.checked import shown, table
+from gpuscan.base.documents import shown, table
+from gpuscan.base.errors import CheckpointError, InputError, RunFailedError
 from gpuscan.checkpoint.arrays import (
     ArrayFacts,
     ArrayPlace,
@@ -38,12 +39,11 @@ from gpuscan.checkpoint.arrays import (
     Written,
 )
 from gpuscan.checkpoint.state import State, canonical, digest, join, split
-from gpuscan.chunks import check_group, read_metadata, said
-from gpuscan.errors import CheckpointError, InputError, RunFailedError
-from gpuscan.owned import let_go, make_owned, note_left, opened, remove_owned, why_not_owned
-from gpuscan.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room, parse_json
-from gpuscan.settled import settled
-from gpuscan.writing import create, open_kept, sync, sync_path
+from gpuscan.files.chunks import check_group, read_metadata, said
+from gpuscan.files.owned import let_go, make_owned, note_left, opened, remove_owned, why_not_owned
+from gpuscan.files.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room, parse_json
+from gpuscan.files.settled import settled
+from gpuscan.files.writing import create, open_kept, sync, sync_path
 
 SCHEMA = 2
 """Goes up when a reader of the old layout would misread the new one."""
@@ -287,7 +287,7 @@ def load(path: Path, kind: str, later: str | None = None) -> tuple[State, Path]:
 
     The digests find damage and no malice: who made the directory can have signed anything. So the
     arrays are of known types, whole and within memory, and everything else is a JSON value of any kind:
-    whoever takes it checks it (:mod:`gpuscan.checked`).
+    whoever takes it checks it (:mod:`gpuscan.base.documents`).
 
     Args:
         path: see above.

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gpuscan.checked import whole
-from gpuscan.checks import INT64_MAX
-from gpuscan.chunks import said
-from gpuscan.errors import CheckpointError, RunFailedError
-from gpuscan.reading import Folder, UnfitError, check_room
-from gpuscan.writing import open_kept, sync_path
+from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.documents import whole
+from gpuscan.base.errors import CheckpointError, RunFailedError
+from gpuscan.files.chunks import said
+from gpuscan.files.reading import Folder, UnfitError, check_room
+from gpuscan.files.writing import open_kept, sync_path
 
 _LENGTH = struct.Struct("<Q")
 _PIECE_BYTES = 1 << 20

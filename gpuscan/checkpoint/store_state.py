@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpuscan.base.errors import CheckpointError
 from gpuscan.checkpoint.arrays import Written
 from gpuscan.checkpoint.directory import CheckpointDirectory, load
 from gpuscan.checkpoint.state import State
-from gpuscan.errors import CheckpointError
-from gpuscan.store import Store
+from gpuscan.store.single import Store
 
 KIND = "store"
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gpuscan.compare.moves import WatchedMigrator
-from gpuscan.compare.overwritten import WatchedStore
+from gpuscan.base.errors import RunFailedError
+from gpuscan.compare.migrations import WatchedMigrator
+from gpuscan.compare.overwritten_targets import WatchedStore
 from gpuscan.compare.settings import OURS, Settings
 from gpuscan.compare.stream import Opened, Stream
 from gpuscan.designs.engine import DesignEngine
 from gpuscan.designs.registry import make_design
 from gpuscan.designs.requests import OVERWRITTEN_NID
 from gpuscan.designs.simulated import SimulatedPages
-from gpuscan.engine import Engine, RunReport, TickReport
-from gpuscan.errors import RunFailedError
-from gpuscan.flow import Sampled, Source
-from gpuscan.plan import Batches, Plan
-from gpuscan.records import record_format
-from gpuscan.report import summarize
+from gpuscan.engine.stages import Sampled, Source
+from gpuscan.engine.tick import Engine, RunReport, TickReport
+from gpuscan.records.formats import record_format
+from gpuscan.run.report import summarize
+from gpuscan.store.plan import Batches, Plan
 
 OnTick = Callable[[int], None]
 """Called with the simulated nanoseconds that passed."""
@@ -70,7 +70,7 @@ class ClosedResult:
 
 
 class UntilHorizon:
-    """A :class:`gpuscan.flow.Source` that ends at a moment, in the middle of a tick if need be.
+    """A :class:`gpuscan.engine.stages.Source` that ends at a moment, in the middle of a tick if need be.
 
     The engine lets a tick last as long as its migrations, so it would overshoot.
     """
@@ -81,7 +81,7 @@ class UntilHorizon:
         self._end_ns = 0
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
-        """See :class:`gpuscan.flow.Source`."""
+        """See :class:`gpuscan.engine.stages.Source`."""
         self._end_ns = min(self._horizon_ns, now_ns + duration_ns)
         return self._source.sample(now_ns, self._end_ns - now_ns)
 

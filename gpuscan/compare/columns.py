@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.units import format_bytes, format_count, format_time
 from gpuscan.compare.closed_loop import ClosedResult
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.compare.settings import OURS, UNTIMED
-from gpuscan.units import format_bytes, format_count, format_time
 
 Loop = Literal["open", "closed", "none"]
 How = Literal["counted", "measured", "modelled"]

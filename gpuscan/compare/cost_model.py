@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from gpuscan.base.errors import RunFailedError
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.bench.bed import Bed, Case, StoreShape
 from gpuscan.compare import steps
 from gpuscan.compare.open_loop import StepCosts
 from gpuscan.compare.settings import OURS, UNTIMED
-from gpuscan.errors import RunFailedError
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.units import PAGE_BYTES
+from gpuscan.records.page_map import SECTION_PAGES
 
 GIB_PAGES = (1 << 30) // PAGE_BYTES
 MODEL_DENSITY = 1e-5

@@ -8,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import RunFailedError
 from gpuscan.compare.open_loop import OnMarks, OpenResult, places_in_zone
-from gpuscan.compare.overwritten import WatchedStore
+from gpuscan.compare.overwritten_targets import WatchedStore
 from gpuscan.compare.request_list import RequestList, digest_entries
 from gpuscan.compare.settings import OURS, Settings
 from gpuscan.designs.requests import OVERWRITTEN_NID
-from gpuscan.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
-from gpuscan.plan import Plan
 from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.store.plan import Plan
 
 _NOT_PENDING = -1
 _SCANS_AFTER_END = 2

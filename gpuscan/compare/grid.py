@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import format_time, parse_time_ns
 from gpuscan.compare.columns import COLUMNS, Cell, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel, measure_model
 from gpuscan.compare.settings import OURS, Parameters, Settings
 from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps
-from gpuscan.errors import InputError
-from gpuscan.parquet import create_table
-from gpuscan.scratch import scratch_directory
-from gpuscan.units import format_time, parse_time_ns
-from gpuscan.writing import Contents, create_json, new_directory
+from gpuscan.files.parquet import create_table
+from gpuscan.files.scratch import scratch_directory
+from gpuscan.files.writing import Contents, create_json, new_directory
 
 GRID_FILE = "grid.json"
 CONTENTS = Contents(GRID_FILE, ("grid.parquet",))

@@ -14,7 +14,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from gpuscan.errors import GpuscanError, RunFailedError
+from gpuscan.base.errors import GpuscanError, RunFailedError
 
 _SAY_EVERY_S = 0.2
 

@@ -9,9 +9,9 @@ from gpuscan.designs.percpu_list import ENTRY_BYTES
 from gpuscan.designs.readings import FOLIO_RECORD_BYTES
 from gpuscan.designs.rfc import PAGE_EXT_BYTES
 from gpuscan.designs.tunables import pghot_format
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.policy import Policy
-from gpuscan.records import record_format
+from gpuscan.engine.policy import Policy
+from gpuscan.records.formats import record_format
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
 
 POINTER_BYTES = 8

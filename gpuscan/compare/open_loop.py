@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.compare.found import TimedLedger, WalkPlace
+from gpuscan.compare.discovery import TimedLedger, WalkPlace
 from gpuscan.compare.request_list import RequestList, digest_entries
 from gpuscan.compare.settings import Settings
-from gpuscan.compare.still import StillPages
+from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.design import Design
 from gpuscan.designs.engine import ThreadWait
 from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.registry import make_design
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology import Topology
 
 OnMarks = Callable[[int], None]

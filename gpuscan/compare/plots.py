@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuscan.base.units import format_bytes
 from gpuscan.bench.plots import require_matplotlib, save
-from gpuscan.units import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

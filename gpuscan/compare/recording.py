@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.files.writing import create, writing_to
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.placement import place
 from gpuscan.sim.process import Process
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
-from gpuscan.writing import create, writing_to
 
 _CHUNK_ACCESSES = 1 << 20
 

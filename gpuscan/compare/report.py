@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
 from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES
 from gpuscan.compare.plots import PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import OURS, UNTIMED, Settings
 from gpuscan.compare.suite import Costs, SeedRun
-from gpuscan.parquet import create_table
-from gpuscan.units import PAGE_BYTES
-from gpuscan.writing import Contents, create_json, new_directory
+from gpuscan.files.parquet import create_table
+from gpuscan.files.writing import Contents, create_json, new_directory
 
 JSON_FILE = "compare.json"
 CONTENTS = Contents(

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import InputError
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.stream import Stream, observed
-from gpuscan.errors import InputError
-from gpuscan.sources.producer import Observed
+from gpuscan.files.writing import new_file
+from gpuscan.producers.contract import Observed
 from gpuscan.topology import Topology
-from gpuscan.writing import new_file
 
 ENTRY = np.dtype([("time_ns", "<i8"), ("pfn", "<i8"), ("nid", "<i4"), ("cpu", "<i4")])
 """One request. ``cpu`` is where the fault was: lists per CPU need it."""

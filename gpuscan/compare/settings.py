@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from gpuscan.designs.design import Design
 from gpuscan.designs.registry import DESIGNS, require_design
 from gpuscan.designs.tunables import Bound, check_tunables
-from gpuscan.policy import Policy
-from gpuscan.records import record_format
+from gpuscan.engine.policy import Policy
+from gpuscan.records.formats import record_format
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
 

@@ -19,7 +19,7 @@ from gpuscan.bench.bed import Bed, Case, StoreShape
 from gpuscan.bench.floors import or_words
 from gpuscan.compare import steps
 from gpuscan.compare.settings import OURS, UNTIMED
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 
 N_PAGES = 1 << 22
 """Of the machine the producers mark and the walks walk: 16 GiB, its struct pages are 256 MiB."""

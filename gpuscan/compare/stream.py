@@ -9,18 +9,18 @@ from typing import Protocol
 
 import numpy as np
 
+from gpuscan.base.errors import InputError
 from gpuscan.compare.recording import Recording, digest_of, replaying_machine
-from gpuscan.errors import InputError
-from gpuscan.flow import Sampled
+from gpuscan.engine.stages import Sampled
+from gpuscan.producers.catalogue import producer_of
+from gpuscan.producers.contract import Observed
+from gpuscan.run.trace import trace_source
 from gpuscan.sim.captured import machine_from_frames
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import MachineSpec
-from gpuscan.sources.producer import Observed
-from gpuscan.sources.producers import producer_of
-from gpuscan.sources.trace import Survey, TraceSource, frames_of
 from gpuscan.topology import Topology
-from gpuscan.trace_scenario import trace_source
-from gpuscan.workload import Workload
+from gpuscan.traces.source import Survey, TraceSource, frames_of
+from gpuscan.workload.files import Workload
 
 _TRACE_STEPS_PER_TICK = 20
 """A trace's marks are timed to a step; a tick would be too coarse for delays."""
@@ -30,15 +30,15 @@ class FaultSource(Protocol):
     """What both gpuscan's engine and the designs' take."""
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
-        """See :class:`gpuscan.flow.Source`."""
+        """See :class:`gpuscan.engine.stages.Source`."""
         ...
 
     def observe(self, now_ns: int, duration_ns: int) -> Observed:
-        """See :class:`gpuscan.sources.producer.Producer`."""
+        """See :class:`gpuscan.producers.contract.Producer`."""
         ...
 
     def finished(self) -> bool:
-        """See :class:`gpuscan.flow.Source`."""
+        """See :class:`gpuscan.engine.stages.Source`."""
         ...
 
 

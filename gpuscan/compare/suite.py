@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.closed_loop import ClosedResult, run_closed
 from gpuscan.compare.columns import COLUMNS, Cell, Figures, cell_of
 from gpuscan.compare.cost_model import CostModel
@@ -19,9 +20,8 @@ from gpuscan.compare.recording import record_accesses
 from gpuscan.compare.request_list import RequestList, make_request_list
 from gpuscan.compare.settings import OURS, UNTIMED, Settings
 from gpuscan.compare.side_costs import ProducerCost
-from gpuscan.compare.still import StillPages
+from gpuscan.compare.static_machine import StillPages
 from gpuscan.compare.stream import RecordedStream, Stream
-from gpuscan.units import PAGE_BYTES
 
 OnShare = Callable[[str, float], None]
 """Called with what is being done and how much of it (of 1) is done since the last call."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpuscan.designs.candidates import ready_positions
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, STALE, RequestLedger
-from gpuscan.flow import FolioEvents
+from gpuscan.engine.stages import FolioEvents
 from gpuscan.sim.spec import KernelCostSpec
 
 STRUCT_PAGE_BYTES = 64

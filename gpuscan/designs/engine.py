@@ -1,6 +1,6 @@
 """The loop that runs a design on a simulated machine: time, producers, the threads' waits, the report.
 
-Reports in the same terms as :mod:`gpuscan.engine`, so that a design's run can be laid
+Reports in the same terms as :mod:`gpuscan.engine.tick`, so that a design's run can be laid
 beside gpuscan's; only ``scan_ns`` is modelled there, from what a PFN or a cache line takes
 (:class:`gpuscan.sim.spec.KernelCostSpec`) and how many of them a walk looks at. A walk lasts
 as long as that and its migrations.
@@ -26,14 +26,14 @@ from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.races import meet, visit_ns
 from gpuscan.designs.rfc import Kmigrated, Race
 from gpuscan.designs.simulated import migrate_counts
-from gpuscan.engine import RunReport, TickReport, Walks
-from gpuscan.flow import MigrateStatus
-from gpuscan.ledger import Ledger
+from gpuscan.engine.ledger import Ledger
+from gpuscan.engine.policy import Policy
+from gpuscan.engine.stages import MigrateStatus
+from gpuscan.engine.tick import RunReport, TickReport, Walks
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.policy import Policy
+from gpuscan.producers.contract import Observed
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sources.producer import Observed
 
 _NS_PER_S = 1_000_000_000
 _MEANS_MAX = 20

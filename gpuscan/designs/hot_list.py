@@ -36,7 +36,7 @@ from gpuscan.designs.requests import (
     NOT_PROMOTED,
     OVERWRITTEN_NID,
 )
-from gpuscan.records import N_NODES_MAX
+from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.spec import KernelCostSpec
 
 KPROMOTED_FREQ_THRESHOLD = 2

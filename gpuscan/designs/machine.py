@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.errors import InputError
-from gpuscan.flow import FolioEvents
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.base.errors import InputError
+from gpuscan.engine.stages import FolioEvents
+from gpuscan.records.page_map import SECTION_PAGES
 
 NUMA_NO_NODE = -1
 EINVAL = 22

@@ -20,13 +20,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import InputError
 from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
 from gpuscan.designs.promotion_limit import PromotionLimit
 from gpuscan.designs.requests import NOT_PROMOTED, STRANDED
-from gpuscan.errors import InputError
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.records import N_NODES_MAX, Field, record_format, unpack
+from gpuscan.records.formats import N_NODES_MAX, Field, record_format, unpack
+from gpuscan.records.page_map import SECTION_PAGES
 
 _WINDOW_MS = {"pghot-compact": 3000, "pghot": 5000}
 _MS_PER_S = 1000

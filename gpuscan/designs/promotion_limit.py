@@ -1,7 +1,7 @@
 """The rate limit and moving threshold of NUMA balancing mode 2, for each target of a design.
 
 kpromoted and pghot moved ``numa_promotion_rate_limit()`` and ``numa_promotion_adjust_threshold()`` from
-kernel/sched/fair.c to mm/pghot.c: :mod:`gpuscan.sources.promotion`. What counts a candidate as promoted
+kernel/sched/fair.c to mm/pghot.c: :mod:`gpuscan.producers.promotion`. What counts a candidate as promoted
 without a limit, the free-memory bypass, is up to the caller.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gpuscan.sources.promotion import PromotionControl
+from gpuscan.producers.promotion import PromotionControl
 
 PROMOTION_THRESHOLD_WINDOW_MS = 60_000
 _PAGES_PER_MIB = 256

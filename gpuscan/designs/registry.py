@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gpuscan.base.errors import InputError
 from gpuscan.designs.design import Design
 from gpuscan.designs.engine import DesignEngine
 from gpuscan.designs.hot_list import HotList, HotListTunables
@@ -14,11 +15,10 @@ from gpuscan.designs.readings import PerFolio, ZoneFlag
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from gpuscan.designs.simulated import SimulatedPages
 from gpuscan.designs.tunables import MIB, check_tunables, pghot_format
-from gpuscan.errors import InputError
+from gpuscan.engine.policy import Policy
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.policy import Policy
+from gpuscan.producers.catalogue import producer_of
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sources.producers import producer_of
 
 _NS_PER_MS = 1_000_000
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import RunFailedError
+from gpuscan.base.errors import RunFailedError
 
 OVERWRITTEN_NID = "overwritten nid"
 """A newer request for another node took the place of one that was still pending."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
 from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD
-from gpuscan.records import FORMATS
+from gpuscan.records.formats import FORMATS
 
 PAGE_EXT_BYTES = 8
 """``page_ext->flags``, an unsigned long; page_ext has more only with other users of it."""

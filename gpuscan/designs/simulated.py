@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.folio_steps import FolioSteps
 from gpuscan.designs.machine import BatchResult, Page, ZoneSpan
-from gpuscan.flow import MigrateResult, MigrateStatus
+from gpuscan.engine.stages import MigrateResult, MigrateStatus
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
 

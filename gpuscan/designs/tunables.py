@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gpuscan.errors import InputError
-from gpuscan.policy import Policy
-from gpuscan.records import record_format
+from gpuscan.base.errors import InputError
+from gpuscan.engine.policy import Policy
+from gpuscan.records.formats import record_format
 
 MIB = 1 << 20
 _NS_PER_MS = 1_000_000

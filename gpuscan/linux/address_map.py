@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, whole
+from gpuscan.base.arguments import INT64_MAX, ArraySpec, check_arrays, whole
 
 _HEADS = (ArraySpec("heads", "int64"),)
 _FOLIOS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
 from gpuscan.linux.system import HERE, System
 
 BITS = {

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError, RunFailedError
+from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.linux import damon_state
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon_state import ADMIN, STATE_FILE, StateFile
@@ -28,7 +29,6 @@ from gpuscan.linux.damon_trace import AggregationTrace
 from gpuscan.linux.privileges import give_up_before_exec
 from gpuscan.linux.process import read_stat
 from gpuscan.linux.system import HERE, System
-from gpuscan.units import PAGE_BYTES
 
 _N_ASKED_AGAIN = 4
 _N_TRACED = 20

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import instance, whole
+from gpuscan.base.arguments import instance, whole
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.linux.process import Process
 from gpuscan.linux.system import HERE, System
 from gpuscan.topology.lists import parse_list
 from gpuscan.topology.zoneinfo import ZoneInfo, parse_zoneinfo
-from gpuscan.units import PAGE_BYTES
 
 _NUMA_MAPS_LINE = re.compile(
     r"([0-9a-f]+) (default|local|prefer \(many\)|prefer|bind|interleave|weighted interleave)"

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuscan.checks import instance, whole
-from gpuscan.errors import InputError
+from gpuscan.base.arguments import instance, whole
+from gpuscan.base.errors import InputError
 from gpuscan.linux.system import HERE, System
 
 PF_KTHREAD = 0x0020_0000

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges
 from gpuscan.linux.syscalls import PageIs
 from gpuscan.linux.system import HERE, System
-from gpuscan.pageflags import NO_PAGE, Kpf, bits
-from gpuscan.pagemap import PageMap
-from gpuscan.units import PAGE_SHIFT
+from gpuscan.records.page_flags import NO_PAGE, Kpf, bits
+from gpuscan.records.page_map import PageMap
 
 WORD_BYTES = 8
 _PFN = np.uint64((1 << 55) - 1)

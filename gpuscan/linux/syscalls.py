@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
 
 MPOL_MF_MOVE = 1 << 1
 """Move pages that only this process maps. MOVE_ALL, which needs CAP_SYS_NICE, is never asked for."""

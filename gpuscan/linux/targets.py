@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
 from gpuscan.linux.numa import Allowance
 from gpuscan.topology import Topology
 

@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gpuscan.errors import InputError, RunFailedError
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.linux.ranges import Ranges
 from gpuscan.linux.syscalls import has_pagemap_scan
 

@@ -16,12 +16,12 @@ from gpuscan.linux import capabilities
 from gpuscan.linux.resident import PageFlags
 from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
-from gpuscan.live.monitors import open_monitor
 from gpuscan.live.session import INTERVAL_NS, THRESHOLD
-from gpuscan.pageflags import Kpf, bits
-from gpuscan.snapshot import Snapshot
-from gpuscan.sources.monitor import Touched
-from gpuscan.sources.procfs import Progress, capture
+from gpuscan.monitors.catalogue import open_monitor
+from gpuscan.monitors.contract import Touched
+from gpuscan.records.page_flags import Kpf, bits
+from gpuscan.snapshot.procfs import Progress, capture
+from gpuscan.snapshot.snapshot import Snapshot
 
 _HOT = bits(Kpf.REFERENCED, Kpf.ACTIVE)
 
@@ -43,9 +43,9 @@ def capture_processes(
     Args:
         pids: of the processes.
         for_ns: how long to watch.
-        source: one of ``gpuscan.live.monitors.SOURCES``.
+        source: one of ``gpuscan.monitors.catalogue.SOURCES``.
         system: where they run.
-        progress: as for :func:`gpuscan.sources.procfs.capture`.
+        progress: as for :func:`gpuscan.snapshot.procfs.capture`.
         on_watch: called with the name of the monitor once it is on.
 
     Raises:

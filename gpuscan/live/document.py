@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuscan.engine import RunReport, TickReport
+from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.live.session import LiveSession, LiveTotals
-from gpuscan.report import ledger_document
+from gpuscan.run.report import ledger_document
 
 _SKIPPED = "skipped."
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process, read_stat
 from gpuscan.linux.system import HERE, System

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gpuscan.errors import InputError
-from gpuscan.installing import install_command
+from gpuscan.base.errors import InputError
+from gpuscan.base.installing import install_command
 from gpuscan.live.session import LiveSession
 
 if TYPE_CHECKING:

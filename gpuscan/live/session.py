@@ -14,8 +14,9 @@ from types import FrameType
 
 import numpy as np
 
-from gpuscan.engine import Engine, PlanSink, RunReport, TickReport
-from gpuscan.errors import InputError, RunFailedError
+from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.engine.policy import Policy
+from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.kernels.registry import Device
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.address_map import AddressMap
@@ -26,15 +27,14 @@ from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
-from gpuscan.live.monitors import open_monitor
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
-from gpuscan.policy import Policy
-from gpuscan.sources.live import LiveSource
-from gpuscan.sources.monitor import Monitor
-from gpuscan.sources.pagemap_scan import WrittenPages
-from gpuscan.store import Store
+from gpuscan.monitors.catalogue import open_monitor
+from gpuscan.monitors.contract import Monitor
+from gpuscan.monitors.pagemap_scan import WrittenPages
+from gpuscan.monitors.source import LiveSource
+from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.split import split_cxl
 
@@ -59,7 +59,7 @@ class LiveRequest:
 
     Attributes:
         pids, cgroup, command: exactly one of them says which processes.
-        source: one of ``gpuscan.live.monitors.SOURCES``.
+        source: one of ``gpuscan.monitors.catalogue.SOURCES``.
         for_ns: how long; None until the processes end.
         interval_ns: pause between two looks while there is something to do.
         to_nid: promote to this node only.

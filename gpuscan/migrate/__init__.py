@@ -1,1 +1,1 @@
-"""What moves pages: each module is one migrator (:class:`gpuscan.flow.Migrator`)."""
+"""What moves pages: each module is one migrator (:class:`gpuscan.engine.stages.Migrator`)."""

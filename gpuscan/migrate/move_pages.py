@@ -18,9 +18,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import check_arrays, has_methods, instance, whole
-from gpuscan.errors import ArgumentError
-from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
+from gpuscan.base.arguments import check_arrays, has_methods, instance, whole
+from gpuscan.base.errors import ArgumentError
+from gpuscan.base.units import PAGE_BYTES
+from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.linux.address_map import AddressMap, Entries
 from gpuscan.linux.capabilities import OTHERS, Right
 from gpuscan.linux.numa import Room
@@ -28,8 +29,7 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.linux.system import HERE, System
-from gpuscan.pagemap import PageMap
-from gpuscan.units import PAGE_BYTES
+from gpuscan.records.page_map import PageMap
 
 _MOST_CALLS = 4
 """Calls for one batch: each after the first takes up what an aborted one left."""
@@ -49,7 +49,7 @@ _REASONS = {
 
 
 class MovePagesMigrator:
-    """A :class:`gpuscan.flow.Migrator` on processes of this machine.
+    """A :class:`gpuscan.engine.stages.Migrator` on processes of this machine.
 
     Args:
         processes: by their numbers in ``addresses``; those that ended may be missing.
@@ -256,7 +256,7 @@ DRY_RUN = "ECANCELED: dry run"
 
 
 class DryRunMigrator:
-    """A :class:`gpuscan.flow.Migrator` that moves nothing.
+    """A :class:`gpuscan.engine.stages.Migrator` that moves nothing.
 
     Args:
         addresses: the candidates; what was planned is noted there and not planned again.

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan import checked
-from gpuscan.checks import ArraySpec, check_arrays, flag, instance, whole
-from gpuscan.errors import ArgumentError
-from gpuscan.flow import BATCH, FolioEvents, MigrateResult, MigrateStatus
+from gpuscan.base import documents as checked
+from gpuscan.base.arguments import ArraySpec, check_arrays, flag, instance, whole
+from gpuscan.base.errors import ArgumentError
+from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
 from gpuscan.sim.machine import SimulatedMachine
 
@@ -57,7 +57,7 @@ class _Batch:
 
 
 class SimulatedMigrator:
-    """A :class:`gpuscan.flow.Migrator` on a simulated machine. For use by one thread.
+    """A :class:`gpuscan.engine.stages.Migrator` on a simulated machine. For use by one thread.
 
     Args:
         machine: whose folios move.
@@ -104,7 +104,7 @@ class SimulatedMigrator:
             target_nid: a node with memory.
 
         Returns:
-            0, or -errno (:class:`gpuscan.flow.MigrateStatus`).
+            0, or -errno (:class:`gpuscan.engine.stages.MigrateStatus`).
         """
         self._check_target(target_nid)
         frame = whole("prepare: frame", frame, 0, self._machine.page_map.n_pages - 1)

@@ -20,16 +20,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpuscan.allocator import keep_freed_memory
-from gpuscan.errors import InputError, RunFailedError
-from gpuscan.installing import install_command
-from gpuscan.memory import available_bytes
-from gpuscan.scratch import scratch_directory
+from gpuscan.base.allocator import keep_freed_memory
+from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.installing import install_command
+from gpuscan.base.memory import available_bytes
+from gpuscan.base.units import format_bytes, format_number
+from gpuscan.files.scratch import scratch_directory
 from gpuscan.shards.joining import joining_security, scheduler_address
 from gpuscan.shards.messages import Frames, ShardLostError, ShardSpec, n_bytes, pack, unpack
 from gpuscan.shards.shard import Shard
 from gpuscan.shards.transport import Traffic
-from gpuscan.units import format_bytes, format_number
 
 _LOOK_EVERY_S = 0.5
 """Pause between two looks at the list of workers while a reply is waited for."""

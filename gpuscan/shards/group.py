@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpuscan.errors import DeviceError, DeviceFailedError, RunFailedError
-from gpuscan.pagemap import BLOCK_PAGES
+from gpuscan.base.errors import DeviceError, DeviceFailedError, RunFailedError
+from gpuscan.files.writing import sync_path, writing_to
+from gpuscan.records.page_map import BLOCK_PAGES
 from gpuscan.shards.log import RequestLog, log_path, remove_logs
 from gpuscan.shards.messages import (
     Frames,
@@ -30,7 +31,6 @@ from gpuscan.shards.messages import (
     unpack,
 )
 from gpuscan.shards.transport import Transport
-from gpuscan.writing import sync_path, writing_to
 
 LOG_BYTES = 64 << 20
 """Log of a shard from which on a checkpoint takes its place; replaying as much takes about a second."""

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpuscan.errors import InputError
-from gpuscan.reading import JsonError, UnfitError, parse_json, read_file
+from gpuscan.base.errors import InputError
+from gpuscan.files.reading import JsonError, UnfitError, parse_json, read_file
 
 _FILE_BYTES_MAX = 1 << 20
 """Of a scheduler file: a scheduler writes it when it begins, without workers, and it has 1 KB (2026.8)."""

@@ -22,11 +22,11 @@ from typing import Self
 
 import numpy as np
 
-from gpuscan.errors import CheckpointError, InputError, RunFailedError
-from gpuscan.owned import note_left, opened, remove_tree
-from gpuscan.reading import UnfitError, check_room
+from gpuscan.base.errors import CheckpointError, InputError, RunFailedError
+from gpuscan.files.owned import note_left, opened, remove_tree
+from gpuscan.files.reading import UnfitError, check_room
+from gpuscan.files.writing import new_file, open_kept, writing_to
 from gpuscan.shards.messages import Frames
-from gpuscan.writing import new_file, open_kept, writing_to
 
 TITLE = b"log of a shard of gpuscan\n"
 _NAME = re.compile(r"shard-(0|[1-9][0-9]{0,5})\.log")

@@ -78,7 +78,7 @@ class ShardSpec:
         shard, n_shards: which of how many.
         topology: the whole machine.
         first_section, end_section: flat sections of it that the shard has.
-        record_format, device, fixed_target, large_folios, n_threads: as for :class:`gpuscan.store.Store`.
+        record_format, device, fixed_target, large_folios, n_threads: as for a single store (``Store``).
     """
 
     shard: int
@@ -101,7 +101,7 @@ class ShardScan:
         counts: int64[n_targets], folios for each target: what gives every shard its place in the plan.
         cursor: first flat page of the shard not covered.
         path, why, scan_ns, examined_pages, examined_bytes, n_unknown_target, n_superseded: as
-            in :class:`gpuscan.plan.Plan`.
+            in :class:`gpuscan.store.plan.Plan`.
         lists: ``flat`` uint32[n], ``words`` and ``order`` of the folios by target.
     """
 

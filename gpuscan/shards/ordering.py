@@ -20,7 +20,7 @@ class Places:
     """Where the folios of each shard are in the plan.
 
     Attributes:
-        offsets: int64[n_targets + 1], as :attr:`gpuscan.plan.Plan.offsets`.
+        offsets: int64[n_targets + 1], as :attr:`gpuscan.store.plan.Plan.offsets`.
         starts: int64[n_shards, n_targets], position of a shard's first folio for a target.
         counts: int64[n_shards, n_targets], folios.
     """

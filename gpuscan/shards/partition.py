@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError
-from gpuscan.pagemap import SECTION_PAGES, PageMap
+from gpuscan.base.errors import InputError
+from gpuscan.records.page_map import SECTION_PAGES, PageMap
 
 _FEW_SHARDS = 8
 """Shards up to which items are picked once per shard instead of sorted by shard."""

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import CheckpointError, DeviceError, DeviceFailedError, InputError, RunFailedError
+from gpuscan.base.errors import CheckpointError, DeviceError, DeviceFailedError, InputError, RunFailedError
+from gpuscan.files.owned import remove_tree
+from gpuscan.files.settled import settled
+from gpuscan.files.writing import sync
 from gpuscan.kernels.api import (
     N_RELEASE_OUTCOMES,
     Budget,
@@ -30,13 +33,10 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.budgets import Limits, keep_within
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
-from gpuscan.owned import remove_tree
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.settled import settled
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.shards.messages import Lists, Message, Reply, ShardBehindError, ShardScan, ShardSpec
-from gpuscan.store import Store
-from gpuscan.storestate import page_arrays
-from gpuscan.writing import sync
+from gpuscan.store.single import Store
+from gpuscan.store.state import page_arrays
 
 if TYPE_CHECKING:
     from gpuscan.checkpoint.arrays import ArrayFacts, ArrayPlace, Written

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import flag, has_methods, instance, whole
-from gpuscan.errors import ArgumentError
+from gpuscan.base.arguments import flag, has_methods, instance, whole
+from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -24,16 +24,16 @@ from gpuscan.kernels.api import (
 )
 from gpuscan.kernels.budgets import Limits, cut_keys, spend
 from gpuscan.kernels.registry import Device
-from gpuscan.pagemap import WORD_PAGES
-from gpuscan.pagestore import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
-from gpuscan.plan import Plan
-from gpuscan.records import N_NODES_MAX
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import WORD_PAGES
 from gpuscan.shards.group import LOG_BYTES, ShardGroup
 from gpuscan.shards.messages import Lists, Op, Reply, ShardScan, ShardSpec
 from gpuscan.shards.ordering import places
 from gpuscan.shards.partition import Partition
 from gpuscan.shards.transport import InProcessTransport, Transport
-from gpuscan.storestate import check_fits, overlapping, state_of
+from gpuscan.store.contract import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
+from gpuscan.store.plan import Plan
+from gpuscan.store.state import check_fits, overlapping, state_of
 from gpuscan.topology import Topology
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ShardedStore(PageStore):
 
     Args:
         topology, record_format_name, device, fixed_target, large_folios: as for
-            :class:`gpuscan.store.Store`.
+            :class:`gpuscan.store.single.Store`.
         n_shards: parts, of whole sections, as even as can be.
         transport: where they are; in this process by default. Closed with the store.
         n_threads: worker threads of the CPU backend, for each shard.

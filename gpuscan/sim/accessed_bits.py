@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import array, pairs, table, whole
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base.documents import array, pairs, table, whole
+from gpuscan.base.units import PAGE_BYTES
+from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import collect_accessed, remember_nid
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.spec import ABitSpec
-from gpuscan.units import PAGE_BYTES
 
 _NOT_ACCESSED = -1
 _CHUNK_FOLIOS = 1 << 20

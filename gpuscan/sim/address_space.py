@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import array, table
+from gpuscan.base.documents import array, table
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import PROT_NONE
 

@@ -12,7 +12,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
 from gpuscan.sim.address_space import AddressSpace, Mapping
 from gpuscan.sim.frames import FrameAllocator
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE, REFERENCED

@@ -1,6 +1,6 @@
 """Page frames: who owns which, how many are free in each zone, and the watermarks that guard them.
 
-A frame is named by its flat index (:class:`gpuscan.pagemap.PageMap`). A zone hands
+A frame is named by its flat index (:class:`gpuscan.records.page_map.PageMap`). A zone hands
 out memory it never handed out before in ascending order, and what was freed last
 first (as per-CPU lists do). Free blocks are kept per order; they are split when a
 smaller order runs out and merged only when a larger one does (compaction of used
@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import array, items, pairs, table, whole, wholes
-from gpuscan.checks import INT64_MAX
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.documents import array, items, pairs, table, whole, wholes
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology.layout import PFN_LIMIT
 from gpuscan.topology.model import ZONE_MOVABLE, ZONE_NAMES, Topology, Zone
 

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import array, pairs, table, whole
-from gpuscan.checks import INT64_MAX
-from gpuscan.pagemap import PageMap
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.documents import array, pairs, table, whole
+from gpuscan.base.units import PAGE_BYTES
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import PageMap
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import count_units, remember_nid
 from gpuscan.sim.patterns import stream_key
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.spec import HotnessUnitSpec
-from gpuscan.units import PAGE_BYTES
 
 _CHUNK_PAGES = 1 << 20
 """Pages of listed units that are looked at together."""

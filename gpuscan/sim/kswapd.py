@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import pairs, random_state, table, whole, wholes
-from gpuscan.flow import FolioEvents
-from gpuscan.pagemap import PageMap
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base.documents import pairs, random_state, table, whole, wholes
+from gpuscan.engine.stages import FolioEvents
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import PageMap
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.frames import FrameAllocator, Mark
 from gpuscan.sim.loops import second_chance

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.compiled import compiled as _compiled
+from gpuscan.base.compiled import compiled as _compiled
 
 REFERENCED = 1
 """Frame flag: accessed since the clock hand last came by (the PTE's accessed bit)."""

@@ -1,7 +1,7 @@
 """The simulated machine: time passes, processes touch pages, hint faults happen, kswapd demotes.
 
 It moves nothing upwards by itself. A source turns its hint faults into marks
-(:mod:`gpuscan.sources.hint_faults`) and a migrator moves folios on it
+(:mod:`gpuscan.producers.hint_faults`) and a migrator moves folios on it
 (:mod:`gpuscan.migrate.simulated`).
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan import checked
-from gpuscan.checks import INT64_MAX, ArraySpec, check_arrays, has_methods, instance, whole
-from gpuscan.flow import FolioEvents
-from gpuscan.pagemap import PageMap
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base import documents as checked
+from gpuscan.base.arguments import INT64_MAX, ArraySpec, check_arrays, has_methods, instance, whole
+from gpuscan.engine.stages import FolioEvents
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import PageMap
 from gpuscan.sim.kswapd import Kswapd, KswapdCounts
 from gpuscan.sim.loops import touch
 from gpuscan.sim.observer import Observer

@@ -1,7 +1,7 @@
 """What can watch the accesses of a simulated machine: the NUMA balancing scanner, or other hardware.
 
 An observer sees what its original could see and keeps it until its source
-(:mod:`gpuscan.sources`) takes it.
+(:mod:`gpuscan.producers`) takes it.
 """
 
 from __future__ import annotations

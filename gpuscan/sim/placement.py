@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.sim.address_space import AddressSpace, Mapping
 from gpuscan.sim.frames import FrameAllocator
 from gpuscan.sim.loops import set_file_flags
@@ -14,7 +15,6 @@ from gpuscan.sim.patterns import SyntheticPattern, stream_key
 from gpuscan.sim.process import Process, check_process
 from gpuscan.sim.spec import MachineSpec, ProcessSpec
 from gpuscan.topology.model import DISTANCE_UNREACHABLE, Topology
-from gpuscan.units import PAGE_BYTES, format_bytes
 
 _CHUNK_FOLIOS = 1 << 22
 """Folios placed at a time: keeps the 64-bit temporaries of a 1 TiB machine at tens of MiB."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gpuscan.errors import InputError
+from gpuscan.base.errors import InputError
 from gpuscan.sim.address_space import Mapping
 from gpuscan.sim.patterns import Pattern
 from gpuscan.sim.spec import ProcessSpec

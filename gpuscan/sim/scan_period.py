@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gpuscan.checked import table, whole
-from gpuscan.checks import INT64_MAX
+from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.documents import table, whole
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.sim.spec import HintFaultSpec
-from gpuscan.units import PAGE_BYTES
 
 MAX_SCAN_WINDOW_MB = 2560
 NUMA_PERIOD_SLOTS = 10

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import TIME_NS_MAX, array, pairs, table, whole
+from gpuscan.base.documents import TIME_NS_MAX, array, pairs, table, whole
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.sim.address_space import AddressSpace, Mapping
 from gpuscan.sim.loops import unmap
 from gpuscan.sim.observer import access_ns
@@ -28,7 +29,6 @@ from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.scan_period import ScanPeriod
 from gpuscan.sim.spec import HintFaultSpec
 from gpuscan.topology.layout import PFN_LIMIT
-from gpuscan.units import PAGE_BYTES
 
 _NS_PER_MS = 1_000_000
 _VIRTUAL_WINDOWS = 8

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 
+from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.topology.model import ZONE_MOVABLE, ZONE_NAMES, MemoryKind, Node, Watermarks, Zone
-from gpuscan.units import PAGE_SHIFT
 
 PFN_LIMIT = 1 << 40
 """PFNs end here: x86-64 has at most 52 physical address bits."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import INT64_MAX, ArraySpec, all_of, check_arrays, items, settle, text, whole
-from gpuscan.errors import TopologyError
-from gpuscan.pagemap import Extent, PageMap
-from gpuscan.records import N_NODES_MAX
-from gpuscan.units import PAGE_BYTES
+from gpuscan.base.arguments import INT64_MAX, ArraySpec, all_of, check_arrays, items, settle, text, whole
+from gpuscan.base.errors import TopologyError
+from gpuscan.base.units import PAGE_BYTES
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import Extent, PageMap
 
 DISTANCE_LOCAL = 10
 DISTANCE_UNREACHABLE = 255

@@ -17,12 +17,12 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import InputError, TopologyError
-from gpuscan.nearby import meant_file
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.base.errors import InputError, TopologyError
+from gpuscan.base.nearby import meant_file
+from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology.layout import PFN_LIMIT, PlannedNode, complete, is_hotplugged, place
 from gpuscan.topology.model import DISTANCE_LOCAL, DISTANCE_UNREACHABLE, Link, MemoryKind, Topology
-from gpuscan.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
 
 _GIB = 1 << 30
 _TIB = 1 << 40

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuscan.checks import INT64_MAX, shown, text, whole
-from gpuscan.errors import ArgumentError, InputError
+from gpuscan.base.arguments import INT64_MAX, shown, text, whole
+from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.topology.model import Topology
 from gpuscan.topology.presets import preset
 
@@ -31,7 +31,7 @@ def resolve_topology(source: str, memory_bytes: int | None = None) -> Topology:
     if isinstance(memory_bytes, str):
         raise ArgumentError(
             f"memory_bytes is a whole number of bytes, not {shown(memory_bytes)}; "
-            "gpuscan.units.parse_bytes reads sizes with a unit"
+            "gpuscan.base.units.parse_bytes reads sizes with a unit"
         )
     if memory_bytes is not None:
         memory_bytes = whole("memory_bytes", memory_bytes, -INT64_MAX)

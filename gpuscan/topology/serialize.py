@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checked import items, number, table, text, whole, wholes
-from gpuscan.errors import TopologyError
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base.documents import items, number, table, text, whole, wholes
+from gpuscan.base.errors import TopologyError
+from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.topology.layout import PFN_LIMIT
 from gpuscan.topology.model import (
     CPU_LIMIT,

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import TopologyError
-from gpuscan.pagemap import SECTION_PAGES, PageMap
+from gpuscan.base.errors import TopologyError
+from gpuscan.records.page_map import SECTION_PAGES, PageMap
 from gpuscan.topology.model import DISTANCE_LOCAL, ZONE_NAMES, MemoryKind, Node, Topology, Watermarks, Zone
 
 DISTANCE_CXL = 20

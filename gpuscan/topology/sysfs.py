@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import TopologyError
+from gpuscan.base.errors import TopologyError
+from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
 from gpuscan.topology.model import (
     DISTANCE_LOCAL,
     ZONE_NAMES,
@@ -29,7 +30,6 @@ from gpuscan.topology.model import (
     Zone,
 )
 from gpuscan.topology.zoneinfo import ZoneInfo, parse_count, parse_zoneinfo
-from gpuscan.units import PAGE_BYTES, PAGE_SHIFT
 
 __all__ = ["Host", "ZoneInfo", "from_host", "parse_zoneinfo", "read_host"]
 

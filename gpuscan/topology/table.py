@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.topology.model import DISTANCE_UNREACHABLE, Link, Topology
 from gpuscan.topology.serialize import topology_to_dict
-from gpuscan.units import PAGE_BYTES
 
 DISTANCE_MATRIX_MAX_NODES = 16
 """Above this a distance matrix tells a reader nothing; :func:`distance_counts` does."""

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gpuscan.complaints import first_complaint, shortened
-from gpuscan.errors import InputError, TopologyError
-from gpuscan.reading import TOML_BYTES_MAX, UnfitError, read_file, toml_place
-from gpuscan.reading import parse_toml as parse_toml_text
-from gpuscan.records import N_NODES_MAX
+from gpuscan.base.complaints import first_complaint, shortened
+from gpuscan.base.errors import InputError, TopologyError
+from gpuscan.base.units import PAGE_SHIFT, parse_bytes, parse_rate_bytes_per_s, parse_time_ns
+from gpuscan.files.reading import TOML_BYTES_MAX, UnfitError, read_file, toml_place
+from gpuscan.files.reading import parse_toml as parse_toml_text
+from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.topology.layout import (
     PFN_LIMIT,
     PlannedNode,
@@ -44,7 +45,6 @@ from gpuscan.topology.model import (
     Topology,
     Watermarks,
 )
-from gpuscan.units import PAGE_SHIFT, parse_bytes, parse_rate_bytes_per_s, parse_time_ns
 
 DISTANCE_REMOTE_DEFAULT = 20
 """What the kernel assumes between nodes without a SLIT (REMOTE_DISTANCE, include/linux/topology.h)."""
@@ -71,7 +71,7 @@ def _checked(parse: Callable[[str], Any]) -> AfterValidator:
 
 
 def _exactly(text: str, plain: re.Pattern[str], parse: Callable[[str], int]) -> float:
-    # The parsers of gpuscan.units round to whole base units; what to_toml() writes keeps fractions.
+    # The parsers of gpuscan.base.units round to whole base units; what to_toml() writes keeps fractions.
     match = plain.fullmatch(text.strip())
     try:
         value = float(match[1]) if match else float(parse(text))

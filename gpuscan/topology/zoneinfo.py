@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpuscan.errors import TopologyError
+from gpuscan.base.errors import TopologyError
 
 _ZONE_HEADER = re.compile(r"Node\s+([0-9]{1,4}),\s+zone\s+(\S+)")
 _COUNT = re.compile(r"[0-9]{1,18}")

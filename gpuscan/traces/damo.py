@@ -21,11 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from gpuscan.checked import shown
-from gpuscan.errors import InputError
-from gpuscan.reading import TEXT_COST, JsonError, UnfitError, open_file, parse_json, read_file, room_bytes
+from gpuscan.base.documents import shown
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
+from gpuscan.files.reading import (
+    TEXT_COST,
+    JsonError,
+    UnfitError,
+    open_file,
+    parse_json,
+    read_file,
+    room_bytes,
+)
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
-from gpuscan.units import PAGE_BYTES, PAGE_SHIFT, format_bytes
 
 _READ_BYTES = 1 << 20
 _TEXT_BYTES_MAX = 1 << 30

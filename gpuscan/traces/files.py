@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuscan.errors import InputError
-from gpuscan.reading import UnfitError, open_file
+from gpuscan.base.errors import InputError
+from gpuscan.files.reading import UnfitError, open_file
 from gpuscan.traces.damo import read_damo
 from gpuscan.traces.perf import SCRIPT, read_perf
 from gpuscan.traces.samples import Samples

@@ -21,11 +21,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.compiled import compiled
-from gpuscan.errors import InputError
-from gpuscan.reading import open_file
+from gpuscan.base.compiled import compiled
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import PAGE_SHIFT
+from gpuscan.files.reading import open_file
 from gpuscan.traces.samples import Samples
-from gpuscan.units import PAGE_SHIFT
 
 SCRIPT = "-F cpu,time,weight,phys_addr"
 """Options of ``perf script`` for a trace that can be read."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Cutoffs, StoreArrays, StoreLayout
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.records import RecordFormat
+from gpuscan.records.formats import RecordFormat
+from gpuscan.records.page_map import SECTION_PAGES
 
 _SLOTS_MAX = 1 << 16
 """Slots of the table over the extents: 256 KiB at most. One section each up to 8 TiB of addresses."""

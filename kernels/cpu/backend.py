@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import flag, whole
-from gpuscan.errors import DeviceError
+from gpuscan.base.arguments import flag, whole
+from gpuscan.base.errors import DeviceError
+from gpuscan.base.memory import available_bytes
+from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -36,10 +38,8 @@ from gpuscan.kernels.cpu.scan import Scan
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.kernels.registry import THREADS_MAX
 from gpuscan.kernels.signatures import Door, closed
-from gpuscan.memory import available_bytes
-from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
-from gpuscan.records import N_NODES_MAX
-from gpuscan.units import format_bytes
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES
 
 _LINE_BYTES = 64
 

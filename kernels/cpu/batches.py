@@ -13,7 +13,7 @@ from gpuscan.kernels.api import StoreLayout
 from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.gather import N_REGIONS, count_regions, index_bits_of, order_by_region
 from gpuscan.kernels.cpu.workers import Workers
-from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
+from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES
 
 PARALLEL_FROM_ITEMS = 1 << 15
 """Items of a ``request``, ``record`` or ``release`` call from which they are split over threads."""

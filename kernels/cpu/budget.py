@@ -12,8 +12,8 @@ from gpuscan.kernels.cpu.rank import rank
 from gpuscan.kernels.cpu.scan import ALL_NODES, PARALLEL_FROM_BLOCKS, PIECES_PER_THREAD
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.kernels.signatures import check_cut_key
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.records import RecordFormat
+from gpuscan.records.formats import RecordFormat
+from gpuscan.records.page_map import SECTION_PAGES
 
 HISTOGRAM_BYTES = 64 << 20
 """Bound of the counts per (chunk, side, target, key); many limited targets get fewer chunks.

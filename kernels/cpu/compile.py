@@ -12,7 +12,7 @@ this module:
   other's code. So the name also carries the record width, the only thing that
   differs between the argument types of two calls: one file, one specialisation.
 
-:mod:`gpuscan.codecache` has where the cache is. Without one the kernels are compiled in
+:mod:`gpuscan.base.code_cache` has where the cache is. Without one the kernels are compiled in
 every process, after one warning.
 """
 
@@ -28,9 +28,10 @@ from typing import Any, TypeVar, cast
 
 from numba import njit
 
-from gpuscan import pagemap, records
-from gpuscan.codecache import cached_njit
+from gpuscan.base.code_cache import cached_njit
 from gpuscan.kernels import api
+from gpuscan.records import formats as records
+from gpuscan.records import page_map as pagemap
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -20,7 +20,7 @@ from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.atomics import plain_load, prefetch
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import find_flat
-from gpuscan.records import N_NODES_MAX
+from gpuscan.records.formats import N_NODES_MAX
 
 AHEAD_ITEMS = 64
 """How many items before its mark what a mark changes begins to be loaded."""

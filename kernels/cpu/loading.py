@@ -15,8 +15,8 @@ from gpuscan.kernels.api import (
     empty_node_flags,
 )
 from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES, Extent, PageMap
-from gpuscan.records import N_NODES_MAX, RecordFormat
+from gpuscan.records.formats import N_NODES_MAX, RecordFormat
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES, Extent, PageMap
 
 _LOADED: set[int] = set()
 

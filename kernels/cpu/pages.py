@@ -52,7 +52,7 @@ def target_of(fields: Fields, word: int) -> int:
 
 @helper
 def hotness_key(fields: Fields, word: int, now: int) -> int:
-    """Return the rank key of a record, 0 the hottest (:func:`gpuscan.records.hotness_key`)."""
+    """Return the rank key of a record, 0 the hottest (:func:`gpuscan.records.formats.hotness_key`)."""
     freq = (word >> fields.freq_shift) & fields.freq_max
     age = (now - ((word >> fields.time_shift) & fields.time_max)) & fields.time_max
     return (fields.freq_max - freq) * fields.n_age_buckets + (age >> fields.age_shift)

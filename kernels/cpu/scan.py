@@ -25,8 +25,8 @@ from gpuscan.kernels.cpu.scan_indexed import scan_indexed
 from gpuscan.kernels.cpu.scan_sparse import scan_sparse
 from gpuscan.kernels.cpu.scatter import place_groups, scatter
 from gpuscan.kernels.cpu.workers import Workers
-from gpuscan.pagemap import BLOCK_PAGES, SECTION_PAGES
-from gpuscan.records import N_NODES_MAX, RecordFormat
+from gpuscan.records.formats import N_NODES_MAX, RecordFormat
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 
 PIECES_PER_THREAD = 8
 """Pieces of a range per thread, so that none waits long for the last one."""

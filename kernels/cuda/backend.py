@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.checks import flag
-from gpuscan.errors import DeviceError
+from gpuscan.base.arguments import flag
+from gpuscan.base.errors import DeviceError
+from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
     N_OUTCOMES,
     N_RELEASE_OUTCOMES,
@@ -30,9 +31,8 @@ from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
 from gpuscan.kernels.signatures import Door, closed
-from gpuscan.pagemap import SECTION_PAGES, WORD_PAGES
-from gpuscan.records import N_NODES_MAX
-from gpuscan.units import format_bytes
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES
 
 WORKING_BYTES = 64 << 20
 """What a store needs beside its arrays before the first plan: counts per target, edges, producers' items."""

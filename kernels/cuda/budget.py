@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Cutoffs
 from gpuscan.kernels.signatures import check_cut_key
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 
 if TYPE_CHECKING:
     from gpuscan.kernels.cuda.backend import CudaKernels

@@ -1,6 +1,6 @@
 /* What every kernel uses: types, the store as kernels see it, and steps that a whole warp takes together.
  *
- * In front of this file stand the record layout (gpuscan.records.c_prelude) and the
+ * In front of this file stand the record layout (gpuscan.records.formats.c_prelude) and the
  * constants of the contract (source.py). Page indexes and counts are 64-bit. Warps
  * have 32 lanes; wherever a comment says "all lanes", every lane of the warp comes by.
  */

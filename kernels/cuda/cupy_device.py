@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import DeviceError
-from gpuscan.installing import install_command
+from gpuscan.base.errors import DeviceError
+from gpuscan.base.installing import install_command
+from gpuscan.base.units import format_bytes
 from gpuscan.kernels.cuda.device import Kernel
-from gpuscan.units import format_bytes
 
 _MIN_COMPUTE_CAPABILITY = 75
 """What CUDA 13 still compiles for; the kernels are checked from here on."""

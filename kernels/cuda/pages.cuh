@@ -23,7 +23,7 @@ static __device__ __forceinline__ i64 folio_pages(const Store& store, i64 flat) 
   return store.has_large_folios ? 1ll << store.folio_order[flat] : 1;
 }
 
-/* Rank key, 0 the hottest (gpuscan.records.hotness_key); now is in TIME units. */
+/* Rank key, 0 the hottest (gpuscan.records.formats.hotness_key); now is in TIME units. */
 static __device__ __forceinline__ u32 hotness_key(u32 word, u32 now) {
   const u32 freq = (word >> GS_FREQ_SHIFT) & GS_FREQ_MAX;
   const u32 age = (now - ((word >> GS_TIME_SHIFT) & GS_TIME_MAX)) & GS_TIME_MAX;

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
 from gpuscan.kernels.cuda.source import WARPS, Total
 from gpuscan.kernels.cuda.transfer import Transfer
-from gpuscan.pagemap import BLOCK_PAGES
+from gpuscan.records.page_map import BLOCK_PAGES
 
 if TYPE_CHECKING:
     from gpuscan.kernels.cuda.backend import CudaKernels

@@ -19,7 +19,7 @@ from gpuscan.kernels.api import (
     Outcome,
     ReleaseOutcome,
 )
-from gpuscan.records import N_NODES_MAX, RecordFormat, c_prelude
+from gpuscan.records.formats import N_NODES_MAX, RecordFormat, c_prelude
 
 WARPS = 8
 """Warps of a thread block; each works on one stretch."""

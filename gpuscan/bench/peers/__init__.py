@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
+from gpuscan.base.errors import InputError
+from gpuscan.base.installing import install_command
 from gpuscan.bench.peers.answer import Answer, Question
-from gpuscan.errors import InputError
-from gpuscan.installing import install_command
 
 PEERS: dict[str, tuple[str, str]] = {
     "numpy": ("numpy_sort", "NumpySort"),

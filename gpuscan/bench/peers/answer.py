@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.errors import RunFailedError
-from gpuscan.records import RecordFormat, unpack
+from gpuscan.base.errors import RunFailedError
+from gpuscan.records.formats import RecordFormat, unpack
 
 
 @dataclass(frozen=True, slots=True, eq=False)

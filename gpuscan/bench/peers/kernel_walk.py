@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gpuscan.bench.peers import Peer
 from gpuscan.bench.peers.answer import Answer, Question
 from gpuscan.kernels.cpu.compile import kernel
-from gpuscan.records import FORMATS, pack, unpack
+from gpuscan.records.formats import FORMATS, pack, unpack
 
 _PAGE_WORDS, _EXT_WORDS = 8, 2
 PG_LRU = 5

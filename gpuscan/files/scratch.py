@@ -1,0 +1,50 @@
+"""Directories for what a command needs while it runs; gone at the end, whatever ends it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpuscan.base.errors import RunFailedError
+from gpuscan.files.owned import Temporary, abandoned, note_left, opened
+
+
+@contextmanager
+def scratch_directory(purpose: str) -> Iterator[Path]:
+    """Yield a directory of ours among the temporary files, which only this user may look into.
+
+    It is removed when the block ends; what a killed process left of this purpose is removed when it begins.
+
+    Args:
+        purpose: part of its name.
+
+    Raises:
+        RunFailedError: it cannot be made.
+    """
+    parent, stem = Path(tempfile.gettempdir()).absolute(), f"gpuscan-{purpose}"
+    with opened(parent) as handle:
+        try:
+            sweep_scratch(purpose, parent, handle)
+            temporary = Temporary.make(stem, handle)
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot make a temporary directory in {parent}: {error.strerror}; make room, or set TMPDIR"
+            ) from error
+        try:
+            yield parent / temporary.name
+        finally:
+            why = temporary.remove()
+            if why:
+                note_left(parent, [f"{temporary.name} ({why})"])
+
+
+def sweep_scratch(purpose: str, parent: Path, handle: int) -> None:
+    """Remove what processes left that were killed; name what is called like that and is not ours."""
+    left: list[str] = []
+    for temporary in abandoned(f"gpuscan-{purpose}", handle, left):
+        why = temporary.remove()
+        if why:
+            left.append(f"{temporary.name} ({why})")
+    note_left(parent, left)

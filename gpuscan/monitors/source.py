@@ -1,0 +1,320 @@
+"""The source of a live run: what a monitor saw becomes marks on the folios of real processes.
+
+A tick is real time: :meth:`LiveSource.sample` sleeps until it is due. Accessed pages that are not near
+become recorded accesses, so that the store's own threshold decides (one look is not enough), and
+cold pages become requests. Between a look and a move pages are freed, moved, remapped; whatever no
+longer fits is counted and left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.engine.stages import FolioEvents, Produced, Sampled
+from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.numa import Allowance, read_allowance
+from gpuscan.linux.process import Process
+from gpuscan.linux.resident import PageFlags, Pages, pages_in
+from gpuscan.linux.system import HERE, System
+from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
+from gpuscan.monitors.contract import REHEARSED_PAGES, Monitor, mapped
+from gpuscan.records.page_map import PageMap
+
+LARGE_SHARE = 0.5
+"""Part of a large folio that must be accessed for it to move: it moves as a whole, and a region of DAMON
+that goes a little beyond the hot set would take a huge page of cold memory along. A cold one is cold in
+all of its pages."""
+STALE_TICKS = 20
+"""Ticks after which a candidate that was not seen again is given up: it has cooled, or its frame is gone."""
+_IDLE_FACTOR = 10
+"""While nothing is found the pause between two looks grows up to as many intervals: a settled process
+is watched for less than one that moves."""
+_ALLOWANCE_SHARE = 20
+"""numa_maps walks all page tables: it is read again after as many times as long as reading it took."""
+_ALLOWANCE_NS = 1_000_000_000
+"""And not more often than this."""
+
+_MARKED_PAGES = 8_192
+"""Enough for arrays as large as a first look makes: the allocator, too, keeps what it was given once."""
+
+_NONE = np.empty(0, dtype=np.int64)
+
+Sleep = Callable[[float], bool]
+"""Waits up to so many seconds; returns whether the run shall end."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """A process with its number in the address map, and what it was allowed when last asked."""
+
+    process: Process
+    number: int
+    allowance: Allowance
+    read_again_ns: int
+
+
+class LiveSource:
+    """A :class:`gpuscan.engine.stages.Source` on processes of this machine.
+
+    Args:
+        monitor: who tells what was accessed.
+        targets: where pages go.
+        page_map: of the machine the store is for.
+        flags: /proc/kpageflags.
+        addresses: filled with the candidates; shared with the migrator.
+        sleep: waits, and tells when the run shall end.
+        demote: whether cold pages are to go down.
+        allowance_of: reads what a process is allowed.
+        system: whose clock counts.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        targets: Targets,
+        page_map: PageMap,
+        flags: PageFlags,
+        addresses: AddressMap,
+        sleep: Sleep,
+        *,
+        demote: bool = False,
+        allowance_of: Callable[[Process], Allowance] = read_allowance,
+        system: System = HERE,
+    ) -> None:
+        self._monitor = monitor
+        self._targets = targets
+        self._page_map = page_map
+        self._flags = flags
+        self._addresses = addresses
+        self._sleep = sleep
+        self._demote = demote
+        self._allowance_of = allowance_of
+        self._system = system
+        self._going_down = _NONE
+        """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
+        self._until_ns: int | None = None
+        self._members: list[_Member] = []
+        self._tick = 0
+        self._idle_ticks = 0
+        self._ended = False
+        self._started_ns = self._system.monotonic_ns()
+        self.end_reason = ""
+        self.skipped: Counter[str] = Counter()
+        """Pages seen hot or cold that were no candidates, by reason; and races."""
+
+    @property
+    def processes(self) -> list[Process]:
+        """The processes watched now."""
+        return [member.process for member in self._members]
+
+    def start_clock(self, for_ns: int | None = None) -> None:
+        """Let the run's time begin now, and end after ``for_ns``."""
+        self._started_ns = self._system.monotonic_ns()
+        self._until_ns = None if for_ns is None else self._started_ns + for_ns
+
+    def watch(self, processes: Sequence[tuple[int, Process]]) -> None:
+        """Watch these processes, each with a number that is its own for good."""
+        known = {member.number: member for member in self._members}
+        now_ns = self._system.monotonic_ns()
+        self._members = [
+            known.get(number) or _Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
+            for number, process in processes
+        ]
+        if not known:
+            self._rehearse()
+            for member in self._members:  # so that it is not due when the first look is in
+                self._read(member)
+        self._monitor.watch([member.process for member in self._members])
+
+    def _rehearse(self) -> None:
+        """Go once through what a look does, on a few pages, and keep nothing.
+
+        What is run for the first time is slow, and the first look after a monitor is on shall not be.
+        """
+        scratch = LiveSource(
+            self._monitor,
+            self._targets,
+            self._page_map,
+            self._flags,
+            AddressMap(),
+            self._sleep,
+            allowance_of=self._allowance_of,
+            system=self._system,
+        )
+        n_left = REHEARSED_PAGES
+        for member in self._members:
+            pages = pages_in(member.process, mapped(member.process), n_most=n_left)
+            n_left -= len(pages)
+            flats = self._page_map.flat_of_pfn(pages.pfn)
+            far = np.isin(self._page_map.nid_of_flat(np.maximum(flats, 0)), list(self._targets.promotion))
+            pages = pages.take(np.flatnonzero(far & (flats >= 0))[:_MARKED_PAGES])
+            sure = np.ones(len(pages), dtype=np.bool_)
+            scratch._mark(member, pages, [], [], Counter(), sure=sure)
+            if n_left <= 0:
+                break
+
+    def resident_pages(self) -> dict[int, int]:
+        """Return the base pages of all processes by nid, as numa_maps last said."""
+        total: Counter[int] = Counter()
+        for member in self._members:
+            total.update(member.allowance.resident)
+        return dict(sorted(total.items()))
+
+    def finished(self) -> bool:
+        """Whether all processes have ended, the time is over, or the run shall end."""
+        if self._ended:
+            self.end_reason = self.end_reason or "interrupted"
+        elif self._until_ns is not None and self._system.monotonic_ns() >= self._until_ns:
+            self.end_reason = "time is over"
+        elif not any(member.process.is_alive() for member in self._members):
+            self.end_reason = "process ended"
+        return bool(self.end_reason)
+
+    def sample(self, now_ns: int, duration_ns: int) -> Sampled:
+        """Sleep until ``duration_ns`` after ``now_ns`` and return what was accessed since the last look."""
+        pause_ns = duration_ns * min(1 + self._idle_ticks // 2, _IDLE_FACTOR)
+        if not self._tick:
+            pause_ns = 0
+        due_ns = self._started_ns + now_ns + pause_ns
+        if self._until_ns is not None:
+            due_ns = min(due_ns, self._until_ns)
+        self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
+        looked_ns = self._system.monotonic_ns()
+        before = self.skipped.copy()
+        metrics: Counter[str] = Counter()
+        events: list[FolioEvents] = []
+        produced: list[Produced] = []
+        touched = self._monitor.observe(looked_ns) if not self._ended else []
+        for member, pages in zip(self._members, touched, strict=False):
+            self._refresh(member)
+            if pages.unseen:
+                self.skipped["of a process not watched, there are too many"] += sum(
+                    member.allowance.resident.values()
+                )
+            metrics["hot_pages"] += len(pages.hot)
+            if len(self._going_down):
+                self._keep_up(pages.hot, events)
+            self._mark(member, pages.hot, events, produced, metrics, sure=pages.sure)
+            if self._demote:
+                metrics["cold_pages"] += len(pages.cold)
+                self._mark(member, pages.cold, events, produced, metrics, demote=True)
+        stale = self._addresses.stale(self._tick - STALE_TICKS)
+        if len(stale):
+            self._addresses.drop(stale)
+            events.append(FolioEvents(self._page_map.flat_of_pfn(stale), _NONE, why="not seen again"))
+        self._tick += 1
+        self._idle_ticks = 0 if produced else self._idle_ticks + 1
+        for reason, count in (self.skipped - before).items():
+            metrics[f"skipped.{reason}"] += count
+        ended_ns = self._system.monotonic_ns()
+        metrics["observe_ns"] = ended_ns - looked_ns
+        return Sampled(
+            tuple(produced),
+            tuple(events),
+            {name: float(value) for name, value in metrics.items()},
+            elapsed_ns=ended_ns - self._started_ns - now_ns,
+        )
+
+    def _refresh(self, member: _Member) -> None:
+        if self._system.monotonic_ns() < member.read_again_ns or not member.process.is_alive():
+            return
+        self._read(member)
+
+    def _read(self, member: _Member) -> None:
+        started_ns = self._system.monotonic_ns()
+        member.allowance = self._allowance_of(member.process)
+        ended_ns = self._system.monotonic_ns()
+        member.read_again_ns = ended_ns + max(_ALLOWANCE_NS, _ALLOWANCE_SHARE * (ended_ns - started_ns))
+
+    def _mark(
+        self,
+        member: _Member,
+        pages: Pages,
+        events: list[FolioEvents],
+        produced: list[Produced],
+        metrics: Counter[str],
+        *,
+        sure: NDArray[np.bool_] | None = None,
+        demote: bool = False,
+    ) -> None:
+        flats = self._page_map.flat_of_pfn(pages.pfn)
+        known = flats >= 0
+        self.skipped["not in a known zone"] += len(pages) - int(known.sum())
+        pages, flats = pages.take(known), flats[known]
+        nids = self._page_map.nid_of_flat(flats)
+        targets = self._targets.of_pages(nids, pages.address, member.allowance, demote=demote)
+        if not demote:
+            metrics["hot_near_pages"] += int((targets == NO_TARGET).sum())
+        self.skipped["not allowed there (cpuset or memory policy)"] += int((targets == NOT_ALLOWED).sum())
+        movable = targets >= 0
+        shared = movable & ~pages.exclusive
+        self.skipped["mapped by several processes"] += int(shared.sum())
+        movable &= pages.exclusive
+        if not movable.any():
+            return
+        pages, targets = pages.take(movable), targets[movable]
+        folios = self._flags.folios_of(pages.pfn)
+        self.skipped["not on an LRU list"] += len(pages) - int(folios.movable.sum())
+        candidate = folios.movable
+        if len(self._addresses.planned):
+            candidate = candidate & ~np.isin(folios.head, self._addresses.planned)
+        heads, first, n_seen = np.unique(folios.head[candidate], return_index=True, return_counts=True)
+        orders = folios.order[candidate][first]
+        enough = n_seen >= (1.0 if demote else LARGE_SHARE) * (1 << orders)
+        self.skipped["part of a large folio"] += int(n_seen[~enough].sum())
+        heads, first, orders = heads[enough], first[enough], orders[enough]
+        if not len(heads):
+            return
+        self._enter(member, heads, pages.address[candidate][first], orders, events)
+        if demote:
+            self._going_down = np.union1d(self._going_down, heads)
+        nid_of_folio = targets[candidate][first]
+        produced.append(Produced("request" if demote else "record", heads, nid_of_folio))
+        if sure is not None:
+            # One look that stands for many: counted as a second access.
+            again = np.zeros(len(heads), dtype=np.bool_)
+            seen_sure = folios.head[candidate][sure[known][movable][candidate]]
+            place = np.minimum(np.searchsorted(heads, seen_sure), len(heads) - 1)
+            again[place[heads[place] == seen_sure]] = True
+            if again.any():
+                produced.append(Produced("record", heads[again], nid_of_folio[again]))
+
+    def _keep_up(self, hot: Pages, events: list[FolioEvents]) -> None:
+        """End the requests to go down of what was accessed again: with a rate limit they wait long."""
+        entries, known = self._addresses.find(self._going_down)
+        entries = entries.take(known)
+        self._going_down = self._going_down[known]
+        if not len(self._going_down):
+            return
+        place = np.searchsorted(self._going_down, hot.pfn, side="right") - 1
+        inside = (place >= 0) & (hot.pfn < self._going_down[place] + (1 << entries.order[place]))
+        accessed = np.unique(place[inside])
+        if len(accessed):
+            heads = self._going_down[accessed]
+            self._addresses.drop(heads)
+            self._going_down = np.delete(self._going_down, accessed)
+            events.append(FolioEvents(self._page_map.flat_of_pfn(heads), _NONE, why="accessed again"))
+
+    def _enter(
+        self,
+        member: _Member,
+        heads: NDArray[np.int64],
+        addresses: NDArray[np.int64],
+        orders: NDArray[np.int64],
+        events: list[FolioEvents],
+    ) -> None:
+        new, reused = self._addresses.put(heads, addresses, orders, member.number, self._tick)
+        flats = self._page_map.flat_of_pfn(heads)
+        if reused.any():
+            self.skipped["frame given out again, or remapped"] += int(reused.sum())
+            events.append(FolioEvents(flats[reused], _NONE, why="frame given out again"))
+        admitted = new | reused
+        events.extend(
+            FolioEvents(_NONE, flats[admitted & (orders == order)], order)
+            for order in np.unique(orders[admitted]).tolist()
+        )

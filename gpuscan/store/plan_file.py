@@ -1,0 +1,218 @@
+"""Plans as a Parquet file: one row per folio, in the order in which it was to be moved.
+
+Columns:
+    tick          int32   the round of the run
+    batch         int64   running number of the batch over the whole file
+    target_nid    int16   where to
+    pfn           uint64  first page of the folio
+    n_pages       int32   base pages of the folio
+    record        uint64  the word that the scan claimed
+
+File metadata: ``gpuscan.schema`` (1), ``gpuscan.record_format``, ``gpuscan.batch_pages``.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuscan.base.errors import InputError
+from gpuscan.files.reading import UnfitError, check_room, first_line, open_file
+from gpuscan.files.writing import create
+from gpuscan.store.plan import Batches, Plan
+
+SCHEMA_VERSION = 1
+
+_ROW_BYTES = 34
+"""Of all columns."""
+_FOOTER_BYTES_MAX = 64 << 20
+_FOOTER_ITEMS_MAX = 1 << 20
+"""Of Thrift lists: row groups, of which a plan is one, and their columns."""
+_DIGITS_MAX = 9
+
+_COLUMNS = pa.schema(
+    [
+        ("tick", pa.int32()),
+        ("batch", pa.int64()),
+        ("target_nid", pa.int16()),
+        ("pfn", pa.uint64()),
+        ("n_pages", pa.int32()),
+        ("record", pa.uint64()),
+    ]
+)
+
+
+class PlanRows:
+    """Makes plans into rows; batches are numbered over all of them.
+
+    Attributes:
+        n_batches: batches so far.
+    """
+
+    def __init__(self, n_batches: int = 0) -> None:
+        self.n_batches = n_batches
+
+    def rows(self, tick: int, plan: Plan, batches: Batches) -> pa.RecordBatch:
+        """Return the rows of one plan with the batches it was cut into."""
+        columns = [
+            pa.array(np.full(len(plan), tick, dtype=np.int32)),
+            pa.array(batches.of_folio() + self.n_batches),
+            pa.array(plan.target_of_folio().astype(np.int16)),
+            pa.array(plan.pfn.astype(np.uint64)),
+            pa.array(plan.folio_pages.astype(np.int32)),
+            pa.array(plan.words.astype(np.uint64)),
+        ]
+        self.n_batches += len(batches)
+        return pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
+
+
+def parse_rows(serialized: bytes) -> pa.RecordBatch:
+    """Return the rows that :meth:`PlanRows.rows` made, from the bytes of their ``serialize()``.
+
+    Raises:
+        InputError: they are not such rows.
+    """
+    try:
+        rows = pa.ipc.read_record_batch(pa.py_buffer(serialized), _COLUMNS)
+        rows.validate(full=True)
+    except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise InputError(f"a kept plan is damaged ({first_line(error)}); run again from the start") from None
+    if any(column.null_count for column in rows.columns):
+        raise InputError("a kept plan is damaged (a value is missing); run again from the start")
+    return rows
+
+
+class PlanWriter:
+    """Appends plans to one Parquet file; its ``append`` is an engine's plan sink.
+
+    The file is complete once the writer is closed.
+
+    Args:
+        path: the file to create, in a directory that is being filled (see :mod:`gpuscan.files.writing`).
+        record_format: name of the records' format, kept in the metadata.
+        batch_pages: base pages per batch, kept in the metadata.
+    """
+
+    def __init__(self, path: Path, record_format: str, batch_pages: int) -> None:
+        metadata = {
+            "gpuscan.schema": str(SCHEMA_VERSION),
+            "gpuscan.record_format": record_format,
+            "gpuscan.batch_pages": str(batch_pages),
+        }
+        with ExitStack() as stack:
+            self._file = stack.enter_context(create(path))
+            schema = _COLUMNS.with_metadata(metadata)
+            self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+            stack.pop_all()
+        self._rows = PlanRows()
+
+    def append(self, tick: int, plan: Plan, batches: Batches) -> None:
+        """Write one plan with the batches it was cut into."""
+        self.write(self._rows.rows(tick, plan, batches))
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Write the rows of one plan."""
+        if len(rows):
+            self._writer.write_batch(rows.cast(self._writer.schema))
+
+    def close(self) -> None:
+        """Write the footer."""
+        try:
+            self._writer.close()
+        finally:
+            self._writer.is_open = False  # else it tries again when it is collected, and complains on stderr
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PatientPlanWriter:
+    """Appends plans as :class:`PlanWriter` until that fails: a full disk stops the writing, not the run.
+
+    Args:
+        writer: where to.
+    """
+
+    def __init__(self, writer: PlanWriter) -> None:
+        self._writer = writer
+        self._failure: OSError | None = None
+
+    def append(self, tick: int, plan: Plan, batches: Batches) -> None:
+        """Write one plan, unless one before could not be written."""
+        if self._failure is None:
+            try:
+                self._writer.append(tick, plan, batches)
+            except OSError as error:
+                self._failure = error
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Write the rows of one plan; see :meth:`append`."""
+        if self._failure is None:
+            try:
+                self._writer.write(rows)
+            except OSError as error:
+                self._failure = error
+
+    def check(self) -> None:
+        """Raise what stopped the writing.
+
+        Raises:
+            OSError: a plan could not be written.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+
+def read_plans(path: Path) -> pa.Table:
+    """Return the rows of a plan file.
+
+    What the file says of itself is looked at first: its columns, and how many rows they have. The decoding is
+    Arrow's, which reads through one door: what its metadata objects say of columns can end the process
+    (an exception where none is caught, Arrow 26). docs/files.md has what that leaves.
+
+    Raises:
+        InputError: it is not one, is cut short, of a newer schema, or larger than memory allows.
+    """
+    foreign = f"{path} was not written by gpuscan; give a plan.parquet of gpuscan"
+    try:
+        with (
+            os.fdopen(open_file(path), "rb") as file,
+            pq.ParquetFile(
+                file,
+                thrift_string_size_limit=_FOOTER_BYTES_MAX,
+                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
+            ) as plans,
+        ):
+            schema, n_rows = plans.schema_arrow, plans.metadata.num_rows
+            if not schema.remove_metadata().equals(_COLUMNS):
+                raise InputError(foreign)
+            check_room(n_rows * _ROW_BYTES)
+            table = plans.read(use_threads=False)
+            table.validate(full=True)
+    except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
+        why = f"is not a readable plan file ({first_line(error)})"
+        why = str(error) if isinstance(error, UnfitError) else why
+        raise InputError(f"{path} {why}; give a plan.parquet of gpuscan") from error
+    metadata = schema.metadata or {}
+    version = metadata.get(b"gpuscan.schema", b"")
+    if not version.isdigit() or len(version) > _DIGITS_MAX or len(table) != n_rows:
+        raise InputError(foreign)
+    if int(version) > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema {int(version)}, and this gpuscan reads up to {SCHEMA_VERSION}; "
+            "install a newer one"
+        )
+    return table

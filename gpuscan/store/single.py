@@ -1,0 +1,283 @@
+"""The page records of one machine on one device: request, record, scan, release.
+
+A :class:`Store` is what a tiering daemon embeds: it turns a topology into a flat
+index, keeps records and index bits on a device, and hands out plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.base.arguments import flag, has_methods, instance
+from gpuscan.base.errors import DeviceError
+from gpuscan.kernels.api import (
+    Backend,
+    Budget,
+    Cutoffs,
+    Kernels,
+    RecordParams,
+    ReleaseOutcome,
+    ScanRequest,
+    StoreArrays,
+)
+from gpuscan.kernels.failover import GuardedBackend
+from gpuscan.kernels.registry import Device, open_backend
+from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import PageMap
+from gpuscan.store.contract import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
+from gpuscan.store.in_flight import BegunScan
+from gpuscan.store.plan import Plan
+from gpuscan.store.state import arrays_between, check_fits, page_arrays, state_of
+from gpuscan.topology import Topology
+
+
+class Store(PageStore):
+    """Page records of a machine.
+
+    ``request``, ``record``, ``release`` and the frees (``forget``) may run in other
+    threads while a scan runs. Scans through one Store take turns by its cursor: call
+    ``scan`` and ``drain`` from one thread at a time.
+
+    Args:
+        topology: the machine.
+        record_format_name: one of ``gpuscan.records.formats.STORE_FORMATS``.
+        device: ``auto``, ``cpu``, ``reference`` or ``cuda``; or an opened backend.
+        fixed_target: the target of every page for a format that stores none
+            (``pghot-compact``); by default the first top-tier node with CPUs.
+        large_folios: keep a folio order per page (1 byte a page on the device, 1 on the host).
+        n_threads: worker threads of the CPU backend; all cores by default.
+        page_map: the pages this store has, where it is a shard; all of the topology's by default.
+
+    Raises:
+        DeviceError: the device is not there or too small.
+        TopologyError: ``fixed_target`` is not a node with memory.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        record_format_name: str = "rfc",
+        device: Device | Backend = "auto",
+        *,
+        fixed_target: int | None = None,
+        large_folios: bool = False,
+        n_threads: int | None = None,
+        page_map: PageMap | None = None,
+    ) -> None:
+        instance("a store's topology", topology, Topology, TOPOLOGY_REMEDY)
+        page_map = topology.page_map if page_map is None else page_map
+        layout = layout_of(topology, page_map, record_format_name, fixed_target, large_folios)
+        super().__init__(topology, layout)
+        if isinstance(device, str):
+            self.backend, self.device_reason = open_backend(device, n_threads)
+        else:
+            has_methods(
+                "a store's device",
+                device,
+                ("open", "describe"),
+                "give auto, cpu, reference, cuda or a backend",
+            )
+            self.backend, self.device_reason = device, f"{device.name}: given by the caller"
+        self.kernels: Kernels = self.backend.open(layout)
+        self._ahead: list[BegunScan] = []
+        self._order = np.empty(0, dtype=np.uint8)
+        if large_folios:
+            # Plans are made on the host: where the device's array is not there, keep a second one.
+            own = self.kernels.arrays.folio_order
+            self._order = own if isinstance(own, np.ndarray) else np.zeros(layout.n_pages, dtype=np.uint8)
+
+    @property
+    def device_name(self) -> str:
+        """Return the name of the backend."""
+        return self.backend.name
+
+    def device_failures(self) -> tuple[str, ...]:
+        """Return one sentence for each device that failed and was replaced so far."""
+        return tuple(self.backend.failures) if isinstance(self.backend, GuardedBackend) else ()
+
+    def _request(
+        self, pfn: NDArray[np.int64], nid: NDArray[np.int32], outcomes: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        return self.kernels.request(pfn, nid, outcomes)
+
+    def _record(
+        self, pfn: NDArray[np.int64], nid: NDArray[np.int32], params: RecordParams
+    ) -> NDArray[np.int64]:
+        return self.kernels.record(pfn, nid, params, NO_OUTCOMES)
+
+    def _rank(self, budget: Budget, node_mask: NDArray[np.uint8] | None) -> Cutoffs:
+        return self.kernels.rank(budget, 0, self.n_pages, node_mask)
+
+    def _scan_range(self, request: ScanRequest) -> Plan:
+        self._put_back(self._ahead)  # of a drain that stands still
+        begun: list[BegunScan] = []
+        try:
+            begun.append(BegunScan.of(self.kernels.scan, request))
+            return self._hand_out(begun)
+        except BaseException:  # KeyboardInterrupt too: claims must not get lost
+            self._put_back(begun)
+            raise
+
+    def _go_around(self, request: ScanRequest) -> Generator[Plan, None, None]:
+        """Do as :class:`PageStore` says.
+
+        Where plans come from another device, the next scan is begun before a plan is waited for and
+        handed out, so that its transfer costs nothing: while the caller works on one plan, the claims
+        of the next are made. They go back when the iterator is closed (or another round is begun), and
+        what ended meanwhile is told by :meth:`take_ended_ahead`; folios that are freed (:meth:`forget`)
+        are left out when their plan is handed out.
+        """
+        begun: list[BegunScan] = []
+
+        def begin(lo: int, end: int) -> None:
+            begun.append(BegunScan.of(self.kernels.scan, replace(request, lo=lo, hi=end)))
+
+        ends = self._ends()
+        try:
+            while ends:
+                if self._ahead is not begun:
+                    self._put_back(self._ahead)
+                    self._ahead = begun
+                if not begun:
+                    begin(self.cursor, ends[0])
+                if not begun[0].raw.has_arrived:
+                    _begin_next(begin, begun[0].raw.cursor, ends)
+                plan = self._hand_out(begun)
+                self.cursor = plan.cursor % self.n_pages
+                if plan.cursor == ends[0]:
+                    del ends[0]
+                yield plan
+        finally:
+            self._put_back(begun)
+
+    def _hand_out(self, begun: list[BegunScan]) -> Plan:
+        """Wait for the plan of the first scan, and take it off ``begun``."""
+        scan = begun[0]
+        try:
+            scan.wait()
+        except BaseException:  # KeyboardInterrupt too; its claims are back
+            begun.remove(scan)
+            raise
+        plan = scan.plan(self.page_map, self._order if self.layout.has_large_folios else None)
+        scan.raw.recycle()
+        begun.remove(scan)
+        return plan
+
+    def _put_back(self, begun: list[BegunScan]) -> None:
+        """Release the claims of scans whose plans were not handed out, the last one first."""
+        while begun:
+            scan = begun.pop()
+            arrived = scan.arrived()
+            released = self.release(arrived.flat, arrived.words)
+            scan.raw.recycle()
+            self._ended_ahead.superseded += released[ReleaseOutcome.SUPERSEDED] + scan.raw.n_superseded
+            self._ended_ahead.freed += released[ReleaseOutcome.INELIGIBLE] + arrived.n_freed
+            self._ended_ahead.unknown_target += scan.raw.n_unknown_target
+
+    def _release(self, flats: NDArray[np.int64], words: NDArray[Any]) -> NDArray[np.int64]:
+        return self.kernels.release(flats, words, NO_OUTCOMES)
+
+    def _admit(self, flats: NDArray[np.int64], order: int) -> None:
+        if order or self.layout.has_large_folios:
+            self.kernels.set_order(flats, order)
+            self._order.reshape(-1, 1 << order)[flats >> order] = order
+        self.kernels.set_eligible(flats, True)
+
+    def _forget(self, flats: NDArray[np.int64]) -> int:
+        self.kernels.set_eligible(flats, False)
+        n_ready = self.kernels.discard(flats)
+        for scan in self._ahead[:]:
+            scan.note_freed(flats)
+        return n_ready
+
+    def _load_pages(self, eligible_bits: NDArray[np.uint64], order: NDArray[np.uint8] | None) -> None:
+        self.kernels.load(StoreArrays(None, None, None, eligible_bits, order, None))
+        if order is not None:
+            self._order[:] = order
+
+    def dump(self) -> StoreArrays:
+        """Return copies of all arrays in host memory. The store must be at rest."""
+        return self.kernels.dump()
+
+    def host_arrays(self) -> StoreArrays:
+        """Return the arrays themselves where they are in host memory, or else copies. For a store at rest."""
+        arrays = self.kernels.arrays
+        return arrays if isinstance(arrays.records, np.ndarray) else self.kernels.dump()
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know, for :meth:`restore`. The store must be at rest.
+
+        Claims that a drain standing still has made ahead go back first. Arrays in host memory are not
+        copied: write or copy them before the store is used again.
+        """
+        self._put_back(self._ahead)
+        arrays = self.host_arrays()
+        parts = {"0": page_arrays(arrays)}
+        edges = (0, self.page_map.n_sections)
+        return state_of(self, self._ended_ahead, arrays.node_active, edges, parts)
+
+    def restore(self, state: Mapping[str, Any], *, first_section: int | None = None) -> None:
+        """Become what :meth:`state` was taken of. The store must be at rest.
+
+        Args:
+            state: of a store, or of shards; see :mod:`gpuscan.store.state`.
+            first_section: where the state is of the whole machine and this store has a part of it: the
+                flat section at which that begins.
+
+        Raises:
+            ValueError: that was a store of another format, target or size; nothing was changed.
+        """
+        n_sections = self.page_map.n_sections
+        first = first_section or 0
+        whole = n_sections if first_section is None else self.topology.page_map.n_sections
+        check_fits(self, state, whole)
+        arrays = arrays_between(state, first, first + n_sections)
+        active = np.zeros(N_NODES_MAX, dtype=np.uint8)
+        active[state["active_nids"]] = 1
+        self._put_back(self._ahead)
+        self.kernels.load(replace(arrays, node_active=active))
+        if self.layout.has_large_folios:
+            self._order[:] = arrays.folio_order
+        self._restore_rounds(state)
+
+    def count_ready(self) -> int:
+        """Return how many folios are READY now."""
+        return self.kernels.count_ready()
+
+    def take_active(self) -> NDArray[np.uint8]:
+        """Return uint8[1024] of nodes on which pages became READY since the last call, and clear it."""
+        return self.kernels.take_active()
+
+    def warm(self, *, record: bool) -> None:
+        """Load, or compile once, what a run calls beside the scan, which opening the store loads."""
+        none = np.empty(0, dtype=np.int64)
+        if flag("warm: record", record):
+            self.record(none, none, now_jiffies=0, window_jiffies=0, threshold=1)
+        else:
+            self.request(none, none)
+        self.admit(none)
+        self.forget(none)
+        self.release(none, np.empty(0, dtype=self.fmt.dtype))
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        self._ahead.clear()
+        self.kernels.close()
+
+
+def _begin_next(begin: Callable[[int, int], None], lo: int, ends: list[int]) -> None:
+    """Begin the scan after the one up to ``lo``, if the round has one and the device room for two plans."""
+    if lo == ends[0]:
+        if len(ends) == 1:
+            return
+        lo, end = 0, ends[1]
+    else:
+        end = ends[0]
+    with suppress(DeviceError):  # if it is more than a lack of room, it comes again without this plan
+        begin(lo, end)

@@ -1,0 +1,1 @@
+"""Descriptions of a machine and what runs on it: TOML files, their model, and the built-in ones."""

@@ -1,1 +1,0 @@
-"""The built-in workloads, one TOML file each; see :mod:`gpuscan.workload`."""
