@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
-from gpuscan.records import unpack
+from gpuscan.records.formats import unpack
 from stores import assert_indexed, assert_sorted
 
 FREED_EVERY = 16

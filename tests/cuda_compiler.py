@@ -14,9 +14,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from gpuscan.installing import install_command
+from gpuscan.base.installing import install_command
 from gpuscan.kernels.cuda.source import kernel_source
-from gpuscan.records import FORMATS
+from gpuscan.records.formats import FORMATS
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 """Turing, Ampere, Hopper, Blackwell in data centres and elsewhere."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.snapshot import Snapshot
+from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.snapshot.snapshot import Snapshot
 
 HOST = Path(__file__).parent / "data/host.zarr"
 """Page flags of a virtual machine: 24 GiB present, 4.4 GiB managed, small programs running."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuscan.pagemap import SECTION_PAGES
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology import MemoryKind, Node, Topology, Watermarks, Zone
 
 MARKS = Watermarks(min=64, low=80, high=96, promo=112)

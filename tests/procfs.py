@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuscan.linux.system import System
-from gpuscan.pageflags import Kpf
+from gpuscan.records.page_flags import Kpf
 
 PRESENT, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 56, 1 << 55
 LRU_PAGE = 1 << Kpf.LRU | 1 << Kpf.ANON

@@ -13,19 +13,19 @@ import numpy as np
 
 from gpuscan.checkpoint.directory import CheckpointDirectory, load
 from gpuscan.checkpoint.state import canonical, split
-from gpuscan.engine import RunReport, TickReport
+from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.kernels.registry import Device
-from gpuscan.pagestore import PageStore
-from gpuscan.resume import Request, ResumedRun, RunCheckpoints, scenario_state
-from gpuscan.scenario import Scenario, build_scenario
-from gpuscan.snapshot import Snapshot
-from gpuscan.store import Store
-from gpuscan.storestate import arrays_between, page_arrays
+from gpuscan.run.resume import Request, ResumedRun, RunCheckpoints, scenario_state
+from gpuscan.run.scenario import Scenario, build_scenario
+from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.store.contract import PageStore
+from gpuscan.store.single import Store
+from gpuscan.store.state import arrays_between, page_arrays
 from gpuscan.topology import Topology
 from gpuscan.topology.resolve import resolve_topology
 from gpuscan.topology.serialize import topology_to_dict
-from gpuscan.workload import workload_document, workload_of
+from gpuscan.workload.files import workload_document, workload_of
 
 BUSY = [
     "processes.0.file=30%",

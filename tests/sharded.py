@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.pagestore import PageStore
-from gpuscan.plan import Plan
+from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.store.contract import PageStore
+from gpuscan.store.plan import Plan
 from gpuscan.topology import MemoryKind, Node, Topology, Zone
 from machines import MARKS
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuscan.engine import Engine, RunReport
-from gpuscan.flow import MigrateResult, MigrateStatus, Produced, Sampled
-from gpuscan.pagestore import PageStore
-from gpuscan.plan import Batches, Plan
-from gpuscan.policy import Policy
-from gpuscan.store import Store
+from gpuscan.engine.policy import Policy
+from gpuscan.engine.stages import MigrateResult, MigrateStatus, Produced, Sampled
+from gpuscan.engine.tick import Engine, RunReport
+from gpuscan.store.contract import PageStore
+from gpuscan.store.plan import Batches, Plan
+from gpuscan.store.single import Store
 from gpuscan.topology import Topology
 from machines import tiered
 from sharded import assert_same_plans, random_pfns

@@ -21,8 +21,8 @@ from gpuscan.kernels.api import (
     empty_node_flags,
 )
 from gpuscan.kernels.cpu import backend, batches, budget, scan
-from gpuscan.pagemap import SECTION_PAGES, Extent, PageMap
-from gpuscan.records import FORMATS, pack, unpack
+from gpuscan.records.formats import FORMATS, pack, unpack
+from gpuscan.records.page_map import SECTION_PAGES, Extent, PageMap
 
 NONE = np.zeros(0, dtype=np.uint8)
 ARRAYS = ("records", "ready_bits", "block_bits", "eligible_bits", "folio_order", "node_active")

@@ -22,7 +22,7 @@ import numpy as np
 import gpuscan
 from gpuscan.kernels.api import Budget, RecordParams, ScanRequest, StoreLayout
 from gpuscan.linux.system import HERE
-from gpuscan.pagemap import PageMap
+from gpuscan.records.page_map import PageMap
 from gpuscan.shards.sharded_store import ShardedStore
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec
 from machines import tiered
@@ -50,10 +50,10 @@ OWN_ERRORS: dict[str, type[Exception]] = {"Workload": ValueError}
 NOT_CALLED = {
     ("Process", "send_signal"): "sends signals",
     ("Process", "wait"): "waits",
-    ("Process", "text"): "reads files of a process; tests/test_linux_pages.py does",
-    ("Snapshot", "write"): "writes files; tests/test_snapshot.py does",
-    ("ShardedStore", "protect"): "writes files; tests/test_shards_recovery.py does",
-    ("ShardedStore", "take_over"): "reads and writes files; tests/test_shards_takeover.py does",
+    ("Process", "text"): "reads files of a process; tests/linux/test_linux_pages.py does",
+    ("Snapshot", "write"): "writes files; tests/snapshot/test_snapshot.py does",
+    ("ShardedStore", "protect"): "writes files; tests/shards/test_shards_recovery.py does",
+    ("ShardedStore", "take_over"): "reads and writes files; tests/shards/test_shards_takeover.py does",
 }
 
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 import surface
-from gpuscan.checks import shown
-from gpuscan.errors import GpuscanError
+from gpuscan.base.arguments import shown
+from gpuscan.base.errors import GpuscanError
 from gpuscan.kernels.api import Cutoffs, StoreArrays
-from gpuscan.plan import Plan
+from gpuscan.store.plan import Plan
 
 CASE_S = 20
 """A case that takes longer hangs: the alarm ends the process."""

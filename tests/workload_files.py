@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.topology import Link, MemoryKind, Node, Topology, Watermarks, Zone
-from gpuscan.units import PAGE_BYTES
-from gpuscan.workload import builtin_workloads
+from gpuscan.workload.files import builtin_workloads
 
 BUILTIN = [name for name, _ in builtin_workloads()]
 GIB_PAGES = (1 << 30) // PAGE_BYTES

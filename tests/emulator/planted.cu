@@ -1,5 +1,5 @@
 // Small kernels that hold a well-known GPU bug each where `bug` names it, and are sound otherwise.
-// tests/test_emulator_planted.py proves that the emulator sees each.
+// tests/kernels/test_emulator_planted.py proves that the emulator sees each.
 
 enum Bug {
     SOUND = 0,

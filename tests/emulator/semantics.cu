@@ -1,4 +1,4 @@
-// One small kernel per operation of the emulator; tests/test_emulator.py knows the answers.
+// One small kernel per operation of the emulator; tests/kernels/test_emulator.py knows the answers.
 
 extern "C" __global__ void votes(const int* predicate, unsigned* ballot, int* any, int* all)
 {

@@ -15,9 +15,9 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 
+from gpuscan.base.errors import GpuscanError
 from gpuscan.cli.main import main
-from gpuscan.errors import GpuscanError
-from gpuscan.snapshot import Snapshot
+from gpuscan.snapshot.snapshot import Snapshot
 from hosts import small_host
 
 RUN = ("run", "--memory", "512MiB", "--ticks", "2", "--threads", "1", "--device", "cpu", "-q")
@@ -178,7 +178,7 @@ def checkpoint_names(path: Path) -> list[str]:
 
 def killed_at_tick_1(directory: Path) -> None:
     """Leave a run that was killed after its first tick."""
-    from gpuscan.resume import RunCheckpoints
+    from gpuscan.run.resume import RunCheckpoints
 
     class Stop(BaseException):
         pass

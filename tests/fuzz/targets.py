@@ -25,24 +25,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuzz import mutate
+from gpuscan.base.errors import GpuscanError
 from gpuscan.checkpoint import arrays
 from gpuscan.checkpoint.directory import STATE_FILE, CheckpointDirectory
 from gpuscan.checkpoint.state import canonical
 from gpuscan.checkpoint.store_state import KIND, load_store, save_store
-from gpuscan.engine import Engine
-from gpuscan.errors import GpuscanError
-from gpuscan.pagemap import SECTION_PAGES
-from gpuscan.planfile import PlanRows, PlanWriter, parse_rows, read_plans
-from gpuscan.resume import ResumedRun, RunCheckpoints
+from gpuscan.engine.tick import Engine
+from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.run.resume import ResumedRun, RunCheckpoints
 from gpuscan.shards.log import RequestLog
-from gpuscan.snapshot import Snapshot
-from gpuscan.store import Store
+from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
+from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Topology
 from gpuscan.topology.toml import from_toml, to_toml
-from gpuscan.workload import load_workload
+from gpuscan.workload.files import load_workload
 from machines import node, tiered
+from plans import make_plan
 from runs import Case
-from test_plan import make_plan
 
 _DISTANCE = np.array([[10, 20], [20, 10]], dtype=np.uint8)
 _SPARSE_BYTES = 10 << 30

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpuscan.errors import GpuscanError
+from gpuscan.base.errors import GpuscanError
 
 MEMORY_BYTES = 2 << 30
 PROGRESS = "tried"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpuscan.errors import GpuscanError
-from gpuscan.flow import MigrateStatus
+from gpuscan.base.errors import GpuscanError
+from gpuscan.engine.stages import MigrateStatus
 from gpuscan.live.document import end_document
 from gpuscan.live.session import LiveRequest, LiveSession
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpuscan.pageflags import Kpf
+from gpuscan.records.page_flags import Kpf
 from gpuscan.topology import MemoryKind, Node, Topology, Watermarks, Zone
 from gpuscan.topology.sysfs import Host
 

@@ -280,7 +280,7 @@ class Guest:
 
 def compile_modules() -> None:
     """Compile the checkout's modules to byte code: the guest keeps none, each of its Pythons would anew."""
-    names = ("gpuscan", "kernels", "cli", "tests/live")  # compileall does not follow links
+    names = ("gpuscan", "kernels", "cli", "tests/guest")  # compileall does not follow links
     command = [sys.executable, "-m", "compileall", "-q", *names]
     subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, check=False)
 

@@ -31,7 +31,7 @@ class Machine:
 
     def qemu_arguments(self) -> list[str]:
         """Return the arguments that make QEMU build this machine."""
-        # avx2=off: QEMU 7.2 emulates wrongly what NumPy sorts with where a CPU has AVX2 (tests/test_vm.py).
+        # avx2=off: QEMU 7.2 emulates wrongly what NumPy sorts with on AVX2 (tests/doors/test_vm.py).
         arguments = [
             *("-machine", "q35,hmat=on", "-accel", "tcg,thread=multi", "-cpu", "max,avx2=off"),
             *("-m", f"{sum(self.memory_mib)}M", "-smp", "cpus=2,sockets=2,cores=1,threads=1"),

@@ -1,0 +1,372 @@
+"""``gpuscan run --checkpoint`` and ``gpuscan resume`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from crashes import in_child
+from gpuscan.base.errors import InputError
+from gpuscan.cli.main import main
+from gpuscan.engine.stages import Sampled
+from gpuscan.engine.tick import TickReport
+from gpuscan.run import resume as resume_module
+from gpuscan.run.resume import RunCheckpoints
+from gpuscan.topology.resolve import resolve_topology
+from hosts import small_host
+from runs import Case, Crash
+
+WORKLOAD = """
+shows = "a test"
+ticks = 10
+seed = 7
+[topology]
+machine = "{machine}"
+[[processes]]
+name = "p"
+memory = "30%"
+cpus_of = [0]
+placement = {{ 0 = "20%", 2 = "80%" }}
+accesses_per_gib_s = 666_667
+[producer.hint_faults]
+scan_size = "1GiB"
+[policy]
+rate_limit = "50MB/s"
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory, which is the current one, with a workload on a machine described beside it."""
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "machine.toml").open("w") as file, redirect_stdout(file):
+        assert main(["topology", "two-socket-cxl", "--memory", "512MiB", "--toml"]) == 0
+    (tmp_path / "small.toml").write_text(WORKLOAD.format(machine="machine.toml"))
+    return tmp_path
+
+
+def crash_after(monkeypatch: pytest.MonkeyPatch, n_ticks: int) -> pytest.MonkeyPatch:
+    """Let the next run end after so many ticks as if its process were gone."""
+    on_tick = RunCheckpoints.on_tick
+
+    def dies(self: RunCheckpoints, report: TickReport) -> None:
+        on_tick(self, report)
+        if report.tick + 1 == n_ticks:
+            raise Crash
+
+    monkeypatch.setattr(RunCheckpoints, "on_tick", dies)
+    return monkeypatch
+
+
+def crashed(n_ticks: int, *args: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        crash_after(patch, n_ticks)
+        assert main(["run", *args, "--quiet", "--checkpoint", "state", "--every", "4"]) == 1
+
+
+def timeless(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without wall times, and without where it was resumed."""
+    kept = {key: value for key, value in document.items() if key not in ("wall_s", "resumed_at")}
+    kept["summary"] = {key: value for key, value in document["summary"].items() if "scan_ns" not in key}
+    return kept
+
+
+def asked(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    assert main([*args, "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def assert_kept_alike(one: Path, other: Path) -> None:
+    """Check that two --out directories hold the same plans, to the byte, and the same series and ledger."""
+    assert (one / "plan.parquet").read_bytes() == (other / "plan.parquet").read_bytes()
+    assert len(pq.read_table(one / "plan.parquet"))
+    series = [pq.read_table(path / "series.parquet").drop_columns("scan_ns") for path in (one, other)]
+    assert series[0].equals(series[1])
+    assert (one / "ledger.json").read_bytes() == (other / "ledger.json").read_bytes()
+    reports = [timeless(json.loads((path / "report.json").read_text())) for path in (one, other)]
+    assert reports[0] == reports[1]
+
+
+def test_a_killed_run_goes_on_and_its_files_are_those_of_a_whole_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [
+        sys.executable,
+        "-m",
+        "gpuscan",
+        "run",
+        "small.toml",
+        "--device",
+        "cpu",
+        "--set",
+        "ticks=40",
+        "--quiet",
+    ]
+    whole = asked(capsys, *run[3:-1], "--out", "whole")
+    process = subprocess.Popen([*run, "--checkpoint", "state", "--every", "3", "--out", "kept"])
+    deadline = time.monotonic() + 60
+    while not (here / "state/checkpoint-00000003").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    # Files by these names mean something else now; the run is the one that was asked for.
+    (here / "small.toml").write_text("shows = 'other'")
+    (here / "machine.toml").write_text("")
+    resumed = asked(capsys, "resume", "state")
+    assert timeless(resumed) == timeless(whole)
+    (at,) = resumed["resumed_at"]
+    assert 6 <= at < 40
+    assert_kept_alike(here / "whole", here / "kept")
+    assert [path.name for path in here.glob("kept*")] == ["kept"]  # what the killed one left is swept
+
+
+def test_resuming_again_needs_force_where_a_result_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crashed(6, "small.toml", "--out", "kept")
+    capsys.readouterr()
+    first = asked(capsys, "resume", "state")
+    assert first["resumed_at"] == [4]
+    assert main(["resume", "state"]) == 2
+    assert "is after tick 8 of 10; --force goes on from there and replaces it" in capsys.readouterr().err
+    again = asked(capsys, "resume", "state", "--force", "--every", "1")
+    assert again["resumed_at"] == [4, 8]
+    assert timeless(again) == timeless(first)
+    assert sorted(path.name for path in (here / "state").glob("checkpoint-*"))[-1] == "checkpoint-00000005"
+
+
+def test_a_run_says_what_its_checkpoints_cost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "small.toml", "--checkpoint", "state", "--every", "4"]) == 0
+    assert "3 checkpoints in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("every", ["1h", "3"])
+def test_time_or_ticks(here: Path, every: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked(capsys, "run", "small.toml", "--checkpoint", "state", "--every", every)
+    newest = max(path.name for path in (here / "state").glob("checkpoint-*"))
+    assert newest == {"1h": "checkpoint-00000001", "3": "checkpoint-00000004"}[every]
+
+
+def test_often_by_the_clock(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked(capsys, "run", "small.toml", "--checkpoint", "state", "--every", "1ns")
+    assert max(path.name for path in (here / "state").glob("checkpoint-*")) == "checkpoint-00000011"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["run", "--checkpoint", "state", "--every", "0"], "give 10, or 30s"),
+        (["run", "--checkpoint", "state", "--every", "soon"], "soon"),
+        (["run", "--checkpoint", "state", "--design", "rfc-v1"], "leave out --checkpoint or --design"),
+        (["run", "--checkpoint", "no/where"], "is not there; make it"),
+        (["run", "--checkpoint", "machine.toml"], "is not a directory"),
+        (["resume", "nowhere"], "is not a directory of checkpoints"),
+        (["resume", "."], "holds no checkpoint"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    here: Path, args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (here / "nowhere").exists()
+
+
+def test_another_runs_checkpoints_are_replaced_with_force_only(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crashed(6, "small.toml")
+    capsys.readouterr()
+    assert main(["run", "small.toml", "--checkpoint", "state"]) == 2
+    assert "go on with it by 'gpuscan resume state'" in capsys.readouterr().err
+    args = ("run", "small.toml", "--checkpoint", "state", "--force", "--ticks", "3")
+    assert asked(capsys, *args)["summary"]["n_ticks"] == 3
+    assert asked(capsys, "resume", "state")["summary"]["n_ticks"] == 3
+
+
+def test_two_do_not_write_to_one_directory(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crashed(6, "small.toml")
+    capsys.readouterr()
+    held = RunCheckpoints(here / "state", force=True)
+    assert main(["resume", "state"]) == 2
+    assert "another process writes checkpoints to" in capsys.readouterr().err
+    held.close()
+
+
+def test_a_damaged_checkpoint_names_the_one_that_is_whole(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = asked(capsys, "run", "small.toml")
+    crashed(9, "small.toml")
+    newest = here / "state/checkpoint-00000003/state.json"
+    newest.write_bytes(newest.read_bytes().replace(b'"cursor":0', b'"cursor":1'))
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    err = capsys.readouterr().err
+    before = here / "state/checkpoint-00000002"
+    assert f"was changed (its SHA-256 is wrong); {before} is whole: resume that" in err
+    assert timeless(asked(capsys, "resume", str(before))) == timeless(whole)
+    assert timeless(asked(capsys, "resume", "state")) == timeless(whole)
+
+
+def test_a_damaged_log_is_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crashed(6, "small.toml", "--out", "kept")
+    for name in ("plans.log", "ticks.log"):
+        log = here / "state" / name
+        good = log.read_bytes()
+        for bad, said in (
+            (good[:50], "bytes early"),
+            (b"?" + good[1:], "was changed"),
+            (None, "cannot be read"),
+        ):
+            log.unlink() if bad is None else log.write_bytes(bad)
+            capsys.readouterr()
+            assert main(["resume", "state"]) == 2
+            assert said in capsys.readouterr().err
+        log.write_bytes(good)
+    assert main(["resume", "state"]) == 0
+
+
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_is_whole(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fill_up() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+        args = ["run", "small.toml", "--set", "ticks=40", "--quiet", "--checkpoint", "state", "--every", "4"]
+        assert main(args) == 1
+
+    assert in_child(fill_up) == 0
+    err = capfd.readouterr().err
+    assert err.startswith("gpuscan: error: cannot write ")
+    assert "File too large" in err
+    assert "make room and go on from" in err
+    assert err.count("\n") == 1
+    assert not list((here / "state").glob("*.tmp"))
+    assert main(["resume", "state", "--quiet", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["summary"]["n_ticks"] == 40
+
+
+def test_a_trace_must_be_the_one_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = resolve_topology("two-socket-cxl", 512 << 20).node(2).zones[0].present[0][0]
+    lines = [f"[000] {100:5d}.{page * 900:06d}: {7:16d}{first + page << 12:16x}\n" for page in range(1000)]
+    trace = here / "mem.txt"
+    trace.write_text("".join(lines))
+    args = ("--trace", "mem.txt", "--memory", "512MiB")
+    whole = asked(capsys, "run", *args)
+    assert whole["ledger"]["migrated"]
+    crashed(5, *args)
+    trace.write_text("".join(lines[:-1]))
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    assert "mem.txt was changed since the run began; bring it back" in capsys.readouterr().err
+    trace.write_text("".join(lines))
+    assert timeless(asked(capsys, "resume", "state")) == timeless(whole)
+
+
+def test_a_captured_machine_must_be_the_one_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_host().write(here / "host.zarr")
+    args = ("host.zarr", "--split-cxl", "50%", "--ticks", "9")
+    whole = asked(capsys, "run", *args)
+    crashed(5, *args)
+    host = small_host()
+    host.flags[0] ^= 1 << 3
+    host.write(here / "host.zarr", force=True)
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    assert "the captured machine was changed" in capsys.readouterr().err
+    small_host().write(here / "host.zarr", force=True)
+    assert timeless(asked(capsys, "resume", "state")) == timeless(whole)
+
+
+def test_a_gpuscan_with_other_defaults_refuses(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crashed(5, "small.toml")
+    made = resume_module._made
+    monkeypatch.setattr(resume_module, "_made", lambda scenario: {**made(scenario), "ticks": 11})
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    assert "makes another machine or policy of the same workload" in capsys.readouterr().err
+
+
+def test_a_state_that_lacks_something_is_one_sentence(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = resume_module.scenario_state
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            resume_module, "scenario_state", lambda scenario: {**state(scenario), "migrator": {"dice": 3}}
+        )
+        crashed(5, "small.toml")
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    assert "does not fit the run it is of (the migrator lacks the key 'random')" in capsys.readouterr().err
+
+
+def test_a_source_without_a_state_is_refused(tmp_path: Path) -> None:
+    class Stateless:
+        def sample(self, now_ns: int, duration_ns: int) -> Sampled:
+            return Sampled(())
+
+        def finished(self) -> bool:
+            return False
+
+    case = Case("cxl-promote")
+    scenario = case.build()
+    scenario.engine.source = Stateless()  # type: ignore[union-attr]
+    checkpoints = RunCheckpoints(tmp_path / "c")
+    with pytest.raises(InputError, match="the source Stateless has no state that a checkpoint could keep"):
+        checkpoints.begin(scenario, replace(case.request("5")))
+    checkpoints.close()
+
+
+def test_a_run_that_is_complete_says_where_its_result_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--device", "cpu", "--quiet", "--out", "res", "--checkpoint", "whole", "--every", "5")
+    assert main(["run", "small.toml", *options]) == 0
+    capsys.readouterr()
+    assert main(["resume", "whole"]) == 2
+    err = capsys.readouterr().err
+    assert f"whole is complete, and its result is in {here / 'res'}; --force writes that again" in err
+    assert "going on" not in err
+    assert main(["resume", "whole", "--force", "--quiet"]) == 0
+
+
+def test_an_interrupt_names_how_to_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_tick = RunCheckpoints.on_tick
+
+    def interrupted(self: RunCheckpoints, report: TickReport) -> None:
+        on_tick(self, report)
+        if report.tick == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_tick", interrupted)
+        assert main(["run", "small.toml", "--checkpoint", "state", "--every", "3", "-q"]) == 130
+    said = f"interrupted; go on from tick 3 with 'gpuscan resume {here / 'state'}'"
+    assert capsys.readouterr().err == f"gpuscan: error: {said}\n"
+    assert main(["resume", "state", "-q"]) == 0

@@ -1,0 +1,165 @@
+"""The open loop's walks, with 2 MiB folios among the pages, against one that looks at page after page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from gpuscan.base.errors import RunFailedError
+from gpuscan.compare.open_loop import OpenLoop, StepCosts
+from gpuscan.compare.request_list import ENTRY
+from gpuscan.compare.static_machine import StillPages
+from gpuscan.designs.registry import make_design
+from gpuscan.engine.policy import Policy
+from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.sim.spec import MachineSpec, ProcessSpec
+from gpuscan.topology import Topology
+from machines import tiered
+
+COSTS = StepCosts(page_ns=37.0, entry_ns=20.0)
+ZONE_PAGES = 4096
+CXL = 2
+WALKERS = ("rfc-v1", "rfc-fixed", "zone-flag", "per-folio", "section-flag")
+
+
+@cache
+def machine() -> SimulatedMachine:
+    """Return a machine whose node 2 has two zones in sections of their own, pages and huge pages in both."""
+    topology = tiered()
+    start = 5 * SECTION_PAGES
+    normal = topology.nodes[CXL].zones[0]
+    zones = tuple(
+        replace(normal, name=name, present=((at, at + ZONE_PAGES),), managed_pages=ZONE_PAGES)
+        for name, at in (("Normal", start), ("Movable", start + SECTION_PAGES))
+    )
+    nodes = (*topology.nodes[:CXL], replace(topology.nodes[CXL], zones=zones), topology.nodes[3])
+    processes = tuple(
+        ProcessSpec(name, n_pages, (0,), 1.0, ((CXL, 1.0),), order=order)
+        for name, n_pages, order in (("a", 700, 0), ("b", 512 * 9, 9), ("c", 900, 0))
+    )
+    return SimulatedMachine(Topology("walked", nodes, topology.distance), MachineSpec(processes))
+
+
+@cache
+def heads() -> dict[int, int]:
+    """Return the base pages of every folio on node 2 by its first PFN."""
+    frames, space = machine().space.frame_of.astype(np.int64), machine().space
+    sizes = 1 << space.orders_of(np.arange(space.n_folios))
+    return dict(zip(machine().page_map.pfn_of_flat(frames).tolist(), sizes.tolist(), strict=True))
+
+
+def walked_one_by_one(name: str, marks: list[tuple[int, int]], sleep_ns: int) -> list[tuple[int, int]]:
+    """Return (PFN, delay) of every page that is found, the obvious way.
+
+    Args:
+        name: of the design.
+        marks: (time, PFN), ascending, all of node 2.
+        sleep_ns: between two walks.
+    """
+    sections, flags = name == "section-flag", name in ("section-flag", "zone-flag")
+    start = 5 * SECTION_PAGES
+    length = SECTION_PAGES if sections else ZONE_PAGES
+    spans = [(at, at + length) for at in (start, start + SECTION_PAGES)]
+    since: dict[int, int] = {}
+    flagged: set[tuple[int, int]] = set()
+    left, found = list(marks), []
+
+    def mark_until(now: float) -> bool:
+        before = len(left)
+        while left and left[0][0] <= now:
+            time, pfn = left.pop(0)
+            since.setdefault(pfn, time)
+            flagged.update(span for span in spans if span[0] <= pfn < span[1])
+        return len(left) < before
+
+    start_ns = sleep_ns
+    while left or since:
+        mark_until(start_ns)
+        if sections and not flagged:
+            start_ns += sleep_ns
+            continue
+        n_looked_at, marked = 0, False
+        for span in spans:
+            marked |= mark_until(start_ns + n_looked_at * COSTS.page_ns)
+            if flags and span not in flagged:
+                continue
+            flagged.discard(span)
+            pfn = span[0]
+            while pfn < span[1]:
+                now = start_ns + n_looked_at * COSTS.page_ns
+                marked |= mark_until(now)
+                if pfn in since:
+                    found.append((pfn, int(now) - since.pop(pfn)))
+                pfn += 1 if name == "rfc-v1" else heads().get(pfn, 1)
+                n_looked_at += 1
+        end_ns = start_ns + max(1, int(n_looked_at * COSTS.page_ns))
+        marked |= mark_until(end_ns)
+        start_ns = end_ns if marked else end_ns + sleep_ns
+    return sorted(found)
+
+
+class Crowded(StillPages):
+    """All targets are short of memory, so that the design looks at ages."""
+
+    def free_space_enough(self, nid: int) -> bool:
+        return False
+
+
+def looped(name: str, marks: list[tuple[int, int]]) -> OpenLoop:
+    chosen = machine()
+    entries = np.zeros(len(marks), dtype=ENTRY)
+    entries["time_ns"], entries["pfn"] = [time for time, _ in marks], [pfn for _, pfn in marks]
+    design = make_design(name, Crowded(chosen), Policy(freq_threshold=1, record_format="pghot"))
+    return OpenLoop(design, chosen.topology, entries, COSTS, 1000)
+
+
+def sleep_of(name: str) -> int:
+    return 100_000_000 if name == "section-flag" else 1_000_000_000
+
+
+def test_the_machine_has_folios_of_both_sizes_in_both_zones() -> None:
+    sizes = [
+        [n for pfn, n in heads().items() if start <= pfn < start + ZONE_PAGES]
+        for start in (5 * SECTION_PAGES, 6 * SECTION_PAGES)
+    ]
+    assert [set(inside) for inside in sizes] == [{1, 512}, {1, 512}]
+
+
+@pytest.mark.parametrize("name", WALKERS)
+@pytest.mark.parametrize("seed", range(10))
+def test_pages_are_found_when_a_walk_page_by_page_comes_to_them(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # A walk takes 0.1 to 2.4 ms; all marks come shortly before, during and after the first.
+    longest_ns = int(2 * (SECTION_PAGES if name == "section-flag" else ZONE_PAGES) * COSTS.page_ns)
+    n_marks = rng.integers(1, 60)
+    times = np.sort(sleep_of(name) + rng.integers(-1000, longest_ns, n_marks))
+    pfns = rng.choice(sorted(heads())[:: rng.integers(1, 300)], n_marks)
+    marks = list(zip(times.tolist(), pfns.tolist(), strict=True))
+    loop = looped(name, marks)
+    loop.run()
+    page_map = machine().page_map
+    found = zip(page_map.pfn_of_flat(loop.ledger.positions).tolist(), loop.ledger.delays_ns, strict=True)
+    assert sorted(found) == walked_one_by_one(name, marks, sleep_of(name))
+    assert not loop.ledger.lost
+
+
+def test_a_page_that_is_marked_ahead_of_a_walk_is_not_of_old() -> None:
+    # The walk of pghot comes to the second section after 1.05 ms; at 101 jiffies the page is marked there.
+    pfns = sorted(heads())
+    loop = looped("section-flag", [(99_999_995, pfns[0]), (101_010_000, pfns[-1])])
+    loop.run()
+    assert not loop.ledger.lost
+    assert loop.design.counters["walks"] == 1
+
+
+def test_a_page_found_before_it_was_marked_is_an_error() -> None:
+    loop = looped("rfc-fixed", [(5, min(heads()))])
+    loop.ledger.now_ns = 2
+    loop.ledger.ask(7, 0)
+    loop.place.begin(1)
+    with pytest.raises(RunFailedError, match="found at 1 ns and marked at 2 ns; this is a bug in gpuscan"):
+        loop.ledger.claim(7)

@@ -1,0 +1,83 @@
+"""The tables of docs/live.md: ``python -m tests.guest.peers_table FILE...``, of what ``peers`` printed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gpuscan.base.units import PAGE_BYTES
+
+Run = dict[str, Any]
+
+_MIB = 1 << 20
+
+
+def read(paths: Iterable[Path]) -> list[Run]:
+    """Return all runs."""
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.strip()]
+
+
+def placement_table(runs: list[Run]) -> str:
+    """Return one row for each run that was observed to its end."""
+    at = next((list(run["hot_near"]) for run in runs if "failed" not in run), [])
+    head = ["pattern", "who", *(f"near after {at_s} s" for at_s in at), "moved", "of it cold"]
+    rows = [[*head, "CPU s", "system s of the process", "touches/s", "start"]]
+    for run in runs:
+        if "failed" in run:
+            cells = [run["pattern"], run["method"], f"failed: {run['failed']}"]
+            rows.append([*cells, *["-"] * (len(rows[0]) - len(cells))])
+            continue
+        shares = [_share(run["hot_near"][at_s]) for at_s in at]
+        cold = run["arrived_cold_pages"] / run["arrived_pages"] if run["arrived_pages"] else None
+        cpu = "-" if run["cpu_s"] is None else f"{run['cpu_s']:.1f}"
+        moved = f"{run['migrated_pages'] * PAGE_BYTES / _MIB:.1f} MiB"
+        who = [run["pattern"], run["method"]]
+        work = [cpu, f"{run['process_system_s']:.1f}", f"{run['touched_per_s'] / 1e6:.2f} M"]
+        rows.append([*who, *shares, moved, _share(cold), *work, f"{run['startup_s']:.0f} s"])
+    return _markdown(rows)
+
+
+def speed_table(runs: list[Run]) -> str:
+    """Return the time to 95 % near and the share of cold pages, the median of all rounds and the range."""
+    rows = [["who", "rounds", "95 % near after, median", "range", "cold of what arrived, median", "worst"]]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        of_method = [run for run in runs if run["method"] == method]
+        done = [run for run in of_method if "failed" not in run]
+        if not done:
+            why = of_method[0]["failed"]
+            rows.append([method, str(len(of_method)), f"failed: {why}", "-", "-", "-"])
+            continue
+        times = [run["time_to_95_s"] for run in done if run["time_to_95_s"] is not None]
+        cold = [run["arrived_cold_pages"] / max(1, run["arrived_pages"]) for run in done]
+        reached = len(times) == len(of_method)
+        median = f"{statistics.median(times):.2f} s" if reached else f"in {len(times)} of {len(of_method)}"
+        spread = f"{min(times):.2f}-{max(times):.2f} s" if times else "-"
+        cells = [median, spread, _share(statistics.median(cold)), _share(max(cold))]
+        rows.append([method, str(len(of_method)), *cells])
+    return _markdown(rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def main() -> None:
+    """Print both tables: runs that ended at 95 % are about speed, the others about placement."""
+    runs = read(Path(name) for name in sys.argv[1:])
+    early = [run for run in runs if run["until_enough"]]
+    whole = [run for run in runs if not run["until_enough"]]
+    tables = [speed_table(early) if early else "", placement_table(whole) if whole else ""]
+    sys.stdout.write("\n\n".join(table for table in tables if table) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Compiled kernels are found again, never stale; they work without a cache, forked and side by side."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpuscan
+from gpuscan.base import code_cache as codecache
+from gpuscan.kernels.api import Budget, ScanRequest
+from gpuscan.kernels.cpu import CpuBackend, budget, compile, loading, scan
+from gpuscan.kernels.cpu.bitmaps import count_set_bits
+from stores import NONE, Filling, always_parallel, plain_layout, random_store
+
+ROOT = Path(gpuscan.__file__).parent
+
+# Compiles the two kernels that change nothing, and says whether they came from the cache.
+PROBE = """
+import os
+import numpy as np
+import gpuscan
+assert gpuscan.__file__.startswith(os.path.realpath(".")), f"not the copy: {gpuscan.__file__}"
+from gpuscan.kernels.cpu.bitmaps import count_set_bits, take_active
+words = np.full(4, 3, dtype=np.uint64)
+for bits in (8, 32):
+    assert count_set_bits.for_bits(bits)(words) == 8, "wrong count"
+    stats = count_set_bits.for_bits(bits).stats
+    print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def copied(tmp_path: Path) -> Path:
+    """Return a folder with a copy of what the kernels need."""
+    package = tmp_path / "gpuscan"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
+    for name in ("errors", "units", "memory", "codecache", "records", "pagemap"):
+        shutil.copy(ROOT / f"{name}.py", package)
+    (package / "__init__.py").write_text("")
+    return tmp_path
+
+
+def started(where: Path, script: str = PROBE, **environment: str) -> subprocess.Popen[str]:
+    variables = os.environ | {"PYTHONPATH": str(where), "NUMBA_CACHE_DIR": str(where / "cache")} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=variables,
+        cwd=where,  # -c puts it first on the path, ahead of an installed gpuscan
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def output(process: subprocess.Popen[str]) -> list[str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+def test_a_second_process_loads_and_an_edited_helper_compiles_again(tmp_path: Path) -> None:
+    where = copied(tmp_path)
+    # Two at once on an empty cache: neither may break the other, or leave it broken.
+    both = [started(where), started(where)]
+    assert {line for process in both for line in output(process)} <= {"0 1", "1 0"}
+    assert output(started(where)) == ["1 0", "1 0"]
+    # In another file than the kernel's, which is all that Numba itself looks at.
+    atomics = where / "gpuscan/kernels/cpu/atomics.py"
+    text = atomics.read_text()
+    atomics.write_text(text.replace("builder.ctpop(args[0])", "builder.cttz(args[0], ir.IntType(1)(0))"))
+    assert atomics.read_text() != text
+    process = started(where)
+    _, err = process.communicate(timeout=120)
+    assert "wrong count" in err, "the edited helper was not compiled: the cache served stale code"
+
+
+def test_every_source_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def digest() -> str:
+        compile.source_hash.cache_clear()
+        return compile.source_hash()
+
+    read_bytes = Path.read_bytes
+    before = digest()
+    names = [
+        *sorted(path.name for path in (ROOT / "kernels/cpu").glob("*.py")),
+        "api.py",
+        "records.py",
+        "pagemap.py",
+    ]
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Path, "read_bytes", lambda path, name=name: read_bytes(path) + b"#" * (path.name == name)
+            )
+            assert digest() != before, name
+    assert digest() == before
+
+
+def test_without_a_writable_cache_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codecache, "cache_place", lambda *_: (None, "/nowhere: Read-only file system"))
+    codecache._SAID.clear()
+    function = count_set_bits.function
+    with pytest.warns(RuntimeWarning, match=r"for want of a cache directory .* \(/nowhere: Read") as caught:
+        assert compile.Kernel(function).for_bits(32)(np.full(2, 7, dtype=np.uint64)) == 6
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile.Kernel(function).for_bits(8)
+    codecache._SAID.clear()
+
+
+def test_no_scan_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [each for module in (scan, budget) for each in vars(module).values()]
+    kernels = [each for each in kernels if isinstance(each, compile.Kernel) and each is not scan.undo]
+    for kernel in kernels:
+        monkeypatch.setattr(kernel, "_compiled", {})
+    monkeypatch.setattr(loading, "_LOADED", set())
+    layout = plain_layout()
+    store = CpuBackend(2).open(layout)
+
+    def loaded() -> list[list[int]]:
+        return [[len(each.signatures) for each in kernel._compiled.values()] for kernel in kernels]
+
+    before = loaded()
+    arrays = random_store(layout, Filling(ready=0.1, stale=0.01), np.random.default_rng(3))
+    limit = Budget(np.full(8, 100), np.zeros(8, dtype=np.int64), 0)
+    for path in ("dense", "indexed", "auto"):
+        for mask in (None, np.ones(1024, dtype=np.uint8)):
+            for capacity in (512, layout.n_pages):
+                for budgeted in (False, True):
+                    store.load(arrays)
+                    cuts = store.rank(limit, 0, layout.n_pages, mask) if budgeted else None
+                    store.scan(ScanRequest(0, layout.n_pages, capacity, path, mask, cuts))
+    assert loaded() == before == [[1]] * len(kernels)
+
+
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    with always_parallel():
+        backend = CpuBackend(3)
+        layout = plain_layout()
+        kernels = backend.open(layout)
+        arrays = random_store(layout, Filling(ready=0.01), np.random.default_rng(2))
+        kernels.load(arrays)
+        expected = kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages)).flat.copy()
+        kernels.load(arrays)
+        with warnings.catch_warnings():
+            # Python 3.12 and later warn of forking with threads: that is what is tested.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            flats = kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages)).flat
+            os._exit(0 if np.array_equal(flats, expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        np.testing.assert_array_equal(
+            kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages)).flat, expected
+        )
+
+
+def test_threads_end_and_start_again() -> None:
+    with always_parallel():
+        backend = CpuBackend(2)
+        kernels = backend.open(plain_layout())
+        nids = np.zeros(4, dtype=np.int32)
+        kernels.request(np.arange(4), nids, NONE)
+        backend.workers.close()
+        backend.workers.close()
+        assert kernels.request(np.arange(4), nids, NONE)[6] == 4
+        backend.workers.close()

@@ -1,0 +1,123 @@
+"""How ``request`` and ``record`` bring PFNs into the order of regions, and where the PFN table leads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuscan.kernels.api import NODE_HAS_MEMORY, StoreLayout, empty_node_flags
+from gpuscan.kernels.cpu import arguments, batches
+from gpuscan.kernels.cpu.arguments import Store, machine_of, store_of
+from gpuscan.kernels.cpu.backend import allocate
+from gpuscan.kernels.cpu.gather import (
+    TARGET_BITS,
+    UNKNOWN_PFN,
+    UNKNOWN_TARGET,
+    count_regions,
+    index_bits_of,
+)
+from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.records.formats import record_format
+from gpuscan.records.page_map import SECTION_PAGES, Extent, PageMap
+
+EXTENTS = [
+    Extent(100, 900, 0, 0),
+    Extent(900, 1_000, 1, 0),
+    Extent(3 * SECTION_PAGES + 7, 6 * SECTION_PAGES + 11, 1, 0),
+    Extent(6 * SECTION_PAGES + 12, 6 * SECTION_PAGES + 40, 0, 0),
+    Extent(1 << 30, (1 << 30) + 5, 0, 0),
+]
+
+
+@pytest.fixture
+def layout() -> StoreLayout:
+    flags = empty_node_flags()
+    flags[:2] = NODE_HAS_MEMORY
+    return StoreLayout(PageMap.from_extents(EXTENTS), record_format("rfc"), flags)
+
+
+@pytest.fixture
+def store(layout) -> Store:
+    return store_of(layout, allocate(layout))
+
+
+@pytest.mark.parametrize("slots", [1, 4, 1 << 16])
+def test_the_table_finds_what_the_page_map_does(layout, store, monkeypatch, slots):
+    monkeypatch.setattr(arguments, "_SLOTS_MAX", slots)
+    edges = [edge for extent in EXTENTS for edge in (extent.pfn_start, extent.pfn_end)]
+    pfns = np.unique([[0, 1 << 40, *(edge + step for edge in edges)] for step in (-1, 0, 1, 500)])
+    pfns = np.append(pfns, -1)
+    machine, found = machine_of(layout), np.empty(len(pfns), dtype=np.int64)
+    nids = np.ones(len(pfns), dtype=np.int32)
+    assert len(machine.extent_of_slot) <= slots
+    counts = np.zeros(513, dtype=np.int64)
+    count_regions.for_bits(32)(store, machine, pfns, nids, 0, len(pfns), 15, found, counts)
+    flats = found >> TARGET_BITS
+    assert flats.tolist() == layout.page_map.flat_of_pfn(pfns).tolist()
+    assert counts[0] == (flats < 0).sum() > 0
+    assert counts.sum() == len(pfns)
+    assert (found[flats >= 0] & ((1 << TARGET_BITS) - 1) == 1).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, store, monkeypatch, n_threads):
+    monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
+    monkeypatch.setattr(batches, "_BATCH_ITEMS_MIN", 1_000)
+    rng = np.random.default_rng(3)
+    pfns = rng.integers(90, 7 * SECTION_PAGES, 5_500)
+    nids = rng.integers(-1, 3, 5_500).astype(np.int32)
+    machine, workers = machine_of(layout), Workers(n_threads)
+    seen: list[int] = []
+    for batch in batches.batches_of(pfns, nids, store, machine, layout, workers):
+        assert batch.is_ordered
+        pages, positions = batch.order >> batch.index_bits, batch.order & ((1 << batch.index_bits) - 1)
+        flats, targets = pages >> TARGET_BITS, pages & ((1 << TARGET_BITS) - 1)
+        assert [lo for lo, _ in batch.parts] == [0, *(hi for _, hi in batch.parts[:-1])]
+        assert batch.parts[-1][1] == len(flats) == len(pfns[batch.span])
+        wanted = nids[batch.span][positions]
+        is_known = (wanted == 0) | (wanted == 1)
+        expected = layout.page_map.flat_of_pfn(pfns[batch.span][positions])
+        assert UNKNOWN_PFN in expected
+        assert flats.tolist() == np.where(is_known, expected, UNKNOWN_TARGET).tolist()
+        assert (targets == wanted)[flats >= 0].all()
+        part_of: dict[int, int] = {}
+        for part, (lo, hi) in enumerate(batch.parts):
+            for word in np.unique(flats[lo:hi] >> 6).tolist():
+                assert part_of.setdefault(word, part) == part
+        for word in np.unique(flats >> 6).tolist():
+            assert (np.diff(positions[flats >> 6 == word]) > 0).all()
+        seen += (positions + batch.span.start).tolist()
+    assert sorted(seen) == list(range(len(pfns)))
+    workers.close()
+
+
+def test_an_empty_call_loads_what_a_large_one_needs(layout, store, monkeypatch):
+    called: list[str] = []
+    for name in ("count_regions", "order_by_region"):
+        compiled = getattr(batches, name)
+        monkeypatch.setattr(compiled, "for_bits", lambda _bits, name=name: lambda *_: called.append(name))
+    none, workers = np.empty(0, dtype=np.int64), Workers(1)
+    nids = np.empty(0, dtype=np.int32)
+    (batch,) = batches.batches_of(none, nids, store, machine_of(layout), layout, workers)
+    assert called == ["count_regions", "order_by_region"]
+    assert batch.parts == [(0, 0)]
+
+
+@pytest.mark.parametrize("n_pages", [1 << 15, 1 << 28, 1 << 31, 1 << 32, (1 << 36) - SECTION_PAGES])
+def test_an_entry_has_room_for_every_page_target_and_position(n_pages):
+    bits = index_bits_of(n_pages)
+    last = ((n_pages - 1) << TARGET_BITS | 1023) << bits | ((1 << bits) - 1)
+    assert last < 1 << 63
+    assert bits == 22 or last >= 1 << 62
+    assert bits >= 15
+
+
+def test_a_call_is_cut_where_an_entry_has_few_bits_for_the_position(layout, store, monkeypatch):
+    """As in a store of 2^43 pages and more; it is then cut below the size from which threads share a call."""
+    monkeypatch.setattr(batches, "index_bits_of", lambda _n_pages: 10)
+    pfns, workers = np.arange(100, 900).repeat(7), Workers(1)
+    nids = np.zeros(len(pfns), dtype=np.int32)
+    assert len(pfns) < batches.PARALLEL_FROM_ITEMS
+    found = list(batches.batches_of(pfns, nids, store, machine_of(layout), layout, workers))
+    assert max(batch.span.stop - batch.span.start for batch in found) == 1 << 10
+    assert sum(batch.span.stop - batch.span.start for batch in found) == len(pfns)

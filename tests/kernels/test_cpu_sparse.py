@@ -1,0 +1,88 @@
+"""The scan of few blocks in one call: the same plans and stores as the reference, also where it gives up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_kernels_equal import a_mask, a_range, layouts, pair
+
+from backends import backend_named
+from gpuscan.kernels.api import ScanRequest, StoreLayout
+from gpuscan.kernels.cpu import scan
+from gpuscan.records.formats import STORE_FORMATS
+from gpuscan.records.page_map import SECTION_PAGES
+from stores import NONE, Filling, assert_same_plan, assert_same_store, plain_layout
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    layout=layouts(),
+    ready=st.sampled_from([0.0, 1e-5, 1e-3]),
+    stale=st.sampled_from([0.0, 1e-3]),
+    full_blocks=st.integers(0, 3),
+    path=st.sampled_from(["indexed", "auto"]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_the_reference_agrees(
+    layout: StoreLayout, ready: float, stale: float, full_blocks: int, path: Any, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    reference, kernels = pair(
+        "cpu-2", layout, Filling(ready=ready, stale=stale, full_blocks=full_blocks), rng
+    )
+    lo, hi = a_range(rng, layout.n_pages)
+    request = ScanRequest(lo, hi, max(layout.n_pages, SECTION_PAGES), path, a_mask(rng))
+    assert_same_plan(kernels.scan(request), reference.scan(request))
+    assert_same_store(kernels, reference)
+
+
+@pytest.mark.parametrize("format_name", STORE_FORMATS)
+def test_claims_that_fill_a_segment_go_on_in_the_next(format_name: str) -> None:
+    layout = plain_layout(format_name, n_sections=3)
+    reference, kernels = pair("cpu-2", layout, Filling(ready=2.0), np.random.default_rng(5))
+    request = ScanRequest(0, layout.n_pages, layout.n_pages, "indexed")
+    plan = kernels.scan(request)
+    assert len(plan.flat) > scan.SEGMENT_FOLIOS
+    assert_same_plan(plan, reference.scan(request))
+    assert_same_store(kernels, reference)
+
+
+def test_it_is_tried_only_where_it_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Counted:
+        def for_bits(self, bits: int) -> Any:
+            compiled = scan_sparse.for_bits(bits)
+
+            def call(*args: Any) -> tuple[int, int]:
+                calls.append(compiled(*args))
+                return calls[-1]
+
+            return call
+
+    scan_sparse = scan.scan_sparse
+    monkeypatch.setattr(scan, "scan_sparse", Counted())
+    kernels = backend_named("cpu-2").open(plain_layout(n_sections=2))
+    n_pages = 2 * SECTION_PAGES
+    kernels.set_eligible(np.arange(n_pages), eligible=True)
+
+    def claimed(path: Any, capacity: int = n_pages, mask: Any = None) -> int:
+        plan = kernels.scan(ScanRequest(0, n_pages, capacity, path, mask))
+        kernels.release(plan.flat, plan.words, NONE)
+        return len(plan.flat)
+
+    kernels.request(np.array([5, 40_000]), np.full(2, 1, dtype=np.int32), NONE)
+    assert claimed("dense") == claimed("indexed", capacity=512) == 2
+    assert calls == []
+    assert claimed("auto") == claimed("indexed") == 2
+    assert calls == [(2, 128), (2, 128)]
+    every_block = np.arange(0, n_pages, 512)
+    kernels.request(every_block, np.full(len(every_block), 1, dtype=np.int32), NONE)
+    plan = kernels.scan(ScanRequest(0, n_pages, n_pages))
+    assert len(plan.flat) == len(every_block) + 2
+    assert calls[2:] == [(128, 128)]
+    assert "by a sample" in plan.why  # too many for one call: the usual way chose and claimed

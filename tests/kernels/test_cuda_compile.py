@@ -1,0 +1,121 @@
+"""The CUDA kernels compile for every architecture as they should: no spills, wide loads, known sizes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from cuda_compiler import ARCHITECTURES, Usage, compiled, instructions, missing, table, usage
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "cuda.md"
+SM_REGISTERS = 65_536
+THREADS = 256
+OTHERS = [
+    pytest.param(each, marks=() if each == 90 else pytest.mark.slow, id=str(each)) for each in ARCHITECTURES
+]
+"""All of them; a compilation takes one to two seconds, so most wait for the slow suite."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler() -> None:
+    reason = missing()
+    if reason is None:
+        return
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"the CUDA kernels must be compiled in CI, but {reason}")
+    pytest.skip(reason)
+
+
+def assert_lean(kernels: dict[str, Usage]) -> None:
+    """Check that no kernel spills, has a stack or keeps a block pair from sharing an SM."""
+    assert {"request", "record", "release", "scan_dense", "scan_indexed", "scatter", "popcounts"} <= set(
+        kernels
+    )
+    for name, uses in kernels.items():
+        assert (uses.stack, uses.local) == (0, 0), f"{name} keeps variables in memory"
+        assert 2 * THREADS * uses.registers <= SM_REGISTERS, f"{name} takes {uses.registers} registers"
+        assert uses.shared <= 48 * 1024, f"{name} takes {uses.shared} bytes of static shared memory"
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_every_kernel_is_lean(architecture: int) -> None:
+    assert_lean(usage(compiled("rfc", False, architecture)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("format_name", "exclusive"),
+    [("rfc", True), ("pghot", False), ("pghot", True), ("pghot-compact", False), ("pghot-compact", True)],
+)
+def test_every_kernel_of_the_other_modules_is_lean(
+    format_name: str, exclusive: bool, architecture: int
+) -> None:
+    assert_lean(usage(compiled(format_name, exclusive, architecture)))
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize("kernel", ["scan_dense", "scan_dense_budget", "count_ready"])
+def test_records_are_read_16_bytes_at_a_time(kernel: str, architecture: int) -> None:
+    loads = [line for line in instructions(compiled("rfc", False, architecture), kernel) if "LDG" in line]
+    wide = [line for line in loads if "LDG.E.128" in line]
+    assert len(wide) >= (4 if kernel.startswith("scan") else 1)
+    # Past the first-level cache, which would hide what others wrote.
+    assert all("STRONG.GPU" in line for line in wide)
+
+
+MEMORY = {
+    r"MEMBAR\.SC\.GPU": "fence",
+    r"ATOMG\.E\.CAS\.STRONG\.GPU": "exchange record",
+    r"(ATOMG|RED)\.E\.OR\.64": "set bit",
+    r"(ATOMG|RED)\.E\.OR\.STRONG": "set flag",
+    r"ATOMG\.E\.AND\.64": "take blocks",
+    r"ATOMG\.E\.EXCH\.64": "take bits",
+    r"LDG\.E(\.\w+)?\.STRONG\.GPU": "look",
+}
+"""Machine instructions on what other threads see. Counters (ADD) and a kernel's own arrays are left out."""
+MARK = ["exchange record", "fence", "look", "set bit", "fence", "look", "set bit"]
+DESCEND = ["look", "take blocks", "fence", "look", "take bits", "fence", "look"]
+ORDERS = {
+    "request": [*MARK, "fence", "look", "set flag"],
+    "record": [*MARK, "fence", "look", "set flag"],
+    "release": [*MARK, "fence", "look", "set flag"],
+    "undo": MARK,
+    "scan_dense": [*DESCEND, *MARK],
+    "scan_indexed": [*DESCEND, *MARK],
+}
+"""The protocol's order, in which the code is laid out: producers climb, scans descend, claim, restore."""
+
+
+def assert_in_order(kernel: str, format_name: str, architecture: int) -> None:
+    steps: list[str] = []
+    for line in instructions(compiled(format_name, False, architecture), kernel):
+        step = next((step for pattern, step in MEMORY.items() if re.search(pattern, line)), None)
+        if step is not None and steps[-1:] != [step]:
+            steps.append(step)
+    order = ORDERS[kernel]
+    start = steps.index(order[0]) if kernel.startswith("scan") else steps.index("exchange record")
+    assert steps[start : start + len(order)] == order
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize("kernel", list(ORDERS))
+def test_machine_code_keeps_the_order_of_the_protocol(kernel: str, architecture: int) -> None:
+    assert_in_order(kernel, "rfc", architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", list(ORDERS))
+def test_machine_code_of_the_compact_module_does(kernel: str, architecture: int) -> None:
+    assert_in_order(kernel, "pghot-compact", architecture)
+
+
+@pytest.mark.slow
+def test_the_document_has_the_table() -> None:
+    assert table() in DOCUMENT.read_text(), (
+        "run python tests/cuda_compiler.py and put its table into docs/cuda.md"
+    )

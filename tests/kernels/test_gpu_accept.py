@@ -1,0 +1,348 @@
+"""benchmarks/gpu_accept.py on the emulator at toy size: a GPU is to find nothing new in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emulated import EmulatedDevice
+from gpuscan.kernels.api import RawPlan, ScanRequest
+from gpuscan.kernels.cuda import CudaKernels
+from gpuscan.kernels.cuda.source import source_hash
+from gpuscan.records.formats import FORMATS, STORE_FORMATS
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import gpu_accept  # noqa: E402 - benchmarks/ is no package
+from accept import figures, parts, tables, tools  # noqa: E402 - see above
+from accept.beds import drain, fill, layout_of  # noqa: E402 - see above
+from accept.record import Record, run_parts  # noqa: E402 - see above
+from accept.rig import CupyRig, own_source, timed_backend  # noqa: E402 - see above
+
+TOY = parts.Scale(
+    name="toy",
+    formats=("rfc", "pghot-compact"),
+    reference_pages=1 << 16,
+    reference_items=80,
+    twin_pages=3 << 15,
+    twin_items=1500,
+    sizes=(1 << 17,),
+    size_items=2000,
+    filled_pages=(1 << 16,),
+    filled_densities=(1e-3, 1.0),
+    ceiling_bytes=1 << 16,
+    scan_pages=1 << 16,
+    densities=(1e-3, 1.0),
+    n_targets=(16,),
+    n_requests=2000,
+    sparse_densities=(1e-4,),
+    plan_densities=(0.1,),
+    large_pages=1 << 16,
+    largest_pages=1 << 16,
+    rounds=1,
+    limits_s=dict.fromkeys(parts.PARTS, 60.0),
+)
+
+
+class EmulatedRig:
+    """The emulator's device, NumPy's arrays, and the host's clock."""
+
+    name = "emulated"
+    xp: Any = np
+
+    def __init__(self) -> None:
+        self.device = EmulatedDevice(seed=4)
+        self.n_trimmed = 0
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "device": "emulated",
+            "describe": self.device.describe(),
+            "driver": "none",
+            "cupy": "none",
+        }
+
+    def mark(self) -> int:
+        return time.perf_counter_ns()
+
+    def elapsed_ns(self, begin: int, end: int) -> int:
+        return end - begin
+
+    def trim(self) -> None:
+        self.n_trimmed += 1
+
+    def capture(self, run: Callable[[], object]) -> Callable[[], None]:
+        return lambda: run() and None
+
+    def cub_select(self, fmt: Any) -> Any:
+        def run(records: Any) -> Any:
+            flats = np.flatnonzero(records & fmt.dtype.type(fmt.ready.mask)).astype(np.uint32)
+            return ((records[flats] >> fmt.nid.shift) & fmt.nid.max).astype(np.uint16), flats
+
+        return run
+
+
+@pytest.fixture
+def rig() -> EmulatedRig:
+    return EmulatedRig()
+
+
+def run(out: Path, rig: Any, scale: parts.Scale, *names: str) -> tuple[int, dict[str, Any], str]:
+    """Return exit status, JSON and Markdown."""
+    status = run_parts(Record(out, rig, scale), rig, scale, names or list(parts.PARTS))
+    document = json.loads((out / "gpu.json").read_text())
+    return status, document, (out / "gpu.md").read_text()
+
+
+def test_everything_at_toy_size(rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "find_tool", lambda name: None)
+    status, document, text = run(tmp_path / "out", rig, TOY)
+    failures = [part for part in document["parts"].values() if part["status"] != "done"]
+    assert failures == []
+    assert (status, document["correct"]) == (0, True)
+    assert document["kernel_sources"] == source_hash()
+    assert rig.n_trimmed == len(parts.PARTS), "a child process finds no memory"
+    checks = document["parts"]["correctness"]["results"]
+    assert len(checks) == 2 * (4 + 2 + 1) + 1 + 2 * 2
+    assert all(check["complete"] for check in checks)
+    assert [row["tool"] for row in document["parts"]["sanitizers"]["results"]] == list(tools.SANITIZERS)
+    assert "nothing here is a measurement" in text
+    for heading in (*parts.PARTS, "bars"):
+        assert f"## {heading}\n" in text
+
+
+def test_a_wrong_word_is_found_and_the_rest_goes_on(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scan(kernels: CudaKernels, request: ScanRequest) -> RawPlan:
+        plan = right(kernels, request)
+        if request.cuts is None and request.path == "auto" and len(plan.words):
+            plan.words[-1] ^= 1
+        return plan
+
+    right = CudaKernels.scan
+    monkeypatch.setattr(CudaKernels, "scan", scan)
+    scale = replace(TOY, formats=("rfc",), filled_densities=(), sizes=())
+    status, document, text = run(tmp_path, rig, scale, "correctness", "requests")
+    assert (status, document["correct"]) == (1, False)
+    checks = document["parts"]["correctness"]["results"]
+    assert all("plan, auto: words differs at" in check["error"] for check in checks)
+    assert [document["parts"][name]["status"] for name in ("correctness", "requests")] == ["failed", "done"]
+    assert "| all checks and answers right | **no** |" in text
+
+
+def test_a_path_that_loses_pages_is_no_figure(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = figures.fill
+    monkeypatch.setattr(figures, "fill", lambda *args: right(*args) + 1)
+    status, document, _ = run(tmp_path, rig, TOY, "scans", "large")
+    assert status == 1
+    for name in ("scans", "large"):
+        results = document["parts"][name]["results"]
+        assert all("WrongAnswerError" in result["error"] and result["wrong"] for result in results)
+
+
+def test_a_peer_with_another_plan_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    select = rig.cub_select
+    monkeypatch.setattr(rig, "cub_select", lambda fmt: lambda records: select(fmt)(records[::-1]))
+    results = list(parts.scans(rig, replace(TOY, densities=(1e-3,)), parts.Deadline(60)))
+    assert [
+        "CUB select + radix sort gives another plan" in result.get("error", "") for result in results
+    ] == [
+        True,
+        False,  # exclusive: peers do not run
+    ]
+
+
+def test_too_small_a_device_is_told_and_is_no_wrong_answer(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.device, "free_bytes", lambda: 100_000)
+    status, document, text = run(tmp_path, rig, TOY, "correctness", "scans", "large")
+    assert (status, document["correct"]) == (0, True)
+    results = document["parts"]["correctness"]["results"]
+    assert all("on the device, 97.7 KiB are free" in result["left_out"] for result in results)
+    assert document["parts"]["scans"]["status"] == "failed"
+    assert "DeviceError" in text
+    assert document["parts"]["large"]["results"] == []
+
+
+def test_a_killed_run_keeps_what_it_has(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> Any:
+        yield {"case": "first", "left_out": "a test"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(parts.PARTS, "large", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, rig, TOY, "ceilings", "large", "ncu")
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert document["correct"] is True  # of what was through
+    assert document["parts"]["ceilings"]["results"][0]["buffer_bytes"] == TOY.ceiling_bytes
+    assert document["parts"]["large"] == {
+        "status": "running",
+        "results": [{"case": "first", "left_out": "a test"}],
+    }
+    assert "- first: a test" in (tmp_path / "gpu.md").read_text()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_nothing_is_begun_when_the_time_is_over(rig: EmulatedRig, tmp_path: Path) -> None:
+    scale = replace(TOY, limits_s=dict.fromkeys(parts.PARTS, 0.0))
+    status, document, _ = run(tmp_path, rig, scale, "correctness", "ceilings", "scans", "requests", "large")
+    assert status == 0
+    for part in document["parts"].values():
+        assert all(result["left_out"] == "no time was left" for result in part["results"])
+
+
+def test_limits_of_a_run_leave_it_below_eight_minutes() -> None:
+    for scale in (parts.FULL, parts.QUICK):
+        assert set(scale.limits_s) == set(parts.PARTS)
+        assert sum(scale.limits_s.values()) <= 8 * 60 - 30
+
+
+def test_what_a_graph_would_save_and_what_overlaps(rig: EmulatedRig) -> None:
+    (sparse,) = parts.launches(rig, TOY, parts.Deadline(60))
+    assert sparse["n_launches"] == 5  # popcounts, cumsum, scan, cumsum, scatter
+    times = {way: {"median_ns": ns} for way, ns in (("scan", 300e3), ("launches", 200e3), ("graph", 20e3))}
+    (row,) = tables._launches([{**sparse, "wall": times, "graph_speedup": 300 / 120}])[2:3]
+    assert row.endswith("| 300 us | 200 us | 20 us | 2.5x | yes |")
+    (full,) = parts.overlap(rig, TOY, parts.Deadline(60))
+    assert full["n_plans"] >= 8
+    assert full["plan_bytes"] == 12 * full["n_ready"] > 0
+
+
+def test_a_graph_that_claims_nothing_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig, "capture", lambda run: lambda: None)
+    (row,) = parts.launches(rig, TOY, parts.Deadline(60))
+    assert "graph claimed less" in row["error"]
+    assert row["wrong"]
+
+
+def test_kernels_are_timed(rig: EmulatedRig) -> None:
+    backend, device = timed_backend(rig)
+    kernels = backend.open(layout_of(1 << 16, "rfc", 4))
+    n_ready = fill(rig, kernels, 0.01, seed=3)
+    assert 0.008 < n_ready / (1 << 16) < 0.012
+    assert kernels.count_index() == (n_ready, (1 << 16) // 512)
+    started = time.perf_counter_ns()
+    with device.watched() as laps:
+        drain(kernels, "dense", n_ready)
+    wall_ns = time.perf_counter_ns() - started
+    assert {"popcounts", "scan_dense", "scatter", "cumsum"} <= set(laps.by_kernel)
+    assert 0 < laps.kernel_ns <= laps.span_ns <= wall_ns
+    drain(kernels, "dense", n_ready)
+    assert laps.by_kernel.keys() == {"popcounts", "scan_dense", "scatter", "cumsum"}
+
+
+SANITIZER = """#!/bin/sh
+[ "$1 $3" = "--tool --error-exitcode" ] || exit 9
+[ "$2" = "racecheck" ] && echo "========= ERROR SUMMARY: 3 errors" && exit "$4"
+[ "$2" = "synccheck" ] && exit 1
+[ "$2" = "initcheck" ] && { sleep 30 & echo $! > "$0.child"; wait; }
+echo "========= ERROR SUMMARY: 0 errors"
+"""
+
+
+def test_what_compute_sanitizer_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SANITIZER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    mem, race, init, sync = tools.sanitizers(lambda: 4.0)
+    assert mem == {
+        "tool": "memcheck",
+        "summary": "ERROR SUMMARY: 0 errors",
+        "exit_status": 0,
+        "complete": True,
+    }
+    assert (race["error"], race["summary"]) == ("racecheck found something", "ERROR SUMMARY: 3 errors")
+    assert init["left_out"] == "not through after 2 s"
+    child = Path("/proc", program.with_name(f"{program.name}.child").read_text().strip(), "stat")
+    assert not child.exists() or ") Z " in child.read_text(), "the checked process goes on"
+    assert sync["error"] == "the checked process ended with 1"
+
+
+def test_what_ncu_counts() -> None:
+    output = (
+        "==PROF== Connected\n"
+        '"ID","Kernel Name","gpu__time_duration.sum","dram__bytes.sum.per_second"\n'
+        '"","","ns","byte/second"\n'
+        '"0","scan_dense","351,200","3000000000000"\n'
+        '"1","scatter","n/a","1"\n'
+    )
+    assert tools.launches_of(output) == [
+        {"kernel": "scan_dense", "time": 351200.0, "dram_bytes_per_s": 3e12},
+        {"kernel": "scatter", "time": None, "dram_bytes_per_s": 1.0},
+    ]
+    assert tools.launches_of("==ERROR== ERR_NVGPUCTRPERM") == []
+
+
+def test_the_command(rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled = []
+
+    def opened(*, pooled: bool, asked: list[bool] = pooled) -> EmulatedRig:
+        asked.append(pooled)
+        return rig
+
+    monkeypatch.setattr(gpu_accept, "CupyRig", opened)
+    monkeypatch.setattr(gpu_accept, "QUICK", TOY)
+    monkeypatch.setattr(gpu_accept, "CHILD_PAGES", {"check": 1 << 16, "profile": 1 << 16})
+    assert gpu_accept.main(["--quick", "--part", "ceilings", "--out", str(tmp_path)]) == 0
+    assert list(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == ["ceilings"]
+    assert gpu_accept.main(["--child", "check"]) == 0
+    assert gpu_accept.main(["--child", "profile"]) == 0
+    assert pooled == [True, False, False]
+
+
+ONLY_NUMPY_AND_NUMBA = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in "cupy typer rich pydantic zarr pyarrow polars duckdb".split():
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+sys.argv = [sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_without_a_gpu_and_with_only_numpy_and_numba(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ONLY_NUMPY_AND_NUMBA, str(BENCHMARKS / "gpu_accept.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("gpu_accept: CuPy cannot be imported")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_everything_on_a_gpu(tmp_path: Path) -> None:
+    status, document, _ = run(tmp_path, CupyRig(), replace(TOY, scan_pages=1 << 24), *parts.PARTS)
+    assert status == 0, document
+    assert [part["status"] for part in document["parts"].values()] == ["done"] * len(parts.PARTS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("name", ["bed", "cub_select"])
+@pytest.mark.parametrize("format_name", STORE_FORMATS)
+def test_the_cuda_sources_compile(name: str, format_name: str, tmp_path: Path) -> None:
+    source = tmp_path / f"{name}.cu"
+    source.write_text(own_source(FORMATS[format_name], name))
+    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-o", str(tmp_path / "out"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,196 @@
+"""The migrator over move_pages(2): a small kernel aborts, refuses and splits as the real one does."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+
+from gpuscan.engine.stages import MigrateStatus
+from gpuscan.linux.address_map import AddressMap
+from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
+from machines import tiered
+from procfs import FakeProcess
+from two_nodes import BASE, FAR, FAR_PFN, NEAR, NEAR_PFN, Kernel, Room
+
+
+@pytest.fixture
+def bed(tmp_path):
+    return Bed(tmp_path)
+
+
+class Bed:
+    def __init__(self, tmp_path, n=8, room=None):
+        self.page_map = tiered().page_map
+        self.process = FakeProcess(tmp_path)
+        self.addresses = AddressMap()
+        self.heads = np.arange(FAR_PFN, FAR_PFN + n)
+        self.at = BASE + np.arange(n) * 4096
+        self.process.map(BASE, self.heads)
+        self.addresses.put(self.heads, self.at, np.zeros(n, dtype=np.int64), 0, tick=0)
+        self.kernel = Kernel(self.process)
+        self.room = room or Room()
+        self.migrator = MovePagesMigrator(
+            {0: self.process}, self.addresses, self.page_map, self.room, self.kernel
+        )
+
+    def migrate(self, n_pages=None):
+        n = np.ones(len(self.heads), dtype=np.int64) if n_pages is None else n_pages
+        return self.migrator.migrate(NEAR, self.heads, n)
+
+
+def test_all_arrive_in_one_call_and_one_flush(bed):
+    result = bed.migrate()
+    assert (result.status == MigrateStatus.MOVED).all()
+    assert result.reasons == {}
+    assert bed.kernel.calls == [bed.at.tolist()]
+    assert bed.kernel.flushes == 1
+    assert bed.migrator.moved_pages == {NEAR: 8}
+    assert len(bed.addresses) == 0
+    (event,) = result.events
+    assert event.freed.tolist() == bed.page_map.flat_of_pfn(bed.heads).tolist()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EACCES, "EACCES: mapped by several processes"),
+        (errno.EBUSY, "EBUSY: busy, could not be isolated"),
+        (errno.EFAULT, "EFAULT: zero page, or not mapped"),
+        (errno.ENOENT, "ENOENT: no page there"),
+        (errno.EIO, "EIO: a dirty file page could not be written"),
+        (errno.EINVAL, "EINVAL: cannot be migrated"),
+        (errno.ENOMEM, "ENOMEM: no free page on the target"),
+    ],
+)
+def test_a_status_is_counted_by_its_meaning_and_the_others_move(bed, code, reason):
+    bed.kernel.status[int(bed.at[3])] = -code
+    result = bed.migrate()
+    assert result.status.tolist() == [0, 0, 0, -code, 0, 0, 0, 0]
+    assert result.reasons == {reason: 1}
+
+
+def test_what_an_aborted_call_left_unwritten_is_looked_up_and_taken_up_again(bed):
+    # The list before address 5 fails as a whole: 0 to 4 are not written, 6 and 7 not tried.
+    bed.kernel.sticks = {int(bed.at[2])}
+    bed.kernel.status[int(bed.at[5])] = -errno.EBUSY
+    result = bed.migrate()
+    assert result.status.tolist() == [0, 0, MigrateStatus.EAGAIN, 0, 0, -errno.EBUSY, 0, 0]
+    assert result.reasons == {
+        "EAGAIN: not migrated, the kernel does not say why": 1,
+        "EBUSY: busy, could not be isolated": 1,
+    }
+    assert sum(result.reasons.values()) == int((result.status != 0).sum())
+    assert bed.kernel.calls[1] == [int(address) for address in bed.at[[2, 6, 7]]]
+    assert bed.migrator.moved_pages == {NEAR: 6}
+
+
+def test_no_memory_on_the_target_keeps_what_arrived(bed):
+    bed.kernel.sticks = {int(address) for address in bed.at[4:]}
+    bed.kernel.sticky_errno = errno.ENOMEM
+    result = bed.migrate()
+    assert result.status.tolist() == [0] * 4 + [MigrateStatus.ENOMEM] * 4
+    assert result.reasons == {"ENOMEM: no free page on the target": 4}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "says"),
+    [
+        (errno.ESRCH, MigrateStatus.ENOENT, "process ended"),
+        (errno.EACCES, MigrateStatus.EACCES, "the cpuset of the process does not allow the target"),
+        (errno.ENODEV, MigrateStatus.EINVAL, "the target node is not online"),
+        (errno.EPERM, MigrateStatus.EINVAL, "not permitted"),
+    ],
+)
+def test_a_call_refused_as_a_whole(bed, code, status, says):
+    bed.kernel.fails = code
+    result = bed.migrate()
+    assert (result.status == status).all()
+    ((reason, count),) = result.reasons.items()
+    assert says in reason
+    assert count == 8
+
+
+def test_a_process_that_ended_is_not_called_for(bed):
+    bed.process.alive = False
+    result = bed.migrate()
+    assert result.reasons == {"ENOENT: process ended": 8}
+    assert bed.kernel.calls == []
+
+
+def test_pages_that_went_or_changed_since_they_were_seen_are_left_out(bed):
+    bed.process.unmap(int(bed.at[1]))
+    bed.process.map(int(bed.at[4]), [FAR_PFN + 5_000])
+    result = bed.migrate()
+    assert result.status.tolist() == [0, -2, 0, 0, -2, 0, 0, 0]
+    assert result.reasons == {"ENOENT: page gone": 1, "ENOENT: moved or remapped": 1}
+    assert bed.kernel.calls == [[int(address) for address in bed.at[[0, 2, 3, 5, 6, 7]]]]
+
+
+def test_a_target_below_its_watermark_takes_what_fits_and_no_more(tmp_path):
+    bed = Bed(tmp_path, room=Room(5))
+    result = bed.migrate()
+    assert result.status.tolist() == [0] * 5 + [MigrateStatus.EAGAIN] * 3
+    assert result.reasons == {"EAGAIN: target not balanced": 3}
+    assert bed.room.left == 0
+    assert len(bed.addresses) == 3  # they are tried again
+
+
+def test_one_address_for_a_large_folio_and_its_split_is_counted(tmp_path):
+    bed = Bed(tmp_path, n=4)
+    head = FAR_PFN + 512
+    bed.process.map(0x400000, range(head, head + 512))
+    bed.addresses.put(np.array([head]), np.array([0x403000]), np.array([9]), 0, tick=0)
+    result = bed.migrator.migrate(NEAR, np.array([head]), np.array([512]))
+    assert result.status.tolist() == [0]
+    assert bed.kernel.calls == [[0x403000]]
+    assert bed.migrator.moved_pages == {NEAR: 512}
+    assert bed.migrator.n_split == 1  # the fake moved one page of it
+
+
+def test_a_large_folio_that_is_mapped_at_an_odd_address_arrived_as_a_whole(tmp_path):
+    bed = Bed(tmp_path, n=1)
+    head, at = FAR_PFN + 512, 0x401000
+    bed.process.map(at - 4096, [FAR_PFN + 300])  # what lies before it is none of it
+    bed.process.map(at, range(head, head + 512))
+    bed.addresses.put(np.array([head]), np.array([at + 0x3000]), np.array([9]), 0, tick=0)
+
+    def moves_all(pid, addresses, nodes):
+        bed.process.map(at, range(NEAR_PFN + 512, NEAR_PFN + 1024))
+        return 0, nodes
+
+    bed.kernel.move_pages = moves_all
+    assert bed.migrator.migrate(NEAR, np.array([head]), np.array([512])).status.tolist() == [0]
+    assert bed.migrator.n_split == 0
+
+
+def test_pages_of_a_process_that_was_taken_off(bed):
+    del bed.migrator._processes[0]
+    result = bed.migrate()
+    assert result.reasons == {"ENOENT: process ended": 8}
+    assert bed.kernel.calls == []
+
+
+def test_what_went_down_is_told_from_what_went_up_by_where_it_was(tmp_path):
+    bed = Bed(tmp_path)
+    tiers = {0: 0, 1: 1, 2: 2}
+    migrator = MovePagesMigrator(
+        {0: bed.process}, bed.addresses, bed.page_map, bed.room, bed.kernel, tiers=tiers
+    )
+    one = np.ones(8, dtype=np.int64)
+    migrator.migrate(NEAR, bed.heads, one)
+    assert (migrator.demoted_pages, migrator.moved_pages) == (0, {NEAR: 8})
+    near = np.array([bed.process.pfn_at(int(address)) for address in bed.at])
+    bed.addresses.put(near, bed.at, np.zeros(8, dtype=np.int64), 0, tick=1)
+    migrator.migrate(FAR, near, one)
+    assert (migrator.demoted_pages, migrator.moved_pages) == (8, {NEAR: 8, FAR: 8})
+
+
+def test_a_dry_run_calls_nothing_and_plans_each_folio_once(bed):
+    migrator = DryRunMigrator(bed.addresses, bed.page_map)
+    result = migrator.migrate(NEAR, bed.heads, np.ones(8, dtype=np.int64))
+    assert (result.status == MigrateStatus.ECANCELED).all()
+    assert result.reasons == {"ECANCELED: dry run": 8}
+    assert bed.addresses.planned.tolist() == bed.heads.tolist()
+    assert bed.kernel.calls == []

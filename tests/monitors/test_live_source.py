@@ -1,0 +1,339 @@
+"""The source of a live run under the engine: marks, races, demotion and dry runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuscan.engine.policy import Policy
+from gpuscan.engine.tick import Engine
+from gpuscan.linux import resident
+from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.resident import NO_PAGES, PageFlags, pages_in
+from gpuscan.linux.targets import Targets
+from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
+from gpuscan.monitors.contract import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
+from gpuscan.monitors.source import STALE_TICKS, LiveSource
+from gpuscan.store.single import Store
+from machines import tiered
+from procfs import FakeProcess, large_folio, write_flags
+from two_nodes import FAR, FAR_PFN, NEAR, NEAR_PFN, Kernel, Room
+
+BASE = 0x10000
+N = 64
+
+
+class ScriptedMonitor:
+    """Sees what :attr:`hot` and :attr:`cold` hold, address ranges of the only process."""
+
+    name = sees = "scripted"
+
+    def __init__(self):
+        self.hot = [(BASE, BASE + N * 4096)]
+        self.cold = []
+        self.sure = False
+        self.watched = []
+
+    def watch(self, processes):
+        self.watched = list(processes)
+
+    def observe(self, now_ns):
+        touched = []
+        for process in self.watched:
+            hot = pages_in(process, self.hot)
+            sure = np.full(len(hot), self.sure)
+            touched.append(Touched(hot, pages_in(process, self.cold) if self.cold else NO_PAGES, sure))
+        return touched
+
+    def cpu_s(self):
+        return 0.0
+
+    def close(self):
+        pass
+
+
+class Bed:
+    def __init__(self, tmp_path, *, flags=None, dry_run=False, demote=False, room=None, budget_pages=0):
+        topology = tiered()
+        write_flags(tmp_path, 8 << 15, flags)
+        self.process = FakeProcess(tmp_path)
+        (self.process.proc / "status").write_text("Mems_allowed_list:\t0-3\n")
+        self.process.map(BASE, range(FAR_PFN, FAR_PFN + N))
+        self.kernel = Kernel(self.process)
+        self.monitor = ScriptedMonitor()
+        self.addresses = AddressMap()
+        self.store = Store(topology, device="reference", large_folios=True)
+        self.flags = PageFlags(tmp_path / "proc/kpageflags")
+        self.stop = False
+        self.source = LiveSource(
+            self.monitor,
+            Targets(topology),
+            topology.page_map,
+            self.flags,
+            self.addresses,
+            lambda seconds: self.stop,
+            demote=demote,
+        )
+        if dry_run:
+            migrator = DryRunMigrator(self.addresses, topology.page_map)
+        else:
+            migrator = MovePagesMigrator(
+                {0: self.process}, self.addresses, topology.page_map, room or Room(), self.kernel
+            )
+        policy = Policy(interval_ns=1, drop_top_tier=False, backoff_ticks=1, budget_pages=budget_pages)
+        self.engine = Engine(self.store, self.source, migrator, policy, verify_every_tick=True)
+        self.source.watch([(0, self.process)])
+        self.source.start_clock()
+
+    def tick(self, n=1):
+        for _ in range(n):
+            report = self.engine.tick()
+        return report
+
+    def near(self):
+        return sum(self.process.pfn_at(BASE + i * 4096) < FAR_PFN for i in range(N))
+
+
+@pytest.fixture
+def bed(tmp_path):
+    return Bed(tmp_path)
+
+
+def test_what_is_rehearsed_before_the_monitor_is_on_leaves_nothing(tmp_path, monkeypatch):
+    rehearsed = []
+    folios_of = PageFlags.folios_of
+    monkeypatch.setattr(
+        PageFlags, "folios_of", lambda flags, pfns: rehearsed.append(len(pfns)) or folios_of(flags, pfns)
+    )
+    bed = Bed(tmp_path)
+    (bed.process.proc / "maps").write_text(f"{BASE:x}-{BASE + N * 4096:x} rw-p 00000000 00:00 0\n")
+    bed.source.watch([])
+    bed.source.watch([(0, bed.process)])
+    assert rehearsed == [N]
+    assert len(bed.addresses) == 0
+    assert not bed.source.skipped.total()
+    bed.source.watch([(0, bed.process)])  # others came or went: it is no first look any more
+    assert rehearsed == [N]
+
+
+def test_what_is_allowed_is_read_again_after_the_rehearsal_and_before_the_monitor_is_on(
+    tmp_path, monkeypatch
+):
+    done = []
+    bed = Bed(tmp_path)
+    monkeypatch.setattr(LiveSource, "_rehearse", lambda source: done.append("rehearsed"))
+    monkeypatch.setattr(bed.monitor, "watch", lambda processes: done.append("on"))
+    allowance_of = bed.source._allowance_of
+    monkeypatch.setattr(
+        bed.source, "_allowance_of", lambda process: done.append("read") or allowance_of(process)
+    )
+    bed.source.watch([])
+    done.clear()
+    bed.source.watch([(0, bed.process)])
+    assert done == ["read", "rehearsed", "read", "on"]
+
+
+def test_two_looks_move_what_is_far_and_the_time_is_real(bed):
+    first = bed.tick()
+    assert (first.marked, bed.near()) == (0, 0)
+    second = bed.tick()
+    assert (second.marked, second.migrated, bed.near()) == (N, N, N)
+    assert second.duration_ns > 1  # not the interval, but what passed
+    assert second.now_ns == first.duration_ns
+    third = bed.tick(3)
+    assert third.metrics["hot_near_pages"] == N
+    assert third.marked == 0
+    bed.engine.put_back()
+    bed.engine.verify()
+
+
+def test_one_look_that_is_proof_enough(bed):
+    bed.monitor.sure = True
+    assert bed.tick().migrated == N
+
+
+def test_a_large_folio_moves_by_one_address(tmp_path):
+    head = FAR_PFN + 512
+    bed = Bed(tmp_path, flags=large_folio(head, 9))
+    bed.process.map(0x40_0000, range(head, head + 512))
+    bed.monitor.hot = [(0x40_3000, 0x40_3000 + 256 * 4096)]
+    bed.tick(2)
+    assert bed.kernel.calls == [[0x40_3000]]
+    assert bed.engine.ledger.migrated == 1
+
+
+def test_a_large_folio_of_which_a_small_part_is_hot_stays(tmp_path):
+    head = FAR_PFN + 512
+    bed = Bed(tmp_path, flags=large_folio(head, 9), demote=True)
+    bed.process.map(0x40_0000, range(head, head + 512))
+    bed.monitor.hot = [(0x40_0000, 0x40_0000 + 255 * 4096)]
+    bed.tick(3)
+    assert bed.kernel.calls == []
+    assert bed.source.skipped["part of a large folio"] == 3 * 255
+
+
+def test_a_large_folio_goes_down_when_all_of_it_is_cold(tmp_path):
+    head = NEAR_PFN + 512
+    bed = Bed(tmp_path, flags=large_folio(head, 9), demote=True)
+    bed.process.map(0x40_0000, range(head, head + 512))
+    bed.monitor.hot = []
+    bed.monitor.cold = [(0x40_0000, 0x40_0000 + 511 * 4096)]
+    bed.tick(2)
+    assert bed.kernel.calls == []
+    bed.monitor.cold = [(0x40_0000, 0x40_0000 + 512 * 4096)]
+    bed.tick()
+    assert bed.kernel.calls == [[0x40_0000]]
+
+
+def test_pages_of_several_processes_and_of_no_lru_list_are_no_candidates(tmp_path):
+    bed = Bed(tmp_path, flags={FAR_PFN + 1: 0})
+    bed.process.map(BASE, [FAR_PFN], exclusive=False)
+    bed.tick(2)
+    assert bed.source.skipped["mapped by several processes"] == 2
+    assert bed.source.skipped["not on an LRU list"] == 2
+    assert bed.near() == N - 2
+
+
+def test_a_frame_given_out_again_loses_its_count(bed):
+    bed.tick()
+    bed.process.unmap(BASE, 2)
+    bed.process.map(BASE, [FAR_PFN + 1, FAR_PFN])  # swapped: each is another address's now
+    report = bed.tick()
+    assert bed.source.skipped["frame given out again, or remapped"] == 2
+    assert report.migrated == N - 2
+    assert bed.tick().migrated == 2  # counted anew
+
+
+def test_candidates_that_cooled_are_given_up_with_a_reason(tmp_path):
+    bed = Bed(tmp_path, room=Room(0))
+    bed.tick(2)
+    assert bed.engine.ledger.in_flight == N
+    bed.monitor.hot = [(0, 4096)]
+    bed.tick(STALE_TICKS + 3)
+    ended = bed.engine.ledger.dropped
+    assert sum(ended.values()) == N
+    assert len(bed.addresses) == 0
+
+
+def test_a_full_target_is_tried_again_and_nothing_is_lost(tmp_path):
+    room = Room(10)
+    bed = Bed(tmp_path, room=room)
+    bed.tick(2)
+    assert bed.near() == 10
+    assert bed.engine.refusals["EAGAIN: target not balanced"] == N - 10
+    room.left = 1000
+    bed.tick(8)
+    assert bed.near() == N
+
+
+def test_a_process_that_ends_ends_the_run(bed):
+    bed.tick()
+    bed.process.alive = False
+    report = bed.tick()
+    assert bed.engine.refusals == {"ENOENT: process ended": report.refused}
+    assert bed.source.finished()
+    assert bed.source.end_reason == "process ended"
+
+
+def test_the_end_of_the_time_and_an_interrupt(tmp_path):
+    bed = Bed(tmp_path)
+    assert not bed.source.finished()
+    bed.source.start_clock(for_ns=0)
+    assert bed.source.finished()
+    assert bed.source.end_reason == "time is over"
+    other = Bed(tmp_path)
+    other.stop = True
+    assert other.tick().metrics["observe_ns"] >= 0
+    assert other.monitor.hot
+    assert other.source.finished()
+    assert other.source.end_reason == "interrupted"
+
+
+def test_a_dry_run_plans_each_folio_once_and_moves_nothing(tmp_path):
+    bed = Bed(tmp_path, dry_run=True)
+    bed.tick(2)
+    assert bed.engine.ledger.dropped == {"refused: ECANCELED": N}
+    assert bed.tick(6).candidates == 0
+    assert bed.near() == 0
+    assert bed.kernel.calls == []
+
+
+def test_cold_pages_go_down_and_hot_ones_up(tmp_path):
+    bed = Bed(tmp_path, demote=True)
+    bed.process.map(0x90_0000, range(NEAR_PFN + 100, NEAR_PFN + 110))
+    bed.monitor.cold = [(0x90_0000, 0x90_A000)]
+    requested = []
+    bed.engine.migrator.migrate = lambda nid, pfns, n, plain=bed.engine.migrator.migrate: (
+        requested.append((nid, len(pfns))),
+        plain(nid, pfns, n),
+    )[1]
+    bed.tick(2)
+    assert sorted(requested) == [(NEAR, N), (FAR, 10)]
+
+
+@pytest.mark.parametrize(
+    ("room", "reason"), [(Room(), "accessed again"), (Room(0), "accessed again while it waited")]
+)
+def test_what_is_accessed_again_before_it_went_down_stays(tmp_path, room, reason):
+    bed = Bed(tmp_path, demote=True, room=room, budget_pages=2)
+    cold = range(NEAR_PFN + 100, NEAR_PFN + 110)
+    bed.process.map(0x90_0000, cold)
+    bed.monitor.hot, bed.monitor.cold = [], [(0x90_0000, 0x90_A000)]
+    bed.tick()
+    n_left = sum(bed.process.pfn_at(0x90_0000 + i * 4096) in cold for i in range(10))
+    assert n_left == (8 if room.left else 10)
+    bed.monitor.hot, bed.monitor.cold = [(0x90_0000, 0x90_9000)], []
+    bed.tick()
+    assert bed.engine.ledger.dropped[reason] > 0
+    bed.tick(6)
+    # The last page was not accessed again.
+    assert sum(bed.process.pfn_at(0x90_0000 + i * 4096) in cold for i in range(9)) == n_left - 1
+    assert sum(n for why, n in bed.engine.ledger.dropped.items() if "accessed again" in why) == n_left - 1
+
+
+def test_a_large_folio_of_which_one_page_is_accessed_again_stays(tmp_path):
+    head = NEAR_PFN + 512
+    bed = Bed(tmp_path, flags=large_folio(head, 9), demote=True, budget_pages=100)
+    bed.process.map(0x40_0000, range(head, head + 512))
+    bed.monitor.hot, bed.monitor.cold = [], [(0x40_0000, 0x40_0000 + 512 * 4096)]
+    bed.tick()
+    assert bed.engine.ledger.pending == 1  # larger than the budget
+    bed.monitor.hot, bed.monitor.cold = [(0x40_7000, 0x40_8000)], []
+    bed.tick()
+    assert bed.engine.ledger.dropped == {"accessed again": 1}
+    assert len(bed.addresses) == 0
+
+
+def test_a_rehearsal_is_on_a_few_pages(tmp_path, monkeypatch):
+    bed = Bed(tmp_path)
+    bed.process.add_mapping(BASE, BASE + N * 4096)
+    bed.process.add_mapping(1 << 40, 1 << 44)
+    n_words, words = [], resident._words
+    monkeypatch.setattr(
+        resident,
+        "_words",
+        lambda system, fd, low, high: n_words.append(high - low) or words(system, fd, low, high),
+    )
+    bed.source.watch([])
+    bed.source.watch([(0, bed.process)])
+    assert sum(n_words) <= 9 * REHEARSED_PAGES
+
+
+def test_when_a_page_was_last_seen():
+    seen = LastSeen()
+    pages = np.array([1, 2, 3]) << 12
+    hot = np.array([True, False, False])
+    assert seen.cold(pages, hot, 0, 100).tolist() == [False, False, False]  # all are new
+    assert seen.cold(pages, hot, 99, 100).tolist() == [False, False, False]
+    assert seen.cold(pages, ~hot, 150, 100).tolist() == [False, False, False]
+    later = np.array([2, 3, 4]) << 12
+    assert seen.cold(later, np.zeros(3, dtype=np.bool_), 260, 100).tolist() == [True, True, False]
+
+
+def test_the_memory_of_a_process_that_is_not_watched_is_counted(tmp_path, monkeypatch):
+    bed = Bed(tmp_path)
+    (bed.process.proc / "numa_maps").write_text(f"{BASE:x} default anon={N} N2={N} kernelpagesize_kB=4\n")
+    bed.source.watch([(1, bed.process)])
+    monkeypatch.setattr(bed.monitor, "observe", lambda now_ns: [UNSEEN])
+    bed.engine.tick()
+    assert bed.source.skipped["of a process not watched, there are too many"] == N

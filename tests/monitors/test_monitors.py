@@ -1,0 +1,478 @@
+"""The monitors on files as the kernel has them: idle marks, flags, soft-dirty bits; DAMON on its fake."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from damon_kernel import DamonKernel
+from gpuscan.base.errors import InputError
+from gpuscan.linux import resident
+from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions
+from gpuscan.linux.resident import pages_in
+from gpuscan.linux.system import System
+from gpuscan.monitors.contract import REHEARSED_PAGES, Touched
+from gpuscan.monitors.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual, QuietMemory
+from gpuscan.monitors.idle import BITMAP, IdleTracking
+from gpuscan.monitors.kpageflags import ReferencedFlags
+from gpuscan.monitors.largest import Largest
+from gpuscan.monitors.pagemap_scan import SoftDirty
+from gpuscan.records.page_flags import Kpf
+from procfs import LRU_PAGE, FakeProcess, large_folio, write_flags
+
+BASE = 0x10000
+N_FRAMES = 4096
+
+
+@pytest.fixture
+def process(tmp_path):
+    process = FakeProcess(tmp_path)
+    process.add_mapping(BASE, BASE + 0x100_0000)
+    process.add_mapping(0x7000_0000, 0x7000_2000, "r-xp", "[vdso]")
+    return process
+
+
+class IdleBitmap:
+    """page_idle/bitmap as a file: :meth:`access` clears the mark of a frame, as the kernel does.
+
+    A call moves 4,096 bytes at most (kernfs_file_read_iter(), kernfs_fop_write_iter(), fs/kernfs/file.c).
+    """
+
+    def __init__(self, root, monkeypatch, n_frames=N_FRAMES):
+        self.path = root / BITMAP
+        self.path.parent.mkdir(parents=True)
+        self.path.write_bytes(bytes(n_frames // 8))
+        preadv, pwrite = os.preadv, os.pwrite
+
+        def is_this(fd):
+            return os.path.samestat(os.fstat(fd), self.path.stat())
+
+        def read(fd, views, at):
+            return preadv(fd, [view[:4096] for view in views] if is_this(fd) else views, at)
+
+        def write(fd, data, at):
+            return pwrite(fd, data[:4096] if is_this(fd) else data, at)
+
+        monkeypatch.setattr(os, "preadv", read)
+        monkeypatch.setattr(os, "pwrite", write)
+
+    def words(self):
+        return np.frombuffer(self.path.read_bytes(), dtype=np.uint64).copy()
+
+    def marked(self):
+        words = self.words()
+        return [pfn for pfn in range(N_FRAMES) if int(words[pfn // 64]) >> pfn % 64 & 1]
+
+    def access(self, pfn):
+        words = self.words()
+        words[pfn // 64] &= ~np.uint64(1 << pfn % 64)
+        self.path.write_bytes(words.tobytes())
+
+
+def test_idle_marks_go_on_heads_only_and_accesses_take_them_off(tmp_path, process, monkeypatch):
+    write_flags(tmp_path, N_FRAMES, large_folio(512, 4))
+    bitmap = IdleBitmap(tmp_path, monkeypatch)
+    process.map(BASE, [100, 101, 700, *range(512, 528)])
+    monitor = IdleTracking(System(tmp_path))
+    monitor.watch([process])
+    assert bitmap.marked() == [100, 101, 512, 700]
+    assert len(monitor.observe(0)[0].hot) == 0
+    bitmap.access(101)
+    bitmap.access(512)
+    hot = monitor.observe(1)[0].hot
+    assert hot.pfn.tolist() == [101, *range(512, 528)]
+    assert bitmap.marked() == [100, 101, 512, 700]
+    monitor.close()
+
+
+def test_more_idle_marks_than_one_call_takes(tmp_path, process, monkeypatch):
+    n, heap = 70_000, BASE + 0x1000_0000
+    write_flags(tmp_path, 1 << 17)
+    bitmap = IdleBitmap(tmp_path, monkeypatch, 1 << 17)
+    process.add_mapping(heap, heap + n * 4096)
+    process.map(heap, range(100, 100 + n))
+    monitor = IdleTracking(System(tmp_path))
+    monitor.watch([process])
+    assert len(monitor.observe(0)[0].hot) == 0
+    for pfn in (99, 60_000, 70_050, 70_100):
+        bitmap.access(pfn)
+    assert monitor.observe(0)[0].hot.pfn.tolist() == [60_000, 70_050]
+    monitor.close()
+
+
+def test_pages_whose_mark_is_not_taken_are_not_accessed(tmp_path, process, monkeypatch):
+    write_flags(tmp_path, N_FRAMES)
+    IdleBitmap(tmp_path, monkeypatch, 128)
+    process.map(BASE, [100, 101, 200, 900])  # the bitmap ends before the last two
+    plain = os.pwrite
+
+    def write(fd, data, at):
+        if at >= 16:
+            raise OSError(errno.ENXIO, "No such device or address")
+        return plain(fd, data[: 16 - at], at)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monitor = IdleTracking(System(tmp_path))
+    monitor.watch([process])
+    assert len(monitor.observe(0)[0].hot) == 0
+    monitor.close()
+
+
+def test_who_is_watched_already_keeps_its_idle_marks_when_others_come(tmp_path, process, monkeypatch):
+    write_flags(tmp_path, N_FRAMES)
+    bitmap = IdleBitmap(tmp_path, monkeypatch)
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    process.map(BASE, [100])
+    other.map(BASE, [200])
+    monitor = IdleTracking(System(tmp_path))
+    monitor.watch([process])
+    bitmap.access(100)
+    monitor.watch([process, other])
+    assert bitmap.marked() == [200]
+    assert [len(touched.hot) for touched in monitor.observe(0)] == [1, 0]
+    monitor.close()
+
+
+def test_a_page_that_was_not_marked_is_not_accessed(tmp_path, process, monkeypatch):
+    write_flags(tmp_path, N_FRAMES)
+    IdleBitmap(tmp_path, monkeypatch)
+    process.map(BASE, [100])
+    monitor = IdleTracking(System(tmp_path), cold_after_ns=10)
+    monitor.watch([process])
+    monitor.observe(0)
+    process.map(BASE + 4096, [200])
+    touched = monitor.observe(100)[0]
+    assert len(touched.hot) == 0
+    assert touched.cold.pfn.tolist() == [100]  # the other came only now
+    monitor.close()
+
+
+def test_no_idle_tracking(tmp_path):
+    with pytest.raises(InputError, match="CONFIG_IDLE_PAGE_TRACKING"):
+        IdleTracking(System(tmp_path))
+
+
+@pytest.mark.parametrize(("lru_gen", "hot"), [(False, [100, 101]), (True, [100])])
+def test_flags_that_reclaim_left(tmp_path, process, lru_gen, hot):
+    write_flags(tmp_path, N_FRAMES, {100: LRU_PAGE | 1 << Kpf.REFERENCED, 101: LRU_PAGE | 1 << Kpf.ACTIVE})
+    if lru_gen:
+        enabled = tmp_path / "sys/kernel/mm/lru_gen/enabled"
+        enabled.parent.mkdir(parents=True)
+        enabled.write_text("0x0007\n")
+    process.map(BASE, [100, 101, 102])
+    monitor = ReferencedFlags(System(tmp_path))
+    monitor.watch([process])
+    assert monitor.observe(0)[0].hot.pfn.tolist() == hot
+    process.alive = False
+    assert len(monitor.observe(0)[0].hot) == 0
+    monitor.close()
+
+
+class SoftDirtyKernel(System):
+    def __init__(self, has_bits=True):
+        super().__init__()
+        self.has_soft_dirty = lambda: has_bits
+        self.has_pagemap_scan = lambda: False
+
+
+def test_soft_dirty_bits_are_read_and_cleared(tmp_path, process):
+    process.map(BASE, [100, 101])
+    process.map(BASE + 0x4000, [300], soft_dirty=True)
+    monitor = SoftDirty(system=SoftDirtyKernel())
+    monitor.watch([process])
+    clear_refs = process.proc / "clear_refs"
+    assert clear_refs.read_text() == "4"
+    clear_refs.unlink()
+    assert monitor.observe(0)[0].hot.pfn.tolist() == [300]
+    assert clear_refs.read_text() == "4"
+
+
+def test_a_kernel_without_soft_dirty_bits():
+    with pytest.raises(InputError, match="CONFIG_MEM_SOFT_DIRTY"):
+        SoftDirty(system=SoftDirtyKernel(has_bits=False))
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(Damon, "_start_watchdog", lambda self: None)
+    return DamonKernel(tmp_path, monkeypatch)
+
+
+def test_damon_regions_become_pages_that_are_there(kernel, process):
+    process.map(BASE, range(100, 164))
+    monitor = DamonVirtual(System(kernel.root), Intervals(5_000, 50_000), cold_after_ns=1_000_000_000)
+    monitor.watch([process])
+    kernel.regions[0] = [
+        (BASE - 0x1000, BASE + 0x10000, 10, 3),  # begins before the mapping
+        (BASE + 0x10000, BASE + 0x18000, 5, 3),
+        (BASE + 0x18000, BASE + 0x20000, 0, 5),
+        (BASE + 0x20000, BASE + 0x8000_0000, 0, 50),
+    ]
+    touched = monitor.observe(0)[0]
+    assert touched.hot.pfn.tolist() == list(range(100, 116))
+    assert touched.sure.all()
+    assert touched.cold.pfn.tolist() == list(range(132, 164))
+    kernel.regions[0] = [(BASE, BASE + 0x10000, 8, 3)]
+    touched = monitor.observe(0)[0]
+    assert (len(touched.hot), touched.sure.any()) == (16, False)
+    monitor.close()
+
+
+def test_a_process_begins_in_pieces_of_what_it_can_access(kernel, process):
+    heap = BASE + 0x4000_0000
+    process.add_mapping(heap, heap + 0x800_0000)
+    process.add_mapping(heap + 0x900_0000, heap + 0x5000_0000, "---p")  # reserved only
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    target = kernel.admin / "0/contexts/0/targets/0"
+    n_regions = int((target / "regions/nr_regions").read_text())
+    starts, ends = (
+        np.array([int((target / f"regions/{number}/{end}").read_text()) for number in range(n_regions)])
+        for end in ("start", "end")
+    )
+    assert (ends - starts).max() <= (3 << 18) + 4096
+    assert {(BASE, heap), (BASE + 0x100_0000, heap + 0x800_0000)} == {
+        (starts[0], starts[np.argmax(starts >= heap)]),
+        (ends[np.argmax(starts >= heap) - 1], ends[-1]),
+    }
+    assert (ends - starts).sum() == 0x100_0000 + 0x800_0000
+    monitor.close()
+
+
+def test_a_region_inside_a_hot_stretch_is_hot_though_its_count_is_low(kernel, process):
+    process.map(BASE, range(100, 228))
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    kernel.regions[0] = [
+        (BASE + 0x10000 * number, BASE + 0x10000 * (number + 1), count, 3)
+        for number, count in enumerate((6, 6, 4, 6, 6, 6, 4, 0))
+    ]
+    touched = monitor.observe(0)[0]
+    assert touched.hot.pfn.tolist() == list(range(100, 196))  # not the last one, over the border
+    assert touched.sure.all()
+    monitor.close()
+
+
+def test_each_mapping_has_its_own_bar(kernel, process):
+    heap = BASE + 0x200_0000
+    process.add_mapping(heap, heap + 0x10000)
+    process.map(BASE, range(100, 116))
+    process.map(heap, range(200, 216))
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    kernel.regions[0] = [(BASE, BASE + 0x10000, 10, 3), (heap, heap + 0x10000, 4, 3)]
+    assert len(monitor.observe(0)[0].hot) == 32
+    monitor.close()
+
+
+def test_damon_without_demotion_reports_accessed_regions_only(kernel, process):
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    assert ("0/contexts/0/schemes/0/access_pattern/nr_accesses/min", "1") in kernel.written
+    assert len(monitor.observe(0)[0].hot) == 0
+    monitor.close()
+
+
+def test_too_many_processes_for_a_kdamond_each(kernel, process):
+    monitor = DamonVirtual(System(kernel.root))
+    with pytest.raises(InputError, match="--source damon-paddr"):
+        monitor.watch([process] * (MOST_PROCESSES + 1))
+    monitor.close()
+
+
+def counts_of_starts(kernel):
+    return sum(name.endswith("state") and value == "on" for name, value in kernel.written)
+
+
+def test_no_kdamond_starts_anew_when_a_process_ends(kernel, process, tmp_path):
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    other.map(BASE, range(200, 210))
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process, other])
+    assert counts_of_starts(kernel) == 2
+    process.alive = False
+    kernel.kill_kdamond(0)
+    kernel.regions[1] = [(BASE, BASE + 0x10000, 6, 3)]
+    monitor.watch([other])
+    assert counts_of_starts(kernel) == 2
+    (touched,) = monitor.observe(0)
+    assert touched.hot.pfn.tolist() == list(range(200, 210))
+    monitor.close()
+
+
+def test_who_is_watched_no_more_has_no_kdamond(kernel, process, tmp_path):
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process, other])
+    monitor.watch([other])
+    assert counts_of_starts(kernel) == 3
+    assert (kernel.admin / "nr_kdamonds").read_text() == "1\n"
+    monitor.close()
+
+
+def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, process, tmp_path):
+    process.map(BASE, range(100, 164))
+    clock = System(kernel.root)
+    clock.monotonic_ns = lambda: clock.now_ns
+    clock.now_ns = 0
+    monitor = DamonVirtual(clock, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
+    cold = []
+    for second in range(12):
+        if second != 10:  # then there is no newcomer
+            newcomer = FakeProcess(tmp_path, 200 + second)
+            newcomer.add_mapping(BASE, BASE + 0x10000)
+            monitor.watch([process, newcomer])
+        for quarter in range(1, 5):
+            clock.now_ns = second * 1_000_000_000 + quarter * 250_000_000
+            age = quarter * 4  # of 60 ms
+            # Of three regions the second one is accessed every third second, the last one in the fourth.
+            counts = (0, int(second % 3 == 0 and quarter == 2), int(second == 3 and quarter == 1))
+            kernel.regions[0] = [
+                (BASE + 0x10000 * number, BASE + 0x10000 * (number + 1), count, 0 if count else age)
+                for number, count in enumerate(counts)
+            ]
+            cold.append(monitor.observe(clock.now_ns)[0].cold.pfn.tolist())
+    assert cold[:19] == [[]] * 19
+    assert cold[19:35] == [list(range(100, 116))] * 16
+    # The last one counts from the start after its access.
+    assert cold[35:] == [[*range(100, 116), *range(132, 148)]] * 13
+    monitor.close()
+
+
+def test_memory_whose_age_does_not_reach_back_to_the_last_look_counts_anew():
+    quiet = QuietMemory(Intervals(), 1_000_000_000)
+    quiet.start_anew(0)
+
+    def look(now_ms, age):
+        regions = Regions(np.array([[0, 4096]]), np.array([0]), np.array([age]))
+        return len(quiet.look(regions, now_ms * 1_000_000))
+
+    assert [look(900, 15), look(1_000, 16), look(1_500, 25)] == [0, 1, 1]
+    quiet.start_anew(1_600_000_000)
+    assert look(2_000, 6) == 1
+    assert look(2_500, 1) == 0  # accessed 60 ms ago, between two looks
+    assert look(2_600, 2) == 0
+    assert len(quiet.look(NO_REGIONS, 2_700_000_000)) == 0
+    assert look(3_600, 18) == 1
+
+
+def test_a_rehearsal_is_on_a_few_pages(kernel, process, monkeypatch):
+    process.map(BASE, range(100, 164))
+    process.add_mapping(1 << 40, 1 << 44)
+    n_words, words = [], resident._words
+    monkeypatch.setattr(
+        resident,
+        "_words",
+        lambda system, fd, low, high: n_words.append(high - low) or words(system, fd, low, high),
+    )
+    monitor = DamonVirtual(System(kernel.root), Intervals(min_regions=(1, 1)))
+    monitor.watch([process])
+    assert sum(n_words) < 16 * REHEARSED_PAGES
+    monitor.close()
+
+
+def test_nodes_whose_memory_does_not_lie_in_the_order_of_their_numbers(kernel, process):
+    ranges = [(0x4000_0000, 0x8000_0000), (0x1000_0000, 0x4000_0000), (0, 0x10_0000)]
+    monitor = DamonPhysical(ranges, System(kernel.root), Intervals(min_regions=(4, 4)))
+    monitor.watch([process])
+    target = kernel.admin / "0/contexts/0/targets/0/regions"
+    assert (target / "0/start").read_text() == "0\n"
+    monitor.close()
+
+
+def test_physical_regions_become_the_pages_of_each_process(kernel, process, tmp_path):
+    other = FakeProcess(tmp_path, 78)
+    other.add_mapping(BASE, BASE + 0x10000)
+    process.map(BASE, range(100, 110))
+    other.map(BASE, range(200, 210))
+    monitor = DamonPhysical([(0, N_FRAMES * 4096)], System(kernel.root), cold_after_ns=1_000_000_000)
+    monitor.watch([process, other])
+    kernel.regions[0] = [
+        (0, 105 * 4096, 10, 3),
+        (105 * 4096, 205 * 4096, 0, 50),
+        (205 * 4096, 210 * 4096, 10, 3),
+    ]
+    first, second = monitor.observe(0)
+    assert (len(first.hot), len(second.hot)) == (0, 0)
+    assert first.cold.pfn.tolist() == list(range(105, 110))
+    first, second = monitor.observe(0)
+    assert first.hot.pfn.tolist() == list(range(100, 105))
+    assert first.cold.pfn.tolist() == list(range(105, 110))
+    assert second.hot.pfn.tolist() == list(range(205, 210))
+    assert second.sure.all()
+    kernel.regions[0] = [(205 * 4096, 210 * 4096, 10, 3)]
+    first, second = monitor.observe(0)
+    assert (len(first.hot), len(second.hot)) == (0, 5)
+    monitor.close()
+
+
+class Counted:
+    """A monitor that says which processes it was given."""
+
+    name, sees = "counted", "all"
+    opens = keeps = ()
+
+    def __init__(self):
+        self.watched = []
+        self.starts = 0
+
+    def watch(self, processes):
+        self.watched = list(processes)
+        self.starts += 1
+
+    def observe(self, now_ns):
+        return [Touched(pages_in(process, [(BASE, BASE + 4096)])) for process in self.watched]
+
+    def cpu_s(self):
+        return 0.5
+
+    def close(self):
+        self.watched = None
+
+
+def sized(tmp_path, pid, n_pages):
+    process = FakeProcess(tmp_path, pid)
+    process.map(BASE, [pid])
+    (process.proc / "statm").write_text(f"9999 {n_pages} 5 1 0 9 0\n")
+    return process
+
+
+def test_of_too_many_processes_the_largest_are_watched_and_the_others_are_unseen(tmp_path):
+    inner = Counted()
+    monitor = Largest(inner, 2)
+    small, large, middle = (sized(tmp_path, pid, n) for pid, n in ((100, 10), (101, 1000), (102, 100)))
+    monitor.watch([small, large])
+    assert inner.watched == [small, large]
+    assert (monitor.name, monitor.sees) == ("counted", "all")
+    assert [touched.unseen for touched in monitor.observe(0)] == [False, False]
+    monitor.watch([small, large, middle])
+    assert inner.watched == [large, middle]
+    assert monitor.sees == "all; of 3 processes the 2 largest"
+    seen = monitor.observe(0)
+    assert [touched.unseen for touched in seen] == [True, False, False]
+    assert [touched.hot.pfn.tolist() for touched in seen] == [[], [101], [102]]
+    assert monitor.cpu_s() == 0.5
+    monitor.close()
+    assert inner.watched is None
+
+
+def test_who_is_watched_gives_way_to_what_is_twice_as_large_and_nothing_starts_anew_before(tmp_path):
+    inner = Counted()
+    monitor = Largest(inner, 1)
+    first, other = sized(tmp_path, 100, 100), sized(tmp_path, 101, 90)
+    monitor.watch([first, other])
+    (other.proc / "statm").write_text("9 190 5 1 0 9 0\n")
+    monitor.watch([first, other])
+    assert (inner.watched, inner.starts) == ([first], 1)
+    (other.proc / "statm").write_text("9 210 5 1 0 9 0\n")
+    monitor.watch([first, other])
+    assert (inner.watched, inner.starts) == ([other], 2)
+    other.proc.joinpath("statm").unlink()  # it has ended
+    monitor.watch([first])
+    assert inner.watched == [first]

@@ -1,0 +1,237 @@
+"""damo's records and reports, as its src/_damo_records.py and src/_damon.py write them, and damaged ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuscan.base.errors import InputError
+from gpuscan.traces import damo, open_trace
+
+DATA = Path(__file__).parents[1] / "data/traces"
+RECORD = (DATA / "damo-paddr.json").read_bytes()
+
+
+def read(path: Path) -> list[tuple[int, int, int, int]]:
+    """Return (time_ns, pfn, n_pages, weight) of every accessed region."""
+    found = []
+    trace = open_trace(path)
+    assert trace.kind == "damo"
+    for block in trace.blocks():
+        assert (block.cpu == -1).all()
+        columns = (block.time_ns, block.pfn, block.n_pages, block.weight)
+        found += list(zip(*(column.tolist() for column in columns), strict=True))
+    return found
+
+
+def complaint(path: Path) -> str:
+    """Return what is said of a trace, empty where it can be read."""
+    try:
+        list(open_trace(path).blocks())
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_a_record() -> None:
+    assert read(DATA / "damo-paddr.json") == [
+        (539_914_032_967, 0x100000, 3, 13),
+        (540_014_032_967, 0x100000, 1, 65),
+        (540_014_032_967, 0x100000, 2, 20),  # parts of pages are pages
+    ]
+    assert sum(block.n_idle for block in open_trace(DATA / "damo-paddr.json").blocks()) == 1
+
+
+def test_a_report_with_units_and_two_targets() -> None:
+    assert read(DATA / "damo-report.json") == [
+        (1_950_000_003, 0, 1, 1),
+        (2_000_000_000, 512, 128, 1234),
+    ]
+
+
+@pytest.mark.parametrize("level", range(10))
+def test_a_compressed_record(tmp_path: Path, level: int) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(zlib.compress(RECORD, level))
+    assert read(path) == read(DATA / "damo-paddr.json")
+
+
+def test_a_record_that_is_decompressed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(zlib.compress(RECORD + b" " * 100_000))
+    monkeypatch.setattr(damo, "_READ_BYTES", 7)
+    assert read(path) == read(DATA / "damo-paddr.json")
+    monkeypatch.setattr(damo, "_TEXT_BYTES_MAX", 3000)
+    with pytest.raises(InputError, match=r"damon\.data:\d+: the record goes on beyond 2\.93 KiB of JSON"):
+        read(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_record_cut_short(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(RECORD[: int(len(RECORD) * share)])
+    n_lines = path.read_bytes().count(b"\n") + 1
+    with pytest.raises(
+        InputError, match=rf"damon\.data:({n_lines}|{n_lines - 1}): the JSON ends or breaks here"
+    ):
+        read(path)
+    whole = zlib.compress(RECORD)
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InputError, match=r"damon\.data:\d+: the compressed record ends in this line"):
+        read(path)
+
+
+def test_a_compressed_record_with_a_wrong_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "damon.data"
+    whole = zlib.compress(RECORD)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"damon\.data:\d+: the compressed record breaks"):
+        read(path)
+
+
+def test_a_compressed_record_with_something_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(zlib.compress(RECORD) * 2)
+    line = RECORD.count(b"\n") + 1
+    for n_bytes in (1 << 20, 7):
+        monkeypatch.setattr(damo, "_READ_BYTES", n_bytes)
+        with pytest.raises(InputError, match=rf"damon\.data:{line}: something follows the end"):
+            read(path)
+
+
+def changed(*path: Any, to: Any) -> Any:
+    """Return the record with one value replaced."""
+    document = json.loads(RECORD)
+    at = document
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = to
+    return document
+
+
+FIRST = (0, "snapshots", 0, "regions", 0)
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ({"a": 1}, "the document is not a list"),
+        ([3], r"\[0\] is not a table"),
+        ([{}], r"\[0\] has no snapshots"),
+        (changed(0, "snapshots", to={}), r"\[0\]\.snapshots is not a list"),
+        (changed(0, "snapshots", 1, to="x"), r"\[0\]\.snapshots\[1\] is not a table"),
+        (changed(0, "snapshots", 1, "end_time", to=None), r"\[0\]\.snapshots\[1\] has no end_time"),
+        (changed(0, "snapshots", 1, "end_time", to="539914032966"), r"snapshots\[1\]\.end_time is earlier"),
+        (changed(0, "snapshots", 1, "regions", to=7), r"snapshots\[1\]\.regions is not a list"),
+        (changed(*FIRST, "start", to="4 parsecs"), r"regions\[0\]\.start is '4 parsecs', not a number"),
+        (changed(*FIRST, "start", to="-1"), r"regions\[0\]\.start is '-1'"),
+        (changed(*FIRST, "start", to=True), r"regions\[0\]\.start is 'True'"),
+        (changed(*FIRST, "start", to=float("nan")), "says NaN, which is no number"),
+        (changed(*FIRST, "start", to=float("inf")), "says Infinity, which is no number"),
+        (changed(*FIRST, "start", to=""), r"regions\[0\]\.start is ''"),
+        (changed(*FIRST, "start", to="1 GiB and more"), r"regions\[0\]\.start is '1 GiB and more'"),
+        (changed(*FIRST, "end", to="1"), r"regions\[0\] ends before it starts"),
+        (changed(*FIRST, "nr_accesses", to={}), r"regions\[0\]\.nr_accesses has no percent"),
+        (changed(*FIRST, "nr_accesses", "samples", to=[1]), r"nr_accesses\.samples is a list"),
+        (changed(0, "data_source", to="damon_stat"), "comes from DAMON_STAT, which has no addresses"),
+    ],
+)
+def test_a_foreign_document(tmp_path: Path, document: Any, why: str) -> None:
+    path = tmp_path / "damon.data"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=why) as caught:
+        list(open_trace(path).blocks())
+    assert "\n" not in str(caught.value)
+
+
+def test_virtual_addresses_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(zlib.compress(RECORD))
+    settings_of = tmp_path / "damon.data.kdamonds"
+    settings_of.write_text(json.dumps([{"contexts": [{"ops": "vaddr", "targets": []}]}]))
+    with pytest.raises(
+        InputError, match=r"addresses are virtual .*ops = 'vaddr'.*pagemap.*damo record paddr"
+    ):
+        read(path)
+    settings_of.write_text(json.dumps([{"contexts": [{"ops": "paddr"}]}]))
+    assert len(read(path)) == 3
+    settings_of.write_text("[3]")
+    assert len(read(path)) == 3
+
+
+regions = st.lists(
+    st.tuples(st.integers(0, 1 << 40), st.integers(0, 1 << 30), st.integers(-1, 20)), max_size=8
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**10), regions), max_size=6), st.booleans(), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, listed: list[Any], raw: bool, compress: bool
+) -> None:
+    now = 0
+    snapshots, expected = [], []
+    for gap, found in listed:
+        now += gap
+        rows = []
+        for start, size, n_accesses in found:
+            text = (str(start), str(start + size)) if raw else (f"{start:,}", f"{start + size:,} B")
+            rows.append({"start": text[0], "end": text[1], "nr_accesses": {"samples": n_accesses}})
+            if size and n_accesses > 0:
+                pages = {address >> 12 for address in (start, start + size - 1)}
+                expected.append((now, min(pages), max(pages) - min(pages) + 1, n_accesses))
+        end = str(now) if raw else f"{now // 10**9} s {now % 10**9:,} ns"
+        snapshots.append({"start_time": 0, "end_time": end, "regions": rows})
+    text = json.dumps([{"target_id": None, "snapshots": snapshots}], indent=4).encode()
+    path = tmp_path_factory.mktemp("t") / "damon.data"
+    path.write_bytes(zlib.compress(text) if compress else text)
+    assert read(path) == expected
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_record_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, n_changes: int, compress: bool
+) -> None:
+    rng = random.Random(seed)
+    text = bytearray(zlib.compress(RECORD) if compress else RECORD)
+    for _ in range(n_changes):
+        text[rng.randrange(2, len(text))] = rng.choice(b'0a{}[]",:\0\xff')
+    path = tmp_path_factory.mktemp("t") / "damon.data"
+    path.write_bytes(text)
+    assert "\n" not in complaint(path)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=300, deadline=None)
+def test_any_value_anywhere_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    rng = random.Random(seed)
+    document = copy.deepcopy(json.loads(RECORD))
+    at: Any = document
+    while True:
+        key = rng.choice(list(at)) if isinstance(at, dict) else rng.randrange(len(at))
+        inside = at[key]
+        if not isinstance(inside, (dict, list)) or not inside or rng.random() < 0.2:
+            break
+        at = inside
+    at[key] = rng.choice(
+        [None, True, [], {}, "", "max", "min", "1e9", -1, 1e300, 10**40, "9" * 40 + " EiB", [[]]]
+    )
+    path = tmp_path_factory.mktemp("t") / "damon.data"
+    path.write_text(json.dumps(document))
+    assert "\n" not in complaint(path)
+
+
+def test_lists_in_lists(tmp_path: Path) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(b"[" * 200_000)
+    with pytest.raises(InputError, match=r"damon\.data:1: "):
+        read(path)
