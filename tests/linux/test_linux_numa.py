@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from zoneinfo import empty_zones, zone
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from gpuscan.topology.lists import parse_list
 from gpuscan.topology.zoneinfo import parse_zoneinfo
 from machines import node, tiered
 from procfs import FakeProcess
+from zone_texts import empty_zones, zone
 
 NUMA_MAPS = """\
 10000 default anon=3 dirty=3 active=1 N0=1 N2=2 kernelpagesize_kB=4
