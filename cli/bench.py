@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from gpuscan.bench.peers.catalogue import PEERS
+
 if TYPE_CHECKING:
     from gpuscan.bench.sweep import Sweep
     from gpuscan.cli.output import Output
 
 _PAGES = 1 << 32
 """Most pages of an option that counts them: 16 TiB, more than a host has the memory to measure with."""
-_ALL_PEERS = "numpy,polars,polars-in-memory,duckdb,kernel-walk"
+_ALL_PEERS = ",".join(PEERS.names)
 
 Memory = Annotated[str, typer.Option(metavar="SIZES", help="Memory to have records of: 64GiB,1TiB.")]
 Targets = Annotated[str, typer.Option(metavar="N,...", help="Target nodes, the memory split among them.")]

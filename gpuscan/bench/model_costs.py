@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.bench.host import llc_bytes
-from gpuscan.bench.peers.kernel_walk import PG_LRU, walk
+from gpuscan.bench.struct_pages import PG_LRU, walk
 from gpuscan.kernels.cpu.atomics import atomic_and, atomic_or
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.records.formats import FORMATS
@@ -97,7 +97,7 @@ def measure_costs(
 
 def _walks(n_pages: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return two walks that find nothing: one that reads what RFC v1's thread reads of every page
-    (peers/kernel_walk.py), and one that clears each READY bit as the thread does."""
+    (struct_pages.py), and one that clears each READY bit as the thread does."""
     pages = np.zeros((n_pages, 8), dtype=np.int64)
     pages[:, 0] = 1 << PG_LRU
     exts = np.empty((n_pages, 2), dtype=np.int64)

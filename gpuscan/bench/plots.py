@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.bench.peers.catalogue import PEERS
 from gpuscan.files.writing import create
 
 if TYPE_CHECKING:
@@ -27,13 +28,8 @@ _STYLE: dict[str, dict[str, Any]] = {
     "gpuscan dense": {"color": "#0072B2", "linewidth": 2, "marker": "s"},
     "gpuscan indexed": {"color": "#009E73", "linewidth": 2, "marker": "o"},
     "gpuscan auto": {"color": "black", "linestyle": ":", "linewidth": 2, "marker": ""},
-    "numpy": {"color": "#E69F00", "marker": "^"},
-    "polars": {"color": "#D55E00", "marker": "v"},
-    "polars-in-memory": {"color": "#D55E00", "linestyle": "-.", "marker": "v"},
-    "duckdb": {"color": "#CC79A7", "marker": "D"},
-    "kernel-walk": {"color": "#56B4E9", "marker": "x"},
 }
-_LABEL = {"read": "read floor (records read once)", "kernel-walk": "kernel's walk, 1 thread"}
+_LABEL = {"read": "read floor (records read once)"}
 _SHOWN_STATE = "cold"
 
 
@@ -143,8 +139,17 @@ def save(
 
 
 def _names(series: Sequence[Mapping[str, Any]]) -> list[str]:
-    seen = {row["name"] for case in series for row in case["results"]}
-    return [name for name in _STYLE if name in seen]
+    seen = {row["name"]: row["kind"] for case in series for row in case["results"]}
+    peers = sorted(name for name, kind in seen.items() if kind == "peer")
+    return [*(name for name in _STYLE if name in seen), *peers]
+
+
+def _drawn_as(name: str) -> dict[str, Any]:
+    """Return the label and the style of a line."""
+    if name in _STYLE:
+        return {"label": _LABEL.get(name, name), **_STYLE[name]}
+    peer = PEERS.get(name)
+    return {"label": peer.label, **peer.style}
 
 
 def _values(
@@ -163,7 +168,7 @@ def _by_density(series: Sequence[Mapping[str, Any]]) -> Figure:
     figure, (ax,) = _figure()
     for name in _names(series):
         x, y = _values(series, name, "density", "scaled_ns", 1e-6)
-        ax.plot(x, y, label=_LABEL.get(name, name), **_STYLE[name])
+        ax.plot(x, y, **_drawn_as(name))
     ax.plot(
         [case["density"] for case in series],
         [case["floors"]["dense_bytes_ns"] * 1e-6 for case in series],
@@ -195,7 +200,7 @@ def _ratios(series: Sequence[Mapping[str, Any]]) -> Figure:
         for peer in peers:
             points = [(density, faster[peer]) for density, faster in rows if peer in faster]
             x, y = [x for x, _ in points], [y for _, y in points]
-            ax.plot(x, y, label=_LABEL.get(peer, peer), **_STYLE[peer])
+            ax.plot(x, y, **_drawn_as(peer))
         ax.axhline(1.0, color="0.35", linestyle="--", label="as fast as gpuscan")
         ax.set(
             xscale="log",
@@ -212,7 +217,7 @@ def _growth(series: Sequence[Mapping[str, Any]]) -> Figure:
     figure, (ax, relative) = _figure(12.0, 2)
     for name in _names(series):
         x, y = _values(series, name, "n_pages", "scaled_ns", 1e-6)
-        ax.plot(x, y, label=_LABEL.get(name, name), **_STYLE[name])
+        ax.plot(x, y, **_drawn_as(name))
     x, y = _values(series, "gpuscan dense", "n_pages", "of_floor")
     relative.plot(x, y, label="dense: time / read floor", **_STYLE["gpuscan dense"])
     indexed_ns = _values(series, "gpuscan indexed", "n_pages", "scaled_ns")[1]

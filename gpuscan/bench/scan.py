@@ -13,8 +13,9 @@ from gpuscan.base.errors import RunFailedError
 from gpuscan.bench.bed import Bed, Case, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.host import memory_now, reset_peak
-from gpuscan.bench.peers import Peer, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
+from gpuscan.bench.peers.catalogue import open_peer
+from gpuscan.bench.peers.contract import PeerKind
 from gpuscan.bench.timing import Contestant, State, race, stopwatch
 from gpuscan.kernels.api import RawPlan, ScanPath
 from gpuscan.records.page_map import SECTION_PAGES
@@ -32,7 +33,7 @@ class ScanSettings:
 
     Attributes:
         rounds: timed runs of everything.
-        peers: names of :data:`gpuscan.bench.peers.PEERS`.
+        peers: names in :data:`gpuscan.bench.peers.catalogue.PEERS`.
         walk_pages: pages that the kernel's own way is measured on at most (80 bytes each).
         n_threads: threads of the scan and of the floors.
         capacity: folios per plan; None = the store's default.
@@ -125,12 +126,12 @@ def scan_cases(
         InputError: a peer is unknown or not installed.
         RunFailedError: somebody gave a wrong answer.
     """
-    makers = [(name, open_peer(name)) for name in settings.peers]
+    kinds = [(name, open_peer(name)) for name in settings.peers]
     documents = []
     _compile(shape, settings.n_threads)
     with Bed(shape, settings.n_threads) as bed:
         for case in cases:
-            documents.append(_scan_case(bed, case, settings, makers, floors, on_step))
+            documents.append(_scan_case(bed, case, settings, kinds, floors, on_step))
             bed.empty()
     return documents
 
@@ -139,7 +140,7 @@ def _scan_case(
     bed: Bed,
     case: Case,
     settings: ScanSettings,
-    makers: Sequence[tuple[str, Callable[[Question], Peer]]],
+    kinds: Sequence[tuple[str, PeerKind]],
     floors: Floors,
     on_step: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -155,10 +156,10 @@ def _scan_case(
     question = Question(bed.records, fmt, layout.n_targets, layout.fixed_target, settings.walk_pages)
     for scan in ours:
         scan.verify(question)
-    peers = [(peer_name, make(question)) for peer_name, make in makers]
+    peers = [(peer_name, kind, kind.make(question)) for peer_name, kind in kinds]
     if peers:
         expected = plain_answer(question, 0, question.n_pages)
-        for peer_name, peer in peers:
+        for peer_name, _, peer in peers:
             part = expected if peer.n_pages == question.n_pages else expected.below(peer.n_pages)
             part.require_equal(peer.answer(), peer_name)
         del expected
@@ -181,9 +182,9 @@ def _scan_case(
                 "peer",
                 "cold",
                 stopwatch(peer.run),
-                {"about": peer.about, "measured_pages": peer.n_pages},
+                {"about": kind.about, "measured_pages": peer.n_pages},
             )
-            for peer_name, peer in peers
+            for peer_name, kind, peer in peers
         ),
     ]
     rows = race(contestants, settings.rounds, floors.flush_caches, lambda: on_step(name))

@@ -46,7 +46,7 @@ from gpuscan.base.units import PAGE_BYTES, parse_bytes
 from gpuscan.bench.bed import Case, Clustering, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.host import describe_host
-from gpuscan.bench.peers import open_peer
+from gpuscan.bench.peers.catalogue import open_peer
 from gpuscan.bench.request import RequestSettings, request_case
 from gpuscan.bench.scan import ScanSettings, scan_cases
 from gpuscan.bench.tick import TickSettings, tick_case

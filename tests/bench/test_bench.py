@@ -19,11 +19,11 @@ from gpuscan.base.installing import install_command
 from gpuscan.bench.bed import CLUSTERINGS, Bed, Case, StoreShape
 from gpuscan.bench.floors import Floors
 from gpuscan.bench.model_costs import chase, walk_locked
-from gpuscan.bench.peers import PEERS, open_peer
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
-from gpuscan.bench.peers.kernel_walk import PG_LRU
+from gpuscan.bench.peers.catalogue import PEERS, open_peer
 from gpuscan.bench.report import write_report
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
+from gpuscan.bench.struct_pages import PG_LRU
 from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
 from gpuscan.bench.timing import Contestant, race
 from gpuscan.cli.main import main
@@ -58,13 +58,15 @@ def test_quick_measures_everything(quick: tuple[dict[str, Any], Path]) -> None:
     ours = {(f"gpuscan {path}", state) for path in ("dense", "indexed", "auto") for state in ("warm", "cold")}
     for case in document["scans"]:
         rows = {(row["name"], row["state"]): row for row in case["results"]}
-        assert set(rows) == {("read", "cold"), ("copy", "cold")} | ours | {(name, "cold") for name in PEERS}
+        assert set(rows) == {("read", "cold"), ("copy", "cold")} | ours | {
+            (name, "cold") for name in PEERS.names
+        }
         for row in rows.values():
             assert len(row["runs_ns"]) == document["settings"]["rounds"]
             assert row["min_ns"] <= row["p10_ns"] <= row["median_ns"] <= row["p90_ns"]
             assert row["of_floor"] == pytest.approx(row["scaled_ns"] / case["floors"]["read_ns"])
         for key in ours:
-            assert set(rows[key]["faster_than"]) == set(PEERS)
+            assert set(rows[key]["faster_than"]) == set(PEERS.names)
             assert rows[key]["bytes"] > 0
         assert rows["gpuscan dense", "cold"]["bytes"] >= case["record_bytes"]
         assert rows["gpuscan dense", "cold"]["path"] == "dense"
@@ -119,8 +121,8 @@ def test_all_agree(format_name: str, n_targets: int, density: float, clustering:
         assert len(expected.pfn) == n_ready == bed.store.count_ready()
         for path in ("dense", "indexed", "auto"):
             OurScan(bed, path, n_ready).verify(asked)  # type: ignore[arg-type]  # a literal, from a tuple
-        for name in PEERS:
-            peer = open_peer(name)(asked)
+        for name in PEERS.names:
+            peer = open_peer(name).make(asked)
             expected.below(peer.n_pages).require_equal(peer.answer(), name)
         assert bed.store.count_ready() == n_ready
 
@@ -372,7 +374,7 @@ def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
             r"the options: unknown key scan\.0\.sizes; choose from memory",
         ),
         ({"memory": ["1TiB"], "clustering": ["odd"]}, r"scan\.0\.clustering\.0 must be 'uniform', "),
-        ({"memory": ["1TiB"], "peers": ["odd"]}, "unknown peer 'odd'; choose from numpy, "),
+        ({"memory": ["1TiB"], "peers": ["odd"]}, "unknown peer 'odd'; choose duckdb, "),
         ({"memory": ["1TiB"], "density": [2.0]}, "density of 2.0 is not a share"),
         ({"memory": ["1TiB"], "format": ["odd"]}, "unknown record format 'odd'"),
         ({"memory": ["1TiB"], "format": ["pghot-compact"]}, "16 targets cannot be measured; give 1"),
@@ -400,7 +402,6 @@ def test_unreadable_sweeps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "module"), [("polars", "polars"), ("duckdb", "duckdb")])
 def test_missing_peer(name: str, module: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"gpuscan.bench.peers.{PEERS[name][0]}", raising=False)
     assert main(["bench", "scan", "--memory", "2GiB", "--peers", name]) == 2
     assert install_command("bench", module) in capsys.readouterr().err
 

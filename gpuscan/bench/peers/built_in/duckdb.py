@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import duckdb
-
-from gpuscan.bench.peers import Peer
 from gpuscan.bench.peers.answer import Answer, Question, answer_of_lists
+from gpuscan.bench.peers.contract import Peer, PeerKind
 
 
 class DuckdbSql(Peer):
     """Filter, group by target, ``list(pfn ORDER BY pfn)``; the result is fetched as NumPy arrays."""
 
-    about = "SQL: records POSITIONAL JOIN range, WHERE, GROUP BY, list(pfn ORDER BY pfn)"
-
     def __init__(self, question: Question) -> None:
+        import duckdb
+
         super().__init__(question)
         fmt = question.fmt
         target = f"(record >> {fmt.nid.shift}) & {fmt.nid.max}" if fmt.has_nid else f"{question.fixed_target}"
@@ -37,3 +35,13 @@ class DuckdbSql(Peer):
         targets, lists = table["target"].to_pylist(), table["pfns"].combine_chunks()
         groups = {target: lists[row].values.to_numpy() for row, target in enumerate(targets)}
         return answer_of_lists(groups, self.question.n_targets)
+
+
+PEER = PeerKind(
+    about="SQL: records POSITIONAL JOIN range, WHERE, GROUP BY, list(pfn ORDER BY pfn)",
+    make=DuckdbSql,
+    imports=("duckdb",),
+    extra="bench",
+    label="duckdb",
+    style={"color": "#CC79A7", "marker": "D"},
+)

@@ -12,41 +12,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.bench.peers import Peer
 from gpuscan.bench.peers.answer import Answer, Question
+from gpuscan.bench.peers.contract import Peer, PeerKind
+from gpuscan.bench.struct_pages import PG_LRU, walk
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.records.formats import FORMATS, pack, unpack
 
 _PAGE_WORDS, _EXT_WORDS = 8, 2
-PG_LRU = 5
-"""Bit of ``page->flags``; which one does not matter here."""
 _CHUNK_PAGES = 1 << 20
-
-
-@kernel
-def walk(
-    pages: NDArray[np.int64],
-    exts: NDArray[np.int64],
-    ready: int,
-    nid_shift: int,
-    nid_max: int,
-    found_pfn: NDArray[np.int64],
-    found_nid: NDArray[np.int32],
-) -> int:
-    """Collect READY pages in PFN order; return how many. ``pages`` int64[n, 8], ``exts`` int64[n, 2]."""
-    n_found = 0
-    for pfn in range(len(pages)):
-        head = pages[pfn, 1]
-        folio = head - 1 if head & 1 else pfn
-        if pages[folio, 0] & (1 << PG_LRU) == 0:
-            continue
-        word = exts[pfn, 0]
-        if word & ready == 0:
-            continue
-        found_pfn[n_found] = pfn
-        found_nid[n_found] = (word >> nid_shift) & nid_max
-        n_found += 1
-    return n_found
 
 
 @kernel
@@ -72,8 +45,6 @@ def group(
 
 class KernelWalk(Peer):
     """The walk over structures of its own, filled from the question's records."""
-
-    about = "one thread, plain compiled loop over 64 B struct page + 16 B page_ext per page"
 
     def __init__(self, question: Question) -> None:
         super().__init__(question)
@@ -111,3 +82,13 @@ class KernelWalk(Peer):
         """Return what a run found, of the first ``n_pages`` pages."""
         self.run()
         return Answer(self.offsets.copy(), self.grouped.copy())
+
+
+PEER = PeerKind(
+    about="one thread, plain compiled loop over 64 B struct page + 16 B page_ext per page",
+    make=KernelWalk,
+    imports=(),
+    extra="",
+    label="kernel's walk, 1 thread",
+    style={"color": "#56B4E9", "marker": "x"},
+)

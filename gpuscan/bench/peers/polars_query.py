@@ -6,22 +6,30 @@ The PFN is a column of the frame, made before anything is timed. Row numbers mad
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import polars as pl
 
-from gpuscan.bench.peers import Peer
 from gpuscan.bench.peers.answer import Answer, Question, answer_of_lists
+from gpuscan.bench.peers.contract import Peer
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class PolarsLazy(Peer):
-    """The query, on the engine that a subclass names. Targets come in any order, their PFNs ascending."""
+    """The query. Targets come in any order, their PFNs ascending.
 
-    engine: Literal["in-memory", "streaming"]
+    Args:
+        question: on which records.
+        engine: of Polars.
+    """
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, engine: Literal["in-memory", "streaming"]) -> None:
+        import polars as pl
+
         super().__init__(question)
+        self.engine = engine
         fmt, record = question.fmt, pl.col("record")
         # Polars has no shift of integers; a division by a power of two after the filter costs nothing.
         target = (
@@ -45,17 +53,3 @@ class PolarsLazy(Peer):
         targets, lists = rows["target"].to_list(), rows["pfn"]
         groups = {target: lists[row].to_numpy() for row, target in enumerate(targets)}
         return answer_of_lists(groups, self.question.n_targets)
-
-
-class PolarsStreaming(PolarsLazy):
-    """The query on Polars' streaming engine, the faster one for it."""
-
-    engine = "streaming"
-    about = "lazy: filter, group_by; PFNs are a column; streaming engine"
-
-
-class PolarsInMemory(PolarsLazy):
-    """The query on Polars' in-memory engine."""
-
-    engine = "in-memory"
-    about = "lazy: filter, group_by; PFNs are a column; in-memory engine"

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.bench.peers import Peer
 from gpuscan.bench.peers.answer import Answer
+from gpuscan.bench.peers.contract import Peer, PeerKind
 
 
 class NumpySort(Peer):
     """``flatnonzero`` of the READY bit, then a stable ``argsort`` of the targets."""
-
-    about = "numpy.flatnonzero, stable argsort of 16-bit targets"
 
     def run(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return offsets and PFNs."""
@@ -33,3 +31,13 @@ class NumpySort(Peer):
     def answer(self) -> Answer:
         """Return the same as an answer."""
         return Answer(*self.run())
+
+
+PEER = PeerKind(
+    about="numpy.flatnonzero, stable argsort of 16-bit targets",
+    make=NumpySort,
+    imports=(),
+    extra="",
+    label="numpy",
+    style={"color": "#E69F00", "marker": "^"},
+)

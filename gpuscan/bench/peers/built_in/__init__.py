@@ -1,0 +1,1 @@
+"""The peers that come with gpuscan: each module is one, called as its file."""
