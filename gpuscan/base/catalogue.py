@@ -29,11 +29,12 @@ class Catalogue(Generic[T]):
         folder: the package whose modules (or packages) are one each, such as ``gpuscan.designs.built_in``.
         contract: what each is an instance of.
         attribute: the name that a built-in module gives it.
+        group: of entry points, where it is called otherwise.
     """
 
-    def __init__(self, kind: str, folder: str, contract: type[T], attribute: str) -> None:
+    def __init__(self, kind: str, folder: str, contract: type[T], attribute: str, *, group: str = "") -> None:
         self.kind = kind
-        self.group = f"gpuscan.{kind.replace(' ', '_')}s"
+        self.group = group or f"gpuscan.{kind.replace(' ', '_')}s"
         self._folder, self._contract, self._attribute = folder, contract, attribute
         self._loaded: dict[str, T] = {}
 

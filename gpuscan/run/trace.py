@@ -27,9 +27,9 @@ def survey_trace(
     """
     trace = open_trace(Path(workload.source.trace))
     tiered = any(node.present_pages and not topology.is_top_tier(node.nid) for node in topology.nodes)
-    if not tiered and (workload.producer.only_lower_tier or trace.kind == "damo"):
+    if not tiered and (workload.producer.only_lower_tier or not trace.format.knows_cpus):
         remedy = "--split-cxl 50% declares the upper half of a one-node snapshot CXL memory"
-        if trace.kind == "perf":
+        if trace.format.knows_cpus:
             remedy += ", --set producer.only_lower_tier=false moves pages to the node of their CPU"
         raise InputError(
             f"all memory of {topology.name!r} is one tier, so the trace {trace.path} has nothing to promote; "

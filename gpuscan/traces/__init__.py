@@ -1,4 +1,4 @@
-"""Recorded accesses: what ``perf script`` and damo write, read into one form."""
+"""Recorded accesses: what tools that record them write, read into one form."""
 
 from gpuscan.traces.files import Trace, open_trace
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples

@@ -20,8 +20,8 @@ class Samples:
         cpu: int32[n], the CPU that accessed the pages, or ``UNKNOWN_CPU``.
         pfn: int64[n], first page.
         n_pages: int64[n], pages from there on; 1 for a sampled access, more for a region.
-        weight: int64[n]. perf: latency in the PMU's unit (core cycles on x86), 1 where the trace
-            has none. damo: ``nr_accesses``, in how many of DAMON's checks the region was accessed.
+        weight: int64[n], how much each says: the latency of a sampled access in the unit of whoever
+            sampled it, 1 where there is none; of a region, in how many looks it was accessed.
         n_unresolved: samples left out because their physical address is 0: the kernel could not
             resolve it.
         n_idle: regions left out because nothing accessed them.

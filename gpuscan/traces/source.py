@@ -65,8 +65,9 @@ class Survey:
 
     def sentence(self) -> str:
         """Return one line about the trace for the reader of a result."""
+        noun = self.trace.format.noun
         kept = (
-            f"{format_number(self.n_samples, self._noun)} over {format_time(self.end_ns - self.start_ns)} "
+            f"{format_number(self.n_samples, noun)} over {format_time(self.end_ns - self.start_ns)} "
             f"on {format_number(self.n_pages, 'page')}"
         )
         return f"trace {self.trace.path.name}: {kept}; left out: {self.reasons() or 'none'}"
@@ -81,10 +82,6 @@ class Survey:
     def n_pages(self) -> int:
         """Pages that are accessed."""
         return int(np.count_nonzero(self.pages))
-
-    @property
-    def _noun(self) -> str:
-        return "sample" if self.trace.kind == "perf" else "accessed region"
 
 
 def survey(
@@ -220,7 +217,7 @@ class TraceSource:
         self._mark = mark
         self._only_lower_tier = only_lower_tier
         self._start_ns = surveyed.start_ns
-        self._knows_cpus = surveyed.trace.kind == "perf"
+        self._knows_cpus = surveyed.trace.format.knows_cpus
         self._reader = _Reader(machine.topology, min_weight)
         self._blocks = surveyed.trace.blocks()
         self._block: Samples | None = None

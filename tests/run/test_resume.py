@@ -14,7 +14,7 @@ from cases import CASES
 from gpuscan.run.resume import ResumedRun
 from gpuscan.snapshot.snapshot import Snapshot
 from gpuscan.topology.resolve import resolve_topology
-from gpuscan.traces import perf
+from gpuscan.traces.built_in import perf
 from hosts import small_host
 from runs import Case, Crash, assert_same, resume, run_with_checkpoints
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError
-from gpuscan.traces import damo, open_trace
+from gpuscan.traces import open_trace
+from gpuscan.traces.built_in import damo
 
 DATA = Path(__file__).parents[1] / "data/traces"
 RECORD = (DATA / "damo-paddr.json").read_bytes()

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError
-from gpuscan.traces import Samples, open_trace, perf
+from gpuscan.traces import Samples, open_trace
+from gpuscan.traces.built_in import perf
 
 DATA = Path(__file__).parents[1] / "data/traces"
 

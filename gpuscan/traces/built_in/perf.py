@@ -25,11 +25,14 @@ from gpuscan.base.compiled import compiled
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.files.reading import open_file
+from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.samples import Samples
 
 SCRIPT = "-F cpu,time,weight,phys_addr"
 """Options of ``perf script`` for a trace that can be read."""
 
+_RECORDING = (b"PERFILE2", b"2ELIFREP", b"PERFFILE")
+"""Magic of a perf.data file in either byte order (tools/perf/util/header.c, v6.12)."""
 _BLOCK_BYTES = 1 << 22
 _LINE_BYTES_MIN = 11
 """``[0] 0.000000: 1`` is longer; an upper bound of the samples in a block follows from it."""
@@ -265,3 +268,24 @@ def parse_lines(
     state[_N_LINES], state[_N_SAMPLES], state[_N_UNRESOLVED] = n_lines, n, n_unresolved
     state[_LAST_NS], state[_PROBLEM] = last_ns, problem
     state[_BAD_START], state[_BAD_END] = bad_start, bad_end
+
+
+def _sniff(start: bytes) -> Sniff:
+    """Any text may be one: its first line may be a comment, or begin with whatever a command is called."""
+    return Sniff.NO if start.startswith(_RECORDING) else Sniff.MAY_BE
+
+
+def _advice(path: Path, start: bytes) -> str:
+    if not start.startswith(_RECORDING):
+        return ""
+    return f"is perf's own recording; turn it into text: perf script -i {path} {SCRIPT}"
+
+
+TRACE_FORMAT = TraceFormat(
+    about="text of perf script",
+    noun="sample",
+    knows_cpus=True,
+    sniff=_sniff,
+    advice=_advice,
+    read=read_perf,
+)

@@ -33,8 +33,11 @@ from gpuscan.files.reading import (
     read_file,
     room_bytes,
 )
+from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
+_ZLIB = 0x78
+"""First byte of a zlib stream with a window of 32 KiB; with the second it is a multiple of 31 (RFC 1950)."""
 _READ_BYTES = 1 << 20
 _TEXT_BYTES_MAX = 1 << 30
 """Of JSON: parsed it takes several times as much memory, of which there may be less. A snapshot of 1000
@@ -262,3 +265,29 @@ def _refuse_virtual(path: Path) -> None:
                 f"{path}: its addresses are virtual ({beside.name} says ops = {shown(ops)}), and which page "
                 "was where a pagemap would have to say; record physical memory with damo record paddr"
             )
+
+
+def _sniff(start: bytes) -> Sniff:
+    is_zlib = len(start) > 1 and start[0] == _ZLIB and int.from_bytes(start[:2], "big") % 31 == 0
+    is_json = start.lstrip()[:1] in (b"[", b"{") and not _is_numbered(start)
+    return Sniff.IS if is_zlib or is_json else Sniff.NO
+
+
+def _is_numbered(start: bytes) -> bool:
+    """Whether a text begins with a number in brackets, as a line of perf script with its CPU may."""
+    number, _, after = start.lstrip()[1:].partition(b"]")
+    return number.isdigit() and after[:1].isspace()
+
+
+def _advice(path: Path, start: bytes) -> str:
+    return ""
+
+
+TRACE_FORMAT = TraceFormat(
+    about="a damo record",
+    noun="accessed region",
+    knows_cpus=False,
+    sniff=_sniff,
+    advice=_advice,
+    read=read_damo,
+)

@@ -1,0 +1,58 @@
+"""All trace formats: those in ``built_in``, and others' by the entry points ``gpuscan.traces``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpuscan.base.catalogue import Catalogue
+from gpuscan.base.errors import InputError
+from gpuscan.traces.contract import Sniff, TraceFormat
+
+TRACES = Catalogue(
+    "trace format", "gpuscan.traces.built_in", TraceFormat, "TRACE_FORMAT", group="gpuscan.traces"
+)
+
+
+def told_by(path: Path, start: bytes) -> str:
+    """Return the name of the format that a file has, by its first bytes.
+
+    Raises:
+        InputError: no format knows it, several do, or it looks like one and is not.
+    """
+    sure, maybe, advice = [], [], []
+    unusable: list[InputError] = []
+    for name in TRACES.names:
+        try:
+            one = TRACES.get(name)
+        except InputError as error:  # of another package; it may not be the one asked for
+            unusable.append(error)
+            continue
+        sniffed = one.sniff(start)
+        if sniffed is Sniff.IS:
+            sure.append(name)
+        elif sniffed is Sniff.MAY_BE:
+            maybe.append(name)
+        advice.append(one.advice(path, start))
+    if len(sure) == 1:
+        return sure[0]
+    if sure:
+        whose = ", ".join(f"{name} ({TRACES.origin(name) or 'gpuscan'})" for name in sure)
+        raise InputError(f"{path} looks like a trace of several formats: {whose}; uninstall all but one")
+    if any(advice):
+        raise InputError(f"{path} {next(filter(None, advice))}")
+    if unusable:
+        raise unusable[0]
+    if not maybe:
+        raise InputError(f"{path} is no trace that can be read; {remedy()}")
+    return maybe[0]
+
+
+def remedy() -> str:
+    """Say what a trace may be."""
+    abouts = []
+    for name in TRACES.names:
+        try:
+            abouts.append(TRACES.get(name).about)
+        except InputError:  # of another package: whoever asks for it will be told
+            continue
+    return f"give {' or '.join(abouts)}"

@@ -1,0 +1,46 @@
+"""What a trace format declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from gpuscan.traces.samples import Samples
+
+START_BYTES = 64
+"""Of a file, by which its format is told."""
+
+
+class Sniff(IntEnum):
+    """Whether a file is of a format, by its first bytes."""
+
+    NO = 0
+    MAY_BE = 1
+    """Reading will tell: taken where no format is sure."""
+    IS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFormat:
+    """What a trace format declares; all of it.
+
+    Attributes:
+        about: what to give, after "give": ``text of perf script``.
+        noun: one of its samples: ``sample``.
+        knows_cpus: whether every sample has the CPU that accessed the pages; else none has.
+        sniff: says by the first :data:`START_BYTES` of a file whether it is one.
+        advice: what to say, after the file's name, where the file at a path that begins with these bytes
+            looks as if it were one and is not; empty where it does not.
+        read: yields the samples of a file, ascending by time; tells how many bytes it has read since it told
+            last. Raises an :class:`InputError` that names line or key where the file is cut short, out of
+            order or foreign, and lets :class:`OSError` pass.
+    """
+
+    about: str
+    noun: str
+    knows_cpus: bool
+    sniff: Callable[[bytes], Sniff]
+    advice: Callable[[Path, bytes], str]
+    read: Callable[[Path, Callable[[int], None]], Iterator[Samples]]
