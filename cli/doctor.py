@@ -180,10 +180,11 @@ def _capture() -> list[Check]:
 def _live() -> list[Check]:
     """Return which rights each monitor of ``gpuscan live`` needs, and which of them are missing here."""
     from gpuscan.linux.capabilities import missing
-    from gpuscan.monitors.catalogue import SOURCES, rights_of
+    from gpuscan.monitors.catalogue import in_order, rights_of
 
     found = []
-    for source in SOURCES[1:]:
+    sources, unusable = in_order()
+    for source in sources:
         rights = rights_of(source)
         always = dict.fromkeys(one.name for one in rights if not one.unless_root)
         others = dict.fromkeys(one.name for one in rights if one.name not in always)
@@ -194,4 +195,6 @@ def _live() -> list[Check]:
                 f"live --source {source}", f"needs {needs}", f"lacks {lacking}: use sudo" if lacking else ""
             )
         )
-    return found
+    return found + [
+        Check(f"live --source {source}", "cannot be used", why) for source, why in unusable.items()
+    ]

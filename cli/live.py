@@ -10,6 +10,7 @@ import typer
 
 from gpuscan.cli.main import OWN_PROCESS
 from gpuscan.cli.run import DeviceChoice
+from gpuscan.monitors.catalogue import MONITORS
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -36,8 +37,7 @@ def live(
         str,
         typer.Option(
             metavar="NAME",
-            help="Who tells what is accessed: damon, damon-paddr, idle, soft-dirty, written, kpageflags; "
-            "auto takes the first that works.",
+            help=f"Who tells what is accessed: {', '.join(MONITORS.names)}; auto takes the first that works.",
         ),
     ] = "auto",
     for_time: Annotated[

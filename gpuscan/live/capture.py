@@ -18,7 +18,8 @@ from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
 from gpuscan.live.session import INTERVAL_NS, THRESHOLD
 from gpuscan.monitors.catalogue import open_monitor
-from gpuscan.monitors.contract import Touched
+from gpuscan.monitors.contract import Circumstances
+from gpuscan.monitors.touched import Touched
 from gpuscan.records.page_flags import Kpf, bits
 from gpuscan.snapshot.procfs import Progress, capture
 from gpuscan.snapshot.snapshot import Snapshot
@@ -43,7 +44,7 @@ def capture_processes(
     Args:
         pids: of the processes.
         for_ns: how long to watch.
-        source: one of ``gpuscan.monitors.catalogue.SOURCES``.
+        source: a monitor, or ``auto`` for the first that works.
         system: where they run.
         progress: as for :func:`gpuscan.snapshot.procfs.capture`.
         on_watch: called with the name of the monitor once it is on.
@@ -59,7 +60,8 @@ def capture_processes(
         stack.callback(roster.close)
         flags = PageFlags(system.root / "proc/kpageflags", system)
         stack.callback(flags.close)
-        monitor, refused = open_monitor(source, system.read_host().topology, len(pids), system=system)
+        here = Circumstances(system.read_host().topology, len(pids), system=system)
+        monitor, refused = open_monitor(source, here)
         stack.callback(monitor.close)
         monitor.watch([process for _, process in roster.alive()])
         on_watch(monitor.name)

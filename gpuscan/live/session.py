@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.kernels.registry import Device
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
 from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
@@ -30,9 +31,8 @@ from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Se
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
-from gpuscan.monitors.catalogue import open_monitor
-from gpuscan.monitors.contract import Monitor
-from gpuscan.monitors.pagemap_scan import WrittenPages
+from gpuscan.monitors.catalogue import MONITORS, open_monitor
+from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
 from gpuscan.monitors.source import LiveSource
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
@@ -59,7 +59,7 @@ class LiveRequest:
 
     Attributes:
         pids, cgroup, command: exactly one of them says which processes.
-        source: one of ``gpuscan.monitors.catalogue.SOURCES``.
+        source: a monitor, or ``auto`` for the first that works.
         for_ns: how long; None until the processes end.
         interval_ns: pause between two looks while there is something to do.
         to_nid: promote to this node only.
@@ -201,7 +201,7 @@ class LiveSession:
         self._stack.callback(self.flags.close)
         self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
         if roster is not None and roster.is_foreign():
-            capabilities.check_live(foreign=True, monitor=self.monitor.keeps, system=system)
+            capabilities.check_live(foreign=True, monitor=self._monitor_keeps(), system=system)
         starter = None
         if roster is None:
             starter = Starter(self._give_up_rights)
@@ -220,7 +220,7 @@ class LiveSession:
                 stdout_to_stderr=request.quiet_command,
                 start=partial(
                     starter.start,
-                    self.monitor.start if isinstance(self.monitor, WrittenPages) else plainly(system),
+                    self.monitor.start if isinstance(self.monitor, StartsProgram) else plainly(system),
                 ),
                 system=system,
             )
@@ -275,7 +275,7 @@ class LiveSession:
         """Leave the calling thread what the run needs from now on, where the process is gpuscan's own."""
         if not self._owns_process:
             return
-        rights = [*capabilities.KEPT, *self.monitor.keeps]
+        rights = [*capabilities.KEPT, *self._monitor_keeps()]
         rights += DryRunMigrator.keeps if self.request.dry_run else MovePagesMigrator.keeps
         rights += Command.keeps if self.request.command else ()
         privileges.give_up(rights)
@@ -333,8 +333,7 @@ class LiveSession:
 
     def _open_monitor(self, n_processes: int) -> Monitor:
         request = self.request
-        monitor, refused = open_monitor(
-            request.source,
+        here = Circumstances(
             self.topology,
             n_processes,
             starts=bool(request.command),
@@ -342,9 +341,13 @@ class LiveSession:
             cold_after_ns=request.cold_after_ns if request.demote else None,
             system=self._system,
         )
+        monitor, refused = open_monitor(request.source, here)
         self._stack.callback(monitor.close)
         self.notes += [f"not {text}" for text in refused]
         return monitor
+
+    def _monitor_keeps(self) -> Sequence[Right]:
+        return MONITORS.get(self.monitor.name).keeps
 
     def _policy(self) -> Policy:
         request = self.request

@@ -1,71 +1,60 @@
-"""Choosing a monitor: the one that was asked for, or the first of a list that works here."""
+"""All monitors, and the one to take: that which was asked for, or the first that works here.
+
+They are those in ``built_in``, and those of other packages by the entry points ``gpuscan.monitors``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
-from gpuscan.base.units import PAGE_BYTES
 from gpuscan.linux.capabilities import FLAGS, FRAMES, KEPT, Right
-from gpuscan.linux.damon import Intervals
-from gpuscan.linux.system import HERE, System
-from gpuscan.monitors.contract import Monitor, PageMonitor
-from gpuscan.monitors.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual
-from gpuscan.monitors.idle import IdleTracking
-from gpuscan.monitors.kpageflags import ReferencedFlags
-from gpuscan.monitors.largest import Largest
-from gpuscan.monitors.pagemap_scan import SoftDirty, WrittenPages
-from gpuscan.topology import Topology
+from gpuscan.monitors.contract import Circumstances, Monitor, MonitorKind
 
-SOURCES = ("auto", "damon", "damon-paddr", "idle", "soft-dirty", "written", "kpageflags")
-"""What ``--source`` takes. ``auto`` tries the others in this order."""
+AUTO = "auto"
+"""What ``--source`` takes beside the names of monitors: the first that works."""
+
+MONITORS = Catalogue("monitor", "gpuscan.monitors.built_in", MonitorKind, "MONITOR")
 
 
-_CLASSES: dict[str, type[PageMonitor] | type[DamonVirtual] | type[DamonPhysical]] = {
-    "damon": DamonVirtual,
-    "damon-paddr": DamonPhysical,
-    "idle": IdleTracking,
-    "soft-dirty": SoftDirty,
-    "written": WrittenPages,
-    "kpageflags": ReferencedFlags,
-}
+def in_order() -> tuple[list[str], dict[str, str]]:
+    """Return the monitors as ``auto`` tries them, those that it never takes at the end.
+
+    Returns:
+        Names, and why each of those of other packages that cannot be used is not among them, by name.
+    """
+    places: dict[str, float] = {}
+    unusable: dict[str, str] = {}
+    for name in MONITORS.names:
+        try:
+            place = MONITORS.get(name).place_in_auto
+        except InputError as error:
+            unusable[name] = str(error)
+            continue
+        places[name] = float("inf") if place is None else place
+    return sorted(places, key=lambda name: (places[name], name)), unusable
 
 
 def rights_of(source: str) -> list[Right]:
     """Return the rights that a live run with a monitor needs, for processes of whomever.
 
     Args:
-        source: one of :data:`SOURCES` but ``auto``.
+        source: the name of a monitor.
 
     Raises:
         InputError: there is no such monitor.
     """
-    if source not in _CLASSES:
-        raise InputError(f"there is no source {source!r}; give one of {', '.join(_CLASSES)}")
-    monitor = _CLASSES[source]
-    return list(dict.fromkeys([FRAMES, FLAGS, *KEPT, *monitor.opens, *monitor.keeps]))
+    if source not in MONITORS:
+        raise InputError(f"there is no source {source!r}; give one of {', '.join(MONITORS.names)}")
+    kind = MONITORS.get(source)
+    return list(dict.fromkeys([FRAMES, FLAGS, *KEPT, *kind.opens, *kind.keeps]))
 
 
-def open_monitor(
-    asked: str,
-    topology: Topology,
-    n_processes: int,
-    *,
-    starts: bool = False,
-    intervals: Intervals | None = None,
-    cold_after_ns: int | None = None,
-    system: System = HERE,
-) -> tuple[Monitor, list[str]]:
+def open_monitor(asked: str, here: Circumstances) -> tuple[Monitor, list[str]]:
     """Open a monitor.
 
     Args:
-        asked: one of :data:`SOURCES`.
-        topology: of the machine; physical memory to watch is that of its nodes.
-        n_processes: how many processes there are to watch.
-        starts: whether gpuscan will start the process: ``written`` sees no others.
-        intervals: of DAMON.
-        cold_after_ns: when a page counts as cold; None where cold pages are of no interest.
-        system: where they run.
+        asked: the name of a monitor, or :data:`AUTO`.
+        here: on what.
 
     Returns:
         The monitor, and why each one before it does not work here.
@@ -73,42 +62,29 @@ def open_monitor(
     Raises:
         InputError: the one that was asked for does not work, or none does.
     """
-
-    def virtual() -> Monitor:
-        if asked == "auto" and n_processes > MOST_PROCESSES:
-            raise InputError(f"{n_processes} processes would take as many kdamonds")
-        return Largest(DamonVirtual(system, intervals, cold_after_ns), MOST_PROCESSES)
-
-    def physical() -> Monitor:
-        ranges = [
-            (start * PAGE_BYTES, end * PAGE_BYTES)
-            for node in topology.nodes
-            for zone in node.zones
-            for start, end in zone.present
-        ]
-        return DamonPhysical(ranges, system, intervals, cold_after_ns)
-
-    def written() -> Monitor:
-        if not starts:
-            raise InputError("only a program that gpuscan starts can be tracked; give -- COMMAND")
-        return WrittenPages(cold_after_ns)
-
-    makers: dict[str, Callable[[], Monitor]] = {
-        "damon": virtual,
-        "damon-paddr": physical,
-        "idle": lambda: IdleTracking(system, cold_after_ns),
-        "soft-dirty": lambda: SoftDirty(cold_after_ns, system),
-        "written": written,
-        "kpageflags": lambda: ReferencedFlags(system, cold_after_ns),
-    }
-    if asked not in SOURCES:
-        raise InputError(f"there is no source {asked!r}; --source takes {', '.join(SOURCES)}")
-    if asked != "auto":
-        return makers[asked](), []
-    refused: list[str] = []
-    for name, make in makers.items():
+    if asked != AUTO:
+        if asked not in MONITORS:
+            raise InputError(
+                f"there is no source {asked!r}; --source takes {', '.join([AUTO, *MONITORS.names])}"
+            )
+        return _opened(asked, here), []
+    names, unusable = in_order()
+    refused = [f"{name}: {why}" for name, why in unusable.items()]
+    for name in names:
+        if MONITORS.get(name).place_in_auto is None:
+            continue
         try:
-            return make(), refused
+            return _opened(name, here.looking()), refused
         except (InputError, OSError) as error:
             refused.append(f"{name}: {error}")
     raise InputError(f"no source works here ({'; '.join(refused)}); run gpuscan as root")
+
+
+def _opened(name: str, here: Circumstances) -> Monitor:
+    monitor = MONITORS.get(name).open(here)
+    if monitor.name != name:
+        monitor.close()
+        raise InputError(
+            f"the monitor {name} calls itself {monitor.name!r} once it is open; let it have one name"
+        )
+    return monitor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process
-from gpuscan.monitors.contract import NOTHING, UNSEEN, Monitor, Touched
+from gpuscan.monitors.contract import Monitor
+from gpuscan.monitors.touched import NOTHING, UNSEEN, Touched
 
 _INCUMBENT = 2
 """A process that is watched gives way to one that is so many times as large: what a monitor has found out
@@ -28,11 +28,6 @@ class Largest:
         self._watched: list[Process] = []
         self.name = monitor.name
         self.sees = monitor.sees
-
-    @property
-    def keeps(self) -> Sequence[Right]:
-        """Rights that the monitor goes on to need."""
-        return self._monitor.keeps
 
     def watch(self, processes: Sequence[Process]) -> None:
         """Watch these processes, or the largest of them."""

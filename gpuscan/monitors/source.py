@@ -22,7 +22,8 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, Pages, pages_in
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
-from gpuscan.monitors.contract import REHEARSED_PAGES, Monitor, mapped
+from gpuscan.monitors.contract import Monitor
+from gpuscan.monitors.touched import REHEARSED_PAGES, mapped
 from gpuscan.records.page_map import PageMap
 
 LARGE_SHARE = 0.5

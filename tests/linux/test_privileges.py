@@ -19,8 +19,7 @@ from gpuscan.linux.damon import SYSFS
 from gpuscan.linux.syscalls import CapabilitySets, capget
 from gpuscan.linux.system import System
 from gpuscan.linux.write_tracking import check_write_tracking
-from gpuscan.monitors.catalogue import SOURCES, rights_of
-from gpuscan.monitors.pagemap_scan import SoftDirty
+from gpuscan.monitors.catalogue import MONITORS, rights_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has nothing to give up")
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
@@ -224,11 +223,11 @@ def test_who_calls_it_from_a_process_of_their_own_keeps_all(capsys):
 
 
 def test_every_source_says_which_rights_it_needs():
-    for source in SOURCES[1:]:
+    for source in MONITORS.names:
         rights = rights_of(source)
         assert all(right.name in BITS for right in rights)
         assert {FRAMES, FLAGS} <= set(rights)
-    assert set(SoftDirty.keeps) <= set(rights_of("soft-dirty"))
+    assert set(MONITORS.get("soft-dirty").keeps) <= set(rights_of("soft-dirty"))
     assert SYSFS in rights_of("damon")
     with pytest.raises(InputError, match="no source"):
         rights_of("auto")

@@ -39,7 +39,8 @@ from gpuscan.live.session import LiveRequest, LiveSession, LiveTotals
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DRY_RUN, DryRunMigrator
 from gpuscan.monitors.catalogue import open_monitor
-from gpuscan.monitors.contract import mapped
+from gpuscan.monitors.contract import Circumstances
+from gpuscan.monitors.touched import mapped
 from gpuscan.records.page_flags import Kpf, bits
 from gpuscan.records.page_map import Extent, PageMap
 from gpuscan.topology.sysfs import read_host
@@ -189,12 +190,12 @@ def test_auto_takes_the_first_that_works_and_says_why_not_the_others(tmp_path):
     # An empty /sys: no DAMON, no idle page tracking.
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/kpageflags").write_bytes(b"")
-    monitor, refused = open_monitor("auto", read_host().topology, 1, system=System(tmp_path))
+    monitor, refused = open_monitor("auto", Circumstances(read_host().topology, 1, system=System(tmp_path)))
     monitor.close()
     assert monitor.name in ("soft-dirty", "kpageflags")
     assert [text.partition(":")[0] for text in refused][:3] == ["damon", "damon-paddr", "idle"]
     with pytest.raises(InputError, match="CONFIG_IDLE_PAGE_TRACKING"):
-        open_monitor("idle", read_host().topology, 1, system=System(tmp_path))
+        open_monitor("idle", Circumstances(read_host().topology, 1, system=System(tmp_path)))
 
 
 def run(capsys, *arguments):
@@ -464,8 +465,8 @@ def test_prometheus_metrics_of_a_run(sleeper):
 def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, sleeper, monkeypatch):
     from gpuscan.linux.resident import pages_in
     from gpuscan.live import capture as capture_module
-    from gpuscan.monitors.contract import Touched, mapped
-    from gpuscan.monitors.kpageflags import ReferencedFlags
+    from gpuscan.monitors.built_in.kpageflags import ReferencedFlags
+    from gpuscan.monitors.touched import Touched, mapped
     from gpuscan.records.page_flags import Kpf, bits
     from gpuscan.snapshot.snapshot import Snapshot
 

@@ -29,7 +29,7 @@ from gpuscan.linux.damon import (
     in_pieces,
 )
 from gpuscan.linux.system import System
-from gpuscan.monitors.damon import (
+from gpuscan.monitors.damon_regions import (
     accesses_at,
     cold_regions,
     hot_frames,

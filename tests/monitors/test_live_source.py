@@ -12,8 +12,8 @@ from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.resident import NO_PAGES, PageFlags, pages_in
 from gpuscan.linux.targets import Targets
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
-from gpuscan.monitors.contract import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
 from gpuscan.monitors.source import STALE_TICKS, LiveSource
+from gpuscan.monitors.touched import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
 from gpuscan.store.single import Store
 from machines import tiered
 from procfs import FakeProcess, large_folio, write_flags

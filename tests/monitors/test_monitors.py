@@ -14,12 +14,14 @@ from gpuscan.linux import resident
 from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions
 from gpuscan.linux.resident import pages_in
 from gpuscan.linux.system import System
-from gpuscan.monitors.contract import REHEARSED_PAGES, Touched
-from gpuscan.monitors.damon import MOST_PROCESSES, DamonPhysical, DamonVirtual, QuietMemory
-from gpuscan.monitors.idle import BITMAP, IdleTracking
-from gpuscan.monitors.kpageflags import ReferencedFlags
+from gpuscan.monitors.built_in.damon import MOST_PROCESSES, DamonVirtual
+from gpuscan.monitors.built_in.damon_paddr import DamonPhysical
+from gpuscan.monitors.built_in.idle import BITMAP, IdleTracking
+from gpuscan.monitors.built_in.kpageflags import ReferencedFlags
+from gpuscan.monitors.built_in.soft_dirty import SoftDirty
 from gpuscan.monitors.largest import Largest
-from gpuscan.monitors.pagemap_scan import SoftDirty
+from gpuscan.monitors.quiet_memory import QuietMemory
+from gpuscan.monitors.touched import REHEARSED_PAGES, Touched
 from gpuscan.records.page_flags import Kpf
 from procfs import LRU_PAGE, FakeProcess, large_folio, write_flags
 
@@ -416,7 +418,6 @@ class Counted:
     """A monitor that says which processes it was given."""
 
     name, sees = "counted", "all"
-    opens = keeps = ()
 
     def __init__(self):
         self.watched = []

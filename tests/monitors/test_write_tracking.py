@@ -14,7 +14,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.linux import write_tracking
 from gpuscan.linux.process import Process
 from gpuscan.linux.write_tracking import TrackedProgram
-from gpuscan.monitors.pagemap_scan import WrittenPages
+from gpuscan.monitors.built_in.written import WrittenPages
 
 N_PAGES = 512
 PROGRAM = f"""
@@ -158,7 +158,7 @@ def test_a_program_lives_on_when_its_tracer_is_killed(monitor, tmp_path):
     lives_on = f"import time; time.sleep(0.5); open({str(alive)!r}, 'w')"
     code = f"""
 import sys, time
-from gpuscan.monitors.pagemap_scan import WrittenPages
+from gpuscan.monitors.built_in.written import WrittenPages
 program = WrittenPages().start([sys.executable, "-c", {lives_on!r}])
 print(program.pid, flush=True)
 time.sleep(60)

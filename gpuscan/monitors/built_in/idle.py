@@ -20,9 +20,11 @@ from gpuscan.linux.capabilities import Right
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.linux.system import HERE, System
-from gpuscan.monitors.contract import NOTHING, PageMonitor, Touched, mapped
+from gpuscan.monitors.contract import MonitorKind
+from gpuscan.monitors.touched import NOTHING, PageMonitor, Touched, mapped
 
 BITMAP = "sys/kernel/mm/page_idle/bitmap"
+_OPENS = Right("CAP_DAC_OVERRIDE", "to open the bitmap of idle pages, root's own", unless_root=True)
 _WORD_PAGES = 64
 _WORD_BYTES = 8
 _GAP_WORDS = 64
@@ -43,7 +45,6 @@ class IdleTracking(PageMonitor):
 
     name = "idle"
     sees = "reads and writes, page by page"
-    opens = (Right("CAP_DAC_OVERRIDE", "to open the bitmap of idle pages, root's own", unless_root=True),)
 
     def __init__(self, system: System = HERE, cold_after_ns: int | None = None) -> None:
         super().__init__(cold_after_ns)
@@ -58,7 +59,7 @@ class IdleTracking(PageMonitor):
         except OSError as error:
             raise InputError(
                 f"{path} cannot be opened ({error.strerror}): root owns it; run gpuscan with sudo, "
-                f"or give it {self.opens[0].name}"
+                f"or give it {_OPENS.name}"
             ) from error
         try:
             self._flags = PageFlags(system.root / "proc/kpageflags", system)
@@ -150,3 +151,11 @@ def _runs(numbers: NDArray[np.int64], most_gap: int) -> list[tuple[int, int]]:
         return []
     cuts = (np.flatnonzero(np.diff(numbers) > most_gap) + 1).tolist()
     return list(zip([0, *cuts], [*cuts, len(numbers)], strict=True))
+
+
+MONITOR = MonitorKind(
+    place_in_auto=30,
+    opens=(_OPENS,),
+    keeps=(),
+    open=lambda here: IdleTracking(here.system, here.cold_after_ns),
+)

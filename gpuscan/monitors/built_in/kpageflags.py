@@ -10,7 +10,8 @@ from __future__ import annotations
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.linux.system import HERE, System
-from gpuscan.monitors.contract import NOTHING, PageMonitor, Touched, mapped
+from gpuscan.monitors.contract import MonitorKind
+from gpuscan.monitors.touched import NOTHING, PageMonitor, Touched, mapped
 from gpuscan.records.page_flags import hot_bits
 from gpuscan.snapshot.procfs import lru_gen_is_on
 
@@ -44,3 +45,11 @@ class ReferencedFlags(PageMonitor):
     def close(self) -> None:
         """Close the file."""
         self._flags.close()
+
+
+MONITOR = MonitorKind(
+    place_in_auto=60,
+    opens=(),
+    keeps=(),
+    open=lambda here: ReferencedFlags(here.system, here.cold_after_ns),
+)

@@ -1,0 +1,1 @@
+"""The monitors that come with gpuscan: each module is one, called as its file."""

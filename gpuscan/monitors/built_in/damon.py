@@ -1,0 +1,166 @@
+"""Hot pages of processes as DAMON sees them: one kdamond for each, on its virtual addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpuscan.base.errors import InputError
+from gpuscan.linux.damon import SYSFS, Damon, Intervals, Regions, Watched
+from gpuscan.linux.process import Process
+from gpuscan.linux.ranges import intersect, join
+from gpuscan.linux.resident import pages_in, present_ranges
+from gpuscan.linux.system import HERE, System
+from gpuscan.monitors.contract import Circumstances, Monitor, MonitorKind
+from gpuscan.monitors.damon_regions import hot_pages, merged, place_of, sure_inside
+from gpuscan.monitors.largest import Largest
+from gpuscan.monitors.quiet_memory import QuietMemory
+from gpuscan.monitors.touched import NOTHING, REHEARSED_PAGES, Touched, mapped
+
+MOST_PROCESSES = 64
+"""Each takes a kdamond: sysfs names no target of a region, so two cannot share one."""
+_REGION_BYTES = 3 << 18
+"""Regions begin this small as far as the bounds on their number allow: the first look is as sharp as that.
+Of a hot set the two regions over its ends may be missed, so of 32 MiB less than 5 %."""
+_MOST_RANGES = 100
+"""They begin in as many stretches of mappings at most; a program with more has small holes watched, too."""
+
+
+class DamonVirtual:
+    """Processes, one kdamond each (operations ``vaddr``).
+
+    Args:
+        system: whose DAMON it is.
+        intervals: how finely to look.
+        cold_after_ns: report regions without an access for this long as cold; None reports none.
+
+    Raises:
+        DamonUnavailableError: see :class:`gpuscan.linux.damon.Damon`.
+    """
+
+    name = "damon"
+    sees = "reads and writes, by DAMON's regions of virtual addresses"
+
+    def __init__(
+        self, system: System = HERE, intervals: Intervals | None = None, cold_after_ns: int | None = None
+    ) -> None:
+        self._damon = Damon("vaddr", system)
+        self._system = system
+        self._intervals = intervals or Intervals()
+        self._cold_after_ns = cold_after_ns
+        self._processes: list[Process] = []
+        self._kdamonds: list[Process] = []
+        """Whom the kdamonds watch, by their numbers: of these some may have ended."""
+        self._quiet: dict[int, QuietMemory] = {}
+        """By ``id()`` of the process; for demotion only."""
+
+    def watch(self, processes: Sequence[Process]) -> None:
+        """Start a kdamond for each process; all start anew, unless those that are left have one.
+
+        What they had found is lost, but for which memory had no access since when.
+
+        Raises:
+            InputError: there are too many, or the kernel refuses.
+        """
+        if len(processes) > MOST_PROCESSES:
+            raise InputError(
+                f"{len(processes)} processes would take as many kdamonds; name at most {MOST_PROCESSES}, or "
+                "take --source damon-paddr"
+            )
+        if not self._kdamonds:
+            self._rehearse(processes)
+        elif self._are_watched(processes):
+            self._processes = list(processes)
+            return
+        if self._cold_after_ns is not None:
+            self._keep_quiet(processes, self._cold_after_ns)
+        self._processes = self._kdamonds = list(processes)
+        self._damon.start(
+            [_watched(process) for process in processes],
+            self._intervals,
+            least_accesses=1 if self._cold_after_ns is None else 0,
+        )
+        for quiet in self._quiet.values():
+            quiet.start_anew(self._system.monotonic_ns())
+
+    def _are_watched(self, processes: Sequence[Process]) -> bool:
+        """Whether the kdamonds watch these processes, and beside them only some that ended."""
+        asked = set(map(id, processes))
+        others = [one for one in self._kdamonds if id(one) not in asked]
+        return len(self._kdamonds) - len(others) == len(asked) and not any(one.is_alive() for one in others)
+
+    def _keep_quiet(self, processes: Sequence[Process], cold_after_ns: int) -> None:
+        """Look a last time before the kdamonds start anew, and keep what is known of who stays."""
+        if any(process.is_alive() for process in self._kdamonds):
+            now_ns = self._system.monotonic_ns()
+            for regions, process in zip(self._damon.latest(), self._kdamonds, strict=True):
+                self._quiet[id(process)].look(regions, now_ns)
+        known = {id(process): self._quiet[id(process)] for process in self._kdamonds}
+        self._quiet = {
+            id(process): known.get(id(process)) or QuietMemory(self._intervals, cold_after_ns)
+            for process in processes
+        }
+
+    def _rehearse(self, processes: Sequence[Process]) -> None:
+        """Go through a look once, as if what is there had been accessed: what is run first is slow."""
+        n_left = REHEARSED_PAGES
+        for process in processes:
+            pages = pages_in(process, mapped(process), n_most=n_left)
+            n_left -= len(pages)
+            there = present_ranges(pages)
+            self._observed(
+                Regions(there, np.ones(len(there), np.int64), np.zeros(len(there), np.int64)), process
+            )
+            if n_left <= 0:
+                break
+
+    def observe(self, now_ns: int) -> list[Touched]:
+        """Return the pages in hot and cold regions of each process."""
+        if not any(process.is_alive() for process in self._processes):
+            return [NOTHING for _ in self._processes]
+        found = dict(zip(map(id, self._kdamonds), self._damon.latest(), strict=True))
+        touched = []
+        for process in self._processes:
+            regions = found[id(process)]
+            seen = self._observed(regions, process)
+            if self._cold_after_ns is not None and seen is not NOTHING:
+                cold = self._quiet[id(process)].look(regions, now_ns)
+                seen = dataclasses.replace(seen, cold=pages_in(process, intersect(cold, mapped(process))))
+            touched.append(seen)
+        return touched
+
+    def _observed(self, regions: Regions, process: Process) -> Touched:
+        if not len(regions) or not process.is_alive():
+            return NOTHING
+        there = mapped(process)
+        pages = pages_in(process, intersect(merged(regions.ranges[regions.n_accesses > 0]), there))
+        region = place_of(regions.ranges, pages.address)
+        sure = sure_inside(regions, self._intervals)[region]
+        hot = hot_pages(regions.n_accesses[region], place_of(there, pages.address)) | sure
+        return Touched(pages.take(hot), sure=sure[hot])
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of the kdamonds."""
+        return self._damon.cpu_s()
+
+    def close(self) -> None:
+        """Stop the kdamonds and give DAMON back."""
+        self._damon.close()
+
+
+def _watched(process: Process) -> Watched:
+    """Return where to begin: in all that can be accessed; memory that is reserved only has no pages."""
+    ranges = join(mapped(process, accessible=True), _MOST_RANGES)
+    n_bytes = int((ranges[:, 1] - ranges[:, 0]).sum())
+    return Watched(ranges.tolist(), process.pid, min_regions=n_bytes // _REGION_BYTES)
+
+
+def _open(here: Circumstances) -> Monitor:
+    if here.is_looking and here.n_processes > MOST_PROCESSES:
+        raise InputError(f"{here.n_processes} processes would take as many kdamonds")
+    return Largest(DamonVirtual(here.system, here.intervals, here.cold_after_ns), MOST_PROCESSES)
+
+
+MONITOR = MonitorKind(place_in_auto=10, opens=(), keeps=(SYSFS,), open=_open)
