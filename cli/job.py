@@ -294,6 +294,7 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
     from rich.table import Table
 
     from gpuscan.base.units import format_bytes, format_number
+    from gpuscan.producers.catalogue import PRODUCERS
     from gpuscan.run.report import summary_rows
 
     topology = scenario.topology
@@ -312,8 +313,10 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
     # Beside the plot stands the longest caption; on a narrow terminal it is folded.
     plot_width = min(60, max(10, output.width - 44))
     producer = scenario.workload.producer.kind
+    is_watched = scenario.workload.source.kind == "processes"  # a trace has no producer beside it
+    told = PRODUCERS.get(producer).told if is_watched else ()
     for row in summary_rows(
-        report, summary, fast_means, device=device, producer=producer, plot_width=plot_width
+        report, summary, fast_means, device=device, producer=producer, told=told, plot_width=plot_width
     ):
         facts.add_row(*row)
     output.table(facts)

@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpuscan.cli.choices import one_of
+from gpuscan.producers.catalogue import PRODUCERS
+
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.snapshot.snapshot import Snapshot
 
 DEFAULT_WORKLOAD = "cxl-promote"
 DEFAULT_EVERY = "1min"
-
-
-class ProducerChoice(StrEnum):
-    """What turns accesses into marks: the kinds of gpuscan.workload.model.Producer."""
-
-    HINT_FAULTS = "hint-faults"
-    SAMPLER = "sampler"
-    A_BIT = "a-bit"
-    HOTNESS_UNIT = "hotness-unit"
 
 
 class DeviceChoice(StrEnum):
@@ -73,8 +67,11 @@ def run(
         ),
     ] = "gpuscan",
     producer: Annotated[
-        ProducerChoice | None,
-        typer.Option(help="What turns accesses into marks, instead of the workload's: docs/producers.md."),
+        str | None,
+        typer.Option(
+            **one_of(PRODUCERS.names),
+            help="What turns accesses into marks, instead of the workload's: docs/producers.md.",
+        ),
     ] = None,
     fallback: Annotated[
         bool, typer.Option("--fallback", help="Go on on the CPU when the device fails in the middle.")
@@ -168,7 +165,7 @@ def run(
     if trace is not None and machine is not None and machine.suffix != ".zarr" and not machine.is_dir():
         options, machine = [*options, f"topology={{ machine = {quoted(machine)} }}"], None
     if producer is not None:
-        options = [*options, f"producer.kind={producer.value}"]
+        options = [*options, f"producer.kind={producer}"]
     where, document = workload_document(workload, options + _overrides(memory, ticks, seed, overrides))
     loaded = workload_of(where, document)
     if producer is not None and loaded.source.kind == "trace":

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from gpuscan.linux.process import Process
     from gpuscan.migrate.move_pages import MovePagesMigrator
     from gpuscan.migrate.simulated import SimulatedMigrator
-    from gpuscan.producers.hint_faults import HintFaultSource
+    from gpuscan.producers.built_in.hint_faults import HintFaultSource
     from gpuscan.records.page_map import PageMap
     from gpuscan.run.scenario import Scenario, build_scenario
     from gpuscan.sim.machine import SimulatedMachine
@@ -71,7 +71,7 @@ _MODULE_OF = {
     "Engine": "gpuscan.engine.tick",
     "FolioEvents": "gpuscan.engine.stages",
     "GpuscanError": "gpuscan.base.errors",
-    "HintFaultSource": "gpuscan.producers.hint_faults",
+    "HintFaultSource": "gpuscan.producers.built_in.hint_faults",
     "InputError": "gpuscan.base.errors",
     "Ledger": "gpuscan.engine.ledger",
     "MigrateResult": "gpuscan.engine.stages",

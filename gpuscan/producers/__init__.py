@@ -1,1 +1,1 @@
-"""What turns the accesses of a simulated machine into marks: each module is one producer."""
+"""What turns the accesses of a simulated machine into marks."""

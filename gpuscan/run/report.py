@@ -28,6 +28,7 @@ from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import PlanSink, RunReport, TickReport, Walks
 from gpuscan.files.writing import Contents, create_json, new_directory
+from gpuscan.producers.contract import Told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -222,6 +223,7 @@ def summary_rows(
     *,
     device: str = "",
     producer: str = "",
+    told: Sequence[Told] = (),
     plot_width: int = 60,
 ) -> list[tuple[str, str]]:
     """Return what a reader wants first, as (what, value) texts.
@@ -232,6 +234,7 @@ def summary_rows(
         fast_means: what counts as fast.
         device: what to call the device; the report's name for it by default.
         producer: what to call the producer.
+        told: which of its metrics to tell.
         plot_width: bars of the plot over time.
     """
     rows = [("device", device or report.device)]
@@ -252,8 +255,8 @@ def summary_rows(
         demoted = [(f"demoted {who}", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
     else:
         demoted = []
-    if "producer_cost_ns" in summary.metrics:
-        rows.append(("producer", _producer(producer, summary)))
+    if said := _producer(told, summary.metrics):
+        rows.append(("producer", f"{producer}: {said}" if producer else said))
     network = []
     if summary.network_calls:
         per_tick = f"p50 {format_bytes(summary.network_bytes_p50)} a tick"
@@ -313,27 +316,18 @@ def _moved(walks: Walks | None, summary: RunSummary) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _producer(name: str, summary: RunSummary) -> str:
-    """Say what a producer saw, what became of it, and what it cost."""
-    metrics = summary.metrics
-    seen = [
-        f"{metrics[metric]:,.0f} {noun}"
-        for metric, noun in (
-            ("hint_faults", "faults"),
-            ("samples", "samples"),
-            ("ptes_walked", "PTEs"),
-            ("list_entries", "list entries"),
-        )
-        if metric in metrics
-    ]
-    if metrics.get("samples_useless") and metrics.get("samples"):
-        seen.append(f"{metrics['samples_useless'] / metrics['samples']:.1%} useless")
-    right = metrics.get("guessed_right", 0.0)
-    guesses = right + metrics.get("guessed_wrong", 0.0)
-    if guesses:
-        seen.append(f"{right / guesses:.1%} of nodes guessed right")
-    said = ", ".join([*seen, f"{format_time(metrics['producer_cost_ns'])} of CPU time (modelled)"])
-    return f"{name}: {said}" if name else said
+def _producer(told: Sequence[Told], metrics: Mapping[str, float]) -> str:
+    """Say what a producer saw, what became of it, and what it cost; empty where it counted none of it."""
+    said = []
+    for one in told:
+        whole = sum(metrics.get(name, 0.0) for name in one.share_of)
+        if one.metric not in metrics or (one.share_of and not whole):
+            continue
+        value = metrics[one.metric]
+        said.append(f"{value / whole:.1%} {one.noun}" if one.share_of else f"{value:,.0f} {one.noun}")
+    if "producer_cost_ns" in metrics:
+        said.append(f"{format_time(metrics['producer_cost_ns'])} of CPU time (modelled)")
+    return ", ".join(said)
 
 
 def _dips(fast: FastShare) -> bool:

@@ -20,12 +20,32 @@ from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import collect_accessed, remember_nid
 from gpuscan.sim.process import Process, Stretch
-from gpuscan.sim.spec import ABitSpec
+from gpuscan.sim.spec import ProducerSpec
 
 _NOT_ACCESSED = -1
 _CHUNK_FOLIOS = 1 << 20
 _Part = tuple[NDArray[np.int64], int, NDArray[np.int16], int]
 """Of a piece of a walk: folios, the guess, nodes of their last accesses, the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ABitSpec(ProducerSpec):
+    """A thread that walks page tables and tests and clears the accessed bit, as kscand.
+
+    The defaults are KSCAND_SCAN_SIZE and KSCAND_SCAN_PERIOD of mm/kscand.c (R. K T, "[RFC PATCH V3 00/17] mm:
+    slowtier page promotion based on PTE A bit", linux-mm, 2025-08-14), fixed where kscand adapts them.
+
+    Attributes:
+        walk_bytes: walked of each process at a visit.
+        walk_period_ns: pause between visits.
+        pte_ns: CPU time of a page table entry.
+    """
+
+    kind = "a-bit"
+
+    walk_bytes: int = 1 << 30
+    walk_period_ns: int = 2_000_000_000
+    pte_ns: float = 90.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,10 +27,35 @@ from gpuscan.sim.address_space import AddressSpace
 from gpuscan.sim.loops import count_units, remember_nid
 from gpuscan.sim.patterns import stream_key
 from gpuscan.sim.process import Process, Stretch
-from gpuscan.sim.spec import HotnessUnitSpec
+from gpuscan.sim.spec import ProducerSpec
 
 _CHUNK_PAGES = 1 << 20
 """Pages of listed units that are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class HotnessUnitSpec(ProducerSpec):
+    """Hotness monitoring units of CXL 3.2 devices, in epoch mode, one for each node below the top tier.
+
+    Attributes:
+        unit_bytes: memory that shares a counter, a power of two, a page or more.
+        epoch_ns: after which the counters are compared with the threshold, listed and cleared.
+        threshold: count that makes a unit hot.
+        list_entries: of each hot list, which is read when the epoch ends; what does not fit is lost.
+        counter_bits: width of a counter, which stops at its maximum.
+        downsampling: one access in so many is counted.
+        entry_ns: CPU time of an entry: assumed, one uncached read over PCIe.
+    """
+
+    kind = "hotness-unit"
+
+    unit_bytes: int = 4096
+    epoch_ns: int = 1_000_000_000
+    threshold: int = 2
+    list_entries: int = 1024
+    counter_bits: int = 16
+    downsampling: int = 1
+    entry_ns: float = 1000.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """The simulated machine: time passes, processes touch pages, hint faults happen, kswapd demotes.
 
 It moves nothing upwards by itself. A source turns its hint faults into marks
-(:mod:`gpuscan.producers.hint_faults`) and a migrator moves folios on it
+(:mod:`gpuscan.producers`) and a migrator moves folios on it
 (:mod:`gpuscan.migrate.simulated`).
 """
 

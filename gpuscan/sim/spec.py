@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,16 @@ class ProcessSpec:
     pattern: PatternSpec = PatternSpec()
 
 
+class ProducerSpec:
+    """Base of what watches the accesses of a machine, see :mod:`gpuscan.producers`; a dataclass, frozen."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    """The name of the producer that it is for."""
+
+
 @dataclass(frozen=True, slots=True)
-class HintFaultSpec:
+class HintFaultSpec(ProducerSpec):
     """NUMA balancing: a scanner unmaps ``scan_bytes`` of each process every ``scan_period_ns``;
     the next access to an unmapped page faults and names the accessing CPU's node.
 
@@ -97,6 +105,8 @@ class HintFaultSpec:
         fault_ns, pte_ns: CPU time of a fault and of unmapping a page.
     """
 
+    kind = "hint-faults"
+
     scan_bytes: int = 256 << 20
     scan_period_ns: int = 1_000_000_000
     mark: Literal["request", "record"] = "request"
@@ -112,71 +122,6 @@ class HintFaultSpec:
     free_memory_bypass: bool = True
     fault_ns: float = 750.0
     pte_ns: float = 90.0
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerSpec:
-    """An access sampler, as AMD's IBS or Intel's PEBS.
-
-    Attributes:
-        period: one access in so many is sampled, at random within each; of the workload's accesses,
-            which are themselves a part of a real process's.
-        min_latency_ns: samples of accesses that took less are left out, by the latency of the links.
-        useless_share: of the samples, have no address of user memory: not a load or store, a kernel
-            address, an invalid one. 1.4 % of the 1.67 million events that the IBS driver of kpromoted
-            reported for a benchmark of random accesses (B. Rao to "[RFC PATCH 0/4] Kernel daemon for
-            detecting and promoting hot pages", linux-mm, 2025-03-25, test 1).
-        sample_ns: CPU time of a sample: assumed, one interrupt and its handler.
-    """
-
-    period: int = 16
-    min_latency_ns: float = 0.0
-    useless_share: float = 0.014
-    sample_ns: float = 1000.0
-
-
-@dataclass(frozen=True, slots=True)
-class ABitSpec:
-    """A thread that walks page tables and tests and clears the accessed bit, as kscand.
-
-    The defaults are KSCAND_SCAN_SIZE and KSCAND_SCAN_PERIOD of mm/kscand.c (R. K T, "[RFC PATCH V3 00/17] mm:
-    slowtier page promotion based on PTE A bit", linux-mm, 2025-08-14), fixed where kscand adapts them.
-
-    Attributes:
-        walk_bytes: walked of each process at a visit.
-        walk_period_ns: pause between visits.
-        pte_ns: CPU time of a page table entry.
-    """
-
-    walk_bytes: int = 1 << 30
-    walk_period_ns: int = 2_000_000_000
-    pte_ns: float = 90.0
-
-
-@dataclass(frozen=True, slots=True)
-class HotnessUnitSpec:
-    """Hotness monitoring units of CXL 3.2 devices, in epoch mode, one for each node below the top tier.
-
-    Attributes:
-        unit_bytes: memory that shares a counter, a power of two, a page or more.
-        epoch_ns: after which the counters are compared with the threshold, listed and cleared.
-        threshold: count that makes a unit hot.
-        list_entries: of each hot list, which is read when the epoch ends; what does not fit is lost.
-        counter_bits: width of a counter, which stops at its maximum.
-        downsampling: one access in so many is counted.
-        entry_ns: CPU time of an entry: assumed, one uncached read over PCIe.
-    """
-
-    unit_bytes: int = 4096
-    epoch_ns: int = 1_000_000_000
-    threshold: int = 2
-    list_entries: int = 1024
-    counter_bits: int = 16
-    downsampling: int = 1
-    entry_ns: float = 1000.0
-
-
-ProducerSpec = SamplerSpec | ABitSpec | HotnessUnitSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ from gpuscan.base.complaints import first_complaint
 from gpuscan.base.errors import InputError
 from gpuscan.base.nearby import meant_file
 from gpuscan.files.reading import TOML_BYTES_MAX, UnfitError, parse_toml, read_file, toml_place
+from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.topology.resolve import names_file
 from gpuscan.workload.model import MODELS, Workload, suggestion
+from gpuscan.workload.producer_model import Producer, table_names
 
 __all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_text", "builtin_workloads", "load_workload"]
 
@@ -202,7 +204,11 @@ def _unknown(steps: Sequence[int | str]) -> str:
 def _keys_at(steps: Sequence[int | str]) -> list[str]:
     """Return the keys the model has at a place."""
     model: type[BaseModel] = Workload
+    of_producers = table_names()
     for step in steps:
         if isinstance(step, str) and step in MODELS:
             model = MODELS[step]
-    return list(model.model_fields)
+        elif model is Producer and step in of_producers:
+            model = PRODUCERS.get(of_producers[step]).options
+    tables = of_producers if model is Producer else {}
+    return list(dict.fromkeys([*model.model_fields, *tables]))

@@ -16,25 +16,15 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from gpuscan.base.arguments import instance
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.base.values import Bytes, FineTimeNs, Memory, Model, Rate, Share, TimeNs, bytes_of
 from gpuscan.engine.policy import Policy
+from gpuscan.producers.numa_balancing import HintFaultOptions
 from gpuscan.records.formats import FORMATS, STORE_FORMATS
 from gpuscan.records.page_map import BLOCK_PAGES
 from gpuscan.sim.spec import KernelCostSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
 from gpuscan.topology.model import Node, Topology
-from gpuscan.workload.producer_model import PRODUCER_MODELS, Producer
-from gpuscan.workload.values import (
-    Bytes,
-    FineTimeNs,
-    Intervals,
-    Memory,
-    Model,
-    Nid,
-    Placement,
-    Rate,
-    Share,
-    TimeNs,
-    bytes_of,
-)
+from gpuscan.workload.producer_model import DEFAULT_PRODUCER, Producer
+from gpuscan.workload.values import Intervals, Nid, Placement
 
 THP_ORDER = 9
 """A transparent huge page: 512 base pages, 2 MiB."""
@@ -210,7 +200,7 @@ class Workload(Model):
     def _runs_something(self) -> Self:
         if not self.processes and self.source.kind != "trace":
             raise ValueError("key processes is missing; add it, or a source of kind = 'trace'")
-        if self.source.kind == "trace" and self.producer.kind != "hint-faults":
+        if self.source.kind == "trace" and self.producer.kind != DEFAULT_PRODUCER:
             raise ValueError(
                 f"producer.kind = {self.producer.kind!r} watches processes, and the samples of a trace are "
                 "what marks pages; leave it out"
@@ -327,12 +317,13 @@ MODELS: dict[str, type[BaseModel]] = {
     "processes": Process,
     "pattern": Pattern,
     "source": Source,
-    **PRODUCER_MODELS,
+    "producer": Producer,
+    "hint_faults": HintFaultOptions,
     "policy": PolicyChoice,
     "cost": MigrationCost,
     "kernel": KernelCost,
 }
-"""Model of each key that is a table (or a list of tables)."""
+"""Model of each key that is a table (or a list of tables); of other producers see the catalogue."""
 
 
 def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec:
@@ -349,7 +340,7 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
                 f"use one of {_nids(node.nid for node in topology.nodes if node.present_pages)}"
             )
     order = THP_ORDER if process.thp else 0
-    wanted_bytes = bytes_of(process.memory, topology)
+    wanted_bytes = bytes_of(process.memory, topology.memory_bytes)
     n_pages = wanted_bytes // PAGE_BYTES >> order << order
     if n_pages == 0:
         raise InputError(

@@ -1,44 +1,21 @@
-"""Types of the values in a workload file: strings with a unit, turned into base units."""
+"""Types of the values in a workload file that are tables by node."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from gpuscan.base.errors import InputError
-from gpuscan.base.units import (
-    parse_bytes,
-    parse_fine_time_ns,
-    parse_rate_bytes_per_s,
-    parse_share,
-    parse_time_ns,
-)
+from gpuscan.base.units import parse_share, parse_time_ns
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.topology.lists import parse_list
-from gpuscan.topology.model import Topology
 
 _ADDS_UP = 1e-6
 """Slack of shares that should add up to 100%."""
-
-
-def _parsed(parse: Callable[[str], Any], example: str) -> BeforeValidator:
-    def validate(value: Any) -> Any:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} has no unit; write a string such as {example!r}")
-        try:
-            return parse(value)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-
-    return BeforeValidator(validate)
-
-
-def _parse_memory(text: str) -> int | float:
-    return parse_share(text) if text.rstrip().endswith("%") else parse_bytes(text)
 
 
 def _by_nodes(value: Any, parse: Callable[[str], Any], example: str) -> list[tuple[list[int], Any]]:
@@ -72,48 +49,13 @@ def _parse_placement(value: Any) -> tuple[tuple[int, float], ...]:
     return tuple((nid, share / len(nids)) for nids, share in placed for nid in nids)
 
 
-def _parse_scan_period(value: Any) -> Any:
-    """Return nanoseconds, or ``adaptive``."""
-    if value == "adaptive":
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} has no unit; write a string such as '1s', or 'adaptive'")
-    try:
-        period_ns = parse_time_ns(value)
-    except InputError as error:
-        raise ValueError(f"{error}, or 'adaptive'") from error
-    if period_ns == 0:
-        raise ValueError("a scanner that never pauses has no period; give a time above 0, or 'adaptive'")
-    return period_ns
-
-
 def _parse_intervals(value: Any) -> tuple[tuple[int, int], ...]:
     by_nodes = _by_nodes(value, parse_time_ns, '{ 2 = "1s" }')
     return tuple((nid, interval_ns) for nids, interval_ns in by_nodes for nid in nids)
 
 
-Bytes = Annotated[int, _parsed(parse_bytes, "64GiB")]
-TimeNs = Annotated[int, _parsed(parse_time_ns, "100ms")]
-FineTimeNs = Annotated[float, _parsed(parse_fine_time_ns, "2.9ns")]
-Rate = Annotated[int, _parsed(parse_rate_bytes_per_s, "100MB/s")]
-Share = Annotated[float, _parsed(parse_share, "50%")]
-Memory = Annotated[int | float, _parsed(_parse_memory, "70%")]
-"""Bytes (int), or a share of the machine's memory (float)."""
 Placement = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_parse_placement)]
 """Shares by nid, a list of nodes in equal parts; empty = "spill": next to the first CPUs, then nearest."""
 Intervals = Annotated[tuple[tuple[int, int], ...], BeforeValidator(_parse_intervals)]
 """Nanoseconds by nid."""
-ScanPeriod = Annotated[int | Literal["adaptive"], BeforeValidator(_parse_scan_period)]
-"""Nanoseconds, or ``adaptive``."""
 Nid = Annotated[int, Field(ge=0, lt=N_NODES_MAX)]
-
-
-class Model(BaseModel):
-    """A table: every key is known, every value of its own type."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def bytes_of(memory: int | float, topology: Topology) -> int:
-    """Return a size that may be a share of the machine's memory in bytes."""
-    return memory if isinstance(memory, int) else int(memory * topology.memory_bytes)

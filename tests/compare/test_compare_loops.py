@@ -29,14 +29,8 @@ from gpuscan.designs.rfc import RfcFixed
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.spec import (
-    HintFaultSpec,
-    MachineSpec,
-    MigrationCostSpec,
-    PatternSpec,
-    ProcessSpec,
-    SamplerSpec,
-)
+from gpuscan.sim.sampler import SamplerSpec
+from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
 from machines import tiered
 
 MS = 1_000_000

@@ -21,10 +21,11 @@ from gpuscan.designs.simulated import SimulatedPages
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport
 from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.producers.built_in.hint_faults import HintFaultSource
 from gpuscan.producers.contract import Observed
-from gpuscan.producers.hint_faults import HintFaultSource
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.sim.sampler import SamplerSpec
 from gpuscan.sim.spec import (
     HintFaultSpec,
     KernelCostSpec,
@@ -32,7 +33,6 @@ from gpuscan.sim.spec import (
     MigrationCostSpec,
     PatternSpec,
     ProcessSpec,
-    SamplerSpec,
 )
 from gpuscan.topology import Topology
 from machines import node, tiered

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpuscan.producers.hint_faults import HintFaultSource
+from gpuscan.producers.built_in.hint_faults import HintFaultSource
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec
 from gpuscan.topology.model import Topology

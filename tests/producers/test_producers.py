@@ -15,20 +15,20 @@ from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
-from gpuscan.producers.contract import Observed, Producer
+from gpuscan.producers.contract import Observed
+from gpuscan.producers.source import Producer
 from gpuscan.sim import loops
-from gpuscan.sim.hotness_units import HotnessUnits
+from gpuscan.sim.accessed_bits import ABitSpec
+from gpuscan.sim.hotness_units import HotnessUnits, HotnessUnitSpec
 from gpuscan.sim.machine import SimulatedMachine
+from gpuscan.sim.sampler import SamplerSpec
 from gpuscan.sim.spec import (
-    ABitSpec,
     HintFaultSpec,
-    HotnessUnitSpec,
     MachineSpec,
     MigrationCostSpec,
     PatternSpec,
     ProcessSpec,
     ProducerSpec,
-    SamplerSpec,
 )
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Link, Topology

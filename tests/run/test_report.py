@@ -18,6 +18,7 @@ from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.files.writing import json_text
+from gpuscan.producers.contract import Told
 from gpuscan.run.report import (
     OUT_FILES,
     fast_share,
@@ -354,6 +355,11 @@ def test_a_rise_of_a_few_percent_is_seen_and_the_scale_is_named() -> None:
     assert (bars[0], bars[-1]) == ("▄", "▇")
 
 
+TOLD = (
+    Told("samples", "samples"),
+    Told("samples_useless", "useless", ("samples",)),
+    Told("guessed_right", "of nodes guessed right", ("guessed_right", "guessed_wrong")),
+)
 PRODUCED = {"producer_cost_ns": 2e9, "pages_looked_at": 12.0}
 """What a producer counts that has only metrics of its own."""
 
@@ -364,7 +370,10 @@ PRODUCED = {"producer_cost_ns": 2e9, "pages_looked_at": 12.0}
         ({}, "mine: 4 s of CPU time (modelled)"),
         ({"samples": 3.0}, "mine: 6 samples, 4 s of CPU time (modelled)"),
         ({"samples_useless": 3.0}, "mine: 4 s of CPU time (modelled)"),
-        ({"guessed_wrong": 3.0}, "mine: 0.0% of nodes guessed right, 4 s of CPU time (modelled)"),
+        (
+            {"guessed_right": 0.0, "guessed_wrong": 3.0},
+            "mine: 0.0% of nodes guessed right, 4 s of CPU time (modelled)",
+        ),
         ({"samples": 0.0, "samples_useless": 1.0}, "mine: 0 samples, 4 s of CPU time (modelled)"),
     ],
 )
@@ -372,8 +381,9 @@ def test_a_producer_with_metrics_of_its_own(metrics: dict[str, float], row: str)
     run = report(0)
     run.ticks.extend(TickReport(number, 0, 10**8, metrics=PRODUCED | metrics) for number in range(2))
     summary = summarize(run)
-    assert dict(summary_rows(run, summary, "top tier", producer="mine"))["producer"] == row
-    assert dict(summary_rows(run, summary, "top tier"))["producer"] == row.removeprefix("mine: ")
+    assert dict(summary_rows(run, summary, "top tier", producer="mine", told=TOLD))["producer"] == row
+    unnamed = dict(summary_rows(run, summary, "top tier", told=TOLD))["producer"]
+    assert unnamed == row.removeprefix("mine: ")
     assert (
         json.loads(json_text(run_document(run, summary, {})))["summary"]["metrics"]["pages_looked_at"] == 24
     )

@@ -10,18 +10,12 @@ import pytest
 from gpuscan.base.errors import InputError
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
+from gpuscan.sim.accessed_bits import ABitSpec
 from gpuscan.sim.captured import CapturedFrames, FrameBit, machine_from_frames
+from gpuscan.sim.hotness_units import HotnessUnitSpec
 from gpuscan.sim.loops import DIRTY, FILE, REFERENCED
-from gpuscan.sim.spec import (
-    ABitSpec,
-    HintFaultSpec,
-    HotnessUnitSpec,
-    MachineSpec,
-    PatternSpec,
-    ProcessSpec,
-    ProducerSpec,
-    SamplerSpec,
-)
+from gpuscan.sim.sampler import SamplerSpec
+from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec, ProducerSpec
 from machines import tiered
 
 TICK = 100_000_000

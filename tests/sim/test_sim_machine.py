@@ -11,7 +11,7 @@ from numba import njit
 from conservation import assert_conserved
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.producers.hint_faults import HintFaultSource
+from gpuscan.producers.built_in.hint_faults import HintFaultSource
 from gpuscan.sim import loops
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import PROT_NONE, REFERENCED

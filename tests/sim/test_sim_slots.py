@@ -9,7 +9,7 @@ import pytest
 
 from conservation import assert_conserved
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.producers.hint_faults import HintFaultSource
+from gpuscan.producers.built_in.hint_faults import HintFaultSource
 from gpuscan.sim.loops import REFERENCED, second_chance
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec

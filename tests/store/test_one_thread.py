@@ -12,8 +12,8 @@ from gpuscan.base.errors import InputError
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine, RunReport
 from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.producers.built_in.hint_faults import HintFaultSource
 from gpuscan.producers.demotions import DemotingSource
-from gpuscan.producers.hint_faults import HintFaultSource
 from gpuscan.run.scenario import build_scenario
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, ProcessSpec

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.workload.files import load_workload
 from gpuscan.workload.model import MODELS, Workload
+from gpuscan.workload.producer_model import Producer, table_of
 
 (EXAMPLE,) = re.findall(
     r"```toml\n(.*?)```",
@@ -35,7 +37,11 @@ def test_the_example_has_every_key() -> None:
     (process,) = document["processes"]
     tables = {**document, **document["producer"], "processes": process, "pattern": process["pattern"]}
     assert set(document) == set(Workload.model_fields)
-    for name, model in MODELS.items():
+    options = {table_of(name): PRODUCERS.get(name).options for name in PRODUCERS.names}
+    for name, model in {**MODELS, **options}.items():
+        if model is Producer:
+            assert set(tables[name]) == {*model.model_fields, *options}
+            continue
         assert set(tables[name]) == set(model.model_fields), name
 
 

@@ -9,15 +9,10 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.engine.policy import Policy
-from gpuscan.sim.spec import (
-    ABitSpec,
-    HintFaultSpec,
-    HotnessUnitSpec,
-    MachineSpec,
-    MigrationCostSpec,
-    PatternSpec,
-    SamplerSpec,
-)
+from gpuscan.sim.accessed_bits import ABitSpec
+from gpuscan.sim.hotness_units import HotnessUnitSpec
+from gpuscan.sim.sampler import SamplerSpec
+from gpuscan.sim.spec import HintFaultSpec, MachineSpec, MigrationCostSpec, PatternSpec
 from gpuscan.topology.resolve import resolve_topology
 from gpuscan.workload.files import DEFAULT_WORKLOAD, builtin_workloads, load_workload
 from workload_files import BUILTIN, GIB_PAGES, MINIMAL, machine, write

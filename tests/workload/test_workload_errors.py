@@ -43,7 +43,7 @@ WRONG = [
     (['processes.0.cpus_of=[0,"a"]'], r"processes.0.cpus_of.1 must be a whole number"),
     (["processes.0.cpus_of=[2000]"], r"processes.0.cpus_of.0 must be below 1024"),
     (["processes.0.cpus_of=[0]", "processes.0.move_at=3s"], r"need a second node in cpus_of"),
-    (["producer.kind=ibs"], r"producer.kind must be 'hint-faults', 'sampler', 'a-bit' or 'hotness-unit'"),
+    (["producer.kind=ibs"], r"producer.kind must be 'a-bit', 'hint-faults', 'hotness-unit' or 'sampler'"),
     (["producer.hint_fault.two_stage=true"], r"unknown key producer.hint_fault \(did you mean 'hint_faults'"),
     (["producer.a_bit.period=1s"], r"unknown key producer.a_bit.period \(did you mean 'walk_period'\?\)"),
     (["producer.hint_faults.scan_period=0s"], r"scan_period: a scanner that never pauses"),

@@ -8,16 +8,79 @@ is promoted to, the nearest of the top tier. Each guess is scored against the no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, field_validator, model_validator
 
 from gpuscan.base.errors import InputError
-from gpuscan.producers.contract import NOBODY, Observed, Producer
+from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.base.values import Bytes, TimeNs
+from gpuscan.producers.contract import Observed, ProducerKind, Told
+from gpuscan.producers.options import Options
+from gpuscan.producers.source import NOBODY, Producer
 from gpuscan.records.formats import N_NODES_MAX
-from gpuscan.sim.hotness_units import HotList, HotnessUnits
+from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.sim.hotness_units import HotList, HotnessUnits, HotnessUnitSpec
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.spec import HotnessUnitSpec
+from gpuscan.topology.model import Topology
+
+_SPEC = HotnessUnitSpec()
+
+
+class HotnessUnitOptions(Options):
+    """Hotness monitoring units of CXL devices, see :class:`gpuscan.sim.hotness_units.HotnessUnitSpec`."""
+
+    unit_size: Bytes = _SPEC.unit_bytes
+    epoch: Annotated[TimeNs, Field(gt=0)] = _SPEC.epoch_ns
+    threshold: Annotated[int, Field(ge=1, lt=2**32)] = _SPEC.threshold
+    list_entries: Annotated[int, Field(ge=1, lt=2**32)] = _SPEC.list_entries
+    counter_bits: Annotated[int, Field(ge=1, le=32)] = _SPEC.counter_bits
+    downsampling: Annotated[int, Field(ge=1, le=32_768)] = _SPEC.downsampling
+    entry_cost: TimeNs = int(_SPEC.entry_ns)
+
+    @field_validator("unit_size")
+    @classmethod
+    def _is_a_power_of_two(cls, n_bytes: int) -> int:
+        section_bytes = SECTION_PAGES * PAGE_BYTES
+        if n_bytes & (n_bytes - 1) or not PAGE_BYTES <= n_bytes <= section_bytes:
+            raise ValueError(
+                f"{format_bytes(n_bytes)} is not a power of two from {format_bytes(PAGE_BYTES)} to "
+                f"{format_bytes(section_bytes)}; give one, such as 2MiB"
+            )
+        return n_bytes
+
+    @field_validator("downsampling")
+    @classmethod
+    def _is_a_factor(cls, factor: int) -> int:
+        if factor & (factor - 1):
+            raise ValueError(f"{factor} is not a power of two; give one from 1 to 32768")
+        return factor
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.threshold >= 1 << self.counter_bits:
+            raise ValueError(
+                f"a counter of {self.counter_bits} bits never reaches the threshold {self.threshold}; "
+                "lower threshold or raise counter_bits"
+            )
+        return self
+
+    def spec(self, topology: Topology) -> HotnessUnitSpec:
+        """See :class:`gpuscan.producers.options.Options`."""
+        return HotnessUnitSpec(
+            unit_bytes=self.unit_size,
+            epoch_ns=self.epoch,
+            threshold=self.threshold,
+            list_entries=self.list_entries,
+            counter_bits=self.counter_bits,
+            downsampling=self.downsampling,
+            entry_ns=self.entry_cost,
+        )
+
+    def turns_ns(self) -> dict[str, int]:
+        """Return how long an epoch is."""
+        return {"epoch": self.epoch}
 
 
 class HotnessUnitSource(Producer):
@@ -61,7 +124,7 @@ class HotnessUnitSource(Producer):
         )
 
     def observe(self, now_ns: int, duration_ns: int) -> Observed:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         end_ns = now_ns + duration_ns
         epoch_ns = self._spec.epoch_ns
         ends = range((now_ns // epoch_ns + 1) * epoch_ns, end_ns + 1, epoch_ns)
@@ -93,9 +156,20 @@ class HotnessUnitSource(Producer):
         return self._observed(folios, targets, self._reader[own], at_ns, elapsed, counted)
 
     def state(self) -> dict[str, Any]:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         return {"units": self._units.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         self._units.restore(state["units"])
+
+
+PRODUCER = ProducerKind(
+    about="hot lists of the hotness monitoring units of CXL devices",
+    options=HotnessUnitOptions,
+    make=HotnessUnitSource,
+    told=(
+        Told("list_entries", "list entries"),
+        Told("guessed_right", "of nodes guessed right", ("guessed_right", "guessed_wrong")),
+    ),
+)

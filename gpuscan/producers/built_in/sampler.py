@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from gpuscan.base.errors import InputError
-from gpuscan.producers.contract import Observed, Producer
+from gpuscan.base.values import Share, TimeNs
+from gpuscan.producers.contract import Observed, ProducerKind, Told
+from gpuscan.producers.options import Options
+from gpuscan.producers.source import Producer
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.sampler import AccessSampler
-from gpuscan.sim.spec import SamplerSpec
+from gpuscan.sim.sampler import AccessSampler, SamplerSpec
+from gpuscan.topology.model import Topology
+
+_SPEC = SamplerSpec()
+
+
+class SamplerOptions(Options):
+    """An access sampler, see :class:`gpuscan.sim.sampler.SamplerSpec`."""
+
+    period: Annotated[int, Field(ge=1, lt=2**40)] = _SPEC.period
+    min_latency: TimeNs = int(_SPEC.min_latency_ns)
+    useless: Share = _SPEC.useless_share
+    sample_cost: TimeNs = int(_SPEC.sample_ns)
+
+    def spec(self, topology: Topology) -> SamplerSpec:
+        """See :class:`gpuscan.producers.options.Options`."""
+        return SamplerSpec(self.period, self.min_latency, self.useless, self.sample_cost)
+
+    def turns_ns(self) -> dict[str, int]:
+        """Return nothing: no loop is begun for it."""
+        return {}
 
 
 class SamplerSource(Producer):
@@ -53,7 +76,7 @@ class SamplerSource(Producer):
                     self._fast[cpu_nid, node.nid] = True
 
     def observe(self, now_ns: int, duration_ns: int) -> Observed:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         elapsed = self._machine.run(now_ns, duration_ns, self._sampler)
         samples = self._sampler.take()
         frames = self._machine.space.frame_of[samples.folios].astype(np.int64)
@@ -76,3 +99,11 @@ class SamplerSource(Producer):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :meth:`state`."""
+
+
+PRODUCER = ProducerKind(
+    about="sampled accesses, as IBS and PEBS report them",
+    options=SamplerOptions,
+    make=SamplerSource,
+    told=(Told("samples", "samples"), Told("samples_useless", "useless", ("samples",))),
+)

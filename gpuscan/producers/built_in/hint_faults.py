@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from gpuscan.base.documents import array, pairs, table
 from gpuscan.base.units import PAGE_BYTES
-from gpuscan.producers.contract import NOBODY, Observed, Producer
+from gpuscan.producers.contract import Observed, ProducerKind, Told
+from gpuscan.producers.numa_balancing import HintFaultOptions
 from gpuscan.producers.promotion import PromotionControl
 from gpuscan.producers.scan_feedback import ScanFeedback
+from gpuscan.producers.source import NOBODY, Producer
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.scanner import HintFaults
@@ -178,3 +180,11 @@ class HintFaultSource(Producer):
             before[i] = self._last_cpu_nid[faults.folios[i]]
             self._last_cpu_nid[faults.folios[i]] = nids[i]
         return before
+
+
+PRODUCER = ProducerKind(
+    about="NUMA hint faults",
+    options=HintFaultOptions,
+    make=lambda machine, _: HintFaultSource(machine),
+    told=(Told("hint_faults", "faults"), Told("ptes_walked", "PTEs")),
+)

@@ -9,14 +9,36 @@ last access, which the simulator knows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from gpuscan.producers.contract import Observed, Producer
-from gpuscan.sim.accessed_bits import AccessedBits
+from gpuscan.base.values import Memory, TimeNs, bytes_of
+from gpuscan.producers.contract import Observed, ProducerKind, Told
+from gpuscan.producers.options import Options
+from gpuscan.producers.source import Producer
+from gpuscan.sim.accessed_bits import ABitSpec, AccessedBits
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.spec import ABitSpec
+from gpuscan.topology.model import Topology
+
+_SPEC = ABitSpec()
+
+
+class ABitOptions(Options):
+    """Walks over page tables, see :class:`gpuscan.sim.accessed_bits.ABitSpec`."""
+
+    walk_size: Memory = _SPEC.walk_bytes
+    walk_period: Annotated[TimeNs, Field(gt=0)] = _SPEC.walk_period_ns
+    pte_cost: TimeNs = int(_SPEC.pte_ns)
+
+    def spec(self, topology: Topology) -> ABitSpec:
+        """See :class:`gpuscan.producers.options.Options`."""
+        return ABitSpec(bytes_of(self.walk_size, topology.memory_bytes), self.walk_period, self.pte_cost)
+
+    def turns_ns(self) -> dict[str, int]:
+        """Return the pause between two walks."""
+        return {"walk_period": self.walk_period}
 
 
 class AccessedBitSource(Producer):
@@ -39,7 +61,7 @@ class AccessedBitSource(Producer):
         self._bits = AccessedBits(spec, machine.space, machine.page_map.section_nid, walked.astype(np.uint8))
 
     def observe(self, now_ns: int, duration_ns: int) -> Observed:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         elapsed = self._machine.run(now_ns, duration_ns, self._bits)
         found = self._bits.take()
         targets = self._target[found.guessed_nids]
@@ -52,9 +74,20 @@ class AccessedBitSource(Producer):
         return self._observed(found.folios, targets, found.guessed_nids, found.at_ns, elapsed, counted)
 
     def state(self) -> dict[str, Any]:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         return {"bits": self._bits.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         self._bits.restore(state["bits"], self._machine.sizes())
+
+
+PRODUCER = ProducerKind(
+    about="a thread that walks page tables and tests and clears accessed bits, as kscand",
+    options=ABitOptions,
+    make=AccessedBitSource,
+    told=(
+        Told("ptes_walked", "PTEs"),
+        Told("guessed_right", "of nodes guessed right", ("guessed_right", "guessed_wrong")),
+    ),
+)
