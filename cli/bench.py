@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from gpuscan.bench.peers.catalogue import PEERS
+from gpuscan.kernels.catalogue import device_names
 
 if TYPE_CHECKING:
     from gpuscan.bench.sweep import Sweep
@@ -21,7 +22,7 @@ _ALL_PEERS = ",".join(PEERS.names)
 Memory = Annotated[str, typer.Option(metavar="SIZES", help="Memory to have records of: 64GiB,1TiB.")]
 Targets = Annotated[str, typer.Option(metavar="N,...", help="Target nodes, the memory split among them.")]
 Format = Annotated[str, typer.Option("--format", metavar="NAMES", help="rfc, pghot or pghot-compact.")]
-Device = Annotated[str, typer.Option(metavar="NAMES", help="auto, cpu or reference.")]
+Device = Annotated[str, typer.Option(metavar="NAMES", help=f"Among {', '.join(device_names())}.")]
 Density = Annotated[str, typer.Option(metavar="SHARES", help="Shares of READY pages: 1e-4,1%.")]
 Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Timed runs of each, in turn.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads; all CPUs by default.")]

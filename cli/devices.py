@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from gpuscan.kernels.registry import probe_cuda
-
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.store.contract import PageStore
@@ -50,12 +48,12 @@ def note_if_compiling(output: Output) -> Iterator[None]:
 def device_row(store: PageStore, asked: str) -> str:
     """Return the device in a few words, ``cpu, 2 threads``.
 
-    Why it is not the GPU is said where there is one and ``asked`` is ``auto``; ``gpuscan doctor``
+    Why it is not another is said where that is there and ``asked`` is ``auto``; ``gpuscan doctor``
     and ``--json`` say it always.
     """
-    from gpuscan.base.units import format_number
-    from gpuscan.kernels.cpu import CpuBackend
+    from gpuscan.kernels.catalogue import AUTO, BACKENDS
     from gpuscan.kernels.failover import GuardedBackend
+    from gpuscan.kernels.registry import was_passed_over
     from gpuscan.store.single import Store
 
     if not isinstance(store, Store):
@@ -64,10 +62,9 @@ def device_row(store: PageStore, asked: str) -> str:
     row: str = backend.name
     if isinstance(backend, GuardedBackend):
         backend = backend.primary
-    if isinstance(backend, CpuBackend):
-        row += f", {format_number(backend.workers.n_threads, 'thread')}"
-    has_gpu = not probe_cuda().startswith("no NVIDIA driver")
-    if asked == "auto" and not row.startswith("cuda") and has_gpu:
+    if in_short := BACKENDS.get(backend.name).in_short(backend):
+        row += f", {in_short}"
+    if asked == AUTO and was_passed_over(backend.name):
         row += f" ({store.device_reason})"
     return row
 

@@ -146,12 +146,19 @@ def _numba_cache() -> list[Check]:
 
 
 def _devices() -> list[Check]:
-    from gpuscan.kernels.registry import available_devices, probe_cuda
+    from gpuscan.base.errors import InputError
+    from gpuscan.kernels.catalogue import BACKENDS
+    from gpuscan.kernels.registry import available_devices
 
-    return [
-        Check("devices", ", ".join(available_devices())),
-        Check("cuda", probe_cuda()),
-    ]
+    found = [Check("devices", ", ".join(available_devices()))]
+    for name in BACKENDS.names:
+        try:
+            says = BACKENDS.get(name).probe().says
+        except InputError as error:  # of another package
+            says = str(error)
+        if says:
+            found.append(Check(name, says))
+    return found
 
 
 def _capture() -> list[Check]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscan.cli.choices import one_of
 from gpuscan.cli.main import OWN_PROCESS
-from gpuscan.cli.run import DeviceChoice
+from gpuscan.kernels.catalogue import AUTO, device_names
 from gpuscan.monitors.catalogue import MONITORS
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def live(
         str | None,
         typer.Option(metavar="SHARE", help="With --dry-run on one node: count the upper 50% of it as CXL."),
     ] = None,
-    device: Annotated[DeviceChoice, typer.Option(help="Where the scan runs.")] = DeviceChoice.AUTO,
+    device: Annotated[str, typer.Option(**one_of(device_names()), help="Where the scan runs.")] = AUTO,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
     ] = None,
@@ -111,7 +112,7 @@ def live(
         rate_limit_bytes_per_s=0 if rate_limit is None else parse_rate_bytes_per_s(rate_limit),
         dry_run=dry_run,
         split_share=None if split_cxl is None else parse_share(split_cxl),
-        device=device.value,
+        device=device,
         n_threads=threads,
         quiet_command=as_json,
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscan.cli.run import DeviceChoice
+from gpuscan.cli.choices import one_of
+from gpuscan.kernels.catalogue import device_names
 
 if TYPE_CHECKING:
     from gpuscan.cli.job import Job
@@ -23,8 +24,10 @@ def resume(
         typer.Option(metavar="N", help="Ticks, or a time, between two checkpoints, instead of the run's."),
     ] = None,
     device: Annotated[
-        DeviceChoice | None,
-        typer.Option(help="Where the scan runs from here on, instead of the run's device."),
+        str | None,
+        typer.Option(
+            **one_of(device_names()), help="Where the scan runs from here on, instead of the run's device."
+        ),
     ] = None,
     fallback: Annotated[
         bool, typer.Option("--fallback", help="Go on on the CPU when the device fails in the middle.")
@@ -97,7 +100,7 @@ def resume(
             snapshot=read_machine(machine, request.split_cxl, None),
             machine=machine,
             split_cxl=request.split_cxl,
-            device=device.value if device else request.device,
+            device=device if device else request.device,
             design="gpuscan",
             fallback=fallback or request.fallback,
             n_threads=threads or request.n_threads,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuscan.cli.choices import one_of
+from gpuscan.kernels.catalogue import device_names
 from gpuscan.producers.catalogue import PRODUCERS
 
 if TYPE_CHECKING:
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKLOAD = "cxl-promote"
 DEFAULT_EVERY = "1min"
-
-
-class DeviceChoice(StrEnum):
-    """Where the scan runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    REFERENCE = "reference"
-    CUDA = "cuda"
 
 
 def run(
@@ -55,8 +46,11 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; the same one gives the same result.")] = None,
     device: Annotated[
-        DeviceChoice | None,
-        typer.Option(help="Where the scan runs; auto takes the best there is (gpuscan doctor)."),
+        str | None,
+        typer.Option(
+            **one_of(device_names()),
+            help="Where the scan runs; auto takes the best there is (gpuscan doctor).",
+        ),
     ] = None,
     design: Annotated[
         str,
@@ -177,7 +171,7 @@ def run(
         snapshot=read_machine(machine, split_cxl, memory),
         machine=machine,
         split_cxl=split_cxl,
-        device=device.value if device else None,
+        device=device,
         design=design,
         fallback=fallback,
         n_threads=threads,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from gpuscan.kernels.catalogue import device_names
 from gpuscan.records.formats import N_NODES_MAX, STORE_FORMATS
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def scan(
         ),
     ] = None,
     record_format: Annotated[str, typer.Option("--format", help=f"{', '.join(STORE_FORMATS)}.")] = "rfc",
-    device: Annotated[str, typer.Option(help="auto, cpu, reference or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help=f"Among {', '.join(device_names())}.")] = "auto",
     scan_path: Annotated[str, typer.Option("--path", help="auto, dense or indexed.")] = "auto",
     batch_pages: Annotated[int, typer.Option(min=1, max=1 << 20, help="Base pages per batch.")] = 512,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the plan and this report.")] = None,
@@ -189,13 +190,10 @@ def _plan_file(
 def _store(snapshot: Snapshot, frames: Frames, record_format: str, device: str, target: int | None) -> Store:
     import numpy as np
 
-    from gpuscan.kernels.registry import Device
     from gpuscan.store.single import Store
 
     large = bool(frames.order.any())
-    store = Store(
-        snapshot.topology, record_format, cast("Device", device), fixed_target=target, large_folios=large
-    )
+    store = Store(snapshot.topology, record_format, device, fixed_target=target, large_folios=large)
     eligible_bits = np.packbits(frames.eligible, bitorder="little").view(np.uint64)
     store.load_pages(eligible_bits, frames.order if large else None)
     return store

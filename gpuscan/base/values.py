@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticKnownError
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import (
@@ -51,3 +52,15 @@ class Model(BaseModel):
 def bytes_of(memory: int | float, memory_bytes: int) -> int:
     """Return a size that may be a share of ``memory_bytes``, those of a machine, in bytes."""
     return memory if isinstance(memory, int) else int(memory * memory_bytes)
+
+
+def one_of_names(name: str, names: Sequence[str]) -> str:
+    """Return a name that is one of those of a catalogue; for a validator, as a ``Literal`` of them.
+
+    Raises:
+        PydanticKnownError: it is none.
+    """
+    if name not in names:
+        *most, last = map(repr, names)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
+    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.kernels.api import Outcome, ScanPath, ScanRequest
-from gpuscan.kernels.registry import Device
 from gpuscan.records.formats import N_NODES_MAX, record_format
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 from gpuscan.store.single import Store
@@ -86,7 +85,7 @@ class Bed:
         self.store = Store(
             bench_topology(shape),
             shape.format_name,
-            cast(Device, shape.device),
+            shape.device,
             fixed_target=None if fmt.has_nid else 0,
             n_threads=n_threads,
         )

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.documents import TIME_NS_MAX, flag, items, shown, table, text, whole, wholes
@@ -34,6 +34,7 @@ from gpuscan.engine.stages import Resumable
 from gpuscan.engine.tick import N_TICKS_MAX, Engine, PlanSink, TickReport
 from gpuscan.files.chunks import said
 from gpuscan.files.reading import UnfitError, open_file, parse_json
+from gpuscan.kernels.catalogue import device_names
 from gpuscan.kernels.registry import Device
 from gpuscan.run.scenario import Scenario
 from gpuscan.store.plan import Batches, Plan
@@ -145,7 +146,7 @@ class Request:
         for name, lowest in (("n_threads", 1), ("workers", 0)):
             if found[name] is not None:
                 whole(found[name], lowest, _PROCESSES_MAX, name)
-        if found["device"] is not None and found["device"] not in get_args(Device):
+        if found["device"] is not None and found["device"] not in device_names():
             raise ValueError(f"device is {shown(found['device'])}, which is none")
         for what, sha256 in found["inputs"].items():
             text(what, "an input")

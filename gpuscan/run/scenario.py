@@ -15,7 +15,7 @@ from gpuscan.engine.stages import ResumableSource
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.kernels.api import Backend
 from gpuscan.kernels.failover import GuardedBackend
-from gpuscan.kernels.registry import Device, open_backend
+from gpuscan.kernels.registry import Device, can_fail, open_backend, takes_over
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
 from gpuscan.sim.frames import index_dtype
@@ -217,13 +217,13 @@ def _open_backend(
 ) -> tuple[Backend, str]:
     """Open a device, and what takes over from it."""
     backend, why = open_backend(device, n_threads)
-    if not fallback and backend.name != "cuda":  # what fails in host memory is not a device
+    if not fallback and not can_fail(backend.name):  # what fails in host memory is not a device
         return backend, why
 
-    def open_cpu() -> Backend:
-        return open_backend("cpu", n_threads)[0]
+    def open_other() -> Backend:
+        return open_backend(takes_over(), n_threads)[0]
 
-    return GuardedBackend(backend, open_cpu if fallback or finish_tick else None, on_failure), why
+    return GuardedBackend(backend, open_other if fallback or finish_tick else None, on_failure), why
 
 
 def _check_design(design: str, workload: Workload, device: Device | None, fallback: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpuscan.base.errors import DeviceError, DeviceFailedError, RunFailedError
 from gpuscan.files.writing import sync_path, writing_to
+from gpuscan.kernels.registry import takes_over
 from gpuscan.records.page_map import BLOCK_PAGES
 from gpuscan.shards.log import RequestLog, log_path, remove_logs
 from gpuscan.shards.messages import (
@@ -295,9 +296,9 @@ class ShardGroup:
             self._why[shard] = lost.why
         except (DeviceError, DeviceFailedError) as error:
             sentence = self._why[shard] = f"shard {shard}: {error}"
-            if not (self._fallback and self._logs) or self._specs[shard].device == "cpu":
+            if not (self._fallback and self._logs) or self._specs[shard].device == takes_over():
                 raise DeviceFailedError(sentence) from error
-            self._specs[shard] = replace(self._specs[shard], device="cpu")
+            self._specs[shard] = replace(self._specs[shard], device=takes_over())
             sentence += ": the CPU went on from its checkpoint and log"
             self.device_failures.append(sentence)
             if self._on_failure is not None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from gpuscan.kernels.api import (
 )
 from gpuscan.kernels.budgets import Limits, keep_within
 from gpuscan.kernels.failover import GuardedBackend
-from gpuscan.kernels.registry import Device, open_backend
+from gpuscan.kernels.registry import can_fail, open_backend
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.shards.messages import Lists, Message, Reply, ShardBehindError, ShardScan, ShardSpec
 from gpuscan.store.single import Store
@@ -57,11 +57,11 @@ class Shard:
 
     def __init__(self, spec: ShardSpec, state: Path | None = None) -> None:
         self.spec = spec
-        backend, why = open_backend(cast(Device, spec.device), spec.n_threads)
+        backend, why = open_backend(spec.device, spec.n_threads)
         self.store = Store(
             spec.topology,
             spec.record_format,
-            GuardedBackend(backend) if backend.name == "cuda" else backend,
+            GuardedBackend(backend) if can_fail(backend.name) else backend,
             fixed_target=spec.fixed_target,
             large_folios=spec.large_folios,
             page_map=spec.topology.page_map.part(spec.first_section, spec.end_section),

@@ -16,8 +16,9 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from gpuscan.base.arguments import instance
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_time
-from gpuscan.base.values import Bytes, FineTimeNs, Memory, Model, Rate, Share, TimeNs, bytes_of
+from gpuscan.base.values import Bytes, FineTimeNs, Memory, Model, Rate, Share, TimeNs, bytes_of, one_of_names
 from gpuscan.engine.policy import Policy
+from gpuscan.kernels.catalogue import AUTO, device_names
 from gpuscan.producers.numa_balancing import HintFaultOptions
 from gpuscan.records.formats import FORMATS, STORE_FORMATS
 from gpuscan.records.page_map import BLOCK_PAGES
@@ -194,7 +195,7 @@ class Workload(Model):
     ticks: Annotated[int, Field(ge=1, le=10**9)] = 100
     tick: Annotated[TimeNs, Field(gt=0)] = 100_000_000
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    device: Literal["auto", "cpu", "reference", "cuda"] = "auto"
+    device: str = AUTO
 
     @model_validator(mode="after")
     def _runs_something(self) -> Self:
@@ -209,6 +210,11 @@ class Workload(Model):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two processes are named {twice[0]!r}; give each a name of its own")
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, name: str) -> str:
+        return one_of_names(name, device_names())
 
     @model_validator(mode="after")
     def _can_demote(self) -> Self:

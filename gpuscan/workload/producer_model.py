@@ -11,9 +11,8 @@ from functools import cache
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
-from pydantic_core import PydanticKnownError
 
-from gpuscan.base.values import Model
+from gpuscan.base.values import Model, one_of_names
 from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.producers.numa_balancing import HintFaultOptions
 from gpuscan.producers.options import Options
@@ -67,10 +66,7 @@ class Producer(Model):
     @field_validator("kind")
     @classmethod
     def _is_known(cls, kind: str) -> str:
-        if kind not in PRODUCERS:
-            *most, last = map(repr, PRODUCERS.names)
-            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
-        return kind
+        return one_of_names(kind, PRODUCERS.names)
 
     def numa_balancing(self, topology: Topology) -> HintFaultSpec:
         """Return how NUMA balancing works on a machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,18 @@ import pytest
 
 from gpuscan.base.errors import DeviceError, InputError
 from gpuscan.kernels import cuda, registry
+from gpuscan.kernels.catalogue import BACKENDS
+from gpuscan.kernels.contract import Probe
 from gpuscan.kernels.cuda.cupy_device import CupyDevice
 
 
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "probe_cuda", lambda: "no NVIDIA driver: /dev/nvidiactl is not there")
+    probed(monkeypatch, Probe(False, False, "no NVIDIA driver: /dev/nvidiactl is not there"))
+
+
+def probed(monkeypatch: pytest.MonkeyPatch, probe: Probe) -> None:
+    kind = replace(BACKENDS.get("cuda"), probe=lambda: probe)
+    monkeypatch.setitem(BACKENDS._loaded, "cuda", kind)
 
 
 def test_what_was_asked_for_is_opened() -> None:
@@ -26,7 +34,7 @@ def test_what_was_asked_for_is_opened() -> None:
 
 def test_what_cannot_be_opened() -> None:
     with pytest.raises(InputError, match="unknown device 'tpu'"):
-        registry.open_backend("tpu")  # type: ignore[arg-type]  # what a caller without a type checker does
+        registry.open_backend("tpu")
     with pytest.raises(InputError, match="n_threads is 0; give 1 to"):
         registry.open_backend("cpu", 0)
 
@@ -43,7 +51,7 @@ def test_without_a_driver_auto_says_why_and_cuda_fails(monkeypatch: pytest.Monke
 
 
 def test_auto_prefers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "probe_cuda", lambda: "NVIDIA driver and CuPy present")
+    probed(monkeypatch, Probe(True, True, "NVIDIA driver and CuPy present"))
     monkeypatch.setattr(cuda, "CudaBackend", lambda: SimpleNamespace(name="cuda"))
     opened, why = registry.open_backend()
     assert (opened.name, why) == ("cuda", "cuda: there is a GPU")

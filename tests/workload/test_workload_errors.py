@@ -29,7 +29,7 @@ WRONG = [
     (["ticks"], r"--set ticks: not of the form key=value"),
     (["=3"], r"not of the form key=value"),
     (["ticks.x=1"], r"ticks is a single value"),
-    (["device=gpu"], r"device must be 'auto', 'cpu', 'reference' or 'cuda', not 'gpu'"),
+    (["device=gpu"], r"device must be 'auto', 'cpu', 'cuda' or 'reference', not 'gpu'"),
     (["policy.record_format=rfcc"], r"'rfcc' is not a record format \(did you mean 'rfc'\?\)"),
     (["policy.record_format=rfc-page-ext"], r"'rfc-page-ext' is not a record format"),
     (
