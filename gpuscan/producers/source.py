@@ -57,7 +57,7 @@ class Producer(ABC):
         folios: NDArray[np.int64],
         targets: NDArray[np.int32],
         cpu_nids: NDArray[np.int32],
-        at_ns: NDArray[np.int64],
+        at_ns: NDArray[np.int64] | None,
         elapsed: Elapsed,
         counted: dict[str, float],
     ) -> Observed:

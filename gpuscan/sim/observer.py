@@ -46,6 +46,17 @@ class Observer(Protocol):
         ...
 
 
+class SeesAccesses:
+    """What an :class:`Observer` has in common with others that see accesses and no page tables."""
+
+    def visits_ns(self, process: Process, start_ns: int, end_ns: int) -> Iterable[int]:
+        """Return nothing: page tables are not looked at."""
+        return ()
+
+    def visit(self, process: Process, now_ns: int) -> None:
+        """See :meth:`visits_ns`."""
+
+
 def access_ns(process: Process, accesses: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the times of accesses by number: access k happens when ``accesses_per_s * t`` reaches k + 1."""
     return ((accesses + 1) * (1e9 / process.spec.accesses_per_s)).astype(np.int64)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.sim.loops import sample_positions
-from gpuscan.sim.observer import access_ns
+from gpuscan.sim.observer import SeesAccesses, access_ns
 from gpuscan.sim.patterns import stream_key
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.spec import ProducerSpec
@@ -55,7 +54,7 @@ class AccessSamples:
     n_useless: int
 
 
-class AccessSampler:
+class AccessSampler(SeesAccesses):
     """An :class:`gpuscan.sim.observer.Observer` that samples.
 
     Args:
@@ -68,13 +67,6 @@ class AccessSampler:
         self._seed = seed
         self._parts: list[tuple[NDArray[np.int64], int, NDArray[np.int64]]] = []
         self._n_useless = 0
-
-    def visits_ns(self, process: Process, start_ns: int, end_ns: int) -> Iterable[int]:
-        """Return nothing: page tables are not looked at."""
-        return ()
-
-    def visit(self, process: Process, now_ns: int) -> None:
-        """See :meth:`visits_ns`."""
 
     def accessed(
         self,
