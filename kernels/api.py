@@ -23,143 +23,52 @@ Update order, every update an atomic read-modify-write:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import check_arrays, flag, instance, one_of, settle, whole
-from gpuscan.base.errors import ArgumentError
-from gpuscan.kernels.signatures import BUDGET, NODE_FLAGS, NODE_MASK, check_range
-from gpuscan.records.formats import N_NODES_MAX, RecordFormat
-from gpuscan.records.page_map import PageMap
+from gpuscan.kernels.layout import (
+    NODE_HAS_MEMORY,
+    NODE_TOP_TIER,
+    StoreArrays,
+    StoreLayout,
+    empty_node_flags,
+)
+from gpuscan.kernels.outcomes import N_OUTCOMES, N_RELEASE_OUTCOMES, Outcome, ReleaseOutcome
+from gpuscan.kernels.raw_plan import RawPlan
+from gpuscan.kernels.signatures import BUDGET, NODE_MASK, check_range
+from gpuscan.records.formats import N_NODES_MAX
+
+__all__ = [
+    "NODE_HAS_MEMORY",
+    "NODE_TOP_TIER",
+    "N_OUTCOMES",
+    "N_RELEASE_OUTCOMES",
+    "SCAN_PATHS",
+    "Backend",
+    "Budget",
+    "Cutoffs",
+    "Kernels",
+    "KeyCounts",
+    "Outcome",
+    "RawPlan",
+    "RecordParams",
+    "ReleaseOutcome",
+    "ScanPath",
+    "ScanRequest",
+    "StoreArrays",
+    "StoreLayout",
+    "empty_node_flags",
+]
+"""The whole contract; what it keeps, counts and returns is in ``layout``, ``outcomes`` and ``raw_plan``."""
 
 ScanPath = Literal["dense", "indexed", "auto"]
 SCAN_PATHS: tuple[str, ...] = get_args(ScanPath)
 _UNLIMITED_JIFFIES = 1 << 128
 """TIME is cut to its width, so a moment may be any number that a counter could ever show."""
-
-NODE_HAS_MEMORY = 1
-"""Bit of ``StoreLayout.node_flags``: the node can be a target."""
-NODE_TOP_TIER = 2
-"""Bit of ``StoreLayout.node_flags``: ``record`` may drop accesses to its pages."""
-
-
-class Outcome(IntEnum):
-    """What became of one element of a ``request`` or ``record`` call. Tested in this order, drops first."""
-
-    ACCEPTED = 0
-    """READY went 0 -> 1: a request begins."""
-    REFRESHED = 1
-    """The page was READY already; its target (and for ``record`` FREQ and TIME) was renewed."""
-    COUNTED = 2
-    """``record`` only: the access was counted, the page is not hot enough yet."""
-    UNKNOWN_TARGET = 3
-    """Dropped: the target is not a node with memory."""
-    UNKNOWN_PFN = 4
-    """Dropped: the PFN is in a hole or outside the machine."""
-    TOP_TIER = 5
-    """``record`` only, dropped: the page is on a top-tier node already."""
-    INELIGIBLE = 6
-    """Dropped: the folio is not on an LRU list, not online, or ZONE_DEVICE."""
-    OWN_NODE = 7
-    """Dropped: the page is on its target node already."""
-
-
-N_OUTCOMES = len(Outcome)
-
-
-class ReleaseOutcome(IntEnum):
-    """What became of one element of a ``release`` call."""
-
-    RESTORED = 0
-    """The old word came back: the page is READY again."""
-    SUPERSEDED = 1
-    """The page was READY again already: the newer request stands, the released one ends."""
-    INELIGIBLE = 2
-    """The page was freed meanwhile: the released request ends."""
-
-
-N_RELEASE_OUTCOMES = len(ReleaseOutcome)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoreLayout:
-    """What a store is made for.
-
-    Attributes:
-        page_map: the flat index.
-        fmt: the record format.
-        node_flags: uint8[1024], NODE_* bits per nid.
-        fixed_target: target of every page where ``fmt`` stores no NID, else -1. There
-            the nids given to ``request`` and ``record`` are ignored in its favour.
-        has_large_folios: whether the store keeps a folio order per page.
-        n_targets: highest node with memory plus one: the length of every per-target array.
-    """
-
-    page_map: PageMap
-    fmt: RecordFormat
-    node_flags: NDArray[np.uint8]
-    fixed_target: int = -1
-    has_large_folios: bool = False
-    n_targets: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        instance("layout: page_map", self.page_map, PageMap, "give topology.page_map")
-        instance("layout: fmt", self.fmt, RecordFormat, "give gpuscan.records.formats.record_format(name)")
-        (flags,) = check_arrays("layout", (NODE_FLAGS,), (self.node_flags,), {"nodes": N_NODES_MAX})
-        settle(
-            self,
-            node_flags=flags,
-            fixed_target=whole("layout: fixed_target", self.fixed_target, -1, N_NODES_MAX - 1),
-            has_large_folios=flag("layout: has_large_folios", self.has_large_folios),
-        )
-        with_memory = np.flatnonzero(flags & NODE_HAS_MEMORY)
-        if not len(with_memory):
-            raise ArgumentError("layout: no node has memory; set NODE_HAS_MEMORY in its node_flags")
-        if self.fmt.has_nid != (self.fixed_target < 0):
-            raise ArgumentError(
-                f"layout: fixed_target is {self.fixed_target}; give "
-                f"{'-1, since records' if self.fmt.has_nid else 'a node with memory: none of the records'} "
-                f"of format {self.fmt.name} store their target"
-            )
-        settle(self, n_targets=int(with_memory[-1]) + 1)
-
-    @property
-    def n_pages(self) -> int:
-        """Flat pages, a multiple of 32,768."""
-        return self.page_map.n_pages
-
-
-@dataclass(slots=True, eq=False)
-class StoreArrays:
-    """The arrays of a store, NumPy on a CPU, CuPy on a GPU.
-
-    Attributes:
-        records: fmt.dtype[n_pages].
-        ready_bits: uint64[n_pages / 64], bit ``flat % 64`` of word ``flat // 64``.
-        block_bits: uint64[n_pages / 32768], bit ``flat // 512 % 64`` of word ``flat // 32768``.
-        eligible_bits: uint64[n_pages / 64]; only a head's bit is looked at.
-        folio_order: uint8[n_pages], on every page of a folio, or uint8[0] without
-            large folios. A folio is aligned to its size, so its head is
-            ``flat & ~((1 << order) - 1)``; orders go up to 15 (a section).
-        node_active: uint8[1024]; producers set it to 1 for the node of a page that
-            became READY (pghot: PGDAT_KMIGRATED_ACTIVATE). The caller clears it.
-    """
-
-    records: Any
-    ready_bits: Any
-    block_bits: Any
-    eligible_bits: Any
-    folio_order: Any
-    node_active: Any
-
-    def map(self, change: Callable[[Any], Any]) -> StoreArrays:
-        """Return what ``change`` makes of each array."""
-        return StoreArrays(*(change(getattr(self, place.name)) for place in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +148,11 @@ class Cutoffs:
     resume_flat: NDArray[np.int64]
     seen_pages: NDArray[np.int64]
 
+    @property
+    def quotas(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The three that a scan counts down: above the cut-off, ties from ``resume_flat`` on and below it."""
+        return self.above_pages, self.tie_pages_from, self.tie_pages_below
+
 
 class KeyCounts(Protocol):
     """READY base pages by target and hotness key, counted without claiming anything.
@@ -285,109 +199,6 @@ class ScanRequest:
         settle(self, lo=lo, hi=hi, capacity=whole("scan: capacity", self.capacity), node_mask=mask)
         if self.cuts is not None:
             instance("scan: cuts", self.cuts, Cutoffs, "give what rank() returned")
-
-
-class RawPlan:
-    """Claimed pages grouped by target, flat order inside a group.
-
-    All but ``flat`` and ``words`` is known as soon as the scan returns. These two may still be on
-    their way from a device; whoever reads them waits for it.
-
-    Attributes:
-        offsets: int64[n_targets + 1]; target t has ``flat[offsets[t]:offsets[t + 1]]``.
-        cursor: first flat page not covered; ``hi`` when the range is done.
-        path: the path taken, and ``why`` in words.
-        examined_pages, examined_bytes: records read (pages) and bytes read in all, counted not modelled.
-        n_unknown_target: READY words whose NID is not below n_targets; such a page is
-            claimed and appears in no group (nothing in gpuscan writes one; a loaded image may).
-        n_superseded: claims that did not fit, because producers added more during the scan,
-            and that could not be put back, because their pages were READY again: ended.
-        arrive: what waits for the arrays, None where they are there; see :meth:`wait`.
-        on_recycle: what takes the arrays back.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_arrive",
-        "_flat",
-        "_on_recycle",
-        "_words",
-        "cursor",
-        "examined_bytes",
-        "examined_pages",
-        "n_superseded",
-        "n_unknown_target",
-        "offsets",
-        "path",
-        "why",
-    )
-
-    def __init__(
-        self,
-        *,
-        offsets: NDArray[np.int64],
-        flat: NDArray[np.int64],
-        words: NDArray[Any],
-        cursor: int,
-        path: Literal["dense", "indexed"],
-        why: str,
-        examined_pages: int,
-        examined_bytes: int,
-        n_unknown_target: int = 0,
-        n_superseded: int = 0,
-        arrive: Callable[[], None] | None = None,
-        on_recycle: Callable[[], None] | None = None,
-    ) -> None:
-        self.offsets = offsets
-        self.cursor = cursor
-        self.path: Literal["dense", "indexed"] = path
-        self.why = why
-        self.examined_pages = examined_pages
-        self.examined_bytes = examined_bytes
-        self.n_unknown_target = n_unknown_target
-        self.n_superseded = n_superseded
-        self._flat = flat
-        self._words = words
-        self._arrive = arrive
-        self._on_recycle = on_recycle
-
-    @property
-    def flat(self) -> NDArray[np.int64]:
-        """int64[n], heads. Raises as :meth:`wait`."""
-        self.wait()
-        return self._flat
-
-    @property
-    def words(self) -> NDArray[Any]:
-        """fmt.dtype[n], the words the claims took. Raises as :meth:`wait`."""
-        self.wait()
-        return self._words
-
-    @property
-    def has_arrived(self) -> bool:
-        """Whether the arrays are in host memory; where they come later, False until somebody waited."""
-        return self._arrive is None
-
-    def wait(self) -> None:
-        """Wait until the arrays are in host memory.
-
-        Raises:
-            Whatever went wrong on the way (KeyboardInterrupt too), after every claim of this plan
-            was put back; then RuntimeError, at every further call.
-        """
-        if self._arrive is not None:
-            self._arrive()
-            self._arrive = None
-
-    def recycle(self) -> None:
-        """Give the arrays back to the backend for its next plan; they must not be used afterwards.
-
-        Optional: a plan that is never recycled keeps arrays of its own. Waits as :meth:`wait`.
-        """
-        self.wait()
-        if self._on_recycle is not None:
-            self._on_recycle()
-            self._on_recycle = None
 
 
 class Kernels(Protocol):
@@ -527,8 +338,3 @@ class Backend(Protocol):
             DeviceError: not enough memory; says how much is needed and how much is there.
         """
         ...
-
-
-def empty_node_flags() -> NDArray[np.uint8]:
-    """Return uint8[1024] of zeros, to be filled with NODE_* bits."""
-    return np.zeros(N_NODES_MAX, dtype=np.uint8)

@@ -154,8 +154,10 @@ class GuardedKernels:
         """See :meth:`Kernels.scan`. With a fallback the plan has arrived when this returns."""
         self._door.scan(request)
         if not self._guards:
-            return _guarded_plan(self._do("scan", lambda kernels: kernels.scan(request)), self._failed)
-        quotas = _quotas(request.cuts)
+            begun = self._do("scan", lambda kernels: kernels.scan(request))
+            begun.tell_failures(lambda error: self._failed("the copy of a plan", error))
+            return begun
+        quotas = () if request.cuts is None else request.cuts.quotas
         before = [quota.copy() for quota in quotas]
 
         def scan(kernels: Kernels) -> RawPlan:
@@ -363,26 +365,6 @@ def _cause(error: BaseException) -> str:
     """Return the name of an error and the first line of what it says."""
     said = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def _guarded_plan(raw: RawPlan, failed: Callable[[str, Exception], DeviceFailedError]) -> RawPlan:
-    """Return a plan whose failure on the way to the host is the device's."""
-    arrive = raw._arrive
-    if arrive is None:
-        return raw
-
-    def guarded() -> None:
-        try:
-            arrive()
-        except Exception as error:
-            raise failed("the copy of a plan", error) from error
-
-    raw._arrive = guarded
-    return raw
-
-
-def _quotas(cuts: Cutoffs | None) -> list[NDArray[np.int64]]:
-    return [] if cuts is None else [cuts.above_pages, cuts.tie_pages_from, cuts.tie_pages_below]
 
 
 def _with_quotas(cuts: Cutoffs | None, quotas: list[NDArray[np.int64]]) -> Cutoffs | None:

@@ -29,9 +29,10 @@ from gpuscan.kernels.api import (
     StoreArrays,
     StoreLayout,
 )
-from gpuscan.kernels.signatures import Door, check_cut_key, closed
+from gpuscan.kernels.reference_budget import ReadyFolios, ReferenceKeyCounts, cut_longest_prefix
+from gpuscan.kernels.signatures import Door, closed
 from gpuscan.records.formats import N_NODES_MAX, Unpacked, hotness_key, pack, unpack
-from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
+from gpuscan.records.page_map import BLOCK_PAGES
 
 _ALL_NODES = np.ones(N_NODES_MAX, dtype=np.uint8)
 
@@ -50,72 +51,12 @@ class ReferenceBackend:
         return ReferenceKernels(layout)
 
 
-class ReferenceKeyCounts:
-    """READY pages with their keys; see :class:`gpuscan.kernels.api.KeyCounts`."""
-
-    def __init__(
-        self,
-        layout: StoreLayout,
-        budget: Budget,
-        edges: NDArray[np.int64],
-        flats: NDArray[np.int64],
-        targets: NDArray[np.int64],
-        keys: NDArray[np.int64],
-        n_pages: NDArray[np.int64],
-    ) -> None:
-        """Keep the pages: ``flats``, ``targets``, ``keys`` and ``n_pages`` are int64[n]."""
-        self._layout, self._budget, self._edges = layout, budget, edges
-        self._pages = list(
-            zip(flats.tolist(), targets.tolist(), keys.tolist(), n_pages.tolist(), strict=True)
-        )
-        self.targets = np.flatnonzero(budget.limit_pages >= 0)
-        by_target = np.zeros((layout.n_targets, layout.fmt.n_keys), dtype=np.int64)
-        for _, target, key, pages in self._pages:
-            if target < layout.n_targets:
-                by_target[target, key] += pages
-        self.pages_of_key = by_target[self.targets]
-        self.seen_pages: NDArray[np.int64] = by_target.sum(axis=1)
-
-    def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
-        """Return cut-offs at these keys whose quotas are all that was counted; one chunk."""
-        n_targets, resume_flat = self._layout.n_targets, self._budget.resume_flat
-        cut_key = check_cut_key(cut_key, n_targets, self._layout.fmt.n_keys)
-        cuts = Cutoffs(
-            now=self._budget.now,
-            chunk_edges=self._edges,
-            cut_key=cut_key,
-            above_pages=np.zeros((1, n_targets), dtype=np.int64),
-            tie_pages_from=np.zeros((1, n_targets), dtype=np.int64),
-            tie_pages_below=np.zeros((1, n_targets), dtype=np.int64),
-            resume_flat=resume_flat.copy(),
-            seen_pages=self.seen_pages,
-        )
-        for flat, target, key, pages in self._pages:
-            if target >= n_targets or key > cut_key[target]:
-                continue
-            if key < cut_key[target]:
-                cuts.above_pages[0, target] += pages
-            elif flat >= resume_flat[target]:
-                cuts.tie_pages_from[0, target] += pages
-            else:
-                cuts.tie_pages_below[0, target] += pages
-        return cuts
-
-
 class ReferenceKernels:
     """The operations on one store; see :class:`gpuscan.kernels.api.Kernels`."""
 
     def __init__(self, layout: StoreLayout) -> None:
         self.layout = layout
-        n_pages = layout.n_pages
-        self.arrays = StoreArrays(
-            records=np.zeros(n_pages, dtype=layout.fmt.dtype),
-            ready_bits=np.zeros(n_pages // 64, dtype=np.uint64),
-            block_bits=np.zeros(n_pages // SECTION_PAGES, dtype=np.uint64),
-            eligible_bits=np.zeros(n_pages // 64, dtype=np.uint64),
-            folio_order=np.zeros(n_pages if layout.has_large_folios else 0, dtype=np.uint8),
-            node_active=np.zeros(N_NODES_MAX, dtype=np.uint8),
-        )
+        self.arrays = StoreArrays.zeroed(layout, np.zeros)
         self._door = Door(layout)
         self._is_open = True
         self._lock = threading.RLock()
@@ -236,71 +177,24 @@ class ReferenceKernels:
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> ReferenceKeyCounts:
         """Look at every READY page of a range."""
-        lo, hi, node_mask = self._check_rank(budget, lo, hi, node_mask)
-        with self._lock:
-            found = self._candidates(lo, hi, "indexed", node_mask)
-            words = self.arrays.records[found]
-        n_pages = np.array([self._folio_pages(flat) for flat in found], dtype=np.int64)
-        edges = np.array([lo - lo % SECTION_PAGES, hi + -hi % SECTION_PAGES], dtype=np.int64)
-        keys = hotness_key(self.layout.fmt, words, budget.now)
-        return ReferenceKeyCounts(self.layout, budget, edges, found, self._targets(words), keys, n_pages)
-
-    def _check_rank(
-        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None
-    ) -> tuple[int, int, NDArray[np.uint8] | None]:
-        lo, hi = self._door.range("rank", lo, hi)
-        _, _, node_mask = self._check("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
-        return lo, hi, node_mask
+        self._refuse_if_closed()
+        lo, hi, node_mask = self._door.ranking(budget, lo, hi, node_mask)
+        ready = self._ready(budget.now, lo, hi, node_mask)
+        return ReferenceKeyCounts(self.layout, budget, lo, hi, ready)
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
-        """Sort every limited target's pages by (key, cyclic order) and take the longest prefix that fits.
+        """Find who a budget is spent on by sorting; see :func:`cut_longest_prefix`."""
+        self._refuse_if_closed()
+        lo, hi, node_mask = self._door.ranking(budget, lo, hi, node_mask)
+        ready = self._ready(budget.now, lo, hi, node_mask)
+        return cut_longest_prefix(self.layout, budget, lo, hi, ready)
 
-        One chunk. The quotas are what the prefix takes, so that a scan takes just that.
-        """
-        lo, hi, node_mask = self._check_rank(budget, lo, hi, node_mask)
-        fmt, n_targets = self.layout.fmt, self.layout.n_targets
-        cuts = Cutoffs(
-            now=budget.now,
-            chunk_edges=np.array([lo - lo % SECTION_PAGES, hi + -hi % SECTION_PAGES], dtype=np.int64),
-            cut_key=np.full(n_targets, -1, dtype=np.int32),
-            above_pages=np.zeros((1, n_targets), dtype=np.int64),
-            tie_pages_from=np.zeros((1, n_targets), dtype=np.int64),
-            tie_pages_below=np.zeros((1, n_targets), dtype=np.int64),
-            resume_flat=budget.resume_flat.copy(),
-            seen_pages=np.zeros(n_targets, dtype=np.int64),
-        )
+    def _ready(self, now: int, lo: int, hi: int, node_mask: NDArray[np.uint8] | None) -> ReadyFolios:
         with self._lock:
-            found = self._candidates(lo, hi, "indexed", node_mask)
-            words = self.arrays.records[found]
-            targets, keys = self._targets(words), hotness_key(fmt, words, budget.now)
-            n_pages = np.array([self._folio_pages(flat) for flat in found], dtype=np.int64)
-        for target in range(n_targets):
-            mine = targets == target
-            cuts.seen_pages[target] = n_pages[mine].sum()
-            if budget.limit_pages[target] < 0:
-                continue
-            resume = int(budget.resume_flat[target])
-            left = int(budget.limit_pages[target])
-            ordered = sorted(
-                (int(key), (int(flat) - resume) % self.layout.n_pages, int(flat), int(pages))
-                for key, flat, pages in zip(keys[mine], found[mine], n_pages[mine], strict=True)
-            )
-            taken = []
-            cuts.cut_key[target] = fmt.n_keys
-            for key, _, flat, pages in ordered:
-                if pages > left:
-                    cuts.cut_key[target] = key
-                    break
-                left -= pages
-                taken.append((key, flat, pages))
-            for key, flat, pages in taken:
-                if key < cuts.cut_key[target]:
-                    cuts.above_pages[0, target] += pages
-                elif flat >= resume:
-                    cuts.tie_pages_from[0, target] += pages
-                else:
-                    cuts.tie_pages_below[0, target] += pages
-        return cuts
+            flats = self._candidates(lo, hi, "indexed", node_mask)
+            words = self.arrays.records[flats]
+        n_pages = np.array([self._folio_pages(flat) for flat in flats], dtype=np.int64)
+        return ReadyFolios(flats, self._targets(words), hotness_key(self.layout.fmt, words, now), n_pages)
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim block by block, in flat order, until a block does not fit."""
@@ -308,13 +202,12 @@ class ReferenceKernels:
         self._door.scan(request)
         with self._lock:
             path: Any = "dense" if request.path == "dense" else "indexed"
-            saved = self.dump(), _quotas(request.cuts)
+            arrays, quotas = self.dump(), _copied_quotas(request.cuts)
             try:
                 return self._scan(request, path)
             except BaseException:
-                self.load(saved[0])
-                for quota, before in zip(_quotas(request.cuts, copy=False), saved[1], strict=True):
-                    quota[:] = before
+                self.load(arrays)
+                _restore_quotas(request.cuts, quotas)
                 raise
 
     def _scan(self, request: ScanRequest, path: Any) -> RawPlan:
@@ -323,12 +216,11 @@ class ReferenceKernels:
         claims: list[int] = []
         cursor = request.hi
         for block in np.unique(found // BLOCK_PAGES).tolist():
-            quotas = _quotas(request.cuts)
+            quotas = _copied_quotas(request.cuts)
             ready = found[found // BLOCK_PAGES == block].tolist()
             taken = [flat for flat in ready if self._pay(request.cuts, flat)]
             if len(claims) + len(taken) > request.capacity:
-                for quota, before in zip(_quotas(request.cuts, copy=False), quotas, strict=True):
-                    quota[:] = before
+                _restore_quotas(request.cuts, quotas)
                 cursor = block * BLOCK_PAGES
                 break
             claims += taken
@@ -453,7 +345,7 @@ class ReferenceKernels:
     def dump(self) -> StoreArrays:
         """Return copies of all arrays."""
         self._refuse_if_closed()
-        return StoreArrays(*(getattr(self.arrays, name).copy() for name in StoreArrays.__slots__))
+        return self.arrays.map(np.copy)
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
@@ -464,7 +356,7 @@ class ReferenceKernels:
     def close(self) -> None:
         """Let go of the arrays."""
         self._is_open = False
-        self.arrays = StoreArrays(*(getattr(self.arrays, name)[:0].copy() for name in StoreArrays.__slots__))
+        self.arrays = self.arrays.map(lambda array: array[:0].copy())
 
     # Single pages
 
@@ -485,11 +377,14 @@ def _counted(ended: list[Any], n_kinds: int, outcomes: NDArray[np.uint8]) -> NDA
     return np.bincount(np.array(ended, dtype=np.int64), minlength=n_kinds).astype(np.int64)
 
 
-def _quotas(cuts: Cutoffs | None, *, copy: bool = True) -> list[NDArray[np.int64]]:
-    if cuts is None:
-        return []
-    quotas = [cuts.above_pages, cuts.tie_pages_from, cuts.tie_pages_below]
-    return [quota.copy() for quota in quotas] if copy else quotas
+def _copied_quotas(cuts: Cutoffs | None) -> tuple[NDArray[np.int64], ...]:
+    return () if cuts is None else tuple(quota.copy() for quota in cuts.quotas)
+
+
+def _restore_quotas(cuts: Cutoffs | None, before: tuple[NDArray[np.int64], ...]) -> None:
+    if cuts is not None:
+        for quota, value in zip(cuts.quotas, before, strict=True):
+            quota[:] = value
 
 
 def _get_bit(words: NDArray[np.uint64], index: int) -> bool:

@@ -23,7 +23,8 @@ from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES, WORD_PAGES
 
 if TYPE_CHECKING:
-    from gpuscan.kernels.api import ScanRequest, StoreArrays, StoreLayout
+    from gpuscan.kernels.api import Budget, ScanRequest
+    from gpuscan.kernels.layout import StoreArrays, StoreLayout
 
 MAX_ORDER = 15
 """A folio is at most a section."""
@@ -69,7 +70,7 @@ ARRAYS = (
     ArraySpec("folio_order", "uint8", ("orders",), values=(0, MAX_ORDER + 1), optional=True),
     ArraySpec("node_active", "uint8", ("nodes",), is_bool=True, optional=True),
 )
-"""Fields of :class:`gpuscan.kernels.api.StoreArrays`, as ``load`` takes them."""
+"""Fields of :class:`gpuscan.kernels.layout.StoreArrays`, as ``load`` takes them."""
 
 NODE_FLAGS = ArraySpec("node_flags", "uint8", ("nodes",))
 
@@ -146,6 +147,18 @@ class Door:
                 f"{operation}: the range ends at page {hi}, the store at {self._layout.n_pages}; end it there"
             )
         return lo, hi
+
+    def ranking(
+        self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None
+    ) -> tuple[int, int, NDArray[np.uint8] | None]:
+        """Return the range and the nodes of a ranking; the budget is checked with them.
+
+        Raises:
+            ArgumentError: one of them is not of this store.
+        """
+        lo, hi = self.range("rank", lo, hi)
+        _, _, node_mask = self.arrays("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
+        return lo, hi, node_mask
 
     def scan(self, request: ScanRequest) -> None:
         """Refuse a scan of pages, nodes or cut-offs that are not of this store.

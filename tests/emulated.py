@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cuda_signatures import Parameter, declared
 from emulator.loader import Build, EmulatedModule
 from emulator.presence import need
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
+from gpuscan.kernels.cuda.launches import NODE_FLAG_WORDS
 
 _ALIGNED_BYTES = 256  # cudaMalloc's
 
@@ -35,8 +37,8 @@ class EmulatedDevice:
         need(self.build)
         if source not in self._modules:
             self._modules[source] = EmulatedModule(source, ("--std=c++17",), self.build, self.seed)
-        find: Callable[[str], Kernel] = self._modules[source].get_function
-        return find
+        module, signatures = self._modules[source], declared(source)
+        return lambda name: _of_its_types(name, module.get_function(name), signatures[name])
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -80,6 +82,21 @@ class EmulatedDevice:
 
     def stable_order(self, keys: Any) -> Any:
         return np.argsort(keys, kind="stable")
+
+
+def _of_its_types(name: str, kernel: Kernel, parameters: tuple[Parameter, ...]) -> Kernel:
+    """Return a kernel that takes arrays of its signature's types only: at a launch a pointer has none."""
+
+    def launch(grid: tuple[int], block: tuple[int], args: tuple[Any, ...]) -> None:
+        for parameter, arg in zip(parameters, args, strict=True):
+            seen_as_words = parameter.name in NODE_FLAG_WORDS
+            wanted = "uint8" if seen_as_words else parameter.dtype or arg.dtype.name
+            assert arg.dtype.name == wanted, (
+                f"{name} takes {parameter.dtype} as {parameter.name}, not {arg.dtype}"
+            )
+        kernel(grid, block, args)
+
+    return launch
 
 
 class SlowBus(EmulatedDevice):

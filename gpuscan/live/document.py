@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpuscan.engine.tick import RunReport, TickReport
-from gpuscan.live.session import LiveSession, LiveTotals
+from gpuscan.live.session import LiveSession
+from gpuscan.live.totals import LiveTotals
 from gpuscan.run.report import ledger_document
 
 _SKIPPED = "skipped."

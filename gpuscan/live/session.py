@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from types import FrameType
-
-import numpy as np
 
 from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
-from gpuscan.kernels.registry import Device
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.capabilities import Right
@@ -27,9 +20,12 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
+from gpuscan.live.ended_by import until_signal
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
+from gpuscan.live.request import LiveRequest
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
+from gpuscan.live.totals import CpuClock, LiveTotals
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
@@ -38,12 +34,11 @@ from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.split import split_cxl
 
-INTERVAL_NS = 100_000_000
-COLD_AFTER_NS = 10_000_000_000
+__all__ = ["THRESHOLD", "WINDOW_NS", "LiveRequest", "LiveSession", "LiveTotals", "OnTick"]
+
 _ROSTER_NS = 1_000_000_000
 _DRY_SPLIT = 0.5
 _HEARD_WITHIN_S = 1.0
-_ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 THRESHOLD = 2
 """Looks that must find a page accessed, within the window, before it moves: one look promotes what is
@@ -51,97 +46,6 @@ touched once."""
 WINDOW_NS = 2_000_000_000
 """Or as long as three looks with their pauses take: two must fall into it."""
 _WINDOW_LOOKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class LiveRequest:
-    """What a live run was asked to do.
-
-    Attributes:
-        pids, cgroup, command: exactly one of them says which processes.
-        source: a monitor, or ``auto`` for the first that works.
-        for_ns: how long; None until the processes end.
-        interval_ns: pause between two looks while there is something to do.
-        to_nid: promote to this node only.
-        demote, cold_after_ns: whether, and after how long, cold pages go to a lower tier.
-        rate_limit_bytes_per_s: per target node; 0 = none.
-        dry_run: plan, move nothing.
-        split_share: of a dry run on a one-node machine: the upper share of its memory that counts
-            as CXL memory.
-        device, n_threads: of the scan.
-        quiet_command: keep the command's standard output out of gpuscan's.
-    """
-
-    pids: tuple[int, ...] = ()
-    cgroup: Path | None = None
-    command: tuple[str, ...] = ()
-    source: str = "auto"
-    for_ns: int | None = None
-    interval_ns: int = INTERVAL_NS
-    to_nid: int | None = None
-    demote: bool = False
-    cold_after_ns: int = COLD_AFTER_NS
-    rate_limit_bytes_per_s: int = 0
-    dry_run: bool = False
-    split_share: float | None = None
-    device: Device = "auto"
-    n_threads: int | None = None
-    quiet_command: bool = False
-
-
-@dataclass(slots=True)
-class LiveTotals:
-    """Sums over a run, and the state after its last tick.
-
-    Attributes:
-        n_ticks: looks.
-        elapsed_ns: from when the monitor was on to the end of the last look; its moves come after that.
-        moved_pages, planned_pages: base pages.
-        moved_to: base pages moved, by target nid; planned_to: those that a dry run would have moved.
-        demoted_pages: base pages moved to a lower tier.
-        resident_pages: of all processes, by nid.
-        hot_pages, hot_near_pages: seen accessed in the last tick, and of these near already.
-        skipped: pages that were no candidates and races, by reason.
-        gpuscan_cpu_s, kernel_cpu_s: CPU time of gpuscan, and of kernel threads for it, since the monitor
-            was on.
-        spent_within_s: how long that is, with the moves of the last tick.
-        n_split: large folios that the kernel split on the way.
-        end_reason: why it ended; ended_by: the signal, where it was one.
-        command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
-    """
-
-    n_ticks: int = 0
-    elapsed_ns: int = 0
-    moved_pages: int = 0
-    planned_pages: int = 0
-    moved_to: Counter[int] = field(default_factory=Counter)
-    planned_to: Counter[int] = field(default_factory=Counter)
-    demoted_pages: int = 0
-    resident_pages: dict[int, int] = field(default_factory=dict)
-    hot_pages: int = 0
-    hot_near_pages: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    gpuscan_cpu_s: float = 0.0
-    kernel_cpu_s: float = 0.0
-    spent_within_s: float = 0.0
-    n_split: int = 0
-    end_reason: str = ""
-    ended_by: int | None = None
-    command_exit: int | None = None
-    command_was_ended: bool = False
-
-    @property
-    def overhead(self) -> float:
-        """Part of one CPU that gpuscan and its kernel threads took; 0 before the first tick."""
-        return (self.gpuscan_cpu_s + self.kernel_cpu_s) / self.spent_within_s if self.spent_within_s else 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """The code to end with: that of a command that ended by itself (128 + n after signal n), else 0."""
-        if self.command_exit is None or self.command_was_ended:
-            return 0
-        return self.command_exit if self.command_exit >= 0 else 128 - self.command_exit
-
 
 OnTick = Callable[[TickReport, LiveTotals, dict[str, int]], None]
 """Called with each tick, the totals after it, and refusals of the tick by reason."""
@@ -371,7 +275,7 @@ class LiveSession:
         """Let a signal end the run in order from now on, until everything is put back."""
         if not self._heeds:
             self._heeds = True
-            self._heeding.enter_context(_until_signal(self._system, self._stop, self.totals))
+            self._heeding.enter_context(until_signal(self._system, self._stop, self.totals))
 
     def run(self, on_start: Callable[[], None], on_tick: OnTick) -> RunReport:
         """Tick until the run ends.
@@ -390,7 +294,7 @@ class LiveSession:
             if alive := self.roster.alive():
                 self.source.watch(alive)
             self.source.start_clock(self.request.for_ns)
-            started = _Clock(system, self.monitor)
+            started = CpuClock(system, self.monitor)
         self.totals.resident_pages = self.source.resident_pages()
         on_start()
         refreshed_ns = system.monotonic_ns()
@@ -420,7 +324,7 @@ class LiveSession:
         if window_ns != self.engine.policy.window_ns:
             self.engine.policy = dataclasses.replace(self.engine.policy, window_ns=window_ns)
 
-    def _sum(self, tick: TickReport, started: _Clock) -> None:
+    def _sum(self, tick: TickReport, started: CpuClock) -> None:
         totals = self.totals
         totals.n_ticks += 1
         totals.elapsed_ns = self.engine.now_ns
@@ -471,33 +375,10 @@ class LiveSession:
         self.close()
 
 
-class _Clock:
-    """CPU time from now on: gpuscan's own, and that of kernel threads that work for it."""
-
-    def __init__(self, system: System, monitor: Monitor) -> None:
-        self._system = system
-        self._monitor = monitor
-        self._own_s = system.process_time()
-        self._kernel_s = monitor.cpu_s()
-        self._began_ns = system.monotonic_ns()
-
-    def spent(self) -> tuple[float, float, float]:
-        """Return both, and within how much time, in seconds."""
-        return (
-            self._system.process_time() - self._own_s,
-            self._monitor.cpu_s() - self._kernel_s,
-            (self._system.monotonic_ns() - self._began_ns) / 1e9,
-        )
-
-
 def _warm_up(store: Store) -> None:
     """Load all kernels: compiling them must not fall into the first tick."""
-    none = np.empty(0, dtype=np.int64)
-    store.record(none, none, now_jiffies=0, window_jiffies=1, threshold=1)
-    store.request(none, none)
-    store.admit(none)
-    store.forget(none)
-    store.release(none, np.empty(0, dtype=store.fmt.dtype))
+    store.warm(record=True)
+    store.warm(record=False)
     store.count_ready()
     for _ in (*store.drain(), *store.drain(budget_pages=0)):
         pass
@@ -512,24 +393,3 @@ def _refusals_said() -> Iterator[None]:
     except OSError as error:
         place = error.filename or "a system call"
         raise RunFailedError(f"{place} failed ({error.strerror}); try again") from error
-
-
-@contextmanager
-def _until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[None]:
-    """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        if totals.ended_by is not None:
-            handler = before[signal.Signals(signum)]
-            if callable(handler):  # it may count which signals came
-                handler(signum, frame)
-            raise KeyboardInterrupt
-        totals.ended_by = signum
-        stop.set()
-
-    before = {signum: system.on_signal(signum, note) for signum in _ENDED_BY}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            system.on_signal(signum, handler)

@@ -26,18 +26,20 @@ from gpuscan.kernels.budgets import Limits, cut_keys, spend
 from gpuscan.kernels.registry import Device
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import WORD_PAGES
+from gpuscan.shards.arrays import ArraysOfShards
 from gpuscan.shards.group import LOG_BYTES, ShardGroup
-from gpuscan.shards.messages import Lists, Op, Reply, ShardScan, ShardSpec
-from gpuscan.shards.ordering import places
+from gpuscan.shards.messages import Op, Reply, ShardScan, ShardSpec
+from gpuscan.shards.ordering import plan_of_shards
 from gpuscan.shards.partition import Partition
 from gpuscan.shards.transport import InProcessTransport, Transport
-from gpuscan.store.contract import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
+from gpuscan.store.contract import NO_OUTCOMES, PageStore
+from gpuscan.store.layout import TOPOLOGY_REMEDY, layout_of
 from gpuscan.store.plan import Plan
 from gpuscan.store.state import check_fits, overlapping, state_of
 from gpuscan.topology import Topology
 
 if TYPE_CHECKING:
-    from gpuscan.checkpoint.arrays import ArrayFacts, ArrayPlace, Written
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,7 @@ class ShardedStore(PageStore):
         with an InputError where claims are not settled (:meth:`settle`).
         """
         edges = self.partition.section_edges.tolist()
-        return state_of(self, self._ended_ahead, self._active, edges, _ArraysOfShards(self.group))
+        return state_of(self, self._ended_ahead, self._active, edges, ArraysOfShards(self.group))
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of, or that of a store that is divided otherwise.
@@ -373,7 +375,8 @@ class ShardedStore(PageStore):
             if stopped < ranges[last][1]:
                 cursor = stopped
                 break
-        return self._plan(parts, cursor)
+        first_flats = {shard: self._first_flat(shard) for shard in parts}
+        return plan_of_shards(self.layout, parts, first_flats, cursor)
 
     def _drain(
         self, request: ScanRequest, limits: NDArray[np.int64] | None, now_jiffies: int
@@ -444,37 +447,6 @@ class ShardedStore(PageStore):
             self._left_pages[shard] -= scan.n_claimed
         return found
 
-    def _plan(self, parts: dict[int, ShardScan], cursor: int) -> Plan:
-        """Put together what the shards claimed, in the order that their counts say."""
-        scans = list(parts.values())
-        n_targets = self.layout.n_targets
-        counts = np.array([scan.counts for scan in scans], dtype=np.int64).reshape(-1, n_targets)
-        order = places(counts)
-        lists = [scan.lists for scan in scans]
-        flats = [
-            found.flat + np.int64(self._first_flat(shard)) for shard, found in zip(parts, lists, strict=True)
-        ]
-        flat = order.gather(flats, np.int64)
-        orders: NDArray[np.uint8] | None = None
-        if self.layout.has_large_folios:
-            orders = order.gather([_orders(found) for found in lists], np.uint8)
-        paths = {scan.path for scan in scans}
-        return Plan(
-            offsets=order.offsets,
-            pfn=self.page_map.pfn_of_flat(flat),
-            flat=flat,
-            words=order.gather([found.words for found in lists], self.fmt.dtype),
-            order=orders,
-            cursor=cursor,
-            path=paths.pop() if len(paths) == 1 else "mixed",
-            why="; ".join(f"shard {shard}: {scan.why}" for shard, scan in parts.items()),
-            scan_ns=max((scan.scan_ns for scan in scans), default=0),
-            examined_pages=sum(scan.examined_pages for scan in scans),
-            examined_bytes=sum(scan.examined_bytes for scan in scans),
-            n_unknown_target=sum(scan.n_unknown_target for scan in scans),
-            n_superseded=sum(scan.n_superseded for scan in scans),
-        )
-
     def _by_shard(
         self, flats: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.int64] | slice, NDArray[np.int64]]]:
@@ -514,30 +486,3 @@ class ShardedStore(PageStore):
         for reply in replies.values():
             self._active[list(reply.active_nids)] = 1
         return {shard: reply.results for shard, reply in replies.items()}
-
-
-class _ArraysOfShards:
-    """The arrays of all shards, part by part (:class:`gpuscan.checkpoint.state.ArraysElsewhere`)."""
-
-    def __init__(self, group: ShardGroup) -> None:
-        self._group = group
-
-    def write_arrays(self, place: ArrayPlace, path: str) -> tuple[dict[str, ArrayFacts], Written]:
-        """Let all shards write, side by side."""
-        from gpuscan.checkpoint.arrays import Written
-
-        ops = {
-            shard: Op("write_part", (place.below(f"{path}.{shard}"), path))
-            for shard in range(self._group.n_shards)
-        }
-        facts: dict[str, ArrayFacts] = {}
-        written = Written()
-        for mine, cost in self._group.ask_each(ops):
-            facts |= mine
-            written.add(cost)
-        return facts, written
-
-
-def _orders(found: Lists) -> NDArray[np.uint8]:
-    assert found.order is not None
-    return found.order

@@ -24,7 +24,7 @@ from gpuscan.base.units import PAGE_BYTES
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
 from gpuscan.sim.address_space import AddressSpace
-from gpuscan.sim.loops import count_units, remember_nid
+from gpuscan.sim.loops import Pages, Units, count_units, remember_nid
 from gpuscan.sim.patterns import stream_key
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.spec import ProducerSpec
@@ -126,21 +126,16 @@ class HotnessUnits:
         """See :class:`gpuscan.sim.observer.Observer`."""
         base = process.first_folio
         remember_nid(folios, base, stretch.cpu_nid, self._last_nid)
-        self._n_counted += count_units(
-            folios,
-            base,
-            first_access,
-            stream_key(self._seed, 4, base),
+        pages = Pages(
             self._space.frame_of,
             self._page_map.section_nid,
-            self._tracked,
             np.array([mapping.first_folio for mapping in process.mappings], dtype=np.int64),
             np.array([mapping.order for mapping in process.mappings], dtype=np.int64),
-            self._shift,
-            self._spec.downsampling,
-            self._counters,
-            (1 << self._spec.counter_bits) - 1,
         )
+        counter_max = (1 << self._spec.counter_bits) - 1
+        units = Units(self._tracked, self._shift, self._spec.downsampling, self._counters, counter_max)
+        key = stream_key(self._seed, 4, base)
+        self._n_counted += count_units(folios, base, first_access, key, pages, units)
 
     def end_epoch(self) -> HotList:
         """Read the lists and clear all counters."""

@@ -11,17 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.base.arguments import INT64_MAX, flag, instance, integers, text, whole
-from gpuscan.base.errors import ArgumentError, InputError, TopologyError
+from gpuscan.base.arguments import INT64_MAX, instance, whole
+from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.kernels.api import (
-    NODE_HAS_MEMORY,
-    NODE_TOP_TIER,
     Budget,
     Cutoffs,
     Outcome,
@@ -30,17 +27,22 @@ from gpuscan.kernels.api import (
     ScanPath,
     ScanRequest,
     StoreLayout,
-    empty_node_flags,
 )
 from gpuscan.kernels.signatures import MAX_ORDER, Door
-from gpuscan.records.formats import N_NODES_MAX, STORE_FORMATS, hotness_key, record_format
-from gpuscan.records.page_map import BLOCK_PAGES, PageMap
+from gpuscan.records.formats import hotness_key
+from gpuscan.store.call_arguments import (
+    capacity_of_plan,
+    limits_of_targets,
+    mask_of_nodes,
+    moment,
+    pages_and_nodes,
+)
 from gpuscan.store.in_flight import EndedAhead
+from gpuscan.store.layout import check_target
 from gpuscan.store.plan import Plan
 from gpuscan.topology import Topology
 
 NO_OUTCOMES = np.empty(0, dtype=np.uint8)
-TOPOLOGY_REMEDY = "give what gpuscan.resolve_topology(name) returns"
 _CAPACITY_SHARE = 64
 """A plan holds at most 1/64 of the pages unless told otherwise: 20 bytes a folio, and 24 in the
 backend's buffers, are then a sixth of a store of 4-byte records; fuller machines take several plans."""
@@ -100,7 +102,7 @@ class PageStore(ABC):
             ArgumentError: it is no whole number.
             TopologyError: it is not.
         """
-        _check_target(self.topology, self.layout.node_flags, nid)
+        check_target(self.topology, self.layout.node_flags, nid)
 
     def request(self, pfns: ArrayLike, nids: ArrayLike) -> Counts:
         """Ask for pages to be moved to nodes (RFC v1 ``kmigrated_add_pfn``).
@@ -119,7 +121,7 @@ class PageStore(ABC):
 
     def request_outcomes(self, pfns: ArrayLike, nids: ArrayLike, outcomes: NDArray[np.uint8]) -> Counts:
         """Do :meth:`request` and fill ``outcomes`` (uint8[n]) with the :class:`Outcome` of each element."""
-        pfn, nid = _pages_and_nodes(pfns, nids)
+        pfn, nid = pages_and_nodes(pfns, nids)
         pfn, nid, outcomes = self._door.arrays("request", pfn, nid, outcomes)
         return _counts(self._request(pfn, nid, outcomes))
 
@@ -148,7 +150,7 @@ class PageStore(ABC):
         """
         params = RecordParams(now_jiffies, window_jiffies, threshold, drop_top_tier)
         self.check_threshold(params.threshold)
-        pfn, nid = _pages_and_nodes(pfns, nids)
+        pfn, nid = pages_and_nodes(pfns, nids)
         return _counts(self._record(pfn, nid, params))
 
     def check_threshold(self, threshold: int) -> None:
@@ -212,38 +214,13 @@ class PageStore(ABC):
     def _node_mask(
         self, place: str, nodes: Iterable[int] | None, node_mask: NDArray[np.uint8] | None
     ) -> NDArray[np.uint8] | None:
-        """Return which nodes are asked for, as uint8[1024]; None = all."""
-        if nodes is None:
-            (mask,) = self._door.arrays("scan", node_mask)
-            given: NDArray[np.uint8] | None = mask
-            return given
-        if node_mask is not None:
-            raise ArgumentError(f"{place}: nodes and node_mask are two ways to name nodes; give one of them")
-        if isinstance(nodes, Iterable) and not isinstance(nodes, np.ndarray | str | bytes):
-            nodes = list(islice(nodes, N_NODES_MAX + 1))
-        nids = integers(f"{place}: nodes", nodes)
-        if nids.ndim != 1:
-            raise ArgumentError(f"{place}: nodes have {nids.ndim} dimensions; give nids, as in nodes=[0, 2]")
-        if len(np.unique(nids)) != len(nids):
-            raise ArgumentError(
-                f"{place}: nodes name one node twice; give nids, each once, or a mask of nodes as node_mask="
-            )
-        chosen = np.zeros(N_NODES_MAX, dtype=np.uint8)
-        for nid in nids.tolist():
-            self.topology.node(nid)
-            chosen[nid] = 1
-        return chosen
+        return mask_of_nodes(place, nodes, node_mask, self._door, self.topology)
 
     def _capacity(self, capacity: int | None) -> int:
-        if capacity is None:
-            return self.default_capacity
-        capacity = whole("the capacity of a plan", capacity, -INT64_MAX)
-        if capacity < BLOCK_PAGES:
-            raise InputError(
-                f"a plan of {capacity} folios may not hold one block of {BLOCK_PAGES} pages; "
-                f"give a capacity of at least {BLOCK_PAGES}"
-            )
-        return capacity
+        return self.default_capacity if capacity is None else capacity_of_plan(capacity)
+
+    def _limits(self, budget_pages: Mapping[int, int] | int) -> NDArray[np.int64]:
+        return limits_of_targets(budget_pages, self.layout.n_targets, self.check_target)
 
     def rank(
         self,
@@ -267,19 +244,7 @@ class PageStore(ABC):
             TopologyError: a target is not a node with memory, or the machine has no such node.
         """
         mask = self._node_mask("rank", nodes, node_mask)
-        return self._rank(self._budget(self._limits(budget_pages), _moment(now_jiffies)), mask)
-
-    def _limits(self, budget_pages: Mapping[int, int] | int) -> NDArray[np.int64]:
-        """Return int64[n_targets], what a budget allows each target; -1 = no limit."""
-        limits = np.full(self.layout.n_targets, -1, dtype=np.int64)
-        if not isinstance(budget_pages, Mapping):
-            limits[:] = _pages(budget_pages)
-            return limits
-        for nid, pages in budget_pages.items():
-            n_pages = _pages(pages)
-            self.check_target(nid)
-            limits[nid] = n_pages
-        return limits
+        return self._rank(self._budget(self._limits(budget_pages), moment(now_jiffies)), mask)
 
     def _budget(self, limits: NDArray[np.int64], now_jiffies: int) -> Budget:
         return Budget(limits, self._resume_flat.copy(), self.fmt.time_of(now_jiffies))
@@ -315,7 +280,7 @@ class PageStore(ABC):
         mask = self._node_mask("drain", nodes, node_mask)
         request = ScanRequest(self.cursor, self.n_pages, self._capacity(capacity), path, mask)
         limits = None if budget_pages is None else self._limits(budget_pages)
-        return self._drain(request, limits, _moment(now_jiffies))
+        return self._drain(request, limits, moment(now_jiffies))
 
     def _drain(
         self, request: ScanRequest, limits: NDArray[np.int64] | None, now_jiffies: int
@@ -506,88 +471,6 @@ class PageStore(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def layout_of(
-    topology: Topology,
-    page_map: PageMap,
-    record_format_name: str,
-    fixed_target: int | None,
-    large_folios: bool,
-) -> StoreLayout:
-    """Return what a store of some or all pages of a machine is made for.
-
-    Raises:
-        InputError: no store is made of the format.
-        TopologyError: ``fixed_target`` is not a node with memory, or ``page_map`` is of another machine.
-    """
-    instance("a store's topology", topology, Topology, TOPOLOGY_REMEDY)
-    instance("a store's page_map", page_map, PageMap, "give topology.page_map, or a part() of it")
-    flag("a store's large_folios", large_folios)
-    fmt = record_format(text("a store's record_format_name", record_format_name))
-    for nid in np.unique(page_map.section_nid).tolist():
-        topology.node(nid)
-    if fmt.importable_only:
-        raise InputError(
-            f"records of format {fmt.name} are imported and exported only; "
-            f"make the store of one of {', '.join(STORE_FORMATS)}"
-        )
-    node_flags = _node_flags(topology)
-    target = -1
-    if not fmt.has_nid:
-        target = _default_target(topology) if fixed_target is None else fixed_target
-        _check_target(topology, node_flags, target)
-    return StoreLayout(page_map, fmt, node_flags, target, large_folios)
-
-
-def _check_target(topology: Topology, node_flags: NDArray[np.uint8], nid: int) -> None:
-    topology.node(whole("a target nid", nid, -INT64_MAX))
-    if not node_flags[nid] & NODE_HAS_MEMORY:
-        raise TopologyError(f"node {nid} of {topology.name!r} has no memory; choose a target that has")
-
-
-def _node_flags(topology: Topology) -> NDArray[np.uint8]:
-    flags = empty_node_flags()
-    for node in topology.nodes:
-        if node.present_pages:
-            flags[node.nid] |= NODE_HAS_MEMORY
-            if topology.is_top_tier(node.nid):
-                flags[node.nid] |= NODE_TOP_TIER
-    return flags
-
-
-def _default_target(topology: Topology) -> int:
-    top = [node for node in topology.nodes if node.present_pages and topology.is_top_tier(node.nid)]
-    return next((node.nid for node in top if node.cpus), top[0].nid)
-
-
-def _pages_and_nodes(pfns: ArrayLike, nids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    pfn, nid = np.atleast_1d(integers("PFNs", pfns)), integers("target nids", nids)
-    if pfn.ndim != 1:
-        raise ArgumentError(f"PFNs come as one dimension, not {pfn.ndim}; flatten the array")
-    if nid.shape not in ((), pfn.shape):
-        raise ArgumentError(
-            f"{len(pfn)} PFNs come with {nid.size} target nids; give one for each, or one for all"
-        )
-    if nid.dtype != np.int32:  # a plain cast would turn node 2**32 into node 0
-        nid = np.where((nid < 0) | (nid >= N_NODES_MAX), -1, nid).astype(np.int32)
-    if nid.shape != pfn.shape:
-        nid = np.full(pfn.shape, nid, dtype=np.int32)  # a broadcast view is read-only: backends copy it
-    return np.ascontiguousarray(pfn, dtype=np.int64), np.ascontiguousarray(nid)
-
-
-def _pages(pages: int) -> int:
-    """Return a budget, in base pages."""
-    n_pages = whole("a budget", pages, -INT64_MAX)
-    if n_pages < 0:
-        raise ArgumentError(
-            f"a budget of {n_pages} pages is negative; leave the target out to lift its limit"
-        )
-    return n_pages
-
-
-def _moment(now_jiffies: int) -> int:
-    return whole("now_jiffies", now_jiffies)
 
 
 def _counts(counted: NDArray[np.int64]) -> Counts:

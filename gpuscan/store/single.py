@@ -30,8 +30,9 @@ from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
-from gpuscan.store.contract import NO_OUTCOMES, TOPOLOGY_REMEDY, PageStore, layout_of
+from gpuscan.store.contract import NO_OUTCOMES, PageStore
 from gpuscan.store.in_flight import BegunScan
+from gpuscan.store.layout import TOPOLOGY_REMEDY, layout_of
 from gpuscan.store.plan import Plan
 from gpuscan.store.state import arrays_between, check_fits, page_arrays, state_of
 from gpuscan.topology import Topology

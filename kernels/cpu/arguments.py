@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import Cutoffs, StoreArrays, StoreLayout
+from gpuscan.kernels.api import Cutoffs
+from gpuscan.kernels.layout import StoreArrays, StoreLayout
 from gpuscan.records.formats import RecordFormat
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -78,6 +79,22 @@ class Cuts(NamedTuple):
     tie_pages_from: NDArray[np.int64]
     tie_pages_below: NDArray[np.int64]
     resume_flat: NDArray[np.int64]
+
+
+class Segment(NamedTuple):
+    """Where a scan stages claims, in flat order.
+
+    Attributes:
+        lows: uint16[n], flat pages modulo a section.
+        words: records of the same length.
+        runs: int64[m, 2], a section and where its claims end, for each section that has some.
+        state: int64[STATE_LENGTH], see :mod:`gpuscan.kernels.cpu.claim`.
+    """
+
+    lows: NDArray[np.uint16]
+    words: NDArray[Any]
+    runs: NDArray[np.int64]
+    state: NDArray[np.int64]
 
 
 def fields_of(fmt: RecordFormat, fixed_target: int) -> Fields:

@@ -39,7 +39,7 @@ from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.kernels.registry import THREADS_MAX
 from gpuscan.kernels.signatures import Door, closed
 from gpuscan.records.formats import N_NODES_MAX
-from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES
+from gpuscan.records.page_map import WORD_PAGES
 
 _LINE_BYTES = 64
 
@@ -137,7 +137,7 @@ class CpuKernels:
         params: tuple[int, ...],
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        pfns, nids, outcomes = self._door.arrays("request", pfns, nids, outcomes)
+        pfns, nids, outcomes = self._door.arrays(kernel.__name__, pfns, nids, outcomes)
         compiled, store, machine = self._compiled(kernel), self.store, self._machine
         total = np.zeros(N_OUTCOMES, dtype=np.int64)
         for batch in batches_of(pfns, nids, store, machine, self.layout, self._workers):
@@ -169,8 +169,7 @@ class CpuKernels:
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> CpuKeyCounts:
         """Count the READY base pages of a range by target and hotness key."""
-        lo, hi = self._door.range("rank", lo, hi)
-        _, _, node_mask = self._door.arrays("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
+        lo, hi, node_mask = self._door.ranking(budget, lo, hi, node_mask)
         return count_keys(
             self.store, self.layout.fmt, self.layout.n_targets, budget, lo, hi, node_mask, self._workers
         )
@@ -269,22 +268,13 @@ def allocate(layout: StoreLayout) -> StoreArrays:
     Raises:
         DeviceError: not enough memory.
     """
-    n_pages, fmt = layout.n_pages, layout.fmt
-    needed = n_pages * fmt.n_bytes + n_pages // 4 + n_pages * layout.has_large_folios
     available = available_bytes()
-    if needed > available:
-        raise _too_large(layout, needed, available)
+    if layout.n_bytes > available:
+        raise _too_large(layout, available)
     try:
-        return StoreArrays(
-            records=_zeros(n_pages, fmt.dtype),
-            ready_bits=_zeros(n_pages // WORD_PAGES, np.uint64),
-            block_bits=_zeros(n_pages // SECTION_PAGES, np.uint64),
-            eligible_bits=_zeros(n_pages // WORD_PAGES, np.uint64),
-            folio_order=_zeros(n_pages if layout.has_large_folios else 0, np.uint8),
-            node_active=_zeros(N_NODES_MAX, np.uint8),
-        )
+        return StoreArrays.zeroed(layout, _zeros)
     except MemoryError:
-        raise _too_large(layout, needed, available) from None
+        raise _too_large(layout, available) from None
 
 
 def _zeros(length: int, dtype: Any) -> NDArray[Any]:
@@ -295,8 +285,9 @@ def _zeros(length: int, dtype: Any) -> NDArray[Any]:
     return room[start : start + n_bytes].view(dtype)
 
 
-def _too_large(layout: StoreLayout, needed: int, available: int) -> DeviceError:
+def _too_large(layout: StoreLayout, available: int) -> DeviceError:
+    needed = format_bytes(layout.n_bytes)
     return DeviceError(
-        f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)}, "
+        f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {needed}, "
         f"{format_bytes(available)} of memory are available; simulate less or use the format pghot-compact"
     )

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import StoreLayout
 from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.gather import N_REGIONS, count_regions, index_bits_of, order_by_region
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.kernels.layout import StoreLayout
 from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES
 
 PARALLEL_FROM_ITEMS = 1 << 15

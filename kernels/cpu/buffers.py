@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.kernels.cpu.arguments import Segment
 from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, N_RUNS, N_STAGED, STATE_LENGTH
 
 SEGMENT_FOLIOS = 32_768
-"""Claims a staging segment holds: a whole section, 192 KiB with 4-byte records."""
+"""Claims a staging segment holds, 6 bytes each with 4-byte records: a whole section, 192 KiB."""
 SEGMENT_RUNS = 4096
 """Sections that the claims of a segment are in."""
 
@@ -21,29 +22,21 @@ store. With 4-byte records, a 1 % dense store takes 3 % for its plan and 1.5 % f
 _KEEP_BYTES = 16 << 20
 
 
-class Segment:
-    """Room for claims in flat order, 6 bytes each with 4-byte records.
+def empty_segment(record_dtype: np.dtype[Any]) -> Segment:
+    """Return a segment in which nothing is staged."""
+    return Segment(
+        lows=np.empty(SEGMENT_FOLIOS, dtype=np.uint16),
+        words=np.empty(SEGMENT_FOLIOS, dtype=record_dtype),
+        runs=np.empty((SEGMENT_RUNS, 2), dtype=np.int64),
+        state=np.zeros(STATE_LENGTH, dtype=np.int64),
+    )
 
-    Attributes:
-        lows: uint16[SEGMENT_FOLIOS], flat pages modulo a section.
-        words: records of the same length.
-        runs: int64[SEGMENT_RUNS, 2], a section and where its claims end, for each section that has some.
-        state: int64[STATE_LENGTH], see ``claim``.
-    """
 
-    __slots__ = ("lows", "runs", "state", "words")
-
-    def __init__(self, record_dtype: np.dtype[Any]) -> None:
-        self.lows = np.empty(SEGMENT_FOLIOS, dtype=np.uint16)
-        self.words = np.empty(SEGMENT_FOLIOS, dtype=record_dtype)
-        self.runs = np.empty((SEGMENT_RUNS, 2), dtype=np.int64)
-        self.state = np.zeros(STATE_LENGTH, dtype=np.int64)
-
-    def flats(self) -> NDArray[np.int64]:
-        """Return int64[n], the pages that were claimed."""
-        runs = self.runs[: self.state[N_RUNS]]
-        section = np.repeat(runs[:, 0], np.diff(runs[:, 1], prepend=0))
-        return (section << 15) + self.lows[: self.state[N_STAGED]].astype(np.int64)
+def claimed_flats(segment: Segment) -> NDArray[np.int64]:
+    """Return int64[n], the pages whose claims are staged."""
+    runs = segment.runs[: segment.state[N_RUNS]]
+    section = np.repeat(runs[:, 0], np.diff(runs[:, 1], prepend=0))
+    return (section << 15) + segment.lows[: segment.state[N_STAGED]].astype(np.int64)
 
 
 class Buffers:
@@ -63,7 +56,7 @@ class Buffers:
         try:
             return self._segments.pop()
         except IndexError:
-            return Segment(self.record_dtype)
+            return empty_segment(self.record_dtype)
 
     def give_segment(self, segment: Segment) -> None:
         """Take a segment back."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Cuts, Store
+from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.atomics import (
     atomic_compare_exchange,
     atomic_load,
@@ -84,11 +82,8 @@ def claim_gathered(
     gathered: NDArray[np.int64],
     begin: int,
     end: int,
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    segment: Segment,
     n_of_target: NDArray[np.int64],
-    state: NDArray[np.int64],
     ahead: int,
     ahead_end: int,
 ) -> None:
@@ -101,10 +96,12 @@ def claim_gathered(
         gathered: int64[GATHERED_LENGTH, 2], a ring: the first page of a ready word and a bit for
             each candidate.
         begin, end: which words, counted from the first that was gathered.
-        lows, words, runs, state: the staging segment.
+        segment: where to stage.
+        n_of_target: int64[n_targets + 1], counts that go on over calls.
         ahead, ahead_end: flat pages whose records are read next: compare-exchanges leave
             the memory idle, so their loading is spread over the claims.
     """
+    lows, words, runs, state = segment
     unknown = len(n_of_target) - 1
     n_staged = state[N_STAGED]
     n_runs = state[N_RUNS]

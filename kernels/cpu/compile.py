@@ -29,9 +29,8 @@ from typing import Any, TypeVar, cast
 from numba import njit
 
 from gpuscan.base.code_cache import cached_njit
-from gpuscan.kernels import api
-from gpuscan.records import formats as records
-from gpuscan.records import page_map as pagemap
+from gpuscan.kernels import layout, outcomes
+from gpuscan.records import formats, page_map
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -52,7 +51,7 @@ shared_step = cast(Callable[[_F], _F], njit(**_OPTIONS))
 def source_hash() -> str:
     """Return a hash of every source file whose constants and code end up in compiled kernels."""
     package = Path(__file__).parent
-    imported = (Path(inspect.getfile(module)) for module in (api, pagemap, records))
+    imported = (Path(inspect.getfile(module)) for module in (layout, outcomes, formats, page_map))
     files = [*sorted(package.glob("*.py")), *imported]
     digest = hashlib.sha256()
     for file in files:

@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import NODE_HAS_MEMORY
 from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.atomics import plain_load, prefetch
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import find_flat
+from gpuscan.kernels.layout import NODE_HAS_MEMORY
 from gpuscan.records.formats import N_NODES_MAX
 
 AHEAD_ITEMS = 64

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import ReleaseOutcome
-from gpuscan.kernels.cpu.arguments import Cuts, Store
+from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.claim import N_RUNS, N_STAGED
 from gpuscan.kernels.cpu.compile import helper, kernel
@@ -20,6 +19,7 @@ from gpuscan.kernels.cpu.pages import (
     set_index,
     target_of,
 )
+from gpuscan.kernels.outcomes import ReleaseOutcome
 
 _RESTORED, _SUPERSEDED = int(ReleaseOutcome.RESTORED), int(ReleaseOutcome.SUPERSEDED)
 _INELIGIBLE = int(ReleaseOutcome.INELIGIBLE)
@@ -67,12 +67,9 @@ def undo(
     store: Store,
     cuts: Cuts,
     chunk: int,
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    segment: Segment,
     n_kept: int,
     n_of_target: NDArray[np.int64],
-    state: NDArray[np.int64],
 ) -> int:
     """Take all claims of a staging segment but the first ``n_kept`` back: records, quotas, counts.
 
@@ -81,6 +78,7 @@ def undo(
     Returns:
         How many were superseded: their pages are READY again by a newer request.
     """
+    lows, words, runs, state = segment
     n_superseded = 0
     n_targets = len(n_of_target) - 1
     begin = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.api import Outcome
 from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.compile import helper, kernel
@@ -17,6 +16,7 @@ from gpuscan.kernels.cpu.gather import (
     load_ahead,
 )
 from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, mark_ready
+from gpuscan.kernels.outcomes import Outcome
 
 _ACCEPTED, _REFRESHED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED)
 _UNKNOWN_TARGET, _UNKNOWN_PFN = int(Outcome.UNKNOWN_TARGET), int(Outcome.UNKNOWN_PFN)

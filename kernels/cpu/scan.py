@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import RawPlan, ScanRequest
-from gpuscan.kernels.cpu.arguments import Cuts, Store, cuts_of
+from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store, cuts_of
 from gpuscan.kernels.cpu.bitmaps import (
     count_blocks,
     count_blocks_of_all_nodes,
     count_candidates,
     sample_blocks,
 )
-from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers, Segment
-from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_RUNS, N_STAGED, POSITION
+from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers, claimed_flats
+from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
 from gpuscan.kernels.cpu.release import undo
 from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
@@ -258,11 +258,8 @@ class Scan:
             min(PARALLEL_FROM_BLOCKS - 1, request.capacity // BLOCK_PAGES),
             FEW_BLOCKS if asked == "auto" else 1.0,
             gathered,
-            segment.lows,
-            segment.words,
-            segment.runs,
+            segment,
             n_of_target,
-            state,
             places,
             offsets,
             flats,
@@ -311,11 +308,8 @@ class Scan:
                 piece.position,
                 piece.hi,
                 gathered,
-                segment.lows,
-                segment.words,
-                segment.runs,
+                segment,
                 piece.n_of_target,
-                segment.state,
             )
             piece.position = int(segment.state[POSITION])
             piece.n_claimed += int(segment.state[N_STAGED])
@@ -342,17 +336,14 @@ class Scan:
 
     def _undo(self, piece: Piece, from_flat: int) -> None:
         for segment in piece.segments:
-            n_kept = int(np.searchsorted(segment.flats(), from_flat))
+            n_kept = int(np.searchsorted(claimed_flats(segment), from_flat))
             self.n_superseded += undo.for_bits(self.bits)(
                 self.store,
                 self.cuts,
                 piece.chunk,
-                segment.lows,
-                segment.words,
-                segment.runs,
+                segment,
                 n_kept,
                 piece.n_of_target,
-                segment.state,
             )
 
     def _undo_all(self) -> None:
@@ -378,10 +369,7 @@ class Scan:
             for segment in self.pieces[index].segments:
                 scatter.for_bits(self.bits)(
                     self.store.fields,
-                    segment.lows,
-                    segment.words,
-                    segment.runs,
-                    int(segment.state[N_RUNS]),
+                    segment,
                     starts[index],
                     flats,
                     words,
@@ -420,6 +408,6 @@ def _staged_flat(piece: Piece, index: int) -> int:
     for segment in piece.segments:
         n_staged = int(segment.state[N_STAGED])
         if index < n_staged:
-            return int(segment.flats()[index])
+            return int(claimed_flats(segment)[index])
         index -= n_staged
     raise IndexError(f"piece [{piece.lo}, {piece.hi}) has no claim {index}")

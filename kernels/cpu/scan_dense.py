@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Cuts, Store
+from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
     atomic_exchange,
@@ -48,11 +46,8 @@ def scan_dense(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    segment: Segment,
     n_of_target: NDArray[np.int64],
-    state: NDArray[np.int64],
 ) -> None:
     """Claim in ``[lo, hi)`` until the segment has no room for a whole block.
 
@@ -60,6 +55,7 @@ def scan_dense(
     set block bits: where a producer marks a page just now, the record may be claimed here
     before its bits are set, which leaves bits that say too much, never too little.
     """
+    words, runs, state = segment.words, segment.runs, segment.state
     state[:] = 0
     n_pages = 0
     n_bytes = 0
@@ -120,11 +116,8 @@ def scan_dense(
                     gathered,
                     0,
                     n_gathered,
-                    lows,
-                    words,
-                    runs,
+                    segment,
                     n_of_target,
-                    state,
                     tile_end,
                     min(hi, tile_end + _TILE_PAGES),
                 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Cuts, Store
+from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
     atomic_exchange,
@@ -77,11 +75,8 @@ def claim_indexed(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    segment: Segment,
     n_of_target: NDArray[np.int64],
-    state: NDArray[np.int64],
 ) -> None:
     """Claim in ``[lo, hi)`` until the segment has no room for a whole block.
 
@@ -90,9 +85,10 @@ def claim_indexed(
         chunk: row of the quotas in ``cuts``.
         lo, hi: flat range, multiples of 512, inside one chunk.
         gathered: int64[GATHERED_LENGTH, 2], scratch.
-        lows, words, runs, state: the staging segment to fill from its start.
+        segment: to fill from its start.
         n_of_target: int64[n_targets + 1], counts that go on over calls.
     """
+    words, runs, state = segment.words, segment.runs, segment.state
     state[:] = 0
     n_gathered = 0
     n_claimed = 0  # of those gathered
@@ -139,11 +135,8 @@ def claim_indexed(
                     gathered,
                     n_claimed,
                     until,
-                    lows,
-                    words,
-                    runs,
+                    segment,
                     n_of_target,
-                    state,
                     0,
                     0,
                 )
@@ -178,9 +171,7 @@ def claim_indexed(
             atomic_or(store.block_bits, section, pending)  # not come to: their ready bits are untouched
             break
         position = end
-    claim_gathered(
-        store, cuts, chunk, gathered, n_claimed, n_gathered, lows, words, runs, n_of_target, state, 0, 0
-    )
+    claim_gathered(store, cuts, chunk, gathered, n_claimed, n_gathered, segment, n_of_target, 0, 0)
     n_pages += n_candidates
     state[POSITION] = position
     state[EXAMINED_PAGES] = n_pages
@@ -196,11 +187,8 @@ def scan_indexed(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    segment: Segment,
     n_of_target: NDArray[np.int64],
-    state: NDArray[np.int64],
 ) -> None:
     """Do :func:`claim_indexed`."""
-    claim_indexed(store, cuts, node_mask, chunk, lo, hi, gathered, lows, words, runs, n_of_target, state)
+    claim_indexed(store, cuts, node_mask, chunk, lo, hi, gathered, segment, n_of_target)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Fields
+from gpuscan.kernels.cpu.arguments import Fields, Segment
 from gpuscan.kernels.cpu.atomics import plain_load, prefetch
+from gpuscan.kernels.cpu.claim import N_RUNS
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import target_of
 
@@ -45,10 +46,7 @@ def place_groups(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
 @helper
 def scatter_segment(
     fields: Fields,
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
-    n_runs: int,
+    segment: Segment,
     next_of_target: NDArray[np.int64],
     plan_flats: NDArray[np.int64],
     plan_words: NDArray[Any],
@@ -57,9 +55,10 @@ def scatter_segment(
 
     ``next_of_target``, int64[n_targets + 1], is the next free place per target, counted up in place.
     """
+    lows, words, runs, state = segment
     unknown = len(next_of_target) - 1
     begin = 0
-    for run in range(n_runs):
+    for run in range(state[N_RUNS]):
         first = runs[run, 0] << 15
         end = runs[run, 1]
         for index in range(begin, end):
@@ -77,13 +76,10 @@ def scatter_segment(
 @kernel
 def scatter(
     fields: Fields,
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
-    n_runs: int,
+    segment: Segment,
     next_of_target: NDArray[np.int64],
     plan_flats: NDArray[np.int64],
     plan_words: NDArray[Any],
 ) -> None:
     """Do :func:`scatter_segment`."""
-    scatter_segment(fields, lows, words, runs, n_runs, next_of_target, plan_flats, plan_words)
+    scatter_segment(fields, segment, next_of_target, plan_flats, plan_words)

@@ -28,11 +28,11 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.budgets import cut_budget
 from gpuscan.kernels.cuda.budget import CudaKeyCounts
 from gpuscan.kernels.cuda.device import Device, Kernel
+from gpuscan.kernels.cuda.launches import arguments_of
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
-from gpuscan.kernels.signatures import Door, closed
+from gpuscan.kernels.signatures import ARRAYS, Door, closed
 from gpuscan.records.formats import N_NODES_MAX
-from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES
 
 WORKING_BYTES = 64 << 20
 """What a store needs beside its arrays before the first plan: counts per target, edges, producers' items."""
@@ -104,14 +104,18 @@ class CudaKernels:
         with device.working():
             self.arrays = _allocate(layout, device)
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
-            self.section_nid = device.upload(np.ascontiguousarray(pages.section_nid, dtype=np.int32))
-            self._machine = (
-                device.upload(pages.extent_pfn_start),
-                device.upload(pages.extent_pfn_end),
-                device.upload(pages.extent_flat_offset),
-                np.int64(len(pages.extent_pfn_start)),
-                device.upload(layout.node_flags),
-            )
+            self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
+                **{spec.name: getattr(self.arrays, spec.name) for spec in ARRAYS},
+                "has_large_folios": layout.has_large_folios,
+                "fixed_target": layout.fixed_target,
+                "n_targets": layout.n_targets,
+                "section_nid": device.upload(np.ascontiguousarray(pages.section_nid, dtype=np.int32)),
+                "pfn_start": device.upload(pages.extent_pfn_start),
+                "pfn_end": device.upload(pages.extent_pfn_end),
+                "flat_offset": device.upload(pages.extent_flat_offset),
+                "n_extents": len(pages.extent_pfn_start),
+                "node_flags": device.upload(layout.node_flags),
+            }
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -125,26 +129,28 @@ class CudaKernels:
                 raise closed()
             yield
 
-    @property
-    def folio_order(self) -> tuple[Any, np.int32]:
-        """The orders as kernels take them: the array, and whether there is anything in it."""
-        return self.arrays.folio_order, np.int32(self.layout.has_large_folios)
-
     def node_mask(self, mask: NDArray[np.uint8] | None) -> Any:
         """Return which nodes are looked at, device uint8[1024]; every upload waits for the device."""
         if mask is None:
             return self._all_nodes
         return self.device.upload(mask)
 
-    def launch(self, name: str, n_threads: int, *args: Any) -> None:
-        """Launch a kernel with at least ``n_threads`` threads."""
-        self._find(name)((max(1, -(-n_threads // THREADS)),), (THREADS,), args)
+    def launch(self, kernel: str, n_threads: int, **given: Any) -> None:
+        """Launch a kernel with at least ``n_threads`` threads.
+
+        Args:
+            kernel: one of :data:`gpuscan.kernels.cuda.launches.PARAMETERS`.
+            n_threads: is rounded up to whole blocks.
+            given: its parameters by name, but for what the store has itself.
+        """
+        args = arguments_of(kernel, given, self._own)
+        self._find(kernel)((max(1, -(-n_threads // THREADS)),), (THREADS,), args)
 
     def request(
         self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Ask for pages to be moved."""
-        return self._produce("request", pfns, nids, False, (), outcomes)
+        return self._produce("request", pfns, nids, False, {}, outcomes)
 
     def record(
         self,
@@ -155,12 +161,12 @@ class CudaKernels:
     ) -> NDArray[np.int64]:
         """Count accesses."""
         fmt = self.layout.fmt
-        decides = (
-            np.uint32(fmt.time_of(params.now_jiffies)),
-            np.uint32(fmt.window_units(params.window_jiffies)),
-            np.int64(params.threshold),
-            np.int32(params.drop_top_tier),
-        )
+        decides = {
+            "now": fmt.time_of(params.now_jiffies),
+            "window": fmt.window_units(params.window_jiffies),
+            "threshold": params.threshold,
+            "drop_top_tier": params.drop_top_tier,
+        }
         return self._produce("record", pfns, nids, params.drop_top_tier, decides, outcomes)
 
     def _produce(
@@ -169,48 +175,33 @@ class CudaKernels:
         pfns: NDArray[np.int64],
         nids: NDArray[np.int32],
         drop_top_tier: bool,
-        decides: tuple[Any, ...],
+        decides: dict[str, int],
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
         n_items, device = len(pfns), self.device
         with self.working():
-            arrays = self.arrays
             if n_items == 0:
                 return np.zeros(N_OUTCOMES, dtype=np.int64)
-            looked_up = (
-                arrays.eligible_bits,
-                *self.folio_order,
-                self.section_nid,
-                np.int32(self.layout.fixed_target),
-                *self._machine,
-                device.upload(pfns),
-                device.upload(nids),
-                np.int64(n_items),
-            )
+            items = {"pfns": device.upload(pfns), "nids": device.upload(nids), "n_items": n_items}
             heads = order = device.empty(0, np.int64)
             if self.ordered:
                 heads = device.empty(n_items, np.int64)
-                self.launch("resolve", n_items, *looked_up, np.int32(drop_top_tier), heads)
+                self.launch("resolve", n_items, **items, drop_top_tier=drop_top_tier, heads=heads)
                 order = device.stable_order(heads)
             ended = device.empty(len(outcomes), np.uint8)
             counts = device.zeros(N_OUTCOMES, np.uint64)
             self.launch(
                 name,
                 n_items,
-                arrays.records,
-                arrays.ready_bits,
-                arrays.block_bits,
-                *looked_up[:3],
-                arrays.node_active,
-                *looked_up[3:],
-                np.int32(self.ordered),
-                heads,
-                order,
-                ended,
-                np.int32(len(outcomes) > 0),
-                counts,
-                *decides,
+                **items,
+                ordered=self.ordered,
+                heads=heads,
+                order=order,
+                outcomes=ended,
+                wants_outcomes=len(outcomes) > 0,
+                counts=counts,
+                **decides,
             )
             return self._counted(counts, ended, outcomes)
 
@@ -223,8 +214,7 @@ class CudaKernels:
         self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None
     ) -> CudaKeyCounts:
         """Count the READY base pages of a range by target and hotness key."""
-        lo, hi = self._door.range("rank", lo, hi)
-        _, _, node_mask = self._door.arrays("count_keys", budget.limit_pages, budget.resume_flat, node_mask)
+        lo, hi, node_mask = self._door.ranking(budget, lo, hi, node_mask)
         with self.working():
             return CudaKeyCounts(self, budget, lo, hi, node_mask)
 
@@ -250,18 +240,12 @@ class CudaKernels:
             self.launch(
                 "release",
                 len(flats),
-                self.arrays.records,
-                self.arrays.ready_bits,
-                self.arrays.block_bits,
-                self.arrays.eligible_bits,
-                self.arrays.node_active,
-                self.section_nid,
-                self.device.upload(flats),
-                self.device.upload(words),
-                np.int64(len(flats)),
-                ended,
-                np.int32(len(outcomes) > 0),
-                counts,
+                flats=self.device.upload(flats),
+                words=self.device.upload(words),
+                n_items=len(flats),
+                outcomes=ended,
+                wants_outcomes=len(outcomes) > 0,
+                counts=counts,
             )
             return self._counted(counts, ended, outcomes)
 
@@ -271,7 +255,7 @@ class CudaKernels:
         with self.working():
             n_ready = self.device.zeros(1, np.uint64)
             on_device = self.device.upload(flats)
-            self.launch("discard", len(flats), self.arrays.records, on_device, np.int64(len(flats)), n_ready)
+            self.launch("discard", len(flats), flats=on_device, n_items=len(flats), n_ready=n_ready)
             return int(self.device.fetch(n_ready)[0])
 
     def set_eligible(self, flats: NDArray[np.int64], eligible: bool) -> None:
@@ -282,10 +266,9 @@ class CudaKernels:
             self.launch(
                 "set_eligible",
                 len(flats),
-                self.arrays.eligible_bits,
-                self.device.upload(flats),
-                np.int64(len(flats)),
-                np.int32(eligible),
+                flats=self.device.upload(flats),
+                n_items=len(flats),
+                eligible=eligible,
             )
 
     def set_order(self, flats: NDArray[np.int64], order: int) -> None:
@@ -297,38 +280,36 @@ class CudaKernels:
             self.launch(
                 "set_order",
                 len(heads) << order,
-                self.arrays.folio_order,
-                self.device.upload(heads),
-                np.int64(len(heads)),
-                np.uint32(order),
+                flats=self.device.upload(heads),
+                n_items=len(heads),
+                new_order=order,
             )
 
     def count_ready(self) -> int:
         """Return how many records are READY."""
         with self.working():
             n_ready = self.device.zeros(1, np.uint64)
-            self._count("count_ready", self.arrays.records, self.layout.n_pages, _LOAD_BYTES, n_ready)
+            n_pages = self.layout.n_pages
+            n_threads = _counting_threads(n_pages * self.layout.fmt.n_bytes // _LOAD_BYTES)
+            self.launch("count_ready", n_threads, n_pages=n_pages, n_ready=n_ready)
             return int(self.device.fetch(n_ready)[0])
 
     def count_index(self) -> tuple[int, int]:
         """Return how many ready bits and block bits are set."""
         with self.working():
             counts = []
-            for words in (self.arrays.ready_bits, self.arrays.block_bits):
-                n_set = self.device.zeros(1, np.uint64)
-                self._count("count_bits", words, len(words), words.itemsize, n_set)
+            for bitmap in (self.arrays.ready_bits, self.arrays.block_bits):
+                n_set, n_words = self.device.zeros(1, np.uint64), len(bitmap)
+                n_threads = _counting_threads(n_words)
+                self.launch("count_bits", n_threads, bitmap=bitmap, n_words=n_words, n_set=n_set)
                 counts.append(int(self.device.fetch(n_set)[0]))
             return counts[0], counts[1]
-
-    def _count(self, name: str, items: Any, n_items: int, bytes_per_thread: int, total: Any) -> None:
-        n_threads = n_items * items.itemsize // bytes_per_thread
-        self.launch(name, min(n_threads, _COUNTING_BLOCKS * THREADS), items, np.int64(n_items), total)
 
     def take_active(self) -> NDArray[np.uint8]:
         """Return which nodes were activated since the last call."""
         with self.working():
             taken = self.device.empty(N_NODES_MAX, np.uint8)
-            self.launch("take_active", N_NODES_MAX // 4, self.arrays.node_active, taken)
+            self.launch("take_active", N_NODES_MAX // 4, taken=taken)
             return self.device.fetch(taken)
 
     def dump(self) -> StoreArrays:
@@ -346,6 +327,7 @@ class CudaKernels:
         """Let go of the arrays."""
         with self._lock, self.device.working():
             self._is_open = False
+            self._own = {}
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
 
@@ -378,21 +360,16 @@ class HostBuffers:
         self._idle.append((flats, words))
 
 
+def _counting_threads(n_reads: int) -> int:
+    return min(n_reads, _COUNTING_BLOCKS * THREADS)
+
+
 def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
-    n_pages, fmt = layout.n_pages, layout.fmt
-    needed = n_pages * fmt.n_bytes + n_pages // 4 + n_pages * layout.has_large_folios + WORKING_BYTES
-    available = device.free_bytes()
+    needed, available = layout.n_bytes + WORKING_BYTES, device.free_bytes()
     if needed > available:
         raise DeviceError(
-            f"the records of {n_pages} pages in format {fmt.name} need {format_bytes(needed)} on the device, "
-            f"{format_bytes(available)} are free; simulate less, use the format pghot-compact, "
-            "or use --device cpu"
+            f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} "
+            f"on the device, {format_bytes(available)} are free; simulate less, use the format "
+            "pghot-compact, or use --device cpu"
         )
-    return StoreArrays(
-        records=device.zeros(n_pages, fmt.dtype),
-        ready_bits=device.zeros(n_pages // WORD_PAGES, np.uint64),
-        block_bits=device.zeros(n_pages // SECTION_PAGES, np.uint64),
-        eligible_bits=device.zeros(n_pages // WORD_PAGES, np.uint64),
-        folio_order=device.zeros(n_pages if layout.has_large_folios else 0, np.uint8),
-        node_active=device.zeros(N_NODES_MAX, np.uint8),
-    )
+    return StoreArrays.zeroed(layout, device.zeros)

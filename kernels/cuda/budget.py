@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Budget, Cutoffs
+from gpuscan.kernels.cuda.launches import QUOTAS
 from gpuscan.kernels.signatures import check_cut_key
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -30,26 +31,19 @@ class CudaKeyCounts:
         self, kernels: CudaKernels, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None
     ) -> None:
         self._kernels, self._now = kernels, budget.now
-        device, arrays, layout = kernels.device, kernels.arrays, kernels.layout
+        device, layout = kernels.device, kernels.layout
         n_targets, n_keys = layout.n_targets, layout.fmt.n_keys
         self._edges = _chunk_edges(lo, hi, n_targets)
         self._resume_flat = budget.resume_flat.copy()
         n_chunks = len(self._edges) - 1
-        self._walked = (
-            arrays.records,
-            arrays.ready_bits,
-            arrays.block_bits,
-            *kernels.folio_order,
-            kernels.section_nid,
-            np.int32(layout.fixed_target),
-            np.uint32(n_targets),
-            kernels.node_mask(node_mask),
-            device.upload(np.clip(self._edges, lo, hi)),
-            np.int64(n_chunks),
-            np.uint32(budget.now),
-        )
+        self._walked = {
+            "node_mask": kernels.node_mask(node_mask),
+            "edges": device.upload(np.clip(self._edges, lo, hi)),
+            "n_stretches": n_chunks,
+            "now": budget.now,
+        }
         counted = device.zeros(n_targets * n_keys, np.uint64)
-        kernels.launch("rank", 32 * n_chunks, *self._walked, counted)
+        kernels.launch("rank", 32 * n_chunks, **self._walked, pages_of_key=counted)
         pages_of_key = device.fetch(counted).astype(np.int64).reshape(n_targets, n_keys)
         self.targets = np.flatnonzero(budget.limit_pages >= 0)
         self.pages_of_key = pages_of_key[self.targets]
@@ -61,17 +55,17 @@ class CudaKeyCounts:
         cut_key = check_cut_key(cut_key, layout.n_targets, layout.fmt.n_keys)
         n_chunks, n_targets = len(self._edges) - 1, layout.n_targets
         with kernels.working():
-            sides = [device.zeros(n_chunks * n_targets, np.uint64) for _ in range(3)]
+            quotas = {name: device.zeros(n_chunks * n_targets, np.uint64) for name in QUOTAS}
             kernels.launch(
                 "rank_stretches",
                 32 * n_chunks,
-                *self._walked,
-                device.upload(cut_key),
-                device.upload(self._resume_flat),
-                *sides,
+                **self._walked,
+                cut_key=device.upload(cut_key),
+                resume_flat=device.upload(self._resume_flat),
+                **quotas,
             )
             above, ties_from, ties_below = (
-                device.fetch(side).astype(np.int64).reshape(n_chunks, n_targets) for side in sides
+                device.fetch(quota).astype(np.int64).reshape(n_chunks, n_targets) for quota in quotas.values()
             )
         # Pages that came after the first count may have put a key on the other side of "all fits".
         ties_from[:, cut_key >= layout.fmt.n_keys] = 0

@@ -27,18 +27,19 @@ typedef long long i64;
 #endif
 #define GS_RECORDS_PER_LOAD (128 / GS_RECORD_BITS) /* in 16 bytes */
 
-/* Views of the arrays of gpuscan.kernels.api.StoreArrays, and what never changes in a store's life. */
+/* Views of the arrays of gpuscan.kernels.layout.StoreArrays, and what never changes in a store's life. A kernel
+ * sets, by name, what it uses; the rest is 0. */
 struct Store {
-  record_t* records;
-  u64* ready_bits;
-  u64* block_bits;
-  const u64* eligible_bits;
-  const u8* folio_order;
-  int has_large_folios; /* else folio_order is empty */
-  u32* node_active; /* uint8[1024] seen as 32-bit words: one atomic width per array */
-  const int* section_nid;
-  int fixed_target; /* where the format stores no NID */
-  u32 n_targets;
+  record_t* records = 0;
+  u64* ready_bits = 0;
+  u64* block_bits = 0;
+  const u64* eligible_bits = 0;
+  const u8* folio_order = 0;
+  int has_large_folios = 0; /* else folio_order is empty */
+  u32* node_active = 0; /* uint8[1024] seen as 32-bit words: one atomic width per array */
+  const int* section_nid = 0;
+  int fixed_target = 0; /* where the format stores no NID */
+  u32 n_targets = 0;
 };
 
 static __device__ __forceinline__ u32 lane_id() { return threadIdx.x & 31u; }

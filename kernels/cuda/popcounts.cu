@@ -4,7 +4,10 @@
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     popcounts(u64* ready_bits, u64* block_bits, const int* section_nid, const u8* node_mask, const i64* edges,
               i64 n_stretches, u64* n_candidates, u64* totals) {
-  const Store store = {0, ready_bits, block_bits, 0, 0, 0, 0, section_nid, 0, 0};
+  Store store;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.section_nid = section_nid;
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   const i64 lo = edges[stretch];

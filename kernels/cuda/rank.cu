@@ -30,8 +30,15 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
          int fixed_target, u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, u32 now,
          u64* pages_of_key) {
   __shared__ u32 queues[GS_WARPS][GS_QUEUE];
-  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid,
-                       fixed_target, n_targets};
+  Store store;
+  store.records = records;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.folio_order = folio_order;
+  store.has_large_folios = has_large_folios;
+  store.section_nid = section_nid;
+  store.fixed_target = fixed_target;
+  store.n_targets = n_targets;
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   u64 n_pages = 0;
@@ -62,8 +69,15 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                    const i64* edges, i64 n_stretches, u32 now, const int* cut_key, const i64* resume_flat,
                    u64* above_pages, u64* tie_pages_from, u64* tie_pages_below) {
   __shared__ u32 queues[GS_WARPS][GS_QUEUE];
-  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid,
-                       fixed_target, n_targets};
+  Store store;
+  store.records = records;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.folio_order = folio_order;
+  store.has_large_folios = has_large_folios;
+  store.section_nid = section_nid;
+  store.fixed_target = fixed_target;
+  store.n_targets = n_targets;
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   u64 n_pages = 0;

@@ -8,8 +8,16 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
             const u8* node_flags, const i64* pfns, const int* nids, i64 n_items, int ordered,
             const i64* heads, const i64* order, u8* outcomes, int wants_outcomes, u64* counts) {
   __shared__ u32 block_counts[GS_N_OUTCOMES];
-  const Store store = {records,     ready_bits,  block_bits,   eligible_bits, folio_order, has_large_folios,
-                       node_active, section_nid, fixed_target, 0};
+  Store store;
+  store.records = records;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.eligible_bits = eligible_bits;
+  store.folio_order = folio_order;
+  store.has_large_folios = has_large_folios;
+  store.node_active = node_active;
+  store.section_nid = section_nid;
+  store.fixed_target = fixed_target;
   const Machine machine = {pfn_start, pfn_end, flat_offset, n_extents, node_flags};
   const Items items = {pfns, nids, n_items, ordered, heads, order};
   begin_counts(block_counts, GS_N_OUTCOMES);

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
+from gpuscan.kernels.cuda.launches import QUOTAS
 from gpuscan.kernels.cuda.source import WARPS, Total
 from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.records.page_map import BLOCK_PAGES
@@ -59,6 +60,10 @@ class _Range:
     def n_chunks(self) -> int:
         return -(-self.n_stretches // WARPS)
 
+    def given(self) -> dict[str, Any]:
+        """Return what launches are given of it."""
+        return {"edges": self.edges, "n_stretches": self.n_stretches, "ends": self.ends}
+
 
 @dataclass(slots=True)
 class _Claims:
@@ -68,6 +73,10 @@ class _Claims:
     words: Any
     n_staged: Any
     counts: Any
+
+    def given(self) -> dict[str, Any]:
+        """Return what launches are given of the stage."""
+        return {"staged_offsets": self.offsets, "staged_words": self.words, "n_staged": self.n_staged}
 
 
 class Scan:
@@ -116,19 +125,16 @@ class Scan:
 
     def _count(self, edges: Any, node_mask: Any, totals: Any) -> Any:
         """Return candidates per stretch, device uint64[n_stretches]; ``edges`` are on the device."""
-        arrays, n_stretches = self.kernels.arrays, len(edges) - 1
+        n_stretches = len(edges) - 1
         n_candidates = self.device.empty(n_stretches, np.uint64)
         self.kernels.launch(
             "popcounts",
             32 * n_stretches,
-            arrays.ready_bits,
-            arrays.block_bits,
-            self.kernels.section_nid,
-            node_mask,
-            edges,
-            np.int64(n_stretches),
-            n_candidates,
-            totals,
+            node_mask=node_mask,
+            edges=edges,
+            n_stretches=n_stretches,
+            n_candidates=n_candidates,
+            totals=totals,
         )
         return n_candidates
 
@@ -188,10 +194,9 @@ class Scan:
             int(edges[-1]), edges_there, device.upload(ends_host), len(edges) - 1, int(ends_host[-1])
         )
 
-    def _claim(
-        self, path: str, covered: _Range, node_mask: Any, totals: Any
-    ) -> tuple[_Claims, tuple[Any, ...]]:
-        kernels, device, arrays = self.kernels, self.device, self.kernels.arrays
+    def _claim(self, path: str, covered: _Range, node_mask: Any, totals: Any) -> tuple[_Claims, list[Any]]:
+        """Return the claims, and the quotas left, on the device; none without a budget."""
+        device = self.device
         n_targets, word_type = self.layout.n_targets, self.layout.fmt.dtype
         claims = _Claims(
             device.empty(max(1, covered.n_room), np.uint32),
@@ -199,51 +204,23 @@ class Scan:
             device.zeros(covered.n_stretches, np.int64),
             device.empty(n_targets * covered.n_chunks, np.uint32),
         )
-        budget: tuple[Any, ...] = ()
-        folio_order: tuple[Any, ...] = ()
-        if self.cuts is not None:
-            folio_order = kernels.folio_order
-            budget = _uploaded(device.upload, self.cuts)
+        cuts = {} if self.cuts is None else _uploaded(device.upload, self.cuts)
         self.undo = lambda: self._undo(covered, claims)
-        kernels.launch(
-            f"scan_{path}" + "_budget" * bool(budget),
+        self.kernels.launch(
+            f"scan_{path}" + "_budget" * bool(cuts),
             32 * covered.n_stretches,
-            arrays.records,
-            arrays.ready_bits,
-            arrays.block_bits,
-            *folio_order,
-            kernels.section_nid,
-            np.int32(self.layout.fixed_target),
-            np.uint32(n_targets),
-            node_mask,
-            covered.edges,
-            np.int64(covered.n_stretches),
-            covered.ends,
-            claims.offsets,
-            claims.words,
-            claims.n_staged,
-            claims.counts,
-            totals,
-            *budget,
+            node_mask=node_mask,
+            **covered.given(),
+            **claims.given(),
+            target_counts=claims.counts,
+            totals=totals,
+            **cuts,
         )
-        return claims, budget[-3:]
+        return claims, [cuts[name] for name in QUOTAS if cuts]
 
     def _undo(self, covered: _Range, claims: _Claims) -> None:
         with self.kernels.working():
-            arrays = self.kernels.arrays
-            self.kernels.launch(
-                "undo",
-                32 * covered.n_stretches,
-                arrays.records,
-                arrays.ready_bits,
-                arrays.block_bits,
-                covered.edges,
-                np.int64(covered.n_stretches),
-                covered.ends,
-                claims.offsets,
-                claims.words,
-                claims.n_staged,
-            )
+            self.kernels.launch("undo", 32 * covered.n_stretches, **covered.given(), **claims.given())
 
     def _group(
         self,
@@ -251,7 +228,7 @@ class Scan:
         why: str,
         covered: _Range,
         claims: _Claims,
-        quotas: tuple[Any, ...],
+        quotas: list[Any],
         totals: Any,
     ) -> RawPlan:
         """Scatter the claims: an inclusive prefix sum over (target, chunk), then stable copies."""
@@ -262,18 +239,12 @@ class Scan:
         self.kernels.launch(
             "scatter",
             32 * covered.n_stretches,
-            np.int32(self.layout.fixed_target),
-            np.uint32(n_targets),
-            covered.edges,
-            np.int64(covered.n_stretches),
-            covered.ends,
-            claims.offsets,
-            claims.words,
-            claims.n_staged,
-            claims.counts,
-            count_ends,
-            flats,
-            words,
+            **covered.given(),
+            **claims.given(),
+            target_counts=claims.counts,
+            count_ends=count_ends,
+            plan_flats=flats,
+            plan_words=words,
         )
         offsets = np.zeros(n_targets + 1, dtype=np.int64)
         offsets[1:] = device.fetch(count_ends[covered.n_chunks - 1 :: covered.n_chunks])
@@ -302,7 +273,7 @@ class Scan:
         transfer.keep_until_over(plan)
         # Now, since the next scan may want them; should the transfer fail, a budget is underfilled.
         if self.cuts is not None:
-            for mine, after in zip(_quotas(self.cuts), left, strict=True):
+            for mine, after in zip(self.cuts.quotas, left, strict=True):
                 mine[:] = _whole(mine, after)
         return plan
 
@@ -320,26 +291,24 @@ class Scan:
         )
 
 
-def _quotas(cuts: Cutoffs) -> tuple[NDArray[np.int64], ...]:
-    return cuts.above_pages, cuts.tie_pages_from, cuts.tie_pages_below
-
-
 def _whole(mine: NDArray[np.int64], after: NDArray[np.uint64]) -> NDArray[np.int64]:
     return after.view(np.int64).reshape(mine.shape)
 
 
-def _uploaded(upload: Callable[[NDArray[Any]], Any], cuts: Cutoffs) -> tuple[Any, ...]:
-    return (
-        np.uint32(cuts.now),
-        upload(np.ascontiguousarray(cuts.cut_key, dtype=np.int32)),
-        upload(np.ascontiguousarray(cuts.resume_flat, dtype=np.int64)),
-        *(upload(quota.ravel().view(np.uint64)) for quota in _quotas(cuts)),
-    )
+def _uploaded(upload: Callable[[NDArray[Any]], Any], cuts: Cutoffs) -> dict[str, Any]:
+    """Return cut-offs as kernels are given them."""
+    quotas = (upload(quota.ravel().view(np.uint64)) for quota in cuts.quotas)
+    return {
+        "now": cuts.now,
+        "cut_key": upload(np.ascontiguousarray(cuts.cut_key, dtype=np.int32)),
+        "resume_flat": upload(np.ascontiguousarray(cuts.resume_flat, dtype=np.int64)),
+        **dict(zip(QUOTAS, quotas, strict=True)),
+    }
 
 
 def _most_claims(cuts: Cutoffs) -> NDArray[np.int64] | None:
     """Return the most folios each chunk can give, int64[n_chunks]; None where a target has no limit."""
     if bool((cuts.cut_key < 0).any()):
         return None
-    most: NDArray[np.int64] = np.sum([quota.sum(axis=1) for quota in _quotas(cuts)], axis=0)
+    most: NDArray[np.int64] = np.sum([quota.sum(axis=1) for quota in cuts.quotas], axis=0)
     return most

@@ -85,10 +85,16 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     scan_dense(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
-               u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* counts, u64* totals) {
+               u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
-  const Store store = {records, ready_bits, block_bits, 0, 0, 0, 0, section_nid, fixed_target, n_targets};
-  const Cuts no_cuts = {0, 0, 0, 0, 0, 0};
+  Store store;
+  store.records = records;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.section_nid = section_nid;
+  store.fixed_target = fixed_target;
+  store.n_targets = n_targets;
+  const Cuts no_cuts = {};
   const i64 stretch = stretch_id();
   clear_histogram(histogram);
   if (stretch < n_stretches) {
@@ -99,7 +105,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                               &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
-  write_histogram(histogram, n_targets, counts);
+  write_histogram(histogram, n_targets, target_counts);
 }
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
@@ -107,12 +113,19 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                       int has_large_folios,
                       const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                       const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
-                      record_t* staged_words, i64* n_staged, u32* counts, u64* totals, u32 now,
+                      record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals, u32 now,
                       const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
                       u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
-  const Store store = {records, ready_bits, block_bits, 0, folio_order, has_large_folios, 0, section_nid,
-                       fixed_target, n_targets};
+  Store store;
+  store.records = records;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.folio_order = folio_order;
+  store.has_large_folios = has_large_folios;
+  store.section_nid = section_nid;
+  store.fixed_target = fixed_target;
+  store.n_targets = n_targets;
   const i64 stretch = stretch_id();
   clear_histogram(histogram);
   if (stretch < n_stretches) {
@@ -125,5 +138,5 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                              &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
-  write_histogram(histogram, n_targets, counts);
+  write_histogram(histogram, n_targets, target_counts);
 }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpuscan
-from gpuscan.base import code_cache as codecache
+from gpuscan.base import code_cache
 from gpuscan.kernels.api import Budget, ScanRequest
 from gpuscan.kernels.cpu import CpuBackend, budget, compile, loading, scan
 from gpuscan.kernels.cpu.bitmaps import count_set_bits
@@ -79,6 +82,20 @@ def test_a_second_process_loads_and_an_edited_helper_compiles_again(tmp_path: Pa
     assert "wrong count" in err, "the edited helper was not compiled: the cache served stale code"
 
 
+def sources_of_kernels() -> set[Path]:
+    """Return the files of the CPU kernels, and those that the modules of compiled functions import from."""
+    own = {path.resolve() for path in (ROOT / "kernels/cpu").glob("*.py")}
+    sources = set(own)
+    for path in own:
+        text = path.read_text()
+        if not any(f"\n@{decorator}\n" in text for decorator in ("helper", "shared_step", "kernel")):
+            continue
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gpuscan."):
+                sources.add(Path(inspect.getfile(import_module(str(node.module)))).resolve())
+    return sources
+
+
 def test_every_source_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     def digest() -> str:
         compile.source_hash.cache_clear()
@@ -86,24 +103,22 @@ def test_every_source_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
 
     read_bytes = Path.read_bytes
     before = digest()
-    names = [
-        *sorted(path.name for path in (ROOT / "kernels/cpu").glob("*.py")),
-        "api.py",
-        "formats.py",
-        "page_map.py",
-    ]
-    for name in names:
+    sources = sources_of_kernels()
+    assert {"layout.py", "outcomes.py", "formats.py"} < {source.name for source in sources}
+    for source in sources:
         with monkeypatch.context() as patch:
             patch.setattr(
-                Path, "read_bytes", lambda path, name=name: read_bytes(path) + b"#" * (path.name == name)
+                Path,
+                "read_bytes",
+                lambda path, source=source: read_bytes(path) + b"#" * (path.resolve() == source),
             )
-            assert digest() != before, name
+            assert digest() != before, source
     assert digest() == before
 
 
 def test_without_a_writable_cache_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecache, "cache_place", lambda *_: (None, "/nowhere: Read-only file system"))
-    codecache._SAID.clear()
+    monkeypatch.setattr(code_cache, "cache_place", lambda *_: (None, "/nowhere: Read-only file system"))
+    code_cache._SAID.clear()
     function = count_set_bits.function
     with pytest.warns(RuntimeWarning, match=r"for want of a cache directory .* \(/nowhere: Read") as caught:
         assert compile.Kernel(function).for_bits(32)(np.full(2, 7, dtype=np.uint64)) == 6
@@ -111,7 +126,7 @@ def test_without_a_writable_cache_there_is_one_warning(monkeypatch: pytest.Monke
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compile.Kernel(function).for_bits(8)
-    codecache._SAID.clear()
+    code_cache._SAID.clear()
 
 
 def test_no_scan_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.records.formats import (
     FORMATS,
+    STORE_BITS,
     STORE_FORMATS,
+    Field,
+    RecordFormat,
     age,
     c_prelude,
     export_page_ext,
@@ -295,3 +298,48 @@ def test_prelude_compiles_and_places_the_bits(name, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def declared(bits: int, *, importable_only: bool = False, **fields: tuple[int, int]) -> RecordFormat:
+    """Declare a format of 8 bits' worth of fields, with some of them elsewhere."""
+    places = {"ready": (7, 1), "nid": (0, 0), "freq": (0, 2), "time": (2, 5)} | fields
+    return RecordFormat(
+        "new",
+        bits,
+        **{name: Field(*place) for name, place in places.items()},
+        importable_only=importable_only,
+    )
+
+
+@pytest.mark.parametrize("bits", [-8, 0, 1, 12, 16, 24, 33, 48, 64, 128, "32", None])
+def test_a_width_that_no_kernel_knows_is_refused_where_it_is_declared(bits: int) -> None:
+    with pytest.raises(ArgumentError, match=r"record format new: no kernel .*; give 8 or 32$"):
+        declared(bits)
+
+
+@pytest.mark.parametrize("bits", STORE_BITS)
+def test_a_format_of_every_width_for_stores_has_its_c_type(bits: int) -> None:
+    assert f"#define GS_RECORD_BITS {bits}\n" in c_prelude(declared(bits))
+    assert {fmt.bits for fmt in FORMATS.values() if not fmt.importable_only} <= set(STORE_BITS)
+
+
+def test_words_of_64_bits_are_imported_only() -> None:
+    assert declared(64, importable_only=True).n_bytes == 8
+    with pytest.raises(ArgumentError, match=r"records of 16 bits; give 8 or 32 or 64$"):
+        declared(16, importable_only=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"time": (2, 6)}, "time overlaps another field"),
+        ({"nid": (0, 1)}, "freq overlaps another field"),
+        ({"time": (2, 7)}, "time is outside its 8 bits"),
+        ({"freq": (-1, 1)}, "freq is outside its 8 bits"),
+        ({"ready": (7, 2)}, "ready has 2 bits"),
+        ({"ready": (7, 0)}, "ready has 0 bits"),
+    ],
+)
+def test_fields_that_a_word_does_not_hold_are_refused(fields: dict[str, tuple[int, int]], said: str) -> None:
+    with pytest.raises(ArgumentError, match=f"record format new: {said}"):
+        declared(8, **fields)

@@ -1,0 +1,35 @@
+"""The signals that end a live run in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from gpuscan.linux.system import System
+from gpuscan.live.stop import Stop
+from gpuscan.live.totals import LiveTotals
+
+_ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[None]:
+    """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if totals.ended_by is not None:
+            handler = before[signal.Signals(signum)]
+            if callable(handler):  # it may count which signals came
+                handler(signum, frame)
+            raise KeyboardInterrupt
+        totals.ended_by = signum
+        stop.set()
+
+    before = {signum: system.on_signal(signum, note) for signum in _ENDED_BY}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            system.on_signal(signum, handler)

@@ -1,0 +1,145 @@
+"""What the kernels are given: their parameters by name, in order, and the type of each name.
+
+A driver names what it passes; :func:`arguments_of` puts it in order and gives numbers their width, so
+nothing is swapped. A name means one thing, of one type, in all kernels. Those of the contract are as
+:mod:`gpuscan.kernels.signatures` has them; ``tests/kernels/test_launches.py`` holds all against the
+``.cu`` files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gpuscan.kernels.signatures import ARRAYS, CUTOFFS, NODE_FLAGS, OPERATIONS
+
+_CONTRACT = (*ARRAYS, *CUTOFFS, NODE_FLAGS, *(spec for specs in OPERATIONS.values() for spec in specs))
+QUOTAS = ("above_pages", "tie_pages_from", "tie_pages_below")
+"""Of a budget, in the order of :attr:`gpuscan.kernels.api.Cutoffs.quotas`. Kernels see them as uint64, which
+CUDA has atomics on; they are never negative, so the bits are the same."""
+NODE_FLAG_WORDS = ("node_active", "taken")
+"""Bytes, 4 of which kernels see as one uint32: CUDA has no atomics on bytes."""
+
+ARRAY_TYPES: dict[str, str] = {
+    **{spec.name: spec.dtype for spec in _CONTRACT},
+    **dict.fromkeys(QUOTAS, "uint64"),
+    "section_nid": "int32",
+    "pfn_start": "int64",
+    "pfn_end": "int64",
+    "flat_offset": "int64",
+    "heads": "int64",
+    "order": "int64",
+    "counts": "uint64",
+    "n_ready": "uint64",
+    "bitmap": "uint64",
+    "n_set": "uint64",
+    "taken": "uint8",
+    "edges": "int64",
+    "ends": "int64",
+    "n_candidates": "uint64",
+    "totals": "uint64",
+    "staged_offsets": "uint32",
+    "staged_words": "record",
+    "n_staged": "int64",
+    "target_counts": "uint32",
+    "count_ends": "int64",
+    "plan_flats": "int64",
+    "plan_words": "record",
+    "pages_of_key": "uint64",
+}
+"""NumPy's name for the items of each array; ``record`` is a record of the store's format."""
+
+NUMBER_TYPES: dict[str, Any] = {
+    "has_large_folios": np.int32,
+    "fixed_target": np.int32,
+    "n_targets": np.uint32,
+    "n_extents": np.int64,
+    "n_items": np.int64,
+    "n_pages": np.int64,
+    "n_words": np.int64,
+    "n_stretches": np.int64,
+    "ordered": np.int32,
+    "wants_outcomes": np.int32,
+    "drop_top_tier": np.int32,
+    "eligible": np.int32,
+    "new_order": np.uint32,
+    "now": np.uint32,
+    "window": np.uint32,
+    "threshold": np.int64,
+}
+"""Type of each number."""
+
+_INDEX = ("records", "ready_bits", "block_bits")
+_ORDERS = ("folio_order", "has_large_folios")
+_MACHINE = ("pfn_start", "pfn_end", "flat_offset", "n_extents", "node_flags")
+_ITEMS = ("fixed_target", *_MACHINE, "pfns", "nids", "n_items")
+_PRODUCER = (
+    *(*_INDEX, "eligible_bits", *_ORDERS, "node_active", "section_nid", *_ITEMS),
+    *("ordered", "heads", "order", "outcomes", "wants_outcomes", "counts"),
+)
+_WALK = ("section_nid", "fixed_target", "n_targets", "node_mask", "edges", "n_stretches")
+_STAGE = ("staged_offsets", "staged_words", "n_staged")
+_CUTS = ("now", "cut_key", "resume_flat", *QUOTAS)
+_SCAN = (*_WALK, "ends", *_STAGE, "target_counts", "totals")
+
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "resolve": ("eligible_bits", *_ORDERS, "section_nid", *_ITEMS, "drop_top_tier", "heads"),
+    "request": _PRODUCER,
+    "record": (*_PRODUCER, "now", "window", "threshold", "drop_top_tier"),
+    "release": (
+        *(*_INDEX, "eligible_bits", "node_active", "section_nid"),
+        *("flats", "words", "n_items", "outcomes", "wants_outcomes", "counts"),
+    ),
+    "discard": ("records", "flats", "n_items", "n_ready"),
+    "set_eligible": ("eligible_bits", "flats", "n_items", "eligible"),
+    "set_order": ("folio_order", "flats", "n_items", "new_order"),
+    "take_active": ("node_active", "taken"),
+    "count_ready": ("records", "n_pages", "n_ready"),
+    "count_bits": ("bitmap", "n_words", "n_set"),
+    "popcounts": (
+        *("ready_bits", "block_bits", "section_nid", "node_mask", "edges", "n_stretches"),
+        *("n_candidates", "totals"),
+    ),
+    "scan_dense": (*_INDEX, *_SCAN),
+    "scan_indexed": (*_INDEX, *_SCAN),
+    "scan_dense_budget": (*_INDEX, *_ORDERS, *_SCAN, *_CUTS),
+    "scan_indexed_budget": (*_INDEX, *_ORDERS, *_SCAN, *_CUTS),
+    "undo": (*_INDEX, "edges", "n_stretches", "ends", *_STAGE),
+    "scatter": (
+        *("fixed_target", "n_targets", "edges", "n_stretches", "ends", *_STAGE),
+        *("target_counts", "count_ends", "plan_flats", "plan_words"),
+    ),
+    "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
+    "rank_stretches": (*_INDEX, *_ORDERS, *_WALK, *_CUTS),
+}
+"""Parameters of each kernel, in the order of its signature."""
+
+_TYPED = {
+    kernel: tuple((name, NUMBER_TYPES.get(name)) for name in names) for kernel, names in PARAMETERS.items()
+}
+
+
+def arguments_of(kernel: str, given: dict[str, Any], own: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the arguments of a launch, in order.
+
+    Args:
+        kernel: its name.
+        given: arrays and numbers by name; emptied.
+        own: what a store has for every launch.
+
+    Raises:
+        TypeError: something is missing, or given and not asked for.
+    """
+    arguments = []
+    for name, number_type in _TYPED[kernel]:
+        value = given.pop(name, None)
+        if value is None:
+            value = own.get(name)
+            if value is None:
+                raise TypeError(f"a launch of {kernel} lacks {name}")
+        arguments.append(value if number_type is None else number_type(value))
+    if given:
+        raise TypeError(f"a launch of {kernel} was given {', '.join(given)}, which it does not take")
+    return tuple(arguments)

@@ -1,0 +1,129 @@
+"""What a scan returns: claimed pages by target, which may still be on their way from a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RawPlan:
+    """Claimed pages grouped by target, flat order inside a group.
+
+    All but ``flat`` and ``words`` is known as soon as the scan returns. These two may still be on
+    their way from a device; whoever reads them waits for it.
+
+    Attributes:
+        offsets: int64[n_targets + 1]; target t has ``flat[offsets[t]:offsets[t + 1]]``.
+        cursor: first flat page not covered; ``hi`` when the range is done.
+        path: the path taken, and ``why`` in words.
+        examined_pages, examined_bytes: records read (pages) and bytes read in all, counted not modelled.
+        n_unknown_target: READY words whose NID is not below n_targets; such a page is
+            claimed and appears in no group (nothing in gpuscan writes one; a loaded image may).
+        n_superseded: claims that did not fit, because producers added more during the scan,
+            and that could not be put back, because their pages were READY again: ended.
+        arrive: what waits for the arrays, None where they are there; see :meth:`wait`.
+        on_recycle: what takes the arrays back.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_arrive",
+        "_flat",
+        "_on_recycle",
+        "_words",
+        "cursor",
+        "examined_bytes",
+        "examined_pages",
+        "n_superseded",
+        "n_unknown_target",
+        "offsets",
+        "path",
+        "why",
+    )
+
+    def __init__(
+        self,
+        *,
+        offsets: NDArray[np.int64],
+        flat: NDArray[np.int64],
+        words: NDArray[Any],
+        cursor: int,
+        path: Literal["dense", "indexed"],
+        why: str,
+        examined_pages: int,
+        examined_bytes: int,
+        n_unknown_target: int = 0,
+        n_superseded: int = 0,
+        arrive: Callable[[], None] | None = None,
+        on_recycle: Callable[[], None] | None = None,
+    ) -> None:
+        self.offsets = offsets
+        self.cursor = cursor
+        self.path: Literal["dense", "indexed"] = path
+        self.why = why
+        self.examined_pages = examined_pages
+        self.examined_bytes = examined_bytes
+        self.n_unknown_target = n_unknown_target
+        self.n_superseded = n_superseded
+        self._flat = flat
+        self._words = words
+        self._arrive = arrive
+        self._on_recycle = on_recycle
+
+    @property
+    def flat(self) -> NDArray[np.int64]:
+        """int64[n], heads. Raises as :meth:`wait`."""
+        self.wait()
+        return self._flat
+
+    @property
+    def words(self) -> NDArray[Any]:
+        """fmt.dtype[n], the words the claims took. Raises as :meth:`wait`."""
+        self.wait()
+        return self._words
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the arrays are in host memory; where they come later, False until somebody waited."""
+        return self._arrive is None
+
+    def wait(self) -> None:
+        """Wait until the arrays are in host memory.
+
+        Raises:
+            Whatever went wrong on the way (KeyboardInterrupt too), after every claim of this plan
+            was put back; then RuntimeError, at every further call.
+        """
+        if self._arrive is not None:
+            self._arrive()
+            self._arrive = None
+
+    def tell_failures(self, told: Callable[[Exception], Exception]) -> None:
+        """Raise what goes wrong on the way to the host as ``told`` makes it; no interrupt is told.
+
+        For a backend around another one: the failure is its device's.
+        """
+        arrive = self._arrive
+        if arrive is None:
+            return
+
+        def arrive_or_tell() -> None:
+            try:
+                arrive()
+            except Exception as error:
+                raise told(error) from error
+
+        self._arrive = arrive_or_tell
+
+    def recycle(self) -> None:
+        """Give the arrays back to the backend for its next plan; they must not be used afterwards.
+
+        Optional: a plan that is never recycled keeps arrays of its own. Waits as :meth:`wait`.
+        """
+        self.wait()
+        if self._on_recycle is not None:
+            self._on_recycle()
+            self._on_recycle = None

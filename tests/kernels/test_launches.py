@@ -1,0 +1,160 @@
+"""What drivers hand to CUDA kernels is what these take: name by name, type by type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cuda_signatures import Parameter, declared
+from emulated import EmulatedDevice
+from gpuscan.kernels.api import Budget, RecordParams, ScanRequest
+from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda.device import Kernel
+from gpuscan.kernels.cuda.launches import (
+    ARRAY_TYPES,
+    NODE_FLAG_WORDS,
+    NUMBER_TYPES,
+    PARAMETERS,
+    arguments_of,
+)
+from gpuscan.kernels.cuda.source import kernel_source
+from gpuscan.kernels.signatures import ARRAYS, CUTOFFS, NODE_FLAGS, NODE_MASK, OPERATIONS
+from gpuscan.records.formats import STORE_FORMATS, record_format
+from gpuscan.records.page_map import SECTION_PAGES, Extent
+from stores import NONE, layout_of
+
+DECLARED = declared(kernel_source(record_format("rfc"), exclusive=False))
+LAYOUT = layout_of(
+    [Extent(0, SECTION_PAGES, 0, 0), Extent(SECTION_PAGES, 2 * SECTION_PAGES, 1, 1)], large_folios=True
+)
+KERNELS_OF = {"request": "request", "record": "record", "release": "release", "discard": "discard"} | {
+    "set_eligible": "set_eligible",
+    "set_order": "set_order",
+    "count_keys": "rank",
+    "cut": "rank_stretches",
+    "scan": "scan_dense_budget",
+}
+"""The kernel that does each operation."""
+NOT_PASSED = {"limit_pages": "the host finds the cut-offs", "chunk_edges": "``edges``, cut to the range"}
+NOT_PASSED |= {"seen_pages": "what a ranking returns"}
+
+
+def expected(name: str) -> Parameter:
+    """Return a parameter as the table has it."""
+    if name in NUMBER_TYPES:
+        return Parameter(name, np.dtype(NUMBER_TYPES[name]).name, False)
+    if name in NODE_FLAG_WORDS:
+        return Parameter(name, "uint32", True)
+    return Parameter(name, ARRAY_TYPES[name].replace("record", "uint32"), True)
+
+
+def mismatches(table: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return the kernels whose signature is not what a table says."""
+    assert set(table) == set(DECLARED)
+    return [kernel for kernel in table if tuple(map(expected, table[kernel])) != DECLARED[kernel]]
+
+
+def test_the_table_is_what_the_sources_say() -> None:
+    assert mismatches(PARAMETERS) == []
+    used = {name for names in PARAMETERS.values() for name in names}
+    assert used == (set(ARRAY_TYPES) | set(NUMBER_TYPES)) - set(NOT_PASSED)
+
+
+@pytest.mark.parametrize("kernel", PARAMETERS)
+def test_two_swapped_parameters_show(kernel: str) -> None:
+    names = PARAMETERS[kernel]
+    for place in range(len(names) - 1):
+        swapped = (*names[:place], names[place + 1], names[place], *names[place + 2 :])
+        assert mismatches({**PARAMETERS, kernel: swapped}) == [kernel]
+
+
+def test_a_name_is_of_one_type_in_all_kernels_and_formats() -> None:
+    for name in STORE_FORMATS:
+        fmt = record_format(name)
+        for parameters in declared(kernel_source(fmt, exclusive=True)).values():
+            for parameter in parameters:
+                wanted = expected(parameter.name)
+                is_record = ARRAY_TYPES.get(parameter.name) == "record"
+                assert parameter.dtype == (fmt.dtype.name if is_record else wanted.dtype), parameter.name
+                assert parameter.is_array == wanted.is_array, parameter.name
+
+
+@pytest.mark.parametrize("operation", sorted(KERNELS_OF))
+def test_a_kernel_takes_the_arrays_of_its_operation(operation: str) -> None:
+    specs = [*OPERATIONS[operation], *(CUTOFFS if operation == "scan" else ())]
+    names = PARAMETERS[KERNELS_OF[operation]]
+    for spec in specs:
+        if operation != "count_keys" or spec.name != "resume_flat":  # ties are told apart at the cut
+            assert (spec.name in names) != (spec.name in NOT_PASSED), spec.name
+
+
+def test_every_operation_is_of_a_kernel_or_moves_arrays() -> None:
+    assert {*OPERATIONS} - {*KERNELS_OF} == {"load"}
+    contract = {spec.name for specs in OPERATIONS.values() for spec in specs}
+    contract |= {spec.name for spec in (*ARRAYS, *CUTOFFS, NODE_FLAGS, NODE_MASK)}
+    assert set(NOT_PASSED) < contract < set(ARRAY_TYPES)
+
+
+def test_what_is_missing_or_not_asked_for_is_refused() -> None:
+    own = {"records": "R"}
+    given = {"flats": "F", "n_items": 3, "n_ready": "N"}
+    assert arguments_of("discard", dict(given), own) == ("R", "F", 3, "N")
+    assert type(arguments_of("discard", dict(given), own)[2]) is np.int64
+    with pytest.raises(TypeError, match="discard lacks n_items"):
+        arguments_of("discard", {"flats": "F", "n_ready": "N"}, own)
+    with pytest.raises(TypeError, match="was given nids, which it does not take"):
+        arguments_of("discard", {**given, "nids": "?"}, own)
+
+
+class Watched(EmulatedDevice):
+    """A device that notes which kernels were launched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched: set[str] = set()
+
+    def compile(self, source: str) -> Callable[[str], Kernel]:
+        find = super().compile(source)
+
+        def find_noted(name: str) -> Kernel:
+            self.launched.add(name)
+            return find(name)
+
+        return find_noted
+
+
+def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
+    """The emulated device holds the types of each launch against the signature (tests/emulated.py)."""
+    device = Watched()
+    kernels = CudaBackend(device).open(LAYOUT)
+    n_pages = kernels.layout.n_pages
+    flats = np.arange(0, n_pages, 512)
+    kernels.set_order(flats, 0)
+    kernels.set_eligible(flats, True)
+    pfns = kernels.layout.page_map.pfn_of_flat(flats)
+    nids = np.zeros(len(flats), dtype=np.int32)
+    kernels.request(pfns, nids, NONE)
+    kernels.record(pfns, nids, RecordParams(9, 9, 1), np.zeros(len(pfns), dtype=np.uint8))
+    limits = np.full(kernels.layout.n_targets, 5)
+    for path in ("dense", "indexed"):
+        for is_limited in (False, True):
+            budget = Budget(limits, np.zeros_like(limits), 0)
+            cuts = kernels.rank(budget, 0, n_pages) if is_limited else None
+            plan = kernels.scan(ScanRequest(0, n_pages, n_pages, path, None, cuts))  # type: ignore[arg-type]
+            kernels.release(plan.flat, plan.words, NONE)
+    kernels.count_ready()
+    kernels.count_index()
+    kernels.take_active()
+    kernels.discard(flats)
+    device.fetch_beside = _broken  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="no copy"):
+        kernels.scan(ScanRequest(0, n_pages, n_pages))
+    kernels.close()
+    assert device.launched == set(PARAMETERS)
+
+
+def _broken(copies: Any) -> Callable[[], None]:
+    raise RuntimeError("no copy")
