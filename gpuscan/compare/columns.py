@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from gpuscan.base.units import format_bytes, format_count, format_time
 from gpuscan.compare.closed_loop import ClosedResult
 from gpuscan.compare.open_loop import OpenResult
-from gpuscan.compare.settings import OURS, UNTIMED
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.contract import Design, NotMeasured
 
 Loop = Literal["open", "closed", "none"]
 How = Literal["counted", "measured", "modelled"]
@@ -57,6 +58,11 @@ class Figures:
     scan_1tib_ns: float
     scan_64tib_ns: float
 
+    @property
+    def declared(self) -> Design:
+        """What the design says of itself."""
+        return DESIGNS.get(self.design)
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -74,8 +80,9 @@ class Column:
     Attributes:
         key: its name in JSON and Parquet.
         title: as printed.
-        loop, how, unit: see the module. ``how`` of gpuscan's cells where it differs is ``our_how``.
+        loop, how, unit: see the module.
         value: finds it.
+        how_on_a_store: of designs that run on one, where it differs from ``how``.
     """
 
     key: str
@@ -84,11 +91,12 @@ class Column:
     how: How
     unit: Unit
     value: Callable[[Figures], Value]
-    our_how: How | None = None
+    how_on_a_store: How | None = None
 
     def how_of(self, design: str) -> How:
         """Return whether a design's cell is counted, measured or modelled."""
-        return self.our_how if design == OURS and self.our_how is not None else self.how
+        on_a_store = self.how_on_a_store
+        return self.how if on_a_store is None or not DESIGNS.get(design).runs_on_a_store else on_a_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +210,12 @@ def _lost(lost: dict[str, int]) -> Value:
 
 def _never_ready(figures: Figures) -> Value:
     # The list has requests, and only a producer that records makes gpuscan count accesses.
-    remark = "(marked by request)" if figures.design == OURS else ""
+    remark = "(marked by request)" if figures.declared.runs_on_a_store else ""
     return Value(float(figures.opened.never_ready), remark=remark)
 
 
 def _false_promotions(figures: Figures) -> Value:
-    if figures.design not in ("section-flag", "hot-list"):
+    if not figures.declared.asks_time:
         return Value(why_not="asks no time")
     return Value(float(figures.opened.false_promotions))
 
@@ -246,7 +254,7 @@ def _wrong_node(figures: Figures) -> Value:
     if not figures.closed.wrong_node_known:
         return Value(why_not="not counted: records keep no node")
     # A record of ours says where its page goes, and what it said before is counted as lost.
-    remark = "(by construction)" if figures.design == OURS else ""
+    remark = "(by construction)" if figures.declared.runs_on_a_store else ""
     return Value(float(figures.closed.wrong_node), remark=remark)
 
 
@@ -254,13 +262,16 @@ def _measured(number: float, why_not: str) -> Value:
     return Value(why_not=why_not) if math.isnan(number) else Value(number)
 
 
-def _timed(number: float, design: str, why_not: str = "not measured") -> Value:
-    return _measured(number, f"not measured: see {design} in designs.md" if design in UNTIMED else why_not)
+def _declared(number: float, declared: object, why_not: str = "not measured") -> Value:
+    """Return what is measured of a declared step, or why none was."""
+    return _measured(
+        number, f"not measured: {declared.why}" if isinstance(declared, NotMeasured) else why_not
+    )
 
 
-def _beside(number: float, figures: Figures) -> Value:
+def _beside(number: float, declared: object, figures: Figures) -> Value:
     """Return what takes two threads to measure, one CPU or not wanted at all."""
-    return _timed(number, figures.design, "not measured" if math.isnan(figures.mark_ns) else "one CPU")
+    return _declared(number, declared, "not measured" if math.isnan(figures.mark_ns) else "one CPU")
 
 
 def _fast(figures: Figures) -> Value:
@@ -369,7 +380,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "ns",
-        lambda f: _timed(f.mark_ns, f.design),
+        lambda f: _declared(f.mark_ns, f.declared.mark),
     ),
     Column(
         "mark_cost_2",
@@ -377,7 +388,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "ns",
-        lambda f: _beside(f.mark_beside_ns, f),
+        lambda f: _beside(f.mark_beside_ns, f.declared.mark, f),
     ),
     Column(
         "slowdown",
@@ -385,10 +396,15 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "measured",
         "share",
-        lambda f: _beside(f.slowdown, f),
+        lambda f: _beside(f.slowdown, f.declared.beside, f),
     ),
     Column(
-        "scan_1tib", "one scan of 1 TiB", "none", "modelled", "ns", lambda f: _timed(f.scan_1tib_ns, f.design)
+        "scan_1tib",
+        "one scan of 1 TiB",
+        "none",
+        "modelled",
+        "ns",
+        lambda f: _declared(f.scan_1tib_ns, f.declared.scan),
     ),
     Column(
         "scan_64tib",
@@ -396,7 +412,7 @@ COLUMNS: tuple[Column, ...] = (
         "none",
         "modelled",
         "ns",
-        lambda f: _timed(f.scan_64tib_ns, f.design),
+        lambda f: _declared(f.scan_64tib_ns, f.declared.scan),
     ),
 )
 """All columns, in the order in which they are shown."""

@@ -14,8 +14,9 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.units import format_time, parse_time_ns
 from gpuscan.compare.columns import COLUMNS, Cell, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel, measure_model
-from gpuscan.compare.settings import OURS, Parameters, Settings
+from gpuscan.compare.settings import Parameters, Settings
 from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.files.parquet import create_table
 from gpuscan.files.scratch import scratch_directory
 from gpuscan.files.writing import Contents, create_json, new_directory
@@ -118,7 +119,7 @@ def check_intervals(combinations: Sequence[Parameters], settings: Settings) -> N
     horizon_ns = settings.horizon_ns
     # A model whose thread sleeps longer than a tick goes on in the workload's ticks, which do divide it.
     for parameters in combinations:
-        interval_ns = replace(settings, parameters=parameters).policy_of("").interval_ns
+        interval_ns = replace(settings, parameters=parameters).model_tick_ns
         if horizon_ns % interval_ns:
             raise InputError(
                 f"--grid interval={format_time(interval_ns)} does not divide the run's "
@@ -158,7 +159,7 @@ def run_grid(
     """
     check_intervals(combinations, settings)
     check_bounds(designs, combinations, settings)
-    model = measure_model(lambda what: on_share(f"measuring: {what}", 0))
+    model = measure_model(lambda what: on_share(f"measuring: {what}", 0), designs)
     found: dict[tuple[str, Parameters], GridCell] = {}
     for parameters in combinations:
         applying = {name: parameters.applying_to(name, settings.mark) for name in designs}
@@ -197,7 +198,8 @@ def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> 
     sign = -1 if objective in _SMALLER_IS_BETTER else 1
     able = [row for row in rows if row["values"][objective] is not None]
     best = max(able, key=lambda row: sign * row["values"][objective], default=None)
-    models = sorted({cell.design for cell in result.cells} - {OURS})
+    names = sorted({cell.design for cell in result.cells})
+    models = [name for name in names if not DESIGNS.get(name).runs_on_a_store]
     return {
         "kind": "compare-grid",
         **facts,

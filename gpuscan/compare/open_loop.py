@@ -23,10 +23,12 @@ from gpuscan.compare.discovery import TimedLedger, WalkPlace
 from gpuscan.compare.request_list import RequestList, digest_entries
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.static_machine import StillPages
-from gpuscan.designs.design import Design
+from gpuscan.designs.catalogue import DESIGNS, make_model
+from gpuscan.designs.contract import Design
 from gpuscan.designs.engine import ThreadWait
 from gpuscan.designs.machine import ZoneSpan
-from gpuscan.designs.registry import make_design
+from gpuscan.designs.model import Model
+from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology import Topology
 
@@ -44,6 +46,10 @@ class StepCosts:
 
     page_ns: float
     entry_ns: float
+
+    def look_ns(self, design: Design) -> float:
+        """Return what a look of a design takes."""
+        return self.page_ns if design.looks_at == "pages" else self.entry_ns
 
 
 @dataclass(slots=True)
@@ -96,7 +102,7 @@ class _Spans:
     """What walks of a node may go through, in their order.
 
     Attributes:
-        spans: see :meth:`gpuscan.designs.design.Design.spans`.
+        spans: see :meth:`gpuscan.designs.model.Model.spans`.
         starts, ends: int64[n], their PFNs.
         n_examined: PFNs that a walk through all of them looks at.
     """
@@ -111,29 +117,34 @@ class OpenLoop:
     """A model of a design under the list.
 
     Args:
-        design: on a machine on which nothing moves.
+        design: what it declares.
+        model: of the design, on a machine on which nothing moves.
         topology: its nodes and zones.
         entries: the list.
         costs: of a step.
-        hz: jiffies per second.
+        policy: the design's.
     """
 
     def __init__(
         self,
         design: Design,
+        model: Model,
         topology: Topology,
         entries: NDArray[Any],
         costs: StepCosts,
-        hz: int,
+        policy: Policy,
     ) -> None:
-        self.design = design
+        assert design.model is not None
+        self.design, self.model = design, model
+        self._needs_flag = design.model.needs_flag
         self._entries = entries
         self._page_map = topology.page_map
-        self._costs = costs
-        self._hz = hz
-        self.place = WalkPlace(design, costs.page_ns, costs.entry_ns)
+        self._look_ns = costs.look_ns(design)
+        self._policy = policy
+        counter = "pfns_examined" if design.looks_at == "pages" else "entries_examined"
+        self.place = WalkPlace(model, counter, self._look_ns)
         self.ledger = TimedLedger(self.place)
-        design.ledger = self.ledger
+        model.ledger = self.ledger
         self._times = np.ascontiguousarray(entries["time_ns"])
         self._pfns = np.ascontiguousarray(entries["pfn"])
         self._nid_of_entry = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(self._pfns))
@@ -146,11 +157,11 @@ class OpenLoop:
 
     def run(self, on_marks: OnMarks | None = None) -> None:
         """Make every mark and let the threads find them."""
-        design = self.design
+        model = self.model
         threads = {
-            node.nid: ThreadWait(design.sleep_ns, design.needs_flag)
+            node.nid: ThreadWait(model.sleep_ns, self._needs_flag)
             for node in self._topology.nodes
-            if node.present_pages and design.has_thread(node.nid)
+            if node.present_pages and model.has_thread(node.nid)
         }
         events = [(thread.sleep_ns, nid) for nid, thread in threads.items()]
         heapq.heapify(events)
@@ -171,7 +182,7 @@ class OpenLoop:
                 if not self.ledger.pending or after_end[nid] > _WALKS_AFTER_END:
                     continue
             thread = threads[nid]
-            if thread.needs_flag and not design.activated(nid):
+            if thread.needs_flag and not model.activated(nid):
                 heapq.heappush(events, (now_ns + thread.sleep_ns, nid))
                 continue
             end_ns, flagged = self._walk(nid, now_ns)
@@ -179,23 +190,23 @@ class OpenLoop:
 
     def _walk(self, nid: int, start_ns: int) -> tuple[int, bool]:
         """Walk a node; return when that ended, and whether its flag was raised meanwhile."""
-        design, place = self.design, self.place
+        model, place = self.model, self.place
         self.ledger.last_asked_ns = -1
         flagged = self._mark_ahead(nid, start_ns)
         asked_ahead = self.ledger.last_asked_ns > start_ns
         place.begin(start_ns)
-        design.walk(nid, now_jiffies=self._jiffies(start_ns))
+        model.walk(nid, now_jiffies=self._jiffies(start_ns))
         walk_ns = place.end()
         end_ns = start_ns + max(1, int(walk_ns))
         self.scan_ns += walk_ns
-        self.fills += [len(call.pfns) for call in design.calls if call.pfns]
-        design.calls.clear()
+        self.fills += [len(call.pfns) for call in model.calls if call.pfns]
+        model.calls.clear()
         if asked_ahead:  # set after the thread had cleared it
-            design.activate(nid)
+            model.activate(nid)
         for span in flagged:
-            design.raise_flag(span)
+            model.raise_flag(span)
         self._mark_all(self._between(nid, start_ns, end_ns))
-        return end_ns, design.activated(nid)
+        return end_ns, model.activated(nid)
 
     def _between(self, nid: int, start_ns: int, end_ns: int) -> NDArray[np.int64]:
         """Return the entries of a node in ``(start, end]`` that were not marked yet."""
@@ -208,10 +219,10 @@ class OpenLoop:
     def _mark_ahead(self, nid: int, start_ns: int) -> list[ZoneSpan]:
         """Make the marks that come during a walk, ahead of it; return the spans in which one comes after the
         walk has cleared their flag."""
-        design, spans = self.design, self._spans_of(nid)
+        model, spans = self.model, self._spans_of(nid)
         if not len(spans.starts):
             return []
-        longest_ns = int(spans.n_examined * self._costs.page_ns)
+        longest_ns = int(spans.n_examined * self._look_ns)
         coming = self._between(nid, start_ns, start_ns + longest_ns)
         if not len(coming):
             return []
@@ -226,23 +237,23 @@ class OpenLoop:
             begin_ns = self.place.when(start_ns, np.array([n_before]))[0]
             # What comes before the walk is here may be what makes it go through.
             self._mark_all(coming[mine[times[mine] <= begin_ns]])
-            if not design.will_walk(span):
+            if not model.will_walk(span):
                 continue
-            reached_ns = self.place.when(start_ns, n_before + design.n_before(span, pfns[mine]))
+            reached_ns = self.place.when(start_ns, n_before + model.n_before(span, pfns[mine]))
             requested = self.ledger.requested
             self._mark_all(coming[mine[(times[mine] > begin_ns) & (times[mine] <= reached_ns)]])
             if self.ledger.requested > requested:
                 flagged.append(span)
-            n_before += design.n_examined(span)
+            n_before += model.n_examined(span)
         return flagged
 
     def _spans_of(self, nid: int) -> _Spans:
         found = self._spans.get(nid)
         if found is None:
-            spans = self.design.spans(nid)
+            spans = self.model.spans(nid)
             starts = np.array([span.start_pfn for span in spans], dtype=np.int64)
             ends = np.array([span.end_pfn for span in spans], dtype=np.int64)
-            n_examined = sum(self.design.n_examined(span) for span in spans)
+            n_examined = sum(self.model.n_examined(span) for span in spans)
             found = self._spans[nid] = _Spans(spans, starts, ends, n_examined)
         return found
 
@@ -261,10 +272,10 @@ class OpenLoop:
         self._marked[index] = True
         time_ns = int(entry["time_ns"])
         self.ledger.now_ns = time_ns
-        self.design.mark(int(entry["pfn"]), int(entry["nid"]), self._jiffies(time_ns), cpu=int(entry["cpu"]))
+        self.model.mark(int(entry["pfn"]), int(entry["nid"]), self._jiffies(time_ns), cpu=int(entry["cpu"]))
 
     def _jiffies(self, now_ns: int) -> int:
-        return now_ns * self._hz // 1_000_000_000
+        return self._policy.jiffies(now_ns)
 
     def result(self) -> OpenResult:
         """Return what came of it, and prove conservation.
@@ -272,10 +283,11 @@ class OpenLoop:
         Raises:
             RunFailedError: conservation broke.
         """
-        design, ledger = self.design, self.ledger
-        design.finish()
-        design.verify()
-        counters = design.counters
+        design, model, ledger = self.design, self.model, self.ledger
+        model.finish()
+        model.verify()
+        counters = model.counters
+        n_looked_at = design.n_looked_at(counters)
         positions = np.array(ledger.positions, dtype=np.int64)
         return OpenResult(
             design.name,
@@ -289,12 +301,12 @@ class OpenLoop:
             positions=positions,
             place_in_zone=places_in_zone(self._topology, positions),
             fills=np.array(self.fills, dtype=np.int32),
-            batch_limit=design.batch_folios,
+            batch_limit=model.batch_folios,
             wrong_node=counters["sent_to_wrong_node"],
             lost=dict(ledger.lost.most_common()),
-            examined=design.n_looked_at,
-            unit="pages" if design.has_walk else "entries",
-            examined_bytes=design.looked_at_bytes,
+            examined=n_looked_at,
+            unit=design.looks_at,
+            examined_bytes=n_looked_at * design.look_bytes(self._policy),
             scan_ns=self.scan_ns,
             no_resched_ns=self.place.longest_ns,
             false_promotions=counters["false_promotions"],
@@ -316,10 +328,10 @@ def run_model(
         RunFailedError: conservation broke.
     """
     policy = settings.policy_of(name)
-    design = make_design(name, pages, policy)
-    settings.tune(design)
-    design.hint_faults = requests.hint_faults
-    loop = OpenLoop(design, settings.topology, requests.entries(), costs, policy.hz)
+    model = make_model(name, pages, policy)
+    settings.tune(model)
+    model.hint_faults = requests.hint_faults
+    loop = OpenLoop(DESIGNS.get(name), model, settings.topology, requests.entries(), costs, policy)
     loop.run(on_marks)
     return loop.result()
 

@@ -25,11 +25,14 @@ import pyarrow as pa
 
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
-from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES
+from gpuscan.compare.cost_model import MODEL_SIZES
 from gpuscan.compare.plots import PLOTS
 from gpuscan.compare.request_list import ENTRY
-from gpuscan.compare.settings import OURS, UNTIMED, Settings
+from gpuscan.compare.settings import Settings
+from gpuscan.compare.steps.scans import MODEL_DENSITY
 from gpuscan.compare.suite import Costs, SeedRun
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.contract import NotMeasured
 from gpuscan.files.parquet import create_table
 from gpuscan.files.writing import Contents, create_json, new_directory
 
@@ -70,7 +73,9 @@ def document_of(
                 "digest": run.requests.digest,
                 "digest_by_design": {name: run.opened[name].list_digest for name in designs},
                 "step_costs": {
-                    name: asdict(costs.model.step_costs(name)) for name in designs if name != OURS
+                    name: asdict(costs.model.step_costs(name))
+                    for name in designs
+                    if not DESIGNS.get(name).runs_on_a_store
                 },
             }
             for run in runs
@@ -109,7 +114,7 @@ def document_of(
 
 
 def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[str, Any]:
-    sizes = [] if name in UNTIMED else list(MODEL_SIZES)
+    sizes = [] if isinstance(DESIGNS.get(name).scan, NotMeasured) else list(MODEL_SIZES)
     opened, closed = run.opened[name], run.closed[name]
     shares, delays = percentiles(opened.delays_ns)
     counts, edges = np.histogram(

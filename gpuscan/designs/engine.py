@@ -21,16 +21,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import Design
+from gpuscan.designs.catalogue import DESIGNS, make_model
+from gpuscan.designs.contract import Design
 from gpuscan.designs.machine import ZoneSpan
-from gpuscan.designs.races import meet, visit_ns
-from gpuscan.designs.rfc import Kmigrated, Race
-from gpuscan.designs.simulated import migrate_counts
+from gpuscan.designs.model import Model
+from gpuscan.designs.races import Race, meet, visit_ns
+from gpuscan.designs.simulated import SimulatedPages, migrate_counts
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.stages import MigrateStatus
 from gpuscan.engine.tick import RunReport, TickReport, Walks
 from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.producers.catalogue import producer_of
 from gpuscan.producers.contract import Observed
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
@@ -117,7 +119,8 @@ class DesignEngine:
     """Runs a design.
 
     Args:
-        design: on ``machine``'s pages.
+        design: what it declares.
+        model: of the design, on ``machine``'s pages.
         machine: where time passes.
         source: what sees the accesses.
         policy: ``interval_ns`` is the length of a tick, ``hz`` counts jiffies; the rest is gpuscan's own.
@@ -127,12 +130,14 @@ class DesignEngine:
     def __init__(
         self,
         design: Design,
+        model: Model,
         machine: SimulatedMachine,
         source: FaultSource,
         policy: Policy,
         at_fault: SimulatedMigrator | None = None,
     ) -> None:
-        self.design = design
+        assert design.model is not None
+        self.design, self.model, self._modelled = design, model, design.model
         self.policy = policy
         self.now_ns = 0
         self.n_ticks = 0
@@ -148,10 +153,10 @@ class DesignEngine:
         self._random = np.random.default_rng([machine.spec.seed, 4])
         self._threads = {
             node.nid: ThreadWait(
-                design.sleep_ns, design.needs_flag, -int(self._random.integers(0, design.sleep_ns))
+                model.sleep_ns, design.model.needs_flag, -int(self._random.integers(0, model.sleep_ns))
             )
             for node in machine.topology.nodes
-            if node.present_pages and design.has_thread(node.nid)
+            if node.present_pages and model.has_thread(node.nid)
         }
 
     def run(self, n_ticks: int, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
@@ -165,13 +170,13 @@ class DesignEngine:
             ticks.append(self.tick())
             if on_tick is not None:
                 on_tick(ticks[-1])
-        design = self.design
-        design.finish()
-        design.verify()
-        counters = design.counters + Counter(elsewhere=design.ledger.elsewhere)
-        counters["stale_claims"] = design.ledger.stale_claims
+        design, model = self.design, self.model
+        model.finish()
+        model.verify()
+        counters = model.counters + Counter(elsewhere=model.ledger.elsewhere)
+        counters["stale_claims"] = model.ledger.stale_claims
         counters["pgdemote_kswapd"] = int(sum(tick.metrics["demoted_pages"] for tick in ticks))
-        producer_ns = design.producer_ns(self._cost) + self._wait_ns + self._at_fault_ns
+        producer_ns = model.producer_ns(self._cost) + self._wait_ns + self._at_fault_ns
         counters["producer_ns"] = round(producer_ns)
         counters["producer_wait_ns"] = round(self._wait_ns)
         counters["producer_migrate_ns"] = round(self._at_fault_ns)
@@ -190,15 +195,15 @@ class DesignEngine:
         )
 
     def _walks(self) -> Walks:
-        design, counters = self.design, self.design.counters
-        kind, unit = ("walk", "page") if design.has_walk else ("turn", "entry")
+        counters, pages = self.model.counters, self.design.looks_at == "pages"
+        kind, unit = ("walk", "page") if pages else ("turn", "entry")
         return Walks(
             kind,
             unit,
             np.array(self._walk_times_ns, dtype=np.float64),
-            design.n_looked_at,
+            self.design.n_looked_at(counters),
             counters["batch_folios"],
-            design.batch_folios,
+            self.model.batch_folios,
             counters["thp_migrated_at_fault"] << PMD_ORDER,
             self._at_fault_ns,
         )
@@ -207,13 +212,13 @@ class DesignEngine:
         """Let an interval pass, hand its faults to the producers, and walk the nodes whose wait is over."""
         interval_ns = self.policy.interval_ns
         report = TickReport(self.n_ticks, self.now_ns, interval_ns)
-        design, before = self.design, self.design.counters.copy()
-        requested, migrated = design.ledger.requested, design.ledger.migrated
-        lost, looked_at_bytes = design.ledger.lost.total(), design.looked_at_bytes
+        model, before = self.model, self.model.counters.copy()
+        requested, migrated = model.ledger.requested, model.ledger.migrated
+        lost, n_looked_at = model.ledger.lost.total(), self.design.n_looked_at(before)
         seen = self._source.observe(self.now_ns, interval_ns)
         self.now_ns += interval_ns
         report.metrics = seen.metrics
-        design.apply(seen.events)
+        model.apply(seen.events)
         marks = self._marks(seen)
         busy_ns = Counter[int]()
         n_marked = 0
@@ -231,25 +236,26 @@ class DesignEngine:
             report.scan_ns += int(walk_ns)
             busy_ns[nid] += int(migrate_ns)
             report.n_plans += 1
-            report.path = "walk" if design.has_walk else "turn"
+            report.path = "walk" if self.design.looks_at == "pages" else "turn"
             self._walk_times_ns.append(walk_ns)
         report.migrate_busy_ns = max(busy_ns.values(), default=0)
-        design.calls.clear()
-        self._wait_ns += design.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
+        model.calls.clear()
+        self._wait_ns += model.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
 
         def counted(name: str) -> int:
-            return design.counters[name] - before[name]
+            return model.counters[name] - before[name]
 
         report.metrics["pfns_examined"] = counted("pfns_examined")
-        report.marked = design.ledger.requested - requested
+        report.marked = model.ledger.requested - requested
         report.candidates = counted("claimed")
         report.n_batches = counted("batch_calls") - counted("empty_batch_calls")
         report.batch_pages = counted("batch_pages")
-        report.migrated = design.ledger.migrated - migrated
+        report.migrated = model.ledger.migrated - migrated
         report.migrated_pages = counted("pgmigrate_success")
-        report.dropped = design.ledger.lost.total() - lost
-        report.examined_bytes = design.looked_at_bytes - looked_at_bytes
-        report.pending = design.ledger.pending
+        report.dropped = model.ledger.lost.total() - lost
+        n_looked_at = self.design.n_looked_at(model.counters) - n_looked_at
+        report.examined_bytes = n_looked_at * self.design.look_bytes(self.policy)
+        report.pending = model.ledger.pending
         self.n_ticks += 1
         return report
 
@@ -264,32 +270,31 @@ class DesignEngine:
 
     def _walk(self, nid: int, start_ns: int, marks: _Marks, n_marked: int) -> tuple[float, float]:
         """Walk a node and return how long looking at its pages takes, and moving them."""
-        design, thread = self.design, self._threads[nid]
-        before_ns, busy_before = self._looked_ns(), design.busy_ns
+        model, thread = self.model, self._threads[nid]
+        before_ns, busy_before = self._looked_ns(), model.busy_ns
         now_jiffies = self.policy.jiffies(start_ns)
-        flag_ns, flagged = None, list[ZoneSpan]()
-        if isinstance(design, Kmigrated):
-            flag_ns, flagged, races = self._meet(design, nid, start_ns, marks, n_marked)
-            design.walk(nid, races, now_jiffies=now_jiffies)
-        else:
-            design.walk(nid, now_jiffies=now_jiffies)
-        walk_ns, migrate_ns = self._looked_ns() - before_ns, design.busy_ns - busy_before
+        flag_ns, flagged, races = None, list[ZoneSpan](), list[Race]()
+        if self._modelled.two_atomics:
+            flag_ns, flagged, races = self._meet(nid, start_ns, marks, n_marked)
+        model.walk(nid, races, now_jiffies=now_jiffies)
+        walk_ns, migrate_ns = self._looked_ns() - before_ns, model.busy_ns - busy_before
         thread.walked(start_ns, walk_ns + migrate_ns)
         if flag_ns is not None:  # set after the thread had cleared it
-            design.activate(nid)
+            model.activate(nid)
             thread.flag_ns = flag_ns
         for zone in flagged:
-            design.raise_flag(zone)
+            model.raise_flag(zone)
         return walk_ns, migrate_ns
 
     def _meet(
-        self, design: Kmigrated, nid: int, start_ns: int, marks: _Marks, n_marked: int
+        self, nid: int, start_ns: int, marks: _Marks, n_marked: int
     ) -> tuple[int | None, list[ZoneSpan], list[Race]]:
         """Make the marks that a walk meets ahead; return when the first came, the zones in which one came
         after the walk had cleared their flag, and the marks it races with."""
-        zones = [zone for zone in design.spans(nid) if design.will_walk(zone)]
+        model = self.model
+        zones = [zone for zone in model.spans(nid) if model.will_walk(zone)]
         pfn_ns = self._cost.walk_pfn_locked_ns
-        longest_ns = sum(design.n_examined(zone) for zone in zones) * pfn_ns
+        longest_ns = sum(model.n_examined(zone) for zone in zones) * pfn_ns
         apart_ns = self._cost.atomics_apart_ns
         until = int(np.searchsorted(marks.times_ns, start_ns + longest_ns + _MEANS_MAX * apart_ns))
         mine = n_marked + np.flatnonzero(
@@ -297,20 +302,20 @@ class DesignEngine:
         )
         if not len(mine):
             return None, [], []
-        late_ns = marks.times_ns[mine] - start_ns - visit_ns(marks.pfns[mine], design, zones, pfn_ns)
+        late_ns = marks.times_ns[mine] - start_ns - visit_ns(marks.pfns[mine], model, zones, pfn_ns)
         met = meet(marks.pfns[mine], marks.nids[mine], late_ns, apart_ns, self._random)
         for i in mine[met.ahead].tolist():
-            design.request(int(marks.pfns[i]), int(marks.nids[i]))
+            model.mark(int(marks.pfns[i]), int(marks.nids[i]))
         marks.done[mine[met.ahead]] = True
         raced = mine[list(met.races)]
         marks.done[raced] = True
-        design.counters["raced_marks"] += len(raced)
+        model.counters["raced_marks"] += len(raced)
         early = np.concatenate([mine[met.ahead], raced])
         races = list(met.races.values())
         if not len(early):
             return None, [], races
         pfns, times_ns = marks.pfns[early], marks.times_ns[early]
-        begins_ns = start_ns + visit_ns(np.array([zone.start_pfn for zone in zones]), design, zones, pfn_ns)
+        begins_ns = start_ns + visit_ns(np.array([zone.start_pfn for zone in zones]), model, zones, pfn_ns)
         flagged = [
             zone
             for zone, begin_ns in zip(zones, begins_ns.tolist(), strict=True)
@@ -320,8 +325,8 @@ class DesignEngine:
 
     def _looked_ns(self) -> float:
         """Return how long all walks have looked at PFNs, sections and entries so far, modelled."""
-        counters, cost = self.design.counters, self._cost
-        pfn_ns = cost.walk_pfn_locked_ns if self.design.locks_records else cost.walk_pfn_ns
+        counters, cost = self.model.counters, self._cost
+        pfn_ns = cost.walk_pfn_locked_ns if self._modelled.locks_records else cost.walk_pfn_ns
         return (
             counters["pfns_examined"] * pfn_ns
             + counters["sections_examined"] * cost.walk_pfn_ns
@@ -335,15 +340,16 @@ class DesignEngine:
         if times_ns is None:
             times_ns = self.now_ns - self._random.integers(0, self.policy.interval_ns, len(pfns))
         marked = np.ones(len(pfns), dtype=np.bool_)
-        self.design.hint_faults = seen.at_fault
+        self.model.hint_faults = seen.at_fault
+        counts_accesses = self.design.counts_accesses == "always"
         if not seen.at_fault:
-            marked = marked if self.design.counts_accesses else wanted
+            marked = marked if counts_accesses else wanted
         else:
-            if self.design.counts_accesses and not self._tiering_mode:
+            if counts_accesses and not self._tiering_mode:
                 # do_numa_page() records what numa_migrate_check() lets through. Of pages below the top tier
                 # that is all in memory tiering mode, else what passes the filter.
                 marked = wanted
-            if self.design.bypasses_thp and self._machine.has_large_folios:
+            if self._modelled.bypasses_thp and self._machine.has_large_folios:
                 huge = self._is_huge(pfns)
                 self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
                 marked = marked & ~huge
@@ -357,7 +363,7 @@ class DesignEngine:
     def _mark(self, marks: _Marks, start: int, end: int) -> int:
         """Make the marks from ``start`` on, up to ``end`` or the next moment at which a flag that one of them
         sets may begin a walk; return the first left."""
-        design, threads = self.design, self._threads
+        model, threads = self.model, self._threads
         waits = [thread for thread in threads.values() if thread.flag_ns is None]
         if waits:
             first_ns = int(marks.times_ns[start])
@@ -366,11 +372,11 @@ class DesignEngine:
         left = start + np.flatnonzero(~marks.done[start:end])
         times_ns, own_nids = marks.times_ns[left], marks.own_nids[left]
         jiffies = times_ns * self.policy.hz // _NS_PER_S
-        design.mark_many(marks.pfns[left], marks.nids[left], jiffies, marks.cpus[left])
+        model.mark_many(marks.pfns[left], marks.nids[left], jiffies, marks.cpus[left])
         nids, firsts = np.unique(own_nids, return_index=True)
         for nid, first in zip(nids.tolist(), firsts.tolist(), strict=True):
             thread = threads.get(nid)
-            if thread is not None and thread.flag_ns is None and design.activated(nid):
+            if thread is not None and thread.flag_ns is None and model.activated(nid):
                 thread.flag_ns = int(times_ns[first])
         return end
 
@@ -385,7 +391,7 @@ class DesignEngine:
 
     def _asked_for(self, seen: Observed) -> NDArray[np.int32]:
         """Return the node each access names, as the design's producer does."""
-        if self.design.counts_accesses or not seen.at_fault:
+        if self.design.counts_accesses == "always" or not seen.at_fault:
             return seen.target_nids
         # At out_map nid is still folio_nid() where do_numa_page() wants no move, and is marked all the same.
         return np.where(seen.wanted, seen.target_nids, seen.own_nids)
@@ -402,7 +408,7 @@ class DesignEngine:
         migrate_misplaced_folio() (Linux 6.11 to 6.16) counts a promotion in memory tiering mode only, and
         only from below the top tier to it.
         """
-        counters, size, machine = self.design.counters, np.array([1 << PMD_ORDER]), self._machine
+        counters, size, machine = self.model.counters, np.array([1 << PMD_ORDER]), self._machine
         for pfn, nid in zip(pfns.tolist(), nids.tolist(), strict=True):
             head = np.array([pfn], dtype=np.int64)
             own_nid = int(machine.page_map.nid_of_flat(machine.page_map.flat_of_pfn(head))[0])
@@ -416,11 +422,11 @@ class DesignEngine:
                 if self._tiering_mode and machine.top_tier[nid] and not machine.top_tier[own_nid]:
                     counters["pgpromote_success"] += 1 << PMD_ORDER
                 counters["thp_migrated_at_fault"] += 1
-            self.design.apply(result.events)
+            self.model.apply(result.events)
 
     def _ledger(self) -> Ledger:
         """Return the design's ledger in the engine's terms; what it calls lost is dropped there."""
-        mine = self.design.ledger
+        mine = self.model.ledger
         return Ledger(
             requested=mine.requested,
             in_flight=mine.in_flight,
@@ -428,3 +434,19 @@ class DesignEngine:
             superseded=mine.superseded,
             dropped=Counter(mine.lost),
         )
+
+
+def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> DesignEngine:
+    """Return an engine that runs the model of a design on a simulated machine.
+
+    Args:
+        name: of the design.
+        machine: the machine.
+        policy: ``interval_ns`` and ``hz``, and what else holds for the design.
+
+    Raises:
+        InputError: see :func:`gpuscan.designs.catalogue.make_model`.
+    """
+    pages = SimulatedPages(machine, SimulatedMigrator(machine, has_vma=False))
+    model = make_model(name, pages, policy)
+    return DesignEngine(DESIGNS.get(name), model, machine, producer_of(machine), policy)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.machine import ZoneSpan
-from gpuscan.designs.rfc import RACE_ORDERS, Kmigrated, Race
+
+if TYPE_CHECKING:
+    from gpuscan.designs.model import Model
+
+RaceOrder = Literal["PPCC", "PCPC", "PCCP", "CPPC", "CPCP", "CCPP"]
+RACE_ORDERS: tuple[RaceOrder, ...] = ("PPCC", "PCPC", "PCCP", "CPPC", "CPCP", "CCPP")
+"""All orders of the two atomics of a producer (P) and of the thread (C) on one page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A producer that marks the page which the thread is just looking at.
+
+    Attributes:
+        pfn, nid: its request.
+        order: P is its next atomic (exchange of the nid, test-and-set of READY), C the thread's
+            (test-and-clear of READY, exchange of the nid with NUMA_NO_NODE). Where the thread finds
+            READY clear it goes on, and its second C is left out.
+    """
+
+    pfn: int
+    nid: int
+    order: RaceOrder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +49,7 @@ class Meeting:
 
 
 def visit_ns(
-    pfns: NDArray[np.int64], design: Kmigrated, zones: Sequence[ZoneSpan], pfn_ns: float
+    pfns: NDArray[np.int64], model: Model, zones: Sequence[ZoneSpan], pfn_ns: float
 ) -> NDArray[np.float64]:
     """Return when a walk comes by each page, after its start; NaN where it never does.
 
@@ -36,8 +59,8 @@ def visit_ns(
     before = 0
     for zone in zones:
         inside = (pfns >= zone.start_pfn) & (pfns < zone.end_pfn) & np.isnan(at)
-        at[inside] = (before + design.n_before(zone, pfns[inside])) * pfn_ns
-        before += design.n_examined(zone)
+        at[inside] = (before + model.n_before(zone, pfns[inside])) * pfn_ns
+        before += model.n_examined(zone)
     return at
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import flag, function, has_methods, instance, items, shown, whole
 from gpuscan.base.errors import ArgumentError, RunFailedError
+from gpuscan.base.program import PROGRAM
 from gpuscan.engine.back_off import Backoff
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
@@ -150,7 +151,7 @@ class RunReport:
     ticks: list[TickReport]
     ledger: Ledger
     refusals: Counter[str]
-    design: str = "gpuscan"
+    design: str = PROGRAM
     counters: Counter[str] = field(default_factory=Counter)
     recovery_s: list[float] = field(default_factory=list)
     walks: Walks | None = None

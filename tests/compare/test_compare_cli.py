@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.cli.main import main
-from gpuscan.compare import cost_model, side_costs
 from gpuscan.compare.closed_loop import ClosedResult
 from gpuscan.compare.columns import COLUMNS, Figures, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel, Line
@@ -19,8 +19,9 @@ from gpuscan.compare.grid import parse_grid
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.compare.plots import PLOTS
 from gpuscan.compare.settings import Parameters
-from gpuscan.designs.registry import DESIGNS
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.records.page_map import SECTION_PAGES
+from small_steps import small_steps
 
 SMALL = """
 shows = "a test"
@@ -40,15 +41,10 @@ DATA = Path(__file__).parents[1] / "data" / "traces"
 
 
 @pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_steps() -> Iterator[None]:
     """Measure the steps on little memory: what is tested here is what becomes of the figures."""
-    monkeypatch.setattr(cost_model, "_WALK_GIB", (1, 3, 2))
-    monkeypatch.setattr(cost_model, "_STORE_GIB", (4, 12, 8))
-    monkeypatch.setattr(cost_model, "_N_ENTRIES", (1 << 12, 1 << 14, 1 << 13))
-    monkeypatch.setattr(cost_model, "_SPREAD_PAGES", 1 << 14)
-    monkeypatch.setattr(cost_model, "_ROUNDS", 3)
-    monkeypatch.setattr(side_costs, "N_PAGES", 1 << 19)
-    monkeypatch.setattr(side_costs, "_N_MARKS", 1 << 12)
+    with small_steps():
+        yield
 
 
 @pytest.fixture
@@ -121,7 +117,7 @@ def test_the_table_of_all_designs_over_two_seeds(small: str, capsys: pytest.Capt
     arguments = ["compare", small, "--ticks", "6", "--seeds", "2", "--jobs", "1", "--requests", "500"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    for name in (*DESIGNS, "gpuscan", "open loop", "closed loop", "counted", "modelled", "(measured)", "±"):
+    for name in (*DESIGNS.names, "open loop", "closed loop", "counted", "modelled", "(measured)", "±"):
         assert name in shown.out
     for column in COLUMNS:
         assert column.title.strip() in shown.out
@@ -172,7 +168,7 @@ def test_what_a_grid_may_be() -> None:
         (["--grid", "batch=1", "--grid", "batch=2"], "batch is given twice"),
         (["--grid", "batch="], "no value; give for example batch=1,2"),
         (["--objective", "beauty"], "unknown objective 'beauty'; choose one of"),
-        (["--designs", "rfc-v9"], "unknown design 'rfc-v9'; choose gpuscan"),
+        (["--designs", "rfc-v9"], "unknown design 'rfc-v9' (did you mean 'rfc-v1'?); choose gpuscan"),
         (["--designs", ","], "unknown design ''; choose gpuscan"),
         (["--grid", "interval=70ms"], "interval=70 ms does not divide the run's 1.2 s; choose an"),
         (["--grid", "batch=1", "--seeds", "2"], "--seeds goes with neither --grid nor --trace"),
@@ -276,7 +272,7 @@ def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
     nan = float("nan")
     column = next(column for column in COLUMNS if column.key == "false_promotions")
     rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
-    for design in (*DESIGNS, "gpuscan"):
+    for design in DESIGNS.names:
         figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
         asks = design in ("section-flag", "hot-list")
         assert cell_text(column, cell_of(column, [figures])) == ("4" if asks else "asks no time")
