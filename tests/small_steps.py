@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
+from gpuscan.base.program import PROGRAM
 from gpuscan.compare import cost_model, side_costs
 from gpuscan.compare.steps import look_up, scans
 from gpuscan.designs import steps
 
 _GIB_PAGES = 1 << 18
 _SIZES = {"pages": (_GIB_PAGES, 3 * _GIB_PAGES, 2 * _GIB_PAGES), "entries": (1 << 12, 1 << 14, 1 << 13)}
+_STORE_SIZES = (4 * _GIB_PAGES, 12 * _GIB_PAGES, 8 * _GIB_PAGES)
 N_PAGES, N_MARKS = 1 << 19, 1 << 12
 
 
@@ -20,7 +22,7 @@ N_PAGES, N_MARKS = 1 << 19, 1 << 12
 def small_steps() -> Iterator[None]:
     """Measure every step of the table on a fraction of its sizes, and side costs on 2 GiB."""
     small = {
-        name: replace(step, sizes=_SIZES.get(step.unit, step.sizes))
+        name: replace(step, sizes=_STORE_SIZES if name == PROGRAM else _SIZES.get(step.unit, step.sizes))
         for name, step in scans.SCAN_STEPS.items()
     }
     with (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuscan.base.errors import RunFailedError
 from gpuscan.designs.machine import ZoneSpan
@@ -66,7 +65,7 @@ class TimedLedger(RequestLedger):
 
 
 class WalkPlace:
-    """Where a walk is in time: how many pages and entries it has looked at.
+    """Where a walk is in time: a :class:`gpuscan.designs.threads.Pace` that knows where it found what.
 
     A model counts a zone (or section) as examined when it enters it, so a page is placed by what comes before
     it there: a folio that the walk steps over is one page of it. Also finds the longest stretch without a
@@ -80,7 +79,7 @@ class WalkPlace:
 
     def __init__(self, model: Model, counter: str, look_ns: float) -> None:
         self._model = model
-        self._counter, self._look_ns = counter, look_ns
+        self._counter, self.look_ns = counter, look_ns
         self._start_ns = self._looks_before = self._rescheds = 0
         self._span: ZoneSpan | None = None
         self._before_span = 0
@@ -97,27 +96,23 @@ class WalkPlace:
 
     def end(self) -> float:
         """End the walk and return how long it took."""
-        walk_ns = self._n_looks() * self._look_ns
+        walk_ns = self._n_looks() * self.look_ns
         self._note_resched()
         self.longest_ns = max(self.longest_ns, self._start_ns + walk_ns - self._rescheduled_ns)
         return walk_ns
-
-    def when(self, start_ns: int, n_pages: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return int64[n]: when a walk that began at ``start_ns`` has looked at so many pages."""
-        return (start_ns + n_pages * self._look_ns).astype(np.int64)
 
     def reached(self, position: int) -> int:
         """Return when the walk that is under way reached a page."""
         self._note_resched()
         span = self._model.span
         if span is None:
-            self._at_ns = int(self._start_ns + self._n_looks() * self._look_ns)
+            self._at_ns = int(self._start_ns + self._n_looks() * self.look_ns)
             return self._at_ns
         if span is not self._span:
             self._span, self._before_span = span, self._n_looks() - self._model.n_examined(span)
         pfn = np.array([self._model.machine.pfn(position)])
         n_pages = self._before_span + self._model.n_before(span, pfn)
-        self._at_ns = int(self.when(self._start_ns, n_pages)[0])
+        self._at_ns = int(self._start_ns + float(n_pages[0]) * self.look_ns)
         return self._at_ns
 
     def _n_looks(self) -> int:

@@ -1,4 +1,4 @@
-"""The loop that runs a design on a simulated machine: time, producers, the threads' waits, the report.
+"""The loop that runs a design on a simulated machine: time, producers, the report.
 
 Reports in the same terms as :mod:`gpuscan.engine.tick`, so that a design's run can be laid
 beside gpuscan's; only ``scan_ns`` is modelled there, from what a PFN or a cache line takes
@@ -6,16 +6,14 @@ beside gpuscan's; only ``scan_ns`` is modelled there, from what a PFN or a cache
 as long as that and its migrations.
 
 Each thread is somewhere in its first wait when the run begins. A tick's marks come when the producer made
-them or, where it does not know, at times that are drawn, uniformly. What is marked during a walk is seen by
-the next one, but for kmigrated, whose walk meets what is marked ahead of it
-(:mod:`gpuscan.designs.races`), as far as it is marked in the tick that the walk begins in.
+them or, where it does not know, at times that are drawn, uniformly. What a walk meets of them is said by
+:mod:`gpuscan.designs.threads`, as far as it is marked in the tick that the walk begins in.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -23,10 +21,10 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.contract import Design
-from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.model import Model
-from gpuscan.designs.races import Race, meet, visit_ns
+from gpuscan.designs.races import Atomics
 from gpuscan.designs.simulated import SimulatedPages, migrate_counts
+from gpuscan.designs.threads import Marks, Threads, first_waits
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.stages import MigrateStatus
@@ -36,56 +34,7 @@ from gpuscan.producers.catalogue import producer_of
 from gpuscan.producers.contract import Observed
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
-
-_NS_PER_S = 1_000_000_000
-_MEANS_MAX = 20
-"""A drawn distance between two atomics is longer than so many means once in 500 million."""
-
-
-@dataclass(slots=True)
-class ThreadWait:
-    """When a node's thread, which nobody wakes, begins its next walk.
-
-    ``wait_event_timeout()`` looks at the condition when the wait begins and when it is
-    over, and in between only if somebody wakes the queue, which neither RFC v1 nor pghot
-    does. So the flag of a node starts a walk at once if it was set during the last one;
-    one that is set during the wait changes nothing before the timeout.
-
-    Attributes:
-        sleep_ns: the timeout.
-        needs_flag: whether a timeout without the flag starts a walk too (RFC v1: yes; pghot: no).
-        since_ns: when the wait began.
-        flag_ns: when the flag was set, None while it is clear.
-    """
-
-    sleep_ns: int
-    needs_flag: bool
-    since_ns: int = 0
-    flag_ns: int | None = None
-
-    def walk_start_ns(self, now_ns: int) -> int | None:
-        """Return when a walk has begun by ``now_ns``, None if none has."""
-        if self.flag_ns is not None and self.flag_ns <= self.since_ns:
-            start_ns = self.since_ns
-        elif not self.needs_flag:
-            start_ns = self.since_ns + self.sleep_ns
-        elif self.flag_ns is None:
-            return None
-        else:  # a timeout without the flag begins the next wait
-            n_timeouts = -(-(self.flag_ns - self.since_ns) // self.sleep_ns)
-            start_ns = self.since_ns + n_timeouts * self.sleep_ns
-        return start_ns if start_ns <= now_ns else None
-
-    def timeout_from(self, now_ns: int) -> int:
-        """Return when the wait begins or is over next, from ``now_ns`` on: when a flag is set before that
-        makes no difference."""
-        n_timeouts = max(0, -(-(now_ns - self.since_ns) // self.sleep_ns))
-        return self.since_ns + n_timeouts * self.sleep_ns
-
-    def walked(self, start_ns: int, walk_ns: float) -> None:
-        """Begin to wait after a walk, which cleared the flag."""
-        self.since_ns = start_ns + int(walk_ns)
-        self.flag_ns = None
+from gpuscan.sim.spec import KernelCostSpec
 
 
 class FaultSource(Protocol):
@@ -96,23 +45,36 @@ class FaultSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Marks:
-    """The marks of a tick, in the order of their times.
+class KernelPace:
+    """A :class:`gpuscan.designs.threads.Pace` by what a workload's ``[kernel]`` table says.
 
-    Attributes:
-        times_ns: int64[n].
-        pfns, nids, cpus: what each names, and on which CPU.
-        own_nids: where the page is.
-        done: bool[n], made before its turn.
+    Args:
+        model: whose walks.
+        cost: of PFNs, sections (each as a PFN) and cache lines.
+        locked: the walk does a locked test-and-clear on the record of each page.
     """
 
-    times_ns: NDArray[np.int64]
-    pfns: NDArray[np.int64]
-    nids: NDArray[np.int32]
-    cpus: NDArray[np.int64]
-    own_nids: NDArray[np.int32]
-    done: NDArray[np.bool_]
+    def __init__(self, model: Model, cost: KernelCostSpec, *, locked: bool) -> None:
+        self.look_ns = cost.walk_pfn_locked_ns if locked else cost.walk_pfn_ns
+        self._model, self._cost = model, cost
+        self._before_ns = 0.0
+
+    def begin(self, start_ns: int) -> None:
+        """See :class:`gpuscan.designs.threads.Pace`."""
+        self._before_ns = self._looked_ns()
+
+    def end(self) -> float:
+        """See :class:`gpuscan.designs.threads.Pace`."""
+        return self._looked_ns() - self._before_ns
+
+    def _looked_ns(self) -> float:
+        """Return how long all walks have looked at PFNs, sections and entries so far."""
+        counters, cost = self._model.counters, self._cost
+        return (
+            counters["pfns_examined"] * self.look_ns
+            + counters["sections_examined"] * cost.walk_pfn_ns
+            + counters["walk_lines"] * cost.cold_line_ns
+        )
 
 
 class DesignEngine:
@@ -151,13 +113,12 @@ class DesignEngine:
         self._wait_ns = 0.0
         self._walk_times_ns: list[float] = []
         self._random = np.random.default_rng([machine.spec.seed, 4])
-        self._threads = {
-            node.nid: ThreadWait(
-                model.sleep_ns, design.model.needs_flag, -int(self._random.integers(0, model.sleep_ns))
-            )
-            for node in machine.topology.nodes
-            if node.present_pages and model.has_thread(node.nid)
-        }
+        how, atomics = design.model, Atomics(self._cost.atomics_apart_ns, self._random)
+        first = first_waits(
+            model, how, machine.topology, lambda: -int(self._random.integers(0, model.sleep_ns))
+        )
+        pace = KernelPace(model, self._cost, locked=how.locks_records)
+        self.threads = Threads(model, how, first, pace, policy, atomics=atomics)
 
     def run(self, n_ticks: int, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
         """Run ``n_ticks`` ticks, and prove conservation.
@@ -219,25 +180,15 @@ class DesignEngine:
         self.now_ns += interval_ns
         report.metrics = seen.metrics
         model.apply(seen.events)
-        marks = self._marks(seen)
+        self.threads.expect(self._marks(seen))
         busy_ns = Counter[int]()
-        n_marked = 0
-        while True:
-            due = self._next_walk()
-            until_ns = self.now_ns if due is None else due[0]
-            end = int(np.searchsorted(marks.times_ns, until_ns, side="right"))
-            if n_marked < end:
-                n_marked = self._mark(marks, n_marked, end)
-                continue  # one that set a flag may begin a walk before
-            if due is None:
-                break
-            start_ns, nid = due
-            walk_ns, migrate_ns = self._walk(nid, start_ns, marks, n_marked)
-            report.scan_ns += int(walk_ns)
-            busy_ns[nid] += int(migrate_ns)
+        while (due := self.threads.next_walk(self.now_ns)) is not None:
+            walked = self.threads.walk(*due)
+            report.scan_ns += int(walked.look_ns)
+            busy_ns[due[1]] += int(walked.migrate_ns)
             report.n_plans += 1
             report.path = "walk" if self.design.looks_at == "pages" else "turn"
-            self._walk_times_ns.append(walk_ns)
+            self._walk_times_ns.append(walked.look_ns)
         report.migrate_busy_ns = max(busy_ns.values(), default=0)
         model.calls.clear()
         self._wait_ns += model.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
@@ -259,81 +210,7 @@ class DesignEngine:
         self.n_ticks += 1
         return report
 
-    def _next_walk(self) -> tuple[int, int] | None:
-        """Return when the next walk has begun, and whose, if one has: the earliest first."""
-        begun = [
-            (start_ns, nid)
-            for nid, thread in self._threads.items()
-            if (start_ns := thread.walk_start_ns(self.now_ns)) is not None
-        ]
-        return min(begun, default=None)
-
-    def _walk(self, nid: int, start_ns: int, marks: _Marks, n_marked: int) -> tuple[float, float]:
-        """Walk a node and return how long looking at its pages takes, and moving them."""
-        model, thread = self.model, self._threads[nid]
-        before_ns, busy_before = self._looked_ns(), model.busy_ns
-        now_jiffies = self.policy.jiffies(start_ns)
-        flag_ns, flagged, races = None, list[ZoneSpan](), list[Race]()
-        if self._modelled.two_atomics:
-            flag_ns, flagged, races = self._meet(nid, start_ns, marks, n_marked)
-        model.walk(nid, races, now_jiffies=now_jiffies)
-        walk_ns, migrate_ns = self._looked_ns() - before_ns, model.busy_ns - busy_before
-        thread.walked(start_ns, walk_ns + migrate_ns)
-        if flag_ns is not None:  # set after the thread had cleared it
-            model.activate(nid)
-            thread.flag_ns = flag_ns
-        for zone in flagged:
-            model.raise_flag(zone)
-        return walk_ns, migrate_ns
-
-    def _meet(
-        self, nid: int, start_ns: int, marks: _Marks, n_marked: int
-    ) -> tuple[int | None, list[ZoneSpan], list[Race]]:
-        """Make the marks that a walk meets ahead; return when the first came, the zones in which one came
-        after the walk had cleared their flag, and the marks it races with."""
-        model = self.model
-        zones = [zone for zone in model.spans(nid) if model.will_walk(zone)]
-        pfn_ns = self._cost.walk_pfn_locked_ns
-        longest_ns = sum(model.n_examined(zone) for zone in zones) * pfn_ns
-        apart_ns = self._cost.atomics_apart_ns
-        until = int(np.searchsorted(marks.times_ns, start_ns + longest_ns + _MEANS_MAX * apart_ns))
-        mine = n_marked + np.flatnonzero(
-            (marks.own_nids[n_marked:until] == nid) & ~marks.done[n_marked:until]
-        )
-        if not len(mine):
-            return None, [], []
-        late_ns = marks.times_ns[mine] - start_ns - visit_ns(marks.pfns[mine], model, zones, pfn_ns)
-        met = meet(marks.pfns[mine], marks.nids[mine], late_ns, apart_ns, self._random)
-        for i in mine[met.ahead].tolist():
-            model.mark(int(marks.pfns[i]), int(marks.nids[i]))
-        marks.done[mine[met.ahead]] = True
-        raced = mine[list(met.races)]
-        marks.done[raced] = True
-        model.counters["raced_marks"] += len(raced)
-        early = np.concatenate([mine[met.ahead], raced])
-        races = list(met.races.values())
-        if not len(early):
-            return None, [], races
-        pfns, times_ns = marks.pfns[early], marks.times_ns[early]
-        begins_ns = start_ns + visit_ns(np.array([zone.start_pfn for zone in zones]), model, zones, pfn_ns)
-        flagged = [
-            zone
-            for zone, begin_ns in zip(zones, begins_ns.tolist(), strict=True)
-            if ((pfns >= zone.start_pfn) & (pfns < zone.end_pfn) & (times_ns > begin_ns)).any()
-        ]
-        return int(times_ns.min()), flagged, races
-
-    def _looked_ns(self) -> float:
-        """Return how long all walks have looked at PFNs, sections and entries so far, modelled."""
-        counters, cost = self.model.counters, self._cost
-        pfn_ns = cost.walk_pfn_locked_ns if self._modelled.locks_records else cost.walk_pfn_ns
-        return (
-            counters["pfns_examined"] * pfn_ns
-            + counters["sections_examined"] * cost.walk_pfn_ns
-            + counters["walk_lines"] * cost.cold_line_ns
-        )
-
-    def _marks(self, seen: Observed) -> _Marks:
+    def _marks(self, seen: Observed) -> Marks:
         """Return a tick's marks; move what is moved at the fault."""
         pfns, nids, cpus, wanted = seen.pfns, self._asked_for(seen), self._cpus(seen.cpu_nids), seen.wanted
         times_ns = seen.at_ns
@@ -358,27 +235,7 @@ class DesignEngine:
         page_map = self._machine.page_map
         own_nids = page_map.nid_of_flat(page_map.flat_of_pfn(pfns[order]))
         done = np.zeros(len(pfns), dtype=np.bool_)
-        return _Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done)
-
-    def _mark(self, marks: _Marks, start: int, end: int) -> int:
-        """Make the marks from ``start`` on, up to ``end`` or the next moment at which a flag that one of them
-        sets may begin a walk; return the first left."""
-        model, threads = self.model, self._threads
-        waits = [thread for thread in threads.values() if thread.flag_ns is None]
-        if waits:
-            first_ns = int(marks.times_ns[start])
-            until_ns = min(thread.timeout_from(first_ns) for thread in waits)
-            end = min(end, int(np.searchsorted(marks.times_ns, until_ns, side="right")))
-        left = start + np.flatnonzero(~marks.done[start:end])
-        times_ns, own_nids = marks.times_ns[left], marks.own_nids[left]
-        jiffies = times_ns * self.policy.hz // _NS_PER_S
-        model.mark_many(marks.pfns[left], marks.nids[left], jiffies, marks.cpus[left])
-        nids, firsts = np.unique(own_nids, return_index=True)
-        for nid, first in zip(nids.tolist(), firsts.tolist(), strict=True):
-            thread = threads.get(nid)
-            if thread is not None and thread.flag_ns is None and model.activated(nid):
-                thread.flag_ns = int(times_ns[first])
-        return end
+        return Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done)
 
     def _cpus(self, cpu_nids: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the CPU of each fault: a node's faults fall on its CPUs in turn."""

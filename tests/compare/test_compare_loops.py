@@ -236,7 +236,7 @@ def test_gpuscan_s_batches_are_as_full_as_their_base_pages_make_them(tmp_path: P
 
 def test_what_is_handed_over_for_a_node_that_is_not_there_went_to_the_wrong_one() -> None:
     loop = loop_of([1, 2, 3], [5, 6, 7])
-    loop._entries["nid"] = [0, 7, 0]
+    loop.marks.nids[:] = [0, 7, 0]
     loop.run()
     result = loop.result()
     assert result.lost == {"invalid nid": 1}
@@ -359,8 +359,8 @@ def test_a_mark_during_a_walk_is_seen_ahead_of_it_and_not_behind() -> None:
 
 def test_the_longest_stretch_without_a_resched_is_a_walk_without_a_flush() -> None:
     loop = loop_of(list(range(600)), [1] * 600)
-    loop._mark_until(S)
-    loop._walk(2, S)
+    assert loop.threads.next_walk(S) == (S, 0)
+    loop.threads.walk(S, 2)
     # The 512th folio flushes and reschedules; from there to the end of the zone nothing does.
     assert loop.place.longest_ns == pytest.approx(4 * (SECTION_PAGES - 511))
 

@@ -13,11 +13,12 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.designs.built_in.percpu_list import PercpuList
 from gpuscan.designs.catalogue import DESIGNS
-from gpuscan.designs.engine import DesignEngine, ThreadWait, _Marks, design_engine
+from gpuscan.designs.engine import DesignEngine, design_engine
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
-from gpuscan.designs.races import meet, visit_ns
-from gpuscan.designs.rfc import Kmigrated, RfcFixed, RfcV1
+from gpuscan.designs.races import interleaved
+from gpuscan.designs.rfc import Kmigrated, RfcV1
 from gpuscan.designs.simulated import SimulatedPages
+from gpuscan.designs.threads import Marks, Threads, ThreadWait
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport
 from gpuscan.migrate.simulated import SimulatedMigrator
@@ -173,37 +174,54 @@ def test_marks_race_with_the_walk_as_often_as_their_atomics_are_apart() -> None:
     assert (whole.counters["raced_marks"], whole.counters["invalid_nid"]) == (0, 0)
 
 
-class Drawn:
-    """A generator that draws what it is told."""
-
-    def __init__(self, producer_ns: list[float], thread_ns: list[float]) -> None:
-        self._draws = np.array([producer_ns, thread_ns])
-
-    def exponential(self, _mean: float, shape: tuple[int, int]) -> np.ndarray:
-        assert self._draws.shape == shape
-        return self._draws
-
-
 def test_the_times_of_four_atomics_say_how_they_interleave() -> None:
     late = np.array([-30.0, -5.0, -5.0, 3.0, 3.0, 20.0, -1.0])
-    random = Drawn([10.0, 20.0, 8.0, 4.0, 20.0, 5.0, 9.0], [10.0] * 7)
+    apart = np.array([[10.0, 20.0, 8.0, 4.0, 20.0, 5.0, 9.0], [10.0] * 7])
     pfns = np.array([1, 2, 3, 4, 5, 6, 2])
-    met = meet(pfns, np.zeros(7, np.int32), late, 1.0, random)
-    orders = {i: race.order for i, race in met.races.items()}
+    races = interleaved(pfns, np.zeros(7, np.int32), late, apart)
+    orders = {i: race.order for i, race in races.items()}
     assert orders == {1: "PCCP", 2: "PCPC", 3: "CPPC", 4: "CPCP"}
-    assert [race.pfn for race in met.races.values()] == [2, 3, 4, 5]
     # The first is there in time, the sixth is not, the last finds another one at its page and goes before.
-    assert np.flatnonzero(met.ahead).tolist() == [0, 6]
+    assert [race.pfn for race in races.values()] == [2, 3, 4, 5]
+
+
+class Steady:
+    """A pace of 2 ns a page."""
+
+    look_ns = 2.0
+
+    def begin(self, start_ns: int) -> None:
+        pass
+
+    def end(self) -> float:
+        return 0.0
 
 
 def test_a_walk_comes_by_the_zones_in_turn_and_not_by_device_memory() -> None:
     zones = [ZoneSpan(0, 100, 200), ZoneSpan(0, 300, 400, device=True), ZoneSpan(0, 1000, 2000)]
     head = np.arange(2000)
     head[1008:1012] = 1008  # a folio of 4 pages
-    for design, last in ((RfcV1, 224.0), (RfcFixed, 218.0)):
-        walker = design(ArrayMachine(np.zeros(2000), zones, head=head))
-        at = visit_ns(np.array([100, 150, 350, 1000, 1012, 5000]), walker, walker.spans(0), 2.0)
-        assert np.array_equal(at, [0.0, 100.0, np.nan, 200.0, last, np.nan], equal_nan=True)
+    pfns = np.array([100, 150, 350, 1000, 1012])
+    for name, last_ns in (("rfc-v1", 224), ("rfc-fixed", 218)):
+        how = DESIGNS.get(name).model
+        assert how is not None
+        at_ns = [0, 100, 0, 200, last_ns]  # when the walk is at each; it is never at device memory
+        for late_ns, met in ((0, [False, True, False, True, True]), (1, [False] * 5)):
+            model = how.make(ArrayMachine(np.zeros(2000), zones, head=head), Policy())
+            times = np.array(at_ns) + late_ns
+            order = np.argsort(times, kind="stable")
+            marks = Marks(times, pfns, *(np.zeros(5, kind) for kind in (np.int32, np.int64, np.int32, bool)))
+            threads = Threads(
+                model, how, {0: ThreadWait(1, needs_flag=False, since_ns=-1)}, Steady(), Policy()
+            )
+            marks = Marks(*(getattr(marks, field)[order] for field in Marks.__slots__))
+            threads.expect(marks)
+            due = threads.next_walk(0)
+            assert due == (0, 0)
+            before = marks.done.copy()
+            threads.walk(*due)
+            found = dict(zip(pfns[order].tolist(), (marks.done & ~before).tolist(), strict=True))
+            assert [found[pfn] for pfn in pfns.tolist()] == met
 
 
 def test_zone_flag_finds_ahead_only_what_lies_in_a_zone_that_it_walks() -> None:
@@ -214,8 +232,9 @@ def test_zone_flag_finds_ahead_only_what_lies_in_a_zone_that_it_walks() -> None:
         if flagged:
             running.model.mark(first, 0)
         nids, own, cpus = np.array([0], np.int32), np.array([2], np.int32), np.zeros(1, np.int64)
-        marks = _Marks(np.array([MS]), np.array([last]), nids, cpus, own, np.zeros(1, bool))
-        running._walk(2, 0, marks, 0)
+        marks = Marks(np.array([MS]), np.array([last]), nids, cpus, own, np.zeros(1, bool))
+        running.threads.expect(marks)
+        running.threads.walk(0, 2)
         assert running.model.ledger.migrated == (2 if flagged else 0)
         assert marks.done.tolist() == [flagged]
         (zone,) = running.model.spans(2)
@@ -229,31 +248,34 @@ def test_a_walk_finds_what_is_marked_ahead_of_it() -> None:
     nids = np.array([0, 0], dtype=np.int32)
     times = np.array([5 * MS // 2, 5 * MS // 2])  # half a way to the last page
     own, cpus = np.full(2, 2, np.int32), np.zeros(2, np.int64)
-    marks = _Marks(times, np.array([first, last]), nids, cpus, own, np.zeros(2, bool))
-    running._walk(2, 0, marks, 0)
+    marks = Marks(times, np.array([first, last]), nids, cpus, own, np.zeros(2, bool))
+    running.threads.expect(marks)
+    running.threads.walk(0, 2)
     assert running.model.ledger.migrated == 1
     assert running._machine.page_map.nid_of_flat(
         running._machine.space.frame_of[[0, 4095]].astype(int)
     ).tolist() == [2, 0]
     assert marks.done.tolist() == [False, True]
     assert running.model.activated(2)
-    assert running._threads[2].walk_start_ns(40 * MS) == running._threads[2].since_ns
+    assert running.threads.waits[2].walk_start_ns(40 * MS) == running.threads.waits[2].since_ns
 
 
-def mark_one_by_one(self: DesignEngine, marks: _Marks, start: int, end: int) -> int:
-    """Make marks from ``start`` on, up to ``end`` or the first that sets a flag, as if each came alone."""
-    for i in range(start, end):
+def mark_one_by_one(self: Threads, end: int) -> None:
+    """Make marks up to ``end`` or the first that sets a flag, as if each came alone."""
+    marks = self._marks
+    while self.n_marked < end:
+        i = self.n_marked
+        self.n_marked += 1
         if marks.done[i]:
             continue
         now_ns, nid = int(marks.times_ns[i]), int(marks.own_nids[i])
-        self.model.mark(
-            int(marks.pfns[i]), int(marks.nids[i]), self.policy.jiffies(now_ns), cpu=int(marks.cpus[i])
+        self._model.mark(
+            int(marks.pfns[i]), int(marks.nids[i]), self._policy.jiffies(now_ns), cpu=int(marks.cpus[i])
         )
-        thread = self._threads.get(nid)
-        if thread is not None and thread.flag_ns is None and self.model.activated(nid):
-            thread.flag_ns = now_ns
-            return i + 1
-    return end
+        wait = self.waits.get(nid)
+        if wait is not None and wait.flag_ns is None and self._model.activated(nid):
+            wait.flag_ns = now_ns
+            return
 
 
 @pytest.mark.parametrize("order", [0, 3])
@@ -269,11 +291,11 @@ def test_marks_in_bulk_are_those_made_one_by_one(
         for bulk in (True, False):
             with monkeypatch.context() as patched:
                 if not bulk:
-                    patched.setattr(DesignEngine, "_mark", mark_one_by_one)
+                    patched.setattr(Threads, "_mark", mark_one_by_one)
                 sim = machine(kernel=spec, hint_faults=faults, seed=interval_ms, order=order)
                 running = design_engine(name, sim, Policy(interval_ns=interval_ms * MS))
                 running.model.sleep_ns = 20 * MS
-                for thread in running._threads.values():
+                for thread in running.threads.waits.values():
                     thread.sleep_ns, thread.since_ns = 20 * MS, -7 * MS
                 reports.append((running.run(20), running.model))
         (many, ours), (single, theirs) = reports
