@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PLOTS = ("delay-cdf", "delay-by-place", "batch-fill", "fast-share", "scan-by-memory")
 """Names of the plots."""
+COLUMNS_PLOT = "columns"
+"""Of the one that is there where columns ask to be drawn."""
 _DPI = 110
 _NOT_INSTALLED = PlotStyle(order=1 << 20, line={"color": "0.5", "linewidth": 1.6, "linestyle": "--"})
 """Of a design in a document that is of a package which is not here."""
@@ -37,6 +39,9 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
         "fast-share": _fast_share(document),
         "scan-by-memory": _scan_by_memory(document),
     }
+    drawn = [column for column in document["columns"] if column.get("drawn")]
+    if drawn:
+        figures[COLUMNS_PLOT] = _columns(document, drawn)
     return [save(figure, directory, name, _DPI) for name, figure in figures.items()]
 
 
@@ -178,4 +183,20 @@ def _scan_by_memory(document: Mapping[str, Any]) -> Figure:
     )
     ax.set_xticks(ticks, [format_bytes(tick) for tick in ticks], rotation=30)
     legend_below(figure, ax)
+    return figure
+
+
+def _columns(document: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return bars for each column that asks for them, a panel for each."""
+    figure, axes = new_figure(7.5, 2.2 * len(columns) + 0.6, len(columns))
+    names = sorted(document["designs"], key=lambda name: style_of(name).order, reverse=True)
+    for ax, column in zip(axes, columns, strict=True):
+        cells = {name: document["cells"][name][column["key"]] for name in names}
+        numbers = [float("nan") if cells[name]["why_not"] else cells[name]["number"] for name in names]
+        bars = ax.barh(names, numbers, color=[style_of(name).line["color"] for name in names])
+        ax.bar_label(bars, [cells[name]["text"] for name in names], padding=3, fontsize="small")
+        loop = "" if column["loop"] == "none" else f", {column['loop']} loop"
+        ax.set(xlabel=f"{column['title']} ({column['unit']}{loop})", xlim=(0, None))
+        ax.margins(x=0.2)
+    figure.suptitle(_about(document, "closed").partition(";")[0])
     return figure

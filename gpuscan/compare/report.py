@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gpuscan.base.units import PAGE_BYTES
-from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
+from gpuscan.compare.columns.catalogue import all_columns, column_documents
+from gpuscan.compare.columns.cells import Cell, cell_text
 from gpuscan.compare.cost_model import MODEL_SIZES
-from gpuscan.compare.plots import PLOTS
+from gpuscan.compare.plots import COLUMNS_PLOT, PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.steps.scans import MODEL_DENSITY
@@ -41,7 +43,7 @@ CONTENTS = Contents(
     JSON_FILE,
     (
         *(f"{name}.parquet" for name in ("cells", "requests", "delays", "fills", "series", "model")),
-        *(f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")),
+        *(f"{name}.{suffix}" for name in (*PLOTS, COLUMNS_PLOT) for suffix in ("png", "svg")),
     ),
 )
 """Of a comparison's directory."""
@@ -97,7 +99,7 @@ def document_of(
                     **asdict(cells[name][column.key]),
                     "text": cell_text(column, cells[name][column.key]),
                 }
-                for column in COLUMNS
+                for column in all_columns()
             }
             for name in designs
         },
@@ -145,6 +147,14 @@ def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[s
             "ns": [costs.model.scan_ns(name, size // PAGE_BYTES) for size in sizes],
         },
     }
+
+
+def percentiles(delays_ns: NDArray[np.int64], steps: int = 200) -> tuple[list[float], list[float]]:
+    """Return (shares, delays in ns) of a CDF drawn with ``steps`` points; empty without delays."""
+    if not len(delays_ns):
+        return [], []
+    shares = np.linspace(0, 1, steps + 1)
+    return shares.tolist(), np.quantile(delays_ns, shares).tolist()
 
 
 def write_out(out: Path, document: dict[str, Any], run: SeedRun, *, plots: bool, force: bool) -> None:

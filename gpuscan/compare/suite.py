@@ -10,7 +10,9 @@ import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.closed_loop import ClosedResult, run_closed
-from gpuscan.compare.columns import COLUMNS, Cell, Figures, cell_of
+from gpuscan.compare.columns.catalogue import all_columns
+from gpuscan.compare.columns.cells import Cell, cell_of
+from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_model import CostModel
 from gpuscan.compare.jobs import run_jobs
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
@@ -235,7 +237,7 @@ def table(
     cells: dict[str, dict[str, Cell]] = {}
     for design in designs:
         seeds = [figures_of(design, run, settings, costs) for run in runs]
-        cells[design] = {column.key: cell_of(column, seeds) for column in COLUMNS}
+        cells[design] = {column.key: cell_of(column, seeds) for column in all_columns()}
     return cells
 
 
