@@ -164,6 +164,7 @@ def _settings(
 
     from gpuscan import __version__
     from gpuscan.base.errors import InputError
+    from gpuscan.base.program import PROGRAM
     from gpuscan.compare.settings import Settings, ticks_within
     from gpuscan.topology.resolve import resolve_topology
     from gpuscan.workload.files import load_workload
@@ -196,7 +197,7 @@ def _settings(
         loaded = loaded.model_copy(update={"ticks": ticks})
         settings = Settings(topology, spec, loaded.engine_policy(), ticks * loaded.tick, n_threads)
     facts = {
-        "gpuscan": __version__,
+        PROGRAM: __version__,
         "workload": {"name": loaded.name, "shows": loaded.shows, "ticks": loaded.ticks},
         "machine": {
             "topology": topology.name,
@@ -238,18 +239,18 @@ def _run(asked: _Asked, output: Output) -> None:
     from gpuscan.files.scratch import scratch_directory
 
     names, settings = asked.names, asked.settings
-    n_steps = cost_model.N_STEPS + asked.n_seeds * seed_steps(names)
+    n_steps = len(cost_model.measured_steps(names)) + asked.n_seeds * seed_steps(names)
     if asked.side_costs:
-        n_steps += len(names) + side_costs.N_CO_RUNNERS
+        n_steps += len(names) + len(side_costs.co_runners(names))
     with scratch_directory("compare") as scratch, note_if_compiling(output):
         with output.progress("compare", n_steps, unit="steps") as progress:
             on_share = _shares(progress)
-            costs = Costs(cost_model.measure_model(lambda what: on_share(f"measuring: {what}", 1)))
+            costs = Costs(cost_model.measure_model(lambda what: on_share(f"measuring: {what}", 1), names))
             if asked.side_costs:
                 costs = Costs(
                     costs.model,
                     side_costs.producer_costs(names, lambda what: on_share(f"producer of {what}", 1)),
-                    side_costs.co_runner_slowdown(lambda what: on_share(f"beside: {what}", 1)),
+                    side_costs.co_runner_slowdown(lambda what: on_share(f"beside: {what}", 1), names),
                 )
             runs = []
             for number in range(asked.n_seeds):

@@ -66,9 +66,10 @@ def _checked(name: str, part: Callable[[], list[Check]]) -> list[Check]:
 def _software() -> list[Check]:
     from gpuscan import __version__
     from gpuscan.base.installing import install_command
+    from gpuscan.base.program import PROGRAM
 
     found = [
-        Check("gpuscan", __version__),
+        Check(PROGRAM, __version__),
         Check("python", f"{platform.python_version()} ({sys.executable})"),
     ]
     for package in _PACKAGES:

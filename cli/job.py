@@ -274,10 +274,11 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gpuscan import __version__
+    from gpuscan.base.program import PROGRAM
 
     workload, topology = scenario.workload, scenario.topology
     return {
-        "gpuscan": __version__,
+        PROGRAM: __version__,
         "workload": {"name": workload.name, "shows": workload.shows, "ticks": workload.ticks},
         "machine": {
             "topology": topology.name,

@@ -26,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 from gpuscan import __version__
 from gpuscan.base.errors import GpuscanError
 from gpuscan.base.printable import harmless
+from gpuscan.base.program import PROGRAM
 from gpuscan.cli.streams import plain_streams
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -63,6 +64,8 @@ through them for garbage every 700, Python's default, is a seventh of what ``gpu
 _PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
 """Typer's boxed help costs 0.12 s for importing rich, half of what ``--help`` may take in all."""
 
+CATALOGUES = {"{designs}": ("gpuscan.designs.catalogue", "DESIGNS")}
+"""What an option's help may name -> the module and the catalogue."""
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
 """click's UsageError. Typer bundles click from some version on and exports this one subclass only."""
 
@@ -92,13 +95,31 @@ class LazyGroup(TyperGroup):
         return name, (load_command(name) if name is not None and listed is not None else None), rest
 
 
+class ListingCommand(TyperCommand):
+    """A command whose help names what catalogues have: ``{designs}`` in an option's help.
+
+    A catalogue is asked only where help is shown: other packages may have put something there, and to look
+    for them takes 25 ms.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """See click; the lists are put in first."""
+        for option in self.params:
+            for place, (module, catalogue) in CATALOGUES.items():
+                said = getattr(option, "help", None) or ""
+                if place in said:
+                    names = getattr(import_module(module), catalogue).names
+                    cast("Any", option).help = said.replace(place, ", ".join(names))
+        super().format_help(ctx, formatter)
+
+
 def load_command(name: str) -> TyperCommand:
     """Import and return the command ``name``, one of :data:`COMMANDS`."""
     found = getattr(import_module(f"gpuscan.cli.{name}"), name)
     if isinstance(found, typer.Typer):
         return cast("TyperCommand", typer.main.get_command(found))
     single = typer.Typer(**_PLAIN_HELP)
-    single.command(name)(found)
+    single.command(name, cls=ListingCommand)(found)
     return cast("TyperCommand", typer.main.get_command(single))
 
 
@@ -152,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: list[str], debug: bool, received: list[int], place: object) -> int:
     try:
         command = typer.main.get_command(app)
-        code = command.main(args, prog_name="gpuscan", standalone_mode=False, obj=place)
+        code = command.main(args, prog_name=PROGRAM, standalone_mode=False, obj=place)
         sys.stdout.flush()
     except _USAGE_ERROR as error:
         return _fail(_usage_sentence(error), EXIT_USAGE, debug)
@@ -255,7 +276,7 @@ def _usage_sentence(error: Exception) -> str:
             said = error.__cause__.errors(include_url=False)[0]["msg"].strip(" .")
             message = message.replace(said, first_complaint(error.__cause__, "it", lambda _: "").strip(" ."))
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "gpuscan"
+    command = context.command_path if context is not None else PROGRAM
     return f"{message[:1].lower()}{message[1:]}; see '{command} --help'"
 
 

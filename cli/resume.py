@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpuscan.base.program import PROGRAM
 from gpuscan.cli.choices import one_of
 from gpuscan.kernels.catalogue import device_names
 
@@ -101,7 +102,7 @@ def resume(
             machine=machine,
             split_cxl=request.split_cxl,
             device=device if device else request.device,
-            design="gpuscan",
+            design=PROGRAM,
             fallback=fallback or request.fallback,
             n_threads=threads or request.n_threads,
             out=None if request.out is None else Path(request.out),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpuscan.base.program import PROGRAM
 from gpuscan.cli.choices import one_of
 from gpuscan.kernels.catalogue import device_names
 from gpuscan.producers.catalogue import PRODUCERS
@@ -54,12 +55,8 @@ def run(
     ] = None,
     design: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="Scan design: gpuscan, or a model: rfc-v1, rfc-fixed, section-flag, hot-list, zone-flag, "
-            "percpu-list, per-folio.",
-        ),
-    ] = "gpuscan",
+        typer.Option(metavar="NAME", help="Scan design, one of {designs}."),
+    ] = PROGRAM,
     producer: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +145,7 @@ def run(
     from gpuscan.cli.devices import check_threads
     from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
+    from gpuscan.designs.catalogue import DESIGNS
     from gpuscan.workload.files import workload_document, workload_of
 
     output = Output(as_json, quiet=quiet)
@@ -186,7 +184,7 @@ def run(
     if trace is not None and machine is None:
         note_trace_machine(options + (overrides or []), loaded.topology.machine, output)
     check_threads(threads, output)
-    if (workers is not None or cluster is not None) and design != "gpuscan":
+    if (workers is not None or cluster is not None) and not DESIGNS.get(design).runs_on_a_store:
         raise InputError(
             f"the design {design} is a model that has no shards; leave out --workers and --cluster"
         )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.compare.gpuscan_loop import GpuscanLoop
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
 from gpuscan.compare.request_list import ENTRY, write_request_list
-from gpuscan.compare.settings import OURS, Settings
+from gpuscan.compare.settings import Settings
 from gpuscan.compare.static_machine import StillPages
+from gpuscan.compare.store_loop import StoreLoop
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
@@ -91,8 +92,8 @@ def through(
         results = {}
         for name in designs:
             results[name] = (
-                GpuscanLoop(settings, machine, requests).run()
-                if name == OURS
+                StoreLoop(name, settings, machine, requests).run()
+                if DESIGNS.get(name).runs_on_a_store
                 else run_model(name, settings, StillPages(machine), requests, costs)
             )
             on_step(name)

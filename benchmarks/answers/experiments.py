@@ -11,9 +11,10 @@ import numpy as np
 from answers.bench_machine import MS, S, entries_of, machine_with, pages_of, through
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.bench.bed import Bed, Case, StoreShape
-from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES, N_STEPS, CostModel, measure_model, scan_ns
+from gpuscan.compare.cost_model import MODEL_SIZES, CostModel, measure_model, measured_steps
 from gpuscan.compare.static_machine import StillPages
-from gpuscan.designs.percpu_list import ENTRY_BYTES
+from gpuscan.compare.steps.scans import MODEL_DENSITY, scan_ns
+from gpuscan.designs.built_in.percpu_list import ENTRY_BYTES
 from gpuscan.designs.rfc import PAGE_EXT_BYTES
 from gpuscan.engine.policy import Policy
 
@@ -184,10 +185,10 @@ def compact(on_step: OnStep) -> dict[str, Any]:
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[OnStep], dict[str, Any]], int]] = {
-    "scan": (scanned, N_STEPS),
+    "scan": (scanned, len(measured_steps())),
     "place": (place, 2 * 4),
     "fill": (fill, 5 * len(TARGETS)),
-    "density": (density, N_STEPS + len(DENSITIES)),
+    "density": (density, len(measured_steps()) + len(DENSITIES)),
     "folio": (folio, len(HUGE_SHARES)),
     "compact": (compact, 2 * (len(GAPS_MS) + len(TARGETS))),
 }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from gpuscan.base.units import format_bytes
 from gpuscan.bench.plots import save
-from gpuscan.compare.plots import STYLE, legend_below, new_figure
+from gpuscan.compare.plots import legend_below, new_figure, style_of
 from gpuscan.files.writing import new_file
 
 _BINS = 24
@@ -22,7 +22,7 @@ def scan(found: Mapping[str, Any]) -> Figure:
     """Draw the time of one scan by memory."""
     figure, (ax,) = new_figure()
     for name, times_ns in found["scan_ns"].items():
-        ax.plot(found["memory_bytes"], [ns * 1e-6 for ns in times_ns], label=name, **STYLE[name])
+        ax.plot(found["memory_bytes"], [ns * 1e-6 for ns in times_ns], label=name, **style_of(name).line)
     ax.axhline(1000, color="0.4", linestyle="--", linewidth=1, label="kmigrated's sleep, 1 s")
     ticks = found["memory_bytes"][::2]
     ax.set_xscale("log", base=2)
@@ -47,7 +47,7 @@ def place(found: Mapping[str, Any]) -> Figure:
             which = np.minimum((where * _BINS).astype(int), _BINS - 1)
             middles = [(index + 0.5) * 100 / _BINS for index in range(_BINS)]
             medians = [float(np.median(delay_ms[which == index])) for index in range(_BINS)]
-            ax.plot(middles, medians, label=name, **STYLE[name])
+            ax.plot(middles, medians, label=name, **style_of(name).line)
         ax.set(
             xlim=(0, 100),
             ylim=(0, None),
@@ -88,10 +88,11 @@ def wrong(found: Mapping[str, Any]) -> Figure:
 
 
 def _by_targets(ax: Any, rows: list[dict[str, Any]], key: str, scale: float = 1.0) -> None:
-    for name in STYLE:
+    names = {row["design"] for row in rows}
+    for name in sorted(names, key=lambda name: style_of(name).order):
         mine = sorted((row["targets"], row[key] * scale) for row in rows if row["design"] == name)
         if mine:
-            ax.plot(*zip(*mine, strict=True), label=name, marker="o", markersize=4, **STYLE[name])
+            ax.plot(*zip(*mine, strict=True), label=name, marker="o", markersize=4, **style_of(name).line)
 
 
 def density(found: Mapping[str, Any]) -> Figure:
@@ -99,7 +100,7 @@ def density(found: Mapping[str, Any]) -> Figure:
     figure, (ax,) = new_figure()
     for name in ("rfc-fixed", "section-flag", "percpu-list", "gpuscan"):
         times_ms = [ns * 1e-6 for ns in found[name]]
-        ax.plot(found["density"], times_ms, label=name, marker="o", markersize=4, **STYLE[name])
+        ax.plot(found["density"], times_ms, label=name, marker="o", markersize=4, **style_of(name).line)
     ax.axvline(
         found["list_holds_density"],
         color="#009E73",
@@ -127,14 +128,14 @@ def folio(found: Mapping[str, Any]) -> Figure:
         key: [row[key] / size for row, size in zip(rows, gib, strict=True)]
         for key in ("every_page", "by_folio", "page_records", "folio_records")
     }
-    looked.plot(share, per_gib["every_page"], label="every page (rfc-v1)", **STYLE["rfc-v1"])
+    looked.plot(share, per_gib["every_page"], label="every page (rfc-v1)", **style_of("rfc-v1").line)
     looked.plot(share, per_gib["by_folio"], label="in steps of a folio", color="#0072B2", linewidth=2)
     looked.set(yscale="log", ylabel="PFNs a walk looks at, per GiB")
     kept.plot(
         share,
         [value / 1024 for value in per_gib["page_records"]],
         label="a record per page (8 bytes of page_ext)",
-        **STYLE["rfc-v1"],
+        **style_of("rfc-v1").line,
     )
     kept.plot(
         share,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gpuscan.base.errors import InputError
+from gpuscan.base.program import PROGRAM
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class Catalogue(Generic[T]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for entry in sorted(entry_points(group=self.group), key=lambda entry: (entry.name, _package(entry))):
-            others = "gpuscan" if entry.name in self._modules else ""
+            others = PROGRAM if entry.name in self._modules else ""
             if entry.name in found and found[entry.name].value != entry.value:
                 others = _package(found[entry.name])
             if others:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuscan import __version__
+from gpuscan.base.program import PROGRAM
 from gpuscan.kernels.cpu.compile import source_hash
 
 _PACKAGES = ("numpy", "numba", "polars", "duckdb", "pyarrow")
@@ -25,7 +26,7 @@ def describe_host() -> dict[str, Any]:
     model = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return {
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
-        "gpuscan": __version__,
+        PROGRAM: __version__,
         "kernel_sources": source_hash(),
         "cpu": model.group(1).strip() if model else platform.machine(),
         "n_cpus": len(os.sched_getaffinity(0)),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
+from gpuscan.base.program import PROGRAM
 from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.bench.peers.catalogue import PEERS
 from gpuscan.files.writing import create
@@ -130,7 +131,7 @@ def save(
     """
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "gpuscan"}):  # fixed ids, and below no date
+    with matplotlib.rc_context({"svg.hashsalt": PROGRAM}):  # fixed ids, and below no date
         with opening(directory / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=dpi)
         with opening(directory / f"{name}.svg") as file:
@@ -245,7 +246,7 @@ def _growth(series: Sequence[Mapping[str, Any]]) -> Figure:
 def _requests(case: Mapping[str, Any]) -> Figure:
     figure, (ax,) = _figure()
     rows = list(reversed(case["results"]))
-    colors = {"floor": "0.6", "gpuscan": "#0072B2", "peer": "#E69F00"}
+    colors = {"floor": "0.6", PROGRAM: "#0072B2", "peer": "#E69F00"}
     bars = ax.barh(
         [row["name"] for row in rows],
         [row["per_s"] * 1e-6 for row in rows],

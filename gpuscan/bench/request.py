@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpuscan.base.errors import RunFailedError
 from gpuscan.bench.bed import Bed, StoreShape
 from gpuscan.bench.floors import Floors
-from gpuscan.bench.timing import Contestant, race, stopwatch
+from gpuscan.bench.timing import Contestant, Kind, race, stopwatch
 from gpuscan.kernels.api import Outcome, RecordParams
 
 _NO_OUTCOMES = np.empty(0, dtype=np.uint8)
@@ -92,12 +92,12 @@ def request_case(
             floors.write_at(bed.records, pfns)  # the store is empty, so this changes nothing
 
         contestants = [
-            Contestant("random writes", "floor", "cold", stopwatch(write_zeros)),
+            Contestant("random writes", Kind.FLOOR, "cold", stopwatch(write_zeros)),
             *_producers(bed, "random", pfns, nids),
             *_producers(bed, "ascending", *_ascending(pfns, nids)),
             Contestant(
                 "numpy",
-                "peer",
+                Kind.PEER,
                 "cold",
                 _assign(bed, pfns, nids),
                 {"about": "records[pfns] = words: one thread, not atomic, no index"},
@@ -126,8 +126,8 @@ def _producers(bed: Bed, order: str, pfns: NDArray[np.int64], nids: NDArray[np.i
     request = Producer(bed, len(pfns), lambda: kernels.request(pfns, nids, _NO_OUTCOMES))
     record = Producer(bed, len(pfns), lambda: kernels.record(pfns, nids, _RECORD, _NO_OUTCOMES))
     return [
-        Contestant(f"gpuscan request, {order} PFNs", "gpuscan", "cold", request.measure),
-        Contestant(f"gpuscan record, {order} PFNs", "gpuscan", "cold", record.measure),
+        Contestant(f"gpuscan request, {order} PFNs", Kind.OURS, "cold", request.measure),
+        Contestant(f"gpuscan record, {order} PFNs", Kind.OURS, "cold", record.measure),
     ]
 
 

@@ -16,7 +16,7 @@ from gpuscan.bench.host import memory_now, reset_peak
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
 from gpuscan.bench.peers.catalogue import open_peer
 from gpuscan.bench.peers.contract import PeerKind
-from gpuscan.bench.timing import Contestant, State, race, stopwatch
+from gpuscan.bench.timing import Contestant, Kind, State, race, stopwatch
 from gpuscan.kernels.api import RawPlan, ScanPath
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -169,17 +169,17 @@ def _scan_case(
         floors.read(bed.records)
 
     contestants = [
-        Contestant("read", "floor", "cold", stopwatch(read), {"bytes": bed.records.nbytes}),
-        Contestant("copy", "floor", "cold", stopwatch(floors.copy), {"bytes": floors.copy_bytes}),
+        Contestant("read", Kind.FLOOR, "cold", stopwatch(read), {"bytes": bed.records.nbytes}),
+        Contestant("copy", Kind.FLOOR, "cold", stopwatch(floors.copy), {"bytes": floors.copy_bytes}),
         *(
-            Contestant(f"gpuscan {scan.path}", "gpuscan", state, scan.measure, scan.facts)
+            Contestant(f"gpuscan {scan.path}", Kind.OURS, state, scan.measure, scan.facts)
             for state in STATES
             for scan in ours
         ),
         *(
             Contestant(
                 peer_name,
-                "peer",
+                Kind.PEER,
                 "cold",
                 stopwatch(peer.run),
                 {"about": kind.about, "measured_pages": peer.n_pages},
@@ -221,7 +221,7 @@ def ratios(rows: list[dict[str, Any]], case: Case, n_ready: int, record_bytes: i
         row["of_floor"] = row["scaled_ns"] / read_ns
     peers = {row["name"]: row["scaled_ns"] for row in rows if row["kind"] == "peer"}
     for row in rows:
-        if row["kind"] == "gpuscan":
+        if row["kind"] == Kind.OURS:
             row["faster_than"] = {name: ns / row["median_ns"] for name, ns in peers.items()}
     written = written_bytes(n_ready, record_bytes, n_pages, case.clustering == "uniform")
     return {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.bench.bed import Bed, StoreShape
 from gpuscan.bench.floors import Floors
-from gpuscan.bench.timing import Contestant, race, stopwatch
+from gpuscan.bench.timing import Contestant, Kind, race, stopwatch
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.stages import MigrateResult, Produced, Sampled
 from gpuscan.engine.tick import Engine, TickReport
@@ -98,8 +98,8 @@ def tick_case(
         on_step(name)
         reports.clear()
         contestants = [
-            Contestant("read", "floor", "cold", stopwatch(lambda: floors.read(bed.records))),
-            Contestant("gpuscan tick", "gpuscan", "cold", tick),
+            Contestant("read", Kind.FLOOR, "cold", stopwatch(lambda: floors.read(bed.records))),
+            Contestant("gpuscan tick", Kind.OURS, "cold", tick),
         ]
         rows = race(contestants, settings.rounds, floors.flush_caches, lambda: on_step(name))
         scan_ns = float(np.median([report.scan_ns for report in reports]))

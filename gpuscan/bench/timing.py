@@ -7,12 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["floor", "gpuscan", "peer"]
+from gpuscan.base.program import PROGRAM
+
 State = Literal["warm", "cold"]
+
+
+class Kind(StrEnum):
+    """A ceiling of the machine, one of ours, or a peer."""
+
+    FLOOR = "floor"
+    OURS = PROGRAM
+    PEER = "peer"
 
 
 @dataclass(slots=True)
@@ -21,7 +31,7 @@ class Contestant:
 
     Attributes:
         name: as shown, unique together with ``state``.
-        kind: a ceiling of the machine, one of ours, or a peer.
+        kind: see there.
         state: ``cold`` = the caches are flushed before every run; ``warm`` = it was run
             untimed immediately before.
         measure: does it once and returns the nanoseconds that count.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from gpuscan.base.errors import RunFailedError
 from gpuscan.compare.migrations import WatchedMigrator
 from gpuscan.compare.overwritten_targets import WatchedStore
-from gpuscan.compare.settings import OURS, Settings
+from gpuscan.compare.settings import Settings
 from gpuscan.compare.stream import Opened, Stream
+from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.engine import DesignEngine
-from gpuscan.designs.registry import make_design
 from gpuscan.designs.requests import OVERWRITTEN_NID
 from gpuscan.designs.simulated import SimulatedPages
 from gpuscan.engine.stages import Sampled, Source
@@ -101,7 +101,7 @@ def run_closed(
     """
     opened = stream.open()
     ticked = None if on_time is None else _passed(on_time)
-    run = _run_gpuscan if design == OURS else _run_model
+    run = _run_store if DESIGNS.get(design).runs_on_a_store else _run_model
     result = run(design, opened, settings, stream, ticked)
     result.accesses_digest = opened.digest()
     if result.accesses_digest != stream.digest:
@@ -117,7 +117,7 @@ def _passed(on_time: OnTick) -> Callable[[TickReport], None]:
     return lambda tick: on_time(tick.duration_ns)
 
 
-def _run_gpuscan(
+def _run_store(
     name: str,
     opened: Opened,
     settings: Settings,
@@ -148,7 +148,7 @@ def _run_gpuscan(
         result.examined = n_examined
         # A record with a node goes where it says: the last that was asked for.
         result.wrong_node_known = record_format(policy.record_format).has_nid
-        # gpuscan's ledger has no request for a mark on a READY page; those of models do.
+        # The engine's ledger has no request for a mark on a READY page; those of models do.
         result.requested += report.ledger.refreshed
         if store.n_overwritten:
             result.lost[OVERWRITTEN_NID] = store.n_overwritten
@@ -165,16 +165,16 @@ def _run_model(
     policy, machine = settings.policy_of(name), opened.machine
     migrator = WatchedMigrator(machine, lambda: engine.now_ns, has_vma=False)
     at_fault = WatchedMigrator(machine, lambda: engine.now_ns)
-    design = make_design(name, SimulatedPages(machine, migrator), policy)
-    settings.tune(design)
-    engine = DesignEngine(design, machine, opened.source, policy, at_fault)
+    design, model = DESIGNS.get(name), make_model(name, SimulatedPages(machine, migrator), policy)
+    settings.tune(model)
+    engine = DesignEngine(design, model, machine, opened.source, policy, at_fault)
     report = engine.run(stream.horizon_ns // policy.interval_ns, on_tick)
     result = _of_report(name, report, (migrator, at_fault), stream)
     counters = report.counters
     result.moved_at_fault = counters["thp_migrated_at_fault"]
     result.wrong_node = counters["sent_to_wrong_node"]
-    result.unit = "pages" if design.has_walk else "entries"
-    result.examined = design.n_looked_at
+    result.unit = design.looks_at
+    result.examined = design.n_looked_at(counters)
     return result
 
 

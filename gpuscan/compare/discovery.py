@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuscan.base.errors import RunFailedError
-from gpuscan.designs.design import Design
 from gpuscan.designs.machine import ZoneSpan
+from gpuscan.designs.model import Model
 from gpuscan.designs.requests import RequestLedger
 
 
@@ -66,21 +65,22 @@ class TimedLedger(RequestLedger):
 
 
 class WalkPlace:
-    """Where a walk is in time: how many pages and entries it has looked at.
+    """Where a walk is in time: a :class:`gpuscan.designs.threads.Pace` that knows where it found what.
 
     A model counts a zone (or section) as examined when it enters it, so a page is placed by what comes before
     it there: a folio that the walk steps over is one page of it. Also finds the longest stretch without a
     ``cond_resched()``.
 
     Args:
-        design: whose walks; one with lists counts their entries.
-        page_ns, entry_ns: what a page and an entry of a list take.
+        model: whose walks.
+        counter: of its looks, ``pfns_examined`` or ``entries_examined``.
+        look_ns: what one of them takes.
     """
 
-    def __init__(self, design: Design, page_ns: float, entry_ns: float) -> None:
-        self._design = design
-        self._page_ns, self._entry_ns = page_ns, entry_ns
-        self._start_ns = self._pages_before = self._entries_before = self._rescheds = 0
+    def __init__(self, model: Model, counter: str, look_ns: float) -> None:
+        self._model = model
+        self._counter, self.look_ns = counter, look_ns
+        self._start_ns = self._looks_before = self._rescheds = 0
         self._span: ZoneSpan | None = None
         self._before_span = 0
         self._at_ns = self._rescheduled_ns = 0
@@ -88,47 +88,39 @@ class WalkPlace:
 
     def begin(self, start_ns: int) -> None:
         """Begin a walk."""
-        counters = self._design.counters
+        counters = self._model.counters
         self._start_ns = self._at_ns = self._rescheduled_ns = start_ns
-        self._pages_before = counters["pfns_examined"]
-        self._entries_before = counters["entries_examined"]
+        self._looks_before = counters[self._counter]
         self._rescheds = counters["cond_resched"]
-        self._design.span = self._span = None
+        self._model.span = self._span = None
 
     def end(self) -> float:
         """End the walk and return how long it took."""
-        walk_ns = self._n_pages() * self._page_ns + self._n_entries() * self._entry_ns
+        walk_ns = self._n_looks() * self.look_ns
         self._note_resched()
         self.longest_ns = max(self.longest_ns, self._start_ns + walk_ns - self._rescheduled_ns)
         return walk_ns
 
-    def when(self, start_ns: int, n_pages: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return int64[n]: when a walk that began at ``start_ns`` has looked at so many pages."""
-        return (start_ns + n_pages * self._page_ns).astype(np.int64)
-
     def reached(self, position: int) -> int:
         """Return when the walk that is under way reached a page."""
         self._note_resched()
-        span = self._design.span
+        span = self._model.span
         if span is None:
-            self._at_ns = int(self._start_ns + self._n_entries() * self._entry_ns)
+            self._at_ns = int(self._start_ns + self._n_looks() * self.look_ns)
             return self._at_ns
         if span is not self._span:
-            self._span, self._before_span = span, self._n_pages() - self._design.n_examined(span)
-        pfn = np.array([self._design.machine.pfn(position)])
-        n_pages = self._before_span + self._design.n_before(span, pfn)
-        self._at_ns = int(self.when(self._start_ns, n_pages)[0])
+            self._span, self._before_span = span, self._n_looks() - self._model.n_examined(span)
+        pfn = np.array([self._model.machine.pfn(position)])
+        n_pages = self._before_span + self._model.n_before(span, pfn)
+        self._at_ns = int(self._start_ns + float(n_pages[0]) * self.look_ns)
         return self._at_ns
 
-    def _n_pages(self) -> int:
-        return self._design.counters["pfns_examined"] - self._pages_before
-
-    def _n_entries(self) -> int:
-        return self._design.counters["entries_examined"] - self._entries_before
+    def _n_looks(self) -> int:
+        return self._model.counters[self._counter] - self._looks_before
 
     def _note_resched(self) -> None:
         """Notice a ``cond_resched()`` since the last page that was found; it came at that page."""
-        n_rescheds = self._design.counters["cond_resched"]
+        n_rescheds = self._model.counters["cond_resched"]
         if n_rescheds > self._rescheds:
             self._rescheds = n_rescheds
             self.longest_ns = max(self.longest_ns, float(self._at_ns - self._rescheduled_ns))

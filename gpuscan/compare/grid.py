@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import format_time, parse_time_ns
-from gpuscan.compare.columns import COLUMNS, Cell, cell_of, cell_text
+from gpuscan.compare.columns.catalogue import all_columns
+from gpuscan.compare.columns.cells import Cell, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel, measure_model
-from gpuscan.compare.settings import OURS, Parameters, Settings
+from gpuscan.compare.settings import Parameters, Settings
 from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.files.parquet import create_table
 from gpuscan.files.scratch import scratch_directory
 from gpuscan.files.writing import Contents, create_json, new_directory
@@ -24,28 +26,6 @@ GRID_FILE = "grid.json"
 CONTENTS = Contents(GRID_FILE, ("grid.parquet",))
 """Of the directory of a grid."""
 KEYS = ("interval", "batch", "threshold")
-
-_SMALLER_IS_BETTER = frozenset(
-    {
-        "pages_examined",
-        "bytes_examined",
-        "scan_time",
-        "busy",
-        "delay_p50",
-        "delay_p99",
-        "wrong_node_open",
-        "lost_open",
-        "false_promotions",
-        "no_resched",
-        "rounds",
-        "wrong_node",
-        "lost",
-        "examined_per_promotion",
-        "never_again",
-    }
-)
-_LARGER_IS_BETTER = frozenset({"fill", "fast_share", "moved"})
-OBJECTIVES = tuple(column.key for column in COLUMNS if column.key in _SMALLER_IS_BETTER | _LARGER_IS_BETTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +84,9 @@ def check_objective(name: str) -> None:
     Raises:
         InputError: it is unknown.
     """
-    if name not in OBJECTIVES:
-        raise InputError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
+    objectives = [column.key for column in all_columns() if column.better != "neither"]
+    if name not in objectives:
+        raise InputError(f"unknown objective {name!r}; choose one of {', '.join(objectives)}")
 
 
 def check_intervals(combinations: Sequence[Parameters], settings: Settings) -> None:
@@ -118,7 +99,7 @@ def check_intervals(combinations: Sequence[Parameters], settings: Settings) -> N
     horizon_ns = settings.horizon_ns
     # A model whose thread sleeps longer than a tick goes on in the workload's ticks, which do divide it.
     for parameters in combinations:
-        interval_ns = replace(settings, parameters=parameters).policy_of("").interval_ns
+        interval_ns = replace(settings, parameters=parameters).model_tick_ns
         if horizon_ns % interval_ns:
             raise InputError(
                 f"--grid interval={format_time(interval_ns)} does not divide the run's "
@@ -158,7 +139,7 @@ def run_grid(
     """
     check_intervals(combinations, settings)
     check_bounds(designs, combinations, settings)
-    model = measure_model(lambda what: on_share(f"measuring: {what}", 0))
+    model = measure_model(lambda what: on_share(f"measuring: {what}", 0), designs)
     found: dict[tuple[str, Parameters], GridCell] = {}
     for parameters in combinations:
         applying = {name: parameters.applying_to(name, settings.mark) for name in designs}
@@ -182,7 +163,7 @@ def run_grid(
             )
             for name in missing:
                 figures = [figures_of(name, run, tried, Costs(model))]
-                cells = {column.key: cell_of(column, figures) for column in COLUMNS}
+                cells = {column.key: cell_of(column, figures) for column in all_columns()}
                 found[name, applying[name]] = GridCell(name, applying[name], cells)
     return GridResult(tuple(found.values()), model)
 
@@ -194,10 +175,12 @@ def _scaled(on_share: Callable[[str, float], None], factor: float) -> Callable[[
 def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON document of a grid; ``best`` is a cell, None where no cell has the objective."""
     rows = [_row(cell) for cell in result.cells]
-    sign = -1 if objective in _SMALLER_IS_BETTER else 1
+    better = {column.key: column.better for column in all_columns()}
+    sign = -1 if better[objective] == "smaller" else 1
     able = [row for row in rows if row["values"][objective] is not None]
     best = max(able, key=lambda row: sign * row["values"][objective], default=None)
-    models = sorted({cell.design for cell in result.cells} - {OURS})
+    names = sorted({cell.design for cell in result.cells})
+    models = [name for name in names if not DESIGNS.get(name).runs_on_a_store]
     return {
         "kind": "compare-grid",
         **facts,
@@ -211,7 +194,7 @@ def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> 
 def _row(cell: GridCell) -> dict[str, Any]:
     values = {
         column.key: None if cell.cells[column.key].why_not else cell.cells[column.key].number
-        for column in COLUMNS
+        for column in all_columns()
     }
     return {
         "design": cell.design,
@@ -219,7 +202,7 @@ def _row(cell: GridCell) -> dict[str, Any]:
         "batch": cell.parameters.batch_folios,
         "threshold": cell.parameters.threshold,
         "values": values,
-        "text": {column.key: cell_text(column, cell.cells[column.key]) for column in COLUMNS},
+        "text": {column.key: cell_text(column, cell.cells[column.key]) for column in all_columns()},
     }
 
 

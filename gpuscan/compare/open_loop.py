@@ -1,18 +1,16 @@
 """The open loop: one design is given the list of requests, at the times it says, and nothing moves.
 
-Time here is that of the list. A thread sleeps and walks as its design says (nobody wakes it,
-see :class:`gpuscan.designs.engine.ThreadWait`); a walk takes the measured time for every page it looks
-at (one for a folio that it steps over), and a mark that is made while it is under way is seen by it if the
-walk has not come past the page, and, with flags of zones or sections, goes through where it lies.
+Time here is that of the list. A thread sleeps and walks as its design says, and meets the marks that come
+while it walks (:mod:`gpuscan.designs.threads`); a walk takes the measured time for every page it looks at
+(one for a folio that it steps over).
 Moving takes no time, checks refuse nothing. When the list is over the threads go on until
 everything was found that will be.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,16 +21,18 @@ from gpuscan.compare.discovery import TimedLedger, WalkPlace
 from gpuscan.compare.request_list import RequestList, digest_entries
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.static_machine import StillPages
-from gpuscan.designs.design import Design
-from gpuscan.designs.engine import ThreadWait
-from gpuscan.designs.machine import ZoneSpan
-from gpuscan.designs.registry import make_design
+from gpuscan.designs.catalogue import DESIGNS, make_model
+from gpuscan.designs.contract import Design
+from gpuscan.designs.model import Model
+from gpuscan.designs.threads import Marks, Threads, first_waits
+from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology import Topology
 
 OnMarks = Callable[[int], None]
 """Called with marks made."""
 
+_FOR_EVER_NS = 1 << 62
 _WALKS_AFTER_END = 3
 """Waits of a thread after the list in which nothing was found: what is pending then will never be."""
 
@@ -44,6 +44,10 @@ class StepCosts:
 
     page_ns: float
     entry_ns: float
+
+    def look_ns(self, design: Design) -> float:
+        """Return what a look of a design takes."""
+        return self.page_ns if design.looks_at == "pages" else self.entry_ns
 
 
 @dataclass(slots=True)
@@ -91,180 +95,75 @@ class OpenResult:
     false_promotions: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Spans:
-    """What walks of a node may go through, in their order.
-
-    Attributes:
-        spans: see :meth:`gpuscan.designs.design.Design.spans`.
-        starts, ends: int64[n], their PFNs.
-        n_examined: PFNs that a walk through all of them looks at.
-    """
-
-    spans: Sequence[ZoneSpan]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    n_examined: int
-
-
 class OpenLoop:
     """A model of a design under the list.
 
     Args:
-        design: on a machine on which nothing moves.
+        design: what it declares.
+        model: of the design, on a machine on which nothing moves.
         topology: its nodes and zones.
         entries: the list.
         costs: of a step.
-        hz: jiffies per second.
+        policy: the design's.
     """
 
     def __init__(
         self,
         design: Design,
+        model: Model,
         topology: Topology,
         entries: NDArray[Any],
         costs: StepCosts,
-        hz: int,
+        policy: Policy,
     ) -> None:
-        self.design = design
-        self._entries = entries
-        self._page_map = topology.page_map
-        self._costs = costs
-        self._hz = hz
-        self.place = WalkPlace(design, costs.page_ns, costs.entry_ns)
+        assert design.model is not None
+        self.design, self.model = design, model
+        self._entries, self._policy, self._topology = entries, policy, topology
+        counter = "pfns_examined" if design.looks_at == "pages" else "entries_examined"
+        self.place = WalkPlace(model, counter, costs.look_ns(design))
         self.ledger = TimedLedger(self.place)
-        design.ledger = self.ledger
-        self._times = np.ascontiguousarray(entries["time_ns"])
-        self._pfns = np.ascontiguousarray(entries["pfn"])
-        self._nid_of_entry = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(self._pfns))
-        self._marked = np.zeros(len(entries), dtype=np.bool_)
-        self._next = 0
+        model.ledger = self.ledger
+        self.marks = _marks_of(entries, topology)
         self.fills: list[int] = []
         self.scan_ns = 0.0
-        self._topology = topology
-        self._spans: dict[int, _Spans] = {}
+        first = first_waits(model, design.model, topology, lambda: 0)
+        self.threads = Threads(model, design.model, first, self.place, policy, make=self._make)
+        self.threads.expect(self.marks)
 
     def run(self, on_marks: OnMarks | None = None) -> None:
         """Make every mark and let the threads find them."""
-        design = self.design
-        threads = {
-            node.nid: ThreadWait(design.sleep_ns, design.needs_flag)
-            for node in self._topology.nodes
-            if node.present_pages and design.has_thread(node.nid)
-        }
-        events = [(thread.sleep_ns, nid) for nid, thread in threads.items()]
-        heapq.heapify(events)
+        threads, model, n_entries = self.threads, self.model, len(self._entries)
         after_end: Counter[int] = Counter()
-        left = -1
-        while events:
-            now_ns, nid = heapq.heappop(events)
-            before = self._next
-            self._mark_until(now_ns)
-            if on_marks is not None and self._next > before:
-                on_marks(self._next - before)
-            over = self._next == len(self._entries)
-            if over:
+        left, n_told = -1, 0
+        while (due := threads.next_walk(_FOR_EVER_NS)) is not None:
+            if on_marks is not None and threads.n_marked > n_told:
+                on_marks(threads.n_marked - n_told)
+                n_told = threads.n_marked
+            _, nid = due
+            if threads.n_marked == n_entries:
                 if self.ledger.pending != left:
                     left = self.ledger.pending
                     after_end.clear()
                 after_end[nid] += 1
                 if not self.ledger.pending or after_end[nid] > _WALKS_AFTER_END:
+                    del threads.waits[nid]
                     continue
-            thread = threads[nid]
-            if thread.needs_flag and not design.activated(nid):
-                heapq.heappush(events, (now_ns + thread.sleep_ns, nid))
-                continue
-            end_ns, flagged = self._walk(nid, now_ns)
-            heapq.heappush(events, (end_ns if flagged else end_ns + thread.sleep_ns, nid))
+            self.scan_ns += threads.walk(*due).look_ns
+            self.fills += [len(call.pfns) for call in model.calls if call.pfns]
+            model.calls.clear()
+        if on_marks is not None and n_entries > n_told:
+            on_marks(n_entries - n_told)
 
-    def _walk(self, nid: int, start_ns: int) -> tuple[int, bool]:
-        """Walk a node; return when that ended, and whether its flag was raised meanwhile."""
-        design, place = self.design, self.place
-        self.ledger.last_asked_ns = -1
-        flagged = self._mark_ahead(nid, start_ns)
-        asked_ahead = self.ledger.last_asked_ns > start_ns
-        place.begin(start_ns)
-        design.walk(nid, now_jiffies=self._jiffies(start_ns))
-        walk_ns = place.end()
-        end_ns = start_ns + max(1, int(walk_ns))
-        self.scan_ns += walk_ns
-        self.fills += [len(call.pfns) for call in design.calls if call.pfns]
-        design.calls.clear()
-        if asked_ahead:  # set after the thread had cleared it
-            design.activate(nid)
-        for span in flagged:
-            design.raise_flag(span)
-        self._mark_all(self._between(nid, start_ns, end_ns))
-        return end_ns, design.activated(nid)
-
-    def _between(self, nid: int, start_ns: int, end_ns: int) -> NDArray[np.int64]:
-        """Return the entries of a node in ``(start, end]`` that were not marked yet."""
-        lo, hi = np.searchsorted(self._times, [start_ns, end_ns], side="right").tolist()
-        found: NDArray[np.int64] = lo + np.flatnonzero(
-            (self._nid_of_entry[lo:hi] == nid) & ~self._marked[lo:hi]
-        )
-        return found
-
-    def _mark_ahead(self, nid: int, start_ns: int) -> list[ZoneSpan]:
-        """Make the marks that come during a walk, ahead of it; return the spans in which one comes after the
-        walk has cleared their flag."""
-        design, spans = self.design, self._spans_of(nid)
-        if not len(spans.starts):
-            return []
-        longest_ns = int(spans.n_examined * self._costs.page_ns)
-        coming = self._between(nid, start_ns, start_ns + longest_ns)
-        if not len(coming):
-            return []
-        coming = coming[np.argsort(self._pfns[coming], kind="stable")]
-        pfns, times = self._pfns[coming], self._times[coming]
-        firsts, ends = np.searchsorted(pfns, spans.starts), np.searchsorted(pfns, spans.ends)
-        seen = np.zeros(len(coming), dtype=np.bool_)  # a page in two zones is looked at in the first
-        n_before, flagged = 0, []
-        for span, first, end in zip(spans.spans, firsts.tolist(), ends.tolist(), strict=True):
-            mine = first + np.flatnonzero(~seen[first:end])
-            seen[mine] = True
-            begin_ns = self.place.when(start_ns, np.array([n_before]))[0]
-            # What comes before the walk is here may be what makes it go through.
-            self._mark_all(coming[mine[times[mine] <= begin_ns]])
-            if not design.will_walk(span):
-                continue
-            reached_ns = self.place.when(start_ns, n_before + design.n_before(span, pfns[mine]))
-            requested = self.ledger.requested
-            self._mark_all(coming[mine[(times[mine] > begin_ns) & (times[mine] <= reached_ns)]])
-            if self.ledger.requested > requested:
-                flagged.append(span)
-            n_before += design.n_examined(span)
-        return flagged
-
-    def _spans_of(self, nid: int) -> _Spans:
-        found = self._spans.get(nid)
-        if found is None:
-            spans = self.design.spans(nid)
-            starts = np.array([span.start_pfn for span in spans], dtype=np.int64)
-            ends = np.array([span.end_pfn for span in spans], dtype=np.int64)
-            n_examined = sum(self.design.n_examined(span) for span in spans)
-            found = self._spans[nid] = _Spans(spans, starts, ends, n_examined)
-        return found
-
-    def _mark_until(self, now_ns: int) -> None:
-        end = int(np.searchsorted(self._times, now_ns, side="right"))
-        self._mark_all(self._next + np.flatnonzero(~self._marked[self._next : end]))
-        self._next = max(self._next, end)
-
-    def _mark_all(self, entries: NDArray[np.int64]) -> None:
-        """Make marks in the order of their times."""
-        for index in np.sort(entries).tolist():
-            self._mark(index)
-
-    def _mark(self, index: int) -> None:
-        entry = self._entries[index]
-        self._marked[index] = True
-        time_ns = int(entry["time_ns"])
-        self.ledger.now_ns = time_ns
-        self.design.mark(int(entry["pfn"]), int(entry["nid"]), self._jiffies(time_ns), cpu=int(entry["cpu"]))
-
-    def _jiffies(self, now_ns: int) -> int:
-        return now_ns * self._hz // 1_000_000_000
+    def _make(self, marks: Marks, which: NDArray[np.int64]) -> None:
+        """Make marks in the order of their times, each at its own."""
+        for index in which.tolist():
+            self.ledger.now_ns = time_ns = int(marks.times_ns[index])
+            self.model.mark(
+                int(marks.pfns[index]),
+                int(marks.nids[index]),
+                self._policy.jiffies(time_ns),
+                cpu=int(marks.cpus[index]),
+            )
 
     def result(self) -> OpenResult:
         """Return what came of it, and prove conservation.
@@ -272,14 +171,15 @@ class OpenLoop:
         Raises:
             RunFailedError: conservation broke.
         """
-        design, ledger = self.design, self.ledger
-        design.finish()
-        design.verify()
-        counters = design.counters
+        design, model, ledger = self.design, self.model, self.ledger
+        model.finish()
+        model.verify()
+        counters = model.counters
+        n_looked_at = design.n_looked_at(counters)
         positions = np.array(ledger.positions, dtype=np.int64)
         return OpenResult(
             design.name,
-            digest_entries(self._entries[self._marked]),
+            digest_entries(self._entries[self.marks.done]),
             requested=ledger.requested,
             found=len(positions),
             pending=ledger.pending,
@@ -289,16 +189,28 @@ class OpenLoop:
             positions=positions,
             place_in_zone=places_in_zone(self._topology, positions),
             fills=np.array(self.fills, dtype=np.int32),
-            batch_limit=design.batch_folios,
+            batch_limit=model.batch_folios,
             wrong_node=counters["sent_to_wrong_node"],
             lost=dict(ledger.lost.most_common()),
-            examined=design.n_looked_at,
-            unit="pages" if design.has_walk else "entries",
-            examined_bytes=design.looked_at_bytes,
+            examined=n_looked_at,
+            unit=design.looks_at,
+            examined_bytes=n_looked_at * design.look_bytes(self._policy),
             scan_ns=self.scan_ns,
             no_resched_ns=self.place.longest_ns,
             false_promotions=counters["false_promotions"],
         )
+
+
+def _marks_of(entries: NDArray[Any], topology: Topology) -> Marks:
+    page_map, pfns = topology.page_map, np.ascontiguousarray(entries["pfn"])
+    return Marks(
+        np.ascontiguousarray(entries["time_ns"]),
+        pfns,
+        np.ascontiguousarray(entries["nid"]),
+        entries["cpu"].astype(np.int64),
+        page_map.nid_of_flat(page_map.flat_of_pfn(pfns)),
+        np.zeros(len(entries), dtype=np.bool_),
+    )
 
 
 def run_model(
@@ -316,10 +228,10 @@ def run_model(
         RunFailedError: conservation broke.
     """
     policy = settings.policy_of(name)
-    design = make_design(name, pages, policy)
-    settings.tune(design)
-    design.hint_faults = requests.hint_faults
-    loop = OpenLoop(design, settings.topology, requests.entries(), costs, policy.hz)
+    model = make_model(name, pages, policy)
+    settings.tune(model)
+    model.hint_faults = requests.hint_faults
+    loop = OpenLoop(DESIGNS.get(name), model, settings.topology, requests.entries(), costs, policy)
     loop.run(on_marks)
     return loop.result()
 

@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscan.base.units import format_bytes
 from gpuscan.bench.plots import require_matplotlib, save
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.contract import PlotStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by everyone; designs that often coincide differ in width and dashes,
-# so that one is seen under the other.
-STYLE: dict[str, dict[str, Any]] = {
-    "rfc-v1": {"color": "#D55E00", "linewidth": 4.5, "alpha": 0.5},
-    "rfc-fixed": {"color": "#E69F00", "linewidth": 2.5},
-    "zone-flag": {"color": "#F0E442", "linewidth": 1.6, "linestyle": "--"},
-    "per-folio": {"color": "#8B4513", "linewidth": 1.4, "linestyle": ":"},
-    "section-flag": {"color": "#CC79A7", "linewidth": 2.0},
-    "hot-list": {"color": "#56B4E9", "linewidth": 2.0},
-    "percpu-list": {"color": "#009E73", "linewidth": 2.8, "alpha": 0.8},
-    "gpuscan": {"color": "black", "linewidth": 1.6, "linestyle": "-."},
-}
 PLOTS = ("delay-cdf", "delay-by-place", "batch-fill", "fast-share", "scan-by-memory")
 """Names of the plots."""
+COLUMNS_PLOT = "columns"
+"""Of the one that is there where columns ask to be drawn."""
 _DPI = 110
+_NOT_INSTALLED = PlotStyle(order=1 << 20, line={"color": "0.5", "linewidth": 1.6, "linestyle": "--"})
+"""Of a design in a document that is of a package which is not here."""
+
+
+def style_of(name: str) -> PlotStyle:
+    """Return how a design is drawn."""
+    return DESIGNS.get(name).plot if name in DESIGNS else _NOT_INSTALLED
 
 
 def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
@@ -40,6 +39,9 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
         "fast-share": _fast_share(document),
         "scan-by-memory": _scan_by_memory(document),
     }
+    drawn = [column for column in document["columns"] if column.get("drawn")]
+    if drawn:
+        figures[COLUMNS_PLOT] = _columns(document, drawn)
     return [save(figure, directory, name, _DPI) for name, figure in figures.items()]
 
 
@@ -72,7 +74,7 @@ def _about(document: Mapping[str, Any], loop: str) -> str:
 
 def _curves(document: Mapping[str, Any], what: str) -> list[tuple[str, Mapping[str, Any]]]:
     curves = document["curves"]
-    return [(name, curves[name][what]) for name in STYLE if name in curves]
+    return [(name, curves[name][what]) for name in sorted(curves, key=lambda name: style_of(name).order)]
 
 
 def _ms(ns: Sequence[float]) -> list[float]:
@@ -83,7 +85,8 @@ def _delay_cdf(document: Mapping[str, Any]) -> Figure:
     figure, (ax,) = new_figure()
     for name, curve in _curves(document, "delay"):
         if curve["ns"]:
-            ax.plot(_ms(curve["ns"]), [100 * share for share in curve["share"]], label=name, **STYLE[name])
+            found = [100 * share for share in curve["share"]]
+            ax.plot(_ms(curve["ns"]), found, label=name, **style_of(name).line)
     ax.set(
         xscale="log",
         xlabel="time from the mark until the scan finds the page (ms)",
@@ -97,20 +100,23 @@ def _delay_cdf(document: Mapping[str, Any]) -> Figure:
 
 def _delay_by_place(document: Mapping[str, Any]) -> Figure:
     figure, (ax,) = new_figure()
+    shaded = []
     for name, curve in _curves(document, "delay_by_place"):
         place = [100 * share for share in curve["place"]]
         if len(place) < 2:
             continue
-        ax.plot(place, _ms(curve["p50_ns"]), label=name, **STYLE[name])
-        if name in ("rfc-v1", "gpuscan"):
-            colour = STYLE[name]["color"]
+        ax.plot(place, _ms(curve["p50_ns"]), label=name, **style_of(name).line)
+        if style_of(name).shaded:
+            shaded.append(name)
+            colour = style_of(name).line["color"]
             ax.fill_between(place, _ms(curve["p10_ns"]), _ms(curve["p90_ns"]), color=colour, alpha=0.12)
     ax.set(
         xlim=(0, 100),
         ylim=(0, None),
         xlabel="where the page lies in its zone (% of the zone's span)",
         ylabel="median time from mark to found (ms)",
-        title=_about(document, "open") + "\nshaded: 10th to 90th percentile of rfc-v1 and gpuscan",
+        title=_about(document, "open")
+        + (f"\nshaded: 10th to 90th percentile of {' and '.join(shaded)}" if shaded else ""),
     )
     legend_below(figure, ax)
     return figure
@@ -129,7 +135,7 @@ def _batch_fill(document: Mapping[str, Any]) -> Figure:
             [100 * count / total for count in curve["batches"]],
             width=100 * (edges[1] - edges[0]),
             align="edge",
-            color=STYLE[name]["color"],
+            color=style_of(name).line["color"],
             edgecolor="0.3",
             linewidth=0.3,
         )
@@ -148,7 +154,7 @@ def _fast_share(document: Mapping[str, Any]) -> Figure:
     figure, (ax,) = new_figure()
     for name, curve in _curves(document, "fast"):
         share = [float("nan") if value is None else 100 * value for value in curve["share"]]
-        ax.plot([ns * 1e-9 for ns in curve["time_ns"]], share, label=name, **STYLE[name])
+        ax.plot([ns * 1e-9 for ns in curve["time_ns"]], share, label=name, **style_of(name).line)
     ax.set(
         ylim=(0, 100),
         xlabel="simulated time (s)",
@@ -163,7 +169,7 @@ def _scan_by_memory(document: Mapping[str, Any]) -> Figure:
     figure, (ax,) = new_figure()
     for name, curve in _curves(document, "scan"):
         if curve["memory_bytes"]:
-            ax.plot(curve["memory_bytes"], _ms(curve["ns"]), label=name, **STYLE[name])
+            ax.plot(curve["memory_bytes"], _ms(curve["ns"]), label=name, **style_of(name).line)
     ticks = [1 << shift for shift in range(30, 47, 2)]
     ax.set_xscale("log", base=2)
     ax.set(
@@ -177,4 +183,20 @@ def _scan_by_memory(document: Mapping[str, Any]) -> Figure:
     )
     ax.set_xticks(ticks, [format_bytes(tick) for tick in ticks], rotation=30)
     legend_below(figure, ax)
+    return figure
+
+
+def _columns(document: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return bars for each column that asks for them, a panel for each."""
+    figure, axes = new_figure(7.5, 2.2 * len(columns) + 0.6, len(columns))
+    names = sorted(document["designs"], key=lambda name: style_of(name).order, reverse=True)
+    for ax, column in zip(axes, columns, strict=True):
+        cells = {name: document["cells"][name][column["key"]] for name in names}
+        numbers = [float("nan") if cells[name]["why_not"] else cells[name]["number"] for name in names]
+        bars = ax.barh(names, numbers, color=[style_of(name).line["color"] for name in names])
+        ax.bar_label(bars, [cells[name]["text"] for name in names], padding=3, fontsize="small")
+        loop = "" if column["loop"] == "none" else f", {column['loop']} loop"
+        ax.set(xlabel=f"{column['title']} ({column['unit']}{loop})", xlim=(0, None))
+        ax.margins(x=0.2)
+    figure.suptitle(_about(document, "closed").partition(";")[0])
     return figure

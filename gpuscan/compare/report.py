@@ -22,14 +22,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gpuscan.base.units import PAGE_BYTES
-from gpuscan.compare.columns import COLUMNS, Cell, cell_text, column_documents, percentiles
-from gpuscan.compare.cost_model import MODEL_DENSITY, MODEL_SIZES
-from gpuscan.compare.plots import PLOTS
+from gpuscan.compare.columns.catalogue import all_columns, column_documents
+from gpuscan.compare.columns.cells import Cell, cell_text
+from gpuscan.compare.cost_model import MODEL_SIZES
+from gpuscan.compare.plots import COLUMNS_PLOT, PLOTS
 from gpuscan.compare.request_list import ENTRY
-from gpuscan.compare.settings import OURS, UNTIMED, Settings
+from gpuscan.compare.settings import Settings
+from gpuscan.compare.steps.scans import MODEL_DENSITY
 from gpuscan.compare.suite import Costs, SeedRun
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.contract import NotMeasured
 from gpuscan.files.parquet import create_table
 from gpuscan.files.writing import Contents, create_json, new_directory
 
@@ -38,7 +43,7 @@ CONTENTS = Contents(
     JSON_FILE,
     (
         *(f"{name}.parquet" for name in ("cells", "requests", "delays", "fills", "series", "model")),
-        *(f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")),
+        *(f"{name}.{suffix}" for name in (*PLOTS, COLUMNS_PLOT) for suffix in ("png", "svg")),
     ),
 )
 """Of a comparison's directory."""
@@ -70,7 +75,9 @@ def document_of(
                 "digest": run.requests.digest,
                 "digest_by_design": {name: run.opened[name].list_digest for name in designs},
                 "step_costs": {
-                    name: asdict(costs.model.step_costs(name)) for name in designs if name != OURS
+                    name: asdict(costs.model.step_costs(name))
+                    for name in designs
+                    if not DESIGNS.get(name).runs_on_a_store
                 },
             }
             for run in runs
@@ -92,7 +99,7 @@ def document_of(
                     **asdict(cells[name][column.key]),
                     "text": cell_text(column, cells[name][column.key]),
                 }
-                for column in COLUMNS
+                for column in all_columns()
             }
             for name in designs
         },
@@ -109,7 +116,7 @@ def document_of(
 
 
 def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[str, Any]:
-    sizes = [] if name in UNTIMED else list(MODEL_SIZES)
+    sizes = [] if isinstance(DESIGNS.get(name).scan, NotMeasured) else list(MODEL_SIZES)
     opened, closed = run.opened[name], run.closed[name]
     shares, delays = percentiles(opened.delays_ns)
     counts, edges = np.histogram(
@@ -140,6 +147,14 @@ def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[s
             "ns": [costs.model.scan_ns(name, size // PAGE_BYTES) for size in sizes],
         },
     }
+
+
+def percentiles(delays_ns: NDArray[np.int64], steps: int = 200) -> tuple[list[float], list[float]]:
+    """Return (shares, delays in ns) of a CDF drawn with ``steps`` points; empty without delays."""
+    if not len(delays_ns):
+        return [], []
+    shares = np.linspace(0, 1, steps + 1)
+    return shares.tolist(), np.quantile(delays_ns, shares).tolist()
 
 
 def write_out(out: Path, document: dict[str, Any], run: SeedRun, *, plots: bool, force: bool) -> None:

@@ -5,21 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from gpuscan.designs.design import Design
-from gpuscan.designs.registry import DESIGNS, require_design
-from gpuscan.designs.tunables import Bound, check_tunables
+from gpuscan.compare.steps.look_up import check_steps
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.model import Model
+from gpuscan.designs.tunables import Tuning
 from gpuscan.engine.policy import Policy
-from gpuscan.records.formats import record_format
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
 
 if TYPE_CHECKING:
     from gpuscan.compare.stream import TraceStream
-
-OURS = "gpuscan"
-UNTIMED = frozenset({"hot-list"})
-"""Designs none of whose steps is measured: what a producer takes that searches a chain and sifts a heap, and
-a thread that takes from it, depends on how long both are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +36,10 @@ class Parameters:
 
         Args:
             design: its name.
-            mark: what the producer does; gpuscan counts accesses that are recorded.
+            mark: what the producer does; some designs count only accesses that are recorded.
         """
-        counts = design in COUNTING_DESIGNS or (design == OURS and mark == "record")
-        return replace(self, threshold=self.threshold if counts else None)
-
-
-COUNTING_DESIGNS = frozenset({"section-flag"})
-"""Models that count accesses up to a threshold that can be set. kpromoted's is a constant; all others act on
-the first access."""
+        takes = DESIGNS.get(design).takes_threshold(mark)
+        return replace(self, threshold=self.threshold if takes else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +73,20 @@ class Settings:
         policy, wanted = self.policy, self.parameters
         if wanted.threshold is not None:
             policy = replace(policy, freq_threshold=wanted.threshold)
-        if design == OURS:
+        if DESIGNS.get(design).runs_on_a_store:
             if wanted.interval_ns is not None:
                 policy = replace(policy, interval_ns=wanted.interval_ns)
             if wanted.batch_folios is not None:
                 policy = replace(policy, batch_pages=wanted.batch_folios)
-        elif wanted.interval_ns is not None:
-            # A thread walks once a tick at most, so no tick may be longer than its sleep.
-            policy = replace(policy, interval_ns=min(policy.interval_ns, wanted.interval_ns))
-        return policy
+            return policy
+        return replace(policy, interval_ns=self.model_tick_ns)
+
+    @property
+    def model_tick_ns(self) -> int:
+        """The tick of a model's machine: a thread walks once a tick at most, so none may be longer than its
+        sleep."""
+        wanted_ns = self.parameters.interval_ns
+        return self.policy.interval_ns if wanted_ns is None else min(self.policy.interval_ns, wanted_ns)
 
     def check(self, design: str) -> None:
         """Refuse parameters and a policy that a design does not take.
@@ -99,20 +94,16 @@ class Settings:
         Raises:
             InputError: the kernel, or gpuscan's record, would not hold one of them.
         """
-        policy, wanted = self.policy_of(design), self.parameters
-        if design != OURS:
-            check_tunables(design, policy, sleep_ns=wanted.interval_ns, batch_folios=wanted.batch_folios)
-        elif self.mark == "record":
-            fmt = record_format(policy.record_format)
-            what = f"what {fmt.name} records count to"
-            Bound("policy.freq_threshold", policy.freq_threshold, 1, fmt.freq.max, "", what).check(design)
+        wanted = self.parameters
+        tuning = Tuning(self.policy_of(design), self.mark, wanted.interval_ns, wanted.batch_folios)
+        DESIGNS.get(design).check(tuning)
 
-    def tune(self, design: Design) -> None:
+    def tune(self, model: Model) -> None:
         """Give a model the parameters that it shares with all of them."""
         if self.parameters.interval_ns is not None:
-            design.sleep_ns = self.parameters.interval_ns
+            model.sleep_ns = self.parameters.interval_ns
         if self.parameters.batch_folios is not None:
-            design.batch_folios = self.parameters.batch_folios
+            model.batch_folios = self.parameters.batch_folios
 
 
 def ticks_within(spec: MachineSpec, tick_ns: int, ticks: int, n_accesses: int) -> int:
@@ -122,15 +113,13 @@ def ticks_within(spec: MachineSpec, tick_ns: int, ticks: int, n_accesses: int) -
 
 
 def wanted_designs(names: str) -> tuple[str, ...]:
-    """Return the designs in a list such as ``rfc-v1,gpuscan``, or ``all`` of them.
+    """Return the designs in a list such as ``rfc-v1,per-folio``, or ``all`` of them.
 
     Raises:
-        InputError: one is unknown.
+        InputError: one is unknown, cannot be used, or declares a step that is none.
     """
-    if names.strip() == "all":
-        return (*DESIGNS, OURS)
-    wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    for name in wanted or ("",):
-        if name != OURS:
-            require_design(name)
-    return wanted
+    listed = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip())) or ("",)
+    wanted = DESIGNS.in_order if names.strip() == "all" else tuple(map(DESIGNS.get, listed))
+    for design in wanted:
+        check_steps(design)
+    return tuple(design.name for design in wanted)

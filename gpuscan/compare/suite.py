@@ -10,18 +10,23 @@ import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.closed_loop import ClosedResult, run_closed
-from gpuscan.compare.columns import COLUMNS, Cell, Figures, cell_of
+from gpuscan.compare.columns.catalogue import all_columns
+from gpuscan.compare.columns.cells import Cell, cell_of
+from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_model import CostModel
-from gpuscan.compare.gpuscan_loop import GpuscanLoop
 from gpuscan.compare.jobs import run_jobs
-from gpuscan.compare.metadata import metadata_bytes
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
 from gpuscan.compare.recording import record_accesses
 from gpuscan.compare.request_list import RequestList, make_request_list
-from gpuscan.compare.settings import OURS, UNTIMED, Settings
+from gpuscan.compare.settings import Settings
 from gpuscan.compare.side_costs import ProducerCost
 from gpuscan.compare.static_machine import StillPages
+from gpuscan.compare.steps.look_up import name_of
+from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import RecordedStream, Stream
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.contract import NotMeasured
+from gpuscan.sim.machine import SimulatedMachine
 
 OnShare = Callable[[str, float], None]
 """Called with what is being done and how much of it (of 1) is done since the last call."""
@@ -120,7 +125,7 @@ def run_seed(
     """Run both loops of every design under one seed.
 
     Args:
-        designs: names, ``gpuscan`` among them or not.
+        designs: names.
         settings: machine, policy; the seed is the spec's.
         costs: what the open loop's walks take.
         directory: where recording and list are written.
@@ -150,23 +155,19 @@ def run_seed(
     closed: dict[str, ClosedResult] = {}
     machine = stream.open().machine
     n_listed = len(np.unique(requests.entries()["pfn"]))
-    metadata = {name: metadata_bytes(name, machine, settings.policy_of(name), n_listed) for name in designs}
-    if OURS in designs:  # alone, on all threads: its scans are timed
-        opened[OURS] = GpuscanLoop(settings, machine, requests).run(
-            lambda n: on_share("gpuscan, open loop", n / requests.n)
-        )
-        del machine
-        closed[OURS] = run_closed(
-            OURS,
-            settings,
-            stream,
-            lambda passed_ns: on_share("gpuscan, closed loop", passed_ns / stream.horizon_ns),
-        )
+    metadata = {
+        name: DESIGNS.get(name).metadata_bytes(machine, settings.policy_of(name), n_listed)
+        for name in designs
+    }
+    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
+    for name in designs:
+        if name not in models:  # alone, on all threads: its scans are timed
+            opened[name], closed[name] = _run_store(name, settings, machine, stream, requests, on_share)
+    del machine
     jobs = [
         ModelJob(name, loop, settings, stream, requests, costs.step_costs(name))
         for loop in ("closed", "open")
-        for name in designs
-        if name != OURS
+        for name in models
     ]
     for job, result in run_jobs(jobs, n_processes, on_share):
         assert isinstance(job, ModelJob)
@@ -175,6 +176,27 @@ def run_seed(
         else:
             closed[job.design] = result
     return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata)
+
+
+def _run_store(
+    name: str,
+    settings: Settings,
+    machine: SimulatedMachine,
+    stream: Stream,
+    requests: RequestList,
+    on_share: OnShare,
+) -> tuple[OpenResult, ClosedResult]:
+    """Run both loops of a design that runs on a store."""
+    opened = StoreLoop(name, settings, machine, requests).run(
+        lambda n: on_share(f"{name}, open loop", n / requests.n)
+    )
+    closed = run_closed(
+        name,
+        settings,
+        stream,
+        lambda passed_ns: on_share(f"{name}, closed loop", passed_ns / stream.horizon_ns),
+    )
+    return opened, closed
 
 
 def _recorded(settings: Settings, directory: Path, on_share: OnShare) -> RecordedStream:
@@ -198,11 +220,11 @@ def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> F
         run.opened[design],
         run.closed[design],
         run.requests.end_ns,
-        settings.n_threads if design == OURS else 1,
+        settings.n_threads if DESIGNS.get(design).runs_on_a_store else 1,
         run.metadata[design],
         producer.alone_ns,
         producer.beside_another_ns,
-        _NAN if design in UNTIMED else costs.slowdown.get(_step_of(design), _NAN),
+        _slowdown(design, costs),
         costs.model.scan_ns(design, _TIB_PAGES),
         costs.model.scan_ns(design, 64 * _TIB_PAGES),
     )
@@ -215,7 +237,7 @@ def table(
     cells: dict[str, dict[str, Cell]] = {}
     for design in designs:
         seeds = [figures_of(design, run, settings, costs) for run in runs]
-        cells[design] = {column.key: cell_of(column, seeds) for column in COLUMNS}
+        cells[design] = {column.key: cell_of(column, seeds) for column in all_columns()}
     return cells
 
 
@@ -224,9 +246,6 @@ def with_seed(settings: Settings, seed: int) -> Settings:
     return replace(settings, spec=replace(settings.spec, seed=seed))
 
 
-def _step_of(design: str) -> str:
-    if design == OURS:
-        return "gpuscan"
-    if design == "section-flag":
-        return "section walk"
-    return "list entry" if design == "percpu-list" else "walk"
+def _slowdown(design: str, costs: Costs) -> float:
+    beside = DESIGNS.get(design).beside
+    return _NAN if isinstance(beside, NotMeasured) else costs.slowdown.get(name_of(beside), _NAN)

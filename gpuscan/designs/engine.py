@@ -1,4 +1,4 @@
-"""The loop that runs a design on a simulated machine: time, producers, the threads' waits, the report.
+"""The loop that runs a design on a simulated machine: time, producers, the report.
 
 Reports in the same terms as :mod:`gpuscan.engine.tick`, so that a design's run can be laid
 beside gpuscan's; only ``scan_ns`` is modelled there, from what a PFN or a cache line takes
@@ -6,84 +6,35 @@ beside gpuscan's; only ``scan_ns`` is modelled there, from what a PFN or a cache
 as long as that and its migrations.
 
 Each thread is somewhere in its first wait when the run begins. A tick's marks come when the producer made
-them or, where it does not know, at times that are drawn, uniformly. What is marked during a walk is seen by
-the next one, but for kmigrated, whose walk meets what is marked ahead of it
-(:mod:`gpuscan.designs.races`), as far as it is marked in the tick that the walk begins in.
+them or, where it does not know, at times that are drawn, uniformly. What a walk meets of them is said by
+:mod:`gpuscan.designs.threads`, as far as it is marked in the tick that the walk begins in.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import Design
-from gpuscan.designs.machine import ZoneSpan
-from gpuscan.designs.races import meet, visit_ns
-from gpuscan.designs.rfc import Kmigrated, Race
-from gpuscan.designs.simulated import migrate_counts
+from gpuscan.designs.catalogue import DESIGNS, make_model
+from gpuscan.designs.contract import Design
+from gpuscan.designs.model import Model
+from gpuscan.designs.races import Atomics
+from gpuscan.designs.simulated import SimulatedPages, migrate_counts
+from gpuscan.designs.threads import Marks, Threads, first_waits
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.stages import MigrateStatus
 from gpuscan.engine.tick import RunReport, TickReport, Walks
 from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.producers.catalogue import producer_of
 from gpuscan.producers.contract import Observed
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
-
-_NS_PER_S = 1_000_000_000
-_MEANS_MAX = 20
-"""A drawn distance between two atomics is longer than so many means once in 500 million."""
-
-
-@dataclass(slots=True)
-class ThreadWait:
-    """When a node's thread, which nobody wakes, begins its next walk.
-
-    ``wait_event_timeout()`` looks at the condition when the wait begins and when it is
-    over, and in between only if somebody wakes the queue, which neither RFC v1 nor pghot
-    does. So the flag of a node starts a walk at once if it was set during the last one;
-    one that is set during the wait changes nothing before the timeout.
-
-    Attributes:
-        sleep_ns: the timeout.
-        needs_flag: whether a timeout without the flag starts a walk too (RFC v1: yes; pghot: no).
-        since_ns: when the wait began.
-        flag_ns: when the flag was set, None while it is clear.
-    """
-
-    sleep_ns: int
-    needs_flag: bool
-    since_ns: int = 0
-    flag_ns: int | None = None
-
-    def walk_start_ns(self, now_ns: int) -> int | None:
-        """Return when a walk has begun by ``now_ns``, None if none has."""
-        if self.flag_ns is not None and self.flag_ns <= self.since_ns:
-            start_ns = self.since_ns
-        elif not self.needs_flag:
-            start_ns = self.since_ns + self.sleep_ns
-        elif self.flag_ns is None:
-            return None
-        else:  # a timeout without the flag begins the next wait
-            n_timeouts = -(-(self.flag_ns - self.since_ns) // self.sleep_ns)
-            start_ns = self.since_ns + n_timeouts * self.sleep_ns
-        return start_ns if start_ns <= now_ns else None
-
-    def timeout_from(self, now_ns: int) -> int:
-        """Return when the wait begins or is over next, from ``now_ns`` on: when a flag is set before that
-        makes no difference."""
-        n_timeouts = max(0, -(-(now_ns - self.since_ns) // self.sleep_ns))
-        return self.since_ns + n_timeouts * self.sleep_ns
-
-    def walked(self, start_ns: int, walk_ns: float) -> None:
-        """Begin to wait after a walk, which cleared the flag."""
-        self.since_ns = start_ns + int(walk_ns)
-        self.flag_ns = None
+from gpuscan.sim.spec import KernelCostSpec
 
 
 class FaultSource(Protocol):
@@ -94,30 +45,44 @@ class FaultSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Marks:
-    """The marks of a tick, in the order of their times.
+class KernelPace:
+    """A :class:`gpuscan.designs.threads.Pace` by what a workload's ``[kernel]`` table says.
 
-    Attributes:
-        times_ns: int64[n].
-        pfns, nids, cpus: what each names, and on which CPU.
-        own_nids: where the page is.
-        done: bool[n], made before its turn.
+    Args:
+        model: whose walks.
+        cost: of PFNs, sections (each as a PFN) and cache lines.
+        locked: the walk does a locked test-and-clear on the record of each page.
     """
 
-    times_ns: NDArray[np.int64]
-    pfns: NDArray[np.int64]
-    nids: NDArray[np.int32]
-    cpus: NDArray[np.int64]
-    own_nids: NDArray[np.int32]
-    done: NDArray[np.bool_]
+    def __init__(self, model: Model, cost: KernelCostSpec, *, locked: bool) -> None:
+        self.look_ns = cost.walk_pfn_locked_ns if locked else cost.walk_pfn_ns
+        self._model, self._cost = model, cost
+        self._before_ns = 0.0
+
+    def begin(self, start_ns: int) -> None:
+        """See :class:`gpuscan.designs.threads.Pace`."""
+        self._before_ns = self._looked_ns()
+
+    def end(self) -> float:
+        """See :class:`gpuscan.designs.threads.Pace`."""
+        return self._looked_ns() - self._before_ns
+
+    def _looked_ns(self) -> float:
+        """Return how long all walks have looked at PFNs, sections and entries so far."""
+        counters, cost = self._model.counters, self._cost
+        return (
+            counters["pfns_examined"] * self.look_ns
+            + counters["sections_examined"] * cost.walk_pfn_ns
+            + counters["walk_lines"] * cost.cold_line_ns
+        )
 
 
 class DesignEngine:
     """Runs a design.
 
     Args:
-        design: on ``machine``'s pages.
+        design: what it declares.
+        model: of the design, on ``machine``'s pages.
         machine: where time passes.
         source: what sees the accesses.
         policy: ``interval_ns`` is the length of a tick, ``hz`` counts jiffies; the rest is gpuscan's own.
@@ -127,12 +92,14 @@ class DesignEngine:
     def __init__(
         self,
         design: Design,
+        model: Model,
         machine: SimulatedMachine,
         source: FaultSource,
         policy: Policy,
         at_fault: SimulatedMigrator | None = None,
     ) -> None:
-        self.design = design
+        assert design.model is not None
+        self.design, self.model, self._modelled = design, model, design.model
         self.policy = policy
         self.now_ns = 0
         self.n_ticks = 0
@@ -146,13 +113,12 @@ class DesignEngine:
         self._wait_ns = 0.0
         self._walk_times_ns: list[float] = []
         self._random = np.random.default_rng([machine.spec.seed, 4])
-        self._threads = {
-            node.nid: ThreadWait(
-                design.sleep_ns, design.needs_flag, -int(self._random.integers(0, design.sleep_ns))
-            )
-            for node in machine.topology.nodes
-            if node.present_pages and design.has_thread(node.nid)
-        }
+        how, atomics = design.model, Atomics(self._cost.atomics_apart_ns, self._random)
+        first = first_waits(
+            model, how, machine.topology, lambda: -int(self._random.integers(0, model.sleep_ns))
+        )
+        pace = KernelPace(model, self._cost, locked=how.locks_records)
+        self.threads = Threads(model, how, first, pace, policy, atomics=atomics)
 
     def run(self, n_ticks: int, on_tick: Callable[[TickReport], None] | None = None) -> RunReport:
         """Run ``n_ticks`` ticks, and prove conservation.
@@ -165,13 +131,13 @@ class DesignEngine:
             ticks.append(self.tick())
             if on_tick is not None:
                 on_tick(ticks[-1])
-        design = self.design
-        design.finish()
-        design.verify()
-        counters = design.counters + Counter(elsewhere=design.ledger.elsewhere)
-        counters["stale_claims"] = design.ledger.stale_claims
+        design, model = self.design, self.model
+        model.finish()
+        model.verify()
+        counters = model.counters + Counter(elsewhere=model.ledger.elsewhere)
+        counters["stale_claims"] = model.ledger.stale_claims
         counters["pgdemote_kswapd"] = int(sum(tick.metrics["demoted_pages"] for tick in ticks))
-        producer_ns = design.producer_ns(self._cost) + self._wait_ns + self._at_fault_ns
+        producer_ns = model.producer_ns(self._cost) + self._wait_ns + self._at_fault_ns
         counters["producer_ns"] = round(producer_ns)
         counters["producer_wait_ns"] = round(self._wait_ns)
         counters["producer_migrate_ns"] = round(self._at_fault_ns)
@@ -190,15 +156,15 @@ class DesignEngine:
         )
 
     def _walks(self) -> Walks:
-        design, counters = self.design, self.design.counters
-        kind, unit = ("walk", "page") if design.has_walk else ("turn", "entry")
+        counters, pages = self.model.counters, self.design.looks_at == "pages"
+        kind, unit = ("walk", "page") if pages else ("turn", "entry")
         return Walks(
             kind,
             unit,
             np.array(self._walk_times_ns, dtype=np.float64),
-            design.n_looked_at,
+            self.design.n_looked_at(counters),
             counters["batch_folios"],
-            design.batch_folios,
+            self.model.batch_folios,
             counters["thp_migrated_at_fault"] << PMD_ORDER,
             self._at_fault_ns,
         )
@@ -207,143 +173,60 @@ class DesignEngine:
         """Let an interval pass, hand its faults to the producers, and walk the nodes whose wait is over."""
         interval_ns = self.policy.interval_ns
         report = TickReport(self.n_ticks, self.now_ns, interval_ns)
-        design, before = self.design, self.design.counters.copy()
-        requested, migrated = design.ledger.requested, design.ledger.migrated
-        lost, looked_at_bytes = design.ledger.lost.total(), design.looked_at_bytes
+        model, before = self.model, self.model.counters.copy()
+        requested, migrated = model.ledger.requested, model.ledger.migrated
+        lost, n_looked_at = model.ledger.lost.total(), self.design.n_looked_at(before)
         seen = self._source.observe(self.now_ns, interval_ns)
         self.now_ns += interval_ns
         report.metrics = seen.metrics
-        design.apply(seen.events)
-        marks = self._marks(seen)
+        model.apply(seen.events)
+        self.threads.expect(self._marks(seen))
         busy_ns = Counter[int]()
-        n_marked = 0
-        while True:
-            due = self._next_walk()
-            until_ns = self.now_ns if due is None else due[0]
-            end = int(np.searchsorted(marks.times_ns, until_ns, side="right"))
-            if n_marked < end:
-                n_marked = self._mark(marks, n_marked, end)
-                continue  # one that set a flag may begin a walk before
-            if due is None:
-                break
-            start_ns, nid = due
-            walk_ns, migrate_ns = self._walk(nid, start_ns, marks, n_marked)
-            report.scan_ns += int(walk_ns)
-            busy_ns[nid] += int(migrate_ns)
+        while (due := self.threads.next_walk(self.now_ns)) is not None:
+            walked = self.threads.walk(*due)
+            report.scan_ns += int(walked.look_ns)
+            busy_ns[due[1]] += int(walked.migrate_ns)
             report.n_plans += 1
-            report.path = "walk" if design.has_walk else "turn"
-            self._walk_times_ns.append(walk_ns)
+            report.path = "walk" if self.design.looks_at == "pages" else "turn"
+            self._walk_times_ns.append(walked.look_ns)
         report.migrate_busy_ns = max(busy_ns.values(), default=0)
-        design.calls.clear()
-        self._wait_ns += design.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
+        model.calls.clear()
+        self._wait_ns += model.producer_wait_ns(interval_ns, self._cost, self._n_cpus)
 
         def counted(name: str) -> int:
-            return design.counters[name] - before[name]
+            return model.counters[name] - before[name]
 
         report.metrics["pfns_examined"] = counted("pfns_examined")
-        report.marked = design.ledger.requested - requested
+        report.marked = model.ledger.requested - requested
         report.candidates = counted("claimed")
         report.n_batches = counted("batch_calls") - counted("empty_batch_calls")
         report.batch_pages = counted("batch_pages")
-        report.migrated = design.ledger.migrated - migrated
+        report.migrated = model.ledger.migrated - migrated
         report.migrated_pages = counted("pgmigrate_success")
-        report.dropped = design.ledger.lost.total() - lost
-        report.examined_bytes = design.looked_at_bytes - looked_at_bytes
-        report.pending = design.ledger.pending
+        report.dropped = model.ledger.lost.total() - lost
+        n_looked_at = self.design.n_looked_at(model.counters) - n_looked_at
+        report.examined_bytes = n_looked_at * self.design.look_bytes(self.policy)
+        report.pending = model.ledger.pending
         self.n_ticks += 1
         return report
 
-    def _next_walk(self) -> tuple[int, int] | None:
-        """Return when the next walk has begun, and whose, if one has: the earliest first."""
-        begun = [
-            (start_ns, nid)
-            for nid, thread in self._threads.items()
-            if (start_ns := thread.walk_start_ns(self.now_ns)) is not None
-        ]
-        return min(begun, default=None)
-
-    def _walk(self, nid: int, start_ns: int, marks: _Marks, n_marked: int) -> tuple[float, float]:
-        """Walk a node and return how long looking at its pages takes, and moving them."""
-        design, thread = self.design, self._threads[nid]
-        before_ns, busy_before = self._looked_ns(), design.busy_ns
-        now_jiffies = self.policy.jiffies(start_ns)
-        flag_ns, flagged = None, list[ZoneSpan]()
-        if isinstance(design, Kmigrated):
-            flag_ns, flagged, races = self._meet(design, nid, start_ns, marks, n_marked)
-            design.walk(nid, races, now_jiffies=now_jiffies)
-        else:
-            design.walk(nid, now_jiffies=now_jiffies)
-        walk_ns, migrate_ns = self._looked_ns() - before_ns, design.busy_ns - busy_before
-        thread.walked(start_ns, walk_ns + migrate_ns)
-        if flag_ns is not None:  # set after the thread had cleared it
-            design.activate(nid)
-            thread.flag_ns = flag_ns
-        for zone in flagged:
-            design.raise_flag(zone)
-        return walk_ns, migrate_ns
-
-    def _meet(
-        self, design: Kmigrated, nid: int, start_ns: int, marks: _Marks, n_marked: int
-    ) -> tuple[int | None, list[ZoneSpan], list[Race]]:
-        """Make the marks that a walk meets ahead; return when the first came, the zones in which one came
-        after the walk had cleared their flag, and the marks it races with."""
-        zones = [zone for zone in design.spans(nid) if design.will_walk(zone)]
-        pfn_ns = self._cost.walk_pfn_locked_ns
-        longest_ns = sum(design.n_examined(zone) for zone in zones) * pfn_ns
-        apart_ns = self._cost.atomics_apart_ns
-        until = int(np.searchsorted(marks.times_ns, start_ns + longest_ns + _MEANS_MAX * apart_ns))
-        mine = n_marked + np.flatnonzero(
-            (marks.own_nids[n_marked:until] == nid) & ~marks.done[n_marked:until]
-        )
-        if not len(mine):
-            return None, [], []
-        late_ns = marks.times_ns[mine] - start_ns - visit_ns(marks.pfns[mine], design, zones, pfn_ns)
-        met = meet(marks.pfns[mine], marks.nids[mine], late_ns, apart_ns, self._random)
-        for i in mine[met.ahead].tolist():
-            design.request(int(marks.pfns[i]), int(marks.nids[i]))
-        marks.done[mine[met.ahead]] = True
-        raced = mine[list(met.races)]
-        marks.done[raced] = True
-        design.counters["raced_marks"] += len(raced)
-        early = np.concatenate([mine[met.ahead], raced])
-        races = list(met.races.values())
-        if not len(early):
-            return None, [], races
-        pfns, times_ns = marks.pfns[early], marks.times_ns[early]
-        begins_ns = start_ns + visit_ns(np.array([zone.start_pfn for zone in zones]), design, zones, pfn_ns)
-        flagged = [
-            zone
-            for zone, begin_ns in zip(zones, begins_ns.tolist(), strict=True)
-            if ((pfns >= zone.start_pfn) & (pfns < zone.end_pfn) & (times_ns > begin_ns)).any()
-        ]
-        return int(times_ns.min()), flagged, races
-
-    def _looked_ns(self) -> float:
-        """Return how long all walks have looked at PFNs, sections and entries so far, modelled."""
-        counters, cost = self.design.counters, self._cost
-        pfn_ns = cost.walk_pfn_locked_ns if self.design.locks_records else cost.walk_pfn_ns
-        return (
-            counters["pfns_examined"] * pfn_ns
-            + counters["sections_examined"] * cost.walk_pfn_ns
-            + counters["walk_lines"] * cost.cold_line_ns
-        )
-
-    def _marks(self, seen: Observed) -> _Marks:
+    def _marks(self, seen: Observed) -> Marks:
         """Return a tick's marks; move what is moved at the fault."""
         pfns, nids, cpus, wanted = seen.pfns, self._asked_for(seen), self._cpus(seen.cpu_nids), seen.wanted
         times_ns = seen.at_ns
         if times_ns is None:
             times_ns = self.now_ns - self._random.integers(0, self.policy.interval_ns, len(pfns))
         marked = np.ones(len(pfns), dtype=np.bool_)
-        self.design.hint_faults = seen.at_fault
+        self.model.hint_faults = seen.at_fault
+        counts_accesses = self.design.counts_accesses == "always"
         if not seen.at_fault:
-            marked = marked if self.design.counts_accesses else wanted
+            marked = marked if counts_accesses else wanted
         else:
-            if self.design.counts_accesses and not self._tiering_mode:
+            if counts_accesses and not self._tiering_mode:
                 # do_numa_page() records what numa_migrate_check() lets through. Of pages below the top tier
                 # that is all in memory tiering mode, else what passes the filter.
                 marked = wanted
-            if self.design.bypasses_thp and self._machine.has_large_folios:
+            if self._modelled.bypasses_thp and self._machine.has_large_folios:
                 huge = self._is_huge(pfns)
                 self._migrate_at_fault(pfns[huge & wanted], seen.target_nids[huge & wanted])
                 marked = marked & ~huge
@@ -352,27 +235,7 @@ class DesignEngine:
         page_map = self._machine.page_map
         own_nids = page_map.nid_of_flat(page_map.flat_of_pfn(pfns[order]))
         done = np.zeros(len(pfns), dtype=np.bool_)
-        return _Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done)
-
-    def _mark(self, marks: _Marks, start: int, end: int) -> int:
-        """Make the marks from ``start`` on, up to ``end`` or the next moment at which a flag that one of them
-        sets may begin a walk; return the first left."""
-        design, threads = self.design, self._threads
-        waits = [thread for thread in threads.values() if thread.flag_ns is None]
-        if waits:
-            first_ns = int(marks.times_ns[start])
-            until_ns = min(thread.timeout_from(first_ns) for thread in waits)
-            end = min(end, int(np.searchsorted(marks.times_ns, until_ns, side="right")))
-        left = start + np.flatnonzero(~marks.done[start:end])
-        times_ns, own_nids = marks.times_ns[left], marks.own_nids[left]
-        jiffies = times_ns * self.policy.hz // _NS_PER_S
-        design.mark_many(marks.pfns[left], marks.nids[left], jiffies, marks.cpus[left])
-        nids, firsts = np.unique(own_nids, return_index=True)
-        for nid, first in zip(nids.tolist(), firsts.tolist(), strict=True):
-            thread = threads.get(nid)
-            if thread is not None and thread.flag_ns is None and design.activated(nid):
-                thread.flag_ns = int(times_ns[first])
-        return end
+        return Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done)
 
     def _cpus(self, cpu_nids: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the CPU of each fault: a node's faults fall on its CPUs in turn."""
@@ -385,7 +248,7 @@ class DesignEngine:
 
     def _asked_for(self, seen: Observed) -> NDArray[np.int32]:
         """Return the node each access names, as the design's producer does."""
-        if self.design.counts_accesses or not seen.at_fault:
+        if self.design.counts_accesses == "always" or not seen.at_fault:
             return seen.target_nids
         # At out_map nid is still folio_nid() where do_numa_page() wants no move, and is marked all the same.
         return np.where(seen.wanted, seen.target_nids, seen.own_nids)
@@ -402,7 +265,7 @@ class DesignEngine:
         migrate_misplaced_folio() (Linux 6.11 to 6.16) counts a promotion in memory tiering mode only, and
         only from below the top tier to it.
         """
-        counters, size, machine = self.design.counters, np.array([1 << PMD_ORDER]), self._machine
+        counters, size, machine = self.model.counters, np.array([1 << PMD_ORDER]), self._machine
         for pfn, nid in zip(pfns.tolist(), nids.tolist(), strict=True):
             head = np.array([pfn], dtype=np.int64)
             own_nid = int(machine.page_map.nid_of_flat(machine.page_map.flat_of_pfn(head))[0])
@@ -416,11 +279,11 @@ class DesignEngine:
                 if self._tiering_mode and machine.top_tier[nid] and not machine.top_tier[own_nid]:
                     counters["pgpromote_success"] += 1 << PMD_ORDER
                 counters["thp_migrated_at_fault"] += 1
-            self.design.apply(result.events)
+            self.model.apply(result.events)
 
     def _ledger(self) -> Ledger:
         """Return the design's ledger in the engine's terms; what it calls lost is dropped there."""
-        mine = self.design.ledger
+        mine = self.model.ledger
         return Ledger(
             requested=mine.requested,
             in_flight=mine.in_flight,
@@ -428,3 +291,19 @@ class DesignEngine:
             superseded=mine.superseded,
             dropped=Counter(mine.lost),
         )
+
+
+def design_engine(name: str, machine: SimulatedMachine, policy: Policy) -> DesignEngine:
+    """Return an engine that runs the model of a design on a simulated machine.
+
+    Args:
+        name: of the design.
+        machine: the machine.
+        policy: ``interval_ns`` and ``hz``, and what else holds for the design.
+
+    Raises:
+        InputError: see :func:`gpuscan.designs.catalogue.make_model`.
+    """
+    pages = SimulatedPages(machine, SimulatedMigrator(machine, has_vma=False))
+    model = make_model(name, pages, policy)
+    return DesignEngine(DESIGNS.get(name), model, machine, producer_of(machine), policy)

@@ -8,16 +8,20 @@ of ``page_ext->flags`` from PAGE_EXT_MIGRATE_READY on.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import Design, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
+from gpuscan.designs.model import Model, sorted_candidates
+from gpuscan.designs.races import Race
 from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD
 from gpuscan.records.formats import FORMATS
+
+if TYPE_CHECKING:
+    from gpuscan.engine.policy import Policy
+    from gpuscan.sim.machine import SimulatedMachine
 
 PAGE_EXT_BYTES = 8
 """``page_ext->flags``, an unsigned long; page_ext has more only with other users of it."""
@@ -25,31 +29,11 @@ KMIGRATE_BATCH = 512
 KMIGRATE_DELAY_NS = 1_000_000_000
 """KMIGRATE_DELAY, MSEC_PER_SEC."""
 
-RaceOrder = Literal["PPCC", "PCPC", "PCCP", "CPPC", "CPCP", "CCPP"]
-RACE_ORDERS: tuple[RaceOrder, ...] = ("PPCC", "PCPC", "PCCP", "CPPC", "CPCP", "CCPP")
-"""All orders of the two atomics of a producer (P) and of the thread (C) on one page."""
-
 _FORMAT = FORMATS["rfc"]
 _READY = _FORMAT.ready.mask
 
 
-@dataclass(frozen=True, slots=True)
-class Race:
-    """A producer that marks the page which the thread is just looking at.
-
-    Attributes:
-        pfn, nid: its request.
-        order: P is its next atomic (exchange of the nid, test-and-set of READY), C the thread's
-            (test-and-clear of READY, exchange of the nid with NUMA_NO_NODE). Where the thread finds
-            READY clear it goes on, and its second C is left out.
-    """
-
-    pfn: int
-    nid: int
-    order: RaceOrder
-
-
-class Kmigrated(Design):
+class Kmigrated(Model):
     """The thread of RFC v1; what the two designs differ in are the class attributes.
 
     Args:
@@ -60,9 +44,6 @@ class Kmigrated(Design):
 
     NID_MASK: ClassVar[int]
     STEPS_OVER_FOLIOS: ClassVar[bool]
-    needs_flag: ClassVar[bool] = False
-    bypasses_thp: ClassVar[bool] = True  # do_huge_pmd_numa_page() is as it was
-    locks_records: ClassVar[bool] = True
 
     def __init__(self, machine: Machine, onlined_later: Collection[int] = ()) -> None:
         super().__init__(machine)
@@ -73,22 +54,22 @@ class Kmigrated(Design):
         """uint32[n_positions], format ``rfc``."""
 
     def has_thread(self, nid: int) -> bool:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return nid not in self._onlined_later
 
     def spans(self, nid: int) -> Sequence[ZoneSpan]:
-        """See :class:`gpuscan.designs.design.Design`: populated zones that are not ZONE_DEVICE."""
+        """See :class:`gpuscan.designs.model.Model`: populated zones that are not ZONE_DEVICE."""
         zones = self.machine.zones(nid)
         return [zone for zone in zones if zone.start_pfn < zone.end_pfn and not zone.device]
 
     def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         if self.STEPS_OVER_FOLIOS:
             return self.machine.steps_to(span.start_pfn, pfns, span.nid)
         return super().n_before(span, pfns)
 
     def n_examined(self, span: ZoneSpan) -> int:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         if self.STEPS_OVER_FOLIOS:
             return self.machine.n_steps(span.start_pfn, span.end_pfn, span.nid)
         return span.end_pfn - span.start_pfn
@@ -99,13 +80,8 @@ class Kmigrated(Design):
             if not self.has_thread(self.machine.page(position).nid):
                 self.ledger.end_pending(position, NO_THREAD)
 
-    @property
-    def record_bytes(self) -> int:
-        """See :class:`gpuscan.designs.design.Design`."""
-        return PAGE_EXT_BYTES
-
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return self.request(pfn, nid)
 
     def request(self, pfn: int, nid: int) -> int:
@@ -129,7 +105,7 @@ class Kmigrated(Design):
         jiffies: NDArray[np.int64],
         cpus: NDArray[np.int64],
     ) -> None:
-        """See :class:`gpuscan.designs.design.Design`; of several marks of a page the last stays."""
+        """See :class:`gpuscan.designs.model.Model`; of several marks of a page the last stays."""
         positions = self._marked_positions(pfns)
         there = positions >= 0
         n_marked = int(there.sum())
@@ -297,7 +273,6 @@ class RfcV1(Kmigrated):
     - Every page of a large folio is looked at.
     """
 
-    name: ClassVar[str] = "rfc-v1"
     NID_MASK: ClassVar[int] = 7
     STEPS_OVER_FOLIOS: ClassVar[bool] = False
 
@@ -311,9 +286,13 @@ class RfcFixed(Kmigrated):
     The two atomics, marks consumed before the checks and marks that outlive their folio stay.
     """
 
-    name: ClassVar[str] = "rfc-fixed"
     NID_MASK: ClassVar[int] = _FORMAT.nid.max
     STEPS_OVER_FOLIOS: ClassVar[bool] = True
 
     def _before_flush(self, cur_nid: int, nid: int) -> int:
         return nid if cur_nid == NUMA_NO_NODE else cur_nid
+
+
+def page_ext_bytes(machine: SimulatedMachine, _policy: Policy, _n_asked: int) -> int:
+    """Return what all page_ext of a machine take, see :class:`gpuscan.designs.contract.Design`."""
+    return machine.page_map.n_present_pages * PAGE_EXT_BYTES

@@ -1,26 +1,26 @@
-"""What a design may be told: the kernel's own bounds of its tunables. What it refuses is refused here.
+"""What a design may be told: the kernel's own bounds of its tunables. What it refuses is refused.
 
-pghot's are those of include/linux/pghot.h and of the sysctl table and debugfs files of mm/pghot.c, as the
-tree after "[PATCH v7 0/7] mm: Hot page tracking and promotion infrastructure" has them (those of the
-threshold are the same in the debugfs files of earlier versions); kpromoted's those of the sysctl table of
-its mm/pghot.c ("[RFC PATCH v2 0/8]"). Batch and pause of kmigrated (RFC v1) and of kpromoted are constants of
-their code and have no bounds there.
+Each design declares its own (``gpuscan/designs/built_in/``). pghot's are those of include/linux/pghot.h and
+of the sysctl table and debugfs files of mm/pghot.c, as the tree after "[PATCH v7 0/7] mm: Hot page tracking
+and promotion infrastructure" has them (those of the threshold are the same in the debugfs files of earlier
+versions); kpromoted's those of the sysctl table of its mm/pghot.c ("[RFC PATCH v2 0/8]"). Batch and pause of
+kmigrated (RFC v1) and of kpromoted are constants of their code and have no bounds there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gpuscan.base.errors import InputError
-from gpuscan.engine.policy import Policy
-from gpuscan.records.formats import record_format
+
+if TYPE_CHECKING:
+    from gpuscan.engine.policy import Policy
 
 MIB = 1 << 20
-_NS_PER_MS = 1_000_000
-_MS_PER_S = 1000
-_INT_MAX = (1 << 31) - 1
+NS_PER_MS = 1_000_000
+INT_MAX = (1 << 31) - 1
 """proc_dointvec_minmax() takes no more."""
 
 
@@ -56,49 +56,55 @@ class Bound:
             )
 
 
-def check_tunables(
-    design: str, policy: Policy, *, sleep_ns: int | None = None, batch_folios: int | None = None
-) -> None:
-    """Refuse what the kernel refuses.
+@dataclass(frozen=True, slots=True)
+class Divisor:
+    """A value that must divide another: see :class:`Bound`."""
 
-    Args:
-        design: its name.
+    key: str
+    value: int
+    of: int
+    unit: str
+
+    def check(self, design: str) -> None:
+        """Refuse a value that does not.
+
+        Raises:
+            InputError: it is one.
+        """
+        if self.of % self.value:
+            raise InputError(
+                f"{design} with {self.value} {self.unit} ({self.key}); give a divisor of {self.of}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was set.
+
+    Attributes:
         policy: threshold, window, rate limit, record format and ``hz`` of it hold for a design.
-        sleep_ns, batch_folios: of its thread; None: as published.
-
-    Raises:
-        InputError: a value is out of bounds.
+        mark: what the producer does.
+        sleep_ns, batch_folios: of a thread; None: as published.
     """
-    if design not in ("section-flag", "hot-list"):
-        return
-    if _MS_PER_S % policy.hz:
-        raise InputError(f"{design} with {policy.hz} jiffies a second (policy.hz); give a divisor of 1000")
-    for bound in _bounds(design, policy, sleep_ns, batch_folios):
-        bound.check(design)
+
+    policy: Policy
+    mark: Literal["request", "record"] = "request"
+    sleep_ns: int | None = None
+    batch_folios: int | None = None
 
 
-def pghot_format(policy: Policy) -> Literal["pghot", "pghot-compact"]:
-    """Return the record format of ``section-flag``: precise for ``pghot``, compact for anything else."""
-    return "pghot" if policy.record_format == "pghot" else "pghot-compact"
+def no_bounds(_: Tuning) -> Iterator[Bound | Divisor]:
+    """Yield nothing: all of it is constants."""
+    return iter(())
 
 
-def _bounds(design: str, policy: Policy, sleep_ns: int | None, batch_folios: int | None) -> Iterator[Bound]:
-    rate, window_ms = policy.rate_limit_bytes_per_s / MIB, policy.window_ns / _NS_PER_MS
+def whole_ms(policy: Policy) -> Divisor:
+    """Return that a jiffy must be whole milliseconds: the models convert without a remainder."""
+    return Divisor("policy.hz", policy.hz, 1000, "jiffies a second")
+
+
+def rate_limit_bounds(policy: Policy) -> Iterator[Bound]:
+    """Yield the bounds of ``pghot_promote_rate_limit_MBps``, where there is a limit."""
+    rate = policy.rate_limit_bytes_per_s / MIB
     if rate:
-        yield Bound("policy.rate_limit", rate, 1, _INT_MAX, " MiB a second", "pghot_promote_rate_limit_MBps")
-    if design == "hot-list":
-        if window_ms:
-            what = "pghot_promote_freq_window_ms"
-            yield Bound("policy.window", window_ms, 1, _INT_MAX, " ms", what)
-        return
-    fmt = record_format(pghot_format(policy))
-    mode = "precise mode" if fmt.has_nid else "compact mode"
-    threshold = f"PGHOT_FREQ_MAX, {mode}"
-    yield Bound("policy.freq_threshold", policy.freq_threshold, 1, fmt.freq.max, "", threshold)
-    if window_ms:
-        most = fmt.time.max << fmt.jiffies_shift
-        yield Bound("policy.window", window_ms, 1000, most, " ms", f"PGHOT_FREQ_WINDOW_MAX, {mode}")
-    if sleep_ns is not None:
-        yield Bound("interval", sleep_ns / _NS_PER_MS, 50, 1000, " ms", "KMIGRATED_SLEEP_MS_MIN and _MAX")
-    if batch_folios is not None:
-        yield Bound("batch", batch_folios, 64, 1024, " folios", "KMIGRATED_BATCH_NR_MIN and _MAX")
+        yield Bound("policy.rate_limit", rate, 1, INT_MAX, " MiB a second", "pghot_promote_rate_limit_MBps")

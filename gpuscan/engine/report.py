@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.program import PROGRAM
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 
@@ -108,7 +109,7 @@ class RunReport:
     ticks: list[TickReport]
     ledger: Ledger
     refusals: Counter[str]
-    design: str = "gpuscan"
+    design: str = PROGRAM
     counters: Counter[str] = field(default_factory=Counter)
     recovery_s: list[float] = field(default_factory=list)
     walks: Walks | None = None

@@ -26,10 +26,12 @@ from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.documents import TIME_NS_MAX, flag, items, shown, table, text, whole, wholes
 from gpuscan.base.documents import number as decimal
 from gpuscan.base.errors import CheckpointError, DeviceError, DeviceFailedError, InputError, TopologyError
+from gpuscan.base.program import PROGRAM
 from gpuscan.base.units import format_number, format_time, parse_time_ns
 from gpuscan.checkpoint.directory import CheckpointDirectory, find, generations, load
 from gpuscan.checkpoint.log import Log, Position, check, entries, position_of
 from gpuscan.checkpoint.state import State, canonical
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.engine.stages import Resumable
 from gpuscan.engine.tick import N_TICKS_MAX, Engine, PlanSink, TickReport
 from gpuscan.files.chunks import said
@@ -134,7 +136,7 @@ class Request:
         """
         names = tuple(place.name for place in fields(cls))
         found = dict(table(document, "the request", names))
-        for name in ("where", "every", "gpuscan"):
+        for name in ("where", "every", PROGRAM):
             text(found[name], name)
         for name in ("machine", "split_cxl", "out", "cluster", "shard_dir"):
             if found[name] is not None:
@@ -419,9 +421,9 @@ def check_resumable(design: str) -> None:
     """Refuse what has no states to keep.
 
     Raises:
-        InputError: a design other than gpuscan.
+        InputError: a design that is a model.
     """
-    if design != "gpuscan":
+    if not DESIGNS.get(design).runs_on_a_store:
         raise InputError(
             f"the design {design} is a model whose state is not kept; leave out --checkpoint or --design"
         )

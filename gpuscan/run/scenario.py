@@ -10,7 +10,10 @@ import numpy as np
 
 from gpuscan.base.arguments import flag, function, instance, text, whole
 from gpuscan.base.errors import InputError
+from gpuscan.base.program import PROGRAM
 from gpuscan.base.units import PAGE_BYTES
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.tunables import Tuning
 from gpuscan.engine.stages import ResumableSource
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.kernels.api import Backend
@@ -76,7 +79,7 @@ def build_scenario(
     snapshot: Snapshot | None = None,
     topology: Topology | None = None,
     device: Device | None = None,
-    design: str = "gpuscan",
+    design: str = PROGRAM,
     n_threads: int | None = None,
     sharding: Sharding | None = None,
     plan_sink: PlanSink | None = None,
@@ -99,7 +102,7 @@ def build_scenario(
             accesses the captured folios the way the workload's first process would.
         topology: run on this machine, whatever the workload's name for it stands for now.
         device: overrides the workload's.
-        design: ``gpuscan``, or one of :data:`gpuscan.designs.registry.DESIGNS`, which run on no device.
+        design: one of :data:`gpuscan.designs.catalogue.DESIGNS`; models run on no device.
         n_threads: worker threads of the CPU backend, of each shard where there are shards.
         sharding: keep the records in shards.
         plan_sink, verify_every_tick: see :class:`gpuscan.engine.tick.Engine`.
@@ -144,7 +147,7 @@ def build_scenario(
         function(f"build_scenario: {what}", call, "leave it out, or give a function")
     if n_threads is not None:
         whole("build_scenario: n_threads", n_threads, 1)
-    if design != "gpuscan":
+    if not DESIGNS.get(design).runs_on_a_store:
         _check_design(design, workload, device, fallback)
     frames = None if snapshot is None else snapshot.frames()
     surveyed = None
@@ -166,7 +169,7 @@ def build_scenario(
         large_folios = bool(frames.order[frames.eligible].any())
     policy = workload.engine_policy()
     store = None
-    if design == "gpuscan":
+    if DESIGNS.get(design).runs_on_a_store:
         store = _open_store(
             topology,
             policy.record_format,
@@ -188,7 +191,7 @@ def build_scenario(
 
         source = DemotingSource(source, machine)
     if store is None:
-        from gpuscan.designs.registry import design_engine
+        from gpuscan.designs.engine import design_engine
 
         if plan_sink is not None:
             notes += (f"the design {design} makes no plans: plan.parquet stays empty",)
@@ -228,11 +231,7 @@ def _open_backend(
 
 def _check_design(design: str, workload: Workload, device: Device | None, fallback: bool) -> None:
     """Refuse what a model of another design cannot do."""
-    from gpuscan.designs.registry import require_design
-    from gpuscan.designs.tunables import check_tunables
-
-    require_design(design)
-    check_tunables(design, workload.engine_policy())
+    DESIGNS.get(design).check(Tuning(workload.engine_policy()))
     if workload.policy.one_thread:
         raise InputError(f"policy.one_thread is a switch of gpuscan; leave it out, or --design {design}")
     if device is not None or fallback:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.cli.main import main
-from gpuscan.compare import cost_model, side_costs
 from gpuscan.compare.closed_loop import ClosedResult
-from gpuscan.compare.columns import COLUMNS, Figures, cell_of, cell_text
+from gpuscan.compare.columns.catalogue import all_columns
+from gpuscan.compare.columns.cells import cell_of, cell_text
+from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_model import CostModel, Line
 from gpuscan.compare.grid import parse_grid
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.compare.plots import PLOTS
 from gpuscan.compare.settings import Parameters
-from gpuscan.designs.registry import DESIGNS
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.records.page_map import SECTION_PAGES
+from small_steps import small_steps
 
 SMALL = """
 shows = "a test"
@@ -40,15 +43,10 @@ DATA = Path(__file__).parents[1] / "data" / "traces"
 
 
 @pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_steps() -> Iterator[None]:
     """Measure the steps on little memory: what is tested here is what becomes of the figures."""
-    monkeypatch.setattr(cost_model, "_WALK_GIB", (1, 3, 2))
-    monkeypatch.setattr(cost_model, "_STORE_GIB", (4, 12, 8))
-    monkeypatch.setattr(cost_model, "_N_ENTRIES", (1 << 12, 1 << 14, 1 << 13))
-    monkeypatch.setattr(cost_model, "_SPREAD_PAGES", 1 << 14)
-    monkeypatch.setattr(cost_model, "_ROUNDS", 3)
-    monkeypatch.setattr(side_costs, "N_PAGES", 1 << 19)
-    monkeypatch.setattr(side_costs, "_N_MARKS", 1 << 12)
+    with small_steps():
+        yield
 
 
 @pytest.fixture
@@ -77,7 +75,7 @@ def test_every_cell_is_filled_and_marked(
     assert document["kind"] == "compare"
     assert document["designs"] == names
     for name in names:
-        for column in COLUMNS:
+        for column in all_columns():
             cell = document["cells"][name][column.key]
             assert cell["how"] in ("counted", "measured", "modelled")
             assert cell["text"]
@@ -101,7 +99,7 @@ def test_every_cell_is_filled_and_marked(
     cells = pq.read_table(out / "cells.parquet").to_pylist()
     assert {row["loop"] for row in cells} == {"open", "closed", "none"}
     assert [(row["design"], row["column"], row["seed"]) for row in cells] == [
-        (name, column.key, 7) for name in names for column in COLUMNS
+        (name, column.key, 7) for name in names for column in all_columns()
     ]
     for row in cells:
         assert row["value"] == document["cells"][row["design"]][row["column"]]["number"]
@@ -121,9 +119,9 @@ def test_the_table_of_all_designs_over_two_seeds(small: str, capsys: pytest.Capt
     arguments = ["compare", small, "--ticks", "6", "--seeds", "2", "--jobs", "1", "--requests", "500"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    for name in (*DESIGNS, "gpuscan", "open loop", "closed loop", "counted", "modelled", "(measured)", "±"):
+    for name in (*DESIGNS.names, "open loop", "closed loop", "counted", "modelled", "(measured)", "±"):
         assert name in shown.out
-    for column in COLUMNS:
+    for column in all_columns():
         assert column.title.strip() in shown.out
     assert "compare: " in shown.err
 
@@ -172,7 +170,7 @@ def test_what_a_grid_may_be() -> None:
         (["--grid", "batch=1", "--grid", "batch=2"], "batch is given twice"),
         (["--grid", "batch="], "no value; give for example batch=1,2"),
         (["--objective", "beauty"], "unknown objective 'beauty'; choose one of"),
-        (["--designs", "rfc-v9"], "unknown design 'rfc-v9'; choose gpuscan"),
+        (["--designs", "rfc-v9"], "unknown design 'rfc-v9' (did you mean 'rfc-v1'?); choose gpuscan"),
         (["--designs", ","], "unknown design ''; choose gpuscan"),
         (["--grid", "interval=70ms"], "interval=70 ms does not divide the run's 1.2 s; choose an"),
         (["--grid", "batch=1", "--seeds", "2"], "--seeds goes with neither --grid nor --trace"),
@@ -220,18 +218,18 @@ def test_what_gpuscan_s_cells_cannot_say() -> None:
     opened, closed = OpenResult("gpuscan", scan_ns=10.0), ClosedResult("gpuscan", wrong_node_known=False)
     nan = float("nan")
     figures = Figures("gpuscan", opened, closed, 1000, 4, 0, nan, nan, nan, 1.0, 1.0)
-    cells = {column.key: cell_of(column, [figures]) for column in COLUMNS}
-    busy = next(column for column in COLUMNS if column.key == "busy")
+    cells = {column.key: cell_of(column, [figures]) for column in all_columns()}
+    busy = next(column for column in all_columns() if column.key == "busy")
     assert cell_text(busy, cells["busy"]) == "4.0% (at most, 4 threads)"
     assert cells["wrong_node"].why_not == "not counted: records keep no node"
     known = replace(figures, closed=ClosedResult("gpuscan"))
-    wrong_node = next(column for column in COLUMNS if column.key == "wrong_node")
+    wrong_node = next(column for column in all_columns() if column.key == "wrong_node")
     assert cell_text(wrong_node, cell_of(wrong_node, [known])) == "0 (by construction)"
     for mark_ns, why_not in ((nan, "not measured"), (20.0, "one CPU")):
-        for column in (one for one in COLUMNS if one.key in ("mark_cost_2", "slowdown")):
+        for column in (one for one in all_columns() if one.key in ("mark_cost_2", "slowdown")):
             assert cell_of(column, [replace(figures, mark_ns=mark_ns)]).why_not == why_not
     hot = replace(figures, design="hot-list", scan_1tib_ns=nan, scan_64tib_ns=nan)
-    for column in COLUMNS:
+    for column in all_columns():
         if column.loop == "none" and column.key != "metadata":
             assert cell_of(column, [hot]).why_not == "not measured: see hot-list in designs.md"
 
@@ -248,7 +246,7 @@ def test_a_seed_without_a_number_keeps_its_place() -> None:
         )
         for n in moved.values()
     ]
-    column = next(column for column in COLUMNS if column.key == "examined_per_promotion")
+    column = next(column for column in all_columns() if column.key == "examined_per_promotion")
     cell = cell_of(column, seeds)
     np.testing.assert_array_equal(cell.values, [3, nan, 2])
     assert cell_text(column, cell) == "2.50 ±0.50 (2 of 3 seeds)"
@@ -259,7 +257,7 @@ def test_a_seed_without_a_number_keeps_its_place() -> None:
 
 def test_moves_at_the_fault_are_counted_with_the_others() -> None:
     nan = float("nan")
-    column = next(column for column in COLUMNS if column.key == "moved")
+    column = next(column for column in all_columns() if column.key == "moved")
 
     def text(*results: ClosedResult) -> str:
         rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
@@ -274,9 +272,9 @@ def test_moves_at_the_fault_are_counted_with_the_others() -> None:
 
 def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
     nan = float("nan")
-    column = next(column for column in COLUMNS if column.key == "false_promotions")
+    column = next(column for column in all_columns() if column.key == "false_promotions")
     rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
-    for design in (*DESIGNS, "gpuscan"):
+    for design in DESIGNS.names:
         figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
         asks = design in ("section-flag", "hot-list")
         assert cell_text(column, cell_of(column, [figures])) == ("4" if asks else "asks no time")

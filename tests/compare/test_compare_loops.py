@@ -11,19 +11,18 @@ import pytest
 from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.compare.closed_loop import run_closed
 from gpuscan.compare.discovery import TimedLedger, WalkPlace
-from gpuscan.compare.gpuscan_loop import GpuscanLoop
 from gpuscan.compare.jobs import run_jobs
-from gpuscan.compare.metadata import metadata_bytes
 from gpuscan.compare.open_loop import OpenLoop, OpenResult, StepCosts, run_model
 from gpuscan.compare.overwritten_targets import WatchedStore
 from gpuscan.compare.recording import record_accesses, replaying_machine
 from gpuscan.compare.request_list import ENTRY, RequestList, make_request_list, write_request_list
 from gpuscan.compare.settings import Settings, ticks_within
 from gpuscan.compare.static_machine import StillPages
+from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import RecordedStream
 from gpuscan.compare.suite import ModelJob
-from gpuscan.designs.hot_list import HotList
-from gpuscan.designs.registry import DESIGNS, make_design
+from gpuscan.designs.built_in.hot_list import HotList
+from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.requests import RequestLedger
 from gpuscan.designs.rfc import RfcFixed
 from gpuscan.engine.policy import Policy
@@ -80,7 +79,7 @@ def test_a_recording_knows_every_page_s_last_access(stream: RecordedStream) -> N
         assert last[folio] == np.flatnonzero(accesses == folio)[-1] + 1
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "gpuscan"])
+@pytest.mark.parametrize("design", [design.name for design in DESIGNS.in_order])
 def test_closed_loop_the_same_accesses_whatever_a_design_moves(
     stream: RecordedStream, requests: RequestList, design: str
 ) -> None:
@@ -95,7 +94,7 @@ def test_closed_loop_the_same_accesses_whatever_a_design_moves(
     assert requests.entries()["pfn"].min() >= 5 * SECTION_PAGES
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "gpuscan"])
+@pytest.mark.parametrize("design", [design.name for design in DESIGNS.in_order])
 def test_open_loop_the_same_bytes_for_every_design_and_nothing_moves(
     stream: RecordedStream, requests: RequestList, design: str
 ) -> None:
@@ -122,7 +121,7 @@ def test_a_closed_loop_with_other_accesses_is_an_error(stream: RecordedStream) -
 
 def open_loop(design: str, machine: SimulatedMachine, requests: RequestList) -> OpenResult:
     if design == "gpuscan":
-        return GpuscanLoop(settings(), machine, requests).run()
+        return StoreLoop("gpuscan", settings(), machine, requests).run()
     return run_model(design, settings(), StillPages(machine), requests, COSTS)
 
 
@@ -138,7 +137,7 @@ def test_gpuscan_loses_what_another_node_s_request_overwrites_as_models_do(
     entries["nid"] = [0, 0, 1, 0, 1, 0, 1]
     entries["time_ns"] = [1, 2, 3, 4, 5, 6, 150 * MS]
     requests = write_request_list(entries, tmp_path / "list.npy")
-    result = GpuscanLoop(chosen, machine, requests).run()
+    result = StoreLoop("gpuscan", chosen, machine, requests).run()
     assert result.lost == lost
     assert result.requested == 7
     assert (result.found, result.superseded) == (3, 4 - sum(lost.values()))
@@ -224,14 +223,14 @@ def test_gpuscan_s_batches_are_as_full_as_their_base_pages_make_them(tmp_path: P
     machine = SimulatedMachine(chosen.topology, chosen.spec)
     entries = np.zeros(6, dtype=ENTRY)
     entries["pfn"] = machine.page_map.pfn_of_flat(machine.space.frame_of[:6].astype(np.int64))
-    result = GpuscanLoop(chosen, machine, write_request_list(entries, tmp_path / "list.npy")).run()
+    result = StoreLoop("gpuscan", chosen, machine, write_request_list(entries, tmp_path / "list.npy")).run()
     assert (result.fill_unit, result.batch_limit) == ("base pages", 512)
     assert result.fills.tolist() == [512] * 6
 
 
 def test_what_is_handed_over_for_a_node_that_is_not_there_went_to_the_wrong_one() -> None:
     loop = loop_of([1, 2, 3], [5, 6, 7])
-    loop._entries["nid"] = [0, 7, 0]
+    loop.marks.nids[:] = [0, 7, 0]
     loop.run()
     result = loop.result()
     assert result.lost == {"invalid nid": 1}
@@ -276,9 +275,9 @@ def test_a_list_says_whether_hint_faults_asked_for_it(
 
 
 def test_gpuscan_keeps_an_order_for_each_page_where_there_are_large_folios() -> None:
-    policy = Policy()
+    policy, kept = Policy(), DESIGNS.get("gpuscan").metadata_bytes
     small, large = (SimulatedMachine(tiered(), chosen.spec) for chosen in (settings(), huge()))
-    more = metadata_bytes("gpuscan", large, policy, 0) - metadata_bytes("gpuscan", small, policy, 0)
+    more = kept(large, policy, 0) - kept(small, policy, 0)
     assert more == tiered().page_map.n_pages
     with WatchedStore(tiered(), "rfc", "cpu", large_folios=True) as store:
         assert store.kernels.arrays.folio_order.nbytes == more
@@ -325,8 +324,9 @@ def loop_of(pfns: list[int], times_ns: list[int], name: str = "rfc-fixed") -> Op
     entries = np.zeros(len(pfns), dtype=ENTRY)
     entries["pfn"], entries["time_ns"] = np.array(pfns) + 5 * SECTION_PAGES, times_ns
     pages = StillPages(SimulatedMachine(chosen.topology, chosen.spec))
-    design = make_design(name, pages, Policy())
-    return OpenLoop(design, chosen.topology, entries, COSTS, 1000)
+    policy = Policy()
+    design = make_model(name, pages, policy)
+    return OpenLoop(DESIGNS.get(name), design, chosen.topology, entries, COSTS, policy)
 
 
 def test_a_page_is_found_when_the_walk_comes_to_it() -> None:
@@ -335,7 +335,7 @@ def test_a_page_is_found_when_the_walk_comes_to_it() -> None:
     # kmigrated walks after a second, 4 ns a page; in PFN order.
     assert loop.ledger.delays_ns == [S - 5, S + 4000 - 6, S + 32_000 - 7]
     # Of nodes 0, 1 and 2: the timeout starts one, whatever is marked.
-    assert loop.design.counters["walks"] == 3
+    assert loop.model.counters["walks"] == 3
 
 
 def test_a_mark_during_a_walk_is_seen_ahead_of_it_and_not_behind() -> None:
@@ -353,8 +353,8 @@ def test_a_mark_during_a_walk_is_seen_ahead_of_it_and_not_behind() -> None:
 
 def test_the_longest_stretch_without_a_resched_is_a_walk_without_a_flush() -> None:
     loop = loop_of(list(range(600)), [1] * 600)
-    loop._mark_until(S)
-    loop._walk(2, S)
+    assert loop.threads.next_walk(S) == (S, 0)
+    loop.threads.walk(S, 2)
     # The 512th folio flushes and reschedules; from there to the end of the zone nothing does.
     assert loop.place.longest_ns == pytest.approx(4 * (SECTION_PAGES - 511))
 
@@ -369,8 +369,8 @@ def test_a_list_is_drained_without_a_walk() -> None:
 def test_a_timed_ledger_counts_from_the_first_mark() -> None:
     chosen = settings()
     pages = StillPages(SimulatedMachine(chosen.topology, chosen.spec))
-    design = make_design("rfc-fixed", pages, Policy())
-    place = WalkPlace(design, 1.0, 1.0)
+    design = make_model("rfc-fixed", pages, Policy())
+    place = WalkPlace(design, "pfns_examined", 1.0)
     ledger = TimedLedger(place)
     for ledger.now_ns in (10, 20):
         ledger.ask(5, 0)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuscan.compare import side_costs, steps
+from gpuscan.compare import side_costs
+from gpuscan.compare.steps import loops as steps
 from gpuscan.kernels.api import Outcome
 
 N_PAGES, N_MARKS = 1 << 19, 1 << 12
@@ -28,7 +29,7 @@ def rounds_of(
     """Return what ``seen`` makes of the outcomes of each round's marks."""
     found: list[Any] = []
 
-    def marks_ns(mark: side_costs.Mark, n_threads: int) -> float:
+    def marks_ns(mark: Callable[[int], object], n_threads: int) -> float:
         found.append([seen(mark(number)) for number in range(n_threads)])
         return 1.0
 

@@ -12,7 +12,7 @@ from gpuscan.base.errors import RunFailedError
 from gpuscan.compare.open_loop import OpenLoop, StepCosts
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.static_machine import StillPages
-from gpuscan.designs.registry import make_design
+from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
@@ -113,8 +113,9 @@ def looped(name: str, marks: list[tuple[int, int]]) -> OpenLoop:
     chosen = machine()
     entries = np.zeros(len(marks), dtype=ENTRY)
     entries["time_ns"], entries["pfn"] = [time for time, _ in marks], [pfn for _, pfn in marks]
-    design = make_design(name, Crowded(chosen), Policy(freq_threshold=1, record_format="pghot"))
-    return OpenLoop(design, chosen.topology, entries, COSTS, 1000)
+    policy = Policy(freq_threshold=1, record_format="pghot")
+    design = make_model(name, Crowded(chosen), policy)
+    return OpenLoop(DESIGNS.get(name), design, chosen.topology, entries, COSTS, policy)
 
 
 def sleep_of(name: str) -> int:
@@ -153,7 +154,7 @@ def test_a_page_that_is_marked_ahead_of_a_walk_is_not_of_old() -> None:
     loop = looped("section-flag", [(99_999_995, pfns[0]), (101_010_000, pfns[-1])])
     loop.run()
     assert not loop.ledger.lost
-    assert loop.design.counters["walks"] == 1
+    assert loop.model.counters["walks"] == 1
 
 
 def test_a_page_found_before_it_was_marked_is_an_error() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuscan.designs.design import Design
+from gpuscan.designs.built_in.per_folio import PerFolio
+from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
+from gpuscan.designs.built_in.zone_flag import ZoneFlag
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
-from gpuscan.designs.pghot import PghotTunables, SectionFlag
-from gpuscan.designs.readings import PerFolio, ZoneFlag
+from gpuscan.designs.model import Model
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -44,10 +45,15 @@ def machine(rng: np.random.Generator, *, huge: bool) -> ArrayMachine:
     )
 
 
-def made(name: str, pages: ArrayMachine) -> Design:
+def made(name: str, pages: ArrayMachine) -> Model:
     if name.startswith("pghot"):
         return SectionFlag(pages, PghotTunables(name))  # type: ignore[arg-type]
-    kinds: dict[str, type[Design]] = {kind.name: kind for kind in (RfcV1, RfcFixed, ZoneFlag, PerFolio)}
+    kinds: dict[str, type[Model]] = {
+        "rfc-v1": RfcV1,
+        "rfc-fixed": RfcFixed,
+        "zone-flag": ZoneFlag,
+        "per-folio": PerFolio,
+    }
     return kinds[name](pages)
 
 
@@ -70,7 +76,7 @@ def test_bulk_is_one_by_one(name: str, huge: bool) -> None:
                 if bulk:
                     design.mark_many(pfns, nids, times, np.zeros(n, dtype=np.int64))
                 else:
-                    Design.mark_many(design, pfns, nids, times, np.zeros(n, dtype=np.int64))
+                    Model.mark_many(design, pfns, nids, times, np.zeros(n, dtype=np.int64))
                 jiffies += 9000
                 design.walk(2, now_jiffies=jiffies)
             design.verify()

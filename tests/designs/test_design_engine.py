@@ -11,13 +11,14 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
-from gpuscan.designs.engine import DesignEngine, ThreadWait, _Marks
+from gpuscan.designs.built_in.percpu_list import PercpuList
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.engine import DesignEngine, design_engine
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
-from gpuscan.designs.percpu_list import PercpuList
-from gpuscan.designs.races import meet, visit_ns
-from gpuscan.designs.registry import DESIGNS, design_engine
-from gpuscan.designs.rfc import Kmigrated, RfcFixed, RfcV1
+from gpuscan.designs.races import interleaved
+from gpuscan.designs.rfc import Kmigrated, RfcV1
 from gpuscan.designs.simulated import SimulatedPages
+from gpuscan.designs.threads import Marks, Threads, ThreadWait
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport
 from gpuscan.migrate.simulated import SimulatedMigrator
@@ -107,7 +108,7 @@ def test_a_timeout_without_the_flag_walks_as_posted_and_not_in_pghot() -> None:
 TRACE = Path(__file__).parents[1] / "data" / "traces" / "perf-cpu-time-weight-phys.txt"
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DESIGNS.models)
 def test_every_design_promotes_and_loses_nothing_without_a_reason(name: str) -> None:
     sim = machine()
     report = engine(name, sim).run(40)
@@ -132,7 +133,9 @@ def test_the_posted_thread_walks_once_a_second_whatever_is_marked() -> None:
 def test_a_node_onlined_later_has_no_thread_and_its_marks_wait_for_ever() -> None:
     sim = machine()
     design = RfcV1(pages(sim), onlined_later=(2,))
-    running = DesignEngine(design, sim, HintFaultSource(sim), Policy(interval_ns=100 * MS))
+    running = DesignEngine(
+        DESIGNS.get("rfc-v1"), design, sim, HintFaultSource(sim), Policy(interval_ns=100 * MS)
+    )
     report = running.run(20)
     assert report.ledger.migrated == 0
     assert report.ledger.dropped["no thread on its node"] > 1000
@@ -171,91 +174,112 @@ def test_marks_race_with_the_walk_as_often_as_their_atomics_are_apart() -> None:
     assert (whole.counters["raced_marks"], whole.counters["invalid_nid"]) == (0, 0)
 
 
-class Drawn:
-    """A generator that draws what it is told."""
-
-    def __init__(self, producer_ns: list[float], thread_ns: list[float]) -> None:
-        self._draws = np.array([producer_ns, thread_ns])
-
-    def exponential(self, _mean: float, shape: tuple[int, int]) -> np.ndarray:
-        assert self._draws.shape == shape
-        return self._draws
-
-
 def test_the_times_of_four_atomics_say_how_they_interleave() -> None:
     late = np.array([-30.0, -5.0, -5.0, 3.0, 3.0, 20.0, -1.0])
-    random = Drawn([10.0, 20.0, 8.0, 4.0, 20.0, 5.0, 9.0], [10.0] * 7)
+    apart = np.array([[10.0, 20.0, 8.0, 4.0, 20.0, 5.0, 9.0], [10.0] * 7])
     pfns = np.array([1, 2, 3, 4, 5, 6, 2])
-    met = meet(pfns, np.zeros(7, np.int32), late, 1.0, random)
-    orders = {i: race.order for i, race in met.races.items()}
+    races = interleaved(pfns, np.zeros(7, np.int32), late, apart)
+    orders = {i: race.order for i, race in races.items()}
     assert orders == {1: "PCCP", 2: "PCPC", 3: "CPPC", 4: "CPCP"}
-    assert [race.pfn for race in met.races.values()] == [2, 3, 4, 5]
     # The first is there in time, the sixth is not, the last finds another one at its page and goes before.
-    assert np.flatnonzero(met.ahead).tolist() == [0, 6]
+    assert [race.pfn for race in races.values()] == [2, 3, 4, 5]
+
+
+class Steady:
+    """A pace of 2 ns a page."""
+
+    look_ns = 2.0
+
+    def begin(self, start_ns: int) -> None:
+        pass
+
+    def end(self) -> float:
+        return 0.0
 
 
 def test_a_walk_comes_by_the_zones_in_turn_and_not_by_device_memory() -> None:
     zones = [ZoneSpan(0, 100, 200), ZoneSpan(0, 300, 400, device=True), ZoneSpan(0, 1000, 2000)]
     head = np.arange(2000)
     head[1008:1012] = 1008  # a folio of 4 pages
-    for design, last in ((RfcV1, 224.0), (RfcFixed, 218.0)):
-        walker = design(ArrayMachine(np.zeros(2000), zones, head=head))
-        at = visit_ns(np.array([100, 150, 350, 1000, 1012, 5000]), walker, walker.spans(0), 2.0)
-        assert np.array_equal(at, [0.0, 100.0, np.nan, 200.0, last, np.nan], equal_nan=True)
+    pfns = np.array([100, 150, 350, 1000, 1012])
+    for name, last_ns in (("rfc-v1", 224), ("rfc-fixed", 218)):
+        how = DESIGNS.get(name).model
+        assert how is not None
+        at_ns = [0, 100, 0, 200, last_ns]  # when the walk is at each; it is never at device memory
+        for late_ns, met in ((0, [False, True, False, True, True]), (1, [False] * 5)):
+            model = how.make(ArrayMachine(np.zeros(2000), zones, head=head), Policy())
+            times = np.array(at_ns) + late_ns
+            order = np.argsort(times, kind="stable")
+            marks = Marks(times, pfns, *(np.zeros(5, kind) for kind in (np.int32, np.int64, np.int32, bool)))
+            threads = Threads(
+                model, how, {0: ThreadWait(1, needs_flag=False, since_ns=-1)}, Steady(), Policy()
+            )
+            marks = Marks(*(getattr(marks, field)[order] for field in Marks.__slots__))
+            threads.expect(marks)
+            due = threads.next_walk(0)
+            assert due == (0, 0)
+            before = marks.done.copy()
+            threads.walk(*due)
+            found = dict(zip(pfns[order].tolist(), (marks.done & ~before).tolist(), strict=True))
+            assert [found[pfn] for pfn in pfns.tolist()] == met
 
 
 def test_zone_flag_finds_ahead_only_what_lies_in_a_zone_that_it_walks() -> None:
     spec = KernelCostSpec(walk_pfn_locked_ns=1000.0, atomics_apart_ns=0.0)
     for flagged in (False, True):
         running = engine("zone-flag", machine(kernel=spec))
-        first, last = (running.design.machine.pfn(int(running._machine.space.frame_of[i])) for i in (0, 4095))
+        first, last = (running.model.machine.pfn(int(running._machine.space.frame_of[i])) for i in (0, 4095))
         if flagged:
-            running.design.mark(first, 0)
+            running.model.mark(first, 0)
         nids, own, cpus = np.array([0], np.int32), np.array([2], np.int32), np.zeros(1, np.int64)
-        marks = _Marks(np.array([MS]), np.array([last]), nids, cpus, own, np.zeros(1, bool))
-        running._walk(2, 0, marks, 0)
-        assert running.design.ledger.migrated == (2 if flagged else 0)
+        marks = Marks(np.array([MS]), np.array([last]), nids, cpus, own, np.zeros(1, bool))
+        running.threads.expect(marks)
+        running.threads.walk(0, 2)
+        assert running.model.ledger.migrated == (2 if flagged else 0)
         assert marks.done.tolist() == [flagged]
-        (zone,) = running.design.spans(2)
-        assert running.design.will_walk(zone) == flagged  # set again by the mark that came during the walk
+        (zone,) = running.model.spans(2)
+        assert running.model.will_walk(zone) == flagged  # set again by the mark that came during the walk
 
 
 def test_a_walk_finds_what_is_marked_ahead_of_it() -> None:
     spec = KernelCostSpec(walk_pfn_locked_ns=1000.0, atomics_apart_ns=0.0)
     running = engine("rfc-fixed", machine(kernel=spec))
-    first, last = (running.design.machine.pfn(int(running._machine.space.frame_of[i])) for i in (0, 4095))
+    first, last = (running.model.machine.pfn(int(running._machine.space.frame_of[i])) for i in (0, 4095))
     nids = np.array([0, 0], dtype=np.int32)
     times = np.array([5 * MS // 2, 5 * MS // 2])  # half a way to the last page
     own, cpus = np.full(2, 2, np.int32), np.zeros(2, np.int64)
-    marks = _Marks(times, np.array([first, last]), nids, cpus, own, np.zeros(2, bool))
-    running._walk(2, 0, marks, 0)
-    assert running.design.ledger.migrated == 1
+    marks = Marks(times, np.array([first, last]), nids, cpus, own, np.zeros(2, bool))
+    running.threads.expect(marks)
+    running.threads.walk(0, 2)
+    assert running.model.ledger.migrated == 1
     assert running._machine.page_map.nid_of_flat(
         running._machine.space.frame_of[[0, 4095]].astype(int)
     ).tolist() == [2, 0]
     assert marks.done.tolist() == [False, True]
-    assert running.design.activated(2)
-    assert running._threads[2].walk_start_ns(40 * MS) == running._threads[2].since_ns
+    assert running.model.activated(2)
+    assert running.threads.waits[2].walk_start_ns(40 * MS) == running.threads.waits[2].since_ns
 
 
-def mark_one_by_one(self: DesignEngine, marks: _Marks, start: int, end: int) -> int:
-    """Make marks from ``start`` on, up to ``end`` or the first that sets a flag, as if each came alone."""
-    for i in range(start, end):
+def mark_one_by_one(self: Threads, end: int) -> None:
+    """Make marks up to ``end`` or the first that sets a flag, as if each came alone."""
+    marks = self._marks
+    while self.n_marked < end:
+        i = self.n_marked
+        self.n_marked += 1
         if marks.done[i]:
             continue
         now_ns, nid = int(marks.times_ns[i]), int(marks.own_nids[i])
-        self.design.mark(
-            int(marks.pfns[i]), int(marks.nids[i]), self.policy.jiffies(now_ns), cpu=int(marks.cpus[i])
+        self._model.mark(
+            int(marks.pfns[i]), int(marks.nids[i]), self._policy.jiffies(now_ns), cpu=int(marks.cpus[i])
         )
-        thread = self._threads.get(nid)
-        if thread is not None and thread.flag_ns is None and self.design.activated(nid):
-            thread.flag_ns = now_ns
-            return i + 1
-    return end
+        wait = self.waits.get(nid)
+        if wait is not None and wait.flag_ns is None and self._model.activated(nid):
+            wait.flag_ns = now_ns
+            return
 
 
 @pytest.mark.parametrize("order", [0, 3])
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DESIGNS.models)
 def test_marks_in_bulk_are_those_made_one_by_one(
     name: str, order: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,13 +291,13 @@ def test_marks_in_bulk_are_those_made_one_by_one(
         for bulk in (True, False):
             with monkeypatch.context() as patched:
                 if not bulk:
-                    patched.setattr(DesignEngine, "_mark", mark_one_by_one)
+                    patched.setattr(Threads, "_mark", mark_one_by_one)
                 sim = machine(kernel=spec, hint_faults=faults, seed=interval_ms, order=order)
                 running = design_engine(name, sim, Policy(interval_ns=interval_ms * MS))
-                running.design.sleep_ns = 20 * MS
-                for thread in running._threads.values():
+                running.model.sleep_ns = 20 * MS
+                for thread in running.threads.waits.values():
                     thread.sleep_ns, thread.since_ns = 20 * MS, -7 * MS
-                reports.append((running.run(20), running.design))
+                reports.append((running.run(20), running.model))
         (many, ours), (single, theirs) = reports
         assert many.counters == single.counters
         assert ours.ledger.as_dict() == theirs.ledger.as_dict()
@@ -317,7 +341,9 @@ def test_marks_come_when_the_producer_made_them_and_at_drawn_times_where_it_cann
     sim = machine()
     source = Timed(HintFaultSource(sim), tells=tells)
     interval_ms = 40
-    running = DesignEngine(PercpuList(pages(sim)), sim, source, Policy(interval_ns=interval_ms * MS))
+    running = DesignEngine(
+        DESIGNS.get("percpu-list"), PercpuList(pages(sim)), sim, source, Policy(interval_ns=interval_ms * MS)
+    )
     running.run(5)
     given = [(pfn, at_ns // MS) for pfn, at_ns in source.seen]
     assert len(given) > 1000
@@ -421,15 +447,15 @@ def test_a_demoted_page_s_request_is_stale() -> None:
     running = engine("rfc-fixed", sim)
     for _ in range(5):
         running.tick()
-    pending = running.design.ledger.pending_positions()
+    pending = running.model.ledger.pending_positions()
     assert len(pending) > 100
     folios = sim.space.folios_at(pending[:10])
     frames = sim.frames.alloc(10, 3)
     old = sim.space.move(folios, frames)
     sim.frames.free(old)
-    running.design._freed(int(old[0]), 1)
-    assert running.design.ledger.lost["stale: freed or reallocated"] == 1
-    running.design.verify()
+    running.model._freed(int(old[0]), 1)
+    assert running.model.ledger.lost["stale: freed or reallocated"] == 1
+    running.model.verify()
 
 
 def test_pghot_has_nothing_to_do_without_a_lower_tier() -> None:
@@ -520,7 +546,7 @@ def small(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DESIGNS.models)
 def test_gpuscan_run_takes_a_design(small: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", small, "--design", name, "--json", "--quiet"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -537,7 +563,10 @@ def test_gpuscan_run_takes_a_design(small: str, name: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--design", "rfc-v2"], "unknown design 'rfc-v2'; choose gpuscan, rfc-v1"),
+        (
+            ["--design", "rfc-v2"],
+            "unknown design 'rfc-v2' (did you mean 'rfc-v1'?); choose gpuscan, hot-list",
+        ),
         (["--design", "rfc-v1", "--device", "cpu"], "a model that runs on no device; leave out --device"),
         (["--design", "rfc-v1", "--trace", str(TRACE)], "not by a trace"),
     ],

@@ -13,7 +13,8 @@ from gpuscan.compare.open_loop import StepCosts, run_model
 from gpuscan.compare.request_list import ENTRY, RequestList, digest_entries
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.static_machine import StillPages
-from gpuscan.designs.registry import DESIGNS, design_engine
+from gpuscan.designs.catalogue import DESIGNS
+from gpuscan.designs.engine import design_engine
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.run.report import summarize, summary_rows
@@ -55,7 +56,7 @@ def entries() -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DESIGNS.models)
 def test_bytes_are_those_of_struct_page_and_record_in_run_and_compare(name: str, tmp_path: Path) -> None:
     report = run(name)
     summary = summarize(report)
@@ -76,7 +77,7 @@ def test_bytes_are_those_of_struct_page_and_record_in_run_and_compare(name: str,
     assert opened.unit == ("entries" if name in LISTS else "pages")
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DESIGNS.models)
 def test_scans_are_walks_and_their_time_is_that_of_one(name: str) -> None:
     report = run(name)
     summary, walks = summarize(report), report.walks
@@ -95,7 +96,7 @@ def test_scans_are_walks_and_their_time_is_that_of_one(name: str) -> None:
     assert rows["scan"].endswith("read (modelled)")
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DESIGNS.models)
 def test_batches_are_those_with_folios_and_their_fill_is_of_what_one_may_hold(name: str) -> None:
     report = run(name)
     summary, counters = summarize(report), report.counters

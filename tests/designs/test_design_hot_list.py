@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuscan.designs.engine import DesignEngine
-from gpuscan.designs.hot_list import ENTRY_BYTES, HotList, HotListTunables
+from gpuscan.designs.built_in.hot_list import ENTRY_BYTES, HotList, HotListTunables
+from gpuscan.designs.engine import DesignEngine, design_engine
 from gpuscan.designs.locks import LockUse
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
-from gpuscan.designs.registry import design_engine
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.stages import FolioEvents
 from gpuscan.sim.machine import SimulatedMachine

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
-from gpuscan.designs.pghot import PghotTunables, SectionFlag
 from gpuscan.records.formats import record_format, unpack
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -68,11 +68,11 @@ def test_a_wrapped_time_looks_fresh(tunables: PghotTunables) -> None:
     design.record_access(0, 0, 1 << 20)
     design.record_access(0, 0, (1 << 20) + wrap)
     assert ready(design) == [0]
-    design.walk(2, (1 << 20) + wrap)
+    design.walk(2, now_jiffies=(1 << 20) + wrap)
     assert design.counters["false_promotions"] == 1
     honest = SectionFlag(lower(), tunables)
     hot(honest, 0)
-    honest.walk(2, 10)
+    honest.walk(2, now_jiffies=10)
     assert honest.counters["false_promotions"] == 0
 
 
@@ -80,7 +80,7 @@ def test_precise_goes_where_the_last_access_came_from_and_compact_to_one_node() 
     for tunables, nid in ((COMPACT, 0), (PRECISE, 1)):
         design = SectionFlag(lower(), tunables)
         hot(design, 3, nid=1)
-        design.walk(2, 10)
+        design.walk(2, now_jiffies=10)
         assert design.calls == [BatchCall((3,), nid)]
         assert design.ledger.elsewhere == (nid == 0)
         assert design.records[3] == 0
@@ -126,7 +126,7 @@ def test_an_access_to_a_tail_counts_for_the_first_page() -> None:
     design.record_access(4, 0, 10)
     design.record_access(5, 0, 10)
     assert ready(design) == [2]
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     assert design.calls == [BatchCall((2,), 0)]
     assert design.counters["pfns_examined"] == SECTION_PAGES - 3
 
@@ -136,15 +136,15 @@ def test_a_folio_off_the_lru_is_stranded_when_its_section_bit_is_cleared() -> No
     design = SectionFlag(machine, PRECISE)
     hot(design, 3)
     assert machine.prepare(3, 0) == 0  # somebody isolates it for a moment
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     machine.migrate([3], -1)  # and puts it back
     assert ready(design) == [3]
     assert design.stranded() == 1
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     assert design.calls == []
     hot(design, 5)  # another access to the section
     assert design.stranded() == 0
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     assert design.calls == [BatchCall((5, 3), 0)]
 
 
@@ -153,7 +153,7 @@ def test_what_is_stranded_at_the_end_is_lost() -> None:
     design = SectionFlag(machine, PRECISE)
     hot(design, 3)
     machine.prepare(3, 0)
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     design.finish()
     assert design.ledger.lost == {"stranded by a cleared section bit": 1}
     design.verify()
@@ -166,8 +166,8 @@ def test_a_section_that_starts_on_another_node_strands_its_pages() -> None:
         design = SectionFlag(ArrayMachine(nid, zones, top_tier=top_tier, free_enough=(0,)), PRECISE)
         hot(design, 2)
         assert (ready(design) == [2]) == has_records
-        design.walk(2, 10)
-        design.walk(1, 10)
+        design.walk(2, now_jiffies=10)
+        design.walk(1, now_jiffies=10)
         assert design.calls == []
         assert design.stranded() == has_records
 
@@ -179,7 +179,7 @@ def test_batches_end_with_the_section_the_target_and_the_memcg() -> None:
     design = SectionFlag(lower(n, memcg=memcg), PRECISE)
     for pfn, nid in ((0, 0), (1, 1), (2, 1), (3, 1), (4, 1), (SECTION_PAGES, 1)):
         hot(design, pfn, nid)
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     assert design.calls == [
         BatchCall((0,), 0),
         BatchCall((2, 1), 1),
@@ -193,21 +193,21 @@ def test_a_batch_is_513_folios() -> None:
     design = SectionFlag(lower(600), PRECISE)
     for pfn in range(520):
         hot(design, pfn)
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     assert [len(call.pfns) for call in design.calls] == [513, 7]
 
 
 def test_the_threshold_refuses_after_the_record_was_zeroed() -> None:
     design = SectionFlag(lower(free_enough=()), PRECISE)
     hot(design, 0, now=1000)
-    design.walk(2, 1000 + 5000)
+    design.walk(2, now_jiffies=1000 + 5000)
     assert design.calls == []
     assert design.records[0] == 0
     assert design.ledger.lost == {"consumed before the rate limit": 1}
     assert design.counters["pgpromote_candidate"] == 0
     bypassed = SectionFlag(lower(), PRECISE)
     hot(bypassed, 0, now=1000)
-    bypassed.walk(2, 1000 + 5000)
+    bypassed.walk(2, now_jiffies=1000 + 5000)
     assert bypassed.calls == [BatchCall((0,), 0)]
     assert bypassed.counters["pgpromote_candidate_nrl"] == 1
 
@@ -217,7 +217,7 @@ def test_the_rate_limit_lets_a_second_s_worth_through() -> None:
     design = SectionFlag(lower(1200, free_enough=()), limit)
     for pfn in range(1200):
         hot(design, pfn, now=5000)
-    design.walk(2, 5000)
+    design.walk(2, now_jiffies=5000)
     # The first candidate begins the second and is not counted in it.
     assert design.counters["isolated"] == 256
     assert design.counters["pgpromote_candidate"] == 1200
@@ -229,13 +229,13 @@ def test_the_threshold_falls_when_there_are_too_many_candidates() -> None:
     design = SectionFlag(lower(free_enough=()), limit)
     for now in (70_000, 140_000):
         hot(design, 0, now=now)
-        design.walk(2, now)
+        design.walk(2, now_jiffies=now)
     # 5000 ms, less 5000 * 2 / 16 after the minute in which the first was a candidate.
     hot(design, 1, now=141_000)
-    design.walk(2, 141_000 + 4375)
+    design.walk(2, now_jiffies=141_000 + 4375)
     assert design.counters["pgpromote_candidate"] == 2
     hot(design, 2, now=141_000)
-    design.walk(2, 141_000 + 4374)
+    design.walk(2, now_jiffies=141_000 + 4374)
     assert design.counters["pgpromote_candidate"] == 3
 
 
@@ -245,20 +245,20 @@ def test_enough_free_memory_resets_the_threshold() -> None:
     design = SectionFlag(machine, limit)
     for now in (70_000, 140_000):
         hot(design, 0, now=now)
-        design.walk(2, now)
+        design.walk(2, now_jiffies=now)
     machine._free_enough = frozenset({0})
     hot(design, 1, now=141_000)
-    design.walk(2, 141_000)
+    design.walk(2, now_jiffies=141_000)
     machine._free_enough = frozenset()
     hot(design, 2, now=141_000)
-    design.walk(2, 141_000 + 4999)  # 4375 without the reset
+    design.walk(2, now_jiffies=141_000 + 4999)  # 4375 without the reset
     assert design.counters["pgpromote_candidate"] == 3
 
 
 def test_a_refused_page_is_forgotten() -> None:
     design = SectionFlag(lower(prepare=[EAGAIN] * 8), PRECISE)
     hot(design, 3)
-    design.walk(2, 10)
+    design.walk(2, now_jiffies=10)
     assert ready(design) == []
     assert design.ledger.lost == {"consumed before refusal": 1}
 
@@ -290,7 +290,7 @@ def test_nothing_is_lost_without_a_reason(data: st.DataObject, tunables: PghotTu
         for pfn, node in accesses:
             design.record_access(pfn, node, now)
         for node in (2, 9):
-            design.walk(node, now)
+            design.walk(node, now_jiffies=now)
         now += data.draw(st.sampled_from([0, 100, 4000, 17_000]))
         design.verify()
     counters = design.counters

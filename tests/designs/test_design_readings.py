@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpuscan.designs.built_in.per_folio import PerFolio
+from gpuscan.designs.built_in.percpu_list import PercpuList
+from gpuscan.designs.built_in.zone_flag import ZoneFlag
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
-from gpuscan.designs.percpu_list import PercpuList
-from gpuscan.designs.readings import PerFolio, ZoneFlag
 from gpuscan.designs.rfc import RfcFixed
 from gpuscan.engine.stages import FolioEvents
 

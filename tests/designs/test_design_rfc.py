@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
-from gpuscan.designs.rfc import RACE_ORDERS, Race, RaceOrder, RfcFixed, RfcV1
+from gpuscan.designs.races import RACE_ORDERS, Race, RaceOrder
+from gpuscan.designs.rfc import RfcFixed, RfcV1
 from gpuscan.engine.stages import FolioEvents
 from gpuscan.records.formats import FORMATS, unpack
 

@@ -6,10 +6,10 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
+from gpuscan.designs.built_in.section_flag import SectionFlag
+from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
-from gpuscan.designs.pghot import SectionFlag
-from gpuscan.designs.registry import DESIGNS, make_design
-from gpuscan.designs.tunables import MIB, check_tunables
+from gpuscan.designs.tunables import MIB, Tuning
 from gpuscan.engine.policy import Policy
 
 MS = 1_000_000
@@ -46,10 +46,10 @@ def lower() -> ArrayMachine:
 )
 def test_section_flag_takes_what_pghot_s_records_and_sysctls_hold(policy: Policy, refused: str) -> None:
     if not refused:
-        assert isinstance(make_design("section-flag", lower(), policy), SectionFlag)
+        assert isinstance(make_model("section-flag", lower(), policy), SectionFlag)
         return
     with pytest.raises(InputError) as error:
-        make_design("section-flag", lower(), policy)
+        make_model("section-flag", lower(), policy)
     assert refused in str(error.value)
     assert "give " in str(error.value)
 
@@ -67,9 +67,9 @@ def test_section_flag_takes_what_pghot_s_records_and_sysctls_hold(policy: Policy
 def test_hot_list_takes_what_kpromoted_s_sysctls_hold(policy: Policy, refused: bool) -> None:
     if refused:
         with pytest.raises(InputError, match="hot-list"):
-            make_design("hot-list", lower(), policy)
+            make_model("hot-list", lower(), policy)
     else:
-        make_design("hot-list", lower(), policy)
+        make_model("hot-list", lower(), policy)
 
 
 @pytest.mark.parametrize(
@@ -79,22 +79,23 @@ def test_hot_list_takes_what_kpromoted_s_sysctls_hold(policy: Policy, refused: b
 )  # fmt: skip
 def test_kmigrated_s_pause_and_batch(sleep_ms: int | None, batch: int | None, refused: str) -> None:
     sleep_ns = None if sleep_ms is None else sleep_ms * MS
-    for name in DESIGNS:
+    tuning = Tuning(Policy(), "request", sleep_ns, batch)
+    for name in DESIGNS.models:
         if refused and name == "section-flag":
             with pytest.raises(InputError, match=f"{name} takes a {refused} from .*KMIGRATED"):
-                check_tunables(name, Policy(), sleep_ns=sleep_ns, batch_folios=batch)
+                DESIGNS.get(name).check(tuning)
         else:  # constants of their code
-            check_tunables(name, Policy(), sleep_ns=sleep_ns, batch_folios=batch)
+            DESIGNS.get(name).check(tuning)
 
 
 def test_a_window_reaches_the_designs_that_have_one() -> None:
     policy = Policy(window_ns=2000 * MS, record_format=PRECISE)
-    assert make_design("section-flag", lower(), policy).tunables.window_ms == 2000
-    assert make_design("hot-list", lower(), policy).tunables.freq_window_ms == 2000
+    assert make_model("section-flag", lower(), policy).tunables.window_ms == 2000
+    assert make_model("hot-list", lower(), policy).tunables.freq_window_ms == 2000
     # Where none was set, each has its own.
-    assert make_design("section-flag", lower(), Policy()).tunables.window_ms == 3000
-    assert make_design("section-flag", lower(), Policy(record_format=PRECISE)).tunables.window_ms == 5000
-    assert make_design("hot-list", lower(), Policy()).tunables.freq_window_ms == 5000
+    assert make_model("section-flag", lower(), Policy()).tunables.window_ms == 3000
+    assert make_model("section-flag", lower(), Policy(record_format=PRECISE)).tunables.window_ms == 5000
+    assert make_model("hot-list", lower(), Policy()).tunables.freq_window_ms == 5000
 
 
 def test_gpuscan_s_own_window_is_the_record_format_s() -> None:

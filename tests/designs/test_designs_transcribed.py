@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.strategies import SearchStrategy
 
+from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
-from gpuscan.designs.pghot import PghotTunables, SectionFlag
-from gpuscan.designs.rfc import Race, RfcFixed, RfcV1
+from gpuscan.designs.races import Race
+from gpuscan.designs.rfc import RfcFixed, RfcV1
 from transcripts.machines import (
     HUGE,
     SECTION_PAGES,
@@ -193,7 +194,7 @@ def compare_pghot(case: PghotCase) -> Counter[str]:
                 for _ in range(n_times):
                     assert design.record_access(pfn, nid, now) == thread.record_access(pfn, nid, now)
             case Walk(nid):
-                design.walk(nid, now)
+                design.walk(nid, now_jiffies=now)
                 thread.walk_node(nid, now)
         assert {nid for nid in nodes if design.activated(nid)} == thread.activated
         assert {number for number in sections if design.section_hot(number)} == thread.hot_sections

@@ -322,6 +322,7 @@ def compare(directory: Path) -> int:
 
 def _record_comparison() -> None:
     from gpuscan.compare import cost_model, suite
+    from small_steps import small_steps
 
     measure, run_seed = cost_model.measure_model, suite.run_seed
     kept: dict[str, Any] = {}
@@ -336,11 +337,7 @@ def _record_comparison() -> None:
         return kept["run"]
 
     with (
-        mock.patch("gpuscan.compare.cost_model._WALK_GIB", (1, 3, 2)),
-        mock.patch("gpuscan.compare.cost_model._STORE_GIB", (4, 12, 8)),
-        mock.patch("gpuscan.compare.cost_model._N_ENTRIES", (1 << 12, 1 << 14, 1 << 13)),
-        mock.patch("gpuscan.compare.cost_model._SPREAD_PAGES", 1 << 14),
-        mock.patch("gpuscan.compare.cost_model._ROUNDS", 3),
+        small_steps(),
         mock.patch("gpuscan.compare.cost_model.measure_model", measured),
         mock.patch("gpuscan.compare.suite.run_seed", ran),
     ):

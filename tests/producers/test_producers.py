@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError
-from gpuscan.designs.registry import design_engine
+from gpuscan.designs.engine import design_engine
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine
 from gpuscan.migrate.simulated import SimulatedMigrator

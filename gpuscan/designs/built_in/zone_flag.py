@@ -1,21 +1,26 @@
-"""``zone-flag`` and ``per-folio``: our reading of ideas from the review for which no code was published.
+"""``zone-flag``: our reading of an idea from the review for which no code was published.
 
-Both are ``rfc-fixed`` with one thing changed.
+``rfc-fixed`` with one thing changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import Machine, ZoneSpan
+from gpuscan.designs.races import Race
 from gpuscan.designs.requests import STRANDED_ZONE
-from gpuscan.designs.rfc import Race, RfcFixed
+from gpuscan.designs.rfc import PAGE_EXT_BYTES, RfcFixed, page_ext_bytes
+from gpuscan.designs.tunables import no_bounds
 
-FOLIO_RECORD_BYTES = 4
+if TYPE_CHECKING:
+    from gpuscan.engine.policy import Policy
+    from gpuscan.sim.machine import SimulatedMachine
 
 
 class ZoneFlag(RfcFixed):
@@ -26,25 +31,23 @@ class ZoneFlag(RfcFixed):
     the flag after READY, the thread clears it before it walks the zone, as the node's own.
     """
 
-    name: ClassVar[str] = "zone-flag"
-
     def __init__(self, machine: Machine, onlined_later: Collection[int] = ()) -> None:
         super().__init__(machine, onlined_later)
         self._flagged: set[ZoneSpan] = set()
 
     def finish(self) -> None:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         super().finish()
         for position in self.ledger.pending_positions().tolist():
             if self._flagged.isdisjoint(self._zones_of(position)):
                 self.ledger.end_pending(position, STRANDED_ZONE)
 
     def will_walk(self, span: ZoneSpan) -> bool:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return span in self._flagged
 
     def raise_flag(self, span: ZoneSpan) -> None:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         self._flagged.add(span)
 
     def _walk_zone(self, zone: ZoneSpan, races: dict[int, Race]) -> None:
@@ -72,34 +75,32 @@ class ZoneFlag(RfcFixed):
         return [zone for zone in zones if zone.start_pfn <= pfn < zone.end_pfn]
 
 
-class PerFolio(RfcFixed):
-    """One record per allocation, which goes when the allocation goes.
+def _metadata_bytes(machine: SimulatedMachine, policy: Policy, n_asked: int) -> int:
+    return page_ext_bytes(machine, policy, n_asked) + len(machine.topology.zones)
 
-    M. Wilcox: "It seems like it's really per-allocation, not per-page", and whether it can be
-    reset at free time; B. Rao: it need not outlive the allocation; D. Hildenbrand: memory without a
-    memdesc is not tracked (linux-mm, 2025-06-16 to 2025-06-24). Our reading: whatever page a
-    producer names, the folio is marked; memory that is no folio on an LRU list cannot be.
-    """
 
-    name: ClassVar[str] = "per-folio"
-
-    @property
-    def record_bytes(self) -> int:
-        """See :class:`gpuscan.designs.design.Design`: a record of its own, in no page_ext."""
-        return FOLIO_RECORD_BYTES
-
-    def _marked_position(self, pfn: int) -> int:
-        position = self.machine.position(pfn)
-        if position >= 0:
-            page = self.machine.page(position)
-            if page.online and page.lru:
-                return super()._marked_position(self.machine.pfn(page.head))
-        self.counters["kmigrated_add_pfn_einval"] += 1
-        return -1
-
-    def _marked_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.machine.lru_heads(pfns)
-
-    def _freed(self, head: int, n_pages: int) -> None:
-        super()._freed(head, n_pages)
-        self.records[head : head + n_pages] = 0
+DESIGN = Design(
+    name="zone-flag",
+    line="`rfc-fixed` that skips zones without marks: B. Rao to B. Park, 2025-07-08",
+    kind="our reading",
+    order=50,
+    looks_at="pages",
+    counts_accesses="never",
+    asks_time=False,
+    threshold=False,
+    bounds=no_bounds,
+    metadata_bytes=_metadata_bytes,
+    record_bytes=lambda _: PAGE_EXT_BYTES,
+    look="walk",
+    scan=(Charge("walk", lambda size: size.n_pages),),
+    mark="two atomics and a zone's flag",
+    beside="walk",
+    plot=PlotStyle(order=30, line={"color": "#F0E442", "linewidth": 1.6, "linestyle": "--"}),
+    model=Modelled(
+        make=lambda machine, _: ZoneFlag(machine),
+        needs_flag=False,
+        bypasses_thp=True,
+        locks_records=True,
+        two_atomics=True,
+    ),
+)

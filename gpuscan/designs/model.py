@@ -1,40 +1,32 @@
-"""What all designs have in common: batch calls, counters, losses, and how they are driven."""
+"""What all models of designs have in common: batch calls, counters, losses, and how they are driven."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.candidates import ready_positions
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
+from gpuscan.designs.races import Race
 from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, STALE, RequestLedger
 from gpuscan.engine.stages import FolioEvents
 from gpuscan.sim.spec import KernelCostSpec
 
-STRUCT_PAGE_BYTES = 64
-"""What a look at a page reads besides its record, one cache line."""
 
-
-class Design(ABC):
-    """A way to find the pages that shall move, and to hand them to ``migrate_misplaced_folios_batch()``.
+class Model(ABC):
+    """A design at work on a machine: it finds pages, and hands them to ``migrate_misplaced_folios_batch()``.
 
     Args:
         machine: whose pages are walked.
 
     Attributes:
-        name: as ``gpuscan run --design`` takes it.
         sleep_ns: timeout of the thread's wait.
         batch_folios: folios after which a batch is flushed.
-        has_walk: the thread looks at pages; otherwise it takes its turns at the entries of lists.
-        needs_flag: whether the thread walks only where the node's flag is set.
-        counts_accesses: the producer reports every fault; otherwise do_numa_page() decides first.
-        bypasses_thp: PMD-mapped folios are not marked but moved where they fault.
-        locks_records: the walk does a locked test-and-clear on the record of each page.
         hint_faults: whether what is marked are hint faults; whoever drives the design says so.
         calls: every ``migrate_misplaced_folios_batch(list, nid)`` call.
         counters: by the kernel's names where it has one.
@@ -43,14 +35,8 @@ class Design(ABC):
         span: what the walk under way, or the last one, went through last.
     """
 
-    name: ClassVar[str]
     sleep_ns: int
     batch_folios: int
-    has_walk: ClassVar[bool] = True
-    needs_flag: ClassVar[bool]
-    counts_accesses: ClassVar[bool] = False
-    bypasses_thp: ClassVar[bool] = False
-    locks_records: ClassVar[bool] = False
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -62,21 +48,6 @@ class Design(ABC):
         self.hint_faults = True
         self._active: set[int] = set()
         self._asked: dict[int, int | None] = {}  # head of an isolated folio: what was asked for
-
-    @property
-    @abstractmethod
-    def record_bytes(self) -> int:
-        """Bytes of a page's record, or of an entry, in the published layout."""
-
-    @property
-    def n_looked_at(self) -> int:
-        """How many pages (or entries) the threads have looked at."""
-        return self.counters["pfns_examined" if self.has_walk else "entries_examined"]
-
-    @property
-    def looked_at_bytes(self) -> int:
-        """What that read: of each, struct page and the record (or the entry)."""
-        return self.n_looked_at * (STRUCT_PAGE_BYTES + self.record_bytes)
 
     @abstractmethod
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
@@ -96,8 +67,15 @@ class Design(ABC):
             self.mark(pfn, nid, now_jiffies, cpu=cpu)
 
     @abstractmethod
-    def walk(self, nid: int, *, now_jiffies: int = 0) -> None:
-        """Do one round of a node's thread; time stands still meanwhile."""
+    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
+        """Do one round of a node's thread; time stands still meanwhile.
+
+        Args:
+            nid: the node.
+            races: marks that interleave with what the thread does at their page, for a design whose
+                declaration says ``two_atomics``.
+            now_jiffies: the time.
+        """
 
     def has_thread(self, nid: int) -> bool:
         """Whether a node with memory has a thread."""

@@ -15,17 +15,20 @@ passes the checks in one batch. Nothing is scanned.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import Design
+from gpuscan.designs.contract import Design, Modelled, NotMeasured, PlotStyle
 from gpuscan.designs.locks import LockUse
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
 from gpuscan.designs.max_heap import NOT_IN_A_HEAP, HotEntry, MaxHeap
+from gpuscan.designs.model import Model
 from gpuscan.designs.promotion_limit import PromotionLimit
+from gpuscan.designs.races import Race
 from gpuscan.designs.requests import (
     BEHIND_A_COOL_HEAD,
     CONSUMED,
@@ -36,8 +39,22 @@ from gpuscan.designs.requests import (
     NOT_PROMOTED,
     OVERWRITTEN_NID,
 )
+from gpuscan.designs.tunables import (
+    INT_MAX,
+    MIB,
+    NS_PER_MS,
+    Bound,
+    Divisor,
+    Tuning,
+    rate_limit_bounds,
+    whole_ms,
+)
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.spec import KernelCostSpec
+
+if TYPE_CHECKING:
+    from gpuscan.engine.policy import Policy
+    from gpuscan.sim.machine import SimulatedMachine
 
 KPROMOTED_FREQ_THRESHOLD = 2
 KPROMOTED_DEFAULT_NODE = 0
@@ -50,6 +67,9 @@ PGHOT_FREQ_MAX = 8
 PGHOT_TIME_BITS = 19
 ENTRY_BYTES = 40
 """``struct pghot_info`` on a 64-bit machine."""
+_POINTER_BYTES = 8
+_BUCKET_BYTES = 16
+"""A list head and its lock."""
 _GOLDEN_RATIO_64 = 0x61C8_8646_80B5_83EB
 _U32, _U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 _MS_PER_S = 1000
@@ -76,7 +96,7 @@ class HotListTunables:
     heap_entries: int | None = None
 
 
-class HotList(Design):
+class HotList(Model):
     """kpromoted on one machine.
 
     Args:
@@ -88,12 +108,6 @@ class HotList(Design):
         heaps: by target.
         heap_entries: how many each may hold.
     """
-
-    name: ClassVar[str] = "hot-list"
-    has_walk: ClassVar[bool] = False
-    needs_flag: ClassVar[bool] = False
-    counts_accesses: ClassVar[bool] = True
-    bypasses_thp: ClassVar[bool] = True  # v2 leaves do_huge_pmd_numa_page() as it was
 
     def __init__(self, machine: Machine, tunables: HotListTunables | None = None) -> None:
         super().__init__(machine)
@@ -121,13 +135,8 @@ class HotList(Design):
         self._n_heap_marks = dict.fromkeys(self.heaps, 0)
         self._n_list_marks = 0
 
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of an entry."""
-        return ENTRY_BYTES
-
     def has_thread(self, nid: int) -> bool:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return nid in self.heaps
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
@@ -178,7 +187,7 @@ class HotList(Design):
         self._charge(n_lines, atomics=2)
         return 0
 
-    def walk(self, nid: int, *, now_jiffies: int = 0) -> None:
+    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Do one turn of a target's thread: ``kpromoted_migrate()``; time stands still meanwhile.
 
         Nobody else is there, so the top of the heap never changes between the two looks at it (after
@@ -218,7 +227,7 @@ class HotList(Design):
                         self.ledger.end_pending(entry.position, BEHIND_A_COOL_HEAD)
 
     def producer_wait_ns(self, duration_ns: int, cost: KernelCostSpec, n_cpus: int) -> float:
-        """See :class:`gpuscan.designs.design.Design`: for a lock of the hash, and inside for the heap's."""
+        """See :class:`gpuscan.designs.model.Model`: for a lock of the hash, and inside for the heap's."""
         n_locks = 1 << self._hash_order
         total = self._n_list_marks * self._list_locks.wait_ns(duration_ns, cost, n_cpus, n_locks)
         for nid, lock in self._heap_locks.items():
@@ -347,3 +356,63 @@ class HotList(Design):
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         listed = [entry.position for heap in self.heaps.values() for entry in heap.data if not entry.freed]
         return np.isin(positions, np.array(listed, dtype=np.int64))
+
+
+def _made(machine: Machine, policy: Policy) -> HotList:
+    defaults = HotListTunables()
+    tunables = HotListTunables(
+        freq_window_ms=policy.window_ns // NS_PER_MS or defaults.freq_window_ms,
+        rate_limit_mbps=policy.rate_limit_bytes_per_s // MIB or defaults.rate_limit_mbps,
+        hz=policy.hz,
+    )
+    return HotList(machine, tunables)
+
+
+def _bounds(tuning: Tuning) -> Iterator[Bound | Divisor]:
+    policy = tuning.policy
+    yield whole_ms(policy)
+    yield from rate_limit_bounds(policy)
+    window_ms = policy.window_ns / NS_PER_MS
+    if window_ms:
+        yield Bound("policy.window", window_ms, 1, INT_MAX, " ms", "pghot_promote_freq_window_ms")
+
+
+def _metadata_bytes(machine: SimulatedMachine, _policy: Policy, n_asked: int) -> int:
+    nodes, top_tier = machine.topology.nodes, machine.top_tier
+    n_hashed = sum(node.present_pages for node in nodes if not top_tier[node.nid]) * PGHOT_HASH_PCT // 100
+    n_heaps = sum(1 for node in nodes if node.cpus and top_tier[node.nid])
+    heaps = n_heaps * (n_hashed * PGHOT_HEAP_PCT // 100) * _POINTER_BYTES
+    return n_hashed // PGHOT_HASH_ENTRIES * _BUCKET_BYTES + heaps + n_asked * ENTRY_BYTES
+
+
+_NOT_MEASURED = NotMeasured("see hot-list in designs.md")
+"""What a producer takes that searches a chain and sifts a heap, and a thread that takes from it, depends on
+how long both are."""
+
+DESIGN = Design(
+    name="hot-list",
+    line='kpromoted, "[RFC PATCH v2 0/8] mm: Hot page tracking and promotion infrastructure", B. Rao, '
+    "linux-mm, 2025-09-10, with all its patches: a hash of accessed pages, a heap of hot ones per target, "
+    "batches of 1,024",
+    kind="as posted",
+    order=40,
+    looks_at="entries",
+    counts_accesses="always",
+    asks_time=True,
+    threshold=False,  # KPROMOTED_FREQ_THRESHOLD, a constant
+    bounds=_bounds,
+    metadata_bytes=_metadata_bytes,
+    record_bytes=lambda _: ENTRY_BYTES,
+    look="list entry",  # which is too little
+    scan=_NOT_MEASURED,
+    mark=_NOT_MEASURED,
+    beside=_NOT_MEASURED,
+    plot=PlotStyle(order=60, line={"color": "#56B4E9", "linewidth": 2.0}),
+    model=Modelled(
+        make=_made,
+        needs_flag=False,
+        bypasses_thp=True,  # v2 leaves do_huge_pmd_numa_page() as it was
+        locks_records=False,
+        two_atomics=False,
+    ),
+)

@@ -10,23 +10,32 @@ of a page counts), and checks each page as kmigrated does.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.design import Design
+from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
+from gpuscan.designs.model import Model
+from gpuscan.designs.races import Race
 from gpuscan.designs.requests import OVERFLOW
+from gpuscan.designs.tunables import no_bounds
+
+if TYPE_CHECKING:
+    from gpuscan.engine.policy import Policy
+    from gpuscan.sim.machine import SimulatedMachine
 
 ENTRY_BYTES = 16
 """A PFN and a nid, padded."""
 _ENTRIES_PER_LINE = 64 // ENTRY_BYTES
+LIST_ENTRIES = 4096
 BATCH_FOLIOS = 512
 SLEEP_NS = 100_000_000
 
 
-class PercpuList(Design):
+class PercpuList(Model):
     """Bounded lists of candidates.
 
     Args:
@@ -34,21 +43,12 @@ class PercpuList(Design):
         list_entries: entries of the list of one CPU and one source node.
     """
 
-    name: ClassVar[str] = "percpu-list"
-    has_walk: ClassVar[bool] = False
-    needs_flag: ClassVar[bool] = True
-
-    def __init__(self, machine: Machine, list_entries: int = 4096) -> None:
+    def __init__(self, machine: Machine, list_entries: int = LIST_ENTRIES) -> None:
         super().__init__(machine)
         self.sleep_ns = SLEEP_NS
         self.batch_folios = BATCH_FOLIOS
         self.list_entries = list_entries
         self._lists: dict[int, dict[int, list[tuple[int, int]]]] = {}  # by source node, then CPU
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of an entry."""
-        return ENTRY_BYTES
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """Append a candidate to a CPU's list; a page that is where it should be is none.
@@ -78,7 +78,7 @@ class PercpuList(Design):
         self._active.add(page.nid)
         return 0
 
-    def walk(self, nid: int, *, now_jiffies: int = 0) -> None:
+    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Empty the lists of a node."""
         machine, counters = self.machine, self.counters
         self._active.discard(nid)
@@ -123,3 +123,37 @@ class PercpuList(Design):
             for position, _ in entries
         ]
         return np.isin(positions, np.array(listed, dtype=np.int64))
+
+
+def _metadata_bytes(machine: SimulatedMachine, _policy: Policy, _n_asked: int) -> int:
+    nodes = machine.topology.nodes
+    n_cpus = sum(len(node.cpus) for node in nodes)
+    n_sources = sum(1 for node in nodes if node.present_pages)
+    return n_cpus * n_sources * LIST_ENTRIES * ENTRY_BYTES
+
+
+DESIGN = Design(
+    name="percpu-list",
+    line="bounded lists of candidates per CPU and source node, no scan: Huang Ying, 2025-06-20",
+    kind="our reading",
+    order=60,
+    looks_at="entries",
+    counts_accesses="never",
+    asks_time=False,
+    threshold=False,
+    bounds=no_bounds,
+    metadata_bytes=_metadata_bytes,
+    record_bytes=lambda _: ENTRY_BYTES,
+    look="list entry",
+    scan=(Charge("list entry", lambda size: size.n_candidates),),
+    mark="append",
+    beside="list entry",
+    plot=PlotStyle(order=70, line={"color": "#009E73", "linewidth": 2.8, "alpha": 0.8}),
+    model=Modelled(
+        make=lambda machine, _: PercpuList(machine),
+        needs_flag=True,
+        bypasses_thp=False,
+        locks_records=False,
+        two_atomics=False,
+    ),
+)

@@ -13,23 +13,32 @@ that cannot be taken just then stays READY where nothing looks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
-from gpuscan.designs.design import Design, sorted_candidates
+from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
+from gpuscan.designs.model import Model, sorted_candidates
 from gpuscan.designs.promotion_limit import PromotionLimit
+from gpuscan.designs.races import Race
 from gpuscan.designs.requests import NOT_PROMOTED, STRANDED
+from gpuscan.designs.tunables import MIB, NS_PER_MS, Bound, Divisor, Tuning, rate_limit_bounds, whole_ms
 from gpuscan.records.formats import N_NODES_MAX, Field, record_format, unpack
 from gpuscan.records.page_map import SECTION_PAGES
 
+if TYPE_CHECKING:
+    from gpuscan.engine.policy import Policy
+    from gpuscan.sim.machine import SimulatedMachine
+
 _WINDOW_MS = {"pghot-compact": 3000, "pghot": 5000}
 _MS_PER_S = 1000
+_HOT_MAP_BYTES = 8
+"""A pointer in each ``struct mem_section``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ class PghotTunables:
         return _WINDOW_MS[self.record_format] if self.freq_window_ms is None else self.freq_window_ms
 
 
-class SectionFlag(Design):
+class SectionFlag(Model):
     """pghot on one machine.
 
     Args:
@@ -72,10 +81,6 @@ class SectionFlag(Design):
     Raises:
         InputError: ``hz`` does not divide 1000.
     """
-
-    name: ClassVar[str] = "section-flag"
-    needs_flag: ClassVar[bool] = True
-    counts_accesses: ClassVar[bool] = True
 
     def __init__(self, machine: Machine, tunables: PghotTunables | None = None) -> None:
         super().__init__(machine)
@@ -94,17 +99,12 @@ class SectionFlag(Design):
         self._looked_fresh: set[int] = set()
         self._nid_of_section: dict[int, int] = {}  # memory stays where it is
 
-    @property
-    def record_bytes(self) -> int:
-        """See :class:`gpuscan.designs.design.Design`."""
-        return self._fmt.n_bytes
-
     def has_thread(self, nid: int) -> bool:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return not self.machine.is_top_tier(nid)
 
     def spans(self, nid: int) -> Sequence[ZoneSpan]:
-        """See :class:`gpuscan.designs.design.Design`: the node's sections that have records."""
+        """See :class:`gpuscan.designs.model.Model`: the node's sections that have records."""
         starts = [
             section * SECTION_PAGES
             for section in self.machine.sections()
@@ -113,11 +113,11 @@ class SectionFlag(Design):
         return [ZoneSpan(nid, start, start + SECTION_PAGES) for start in starts]
 
     def will_walk(self, span: ZoneSpan) -> bool:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return self.section_hot(span.start_pfn // SECTION_PAGES)
 
     def raise_flag(self, span: ZoneSpan) -> None:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         self._hot.add(span.start_pfn // SECTION_PAGES)
 
     def section_hot(self, section: int) -> bool:
@@ -125,11 +125,11 @@ class SectionFlag(Design):
         return section in self._hot
 
     def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return self.machine.steps_to(span.start_pfn, pfns)
 
     def n_examined(self, span: ZoneSpan) -> int:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return self.machine.n_steps(span.start_pfn, span.end_pfn)
 
     def stranded(self) -> int:
@@ -144,7 +144,7 @@ class SectionFlag(Design):
                 self.ledger.end_pending(position, STRANDED)
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
-        """See :class:`gpuscan.designs.design.Design`."""
+        """See :class:`gpuscan.designs.model.Model`."""
         return self.record_access(pfn, nid, now_jiffies)
 
     def record_access(self, pfn: int, nid: int, now_jiffies: int) -> int:
@@ -194,7 +194,7 @@ class SectionFlag(Design):
         jiffies: NDArray[np.int64],
         cpus: NDArray[np.int64],
     ) -> None:
-        """See :class:`gpuscan.designs.design.Design`; the first mark of each page in bulk, then others."""
+        """See :class:`gpuscan.designs.model.Model`; the first mark of each page in bulk, then others."""
         machine = self.machine
         heads = machine.lru_heads(pfns)
         if (heads != machine.online_positions(pfns))[heads >= 0].any():  # inside large folios
@@ -252,7 +252,7 @@ class SectionFlag(Design):
             return True
         return 0 <= nid < N_NODES_MAX and nid in self.machine.nids and self.machine.is_top_tier(nid)
 
-    def walk(self, nid: int, now_jiffies: int = 0) -> None:
+    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Do one ``kmigrated_do_work()`` of a node below the top tier; time stands still meanwhile."""
         machine, counters = self.machine, self.counters
         self._active.discard(nid)
@@ -396,3 +396,78 @@ def _by_value(values: NDArray[Any], holds: Callable[[int], bool]) -> NDArray[np.
 
 def _get(word: int, field: Field) -> int:
     return word >> field.shift & field.max
+
+
+def _format_of(policy: Policy) -> Literal["pghot", "pghot-compact"]:
+    """Return the record format: precise for ``pghot``, compact for anything else."""
+    return "pghot" if policy.record_format == "pghot" else "pghot-compact"
+
+
+def _made(machine: Machine, policy: Policy) -> SectionFlag:
+    defaults = PghotTunables()
+    tunables = PghotTunables(
+        _format_of(policy),
+        target_nid=min(nid for nid in machine.nids if machine.is_top_tier(nid)),
+        freq_threshold=policy.freq_threshold,
+        freq_window_ms=policy.window_ns // NS_PER_MS or None,
+        rate_limit_mbps=policy.rate_limit_bytes_per_s // MIB or defaults.rate_limit_mbps,
+        hz=policy.hz,
+    )
+    return SectionFlag(machine, tunables)
+
+
+def _bounds(tuning: Tuning) -> Iterator[Bound | Divisor]:
+    policy = tuning.policy
+    yield whole_ms(policy)
+    yield from rate_limit_bounds(policy)
+    fmt = record_format(_format_of(policy))
+    mode = "precise mode" if fmt.has_nid else "compact mode"
+    most = f"PGHOT_FREQ_MAX, {mode}"
+    yield Bound("policy.freq_threshold", policy.freq_threshold, 1, fmt.freq.max, "", most)
+    window_ms = policy.window_ns / NS_PER_MS
+    if window_ms:
+        most_ms = fmt.time.max << fmt.jiffies_shift
+        yield Bound("policy.window", window_ms, 1000, most_ms, " ms", f"PGHOT_FREQ_WINDOW_MAX, {mode}")
+    if tuning.sleep_ns is not None:
+        sleep_ms = tuning.sleep_ns / NS_PER_MS
+        yield Bound("interval", sleep_ms, 50, 1000, " ms", "KMIGRATED_SLEEP_MS_MIN and _MAX")
+    if tuning.batch_folios is not None:
+        yield Bound("batch", tuning.batch_folios, 64, 1024, " folios", "KMIGRATED_BATCH_NR_MIN and _MAX")
+
+
+def _metadata_bytes(machine: SimulatedMachine, policy: Policy, _: int) -> int:
+    nodes = machine.topology.nodes
+    tracked = sum(node.present_pages for node in nodes if not machine.top_tier[node.nid])
+    n_sections = machine.page_map.n_present_pages // SECTION_PAGES
+    return tracked * record_format(_format_of(policy)).n_bytes + n_sections * _HOT_MAP_BYTES
+
+
+DESIGN = Design(
+    name="section-flag",
+    line='pghot, "[PATCH v7 0/7] mm: Hot page tracking and promotion infrastructure", B. Rao, linux-mm, '
+    "2026-05-04; `policy.record_format` `pghot` is the precise mode, anything else the compact one",
+    kind="as posted",
+    order=30,
+    looks_at="pages",
+    counts_accesses="always",
+    asks_time=True,
+    threshold=True,
+    bounds=_bounds,
+    metadata_bytes=_metadata_bytes,
+    record_bytes=lambda policy: record_format(_format_of(policy)).n_bytes,
+    look="section walk",
+    scan=(
+        Charge("section check", lambda size: size.n_sections),
+        Charge("section walk", lambda size: size.n_pages_of_marked_sections),
+    ),
+    mark="record",
+    beside="section walk",
+    plot=PlotStyle(order=50, line={"color": "#CC79A7", "linewidth": 2.0}),
+    model=Modelled(
+        make=_made,
+        needs_flag=True,
+        bypasses_thp=False,
+        locks_records=False,
+        two_atomics=False,
+    ),
+)

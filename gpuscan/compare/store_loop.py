@@ -1,4 +1,4 @@
-"""The open loop for gpuscan itself: the same list, real scans on the CPU, timed.
+"""The open loop for what runs on a store, gpuscan itself: the same list, real scans on the CPU, timed.
 
 Every entry is a request, also where the workload's producer records accesses: the list has what it asked for.
 """
@@ -12,7 +12,7 @@ from gpuscan.base.errors import RunFailedError
 from gpuscan.compare.open_loop import OnMarks, OpenResult, places_in_zone
 from gpuscan.compare.overwritten_targets import WatchedStore
 from gpuscan.compare.request_list import RequestList, digest_entries
-from gpuscan.compare.settings import OURS, Settings
+from gpuscan.compare.settings import Settings
 from gpuscan.designs.requests import OVERWRITTEN_NID
 from gpuscan.kernels.api import Outcome
 from gpuscan.sim.machine import SimulatedMachine
@@ -22,17 +22,20 @@ _NOT_PENDING = -1
 _SCANS_AFTER_END = 2
 
 
-class GpuscanLoop:
+class StoreLoop:
     """Marks the list's entries and scans every interval; nothing moves.
 
     Args:
+        name: of the design.
         settings: policy and threads.
         machine: whose folios may move; it stays as it is.
         requests: the list.
     """
 
-    def __init__(self, settings: Settings, machine: SimulatedMachine, requests: RequestList) -> None:
-        self._policy = settings.policy_of(OURS)
+    def __init__(
+        self, name: str, settings: Settings, machine: SimulatedMachine, requests: RequestList
+    ) -> None:
+        self._policy = settings.policy_of(name)
         self._topology = settings.topology
         self._entries = requests.entries()
         self._store = WatchedStore(
@@ -48,7 +51,7 @@ class GpuscanLoop:
         self._flats, self._which = np.unique(flats, return_inverse=True)
         self._since_ns = np.full(len(self._flats), _NOT_PENDING, dtype=np.int64)
         self._asked_nid = np.zeros(len(self._flats), dtype=np.int32)
-        self._result = OpenResult(OURS, batch_limit=self._policy.batch_pages, fill_unit="base pages")
+        self._result = OpenResult(name, batch_limit=self._policy.batch_pages, fill_unit="base pages")
         self._delays: list[NDArray[np.int64]] = []
         self._found: list[NDArray[np.int64]] = []
         self._fills: list[NDArray[np.int64]] = []

@@ -1,0 +1,1 @@
+"""The columns of a comparison's table: what one is, those there are, and their cells."""

@@ -1,0 +1,1 @@
+"""The built-in columns, a file for each group of them."""

@@ -1,0 +1,74 @@
+"""What a design costs beside its scans, and what one of them would on large machines."""
+
+from __future__ import annotations
+
+import math
+
+from gpuscan.compare.columns.contract import Column, Columns, Figures, Value, declared
+
+
+def _beside(number: float, step: object, figures: Figures) -> Value:
+    """Return what takes two threads to measure, one CPU or not wanted at all."""
+    return declared(number, step, "not measured" if math.isnan(figures.mark_ns) else "one CPU")
+
+
+COLUMNS = Columns(
+    60,
+    (
+        Column(
+            key="metadata",
+            title="metadata",
+            loop="none",
+            how="modelled",
+            unit="bytes",
+            better="neither",
+            value=lambda f: Value(float(f.metadata_bytes)),
+            how_on_a_store="counted",
+        ),
+        Column(
+            key="mark_cost",
+            title="producer cost per mark, 1 thread",
+            loop="none",
+            how="measured",
+            unit="ns",
+            better="neither",
+            value=lambda f: declared(f.mark_ns, f.declared.mark),
+        ),
+        Column(
+            key="mark_cost_2",
+            title="producer cost per mark, 2 threads",
+            loop="none",
+            how="measured",
+            unit="ns",
+            better="neither",
+            value=lambda f: _beside(f.mark_beside_ns, f.declared.mark, f),
+        ),
+        Column(
+            key="slowdown",
+            title="neighbour slowed while it scans",
+            loop="none",
+            how="measured",
+            unit="share",
+            better="neither",
+            value=lambda f: _beside(f.slowdown, f.declared.beside, f),
+        ),
+        Column(
+            key="scan_1tib",
+            title="one scan of 1 TiB",
+            loop="none",
+            how="modelled",
+            unit="ns",
+            better="neither",
+            value=lambda f: declared(f.scan_1tib_ns, f.declared.scan),
+        ),
+        Column(
+            key="scan_64tib",
+            title="one scan of 64 TiB",
+            loop="none",
+            how="modelled",
+            unit="ns",
+            better="neither",
+            value=lambda f: declared(f.scan_64tib_ns, f.declared.scan),
+        ),
+    ),
+)
