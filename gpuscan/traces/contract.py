@@ -33,7 +33,7 @@ class TraceFormat:
         sniff: says by the first :data:`START_BYTES` of a file whether it is one.
         advice: what to say, after the file's name, where the file at a path that begins with these bytes
             looks as if it were one and is not; empty where it does not.
-        outside_advice: what to add, after "give the machine it was recorded on", where nothing of a trace lies
+        outside_advice: what to add, after "give the machine it was recorded on", where nothing of a trace is
             in the memory of the machine; may be empty.
         read: yields the samples of a file, ascending by time; tells how many bytes it has read since it told
             last. Raises an :class:`InputError` that names line or key where the file is cut short, out of

@@ -17,6 +17,13 @@ from gpuscan.traces.catalogue import TRACES
 
 ROOT = Path(__file__).parents[2]
 CATALOGUES: list[Catalogue[object]] = [PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS]  # type: ignore[list-item]
+FOLDERS = (
+    "gpuscan.producers.built_in.",
+    "gpuscan.monitors.built_in.",
+    "gpuscan.traces.built_in.",
+    "gpuscan.kernels.backends.",
+    "gpuscan.bench.peers.built_in.",
+)
 ALLOWED = {
     ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults"),  # a public name of gpuscan
     ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults.HintFaultSource"),
@@ -49,13 +56,8 @@ def texts() -> Iterator[tuple[str, str]]:
 def test_nobody_else_names_a_member() -> None:
     names = {name for catalogue in CATALOGUES for name in catalogue.names} - COMMON
     assert {"sampler", "damon", "perf", "cuda", "duckdb"} <= names
-    found = {
-        (file, text)
-        for file, text in texts()
-        if text in names or (text.startswith("gpuscan.") and ("built_in." in text or "backends." in text))
-    }
-    others = ("gpuscan.workload.built_in", "gpuscan.designs.built_in")  # no catalogues of these kinds
-    assert {one for one in found if not one[1].startswith(others)} == ALLOWED
+    found = {(file, text) for file, text in texts() if text in names or text.startswith(FOLDERS)}
+    assert found == ALLOWED
 
 
 @pytest.mark.parametrize(

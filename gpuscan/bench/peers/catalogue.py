@@ -24,9 +24,9 @@ def open_peer(name: str) -> PeerKind:
             import_module(module)
         except ModuleNotFoundError as error:
             missing = error.name or module
-            remedy = install_command(kind.extra, missing) if kind.extra else "install it"
+            how = install_command(kind.extra, missing) if kind.extra else "install it"
             raise InputError(
-                f"the peer {name} needs {missing}, which is not installed: {remedy}, or leave it out of --peers"
+                f"the peer {name} needs {missing}, which is not installed: {how}, or leave it out of --peers"
             ) from error
     return kind
 
