@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpuscan.traces.samples import Samples
+if TYPE_CHECKING:
+    from gpuscan.traces.samples import Samples
 
 START_BYTES = 64
 """Of a file, by which its format is told."""
