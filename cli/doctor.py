@@ -17,8 +17,6 @@ _OPTIONAL = {
     "distributed": ("cluster", "only --workers and --cluster need it"),
     "prometheus-client": ("live", "only live --metrics needs it"),
     "matplotlib": ("bench", "only plots need it"),
-    "polars": ("bench", "only bench needs it"),
-    "duckdb": ("bench", "only bench needs it"),
 }
 """Package -> the extra that brings it, and who needs it."""
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x")
@@ -67,6 +65,7 @@ def _software() -> list[Check]:
     from gpuscan import __version__
     from gpuscan.base.installing import install_command
     from gpuscan.base.program import PROGRAM
+    from gpuscan.bench.peers.catalogue import packages
 
     found = [
         Check(PROGRAM, __version__),
@@ -76,8 +75,9 @@ def _software() -> list[Check]:
         installed = _version(package)
         remedy = "" if installed else install_command(package=package)
         found.append(Check(package, installed or "not installed", remedy))
-    for package, (extra, need) in _OPTIONAL.items():
-        missing = f"not installed ({need}: {install_command(extra, package)})"
+    of_peers = {package: (extra, "only bench needs it") for package, extra in packages().items()}
+    for package, (extra, need) in (_OPTIONAL | of_peers).items():
+        missing = f"not installed ({need}: {install_command(extra, package) if extra else 'install it'})"
         found.append(Check(package, _version(package) or missing))
     cupy = [f"{package} {installed}" for package in _CUPY if (installed := _version(package))]
     return [*found, Check("cupy", ", ".join(cupy) or "not installed (only a GPU needs it)")]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
+import sys
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.program import PROGRAM
@@ -111,7 +112,8 @@ class Catalogue(Generic[T]):
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
-        for entry in sorted(entry_points(group=self.group), key=lambda entry: (entry.name, _package(entry))):
+        entries = installed(tuple(sys.path)).select(group=self.group)
+        for entry in sorted(entries, key=lambda entry: (entry.name, _package(entry))):
             others = PROGRAM if entry.name in self._modules else ""
             if entry.name in found and found[entry.name].value != entry.value:
                 others = _package(found[entry.name])
@@ -122,6 +124,12 @@ class Catalogue(Generic[T]):
                 )
             found[entry.name] = entry
         return found
+
+
+@cache
+def installed(path: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of all packages on ``sys.path``, looked up once for all catalogues: 10 ms."""
+    return cast("EntryPoints", entry_points())  # Python 3.11 has another class, with the same select()
 
 
 def _package(entry: EntryPoint) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 from gpuscan import __version__
 from gpuscan.base.program import PROGRAM
+from gpuscan.bench.peers.catalogue import packages
 from gpuscan.kernels.cpu.compile import source_hash
 
-_PACKAGES = ("numpy", "numba", "polars", "duckdb", "pyarrow")
+_PACKAGES = ("numpy", "numba", "pyarrow")
 _CPUS = Path("/sys/devices/system/cpu")
 _LLC_UNKNOWN_BYTES = 32 << 20
 _STATUS_KEYS = {"VmRSS": "rss", "VmHWM": "peak"}
@@ -34,7 +35,9 @@ def describe_host() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "linux": ".".join(platform.release().split("-")[0].split(".")[:2]),
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {
+            name: found for name in (*_PACKAGES, *packages()) if (found := _version(name)) is not None
+        },
         "load_1min": os.getloadavg()[0],
     }
 

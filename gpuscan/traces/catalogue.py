@@ -40,11 +40,11 @@ def told_by(path: Path, start: bytes) -> str:
         raise InputError(f"{path} looks like a trace of several formats: {whose}; uninstall all but one")
     if any(advice):
         raise InputError(f"{path} {next(filter(None, advice))}")
+    if maybe:
+        return maybe[0]
     if unusable:
         raise unusable[0]
-    if not maybe:
-        raise InputError(f"{path} is no trace that can be read; {remedy()}")
-    return maybe[0]
+    raise InputError(f"{path} is no trace that can be read; {remedy()}")
 
 
 def remedy() -> str:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpuscan.traces.samples import Samples
+if TYPE_CHECKING:
+    from gpuscan.traces.samples import Samples
 
 START_BYTES = 64
 """Of a file, by which its format is told."""
@@ -33,6 +35,8 @@ class TraceFormat:
         sniff: says by the first :data:`START_BYTES` of a file whether it is one.
         advice: what to say, after the file's name, where the file at a path that begins with these bytes
             looks as if it were one and is not; empty where it does not.
+        outside_advice: what to add, after "give the machine it was recorded on", where nothing of a trace is
+            in the memory of the machine; may be empty.
         read: yields the samples of a file, ascending by time; tells how many bytes it has read since it told
             last. Raises an :class:`InputError` that names line or key where the file is cut short, out of
             order or foreign, and lets :class:`OSError` pass.
@@ -43,4 +47,5 @@ class TraceFormat:
     knows_cpus: bool
     sniff: Callable[[bytes], Sniff]
     advice: Callable[[Path, bytes], str]
+    outside_advice: str
     read: Callable[[Path, Callable[[int], None]], Iterator[Samples]]

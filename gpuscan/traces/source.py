@@ -116,15 +116,9 @@ def survey(
         raise InputError(
             f"{trace.path}: no sample can be used on {topology.name!r} "
             f"({found.reasons() or 'the trace has none'}); give the machine it was recorded on with --machine"
-            + _virtual_hint(trace, reader.left_out)
+            + (trace.format.outside_advice if reader.left_out["outside"] else "")
         )
     return found
-
-
-def _virtual_hint(trace: Trace, left_out: Counter[str]) -> str:
-    if trace.kind == "damo" and left_out["outside"]:
-        return ", and record physical memory (damo record paddr), since virtual addresses need a pagemap"
-    return ""
 
 
 def frames_of(topology: Topology, pages: NDArray[np.bool_]) -> CapturedFrames:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuscan.base.catalogue import Catalogue
+from gpuscan.base.catalogue import Catalogue, installed
 from gpuscan.base.errors import InputError
 
 Lay = Callable[[dict[str, str]], None]
@@ -43,6 +43,7 @@ def package(name: str, *entries: str, text: str = "") -> dict[str, str]:
 
 
 def shapes() -> Catalogue[str]:
+    installed.cache_clear()  # of a directory that was on the path before
     return Catalogue("round shape", "shapes", str, "SHAPE")
 
 

@@ -58,6 +58,35 @@ def test_auto_prefers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.available_devices()[0] == "cuda"
 
 
+def test_another_backend_of_auto_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_driver(monkeypatch)
+    fast = replace(
+        BACKENDS.get("cpu"),
+        place_in_auto=5,
+        because="it is there",
+        can_fail=True,
+        open=lambda n_threads: SimpleNamespace(name="fast"),
+        probe=lambda: Probe(True, True, "a fast one"),
+    )
+    monkeypatch.setitem(BACKENDS._loaded, "fast", fast)
+    monkeypatch.setitem(BACKENDS.__dict__, "_modules", {**BACKENDS._modules, "fast": "fast"})
+    assert registry.available_devices() == ("fast", "cpu", "reference")
+    assert registry.open_backend()[1] == "fast: it is there"
+    assert (registry.can_fail("fast"), registry.takes_over()) == (True, "cpu")
+    assert registry.was_passed_over("cpu")
+    assert not registry.was_passed_over("fast")
+    lost = replace(fast, probe=lambda: Probe(False, True, "its driver is too old"))
+    monkeypatch.setitem(BACKENDS._loaded, "fast", lost)
+    why = registry.open_backend()[1]
+    assert why.startswith(
+        "cpu: no FAST: its driver is too old; use --device cpu, or auto; no CUDA: no NVIDIA"
+    )
+    other = replace(fast, open=lambda n_threads: SimpleNamespace(name="slow"))
+    monkeypatch.setitem(BACKENDS._loaded, "fast", other)
+    with pytest.raises(DeviceError, match="the backend fast calls itself 'slow'; let it have one name"):
+        registry.open_backend("fast")
+
+
 class FakeCupy:
     """As much of CuPy as is asked before a GPU is opened; versions are CUDA's, 13000 for 13.0."""
 

@@ -24,8 +24,20 @@ def open_peer(name: str) -> PeerKind:
             import_module(module)
         except ModuleNotFoundError as error:
             missing = error.name or module
+            how = install_command(kind.extra, missing) if kind.extra else "install it"
             raise InputError(
-                f"the peer {name} needs {missing}, which is not installed: "
-                f"{install_command(kind.extra, missing)}, or leave it out of --peers"
+                f"the peer {name} needs {missing}, which is not installed: {how}, or leave it out of --peers"
             ) from error
     return kind
+
+
+def packages() -> dict[str, str]:
+    """Return what peers take beside gpuscan's own packages, each with the extra that brings it."""
+    found: dict[str, str] = {}
+    for name in PEERS.names:
+        try:
+            kind = PEERS.get(name)
+        except InputError:  # of another package: whoever asks for it will be told
+            continue
+        found.update(dict.fromkeys(kind.imports, kind.extra))
+    return found

@@ -289,5 +289,6 @@ TRACE_FORMAT = TraceFormat(
     knows_cpus=False,
     sniff=_sniff,
     advice=_advice,
+    outside_advice=", and record physical memory (damo record paddr), since virtual addresses need a pagemap",
     read=read_damo,
 )

@@ -287,5 +287,6 @@ TRACE_FORMAT = TraceFormat(
     knows_cpus=True,
     sniff=_sniff,
     advice=_advice,
+    outside_advice="",
     read=read_perf,
 )

@@ -1,0 +1,74 @@
+"""Nobody but a member itself names it: everything else goes over the catalogue of its kind."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpuscan.base.catalogue import Catalogue
+from gpuscan.bench.peers.catalogue import PEERS
+from gpuscan.kernels.catalogue import BACKENDS
+from gpuscan.monitors.catalogue import MONITORS
+from gpuscan.producers.catalogue import PRODUCERS
+from gpuscan.traces.catalogue import TRACES
+
+ROOT = Path(__file__).parents[2]
+CATALOGUES: list[Catalogue[object]] = [PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS]  # type: ignore[list-item]
+FOLDERS = (
+    "gpuscan.producers.built_in.",
+    "gpuscan.monitors.built_in.",
+    "gpuscan.traces.built_in.",
+    "gpuscan.kernels.backends.",
+    "gpuscan.bench.peers.built_in.",
+)
+ALLOWED = {
+    ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults"),  # a public name of gpuscan
+    ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults.HintFaultSource"),
+    ("gpuscan/sim/spec.py", "hint-faults"),  # each spec says which producer it is for
+    ("gpuscan/sim/sampler.py", "sampler"),
+    ("gpuscan/sim/accessed_bits.py", "a-bit"),
+    ("gpuscan/sim/hotness_units.py", "hotness-unit"),
+    ("gpuscan/snapshot/snapshot.py", "kpageflags"),  # the kernel's word for page flags
+}
+COMMON = {"numpy", "idle", "written", "cpu", "reference"}
+"""Names that are words for other things, too: a package, states, what a measurement is taken on."""
+OWN = ("built_in/", "kernels/backends/", "kernels/cuda/", "kernels/cpu/", "kernels/reference.py")
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Yield (file, string or imported module) of the library and the command line."""
+    for folder in ("gpuscan", "kernels", "cli"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if any(own in name for own in OWN) or name.startswith(("gpuscan/kernels/", "gpuscan/cli/")):
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield name, node.value
+                elif isinstance(node, ast.ImportFrom):
+                    yield name, node.module or ""
+                    yield from ((name, f"{node.module}.{one.name}") for one in node.names)
+
+
+def test_nobody_else_names_a_member() -> None:
+    names = {name for catalogue in CATALOGUES for name in catalogue.names} - COMMON
+    assert {"sampler", "damon", "perf", "cuda", "duckdb"} <= names
+    found = {(file, text) for file, text in texts() if text in names or text.startswith(FOLDERS)}
+    assert found == ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("document", "catalogue"),
+    [
+        ("producers.md", PRODUCERS),
+        ("live.md", MONITORS),
+        ("performance.md", PEERS),
+        ("traces.md", TRACES),
+    ],
+)
+def test_the_documents_have_every_one(document: str, catalogue: Catalogue[object]) -> None:
+    text = (ROOT / "docs" / document).read_text()
+    assert [name for name in catalogue.names if f"`{name}`" not in text and f"**{name}**" not in text] == []
