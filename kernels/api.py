@@ -195,8 +195,10 @@ class ScanRequest:
     def __post_init__(self) -> None:
         lo, hi = check_range("scan", self.lo, self.hi)
         one_of("scan: path", self.path, SCAN_PATHS)
-        (mask,) = check_arrays("scan", (NODE_MASK,), (self.node_mask,), {"nodes": N_NODES_MAX})
-        settle(self, lo=lo, hi=hi, capacity=whole("scan: capacity", self.capacity), node_mask=mask)
+        settle(self, lo=lo, hi=hi, capacity=whole("scan: capacity", self.capacity))
+        if self.node_mask is not None:
+            (mask,) = check_arrays("scan", (NODE_MASK,), (self.node_mask,), {"nodes": N_NODES_MAX})
+            settle(self, node_mask=mask)
         if self.cuts is not None:
             instance("scan: cuts", self.cuts, Cutoffs, "give what rank() returned")
 

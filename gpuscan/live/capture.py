@@ -16,8 +16,7 @@ from gpuscan.linux import capabilities
 from gpuscan.linux.resident import PageFlags
 from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
-from gpuscan.live.request import INTERVAL_NS
-from gpuscan.live.session import THRESHOLD
+from gpuscan.live.session import INTERVAL_NS, THRESHOLD
 from gpuscan.monitors.catalogue import open_monitor
 from gpuscan.monitors.contract import Circumstances
 from gpuscan.monitors.touched import Touched

@@ -56,6 +56,8 @@ def mask_of_nodes(
         TopologyError: the machine has no such node.
     """
     if nodes is None:
+        if node_mask is None:
+            return None
         (mask,) = door.arrays("scan", node_mask)
         given: NDArray[np.uint8] | None = mask
         return given

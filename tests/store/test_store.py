@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpuscan.base.errors import InputError, TopologyError
+from gpuscan.base.errors import ArgumentError, InputError, TopologyError
 from gpuscan.kernels.api import Outcome, ReleaseOutcome
 from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.store import in_flight
+from gpuscan.store.plan import Plan
 from gpuscan.store.single import Store
 from machines import tiered
 
@@ -179,3 +182,20 @@ def test_nodes_that_make_no_sense(use: str, wrong: dict[str, Any], message: str)
         with pytest.raises(InputError, match=message):
             getattr(store, use)(**budget, **wrong)
         assert store.count_ready() == 8
+
+
+def test_a_store_passes_over_the_checks_of_its_own_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests hold these plans against the checks (tests/conftest.py)."""
+    store = a_store_of_three()
+    monkeypatch.setattr(in_flight, "_plan_of", in_flight._plan_of.__wrapped__)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Plan, "__post_init__", lambda plan: pytest.fail("a plan of the store was checked"))
+    unchecked = store.scan()
+    assert (type(unchecked), len(unchecked)) == (Plan, 8)
+    with pytest.raises(TypeError, match=r"other fields: .*why"):
+        in_flight._plan_of(offsets=unchecked.offsets)
+
+
+def test_a_plan_made_of_a_stores_plan_is_checked() -> None:
+    plan = a_store_of_three().scan()
+    with pytest.raises(ArgumentError, match="plan: pfn has 7 elements, expected 8"):
+        replace(plan, pfn=plan.pfn[1:])
