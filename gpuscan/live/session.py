@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
+from gpuscan.live.request import LiveRequest
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
@@ -38,8 +39,6 @@ from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.split import split_cxl
 
-INTERVAL_NS = 100_000_000
-COLD_AFTER_NS = 10_000_000_000
 _ROSTER_NS = 1_000_000_000
 _DRY_SPLIT = 0.5
 _HEARD_WITHIN_S = 1.0
@@ -51,42 +50,6 @@ touched once."""
 WINDOW_NS = 2_000_000_000
 """Or as long as three looks with their pauses take: two must fall into it."""
 _WINDOW_LOOKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class LiveRequest:
-    """What a live run was asked to do.
-
-    Attributes:
-        pids, cgroup, command: exactly one of them says which processes.
-        source: one of ``gpuscan.monitors.catalogue.SOURCES``.
-        for_ns: how long; None until the processes end.
-        interval_ns: pause between two looks while there is something to do.
-        to_nid: promote to this node only.
-        demote, cold_after_ns: whether, and after how long, cold pages go to a lower tier.
-        rate_limit_bytes_per_s: per target node; 0 = none.
-        dry_run: plan, move nothing.
-        split_share: of a dry run on a one-node machine: the upper share of its memory that counts
-            as CXL memory.
-        device, n_threads: of the scan.
-        quiet_command: keep the command's standard output out of gpuscan's.
-    """
-
-    pids: tuple[int, ...] = ()
-    cgroup: Path | None = None
-    command: tuple[str, ...] = ()
-    source: str = "auto"
-    for_ns: int | None = None
-    interval_ns: int = INTERVAL_NS
-    to_nid: int | None = None
-    demote: bool = False
-    cold_after_ns: int = COLD_AFTER_NS
-    rate_limit_bytes_per_s: int = 0
-    dry_run: bool = False
-    split_share: float | None = None
-    device: Device = "auto"
-    n_threads: int | None = None
-    quiet_command: bool = False
 
 
 @dataclass(slots=True)
@@ -207,8 +170,9 @@ class LiveSession:
             starter = Starter(self._give_up_rights)
             self._stack.callback(starter.close)
         self._give_up_rights()  # before the store has threads, which begin with what this one has
+        device = cast("Device", request.device)
         self.store = self._stack.enter_context(
-            Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
+            Store(self.topology, device=device, large_folios=True, n_threads=request.n_threads)
         )
         _warm_up(self.store)
         if starter is not None:
@@ -334,7 +298,7 @@ class LiveSession:
     def _open_monitor(self, n_processes: int) -> Monitor:
         request = self.request
         monitor, refused = open_monitor(
-            request.source,
+            request.monitor,
             self.topology,
             n_processes,
             starts=bool(request.command),
@@ -353,7 +317,7 @@ class LiveSession:
             freq_threshold=THRESHOLD,
             window_ns=max(WINDOW_NS, _WINDOW_LOOKS * request.interval_ns),
             drop_top_tier=False,
-            rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
+            rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,
         )
 
     def _allowance_of(self, process: Process) -> Allowance:

@@ -261,7 +261,7 @@ def test_what_a_command_left_running_is_ended_with_the_run(tmp_path, monkeypatch
     said = tmp_path / "pid"
     request = LiveRequest(
         command=("sh", "-c", f"sleep 60 & echo $! >{said}; sleep 1"),
-        source="kpageflags",
+        monitor="kpageflags",
         dry_run=True,
         device="cpu",
         for_ns=2_500_000_000,
@@ -280,7 +280,7 @@ def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper, monkeypatch):
     with subprocess.Popen([sys.executable, "-c", SLEEP]) as other:
         request = LiveRequest(
             pids=(sleeper.pid, other.pid),
-            source="kpageflags",
+            monitor="kpageflags",
             dry_run=True,
             device="cpu",
             for_ns=1_500_000_000,
@@ -294,7 +294,7 @@ def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper, monkeypatch):
 @needs_root
 def test_two_looks_fall_into_the_window_however_long_they_take(sleeper):
     request = LiveRequest(
-        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", interval_ns=2_000_000_000
+        pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu", interval_ns=2_000_000_000
     )
     with LiveSession(request) as session:
         assert session.engine.policy.window_ns == 6_000_000_000
@@ -308,7 +308,7 @@ def test_two_looks_fall_into_the_window_however_long_they_take(sleeper):
 @needs_root
 def test_the_overhead_is_of_the_time_that_the_moves_took_too(sleeper):
     request = LiveRequest(
-        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
+        pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
     )
     with LiveSession(request) as session:
         tick = session.engine.tick
@@ -380,7 +380,7 @@ def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch)
     monkeypatch.setattr(System, "start", starts)
     before = signal.signal(signal.SIGTERM, unwinds)  # as the command line has it
     try:
-        request = LiveRequest(command=("sleep", "60"), source="kpageflags", dry_run=True, device="cpu")
+        request = LiveRequest(command=("sleep", "60"), monitor="kpageflags", dry_run=True, device="cpu")
         with LiveSession(request) as session:
             session.run(lambda: None, lambda *_: None)
         assert session.totals.end_reason == "interrupted"
@@ -446,7 +446,7 @@ def test_prometheus_metrics_of_a_run(sleeper):
         port = probe.getsockname()[1]
     exporter = Exporter("127.0.0.1", port)
     request = LiveRequest(
-        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
+        pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
     )
     with LiveSession(request) as session:
         session.run(lambda: None, lambda *_: exporter.update(session))
@@ -598,7 +598,7 @@ def test_a_second_signal_breaks_it_off():
 
 @needs_root
 def test_the_table_of_a_dry_run_is_of_the_machine_that_is_planned_for(sleeper, capsys):
-    with LiveSession(LiveRequest(pids=(sleeper.pid,), dry_run=True, source="kpageflags")) as session:
+    with LiveSession(LiveRequest(pids=(sleeper.pid,), dry_run=True, monitor="kpageflags")) as session:
         if len([node for node in read_host().topology.nodes if node.present_pages]) > 1:
             pytest.skip("this machine has several nodes")
         session.run(session._stop.set, lambda *_: None)
