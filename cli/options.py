@@ -95,7 +95,7 @@ class _Parameter:
         self.name = each.name
         self._each = each
         self._type = of_type
-        self._is_many = get_origin(of_type) is tuple
+        self._is_many = get_origin(of_type) is tuple and each.option.parse is None
 
     def for_typer(self) -> Iterator[inspect.Parameter]:
         """Yield what Typer makes options of."""

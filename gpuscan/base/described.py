@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 _KEY = "gpuscan"
+_SAME = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,17 @@ def described(default: Any, option: Option) -> Any:
     return field(default=parsed, metadata={_KEY: (option, default)})
 
 
-def like(cls: type[Any], name: str, **changes: Any) -> Any:
-    """Return a field that is as one of another dataclass, but for what changes of its :class:`Option`."""
+def like(cls: type[Any], name: str, default: Any = _SAME, **changes: Any) -> Any:
+    """Return a field that is as one of another dataclass, but for what changes.
+
+    Args:
+        cls: the other dataclass.
+        name: of its field.
+        default: see :func:`described`; the other's, where none is given.
+        changes: of its :class:`Option`.
+    """
     found = next(each for each in described_fields(cls) if each.name == name)
-    return described(found.default, replace(found.option, **changes))
+    return described(found.default if default is _SAME else default, replace(found.option, **changes))
 
 
 def described_fields(cls: type[Any]) -> Iterator[Described]:
