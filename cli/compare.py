@@ -60,7 +60,6 @@ def compare(request: CompareRequest, voice: Voice) -> None:
     gpuscan compare --designs section-flag,gpuscan --grid interval=50ms,100ms,1s --grid threshold=1,2,3
     gpuscan compare --trace mem.txt --topology mine.toml     recorded accesses
     """
-    from gpuscan.base.errors import InputError
     from gpuscan.compare.grid import check_objective, parse_grid
     from gpuscan.compare.settings import wanted_designs
 
@@ -69,10 +68,7 @@ def compare(request: CompareRequest, voice: Voice) -> None:
     combinations = parse_grid(list(request.grid))
     if request.objective is not None:
         check_objective(request.objective)
-        if not request.grid:
-            raise InputError("--objective says what the best cell of a grid is; leave it out, or add --grid")
-    if request.n_seeds > 1 and (request.grid or request.trace is not None):
-        raise InputError("--seeds goes with neither --grid nor --trace; leave one of them out")
+    request.check()
     _check_place(request)
     settings, facts = _settings(request, output)
     asked = _Asked(request, names, settings, facts)
@@ -121,7 +117,7 @@ def _settings(request: CompareRequest, output: Output) -> tuple[Settings, dict[s
     else:
         spec = loaded.machine_spec(topology)
         ticks = loaded.ticks
-        n_accesses = request.n_accesses or (DEFAULT_ACCESSES if request.ticks is None else None)
+        n_accesses = DEFAULT_ACCESSES if request.is_cut else request.n_accesses
         if n_accesses is not None:
             ticks = ticks_within(spec, loaded.tick, ticks, n_accesses)
         if ticks < loaded.ticks:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from gpuscan.engine.tick import PlanSink, RunReport
     from gpuscan.run.checkpoints import RunCheckpoints
     from gpuscan.run.job import Job
-    from gpuscan.run.report import RunSummary
+    from gpuscan.run.request import RunRequest
     from gpuscan.run.scenario import Scenario
+    from gpuscan.run.summary import RunSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,32 @@ class _Done:
     report: RunReport
     summary: RunSummary
     document: dict[str, Any]
+
+
+def check_here(request: RunRequest, output: Output) -> None:
+    """Check what only this machine knows, before anything is done.
+
+    Raises:
+        InputError: it has not that many CPUs.
+    """
+    from gpuscan.cli.devices import check_threads
+
+    check_threads(request.n_threads, output)
+
+
+def begin(job: Job, output: Output) -> None:
+    """Conduct a job from its first tick, with checkpoints where they were asked for."""
+    request = job.request
+    if request.checkpoint is None:
+        conduct(job, output)
+        return
+    from contextlib import closing
+
+    from gpuscan.run.checkpoints import RunCheckpoints
+
+    request.check_kept()
+    with closing(RunCheckpoints(request.checkpoint, force=request.force)) as checkpoints:
+        conduct(job, output, checkpoints)
 
 
 def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None) -> None:
@@ -40,7 +67,7 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
     from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
-    from gpuscan.run.report import open_out
+    from gpuscan.run.out import open_out
 
     request = job.request
     check_division(request, job.topology.page_map)
@@ -83,8 +110,9 @@ def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink
     from gpuscan.cli.devices import COMPILING_THERE, note_if_compiling
     from gpuscan.cli.shards import open_shards
     from gpuscan.run.kept import kept_request
-    from gpuscan.run.report import run_document, summarize
+    from gpuscan.run.report import run_document
     from gpuscan.run.scenario import Hooks, build
+    from gpuscan.run.summary import summarize
 
     with ExitStack() as stack, ExitStack() as preparing:
         preparing.enter_context(note_if_compiling(output))
@@ -157,7 +185,7 @@ def _reading(trace: Path, output: Output) -> Progress:
 def _run(scenario: Scenario, output: Output, checkpoints: RunCheckpoints | None) -> tuple[RunReport, float]:
     """Return the report, and how long after the start of the process the first tick began."""
     from gpuscan.engine.tick import TickReport
-    from gpuscan.run.report import fast_share
+    from gpuscan.run.summary import fast_share
 
     totals = {"candidates": 0, "batches": 0}
     earlier = [] if checkpoints is None else checkpoints.earlier

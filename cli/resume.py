@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gpuscan.cli.options import AGAIN, Voice, takes_options
 from gpuscan.run.request import RunRequest
-
-if TYPE_CHECKING:
-    from gpuscan.run.resume import ResumedRun
 
 
 @takes_options
@@ -36,37 +33,14 @@ def resume(
     """
     from contextlib import closing
 
-    from gpuscan.cli.devices import check_threads
-    from gpuscan.cli.job import conduct
+    from gpuscan.cli.job import check_here, conduct
     from gpuscan.run.resume import ResumedRun
 
     output = voice.output()
     _ = changes.pace
-    check_threads(changes.n_threads, output)
+    check_here(changes, output)
     with closing(ResumedRun(directory)) as resumed:
         job = resumed.kept.job(changes)
-        _check_out(job.request, resumed)
+        resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
         conduct(job, output, resumed)
-
-
-def _check_out(request: RunRequest, resumed: ResumedRun) -> None:
-    """Refuse to replace a result that may be this run's own.
-
-    Raises:
-        InputError: there is one, and nobody said --force.
-    """
-    from gpuscan.base.errors import InputError
-    from gpuscan.run.report import OUT_FILES
-
-    if request.out is None or request.force or not (request.out / OUT_FILES[-1]).is_file():
-        return
-    place, n_done = resumed.directory.path, len(resumed.earlier)
-    if n_done >= resumed.n_ticks:
-        raise InputError(
-            f"the run of {place} is complete, and its result is in {request.out}; --force writes that again"
-        )
-    raise InputError(
-        f"{request.out} holds a result already, and the last checkpoint of {place} is after tick {n_done} of "
-        f"{resumed.n_ticks}; --force goes on from there and replaces it"
-    )

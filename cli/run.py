@@ -25,22 +25,12 @@ def run(request: RunRequest, voice: Voice) -> None:
     gpuscan run --memory 1TiB --checkpoint state --every 10
     gpuscan run cxl-promote --workers 2                  in shards; see docs/scale.md
     """
-    from contextlib import closing
-
-    from gpuscan.cli.devices import check_threads
-    from gpuscan.cli.job import conduct
+    from gpuscan.cli.job import begin, check_here
     from gpuscan.run.job import read_job
 
     output = voice.output()
     job = read_job(request)
     for note in job.notes:
         output.note(f"gpuscan: note: {note}")
-    check_threads(request.n_threads, output)
-    if request.checkpoint is None:
-        conduct(job, output)
-        return
-    from gpuscan.run.checkpoints import RunCheckpoints
-
-    request.check_kept()
-    with closing(RunCheckpoints(request.checkpoint, force=request.force)) as checkpoints:
-        conduct(job, output, checkpoints)
+    check_here(request, output)
+    begin(job, output)

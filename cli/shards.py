@@ -62,7 +62,7 @@ def open_shards(request: RunRequest, output: Output) -> Iterator[Sharding | None
             n_threads = max(1, len(os.sched_getaffinity(0)) // n_workers)
             yield Sharding(cluster.transport, n_workers, kept_in, n_threads)
         return
-    with joined_cluster(address, n_workers, insecure=request.insecure) as transport:
+    with joined_cluster(address, n_workers, without_tls=request.insecure) as transport:
         if directory is None:
             output.note("without --shard-dir the loss of a worker ends the run")
         place = None if directory is None else directory.absolute()

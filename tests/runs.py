@@ -17,7 +17,7 @@ from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.kernels.registry import Device
 from gpuscan.run.checkpoints import RunCheckpoints
-from gpuscan.run.job import Job, topology_of
+from gpuscan.run.job import Job, loaded_job
 from gpuscan.run.kept import KeptRequest
 from gpuscan.run.request import RunRequest
 from gpuscan.run.resume import ResumedRun
@@ -78,10 +78,7 @@ class Case:
     def job(self, **options: Any) -> Job:
         """Return what is to be built, nothing of it yet."""
         workload = workload_of(*workload_document(self.workload, self.settings()))
-        topology = self.topology
-        if self.snapshot is not None:
-            topology = self.snapshot.topology
-        return Job(RunRequest(**options), workload, topology or topology_of(workload), self.snapshot)
+        return loaded_job(RunRequest(**options), workload, self.snapshot, self.topology)
 
     def request(self, every: str) -> KeptRequest:
         """Return what a checkpoint keeps of it; nothing is built of that here."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-_KEY = "gpuscan"
+_KEY, _LIKE = "described", "like"
 _SAME = object()
 
 
@@ -95,7 +95,18 @@ def like(cls: type[Any], name: str, default: Any = _SAME, **changes: Any) -> Any
         changes: of its :class:`Option`.
     """
     found = next(each for each in described_fields(cls) if each.name == name)
-    return described(found.default if default is _SAME else default, replace(found.option, **changes))
+    made = described(found.default if default is _SAME else default, replace(found.option, **changes))
+    made.metadata = {**made.metadata, _LIKE: cls}
+    return made
+
+
+def values_like(cls: type[Any], request: Any) -> dict[str, Any]:
+    """Return the values of those fields of a request that are :func:`like` one of another dataclass."""
+    return {
+        place.name: getattr(request, place.name)
+        for place in fields(request)
+        if place.metadata.get(_LIKE) is cls
+    }
 
 
 def described_fields(cls: type[Any]) -> Iterator[Described]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuscan.base.described import Option, described, like
+from gpuscan.base.described import Option, described, like, values_like
+from gpuscan.base.errors import InputError
 from gpuscan.run.request import RunRequest
 
 
@@ -57,12 +58,20 @@ class CompareRequest:
 
     def run_request(self) -> RunRequest:
         """Return the run whose workload and machine it is."""
-        return RunRequest(
-            workload=self.workload,
-            trace=self.trace,
-            topology=self.topology,
-            memory=self.memory,
-            ticks=self.ticks,
-            seed=self.seed,
-            overrides=self.overrides,
-        )
+        return RunRequest(**values_like(RunRequest, self))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a workload is cut to so many accesses as are compared soon, where nobody said how many."""
+        return self.n_accesses is None and self.ticks is None
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            InputError: some do.
+        """
+        if self.objective is not None and not self.grid:
+            raise InputError("--objective says what the best cell of a grid is; leave it out, or add --grid")
+        if self.n_seeds > 1 and (self.grid or self.trace is not None):
+            raise InputError("--seeds goes with neither --grid nor --trace; leave one of them out")

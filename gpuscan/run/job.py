@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,26 @@ def read_job(request: RunRequest) -> Job:
     snapshot = read_machine(request)
     topology = snapshot.topology if snapshot is not None else topology_of(workload)
     return Job(request, workload, topology, snapshot, where, document, trace_notes(request, workload))
+
+
+def loaded_job(
+    request: RunRequest, workload: Workload, snapshot: Snapshot | None, topology: Topology | None
+) -> Job:
+    """Return what runs where a program has loaded it itself.
+
+    Args:
+        request: what was asked for beside that.
+        workload: what to run.
+        snapshot: on this captured machine.
+        topology: or on this one; None = the workload's.
+
+    Raises:
+        InputError: there is no such machine.
+    """
+    if snapshot is not None:
+        topology = snapshot.topology
+    named = replace(request, workload=workload.name)
+    return Job(named, workload, topology or topology_of(workload), snapshot)
 
 
 def read_workload(request: RunRequest) -> tuple[str, dict[str, Any], Workload]:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.documents import items, table, whole, wholes
-from gpuscan.base.errors import CheckpointError, TopologyError
+from gpuscan.base.errors import CheckpointError, InputError, TopologyError
 from gpuscan.checkpoint.directory import CheckpointDirectory, find, load
 from gpuscan.checkpoint.log import check, entries, position_of
 from gpuscan.checkpoint.state import State, canonical
 from gpuscan.engine.tick import N_TICKS_MAX, PlanSink
 from gpuscan.run.checkpoints import KIND, PLANS_LOG, RunCheckpoints
 from gpuscan.run.kept import KeptRequest
+from gpuscan.run.out import OUT_FILES
+from gpuscan.run.request import RunRequest
 from gpuscan.run.scenario import Scenario
 from gpuscan.run.states import made_of, restore_scenario
 from gpuscan.run.tick_log import TICKS_LOG, tick_report
@@ -114,6 +116,24 @@ class ResumedRun(RunCheckpoints):
         self._begin(scenario, kept)
         self.directory.go_back_to(self._place)
         self._open_logs(*self._positions)
+
+    def check_out(self, request: RunRequest) -> None:
+        """Refuse to replace a result that may be this run's own.
+
+        Raises:
+            InputError: there is one, and nobody said --force.
+        """
+        out, place, n_done = request.out, self.directory.path, len(self.earlier)
+        if out is None or request.force or not (out / OUT_FILES[-1]).is_file():
+            return
+        if n_done >= self.n_ticks:
+            raise InputError(
+                f"the run of {place} is complete, and its result is in {out}; --force writes that again"
+            )
+        raise InputError(
+            f"{out} holds a result already, and the last checkpoint of {place} is after tick {n_done} of "
+            f"{self.n_ticks}; --force goes on from there and replaces it"
+        )
 
     def _restore(self, scenario: Scenario) -> None:
         state = self._state

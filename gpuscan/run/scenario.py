@@ -17,7 +17,7 @@ from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
-from gpuscan.run.job import Job, topology_of
+from gpuscan.run.job import Job, loaded_job
 from gpuscan.run.request import OURS, RunRequest
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import warm
@@ -145,13 +145,9 @@ def build_scenario(
         function(f"build_scenario: {what}", call, "leave it out, or give a function")
     if n_threads is not None:
         whole("build_scenario: n_threads", n_threads, 1)
-    request = RunRequest(
-        workload=workload.name, device=device, design=design, n_threads=n_threads, fallback=fallback
-    )
-    if snapshot is not None:
-        topology = snapshot.topology
-    job = Job(request, workload, topology or topology_of(workload), snapshot)
-    return build(job, Hooks(plan_sink=plan_sink, verify_every_tick=verify_every_tick, on_failure=on_failure))
+    request = RunRequest(device=device, design=design, n_threads=n_threads, fallback=fallback)
+    hooks = Hooks(plan_sink=plan_sink, verify_every_tick=verify_every_tick, on_failure=on_failure)
+    return build(loaded_job(request, workload, snapshot, topology), hooks)
 
 
 def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:

@@ -17,7 +17,7 @@ from gpuscan.cli.main import main
 from gpuscan.cli.output import Output
 from gpuscan.cli.run import run
 from gpuscan.designs.registry import DESIGNS
-from gpuscan.run.report import OUT_FILES
+from gpuscan.run.out import OUT_FILES
 from gpuscan.store.plan_file import read_plans
 
 # A machine of 1 GiB that is promoted within a second of its time.

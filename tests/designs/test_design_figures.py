@@ -16,7 +16,8 @@ from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.registry import DESIGNS, design_engine
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
-from gpuscan.run.report import summarize, summary_rows
+from gpuscan.run.report import summary_rows
+from gpuscan.run.summary import summarize
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, ProcessSpec
 from machines import tiered

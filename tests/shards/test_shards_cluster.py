@@ -160,7 +160,7 @@ def test_nobody_there_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.2)
     with (
         pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1 "),
-        joined_cluster("tcp://127.0.0.1:1", insecure=True),
+        joined_cluster("tcp://127.0.0.1:1", without_tls=True),
     ):
         pass
 
@@ -205,7 +205,7 @@ def test_what_is_no_scheduler_file_is_not_waited_for(
     place = tmp_path / "dask.json"
     make(place)
     with pytest.raises(InputError, match=says):
-        joining.scheduler_address(str(place), insecure=False, timeout_s=30)
+        joining.scheduler_address(str(place), without_tls=False, timeout_s=30)
 
 
 def test_as_many_workers_as_were_asked_for_are_waited_for(
