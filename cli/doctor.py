@@ -191,7 +191,7 @@ def _live() -> list[Check]:
         lacking = missing(rights)
         found.append(
             Check(
-                f"live --source {source}", f"needs {needs}", f"lacks {lacking}: use sudo" if lacking else ""
+                f"live --monitor {source}", f"needs {needs}", f"lacks {lacking}: use sudo" if lacking else ""
             )
         )
     return found

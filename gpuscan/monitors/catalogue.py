@@ -18,7 +18,7 @@ from gpuscan.monitors.pagemap_scan import SoftDirty, WrittenPages
 from gpuscan.topology import Topology
 
 SOURCES = ("auto", "damon", "damon-paddr", "idle", "soft-dirty", "written", "kpageflags")
-"""What ``--source`` takes. ``auto`` tries the others in this order."""
+"""What ``--monitor`` takes. ``auto`` tries the others in this order."""
 
 
 _CLASSES: dict[str, type[PageMonitor] | type[DamonVirtual] | type[DamonPhysical]] = {
@@ -41,7 +41,7 @@ def rights_of(source: str) -> list[Right]:
         InputError: there is no such monitor.
     """
     if source not in _CLASSES:
-        raise InputError(f"there is no source {source!r}; give one of {', '.join(_CLASSES)}")
+        raise InputError(f"there is no monitor {source!r}; give one of {', '.join(_CLASSES)}")
     monitor = _CLASSES[source]
     return list(dict.fromkeys([FRAMES, FLAGS, *KEPT, *monitor.opens, *monitor.keeps]))
 
@@ -102,7 +102,7 @@ def open_monitor(
         "kpageflags": lambda: ReferencedFlags(system, cold_after_ns),
     }
     if asked not in SOURCES:
-        raise InputError(f"there is no source {asked!r}; --source takes {', '.join(SOURCES)}")
+        raise InputError(f"there is no monitor {asked!r}; --monitor takes {', '.join(SOURCES)}")
     if asked != "auto":
         return makers[asked](), []
     refused: list[str] = []
@@ -111,4 +111,4 @@ def open_monitor(
             return make(), refused
         except (InputError, OSError) as error:
             refused.append(f"{name}: {error}")
-    raise InputError(f"no source works here ({'; '.join(refused)}); run gpuscan as root")
+    raise InputError(f"no monitor works here ({'; '.join(refused)}); run gpuscan as root")

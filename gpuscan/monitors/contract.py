@@ -46,7 +46,7 @@ class Monitor(Protocol):
     """A mechanism that tells which pages are accessed.
 
     Attributes:
-        name: as ``--source`` takes it.
+        name: as ``--monitor`` takes it.
         sees: what it sees and how finely, in a few words.
     """
 

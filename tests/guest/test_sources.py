@@ -259,5 +259,5 @@ def test_idle_page_tracking_is_refused_in_one_sentence(workload: Workload) -> No
         LiveSession(LiveRequest(pids=(workload.pid,), monitor="idle", device="cpu"))
     assert str(refused.value) == (
         "/sys/kernel/mm/page_idle/bitmap is not there: the kernel has no CONFIG_IDLE_PAGE_TRACKING; "
-        "take another --source"
+        "take another --monitor"
     )

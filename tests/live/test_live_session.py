@@ -207,7 +207,7 @@ def started_live(*arguments):
     """Start ``gpuscan live`` as a process of its own."""
     command = [sys.executable, "-m", "gpuscan", "live", "--device", "cpu", "--dry-run"]
     return subprocess.Popen(
-        [*command, "--source", "kpageflags", *arguments],
+        [*command, "--monitor", "kpageflags", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -228,7 +228,7 @@ def test_json_lines_of_a_dry_run(capsys, sleeper, monkeypatch):
     kept = []
     monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(True))
     code, out, _ = run(
-        capsys, "--json", "--dry-run", "--source", "kpageflags", "--for", "300ms", "--pid", str(sleeper.pid)
+        capsys, "--json", "--dry-run", "--monitor", "kpageflags", "--for", "300ms", "--pid", str(sleeper.pid)
     )
     assert (code, kept) == (0, [True])
     first, *ticks, last = [json.loads(line) for line in out.splitlines()]
@@ -246,7 +246,7 @@ def test_json_lines_of_a_dry_run(capsys, sleeper, monkeypatch):
 @needs_root
 def test_a_command_is_started_watched_and_its_end_ends_the_run(capsys):
     code, out, err = run(
-        capsys, "--json", "--dry-run", "--source", "kpageflags", "--", "sh", "-c", "sleep 0.3; exit 7"
+        capsys, "--json", "--dry-run", "--monitor", "kpageflags", "--", "sh", "-c", "sleep 0.3; exit 7"
     )
     assert code == 7
     last = json.loads(out.splitlines()[-1])
@@ -413,9 +413,9 @@ def test_a_target_that_is_not_there(capsys, sleeper):
 
 
 def test_a_source_that_does_not_exist(capsys, sleeper):
-    code, _, err = run(capsys, "--dry-run", "--source", "nonsense", "--pid", str(sleeper.pid))
+    code, _, err = run(capsys, "--dry-run", "--monitor", "nonsense", "--pid", str(sleeper.pid))
     assert code == 2
-    assert "--source takes" in err
+    assert "--monitor takes" in err
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypat
         return popen
 
     monkeypatch.setattr(live_session, "plainly", lambda system: ended)
-    found, out, err = run(capsys, "--dry-run", "--source", "kpageflags", "--", *argv)
+    found, out, err = run(capsys, "--dry-run", "--monitor", "kpageflags", "--", *argv)
     assert found == code
     assert f"command {how}\n" in re.sub(" +", " ", out)
     assert "note: the command ended before it could be watched" in err
@@ -515,7 +515,7 @@ def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypat
 
 @needs_root
 def test_a_command_that_is_ended_with_the_run_does_not_make_it_fail(capsys):
-    arguments = ["--dry-run", "--source", "kpageflags", "--for", "200ms", "--json", "--", "sleep", "60"]
+    arguments = ["--dry-run", "--monitor", "kpageflags", "--for", "200ms", "--json", "--", "sleep", "60"]
     code, out, _ = run(capsys, *arguments)
     last = json.loads(out.splitlines()[-1])
     assert (code, last["reason"]) == (0, "time is over")
@@ -566,7 +566,7 @@ def test_ctrl_c_of_a_terminal_reaches_the_command_which_ends_by_itself():
     ready = "trap 'sleep 0.5; exit 5' INT; echo up; while :; do sleep 0.1; done"
     pid, terminal = pty.fork()
     if not pid:
-        arguments = ["live", "--device", "cpu", "--dry-run", "--source", "kpageflags", "--json"]
+        arguments = ["live", "--device", "cpu", "--dry-run", "--monitor", "kpageflags", "--json"]
         os.execv(sys.executable, [sys.executable, "-m", "gpuscan", *arguments, "--", "sh", "-c", ready])
     shown = b""
     with open(terminal, "r+b", buffering=0) as screen:  # noqa: PTH123  # by descriptor
