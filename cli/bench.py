@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscan.base.described import Option, described, like
 from gpuscan.bench.peers.catalogue import PEERS
+from gpuscan.cli.options import Voice, takes_options
 from gpuscan.kernels.catalogue import device_names
 
 if TYPE_CHECKING:
@@ -19,19 +22,119 @@ _PAGES = 1 << 32
 """Most pages of an option that counts them: 16 TiB, more than a host has the memory to measure with."""
 _ALL_PEERS = ",".join(PEERS.names)
 
-Memory = Annotated[str, typer.Option(metavar="SIZES", help="Memory to have records of: 64GiB,1TiB.")]
-Targets = Annotated[str, typer.Option(metavar="N,...", help="Target nodes, the memory split among them.")]
-Format = Annotated[str, typer.Option("--format", metavar="NAMES", help="rfc, pghot or pghot-compact.")]
-Device = Annotated[str, typer.Option(metavar="NAMES", help=f"Among {', '.join(device_names())}.")]
-Density = Annotated[str, typer.Option(metavar="SHARES", help="Shares of READY pages: 1e-4,1%.")]
-Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Timed runs of each, in turn.")]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads; all CPUs by default.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the positions and targets.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep bench.json, runs.parquet and plots.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result at --out.")]
-Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="With --out: draw PNG and SVG.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    from gpuscan.base.errors import InputError
+
+    try:
+        return tuple(float(item[:-1]) / 100 if item.endswith("%") else float(item) for item in _items(text))
+    except ValueError:
+        raise InputError(f"--density {text}: not a list of shares; write for example 1e-4,1%") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanGrid:
+    """Cases of a scan: a list of values each, all combinations of which are measured."""
+
+    memory: tuple[str, ...] = described(
+        "1TiB", Option("Memory to have records of: 64GiB,1TiB.", metavar="SIZES", parse=_items)
+    )
+    density: tuple[float, ...] = described(
+        "1e-6,1e-4,1e-3,1e-2,1e-1",
+        Option("Shares of READY pages: 1e-4,1%.", metavar="SHARES", parse=_shares),
+    )
+    targets: tuple[str, ...] = described(
+        "16", Option("Target nodes, the memory split among them.", metavar="N,...", parse=_items)
+    )
+    clustering: tuple[str, ...] = described(
+        "uniform",
+        Option("Where READY pages lie: uniform, runs (of 512), hot.", metavar="NAMES", parse=_items),
+    )
+    format: tuple[str, ...] = described(
+        "rfc", Option("rfc, pghot or pghot-compact.", metavar="NAMES", parse=_items)
+    )
+    device: tuple[str, ...] = described(
+        "cpu", Option(f"Among {', '.join(device_names())}.", metavar="NAMES", parse=_items)
+    )
+    peers: tuple[str, ...] = described(
+        _ALL_PEERS, Option(f"Among {_ALL_PEERS}; '' for none.", metavar="NAMES", parse=_items)
+    )
+    walk_pages: int = described(
+        1 << 26,
+        Option("Pages for kernel-walk, 80 bytes each; time is scaled.", metavar="N", low=1, high=_PAGES),
+    )
+    capacity: int | None = described(
+        None, Option("Folios per plan; by default 1/64 of the pages.", metavar="N", low=512)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGrid:
+    """Cases of requests."""
+
+    memory: tuple[str, ...] = like(ScanGrid, "memory")
+    requests: int = described(1 << 24, Option("Pages per call.", metavar="N", low=1, high=_PAGES))
+    targets: tuple[str, ...] = like(ScanGrid, "targets")
+    format: tuple[str, ...] = like(ScanGrid, "format")
+    device: tuple[str, ...] = like(ScanGrid, "device")
+
+
+@dataclass(frozen=True, slots=True)
+class TickGrid:
+    """Cases of a tick; the densities are those of which it is not all migration."""
+
+    memory: tuple[str, ...] = like(ScanGrid, "memory")
+    density: tuple[float, ...] = like(ScanGrid, "density", "1e-6,1e-4,1e-3")
+    targets: tuple[str, ...] = like(ScanGrid, "targets")
+    format: tuple[str, ...] = like(ScanGrid, "format")
+    device: tuple[str, ...] = like(ScanGrid, "device")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How often each case is timed, on what."""
+
+    rounds: int = described(9, Option("Timed runs of each, in turn.", low=1, high=10_000))
+    threads: int | None = described(None, Option("Threads; all CPUs by default.", metavar="N", low=1))
+    seed: int = described(1, Option("Of the positions and targets.", low=0))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundsOfOne:
+    """How often each case is timed where the number of threads is the case's."""
+
+    rounds: int = like(Rounds, "rounds")
+    seed: int = like(Rounds, "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a result goes, None = nowhere; whether it may replace an earlier one, and has plots."""
+
+    out: Path | None = described(None, Option("Keep bench.json, runs.parquet and plots.", metavar="DIR"))
+    force: bool = described(False, Option("Replace an earlier result at --out."))
+    plots: bool = described(True, Option("With --out: draw PNG and SVG.", has_no=True))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOfTicks:
+    """The same of ticks, which have no plots."""
+
+    out: Path | None = like(Kept, "out", help="Keep bench.json and runs.parquet.")
+    force: bool = like(Kept, "force")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOfScale:
+    """The same of a projection."""
+
+    out: Path | None = like(Kept, "out", help="Keep the document, scale.json.")
+    force: bool = like(Kept, "force")
+
 
 bench = typer.Typer(
     rich_markup_mode=None,
@@ -44,39 +147,16 @@ bench = typer.Typer(
 
 
 @bench.command()
+@takes_options
 def scan(
-    memory: Memory = "1TiB",
-    density: Density = "1e-6,1e-4,1e-3,1e-2,1e-1",
-    targets: Targets = "16",
-    clustering: Annotated[
-        str, typer.Option(metavar="NAMES", help="Where READY pages lie: uniform, runs (of 512), hot.")
-    ] = "uniform",
-    record_format: Format = "rfc",
-    device: Device = "cpu",
-    peers: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"Among {_ALL_PEERS}; '' for none.")
-    ] = _ALL_PEERS,
-    walk_pages: Annotated[
-        int,
-        typer.Option(
-            min=1, max=_PAGES, metavar="N", help="Pages for kernel-walk, 80 bytes each; time is scaled."
-        ),
-    ] = 1 << 26,
-    capacity: Annotated[
-        int | None,
-        typer.Option(min=512, metavar="N", help="Folios per plan; by default 1/64 of the pages."),
-    ] = None,
+    grid: ScanGrid,
+    *,
     quick: Annotated[
         bool, typer.Option("--quick", help="Seconds on 4 and 8 GiB: checks answers, times mean nothing.")
     ] = False,
-    rounds: Rounds = 9,
-    threads: Threads = None,
-    seed: Seed = 1,
-    out: Out = None,
-    force: Force = False,
-    plots: Plots = True,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    rounds: Rounds,
+    kept: Kept,
+    voice: Voice,
 ) -> None:
     """Find READY pages, grouped by target: dense, indexed, auto, floors and peers.
 
@@ -85,88 +165,35 @@ def scan(
     gpuscan bench scan --memory 1TiB --density 1e-4,1e-2 --out results/
     gpuscan bench scan --format pghot-compact --targets 1 --peers polars
     """
-    grid = {
-        "memory": _items(memory),
-        "density": _shares(density),
-        "targets": _items(targets),
-        "clustering": _items(clustering),
-        "format": _items(record_format),
-        "device": _items(device),
-        "peers": _items(peers),
-        "walk_pages": walk_pages,
-        "capacity": capacity,
-    }
     if quick:
-        grid |= {"memory": ["4GiB", "8GiB"], "density": [1e-4, 1e-2], "walk_pages": 1 << 18}
-        rounds = min(rounds, 2)
-    kept = _Kept(out, force, plots)
-    _run({"scan": [grid], "rounds": rounds, "threads": threads, "seed": seed}, kept, as_json, quiet)
+        grid = replace(grid, memory=("4GiB", "8GiB"), density=(1e-4, 1e-2), walk_pages=1 << 18)
+        rounds = replace(rounds, rounds=min(rounds.rounds, 2))
+    _run("scan", grid, rounds, kept, voice)
 
 
 @bench.command()
-def request(
-    memory: Memory = "1TiB",
-    requests: Annotated[int, typer.Option(min=1, max=_PAGES, metavar="N", help="Pages per call.")] = 1 << 24,
-    targets: Targets = "16",
-    record_format: Format = "rfc",
-    device: Device = "cpu",
-    rounds: Rounds = 9,
-    threads: Threads = None,
-    seed: Seed = 1,
-    out: Out = None,
-    force: Force = False,
-    plots: Plots = True,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
+@takes_options
+def request(grid: RequestGrid, rounds: Rounds, kept: Kept, voice: Voice) -> None:
     """Mark pages in bulk, random and ascending PFNs, against random writes of one word each."""
-    grid = {
-        "memory": _items(memory),
-        "requests": requests,
-        "targets": _items(targets),
-        "format": _items(record_format),
-        "device": _items(device),
-    }
-    kept = _Kept(out, force, plots)
-    _run({"request": [grid], "rounds": rounds, "threads": threads, "seed": seed}, kept, as_json, quiet)
+    _run("request", grid, rounds, kept, voice)
 
 
 @bench.command()
-def tick(
-    memory: Memory = "1TiB",
-    density: Density = "1e-6,1e-4,1e-3",
-    targets: Targets = "16",
-    record_format: Format = "rfc",
-    device: Device = "cpu",
-    rounds: Rounds = 9,
-    threads: Threads = None,
-    seed: Seed = 1,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep bench.json and runs.parquet.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
+@takes_options
+def tick(grid: TickGrid, rounds: Rounds, kept: KeptOfTicks, voice: Voice) -> None:
     """Run the engine's whole tick: mark, scan, cut batches, a migrator that only nods, book."""
-    grid = {
-        "memory": _items(memory),
-        "density": _shares(density),
-        "targets": _items(targets),
-        "format": _items(record_format),
-        "device": _items(device),
-    }
-    kept = _Kept(out, force, plots=False)
-    _run({"tick": [grid], "rounds": rounds, "threads": threads, "seed": seed}, kept, as_json, quiet)
+    _run("tick", grid, rounds, Kept(kept.out, kept.force, plots=False), voice)
 
 
 @bench.command()
+@takes_options
 def costs(
+    *,
     walk_pages: Annotated[
         int, typer.Option(min=1, max=_PAGES, metavar="N", help="Pages walked, 80 bytes each.")
     ] = 1 << 22,
-    rounds: Rounds = 9,
-    seed: Seed = 1,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    rounds: RoundsOfOne,
+    voice: Voice,
 ) -> None:
     """Measure what the models of other designs charge for: the keys of a workload's [kernel] table.
 
@@ -177,15 +204,14 @@ def costs(
     from gpuscan.base.units import format_number
     from gpuscan.bench.host import describe_host
     from gpuscan.bench.model_costs import measure_costs
-    from gpuscan.cli.output import Output
 
-    output = Output(as_json, quiet=quiet)
-    with output.progress("bench costs", rounds + 1, unit="rounds") as progress:
-        found = measure_costs(walk_pages, rounds, seed, progress.advance)
-    settings = {"walk_pages": walk_pages, "rounds": rounds, "seed": seed}
+    output = voice.output()
+    with output.progress("bench costs", rounds.rounds + 1, unit="rounds") as progress:
+        found = measure_costs(walk_pages, rounds.rounds, rounds.seed, progress.advance)
+    settings = {"walk_pages": walk_pages, "rounds": rounds.rounds, "seed": rounds.seed}
     host = describe_host()
     output.document({"schema": 1, "kind": "costs", "host": host, "settings": settings, "costs": found})
-    output.line(f"{host['cpu']}, one thread, {format_number(rounds, 'round')}")
+    output.line(f"{host['cpu']}, one thread, {format_number(rounds.rounds, 'round')}")
     rows = [
         [f"kernel.{key}", *(f"{found[key][which]:.2f} ns" for which in ("median_ns", "min_ns", "max_ns"))]
         for key in found
@@ -194,18 +220,17 @@ def costs(
 
 
 @bench.command()
+@takes_options
 def scale(
+    *,
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory to have records of, in all.")
     ] = "256GiB",
     density: Annotated[float, typer.Option(help="Share of READY pages in a tick.")] = 1e-4,
     shards: Annotated[str, typer.Option(metavar="N,...", help="Shards, one worker process each.")] = "1,2,4",
-    rounds: Rounds = 9,
-    seed: Seed = 1,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the document, scale.json.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    rounds: RoundsOfOne,
+    kept: KeptOfScale,
+    voice: Voice,
 ) -> None:
     """Cut a store into shards on workers of this machine; project to larger machines.
 
@@ -217,29 +242,28 @@ def scale(
     from gpuscan.bench.host import describe_host
     from gpuscan.bench.report import SCALE_CONTENTS, write_scale
     from gpuscan.bench.scale import ScaleSettings, scale_case
-    from gpuscan.cli.output import Output
     from gpuscan.files.writing import check_place
 
     try:
         counts = tuple(int(item) for item in _items(shards))
     except ValueError:
         raise InputError(f"--shards {shards}: not a list of counts; write for example 1,2,4") from None
-    settings = ScaleSettings(parse_bytes(memory) // PAGE_BYTES, counts, density, rounds, seed)
-    if out is not None:
-        check_place(out, SCALE_CONTENTS, force=force)
-    output = Output(as_json, quiet=quiet)
+    settings = ScaleSettings(parse_bytes(memory) // PAGE_BYTES, counts, density, rounds.rounds, rounds.seed)
+    if kept.out is not None:
+        check_place(kept.out, SCALE_CONTENTS, force=kept.force)
+    output = voice.output()
     with output.progress("bench scale", settings.n_steps, unit="cases") as progress:
         document = {
             "kind": "bench-scale",
             "host": describe_host(),
             **scale_case(settings, lambda name: progress.advance(1, case=name)),
         }
-    if out is not None:
-        write_scale(out, document, force=force)
+    if kept.out is not None:
+        write_scale(kept.out, document, force=kept.force)
     output.document(document)
     _print_scale(document, output)
-    if out is not None:
-        output.note(f"kept in {out}")
+    if kept.out is not None:
+        output.note(f"kept in {kept.out}")
 
 
 def _print_scale(document: dict[str, Any], output: Output) -> None:
@@ -262,56 +286,35 @@ def _print_scale(document: dict[str, Any], output: Output) -> None:
 
 
 @bench.command()
+@takes_options
 def sweep(
     config: Annotated[Path, typer.Argument(metavar="FILE", help="TOML; benchmarks/sweep.toml is ours.")],
-    out: Out = None,
-    force: Force = False,
-    plots: Plots = True,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    kept: Kept,
+    voice: Voice,
 ) -> None:
     """Run grids of pages, density, targets, clustering, format and device from a file."""
     from gpuscan.bench.sweep import load_sweep
 
-    _measure(load_sweep(config), _Kept(out, force, plots), as_json, quiet)
+    _measure(load_sweep(config), kept, voice)
 
 
-def _items(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _shares(text: str) -> list[float]:
-    from gpuscan.base.errors import InputError
-
-    try:
-        return [float(item[:-1]) / 100 if item.endswith("%") else float(item) for item in _items(text)]
-    except ValueError:
-        raise InputError(f"--density {text}: not a list of shares; write for example 1e-4,1%") from None
-
-
-class _Kept(NamedTuple):
-    """Where a result goes, None = nowhere; whether it may replace an earlier one, and has plots."""
-
-    out: Path | None
-    force: bool
-    plots: bool
-
-
-def _run(document: dict[str, Any], kept: _Kept, as_json: bool, quiet: bool) -> None:
+def _run(kind: str, grid: Any, rounds: Rounds, kept: Kept, voice: Voice) -> None:
     from gpuscan.bench.sweep import make_sweep
 
-    _measure(make_sweep(document, "the options"), kept, as_json, quiet)
+    values = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(grid).items()
+    }
+    _measure(make_sweep({kind: [values], **asdict(rounds)}, "the options"), kept, voice)
 
 
-def _measure(sweep: Sweep, kept: _Kept, as_json: bool, quiet: bool) -> None:
+def _measure(sweep: Sweep, kept: Kept, voice: Voice) -> None:
     from gpuscan.bench.plots import require_matplotlib
     from gpuscan.bench.report import CONTENTS, write_report
     from gpuscan.bench.sweep import run_sweep
     from gpuscan.cli.devices import check_threads
-    from gpuscan.cli.output import Output
     from gpuscan.files.writing import check_place
 
-    output = Output(as_json, quiet=quiet)
+    output = voice.output()
     check_threads(sweep.threads, output)
     sweep.check()
     out = kept.out

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gpuscan.base.described import Option, described
+from gpuscan.cli.options import takes_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,21 +21,30 @@ if TYPE_CHECKING:
 _SHOWN = ("lru", "anon", "shmem", "file", "dirty", "large", "hot", "free")
 
 
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """How a machine is captured."""
+
+    pids: tuple[int, ...] = described(
+        (),
+        Option(
+            "Hot is what this process uses, watched for a while first; can be repeated.", ("--pid",), low=1
+        ),
+    )
+    for_time: str = described(
+        "2s", Option("How long to watch the processes of --pid.", ("--for",), metavar="TIME")
+    )
+    monitor: str = described(
+        "auto", Option("Who watches them, as for gpuscan live.", metavar="NAME", was=("--source",))
+    )
+    force: bool = described(False, Option("Replace a snapshot that is there."))
+
+
+@takes_options
 def capture(
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="Directory to make.")],
-    pid: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1, help="Hot is what this process uses, watched for a while first; can be repeated."
-        ),
-    ] = None,
-    for_time: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="How long to watch the processes of --pid.")
-    ] = "2s",
-    source: Annotated[
-        str, typer.Option(metavar="NAME", help="Who watches them, as for gpuscan live.")
-    ] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace a snapshot that is there.")] = False,
+    request: CaptureRequest,
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Read this machine's page flags into a snapshot (root).
@@ -53,12 +66,14 @@ def capture(
     from gpuscan.snapshot.snapshot import check_free
 
     output = Output(as_json)
-    for_ns = parse_time_ns(for_time)
+    for_ns = parse_time_ns(request.for_time)
     if not for_ns:
-        raise InputError(f"--for {for_time}: nothing is seen in no time; give a time above 0, for example 2s")
-    check_free(out, force=force)
-    snapshot = _captured(output, tuple(pid or ()), for_ns, source)
-    snapshot.write(out, force=force)
+        raise InputError(
+            f"--for {request.for_time}: nothing is seen in no time; give a time above 0, for example 2s"
+        )
+    check_free(out, force=request.force)
+    snapshot = _captured(output, request.pids, for_ns, request.monitor)
+    snapshot.write(out, force=request.force)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)
     output.document(
@@ -93,7 +108,7 @@ def capture(
         output.note(f"gpuscan: note: {note}")
 
 
-def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, source: str = "auto") -> Snapshot:
+def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, monitor: str = "auto") -> Snapshot:
     from gpuscan.live.capture import capture_processes
     from gpuscan.snapshot.procfs import capture as capture_machine
 
@@ -113,7 +128,7 @@ def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, sourc
             return capture_processes(
                 pids,
                 for_ns,
-                source=source,
+                monitor=monitor,
                 progress=advance,
                 on_watch=lambda name: output.note(f"{watching} {name}"),
             )

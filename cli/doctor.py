@@ -200,9 +200,9 @@ def _live() -> list[Check]:
         lacking = missing(rights)
         found.append(
             Check(
-                f"live --source {source}", f"needs {needs}", f"lacks {lacking}: use sudo" if lacking else ""
+                f"live --monitor {source}", f"needs {needs}", f"lacks {lacking}: use sudo" if lacking else ""
             )
         )
     return found + [
-        Check(f"live --source {source}", "cannot be used", why) for source, why in unusable.items()
+        Check(f"live --monitor {source}", "cannot be used", why) for source, why in unusable.items()
     ]

@@ -1,9 +1,9 @@
-"""A run as the command line asked for it: build, run, print, keep. Used by ``run`` and ``resume``."""
+"""A run as it was asked for: build, run, print, keep. Used by ``run`` and ``resume``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,206 +12,150 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpuscan.cli.output import Output, Progress
-    from gpuscan.engine.tick import RunReport
-    from gpuscan.kernels.registry import Device
-    from gpuscan.run.report import RunSummary
-    from gpuscan.run.resume import Request, RunCheckpoints
+    from gpuscan.engine.tick import PlanSink, RunReport
+    from gpuscan.run.checkpoints import RunCheckpoints
+    from gpuscan.run.job import Job
+    from gpuscan.run.request import RunRequest
     from gpuscan.run.scenario import Scenario
-    from gpuscan.snapshot.snapshot import Snapshot
-    from gpuscan.topology import Topology
-    from gpuscan.workload.files import Workload
+    from gpuscan.run.summary import RunSummary
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One run as the command line asked for it.
+class _Done:
+    """A run that has ended, and what is to be said of it."""
 
-    Attributes:
-        workload: checked; where, document: what it was made of (``workload_document``).
-        topology: the machine, None for the workload's.
-        snapshot: the captured machine; machine, split_cxl: what it was read of.
-        device, design, fallback, n_threads, out, force, every: the options.
-        workers, cluster, shard_dir, insecure: those of shards.
-    """
-
-    workload: Workload
-    where: str
+    scenario: Scenario
+    report: RunReport
+    summary: RunSummary
     document: dict[str, Any]
-    snapshot: Snapshot | None
-    machine: Path | None
-    split_cxl: str | None
-    device: Device | None
-    design: str
-    fallback: bool
-    n_threads: int | None
-    out: Path | None
-    force: bool
-    every: str
-    topology: Topology | None = None
-    workers: int | None = None
-    cluster: str | None = None
-    shard_dir: Path | None = None
-    insecure: bool = False
+
+
+def check_here(request: RunRequest, output: Output) -> None:
+    """Check what only this machine knows, before anything is done.
+
+    Raises:
+        InputError: it has not that many CPUs.
+    """
+    from gpuscan.cli.devices import check_threads
+
+    check_threads(request.n_threads, output)
+
+
+def begin(job: Job, output: Output) -> None:
+    """Conduct a job from its first tick, with checkpoints where they were asked for."""
+    request = job.request
+    if request.checkpoint is None:
+        conduct(job, output)
+        return
+    from contextlib import closing
+
+    from gpuscan.run.checkpoints import RunCheckpoints
+
+    request.check_kept()
+    with closing(RunCheckpoints(request.checkpoint, force=request.force)) as checkpoints:
+        conduct(job, output, checkpoints)
 
 
 def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None) -> None:
-    """Build what a job asks for, run it, print and keep what came of it.
+    """Build what a job is of, run it, print and keep what came of it.
 
     Args:
         job: what to do.
         output: where to say it.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
-    import time
-    from contextlib import ExitStack
-
     from gpuscan.base.errors import RunFailedError
-    from gpuscan.cli.devices import COMPILING_THERE, device_row, note_if_compiling
-    from gpuscan.cli.shards import open_shards
-    from gpuscan.run.report import open_out, run_document, summarize
-    from gpuscan.run.scenario import build_scenario
+    from gpuscan.cli.devices import device_row
+    from gpuscan.cli.shards import check_division
+    from gpuscan.run.out import open_out
 
-    loaded, out, design = job.workload, job.out, job.design
-    topology = _topology(job)
-    if job.workers is not None:  # before so many processes are started
-        from gpuscan.shards.partition import Partition
-
-        Partition.even(topology.page_map, job.workers)
-    result: tuple[Scenario, RunReport, RunSummary, dict[str, Any]] | None = None
+    request = job.request
+    check_division(request, job.topology.page_map)
+    done: _Done | None = None
     failure: RunFailedError | None = None
     try:
-        with ExitStack() as stack, ExitStack() as preparing:
-            kept = (
-                stack.enter_context(open_out(out, loaded.engine_policy(), force=job.force)) if out else None
-            )
-            plan_sink = kept.plan_sink if kept else None
-            if kept is not None and checkpoints is not None:
-                plan_sink = checkpoints.keep_plans()
-            preparing.enter_context(note_if_compiling(output))
-
-            started = checked_at = time.perf_counter()
-            sharding = stack.enter_context(
-                open_shards(
-                    job.workers,
-                    job.cluster,
-                    job.shard_dir,
-                    output,
-                    fallback=job.fallback,
-                    insecure=job.insecure,
-                )
-            )
-            n_threads = job.n_threads
-            if sharding is not None:
-                preparing.enter_context(output.note_if_slow(COMPILING_THERE))
-                if n_threads is None:
-                    n_threads = sharding.n_threads
-            reading = None
-            if loaded.source.kind == "trace":
-                reading = preparing.enter_context(_reading(Path(loaded.source.trace), output)).advance
-
-            def checked() -> None:
-                nonlocal checked_at
-                checked_at = time.perf_counter()
-                preparing.close()
-                output.note(f"building the machine of {loaded.name}")
-
-            scenario = build_scenario(
-                loaded,
-                snapshot=job.snapshot,
-                topology=topology,
-                device=job.device,
-                design=design,
-                n_threads=n_threads,
-                sharding=sharding,
-                plan_sink=plan_sink,
-                fallback=job.fallback,
-                finish_tick=checkpoints is not None,
-                on_failure=output.note if job.fallback else None,
-                on_checked=checked,
-                on_read=reading,
-            )
-            built = time.perf_counter()
-            if job.fallback and scenario.store is not None and scenario.store.device_name == "cpu":
-                output.note("gpuscan: note: the device is the CPU already, so --fallback changes nothing")
-            if checkpoints is not None:
-                checkpoints.begin(scenario, _request(job, scenario))
-            with _after_device_failure(checkpoints):
-                report, first_tick_s = _run(scenario, output, checkpoints)
-            summary = summarize(report)
-            wall_s = {
-                "process_to_first_tick": first_tick_s,
-                "build": built - started,
-                "of_which_machine": built - checked_at,
-                "run": time.perf_counter() - built,
-            }
-            facts = {**_facts(scenario), "wall_s": wall_s}
-            if checkpoints is not None:
-                facts["resumed_at"] = checkpoints.resumed_at
-            document = run_document(report, summary, facts)
-            result = scenario, report, summary, document
+        with ExitStack() as stack:
+            kept, plan_sink = None, None
+            if request.out is not None:
+                policy = job.workload.engine_policy()
+                kept = stack.enter_context(open_out(request.out, policy, force=request.force))
+                plan_sink = kept.plan_sink if checkpoints is None else checkpoints.keep_plans()
+            done = _ran(job, output, checkpoints, plan_sink)
             if kept is not None:
-                kept.finish(report, document, () if checkpoints is None else checkpoints.plans())
+                kept.finish(done.report, done.document, () if checkpoints is None else checkpoints.plans())
     except RunFailedError as error:
-        if result is None:
+        if done is None:
             raise
         failure = error  # --out could not be kept: what the run found is shown all the same
-    scenario, report, summary, document = result
-    output.document(document)
-    row = f"none, {design} is a model"
-    if scenario.store is not None:
-        row = device_row(scenario.store, job.device or loaded.device)
-    _print(scenario, report, summary, row, output)
+    output.document(done.document)
+    row = f"none, {request.design} is a model"
+    if done.scenario.store is not None:
+        row = device_row(done.scenario.store, request.device or job.workload.device)
+    _print(done, row, output)
     if failure is not None:
         raise failure
-    if out is not None:
-        output.note(f"kept in {out}")
+    if request.out is not None:
+        output.note(f"kept in {request.out}")
     if checkpoints is not None:
-        from gpuscan.run.resume import saved_sentence
+        from gpuscan.run.checkpoints import saved_sentence
 
         output.note(saved_sentence(checkpoints))
 
 
-def _topology(job: Job) -> Topology:
-    """Return the machine that a job is about."""
-    from gpuscan.topology.resolve import resolve_topology
+def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink: PlanSink | None) -> _Done:
+    """Build what a job is of, and run it."""
+    import time
 
-    if job.snapshot is not None:
-        return job.snapshot.topology
-    if job.topology is not None:
-        return job.topology
-    return resolve_topology(job.workload.topology.machine, job.workload.topology.memory)
-
-
-def _request(job: Job, scenario: Scenario) -> Request:
-    """Return what a checkpoint keeps of a job; files by their absolute names."""
     from gpuscan import __version__
-    from gpuscan.run.resume import Request, inputs_of
-    from gpuscan.topology.serialize import topology_to_dict
-    from gpuscan.workload.files import with_paths
+    from gpuscan.cli.devices import COMPILING_THERE, note_if_compiling
+    from gpuscan.cli.shards import open_shards
+    from gpuscan.run.kept import kept_request
+    from gpuscan.run.report import run_document
+    from gpuscan.run.scenario import Hooks, build
+    from gpuscan.run.summary import summarize
 
-    return Request(
-        where=job.where,
-        workload=with_paths(job.document, lambda named: Path(_place(Path(named)))),
-        topology=topology_to_dict(scenario.topology),
-        device=job.device,
-        n_threads=job.n_threads,
-        fallback=job.fallback,
-        machine=None if job.machine is None else _place(job.machine),
-        split_cxl=job.split_cxl,
-        inputs=inputs_of(job.workload, job.snapshot),
-        out=None if job.out is None else _place(job.out),
-        force=job.force,
-        every=job.every,
-        workers=job.workers,
-        cluster=job.cluster,
-        shard_dir=None if job.shard_dir is None else _place(job.shard_dir),
-        gpuscan=__version__,
-    )
+    with ExitStack() as stack, ExitStack() as preparing:
+        preparing.enter_context(note_if_compiling(output))
+        started = checked_at = time.perf_counter()
+        sharding = stack.enter_context(open_shards(job.request, output))
+        if sharding is not None:
+            preparing.enter_context(output.note_if_slow(COMPILING_THERE))
+        reading = None
+        if job.workload.source.kind == "trace":
+            reading = preparing.enter_context(_reading(Path(job.workload.source.trace), output)).advance
 
+        def checked() -> None:
+            nonlocal checked_at
+            checked_at = time.perf_counter()
+            preparing.close()
+            output.note(f"building the machine of {job.workload.name}")
 
-def _place(path: Path) -> str:
-    """Return an absolute name that does not go through the working directory, which may be gone by then."""
-    return str(path.parent.resolve() / path.name)
+        hooks = Hooks(
+            plan_sink=plan_sink,
+            finish_tick=checkpoints is not None,
+            on_failure=output.note if job.request.fallback else None,
+            on_checked=checked,
+            on_read=reading,
+        )
+        scenario = build(job, hooks, sharding)
+        built = time.perf_counter()
+        if job.request.fallback and scenario.store is not None and scenario.store.device_name == "cpu":
+            output.note("gpuscan: note: the device is the CPU already, so --fallback changes nothing")
+        if checkpoints is not None:
+            checkpoints.begin(scenario, kept_request(job, __version__))
+        with _after_device_failure(checkpoints):
+            report, first_tick_s = _run(scenario, output, checkpoints)
+        summary = summarize(report)
+        wall_s = {
+            "process_to_first_tick": first_tick_s,
+            "build": built - started,
+            "of_which_machine": built - checked_at,
+            "run": time.perf_counter() - built,
+        }
+        facts = {**_facts(scenario), "wall_s": wall_s}
+        if checkpoints is not None:
+            facts["resumed_at"] = checkpoints.resumed_at
+        return _Done(scenario, report, summary, run_document(report, summary, facts))
 
 
 @contextmanager
@@ -241,7 +185,7 @@ def _reading(trace: Path, output: Output) -> Progress:
 def _run(scenario: Scenario, output: Output, checkpoints: RunCheckpoints | None) -> tuple[RunReport, float]:
     """Return the report, and how long after the start of the process the first tick began."""
     from gpuscan.engine.tick import TickReport
-    from gpuscan.run.report import fast_share
+    from gpuscan.run.summary import fast_share
 
     totals = {"candidates": 0, "batches": 0}
     earlier = [] if checkpoints is None else checkpoints.earlier
@@ -291,13 +235,14 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: str, output: Output) -> None:
+def _print(done: _Done, device: str, output: Output) -> None:
     from rich.table import Table
 
     from gpuscan.base.units import format_bytes, format_number
     from gpuscan.producers.catalogue import PRODUCERS
     from gpuscan.run.report import summary_rows
 
+    scenario, report = done.scenario, done.report
     topology = scenario.topology
     output.line(f"{scenario.workload.name}: {scenario.workload.shows}")
     output.line(
@@ -317,7 +262,7 @@ def _print(scenario: Scenario, report: RunReport, summary: RunSummary, device: s
     is_watched = scenario.workload.source.kind == "processes"  # a trace has no producer beside it
     told = PRODUCERS.get(producer).told if is_watched else ()
     for row in summary_rows(
-        report, summary, fast_means, device=device, producer=producer, told=told, plot_width=plot_width
+        report, done.summary, fast_means, device=device, producer=producer, told=told, plot_width=plot_width
     ):
         facts.add_row(*row)
     output.table(facts)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscan.cli.choices import one_of
+from gpuscan.base.described import like
 from gpuscan.cli.main import OWN_PROCESS
-from gpuscan.kernels.catalogue import AUTO, device_names
-from gpuscan.monitors.catalogue import MONITORS
+from gpuscan.cli.options import Voice, takes_options
+from gpuscan.live.request import LiveRequest
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -25,53 +25,24 @@ if TYPE_CHECKING:
 _OPENBLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
+@dataclass(frozen=True, slots=True)
+class LiveVoice(Voice):
+    """How a live run speaks: line by line."""
+
+    as_json: bool = like(Voice, "as_json", help="Print JSON Lines: one object a line.")
+    quiet: bool = like(Voice, "quiet", help="No live table, no notes.")
+
+
+@takes_options
 def live(
     context: typer.Context,
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- COMMAND", help="Start this and watch it.")
-    ] = None,
-    pid: Annotated[list[int] | None, typer.Option(help="A process to watch; can be repeated.")] = None,
-    cgroup: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Watch the processes of a cgroup (v2).")
-    ] = None,
-    source: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help=f"Who tells what is accessed: {', '.join(MONITORS.names)}; auto takes the first that works.",
-        ),
-    ] = "auto",
-    for_time: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="End after this: 30s, 5min.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and count, move nothing.")] = False,
-    rate_limit: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Most that moves to each node: 100MB/s.")
-    ] = None,
-    to: Annotated[
-        int | None, typer.Option(metavar="NID", help="Promote to this node, not to the nearest with CPUs.")
-    ] = None,
-    demote: Annotated[bool, typer.Option("--demote", help="Move cold pages to a lower tier too.")] = False,
-    cold_after: Annotated[
-        str, typer.Option(metavar="TIME", help="Cold is what was not accessed for this long.")
-    ] = "10s",
-    interval: Annotated[
-        str, typer.Option(metavar="TIME", help="Pause between two looks while pages move.")
-    ] = "100ms",
-    split_cxl: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="With --dry-run on one node: count the upper 50% of it as CXL."),
-    ] = None,
-    device: Annotated[str, typer.Option(**one_of(device_names()), help="Where the scan runs.")] = AUTO,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Worker threads of the CPU device.")
-    ] = None,
+    request: LiveRequest,
+    *,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="ADDR:PORT", help="Serve Prometheus metrics there, on loopback if no ADDR."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: one object a line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live table, no notes.")] = False,
+    voice: LiveVoice,
 ) -> None:
     """Watch processes, and move the pages they use to the memory near the CPUs.
 
@@ -92,30 +63,12 @@ def live(
     if owns_process:
         _import_without_threads()
     from gpuscan.base.allocator import keep_freed_memory
-    from gpuscan.base.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
     from gpuscan.cli.devices import check_threads
-    from gpuscan.cli.output import Output
-    from gpuscan.live.session import LiveRequest, LiveSession
+    from gpuscan.live.session import LiveSession
 
-    output = Output(as_json, quiet=quiet)
-    check_threads(threads, output)
-    request = LiveRequest(
-        pids=tuple(pid or ()),
-        cgroup=cgroup,
-        command=tuple(command or ()),
-        source=source,
-        for_ns=None if for_time is None else parse_time_ns(for_time),
-        interval_ns=parse_time_ns(interval),
-        to_nid=to,
-        demote=demote,
-        cold_after_ns=parse_time_ns(cold_after),
-        rate_limit_bytes_per_s=0 if rate_limit is None else parse_rate_bytes_per_s(rate_limit),
-        dry_run=dry_run,
-        split_share=None if split_cxl is None else parse_share(split_cxl),
-        device=device,
-        n_threads=threads,
-        quiet_command=as_json,
-    )
+    output = voice.output()
+    check_threads(request.n_threads, output)
+    request = replace(request, quiet_command=voice.as_json)
     # Under emulation page faults were three quarters of what entering 8,192 candidates took.
     keep_freed_memory()
     with ExitStack() as stack:

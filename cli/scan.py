@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from gpuscan.base.described import Option, described
+from gpuscan.base.units import parse_share
+from gpuscan.cli.options import takes_options
 from gpuscan.kernels.catalogue import device_names
 from gpuscan.records.formats import N_NODES_MAX, STORE_FORMATS
 
@@ -25,27 +28,41 @@ if TYPE_CHECKING:
 _PLAN_FILE, _REPORT_FILE = "plan.parquet", "scan.json"
 
 
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """What a scan of a captured machine is asked to be."""
+
+    split_share: float | None = described(
+        None,
+        Option(
+            "Declare the upper share of a one-node machine a CXL node.",
+            ("--split-cxl",),
+            metavar="SHARE",
+            parse=parse_share,
+        ),
+    )
+    target: int | None = described(
+        None,
+        Option(
+            "Where all hot pages below the top tier go; else to the nearest top-tier node.",
+            metavar="NID",
+            low=0,
+            high=N_NODES_MAX - 1,
+        ),
+    )
+    record_format: str = described("rfc", Option(f"{', '.join(STORE_FORMATS)}.", ("--format",)))
+    device: str = described("auto", Option(f"Among {', '.join(device_names())}."))
+    scan_path: str = described("auto", Option("auto, dense or indexed.", ("--path",)))
+    batch_pages: int = described(512, Option("Base pages per batch.", low=1, high=1 << 20))
+    out: Path | None = described(None, Option("Keep the plan and this report.", metavar="DIR"))
+    force: bool = described(False, Option("Replace an earlier result at --out."))
+
+
+@takes_options
 def scan(
     path: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="Made by gpuscan capture.")],
-    split_cxl: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="Declare the upper share of a one-node machine a CXL node."),
-    ] = None,
-    target: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=N_NODES_MAX - 1,
-            metavar="NID",
-            help="Where all hot pages below the top tier go; else to the nearest top-tier node.",
-        ),
-    ] = None,
-    record_format: Annotated[str, typer.Option("--format", help=f"{', '.join(STORE_FORMATS)}.")] = "rfc",
-    device: Annotated[str, typer.Option(help=f"Among {', '.join(device_names())}.")] = "auto",
-    scan_path: Annotated[str, typer.Option("--path", help="auto, dense or indexed.")] = "auto",
-    batch_pages: Annotated[int, typer.Option(min=1, max=1 << 20, help="Base pages per batch.")] = 512,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the plan and this report.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result at --out.")] = False,
+    request: ScanOptions,
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Scan a captured machine once and show what would be migrated; nothing is moved.
@@ -56,50 +73,21 @@ def scan(
     \b
     gpuscan scan host.zarr --split-cxl 50%       try a one-node machine as two tiers
     """
-    from gpuscan.base.errors import InputError, RunFailedError
-    from gpuscan.base.units import parse_share
-    from gpuscan.cli.devices import note_if_compiling
+    from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.output import Output
     from gpuscan.files.writing import create_json
-    from gpuscan.kernels.api import ScanPath
-    from gpuscan.records.page_flags import hot_rule
-    from gpuscan.snapshot.snapshot import Snapshot
 
     output = Output(as_json)
-    if scan_path not in get_args(ScanPath):
-        raise InputError(f"unknown --path {scan_path!r}; choose one of {', '.join(get_args(ScanPath))}")
-    share = None if split_cxl is None else parse_share(split_cxl)
-    snapshot = Snapshot.read(path)
-    if share is not None:
-        snapshot = snapshot.split_cxl(share)
+    snapshot = _snapshot(path, request)
     frames = snapshot.frames()
-    facts: dict[str, Any] = {
-        "kind": "scan",
-        "snapshot": path,
-        "topology": snapshot.topology.name,
-        "hot_rule": hot_rule(snapshot.lru_gen),
-        "n_folios": int(frames.eligible.sum()),
-        "n_torn_folios": frames.n_torn,
-        "record_format": record_format,
-        "batch_pages": batch_pages,
-    }
+    facts = {"kind": "scan", "snapshot": path, **_facts(snapshot, frames, request)}
     document: dict[str, Any] | None = None
     failure: RunFailedError | None = None
     try:
         with ExitStack() as stack:
-            writer, out_file = _plan_file(stack, out, force, record_format, batch_pages)
-            with note_if_compiling(output):
-                store = stack.enter_context(_store(snapshot, frames, record_format, device, target))
-                for _ in store.drain(path=cast("ScanPath", scan_path)):
-                    pass  # nothing is READY: loads the kernels, which is no part of what a scan costs
-            outcomes = _record(store, snapshot, frames, target)
-            found = _drain(store, cast("ScanPath", scan_path), batch_pages, writer)
-            document = {
-                **facts,
-                "device": {"name": store.backend.name, "reason": store.device_reason},
-                "recorded": outcomes,
-                **found.document(batch_pages),
-            }
+            writer, out_file = _plan_file(stack, request)
+            found, answers = _scanned(stack, snapshot, frames, request, writer, output)
+            document = {**facts, **answers, **found.document(request.batch_pages)}
             if writer is not None and out_file is not None:
                 writer.check()
                 create_json(out_file, document)
@@ -111,8 +99,61 @@ def scan(
     _show(output, snapshot, found, document)
     if failure is not None:
         raise failure
-    if out is not None:
-        output.line(f"Written to {out}: {_PLAN_FILE}, {_REPORT_FILE}")
+    if request.out is not None:
+        output.line(f"Written to {request.out}: {_PLAN_FILE}, {_REPORT_FILE}")
+
+
+def _snapshot(path: Path, request: ScanOptions) -> Snapshot:
+    """Read the captured machine.
+
+    Raises:
+        InputError: it is none, or cannot be scanned like that.
+    """
+    from gpuscan.base.errors import InputError
+    from gpuscan.kernels.api import ScanPath
+    from gpuscan.snapshot.snapshot import Snapshot
+
+    if request.scan_path not in get_args(ScanPath):
+        choices = ", ".join(get_args(ScanPath))
+        raise InputError(f"unknown --path {request.scan_path!r}; choose one of {choices}")
+    snapshot = Snapshot.read(path)
+    return snapshot if request.split_share is None else snapshot.split_cxl(request.split_share)
+
+
+def _facts(snapshot: Snapshot, frames: Frames, request: ScanOptions) -> dict[str, Any]:
+    from gpuscan.records.page_flags import hot_rule
+
+    return {
+        "topology": snapshot.topology.name,
+        "hot_rule": hot_rule(snapshot.lru_gen),
+        "n_folios": int(frames.eligible.sum()),
+        "n_torn_folios": frames.n_torn,
+        "record_format": request.record_format,
+        "batch_pages": request.batch_pages,
+    }
+
+
+def _scanned(
+    stack: ExitStack,
+    snapshot: Snapshot,
+    frames: Frames,
+    request: ScanOptions,
+    writer: PatientPlanWriter | None,
+    output: Output,
+) -> tuple[_Found, dict[str, Any]]:
+    """Record the hot folios, and scan; return what was found, and how each record was taken."""
+    from gpuscan.cli.devices import note_if_compiling
+
+    path = cast("ScanPath", request.scan_path)
+    with note_if_compiling(output):
+        store = stack.enter_context(_store(snapshot, frames, request))
+        for _ in store.drain(path=path):
+            pass  # nothing is READY: loads the kernels, which is no part of what a scan costs
+    answers = {
+        "device": {"name": store.backend.name, "reason": store.device_reason},
+        "recorded": _record(store, snapshot, frames, request.target),
+    }
+    return _drain(store, path, request.batch_pages, writer), answers
 
 
 @dataclass(slots=True)
@@ -173,27 +214,34 @@ class _Found:
         }
 
 
-def _plan_file(
-    stack: ExitStack, out: Path | None, force: bool, record_format: str, batch_pages: int
-) -> tuple[PatientPlanWriter | None, Path | None]:
+def _plan_file(stack: ExitStack, request: ScanOptions) -> tuple[PatientPlanWriter | None, Path | None]:
     """Open what goes under ``--out``, where it is given: the plan, and the name of the report."""
-    if out is None:
+    if request.out is None:
         return None, None
     from gpuscan.files.writing import Contents, new_directory
     from gpuscan.store.plan_file import PatientPlanWriter, PlanWriter
 
-    directory = stack.enter_context(new_directory(out, Contents(_REPORT_FILE, (_PLAN_FILE,)), force=force))
-    writer = stack.enter_context(PlanWriter(directory / _PLAN_FILE, record_format, batch_pages))
+    contents = Contents(_REPORT_FILE, (_PLAN_FILE,))
+    directory = stack.enter_context(new_directory(request.out, contents, force=request.force))
+    writer = stack.enter_context(
+        PlanWriter(directory / _PLAN_FILE, request.record_format, request.batch_pages)
+    )
     return PatientPlanWriter(writer), directory / _REPORT_FILE
 
 
-def _store(snapshot: Snapshot, frames: Frames, record_format: str, device: str, target: int | None) -> Store:
+def _store(snapshot: Snapshot, frames: Frames, request: ScanOptions) -> Store:
     import numpy as np
 
     from gpuscan.store.single import Store
 
     large = bool(frames.order.any())
-    store = Store(snapshot.topology, record_format, device, fixed_target=target, large_folios=large)
+    store = Store(
+        snapshot.topology,
+        request.record_format,
+        request.device,
+        fixed_target=request.target,
+        large_folios=large,
+    )
     eligible_bits = np.packbits(frames.eligible, bitorder="little").view(np.uint64)
     store.load_pages(eligible_bits, frames.order if large else None)
     return store

@@ -5,54 +5,47 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
+    from gpuscan.records.page_map import PageMap
+    from gpuscan.run.request import RunRequest
     from gpuscan.shards.sharded_store import Sharding
 
 
+def check_division(request: RunRequest, page_map: PageMap) -> None:
+    """Refuse more shards than a machine can be cut into, before so many processes are started.
+
+    Raises:
+        InputError: they are.
+    """
+    if request.workers is not None:
+        from gpuscan.shards.partition import Partition
+
+        Partition.even(page_map, request.workers)
+
+
 @contextmanager
-def open_shards(
-    n_workers: int | None,
-    address: str | None,
-    directory: Path | None,
-    output: Output,
-    *,
-    fallback: bool = False,
-    insecure: bool = False,
-) -> Iterator[Sharding | None]:
+def open_shards(request: RunRequest, output: Output) -> Iterator[Sharding | None]:
     """Yield how a run is divided, None where it is not; what was started has ended afterwards.
 
     Args:
-        n_workers: processes to start on this machine; with an address, workers to wait for there, as many
-            shards are made.
-        address: of the scheduler of a cluster to join, or its scheduler file.
-        directory: for checkpoints and logs; one that is removed afterwards by default, where
-            everything is on this machine.
+        request: with as many workers as there are to be shards; with a cluster, as many are waited for
+            there. Where everything is on this machine and no directory is given for checkpoints and logs,
+            there is one that is removed afterwards.
         output: for notes.
-        fallback: whether shards go on on the CPU when their device fails.
-        insecure: whether a cluster without TLS may be joined.
 
     Raises:
-        InputError: contradictory options, Dask is not there, nobody answers, or not over TLS.
+        InputError: Dask or the directory is not there, nobody answers, or not over TLS.
         RunFailedError: the workers did not come.
     """
     from gpuscan.base.errors import InputError
 
-    if insecure and address is None:
-        raise InputError("--insecure is for a cluster to join; give --cluster ADDRESS too, or leave it out")
+    n_workers, address, directory = request.workers, request.cluster, request.shard_dir
     if n_workers is None and address is None:
-        if directory is not None:
-            raise InputError("--shard-dir is for shards; give --workers N or --cluster ADDRESS too")
         yield None
         return
-    if fallback and address is not None and directory is None:
-        raise InputError(
-            "a shard whose device failed is made anew from what it keeps in --shard-dir; give one that every "
-            "worker sees, or leave out --fallback"
-        )
     if directory is not None and not directory.is_dir():
         raise InputError(f"the directory {directory} is not there; make it, or give another --shard-dir")
     from gpuscan.base.units import format_number
@@ -69,7 +62,7 @@ def open_shards(
             n_threads = max(1, len(os.sched_getaffinity(0)) // n_workers)
             yield Sharding(cluster.transport, n_workers, kept_in, n_threads)
         return
-    with joined_cluster(address, n_workers, insecure=insecure) as transport:
+    with joined_cluster(address, n_workers, without_tls=request.insecure) as transport:
         if directory is None:
             output.note("without --shard-dir the loss of a worker ends the run")
         place = None if directory is None else directory.absolute()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,14 +16,18 @@ from gpuscan.checkpoint.state import canonical, split
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.kernels.api import StoreArrays
 from gpuscan.kernels.registry import Device
-from gpuscan.run.resume import Request, ResumedRun, RunCheckpoints, scenario_state
-from gpuscan.run.scenario import Scenario, build_scenario
+from gpuscan.run.checkpoints import RunCheckpoints
+from gpuscan.run.job import Job, loaded_job
+from gpuscan.run.kept import KeptRequest
+from gpuscan.run.request import RunRequest
+from gpuscan.run.resume import ResumedRun
+from gpuscan.run.scenario import Hooks, Scenario, build
+from gpuscan.run.states import scenario_state
 from gpuscan.snapshot.snapshot import Snapshot
 from gpuscan.store.contract import PageStore
 from gpuscan.store.single import Store
 from gpuscan.store.state import arrays_between, page_arrays
 from gpuscan.topology import Topology
-from gpuscan.topology.resolve import resolve_topology
 from gpuscan.topology.serialize import topology_to_dict
 from gpuscan.workload.files import workload_document, workload_of
 
@@ -56,41 +60,30 @@ class Case:
         sized = [] if self.snapshot is not None else [f"topology.memory={self.memory}"]
         return [*sized, f"ticks={self.n_ticks}", *self.overrides]
 
-    def build(self, plan_sink: Any = None, *, device: Device = "cpu", **options: Any) -> Scenario:
+    def build(
+        self,
+        plan_sink: Any = None,
+        *,
+        sharding: Any = None,
+        finish_tick: bool = False,
+        device: Device = "cpu",
+        **options: Any,
+    ) -> Scenario:
         """Build the scenario, on the CPU unless told otherwise."""
-        workload = workload_of(*workload_document(self.workload, self.settings()))
         if options.get("design", "gpuscan") == "gpuscan":
-            options |= {"device": device, "n_threads": 1, "verify_every_tick": True}
-        options |= {"snapshot": self.snapshot, "topology": self.topology, "plan_sink": plan_sink}
-        return build_scenario(workload, **options)
+            options = {"device": device, "n_threads": 1, **options}
+        hooks = Hooks(plan_sink, verify_every_tick=True, finish_tick=finish_tick)
+        return build(self.job(**options), hooks, sharding)
 
-    def machine(self) -> Topology:
-        """Return what it runs on."""
-        if self.snapshot is not None:
-            return self.snapshot.topology
+    def job(self, **options: Any) -> Job:
+        """Return what is to be built, nothing of it yet."""
         workload = workload_of(*workload_document(self.workload, self.settings()))
-        return self.topology or resolve_topology(workload.topology.machine, workload.topology.memory)
+        return loaded_job(RunRequest(**options), workload, self.snapshot, self.topology)
 
-    def request(self, every: str) -> Request:
+    def request(self, every: str) -> KeptRequest:
         """Return what a checkpoint keeps of it; nothing is built of that here."""
-        return Request(
-            where="test",
-            workload={},
-            topology=topology_to_dict(self.machine()),
-            device="cpu",
-            n_threads=1,
-            fallback=False,
-            machine=None,
-            split_cxl=None,
-            inputs={},
-            out=None,
-            force=False,
-            every=every,
-            workers=None,
-            cluster=None,
-            shard_dir=None,
-            gpuscan="test",
-        )
+        request = RunRequest(device="cpu", n_threads=1, every=every)
+        return KeptRequest(request, "test", {}, topology_to_dict(self.job().topology), {}, "test")
 
 
 class Crash(Exception):
@@ -178,8 +171,7 @@ def _finish(
     with closed(checkpoints):
         options = {"finish_tick": True, **options}
         scenario = case.build(checkpoints.keep_plans(), **options)
-        request = replace(case.request(every), fallback=options.get("fallback", False))
-        checkpoints.begin(scenario, request)
+        checkpoints.begin(scenario, case.request(every))
         report = scenario.run(on_tick, earlier=checkpoints.earlier)
         return outcome(scenario, report, list(checkpoints.plans()))
 

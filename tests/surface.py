@@ -188,6 +188,7 @@ VALID: dict[str, Callable[[World], Any]] = {
     "page_map": lambda made: made.store.page_map,
     "transport": lambda _: None,
     "fallback": lambda _: False,
+    "cpu_takes_over": lambda _: False,
     "on_failure": lambda _: None,
     "pfns": lambda _: 5 * 32768 + np.arange(0, 30, 3),
     "nids": lambda _: np.zeros(10, dtype=np.int32),
@@ -308,10 +309,6 @@ VALID: dict[str, Callable[[World], Any]] = {
     "build_scenario.topology": lambda _: None,
     "build_scenario.device": lambda _: "no such device",  # so that no machine is filled
     "design": lambda _: "gpuscan",
-    "sharding": lambda _: None,
-    "finish_tick": lambda _: False,
-    "on_checked": lambda _: None,
-    "on_read": lambda _: None,
     "shows": lambda _: "nothing",
     "processes": lambda made: made.workload.processes,
     **{

@@ -20,7 +20,7 @@ from gpuscan.designs.simulated import SimulatedPages
 from gpuscan.engine.stages import Sampled, Source
 from gpuscan.engine.tick import Engine, RunReport, TickReport
 from gpuscan.records.formats import record_format
-from gpuscan.run.report import summarize
+from gpuscan.run.summary import summarize
 from gpuscan.store.plan import Batches, Plan
 
 OnTick = Callable[[int], None]

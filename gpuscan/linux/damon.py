@@ -145,12 +145,12 @@ class Damon:
         if not system.is_dir(self._admin):
             raise DamonUnavailableError(
                 f"{self._admin} is not there: the kernel has no CONFIG_DAMON_SYSFS, or /sys is not mounted; "
-                "take another --source"
+                "take another --monitor"
             )
         if not system.may_write(self._admin / "nr_kdamonds"):
             raise DamonUnavailableError(
                 f"{self._admin} may not be written, root owns it; run gpuscan with sudo, give it "
-                f"{SYSFS.name}, or take another --source"
+                f"{SYSFS.name}, or take another --monitor"
             )
         n_found = damon_state.n_kdamonds(system)
         if n_found and not system.is_file(noted):
@@ -159,12 +159,13 @@ class Damon:
             self._state_file = StateFile(system)
         except BlockingIOError:
             raise DamonUnavailableError(
-                f"another gpuscan uses DAMON (it holds the lock on {noted}); end it, or take another --source"
+                f"another gpuscan uses DAMON (it holds the lock on {noted}); end it, "
+                "or take another --monitor"
             ) from None
         except OSError as error:
             raise DamonUnavailableError(
                 f"{noted} cannot be made ({error.strerror}), and without it DAMON could not be "
-                "given back after a crash; make the place writable, or take another --source"
+                "given back after a crash; make the place writable, or take another --monitor"
             ) from error
         try:
             why = damon_state.restore(system, self._state_file)
@@ -188,7 +189,7 @@ class Damon:
         if self._operations not in available:
             raise DamonUnavailableError(
                 f"this kernel's DAMON watches {', '.join(available) or 'nothing'} but not {self._operations} "
-                f"(CONFIG_DAMON_{self._operations.upper()}); take another --source"
+                f"(CONFIG_DAMON_{self._operations.upper()}); take another --monitor"
             )
 
     def _claim(self, watched: Sequence[Watched]) -> dict[str, object]:
@@ -214,7 +215,7 @@ class Damon:
         who = ", ".join(f"process {pid}" for pid in pids if pid > 0) or "switched off"
         return (
             f"DAMON is taken: {n} kdamond{'s' if n > 1 else ''} configured ({who}), and {why}; "
-            "leave it to its owner and take another --source"
+            "leave it to its owner and take another --monitor"
         )
 
     def start(self, watched: Sequence[Watched], intervals: Intervals, *, least_accesses: int) -> None:
@@ -289,7 +290,7 @@ class Damon:
             damon_state.write(self._system, path, value)
         except OSError as error:
             raise DamonUnavailableError(
-                f"{path} does not take {value} ({error.strerror}); take another --source"
+                f"{path} does not take {value} ({error.strerror}); take another --monitor"
             ) from error
 
     def latest(self) -> list[Regions]:

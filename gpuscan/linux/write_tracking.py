@@ -78,24 +78,24 @@ def check_write_tracking() -> None:
     """
     if platform.machine() != "x86_64":
         raise InputError(
-            f"write tracking is made for x86-64, not {platform.machine()}; take another --source"
+            f"write tracking is made for x86-64, not {platform.machine()}; take another --monitor"
         )
     if not has_pagemap_scan():
-        raise InputError("the kernel has no PAGEMAP_SCAN (before v6.7); take another --source")
+        raise InputError("the kernel has no PAGEMAP_SCAN (before v6.7); take another --monitor")
     try:
         _same_memory(os.getpid(), os.getpid())
     except OSError as error:
-        raise InputError(f"kcmp(2) fails ({error.strerror}); take another --source") from error
+        raise InputError(f"kcmp(2) fails ({error.strerror}); take another --monitor") from error
     fd = _libc.syscall(ctypes.c_long(_SYS_USERFAULTFD), ctypes.c_long(os.O_CLOEXEC | _USER_MODE_ONLY))
     if fd < 0:
         said = os.strerror(ctypes.get_errno())
-        raise InputError(f"userfaultfd(2) fails ({said}); take another --source")
+        raise InputError(f"userfaultfd(2) fails ({said}); take another --monitor")
     try:
         _enable(fd)
     except OSError as error:
         raise InputError(
             f"userfaultfd(2) has no asynchronous write protection here ({error.strerror}); "
-            "take another --source"
+            "take another --monitor"
         ) from error
     finally:
         os.close(fd)
@@ -187,7 +187,7 @@ class TrackedProgram:
                 popen.wait()
                 raise RunFailedError(
                     f"{argv[0]} cannot be started with write tracking ({error.strerror}); "
-                    "take another --source"
+                    "take another --monitor"
                 ) from error
             popen.returncode = 0  # else its finalizer would wait for it
         except (OSError, RunFailedError) as error:

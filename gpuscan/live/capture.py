@@ -16,7 +16,8 @@ from gpuscan.linux import capabilities
 from gpuscan.linux.resident import PageFlags
 from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
-from gpuscan.live.session import INTERVAL_NS, THRESHOLD
+from gpuscan.live.request import INTERVAL_NS
+from gpuscan.live.session import THRESHOLD
 from gpuscan.monitors.catalogue import open_monitor
 from gpuscan.monitors.contract import Circumstances
 from gpuscan.monitors.touched import Touched
@@ -31,7 +32,7 @@ def capture_processes(
     pids: Sequence[int],
     for_ns: int,
     *,
-    source: str = "auto",
+    monitor: str = "auto",
     system: System = HERE,
     progress: Progress | None = None,
     on_watch: Callable[[str], None] = lambda name: None,
@@ -44,7 +45,7 @@ def capture_processes(
     Args:
         pids: of the processes.
         for_ns: how long to watch.
-        source: a monitor, or ``auto`` for the first that works.
+        monitor: one of :data:`gpuscan.monitors.catalogue.MONITORS`, or ``auto`` for the first that works.
         system: where they run.
         progress: as for :func:`gpuscan.snapshot.procfs.capture`.
         on_watch: called with the name of the monitor once it is on.
@@ -61,19 +62,21 @@ def capture_processes(
         flags = PageFlags(system.root / "proc/kpageflags", system)
         stack.callback(flags.close)
         here = Circumstances(system.read_host().topology, len(pids), system=system)
-        monitor, refused = open_monitor(source, here)
-        stack.callback(monitor.close)
-        monitor.watch([process for _, process in roster.alive()])
-        on_watch(monitor.name)
+        watching, refused = open_monitor(monitor, here)
+        stack.callback(watching.close)
+        watching.watch([process for _, process in roster.alive()])
+        on_watch(watching.name)
         until_ns = system.monotonic_ns() + for_ns
         while system.monotonic_ns() < until_ns and roster.alive():
-            looks += [_accessed(touched, flags) for touched in monitor.observe(system.monotonic_ns())]
+            looks += [_accessed(touched, flags) for touched in watching.observe(system.monotonic_ns())]
             system.sleep(INTERVAL_NS / 1e9)
         heads, counts = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *looks]), return_counts=True)
     snapshot = capture(system.root, progress)
     named = ", ".join(map(str, pids))
     seconds = for_ns / 1e9
-    note = f"hot: what {monitor.name} saw process {named} access in two looks of {seconds:g} s; no other page"
+    note = (
+        f"hot: what {watching.name} saw process {named} access in two looks of {seconds:g} s; no other page"
+    )
     return dataclasses.replace(
         _marked(snapshot, heads[counts >= THRESHOLD]),
         notes=(*snapshot.notes, *(f"not {text}" for text in refused), note),

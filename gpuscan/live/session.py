@@ -6,14 +6,11 @@ import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
-from gpuscan.kernels.registry import Device
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.capabilities import Right
@@ -25,6 +22,7 @@ from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.ended_by import until_signal
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
+from gpuscan.live.request import LiveRequest
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
 from gpuscan.live.totals import CpuClock, LiveTotals
@@ -36,10 +34,8 @@ from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.split import split_cxl
 
-__all__ = ["INTERVAL_NS", "THRESHOLD", "WINDOW_NS", "LiveRequest", "LiveSession", "LiveTotals", "OnTick"]
+__all__ = ["THRESHOLD", "WINDOW_NS", "LiveRequest", "LiveSession", "LiveTotals", "OnTick"]
 
-INTERVAL_NS = 100_000_000
-COLD_AFTER_NS = 10_000_000_000
 _ROSTER_NS = 1_000_000_000
 _DRY_SPLIT = 0.5
 _HEARD_WITHIN_S = 1.0
@@ -50,42 +46,6 @@ touched once."""
 WINDOW_NS = 2_000_000_000
 """Or as long as three looks with their pauses take: two must fall into it."""
 _WINDOW_LOOKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class LiveRequest:
-    """What a live run was asked to do.
-
-    Attributes:
-        pids, cgroup, command: exactly one of them says which processes.
-        source: one of ``gpuscan.monitors.catalogue.SOURCES``.
-        for_ns: how long; None until the processes end.
-        interval_ns: pause between two looks while there is something to do.
-        to_nid: promote to this node only.
-        demote, cold_after_ns: whether, and after how long, cold pages go to a lower tier.
-        rate_limit_bytes_per_s: per target node; 0 = none.
-        dry_run: plan, move nothing.
-        split_share: of a dry run on a one-node machine: the upper share of its memory that counts
-            as CXL memory.
-        device, n_threads: of the scan.
-        quiet_command: keep the command's standard output out of gpuscan's.
-    """
-
-    pids: tuple[int, ...] = ()
-    cgroup: Path | None = None
-    command: tuple[str, ...] = ()
-    source: str = "auto"
-    for_ns: int | None = None
-    interval_ns: int = INTERVAL_NS
-    to_nid: int | None = None
-    demote: bool = False
-    cold_after_ns: int = COLD_AFTER_NS
-    rate_limit_bytes_per_s: int = 0
-    dry_run: bool = False
-    split_share: float | None = None
-    device: Device = "auto"
-    n_threads: int | None = None
-    quiet_command: bool = False
 
 
 OnTick = Callable[[TickReport, LiveTotals, dict[str, int]], None]
@@ -286,7 +246,7 @@ class LiveSession:
             cold_after_ns=request.cold_after_ns if request.demote else None,
             system=self._system,
         )
-        monitor, refused = open_monitor(request.source, here)
+        monitor, refused = open_monitor(request.monitor, here)
         self._stack.callback(monitor.close)
         self.notes += [f"not {text}" for text in refused]
         return monitor
@@ -301,7 +261,7 @@ class LiveSession:
             freq_threshold=THRESHOLD,
             window_ns=max(WINDOW_NS, _WINDOW_LOOKS * request.interval_ns),
             drop_top_tier=False,
-            rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
+            rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,
         )
 
     def _allowance_of(self, process: Process) -> Allowance:

@@ -11,7 +11,7 @@ from gpuscan.linux.capabilities import FLAGS, FRAMES, KEPT, Right
 from gpuscan.monitors.contract import Circumstances, Monitor, MonitorKind
 
 AUTO = "auto"
-"""What ``--source`` takes beside the names of monitors: the first that works."""
+"""What ``--monitor`` takes beside the names of monitors: the first that works."""
 
 MONITORS = Catalogue("monitor", "gpuscan.monitors.built_in", MonitorKind, "MONITOR")
 
@@ -44,7 +44,7 @@ def rights_of(source: str) -> list[Right]:
         InputError: there is no such monitor.
     """
     if source not in MONITORS:
-        raise InputError(f"there is no source {source!r}; give one of {', '.join(MONITORS.names)}")
+        raise InputError(f"there is no monitor {source!r}; give one of {', '.join(MONITORS.names)}")
     kind = MONITORS.get(source)
     return list(dict.fromkeys([FRAMES, FLAGS, *KEPT, *kind.opens, *kind.keeps]))
 
@@ -65,7 +65,7 @@ def open_monitor(asked: str, here: Circumstances) -> tuple[Monitor, list[str]]:
     if asked != AUTO:
         if asked not in MONITORS:
             raise InputError(
-                f"there is no source {asked!r}; --source takes {', '.join([AUTO, *MONITORS.names])}"
+                f"there is no monitor {asked!r}; --monitor takes {', '.join([AUTO, *MONITORS.names])}"
             )
         return _opened(asked, here), []
     names, unusable = in_order()
@@ -77,7 +77,7 @@ def open_monitor(asked: str, here: Circumstances) -> tuple[Monitor, list[str]]:
             return _opened(name, here.looking()), refused
         except (InputError, OSError) as error:
             refused.append(f"{name}: {error}")
-    raise InputError(f"no source works here ({'; '.join(refused)}); run gpuscan as root")
+    raise InputError(f"no monitor works here ({'; '.join(refused)}); run gpuscan as root")
 
 
 def _opened(name: str, here: Circumstances) -> Monitor:

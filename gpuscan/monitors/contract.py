@@ -25,7 +25,7 @@ class Monitor(Protocol):
     """A mechanism that tells which pages are accessed, open.
 
     Attributes:
-        name: as ``--source`` takes it.
+        name: as ``--monitor`` takes it.
         sees: what it sees and how finely, in a few words.
     """
 

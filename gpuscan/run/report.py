@@ -1,189 +1,26 @@
-"""What a run comes to: a summary, a series, one JSON document, and a directory that keeps it all.
+"""What a run comes to, for a reader: texts, and one JSON document.
 
-Everything here is a pure function of a :class:`gpuscan.engine.tick.RunReport`, except
-:func:`open_out`, which writes. Nothing here draws; ``gpuscan.cli`` does.
-
-A ``--out`` directory holds::
-
-    plan.parquet    every claimed folio with its batch, see gpuscan.store.plan_file
-    series.parquet  one row per tick: the fields of gpuscan.engine.tick.TickReport, then the
-                    source's metrics as ``metric.<name>`` (null where a tick has none)
-    ledger.json     where every request went, and refusals by reason
-    report.json     the document that ``gpuscan run --json`` prints
+Everything here is a pure function of a :class:`gpuscan.engine.tick.RunReport` and its
+:mod:`gpuscan.run.summary`. Nothing here draws; ``gpuscan.cli`` does.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.engine.ledger import Ledger
-from gpuscan.engine.policy import Policy
-from gpuscan.engine.tick import PlanSink, RunReport, TickReport, Walks
-from gpuscan.files.writing import Contents, create_json, new_directory
+from gpuscan.engine.tick import RunReport, TickReport, Walks
 from gpuscan.producers.contract import Told
+from gpuscan.run.summary import FastShare, RunSummary
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from gpuscan.store.plan_file import PatientPlanWriter
-
-OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
-_CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
-"""Files of a ``--out`` directory."""
-
-_AFTER_SHARE = 1 / 10
-"""Part of the ticks that "after" is averaged over, at least one tick. "Before" is the first tick
-alone: nothing has moved yet while it is sampled."""
 _BACK_SHARE = 0.95
 """Part of "after" at which a dip counts as over."""
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True, slots=True)
-class FastShare:
-    """Share of accesses served by fast memory, 0 to 1.
-
-    Attributes:
-        before, after: in the first tick that had accesses, before anything moved, and over the last tenth of
-            the ticks, or where that had none in the last tick that had some.
-        lowest: of any tick.
-        series: per tick; NaN where nothing was accessed.
-    """
-
-    before: float
-    after: float
-    lowest: float
-    series: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """A run in numbers.
-
-    Attributes:
-        fast: None where the source counts no accesses.
-        n_ticks, simulated_ns: rounds, and the time that passed in them.
-        n_scans: ticks in which something was scanned; of another design, walks (or turns).
-        scan_ns_p50, scan_ns_p99, scan_ns_total: wall time of those scans; of walks, modelled.
-        paths: scans by path, ``{"dense": 3, "indexed": 97}``; of another design ``{"walk": 8107}``.
-        examined_bytes: what the scans read.
-        n_plans, n_batches: plans (of another design: walks) and batches.
-        batch_fill: what the batches held over what they could hold; NaN without batches.
-        batch_limit, batch_unit: what one could hold: base pages; of another design, folios.
-        migrated_pages: base pages moved.
-        migrate_busy_ns: time of the busiest migrator of each tick, summed.
-        network_calls, network_bytes: what went to shards elsewhere and back, summed.
-        network_bytes_p50: of a tick.
-        metrics: what the source counted, summed over the ticks.
-    """
-
-    fast: FastShare | None
-    n_ticks: int
-    simulated_ns: int
-    n_scans: int
-    scan_ns_p50: float
-    scan_ns_p99: float
-    scan_ns_total: int
-    paths: dict[str, int]
-    examined_bytes: int
-    n_plans: int
-    n_batches: int
-    batch_fill: float
-    batch_limit: int
-    batch_unit: str
-    migrated_pages: int
-    migrate_busy_ns: float
-    network_calls: int
-    network_bytes: int
-    network_bytes_p50: float
-    metrics: dict[str, float]
-
-    @property
-    def migrated_bytes(self) -> int:
-        """Bytes moved."""
-        return self.migrated_pages * PAGE_BYTES
-
-
-def summarize(report: RunReport) -> RunSummary:
-    """Return the summary of a run (one without a tick has zeros and NaN)."""
-    ticks = report.ticks
-    n_batches, walks = sum(tick.n_batches for tick in ticks), report.walks
-    if walks is None:
-        scans = [tick for tick in ticks if tick.n_plans]
-        scan_ns = np.array([tick.scan_ns for tick in scans], dtype=np.float64)
-        paths = dict(Counter(tick.path for tick in scans))
-        in_batches, limit, unit = sum(tick.batch_pages for tick in ticks), report.policy.batch_pages, "pages"
-    else:
-        scan_ns = walks.times_ns
-        paths = {walks.kind: len(scan_ns)} if len(scan_ns) else {}
-        in_batches, limit, unit = walks.n_batch_folios, walks.batch_limit, "folios"
-    return RunSummary(
-        fast=_fast_share(ticks),
-        n_ticks=len(ticks),
-        simulated_ns=sum(tick.duration_ns for tick in ticks),
-        n_scans=len(scan_ns),
-        scan_ns_p50=float(np.percentile(scan_ns, 50)) if len(scan_ns) else float("nan"),
-        scan_ns_p99=float(np.percentile(scan_ns, 99)) if len(scan_ns) else float("nan"),
-        scan_ns_total=int(scan_ns.sum()),
-        paths=paths,
-        examined_bytes=sum(tick.examined_bytes for tick in ticks),
-        n_plans=sum(tick.n_plans for tick in ticks),
-        n_batches=n_batches,
-        batch_fill=in_batches / (n_batches * limit) if n_batches else float("nan"),
-        batch_limit=limit,
-        batch_unit=unit,
-        migrated_pages=sum(tick.migrated_pages for tick in ticks),
-        migrate_busy_ns=sum(tick.migrate_busy_ns for tick in ticks),
-        network_calls=sum(tick.network_calls for tick in ticks),
-        network_bytes=sum(tick.network_bytes for tick in ticks),
-        network_bytes_p50=float(np.median([tick.network_bytes for tick in ticks])) if ticks else 0.0,
-        metrics=_summed_metrics(ticks),
-    )
-
-
-def fast_share(tick: TickReport) -> float | None:
-    """Return the share of a tick's accesses that fast memory served; None where the source tells of none."""
-    accesses = tick.metrics.get("accesses", 0.0)
-    return tick.metrics["accesses_fast"] / accesses if accesses and "accesses_fast" in tick.metrics else None
-
-
-def _fast_share(ticks: Sequence[TickReport]) -> FastShare | None:
-    told = [tick.metrics if fast_share(tick) is not None else {} for tick in ticks]
-    accesses = np.array([metrics.get("accesses", 0.0) for metrics in told])
-    fast = np.array([metrics.get("accesses_fast", 0.0) for metrics in told])
-    if not accesses.sum():
-        return None
-    series = np.divide(fast, accesses, out=np.full(len(ticks), np.nan), where=accesses > 0)
-
-    known = series[accesses > 0]
-    n_after = max(1, round(len(ticks) * _AFTER_SHARE))
-    n_at_end = accesses[-n_after:].sum()
-    return FastShare(
-        before=float(known[0]),
-        after=float(fast[-n_after:].sum() / n_at_end if n_at_end else known[-1]),
-        lowest=float(np.nanmin(series)),
-        series=tuple(series.tolist()),
-    )
-
-
-def _summed_metrics(ticks: Sequence[TickReport]) -> dict[str, float]:
-    """Sum counts over the ticks; a mean (``mean_...``) is averaged over the ticks that have it."""
-    values: dict[str, list[float]] = {}
-    for tick in ticks:
-        for name, value in tick.metrics.items():
-            values.setdefault(name, []).append(value)
-    return {
-        name: sum(of_name) / len(of_name) if name.startswith("mean_") else sum(of_name)
-        for name, of_name in values.items()
-    }
 
 
 def sparkline(values: Sequence[float], width: int = 60, axis: tuple[float, float] = (0.0, 1.0)) -> str:
@@ -392,70 +229,3 @@ def run_document(report: RunReport, summary: RunSummary, facts: Mapping[str, Any
 def ledger_document(report: RunReport) -> dict[str, Any]:
     """Return the ledger and the refusals of a run for JSON."""
     return {**report.ledger.as_dict(), "refusals": dict(report.refusals.most_common())}
-
-
-def series_columns(ticks: Sequence[TickReport]) -> dict[str, list[Any]]:
-    """Return one column per number of a tick, then one per metric of the source, in order of appearance."""
-    columns = {
-        column.name: [getattr(tick, column.name) for tick in ticks]
-        for column in fields(TickReport)
-        if column.name != "metrics"
-    }
-    names = dict.fromkeys(name for tick in ticks for name in tick.metrics)
-    return columns | {f"metric.{name}": [tick.metrics.get(name) for tick in ticks] for name in names}
-
-
-class OutDirectory:
-    """A ``--out`` directory under way, see :func:`open_out`."""
-
-    def __init__(self, directory: Path, plans: PatientPlanWriter) -> None:
-        self._directory = directory
-        self._plans = plans
-        self.plan_sink: PlanSink = plans.append
-
-    def finish(
-        self, report: RunReport, document: Mapping[str, Any], plans: Iterable[pa.RecordBatch] = ()
-    ) -> None:
-        """Write what is known only after the run.
-
-        Args:
-            report, document: of it.
-            plans: rows of plans that did not go through :attr:`plan_sink` but were kept elsewhere.
-
-        Raises:
-            RunFailedError, OSError: it cannot be written, or a plan could not be.
-        """
-        import pyarrow as pa
-
-        from gpuscan.files.parquet import create_table
-
-        for rows in plans:
-            self._plans.write(rows)
-        self._plans.check()
-        series = pa.table(series_columns(report.ticks))
-        create_table(self._directory / "series.parquet", series)
-        create_json(self._directory / "ledger.json", ledger_document(report))
-        create_json(self._directory / "report.json", document)
-
-
-@contextmanager
-def open_out(path: Path, policy: Policy, *, force: bool = False) -> Iterator[OutDirectory]:
-    """Yield a directory to be filled during a run; it appears as ``path`` when the block ends well.
-
-    Args:
-        path: where; its parent must be there.
-        policy: of the run; its record format and batch size go into the plan file.
-        force: replace an earlier run's directory.
-
-    Raises:
-        InputError: ``path`` holds an earlier run and ``force`` is not set, or something that
-            gpuscan did not write; nothing was touched.
-        RunFailedError: a disk filled, for example; nothing was left there.
-    """
-    from gpuscan.store.plan_file import PatientPlanWriter, PlanWriter
-
-    with (
-        new_directory(path, _CONTENTS, force=force) as directory,
-        PlanWriter(directory / OUT_FILES[0], policy.record_format, policy.batch_pages) as plans,
-    ):
-        yield OutDirectory(directory, PatientPlanWriter(plans))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from gpuscan.base.arguments import flag, function, instance, text, whole
 from gpuscan.base.errors import InputError
 from gpuscan.base.program import PROGRAM
-from gpuscan.base.units import PAGE_BYTES
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.tunables import Tuning
 from gpuscan.engine.stages import ResumableSource
@@ -21,6 +20,8 @@ from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, can_fail, open_backend, takes_over
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
+from gpuscan.run.job import Job, loaded_job
+from gpuscan.run.request import RunRequest
 from gpuscan.sim.frames import index_dtype
 from gpuscan.sim.loops import warm
 from gpuscan.sim.machine import SimulatedMachine
@@ -28,7 +29,6 @@ from gpuscan.sim.spec import MachineSpec
 from gpuscan.store.contract import PageStore
 from gpuscan.store.single import Store
 from gpuscan.topology import Topology
-from gpuscan.topology.resolve import resolve_topology
 from gpuscan.workload.files import Workload
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Scenario:
         store: the records; None for another design than gpuscan, which keeps its own.
         engine: the loop.
         notes: what a user should know before reading the result.
+        goes_on: when the device fails, the CPU goes on to the end.
     """
 
     workload: Workload
@@ -58,6 +59,7 @@ class Scenario:
     store: PageStore | None
     engine: Engine | DesignEngine
     notes: tuple[str, ...]
+    goes_on: bool = False
 
     def run(
         self,
@@ -73,6 +75,27 @@ class Scenario:
         return report
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What listens to a run, or takes its plans.
+
+    Attributes:
+        plan_sink, verify_every_tick: see :class:`gpuscan.engine.tick.Engine`.
+        finish_tick: let the CPU take over from a GPU that fails, though nobody asked for it, for who stops
+            after the tick (:meth:`gpuscan.run.checkpoints.RunCheckpoints.on_tick`).
+        on_failure: called with a sentence when the CPU takes over.
+        on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
+        on_read: called with bytes of the workload's trace while it is checked.
+    """
+
+    plan_sink: PlanSink | None = None
+    verify_every_tick: bool = False
+    finish_tick: bool = False
+    on_failure: Callable[[str], None] | None = None
+    on_checked: Callable[[], None] | None = None
+    on_read: Callable[[int], None] | None = None
+
+
 def build_scenario(
     workload: Workload,
     *,
@@ -81,14 +104,10 @@ def build_scenario(
     device: Device | None = None,
     design: str = PROGRAM,
     n_threads: int | None = None,
-    sharding: Sharding | None = None,
+    fallback: bool = False,
     plan_sink: PlanSink | None = None,
     verify_every_tick: bool = False,
-    fallback: bool = False,
-    finish_tick: bool = False,
     on_failure: Callable[[str], None] | None = None,
-    on_checked: Callable[[], None] | None = None,
-    on_read: Callable[[int], None] | None = None,
 ) -> Scenario:
     """Build everything a workload needs.
 
@@ -103,16 +122,11 @@ def build_scenario(
         topology: run on this machine, whatever the workload's name for it stands for now.
         device: overrides the workload's.
         design: one of :data:`gpuscan.designs.catalogue.DESIGNS`; models run on no device.
-        n_threads: worker threads of the CPU backend, of each shard where there are shards.
-        sharding: keep the records in shards.
-        plan_sink, verify_every_tick: see :class:`gpuscan.engine.tick.Engine`.
+        n_threads: worker threads of the CPU backend.
         fallback: go on on the CPU when the device fails (:mod:`gpuscan.kernels.failover`), which
             keeps a copy of the store in host memory.
-        finish_tick: let the CPU take over from a GPU without ``fallback`` too, for a caller that stops
-            after the tick (:meth:`gpuscan.run.resume.RunCheckpoints.on_tick`).
+        plan_sink, verify_every_tick: see :class:`gpuscan.engine.tick.Engine`.
         on_failure: called with a sentence when the CPU takes over.
-        on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
-        on_read: called with bytes of the workload's trace while it is checked.
 
     Raises:
         InputError: the workload does not fit the machine.
@@ -125,67 +139,50 @@ def build_scenario(
         instance("build_scenario: snapshot", snapshot, Snapshot, "give a gpuscan.Snapshot")
     if topology is not None:
         instance("build_scenario: topology", topology, Topology, "give what resolve_topology() returns")
-    if sharding is not None:
-        from gpuscan.shards.sharded_store import Sharding
-
-        instance("build_scenario: sharding", sharding, Sharding, "give a Sharding")
     text("build_scenario: design", design)
     if device is not None:
         text("build_scenario: device", device)
-    for what, value in (
-        ("verify_every_tick", verify_every_tick),
-        ("fallback", fallback),
-        ("finish_tick", finish_tick),
-    ):
-        flag(f"build_scenario: {what}", value)
-    for what, call in (
-        ("plan_sink", plan_sink),
-        ("on_failure", on_failure),
-        ("on_checked", on_checked),
-        ("on_read", on_read),
-    ):
+    flag("build_scenario: verify_every_tick", verify_every_tick)
+    flag("build_scenario: fallback", fallback)
+    for what, call in (("plan_sink", plan_sink), ("on_failure", on_failure)):
         function(f"build_scenario: {what}", call, "leave it out, or give a function")
     if n_threads is not None:
         whole("build_scenario: n_threads", n_threads, 1)
-    if not DESIGNS.get(design).runs_on_a_store:
-        _check_design(design, workload, device, fallback)
-    frames = None if snapshot is None else snapshot.frames()
-    surveyed = None
-    if snapshot is not None:
-        topology = snapshot.topology
-    elif topology is None:
-        topology = resolve_topology(workload.topology.machine, workload.topology.memory)
-    if workload.source.kind == "trace":
-        from gpuscan.run.trace import survey_trace, trace_spec
+    request = RunRequest(device=device, design=design, n_threads=n_threads, fallback=fallback)
+    hooks = Hooks(plan_sink=plan_sink, verify_every_tick=verify_every_tick, on_failure=on_failure)
+    return build(loaded_job(request, workload, snapshot, topology), hooks)
 
-        surveyed, workload = survey_trace(workload, topology, on_read)
-        spec = trace_spec(workload, topology, surveyed.n_pages)
-    elif frames is None:
-        spec = workload.machine_spec(topology)
-    else:
-        spec = _captured_spec(workload, topology, frames)
-    large_folios = any(process.order for process in spec.processes)
-    if frames is not None:
-        large_folios = bool(frames.order[frames.eligible].any())
+
+def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
+    """Build what a job is of; see :func:`build_scenario`.
+
+    Args:
+        job: what to run.
+        hooks: who listens.
+        sharding: keep the records in shards.
+
+    Raises:
+        InputError: the workload does not fit the machine.
+        DeviceError: the device is not there.
+    """
+    request, topology = job.request, job.topology
+    if request.is_model:
+        _check_design(job)
+    frames = None if job.snapshot is None else job.snapshot.frames()
+    job, spec, surveyed = _machine_spec(job, frames, hooks)
+    workload = job.workload
     policy = workload.engine_policy()
     store = None
-    if DESIGNS.get(design).runs_on_a_store:
-        store = _open_store(
-            topology,
-            policy.record_format,
-            device or workload.device,
-            large_folios,
-            n_threads,
-            sharding,
-            fallback,
-            finish_tick,
-            on_failure,
-        )
+    if not request.is_model:
+        large_folios = any(process.order for process in spec.processes)
+        if frames is not None:
+            large_folios = bool(frames.order[frames.eligible].any())
+        store = _open_store(job, hooks, sharding, large_folios=large_folios)
         store.warm(record=spec.hint_faults.mark == "record")
     warm(index_dtype(topology.page_map.n_pages))
-    if on_checked is not None:
-        on_checked()
-    machine, source, notes = _machine_and_source(workload, topology, spec, snapshot, frames, surveyed)
+    if hooks.on_checked is not None:
+        hooks.on_checked()
+    machine, source, notes = _machine_and_source(job, spec, frames, surveyed)
     if policy.one_thread:
         from gpuscan.producers.demotions import DemotingSource
 
@@ -193,9 +190,11 @@ def build_scenario(
     if store is None:
         from gpuscan.designs.engine import design_engine
 
-        if plan_sink is not None:
-            notes += (f"the design {design} makes no plans: plan.parquet stays empty",)
-        return Scenario(workload, topology, machine, None, design_engine(design, machine, policy), notes)
+        if hooks.plan_sink is not None:
+            notes += (f"the design {request.design} makes no plans: plan.parquet stays empty",)
+        return Scenario(
+            workload, topology, machine, None, design_engine(request.design, machine, policy), notes
+        )
     for event in machine.folios():
         store.admit(event.allocated, event.order)
     if sharding is not None and sharding.directory is not None:
@@ -205,37 +204,48 @@ def build_scenario(
         source,
         SimulatedMigrator(machine),
         policy,
-        plan_sink=plan_sink,
-        verify_every_tick=verify_every_tick,
+        plan_sink=hooks.plan_sink,
+        verify_every_tick=hooks.verify_every_tick,
     )
-    return Scenario(workload, topology, machine, store, engine, notes)
+    return Scenario(workload, topology, machine, store, engine, notes, request.fallback)
 
 
-def _open_backend(
-    device: Device,
-    n_threads: int | None,
-    fallback: bool,
-    finish_tick: bool,
-    on_failure: Callable[[str], None] | None,
-) -> tuple[Backend, str]:
+def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, MachineSpec, Survey | None]:
+    """Return what to simulate, and what was found in a trace, to whose length the job's workload is cut."""
+    workload, topology = job.workload, job.topology
+    if workload.source.kind == "trace":
+        from gpuscan.run.trace import survey_trace, trace_spec
+
+        surveyed, workload = survey_trace(workload, topology, hooks.on_read)
+        return replace(job, workload=workload), trace_spec(workload, topology, surveyed.n_pages), surveyed
+    if frames is None:
+        return job, workload.machine_spec(topology), None
+    from gpuscan.run.captured import captured_spec
+
+    return job, captured_spec(workload, topology, frames), None
+
+
+def _open_backend(request: RunRequest, device: Device, hooks: Hooks) -> tuple[Backend, str]:
     """Open a device, and what takes over from it."""
-    backend, why = open_backend(device, n_threads)
-    if not fallback and not can_fail(backend.name):  # what fails in host memory is not a device
+    backend, why = open_backend(device, request.n_threads)
+    if not request.fallback and not can_fail(backend.name):  # what fails in host memory is not a device
         return backend, why
 
     def open_other() -> Backend:
-        return open_backend(takes_over(), n_threads)[0]
+        return open_backend(takes_over(), request.n_threads)[0]
 
-    return GuardedBackend(backend, open_other if fallback or finish_tick else None, on_failure), why
+    other = open_other if request.fallback or hooks.finish_tick else None
+    return GuardedBackend(backend, other, hooks.on_failure), why
 
 
-def _check_design(design: str, workload: Workload, device: Device | None, fallback: bool) -> None:
+def _check_design(job: Job) -> None:
     """Refuse what a model of another design cannot do."""
+    request, workload, design = job.request, job.workload, job.request.design
     DESIGNS.get(design).check(Tuning(workload.engine_policy()))
     if workload.policy.one_thread:
         raise InputError(f"policy.one_thread is a switch of gpuscan; leave it out, or --design {design}")
-    if device is not None or fallback:
-        option = "--fallback" if device is None else "--device"
+    if request.device is not None or request.fallback:
+        option = "--fallback" if request.device is None else "--device"
         raise InputError(f"the design {design} is a model that runs on no device; leave out {option}")
     if workload.source.kind == "trace":
         raise InputError(
@@ -244,14 +254,10 @@ def _check_design(design: str, workload: Workload, device: Device | None, fallba
 
 
 def _machine_and_source(
-    workload: Workload,
-    topology: Topology,
-    spec: MachineSpec,
-    snapshot: Snapshot | None,
-    frames: Frames | None,
-    surveyed: Survey | None,
+    job: Job, spec: MachineSpec, frames: Frames | None, surveyed: Survey | None
 ) -> tuple[SimulatedMachine, ResumableSource, tuple[str, ...]]:
     """Fill the memory, and return it with what marks its pages and what a user should know."""
+    workload, topology, snapshot = job.workload, job.topology, job.snapshot
     # Not imported at the top: a run of a plain workload starts sooner without these.
     if surveyed is not None:
         from gpuscan.run.trace import trace_source
@@ -268,30 +274,24 @@ def _machine_and_source(
         return machine, trace_source(workload, machine, surveyed), (surveyed.sentence(),)
     if snapshot is not None and frames is not None:
         from gpuscan.records.page_flags import hot_rule
+        from gpuscan.run.captured import left_out
         from gpuscan.sim.captured import machine_from_frames
         from gpuscan.snapshot.folios import captured_frames
 
         machine = machine_from_frames(topology, captured_frames(snapshot, frames), spec)
         n_hot = int(np.count_nonzero(frames.hot))
         hot = f"hot folios of the snapshot: {n_hot:,} ({hot_rule(snapshot.lru_gen)})"
-        return machine, producer_of(machine), (hot, *_left_out(workload))
+        return machine, producer_of(machine), (hot, *left_out(workload))
     machine = SimulatedMachine(topology, spec)
     return machine, producer_of(machine), ()
 
 
-def _open_store(
-    topology: Topology,
-    record_format: str,
-    device: Device,
-    large_folios: bool,
-    n_threads: int | None,
-    sharding: Sharding | None,
-    fallback: bool,
-    finish_tick: bool,
-    on_failure: Callable[[str], None] | None,
-) -> PageStore:
+def _open_store(job: Job, hooks: Hooks, sharding: Sharding | None, *, large_folios: bool) -> PageStore:
+    request, topology = job.request, job.topology
+    record_format = job.workload.engine_policy().record_format
+    device = request.device or job.workload.device
     if sharding is None:
-        backend, why = _open_backend(device, n_threads, fallback, finish_tick, on_failure)
+        backend, why = _open_backend(request, device, hooks)
         store = Store(topology, record_format, backend, large_folios=large_folios)
         store.device_reason = why
         return store
@@ -304,64 +304,7 @@ def _open_store(
         n_shards=sharding.n_shards,
         transport=sharding.transport,
         large_folios=large_folios,
-        n_threads=n_threads,
-        fallback=fallback or finish_tick,
-        on_failure=on_failure,
+        n_threads=request.n_threads or sharding.n_threads,
+        cpu_takes_over=request.fallback or hooks.finish_tick,
+        on_failure=hooks.on_failure,
     )
-
-
-def _captured_spec(workload: Workload, topology: Topology, frames: Frames) -> MachineSpec:
-    """Return what to simulate on a captured machine: the workload's first process on all nodes with CPUs.
-
-    Its folios are the snapshot's; its size, theirs, sets how often it accesses memory.
-    """
-    cpu_nids = tuple(node.nid for node in topology.nodes if node.cpus)
-    if not cpu_nids:
-        raise InputError(
-            f"no node of {topology.name!r} has CPUs, so nobody accesses its memory; capture it again"
-        )
-    if workload.producer.only_lower_tier and all(
-        topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages
-    ):
-        raise InputError(
-            f"all memory of {topology.name!r} is one tier, so workload {workload.name} has nothing to "
-            "promote; give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
-        )
-    _check_applies(workload, topology, cpu_nids)
-    n_pages = int((1 << frames.order[frames.eligible].astype(np.int64)).sum())
-    first = workload.processes[0].model_copy(
-        update={"cpus_of": cpu_nids, "memory": max(1, n_pages) * PAGE_BYTES, "placement": (), "thp": False}
-    )
-    return workload.model_copy(update={"processes": (first,)}).machine_spec(topology)
-
-
-def _check_applies(workload: Workload, topology: Topology, cpu_nids: Sequence[int]) -> None:
-    """Refuse a workload that would show nothing on a captured machine."""
-    process = workload.processes[0]
-    nids = [node.nid for node in topology.nodes if node.present_pages]
-    remedy = "; run cxl-promote with --split-cxl 50%, or capture a machine that has several"
-    if (process.move_at or process.rotate_every) and len(cpu_nids) < 2:
-        raise InputError(
-            f"workload {workload.name} moves its tasks between nodes, and {topology.name!r} has one node "
-            f"with CPUs{remedy}"
-        )
-    if len(nids) < 2:
-        raise InputError(
-            f"all memory of {topology.name!r} is on node {nids[0]}, so workload {workload.name} has nowhere "
-            f"to move pages{remedy}"
-        )
-    if process.pattern.kind == "scan":
-        raise InputError(
-            f"workload {workload.name}: pattern.kind = 'scan' needs the address space of a process, which a "
-            "snapshot does not have; use zipf (its hot folios) or uniform"
-        )
-
-
-def _left_out(workload: Workload) -> tuple[str, ...]:
-    """Return what of a workload a captured machine leaves out."""
-    left_out = []
-    if len(workload.processes) > 1:
-        left_out.append(f"only the first of {len(workload.processes)} processes runs, over all its folios")
-    if workload.processes[0].pattern.shift_every:
-        left_out.append("pattern.shift_every does not apply: the hot folios are those of the snapshot")
-    return tuple(left_out)

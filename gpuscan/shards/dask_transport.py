@@ -265,7 +265,7 @@ def check_workers(n_workers: int) -> None:
 
 @contextmanager
 def joined_cluster(
-    given: str, n_workers: int | None = None, *, insecure: bool = False
+    given: str, n_workers: int | None = None, *, without_tls: bool = False
 ) -> Iterator[DaskTransport]:
     """Yield a transport to a cluster that runs already, or is about to; its workers need gpuscan, and stay.
 
@@ -273,7 +273,7 @@ def joined_cluster(
         given: address of its scheduler, ``tls://host:8786``, or the path of a scheduler file (``*.json``),
             which may not be there yet.
         n_workers: to wait for; by default those that there are once there is one.
-        insecure: whether one without TLS may be joined.
+        without_tls: whether one without TLS may be joined.
 
     Raises:
         InputError: Dask is not installed, nobody answers there, or it is not to be trusted
@@ -281,7 +281,7 @@ def joined_cluster(
         RunFailedError: no worker came, or not as many as that.
     """
     distributed = _distributed()
-    address = scheduler_address(given, insecure=insecure, timeout_s=_JOIN_TIMEOUT_S)
+    address = scheduler_address(given, without_tls=without_tls, timeout_s=_JOIN_TIMEOUT_S)
     try:
         client = distributed.Client(
             address,

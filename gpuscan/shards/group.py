@@ -60,7 +60,7 @@ class ShardGroup:
     Args:
         transport: how they are reached; closed with the group.
         specs: one for each.
-        fallback: make a shard whose device fails again on the CPU, once :meth:`protect` was called.
+        cpu_takes_over: make a shard whose device fails again on the CPU, once :meth:`protect` was called.
         on_failure: called with a sentence when that happens.
 
     Attributes:
@@ -78,14 +78,14 @@ class ShardGroup:
         transport: Transport,
         specs: Sequence[ShardSpec],
         *,
-        fallback: bool = False,
+        cpu_takes_over: bool = False,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
         self.transport = transport
         self.recoveries: list[Recovery] = []
         self.device_failures: list[str] = []
         self._specs = list(specs)
-        self._fallback = fallback
+        self._cpu_takes_over = cpu_takes_over
         self._on_failure = on_failure
         self._seq = [0] * len(specs)
         self._why = [""] * len(specs)
@@ -296,7 +296,7 @@ class ShardGroup:
             self._why[shard] = lost.why
         except (DeviceError, DeviceFailedError) as error:
             sentence = self._why[shard] = f"shard {shard}: {error}"
-            if not (self._fallback and self._logs) or self._specs[shard].device == takes_over():
+            if not (self._cpu_takes_over and self._logs) or self._specs[shard].device == takes_over():
                 raise DeviceFailedError(sentence) from error
             self._specs[shard] = replace(self._specs[shard], device=takes_over())
             sentence += ": the CPU went on from its checkpoint and log"

@@ -32,12 +32,12 @@ def is_scheduler_file(given: str) -> bool:
     return "://" not in given and given.endswith(".json")
 
 
-def scheduler_address(given: str, *, insecure: bool, timeout_s: float) -> str:
+def scheduler_address(given: str, *, without_tls: bool, timeout_s: float) -> str:
     """Return the address of a scheduler that may be joined.
 
     Args:
         given: an address, or the path of a scheduler file (``*.json``), which may not be there yet.
-        insecure: whether anything but TLS is allowed.
+        without_tls: whether anything but TLS is allowed.
         timeout_s: how long the file is waited for.
 
     Raises:
@@ -53,7 +53,7 @@ def scheduler_address(given: str, *, insecure: bool, timeout_s: float) -> str:
         )
     if parsed[1] is None:
         address = f"tcp://{address}"
-    if parsed[1] != "tls" and not insecure:
+    if parsed[1] != "tls" and not without_tls:
         raise InputError(
             f"{address}{where} is not tls://, so whoever reaches the cluster can run code in it and here; "
             "start it with TLS (docs/scale.md), or say --insecure on a network that is yours alone"

@@ -73,7 +73,7 @@ class ShardedStore(PageStore):
         n_shards: parts, of whole sections, as even as can be.
         transport: where they are; in this process by default. Closed with the store.
         n_threads: worker threads of the CPU backend, for each shard.
-        fallback, on_failure: see :class:`gpuscan.shards.group.ShardGroup`.
+        cpu_takes_over, on_failure: see :class:`gpuscan.shards.group.ShardGroup`.
 
     Raises:
         InputError: fewer sections than shards.
@@ -92,14 +92,14 @@ class ShardedStore(PageStore):
         fixed_target: int | None = None,
         large_folios: bool = False,
         n_threads: int | None = None,
-        fallback: bool = False,
+        cpu_takes_over: bool = False,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
         instance("a store's topology", topology, Topology, TOPOLOGY_REMEDY)
         layout = layout_of(topology, topology.page_map, record_format_name, fixed_target, large_folios)
         n_shards = whole("a sharded store's n_shards", n_shards, 1)
         instance("a sharded store's device", device, str, "give its name; every shard opens its own")
-        flag("a sharded store's fallback", fallback)
+        flag("a sharded store's cpu_takes_over", cpu_takes_over)
         if transport is not None:
             has_methods(
                 "a sharded store's transport", transport, ("create", "close"), "leave it out, or give one"
@@ -125,7 +125,7 @@ class ShardedStore(PageStore):
             for shard in range(n_shards)
         ]
         self.group = ShardGroup(
-            transport or InProcessTransport(), specs, fallback=fallback, on_failure=on_failure
+            transport or InProcessTransport(), specs, cpu_takes_over=cpu_takes_over, on_failure=on_failure
         )
         self._active = np.zeros(N_NODES_MAX, dtype=np.uint8)
         self._n_ready = np.zeros(n_shards, dtype=np.int64)

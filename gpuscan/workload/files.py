@@ -23,12 +23,12 @@ from gpuscan.base.nearby import meant_file
 from gpuscan.files.reading import TOML_BYTES_MAX, UnfitError, parse_toml, read_file, toml_place
 from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.topology.resolve import names_file
+from gpuscan.workload import DEFAULT_WORKLOAD
 from gpuscan.workload.model import MODELS, Workload, suggestion
 from gpuscan.workload.producer_model import Producer, table_names
 
 __all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_text", "builtin_workloads", "load_workload"]
 
-DEFAULT_WORKLOAD = "cxl-promote"
 _FILES = (("topology", "machine", names_file), ("source", "trace", bool))
 """Tables and keys whose value is a path, if it is one: in a workload file it is relative to that file."""
 

@@ -22,8 +22,9 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.engine.stages import Sampled
 from gpuscan.engine.tick import TickReport
+from gpuscan.run import checkpoints as checkpoints_module
 from gpuscan.run import resume as resume_module
-from gpuscan.run.resume import RunCheckpoints
+from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.topology.resolve import resolve_topology
 from hosts import small_host
 from runs import Case, Crash
@@ -305,8 +306,8 @@ def test_a_gpuscan_with_other_defaults_refuses(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     crashed(5, "small.toml")
-    made = resume_module._made
-    monkeypatch.setattr(resume_module, "_made", lambda scenario: {**made(scenario), "ticks": 11})
+    made = resume_module.made_of
+    monkeypatch.setattr(resume_module, "made_of", lambda scenario: {**made(scenario), "ticks": 11})
     capsys.readouterr()
     assert main(["resume", "state"]) == 2
     assert "makes another machine or policy of the same workload" in capsys.readouterr().err
@@ -315,10 +316,12 @@ def test_a_gpuscan_with_other_defaults_refuses(
 def test_a_state_that_lacks_something_is_one_sentence(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = resume_module.scenario_state
+    state = checkpoints_module.scenario_state
     with monkeypatch.context() as patch:
         patch.setattr(
-            resume_module, "scenario_state", lambda scenario: {**state(scenario), "migrator": {"dice": 3}}
+            checkpoints_module,
+            "scenario_state",
+            lambda scenario: {**state(scenario), "migrator": {"dice": 3}},
         )
         crashed(5, "small.toml")
     capsys.readouterr()

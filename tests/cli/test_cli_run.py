@@ -16,7 +16,7 @@ from gpuscan.cli.devices import note_if_compiling
 from gpuscan.cli.main import main
 from gpuscan.cli.output import Output
 from gpuscan.designs.catalogue import DESIGNS
-from gpuscan.run.report import OUT_FILES
+from gpuscan.run.out import OUT_FILES
 from gpuscan.store.plan_file import read_plans
 
 # A machine of 1 GiB that is promoted within a second of its time.

@@ -17,7 +17,8 @@ from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.engine import design_engine
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
-from gpuscan.run.report import summarize, summary_rows
+from gpuscan.run.report import summary_rows
+from gpuscan.run.summary import summarize
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, ProcessSpec
 from machines import tiered

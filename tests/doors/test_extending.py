@@ -140,7 +140,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("--rounds", "1", "--threads", "1", "--peers", "lexsort,numpy", "--out", "bench", "--json"),
     ),
     "live": (
-        *("live", "--quiet", "--device", "cpu", "--dry-run", "--source", "resident", "--json"),
+        *("live", "--quiet", "--device", "cpu", "--dry-run", "--monitor", "resident", "--json"),
         *("--for", "200ms", "--", "sleep", "60"),
     ),
 }
@@ -192,10 +192,10 @@ def test_doctor_has_them_and_says_which_are_broken(done: dict[str, Done]) -> Non
     found = {check["name"]: check for check in done["doctor"].document["checks"]}
     assert "one-thread" in found["devices"]["found"].split(", ")
     assert found["one-thread"]["found"] == "the CPU, one thread"
-    assert found["live --source resident"]["found"].startswith("needs CAP_SYS_ADMIN")
+    assert found["live --monitor resident"]["found"].startswith("needs CAP_SYS_ADMIN")
     why = "gpuscan_broken 1.0 cannot be loaded (ZeroDivisionError: division by zero)"
     assert why in found["broken"]["found"]
-    assert why in found["live --source broken"]["remedy"]
+    assert why in found["live --monitor broken"]["remedy"]
 
 
 def test_a_producer_and_a_backend_run(done: dict[str, Done]) -> None:

@@ -178,7 +178,7 @@ def checkpoint_names(path: Path) -> list[str]:
 
 def killed_at_tick_1(directory: Path) -> None:
     """Leave a run that was killed after its first tick."""
-    from gpuscan.run.resume import RunCheckpoints
+    from gpuscan.run.checkpoints import RunCheckpoints
 
     class Stop(BaseException):
         pass

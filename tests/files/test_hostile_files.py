@@ -32,7 +32,7 @@ from gpuscan.cli.output import Output
 from gpuscan.files import reading
 from gpuscan.files.chunks import decoded
 from gpuscan.files.reading import UnfitError, parse_json, parse_toml, parsed_bytes
-from gpuscan.run.resume import KIND
+from gpuscan.run.checkpoints import KIND
 from gpuscan.shards import log as shard_log
 from gpuscan.shards.log import RequestLog
 from gpuscan.snapshot.snapshot import Snapshot

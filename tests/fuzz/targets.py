@@ -32,7 +32,8 @@ from gpuscan.checkpoint.state import canonical
 from gpuscan.checkpoint.store_state import KIND, load_store, save_store
 from gpuscan.engine.tick import Engine
 from gpuscan.records.page_map import SECTION_PAGES
-from gpuscan.run.resume import ResumedRun, RunCheckpoints
+from gpuscan.run.checkpoints import RunCheckpoints
+from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
 from gpuscan.snapshot.snapshot import Snapshot
 from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans

@@ -91,7 +91,7 @@ def test_a_process_that_maps_remaps_and_forks_at_random_is_not_harmed(tmp_path: 
                 unsettled.process.terminate()
             return False
 
-        ran = run_live(unsettled.pid, for_s=120, source="damon", until=end_it_when_enough_has_moved)
+        ran = run_live(unsettled.pid, for_s=120, monitor="damon", until=end_it_when_enough_has_moved)
         status = unsettled.end(60)
     assert status == 0, "every page held what was written to it"
     show(f"maps, remaps and forks at random, seed {seed}", ran)

@@ -46,7 +46,7 @@ def put(workload: Workload, *, hot: int, cold: int) -> None:
 def test_soft_dirty_moves_the_written_pages_and_no_other(workload: Workload) -> None:
     put(workload, hot=FAR, cold=FAR)
     near = Near(workload, NEAR, share=1.0)
-    ran = run_live(workload.pid, for_s=LONG_S, source="soft-dirty", until=near)
+    ran = run_live(workload.pid, for_s=LONG_S, monitor="soft-dirty", until=near)
     share = on_node(workload, NEAR)
     show("hot quarter of 64 MiB", ran, source="soft-dirty", share=share, after_s=near.after_s)
     assert share == Share(1.0, 0)
@@ -56,7 +56,7 @@ def test_soft_dirty_moves_the_written_pages_and_no_other(workload: Workload) -> 
 def test_damon_on_physical_memory(workload: Workload) -> None:
     put(workload, hot=FAR, cold=FAR)
     near = Near(workload, NEAR)
-    ran = run_live(workload.pid, for_s=LONG_S, source="damon-paddr", until=near)
+    ran = run_live(workload.pid, for_s=LONG_S, monitor="damon-paddr", until=near)
     share = on_node(workload, NEAR)
     show("hot quarter of 64 MiB", ran, source="damon-paddr", share=share, after_s=near.after_s)
     assert share.hot >= ENOUGH
@@ -86,7 +86,7 @@ def test_kpageflags_finds_what_was_read_through_the_file(tmp_path: Path) -> None
 
         assert not near().any()
         ran = run_live(
-            holder.pid, for_s=LONG_S, source="kpageflags", until=lambda *_: bool(near()[hot].all())
+            holder.pid, for_s=LONG_S, monitor="kpageflags", until=lambda *_: bool(near()[hot].all())
         )
         share = Share(float(near()[hot].mean()), int(near()[~hot].sum()))
     show("a quarter of a 32 MiB file, read", ran, source="kpageflags", share=share)
@@ -105,7 +105,7 @@ def test_cold_pages_go_down_and_hot_ones_up(workload: Workload, source: str) -> 
         return near.hot >= ENOUGH and near.n_cold <= (1 - ENOUGH) * n_cold
 
     ran = run_live(
-        workload.pid, for_s=LONG_S, source=source, demote=True, cold_after_ns=2_000_000_000, until=exchanged
+        workload.pid, for_s=LONG_S, monitor=source, demote=True, cold_after_ns=2_000_000_000, until=exchanged
     )
     near, far = on_node(workload, NEAR), on_node(workload, FAR)
     show("hot pages far, cold ones near, --demote", ran, source=source, share=near)
@@ -181,7 +181,7 @@ def test_cold_pages_go_down_though_newcomers_start_kdamonds_anew(workload: Workl
         ran = run_live(
             for_s=LONG_S,
             cgroup=Path("gpuscan-churn"),
-            source="damon",
+            monitor="damon",
             demote=True,
             cold_after_ns=4_000_000_000,
             until=until,
@@ -242,7 +242,7 @@ def test_the_writes_of_a_command(tmp_path: Path) -> None:
 
     ran = run_live(
         for_s=LONG_S,
-        source="written",
+        monitor="written",
         command=(*shell, *PAUSE, "--mib", "64", "--node", str(FAR)),
         until=until,
     )
@@ -256,8 +256,8 @@ def test_the_writes_of_a_command(tmp_path: Path) -> None:
 
 def test_idle_page_tracking_is_refused_in_one_sentence(workload: Workload) -> None:
     with pytest.raises(InputError) as refused:
-        LiveSession(LiveRequest(pids=(workload.pid,), source="idle", device="cpu"))
+        LiveSession(LiveRequest(pids=(workload.pid,), monitor="idle", device="cpu"))
     assert str(refused.value) == (
         "/sys/kernel/mm/page_idle/bitmap is not there: the kernel has no CONFIG_IDLE_PAGE_TRACKING; "
-        "take another --source"
+        "take another --monitor"
     )

@@ -21,7 +21,8 @@ from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.run import scenario as scenario_module
-from gpuscan.run.resume import ResumedRun, RunCheckpoints
+from gpuscan.run.checkpoints import RunCheckpoints
+from gpuscan.run.resume import ResumedRun
 from gpuscan.shards import shard as shard_module
 from gpuscan.shards.sharded_store import Sharding
 from gpuscan.shards.transport import InProcessTransport

@@ -159,7 +159,7 @@ def test_a_live_run_has_what_it_needs_and_its_command_what_the_caller_has(source
         except InputError as error:
             pytest.skip(str(error))
     rights = [*KEPT, Right("CAP_KILL", "")]
-    with live("--source", source, "--", "sh", "-c", TELLS) as running:
+    with live("--monitor", source, "--", "sh", "-c", TELLS) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         first = json.loads(running.stdout.readline())
@@ -184,7 +184,7 @@ def test_a_live_run_has_what_it_needs_and_its_command_what_the_caller_has(source
 @needs_setpriv
 def test_a_live_run_without_root_names_what_is_missing():
     lacks = as_nobody("CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN")
-    with live("--source", "kpageflags", "--", "true", before=lacks) as running:
+    with live("--monitor", "kpageflags", "--", "true", before=lacks) as running:
         _, said = running.communicate(timeout=60)
     if "Permission denied" in said and "gpuscan: error" not in said:
         pytest.skip("this checkout may not be read by others")
@@ -200,7 +200,7 @@ def test_a_live_run_without_root_names_what_is_missing():
 @needs_setpriv
 def test_a_live_run_without_root_works_with_the_capabilities_it_names():
     enough = as_nobody("CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
-    with live("--source", "kpageflags", "--", "sleep", "60", before=enough) as running:
+    with live("--monitor", "kpageflags", "--", "sleep", "60", before=enough) as running:
         assert running.stdout is not None
         first = json.loads(running.stdout.readline())
         assert {thread["CapPrm"] for thread in statuses(running.pid)} == {mask(*KEPT)}
@@ -217,7 +217,7 @@ def test_a_live_run_without_root_works_with_the_capabilities_it_names():
 @needs_root
 def test_who_calls_it_from_a_process_of_their_own_keeps_all(capsys):
     before = Path("/proc/self/status").read_text()
-    arguments = ["live", "--device", "cpu", "--dry-run", "--source", "kpageflags", "--", "true"]
+    arguments = ["live", "--device", "cpu", "--dry-run", "--monitor", "kpageflags", "--", "true"]
     assert main(arguments) == 0
     assert parsed(Path("/proc/self/status").read_text()) == parsed(before)
 
@@ -229,7 +229,7 @@ def test_every_source_says_which_rights_it_needs():
         assert {FRAMES, FLAGS} <= set(rights)
     assert set(MONITORS.get("soft-dirty").keeps) <= set(rights_of("soft-dirty"))
     assert SYSFS in rights_of("damon")
-    with pytest.raises(InputError, match="no source"):
+    with pytest.raises(InputError, match="no monitor"):
         rights_of("auto")
 
 

@@ -208,7 +208,7 @@ def started_live(*arguments):
     """Start ``gpuscan live`` as a process of its own."""
     command = [sys.executable, "-m", "gpuscan", "live", "--device", "cpu", "--dry-run"]
     return subprocess.Popen(
-        [*command, "--source", "kpageflags", *arguments],
+        [*command, "--monitor", "kpageflags", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -229,7 +229,7 @@ def test_json_lines_of_a_dry_run(capsys, sleeper, monkeypatch):
     kept = []
     monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(True))
     code, out, _ = run(
-        capsys, "--json", "--dry-run", "--source", "kpageflags", "--for", "300ms", "--pid", str(sleeper.pid)
+        capsys, "--json", "--dry-run", "--monitor", "kpageflags", "--for", "300ms", "--pid", str(sleeper.pid)
     )
     assert (code, kept) == (0, [True])
     first, *ticks, last = [json.loads(line) for line in out.splitlines()]
@@ -247,7 +247,7 @@ def test_json_lines_of_a_dry_run(capsys, sleeper, monkeypatch):
 @needs_root
 def test_a_command_is_started_watched_and_its_end_ends_the_run(capsys):
     code, out, err = run(
-        capsys, "--json", "--dry-run", "--source", "kpageflags", "--", "sh", "-c", "sleep 0.3; exit 7"
+        capsys, "--json", "--dry-run", "--monitor", "kpageflags", "--", "sh", "-c", "sleep 0.3; exit 7"
     )
     assert code == 7
     last = json.loads(out.splitlines()[-1])
@@ -262,7 +262,7 @@ def test_what_a_command_left_running_is_ended_with_the_run(tmp_path, monkeypatch
     said = tmp_path / "pid"
     request = LiveRequest(
         command=("sh", "-c", f"sleep 60 & echo $! >{said}; sleep 1"),
-        source="kpageflags",
+        monitor="kpageflags",
         dry_run=True,
         device="cpu",
         for_ns=2_500_000_000,
@@ -281,7 +281,7 @@ def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper, monkeypatch):
     with subprocess.Popen([sys.executable, "-c", SLEEP]) as other:
         request = LiveRequest(
             pids=(sleeper.pid, other.pid),
-            source="kpageflags",
+            monitor="kpageflags",
             dry_run=True,
             device="cpu",
             for_ns=1_500_000_000,
@@ -295,7 +295,7 @@ def test_who_has_ended_is_no_process_of_the_run_any_more(sleeper, monkeypatch):
 @needs_root
 def test_two_looks_fall_into_the_window_however_long_they_take(sleeper):
     request = LiveRequest(
-        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", interval_ns=2_000_000_000
+        pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu", interval_ns=2_000_000_000
     )
     with LiveSession(request) as session:
         assert session.engine.policy.window_ns == 6_000_000_000
@@ -309,7 +309,7 @@ def test_two_looks_fall_into_the_window_however_long_they_take(sleeper):
 @needs_root
 def test_the_overhead_is_of_the_time_that_the_moves_took_too(sleeper):
     request = LiveRequest(
-        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
+        pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
     )
     with LiveSession(request) as session:
         tick = session.engine.tick
@@ -381,7 +381,7 @@ def test_a_signal_while_the_command_starts_does_not_leave_it_behind(monkeypatch)
     monkeypatch.setattr(System, "start", starts)
     before = signal.signal(signal.SIGTERM, unwinds)  # as the command line has it
     try:
-        request = LiveRequest(command=("sleep", "60"), source="kpageflags", dry_run=True, device="cpu")
+        request = LiveRequest(command=("sleep", "60"), monitor="kpageflags", dry_run=True, device="cpu")
         with LiveSession(request) as session:
             session.run(lambda: None, lambda *_: None)
         assert session.totals.end_reason == "interrupted"
@@ -414,9 +414,9 @@ def test_a_target_that_is_not_there(capsys, sleeper):
 
 
 def test_a_source_that_does_not_exist(capsys, sleeper):
-    code, _, err = run(capsys, "--dry-run", "--source", "nonsense", "--pid", str(sleeper.pid))
+    code, _, err = run(capsys, "--dry-run", "--monitor", "nonsense", "--pid", str(sleeper.pid))
     assert code == 2
-    assert "--source takes" in err
+    assert "--monitor takes" in err
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_prometheus_metrics_of_a_run(sleeper):
         port = probe.getsockname()[1]
     exporter = Exporter("127.0.0.1", port)
     request = LiveRequest(
-        pids=(sleeper.pid,), source="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
+        pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu", for_ns=200_000_000
     )
     with LiveSession(request) as session:
         session.run(lambda: None, lambda *_: exporter.update(session))
@@ -507,7 +507,7 @@ def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypat
         return popen
 
     monkeypatch.setattr(live_session, "plainly", lambda system: ended)
-    found, out, err = run(capsys, "--dry-run", "--source", "kpageflags", "--", *argv)
+    found, out, err = run(capsys, "--dry-run", "--monitor", "kpageflags", "--", *argv)
     assert found == code
     assert f"command {how}\n" in re.sub(" +", " ", out)
     assert "note: the command ended before it could be watched" in err
@@ -516,7 +516,7 @@ def test_a_command_that_ended_before_it_was_watched_is_an_ordinary_end(monkeypat
 
 @needs_root
 def test_a_command_that_is_ended_with_the_run_does_not_make_it_fail(capsys):
-    arguments = ["--dry-run", "--source", "kpageflags", "--for", "200ms", "--json", "--", "sleep", "60"]
+    arguments = ["--dry-run", "--monitor", "kpageflags", "--for", "200ms", "--json", "--", "sleep", "60"]
     code, out, _ = run(capsys, *arguments)
     last = json.loads(out.splitlines()[-1])
     assert (code, last["reason"]) == (0, "time is over")
@@ -567,7 +567,7 @@ def test_ctrl_c_of_a_terminal_reaches_the_command_which_ends_by_itself():
     ready = "trap 'sleep 0.5; exit 5' INT; echo up; while :; do sleep 0.1; done"
     pid, terminal = pty.fork()
     if not pid:
-        arguments = ["live", "--device", "cpu", "--dry-run", "--source", "kpageflags", "--json"]
+        arguments = ["live", "--device", "cpu", "--dry-run", "--monitor", "kpageflags", "--json"]
         os.execv(sys.executable, [sys.executable, "-m", "gpuscan", *arguments, "--", "sh", "-c", ready])
     shown = b""
     with open(terminal, "r+b", buffering=0) as screen:  # noqa: PTH123  # by descriptor
@@ -599,7 +599,7 @@ def test_a_second_signal_breaks_it_off():
 
 @needs_root
 def test_the_table_of_a_dry_run_is_of_the_machine_that_is_planned_for(sleeper, capsys):
-    with LiveSession(LiveRequest(pids=(sleeper.pid,), dry_run=True, source="kpageflags")) as session:
+    with LiveSession(LiveRequest(pids=(sleeper.pid,), dry_run=True, monitor="kpageflags")) as session:
         if len([node for node in read_host().topology.nodes if node.present_pages]) > 1:
             pytest.skip("this machine has several nodes")
         session.run(session._stop.set, lambda *_: None)

@@ -107,7 +107,7 @@ def _live(
         pids=tuple(world.processes) if selection == "pids" else (),
         cgroup=Path("simulated") if selection == "cgroup" else None,
         command=("worker",) if selection == "command" else (),
-        source=source,
+        monitor=source,
         for_ns=ms * 1_000_000,
         demote=machine.scenario.demote,
         cold_after_ns=200_000_000,

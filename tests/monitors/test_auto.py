@@ -53,7 +53,7 @@ def test_auto_goes_by_places_and_passes_over_what_is_broken(monkeypatch):
     assert catalogue.open_monitor("never", here)[0].name == "never"
     with pytest.raises(InputError, match="while one is asked for"):
         catalogue.open_monitor("first", here)
-    with pytest.raises(InputError, match="there is no source 'x'; --source takes auto, last, never"):
+    with pytest.raises(InputError, match="there is no monitor 'x'; --monitor takes auto, last, never"):
         catalogue.open_monitor("x", here)
     for name in ("last", "second"):
         kinds[name] = kinds["first"]

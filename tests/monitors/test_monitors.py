@@ -281,7 +281,7 @@ def test_damon_without_demotion_reports_accessed_regions_only(kernel, process):
 
 def test_too_many_processes_for_a_kdamond_each(kernel, process):
     monitor = DamonVirtual(System(kernel.root))
-    with pytest.raises(InputError, match="--source damon-paddr"):
+    with pytest.raises(InputError, match="--monitor damon-paddr"):
         monitor.watch([process] * (MOST_PROCESSES + 1))
     monitor.close()
 

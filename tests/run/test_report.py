@@ -19,18 +19,9 @@ from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.files.writing import json_text
 from gpuscan.producers.contract import Told
-from gpuscan.run.report import (
-    OUT_FILES,
-    fast_share,
-    ledger_rows,
-    open_out,
-    run_document,
-    series_columns,
-    share_axis,
-    sparkline,
-    summarize,
-    summary_rows,
-)
+from gpuscan.run.out import OUT_FILES, open_out, series_columns
+from gpuscan.run.report import ledger_rows, run_document, share_axis, sparkline, summary_rows
+from gpuscan.run.summary import fast_share, summarize
 from gpuscan.store.plan import Plan
 from gpuscan.store.plan_file import read_plans
 
@@ -271,7 +262,7 @@ def full_disk(*_: object, **__: object) -> None:
         "pyarrow.parquet.ParquetWriter.write_table",
         "pyarrow.parquet.ParquetWriter.close",
         "pyarrow.parquet.write_table",
-        "gpuscan.run.report.create_json",
+        "gpuscan.run.out.create_json",
         "gpuscan.files.writing.sync",
         "gpuscan.files.writing._take_name",
         "gpuscan.files.writing.os.mkdir",

@@ -29,6 +29,7 @@ from gpuscan.cli.output import Output
 from gpuscan.cli.shards import open_shards
 from gpuscan.engine.tick import RunReport
 from gpuscan.kernels.registry import Device
+from gpuscan.run.request import RunRequest
 from gpuscan.shards import dask_transport, joining
 from gpuscan.shards.dask_transport import DaskTransport, ShardActor, joined_cluster, local_cluster
 from gpuscan.shards.messages import pack
@@ -159,7 +160,7 @@ def test_nobody_there_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.2)
     with (
         pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1 "),
-        joined_cluster("tcp://127.0.0.1:1", insecure=True),
+        joined_cluster("tcp://127.0.0.1:1", without_tls=True),
     ):
         pass
 
@@ -204,17 +205,17 @@ def test_what_is_no_scheduler_file_is_not_waited_for(
     place = tmp_path / "dask.json"
     make(place)
     with pytest.raises(InputError, match=says):
-        joining.scheduler_address(str(place), insecure=False, timeout_s=30)
+        joining.scheduler_address(str(place), without_tls=False, timeout_s=30)
 
 
 def test_as_many_workers_as_were_asked_for_are_waited_for(
     certified: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = certified
-    with open_shards(2, address, None, Output(False, quiet=True)) as sharding:
+    with open_shards(RunRequest(workers=2, cluster=address), Output(False, quiet=True)) as sharding:
         assert sharding is not None
         assert sharding.n_shards == 2
-    with open_shards(None, address, None, Output(False, quiet=True)) as sharding:
+    with open_shards(RunRequest(cluster=address), Output(False, quiet=True)) as sharding:
         assert sharding is not None
         assert sharding.n_shards == 3
     monkeypatch.setattr(dask_transport, "_JOIN_TIMEOUT_S", 0.2)
@@ -323,7 +324,7 @@ def test_a_device_that_fails_at_a_worker_is_replaced_by_the_cpu(
 
     cluster._client.run(let_fail)
     try:
-        found = run(store := protected(cluster, tmp_path / "shards", "auto", fallback=True), 3, 6)
+        found = run(store := protected(cluster, tmp_path / "shards", "auto", cpu_takes_over=True), 3, 6)
     finally:
         cluster._client.run(mend)
     assert_same_run(found, single(3, 6, machine(1)))

@@ -59,7 +59,7 @@ def run_on(
 
 def test_a_shard_whose_device_fails_goes_on_on_the_cpu(gpu: Gpu, tmp_path: Path) -> None:
     expected = single(2, 4, machine(1))
-    found, store, n_before = run_on(gpu, tmp_path / "calm", fallback=True)
+    found, store, n_before = run_on(gpu, tmp_path / "calm", cpu_takes_over=True)
     assert_same_run(found, expected)
     assert (store.device_name, store.device_failures()) == ("mixed", ())
     calls = gpu.calls[n_before:]
@@ -67,7 +67,7 @@ def test_a_shard_whose_device_fails_goes_on_on_the_cpu(gpu: Gpu, tmp_path: Path)
     for number, fails_after in enumerate(range(0, len(calls), max(1, len(calls) // 12))):
         heard: list[str] = []
         found, store, _ = run_on(
-            gpu, tmp_path / str(number), fails_after, fallback=True, on_failure=heard.append
+            gpu, tmp_path / str(number), fails_after, cpu_takes_over=True, on_failure=heard.append
         )
         assert_same_run(found, expected)
         assert len(gpu.calls) == n_before + fails_after + 1  # nobody asked the dead device again
@@ -82,9 +82,9 @@ def test_a_shard_whose_device_fails_goes_on_on_the_cpu(gpu: Gpu, tmp_path: Path)
 
 def test_a_device_that_fails_when_counts_are_cut_is_replaced_too(gpu: Gpu, tmp_path: Path) -> None:
     expected = single(2, 4, machine(1))
-    _, _, n_before = run_on(gpu, tmp_path / "calm", fallback=True)
+    _, _, n_before = run_on(gpu, tmp_path / "calm", cpu_takes_over=True)
     fails_after = gpu.calls[n_before:].index("cut")
-    found, store, _ = run_on(gpu, tmp_path / "cut", fails_after, fallback=True)
+    found, store, _ = run_on(gpu, tmp_path / "cut", fails_after, cpu_takes_over=True)
     assert_same_run(found, expected)
     (sentence,) = store.device_failures()
     assert sentence.startswith("shard 0: the device cuda failed in cut (DriverLostError")
@@ -95,9 +95,9 @@ def test_a_device_that_fails_when_counts_are_cut_is_replaced_too(gpu: Gpu, tmp_p
 def test_without_a_fallback_or_a_checkpoint_the_device_of_a_shard_ends_the_run(
     gpu: Gpu, tmp_path: Path
 ) -> None:
-    for place, fallback in ((tmp_path, False), (None, True)):
+    for place, cpu_takes_over in ((tmp_path, False), (None, True)):
         with pytest.raises(DeviceFailedError, match=r"^shard 0: the device cuda failed in \w+ \(DriverLost"):
-            run_on(gpu, place, 20, fallback=fallback)
+            run_on(gpu, place, 20, cpu_takes_over=cpu_takes_over)
 
 
 class Elsewhere(FragileTransport):

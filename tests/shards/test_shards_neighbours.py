@@ -85,20 +85,20 @@ def test_silent_and_noisy_connections_of_our_own_do_not_stall_it() -> None:
 @pytest.mark.parametrize("given", ["tcp://127.0.0.1:8786", "127.0.0.1:8786", "ws://127.0.0.1:8786"])
 def test_what_is_not_tls_is_refused_unless_it_is_said(given: str) -> None:
     with pytest.raises(InputError, match=r"is not tls://.* or say --insecure"):
-        scheduler_address(given, insecure=False, timeout_s=0)
-    assert scheduler_address(given, insecure=True, timeout_s=0).endswith("127.0.0.1:8786")
-    assert scheduler_address("tls://[::1]:8786", insecure=False, timeout_s=0) == "tls://[::1]:8786"
+        scheduler_address(given, without_tls=False, timeout_s=0)
+    assert scheduler_address(given, without_tls=True, timeout_s=0).endswith("127.0.0.1:8786")
+    assert scheduler_address("tls://[::1]:8786", without_tls=False, timeout_s=0) == "tls://[::1]:8786"
 
 
 def test_a_scheduler_file_is_no_way_round(tmp_path: Path) -> None:
     file = tmp_path / "dask.json"
     file.write_text(json.dumps({"address": "tcp://127.0.0.1:1"}))
     with pytest.raises(InputError, match=r"tcp://127.0.0.1:1 in .*dask.json is not tls://"):
-        scheduler_address(str(file), insecure=False, timeout_s=0)
+        scheduler_address(str(file), without_tls=False, timeout_s=0)
     for address in ("tls://a:1/../x", "x" * 1000, "tls://a b:1", "unix:///tmp/x:1"):
         file.write_text(json.dumps({"address": address}))
         with pytest.raises(InputError, match="is not the address of a Dask scheduler; give one"):
-            scheduler_address(str(file), insecure=True, timeout_s=0)
+            scheduler_address(str(file), without_tls=True, timeout_s=0)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_scheduler_file_may_be_anything(tmp_path: Path, kind: str, said: str) 
     else:
         file.write_bytes(b"[" * (100_000 if kind == "deep" else joining._FILE_BYTES_MAX + 1))
     with pytest.raises(InputError, match=said):
-        scheduler_address(str(file), insecure=False, timeout_s=0.1)
+        scheduler_address(str(file), without_tls=False, timeout_s=0.1)
 
 
 def test_tls_needs_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class DamonVirtual:
         if len(processes) > MOST_PROCESSES:
             raise InputError(
                 f"{len(processes)} processes would take as many kdamonds; name at most {MOST_PROCESSES}, or "
-                "take --source damon-paddr"
+                "take --monitor damon-paddr"
             )
         if not self._kdamonds:
             self._rehearse(processes)

@@ -54,7 +54,7 @@ class IdleTracking(PageMonitor):
             self._fd = system.open(path, os.O_RDWR)
         except FileNotFoundError:
             raise InputError(
-                f"{path} is not there: the kernel has no CONFIG_IDLE_PAGE_TRACKING; take another --source"
+                f"{path} is not there: the kernel has no CONFIG_IDLE_PAGE_TRACKING; take another --monitor"
             ) from None
         except OSError as error:
             raise InputError(

@@ -41,7 +41,7 @@ class SoftDirty(PageMonitor):
     def __init__(self, cold_after_ns: int | None = None, system: System = HERE) -> None:
         if not system.has_soft_dirty():
             raise InputError(
-                "this kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY); take another --source"
+                "this kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY); take another --monitor"
             )
         super().__init__(cold_after_ns)
         self._scans = system.has_pagemap_scan()

@@ -1,0 +1,77 @@
+"""What a comparison is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuscan.base.described import Option, described, like, values_like
+from gpuscan.base.errors import InputError
+from gpuscan.run.request import RunRequest
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """What was asked for: one run's workload and machine, and what is to be compared on them."""
+
+    workload: str = like(
+        RunRequest, "workload", help="A built-in workload (gpuscan workloads) or a TOML file."
+    )
+    designs: str = described("all", Option("Designs, with commas between, or all.", metavar="NAMES"))
+    trace: Path | None = like(RunRequest, "trace")
+    topology: str | None = like(
+        RunRequest, "topology", help="A preset, a TOML file or host.", was=("--machine",)
+    )
+    memory: str | None = like(RunRequest, "memory")
+    ticks: int | None = like(RunRequest, "ticks", help="Ticks of simulated time, instead of the workload's.")
+    seed: int | None = like(RunRequest, "seed", help="First seed.")
+    n_seeds: int = described(
+        1, Option("Run so many seeds and show the spread.", ("--seeds",), low=1, high=1000)
+    )
+    n_requests: int | None = described(
+        None,
+        Option("Requests of the open loop's list at most.  [default: 500,000]", ("--requests",), low=1),
+    )
+    n_accesses: int | None = described(
+        None, Option("Accesses at most.  [default: 32,000,000, without --ticks]", ("--accesses",), low=1)
+    )
+    grid: tuple[str, ...] = described(
+        (),
+        Option("Try interval, batch or threshold values; can be repeated.", metavar="KEY=VALUES"),
+    )
+    objective: str | None = described(
+        None,
+        Option("What the best cell of a grid is best in.  [default: fast_share]", metavar="COLUMN"),
+    )
+    overrides: tuple[str, ...] = like(RunRequest, "overrides")
+    jobs: int | None = described(
+        None, Option("Models that run at once; by default one per CPU.", metavar="N", low=1)
+    )
+    side_costs: bool = described(
+        True, Option("Measure producers and a neighbour of the scan too (15 s).", has_no=True)
+    )
+    out: Path | None = described(
+        None, Option("Keep the table, every point (Parquet) and plots there.", metavar="DIR")
+    )
+    plots: bool = described(True, Option("Draw plots into --out (needs matplotlib).", has_no=True))
+    force: bool = described(False, Option("Replace an earlier comparison at --out."))
+
+    def run_request(self) -> RunRequest:
+        """Return the run whose workload and machine it is."""
+        return RunRequest(**values_like(RunRequest, self))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a workload is cut to so many accesses as are compared soon, where nobody said how many."""
+        return self.n_accesses is None and self.ticks is None
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            InputError: some do.
+        """
+        if self.objective is not None and not self.grid:
+            raise InputError("--objective says what the best cell of a grid is; leave it out, or add --grid")
+        if self.n_seeds > 1 and (self.grid or self.trace is not None):
+            raise InputError("--seeds goes with neither --grid nor --trace; leave one of them out")

@@ -1,0 +1,99 @@
+"""A directory that keeps what came of a run: the only thing of a report that writes.
+
+A ``--out`` directory holds::
+
+    plan.parquet    every claimed folio with its batch, see gpuscan.store.plan_file
+    series.parquet  one row per tick: the fields of gpuscan.engine.tick.TickReport, then the
+                    source's metrics as ``metric.<name>`` (null where a tick has none)
+    ledger.json     where every request went, and refusals by reason
+    report.json     the document that ``gpuscan run --json`` prints
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuscan.engine.policy import Policy
+from gpuscan.engine.tick import PlanSink, RunReport, TickReport
+from gpuscan.files.writing import Contents, create_json, new_directory
+from gpuscan.run.report import ledger_document
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gpuscan.store.plan_file import PatientPlanWriter
+
+OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
+_CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
+"""Files of a ``--out`` directory."""
+
+
+def series_columns(ticks: Sequence[TickReport]) -> dict[str, list[Any]]:
+    """Return one column per number of a tick, then one per metric of the source, in order of appearance."""
+    columns = {
+        column.name: [getattr(tick, column.name) for tick in ticks]
+        for column in fields(TickReport)
+        if column.name != "metrics"
+    }
+    names = dict.fromkeys(name for tick in ticks for name in tick.metrics)
+    return columns | {f"metric.{name}": [tick.metrics.get(name) for tick in ticks] for name in names}
+
+
+class OutDirectory:
+    """A ``--out`` directory under way, see :func:`open_out`."""
+
+    def __init__(self, directory: Path, plans: PatientPlanWriter) -> None:
+        self._directory = directory
+        self._plans = plans
+        self.plan_sink: PlanSink = plans.append
+
+    def finish(
+        self, report: RunReport, document: Mapping[str, Any], plans: Iterable[pa.RecordBatch] = ()
+    ) -> None:
+        """Write what is known only after the run.
+
+        Args:
+            report, document: of it.
+            plans: rows of plans that did not go through :attr:`plan_sink` but were kept elsewhere.
+
+        Raises:
+            RunFailedError, OSError: it cannot be written, or a plan could not be.
+        """
+        import pyarrow as pa
+
+        from gpuscan.files.parquet import create_table
+
+        for rows in plans:
+            self._plans.write(rows)
+        self._plans.check()
+        series = pa.table(series_columns(report.ticks))
+        create_table(self._directory / "series.parquet", series)
+        create_json(self._directory / "ledger.json", ledger_document(report))
+        create_json(self._directory / "report.json", document)
+
+
+@contextmanager
+def open_out(path: Path, policy: Policy, *, force: bool = False) -> Iterator[OutDirectory]:
+    """Yield a directory to be filled during a run; it appears as ``path`` when the block ends well.
+
+    Args:
+        path: where; its parent must be there.
+        policy: of the run; its record format and batch size go into the plan file.
+        force: replace an earlier run's directory.
+
+    Raises:
+        InputError: ``path`` holds an earlier run and ``force`` is not set, or something that
+            gpuscan did not write; nothing was touched.
+        RunFailedError: a disk filled, for example; nothing was left there.
+    """
+    from gpuscan.store.plan_file import PatientPlanWriter, PlanWriter
+
+    with (
+        new_directory(path, _CONTENTS, force=force) as directory,
+        PlanWriter(directory / OUT_FILES[0], policy.record_format, policy.batch_pages) as plans,
+    ):
+        yield OutDirectory(directory, PatientPlanWriter(plans))

@@ -1,0 +1,76 @@
+"""The states of a scenario's parts, between two ticks: all that a run is then."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from gpuscan.base.errors import InputError
+from gpuscan.checkpoint.state import State
+from gpuscan.engine.stages import Resumable
+from gpuscan.engine.tick import Engine
+from gpuscan.run.scenario import Scenario
+
+
+def scenario_state(scenario: Scenario) -> State:
+    """Return the states of a scenario's parts, between two ticks.
+
+    Raises:
+        InputError: a part has none.
+    """
+    return {name: part.state() for name, part in parts_of(scenario).items()}
+
+
+def restore_scenario(scenario: Scenario, state: State) -> None:
+    """Put the states into the parts of a scenario that was built alike and has not run.
+
+    Raises:
+        InputError: a part takes none.
+        KeyError, TypeError, ValueError: they are of something else.
+    """
+    for name, part in parts_of(scenario).items():
+        part.restore(state[name])
+
+
+def made_of(scenario: Scenario) -> State:
+    """Return what the request was made into: a later gpuscan may have other defaults."""
+    return {
+        "policy": asdict(scenario.engine.policy),
+        "spec": asdict(scenario.machine.spec),
+        "ticks": scenario.workload.ticks,
+    }
+
+
+def engine_of(scenario: Scenario) -> Engine:
+    """Return the engine of a scenario.
+
+    Raises:
+        InputError: it is a model of another design.
+    """
+    if not isinstance(scenario.engine, Engine):
+        raise InputError("a model's state is not kept; leave out --checkpoint or --design")
+    return scenario.engine
+
+
+def parts_of(scenario: Scenario) -> dict[str, Resumable]:
+    """Return what has a state, by name.
+
+    Raises:
+        InputError: a part has none.
+    """
+    engine = engine_of(scenario)
+    parts = {
+        "engine": engine,
+        "store": engine.store,
+        "machine": scenario.machine,
+        "source": engine.source,
+        "migrator": engine.migrator,
+    }
+    resumable: dict[str, Resumable] = {}
+    for name, part in parts.items():
+        if not isinstance(part, Resumable):
+            raise InputError(
+                f"the {name} {type(part).__name__} has no state that a checkpoint could keep; "
+                "leave out --checkpoint"
+            )
+        resumable[name] = part
+    return resumable
