@@ -24,7 +24,7 @@ from gpuscan.base.units import PAGE_BYTES
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
 from gpuscan.sim.address_space import AddressSpace
-from gpuscan.sim.loops import count_units, remember_nid
+from gpuscan.sim.loops import Orders, Tracked, Units, count_units, remember_nid
 from gpuscan.sim.patterns import stream_key
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.spec import HotnessUnitSpec
@@ -106,15 +106,17 @@ class HotnessUnits:
             base,
             first_access,
             stream_key(self._seed, 4, base),
-            self._space.frame_of,
-            self._page_map.section_nid,
-            self._tracked,
-            np.array([mapping.first_folio for mapping in process.mappings], dtype=np.int64),
-            np.array([mapping.order for mapping in process.mappings], dtype=np.int64),
-            self._shift,
-            self._spec.downsampling,
-            self._counters,
-            (1 << self._spec.counter_bits) - 1,
+            Tracked(self._space.frame_of, self._page_map.section_nid, self._tracked),
+            Orders(
+                np.array([mapping.first_folio for mapping in process.mappings], dtype=np.int64),
+                np.array([mapping.order for mapping in process.mappings], dtype=np.int64),
+            ),
+            Units(
+                self._shift,
+                self._spec.downsampling,
+                self._counters,
+                (1 << self._spec.counter_bits) - 1,
+            ),
         )
 
     def end_epoch(self) -> HotList:

@@ -12,7 +12,7 @@ the length of its ticks or the order in which processes are simulated.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,21 +259,50 @@ def collect_accessed(
     return n_accessed
 
 
+class Tracked(NamedTuple):
+    """Where folios are, and which of them are looked at.
+
+    Attributes:
+        frame_of, section_nid: the page table, node per flat section.
+        nids: uint8[1024], 1 for nodes whose accesses are counted.
+    """
+
+    frame_of: NDArray[Any]
+    section_nid: NDArray[np.int32]
+    nids: NDArray[np.uint8]
+
+
+class Orders(NamedTuple):
+    """int64[m]: first virtual folio of each mapping, ascending, and its order."""
+
+    edges: NDArray[np.int64]
+    orders: NDArray[np.int64]
+
+
+class Units(NamedTuple):
+    """Counters of units of frames.
+
+    Attributes:
+        shift: log2 of a unit's frames.
+        downsampling: one access in so many is counted, at random.
+        counters: uint32[n_frames >> shift], counted up to ``counter_max``.
+    """
+
+    shift: int
+    downsampling: int
+    counters: NDArray[np.uint32]
+    counter_max: int
+
+
 @_compiled
 def count_units(
     folios: NDArray[np.int64],
     base: int,
     first: int,
     key: Any,
-    frame_of: NDArray[Any],
-    section_nid: NDArray[np.int32],
-    tracked_nids: NDArray[np.uint8],
-    order_edges: NDArray[np.int64],
-    orders: NDArray[np.int64],
-    unit_shift: int,
-    downsampling: int,
-    counters: NDArray[np.uint32],
-    counter_max: int,
+    tracked: Tracked,
+    mapped: Orders,
+    units: Units,
 ) -> int:
     """Count accesses per unit of frames; which page of a large folio an access goes to is drawn.
 
@@ -281,12 +310,7 @@ def count_units(
         folios, base: as in :func:`touch`.
         first: number of the first access.
         key: of the random stream.
-        frame_of, section_nid: the page table, node per flat section.
-        tracked_nids: uint8[1024], 1 for nodes whose accesses are counted.
-        order_edges, orders: int64[m], first virtual folio of each mapping, ascending, and its order.
-        unit_shift: log2 of a unit's frames.
-        downsampling: one access in so many is counted, at random.
-        counters: uint32[n_frames >> unit_shift], counted up to ``counter_max``.
+        tracked, mapped, units: see there.
 
     Returns:
         Accesses to tracked nodes, counted or not.
@@ -294,20 +318,20 @@ def count_units(
     n_tracked = 0
     for i in range(len(folios)):
         folio = base + folios[i]
-        frame = np.int64(frame_of[folio])
-        if not tracked_nids[section_nid[frame >> _SECTION_SHIFT]]:
+        frame = np.int64(tracked.frame_of[folio])
+        if not tracked.nids[tracked.section_nid[frame >> _SECTION_SHIFT]]:
             continue
         n_tracked += 1
-        if downsampling > 1 and _unit(key, 2 * (first + i)) * downsampling >= 1.0:
+        if units.downsampling > 1 and _unit(key, 2 * (first + i)) * units.downsampling >= 1.0:
             continue
         m = 0
-        while m + 1 < len(order_edges) and order_edges[m + 1] <= folio:
+        while m + 1 < len(mapped.edges) and mapped.edges[m + 1] <= folio:
             m += 1
-        if orders[m]:
-            frame += np.int64(_unit(key, 2 * (first + i) + 1) * (1 << orders[m]))
-        unit = frame >> unit_shift
-        if counters[unit] < counter_max:
-            counters[unit] += np.uint32(1)
+        if mapped.orders[m]:
+            frame += np.int64(_unit(key, 2 * (first + i) + 1) * (1 << mapped.orders[m]))
+        unit = frame >> units.shift
+        if units.counters[unit] < units.counter_max:
+            units.counters[unit] += np.uint32(1)
     return n_tracked
 
 
@@ -383,7 +407,8 @@ def warm(index: np.dtype[Any]) -> None:
     remember_nid(none, 0, 0, nids16)
     collect_accessed(0, 0, table, nids16, nids, nids8, none, nids16)
     counters = np.empty(0, dtype=np.uint32)
-    count_units(none, 0, 0, np.uint64(key), table, nids, nids8, none, none, 0, 1, counters, 1)
+    tracked, units = Tracked(table, nids, nids8), Units(0, 1, counters, 1)
+    count_units(none, 0, 0, np.uint64(key), tracked, Orders(none, none), units)
     for of_folios in (np.uint32, index.type):  # the reverse map is narrower where there are fewer folios
         second_chance(0, 0, 0, np.empty(0, dtype=of_folios), of_folios(0), flags, none)
     set_file_flags(none, 0, flags, np.uint64(key), 0.5, 0.5, 0.5)
