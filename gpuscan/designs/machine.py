@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,6 +172,37 @@ class Machine(Protocol):
         ...
 
 
+class PageArrays(TypedDict, total=False):
+    """What may be said of the pages and nodes of an :class:`ArrayMachine`.
+
+    Attributes:
+        first_pfn: PFN of element 0.
+        valid: bool[n], ``pfn_valid()``; all by default.
+        online: bool[n], ``pfn_to_online_page()`` is not NULL; all by default.
+        lru: bool[n], ``folio_test_lru()``, read at the head; all by default.
+        head: int[n], PFN of the folio's first page; by default every page is a folio.
+        prepare: int[n], what ``migrate_misplaced_folio_prepare()`` returns, read at the head; 0 by default.
+        memcg: int[n], read at the head; 0 by default.
+        top_tier: nodes of the top tier.
+        cpus_on: nodes with CPUs; by default those of the top tier.
+        free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
+    """
+
+    first_pfn: int
+    valid: ArrayLike
+    online: ArrayLike
+    lru: ArrayLike
+    head: ArrayLike
+    prepare: ArrayLike
+    memcg: ArrayLike
+    top_tier: Sequence[int]
+    cpus_on: Sequence[int]
+    free_enough: Sequence[int]
+
+
+_GIVEN = tuple(PageArrays.__annotations__)
+
+
 class ArrayMachine:
     """A machine given as arrays, for driving a design step by step.
 
@@ -184,59 +215,39 @@ class ArrayMachine:
     Args:
         nid: int[n], node of each PFN from ``first_pfn`` on.
         zones: per node in the kernel's order.
-        first_pfn: PFN of element 0.
-        valid: bool[n], ``pfn_valid()``; all by default.
-        online: bool[n], ``pfn_to_online_page()`` is not NULL; all by default.
-        lru: bool[n], ``folio_test_lru()``, read at the head; all by default.
-        head: int[n], PFN of the folio's first page; by default every page is a folio.
-        prepare: int[n], what ``migrate_misplaced_folio_prepare()`` returns, read at the head; 0 by default.
-        memcg: int[n], read at the head; 0 by default.
-        top_tier: nodes of the top tier.
-        cpus_on: nodes with CPUs; by default those of the top tier.
-        free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
+        given: see :class:`PageArrays`.
 
     Raises:
         InputError: arrays of different lengths.
+        TypeError: an argument is none of these.
     """
 
-    def __init__(
-        self,
-        nid: ArrayLike,
-        zones: Sequence[ZoneSpan],
-        *,
-        first_pfn: int = 0,
-        valid: ArrayLike | None = None,
-        online: ArrayLike | None = None,
-        lru: ArrayLike | None = None,
-        head: ArrayLike | None = None,
-        prepare: ArrayLike | None = None,
-        memcg: ArrayLike | None = None,
-        top_tier: Sequence[int] = (),
-        cpus_on: Sequence[int] | None = None,
-        free_enough: Sequence[int] = (),
-    ) -> None:
-        self._first_pfn = first_pfn
+    def __init__(self, nid: ArrayLike, zones: Sequence[ZoneSpan], **given: Unpack[PageArrays]) -> None:
+        unknown = given.keys() - set(_GIVEN)
+        if unknown:
+            raise TypeError(f"ArrayMachine takes no {', '.join(sorted(unknown))}; give {', '.join(_GIVEN)}")
         self._nid = np.asarray(nid, dtype=np.int64)
+        self._first_pfn = given.get("first_pfn", 0)
         n = len(self._nid)
 
         def column(values: ArrayLike | None, default: Any, dtype: type) -> NDArray[Any]:
-            given: NDArray[Any] = np.array(np.full(n, default) if values is None else values, dtype=dtype)
-            if given.shape != (n,):
-                raise InputError(f"an array has shape {given.shape}; give one value for each of {n} pages")
-            return given
+            found: NDArray[Any] = np.array(np.full(n, default) if values is None else values, dtype=dtype)
+            if found.shape != (n,):
+                raise InputError(f"an array has shape {found.shape}; give one value for each of {n} pages")
+            return found
 
-        self._valid = column(valid, True, np.bool_)
-        self._online = column(online, True, np.bool_) & self._valid
-        self._lru = column(lru, True, np.bool_)
-        pages = np.arange(n)
-        self._head = pages if head is None else column(head, 0, np.int64) - first_pfn
-        self._prepare = column(prepare, 0, np.int64)
-        self._memcg = column(memcg, 0, np.int64)
+        self._valid = column(given.get("valid"), True, np.bool_)
+        self._online = column(given.get("online"), True, np.bool_) & self._valid
+        self._lru = column(given.get("lru"), True, np.bool_)
+        head = given.get("head")
+        self._head = np.arange(n) if head is None else column(head, 0, np.int64) - self._first_pfn
+        self._prepare = column(given.get("prepare"), 0, np.int64)
+        self._memcg = column(given.get("memcg"), 0, np.int64)
         self._n_pages = np.bincount(self._head, minlength=n)
         self._zones = tuple(zones)
-        self._top_tier = frozenset(top_tier)
-        self._cpus_on = self._top_tier if cpus_on is None else frozenset(cpus_on)
-        self._free_enough = frozenset(free_enough)
+        self._top_tier = frozenset(given.get("top_tier", ()))
+        self._cpus_on = frozenset(given.get("cpus_on", self._top_tier))
+        self._free_enough = frozenset(given.get("free_enough", ()))
 
     @property
     def n_positions(self) -> int:

@@ -335,3 +335,10 @@ def test_nothing_is_lost_without_a_reason(data: st.DataObject, kind: type[RfcV1]
     per_call = Counter(pfn for call in design.calls for pfn in call.pfns)
     if not counters["pgmigrate_fail"]:  # a folio that was put back may come again
         assert max(per_call.values(), default=1) == 1
+
+
+def test_a_machine_of_arrays_takes_what_it_knows() -> None:
+    with pytest.raises(
+        TypeError, match="ArrayMachine takes no heads; give first_pfn, valid, online, lru, head"
+    ):
+        ArrayMachine([0], [ZoneSpan(0, 0, 1)], heads=[0])  # type: ignore[call-arg]
