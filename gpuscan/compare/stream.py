@@ -34,7 +34,7 @@ class FaultSource(Protocol):
         ...
 
     def observe(self, now_ns: int, duration_ns: int) -> Observed:
-        """See :class:`gpuscan.producers.contract.Producer`."""
+        """See :class:`gpuscan.producers.source.Producer`."""
         ...
 
     def finished(self) -> bool:
