@@ -106,10 +106,8 @@ def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink
     """Build what a job is of, and run it."""
     import time
 
-    from gpuscan import __version__
     from gpuscan.cli.devices import COMPILING_THERE, note_if_compiling
     from gpuscan.cli.shards import open_shards
-    from gpuscan.run.kept import kept_request
     from gpuscan.run.report import run_document
     from gpuscan.run.scenario import Hooks, build
     from gpuscan.run.summary import summarize
@@ -142,7 +140,7 @@ def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink
         if job.request.fallback and scenario.store is not None and scenario.store.device_name == "cpu":
             output.note("gpuscan: note: the device is the CPU already, so --fallback changes nothing")
         if checkpoints is not None:
-            checkpoints.begin(scenario, kept_request(job, __version__))
+            _begin_keeping(checkpoints, scenario, job)
         with _after_device_failure(checkpoints):
             report, first_tick_s = _run(scenario, output, checkpoints)
         summary = summarize(report)
@@ -156,6 +154,13 @@ def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink
         if checkpoints is not None:
             facts["resumed_at"] = checkpoints.resumed_at
         return _Done(scenario, report, summary, run_document(report, summary, facts))
+
+
+def _begin_keeping(checkpoints: RunCheckpoints, scenario: Scenario, job: Job) -> None:
+    from gpuscan import __version__
+    from gpuscan.run.kept import kept_request
+
+    checkpoints.begin(scenario, kept_request(job, __version__))
 
 
 @contextmanager
