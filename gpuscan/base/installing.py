@@ -36,7 +36,7 @@ def install_command(extra: str = "", package: str = "") -> str:
 
 def _source_tree() -> tuple[Path | None, bool]:
     """Return the source tree of this gpuscan, None without one, and whether code is read from there."""
-    tree = Path(__file__).resolve().parent.parent
+    tree = Path(__file__).resolve().parents[2]
     if (tree / _PROJECT).is_file():
         return tree, True
     try:

@@ -16,7 +16,7 @@ from fuzz.worker import PROGRESS
 HANG_S = 20.0
 _TESTS = Path(__file__).parents[1]
 _MEMORY = Path("/dev/shm")
-_START_S = 120.0
+_START_S = 600.0
 """Until the first input: a worker makes its good files first, and may compile kernels."""
 
 
@@ -45,13 +45,13 @@ class Job:
                     self.command(directory), cwd=_TESTS, env=_environment(), stdout=said, stderr=said
                 )
                 try:
-                    hung = _watch(child, directory / PROGRESS)
+                    hung_s = _watch(child, directory / PROGRESS)
                 finally:
                     child.kill()
                     child.wait()
-            if child.returncode or hung:
+            if child.returncode or hung_s:
                 which = _tried(directory / PROGRESS) or "no input"
-                how = f"hung for {HANG_S} s" if hung else _ended(child.returncode)
+                how = f"hung for {hung_s} s" if hung_s else _ended(child.returncode)
                 again = "cd tests; PYTHONPATH=. python -P -m fuzz.worker EMPTY-DIRECTORY SEED 1 TARGET"
                 text = (directory / "said").read_text(errors="replace")[-4000:]
                 self.failure = f"{which} {how} (replay: {again})\n{text}"
@@ -66,17 +66,17 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(_TESTS), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
-def _watch(child: subprocess.Popen[bytes], progress: Path) -> bool:
-    """Wait for a worker; return whether an input, or making the good files, took too long."""
+def _watch(child: subprocess.Popen[bytes], progress: Path) -> float:
+    """Wait for a worker; return the limit that an input, or making the good files, has hit, or 0."""
     tried, since = "", time.monotonic()
     while child.poll() is None:
         time.sleep(0.05)
         now = _tried(progress)
         if now != tried:
             tried, since = now, time.monotonic()
-        elif time.monotonic() - since > (HANG_S if " seed " in tried else _START_S):
-            return True
-    return False
+        elif time.monotonic() - since > (limit_s := HANG_S if " seed " in tried else _START_S):
+            return limit_s
+    return 0.0
 
 
 def _tried(progress: Path) -> str:

@@ -42,10 +42,8 @@ for bits in (8, 32):
 def copied(tmp_path: Path) -> Path:
     """Return a folder with a copy of what the kernels need."""
     package = tmp_path / "gpuscan"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    for room in ("base", "records"):
-        shutil.copytree(ROOT / room, package / room, ignore=ignore)
+    for room in ("kernels", "base", "records"):
+        shutil.copytree(ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "__init__.py").write_text("")
     return tmp_path
 

@@ -459,6 +459,7 @@ def kill_after(engine: subprocess.Popen[str], state: Path, generation: int) -> l
     return pids
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
     certified: str, alone: Any, tmp_path: Path
 ) -> None:
