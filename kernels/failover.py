@@ -154,9 +154,9 @@ class GuardedKernels:
         """See :meth:`Kernels.scan`. With a fallback the plan has arrived when this returns."""
         self._door.scan(request)
         if not self._guards:
-            begun = self._do("scan", lambda kernels: kernels.scan(request))
-            begun.tell_failures(lambda error: self._failed("the copy of a plan", error))
-            return begun
+            raw = self._do("scan", lambda kernels: kernels.scan(request))
+            raw.tell_failures(lambda error: self._failed("the copy of a plan", error))
+            return raw
         quotas = () if request.cuts is None else request.cuts.quotas
         before = [quota.copy() for quota in quotas]
 

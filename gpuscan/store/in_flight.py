@@ -29,7 +29,7 @@ class Arrived(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class BegunScan:
+class ScanInFlight:
     """Claims of a scan whose plan is not handed out yet.
 
     Attributes:
@@ -45,7 +45,7 @@ class BegunScan:
     freed: list[NDArray[np.int64]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, scan: Callable[[ScanRequest], RawPlan], request: ScanRequest) -> BegunScan:
+    def of(cls, scan: Callable[[ScanRequest], RawPlan], request: ScanRequest) -> ScanInFlight:
         """Scan; return as soon as the claims are made. Raises as ``scan``."""
         started = time.perf_counter_ns()
         raw = scan(request)

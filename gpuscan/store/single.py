@@ -31,7 +31,7 @@ from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
 from gpuscan.store.contract import NO_OUTCOMES, PageStore
-from gpuscan.store.in_flight import BegunScan
+from gpuscan.store.in_flight import ScanInFlight
 from gpuscan.store.layout import TOPOLOGY_REMEDY, layout_of
 from gpuscan.store.plan import Plan
 from gpuscan.store.state import arrays_between, check_fits, page_arrays, state_of
@@ -86,7 +86,7 @@ class Store(PageStore):
             )
             self.backend, self.device_reason = device, f"{device.name}: given by the caller"
         self.kernels: Kernels = self.backend.open(layout)
-        self._ahead: list[BegunScan] = []
+        self._ahead: list[ScanInFlight] = []
         self._order = np.empty(0, dtype=np.uint8)
         if large_folios:
             # Plans are made on the host: where the device's array is not there, keep a second one.
@@ -117,12 +117,12 @@ class Store(PageStore):
 
     def _scan_range(self, request: ScanRequest) -> Plan:
         self._put_back(self._ahead)  # of a drain that stands still
-        begun: list[BegunScan] = []
+        in_flight: list[ScanInFlight] = []
         try:
-            begun.append(BegunScan.of(self.kernels.scan, request))
-            return self._hand_out(begun)
+            in_flight.append(ScanInFlight.of(self.kernels.scan, request))
+            return self._hand_out(in_flight)
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
-            self._put_back(begun)
+            self._put_back(in_flight)
             raise
 
     def _go_around(self, request: ScanRequest) -> Generator[Plan, None, None]:
@@ -134,46 +134,46 @@ class Store(PageStore):
         what ended meanwhile is told by :meth:`take_ended_ahead`; folios that are freed (:meth:`forget`)
         are left out when their plan is handed out.
         """
-        begun: list[BegunScan] = []
+        in_flight: list[ScanInFlight] = []
 
         def begin(lo: int, end: int) -> None:
-            begun.append(BegunScan.of(self.kernels.scan, replace(request, lo=lo, hi=end)))
+            in_flight.append(ScanInFlight.of(self.kernels.scan, replace(request, lo=lo, hi=end)))
 
         ends = self._ends()
         try:
             while ends:
-                if self._ahead is not begun:
+                if self._ahead is not in_flight:
                     self._put_back(self._ahead)
-                    self._ahead = begun
-                if not begun:
+                    self._ahead = in_flight
+                if not in_flight:
                     begin(self.cursor, ends[0])
-                if not begun[0].raw.has_arrived:
-                    _begin_next(begin, begun[0].raw.cursor, ends)
-                plan = self._hand_out(begun)
+                if not in_flight[0].raw.has_arrived:
+                    _begin_next(begin, in_flight[0].raw.cursor, ends)
+                plan = self._hand_out(in_flight)
                 self.cursor = plan.cursor % self.n_pages
                 if plan.cursor == ends[0]:
                     del ends[0]
                 yield plan
         finally:
-            self._put_back(begun)
+            self._put_back(in_flight)
 
-    def _hand_out(self, begun: list[BegunScan]) -> Plan:
-        """Wait for the plan of the first scan, and take it off ``begun``."""
-        scan = begun[0]
+    def _hand_out(self, in_flight: list[ScanInFlight]) -> Plan:
+        """Wait for the plan of the first scan, and take it off ``in_flight``."""
+        scan = in_flight[0]
         try:
             scan.wait()
         except BaseException:  # KeyboardInterrupt too; its claims are back
-            begun.remove(scan)
+            in_flight.remove(scan)
             raise
         plan = scan.plan(self.page_map, self._order if self.layout.has_large_folios else None)
         scan.raw.recycle()
-        begun.remove(scan)
+        in_flight.remove(scan)
         return plan
 
-    def _put_back(self, begun: list[BegunScan]) -> None:
+    def _put_back(self, in_flight: list[ScanInFlight]) -> None:
         """Release the claims of scans whose plans were not handed out, the last one first."""
-        while begun:
-            scan = begun.pop()
+        while in_flight:
+            scan = in_flight.pop()
             arrived = scan.arrived()
             released = self.release(arrived.flat, arrived.words)
             scan.raw.recycle()

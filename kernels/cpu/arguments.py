@@ -84,6 +84,8 @@ class Cuts(NamedTuple):
 class Segment(NamedTuple):
     """Where a scan stages claims, in flat order.
 
+    Python hands it to a kernel unpacked: to see what a named tuple holds takes Numba a microsecond a call.
+
     Attributes:
         lows: uint16[n], flat pages modulo a section.
         words: records of the same length.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
+from gpuscan.kernels.cpu.arguments import Cuts, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.claim import N_RUNS, N_STAGED
 from gpuscan.kernels.cpu.compile import helper, kernel
@@ -67,7 +67,10 @@ def undo(
     store: Store,
     cuts: Cuts,
     chunk: int,
-    segment: Segment,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    state: NDArray[np.int64],
     n_kept: int,
     n_of_target: NDArray[np.int64],
 ) -> int:
@@ -78,7 +81,6 @@ def undo(
     Returns:
         How many were superseded: their pages are READY again by a newer request.
     """
-    lows, words, runs, state = segment
     n_superseded = 0
     n_targets = len(n_of_target) - 1
     begin = 0

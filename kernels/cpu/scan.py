@@ -258,7 +258,7 @@ class Scan:
             min(PARALLEL_FROM_BLOCKS - 1, request.capacity // BLOCK_PAGES),
             FEW_BLOCKS if asked == "auto" else 1.0,
             gathered,
-            segment,
+            *segment,
             n_of_target,
             places,
             offsets,
@@ -308,7 +308,7 @@ class Scan:
                 piece.position,
                 piece.hi,
                 gathered,
-                segment,
+                *segment,
                 piece.n_of_target,
             )
             piece.position = int(segment.state[POSITION])
@@ -341,7 +341,7 @@ class Scan:
                 self.store,
                 self.cuts,
                 piece.chunk,
-                segment,
+                *segment,
                 n_kept,
                 piece.n_of_target,
             )
@@ -369,7 +369,7 @@ class Scan:
             for segment in self.pieces[index].segments:
                 scatter.for_bits(self.bits)(
                     self.store.fields,
-                    segment,
+                    *segment,
                     starts[index],
                     flats,
                     words,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +48,10 @@ def scan_dense(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    segment: Segment,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    state: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
 ) -> None:
     """Claim in ``[lo, hi)`` until the segment has no room for a whole block.
@@ -55,7 +60,7 @@ def scan_dense(
     set block bits: where a producer marks a page just now, the record may be claimed here
     before its bits are set, which leaves bits that say too much, never too little.
     """
-    words, runs, state = segment.words, segment.runs, segment.state
+    segment = Segment(lows, words, runs, state)
     state[:] = 0
     n_pages = 0
     n_bytes = 0

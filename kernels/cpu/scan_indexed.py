@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -187,8 +189,12 @@ def scan_indexed(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    segment: Segment,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    state: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
 ) -> None:
     """Do :func:`claim_indexed`."""
+    segment = Segment(lows, words, runs, state)
     claim_indexed(store, cuts, node_mask, chunk, lo, hi, gathered, segment, n_of_target)

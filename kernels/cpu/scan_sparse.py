@@ -30,7 +30,10 @@ def scan_sparse(
     n_blocks_max: int,
     share_max: float,
     gathered: NDArray[np.int64],
-    segment: Segment,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    state: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
     places: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -40,19 +43,20 @@ def scan_sparse(
     """Claim and group ``[lo, hi)``, not empty, if few of its blocks are set.
 
     Args:
-        store, gathered, segment, n_of_target: as for :func:`claim_indexed`.
+        store, gathered, n_of_target: as for :func:`claim_indexed`.
+        lows, words, runs, state: of the segment.
         cuts: none.
         node_mask, all_nodes: the nodes asked for, and whether they are all there are.
         n_blocks_max, share_max: set blocks, and their share of all, up to which they are few.
         places: int64[1, n_targets + 1], scratch.
         offsets: int64[n_targets + 2] to fill, see :func:`set_places`.
-        plan_flats, plan_words: to fill; not shorter than ``segment.words``.
+        plan_flats, plan_words: to fill; not shorter than ``words``.
 
     Returns:
         Set blocks and blocks in all. If they are too many nothing was claimed. If the segment was
-        full before the end, ``segment.state[POSITION]`` is below ``hi`` and nothing is grouped.
+        full before the end, ``state[POSITION]`` is below ``hi`` and nothing is grouped.
     """
-    state = segment.state
+    segment = Segment(lows, words, runs, state)
     if all_nodes:
         n_set, n_blocks = blocks_of_all_nodes(store.block_bits, lo, hi), (hi - lo) >> 9
     else:

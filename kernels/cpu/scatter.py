@@ -76,10 +76,14 @@ def scatter_segment(
 @kernel
 def scatter(
     fields: Fields,
-    segment: Segment,
+    lows: NDArray[np.uint16],
+    words: NDArray[Any],
+    runs: NDArray[np.int64],
+    state: NDArray[np.int64],
     next_of_target: NDArray[np.int64],
     plan_flats: NDArray[np.int64],
     plan_words: NDArray[Any],
 ) -> None:
     """Do :func:`scatter_segment`."""
+    segment = Segment(lows, words, runs, state)
     scatter_segment(fields, segment, next_of_target, plan_flats, plan_words)

@@ -28,7 +28,7 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.budgets import cut_budget
 from gpuscan.kernels.cuda.budget import CudaKeyCounts
 from gpuscan.kernels.cuda.device import Device, Kernel
-from gpuscan.kernels.cuda.launches import arguments_of
+from gpuscan.kernels.cuda.launches import arguments_of, typed
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
 from gpuscan.kernels.signatures import ARRAYS, Door, closed
@@ -106,14 +106,18 @@ class CudaKernels:
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
             self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
                 **{spec.name: getattr(self.arrays, spec.name) for spec in ARRAYS},
-                "has_large_folios": layout.has_large_folios,
-                "fixed_target": layout.fixed_target,
-                "n_targets": layout.n_targets,
+                **typed(
+                    {
+                        "has_large_folios": layout.has_large_folios,
+                        "fixed_target": layout.fixed_target,
+                        "n_targets": layout.n_targets,
+                        "n_extents": len(pages.extent_pfn_start),
+                    }
+                ),
                 "section_nid": device.upload(np.ascontiguousarray(pages.section_nid, dtype=np.int32)),
                 "pfn_start": device.upload(pages.extent_pfn_start),
                 "pfn_end": device.upload(pages.extent_pfn_end),
                 "flat_offset": device.upload(pages.extent_flat_offset),
-                "n_extents": len(pages.extent_pfn_start),
                 "node_flags": device.upload(layout.node_flags),
             }
 

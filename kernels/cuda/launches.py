@@ -9,6 +9,7 @@ nothing is swapped. A name means one thing, of one type, in all kernels. Those o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -116,30 +117,39 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """Parameters of each kernel, in the order of its signature."""
 
-_TYPED = {
-    kernel: tuple((name, NUMBER_TYPES.get(name)) for name in names) for kernel, names in PARAMETERS.items()
+_IN_ORDER = {kernel: itemgetter(*names) for kernel, names in PARAMETERS.items()}
+_TAKEN = {kernel: frozenset(names) for kernel, names in PARAMETERS.items()}
+_NUMBERS = {
+    kernel: tuple((name, NUMBER_TYPES[name]) for name in names if name in NUMBER_TYPES)
+    for kernel, names in PARAMETERS.items()
 }
 
 
-def arguments_of(kernel: str, given: dict[str, Any], own: Mapping[str, Any]) -> tuple[Any, ...]:
+def typed(numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Return numbers by name, each of its type: once, for what is given to every launch."""
+    return {name: NUMBER_TYPES[name](number) for name, number in numbers.items()}
+
+
+def arguments_of(kernel: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the arguments of a launch, in order.
 
     Args:
         kernel: its name.
-        given: arrays and numbers by name; emptied.
-        own: what a store has for every launch.
+        given: arrays and numbers by name.
+        own: what a store has for every launch, its numbers :func:`typed`; what is given stands before it.
 
     Raises:
         TypeError: something is missing, or given and not asked for.
     """
-    arguments = []
-    for name, number_type in _TYPED[kernel]:
-        value = given.pop(name, None)
-        if value is None:
-            value = own.get(name)
-            if value is None:
-                raise TypeError(f"a launch of {kernel} lacks {name}")
-        arguments.append(value if number_type is None else number_type(value))
-    if given:
-        raise TypeError(f"a launch of {kernel} was given {', '.join(given)}, which it does not take")
-    return tuple(arguments)
+    if not given.keys() <= _TAKEN[kernel]:
+        unknown = ", ".join(given.keys() - _TAKEN[kernel])
+        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
+    known = {**own, **given}
+    try:
+        for name, number_type in _NUMBERS[kernel]:
+            if name in given:
+                known[name] = number_type(known[name])
+        arguments: tuple[Any, ...] = _IN_ORDER[kernel](known)
+    except KeyError as missing:
+        raise TypeError(f"a launch of {kernel} lacks {missing.args[0]}") from None
+    return arguments

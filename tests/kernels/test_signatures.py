@@ -157,6 +157,7 @@ def test_what_is_no_such_array_is_refused_and_changes_nothing(kernels: Kernels, 
             with pytest.raises(ArgumentError, match=r"; give \w+\[") as caught:
                 call(**{**good, spec.name: value})
             assert len(str(caught.value)) < 300, name
+            assert operation == "count_keys" or str(caught.value).startswith(f"{operation}: "), name
             for array in StoreArrays.__slots__:
                 mine = getattr(kernels.dump(), array)
                 np.testing.assert_array_equal(mine, getattr(before, array), err_msg=f"{spec.name} {name}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import gpuscan
 from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.records.formats import (
     FORMATS,
@@ -343,3 +346,16 @@ def test_words_of_64_bits_are_imported_only() -> None:
 def test_fields_that_a_word_does_not_hold_are_refused(fields: dict[str, tuple[int, int]], said: str) -> None:
     with pytest.raises(ArgumentError, match=f"record format new: {said}"):
         declared(8, **fields)
+
+
+def test_words_that_timed_loops_write_out_are_those_of_the_table() -> None:
+    (path,) = (
+        path
+        for path in (Path(gpuscan.__file__).parent / "compare").rglob("*.py")
+        if "\nRECORD_READY = " in path.read_text()
+    )
+    name = ".".join(path.relative_to(Path(gpuscan.__file__).parents[1]).with_suffix("").parts)
+    loops = import_module(name)
+    rfc, compact = FORMATS["rfc-page-ext"], FORMATS["pghot-compact"]
+    assert (rfc.ready.mask, rfc.nid.shift, rfc.nid.max) == (loops.READY, loops.NID_SHIFT, loops.NID_MASK)
+    assert compact.ready.mask == loops.RECORD_READY
