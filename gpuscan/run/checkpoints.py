@@ -115,7 +115,7 @@ class RunCheckpoints:
         """Keep the report of a tick, and write a checkpoint when it is time, or a device failed in it.
 
         Raises:
-            DeviceFailedError: one did, and nobody asked for a fallback; a checkpoint has all up to here.
+            DeviceFailedError: one did, and nothing goes on in its place; a checkpoint has all up to here.
             RunFailedError: the system refused a write; the checkpoint before is whole.
         """
         self._tick_log.append(tick_entry(report))

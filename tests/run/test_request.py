@@ -156,7 +156,7 @@ def test_a_checkpoint_gives_back_every_field_that_it_keeps() -> None:
         name: getattr(RunRequest(), name) for name in others
     }
     for name in KEPT:
-        for wrong in ({}, [], 1.5):
+        for wrong in ({}, [], 1.5, *([None] if KEPT[name].default is not None else [])):
             with pytest.raises(ValueError, match=name):
                 KeptRequest.of({**document, name: wrong})
     for name in document:
@@ -173,6 +173,8 @@ def test_the_keys_of_a_checkpoint_are_those_of_its_schema() -> None:
 
 
 def test_a_run_goes_on_as_it_was_asked_for_but_for_what_is_not_taken_from_a_checkpoint() -> None:
+    untrusted = {name for name, each in KEPT.items() if not each.option.trusted}
+    assert untrusted == {"cluster", "shard_dir", "force"}  # docs/checkpoint.md, Somebody else's checkpoint
     asked = replace(everything(), machine=None, split_cxl=None)
     kept = KeptRequest(asked, "here", {}, {}, {}, "0")
     with pytest.raises(InputError, match="does not say whom to trust"):
