@@ -71,7 +71,7 @@ def test_nobody_else_names_a_member() -> None:
 def test_what_is_not_declared_is_refused(contract: Any) -> None:
     for field in fields(contract):
         assert (field.default, field.default_factory) == (MISSING, MISSING), field.name
-    with pytest.raises(TypeError, match="missing .* required keyword-only arguments?"):
+    with pytest.raises(TypeError, match=r"missing .* required keyword-only arguments?"):
         contract()
 
 
