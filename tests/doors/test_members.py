@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpuscan.base.catalogue import Catalogue
 from gpuscan.bench.peers.catalogue import PEERS
+from gpuscan.bench.peers.contract import PeerKind
 from gpuscan.kernels.catalogue import BACKENDS
+from gpuscan.kernels.contract import BackendKind
 from gpuscan.monitors.catalogue import MONITORS
+from gpuscan.monitors.contract import MonitorKind
 from gpuscan.producers.catalogue import PRODUCERS
+from gpuscan.producers.contract import ProducerKind
 from gpuscan.traces.catalogue import TRACES
+from gpuscan.traces.contract import TraceFormat
 
 ROOT = Path(__file__).parents[2]
 CATALOGUES: list[Catalogue[object]] = [PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS]  # type: ignore[list-item]
@@ -58,6 +65,14 @@ def test_nobody_else_names_a_member() -> None:
     assert {"sampler", "damon", "perf", "cuda", "duckdb"} <= names
     found = {(file, text) for file, text in texts() if text in names or text.startswith(FOLDERS)}
     assert found == ALLOWED
+
+
+@pytest.mark.parametrize("contract", [ProducerKind, MonitorKind, TraceFormat, BackendKind, PeerKind])
+def test_what_is_not_declared_is_refused(contract: Any) -> None:
+    for field in fields(contract):
+        assert (field.default, field.default_factory) == (MISSING, MISSING), field.name
+    with pytest.raises(TypeError, match=r"missing .* required keyword-only arguments?"):
+        contract()
 
 
 @pytest.mark.parametrize(
