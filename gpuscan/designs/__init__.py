@@ -1,7 +1,7 @@
-"""The scan designs of the kernel debate, each a module that reads like the algorithm it models.
+"""Scan designs: what one declares, all there are, and the models of those of the kernel debate.
 
-``rfc``: kmigrated as posted in "[RFC PATCH v1 0/4] Kernel thread based async batch
-migration" (linux-mm, 2025-06-16), and the same without its slips. They are models: every
-candidate goes through the exact steps of the thread, one after the other, in Python.
-docs/designs.md says what each one takes from where.
+``contract`` says what a design declares, ``built_in`` has one file each, ``catalogue`` finds them and those
+of other packages. ``model`` is what the models have in common: every candidate goes through the exact steps
+of the thread, one after the other, in Python. ``threads`` has the threads that walk, ``engine`` runs a model
+on a simulated machine. docs/designs.md says what each one takes from where.
 """

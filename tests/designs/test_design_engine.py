@@ -260,6 +260,67 @@ def test_a_walk_finds_what_is_marked_ahead_of_it() -> None:
     assert running.threads.waits[2].walk_start_ns(40 * MS) == running.threads.waits[2].since_ns
 
 
+def marks_at(running: DesignEngine, folios: list[int], times_ns: list[int]) -> Marks:
+    """Return marks of folios on node 2 for node 0."""
+    frames = running._machine.space.frame_of[folios].astype(np.int64)
+    pfns, n = running._machine.page_map.pfn_of_flat(frames), len(folios)
+    nids, own = np.zeros(n, np.int32), np.full(n, 2, np.int32)
+    return Marks(np.array(times_ns), pfns, nids, np.zeros(n, np.int64), own, np.zeros(n, bool))
+
+
+def test_section_flag_finds_what_is_marked_ahead_of_it_and_its_flag_is_set_again() -> None:
+    running = engine("section-flag", machine(kernel=KernelCostSpec(walk_pfn_ns=1000.0)), freq_threshold=1)
+    # The walk comes to the last page after 4.1 ms; the first mark is what it walks for.
+    marks = marks_at(running, [7, 3, 4095], [0, 2 * MS, 2 * MS])
+    running.threads.expect(marks)
+    assert running.threads.next_walk(0) is None
+    running.threads.walk(0, 2)
+    assert running.model.ledger.migrated == 2
+    assert marks.done.tolist() == [True, False, True]
+    (span,) = running.model.spans(2)
+    assert running.model.activated(2)
+    assert running.model.will_walk(span)
+
+
+def test_zone_flag_is_asked_when_the_walk_comes_to_the_zone() -> None:
+    topology = tiered()
+    zone = topology.nodes[2].zones[0]
+    start, half = zone.present[0][0], SECTION_PAGES // 2
+    first = replace(zone, present=((start, start + half),), managed_pages=half)
+    second = replace(
+        zone,
+        name="Movable",
+        present=((start + SECTION_PAGES, start + SECTION_PAGES + half),),
+        managed_pages=half,
+    )
+    node_2 = replace(topology.nodes[2], zones=(first, second))
+    split = Topology("split", (*topology.nodes[:2], node_2, topology.nodes[3]), topology.distance)
+    for late_ms, migrated in ((10, 2), (40, 1)):  # the walk comes to the second zone after 16.4 ms
+        spec = KernelCostSpec(walk_pfn_locked_ns=1000.0, atomics_apart_ns=0.0)
+        running = engine("zone-flag", machine(split, n_pages=20_000, kernel=spec))
+        low, *_, high = np.argsort(running._machine.space.frame_of).tolist()
+        marks = marks_at(running, [low, high], [0, late_ms * MS])
+        running.threads.expect(marks)
+        running.threads.next_walk(0)
+        assert not running.model.will_walk(running.model.spans(2)[1])
+        running.threads.walk(0, 2)
+        assert running.model.ledger.migrated == migrated
+
+
+def test_a_mark_that_is_refused_starts_no_walk() -> None:
+    # per-folio marks folios on an LRU list alone; kmigrated as posted marks whatever is online.
+    for name, flagged in (("per-folio", False), ("rfc-fixed", True)):
+        spec = KernelCostSpec(walk_pfn_locked_ns=1000.0, atomics_apart_ns=0.0)
+        running = engine(name, machine(kernel=spec))
+        marks = marks_at(running, [4095], [2 * MS])
+        free = running._machine.page_map.pfn_of_flat(running._machine.frames.free_frames(2)[-1:])
+        marks.pfns[:] = free.astype(np.int64)
+        running.threads.expect(marks)
+        running.threads.walk(0, 2)
+        assert marks.done.all()
+        assert (running.threads.waits[2].flag_ns is not None) == flagged == running.model.activated(2)
+
+
 def mark_one_by_one(self: Threads, end: int) -> None:
     """Make marks up to ``end`` or the first that sets a flag, as if each came alone."""
     marks = self._marks
