@@ -155,7 +155,6 @@ def run(
     from gpuscan.cli.devices import check_threads
     from gpuscan.cli.job import Job, conduct
     from gpuscan.cli.output import Output
-    from gpuscan.designs.catalogue import DESIGNS
     from gpuscan.workload.files import workload_document, workload_of
 
     output = Output(as_json, quiet=quiet)
@@ -194,10 +193,13 @@ def run(
     if trace is not None and machine is None:
         note_trace_machine(options + (overrides or []), loaded.topology.machine, output)
     check_threads(threads, output)
-    if (workers is not None or cluster is not None) and not DESIGNS.get(design).runs_on_a_store:
-        raise InputError(
-            f"the design {design} is a model that has no shards; leave out --workers and --cluster"
-        )
+    if workers is not None or cluster is not None:
+        from gpuscan.designs.catalogue import DESIGNS
+
+        if not DESIGNS.get(design).runs_on_a_store:
+            raise InputError(
+                f"the design {design} is a model that has no shards; leave out --workers and --cluster"
+            )
     if checkpoint is None:
         conduct(job, output)
         return
