@@ -11,8 +11,6 @@ import numpy as np
 from gpuscan.base.arguments import flag, function, instance, text, whole
 from gpuscan.base.errors import InputError
 from gpuscan.base.program import PROGRAM
-from gpuscan.designs.catalogue import DESIGNS
-from gpuscan.designs.tunables import Tuning
 from gpuscan.engine.stages import ResumableSource
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.kernels.api import Backend
@@ -240,6 +238,9 @@ def _open_backend(request: RunRequest, device: Device, hooks: Hooks) -> tuple[Ba
 
 def _check_design(job: Job) -> None:
     """Refuse what a model of another design cannot do."""
+    from gpuscan.designs.catalogue import DESIGNS
+    from gpuscan.designs.tunables import Tuning
+
     request, workload, design = job.request, job.workload, job.request.design
     DESIGNS.get(design).check(Tuning(workload.engine_policy()))
     if workload.policy.one_thread:

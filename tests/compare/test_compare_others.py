@@ -164,7 +164,7 @@ def test_a_design_of_another_package_is_in_table_plots_and_help(
     place, out = tmp_path / "site", tmp_path / "out"
     place.mkdir()
     code, groups = (
-        example("designs.md", "A design of your own"),
+        example("extending.md", "A design"),
         {"gpuscan.designs": "node-list = node_list:DESIGN"},
     )
     assert len(code.splitlines()) < 60
@@ -206,7 +206,7 @@ def test_a_column_of_another_package_is_in_table_json_objectives_and_plot(
     place, out = tmp_path / "site", tmp_path / "out"
     place.mkdir()
     code, groups = (
-        example("compare.md", "A column of your own"),
+        example("extending.md", "A column of compare"),
         {"gpuscan.columns": ENTRY},
     )
     with installed(place, "per_request", code, groups, COLUMNS), small_steps():
@@ -240,7 +240,7 @@ def test_a_column_of_another_package_is_in_table_json_objectives_and_plot(
 def test_a_column_that_declares_too_little_is_refused(
     tmp_path: Path, change: tuple[str, str], said: str
 ) -> None:
-    code = example("compare.md", "A column of your own").replace(*change)
+    code = example("extending.md", "A column of compare").replace(*change)
     with (
         installed(tmp_path, "per_request", code, {"gpuscan.columns": ENTRY}, COLUMNS),
         pytest.raises(InputError, match=said),

@@ -170,7 +170,8 @@ def done(place: Path) -> dict[str, Done]:
 def test_each_example_is_short_and_whole() -> None:
     found = examples()
     assert {one.group for one in found} >= {
-        f"gpuscan.{kind}" for kind in ("producers", "monitors", "traces", "backends", "peers")
+        f"gpuscan.{kind}"
+        for kind in ("producers", "monitors", "traces", "backends", "peers", "designs", "columns")
     }
     for one in found:
         assert len(one.code.splitlines()) < N_LINES_MAX, one.name
