@@ -260,6 +260,7 @@ def test_a_monitor_watches(done: dict[str, Done]) -> None:
     assert end["event"] == "end"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_producer(place: Path, tmp_path: Path, done: dict[str, Done]) -> None:
     state = str(tmp_path / "state")
     run = [sys.executable, "-c", QUICK_DISK, *SMALL, "--producer", "counter", "--device", "cpu"]

@@ -57,7 +57,7 @@ def test_auto_goes_by_places_and_passes_over_what_is_broken(monkeypatch):
         catalogue.open_monitor("x", here)
     for name in ("last", "second"):
         kinds[name] = kinds["first"]
-    with pytest.raises(InputError, match=r"no source works here \(.*\); run gpuscan as root"):
+    with pytest.raises(InputError, match=r"no monitor works here \(.*\); run gpuscan as root"):
         catalogue.open_monitor("auto", here)
 
 

@@ -104,7 +104,7 @@ class Victim:
     [
         (0, 6, 0),
         *(pytest.param(part, 50, 0, marks=SLOW) for part in range(1, 5)),
-        (5, 2, 3),
+        pytest.param(5, 2, 3, marks=SLOW),
         pytest.param(6, 50, 3, marks=SLOW),
     ],
 )

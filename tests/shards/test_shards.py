@@ -100,7 +100,7 @@ def test_places_are_those_of_a_sort_by_target_and_shard(counts: list[list[int]])
     assert order.offsets.tolist() == [0, *np.cumsum(table.sum(axis=0)).tolist()]
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("device", [pytest.param("reference", marks=pytest.mark.slow), "cpu"])
 @given(
     machine=machines(),
     n_shards=shard_counts,

@@ -398,7 +398,8 @@ def test_a_run_with_workers_says_what_one_without_says(alone: Any, tmp_path: Pat
     assert sharded["device"]["reason"].endswith("2 shards on 2 workers of this machine")
 
 
-@pytest.mark.parametrize("signalled", [pytest.param("group", marks=pytest.mark.slow), "process"])
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", ["group", "process"])
 def test_an_interrupt_leaves_nothing(tmp_path: Path, signalled: str) -> None:
     process = gpuscan(tmp_path, "--ticks", "1000000", "--workers", "2")
     assert process.stderr is not None

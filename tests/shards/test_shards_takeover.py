@@ -125,6 +125,7 @@ def test_a_log_that_is_missing_or_damaged_is_not_taken_over(tmp_path: Path) -> N
         assert ready_flats(store) == set(FLATS.tolist())
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_directory_are_never_mixed(tmp_path: Path) -> None:
     mine = FLATS + 7
 

@@ -286,6 +286,7 @@ def sabotaged(folder: Path, name: str, line: str, instead: str) -> dict[str, Mod
     return modules
 
 
+@pytest.mark.slow  # each compiles kernels anew
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_the_check_sees(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check, name, line, instead = FAULTS[fault]
