@@ -60,11 +60,13 @@ def compare(request: CompareRequest, voice: Voice) -> None:
     gpuscan compare --designs section-flag,gpuscan --grid interval=50ms,100ms,1s --grid threshold=1,2,3
     gpuscan compare --trace mem.txt --topology mine.toml     recorded accesses
     """
+    from gpuscan.compare.columns.catalogue import all_columns
     from gpuscan.compare.grid import check_objective, parse_grid
     from gpuscan.compare.settings import wanted_designs
 
     output = voice.output()
     names = wanted_designs(request.designs)
+    all_columns()  # what is wrong with one is said now, not once all is measured
     combinations = parse_grid(list(request.grid))
     if request.objective is not None:
         check_objective(request.objective)

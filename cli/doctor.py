@@ -44,7 +44,7 @@ def doctor(
 
     output = Output(as_json)
     parts = {"software": _software, "machine": _machine, "kernel cache": _numba_cache}
-    parts |= {"devices": _devices, "capture": _capture, "live": _live}
+    parts |= {"devices": _devices, "capture": _capture, "live": _live, "kinds": _kinds}
     checks = [check for name, part in parts.items() for check in _checked(name, part)]
     output.document({"checks": [check._asdict() for check in checks]})
     table = Table("what", "found", "to do", box=None, header_style="bold", pad_edge=False)
@@ -206,3 +206,28 @@ def _live() -> list[Check]:
     return found + [
         Check(f"live --monitor {source}", "cannot be used", why) for source, why in unusable.items()
     ]
+
+
+def _kinds() -> list[Check]:
+    """Return what there is of each kind that takes nothing of this machine, and what of it is broken."""
+    from gpuscan.base.errors import InputError
+    from gpuscan.bench.peers.catalogue import PEERS
+    from gpuscan.compare.columns.catalogue import COLUMNS
+    from gpuscan.designs.catalogue import DESIGNS
+    from gpuscan.producers.catalogue import PRODUCERS
+    from gpuscan.traces.catalogue import TRACES
+
+    found = []
+    for catalogue in (DESIGNS, PRODUCERS, TRACES, PEERS, COLUMNS):
+        usable: list[str] = []
+        unusable: list[Check] = []
+        for name in catalogue.names:
+            origin = catalogue.origin(name)
+            try:
+                catalogue.get(name)
+            except InputError as error:
+                unusable.append(Check(f"{catalogue.kind} {name}", "cannot be used", str(error)))
+            else:
+                usable.append(f"{name} ({origin})" if origin else name)
+        found += [Check(f"{catalogue.kind}s", ", ".join(usable)), *unusable]
+    return found

@@ -230,7 +230,7 @@ def _print(session: LiveSession, report: RunReport, output: Output) -> None:
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    facts.add_row("source", f"{session.monitor.name}: {session.monitor.sees}")
+    facts.add_row("monitor", f"{session.monitor.name}: {session.monitor.sees}")
     facts.add_row("device", device_row(session.store, request.device))
     facts.add_row(
         "ended", f"{totals.end_reason}, after {format_time(totals.elapsed_ns)}, {totals.n_ticks:,} ticks"

@@ -64,8 +64,8 @@ through them for garbage every 700, Python's default, is a seventh of what ``gpu
 _PLAIN_HELP: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
 """Typer's boxed help costs 0.12 s for importing rich, half of what ``--help`` may take in all."""
 
-CATALOGUES = {"{designs}": ("gpuscan.designs.catalogue", "DESIGNS")}
-"""What an option's help may name -> the module and the catalogue."""
+CATALOGUES = {"{designs}": ("design", "gpuscan.designs.built_in")}
+"""What an option's help may name -> the kind, and the folder of the built-in ones."""
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
 """click's UsageError. Typer bundles click from some version on and exports this one subclass only."""
 
@@ -105,10 +105,12 @@ class ListingCommand(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """See click; the lists are put in first."""
         for option in self.params:
-            for place, (module, catalogue) in CATALOGUES.items():
+            for place, (kind, folder) in CATALOGUES.items():
                 said = getattr(option, "help", None) or ""
                 if place in said:
-                    names = getattr(import_module(module), catalogue).names
+                    from gpuscan.base.catalogue import Catalogue
+
+                    names = Catalogue(kind, folder, object, "").names  # the contract is not imported for them
                     cast("Any", option).help = said.replace(place, ", ".join(names))
         super().format_help(ctx, formatter)
 

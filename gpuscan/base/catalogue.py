@@ -91,7 +91,7 @@ class Catalogue(Generic[T]):
         entry = self._entry_points[name]
         try:
             found = entry.load()
-        except Exception as error:  # whatever another package does when it is imported
+        except (Exception, SystemExit) as error:  # whatever another package does when it is imported
             raise InputError(
                 f"the {self.kind} {name!r} of {_package(entry)} cannot be loaded "
                 f"({type(error).__name__}: {error}); mend or uninstall that package"

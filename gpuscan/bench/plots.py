@@ -149,6 +149,8 @@ def _drawn_as(name: str) -> dict[str, Any]:
     """Return the label and the style of a line."""
     if name in _STYLE:
         return {"label": _LABEL.get(name, name), **_STYLE[name]}
+    if name not in PEERS:  # of a package that is not installed any more
+        return {"label": name, "color": "0.5"}
     peer = PEERS.get(name)
     return {"label": peer.label, **peer.style}
 

@@ -21,8 +21,6 @@ class TimedLedger(RequestLedger):
         place: of the walk that is under way.
         delays_ns, positions: of each request found, in the order they were: how long it was pending,
             and the page.
-        last_asked_ns: time of the latest mark that made or found a page READY, whatever node it is on; who
-            sets it to -1 learns whether there has been one since.
     """
 
     def __init__(self, place: WalkPlace) -> None:
@@ -31,13 +29,11 @@ class TimedLedger(RequestLedger):
         self.place = place
         self.delays_ns: list[int] = []
         self.positions: list[int] = []
-        self.last_asked_ns = -1
         self._since_ns: dict[int, int] = {}
 
     def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
         """See :class:`RequestLedger`."""
         self._since_ns.setdefault(position, self.now_ns)
-        self.last_asked_ns = max(self.last_asked_ns, self.now_ns)
         super().ask(position, nid, keeps_nid=keeps_nid)
 
     def claim(self, position: int) -> int | None:

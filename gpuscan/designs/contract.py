@@ -1,7 +1,7 @@
 """What a scan design says of itself. Everything else asks here, and knows no design by name.
 
 There is nothing to fall back on: a design that leaves something out cannot be made, and what was never
-measured of one is :class:`NotMeasured`, with the reason. ``docs/designs.md`` has a whole example.
+measured of one is :class:`NotMeasured`, with the reason. ``docs/extending.md`` has a whole example.
 """
 
 from __future__ import annotations

@@ -24,11 +24,13 @@ class Told:
         metric: its name; nothing is said where a run has none of it.
         noun: what it counts: ``faults``; of a share, what that is of: ``of nodes guessed right``.
         share_of: metrics of which it is a share, added up; empty: it is a count.
+        if_any: nothing is said of none.
     """
 
     metric: str
     noun: str
     share_of: tuple[str, ...] = ()
+    if_any: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,7 +123,7 @@ def trace_notes(request: RunRequest, workload: Workload) -> tuple[str, ...]:
     if any(override.startswith(("topology=", "topology.machine=")) for override in _overrides(request)):
         return ()
     return (
-        "without --topology or --machine the trace is replayed on the workload's machine, "
+        "without --topology the trace is replayed on the workload's machine, "
         f"{workload.topology.machine}, and not on the one that it was recorded on",
     )
 

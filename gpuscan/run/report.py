@@ -158,9 +158,9 @@ def _producer(told: Sequence[Told], metrics: Mapping[str, float]) -> str:
     said = []
     for one in told:
         whole = sum(metrics.get(name, 0.0) for name in one.share_of)
-        if one.metric not in metrics or (one.share_of and not whole):
+        value = metrics.get(one.metric)
+        if value is None or (one.share_of and not whole) or (one.if_any and not value):
             continue
-        value = metrics[one.metric]
         said.append(f"{value / whole:.1%} {one.noun}" if one.share_of else f"{value:,.0f} {one.noun}")
     if "producer_cost_ns" in metrics:
         said.append(f"{format_time(metrics['producer_cost_ns'])} of CPU time (modelled)")

@@ -264,11 +264,11 @@ class RunRequest:
         """Refuse what checkpoints cannot be kept of, or not that often.
 
         Raises:
-            InputError: a model has no state.
+            InputError: the state of another design is not kept, nor which one it was.
         """
-        if self.is_model:
+        if self.design != PROGRAM:
+            what = "is a model whose state" if self.is_model else "is another one, which"
             raise InputError(
-                f"the design {self.design} is a model whose state is not kept; leave out --checkpoint or "
-                "--design"
+                f"the design {self.design} {what} is not kept; leave out --checkpoint or --design"
             )
         _ = self.pace

@@ -49,6 +49,7 @@ class Scenario:
         engine: the loop.
         notes: what a user should know before reading the result.
         goes_on: when the device fails, the CPU goes on to the end.
+        design: its name.
     """
 
     workload: Workload
@@ -58,6 +59,7 @@ class Scenario:
     engine: Engine | DesignEngine
     notes: tuple[str, ...]
     goes_on: bool = False
+    design: str = PROGRAM
 
     def run(
         self,
@@ -70,6 +72,7 @@ class Scenario:
             return self.engine.run(self.workload.ticks, on_tick)
         report = self.engine.run(self.workload.ticks, on_tick, earlier=earlier)
         self.notes += self.engine.store.device_failures()
+        report.design = self.design
         return report
 
 
@@ -205,7 +208,7 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
         plan_sink=hooks.plan_sink,
         verify_every_tick=hooks.verify_every_tick,
     )
-    return Scenario(workload, topology, machine, store, engine, notes, request.fallback)
+    return Scenario(workload, topology, machine, store, engine, notes, request.fallback, request.design)
 
 
 def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, MachineSpec, Survey | None]:

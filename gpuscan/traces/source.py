@@ -115,7 +115,8 @@ def survey(
     if not n_samples:
         raise InputError(
             f"{trace.path}: no sample can be used on {topology.name!r} "
-            f"({found.reasons() or 'the trace has none'}); give the machine it was recorded on with --machine"
+            f"({found.reasons() or 'the trace has none'}); give the machine it was recorded on with "
+            "--topology, or --machine for a captured one"
             + (trace.format.outside_advice if reader.left_out["outside"] else "")
         )
     return found
@@ -146,7 +147,7 @@ def frames_of(topology: Topology, pages: NDArray[np.bool_]) -> CapturedFrames:
     if not (flags & FrameBit.LRU).any():
         raise InputError(
             f"all pages of the trace belong to the kernel of {topology.name!r}, so nothing could move; "
-            "give the machine it was recorded on with --machine"
+            "give the machine it was recorded on with --topology, or --machine for a captured one"
         )
     return CapturedFrames(flags, np.zeros(len(pages), dtype=np.uint8), np.zeros(len(pages), dtype=np.bool_))
 

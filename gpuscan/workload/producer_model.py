@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
 
+from gpuscan.base.errors import InputError
 from gpuscan.base.values import Model, one_of_names
 from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.producers.numa_balancing import HintFaultOptions
@@ -78,8 +79,18 @@ class Producer(Model):
         return {f"{table}.{key}": every_ns for key, every_ns in self._options().turns_ns().items()}
 
     def spec(self, topology: Topology) -> ProducerSpec | None:
-        """Return what watches instead of NUMA balancing, None where that marks."""
-        return self._options().spec(topology)
+        """Return what watches instead of NUMA balancing, None where that marks.
+
+        Raises:
+            InputError: what a producer makes is another one's, which would be run in its place.
+        """
+        spec = self._options().spec(topology)
+        kind = DEFAULT_PRODUCER if spec is None else getattr(spec, "kind", None)
+        if kind != self.kind:
+            raise InputError(
+                f"the producer {self.kind} makes a spec of the kind {kind!r}; let both have one name"
+            )
+        return spec
 
     def _options(self) -> Options:
         return cast("Options", getattr(self, table_of(self.kind)))

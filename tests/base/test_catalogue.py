@@ -73,6 +73,7 @@ def test_an_unknown_name_says_which_there_are(lay: Lay) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("raise SystemExit(0)", r"of others 1.0 cannot be loaded \(SystemExit: 0\)"),
         ("1 / 0", r"of others 1.0 cannot be loaded \(ZeroDivisionError: division by zero\)"),
         ("", r"of others 1.0 cannot be loaded \(AttributeError: .*'OVAL'"),
         ("OVAL = 3", r"of others 1.0 \(others:OVAL\) is of type int, not str"),

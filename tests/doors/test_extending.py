@@ -197,6 +197,10 @@ def test_doctor_has_them_and_says_which_are_broken(done: dict[str, Done]) -> Non
     why = "gpuscan_broken 1.0 cannot be loaded (ZeroDivisionError: division by zero)"
     assert why in found["broken"]["found"]
     assert why in found["live --monitor broken"]["remedy"]
+    for kind, name in (("design", "node-list"), ("producer", "counter"), ("peer", "lexsort")):
+        assert f"{name} (" in found[f"{kind}s"]["found"]
+    for kind in ("producer", "trace format", "peer"):
+        assert why in found[f"{kind} broken"]["remedy"]
 
 
 def test_a_producer_and_a_backend_run(done: dict[str, Done]) -> None:

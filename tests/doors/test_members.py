@@ -13,6 +13,7 @@ import pytest
 from gpuscan.base.catalogue import Catalogue
 from gpuscan.bench.peers.catalogue import PEERS
 from gpuscan.bench.peers.contract import PeerKind
+from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.kernels.catalogue import BACKENDS
 from gpuscan.kernels.contract import BackendKind
 from gpuscan.monitors.catalogue import MONITORS
@@ -23,13 +24,14 @@ from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import TraceFormat
 
 ROOT = Path(__file__).parents[2]
-CATALOGUES: list[Catalogue[object]] = [PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS]  # type: ignore[list-item]
+CATALOGUES: list[Catalogue[object]] = [PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS, DESIGNS]  # type: ignore[list-item]
 FOLDERS = (
     "gpuscan.producers.built_in.",
     "gpuscan.monitors.built_in.",
     "gpuscan.traces.built_in.",
     "gpuscan.kernels.backends.",
     "gpuscan.bench.peers.built_in.",
+    "gpuscan.designs.built_in.",
 )
 ALLOWED = {
     ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults"),  # a public name of gpuscan
@@ -40,8 +42,8 @@ ALLOWED = {
     ("gpuscan/sim/hotness_units.py", "hotness-unit"),
     ("gpuscan/snapshot/snapshot.py", "kpageflags"),  # the kernel's word for page flags
 }
-COMMON = {"numpy", "idle", "written", "cpu", "reference"}
-"""Names that are words for other things, too: a package, states, what a measurement is taken on."""
+COMMON = {"numpy", "idle", "written", "cpu", "reference", "gpuscan"}
+"""Names that are words for other things, too: packages, states, what a measurement is taken on."""
 OWN = ("built_in/", "kernels/backends/", "kernels/cuda/", "kernels/cpu/", "kernels/reference.py")
 
 

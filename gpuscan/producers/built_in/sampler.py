@@ -105,5 +105,5 @@ PRODUCER = ProducerKind(
     about="sampled accesses, as IBS and PEBS report them",
     options=SamplerOptions,
     make=SamplerSource,
-    told=(Told("samples", "samples"), Told("samples_useless", "useless", ("samples",))),
+    told=(Told("samples", "samples"), Told("samples_useless", "useless", ("samples",), if_any=True)),
 )
