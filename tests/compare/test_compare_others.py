@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from gpuscan.base.errors import InputError
+from gpuscan.base.program import PROGRAM
 from gpuscan.cli.main import main
 from gpuscan.compare import plots
 from gpuscan.compare.columns.catalogue import COLUMNS, all_columns
@@ -26,8 +27,11 @@ from gpuscan.designs.contract import Charge, Design
 from gpuscan.designs.engine import design_engine
 from gpuscan.designs.steps import ScanStep
 from gpuscan.engine.policy import Policy
+from gpuscan.run.request import RunRequest
+from gpuscan.run.scenario import build_scenario
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, KernelCostSpec, MachineSpec, ProcessSpec
+from gpuscan.workload.files import load_workload
 from machines import tiered
 from packages import installed
 from small_steps import small_steps
@@ -117,6 +121,19 @@ def test_a_run_of_a_copy_is_a_run_of_the_original(name: str, add: object) -> Non
     assert (ours.design, theirs.design) == (name, "a-copy")
     assert ours.counters == theirs.counters
     assert ours.ticks == theirs.ticks
+
+
+def test_a_run_of_another_design_on_a_store_has_its_name_and_is_not_kept(add: object) -> None:
+    copy = add(replace(DESIGNS.get(PROGRAM), name="a-copy"))
+    workload = load_workload("cxl-promote", ["topology.memory=512MiB", "ticks=2"])
+    documents = []
+    for design in (PROGRAM, copy):
+        report = build_scenario(workload, design=design, device="cpu", n_threads=1).run()
+        assert report.design == design
+        documents.append([(tick.candidates, tick.migrated, tick.pending) for tick in report.ticks])
+    assert documents[0] == documents[1]
+    with pytest.raises(InputError, match="a-copy is another one, which is not kept; leave out --checkpoint"):
+        RunRequest(design=copy).check_kept()
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

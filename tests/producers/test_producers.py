@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gpuscan.designs.engine import design_engine
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine
 from gpuscan.migrate.simulated import SimulatedMigrator
-from gpuscan.producers.catalogue import producer_of
+from gpuscan.producers.catalogue import PRODUCERS, producer_of
 from gpuscan.producers.contract import Observed
 from gpuscan.producers.source import Producer
 from gpuscan.sim import loops
@@ -32,6 +33,7 @@ from gpuscan.sim.spec import (
 )
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Link, Topology
+from gpuscan.workload.files import load_workload
 from machines import tiered
 
 MS = 1_000_000
@@ -345,7 +347,7 @@ def test_failed_promotions_are_not_counted_in_memory_tiering_mode() -> None:
 
 # --- every producer under every kind of engine
 
-PRODUCERS: dict[str, ProducerSpec | None] = {
+SPECS: dict[str, ProducerSpec | None] = {
     "hint-faults": None,
     "sampler": SamplerSpec(period=3),
     "a-bit": ABitSpec(walk_period_ns=TICK),
@@ -356,10 +358,10 @@ FAULTS = HintFaultSpec(scan_bytes=1 << 30, scan_period_ns=2 * TICK)
 
 
 @pytest.mark.parametrize("mark", ["request", "record"])
-@pytest.mark.parametrize("kind", PRODUCERS)
+@pytest.mark.parametrize("kind", SPECS)
 def test_the_engine_takes_every_producer(kind: str, mark: str) -> None:
     spec = MachineSpec((), replace(FAULTS, mark=mark), MigrationCostSpec(isolation_failure_share=0.1))
-    sim = machine(PRODUCERS[kind], spec=spec, **BUSY)
+    sim = machine(SPECS[kind], spec=spec, **BUSY)
     store = Store(sim.topology, device="reference")
     for event in sim.folios():
         store.admit(event.allocated, event.order)
@@ -372,10 +374,20 @@ def test_the_engine_takes_every_producer(kind: str, mark: str) -> None:
 
 
 @pytest.mark.parametrize("design", ["rfc-v1", "section-flag", "hot-list", "percpu-list", "per-folio"])
-@pytest.mark.parametrize("kind", PRODUCERS)
+@pytest.mark.parametrize("kind", SPECS)
 def test_designs_take_every_producer(kind: str, design: str) -> None:
-    sim = machine(PRODUCERS[kind], spec=MachineSpec((), FAULTS), **BUSY)
+    sim = machine(SPECS[kind], spec=MachineSpec((), FAULTS), **BUSY)
     report = design_engine(design, sim, Policy(interval_ns=TICK)).run(25)  # proves its ledger at the end
     assert report.ledger.migrated > 500
     if kind != "hint-faults" and design == "rfc-v1":  # nobody marks a page with its own node there
         assert report.ledger.dropped["already there"] < report.ledger.migrated
+
+
+@pytest.mark.parametrize("other", ["sampler", "hint-faults"])
+def test_a_producer_that_makes_anothers_spec_is_refused(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"not-{other}"
+    monkeypatch.setitem(PRODUCERS._entry_points, name, EntryPoint(name, "mine:MINE", PRODUCERS.group))
+    monkeypatch.setitem(PRODUCERS._loaded, name, PRODUCERS.get(other))
+    workload = load_workload("cxl-promote", [f"producer.kind={name}"])
+    with pytest.raises(InputError, match=f"the producer {name} makes a spec of the kind '{other}'; let both"):
+        workload.machine_spec(tiered())
