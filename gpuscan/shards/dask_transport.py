@@ -115,9 +115,9 @@ class DaskTransport:
                 if address not in self._workers():
                     raise ShardLostError(spec.shard) from None
             except Exception as error:
-                # A future that is cancelled while it is waited for can also end in an UnboundLocalError of
-                # distributed.utils.sync(), which catches no CancelledError (2026.8).
-                lost = ("KilledWorker", "FutureCancelledError", "CancelledError")
+                # A future that is cancelled while it is waited for, whatever its status says then, can end in
+                # an UnboundLocalError of distributed.utils.sync(), which catches no CancelledError (2026.8).
+                lost = ("KilledWorker", "FutureCancelledError", "CancelledError", "UnboundLocalError")
                 if made.status in ("cancelled", "lost") or type(error).__name__ in lost:
                     raise ShardLostError(spec.shard) from None
                 raise

@@ -32,7 +32,7 @@ from gpuscan.kernels.registry import Device
 from gpuscan.run.request import RunRequest
 from gpuscan.shards import dask_transport, joining
 from gpuscan.shards.dask_transport import DaskTransport, ShardActor, joined_cluster, local_cluster
-from gpuscan.shards.messages import pack
+from gpuscan.shards.messages import ShardLostError, ShardSpec, pack
 from gpuscan.shards.sharded_store import ShardedStore
 from gpuscan.store.plan import Plan
 from processes import family, listening, worker_pids
@@ -240,6 +240,24 @@ class Growing:
 
     def sync(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return call()
+
+
+class Cancelled(Growing):
+    """A cluster on which an actor's future is cancelled while it is waited for."""
+
+    status = "pending"  # as it may be at that moment
+
+    def submit(self, *_: Any, **__: Any) -> Cancelled:
+        return self
+
+    def result(self, timeout: float) -> Any:
+        raise UnboundLocalError("cannot access local variable 'result'")  # distributed.utils.sync()
+
+
+def test_an_actor_that_is_cancelled_while_it_is_made_is_a_lost_one() -> None:
+    transport = DaskTransport(Cancelled(1, 2), "the cluster")
+    with pytest.raises(ShardLostError):
+        transport.create(ShardSpec(0, 1, machine(), 0, 4, "rfc", "cpu", None, False, 1), None)
 
 
 def test_workers_are_waited_for_as_long_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
