@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from gpuscan.linux.syscalls import CapabilitySets, capget, capset, prctl
 _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT = 23, 24, 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 """include/uapi/linux/prctl.h"""
+
+_ENDED_WITHIN_S, _LOOK_AGAIN_S = 0.2, 0.005
 
 
 def give_up(rights: Iterable[Right]) -> None:
@@ -55,7 +58,17 @@ def give_up_before_exec(rights: Iterable[Right]) -> None:
 
 
 def n_threads_with_more(root: Path = Path("/")) -> int:
-    """Return how many threads of this process may do more than the calling one."""
+    """Return how many threads of this process may do more than the calling one.
+
+    A thread that was joined is there for a moment more, so what is found is looked at again.
+    """
+    deadline = time.monotonic() + _ENDED_WITHIN_S
+    while (n_threads := _n_with_more(root)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_S)
+    return n_threads
+
+
+def _n_with_more(root: Path) -> int:
     own = _permitted(root / "proc/thread-self")
     others = 0
     for task in (root / "proc/self/task").iterdir():

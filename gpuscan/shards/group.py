@@ -299,7 +299,7 @@ class ShardGroup:
             if not (self._cpu_takes_over and self._logs) or self._specs[shard].device == takes_over():
                 raise DeviceFailedError(sentence) from error
             self._specs[shard] = replace(self._specs[shard], device=takes_over())
-            sentence += f": {takes_over()} went on from its checkpoint and log"
+            sentence += ": the CPU went on from its checkpoint and log"
             self.device_failures.append(sentence)
             if self._on_failure is not None:
                 self._on_failure(sentence)

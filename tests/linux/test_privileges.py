@@ -261,3 +261,11 @@ def test_the_sets_are_those_that_the_kernel_shows():
     shown = parsed(Path("/proc/thread-self/status").read_text())
     assert capget() == CapabilitySets(shown["CapEff"], shown["CapPrm"], shown["CapInh"])
     assert privileges.n_threads_with_more() == 0
+
+
+def test_a_thread_that_is_ending_keeps_no_rights(monkeypatch):
+    looks = iter([1, 1, 0])
+    monkeypatch.setattr(privileges, "_n_with_more", lambda root: next(looks))
+    assert privileges.n_threads_with_more() == 0
+    monkeypatch.setattr(privileges, "_n_with_more", lambda root: 2)
+    assert privileges.n_threads_with_more() == 2

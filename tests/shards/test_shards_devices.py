@@ -75,7 +75,7 @@ def test_a_shard_whose_device_fails_goes_on_on_the_cpu(gpu: Gpu, tmp_path: Path)
         assert heard == list(store.device_failures())
         what = calls[fails_after]
         assert heard[0].startswith(f"shard 0: the device cuda failed in {what} (DriverLostError")
-        assert heard[0].endswith(": cpu went on from its checkpoint and log")
+        assert heard[0].endswith(": the CPU went on from its checkpoint and log")
         lost_in.add(what)
     assert {"record", "scan"} <= lost_in
 
