@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -12,7 +13,8 @@ def meant_file(name: str, *suffixes: str) -> str:
         name: as given, without a slash.
         suffixes: that a file of the kind may have; an empty one is the name itself.
     """
-    for suffix in suffixes:
-        if name and Path(f"./{name}{suffix}").exists():
-            return f" (did you mean './{name}{suffix}'?)"
+    with suppress(OSError):  # longer than a file's name can be
+        for suffix in suffixes:
+            if name and Path(f"./{name}{suffix}").exists():
+                return f" (did you mean './{name}{suffix}'?)"
     return ""

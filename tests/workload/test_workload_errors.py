@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpuscan.base.errors import InputError
+from gpuscan.topology.resolve import resolve_topology
 from gpuscan.workload.files import DEFAULT_WORKLOAD, load_workload
 from workload_files import MINIMAL, machine, write
 
@@ -167,3 +168,9 @@ def test_what_the_machine_does_not_have(tmp_path: Path, overrides: list[str], me
     workload = load_workload(write(tmp_path, MINIMAL), overrides)
     with pytest.raises(InputError, match=message):
         workload.machine_spec(machine())
+
+
+@pytest.mark.parametrize("read", [load_workload, resolve_topology])
+def test_a_name_longer_than_a_files_can_be_is_an_unknown_one(read):
+    with pytest.raises(InputError, match="unknown (workload|topology) 'a+'; choose one of"):
+        read("a" * 5000)
