@@ -172,5 +172,5 @@ def test_what_the_machine_does_not_have(tmp_path: Path, overrides: list[str], me
 
 @pytest.mark.parametrize("read", [load_workload, resolve_topology])
 def test_a_name_longer_than_a_files_can_be_is_an_unknown_one(read):
-    with pytest.raises(InputError, match="unknown (workload|topology) 'a+'; choose one of"):
+    with pytest.raises(InputError, match=r"unknown (workload|topology) 'a+'; choose one of"):
         read("a" * 5000)
