@@ -147,19 +147,15 @@ def _numba_cache() -> list[Check]:
 
 
 def _devices() -> list[Check]:
-    from gpuscan.base.errors import InputError
     from gpuscan.kernels.catalogue import BACKENDS
     from gpuscan.kernels.registry import available_devices
 
     found = [Check("devices", ", ".join(available_devices()))]
-    for name in BACKENDS.names:
-        try:
-            says = BACKENDS.get(name).probe().says
-        except InputError as error:  # of another package
-            says = str(error)
-        if says:
+    backends, broken = BACKENDS.usable()
+    for name, backend in backends.items():
+        if says := backend.probe().says:
             found.append(Check(name, says))
-    return found
+    return found + [Check(name, str(error)) for name, error in broken.items()]
 
 
 def _capture() -> list[Check]:
@@ -210,7 +206,6 @@ def _live() -> list[Check]:
 
 def _kinds() -> list[Check]:
     """Return what there is of each kind that takes nothing of this machine, and what of it is broken."""
-    from gpuscan.base.errors import InputError
     from gpuscan.bench.peers.catalogue import PEERS
     from gpuscan.compare.columns.catalogue import COLUMNS
     from gpuscan.designs.catalogue import DESIGNS
@@ -219,15 +214,10 @@ def _kinds() -> list[Check]:
 
     found = []
     for catalogue in (DESIGNS, PRODUCERS, TRACES, PEERS, COLUMNS):
-        usable: list[str] = []
-        unusable: list[Check] = []
-        for name in catalogue.names:
-            origin = catalogue.origin(name)
-            try:
-                catalogue.get(name)
-            except InputError as error:
-                unusable.append(Check(f"{catalogue.kind} {name}", "cannot be used", str(error)))
-            else:
-                usable.append(f"{name} ({origin})" if origin else name)
-        found += [Check(f"{catalogue.kind}s", ", ".join(usable)), *unusable]
+        usable, broken = catalogue.usable()
+        origins = {name: catalogue.origin(name) for name in usable}
+        named = [f"{name} ({origin})" if origin else name for name, origin in origins.items()]
+        found.append(Check(f"{catalogue.kind}s", ", ".join(named)))
+        for name, error in broken.items():
+            found.append(Check(f"{catalogue.kind} {name}", "cannot be used", str(error)))
     return found

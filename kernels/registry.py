@@ -79,12 +79,7 @@ def _first_of_auto(n_threads: int | None) -> tuple[Backend, str]:
 
 def _in_order() -> dict[str, BackendKind]:
     """Return the backends as ``auto`` tries them, those that it never takes last; none that is broken."""
-    kinds: dict[str, BackendKind] = {}
-    for name in BACKENDS.names:
-        try:
-            kinds[name] = BACKENDS.get(name)
-        except InputError:  # of another package: whoever asks for it by its name will be told
-            continue
+    kinds, _ = BACKENDS.usable()
     places = {name: kind.place_in_auto for name, kind in kinds.items()}
     return {
         name: kinds[name]

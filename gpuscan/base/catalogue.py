@@ -66,6 +66,20 @@ class Catalogue(Generic[T]):
             self._loaded[name] = self._load(name)
         return self._loaded[name]
 
+    def usable(self) -> tuple[dict[str, T], dict[str, InputError]]:
+        """Return those that can be used, and why each of the others cannot, both by name.
+
+        For who goes through all: what is broken is of another package, and whoever asks for it is told.
+        """
+        found: dict[str, T] = {}
+        broken: dict[str, InputError] = {}
+        for name in self.names:
+            try:
+                found[name] = self.get(name)
+            except InputError as error:
+                broken[name] = error
+        return found, broken
+
     def require(self, name: str) -> None:
         """Check a name, without an import of what it names.
 

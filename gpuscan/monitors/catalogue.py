@@ -22,16 +22,14 @@ def in_order() -> tuple[list[str], dict[str, str]]:
     Returns:
         Names, and why each of those of other packages that cannot be used is not among them, by name.
     """
-    places: dict[str, float] = {}
-    unusable: dict[str, str] = {}
-    for name in MONITORS.names:
-        try:
-            place = MONITORS.get(name).place_in_auto
-        except InputError as error:
-            unusable[name] = str(error)
-            continue
-        places[name] = float("inf") if place is None else place
-    return sorted(places, key=lambda name: (places[name], name)), unusable
+    kinds, broken = MONITORS.usable()
+    places = {
+        name: float("inf") if kind.place_in_auto is None else kind.place_in_auto
+        for name, kind in kinds.items()
+    }
+    return sorted(places, key=lambda name: (places[name], name)), {
+        name: str(error) for name, error in broken.items()
+    }
 
 
 def rights_of(source: str) -> list[Right]:

@@ -20,13 +20,8 @@ def told_by(path: Path, start: bytes) -> str:
         InputError: no format knows it, several do, or it looks like one and is not.
     """
     sure, maybe, advice = [], [], []
-    unusable: list[InputError] = []
-    for name in TRACES.names:
-        try:
-            one = TRACES.get(name)
-        except InputError as error:  # of another package; it may not be the one asked for
-            unusable.append(error)
-            continue
+    formats, unusable = TRACES.usable()
+    for name, one in formats.items():
         sniffed = one.sniff(start)
         if sniffed is Sniff.IS:
             sure.append(name)
@@ -43,16 +38,10 @@ def told_by(path: Path, start: bytes) -> str:
     if maybe:
         return maybe[0]
     if unusable:
-        raise unusable[0]
+        raise next(iter(unusable.values()))
     raise InputError(f"{path} is no trace that can be read; {remedy()}")
 
 
 def remedy() -> str:
     """Say what a trace may be."""
-    abouts = []
-    for name in TRACES.names:
-        try:
-            abouts.append(TRACES.get(name).about)
-        except InputError:  # of another package: whoever asks for it will be told
-            continue
-    return f"give {' or '.join(abouts)}"
+    return f"give {' or '.join(one.about for one in TRACES.usable()[0].values())}"

@@ -83,6 +83,8 @@ def test_one_of_others_that_is_broken_harms_nobody_else(lay: Lay, text: str, sai
     lay(package("others", "oval = others:OVAL", text=text))
     found = shapes()
     assert found.get("circle") == "circle"
+    usable, broken = found.usable()
+    assert (list(usable), list(broken)) == (["blue-square", "circle"], ["oval"])
     with pytest.raises(InputError, match=f"the round shape 'oval' {said}.*; mend or uninstall that package"):
         found.get("oval")
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
 from gpuscan.monitors import catalogue
 from gpuscan.monitors.contract import Circumstances, MonitorKind
@@ -21,6 +22,8 @@ def kind_of(name, place, *, opens=lambda here: None):
 
 class Kinds(dict):
     """A catalogue of monitors that are given, or why one cannot be loaded."""
+
+    usable = Catalogue.usable
 
     @property
     def names(self):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
 from gpuscan.traces import open_trace
 from gpuscan.traces.catalogue import TRACES
@@ -19,6 +20,8 @@ PERF = "[000] 1.000000: 7 1000\n"
 
 class Formats:
     """A catalogue of formats that are given, or why one cannot be loaded."""
+
+    usable = Catalogue.usable
 
     def __init__(self, members: Mapping[str, TraceFormat | InputError]) -> None:
         self._members = members

@@ -34,10 +34,6 @@ def open_peer(name: str) -> PeerKind:
 def packages() -> dict[str, str]:
     """Return what peers take beside gpuscan's own packages, each with the extra that brings it."""
     found: dict[str, str] = {}
-    for name in PEERS.names:
-        try:
-            kind = PEERS.get(name)
-        except InputError:  # of another package: whoever asks for it will be told
-            continue
+    for kind in PEERS.usable()[0].values():
         found.update(dict.fromkeys(kind.imports, kind.extra))
     return found
