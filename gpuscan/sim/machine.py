@@ -7,6 +7,7 @@ It moves nothing upwards by itself. A source turns its hint faults into marks
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from gpuscan.sim.placement import Contents, place
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.scanner import HintFaults, HintScanner
 from gpuscan.sim.spec import MachineSpec
+from gpuscan.sim.traffic import Ends, Traffic, traffic_of
 from gpuscan.topology.model import Topology
 
 _CHUNK_ACCESSES = 1 << 16
@@ -46,14 +48,16 @@ class Elapsed:
         faults: hint faults, none where another observer watched.
         events: folios that kswapd moved, in order.
         metrics: see :meth:`SimulatedMachine.run`.
+        traffic: what the processes asked of the links; None where none has a demand.
     """
 
     faults: HintFaults
     events: tuple[FolioEvents, ...]
     metrics: dict[str, float]
+    traffic: Traffic | None = None
 
     def then(self, after: Elapsed) -> Elapsed:
-        """Return both as one stretch of time, with the faults of ``after``."""
+        """Return both as one stretch of time, with the faults and the traffic of ``after``."""
         mine, theirs = self.metrics, after.metrics
         metrics = {name: mine[name] + theirs[name] for name in theirs if name in mine}
         metrics |= {name: value for name, value in theirs.items() if name not in mine}
@@ -66,7 +70,7 @@ class Elapsed:
             metrics.pop("mean_latency_ns", None)
             if all("mean_latency_ns" in one for one in known):
                 metrics["mean_latency_ns"] = known[0]["mean_latency_ns"]
-        return Elapsed(after.faults, self.events + after.events, metrics)
+        return Elapsed(after.faults, self.events + after.events, metrics, after.traffic)
 
 
 class SimulatedMachine:
@@ -194,7 +198,8 @@ class SimulatedMachine:
         Metrics, counted in this stretch of time:
             ``accesses``; ``accesses_fast`` (served by the top tier, or where all memory is
             that, by the local node); ``accesses_local`` (by :meth:`home_nid` of the CPU);
-            ``mean_latency_ns`` (only where the topology knows all links used);
+            ``mean_latency_ns`` (only where the topology knows all links used; loaded, where they say how
+            and somebody has a demand);
             ``demoted_pages``; ``kswapd_no_lower_tier``; ``kswapd_demotion_failed``; without an
             observer ``hint_faults``, ``unmapped_folios``, ``ptes_walked``.
         """
@@ -225,7 +230,7 @@ class SimulatedMachine:
         metrics["demoted_pages"] = kswapd.demoted_pages
         metrics["kswapd_no_lower_tier"] = kswapd.no_lower_tier
         metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
-        return Elapsed(faults, tuple(events), metrics)
+        return Elapsed(faults, tuple(events), metrics, tally.traffic)
 
     def access(self, folios: NDArray[np.int64], cpu_nids: NDArray[np.int32]) -> dict[str, float]:
         """Access folios from CPUs of nodes, beside what :meth:`run` does.
@@ -247,7 +252,7 @@ class SimulatedMachine:
             space = self.space
             section_nid = self.page_map.section_nid
             touch(mine, 0, space.frame_of, space.slot_shift, space.flags, section_nid, counts, faulted)
-            tally.count(cpu_nid, counts)
+            tally.count(None, cpu_nid, counts)
         return tally.metrics()
 
     def state(self) -> dict[str, Any]:
@@ -304,7 +309,7 @@ class SimulatedMachine:
                 faulted,
             )
             watching.accessed(process, stretch, first, folios, faulted[:n_faults])
-        tally.count(stretch.cpu_nid, counts)
+        tally.count(process, stretch.cpu_nid, counts)
 
     def _home_of(self, cpu_nid: int) -> int | None:
         return cpu_nid if self.top_tier[cpu_nid] else self.topology.promotion_target(cpu_nid)
@@ -316,12 +321,22 @@ class _Tally:
     def __init__(self, machine: SimulatedMachine) -> None:
         self._machine = machine
         self._counts: dict[int, NDArray[np.int64]] = {}  # by the CPU's node
+        self._asked: dict[str, Counter[Ends]] = {}  # by name, of processes that have a demand
+        self.traffic: Traffic | None = None
 
-    def count(self, cpu_nid: int, counts: NDArray[np.int64]) -> None:
+    def count(self, process: Process | None, cpu_nid: int, counts: NDArray[np.int64]) -> None:
         self._counts[cpu_nid] = self._counts.get(cpu_nid, 0) + counts
+        if process is not None and process.spec.demand is not None:
+            asked = self._asked.setdefault(process.spec.name, Counter())
+            for nid in np.flatnonzero(counts).tolist():
+                asked[cpu_nid, nid] += int(counts[nid])
 
     def metrics(self) -> dict[str, float]:
         machine = self._machine
+        if self._asked:
+            demands = {process.spec.name: process.spec.demand for process in machine.processes}
+            asked = [(name, demands[name], counts) for name, counts in self._asked.items()]
+            self.traffic = traffic_of(machine.topology.links, asked)
         total = fast = local = 0
         latency_ns: float | None = 0.0
         for cpu_nid, counts in self._counts.items():
@@ -335,7 +350,10 @@ class _Tally:
                 if link is None or latency_ns is None:
                     latency_ns = None
                     break
-                latency_ns += link.latency_ns * int(counts[nid])
+                each_ns = link.latency_ns
+                if self.traffic is not None:
+                    each_ns = self.traffic.latency_ns.get((cpu_nid, nid), each_ns)
+                latency_ns += each_ns * int(counts[nid])
         found: dict[str, float] = {"accesses": total, "accesses_fast": fast, "accesses_local": local}
         if total and latency_ns is not None:
             found["mean_latency_ns"] = latency_ns / total

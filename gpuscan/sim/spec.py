@@ -30,6 +30,21 @@ class PatternSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DemandSpec:
+    """How much of the memory's bandwidth a process asks for: as much as it can, with so many requests.
+
+    Attributes:
+        in_flight: requests of all its tasks that are under way at any moment; one begins when one ends.
+        access_bytes: moved for each, reads and writes together: 64, or 128 where the line is written back.
+        think_ns: from an answer to the next request.
+    """
+
+    in_flight: float
+    access_bytes: int = 64
+    think_ns: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """A process.
 
@@ -48,6 +63,8 @@ class ProcessSpec:
         dirty_share: share of the file-backed pages that are dirty.
         exec_share: share of the file-backed pages that are shared executable.
         pattern: which pages it touches.
+        demand: the bandwidth that it asks for; None: none that anybody would feel. ``accesses_per_s``
+            samples where it goes, and says nothing of how much it is.
     """
 
     name: str
@@ -62,6 +79,7 @@ class ProcessSpec:
     dirty_share: float = 0.0
     exec_share: float = 0.0
     pattern: PatternSpec = PatternSpec()
+    demand: DemandSpec | None = None
 
 
 class ProducerSpec:

@@ -87,11 +87,40 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedLatency:
+    """How long an access waits behind others on a link, by the bandwidth asked of it.
+
+    The wait of a queue that is served in turn: ``queue_ns * u / (1 - u)`` at the utilisation ``u``, what
+    is asked over the capacity. Above the capacity nothing is served: who asks waits for answers, so that
+    what is asked stays below it.
+
+    Attributes:
+        queue_ns: the wait at half the capacity.
+        capacity_bytes_per_s: bandwidth, reads and writes together, at which the wait has no end; more
+            than is ever measured.
+    """
+
+    queue_ns: float
+    capacity_bytes_per_s: float
+
+    def wait_ns(self, asked_bytes_per_s: float) -> float:
+        """Return the wait at a bandwidth below the capacity."""
+        return self.queue_ns * asked_bytes_per_s / (self.capacity_bytes_per_s - asked_bytes_per_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
-    """Access from one node's CPUs to another node's memory."""
+    """Access from one node's CPUs to another node's memory.
+
+    Attributes:
+        latency_ns: of an access that meets no other.
+        bandwidth_bytes_per_s: as it is published for the link.
+        loaded: what is added where others are under way; None: nothing, whatever is asked.
+    """
 
     latency_ns: float
     bandwidth_bytes_per_s: float
+    loaded: LoadedLatency | None = None
 
 
 _DISTANCE = (ArraySpec("distance", "uint8", ("rows", "columns")),)

@@ -19,6 +19,7 @@ from gpuscan.topology.model import (
     DISTANCE_UNREACHABLE,
     ZONE_NAMES,
     Link,
+    LoadedLatency,
     MemoryKind,
     Node,
     Topology,
@@ -56,7 +57,7 @@ def topology_to_dict(topology: Topology) -> dict[str, Any]:
         ],
         "distance": topology.distance.tolist(),
         "links": [
-            {"initiator": initiator, "memory": memory, **asdict(link)}
+            {"initiator": initiator, "memory": memory, **_link_to_dict(link)}
             for (initiator, memory), link in topology.links.items()
         ],
     }
@@ -136,13 +137,29 @@ def _distance(rows: Any, n_nodes: int) -> NDArray[np.uint8]:
     return np.array(found, dtype=np.uint8).reshape(len(found), len(found))
 
 
+def _link_to_dict(link: Link) -> dict[str, Any]:
+    """Return a link; without the key ``loaded``, which earlier versions do not know, where it has none."""
+    return {name: value for name, value in asdict(link).items() if value is not None}
+
+
 def _links(documents: Any) -> dict[tuple[int, int], Link]:
     links = {}
     for document in items(documents, "links", N_NODES_MAX * N_NODES_MAX):
-        link = table(document, "a link", ("initiator", "memory", "latency_ns", "bandwidth_bytes_per_s"))
+        known = ("initiator", "memory", "latency_ns", "bandwidth_bytes_per_s")
+        is_loaded = "loaded" in table(document, "a link")
+        link = table(document, "a link", (*known, "loaded") if is_loaded else known)
         pair = tuple(whole(link[end], 0, N_NODES_MAX - 1, end) for end in ("initiator", "memory"))
         links[pair[0], pair[1]] = Link(
             number(link["latency_ns"], _LINK_MIN, _LINK_MAX, "latency_ns"),
             number(link["bandwidth_bytes_per_s"], _LINK_MIN, _LINK_MAX, "bandwidth_bytes_per_s"),
+            _loaded(link["loaded"]) if is_loaded else None,
         )
     return links
+
+
+def _loaded(document: Any) -> LoadedLatency:
+    loaded = table(document, "loaded", ("queue_ns", "capacity_bytes_per_s"))
+    return LoadedLatency(
+        number(loaded["queue_ns"], _LINK_MIN, _LINK_MAX, "queue_ns"),
+        number(loaded["capacity_bytes_per_s"], _LINK_MIN, _LINK_MAX, "capacity_bytes_per_s"),
+    )

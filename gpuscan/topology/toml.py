@@ -41,6 +41,7 @@ from gpuscan.topology.model import (
     DISTANCE_UNREACHABLE,
     ZONE_NAMES,
     Link,
+    LoadedLatency,
     MemoryKind,
     Topology,
     Watermarks,
@@ -210,11 +211,23 @@ class _Node(_Strict):
         return self
 
 
+class _Loaded(_Strict):
+    queue: Annotated[str, _checked(_latency_ns)]
+    capacity: Annotated[str, _checked(_bandwidth)]
+
+
 class _Link(_Strict):
     initiator: _Nid
     memory: _Nid
     latency: Annotated[str, _checked(_latency_ns)]
     bandwidth: Annotated[str, _checked(_bandwidth)]
+    loaded: _Loaded | None = None
+
+    def made(self) -> Link:
+        loaded = None
+        if self.loaded is not None:
+            loaded = LoadedLatency(_latency_ns(self.loaded.queue), _bandwidth(self.loaded.capacity))
+        return Link(_latency_ns(self.latency), _bandwidth(self.bandwidth), loaded)
 
 
 class _Machine(_Strict):
@@ -230,6 +243,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "zones": _Zone,
     "watermarks": _Watermarks,
     "links": _Link,
+    "loaded": _Loaded,
 }
 """Model of each key that is a table, or a list of tables."""
 
@@ -367,7 +381,7 @@ def _links(machine: _Machine, nids: list[int], source: str) -> dict[tuple[int, i
             raise TopologyError(
                 f"{source}: links.{index}: {link.initiator} -> {link.memory} appears twice; give it once"
             )
-        links[link.initiator, link.memory] = Link(_latency_ns(link.latency), _bandwidth(link.bandwidth))
+        links[link.initiator, link.memory] = link.made()
     return links
 
 
@@ -413,6 +427,11 @@ def to_toml(topology: Topology) -> str:
             f'latency = "{_number(link.latency_ns)}ns"',
             f'bandwidth = "{_scaled_rate(link.bandwidth_bytes_per_s)}"',
         ]
+        if link.loaded is not None:
+            capacity = _scaled_rate(link.loaded.capacity_bytes_per_s)
+            lines.append(
+                f'loaded = {{ queue = "{_number(link.loaded.queue_ns)}ns", capacity = "{capacity}" }}'
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,14 @@ from gpuscan.kernels.catalogue import AUTO, device_names
 from gpuscan.producers.numa_balancing import HintFaultOptions
 from gpuscan.records.formats import FORMATS, STORE_FORMATS
 from gpuscan.records.page_map import BLOCK_PAGES
-from gpuscan.sim.spec import KernelCostSpec, MachineSpec, MigrationCostSpec, PatternSpec, ProcessSpec
+from gpuscan.sim.spec import (
+    DemandSpec,
+    KernelCostSpec,
+    MachineSpec,
+    MigrationCostSpec,
+    PatternSpec,
+    ProcessSpec,
+)
 from gpuscan.topology.model import Node, Topology
 from gpuscan.workload.producer_model import DEFAULT_PRODUCER, Producer
 from gpuscan.workload.values import Intervals, Nid, Placement
@@ -64,6 +71,18 @@ class Pattern(Model):
     shift_every: TimeNs = _PATTERN.shift_every_ns
 
 
+class Demand(Model):
+    """How much bandwidth a process asks for, see :class:`gpuscan.sim.spec.DemandSpec`."""
+
+    in_flight: Annotated[float, Field(gt=0, le=1e9)]
+    access_bytes: Annotated[int, Field(ge=1, le=1 << 20)] = 64
+    think: FineTimeNs = 0.0
+
+    def spec(self) -> DemandSpec:
+        """Return it as the simulated machine takes it."""
+        return DemandSpec(self.in_flight, self.access_bytes, self.think)
+
+
 class Process(Model):
     """Who runs, on the CPUs of the nodes ``cpus_of``, see :class:`gpuscan.sim.spec.ProcessSpec`.
 
@@ -83,6 +102,7 @@ class Process(Model):
     dirty: Share = 0.0
     exec: Share = 0.0
     pattern: Pattern = Pattern()
+    demand: Demand | None = None
 
     @model_validator(mode="after")
     def _moves_somewhere(self) -> Self:
@@ -322,6 +342,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "topology": TopologyChoice,
     "processes": Process,
     "pattern": Pattern,
+    "demand": Demand,
     "source": Source,
     "producer": Producer,
     "hint_faults": HintFaultOptions,
@@ -353,7 +374,7 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
             f"{key}.memory: {format_bytes(wanted_bytes)} is not even one page"
             f"{' of 2 MiB, as thp = true asks for' if order else ''}; give more"
         )
-    pattern = process.pattern
+    pattern, demand = process.pattern, process.demand
     return ProcessSpec(
         name=process.name,
         n_pages=n_pages,
@@ -374,6 +395,7 @@ def _process_spec(key: str, process: Process, topology: Topology) -> ProcessSpec
             scattered=pattern.scattered,
             shift_every_ns=pattern.shift_every,
         ),
+        demand=None if demand is None else demand.spec(),
     )
 
 

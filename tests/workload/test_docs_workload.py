@@ -23,6 +23,7 @@ GIVEN = {
     "processes",
     "memory",
     "placement",
+    "demand",
     "node_intervals",
     "seed",
     "scan_size",
@@ -36,6 +37,7 @@ def test_the_example_has_every_key() -> None:
     document = tomllib.loads(EXAMPLE)
     (process,) = document["processes"]
     tables = {**document, **document["producer"], "processes": process, "pattern": process["pattern"]}
+    tables["demand"] = process["demand"]
     assert set(document) == set(Workload.model_fields)
     options = {table_of(name): PRODUCERS.get(name).options for name in PRODUCERS.names}
     for name, model in {**MODELS, **options}.items():
@@ -53,7 +55,9 @@ def test_the_example_is_valid_and_gives_the_defaults(tmp_path: Path) -> None:
     models: list[BaseModel] = [workload, workload.source, producer, producer.hint_faults]
     models += [producer.sampler, producer.a_bit, producer.hotness_unit]
     models += [workload.policy, workload.cost]
-    for model in [*models, workload.processes[0], workload.processes[0].pattern]:
+    process = workload.processes[0]
+    assert process.demand is not None
+    for model in [*models, process, process.pattern, process.demand]:
         for key, field in type(model).model_fields.items():
             if key not in GIVEN and not field.is_required() and not isinstance(field.default, BaseModel):
                 assert getattr(model, key) == field.default, key
