@@ -20,6 +20,7 @@ from gpuscan.base import documents as checked
 from gpuscan.base.arguments import ArraySpec, check_arrays, flag, instance, whole
 from gpuscan.base.errors import ArgumentError
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
+from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
 from gpuscan.sim.machine import SimulatedMachine
 
@@ -200,11 +201,12 @@ class SimulatedMigrator:
         isolated = np.flatnonzero(batch.pending)
         copy_fails = self._drawn(len(batch.status), self._cost.copy_failure_share)
         events: list[FolioEvents] = []
-        unmapped_pages = n_rounds = n_charged = n_passes = 0
-        for members in rounds(isolated, 1 << orders[isolated]):
+        busy_ns = 0.0
+        n_rounds = n_charged = n_passes = 0
+        for members in rounds(isolated, 1 << orders[isolated], self._cost.round_pages):
             n_rounds += 1
             unmapped, new = self._unmap(batch, members, target_nid, orders)
-            unmapped_pages += int((1 << orders[unmapped]).sum())
+            busy_ns += self._moving_ns(orders[unmapped])
             # With -ENOMEM at the first folio migrate_pages_batch() returns: no TLB is flushed, nothing moved.
             n_charged += bool(len(unmapped))
             waits = copy_fails[unmapped]
@@ -227,7 +229,7 @@ class SimulatedMigrator:
                 break
         # What fails has been unmapped and is mapped again. Since Linux 6.11 __migrate_folio() looks for
         # references before it copies, so the passes in between cost next to nothing.
-        busy_ns = self._cost.round_ns * n_charged + self._cost.page_ns * unmapped_pages
+        busy_ns += self._cost.round_ns * n_charged
         failed = (batch.status != MigrateStatus.MOVED) & (batch.status != MigrateStatus.ENOENT)
         self._machine.migration_failed(batch.folios[failed])
         return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds, n_passes)
@@ -247,6 +249,14 @@ class SimulatedMigrator:
                 break
         return members[:n_unmapped], np.concatenate(parts)
 
+    def _moving_ns(self, orders: NDArray[np.int64]) -> float:
+        """Return what it takes to unmap, copy and map folios of these orders."""
+        cost = self._cost
+        n_pages = 1 << orders
+        n_huge = int(n_pages[orders >= PMD_ORDER].sum()) if cost.huge_page_ns is not None else 0
+        moving_ns = cost.page_ns * (int(n_pages.sum()) - n_huge) + cost.folio_ns * len(orders)
+        return moving_ns + n_huge * (cost.huge_page_ns or 0.0)
+
     def _retry(self, waits: NDArray[np.bool_]) -> int:
         """Try again those of a round that ``waits`` names, and take out what moves; return the passes."""
         n_passes = 1
@@ -263,8 +273,10 @@ class SimulatedMigrator:
         return self._random.random(n) < share
 
 
-def rounds(members: NDArray[np.int64], n_pages: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Cut folios of ``n_pages`` base pages into rounds, each closed by the folio that reaches 512 base pages.
+def rounds(
+    members: NDArray[np.int64], n_pages: NDArray[np.int64], round_pages: int = ROUND_PAGES
+) -> list[NDArray[np.int64]]:
+    """Cut folios of ``n_pages`` base pages into rounds, closed by the folio that reaches ``round_pages``.
 
     513 single pages are two rounds; so are two huge pages.
     """
@@ -272,7 +284,7 @@ def rounds(members: NDArray[np.int64], n_pages: NDArray[np.int64]) -> list[NDArr
     before = np.concatenate(([0], np.cumsum(n_pages)))
     start = 0
     while start < len(members):
-        end = int(np.searchsorted(before, before[start] + ROUND_PAGES))
+        end = int(np.searchsorted(before, before[start] + round_pages))
         result.append(members[start:end])
         start = end
     return result

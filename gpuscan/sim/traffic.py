@@ -17,7 +17,7 @@ from gpuscan.topology.model import Link
 Ends = tuple[int, int]
 """A link: node of the CPU, node of the memory."""
 
-_SWEEPS_MAX, _HALVINGS = 200, 60
+_SWEEPS_MAX, _HALVINGS = 200, 48
 _AGREES = 1e-9
 """Relative change of a latency from one sweep to the next at which the links agree."""
 
@@ -96,17 +96,24 @@ def _agreed_ns(link: Link, ends: Ends, askers: Sequence[_Asker], latency_ns: Map
     loaded = link.loaded
     if loaded is None:
         return link.latency_ns
-
-    def asked(utilisation: float) -> float:
-        wait_ns = loaded.wait_ns(utilisation * loaded.capacity_bytes_per_s)
-        here = {**latency_ns, ends: link.latency_ns + wait_ns}
-        return sum(asker.asks(ends, here) for asker in askers)
-
+    # Of who asks: bytes a second with an answer in 1 ns, what else an access takes, the share that goes here.
+    parts = []
+    for asker in askers:
+        share = asker.shares.get(ends, 0.0)
+        if share:
+            elsewhere = sum(part * latency_ns[other] for other, part in asker.shares.items() if other != ends)
+            bytes_ns = asker.demand.in_flight * 1e9 * share * asker.demand.access_bytes
+            parts.append((bytes_ns, asker.demand.think_ns + elsewhere, share))
+    capacity = loaded.capacity_bytes_per_s
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if middle < 1.0 and asked(middle) > middle * loaded.capacity_bytes_per_s:
+        each_ns = link.latency_ns + loaded.wait_ns(middle * capacity)
+        if (
+            sum(bytes_ns / (rest_ns + share * each_ns) for bytes_ns, rest_ns, share in parts)
+            > middle * capacity
+        ):
             low = middle
         else:
             high = middle
-    return link.latency_ns + loaded.wait_ns(low * loaded.capacity_bytes_per_s)
+    return link.latency_ns + loaded.wait_ns(low * capacity)

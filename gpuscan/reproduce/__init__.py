@@ -1,0 +1,1 @@
+"""Published experiments, run again: what somebody measured beside what the models here give."""

@@ -1,0 +1,30 @@
+"""What ``gpuscan reproduce`` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuscan.base.described import Option, described
+
+
+@dataclass(frozen=True, slots=True)
+class ReproduceRequest:
+    """Which experiments, and where the answer goes."""
+
+    names: tuple[str, ...] = described(
+        (), Option("Experiments; all, where none is named.", metavar="[NAME]...", is_argument=True)
+    )
+    only_list: bool = described(False, Option("Name them, and run none.", ("--list",)))
+    topology: str | None = described(
+        None,
+        Option("For an experiment that takes one: a preset, a TOML file or host.", metavar="SOURCE"),
+    )
+    memory: str | None = described(None, Option("Size of a preset of --topology.", metavar="SIZE"))
+    seed: int = described(1, Option("Of everything random.", low=0))
+    markdown: bool = described(False, Option("Print the tables as Markdown."))
+    out: Path | None = described(
+        None, Option("Keep the document, the Markdown and plots there.", metavar="DIR")
+    )
+    plots: bool = described(True, Option("Draw plots into --out (needs matplotlib).", has_no=True))
+    force: bool = described(False, Option("Replace an earlier one at --out."))
