@@ -52,7 +52,8 @@ def _curve(name: str, steps: Steps) -> Table:
 
 def _run(setting: Setting) -> Outcome:
     topology, reference = _machine(setting), steps_of_a_page()
-    tables, best = [], []
+    tables: list[Table] = []
+    best: list[tuple[str | float, ...]] = []
     for source, target in routes(topology)[:_SHOWN_MAX]:
         name = _name(topology, source, target)
         setting.on_step(name, 0.5)

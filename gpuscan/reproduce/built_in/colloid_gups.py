@@ -42,8 +42,8 @@ _CLOCK = (
 
 
 _AT_REST = (
-    "without contention both policies do the same here, move for move, so both gain nothing; TPP's 2.5 % are of "
-    "hint faults and kswapd, which Colloid changes and which are not modelled"
+    "without contention both policies do the same here, move for move, so both gain nothing; TPP's 2.5 % are "
+    "of hint faults and kswapd, which Colloid changes and which are not modelled"
 )
 
 
