@@ -93,11 +93,13 @@ def _run(setting: Setting) -> Outcome:
 
 
 _THP_UNKNOWN = (
-    "how many of the 8 GiB were still huge when the benchmark began, after its memory had been put on the CXL "
+    "how many of the 8 GiB were still huge when the benchmark began, after its memory had been put "
+    "on the CXL "
     "node, is not published; here all 4,096 are, and both ways move all of them"
 )
 _NOBODY_HOLDS = (
-    "nobody holds a page here when it faults, so NUMA balancing moves all, as pghot does; on the real machine it "
+    "nobody holds a page here when it faults, so NUMA balancing moves all, as pghot does; on the "
+    "real machine it "
     "missed 8 pages of memory and 17,024 of a file"
 )
 
@@ -110,10 +112,13 @@ EXPERIMENT = Experiment(
     about="8 GiB on a CXL node, touched at random by 64 threads of node 0: what is promoted",
     source=(
         "B. Rao, Re: [RFC PATCH v3 0/8] mm: Hot page tracking and promotion infrastructure, linux-mm, "
-        "2025-11-10; that mail was not at hand. The machine is that of his mails of 2026-02-23 and 2026-05-05, "
+        "2025-11-10; that mail was not at hand. The machine is that of his mails of 2026-02-23 and "
+        "2026-05-05, "
         "too (lkml.iu.edu/hypermail/linux/kernel/2605.0/05085.html)"
     ),
-    machine="AMD Zen 5, three nodes, 128460, 128893 and 257993 MB, distances 10 32 50 / 32 10 60 / 255 255 10",
+    machine=(
+        "AMD Zen 5, three nodes, 128460, 128893 and 257993 MB, distances 10 32 50 / 32 10 60 / 255 255 10"
+    ),
     published=(
         _count("anon numab", "pages promoted, NUMA balancing", 2_097_144),
         _count("anon pghot", "pages promoted, pghot", 2_097_152),
@@ -134,7 +139,10 @@ EXPERIMENT = Experiment(
         "the adaptive scan period: 256 MiB a second here",
     ),
     fitted=(),
-    scale=f"machine and memory by 1/{_SCALE}, and counts times {_SCALE}; 50 s, a pass of NUMA balancing takes 32",
+    scale=(
+        f"machine and memory by 1/{_SCALE}, and counts times {_SCALE}; 50 s, a pass of NUMA "
+        f"balancing takes 32"
+    ),
     takes_topology=False,
     draw=None,
     run=_run,
