@@ -7,7 +7,7 @@ task that faulted, a folio at a time (migrate_misplaced_folio(), Linux 6.11 to 6
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -21,18 +21,21 @@ _AT_ONCE = 4096
 
 
 def promote_at_fault(
-    machine: SimulatedMachine, n_ticks: int, tick_ns: int, on_tick: Callable[[int], None] = lambda tick: None
+    machine: SimulatedMachine,
+    n_ticks: int,
+    tick_ns: int,
+    on_tick: Callable[[int, Mapping[str, float]], None] = lambda tick, metrics: None,
 ) -> Counter[str]:
     """Run a machine and promote what faults.
 
     Args:
         machine: where time passes.
         n_ticks, tick_ns: how long.
-        on_tick: called with the number of each tick.
+        on_tick: called with the number of each tick, and the machine's metrics of it.
 
     Returns:
-        ``pgpromote_success`` (base pages), ``thp_migration_success`` (folios of 2 MiB), and reasons of
-        refusals.
+        ``pgpromote_success`` (base pages), ``thp_migration_success`` (folios of 2 MiB), ``migrate_ns``
+        (modelled, rounded down), and reasons of refusals.
     """
     source, migrator = producer_of(machine), SimulatedMigrator(machine)
     counters: Counter[str] = Counter()
@@ -49,6 +52,7 @@ def promote_at_fault(
                 moved = n_pages[result.status == 0]
                 counters["pgpromote_success"] += int(moved.sum())
                 counters["thp_migration_success"] += int((moved >= 1 << PMD_ORDER).sum())
+                counters["migrate_ns"] += int(result.busy_ns)
                 counters.update(result.reasons)
-        on_tick(tick)
+        on_tick(tick, seen.metrics)
     return counters

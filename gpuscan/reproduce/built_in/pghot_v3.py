@@ -71,7 +71,7 @@ def _pghot(machine: SimulatedMachine, on_tick: Callable[[int], None]) -> Counter
 
 
 def _numa_balancing(machine: SimulatedMachine, on_tick: Callable[[int], None]) -> Counter[str]:
-    return promote_at_fault(machine, _TICKS, _TICK_NS, on_tick)
+    return promote_at_fault(machine, _TICKS, _TICK_NS, lambda tick, metrics: on_tick(tick))
 
 
 _WAYS = {"numab": ("NUMA balancing", _numa_balancing), "pghot": ("pghot", _pghot)}
