@@ -210,10 +210,11 @@ def _kinds() -> list[Check]:
     from gpuscan.compare.columns.catalogue import COLUMNS
     from gpuscan.designs.catalogue import DESIGNS
     from gpuscan.producers.catalogue import PRODUCERS
+    from gpuscan.reproduce.catalogue import EXPERIMENTS
     from gpuscan.traces.catalogue import TRACES
 
     found = []
-    for catalogue in (DESIGNS, PRODUCERS, TRACES, PEERS, COLUMNS):
+    for catalogue in (DESIGNS, PRODUCERS, TRACES, PEERS, COLUMNS, EXPERIMENTS):
         usable, broken = catalogue.usable()
         origins = {name: catalogue.origin(name) for name in usable}
         named = [f"{name} ({origin})" if origin else name for name, origin in origins.items()]

@@ -40,6 +40,7 @@ def reproduce(request: ReproduceRequest, voice: Voice) -> None:
     from gpuscan.topology.resolve import resolve_topology
 
     output = voice.output()
+    request.check()
     names = wanted(request.names, with_topology=request.topology is not None)
     if request.only_list:
         _list(names, output)

@@ -88,18 +88,20 @@ class BalanceLatency:
             self._low = share
             if self._high - self._low < self._narrow:
                 self._high = 1.0
-            return _up(tiers, (self._low + self._high) / 2 - share)
+            return _up(tiers, (self._low + self._high) / 2 - share, int(self._high == 1.0))
         self._high = share
         if self._high - self._low < self._narrow:
             self._low = 0.0
-        return _down(tiers, share - (self._low + self._high) / 2)
+        return _down(tiers, share - (self._low + self._high) / 2, int(self._low == 0.0))
 
 
 _NONE = np.empty(0, dtype=np.int64)
 
 
-def _up(tiers: Tiers, share: float) -> Moves:
+def _up(tiers: Tiers, share: float, at_least: int = 0) -> Moves:
     """Move folios of up to ``share`` of the accesses up, hottest first, and colder ones down for them.
+
+    ``at_least`` so many where there are: while no bound is known, a folio may be larger than the step.
 
     One that rises is hotter than half the mean, and one that it takes the place of not half as hot: what
     differs by the chance of a sample stays where it is.
@@ -117,15 +119,16 @@ def _up(tiers: Tiers, share: float) -> Moves:
     gained = heat[up].copy()
     gained[n_free:] -= heat[down]
     n_wanted = int(np.searchsorted(np.cumsum(gained), share * heat.sum(), side="right"))
+    n_wanted = max(n_wanted, min(at_least, len(up)))
     return Moves(down[: max(0, n_wanted - n_free)], up[:n_wanted])
 
 
-def _down(tiers: Tiers, share: float) -> Moves:
-    """Move folios of up to ``share`` of the accesses down, hottest first, at least one."""
+def _down(tiers: Tiers, share: float, at_least: int) -> Moves:
+    """Move folios of up to ``share`` of the accesses down, hottest first."""
     heat = tiers.heat
     falling = _first(np.flatnonzero(tiers.fast & (heat > 0)), -heat, tiers.n_move_max)
     n_wanted = int(np.searchsorted(np.cumsum(heat[falling]), share * heat.sum(), side="right"))
-    return Moves(falling[: max(1, n_wanted)], _NONE)
+    return Moves(falling[: max(at_least, n_wanted)], _NONE)
 
 
 def _first(which: NDArray[np.int64], keys: NDArray[np.float64], n: int) -> NDArray[np.int64]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.topology.model import Topology
@@ -115,14 +117,16 @@ class Reference:
 
 def routes(topology: Topology) -> list[tuple[int, int]]:
     """Return the moves that are worth a look: the first two nodes of each pair of tiers and distance."""
-    seen: dict[tuple[int, int, int], tuple[int, int]] = {}
-    nodes = [node for node in topology.nodes if node.present_pages]
-    for source in nodes:
-        for target in nodes:
-            if source.nid != target.nid:
-                apart = topology.distance_between(target.nid, source.nid)
-                seen.setdefault((source.tier, target.tier, apart), (source.nid, target.nid))
-    return list(seen.values())
+    nodes = topology.nodes
+    tier = np.array([node.tier for node in nodes])
+    has_memory = np.array([node.present_pages > 0 for node in nodes])
+    apart = topology.distance.T.astype(np.int64)  # from the target's CPUs to the source
+    kind = (tier[:, None] << 20) + (tier[None, :] << 8) + apart
+    kind[~has_memory, :] = kind[:, ~has_memory] = -1
+    np.fill_diagonal(kind, -1)
+    found, first = np.unique(kind.ravel(), return_index=True)
+    pairs = sorted(first[found >= 0].tolist())
+    return [(nodes[at // len(nodes)].nid, nodes[at % len(nodes)].nid) for at in pairs]
 
 
 def _cpu_nid(topology: Topology, nid: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscan.base.described import Option, described
+from gpuscan.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,12 @@ class ReproduceRequest:
     )
     plots: bool = described(True, Option("Draw plots into --out (needs matplotlib).", has_no=True))
     force: bool = described(False, Option("Replace an earlier one at --out."))
+
+    def check(self) -> None:
+        """Refuse options that say nothing.
+
+        Raises:
+            InputError: one does.
+        """
+        if self.memory is not None and self.topology is None:
+            raise InputError("--memory is the size of a preset of --topology; add that, or leave it out")

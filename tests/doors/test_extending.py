@@ -139,6 +139,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("bench", "scan", "--quiet", "--memory", "1GiB", "--density", "1e-3,1e-2", "--targets", "2"),
         *("--rounds", "1", "--threads", "1", "--peers", "lexsort,numpy", "--out", "bench", "--json"),
     ),
+    "experiment": ("reproduce", "saturation", "--quiet", "--json"),
     "live": (
         *("live", "--quiet", "--device", "cpu", "--dry-run", "--monitor", "resident", "--json"),
         *("--for", "200ms", "--", "sleep", "60"),
@@ -171,7 +172,16 @@ def test_each_example_is_short_and_whole() -> None:
     found = examples()
     assert {one.group for one in found} >= {
         f"gpuscan.{kind}"
-        for kind in ("producers", "monitors", "traces", "backends", "peers", "designs", "columns")
+        for kind in (
+            "producers",
+            "monitors",
+            "traces",
+            "backends",
+            "peers",
+            "designs",
+            "columns",
+            "experiments",
+        )
     }
     for one in found:
         assert len(one.code.splitlines()) < N_LINES_MAX, one.name
@@ -253,6 +263,12 @@ def test_a_peer_is_measured_and_drawn(done: dict[str, Done], place: Path) -> Non
     assert (row["kind"], row["about"]) == ("peer", "numpy.lexsort by target and PFN")
     drawn = [path.read_text() for path in (place / "bench").glob("**/*.svg")]
     assert sum("#999999" in text for text in drawn) == 2  # times and ratios
+
+
+def test_an_experiment_is_run_and_judged(done: dict[str, Done]) -> None:
+    (found,) = done["experiment"].document["experiments"]
+    assert [row["verdict"] for row in found["rows"]] == ["reached"] * 3
+    assert [order["as_published"] for order in found["orders"]] == [True]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="page frame numbers are root's to see")

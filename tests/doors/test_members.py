@@ -20,11 +20,15 @@ from gpuscan.monitors.catalogue import MONITORS
 from gpuscan.monitors.contract import MonitorKind
 from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.producers.contract import ProducerKind
+from gpuscan.reproduce.catalogue import EXPERIMENTS
+from gpuscan.reproduce.contract import Experiment
 from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import TraceFormat
 
 ROOT = Path(__file__).parents[2]
-CATALOGUES: list[Catalogue[object]] = [PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS, DESIGNS]  # type: ignore[list-item]
+CATALOGUES: list[Catalogue[object]] = [  # type: ignore[list-item]
+    *(PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS, DESIGNS, EXPERIMENTS),
+]
 FOLDERS = (
     "gpuscan.producers.built_in.",
     "gpuscan.monitors.built_in.",
@@ -32,6 +36,7 @@ FOLDERS = (
     "gpuscan.kernels.backends.",
     "gpuscan.bench.peers.built_in.",
     "gpuscan.designs.built_in.",
+    "gpuscan.reproduce.built_in.",
 )
 ALLOWED = {
     ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults"),  # a public name of gpuscan
@@ -69,7 +74,9 @@ def test_nobody_else_names_a_member() -> None:
     assert found == ALLOWED
 
 
-@pytest.mark.parametrize("contract", [ProducerKind, MonitorKind, TraceFormat, BackendKind, PeerKind])
+@pytest.mark.parametrize(
+    "contract", [ProducerKind, MonitorKind, TraceFormat, BackendKind, PeerKind, Experiment]
+)
 def test_what_is_not_declared_is_refused(contract: Any) -> None:
     for field in fields(contract):
         assert (field.default, field.default_factory) == (MISSING, MISSING), field.name
@@ -84,6 +91,7 @@ def test_what_is_not_declared_is_refused(contract: Any) -> None:
         ("live.md", MONITORS),
         ("performance.md", PEERS),
         ("traces.md", TRACES),
+        ("reproduce.md", EXPERIMENTS),
     ],
 )
 def test_the_documents_have_every_one(document: str, catalogue: Catalogue[object]) -> None:
