@@ -80,3 +80,18 @@ def test_an_idle_fast_tier_is_filled_and_a_hopeless_one_left() -> None:
         assert len(moves.up) == 0
         fast[moves.down] = False
     assert not HEAT[fast].any()
+
+
+@pytest.mark.parametrize("start_fast", [False, True])
+def test_the_search_ends_where_both_tiers_take_as_long(start_fast: bool) -> None:
+    heat = np.random.default_rng(1).uniform(1.0, 3.0, 1000)
+    fast = np.full(1000, start_fast)
+    policy = BalanceLatency()
+    for _ in range(40):
+        share = float(heat[fast].sum() / heat.sum())
+        latency = {"fast_ns": 80.0 + 200.0 * share, "slow_ns": 140.0 + 20.0 * (1 - share)}
+        moves = policy.decide(tiers(heat=heat, fast=fast.copy(), fast_free=1000, n_move_max=100, **latency))
+        assert len(moves.up) + len(moves.down) <= 100
+        fast[moves.down], fast[moves.up] = False, True
+    assert share == pytest.approx(80 / 220, abs=0.03)
+    assert latency["fast_ns"] == pytest.approx(latency["slow_ns"], rel=0.03)
