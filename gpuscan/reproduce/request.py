@@ -14,7 +14,7 @@ class ReproduceRequest:
     """Which experiments, and where the answer goes."""
 
     names: tuple[str, ...] = described(
-        (), Option("Experiments; all, where none is named.", metavar="[NAME]...", is_argument=True)
+        (), Option("Experiments; all, where none is named.", metavar="NAME", is_argument=True)
     )
     only_list: bool = described(False, Option("Name them, and run none.", ("--list",)))
     topology: str | None = described(
@@ -22,7 +22,7 @@ class ReproduceRequest:
         Option("For an experiment that takes one: a preset, a TOML file or host.", metavar="SOURCE"),
     )
     memory: str | None = described(None, Option("Size of a preset of --topology.", metavar="SIZE"))
-    seed: int = described(1, Option("Of everything random.", low=0))
+    seed: int = described(1, Option("Of everything random.", low=0, high=(1 << 63) - 1))
     markdown: bool = described(False, Option("Print the tables as Markdown."))
     out: Path | None = described(
         None, Option("Keep the document, the Markdown and plots there.", metavar="DIR")

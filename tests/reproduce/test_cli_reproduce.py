@@ -34,6 +34,7 @@ def test_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("folio-sizes", "--topology", "two-socket"), "folio-sizes has a machine of its own"),
         (("--topology", "two-socket"), "leave out --topology"),
         (("batch-size", "--topology", "nowhere"), "nowhere"),
+        (("batch-size", "--topology", "single"), "topology single has memory on one node"),
         (("batch-size", "--memory", "64GiB"), "--memory is the size of a preset of --topology"),
     ],
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import DemandSpec, MachineSpec, PatternSpec, ProcessSpec
 from gpuscan.sim.traffic import traffic_of
 from gpuscan.topology.model import Link, LoadedLatency, Topology
+from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.toml import parse_toml, to_toml
 
 LOADED = Link(70.0, 205e9, LoadedLatency(54.0, 180e9))
@@ -82,6 +83,35 @@ def test_a_curve_is_felt_only_by_who_asks() -> None:
 def test_a_link_that_nobody_described_is_an_error() -> None:
     with pytest.raises(InputError, match=r"memory of node 1 from node 0.*\[\[links\]\]"):
         traffic_of({(0, 0): LOADED}, [("gups", DemandSpec(1), {(0, 1): 1})])
+
+
+@pytest.mark.parametrize(
+    ("loaded", "said"),
+    [
+        ('loaded = { queue = "54ns" }', r"links\.0\.loaded\.capacity"),
+        ('loaded = { queue = "0ns", capacity = "180GB/s" }', r"links\.0\.loaded\.queue.*not above 0"),
+        ('loaded = { queue = "54ns", capacity = "180" }', r"links\.0\.loaded\.capacity"),
+        (
+            'loaded = { queue = "54ns", capacity = "180GB/s", knee = 1 }',
+            r"knee.*choose one of queue, capacity",
+        ),
+        ("loaded = 3", r"links\.0\.loaded"),
+    ],
+)
+def test_a_curve_is_checked(loaded: str, said: str) -> None:
+    with pytest.raises(TopologyError, match=said):
+        parse_toml(MACHINE.format(loaded=loaded), "a test")
+
+
+def test_a_snapshot_keeps_a_curve_and_is_as_before_without() -> None:
+    topology = parse_toml(MACHINE.format(loaded=CURVE), "a test")
+    document = topology_to_dict(topology)
+    assert topology_from_dict(document).links == topology.links
+    assert set(document["links"][1]) == {"initiator", "memory", "latency_ns", "bandwidth_bytes_per_s"}
+    for damage in ({"queue_ns": 54.0}, {"queue_ns": -1.0, "capacity_bytes_per_s": 1e9}, None, []):
+        document["links"][0]["loaded"] = damage
+        with pytest.raises(TopologyError, match="damaged"):
+            topology_from_dict(document)
 
 
 def test_a_curve_is_written_and_read() -> None:

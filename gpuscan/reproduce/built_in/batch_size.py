@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpuscan.base.errors import InputError
 from gpuscan.reproduce.batches import SIZES, Steps, routes
 from gpuscan.reproduce.contract import Experiment, Outcome, Setting, Table
 from gpuscan.reproduce.fitted import MACHINE, steps_of_a_page
@@ -52,9 +53,14 @@ def _curve(name: str, steps: Steps) -> Table:
 
 def _run(setting: Setting) -> Outcome:
     topology, reference = _machine(setting), steps_of_a_page()
+    found = routes(topology)[:_SHOWN_MAX]
+    if not found:
+        raise InputError(
+            f"topology {topology.name} has memory on one node, so nothing moves; give a --topology with more"
+        )
     tables: list[Table] = []
     best: list[tuple[str | float, ...]] = []
-    for source, target in routes(topology)[:_SHOWN_MAX]:
+    for source, target in found:
         name = _name(topology, source, target)
         setting.on_step(name, 0.5)
         steps = reference.on(topology, source, target)
