@@ -49,7 +49,7 @@ COMMANDS = {
     "workloads": "List the built-in workloads.",
     "doctor": "Show what this machine offers, and why not the GPU.",
     "compare": "Put one stream through every scan design, side by side.",
-    "reproduce": "Run published experiments, and lay ours beside what was published.",
+    "reproduce": "Run published experiments, ours beside theirs.",
     "bench": "Measure scans, requests and ticks against peers.",
 }
 """Name -> one line for ``--help``. Command ``x`` is the function ``x`` of the module ``gpuscan.cli.x``,

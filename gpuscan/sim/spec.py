@@ -155,25 +155,25 @@ class MigrationCostSpec:
 
     Attributes:
         round_ns, page_ns: fixed part per ``migrate_pages()`` round and part per base page.
+        isolation_failure_share, copy_failure_share: of folios, refused at isolation
+            (off the LRU for a moment) and failed in the copy (extra reference).
+        copy_failure_lasts_share: of the folios with an extra reference, those that have it still in
+            the next of the ten passes.
         folio_ns: part per folio, whatever its size, for who has figures by folio size.
         huge_page_ns: part per base page of a PMD-mapped folio, which has one entry to unmap and map;
             None: ``page_ns``.
         round_pages: base pages that close a round (NR_MAX_BATCHED_MIGRATION); 1 = a TLB flush for every
             folio, as before the batching of v6.3.
-        isolation_failure_share, copy_failure_share: of folios, refused at isolation
-            (off the LRU for a moment) and failed in the copy (extra reference).
-        copy_failure_lasts_share: of the folios with an extra reference, those that have it still in
-            the next of the ten passes.
     """
 
     round_ns: float = 3200.0
     page_ns: float = 1090.0
-    folio_ns: float = 0.0
-    huge_page_ns: float | None = None
-    round_pages: int = 512
     isolation_failure_share: float = 0.0
     copy_failure_share: float = 0.0
     copy_failure_lasts_share: float = 1.0
+    folio_ns: float = 0.0
+    huge_page_ns: float | None = None
+    round_pages: int = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ _TOUCHES_PER_S = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 _ENOUGH = 0.95
 _SHOWN_MAX = 8
 """Routes of a machine that are shown: one of each kind of distance."""
+_MARKED = ("1", "8", "64", "512")
+"""Batches that are written beside the highest curve."""
 _CURVE, _BEST = "batch by batch", "the best batch"
 _DEFAULT = "two-socket-cxl"
 
@@ -81,15 +83,18 @@ def _draw(outcome: Outcome) -> Figure:
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     ax = figure.subplots()
     ax.grid(True, which="major", linewidth=0.4, alpha=0.6)
-    for table in outcome.tables:
-        if not table.title.endswith(_CURVE):
-            continue
-        away, rate = ([float(row[column]) for row in table.rows] for column in (3, 1))
-        label = table.title.removesuffix(f": {_CURVE}")
-        ax.plot(away, rate, marker="o", markersize=3.5, linewidth=1.6, label=label)
-        for row, x, y in zip(table.rows, away, rate, strict=True):
-            if row[0] in ("1", "8", "64", "512") and table is outcome.tables[1]:
-                ax.annotate(str(row[0]), (x, y), textcoords="offset points", xytext=(4, -11), fontsize=8)
+    curves = [table for table in outcome.tables if table.title.endswith(_CURVE)]
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for table in curves:  # links that are alike give one line
+        alike.setdefault(table.rows, []).append(table.title.removesuffix(f": {_CURVE}"))
+    for rows, names in alike.items():
+        away, rate = ([float(row[column]) for row in rows] for column in (3, 1))  # type: ignore[index]
+        ax.plot(away, rate, marker="o", markersize=3.5, linewidth=1.6, label=", ".join(names))
+    highest = max(curves, key=lambda table: float(table.rows[-1][1]))
+    for n_pages, rate_there, _, away_there, _ in highest.rows:
+        if n_pages in _MARKED:
+            place = (float(away_there), float(rate_there))
+            ax.annotate(str(n_pages), place, textcoords="offset points", xytext=(-4, 7), fontsize=8)
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
     ax.set_xlabel("first folio of a batch is away, us (right: longer)")
