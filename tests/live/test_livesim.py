@@ -27,6 +27,9 @@ FOUND = {
     1684: "holds on processes leaked where a read failed among those that came",
     3157: "the idle bitmap stayed open where the page flags could not be opened",
     3448: "a PID of a cgroup was another's before there was a hold on it",
+    17216: "two signals came before it was known what had been done at such ones",
+    38756: "a trace instance that could not be removed was forgotten",
+    39227: "a second signal between the lock and the watchdog left the watchdog unheard",
     2371: "a state file that was written short proved nothing, and DAMON stayed taken",
 }
 

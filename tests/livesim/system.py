@@ -454,7 +454,7 @@ class Watchdog(Child):
             own = SimulatedSystem(self._system.machine, self._said)
             try:
                 damon_state._watch(own)
-            except Killed:
+            except (Killed, KeyboardInterrupt):  # a signal that came before it ignored them
                 pass
             finally:
                 own.end()
