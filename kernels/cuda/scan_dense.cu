@@ -13,6 +13,7 @@
 #define GS_QUEUED_LOADS (GS_RECORD_BITS == 8 ? 2 : GS_LOADS)
 #define GS_DENSE_QUEUE (GS_QUEUED_LOADS * GS_LOAD_PAGES + GS_LANES)
 #define GS_DENSE_BLOCKS_PER_SM 4
+#define GS_LOOKS 4 /* ready words a lane has in flight */
 #if GS_READY_MAX != 1
 #error READY has one bit, which is all that is looked at here
 #endif
@@ -29,10 +30,18 @@ static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64
   }
   taken = __shfl_sync(GS_ALL_LANES, taken, 0);
   fence_warp(); /* block words before ready words */
-  for (i64 index = (lo >> 6) + lane_id(); taken && index < hi >> 6; index += GS_LANES) {
-    const bool is_taken = taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull;
-    const u64 seen = is_taken ? __ldcg(store.ready_bits + index) : 0;
-    if (seen) take_ready_word(store, index, seen);
+  for (i64 first = (lo >> 6) + lane_id(); taken && first < hi >> 6; first += GS_LOOKS * GS_LANES) {
+    u64 seen[GS_LOOKS];
+#pragma unroll
+    for (int look = 0; look < GS_LOOKS; ++look) {
+      const i64 index = first + look * GS_LANES;
+      const bool is_taken = index < hi >> 6 && (taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull);
+      seen[look] = is_taken ? __ldcg(store.ready_bits + index) : 0;
+    }
+#pragma unroll
+    for (int look = 0; look < GS_LOOKS; ++look) {
+      if (seen[look]) take_ready_word(store, first + look * GS_LANES, seen[look]);
+    }
   }
   fence_warp(); /* ready words before records */
   return (u32)__popcll(taken);

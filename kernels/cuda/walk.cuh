@@ -51,19 +51,31 @@ static __device__ __forceinline__ LaneBlocks set_blocks(const Store& store, cons
   return group;
 }
 
-/* The 8 ready words of a block, with kTake exchanged with 0; one that reads 0 needs none. */
+/* The 8 ready words of a block, with kTake exchanged with 0. All 8 are on their way before the first is looked at,
+ * and none is read first to see whether it needs to be taken: that would be one wait more, and a branch for each
+ * word, at which ptxas waits for the one before. All lanes' words lie in lines of their own. */
 template <bool kTake>
 static __device__ __forceinline__ u32 load_ready_words(const Store& store, i64 first_word, u64* words) {
+#if GS_EXCLUSIVE
+  const bool exchanges = false;
+#else
+  const bool exchanges = kTake;
+#endif
   u32 n_set = 0;
+  if (exchanges) {
 #pragma unroll
-  for (int i = 0; i < GS_WORDS_PER_BLOCK; i += 2) {
-    const ulonglong2 pair = __ldcg((const ulonglong2*)(store.ready_bits + first_word + i));
-    words[i] = pair.x;
-    words[i + 1] = pair.y;
+    for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) words[i] = take_ready_word(store, first_word + i, 0);
+  } else {
+#pragma unroll
+    for (int i = 0; i < GS_WORDS_PER_BLOCK; i += 2) {
+      const ulonglong2 pair = __ldcg((const ulonglong2*)(store.ready_bits + first_word + i));
+      words[i] = pair.x;
+      words[i + 1] = pair.y;
+    }
   }
 #pragma unroll
   for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
-    if (kTake && words[i]) words[i] = take_ready_word(store, first_word + i, words[i]);
+    if (kTake && !exchanges) take_ready_word(store, first_word + i, words[i]);
     n_set += (u32)__popcll(words[i]);
   }
   return n_set;
