@@ -54,7 +54,7 @@ class Log:
             check(path, position)
         with _writing_to(path):
             self._file = os.fdopen(open_kept(path), "r+b")
-            self._file.truncate(position.n_bytes)
+            os.ftruncate(self._file.fileno(), position.n_bytes)  # which is repeated where the file's is not
             self._file.seek(position.n_bytes)
             sync_path(path.parent)
         self._position = position

@@ -202,7 +202,10 @@ class Damon:
             "boot_id": damon_state.boot_id(self._system),
             "n_kdamonds": self._n,
             "configured": [one.noted for one in watched],
-            "trace_instance": damon_state.trace_instance(self._system),
+            "trace_instances": sorted(
+                {damon_state.trace_instance(self._system)}
+                | damon_state.trace_instances(self._system, self._state_file.read())
+            ),
         }
         self._state_file.write(state)
         if self._watchdog is None:
@@ -401,17 +404,22 @@ class Damon:
                 if self._trace is not None:
                     self._trace.close()
                     self._trace = None
-            self._state_file.clear()
-            goodbye = b"."
+            if damon_state.settle(self._system, self._state_file):
+                goodbye = b"."
         finally:
-            self._state_file.close()
-            if self._watchdog is not None and self._watchdog.stdin is not None:
-                with contextlib.suppress(OSError):
-                    self._watchdog.stdin.write(goodbye)
-                    self._watchdog.stdin.flush()
-                self._watchdog.stdin.close()
-                self._watchdog.wait()
-                self._watchdog = None
+            try:
+                self._state_file.close()
+            finally:
+                self._let_watchdog_go(goodbye)
+
+    def _let_watchdog_go(self, goodbye: bytes) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._watchdog.stdin.write(goodbye)
+                self._watchdog.stdin.flush()
+            self._watchdog.stdin.close()
+            self._watchdog.wait()
+            self._watchdog = None
 
     def _stop(self) -> None:
         if self._n:

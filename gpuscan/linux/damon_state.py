@@ -212,12 +212,43 @@ def trace_instance(system: System) -> str:
     return f"{_INSTANCE}{system.getpid()}"
 
 
-def remove_trace(system: System, state: dict[str, Any]) -> None:
-    """Remove the trace instance that a state file names."""
-    name = str(state.get("trace_instance", ""))
-    if name.removeprefix(_INSTANCE).isdigit() and state.get("boot_id") == boot_id(system):
-        with contextlib.suppress(OSError):
-            system.rmdir(system.root / TRACING / "instances" / name)
+def trace_instances(system: System, state: dict[str, Any]) -> set[str]:
+    """Return the trace instances of this boot that a state file names."""
+    if state.get("boot_id") != boot_id(system):
+        return set()
+    named = state.get("trace_instances", [state.get("trace_instance")])  # at first it was one
+    names = map(str, named) if isinstance(named, list) else ()
+    return {name for name in names if name.startswith(_INSTANCE) and name.removeprefix(_INSTANCE).isdigit()}
+
+
+def remove_traces(system: System, state: dict[str, Any]) -> list[str]:
+    """Remove the trace instances that a state file names; return those that cannot be removed now."""
+    return [name for name in sorted(trace_instances(system, state)) if not _is_removed(system, name)]
+
+
+def _is_removed(system: System, name: str) -> bool:
+    try:
+        system.rmdir(system.root / TRACING / "instances" / name)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def settle(system: System, state_file: StateFile) -> bool:
+    """Clear the state file once DAMON is given back and its trace instances are gone.
+
+    Returns:
+        Whether nothing is left. An instance that somebody reads cannot be removed now: it stays noted, and
+        the watchdog and the next gpuscan try again.
+    """
+    left = remove_traces(system, state_file.read())
+    if left:
+        state_file.write({"boot_id": boot_id(system), "n_kdamonds": 0, "trace_instances": left})
+    else:
+        state_file.clear()
+    return not left
 
 
 def restore(system: System, state_file: StateFile) -> str:
@@ -226,16 +257,15 @@ def restore(system: System, state_file: StateFile) -> str:
     Returns:
         Why DAMON is not free now; empty if it is.
     """
-    state = state_file.read()
-    remove_trace(system, state)
-    if n_kdamonds(system) == 0:
-        state_file.clear()
-        return ""
-    why = whose(system, state)
-    if not why:
+    if n_kdamonds(system):
+        state = state_file.read()
+        why = whose(system, state)
+        if why:
+            remove_traces(system, state)
+            return why
         switch_off(system)
-        state_file.clear()
-    return why
+    settle(system, state_file)
+    return ""
 
 
 def _watch(system: System) -> int:
@@ -255,12 +285,11 @@ def _has_cleaned_up(system: System) -> bool:
     try:
         state_file = StateFile(system)
         try:
-            restore(system, state_file)
+            return bool(restore(system, state_file)) or not state_file.read()
         finally:
             state_file.close()
     except OSError:
         return False
-    return True
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from gpuscan.linux.system import System
 from gpuscan.live.stop import Stop
@@ -18,17 +19,20 @@ _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[None]:
     """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
 
+    before: dict[int, Any] = {}
+
     def note(signum: int, frame: FrameType | None) -> None:
         if totals.ended_by is not None:
-            handler = before[signal.Signals(signum)]
+            handler = before.get(signum)  # both may come before it is known what there was
             if callable(handler):  # it may count which signals came
                 handler(signum, frame)
             raise KeyboardInterrupt
         totals.ended_by = signum
         stop.set()
 
-    before = {signum: system.on_signal(signum, note) for signum in _ENDED_BY}
     try:
+        for heeded in _ENDED_BY:
+            before[heeded] = system.on_signal(heeded, note)
         yield
     finally:
         for signum, handler in before.items():

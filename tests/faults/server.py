@@ -196,13 +196,16 @@ class Server:
 
 
 def sample(points: list[Point], n: int, rng: random.Random) -> list[Point]:
-    """Choose ``n`` points, as many of each command as it has, or its share and what the others leave."""
+    """Choose ``n`` points: each fault of each kind of call of each command, then commands by turns."""
     rng.shuffle(points)
+    first = {(point.command, point.kind, point.how): point for point in points}
+    chosen = set(first.values())
     of_command: dict[str, list[Point]] = {}
     for point in points:
-        of_command.setdefault(point.command, []).append(point)
+        if point not in chosen:
+            of_command.setdefault(point.command, []).append(point)
     rounds = itertools.zip_longest(*of_command.values())
-    return [point for one in rounds for point in one if point is not None][:n]
+    return [*first.values(), *(point for one in rounds for point in one if point is not None)][:n]
 
 
 def main() -> int:

@@ -89,7 +89,8 @@ class SimulatedSystem(System):
             raise Hang
         fault = None
         if machine.is_logging:
-            world.log.append(f"{machine.step} {world.now_ns / 1e6:.3f} ms [{self._pid}] {name} {what}")
+            said = " ".join(map(str, what)) if isinstance(what, tuple) else what
+            world.log.append(f"{machine.step} {world.now_ns / 1e6:.3f} ms [{self._pid}] {name} {said}")
         machine.pass_time(2_000)
         if world.waiting:
             give_pids_again(world, machine.step)
@@ -150,7 +151,7 @@ class SimulatedSystem(System):
         return self.machine.files.read(str(path))
 
     def write_text(self, path: Path, text: str) -> None:
-        self._enter("write_text", f"{path} {text}")
+        self._enter("write_text", (path, text))
         self.machine.files.write(str(path), text)
 
     def is_dir(self, path: Path) -> bool:
@@ -241,7 +242,7 @@ class SimulatedSystem(System):
         return len(data)
 
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
-        fault = self._enter("pread", f"{self._handles[fd].kind} {offset}+{n_bytes}")
+        fault = self._enter("pread", (self._handles[fd].kind, offset, n_bytes))
         handle = self._handles[fd]
         if fault:
             n_bytes = n_bytes // 16 * 8
@@ -257,14 +258,14 @@ class SimulatedSystem(System):
         return words.tobytes() if handle.data.is_alive else b""
 
     def preadv(self, fd: int, view: memoryview, offset: int) -> int:
-        fault = self._enter("pread", f"bitmap {offset}+{len(view)}")
+        fault = self._enter("pread", ("bitmap", offset, len(view)))
         data = self.world.idle[offset // 8 : offset // 8 + min(len(view), 4096) // 8].tobytes()
         data = data[: len(data) // 16 * 8] if fault and len(data) > 8 else data
         view[: len(data)] = data
         return len(data)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        fault = self._enter("pwrite", f"{self._handles[fd].kind} {offset}+{len(data)}")
+        fault = self._enter("pwrite", (self._handles[fd].kind, offset, len(data)))
         n = len(data) // 16 * 8 if fault and len(data) > 8 else len(data)
         if self._handles[fd].kind == "state":
             self.machine.state_file[offset : offset + n] = data[:n]
@@ -371,7 +372,7 @@ class SimulatedSystem(System):
         return self.machine.moves(pid, addresses, nodes)
 
     def pagemap_scan(self, fd: int, start: int, end: int, required: PageIs, **_: Any) -> Any:
-        self._enter("pagemap_scan", f"{start:x}-{end:x}")
+        self._enter("pagemap_scan", (hex(start), hex(end)))
         if not self.machine.scenario.has_scan:
             raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
         words = self._handles[fd].data.words
@@ -453,7 +454,7 @@ class Watchdog(Child):
             own = SimulatedSystem(self._system.machine, self._said)
             try:
                 damon_state._watch(own)
-            except Killed:
+            except (Killed, KeyboardInterrupt):  # a signal that came before it ignored them
                 pass
             finally:
                 own.end()

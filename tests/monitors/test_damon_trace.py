@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -151,20 +152,51 @@ def test_without_tracefs_sysfs_says_it(kernel):
     [
         ({}, False),
         ({"boot_id": "another"}, True),
-        ({"trace_instance": "../somebody"}, True),
-        ({"trace_instance": ""}, True),
+        ({"trace_instances": ["../somebody"]}, True),
+        ({"trace_instances": ["", 3, None]}, True),
+        ({"trace_instances": {}}, True),
+        ({"trace_instances": ["gpuscan-1", f"gpuscan-{os.getpid()}"]}, False),
+        ({"trace_instances": None, "trace_instance": f"gpuscan-{os.getpid()}"}, True),
     ],
 )
 def test_a_killed_gpuscan_leaves_no_instance_and_only_its_own_is_removed(kernel, trace, change, is_left):
     damon = started(kernel)
     state = json.loads((kernel.root / damon_state.STATE_FILE).read_text())
-    assert state["trace_instance"] == f"gpuscan-{os.getpid()}"
+    assert state["trace_instances"] == [f"gpuscan-{os.getpid()}"]
     somebody = trace.instances.parent / "somebody"
     somebody.mkdir()
     damon._state_file.write({**state, **change})
-    damon_state.remove_trace(System(kernel.root), damon._state_file.read())
+    assert damon_state.remove_traces(System(kernel.root), damon._state_file.read()) == []
     assert bool(list(trace.instances.iterdir())) == is_left
     assert somebody.exists()
+
+
+def busy(self, path):
+    raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+
+def test_the_one_instance_that_a_state_file_of_before_names_is_removed(kernel, trace):
+    damon = started(kernel)
+    state = damon._state_file.read()
+    (name,) = state.pop("trace_instances")
+    damon._state_file.write({**state, "trace_instance": name})
+    assert damon_state.restore(System(kernel.root), damon._state_file) == ""
+    assert not list(trace.instances.iterdir())
+
+
+def test_an_instance_that_somebody_reads_stays_noted_until_it_can_be_removed(kernel, trace, monkeypatch):
+    damon = started(kernel)
+    (instance,) = trace.instances.iterdir()
+    with monkeypatch.context() as reads:
+        reads.setattr(System, "rmdir", busy)
+        damon.close()
+        noted = json.loads((kernel.root / damon_state.STATE_FILE).read_text())
+        assert noted["trace_instances"] == [instance.name]
+        started(kernel).close()
+        assert json.loads((kernel.root / damon_state.STATE_FILE).read_text())["trace_instances"]
+    started(kernel).close()
+    assert not instance.exists()
+    assert (kernel.root / damon_state.STATE_FILE).read_text() == ""
 
 
 def test_what_cleans_up_after_a_kill_removes_the_instance(kernel, trace):

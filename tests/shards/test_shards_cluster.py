@@ -66,9 +66,22 @@ def certified() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[DaskTransport]:
+def shared_cluster() -> Iterator[DaskTransport]:
     with local_cluster(3) as (transport, _):  # one more than most stores here have shards
         yield transport
+
+
+@pytest.fixture
+def cluster(shared_cluster: DaskTransport) -> DaskTransport:
+    """Return the cluster once all its workers are there: a worker that a test killed comes back after it."""
+    client = shared_cluster._client
+    deadline = time.monotonic() + 60
+    while {nanny.pid for nanny in client.cluster.workers.values()} != set(
+        client.run(os.getpid, on_error="ignore").values()
+    ):
+        assert time.monotonic() < deadline, "a worker that was killed has not come back"
+        time.sleep(0.02)
+    return shared_cluster
 
 
 class Killer:
