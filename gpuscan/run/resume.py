@@ -15,14 +15,14 @@ from gpuscan.base.documents import items, table, whole, wholes
 from gpuscan.base.errors import CheckpointError, InputError, TopologyError
 from gpuscan.checkpoint.directory import CheckpointDirectory, find, load
 from gpuscan.checkpoint.log import check, entries, position_of
-from gpuscan.checkpoint.state import State, canonical
+from gpuscan.checkpoint.state import State
 from gpuscan.engine.tick import N_TICKS_MAX, PlanSink
 from gpuscan.run.checkpoints import KIND, PLANS_LOG, RunCheckpoints
 from gpuscan.run.kept import KeptRequest
 from gpuscan.run.out import OUT_FILES
 from gpuscan.run.request import RunRequest
 from gpuscan.run.scenario import Scenario
-from gpuscan.run.states import made_of, restore_scenario
+from gpuscan.run.states import is_made_of, restore_scenario
 from gpuscan.run.tick_log import TICKS_LOG, tick_report
 from gpuscan.topology.serialize import topology_from_dict
 
@@ -137,7 +137,7 @@ class ResumedRun(RunCheckpoints):
 
     def _restore(self, scenario: Scenario) -> None:
         state = self._state
-        if canonical(made_of(scenario)) != canonical(state["made"]):
+        if not is_made_of(scenario, state["made"]):
             raise CheckpointError(
                 f"{self._place} was written by gpuscan {self.kept.gpuscan}, and this one makes another "
                 "machine or policy of the same workload; resume it with that version"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any
 
 from gpuscan.base.errors import InputError
-from gpuscan.checkpoint.state import State
+from gpuscan.checkpoint.state import State, canonical
 from gpuscan.engine.stages import Resumable
 from gpuscan.engine.tick import Engine
 from gpuscan.run.scenario import Scenario
@@ -38,6 +39,40 @@ def made_of(scenario: Scenario) -> State:
         "spec": asdict(scenario.machine.spec),
         "ticks": scenario.workload.ticks,
     }
+
+
+def is_made_of(scenario: Scenario, kept: Any) -> bool:
+    """Whether a request was made into the same before: what :func:`made_of` kept, maybe long ago.
+
+    An earlier gpuscan knew nothing of fields that came later. It did what these do where nobody gives them:
+    whoever adds a field gives it such a default.
+    """
+    if not isinstance(kept, dict) or kept.keys() != {"policy", "spec", "ticks"}:
+        return False
+    now = {"policy": scenario.engine.policy, "spec": scenario.machine.spec, "ticks": scenario.workload.ticks}
+    return all(_same(value, kept[name]) for name, value in now.items())
+
+
+def _same(now: Any, kept: Any) -> bool:
+    if is_dataclass(now):
+        known = {place.name: place for place in fields(now)}
+        return (
+            isinstance(kept, dict)
+            and kept.keys() <= known.keys()
+            and all(
+                _same(getattr(now, name), kept[name])
+                if name in kept
+                else place.default is not MISSING and getattr(now, name) == place.default
+                for name, place in known.items()
+            )
+        )
+    if isinstance(now, tuple):
+        return (
+            isinstance(kept, list | tuple)
+            and len(now) == len(kept)
+            and all(_same(ours, theirs) for ours, theirs in zip(now, kept, strict=True))
+        )
+    return canonical({"value": now}) == canonical({"value": kept})
 
 
 def engine_of(scenario: Scenario) -> Engine:

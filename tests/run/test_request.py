@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +21,8 @@ from gpuscan.run.job import loaded_job, read_job
 from gpuscan.run.kept import KeptRequest, kept_request
 from gpuscan.run.request import RunRequest
 from gpuscan.run.resume import ResumedRun
+from gpuscan.run.scenario import build_scenario
+from gpuscan.run.states import is_made_of, made_of
 from gpuscan.workload.files import load_workload
 
 ROOT = Path(__file__).parents[2]
@@ -250,3 +252,32 @@ def test_a_checkpoint_of_before_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     document = json.loads(capsys.readouterr().out)
     assert document["summary"]["n_ticks"] == n_ticks
     assert document["resumed_at"] == [n_done]
+
+
+def test_what_was_made_is_compared_field_by_field_and_may_lack_what_came_later() -> None:
+    scenario = build_scenario(load_workload("uniform", ("topology.memory=1GiB", "ticks=2")), device="cpu")
+    made = json.loads(json.dumps(made_of(scenario)))
+    assert is_made_of(scenario, made)
+
+    def changed(*path: str, **new: Any) -> dict[str, Any]:
+        copied = json.loads(json.dumps(made))
+        place = copied
+        for step in path:
+            place = place[int(step) if isinstance(place, list) else step]
+        for name, value in new.items():
+            if value is None:
+                del place[name]
+            else:
+                place[name] = value
+        return cast("dict[str, Any]", copied)
+
+    assert is_made_of(scenario, changed("spec", "cost", folio_ns=None))  # it had no such field, and 0 is none
+    assert is_made_of(scenario, changed("spec", "processes", "0", demand=None))
+    assert not is_made_of(scenario, changed("spec", "cost", page_ns=1.0))
+    assert not is_made_of(scenario, changed("spec", "cost", of_tomorrow=1.0))
+    assert not is_made_of(scenario, changed("spec", "processes", "0", name=None))  # a name has no default
+    assert not is_made_of(scenario, changed("spec", "processes", "0", accesses_per_s=None))
+    assert not is_made_of(scenario, changed("spec", processes=[]))
+    assert not is_made_of(scenario, changed(ticks=3))
+    assert not is_made_of(scenario, changed(policy=None))
+    assert not is_made_of(scenario, [])
