@@ -201,12 +201,12 @@ class SimulatedMigrator:
         isolated = np.flatnonzero(batch.pending)
         copy_fails = self._drawn(len(batch.status), self._cost.copy_failure_share)
         events: list[FolioEvents] = []
-        busy_ns = 0.0
+        charged: list[NDArray[np.int64]] = []
         n_rounds = n_charged = n_passes = 0
         for members in rounds(isolated, 1 << orders[isolated], self._cost.round_pages):
             n_rounds += 1
             unmapped, new = self._unmap(batch, members, target_nid, orders)
-            busy_ns += self._moving_ns(orders[unmapped])
+            charged.append(orders[unmapped])
             # With -ENOMEM at the first folio migrate_pages_batch() returns: no TLB is flushed, nothing moved.
             n_charged += bool(len(unmapped))
             waits = copy_fails[unmapped]
@@ -229,7 +229,7 @@ class SimulatedMigrator:
                 break
         # What fails has been unmapped and is mapped again. Since Linux 6.11 __migrate_folio() looks for
         # references before it copies, so the passes in between cost next to nothing.
-        busy_ns += self._cost.round_ns * n_charged
+        busy_ns = self._cost.round_ns * n_charged + self._moving_ns(charged)
         failed = (batch.status != MigrateStatus.MOVED) & (batch.status != MigrateStatus.ENOENT)
         self._machine.migration_failed(batch.folios[failed])
         return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds, n_passes)
@@ -249,13 +249,14 @@ class SimulatedMigrator:
                 break
         return members[:n_unmapped], np.concatenate(parts)
 
-    def _moving_ns(self, orders: NDArray[np.int64]) -> float:
-        """Return what it takes to unmap, copy and map folios of these orders."""
+    def _moving_ns(self, rounds_orders: list[NDArray[np.int64]]) -> float:
+        """Return what it takes to unmap, copy and map folios of these orders, round by round."""
         cost = self._cost
+        orders = np.concatenate(rounds_orders) if rounds_orders else np.empty(0, dtype=np.int64)
         n_pages = 1 << orders
         n_huge = int(n_pages[orders >= PMD_ORDER].sum()) if cost.huge_page_ns is not None else 0
-        moving_ns = cost.page_ns * (int(n_pages.sum()) - n_huge) + cost.folio_ns * len(orders)
-        return moving_ns + n_huge * (cost.huge_page_ns or 0.0)
+        moving_ns = cost.page_ns * (int(n_pages.sum()) - n_huge)
+        return moving_ns + cost.folio_ns * len(orders) + n_huge * (cost.huge_page_ns or 0.0)
 
     def _retry(self, waits: NDArray[np.bool_]) -> int:
         """Try again those of a round that ``waits`` names, and take out what moves; return the passes."""
