@@ -24,6 +24,7 @@ class Samples:
             sampled it, 1 where there is none; of a region, in how many looks it was accessed.
         n_unresolved: samples left out because their physical address is 0: the kernel could not
             resolve it.
+        n_repeated: samples left out because they say an access once more.
         n_idle: regions left out because nothing accessed them.
     """
 
@@ -33,6 +34,7 @@ class Samples:
     n_pages: NDArray[np.int64]
     weight: NDArray[np.int64]
     n_unresolved: int = 0
+    n_repeated: int = 0
     n_idle: int = 0
 
     def __len__(self) -> int:

@@ -36,6 +36,7 @@ _CHUNK_PAGES = 1 << 20
 
 _LEFT_OUT = {
     "unresolved": "at physical address 0",
+    "repeated": "lines that say an access once more",
     "idle": "not accessed",
     "light": "below source.min_weight",
     "unknown_cpu": "from a CPU that the machine does not have",
@@ -186,7 +187,8 @@ class TraceSource:
 
     Adds to the machine's metrics: ``accesses``, ``accesses_fast``, ``accesses_local`` (as
     :meth:`SimulatedMachine.run`, of the trace; a region counts once per page and snapshot);
-    ``samples_unresolved`` (physical address 0), ``samples_idle`` (regions without an access),
+    ``samples_unresolved`` (physical address 0), ``samples_repeated`` (another line of the same access),
+    ``samples_idle`` (regions without an access),
     ``samples_light`` (below ``min_weight``), ``samples_unknown_cpu``, ``samples_outside`` (not in
     the machine's memory); of the pages accessed: ``pages_unmovable`` (no folio of the machine),
     ``pages_no_target``, ``pages_at_home``, ``pages_top_tier`` (with ``only_lower_tier``) and ``marks``.
@@ -347,6 +349,7 @@ class _Reader:
     def kept(self, samples: Samples) -> Samples:
         """Return the samples that count."""
         self.left_out["unresolved"] += samples.n_unresolved
+        self.left_out["repeated"] += samples.n_repeated
         self.left_out["idle"] += samples.n_idle
         inside = self._touches_memory(samples)
         samples = self._leave_out("outside", ~inside, samples)
