@@ -78,8 +78,12 @@ def usage(cubin: Path) -> dict[str, Usage]:
 
 def instructions(cubin: Path, kernel: str) -> list[str]:
     """Return the machine instructions of a kernel, without addresses and encodings."""
-    listing = _cuobjdump("-sass", "-fun", kernel, str(cubin))
-    return re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(.*?)\s*;", listing)
+    return re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(.*?)\s*;", listing(cubin, kernel))
+
+
+def listing(cubin: Path, kernel: str) -> str:
+    """Return the machine code of a kernel as cuobjdump prints it."""
+    return _cuobjdump("-sass", "-fun", kernel, str(cubin))
 
 
 def table() -> str:

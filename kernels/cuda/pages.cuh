@@ -99,7 +99,8 @@ static __device__ __forceinline__ void set_index(const Store& store, i64 head) {
   if ((__ldcg(block) & block_bit) == 0) atomicOr(block, block_bit);
 }
 
-/* Clear a ready word that was seen not to be 0; return what was taken. A word belongs to one warp of the scan. */
+/* Clear a ready word; return what was taken, which is what was seen where nobody else changes it. A word belongs to
+ * one warp of the scan. */
 static __device__ __forceinline__ u64 take_ready_word(const Store& store, i64 index, u64 seen) {
 #if GS_EXCLUSIVE
   store.ready_bits[index] = 0;

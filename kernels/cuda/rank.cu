@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
          const int* section_nid,
          int fixed_target, u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, u32 now,
          u64* pages_of_key) {
-  __shared__ u32 queues[GS_WARPS][GS_QUEUE];
+  __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   Store store;
   store.records = records;
   store.ready_bits = ready_bits;
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                    const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                    const i64* edges, i64 n_stretches, u32 now, const int* cut_key, const i64* resume_flat,
                    u64* above_pages, u64* tie_pages_from, u64* tie_pages_below) {
-  __shared__ u32 queues[GS_WARPS][GS_QUEUE];
+  __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   Store store;
   store.records = records;
   store.ready_bits = ready_bits;

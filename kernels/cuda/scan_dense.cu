@@ -1,4 +1,5 @@
-/* scan_dense: read every record once, 16 bytes a load, 4 loads a lane; claim what is READY.
+/* scan_dense: read every record once, 16 bytes a load, 4 loads a lane; queue what is READY, and claim it when all
+ * lanes have one: a claim is a look and an exchange, one after the other, and costs the same for one lane as for 32.
  *
  * One warp walks one stretch in order. Ready bits are taken, not looked at, and only under set block bits: where
  * a producer marks a page just now, the record may be claimed here before its bits are set, which leaves bits
@@ -7,7 +8,15 @@
 #define GS_LOADS 4
 #define GS_LOAD_PAGES (GS_LANES * GS_RECORDS_PER_LOAD) /* of one load of the warp: 512 bytes */
 #define GS_TILE_PAGES (GS_LOADS * GS_LOAD_PAGES)
-#define GS_STEPS (GS_LOAD_PAGES / GS_LANES) /* claims of 32 records in one load */
+/* Loads whose candidates are queued before full warps are served, and the room that takes: 5.2 KiB a warp, with
+ * records of 1 byte as with those of 4. */
+#define GS_QUEUED_LOADS (GS_RECORD_BITS == 8 ? 2 : GS_LOADS)
+#define GS_DENSE_QUEUE (GS_QUEUED_LOADS * GS_LOAD_PAGES + GS_LANES)
+#define GS_DENSE_BLOCKS_PER_SM 4
+#define GS_LOOKS 4 /* ready words a lane has in flight */
+#if GS_READY_MAX != 1
+#error READY has one bit, which is all that is looked at here
+#endif
 
 /* Take the index bits of [lo, hi), inside one section; return how many blocks were set. All lanes. */
 static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64 hi) {
@@ -21,72 +30,136 @@ static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64
   }
   taken = __shfl_sync(GS_ALL_LANES, taken, 0);
   fence_warp(); /* block words before ready words */
-  for (i64 index = (lo >> 6) + lane_id(); taken && index < hi >> 6; index += GS_LANES) {
-    const bool is_taken = taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull;
-    const u64 seen = is_taken ? __ldcg(store.ready_bits + index) : 0;
-    if (seen) take_ready_word(store, index, seen);
+  for (i64 first = (lo >> 6) + lane_id(); taken && first < hi >> 6; first += GS_LOOKS * GS_LANES) {
+    u64 seen[GS_LOOKS];
+#pragma unroll
+    for (int look = 0; look < GS_LOOKS; ++look) {
+      const i64 index = first + look * GS_LANES;
+      const bool is_taken = index < hi >> 6 && (taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull);
+      seen[look] = is_taken ? __ldcg(store.ready_bits + index) : 0;
+    }
+#pragma unroll
+    for (int look = 0; look < GS_LOOKS; ++look) {
+      if (seen[look]) take_ready_word(store, first + look * GS_LANES, seen[look]);
+    }
   }
   fence_warp(); /* ready words before records */
   return (u32)__popcll(taken);
 }
 
-/* Which steps of 32 records of a tile have READY ones: bit s is for records 32 s to 32 s + 31. A hint, and
- * read after the ready words were taken, so a page marked before that is seen. All lanes. */
-static __device__ __forceinline__ u64 steps_of_tile(const Store& store, i64 tile, i64 end) {
-  u32 hits[GS_LOADS];
+/* READY of the records in 16 bytes, one bit each, the first in bit 0. */
+static __device__ __forceinline__ u32 ready_of_load(const uint4& wide) {
+#if GS_RECORD_BITS == 8
+  const u32 parts[4] = {wide.x, wide.y, wide.z, wide.w};
+  u32 ready = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    /* Bits 0, 8, 16, 24 to bits 24 to 27; no two of the 10 partial products share a place. */
+    const u32 spread = parts[i] >> GS_READY_SHIFT & 0x01010101u;
+    ready |= (spread * 0x01020408u >> 24 & 0xfu) << 4 * i;
+  }
+  return ready;
+#else
+  return (wide.x >> GS_READY_SHIFT & 1u) | (wide.y >> GS_READY_SHIFT & 1u) << 1 |
+         (wide.z >> GS_READY_SHIFT & 1u) << 2 | (wide.w >> GS_READY_SHIFT & 1u) << 3;
+#endif
+}
+
+/* READY of this lane's records of a tile, GS_RECORDS_PER_LOAD bits for each load in turn, 0 if no lane has one. A
+ * hint, and read after the ready words were taken, so a page marked before that is seen. All lanes. */
+static __device__ __forceinline__ u64 ready_of_tile(const Store& store, i64 tile, i64 end) {
+  uint4 wide[GS_LOADS];
+  /* No load waits for another, and none for a branch. */
+#pragma unroll
+  for (int load = 0; load < GS_LOADS; ++load) {
+    i64 first = tile + load * GS_LOAD_PAGES;
+#if GS_TILE_PAGES > GS_BLOCK_PAGES /* else a tile that begins before the end ends before it */
+    first = min(first, end - GS_LOAD_PAGES);
+#endif
+    wide[load] = __ldcg((const uint4*)(store.records + first) + lane_id());
+  }
   u32 any = 0;
 #pragma unroll
-  for (int load = 0; load < GS_LOADS; ++load) {
-    const i64 first = tile + load * GS_LOAD_PAGES;
-    hits[load] = 0;
-    if (first < end) {
-      const uint4 wide = __ldcg((const uint4*)(store.records + first) + lane_id());
-      hits[load] = (wide.x | wide.y | wide.z | wide.w) & GS_WIDE_READY;
-    }
-    any |= hits[load];
-  }
-  if (!__any_sync(GS_ALL_LANES, any)) return 0;
-  const u32 lanes_per_step = GS_LANES / GS_STEPS;
-  const u32 lanes_of_step = (1u << lanes_per_step) - 1u;
-  u64 steps = 0;
+  for (int load = 0; load < GS_LOADS; ++load)
+    any |= wide[load].x | wide[load].y | wide[load].z | wide[load].w;
+  if (!__any_sync(GS_ALL_LANES, any & GS_WIDE_READY)) return 0;
+  u64 ready = 0;
 #pragma unroll
   for (int load = 0; load < GS_LOADS; ++load) {
-    const u32 lanes = __ballot_sync(GS_ALL_LANES, hits[load]);
-#pragma unroll
-    for (int step = 0; step < GS_STEPS; ++step) {
-      if (lanes >> (step * lanes_per_step) & lanes_of_step) steps |= 1ull << (load * GS_STEPS + step);
-    }
+    const bool is_inside = GS_TILE_PAGES <= GS_BLOCK_PAGES || tile + load * GS_LOAD_PAGES < end;
+    if (is_inside) ready |= (u64)ready_of_load(wide[load]) << load * GS_RECORDS_PER_LOAD;
   }
-  return steps;
+  return ready;
+}
+
+/* Queue the READY records of GS_QUEUED_LOADS loads, in flat order; first is the first one's offset from the
+ * stretch's first page. All lanes. */
+static __device__ __forceinline__ void queue_ready(u32* queue, u32* n_queued, u32 first, u64 ready) {
+  const u32 records_of_load = (1u << GS_RECORDS_PER_LOAD) - 1u;
+  /* Counts of up to 4 loads in one sum over the lanes. */
+  u32 n_packed = 0;
+  const int bits = 32 / GS_QUEUED_LOADS;
+#pragma unroll
+  for (int load = 0; load < GS_QUEUED_LOADS; ++load)
+    n_packed |= (u32)__popc((u32)(ready >> load * GS_RECORDS_PER_LOAD) & records_of_load) << load * bits;
+  const u32 up_to = sum_up_to_lane(n_packed);
+  const u32 all = __shfl_sync(GS_ALL_LANES, up_to, GS_LANES - 1);
+  const u32 before = up_to - n_packed;
+  const u32 count = bits == 32 ? ~0u : (1u << bits % 32) - 1u;
+  for (int load = 0; load < GS_QUEUED_LOADS; ++load) {
+    u32 place = *n_queued + (before >> load * bits & count);
+    const u32 record = first + load * GS_LOAD_PAGES + lane_id() * GS_RECORDS_PER_LOAD;
+    for (u32 rest = (u32)(ready >> load * GS_RECORDS_PER_LOAD) & records_of_load; rest; rest &= rest - 1)
+      queue[place++] = record + (u32)__ffs((int)rest) - 1u;
+    *n_queued += all >> load * bits & count;
+  }
+  __syncwarp();
 }
 
 template <bool kBudget>
 static __device__ __forceinline__ void scan_dense_stretch(const Store& store, const Cuts& cuts,
-                                                          const u8* node_mask, i64 lo, i64 hi, Stage& stage,
-                                                          u64* n_pages, u64* n_bytes) {
+                                                          const u8* node_mask, i64 lo, i64 hi, u32* queue,
+                                                          Stage& stage, u64* n_pages, u64* n_bytes) {
+  Claim<kBudget> claim = {store, cuts, stage};
+  u32 n_queued = 0;
   i64 end = lo; /* of what the ready bits were taken of: this stretch's part of a section */
-  for (i64 tile = lo; tile < hi; tile = min(tile + GS_TILE_PAGES, end)) {
-    if (tile == end) {
-      end = min(hi, ((tile >> GS_SECTION_SHIFT) + 1) << GS_SECTION_SHIFT);
-      *n_bytes += 8;
-      if (!node_mask[store.section_nid[tile >> GS_SECTION_SHIFT]]) {
-        tile = end;
-        continue;
+  i64 tile = lo;
+  bool is_last = false;
+  while (!is_last) {
+    is_last = tile == hi;
+    u64 ready = 0;
+    if (!is_last) {
+      if (tile == end) {
+        end = min(hi, ((tile >> GS_SECTION_SHIFT) + 1) << GS_SECTION_SHIFT);
+        *n_bytes += 8;
+        if (!node_mask[store.section_nid[tile >> GS_SECTION_SHIFT]]) {
+          tile = end;
+          continue;
+        }
+        *n_pages += (u64)(end - tile);
+        *n_bytes += 64ull * take_index(store, tile, end);
       }
-      *n_pages += (u64)(end - tile);
-      *n_bytes += 64ull * take_index(store, tile, end);
+      ready = ready_of_tile(store, tile, end);
     }
-    for (u64 steps = steps_of_tile(store, tile, end); steps; steps &= steps - 1)
-      claim_candidates<kBudget>(store, cuts, stage, tile + (__ffsll((i64)steps) - 1) * GS_LANES + lane_id(),
-                                true);
+    u32 first = (u32)(tile - lo);
+    /* Once more at the end, for what still waits: a second copy of the claim would cost registers. */
+    for (bool serves = is_last || __any_sync(GS_ALL_LANES, ready != 0); serves;
+         serves = __any_sync(GS_ALL_LANES, ready != 0)) {
+      queue_ready(queue, &n_queued, first, ready);
+      serve_queue(queue, &n_queued, lo, is_last, claim);
+      ready >>= GS_QUEUED_LOADS * GS_RECORDS_PER_LOAD;
+      first += GS_QUEUED_LOADS * GS_LOAD_PAGES;
+    }
+    tile = min(tile + GS_TILE_PAGES, end);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_DENSE_BLOCKS_PER_SM)
     scan_dense(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
   Store store;
   store.records = records;
   store.ready_bits = ready_bits;
@@ -101,14 +174,14 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     u64 n_pages = 0;
     u64 n_bytes = 0;
     Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
-    scan_dense_stretch<false>(store, no_cuts, node_mask, edges[stretch], edges[stretch + 1], stage, &n_pages,
-                              &n_bytes);
+    scan_dense_stretch<false>(store, no_cuts, node_mask, edges[stretch], edges[stretch + 1],
+                              queues[threadIdx.x >> 5], stage, &n_pages, &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
   write_histogram(histogram, n_targets, target_counts);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     scan_dense_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order,
                       int has_large_folios,
                       const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
@@ -117,6 +190,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                       const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
                       u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
   Store store;
   store.records = records;
   store.ready_bits = ready_bits;
@@ -134,8 +208,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
     const Cuts cuts = cuts_of_stretch(now, cut_key, resume_flat, above_pages, tie_pages_from, tie_pages_below,
                                       stretch, n_targets);
-    scan_dense_stretch<true>(store, cuts, node_mask, edges[stretch], edges[stretch + 1], stage, &n_pages,
-                             &n_bytes);
+    scan_dense_stretch<true>(store, cuts, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5],
+                             stage, &n_pages, &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
   write_histogram(histogram, n_targets, target_counts);

@@ -1,25 +1,12 @@
 /* scan_indexed: block bits, ready bits, then the records of candidates only. One warp walks one stretch. */
 
-/* Left alone, ptxas aims at 64 registers on sm_100, for a fourth block, and spills. */
-#define GS_BLOCKS_PER_SM 3
-
-template <bool kBudget>
-struct Claim {
-  const Store& store;
-  const Cuts& cuts;
-  Stage& stage;
-  __device__ __forceinline__ void operator()(i64 flat, bool is_candidate) {
-    claim_candidates<kBudget>(store, cuts, stage, flat, is_candidate);
-  }
-};
-
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid,
                  int fixed_target,
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                  u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
-  __shared__ u32 queues[GS_WARPS][GS_QUEUE];
+  __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   Store store;
   store.records = records;
   store.ready_bits = ready_bits;
@@ -51,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
                         const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
                         u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
-  __shared__ u32 queues[GS_WARPS][GS_QUEUE];
+  __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   Store store;
   store.records = records;
   store.ready_bits = ready_bits;

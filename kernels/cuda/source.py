@@ -25,7 +25,7 @@ WARPS = 8
 """Warps of a thread block; each works on one stretch."""
 THREADS = 32 * WARPS
 
-_SHARED = ("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "walk.cuh", "stretch.cuh")
+_SHARED = ("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "queue.cuh", "walk.cuh", "stretch.cuh")
 _FOLDER = Path(__file__).parent
 
 

@@ -1,7 +1,7 @@
 /* Following the index down a stretch: block words, 32 at a time, then the ready words of set blocks, then the
  * candidates, in flat order, 32 at a time. */
 
-#define GS_QUEUE (GS_BLOCK_PAGES + GS_LANES) /* candidates waiting per warp: a block fits when under 32 wait */
+#define GS_WALK_QUEUE (GS_BLOCK_PAGES + GS_LANES) /* a block fits when under 32 wait */
 
 /* A set block per lane. first_word is the index of its first ready word, -1 where a lane has none. */
 struct LaneBlocks {
@@ -51,26 +51,38 @@ static __device__ __forceinline__ LaneBlocks set_blocks(const Store& store, cons
   return group;
 }
 
-/* The 8 ready words of a block, with kTake exchanged with 0; one that reads 0 needs none. */
+/* The 8 ready words of a block, with kTake exchanged with 0. All 8 are on their way before the first is looked at,
+ * and none is read first to see whether it needs to be taken: that would be one wait more, and a branch for each
+ * word, at which ptxas waits for the one before. All lanes' words lie in lines of their own. */
 template <bool kTake>
 static __device__ __forceinline__ u32 load_ready_words(const Store& store, i64 first_word, u64* words) {
+#if GS_EXCLUSIVE
+  const bool exchanges = false;
+#else
+  const bool exchanges = kTake;
+#endif
   u32 n_set = 0;
+  if (exchanges) {
 #pragma unroll
-  for (int i = 0; i < GS_WORDS_PER_BLOCK; i += 2) {
-    const ulonglong2 pair = __ldcg((const ulonglong2*)(store.ready_bits + first_word + i));
-    words[i] = pair.x;
-    words[i + 1] = pair.y;
+    for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) words[i] = take_ready_word(store, first_word + i, 0);
+  } else {
+#pragma unroll
+    for (int i = 0; i < GS_WORDS_PER_BLOCK; i += 2) {
+      const ulonglong2 pair = __ldcg((const ulonglong2*)(store.ready_bits + first_word + i));
+      words[i] = pair.x;
+      words[i + 1] = pair.y;
+    }
   }
 #pragma unroll
   for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
-    if (kTake && words[i]) words[i] = take_ready_word(store, first_word + i, words[i]);
+    if (kTake && !exchanges) take_ready_word(store, first_word + i, words[i]);
     n_set += (u32)__popcll(words[i]);
   }
   return n_set;
 }
 
 /* Give every candidate of [lo, hi) to visit(flat, is_candidate), which all lanes call together, in flat order.
- * queue is this warp's u32[GS_QUEUE] in shared memory; pages and bytes read are added up. All lanes. */
+ * queue is this warp's u32[GS_WALK_QUEUE] in shared memory; pages and bytes read are added up. All lanes. */
 template <bool kTake, typename Visit>
 static __device__ __forceinline__ void walk_index(const Store& store, const u8* node_mask, i64 lo, i64 hi,
                                                   u32* queue, u64* n_pages, u64* n_bytes, Visit& visit) {
@@ -103,7 +115,7 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
     }
     /* The longest row of lanes whose candidates all fit queues them. */
     const u32 n_up_to = sum_up_to_lane(n_set);
-    const bool queues = n_set > 0 && n_queued + n_up_to <= GS_QUEUE;
+    const bool queues = n_set > 0 && n_queued + n_up_to <= GS_WALK_QUEUE;
     u32 place = n_queued + n_up_to - n_set;
 #pragma unroll
     for (int i = 0; i < GS_WORDS_PER_BLOCK; ++i) {
@@ -115,18 +127,6 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
     const u32 n_new = __shfl_sync(GS_ALL_LANES, n_up_to, 31 - __clz((int)(queuing | 1u)));
     if (queuing) n_queued += n_new;
     __syncwarp();
-    /* Full warps are served at once; fewer wait for the next blocks, or for the end. */
-    u32 served = 0;
-    while (served + (is_last ? 1u : GS_LANES) <= n_queued) {
-      const bool is_candidate = served + lane_id() < n_queued;
-      visit(lo + (is_candidate ? queue[served + lane_id()] : 0), is_candidate);
-      served = min(served + GS_LANES, n_queued);
-    }
-    *n_pages += served;
-    n_queued -= served;
-    const u32 waiting = lane_id() < n_queued ? queue[served + lane_id()] : 0;
-    __syncwarp();
-    if (lane_id() < n_queued) queue[lane_id()] = waiting;
-    __syncwarp();
+    *n_pages += serve_queue(queue, &n_queued, lo, is_last, visit);
   }
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from cuda_compiler import ARCHITECTURES, Usage, compiled, instructions, missing, table, usage
+import cuda_compiler
+import cuda_paths
+from cuda_compiler import ARCHITECTURES, Usage, compiled, instructions, missing, usage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cuda.md"
 SM_REGISTERS = 65_536
@@ -67,6 +70,58 @@ def test_records_are_read_16_bytes_at_a_time(kernel: str, architecture: int) -> 
     assert all("STRONG.GPU" in line for line in wide)
 
 
+def assert_in_flight_together(format_name: str, exclusive: bool, architecture: int, kernel: str) -> None:
+    """Check that the four wide loads of a tile follow each other, and nothing in between waits for one."""
+    code = instructions(compiled(format_name, exclusive, architecture), kernel)
+    first, *_, last = wide = [place for place, line in enumerate(code) if "LDG.E.128" in line]
+    assert len(wide) == 4
+    loaded: set[str] = set()
+    for line in code[first : last + 1]:
+        named = re.findall(r"\bR(\d+)", line)
+        assert not re.search(r"\b(BRA|BAR|BSSY|CALL|EXIT)", line), line
+        assert not loaded & set(named), f"{line} waits for a load"
+        if "LDG.E.128" in line:
+            loaded |= {str(int(named[0]) + each) for each in range(4)}
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize("kernel", ["scan_dense", "scan_dense_budget"])
+def test_four_wide_loads_are_in_flight_at_once(kernel: str, architecture: int) -> None:
+    assert_in_flight_together("rfc", False, architecture, kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", ["scan_dense", "scan_dense_budget"])
+@pytest.mark.parametrize(
+    ("format_name", "exclusive"), [("rfc", True), ("pghot-compact", False), ("pghot-compact", True)]
+)
+def test_they_are_in_the_other_modules_too(
+    kernel: str, format_name: str, exclusive: bool, architecture: int
+) -> None:
+    assert_in_flight_together(format_name, exclusive, architecture, kernel)
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize("kernel", ["scan_indexed", "scan_indexed_budget"])
+def test_eight_exchanges_of_ready_words_are_in_flight_at_once(kernel: str, architecture: int) -> None:
+    code = instructions(compiled("rfc", False, architecture), kernel)
+    places = [place for place, line in enumerate(code) if "ATOMG.E.EXCH.64" in line][:8]
+    results = {re.findall(r"\bR(\d+)", code[place])[0] for place in places}
+    assert len(results) == 8
+    for line in code[places[0] : places[-1]]:
+        used = re.findall(r"\bR(\d+)", line)[1:]
+        assert not results & set(used), f"{line} waits for an exchange"
+        assert "BRA" not in line
+
+
+def test_a_claim_round_serves_full_warps() -> None:
+    """A tile at 1e-2 took 690 instructions when every 32 records with a hit were a round of claims."""
+    counts = cuda_paths.tile_counts(compiled("rfc", False, 90))
+    assert counts.of_tile(1e-2, 512) < 250
+    assert counts.plain < 100
+
+
 MEMORY = {
     r"MEMBAR\.SC\.GPU": "fence",
     r"ATOMG\.E\.CAS\.STRONG\.GPU": "exchange record",
@@ -78,13 +133,14 @@ MEMORY = {
 }
 """Machine instructions on what other threads see. Counters (ADD) and a kernel's own arrays are left out."""
 MARK = ["exchange record", "fence", "look", "set bit", "fence", "look", "set bit"]
-DESCEND = ["look", "take blocks", "fence", "look", "take bits", "fence", "look"]
+DESCEND = ["look", "take blocks", "fence", "take bits", "fence", "look"]
+LOOKING = ["look", "take blocks", "fence", "look", "take bits", "fence", "look"]
 ORDERS = {
     "request": [*MARK, "fence", "look", "set flag"],
     "record": [*MARK, "fence", "look", "set flag"],
     "release": [*MARK, "fence", "look", "set flag"],
     "undo": MARK,
-    "scan_dense": [*DESCEND, *MARK],
+    "scan_dense": [*LOOKING, *MARK],
     "scan_indexed": [*DESCEND, *MARK],
 }
 """The protocol's order, in which the code is laid out: producers climb, scans descend, claim, restore."""
@@ -115,7 +171,8 @@ def test_machine_code_of_the_compact_module_does(kernel: str, architecture: int)
 
 
 @pytest.mark.slow
-def test_the_document_has_the_table() -> None:
-    assert table() in DOCUMENT.read_text(), (
-        "run python tests/cuda_compiler.py and put its table into docs/cuda.md"
+@pytest.mark.parametrize("module", [cuda_compiler, cuda_paths])
+def test_the_document_has_the_tables(module: ModuleType) -> None:
+    assert module.table() in DOCUMENT.read_text(), (
+        f"run python tests/{module.__name__}.py and put its table into docs/cuda.md"
     )
