@@ -26,6 +26,7 @@ class Samples:
             resolve it.
         n_repeated: samples left out because they say an access once more.
         n_idle: regions left out because nothing accessed them.
+        highest_pfn: where the highest region begins, those left out too; -1 without regions.
     """
 
     time_ns: NDArray[np.int64]
@@ -36,6 +37,7 @@ class Samples:
     n_unresolved: int = 0
     n_repeated: int = 0
     n_idle: int = 0
+    highest_pfn: int = -1
 
     def __len__(self) -> int:
         return len(self.time_ns)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.documents import counts, table, whole
 from gpuscan.base.errors import InputError
-from gpuscan.base.units import format_number, format_time
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.engine.stages import Produced, Sampled
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
@@ -31,6 +31,7 @@ from gpuscan.topology import Topology
 from gpuscan.traces import UNKNOWN_CPU, Samples, Trace
 
 _NOWHERE = -1
+_ANOTHER_MACHINE = "give the machine it was recorded on with --topology, or --machine for a captured one"
 _CHUNK_PAGES = 1 << 20
 """Pages of regions that are looked at at once."""
 
@@ -103,7 +104,14 @@ def survey(
     pages = np.zeros(topology.page_map.n_pages, dtype=np.bool_)
     start_ns = end_ns = -1
     n_samples = 0
+    n_pfns = int(topology.page_map.extent_pfn_end.max())
     for samples in trace.blocks(on_read):
+        if trace.format.outside_advice and samples.highest_pfn >= n_pfns:
+            raise InputError(
+                f"{trace.path}: a region begins at {format_bytes(samples.highest_pfn * PAGE_BYTES)}, and the "
+                f"memory of {topology.name!r} ends at {format_bytes(n_pfns * PAGE_BYTES)}; {_ANOTHER_MACHINE}"
+                + trace.format.outside_advice
+            )
         kept = reader.kept(samples)
         if not len(kept):
             continue
@@ -116,8 +124,7 @@ def survey(
     if not n_samples:
         raise InputError(
             f"{trace.path}: no sample can be used on {topology.name!r} "
-            f"({found.reasons() or 'the trace has none'}); give the machine it was recorded on with "
-            "--topology, or --machine for a captured one"
+            f"({found.reasons() or 'the trace has none'}); {_ANOTHER_MACHINE}"
             + (trace.format.outside_advice if reader.left_out["outside"] else "")
         )
     return found
@@ -148,7 +155,7 @@ def frames_of(topology: Topology, pages: NDArray[np.bool_]) -> CapturedFrames:
     if not (flags & FrameBit.LRU).any():
         raise InputError(
             f"all pages of the trace belong to the kernel of {topology.name!r}, so nothing could move; "
-            "give the machine it was recorded on with --topology, or --machine for a captured one"
+            f"{_ANOTHER_MACHINE}"
         )
     return CapturedFrames(flags, np.zeros(len(pages), dtype=np.uint8), np.zeros(len(pages), dtype=np.bool_))
 

@@ -140,7 +140,7 @@ def test_regions_go_to_the_promotion_target_and_end_with_the_memory(tmp_path: Pa
     path = damo(
         tmp_path / "t",
         (500, [(end - 3, 1000, 2), (NODE[0], 2, 1), (NODE[3] - 1, 2, 7), (NODE[2], 5, 0)]),
-        (600, [(10**9, 5, 3), (NODE[3], 1, 3)]),
+        (600, [(NODE[3] - 9, 5, 3), (NODE[3], 1, 3)]),
     )
     _, source = replay(path)
     sampled = source.sample(0, 50 * MS)
@@ -211,9 +211,14 @@ def test_a_trace_of_another_machine(tmp_path: Path, rows: list[tuple[int, int, i
 
 
 def test_addresses_of_a_process_are_refused(tmp_path: Path) -> None:
-    path = damo(tmp_path / "t", (1, [(0x55_5555_554, 10, 3)]))
-    with pytest.raises(InputError, match=r"2?1 outside .*virtual addresses need a pagemap"):
-        survey(open_trace(path), tiered())
+    """Also where a program is linked so low that its heap looks like memory, and the rest is idle."""
+    for n_accesses in (3, 0):
+        path = damo(tmp_path / "t", (1, [(NODE[0] + 3, 10, 3), (0x7FFF_FFFF_E, 10, n_accesses)]))
+        with pytest.raises(
+            InputError,
+            match=r"a region begins at 128 TiB, and the memory of 'tiered-test' ends at .*need a pagemap",
+        ):
+            survey(open_trace(path), tiered())
 
 
 spans = st.lists(st.tuples(st.integers(0, 9 * SECTION_PAGES), st.integers(1, 3 * SECTION_PAGES)), max_size=4)

@@ -7,7 +7,8 @@ and src/_damon.py, damo df6d55faa031). Numbers are numbers or strings with comma
 null stands for what is not known.
 
 A record does not say whose addresses it has. ``damo record`` keeps the settings beside it in
-``NAME.kdamonds``, where ``ops`` is ``paddr`` for physical memory.
+``NAME.kdamonds``, where ``ops`` is ``paddr`` for physical memory. Without it the machine's memory tells: that
+of a process has regions far above, its stack and libraries.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gpuscan.files.reading import (
     read_file,
     room_bytes,
 )
+from gpuscan.traces.advice import DAMO
 from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
@@ -61,6 +63,16 @@ _NANOSECONDS = {
 }
 _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
+_OTHERS = {
+    rb"damon_recfmt_ver": "a binary record of an old damo",
+    rb"\s*kdamond\.[0-9]+\s": "DAMON's tracepoint, printed by perf",
+}
+"""What else has DAMON's regions, by its first bytes."""
+_VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
+_IS_VIRTUAL = (
+    "its addresses are virtual ({}), and which page was where a pagemap would have to say; record physical "
+    "memory with damo record paddr"
+)
 _REMEDY = "give a file of damo record, or what damo report access --json prints"
 
 
@@ -81,6 +93,8 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
         ) from error
     except UnfitError as error:
         raise InputError(f"{path} {error}; record for a shorter time, or {_REMEDY}") from error
+    if text_says := _VIRTUAL.search(text):
+        raise InputError(f"{path}: {_IS_VIRTUAL.format(f'it says {text_says[0].decode()}')}")
     del text
     at = _Place(path)
     snapshots: list[tuple[int, Samples]] = []
@@ -112,7 +126,7 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
     starts: list[int] = []
     ends: list[int] = []
     counts: list[int] = []
-    n_idle = 0
+    n_idle, highest = 0, -1
     found = at.list_of(at.get(snapshot, there, "regions", required=True), f"{there}.regions")
     for number, region in enumerate(found):
         where = f"{there}.regions[{number}]"
@@ -120,6 +134,7 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
         end = at.quantity(region, where, "end", _BYTES, _ADDRESS_MAX)
         if end < start:
             raise InputError(f"{at.path}: {where} ends before it starts; {_REMEDY}")
+        highest = max(highest, start)
         n_accesses = _accesses(at, region, where)
         if start < end and n_accesses > 0:
             starts.append(start)
@@ -136,6 +151,7 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
         after - first,
         np.array(counts, dtype=np.int64),
         n_idle=n_idle,
+        highest_pfn=highest >> PAGE_SHIFT,
     )
 
 
@@ -261,10 +277,7 @@ def _refuse_virtual(path: Path) -> None:
         return  # no settings, or not damo's: the machine's PFNs will tell
     for ops in all_ops:
         if ops != "paddr":
-            raise InputError(
-                f"{path}: its addresses are virtual ({beside.name} says ops = {shown(ops)}), and which page "
-                "was where a pagemap would have to say; record physical memory with damo record paddr"
-            )
+            raise InputError(f"{path}: {_IS_VIRTUAL.format(f'{beside.name} says ops = {shown(ops)}')}")
 
 
 def _sniff(start: bytes) -> Sniff:
@@ -280,6 +293,9 @@ def _is_numbered(start: bytes) -> bool:
 
 
 def _advice(path: Path, start: bytes) -> str:
+    for looks_like, what in _OTHERS.items():
+        if re.match(looks_like, start):
+            return f"is {what}; have damo turn it into JSON: {DAMO} {path}"
     return ""
 
 

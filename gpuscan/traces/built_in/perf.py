@@ -30,12 +30,14 @@ from gpuscan.base.compiled import compiled
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.files.reading import open_file
+from gpuscan.traces.advice import DAMO
 from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.samples import Samples
 
 SCRIPT = "-F cpu,time,weight,phys_addr"
 """Options of ``perf script`` for a trace that can be read."""
 
+_DAMON = b" damon:damon_aggregated: "
 _RECORDING = (b"PERFILE2", b"2ELIFREP", b"PERFFILE")
 """Magic of a perf.data file in either byte order (tools/perf/util/header.c, v6.12)."""
 _BLOCK_BYTES = 1 << 22
@@ -109,11 +111,11 @@ def read_perf(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
 def _refuse(path: Path, line: int, problem: str, text: bytes) -> NoReturn:
     shown = text[:_SHOWN].decode("utf-8", "replace").strip()
     more = "..." if len(text) > _SHOWN else ""
-    remedy = (
-        "traces are in the order of time, as perf script prints them"
-        if problem == _PROBLEMS[_OUT_OF_ORDER]
-        else f"print the trace with perf script {SCRIPT}"
-    )
+    remedy = f"print the trace with perf script {SCRIPT}"
+    if problem == _PROBLEMS[_OUT_OF_ORDER]:
+        remedy = "traces are in the order of time, as perf script prints them"
+    elif _DAMON in text:
+        remedy = f"these are DAMON's regions; have damo turn them into JSON: {DAMO} {path}"
     raise InputError(f"{path}:{line}: the line {problem} ({shown!r}{more}); {remedy}")
 
 
@@ -328,7 +330,10 @@ def _sniff(start: bytes) -> Sniff:
 def _advice(path: Path, start: bytes) -> str:
     if not start.startswith(_RECORDING):
         return ""
-    return f"is perf's own recording; turn it into text: perf script -i {path} {SCRIPT}"
+    return (
+        f"is perf's own recording; turn it into text: perf script -i {path} {SCRIPT} (one of damo's, "
+        f"of DAMON's regions, into JSON: {DAMO} {path})"
+    )
 
 
 TRACE_FORMAT = TraceFormat(
