@@ -26,6 +26,8 @@ class Samples:
             resolve it.
         n_repeated: samples left out because they say an access once more.
         n_idle: regions left out because nothing accessed them.
+        share: float64[n], in which part of its looks a region was accessed, NaN where nobody says; None for
+            sampled accesses.
         highest_pfn: where the highest region begins, those left out too; -1 without regions.
     """
 
@@ -38,6 +40,7 @@ class Samples:
     n_repeated: int = 0
     n_idle: int = 0
     highest_pfn: int = -1
+    share: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -45,5 +48,10 @@ class Samples:
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> Samples:
         """Return some of the samples; what was left out stays counted with the whole."""
         return Samples(
-            self.time_ns[part], self.cpu[part], self.pfn[part], self.n_pages[part], self.weight[part]
+            self.time_ns[part],
+            self.cpu[part],
+            self.pfn[part],
+            self.n_pages[part],
+            self.weight[part],
+            share=None if self.share is None else self.share[part],
         )

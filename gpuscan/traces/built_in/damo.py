@@ -61,6 +61,8 @@ _NANOSECONDS = {
     "h": 3600 * 10**9,
     "d": 86400 * 10**9,
 }
+_MICROSECONDS = {**_NANOSECONDS, "": 10**3}
+"""Of numbers in nanoseconds whose names say microseconds."""
 _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
 _OTHERS = {
@@ -105,6 +107,7 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
             raise InputError(
                 f"{path}: {here} comes from DAMON_STAT, which has no addresses; record with damo record paddr"
             )
+        n_looks = _looks(at, record, here)
         last_ns = 0
         for number, snapshot in enumerate(found):
             there = f"{here}.snapshots[{number}]"
@@ -115,17 +118,30 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
                     "a record is in the order of time, as damo writes it"
                 )
             last_ns = end_ns
-            snapshots.append((end_ns, _regions(at, snapshot, there, end_ns)))
+            snapshots.append((end_ns, _regions(at, snapshot, there, end_ns, n_looks)))
     del records
     # Targets are recorded side by side.
     for _, samples in sorted(snapshots, key=lambda of_time: of_time[0]):
         yield samples
 
 
-def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
+def _looks(at: _Place, record: Any, here: str) -> float:
+    """Return how many looks an aggregation has, NaN where the record does not say."""
+    intervals = at.get(record, here, "intervals")
+    if intervals is None:
+        return np.nan
+    sample_ns, aggregation_ns = (
+        at.quantity(intervals, f"{here}.intervals", name, _MICROSECONDS, _COUNT_MAX)
+        for name in ("sample_us", "aggr_us")
+    )
+    return max(1, aggregation_ns // sample_ns) if sample_ns else np.nan
+
+
+def _regions(at: _Place, snapshot: Any, there: str, end_ns: int, n_looks: float) -> Samples:
     starts: list[int] = []
     ends: list[int] = []
     counts: list[int] = []
+    most: list[float] = []
     n_idle, highest = 0, -1
     found = at.list_of(at.get(snapshot, there, "regions", required=True), f"{there}.regions")
     for number, region in enumerate(found):
@@ -135,11 +151,12 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
         if end < start:
             raise InputError(f"{at.path}: {where} ends before it starts; {_REMEDY}")
         highest = max(highest, start)
-        n_accesses = _accesses(at, region, where)
+        n_accesses, n_most = _accesses(at, region, where)
         if start < end and n_accesses > 0:
             starts.append(start)
             ends.append(end)
             counts.append(n_accesses)
+            most.append(n_most or n_looks)
         else:
             n_idle += 1
     first = np.array(starts, dtype=np.int64) >> PAGE_SHIFT
@@ -152,18 +169,19 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
         np.array(counts, dtype=np.int64),
         n_idle=n_idle,
         highest_pfn=highest >> PAGE_SHIFT,
+        share=np.array(counts, dtype=np.float64) / np.array(most, dtype=np.float64),
     )
 
 
-def _accesses(at: _Place, region: Any, where: str) -> int:
-    """Return ``nr_accesses`` in checks; the percentage where that is all there is, rounded up."""
+def _accesses(at: _Place, region: Any, where: str) -> tuple[int, int]:
+    """Return ``nr_accesses`` in looks and 0; the percentage, rounded up, and 100 where that is all there is."""
     found = at.get(region, where, "nr_accesses", required=True)
     where = f"{where}.nr_accesses"
     if at.get(found, where, "samples") is not None:
-        return at.quantity(found, where, "samples", _COUNTS, _COUNT_MAX, lowest=-1)
+        return at.quantity(found, where, "samples", _COUNTS, _COUNT_MAX, lowest=-1), 0
     percent = at.get(found, where, "percent", required=True)
     text = percent.strip().removesuffix("%") if isinstance(percent, str) else percent
-    return at.quantity({"percent": text}, where, "percent", _COUNTS, 100, lowest=-1)
+    return at.quantity({"percent": text}, where, "percent", _COUNTS, 100, lowest=-1), 100
 
 
 class _Place:
