@@ -174,7 +174,7 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int, n_looks: float)
 
 
 def _accesses(at: _Place, region: Any, where: str) -> tuple[int, int]:
-    """Return ``nr_accesses`` in looks and 0; the percentage, rounded up, and 100 where that is all there is."""
+    """Return ``nr_accesses`` in looks and 0; its percentage, rounded up, and 100 where that is all."""
     found = at.get(region, where, "nr_accesses", required=True)
     where = f"{where}.nr_accesses"
     if at.get(found, where, "samples") is not None:
