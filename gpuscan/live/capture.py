@@ -12,15 +12,16 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.units import format_time
 from gpuscan.linux import capabilities
-from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
 from gpuscan.live.request import INTERVAL_NS
 from gpuscan.live.session import THRESHOLD
 from gpuscan.monitors.catalogue import open_monitor
 from gpuscan.monitors.contract import Circumstances
-from gpuscan.monitors.touched import Touched
+from gpuscan.monitors.touched import Touched, mapped
 from gpuscan.records.page_flags import Kpf, bits
 from gpuscan.snapshot.procfs import Progress, capture
 from gpuscan.snapshot.snapshot import Snapshot
@@ -40,7 +41,8 @@ def capture_processes(
     """Watch processes for a while, then read the machine's page flags.
 
     In the snapshot the folios that at least two looks found accessed are REFERENCED, all others
-    neither that nor ACTIVE; a note says so.
+    neither that nor ACTIVE; a note says so. Only folios are marked that the processes have before
+    the flags are read and after: what is not theirs any more may be another's by then.
 
     Args:
         pids: of the processes.
@@ -66,21 +68,42 @@ def capture_processes(
         stack.callback(watching.close)
         watching.watch([process for _, process in roster.alive()])
         on_watch(watching.name)
-        until_ns = system.monotonic_ns() + for_ns
-        while system.monotonic_ns() < until_ns and roster.alive():
+        begun_ns = system.monotonic_ns()
+        ended_after: dict[int, str] = {}
+        while system.monotonic_ns() < begun_ns + for_ns and roster.alive():
             looks += [_accessed(touched, flags) for touched in watching.observe(system.monotonic_ns())]
+            _note_ends(ended_after, pids, roster, system.monotonic_ns() - begun_ns)
             system.sleep(INTERVAL_NS / 1e9)
+        watched = format_time(system.monotonic_ns() - begun_ns)
         heads, counts = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *looks]), return_counts=True)
-    snapshot = capture(system.root, progress)
+        before = _heads(roster, flags)
+        snapshot = capture(system.root, progress)
+        _note_ends(ended_after, pids, roster, system.monotonic_ns() - begun_ns)
+        theirs = np.intersect1d(before, _heads(roster, flags), assume_unique=True)
     named = ", ".join(map(str, pids))
-    seconds = for_ns / 1e9
-    note = (
-        f"hot: what {watching.name} saw process {named} access in two looks of {seconds:g} s; no other page"
+    notes = [f"not {text}" for text in refused]
+    notes += [
+        f"process {pid} ended after {after}; none of its pages is marked"
+        for pid, after in ended_after.items()
+    ]
+    notes.append(
+        f"hot: what {watching.name} saw process {named} access in two looks of {watched}; no other page"
     )
-    return dataclasses.replace(
-        _marked(snapshot, heads[counts >= THRESHOLD]),
-        notes=(*snapshot.notes, *(f"not {text}" for text in refused), note),
-    )
+    hot = np.intersect1d(heads[counts >= THRESHOLD], theirs, assume_unique=True)
+    return dataclasses.replace(_marked(snapshot, hot), notes=(*snapshot.notes, *notes))
+
+
+def _note_ends(ended_after: dict[int, str], pids: Sequence[int], roster: Roster, passed_ns: int) -> None:
+    running = {process.pid for _, process in roster.alive()}
+    for pid in pids:
+        if pid not in running:
+            ended_after.setdefault(pid, format_time(passed_ns))
+
+
+def _heads(roster: Roster, flags: PageFlags) -> NDArray[np.int64]:
+    """Return the heads of the folios that the processes have mapped now, ascending."""
+    of_each = [flags.folios_of(pages_in(process, mapped(process)).pfn).head for _, process in roster.alive()]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *of_each]))
 
 
 def _accessed(touched: Touched, flags: PageFlags) -> NDArray[np.int64]:

@@ -35,7 +35,8 @@ def survey_trace(
             f"all memory of {topology.name!r} is one tier, so the trace {trace.path} has nothing to promote; "
             + remedy
         )
-    surveyed = survey(trace, topology, workload.source.min_weight, on_read)
+    wanted = workload.source
+    surveyed = survey(trace, topology, wanted.min_weight, on_read, wanted.min_share)
     n_ticks = (surveyed.end_ns - surveyed.start_ns) // workload.tick + 1
     return surveyed, workload.model_copy(update={"ticks": min(workload.ticks, n_ticks)})
 
@@ -67,4 +68,5 @@ def trace_source(workload: Workload, machine: SimulatedMachine, surveyed: Survey
         mark=workload.producer.mark,
         only_lower_tier=workload.producer.only_lower_tier,
         min_weight=workload.source.min_weight,
+        min_share=workload.source.min_share,
     )

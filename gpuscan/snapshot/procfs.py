@@ -45,7 +45,7 @@ def capture(root: Path = Path("/"), progress: Progress | None = None) -> Snapsho
     Takes 12 bytes of memory per page, 0.3 % of what the machine has.
 
     Raises:
-        InputError: the page flags cannot be opened (not root, or a kernel without them).
+        InputError: the page flags cannot be opened (not root, or a kernel without them), or are masked.
         TopologyError: zones or nodes cannot be read, or pages are not 4 KiB.
         RunFailedError: a read failed midway.
     """
@@ -56,18 +56,25 @@ def capture(root: Path = Path("/"), progress: Progress | None = None) -> Snapsho
         mapcounts = np.zeros(page_map.n_pages, dtype=np.uint32)
         words = np.empty(_STRETCH_PAGES, dtype=np.uint64)
         n_done = n_beyond = 0
+        shows_flags = False
         offsets = page_map.extent_flat_offset.tolist()
         for (start, end), offset in zip(page_map.extent_flat_ranges(), offsets, strict=True):
             for low in range(start, end, _STRETCH_PAGES):
                 high = min(low + _STRETCH_PAGES, end)
                 n_words = _read(flags_fd, low - offset, flags[low:high], root / "proc/kpageflags")
                 n_beyond += high - low - n_words
+                shows_flags = shows_flags or bool(flags[low : low + n_words].any())
                 counts = words[: high - low]
                 n_words = _read(counts_fd, low - offset, counts, root / "proc/kpagecount")
                 mapcounts[low : low + n_words] = np.minimum(counts[:n_words], np.iinfo(np.uint32).max)
                 n_done += high - low
                 if progress is not None:
                     progress(n_done, page_map.n_present_pages)
+    if not shows_flags:
+        raise InputError(
+            f"{root / 'proc/kpageflags'} shows no flag of any page: it is masked, as container runtimes do; "
+            "capture on the host itself"
+        )
     notes = list(host.notes)
     if n_beyond:
         notes.append(f"{n_beyond} present pages lie past the end of /proc/kpageflags, taken as no page")

@@ -57,7 +57,9 @@ def read_host(root: Path = Path("/")) -> Host:
 
     Distances are nodeN/distance, links the HMAT attributes of nodeN/access0 and access1, tiers
     the kernel's memory tiers, numbered from 0. Without memory tiers (before v6.1) nodes without
-    CPUs are tier 1. A node without CPUs in a tier below all CPUs' memory counts as CXL.
+    CPUs are tier 1, unless no node has both CPUs and memory. A node without CPUs in a tier below
+    all CPUs' memory counts as CXL. A CPU that several nodes list is of the first, as for the
+    kernel's emulated nodes (numa_emu_update_cpu_to_node(), mm/numa_emulation.c, v6.12).
 
     Raises:
         TopologyError: a file is missing or malformed; says which, and the line.
@@ -74,13 +76,16 @@ def read_host(root: Path = Path("/")) -> Host:
     zoneinfo = parse_zoneinfo(text, str(zoneinfo_path))
     node_dir = root / "sys/devices/system/node"
     nids = _online_nodes(node_dir, zoneinfo)
-    cpus = {nid: _cpus(root, node_dir, nid, nids) for nid in nids}
+    cpus, unknown = _cpus(root, node_dir, nids)
     present, notes = _present_ranges(root, node_dir, [zone for zone in zoneinfo if zone.present])
+    if unknown and len(nids) > 1:
+        notes.append(f"{unknown} is not there: no node's CPUs are known, and no memory is taken for CXL's")
     tiers = _tiers(root, nids, {zone.nid for zone in present}, cpus)
+    own_cpus = _once(cpus)
     cpu_tiers = [tiers[nid] for nid in nids if cpus[nid]]
     nodes = []
     for nid in nids:
-        slower_than_cpus = not cpus[nid] and tiers[nid] > max(cpu_tiers, default=0)
+        slower_than_cpus = not unknown and not cpus[nid] and tiers[nid] > max(cpu_tiers, default=0)
         zones = []
         for info in sorted((zone for zone in present if zone.nid == nid), key=_zone_order):
             reserve = _reserve(info, zoneinfo)
@@ -91,7 +96,7 @@ def read_host(root: Path = Path("/")) -> Host:
                 )
             zones.append(_zone(info, present[info], reserve or (0,) * len(ZONE_NAMES)))
         kind = MemoryKind.CXL if slower_than_cpus else MemoryKind.DRAM
-        nodes.append(Node(nid, kind, tiers[nid], cpus[nid], tuple(zones)))
+        nodes.append(Node(nid, kind, tiers[nid], own_cpus[nid], tuple(zones)))
     topology = Topology("host", tuple(nodes), _distances(node_dir, nids), _links(node_dir, nids))
     return Host(topology, tuple(notes))
 
@@ -136,13 +141,29 @@ def _online_nodes(node_dir: Path, zoneinfo: list[ZoneInfo]) -> list[int]:
     return list(nids)
 
 
-def _cpus(root: Path, node_dir: Path, nid: int, nids: list[int]) -> tuple[int, ...]:
-    path = node_dir / f"node{nid}/cpulist"
-    text = _read(path)
-    if text is None and len(nids) == 1:
-        path = root / "sys/devices/system/cpu/online"
+def _cpus(root: Path, node_dir: Path, nids: list[int]) -> tuple[dict[int, tuple[int, ...]], Path | None]:
+    """Return the CPUs that each node lists, and the file whose absence leaves those of all unknown."""
+    cpus = {}
+    for nid in nids:
+        path = node_dir / f"node{nid}/cpulist"
         text = _read(path)
-    return _parse_list(text or "", path)
+        if text is None and len(nids) == 1:
+            path = root / "sys/devices/system/cpu/online"
+            text = _read(path)
+        if text is None:
+            return dict.fromkeys(nids, ()), path
+        cpus[nid] = _parse_list(text, path)
+    return cpus, None
+
+
+def _once(cpus: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    """Return the CPUs of each node, those that several list with the first."""
+    own: dict[int, tuple[int, ...]] = {}
+    taken: set[int] = set()
+    for nid, listed in sorted(cpus.items()):
+        own[nid] = tuple(cpu for cpu in listed if cpu not in taken)
+        taken.update(listed)
+    return own
 
 
 def _distances(node_dir: Path, nids: list[int]) -> NDArray[np.uint8]:
@@ -152,10 +173,14 @@ def _distances(node_dir: Path, nids: list[int]) -> NDArray[np.uint8]:
         text = _read(path)
         if text is None and len(nids) == 1:
             break
-        values = [parse_count(word, "a distance", f"{path}, line 1") for word in (text or "").split()]
+        if text is None:
+            raise TopologyError(
+                f"{path} is not there; mount all of /sys, or describe the machine in a TOML file"
+            )
+        values = [parse_count(word, "a distance", f"{path}, line 1") for word in text.split()]
         if len(values) != len(nids) or max(values) > 255:
             raise TopologyError(
-                f"{path}, line 1: {(text or '').strip()!r} is not one distance up to 255 "
+                f"{path}, line 1: {text.strip()!r} is not one distance up to 255 "
                 f"for each of {len(nids)} online nodes; read again"
             )
         distance[row] = values
@@ -194,7 +219,8 @@ def _tiers(
         listed[number] = tuple(nid for nid in _parse_list(_read(path) or "", path) if nid in with_memory)
     ordered = [listed[number] for number in sorted(listed) if listed[number]]
     if not ordered:
-        return {nid: 0 if cpus[nid] or nid not in with_memory else 1 for nid in nids}
+        near = {nid for nid in with_memory if cpus[nid]} or with_memory
+        return {nid: 1 if nid in with_memory - near else 0 for nid in nids}
     # A node without memory is in no tier, and node_is_toptier() holds for it.
     return {nid: next((tier for tier, members in enumerate(ordered) if nid in members), 0) for nid in nids}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
+from gpuscan.traces.advice import how_to_unpack
 from gpuscan.traces.contract import Sniff, TraceFormat
 
 TRACES = Catalogue(
@@ -33,6 +34,7 @@ def told_by(path: Path, start: bytes) -> str:
     if sure:
         whose = ", ".join(f"{name} ({TRACES.origin(name) or 'gpuscan'})" for name in sure)
         raise InputError(f"{path} looks like a trace of several formats: {whose}; uninstall all but one")
+    advice.insert(0, how_to_unpack(path, start))
     if any(advice):
         raise InputError(f"{path} {next(filter(None, advice))}")
     if maybe:

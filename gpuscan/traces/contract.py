@@ -36,7 +36,8 @@ class TraceFormat:
         advice: what to say, after the file's name, where the file at a path that begins with these bytes
             looks as if it were one and is not; empty where it does not.
         outside_advice: what to add, after "give the machine it was recorded on", where nothing of a trace is
-            in the memory of the machine; may be empty.
+            in the memory of the machine; may be empty. A format that has some does not say whether its
+            addresses are physical: a trace with a region beyond the machine's memory is refused.
         read: yields the samples of a file, ascending by time; tells how many bytes it has read since it told
             last. Raises an :class:`InputError` that names line or key where the file is cut short, out of
             order or foreign, and lets :class:`OSError` pass.

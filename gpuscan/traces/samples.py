@@ -24,7 +24,11 @@ class Samples:
             sampled it, 1 where there is none; of a region, in how many looks it was accessed.
         n_unresolved: samples left out because their physical address is 0: the kernel could not
             resolve it.
+        n_repeated: samples left out because they say an access once more.
         n_idle: regions left out because nothing accessed them.
+        share: float64[n], in which part of its looks a region was accessed, NaN where nobody says; None for
+            sampled accesses.
+        highest_pfn: where the highest region begins, those left out too; -1 without regions.
     """
 
     time_ns: NDArray[np.int64]
@@ -33,7 +37,10 @@ class Samples:
     n_pages: NDArray[np.int64]
     weight: NDArray[np.int64]
     n_unresolved: int = 0
+    n_repeated: int = 0
     n_idle: int = 0
+    highest_pfn: int = -1
+    share: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -41,5 +48,10 @@ class Samples:
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> Samples:
         """Return some of the samples; what was left out stays counted with the whole."""
         return Samples(
-            self.time_ns[part], self.cpu[part], self.pfn[part], self.n_pages[part], self.weight[part]
+            self.time_ns[part],
+            self.cpu[part],
+            self.pfn[part],
+            self.n_pages[part],
+            self.weight[part],
+            share=None if self.share is None else self.share[part],
         )

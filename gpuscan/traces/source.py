@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.documents import counts, table, whole
 from gpuscan.base.errors import InputError
-from gpuscan.base.units import format_number, format_time
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.engine.stages import Produced, Sampled
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
@@ -31,13 +31,16 @@ from gpuscan.topology import Topology
 from gpuscan.traces import UNKNOWN_CPU, Samples, Trace
 
 _NOWHERE = -1
+_ANOTHER_MACHINE = "give the machine it was recorded on with --topology, or --machine for a captured one"
 _CHUNK_PAGES = 1 << 20
 """Pages of regions that are looked at at once."""
 
 _LEFT_OUT = {
     "unresolved": "at physical address 0",
+    "repeated": "lines that say an access once more",
     "idle": "not accessed",
     "light": "below source.min_weight",
+    "rare": "accessed in a smaller share of its looks than source.min_share",
     "unknown_cpu": "from a CPU that the machine does not have",
     "outside": "outside the machine's memory",
 }
@@ -85,7 +88,11 @@ class Survey:
 
 
 def survey(
-    trace: Trace, topology: Topology, min_weight: int = 0, on_read: Callable[[int], None] | None = None
+    trace: Trace,
+    topology: Topology,
+    min_weight: int = 0,
+    on_read: Callable[[int], None] | None = None,
+    min_share: float = 0.0,
 ) -> Survey:
     """Read a trace from end to end.
 
@@ -94,15 +101,23 @@ def survey(
         topology: the machine it was recorded on.
         min_weight: samples of less weight are left out.
         on_read: see :meth:`gpuscan.traces.Trace.blocks`.
+        min_share: regions accessed in a smaller share of their looks are left out.
 
     Raises:
         InputError: the trace is broken, or none of its samples is of this machine.
     """
-    reader = _Reader(topology, min_weight)
+    reader = _Reader(topology, min_weight, min_share)
     pages = np.zeros(topology.page_map.n_pages, dtype=np.bool_)
     start_ns = end_ns = -1
     n_samples = 0
+    n_pfns = int(topology.page_map.extent_pfn_end.max())
     for samples in trace.blocks(on_read):
+        if trace.format.outside_advice and samples.highest_pfn >= n_pfns:
+            raise InputError(
+                f"{trace.path}: a region begins at {format_bytes(samples.highest_pfn * PAGE_BYTES)}, and the "
+                f"memory of {topology.name!r} ends at {format_bytes(n_pfns * PAGE_BYTES)}; {_ANOTHER_MACHINE}"
+                + trace.format.outside_advice
+            )
         kept = reader.kept(samples)
         if not len(kept):
             continue
@@ -115,8 +130,7 @@ def survey(
     if not n_samples:
         raise InputError(
             f"{trace.path}: no sample can be used on {topology.name!r} "
-            f"({found.reasons() or 'the trace has none'}); give the machine it was recorded on with "
-            "--topology, or --machine for a captured one"
+            f"({found.reasons() or 'the trace has none'}); {_ANOTHER_MACHINE}"
             + (trace.format.outside_advice if reader.left_out["outside"] else "")
         )
     return found
@@ -147,7 +161,7 @@ def frames_of(topology: Topology, pages: NDArray[np.bool_]) -> CapturedFrames:
     if not (flags & FrameBit.LRU).any():
         raise InputError(
             f"all pages of the trace belong to the kernel of {topology.name!r}, so nothing could move; "
-            "give the machine it was recorded on with --topology, or --machine for a captured one"
+            f"{_ANOTHER_MACHINE}"
         )
     return CapturedFrames(flags, np.zeros(len(pages), dtype=np.uint8), np.zeros(len(pages), dtype=np.bool_))
 
@@ -186,9 +200,10 @@ class TraceSource:
 
     Adds to the machine's metrics: ``accesses``, ``accesses_fast``, ``accesses_local`` (as
     :meth:`SimulatedMachine.run`, of the trace; a region counts once per page and snapshot);
-    ``samples_unresolved`` (physical address 0), ``samples_idle`` (regions without an access),
-    ``samples_light`` (below ``min_weight``), ``samples_unknown_cpu``, ``samples_outside`` (not in
-    the machine's memory); of the pages accessed: ``pages_unmovable`` (no folio of the machine),
+    ``samples_unresolved`` (physical address 0), ``samples_repeated`` (another line of the same access),
+    ``samples_idle`` (regions without an access), ``samples_light`` (below ``min_weight``),
+    ``samples_rare`` (below ``min_share``), ``samples_unknown_cpu``, ``samples_outside`` (not in the
+    machine's memory); of the pages accessed: ``pages_unmovable`` (no folio of the machine),
     ``pages_no_target``, ``pages_at_home``, ``pages_top_tier`` (with ``only_lower_tier``) and ``marks``.
 
     Args:
@@ -196,7 +211,7 @@ class TraceSource:
         surveyed: the trace.
         mark: what to make of an access.
         only_lower_tier: pages on the top tier are left alone.
-        min_weight: as in :func:`survey`.
+        min_weight, min_share: as in :func:`survey`.
     """
 
     def __init__(
@@ -207,13 +222,14 @@ class TraceSource:
         mark: Literal["request", "record"] = "request",
         only_lower_tier: bool = True,
         min_weight: int = 0,
+        min_share: float = 0.0,
     ) -> None:
         self._machine = machine
         self._mark = mark
         self._only_lower_tier = only_lower_tier
         self._start_ns = surveyed.start_ns
         self._knows_cpus = surveyed.trace.format.knows_cpus
-        self._reader = _Reader(machine.topology, min_weight)
+        self._reader = _Reader(machine.topology, min_weight, min_share)
         self._blocks = surveyed.trace.blocks()
         self._block: Samples | None = None
         self._n_seen = 0
@@ -330,9 +346,10 @@ class TraceSource:
 class _Reader:
     """Leaves out the samples that say nothing about the machine, and counts them."""
 
-    def __init__(self, topology: Topology, min_weight: int) -> None:
+    def __init__(self, topology: Topology, min_weight: int, min_share: float) -> None:
         self._page_map = topology.page_map
         self._min_weight = min_weight
+        self._min_share = min_share
         self.left_out: Counter[str] = Counter()
         n_cpus = max((cpu + 1 for node in topology.nodes for cpu in node.cpus), default=0)
         self._nid_of_cpu = np.full(n_cpus + 1, _NOWHERE, dtype=np.int32)  # the last one: all beyond
@@ -347,11 +364,14 @@ class _Reader:
     def kept(self, samples: Samples) -> Samples:
         """Return the samples that count."""
         self.left_out["unresolved"] += samples.n_unresolved
+        self.left_out["repeated"] += samples.n_repeated
         self.left_out["idle"] += samples.n_idle
         inside = self._touches_memory(samples)
         samples = self._leave_out("outside", ~inside, samples)
         unknown = (samples.cpu != UNKNOWN_CPU) & (self.nids(samples.cpu) == _NOWHERE)
         samples = self._leave_out("unknown_cpu", unknown, samples)
+        if samples.share is not None:  # NaN is below nothing
+            samples = self._leave_out("rare", samples.share < self._min_share, samples)
         return self._leave_out("light", samples.weight < self._min_weight, samples)
 
     def _leave_out(self, why: str, which: NDArray[np.bool_], samples: Samples) -> Samples:

@@ -118,6 +118,7 @@ class Source(Model):
     kind: Literal["processes", "trace"] = "processes"
     trace: str = ""
     min_weight: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    min_share: Share = 0.5
 
     @model_validator(mode="after")
     def _has_a_trace(self) -> Self:

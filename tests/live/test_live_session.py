@@ -492,6 +492,39 @@ def test_a_capture_of_a_process_marks_what_was_seen_and_nothing_else(tmp_path, s
 
 
 @needs_root
+def test_a_capture_marks_nothing_of_a_process_that_has_ended(tmp_path, sleeper, monkeypatch):
+    """Its frames are free then, or another's."""
+    from gpuscan.live import capture as capture_module
+    from gpuscan.monitors.built_in.kpageflags import ReferencedFlags
+    from gpuscan.monitors.touched import Touched
+    from gpuscan.records.page_flags import NO_PAGE
+    from gpuscan.snapshot.snapshot import Snapshot
+
+    n_looks = 0
+
+    class Scripted(ReferencedFlags):
+        def observe(self, now_ns):
+            nonlocal n_looks
+            n_looks += 1
+            touched = Touched(pages_in(self._processes[0], mapped(self._processes[0])))
+            if n_looks == 2:
+                sleeper.kill()
+                sleeper.wait()
+            return [touched]
+
+    monkeypatch.setattr(capture_module, "open_monitor", lambda *args, **kwargs: (Scripted(), []))
+    out = tmp_path / "host.zarr"
+    arguments = ["capture", str(out), "--pid", str(sleeper.pid), "--for", "30s", "--json"]
+    assert main(arguments) == 0
+    assert n_looks == 2
+    snapshot = Snapshot.read(out)
+    assert not (snapshot.flags[snapshot.flags != NO_PAGE] & bits(Kpf.REFERENCED, Kpf.ACTIVE)).any()
+    ended, hot = snapshot.notes[-2:]
+    assert re.fullmatch(rf"process {sleeper.pid} ended after .*; none of its pages is marked", ended)
+    assert "30 s" not in hot
+
+
+@needs_root
 @pytest.mark.parametrize(
     ("argv", "code", "how"),
     [

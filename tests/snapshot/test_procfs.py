@@ -142,6 +142,16 @@ def test_files_that_end_early_show_no_page(root):
     assert captured.notes == ("10 present pages lie past the end of /proc/kpageflags, taken as no page",)
 
 
+@pytest.mark.parametrize("n_bytes", [0, 8 * N_PFNS])
+def test_masked_page_flags_are_no_machine_without_flags(root, n_bytes):
+    """Container runtimes put /dev/null over the file; others show zeros."""
+    (root / "proc/kpageflags").write_bytes(bytes(n_bytes))
+    with pytest.raises(
+        InputError, match=r"kpageflags shows no flag of any page: it is masked.*on the host itself"
+    ):
+        procfs.capture(root)
+
+
 def test_mapcounts_saturate(root):
     path = root / "proc/kpagecount"
     counts = np.fromfile(path, dtype=np.uint64)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from gpuscan.base.errors import TopologyError
 from gpuscan.topology.model import Link, MemoryKind, Watermarks
+from gpuscan.topology.resolve import resolve_topology
 from gpuscan.topology.sysfs import from_host, parse_zoneinfo, read_host
+from gpuscan.topology.toml import to_toml
 from zone_texts import empty_zones, zone
 
 
@@ -216,6 +218,56 @@ def test_without_memory_tiers_cpu_less_nodes_are_the_lower_tier(tmp_path):
     files = {name: text for name, text in hmat_guest().items() if "memory_tiering" not in name}
     topology = from_host(write(tmp_path, files))
     assert [node.tier for node in topology.nodes] == [0, 0, 1, 1]
+
+
+def test_a_cpu_that_several_nodes_list_is_of_the_first(tmp_path):
+    """numa=fake: every emulated node of a real one lists all CPUs of that."""
+    files = hmat_guest()
+    files |= {f"{NODE}/node0/cpulist": "0-3\n", f"{NODE}/node1/cpulist": "0-3,6\n"}
+    for tiers in (True, False):
+        some = {name: text for name, text in files.items() if tiers or "memory_tiering" not in name}
+        topology = from_host(write(tmp_path / str(tiers), some))
+        assert [node.cpus for node in topology.nodes] == [(0, 1, 2, 3), (6,), (), ()]
+        assert [node.tier for node in topology.nodes] == [0, 0, 1, 1]
+        path = tmp_path / f"{tiers}.toml"
+        path.write_text(to_toml(topology))
+        assert resolve_topology(str(path), None).nodes == topology.nodes
+
+
+def test_where_no_cpu_has_memory_next_to_it_no_memory_is_far(tmp_path):
+    files = {name: text for name, text in hmat_guest().items() if "memory_tiering" not in name}
+    node = zone(3, "Movable", 0x210000, 0x8000, protection="(0, 0, 0, 0)")
+    assert node in files["proc/zoneinfo"]
+    files["proc/zoneinfo"] = files["proc/zoneinfo"].replace(
+        node, empty_zones(3, "Movable").replace(", 0)", ")")
+    )
+    for nid in range(4):
+        files[f"{NODE}/node{nid}/cpulist"] = "0-7\n" if nid == 3 else "\n"
+    topology = from_host(write(tmp_path, files))
+    assert [(node.kind, node.tier) for node in topology.nodes] == [(MemoryKind.DRAM, 0)] * 4
+    assert topology.nodes[3].cpus == tuple(range(8))
+
+
+@pytest.mark.parametrize("missing", [range(4), (1,), (3,)])
+@pytest.mark.parametrize("tiers", [True, False])
+def test_a_missing_cpulist_is_not_a_node_without_cpus(tmp_path, missing, tiers):
+    files = {name: text for name, text in hmat_guest().items() if tiers or "memory_tiering" not in name}
+    for nid in missing:
+        del files[f"{NODE}/node{nid}/cpulist"]
+    host = read_host(write(tmp_path, files))
+    assert [node.kind for node in host.topology.nodes] == [MemoryKind.DRAM] * 4
+    assert [node.tier for node in host.topology.nodes] == ([0, 0, 1, 1] if tiers else [0, 0, 0, 0])
+    (note,) = (note for note in host.notes if "cpulist" in note)
+    assert f"node{missing[0]}/cpulist is not there: no node's CPUs are known" in note
+
+
+@pytest.mark.parametrize("missing", [range(4), (2,)])
+def test_a_missing_distance_file_is_named(tmp_path, missing):
+    files = hmat_guest()
+    for nid in missing:
+        del files[f"{NODE}/node{nid}/distance"]
+    with pytest.raises(TopologyError, match=rf"node{missing[0]}/distance is not there; mount all of /sys"):
+        read_host(write(tmp_path, files))
 
 
 def test_cpu_less_node_in_a_dram_tier_is_dram(tmp_path):

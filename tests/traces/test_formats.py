@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,3 +91,38 @@ def test_a_format_gives_cpus_as_it_declares(monkeypatch: pytest.MonkeyPatch, tra
     monkeypatch.setitem(TRACES._loaded, "perf", replace(TRACES.get("perf"), knows_cpus=False))
     with pytest.raises(InputError, match=r"trace format perf declares knows_cpus = False, and gives samples"):
         list(found.blocks())
+
+
+TRACEPOINT = (
+    "kdamond.0  4000 [000]   820.952659: damon:damon_aggregated: target_id=0 nr_regions=2 4096-8192: 3 5\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"damon_recfmt_ver\x02" + bytes(99), "is a binary record of an old damo; have damo turn it"),
+        ("       " + TRACEPOINT, "is DAMON's tracepoint, printed by perf; have damo turn it"),
+        ("# captured on: today\n" + TRACEPOINT, ":2: .*; these are DAMON's regions; have damo turn them"),
+        (b"PERFILE2" + bytes(99), "is perf's own recording; .* of damo's, of DAMON's regions,"),
+    ],
+)
+def test_other_forms_of_damons_regions_are_named_with_what_helps(
+    tmp_path: Path, content: bytes | str, says: str
+) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=rf"{says} into JSON: damo report access --json --input {path}"):
+        list(open_trace(path).blocks())
+
+
+@pytest.mark.parametrize(
+    ("pack", "unpack"), [(gzip.compress, "gunzip"), (lzma.compress, "unxz"), (bz2.compress, "bunzip2")]
+)
+def test_what_unpacks_a_compressed_trace_is_said(
+    tmp_path: Path, pack: Callable[[bytes], bytes], unpack: str
+) -> None:
+    path = tmp_path / "mem.txt.packed"
+    path.write_bytes(pack(PERF.encode()))
+    with pytest.raises(InputError, match=rf"is compressed; unpack it first: {unpack} --keep {path}"):
+        open_trace(path)

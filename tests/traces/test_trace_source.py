@@ -44,7 +44,7 @@ def perf(path: Path, *rows: tuple[int, int, int]) -> Path:
     return path
 
 
-def damo(path: Path, *snapshots: tuple[int, list[tuple[int, int, int]]]) -> Path:
+def damo(path: Path, *snapshots: tuple[int, list[tuple[int, int, int]]], **record: Any) -> Path:
     """Write snapshots given as (time in ms, regions as (first PFN, pages, accesses))."""
     listed = [
         {
@@ -56,7 +56,7 @@ def damo(path: Path, *snapshots: tuple[int, list[tuple[int, int, int]]]) -> Path
         }
         for ms, regions in snapshots
     ]
-    path.write_text(json.dumps([{"snapshots": listed}]))
+    path.write_text(json.dumps([{"snapshots": listed, **record}]))
     return path
 
 
@@ -64,7 +64,9 @@ def replay(
     path: Path, topology: Topology | None = None, **options: Any
 ) -> tuple[SimulatedMachine, TraceSource]:
     topology = topology or tiered()
-    found = survey(open_trace(path), topology, options.get("min_weight", 0))
+    found = survey(
+        open_trace(path), topology, options.get("min_weight", 0), min_share=options.get("min_share", 0.0)
+    )
     machine = machine_from_frames(topology, frames_of(topology, found.pages), SPEC)
     return machine, TraceSource(machine, found, **options)
 
@@ -140,7 +142,7 @@ def test_regions_go_to_the_promotion_target_and_end_with_the_memory(tmp_path: Pa
     path = damo(
         tmp_path / "t",
         (500, [(end - 3, 1000, 2), (NODE[0], 2, 1), (NODE[3] - 1, 2, 7), (NODE[2], 5, 0)]),
-        (600, [(10**9, 5, 3), (NODE[3], 1, 3)]),
+        (600, [(NODE[3] - 9, 5, 3), (NODE[3], 1, 3)]),
     )
     _, source = replay(path)
     sampled = source.sample(0, 50 * MS)
@@ -156,6 +158,44 @@ def test_regions_go_to_the_promotion_target_and_end_with_the_memory(tmp_path: Pa
     assert {name: sampled.metrics[name] for name in expected} == expected
     assert not source.finished()
     assert marks(source.sample(50 * MS, 51 * MS)) == [(NODE[3], 1)]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "min_share", "left"),
+    [
+        ({"sample_us": "5000", "aggr_us": "100000"}, 0.5, [10, 20]),  # 20 looks
+        ({"sample_us": "5 ms", "aggr_us": "100 ms"}, 0.5, [10, 20]),
+        ({"sample_us": 5000, "aggr_us": 100_000}, 0.51, [20]),
+        ({"sample_us": 5000, "aggr_us": 100_000}, 0.0, [2, 10, 20]),
+        ({"sample_us": 5000, "aggr_us": 20_000}, 0.5, [2, 10, 20]),  # 4 looks
+        (None, 0.5, [2, 10, 20]),
+    ],
+)
+def test_regions_that_few_looks_found_accessed_are_left_out(
+    tmp_path: Path, intervals: Any, min_share: float, left: list[int]
+) -> None:
+    regions = [(NODE[2] + 100 * place, count, count) for place, count in enumerate((2, 10, 20))]
+    record = {} if intervals is None else {"intervals": intervals}
+    path = damo(tmp_path / "t", (1, regions), **record)
+    found = survey(open_trace(path), tiered(), min_share=min_share)
+    assert (found.n_samples, found.n_pages) == (len(left), sum(left))
+    assert found.left_out["rare"] == 3 - len(left)
+    _, source = replay(path, min_share=min_share)
+    assert source.sample(0, MS).metrics["samples_rare"] == 3 - len(left)
+
+
+def test_a_percentage_is_a_share(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    regions = [
+        {
+            "start": NODE[2] + page << 12,
+            "end": NODE[2] + page + 1 << 12,
+            "nr_accesses": {"percent": f"{share}%"},
+        }
+        for page, share in ((0, 10), (5, 50), (9, 100))
+    ]
+    path.write_text(json.dumps([{"snapshots": [{"end_time": 5, "regions": regions}]}]))
+    assert survey(open_trace(path), tiered(), min_share=0.5).left_out["rare"] == 1
 
 
 def test_a_sample_of_a_tail_page_marks_the_folio(tmp_path: Path) -> None:
@@ -211,9 +251,14 @@ def test_a_trace_of_another_machine(tmp_path: Path, rows: list[tuple[int, int, i
 
 
 def test_addresses_of_a_process_are_refused(tmp_path: Path) -> None:
-    path = damo(tmp_path / "t", (1, [(0x55_5555_554, 10, 3)]))
-    with pytest.raises(InputError, match=r"2?1 outside .*virtual addresses need a pagemap"):
-        survey(open_trace(path), tiered())
+    """Also where a program is linked so low that its heap looks like memory, and the rest is idle."""
+    for n_accesses in (3, 0):
+        path = damo(tmp_path / "t", (1, [(NODE[0] + 3, 10, 3), (0x7FFF_FFFF_E, 10, n_accesses)]))
+        with pytest.raises(
+            InputError,
+            match=r"a region begins at 128 TiB, and the memory of 'tiered-test' ends at .*need a pagemap",
+        ):
+            survey(open_trace(path), tiered())
 
 
 spans = st.lists(st.tuples(st.integers(0, 9 * SECTION_PAGES), st.integers(1, 3 * SECTION_PAGES)), max_size=4)

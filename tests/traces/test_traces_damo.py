@@ -166,6 +166,10 @@ def test_virtual_addresses_are_refused(tmp_path: Path) -> None:
     assert len(read(path)) == 3
     settings_of.write_text("[3]")
     assert len(read(path)) == 3
+    (record,) = json.loads(RECORD)
+    path.write_text(json.dumps([{**record, "ops": "fvaddr"}]))
+    with pytest.raises(InputError, match=r'addresses are virtual \(it says "fvaddr"\)'):
+        read(path)
 
 
 regions = st.lists(

@@ -7,7 +7,8 @@ and src/_damon.py, damo df6d55faa031). Numbers are numbers or strings with comma
 null stands for what is not known.
 
 A record does not say whose addresses it has. ``damo record`` keeps the settings beside it in
-``NAME.kdamonds``, where ``ops`` is ``paddr`` for physical memory.
+``NAME.kdamonds``, where ``ops`` is ``paddr`` for physical memory. Without it the machine's memory tells: that
+of a process has regions far above, its stack and libraries.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gpuscan.files.reading import (
     read_file,
     room_bytes,
 )
+from gpuscan.traces.advice import DAMO
 from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
@@ -59,8 +61,20 @@ _NANOSECONDS = {
     "h": 3600 * 10**9,
     "d": 86400 * 10**9,
 }
+_MICROSECONDS = {**_NANOSECONDS, "": 10**3}
+"""Of numbers in nanoseconds whose names say microseconds."""
 _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
+_OTHERS = {
+    rb"damon_recfmt_ver": "a binary record of an old damo",
+    rb"\s*kdamond\.[0-9]+\s": "DAMON's tracepoint, printed by perf",
+}
+"""What else has DAMON's regions, by its first bytes."""
+_VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
+_IS_VIRTUAL = (
+    "its addresses are virtual ({}), and which page was where a pagemap would have to say; record physical "
+    "memory with damo record paddr"
+)
 _REMEDY = "give a file of damo record, or what damo report access --json prints"
 
 
@@ -81,6 +95,8 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
         ) from error
     except UnfitError as error:
         raise InputError(f"{path} {error}; record for a shorter time, or {_REMEDY}") from error
+    if text_says := _VIRTUAL.search(text):
+        raise InputError(f"{path}: {_IS_VIRTUAL.format(f'it says {text_says[0].decode()}')}")
     del text
     at = _Place(path)
     snapshots: list[tuple[int, Samples]] = []
@@ -91,6 +107,7 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
             raise InputError(
                 f"{path}: {here} comes from DAMON_STAT, which has no addresses; record with damo record paddr"
             )
+        n_looks = _looks(at, record, here)
         last_ns = 0
         for number, snapshot in enumerate(found):
             there = f"{here}.snapshots[{number}]"
@@ -101,18 +118,31 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
                     "a record is in the order of time, as damo writes it"
                 )
             last_ns = end_ns
-            snapshots.append((end_ns, _regions(at, snapshot, there, end_ns)))
+            snapshots.append((end_ns, _regions(at, snapshot, there, end_ns, n_looks)))
     del records
     # Targets are recorded side by side.
     for _, samples in sorted(snapshots, key=lambda of_time: of_time[0]):
         yield samples
 
 
-def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
+def _looks(at: _Place, record: Any, here: str) -> float:
+    """Return how many looks an aggregation has, NaN where the record does not say."""
+    intervals = at.get(record, here, "intervals")
+    if intervals is None:
+        return np.nan
+    sample_ns, aggregation_ns = (
+        at.quantity(intervals, f"{here}.intervals", name, _MICROSECONDS, _COUNT_MAX)
+        for name in ("sample_us", "aggr_us")
+    )
+    return max(1, aggregation_ns // sample_ns) if sample_ns else np.nan
+
+
+def _regions(at: _Place, snapshot: Any, there: str, end_ns: int, n_looks: float) -> Samples:
     starts: list[int] = []
     ends: list[int] = []
     counts: list[int] = []
-    n_idle = 0
+    most: list[float] = []
+    n_idle, highest = 0, -1
     found = at.list_of(at.get(snapshot, there, "regions", required=True), f"{there}.regions")
     for number, region in enumerate(found):
         where = f"{there}.regions[{number}]"
@@ -120,11 +150,13 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
         end = at.quantity(region, where, "end", _BYTES, _ADDRESS_MAX)
         if end < start:
             raise InputError(f"{at.path}: {where} ends before it starts; {_REMEDY}")
-        n_accesses = _accesses(at, region, where)
+        highest = max(highest, start)
+        n_accesses, n_most = _accesses(at, region, where)
         if start < end and n_accesses > 0:
             starts.append(start)
             ends.append(end)
             counts.append(n_accesses)
+            most.append(n_most or n_looks)
         else:
             n_idle += 1
     first = np.array(starts, dtype=np.int64) >> PAGE_SHIFT
@@ -136,18 +168,20 @@ def _regions(at: _Place, snapshot: Any, there: str, end_ns: int) -> Samples:
         after - first,
         np.array(counts, dtype=np.int64),
         n_idle=n_idle,
+        highest_pfn=highest >> PAGE_SHIFT,
+        share=np.array(counts, dtype=np.float64) / np.array(most, dtype=np.float64),
     )
 
 
-def _accesses(at: _Place, region: Any, where: str) -> int:
-    """Return ``nr_accesses`` in checks; the percentage where that is all there is, rounded up."""
+def _accesses(at: _Place, region: Any, where: str) -> tuple[int, int]:
+    """Return ``nr_accesses`` in looks and 0; its percentage, rounded up, and 100 where that is all."""
     found = at.get(region, where, "nr_accesses", required=True)
     where = f"{where}.nr_accesses"
     if at.get(found, where, "samples") is not None:
-        return at.quantity(found, where, "samples", _COUNTS, _COUNT_MAX, lowest=-1)
+        return at.quantity(found, where, "samples", _COUNTS, _COUNT_MAX, lowest=-1), 0
     percent = at.get(found, where, "percent", required=True)
     text = percent.strip().removesuffix("%") if isinstance(percent, str) else percent
-    return at.quantity({"percent": text}, where, "percent", _COUNTS, 100, lowest=-1)
+    return at.quantity({"percent": text}, where, "percent", _COUNTS, 100, lowest=-1), 100
 
 
 class _Place:
@@ -261,10 +295,7 @@ def _refuse_virtual(path: Path) -> None:
         return  # no settings, or not damo's: the machine's PFNs will tell
     for ops in all_ops:
         if ops != "paddr":
-            raise InputError(
-                f"{path}: its addresses are virtual ({beside.name} says ops = {shown(ops)}), and which page "
-                "was where a pagemap would have to say; record physical memory with damo record paddr"
-            )
+            raise InputError(f"{path}: {_IS_VIRTUAL.format(f'{beside.name} says ops = {shown(ops)}')}")
 
 
 def _sniff(start: bytes) -> Sniff:
@@ -280,6 +311,9 @@ def _is_numbered(start: bytes) -> bool:
 
 
 def _advice(path: Path, start: bytes) -> str:
+    for looks_like, what in _OTHERS.items():
+        if re.match(looks_like, start):
+            return f"is {what}; have damo turn it into JSON: {DAMO} {path}"
     return ""
 
 
