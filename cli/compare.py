@@ -59,12 +59,16 @@ def compare(request: CompareRequest, voice: Voice) -> None:
     gpuscan compare phase-shift --designs rfc-v1,section-flag,gpuscan --seeds 5
     gpuscan compare --designs section-flag,gpuscan --grid interval=50ms,100ms,1s --grid threshold=1,2,3
     gpuscan compare --trace mem.txt --topology mine.toml     recorded accesses
+    gpuscan compare --explain lost                           what a row of the table means
     """
     from gpuscan.compare.columns.catalogue import all_columns
     from gpuscan.compare.grid import check_objective, parse_grid
     from gpuscan.compare.settings import wanted_designs
 
     output = voice.output()
+    if request.explain is not None:
+        _explain(request.explain, output)
+        return
     names = wanted_designs(request.designs)
     all_columns()  # what is wrong with one is said now, not once all is measured
     combinations = parse_grid(list(request.grid))
@@ -80,6 +84,17 @@ def compare(request: CompareRequest, voice: Voice) -> None:
     for name in names:
         settings.check(name)
     _run(asked, output)
+
+
+def _explain(name: str, output: Output) -> None:
+    """Say what rows of the table mean."""
+    from gpuscan.compare.columns.catalogue import column_document, columns_called
+
+    columns = columns_called(name)
+    output.document({"kind": "compare-rows", "columns": [column_document(column) for column in columns]})
+    for column in columns:
+        where = "costs" if column.loop == "none" else f"{column.loop} loop"
+        output.line(f"{column.title.strip()} ({where}, {column.key}): {column.explain}")
 
 
 def _settings(request: CompareRequest, output: Output) -> tuple[Settings, dict[str, Any]]:

@@ -64,7 +64,8 @@ class OpenResult:
         fills: int32[batches], what each batch that was not empty holds; batch_limit: what it may hold;
             fill_unit: of both, ``folios`` or ``base pages``.
         wrong_node: folios handed over for another node than asked for, or for one that is not there.
-        lost: requests that ended without being handed on, by reason.
+        lost: requests that ended without being handed on, by reason; see
+            :class:`gpuscan.compare.endings.Endings`.
         examined, unit: pages (or entries) looked at.
         examined_bytes: what that reads.
         scan_ns: time of all walks: gpuscan's measured, a model's modelled from measured steps.

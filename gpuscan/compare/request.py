@@ -43,6 +43,9 @@ class CompareRequest:
         None,
         Option("What the best cell of a grid is best in.  [default: fast_share]", metavar="COLUMN"),
     )
+    explain: str | None = described(
+        None, Option("Say what a row of the table means (all: every row), and end.", metavar="ROW")
+    )
     overrides: tuple[str, ...] = like(RunRequest, "overrides")
     jobs: int | None = described(
         None, Option("Models that run at once; by default one per CPU.", metavar="N", low=1)

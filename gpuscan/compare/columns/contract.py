@@ -9,13 +9,14 @@ model's walks begin and end by them. The closed loop charges what the workload's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from gpuscan.base.arguments import flag, items, one_of, text, whole
 from gpuscan.base.errors import ArgumentError
 from gpuscan.compare.closed_loop import ClosedResult
+from gpuscan.compare.endings import NEVER_FOUND, Endings
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import Design, NotMeasured
@@ -54,6 +55,16 @@ class Figures:
     scan_64tib_ns: float
 
     @property
+    def endings_open(self) -> Endings:
+        """How marks of the open loop ended that nobody found."""
+        return Endings.of({**self.opened.lost, NEVER_FOUND: self.opened.pending})
+
+    @property
+    def endings(self) -> Endings:
+        """How marks of the closed loop ended that moved nothing."""
+        return Endings.of(self.closed.lost)
+
+    @property
     def declared(self) -> Design:
         """What the design says of itself."""
         return DESIGNS.get(self.design)
@@ -74,7 +85,8 @@ class Column:
 
     Attributes:
         key: its name in JSON and Parquet.
-        title: as printed.
+        title: as printed, 26 characters at most or it takes two lines.
+        explain: one sentence for who has not read the code: what the row shows.
         loop: whose figures it shows.
         how: of its cells: counted, measured or modelled, see the module.
         unit: of its numbers.
@@ -86,6 +98,7 @@ class Column:
 
     key: str
     title: str
+    explain: str
     loop: Loop
     how: How
     unit: Unit
@@ -98,6 +111,8 @@ class Column:
         of = f"the column {self.key!r}"
         text("the key of a column", self.key)
         text(f"{of}: title", self.title)
+        if not text(f"{of}: explain", self.explain).strip():
+            raise ArgumentError(f"{of} does not say what it shows; give explain, one sentence")
         for name, kind in (("loop", Loop), ("how", How), ("unit", Unit), ("better", Better)):
             one_of(f"{of}: {name}", getattr(self, name), get_args(kind))
         if self.how_on_a_store is not None:
@@ -143,8 +158,7 @@ def declared(number: float, step: object, why_not: str = "not measured") -> Valu
     return known(number, why_not)
 
 
-def lost_of(lost: dict[str, int]) -> Value:
-    """Return how many requests were lost, and why most of them."""
-    total = sum(lost.values())
-    reason = max(lost, key=lambda name: lost[name]) if lost else ""
-    return Value(float(total), remark=f"({reason})" if total else "")
+def ended(by_reason: Mapping[str, int]) -> Value:
+    """Return how many marks ended for any of some reasons, and for which most of them did."""
+    reason = max(by_reason, key=lambda name: by_reason[name], default="")
+    return Value(float(sum(by_reason.values())), remark=f"({reason})" if reason else "")

@@ -18,6 +18,7 @@ COLUMNS = Columns(
         Column(
             key="metadata",
             title="metadata",
+            explain="Memory that the design keeps beside struct page for a machine of this size.",
             loop="none",
             how="modelled",
             unit="bytes",
@@ -28,6 +29,7 @@ COLUMNS = Columns(
         Column(
             key="mark_cost",
             title="producer cost per mark, 1 thread",
+            explain="CPU time that whoever sees an access spends on marking its page, alone on the machine.",
             loop="none",
             how="measured",
             unit="ns",
@@ -37,6 +39,7 @@ COLUMNS = Columns(
         Column(
             key="mark_cost_2",
             title="producer cost per mark, 2 threads",
+            explain="The same while a second CPU marks other pages at the same time.",
             loop="none",
             how="measured",
             unit="ns",
@@ -46,6 +49,8 @@ COLUMNS = Columns(
         Column(
             key="slowdown",
             title="neighbour slowed while it scans",
+            explain="How much longer a neighbour takes to read its memory while the design scans on another "
+            "CPU without a pause.",
             loop="none",
             how="measured",
             unit="share",
@@ -55,6 +60,8 @@ COLUMNS = Columns(
         Column(
             key="scan_1tib",
             title="one scan of 1 TiB",
+            explain="How long one scan of 1 TiB takes when one page in 100,000 is asked for, from steps "
+            "measured on this machine.",
             loop="none",
             how="modelled",
             unit="ns",
@@ -64,6 +71,8 @@ COLUMNS = Columns(
         Column(
             key="scan_64tib",
             title="one scan of 64 TiB",
+            explain="How long one scan of 64 TiB takes when one page in 100,000 is asked for, from steps "
+            "measured on this machine.",
             loop="none",
             how="modelled",
             unit="ns",

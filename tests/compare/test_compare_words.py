@@ -1,0 +1,71 @@
+"""The words of a comparison: what a row means, and how a mark ended that moved nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from gpuscan.cli.main import main
+from gpuscan.compare.closed_loop import ClosedResult
+from gpuscan.compare.columns.catalogue import all_columns
+from gpuscan.compare.columns.cells import Cell, cell_of
+from gpuscan.compare.columns.contract import Figures
+from gpuscan.compare.endings import Endings
+from gpuscan.compare.open_loop import OpenResult
+
+NAN = float("nan")
+
+
+def cells_of(opened: OpenResult, closed: ClosedResult) -> dict[str, Cell]:
+    figures = Figures(opened.design, opened, closed, 1000, 1, 0, NAN, NAN, NAN, 1.0, 1.0)
+    return {column.key: cell_of(column, [figures]) for column in all_columns()}
+
+
+def test_lost_is_what_should_have_moved_and_did_not() -> None:
+    ended = {
+        "already there": 225_000,
+        "stale: freed or reallocated": 30,
+        "overwritten nid": 400,
+        "consumed before refusal": 7,
+        "a reason of another package": 2,
+        "never": 0,
+    }
+    assert Endings.of(ended) == Endings(
+        {"already there": 225_000, "stale: freed or reallocated": 30},
+        {"overwritten nid": 400},
+        {"consumed before refusal": 7, "a reason of another package": 2},
+    )
+    cells = cells_of(OpenResult("rfc-v1", lost=ended, pending=5), ClosedResult("rfc-v1", lost=ended))
+    for loop, lost in (("", 9), ("_open", 14)):  # what is pending for good is lost, too
+        assert cells[f"lost{loop}"].number == lost
+        assert cells[f"overtaken{loop}"].number == 400
+        assert cells[f"without_need{loop}"].number == 225_030
+    assert cells["lost"].remark == "(consumed before refusal)"
+    assert cells["without_need"].remark == "(already there)"
+
+
+def test_every_row_is_said_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for column in all_columns():
+        assert re.fullmatch(r"[A-Z][^\n]*\w\)*\.", column.explain), column.key
+        assert ". " not in column.explain
+        assert len(column.title) <= 34
+    assert main(["compare", "--explain", "all", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["columns"]
+    assert [each["key"] for each in listed] == [column.key for column in all_columns()]
+    assert all(each["explain"] for each in listed)
+
+
+def test_a_row_is_explained_by_key_or_title_and_an_unknown_one_by_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["compare", "--explain", "lost"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("requests lost (closed loop, lost): Folios that should have")
+    assert shown.err == ""
+    assert main(["compare", "--explain", "Requests lost"]) == 0
+    assert capsys.readouterr().out.count("requests lost (") == 2
+    assert main(["compare", "--explain", "marks without ned"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown row 'marks without ned' (did you mean 'without_need'?); choose all, pages" in error
