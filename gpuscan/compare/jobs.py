@@ -40,7 +40,7 @@ def run_jobs(
     Args:
         jobs: begun in this order.
         n_processes: at once; with 1 they run here.
-        on_share: called with a job's name and a share of it that is done.
+        on_share: called with a job's name and a share of it that is done, first 0 when it begins.
 
     Raises:
         GpuscanError: a job failed; all others are ended.
@@ -48,6 +48,7 @@ def run_jobs(
     """
     if n_processes == 1:
         for job in jobs:
+            on_share(job.name, 0.0)
             yield job, job.run(partial(on_share, job.name))
         return
     context = multiprocessing.get_context("spawn")
@@ -61,6 +62,7 @@ def run_jobs(
                 process.start()
                 theirs.close()
                 running[ours] = job, process
+                on_share(job.name, 0.0)
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 job, process = running[connection]

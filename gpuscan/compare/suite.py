@@ -13,28 +13,29 @@ from gpuscan.compare.closed_loop import ClosedResult, run_closed
 from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of
 from gpuscan.compare.columns.contract import Figures
-from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.cost_model import CostModel, measured_steps
 from gpuscan.compare.jobs import run_jobs
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
+from gpuscan.compare.pace import Part
 from gpuscan.compare.recording import record_accesses
 from gpuscan.compare.request_list import RequestList, make_request_list
 from gpuscan.compare.settings import Settings
-from gpuscan.compare.side_costs import ProducerCost
+from gpuscan.compare.side_costs import ProducerCost, co_runners, n_cpus
 from gpuscan.compare.static_machine import StillPages
 from gpuscan.compare.steps.look_up import name_of
 from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import RecordedStream, Stream
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import NotMeasured
-from gpuscan.sim.machine import SimulatedMachine
 
 OnShare = Callable[[str, float], None]
 """Called with what is being done and how much of it (of 1) is done since the last call."""
 
-DEFAULT_REQUESTS = 500_000
-"""Requests of the open loop's list at most: models run in Python."""
-DEFAULT_ACCESSES = 32_000_000
-"""Accesses of the closed loop at most, unless told how many ticks to run: 4 s of cxl-promote on 256 GiB."""
+RECORDING, LISTING = "recording accesses", "listing requests"
+_STEP_S = 1.5
+"""Seconds that it usually takes to measure something."""
+_REQUESTS_PER_ACCESS = 0.06
+"""Before the list is made: of cxl-promote."""
 _TIB_PAGES = (1 << 40) // PAGE_BYTES
 _NAN = float("nan")
 
@@ -108,49 +109,123 @@ class ModelJob:
         )
 
 
-def seed_steps(designs: Sequence[str]) -> int:
-    """Return how many shares of 1 :func:`run_seed` tells of."""
-    return 2 + 2 * len(designs)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What every design is given under one seed."""
+
+    stream: Stream
+    requests: RequestList
+
+
+def parts_of(designs: Sequence[str], settings: Settings, n_requests: int | None, of: str = "") -> list[Part]:
+    """Return the parts of :func:`make_inputs` and :func:`run_seed`, of which they tell.
+
+    Args:
+        designs, settings: as there.
+        n_requests: of the list at most.
+        of: in front of each name, where there are several seeds or cells.
+    """
+    n_accesses = n_accesses_of(settings)
+    n_listed = _REQUESTS_PER_ACCESS * n_accesses
+    if n_requests is not None:
+        n_listed = min(n_listed, n_requests)
+    parts = [
+        Part(f"{of}{RECORDING}", RECORDING, n_accesses, 30e-9),
+        Part(f"{of}{LISTING}", LISTING, n_accesses, 200e-9),
+    ]
+    for name in designs:
+        on_a_store = DESIGNS.get(name).runs_on_a_store
+        what = "a store" if on_a_store else "a model"
+        parts += [
+            Part(f"{of}{name}, closed loop", f"closed loop of {what}", n_accesses, 400e-9, not on_a_store),
+            Part(f"{of}{name}, open loop", f"open loop of {what}", n_listed, 15e-6, not on_a_store),
+        ]
+    return parts
+
+
+def measuring_parts(designs: Sequence[str]) -> list[Part]:
+    """Return the parts of :func:`gpuscan.compare.cost_model.measure_model`."""
+    return [Part(f"measuring: {step.name}", "measuring", 1, _STEP_S) for step in measured_steps(designs)]
+
+
+def side_cost_parts(designs: Sequence[str]) -> list[Part]:
+    """Return the parts of what is measured beside the loops: producers, and a neighbour of the scan."""
+    return [
+        *(Part(f"producer of {name}", "producers", 1, _STEP_S) for name in designs),
+        *(
+            Part(f"beside: {runner.name}", "neighbours", 1, _STEP_S)
+            for runner in (co_runners(designs) if n_cpus() > 1 else ())
+        ),
+    ]
+
+
+def n_accesses_of(settings: Settings) -> float:
+    """Return how many accesses a comparison is of."""
+    if settings.trace is not None:
+        return max(1.0, settings.trace.n_accesses)
+    per_s = sum(process.accesses_per_s for process in settings.spec.processes)
+    return max(1.0, per_s * settings.horizon_ns / 1e9)
+
+
+def make_inputs(
+    settings: Settings, directory: Path, n_requests: int | None, on_share: OnShare, of: str = ""
+) -> Inputs:
+    """Record the accesses, and make the open loop's list of them.
+
+    Args:
+        settings: machine, policy; the seed is the spec's.
+        directory: where recording and list are written.
+        n_requests: length of the list at most.
+        on_share: see there.
+        of: in front of what it is told, see :func:`parts_of`.
+
+    Raises:
+        InputError: nothing is asked for.
+        RunFailedError: a disk is full.
+    """
+    on_share(f"{of}{RECORDING}", 0)
+    if settings.trace is not None:
+        stream: Stream = settings.trace
+    else:
+        stream = _recorded(settings, directory, on_share, of)
+    on_share(f"{of}{RECORDING}", 1)
+    on_share(f"{of}{LISTING}", 0)
+    requests = make_request_list(
+        settings,
+        stream,
+        directory / "requests.npy",
+        n_requests,
+        lambda passed_ns: on_share(f"{of}{LISTING}", passed_ns / stream.horizon_ns),
+    )
+    on_share(f"{of}{LISTING}", 1)
+    return Inputs(stream, requests)
 
 
 def run_seed(
     designs: Sequence[str],
     settings: Settings,
+    inputs: Inputs,
     costs: CostModel,
-    directory: Path,
-    n_requests: int,
     n_processes: int,
     on_share: OnShare,
+    of: str = "",
 ) -> SeedRun:
     """Run both loops of every design under one seed.
 
     Args:
         designs: names.
         settings: machine, policy; the seed is the spec's.
+        inputs: of :func:`make_inputs`.
         costs: what the open loop's walks take.
-        directory: where recording and list are written.
-        n_requests: length of the list at most.
         n_processes: models that run at once.
-        on_share: see there; :func:`seed_steps` in all.
+        on_share: see there.
+        of: in front of what it is told, see :func:`parts_of`.
 
     Raises:
-        InputError: a design has nothing to do on this machine, or nothing is asked for.
+        InputError: a design has nothing to do on this machine.
         RunFailedError: conservation broke, or a disk is full.
     """
-    if settings.trace is not None:
-        stream: Stream = settings.trace
-        on_share("recording accesses", 1)
-    else:
-        stream = _recorded(settings, directory, on_share)
-    told = 0.0
-
-    def listed(passed_ns: int) -> None:
-        nonlocal told
-        told += passed_ns / stream.horizon_ns
-        on_share("listing requests", passed_ns / stream.horizon_ns)
-
-    requests = make_request_list(settings, stream, directory / "requests.npy", n_requests, listed)
-    on_share("listing requests", 1 - told)
+    stream, requests = inputs.stream, inputs.requests
     opened: dict[str, OpenResult] = {}
     closed: dict[str, ClosedResult] = {}
     machine = stream.open().machine
@@ -162,15 +237,29 @@ def run_seed(
     models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
     for name in designs:
         if name not in models:  # alone, on all threads: its scans are timed
-            opened[name], closed[name] = _run_store(name, settings, machine, stream, requests, on_share)
+            told = _told_of(f"{of}{name}, open loop", on_share)
+            opened[name] = StoreLoop(name, settings, machine, requests).run(
+                lambda n, told=told: told(n / requests.n)  # type: ignore[misc]
+            )
+            told(1)
+            told = _told_of(f"{of}{name}, closed loop", on_share)
+            closed[name] = run_closed(
+                name,
+                settings,
+                stream,
+                lambda ns, told=told: told(ns / stream.horizon_ns),  # type: ignore[misc]
+            )
+            told(1)
     del machine
+    # One of each loop at once, so that what they take is known early.
     jobs = [
         ModelJob(name, loop, settings, stream, requests, costs.step_costs(name))
-        for loop in ("closed", "open")
         for name in models
+        for loop in ("closed", "open")
     ]
-    for job, result in run_jobs(jobs, n_processes, on_share):
+    for job, result in run_jobs(jobs, n_processes, lambda name, share: on_share(f"{of}{name}", share)):
         assert isinstance(job, ModelJob)
+        on_share(f"{of}{job.name}", 1)
         if isinstance(result, OpenResult):
             opened[job.design] = result
         else:
@@ -178,38 +267,22 @@ def run_seed(
     return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata)
 
 
-def _run_store(
-    name: str,
-    settings: Settings,
-    machine: SimulatedMachine,
-    stream: Stream,
-    requests: RequestList,
-    on_share: OnShare,
-) -> tuple[OpenResult, ClosedResult]:
-    """Run both loops of a design that runs on a store."""
-    opened = StoreLoop(name, settings, machine, requests).run(
-        lambda n: on_share(f"{name}, open loop", n / requests.n)
-    )
-    closed = run_closed(
-        name,
-        settings,
-        stream,
-        lambda passed_ns: on_share(f"{name}, closed loop", passed_ns / stream.horizon_ns),
-    )
-    return opened, closed
+def _told_of(what: str, on_share: OnShare) -> Callable[[float], None]:
+    on_share(what, 0)
+    return lambda share: on_share(what, share)
 
 
-def _recorded(settings: Settings, directory: Path, on_share: OnShare) -> RecordedStream:
-    n_accesses = sum(process.accesses_per_s for process in settings.spec.processes)
-    total = max(1.0, n_accesses * settings.horizon_ns / 1e9)
+def _recorded(settings: Settings, directory: Path, on_share: OnShare, of: str) -> RecordedStream:
+    total = n_accesses_of(settings)
     recording = record_accesses(
         settings.topology,
         settings.spec,
         settings.horizon_ns,
         directory,
-        lambda n: on_share("recording accesses", n / total),
+        lambda n: on_share(f"{of}{RECORDING}", n / total),
+        settings.frames,
     )
-    return RecordedStream(settings.topology, settings.spec, recording)
+    return RecordedStream(settings.topology, settings.spec, recording, settings.frames)
 
 
 def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> Figures:

@@ -1,0 +1,148 @@
+"""A comparison in a few sentences: who finds pages soonest, at what cost, what is lost, what differs.
+
+Worked out from the document's cells, whatever they say: of us too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gpuscan.base.units import format_count, format_time
+from gpuscan.designs.catalogue import DESIGNS
+
+_ALIKE = 0.01
+"""Two delays, or shares, that are no further apart than that are called the same."""
+_NAMES_MAX = 3
+
+
+def verdict(document: Mapping[str, Any]) -> list[str]:
+    """Return three or four sentences on a comparison's document; fewer where it has no figures for one."""
+    table = _Table(document)
+    sentences = (_soonest(table), _cost(table), _lost(table), _worth(table))
+    return [sentence for sentence in sentences if sentence]
+
+
+class _Table:
+    """The numbers of a document's cells; ``ours`` are the designs that run on a store, timed for real."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+        self.names: Sequence[str] = document["designs"]
+        self.ours = next((name for name in self.names if _is_ours(name)), None)
+
+    def row(self, key: str) -> dict[str, float]:
+        """Return the numbers of a column by design, of those that have one."""
+        cells = ((name, self.document["cells"][name][key]) for name in self.names)
+        return {name: cell["number"] for name, cell in cells if not cell["why_not"]}
+
+
+def _is_ours(name: str) -> bool:
+    return name in DESIGNS and DESIGNS.get(name).runs_on_a_store
+
+
+def _soonest(table: _Table) -> str:
+    delays = table.row("delay_p50")
+    if not delays:
+        return "No design found a page that was asked for."
+    least = min(delays.values())
+    first = [name for name, delay in delays.items() if delay <= least * (1 + _ALIKE)]
+    ours = table.ours
+    said = f"{_listed(first)} {_verb('find', first)} pages soonest, half of them within {format_time(least)}"
+    if ours in first or ours not in delays:
+        rest = {name: delay for name, delay in delays.items() if name not in first}
+        if not rest:
+            return f"{said} of their mark."
+        last = max(rest, key=lambda name: rest[name])
+        return f"{said} of their mark; the latest is {last}, {format_time(rest[last])}."
+    assert ours is not None
+    interval_ns = table.document["policy"]["interval_ns"]
+    asked = f", as it looks once in {format_time(interval_ns)}" if delays[ours] <= interval_ns else ""
+    return f"{said} of their mark; {ours} within {format_time(delays[ours])}{asked}."
+
+
+def _cost(table: _Table) -> str:
+    busy, delays = table.row("busy"), table.row("delay_p50")
+    busy = {name: share for name, share in busy.items() if name in delays}  # what found nothing costs nothing
+    if not busy:
+        return ""
+    by_cost = sorted(busy, key=lambda name: busy[name])
+    most, least, ours = by_cost[-1], by_cost[0], table.ours
+    alike = [name for name in by_cost if busy[name] >= busy[most] * (1 - _ALIKE)]
+    said = f"Looking takes {_listed(alike)} {_percent(busy[most])} of a core"
+    if len(by_cost) == 1:
+        return f"{said}."
+    if ours in busy and ours not in alike:
+        assert ours is not None
+        said += f" and {ours} {_percent(busy[ours])}"
+    return f"{said}; the least takes {least}, {_percent(busy[least])}."
+
+
+def _lost(table: _Table) -> str:
+    said = []
+    for key, done in (("wrong_node", "sent {} to a wrong node"), ("lost", "lost {}")):
+        counts = {name: count for name, count in table.row(key).items() if count >= 1}
+        by_count = sorted(counts, key=lambda name: -counts[name])
+        groups: dict[str, list[str]] = {}
+        for name in by_count:
+            groups.setdefault(format_count(round(counts[name])), []).append(name)
+        told = list(groups.items())[:_NAMES_MAX]
+        said += [f"{_listed(names)} {done.format(count)}" for count, names in told]
+        if len(groups) > len(told):
+            said[-1] += f", {len(by_count) - sum(len(names) for _, names in told)} more fewer"
+    if not said:
+        return "Nobody sent a folio to a wrong node, and nobody lost one."
+    requested = max(table.row("moved").values(), default=0.0)
+    clean = [
+        name
+        for name in table.names
+        if not table.row("wrong_node").get(name) and not table.row("lost").get(name)
+    ]
+    rest = f"; {_listed(clean)} neither" if clean else ""
+    return f"Of up to {format_count(round(requested))} folios that moved, {'; '.join(said)}{rest}."
+
+
+def _worth(table: _Table) -> str:
+    shares = table.row("fast_share")
+    if not shares:
+        return ""
+    by_share = sorted(shares, key=lambda name: shares[name])
+    least, most, ours = by_share[0], by_share[-1], table.ours
+    start = _start(table)
+    if shares[most] - shares[least] <= _ALIKE:
+        return f"At the end fast memory serves {shares[most]:.1%} of the accesses under all of them{start}."
+    alike = [name for name in reversed(by_share) if shares[name] >= shares[most] - _ALIKE]
+    said = f"At the end fast memory serves {shares[most]:.1%} of the accesses under {_listed(alike)}"
+    if ours in shares and ours not in alike:
+        assert ours is not None
+        said += f", {shares[ours]:.1%} under {ours}"
+    if least != ours:
+        said += f" and {shares[least]:.1%} under {least}"
+    return f"{said}{start}."
+
+
+def _start(table: _Table) -> str:
+    curves = table.document["curves"]
+    for name in table.names:
+        for share in curves[name]["fast"]["share"][:1]:
+            if share is not None and not math.isnan(share):
+                return f"; it began with {share:.1%}"
+    return ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as a person lists them, and how many more there are."""
+    given = list(names)
+    shown = given if len(given) <= _NAMES_MAX + 1 else given[:_NAMES_MAX]
+    if len(shown) < len(given):
+        return f"{', '.join(shown)} and {len(given) - len(shown)} more"
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
+def _verb(verb: str, names: Sequence[str]) -> str:
+    return verb if len(names) > 1 else f"{verb}s"
+
+
+def _percent(share: float) -> str:
+    return "under 0.1%" if 0 < share < 0.001 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
