@@ -151,17 +151,9 @@ def _run(asked: _Asked) -> None:
     from gpuscan.cli.progress import PERCENT
     from gpuscan.compare import side_costs
     from gpuscan.compare.pace import Pace
+    from gpuscan.compare.parts import list_is_made, measuring_parts, parts_of, side_cost_parts
     from gpuscan.compare.report import document_of, write_out
-    from gpuscan.compare.suite import (
-        Costs,
-        make_inputs,
-        measuring_parts,
-        parts_of,
-        run_seed,
-        side_cost_parts,
-        table,
-        with_seed,
-    )
+    from gpuscan.compare.suite import Costs, make_inputs, run_seed, table, with_seed
     from gpuscan.files.scratch import scratch_directory
 
     request, names, output = asked.request, asked.prepared.names, asked.output
@@ -184,7 +176,7 @@ def _run(asked: _Asked) -> None:
                 directory.mkdir()
                 # The list first: where nothing is asked for, nothing needs to be measured.
                 inputs = make_inputs(seeded, directory, request.n_requests, on_share, of[seed])
-                pace.resize("open loop", inputs.requests.n)
+                list_is_made(pace, settings, inputs.requests.n)
                 if costs is None:
                     costs = Costs(_measured(names, on_share))
                     if request.side_costs:
@@ -263,7 +255,8 @@ def _run_grid(asked: _Asked, combinations: list[Any]) -> None:
     from gpuscan.cli.progress import PERCENT
     from gpuscan.compare.grid import grid_document, grid_parts, grid_runs, run_grid, write_grid
     from gpuscan.compare.pace import Pace
-    from gpuscan.compare.suite import make_inputs, measuring_parts
+    from gpuscan.compare.parts import list_is_made, measuring_parts
+    from gpuscan.compare.suite import make_inputs
     from gpuscan.files.scratch import scratch_directory
 
     request, names, output = asked.request, asked.prepared.names, asked.output
@@ -279,7 +272,7 @@ def _run_grid(asked: _Asked, combinations: list[Any]) -> None:
         pace = Pace(parts, asked.n_processes)
         on_share = _shares(pace, progress)
         inputs = make_inputs(settings, scratch, request.n_requests, on_share)
-        pace.resize("open loop", inputs.requests.n)
+        list_is_made(pace, settings, inputs.requests.n)
         model = _measured(names, on_share)
         result = run_grid(runs, settings, inputs, model, asked.n_processes, on_share)
     document = grid_document(result, objective, asked.prepared.facts)

@@ -16,8 +16,9 @@ from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of, cell_text
 from gpuscan.compare.cost_model import CostModel
 from gpuscan.compare.pace import Part
+from gpuscan.compare.parts import LISTING, RECORDING, parts_of
 from gpuscan.compare.settings import Parameters, Settings
-from gpuscan.compare.suite import LISTING, RECORDING, Costs, Inputs, OnShare, figures_of, parts_of, run_seed
+from gpuscan.compare.suite import Costs, Inputs, OnShare, figures_of, run_seed
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.files.parquet import create_table
 from gpuscan.files.writing import Contents, create_json, new_directory

@@ -1,8 +1,7 @@
 """How long the rest of a comparison takes: parts weighed by what they go through, and by measured speed.
 
-Parts of one kind take alike for each unit (accesses, requests, steps). What the first ones took says what the
-others will; a kind of which none has begun is taken from what is usual, times how far off that was for the
-kinds that have.
+What a part usually takes follows from its accesses, requests and pages. What the first parts of a kind took
+beside that says what the others of the kind will take, and those of a kind of which none has begun.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 
 _TELLS = 0.02
 """Share of a part from which on its time says something of the whole."""
-
 _BELIEVED_S = 3.0
 """Seconds of what is usual, among those that were measured: a slow start says little of what comes."""
 
@@ -24,17 +22,15 @@ class Part:
 
     Attributes:
         name: what is told of it as it goes on.
-        kind: parts of one take alike for each unit.
-        n_units: how many units it goes through, or how many it is thought to.
-        usual_s: what a unit usually takes; only the ratio of one kind's to another's matters for long.
-        beside: it runs beside others of the kind, in a process of its own.
+        kind: parts of one are as much slower, or faster, than usual.
+        usual_s: what it usually takes; but for the first seconds only the ratio of one to another matters.
+        beside: it runs beside others, in a process of its own.
         share: that is done, 0 to 1.
         began_s, ended_s: when, by the clock.
     """
 
     name: str
     kind: str
-    n_units: float
     usual_s: float
     beside: bool = False
     share: float = 0.0
@@ -76,53 +72,49 @@ class Pace:
             part.share, part.ended_s = 1.0, now_s
             self._free_s = now_s
 
-    def resize(self, kind: str, n_units: float) -> None:
-        """Say how many units parts have, whose kind begins like that and that are not begun."""
+    def resize(self, kind: str, usual_s: float) -> None:
+        """Say anew what parts of a kind usually take that have not begun."""
         for part in self.parts.values():
-            if part.kind.startswith(kind) and part.began_s is None:
-                part.n_units = n_units
+            if part.kind == kind and part.began_s is None:
+                part.usual_s = usual_s
 
     @property
     def share(self) -> float:
         """What is done, of all of it, by time."""
-        now_s = self._clock()
-        left = self.left_s
-        done = sum(part.took_s(now_s) / (self._n_processes if part.beside else 1) for part in self._begun())
-        return done / (done + left) if done + left else 0.0
+        now_s, left_s = self._clock(), self.left_s
+        done_s = sum(
+            part.took_s(now_s) / (self._n_processes if part.beside else 1) for part in self.parts.values()
+        )
+        return done_s / (done_s + left_s) if done_s + left_s else 0.0
 
     @property
     def left_s(self) -> float:
         """Seconds that the rest takes."""
-        now_s, unit_s = self._clock(), self._unit_s()
+        now_s, slower = self._clock(), self._slower()
         alone, beside, longest = 0.0, 0.0, 0.0
         for part in self.parts.values():
-            left_s = self._left_of(part, unit_s[part.kind], now_s)
+            left_s = self._left_of(part, slower[part.kind], now_s)
             if part.beside:
                 beside, longest = beside + left_s, max(longest, left_s)
             else:
                 alone += left_s
         return alone + max(longest, beside / self._n_processes)
 
-    def _begun(self) -> list[Part]:
-        return [part for part in self.parts.values() if part.began_s is not None]
-
-    def _left_of(self, part: Part, unit_s: float, now_s: float) -> float:
-        by_others = part.n_units * unit_s * (1 - part.share)
+    def _left_of(self, part: Part, slower: float, now_s: float) -> float:
+        by_others = part.usual_s * slower * (1 - part.share)
         if part.share < _TELLS or part.ended_s is not None:
             return by_others
         # The further it is, the more its own time says.
         by_itself = part.took_s(now_s) * (1 - part.share) / part.share
         return part.share * by_itself + (1 - part.share) * by_others
 
-    def _unit_s(self) -> dict[str, float]:
-        """Return what a unit of each kind takes."""
+    def _slower(self) -> dict[str, float]:
+        """Return by kind how many times as long as usual its parts take."""
         now_s = self._clock()
-        took, done, usual = dict[str, float](), dict[str, float](), dict[str, float]()
+        took, usual = dict[str, float](), dict[str, float]()
         for part in self.parts.values():
-            usual[part.kind] = part.usual_s
-            if part.share >= _TELLS:
-                took[part.kind] = took.get(part.kind, 0.0) + part.took_s(now_s)
-                done[part.kind] = done.get(part.kind, 0.0) + part.share * part.n_units
-        expected = sum(done[kind] * usual[kind] for kind in done)
-        slower = (sum(took.values()) + _BELIEVED_S) / (expected + _BELIEVED_S)
-        return {kind: took[kind] / done[kind] if done.get(kind) else usual[kind] * slower for kind in usual}
+            told = part.share >= _TELLS
+            took[part.kind] = took.get(part.kind, 0.0) + (part.took_s(now_s) if told else 0.0)
+            usual[part.kind] = usual.get(part.kind, 0.0) + (part.share * part.usual_s if told else 0.0)
+        others = (sum(took.values()) + _BELIEVED_S) / (sum(usual.values()) + _BELIEVED_S)
+        return {kind: took[kind] / usual[kind] if usual[kind] else others for kind in usual}

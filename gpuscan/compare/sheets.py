@@ -47,18 +47,23 @@ def sheets_of(document: Mapping[str, Any]) -> list[Sheet]:
 
 
 def _sheet(document: Mapping[str, Any], loop: str, title: str, names: tuple[str, ...], n_first: int) -> Sheet:
-    rows, notes, without = [], list[str](), dict[str, list[str]]()
+    rows = []
+    said: dict[
+        tuple[str, tuple[str, ...]], list[str]
+    ] = {}  # what is said of which designs, and in which rows
     for column in document["columns"]:
         if column["loop"] != loop:
             continue
         cells = {name: document["cells"][name][column["key"]] for name in names}
-        reasons = {cell["why_not"] for cell in cells.values()}
-        if len(reasons) == 1 and "" not in reasons:
-            without.setdefault(reasons.pop(), []).append(column["title"])
-            continue
-        rows.append((column["title"], tuple(_text(column["unit"], cells[name]) for name in names)))
-        notes += _notes(column["title"], cells)
-    notes += [f"{', '.join(titles)}: {why} (all)" for why, titles in without.items()]
+        is_empty = all(cell["why_not"] for cell in cells.values())
+        if not is_empty:
+            rows.append((column["title"], tuple(_text(column["unit"], cells[name]) for name in names)))
+        for note, of in _notes(cells, _WHY_MAX if not is_empty else 0).items():
+            said.setdefault((note, tuple(of)), []).append(column["title"])
+    notes = (
+        f"{', '.join(titles)}: {note} ({'all' if len(of) == len(names) else ', '.join(of)})"
+        for (note, of), titles in said.items()
+    )
     return Sheet(title, names, n_first, tuple(rows), tuple(notes))
 
 
@@ -76,22 +81,20 @@ def _text(unit: Any, cell: Mapping[str, Any]) -> str:
     return MARKS[cell["how"]] + text
 
 
-def _notes(title: str, cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _notes(cells: Mapping[str, Mapping[str, Any]], longest: int) -> dict[str, list[str]]:
+    """Return what is to be said below a row, and of which designs; of reasons those that are longer."""
     said: dict[str, list[str]] = {}
     for name, cell in cells.items():
         known = [value for value in cell["values"] if value is not None and value == value]
         if cell["why_not"]:
-            text = cell["why_not"] if len(cell["why_not"]) > _WHY_MAX else ""
+            text = cell["why_not"] if len(cell["why_not"]) > longest else ""
         else:
             text = cell["remark"].strip("()")
             if len(known) < len(cell["values"]):
                 text = ", ".join(filter(None, (text, f"{len(known)} of {len(cell['values'])} seeds")))
         if text:
             said.setdefault(text, []).append(name)
-    return [
-        f"{title}: {text} ({'all' if len(names) == len(cells) else ', '.join(names)})"
-        for text, names in said.items()
-    ]
+    return said
 
 
 def markdown_of(sheet: Sheet) -> str:

@@ -13,14 +13,14 @@ from gpuscan.compare.closed_loop import ClosedResult, run_closed
 from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of
 from gpuscan.compare.columns.contract import Figures
-from gpuscan.compare.cost_model import CostModel, measured_steps
+from gpuscan.compare.cost_model import CostModel
 from gpuscan.compare.jobs import run_jobs
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
-from gpuscan.compare.pace import Part
+from gpuscan.compare.parts import LISTING, RECORDING, n_accesses_of
 from gpuscan.compare.recording import record_accesses
 from gpuscan.compare.request_list import RequestList, make_request_list
 from gpuscan.compare.settings import Settings
-from gpuscan.compare.side_costs import ProducerCost, co_runners, n_cpus
+from gpuscan.compare.side_costs import ProducerCost
 from gpuscan.compare.static_machine import StillPages
 from gpuscan.compare.steps.look_up import name_of
 from gpuscan.compare.store_loop import StoreLoop
@@ -31,11 +31,6 @@ from gpuscan.designs.contract import NotMeasured
 OnShare = Callable[[str, float], None]
 """Called with what is being done and how much of it (of 1) is done since the last call."""
 
-RECORDING, LISTING = "recording accesses", "listing requests"
-_STEP_S = 1.5
-"""Seconds that it usually takes to measure something."""
-_REQUESTS_PER_ACCESS = 0.06
-"""Before the list is made: of cxl-promote."""
 _TIB_PAGES = (1 << 40) // PAGE_BYTES
 _NAN = float("nan")
 
@@ -117,56 +112,6 @@ class Inputs:
     requests: RequestList
 
 
-def parts_of(designs: Sequence[str], settings: Settings, n_requests: int | None, of: str = "") -> list[Part]:
-    """Return the parts of :func:`make_inputs` and :func:`run_seed`, of which they tell.
-
-    Args:
-        designs, settings: as there.
-        n_requests: of the list at most.
-        of: in front of each name, where there are several seeds or cells.
-    """
-    n_accesses = n_accesses_of(settings)
-    n_listed = _REQUESTS_PER_ACCESS * n_accesses
-    if n_requests is not None:
-        n_listed = min(n_listed, n_requests)
-    parts = [
-        Part(f"{of}{RECORDING}", RECORDING, n_accesses, 30e-9),
-        Part(f"{of}{LISTING}", LISTING, n_accesses, 200e-9),
-    ]
-    for name in designs:
-        on_a_store = DESIGNS.get(name).runs_on_a_store
-        what = "a store" if on_a_store else "a model"
-        parts += [
-            Part(f"{of}{name}, closed loop", f"closed loop of {what}", n_accesses, 400e-9, not on_a_store),
-            Part(f"{of}{name}, open loop", f"open loop of {what}", n_listed, 15e-6, not on_a_store),
-        ]
-    return parts
-
-
-def measuring_parts(designs: Sequence[str]) -> list[Part]:
-    """Return the parts of :func:`gpuscan.compare.cost_model.measure_model`."""
-    return [Part(f"measuring: {step.name}", "measuring", 1, _STEP_S) for step in measured_steps(designs)]
-
-
-def side_cost_parts(designs: Sequence[str]) -> list[Part]:
-    """Return the parts of what is measured beside the loops: producers, and a neighbour of the scan."""
-    return [
-        *(Part(f"producer of {name}", "producers", 1, _STEP_S) for name in designs),
-        *(
-            Part(f"beside: {runner.name}", "neighbours", 1, _STEP_S)
-            for runner in (co_runners(designs) if n_cpus() > 1 else ())
-        ),
-    ]
-
-
-def n_accesses_of(settings: Settings) -> float:
-    """Return how many accesses a comparison is of."""
-    if settings.trace is not None:
-        return max(1.0, settings.trace.n_accesses)
-    per_s = sum(process.accesses_per_s for process in settings.spec.processes)
-    return max(1.0, per_s * settings.horizon_ns / 1e9)
-
-
 def make_inputs(
     settings: Settings, directory: Path, n_requests: int | None, on_share: OnShare, of: str = ""
 ) -> Inputs:
@@ -177,7 +122,7 @@ def make_inputs(
         directory: where recording and list are written.
         n_requests: length of the list at most.
         on_share: see there.
-        of: in front of what it is told, see :func:`parts_of`.
+        of: in front of what it is told, see :func:`gpuscan.compare.parts.parts_of`.
 
     Raises:
         InputError: nothing is asked for.
@@ -219,7 +164,7 @@ def run_seed(
         costs: what the open loop's walks take.
         n_processes: models that run at once.
         on_share: see there.
-        of: in front of what it is told, see :func:`parts_of`.
+        of: in front of what it is told, see :func:`gpuscan.compare.parts.parts_of`.
 
     Raises:
         InputError: a design has nothing to do on this machine.
@@ -234,24 +179,9 @@ def run_seed(
         name: DESIGNS.get(name).metadata_bytes(machine, settings.policy_of(name), n_listed)
         for name in designs
     }
-    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
-    for name in designs:
-        if name not in models:  # alone, on all threads: its scans are timed
-            told = _told_of(f"{of}{name}, open loop", on_share)
-            opened[name] = StoreLoop(name, settings, machine, requests).run(
-                lambda n, told=told: told(n / requests.n)  # type: ignore[misc]
-            )
-            told(1)
-            told = _told_of(f"{of}{name}, closed loop", on_share)
-            closed[name] = run_closed(
-                name,
-                settings,
-                stream,
-                lambda ns, told=told: told(ns / stream.horizon_ns),  # type: ignore[misc]
-            )
-            told(1)
     del machine
-    # One of each loop at once, so that what they take is known early.
+    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
+    # They take longest: first, and one of each loop at once, so that it is known early how long.
     jobs = [
         ModelJob(name, loop, settings, stream, requests, costs.step_costs(name))
         for name in models
@@ -264,12 +194,36 @@ def run_seed(
             opened[job.design] = result
         else:
             closed[job.design] = result
-    return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata)
+    for name in designs:
+        if name not in models:  # alone, on all threads: its scans are timed
+            opened[name], closed[name] = _run_store(name, settings, inputs, on_share, of)
+    return SeedRun(
+        settings.spec.seed,
+        stream,
+        requests,
+        {name: opened[name] for name in designs},
+        {name: closed[name] for name in designs},
+        metadata,
+    )
 
 
-def _told_of(what: str, on_share: OnShare) -> Callable[[float], None]:
+def _run_store(
+    name: str, settings: Settings, inputs: Inputs, on_share: OnShare, of: str
+) -> tuple[OpenResult, ClosedResult]:
+    """Run both loops of a design that runs on a store."""
+    stream, requests = inputs.stream, inputs.requests
+    what = f"{of}{name}, open loop"
     on_share(what, 0)
-    return lambda share: on_share(what, share)
+    loop = StoreLoop(name, settings, stream.open().machine, requests)
+    opened = loop.run(lambda n_marks: on_share(what, n_marks / requests.n))
+    on_share(what, 1)
+    what_closed = f"{of}{name}, closed loop"
+    on_share(what_closed, 0)
+    closed = run_closed(
+        name, settings, stream, lambda passed_ns: on_share(what_closed, passed_ns / stream.horizon_ns)
+    )
+    on_share(what_closed, 1)
+    return opened, closed
 
 
 def _recorded(settings: Settings, directory: Path, on_share: OnShare, of: str) -> RecordedStream:

@@ -70,37 +70,37 @@ def _cost(table: _Table) -> str:
     by_cost = sorted(busy, key=lambda name: busy[name])
     most, least, ours = by_cost[-1], by_cost[0], table.ours
     alike = [name for name in by_cost if busy[name] >= busy[most] * (1 - _ALIKE)]
-    said = f"Looking takes {_listed(alike)} {_percent(busy[most])} of a core"
-    if len(by_cost) == 1:
-        return f"{said}."
+    said = f"Looking costs {_listed(alike)} {_percent(busy[most])} of a core"
     if ours in busy and ours not in alike:
         assert ours is not None
         said += f" and {ours} {_percent(busy[ours])}"
-    return f"{said}; the least takes {least}, {_percent(busy[least])}."
+        said += ", the least of all" if least == ours else ""
+    return (
+        f"{said}." if least in (ours, *alike) else f"{said}; it costs {least} least, {_percent(busy[least])}."
+    )
 
 
 def _lost(table: _Table) -> str:
-    said = []
-    for key, done in (("wrong_node", "sent {} to a wrong node"), ("lost", "lost {}")):
-        counts = {name: count for name, count in table.row(key).items() if count >= 1}
-        by_count = sorted(counts, key=lambda name: -counts[name])
-        groups: dict[str, list[str]] = {}
-        for name in by_count:
-            groups.setdefault(format_count(round(counts[name])), []).append(name)
-        told = list(groups.items())[:_NAMES_MAX]
-        said += [f"{_listed(names)} {done.format(count)}" for count, names in told]
-        if len(groups) > len(told):
-            said[-1] += f", {len(by_count) - sum(len(names) for _, names in told)} more fewer"
-    if not said:
-        return "Nobody sent a folio to a wrong node, and nobody lost one."
-    requested = max(table.row("moved").values(), default=0.0)
-    clean = [
-        name
-        for name in table.names
-        if not table.row("wrong_node").get(name) and not table.row("lost").get(name)
-    ]
-    rest = f"; {_listed(clean)} neither" if clean else ""
-    return f"Of up to {format_count(round(requested))} folios that moved, {'; '.join(said)}{rest}."
+    moved = max(table.row("moved").values(), default=0.0)
+    astray, lost = _counts(table, "wrong_node"), _counts(table, "lost")
+    if astray:
+        said = f"To a wrong node went {astray}, of up to {format_count(round(moved))} folios that moved"
+    else:
+        said = "No folio went to a wrong node"
+    return f"{said}; requests lost: {lost}." if lost else f"{said}; no request was lost."
+
+
+def _counts(table: _Table, key: str) -> str:
+    """Return the counts of a row that are not 0, largest first, each with the designs that have it."""
+    by_count: dict[float, list[str]] = {}
+    for name, count in table.row(key).items():
+        by_count.setdefault(round(count), []).append(name)
+    by_count.pop(0, None)
+    largest = sorted(by_count, reverse=True)
+    shown = [f"{format_count(count)} under {_listed(by_count[count])}" for count in largest[:_NAMES_MAX]]
+    if len(largest) > _NAMES_MAX:
+        shown.append(f"fewer under {sum(len(by_count[count]) for count in largest[_NAMES_MAX:])} more")
+    return _listed(shown)
 
 
 def _worth(table: _Table) -> str:
