@@ -187,7 +187,9 @@ def _run(asked: _Asked, output: Output) -> None:
     from gpuscan.files.scratch import scratch_directory
 
     names, settings = asked.names, asked.settings
-    n_steps = len(cost_model.measured_steps(names)) + asked.request.n_seeds * seed_steps(names)
+    equal_cost = asked.request.side_costs
+    n_steps = asked.request.n_seeds * seed_steps(names, equal_cost=equal_cost)
+    n_steps += len(cost_model.measured_steps(names))
     if asked.request.side_costs:
         n_steps += len(names) + len(side_costs.co_runners(names))
     with scratch_directory("compare") as scratch, note_if_compiling(output):
@@ -214,6 +216,7 @@ def _run(asked: _Asked, output: Output) -> None:
                         asked.n_requests,
                         asked.n_processes,
                         on_share,
+                        equal_cost=equal_cost,
                     )
                 )
         cells = table(names, runs, settings, costs)
@@ -264,14 +267,18 @@ def _print(document: dict[str, Any], output: Output) -> None:
             shown.add_row(column["title"], how, *texts)
         output.table(shown)
     output.line()
-    output.line("steps, measured here: " + ", ".join(map(_step_text, document["model"]["steps"].values())))
+    output.line("steps, measured here: " + "; ".join(map(_step_text, document["model"]["steps"].values())))
 
 
-def _step_text(line: dict[str, Any]) -> str:
-    unit = "entry" if line["unit"] == "entries" else line["unit"][:-1]
+def _step_text(step: dict[str, Any]) -> str:
+    from gpuscan.base.units import format_time
+
+    if step["fixed_ns"] is None:
+        return f"{step['what']}: {step['why_not']}"
+    terms = ", ".join(f"{ns:.3g} ns per {term}" for term, ns in step["terms_ns"].items())
     return (
-        f"{line['what']} {line['each_ns']:.3g} ns per {unit} "
-        f"(model {line['error']:+.0%} at a size in between)"
+        f"{step['what']} {format_time(step['fixed_ns'])} and {terms} "
+        f"(off by up to {step['error']:.0%} at sizes left out)"
     )
 
 

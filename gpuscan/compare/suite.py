@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of
 from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.equal_cost import EqualCost
+from gpuscan.compare.equal_cost_runs import EqualCostJob
 from gpuscan.compare.jobs import run_jobs
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
 from gpuscan.compare.recording import record_accesses
@@ -63,6 +66,7 @@ class SeedRun:
         stream, requests: what every design was given.
         opened, closed: by design.
         metadata: bytes by design.
+        equal_cost: by design, runs at other intervals; empty where there were none.
     """
 
     seed: int
@@ -71,6 +75,7 @@ class SeedRun:
     opened: dict[str, OpenResult]
     closed: dict[str, ClosedResult]
     metadata: dict[str, int]
+    equal_cost: dict[str, EqualCost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,9 @@ class ModelJob:
         )
 
 
-def seed_steps(designs: Sequence[str]) -> int:
+def seed_steps(designs: Sequence[str], *, equal_cost: bool = False) -> int:
     """Return how many shares of 1 :func:`run_seed` tells of."""
-    return 2 + 2 * len(designs)
+    return 2 + (3 if equal_cost else 2) * len(designs)
 
 
 def run_seed(
@@ -121,6 +126,8 @@ def run_seed(
     n_requests: int,
     n_processes: int,
     on_share: OnShare,
+    *,
+    equal_cost: bool = False,
 ) -> SeedRun:
     """Run both loops of every design under one seed.
 
@@ -132,6 +139,7 @@ def run_seed(
         n_requests: length of the list at most.
         n_processes: models that run at once.
         on_share: see there; :func:`seed_steps` in all.
+        equal_cost: run each design at other intervals too.
 
     Raises:
         InputError: a design has nothing to do on this machine, or nothing is asked for.
@@ -175,7 +183,19 @@ def run_seed(
             opened[job.design] = result
         else:
             closed[job.design] = result
-    return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata)
+    reached: dict[str, EqualCost] = {}
+    if equal_cost:
+        searches = {
+            name: EqualCostJob(name, settings, stream, requests, costs, opened[name], directory)
+            for name in designs
+        }
+        for name in designs:
+            if name not in models:  # alone, since its scans are timed
+                reached[name] = searches[name].run(partial(on_share, searches[name].name))
+        for job, result in run_jobs([searches[name] for name in models], n_processes, on_share):
+            assert isinstance(job, EqualCostJob)
+            reached[job.design] = result
+    return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata, reached)
 
 
 def _run_store(
@@ -214,7 +234,7 @@ def _recorded(settings: Settings, directory: Path, on_share: OnShare) -> Recorde
 
 def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> Figures:
     """Put together what is known about a design under one seed."""
-    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN))
+    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN, _NAN))
     return Figures(
         design,
         run.opened[design],
@@ -225,8 +245,10 @@ def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> F
         producer.alone_ns,
         producer.beside_another_ns,
         _slowdown(design, costs),
-        costs.model.scan_ns(design, _TIB_PAGES),
-        costs.model.scan_ns(design, 64 * _TIB_PAGES),
+        costs.model.scan_of(design, _TIB_PAGES),
+        costs.model.scan_of(design, 64 * _TIB_PAGES),
+        producer.single_ns,
+        run.equal_cost.get(design),
     )
 
 
