@@ -151,7 +151,13 @@ def _run(asked: _Asked) -> None:
     from gpuscan.cli.progress import PERCENT
     from gpuscan.compare import side_costs
     from gpuscan.compare.pace import Pace
-    from gpuscan.compare.parts import list_is_made, measuring_parts, parts_of, side_cost_parts
+    from gpuscan.compare.parts import (
+        equal_cost_parts,
+        list_is_made,
+        measuring_parts,
+        parts_of,
+        side_cost_parts,
+    )
     from gpuscan.compare.report import document_of, write_out
     from gpuscan.compare.suite import Costs, make_inputs, run_seed, table, with_seed
     from gpuscan.files.scratch import scratch_directory
@@ -166,6 +172,8 @@ def _run(asked: _Asked) -> None:
             parts += side_cost_parts(names)
         for seed in seeds:
             parts += parts_of(names, settings, request.n_requests, of[seed])
+            if request.side_costs:
+                parts += equal_cost_parts(names, of[seed])
         pace = Pace(parts, asked.n_processes)
         costs, runs = None, []
         with output.progress("compare", 100, unit=PERCENT) as progress:
@@ -186,7 +194,16 @@ def _run(asked: _Asked) -> None:
                             side_costs.co_runner_slowdown(lambda what: on_share(f"beside: {what}", 1), names),
                         )
                 runs.append(
-                    run_seed(names, seeded, inputs, costs.model, asked.n_processes, on_share, of[seed])
+                    run_seed(
+                        names,
+                        seeded,
+                        inputs,
+                        costs.model,
+                        asked.n_processes,
+                        on_share,
+                        of[seed],
+                        equal_cost=request.side_costs,
+                    )
                 )
         assert costs is not None
         cells = table(names, runs, settings, costs)

@@ -69,6 +69,11 @@ class OpenResult:
         examined, unit: pages (or entries) looked at.
         examined_bytes: what that reads.
         scan_ns: time of all walks: gpuscan's measured, a model's modelled from measured steps.
+        interval_ns: pause between two scans.
+        n_scans, n_threads: walks (or turns, or scans), and threads that wait for the next one.
+        n_sections_asked: looks at a section as a whole.
+        n_marked_sections: of all scans together, sections in which one found something; gpuscan alone.
+        end_ns: when the last of them was over, the end of the list at least.
         no_resched_ns: longest stretch of a walk without a ``cond_resched()``; NaN for none needed.
         false_promotions: batched only since a record's time had wrapped around.
     """
@@ -92,6 +97,12 @@ class OpenResult:
     unit: str = "pages"
     examined_bytes: int = 0
     scan_ns: float = 0.0
+    interval_ns: int = 0
+    n_scans: int = 0
+    n_threads: int = 1
+    n_sections_asked: int = 0
+    n_marked_sections: int = 0
+    end_ns: float = 0.0
     no_resched_ns: float = float("nan")
     false_promotions: int = 0
 
@@ -127,8 +138,10 @@ class OpenLoop:
         self.marks = _marks_of(entries, topology)
         self.fills: list[int] = []
         self.scan_ns = 0.0
+        self.n_scans, self.end_ns = 0, float(entries["time_ns"][-1]) if len(entries) else 0.0
         first = first_waits(model, design.model, topology, lambda: 0)
         self.threads = Threads(model, design.model, first, self.place, policy, make=self._make)
+        self.n_threads = len(first)
         self.threads.expect(self.marks)
 
     def run(self, on_marks: OnMarks | None = None) -> None:
@@ -149,7 +162,10 @@ class OpenLoop:
                 if not self.ledger.pending or after_end[nid] > _WALKS_AFTER_END:
                     del threads.waits[nid]
                     continue
-            self.scan_ns += threads.walk(*due).look_ns
+            look_ns = threads.walk(*due).look_ns
+            self.scan_ns += look_ns
+            self.n_scans += 1
+            self.end_ns = max(self.end_ns, due[0] + look_ns)
             self.fills += [len(call.pfns) for call in model.calls if call.pfns]
             model.calls.clear()
         if on_marks is not None and n_entries > n_told:
@@ -197,6 +213,11 @@ class OpenLoop:
             unit=design.looks_at,
             examined_bytes=n_looked_at * design.look_bytes(self._policy),
             scan_ns=self.scan_ns,
+            interval_ns=model.sleep_ns,
+            n_scans=self.n_scans,
+            n_threads=self.n_threads,
+            n_sections_asked=counters["sections_examined"],
+            end_ns=self.end_ns,
             no_resched_ns=self.place.longest_ns,
             false_promotions=counters["false_promotions"],
         )

@@ -21,6 +21,7 @@ _REQUESTS_PER_ACCESS = 0.05
 _STEP_S = 1.5
 _RECORD_NS, _LIST_NS, _CLOSED_NS, _REQUEST_NS = 30, 100, 150, 20_000
 """For each access, and of models for each request."""
+_EQUAL_COST_S = 10.0
 _BEGIN_S = 0.5
 """What a loop takes however little there is to do."""
 
@@ -63,6 +64,19 @@ def side_cost_parts(designs: Sequence[str]) -> list[Part]:
     return [
         *(Part(f"producer of {name}", "producers", _STEP_S) for name in designs),
         *(Part(f"beside: {runner.name}", "neighbours", _STEP_S) for runner in runners),
+    ]
+
+
+def equal_cost_parts(designs: Sequence[str], of: str = "") -> list[Part]:
+    """Return the parts of ``run_seed`` that run each design at other intervals.
+
+    Args:
+        designs: as there.
+        of: in front of each name.
+    """
+    models = {name: not DESIGNS.get(name).runs_on_a_store for name in designs}
+    return [
+        Part(f"{of}{name}, at equal cost", "at equal cost", _EQUAL_COST_S, models[name]) for name in designs
     ]
 
 

@@ -56,7 +56,7 @@ class CompareRequest:
         None, Option("Models that run at once; by default one per CPU.", metavar="N", low=1)
     )
     side_costs: bool = described(
-        True, Option("Measure producers and a neighbour of the scan too (15 s).", has_no=True)
+        True, Option("Measure producers, a neighbour, and delays at equal cost too.", has_no=True)
     )
     out: Path | None = described(
         None, Option("Keep the table, every point (Parquet) and plots there.", metavar="DIR")

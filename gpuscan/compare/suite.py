@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of
 from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.equal_cost import EqualCost
+from gpuscan.compare.equal_cost_runs import EqualCostJob
 from gpuscan.compare.jobs import run_jobs
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
 from gpuscan.compare.parts import LISTING, RECORDING, n_accesses_of
@@ -59,6 +62,7 @@ class SeedRun:
         stream, requests: what every design was given.
         opened, closed: by design.
         metadata: bytes by design.
+        equal_cost: by design, runs at other intervals; empty where there were none.
     """
 
     seed: int
@@ -67,6 +71,7 @@ class SeedRun:
     opened: dict[str, OpenResult]
     closed: dict[str, ClosedResult]
     metadata: dict[str, int]
+    equal_cost: dict[str, EqualCost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,8 @@ def run_seed(
     n_processes: int,
     on_share: OnShare,
     of: str = "",
+    *,
+    equal_cost: bool = False,
 ) -> SeedRun:
     """Run both loops of every design under one seed.
 
@@ -165,6 +172,7 @@ def run_seed(
         n_processes: models that run at once.
         on_share: see there.
         of: in front of what it is told, see :func:`gpuscan.compare.parts.parts_of`.
+        equal_cost: run each design at other intervals too.
 
     Raises:
         InputError: a design has nothing to do on this machine.
@@ -197,6 +205,25 @@ def run_seed(
     for name in designs:
         if name not in models:  # alone, on all threads: its scans are timed
             opened[name], closed[name] = _run_store(name, settings, inputs, on_share, of)
+    reached: dict[str, EqualCost] = {}
+    if equal_cost:
+        searches = {
+            name: EqualCostJob(name, settings, stream, requests, costs, opened[name], requests.path.parent)
+            for name in designs
+        }
+        for name in designs:
+            if name not in models:
+                on_share(f"{of}{searches[name].name}", 0)
+                reached[name] = searches[name].run(partial(on_share, f"{of}{searches[name].name}"))
+                on_share(f"{of}{searches[name].name}", 1)
+        for job, result in run_jobs(
+            [searches[name] for name in models],
+            n_processes,
+            lambda name, share: on_share(f"{of}{name}", share),
+        ):
+            assert isinstance(job, EqualCostJob)
+            on_share(f"{of}{job.name}", 1)
+            reached[job.design] = result
     return SeedRun(
         settings.spec.seed,
         stream,
@@ -204,6 +231,7 @@ def run_seed(
         {name: opened[name] for name in designs},
         {name: closed[name] for name in designs},
         metadata,
+        reached,
     )
 
 
@@ -241,7 +269,7 @@ def _recorded(settings: Settings, directory: Path, on_share: OnShare, of: str) -
 
 def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> Figures:
     """Put together what is known about a design under one seed."""
-    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN))
+    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN, _NAN))
     return Figures(
         design,
         run.opened[design],
@@ -252,8 +280,10 @@ def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> F
         producer.alone_ns,
         producer.beside_another_ns,
         _slowdown(design, costs),
-        costs.model.scan_ns(design, _TIB_PAGES),
-        costs.model.scan_ns(design, 64 * _TIB_PAGES),
+        costs.model.scan_of(design, _TIB_PAGES),
+        costs.model.scan_of(design, 64 * _TIB_PAGES),
+        producer.single_ns,
+        run.equal_cost.get(design),
     )
 
 

@@ -34,7 +34,7 @@ def below(document: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         *_walks(document),
-        "steps, measured here: " + ", ".join(map(_step_text, document["model"]["steps"].values())),
+        "steps, measured here: " + "; ".join(map(_step_text, document["model"]["steps"].values())),
     ]
 
 
@@ -53,9 +53,11 @@ def _walks(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _step_text(line: Mapping[str, Any]) -> str:
-    unit = "entry" if line["unit"] == "entries" else line["unit"][:-1]
+def _step_text(step: Mapping[str, Any]) -> str:
+    if step["fixed_ns"] is None:
+        return f"{step['what']}: {step['why_not']}"
+    terms = ", ".join(f"{ns:.3g} ns per {term}" for term, ns in step["terms_ns"].items())
     return (
-        f"{line['what']} {line['each_ns']:.3g} ns per {unit} "
-        f"(model {line['error']:+.0%} at a size in between)"
+        f"{step['what']} {format_time(step['fixed_ns'])} and {terms} "
+        f"(off by up to {step['error']:.0%} at sizes left out)"
     )

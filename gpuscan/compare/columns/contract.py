@@ -16,7 +16,9 @@ from typing import Literal, get_args
 from gpuscan.base.arguments import flag, items, one_of, text, whole
 from gpuscan.base.errors import ArgumentError
 from gpuscan.compare.closed_loop import ClosedResult
+from gpuscan.compare.cost_fit import Estimate
 from gpuscan.compare.endings import NEVER_FOUND, Endings
+from gpuscan.compare.equal_cost import EqualCost
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import Design, NotMeasured
@@ -39,7 +41,9 @@ class Figures:
         metadata_bytes: what the design keeps for this machine.
         mark_ns, mark_beside_ns: producer cost alone and beside another; NaN where not measured.
         slowdown: of a neighbour while the design scans; NaN where not measured.
-        scan_1tib_ns, scan_64tib_ns: modelled; NaN where no step of it was measured.
+        scan_1tib, scan_64tib: modelled.
+        mark_single_ns: producer cost alone where each mark is made by itself; NaN where not measured.
+        equal_cost: the open loop at other intervals; None where it was not run at them.
     """
 
     design: str
@@ -51,8 +55,10 @@ class Figures:
     mark_ns: float
     mark_beside_ns: float
     slowdown: float
-    scan_1tib_ns: float
-    scan_64tib_ns: float
+    scan_1tib: Estimate
+    scan_64tib: Estimate
+    mark_single_ns: float = float("nan")
+    equal_cost: EqualCost | None = None
 
     @property
     def endings_open(self) -> Endings:
@@ -149,6 +155,13 @@ class Columns:
 def known(number: float, why_not: str) -> Value:
     """Return a number, or why there is none."""
     return Value(why_not=why_not) if math.isnan(number) else Value(number)
+
+
+def estimated(estimate: Estimate) -> Value:
+    """Return a modelled number with its band, or why there is none."""
+    if estimate.why_not:
+        return Value(why_not=estimate.why_not)
+    return Value(estimate.ns, remark=f"±{estimate.error:.0%}")
 
 
 def declared(number: float, step: object, why_not: str = "not measured") -> Value:
