@@ -100,7 +100,7 @@ def _counts(table: _Table, key: str) -> str:
     shown = [f"{format_count(count)} under {_listed(by_count[count])}" for count in largest[:_NAMES_MAX]]
     if len(largest) > _NAMES_MAX:
         shown.append(f"fewer under {sum(len(by_count[count]) for count in largest[_NAMES_MAX:])} more")
-    return _listed(shown)
+    return _listed(shown) if shown else ""
 
 
 def _worth(table: _Table) -> str:
