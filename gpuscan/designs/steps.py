@@ -116,7 +116,7 @@ class ScanStep:
         text("the name of a step", self.name)
         if not self.terms:
             raise ArgumentError(
-                f"the step {self.name!r} has no terms; give one or more of {', '.join(TERMS)}"
+                f"the step {self.name!r} has no terms; give some of {', '.join(TERMS)}"
             )
         for term in self.terms:
             one_of(f"the step {self.name!r}: a term", term, tuple(TERMS))
