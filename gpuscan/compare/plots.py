@@ -217,7 +217,7 @@ def _scan_by_memory(document: Mapping[str, Any]) -> Figure:
         ylabel="time of one scan, one thread (ms)",
         title=(
             f"lines: modelled from steps measured on {document['host']['cpu']}, and how far off that may be\n"
-            f"points: measured as a whole; one page in {1 / document['model']['density']:,.0f} is READY, spread evenly"
+            f"points: measured; one page in {1 / document['model']['density']:,.0f} is READY, spread evenly"
             + _without(none, "no model")
         ),
     )

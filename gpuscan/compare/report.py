@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.columns.catalogue import all_columns, column_documents
 from gpuscan.compare.columns.cells import Cell, cell_text
 from gpuscan.compare.cost_model import MODEL_SIZES, step_document
+from gpuscan.compare.endings import NEVER_FOUND, Endings
 from gpuscan.compare.plots import COLUMNS_PLOT, EQUAL_COST_PLOT, PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.steps.scans import MODEL_DENSITY
 from gpuscan.compare.suite import Costs, SeedRun
+from gpuscan.compare.too_little import saw_too_little
+from gpuscan.compare.verdict import verdict
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.files.parquet import create_table
 from gpuscan.files.writing import Contents, create_json, new_directory
@@ -64,7 +67,7 @@ def document_of(
 ) -> dict[str, Any]:
     """Return the JSON document of a comparison; curves and histograms are of the first seed."""
     first = runs[0]
-    return {
+    document = {
         "kind": "compare",
         **facts,
         "designs": list(designs),
@@ -106,9 +109,7 @@ def document_of(
             }
             for name in designs
         },
-        "lost": {
-            name: {"open": first.opened[name].lost, "closed": first.closed[name].lost} for name in designs
-        },
+        **_endings(designs, first),
         "curves": {name: _curves(name, first, settings, costs) for name in designs},
         "model": {
             "density": MODEL_DENSITY,
@@ -125,6 +126,39 @@ def document_of(
             ]
             for name in designs
         },
+        "saw_too_little": saw_too_little(first),
+        "walk_here": _walk_here(designs, settings, costs),
+    }
+    return {**document, "verdict": verdict(document)}
+
+
+def _endings(designs: Sequence[str], run: SeedRun) -> dict[str, Any]:
+    """Return how marks ended that moved nothing, by design, loop and reason."""
+    both = {
+        name: {
+            "open": Endings.of({**run.opened[name].lost, NEVER_FOUND: run.opened[name].pending}),
+            "closed": Endings.of(run.closed[name].lost),
+        }
+        for name in designs
+    }
+    return {
+        how.name: {
+            name: {loop: getattr(of_loop, how.name) for loop, of_loop in loops.items()}
+            for name, loops in both.items()
+        }
+        for how in fields(Endings)
+    }
+
+
+def _walk_here(designs: Sequence[str], settings: Settings, costs: Costs) -> dict[str, Any]:
+    """Return what a walk of the machine's memory takes for those designs that walk; None without a figure."""
+    n_pages = sum(node.present_pages for node in settings.topology.nodes)
+    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
+    walkers = [name for name in models if DESIGNS.get(name).looks_at == "pages"]
+    took = {name: costs.model.scan_of(name, n_pages).ns for name in walkers}
+    return {
+        "memory_bytes": n_pages * PAGE_BYTES,
+        "ns": {name: None if math.isnan(ns) else ns for name, ns in took.items()},
     }
 
 

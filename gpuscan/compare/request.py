@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuscan.base.described import Option, described, like, values_like
 from gpuscan.base.errors import InputError
-from gpuscan.run.request import RunRequest
+from gpuscan.run.request import RunRequest, is_captured
+from gpuscan.workload import DEFAULT_COMPARISON
+
+ALL_DESIGNS = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class CompareRequest:
     """What was asked for: one run's workload and machine, and what is to be compared on them."""
 
-    workload: str = like(
-        RunRequest, "workload", help="A built-in workload (gpuscan workloads) or a TOML file."
-    )
-    designs: str = described("all", Option("Designs, with commas between, or all.", metavar="NAMES"))
+    workload: str = like(RunRequest, "workload", default=DEFAULT_COMPARISON)
+    designs: str = described(ALL_DESIGNS, Option("Designs, with commas between, or all.", metavar="NAMES"))
     trace: Path | None = like(RunRequest, "trace")
+    machine: Path | None = like(RunRequest, "machine", help="Compare on a captured machine.")
     topology: str | None = like(
-        RunRequest, "topology", help="A preset, a TOML file or host.", was=("--machine",)
+        RunRequest,
+        "topology",
+        help="Compare on a preset, a TOML file or host, instead of the workload's machine.",
     )
+    split_cxl: str | None = like(RunRequest, "split_cxl")
     memory: str | None = like(RunRequest, "memory")
     ticks: int | None = like(RunRequest, "ticks", help="Ticks of simulated time, instead of the workload's.")
     seed: int | None = like(RunRequest, "seed", help="First seed.")
@@ -30,10 +35,10 @@ class CompareRequest:
     )
     n_requests: int | None = described(
         None,
-        Option("Requests of the open loop's list at most.  [default: 500,000]", ("--requests",), low=1),
+        Option("Requests of the open loop's list at most, instead of all of them.", ("--requests",), low=1),
     )
     n_accesses: int | None = described(
-        None, Option("Accesses at most.  [default: 32,000,000, without --ticks]", ("--accesses",), low=1)
+        None, Option("Accesses at most, instead of all that the workload makes.", ("--accesses",), low=1)
     )
     grid: tuple[str, ...] = described(
         (),
@@ -58,15 +63,22 @@ class CompareRequest:
     )
     plots: bool = described(True, Option("Draw plots into --out (needs matplotlib).", has_no=True))
     force: bool = described(False, Option("Replace an earlier comparison at --out."))
+    markdown: bool = described(False, Option("Print the table as Markdown."))
 
     def run_request(self) -> RunRequest:
-        """Return the run whose workload and machine it is."""
-        return RunRequest(**values_like(RunRequest, self))
+        """Return the run whose workload and machine it is.
+
+        A topology may be given under the name of a captured machine, as in earlier versions.
+        """
+        found = RunRequest(**values_like(RunRequest, self))
+        if found.machine is None or found.topology is not None or is_captured(found.machine):
+            return found
+        return replace(found, topology=str(found.machine), machine=None)
 
     @property
-    def is_cut(self) -> bool:
-        """Whether a workload is cut to so many accesses as are compared soon, where nobody said how many."""
-        return self.n_accesses is None and self.ticks is None
+    def all_designs(self) -> bool:
+        """Whether those that do not apply are left out, since nobody named one."""
+        return self.designs.strip() == ALL_DESIGNS
 
     def check(self) -> None:
         """Refuse options that contradict each other.

@@ -23,6 +23,11 @@ _EVERY = "1min"
 _SNAPSHOT = ".zarr"
 
 
+def is_captured(machine: Path) -> bool:
+    """Whether a path is meant as a captured machine, and not as the name or the file of a topology."""
+    return machine.suffix == _SNAPSHOT or machine.is_dir()
+
+
 @dataclass(frozen=True, slots=True)
 class Every:
     """How often a checkpoint is written: after so many ticks, or so much wall time (when a tick ends)."""
@@ -213,8 +218,7 @@ class RunRequest:
         machine = found.machine
         if found.trace is None or machine is None or found.topology is not None:
             return found
-        is_captured = machine.suffix == _SNAPSHOT or machine.is_dir()
-        return found if is_captured else replace(found, topology=str(machine), machine=None)
+        return found if is_captured(machine) else replace(found, topology=str(machine), machine=None)
 
     def check(self) -> None:
         """Refuse options that contradict each other, before anything is read.

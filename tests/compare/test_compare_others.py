@@ -21,7 +21,7 @@ from gpuscan.compare.columns.catalogue import COLUMNS, all_columns
 from gpuscan.compare.cost_model import CostModel, Line, measured_steps
 from gpuscan.compare.settings import Settings, wanted_designs
 from gpuscan.compare.side_costs import ProducerCost
-from gpuscan.compare.suite import Costs, run_seed, table
+from gpuscan.compare.suite import Costs, make_inputs, run_seed, table
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import Charge, Design
 from gpuscan.designs.engine import design_engine
@@ -92,7 +92,8 @@ def test_a_copy_under_another_name_has_the_same_cells_in_both_loops(tmp_path: Pa
     copies = {name: add(replace(DESIGNS.get(name), name=f"a-copy-of-{name}")) for name in BUILT_IN}
     names, chosen = [*BUILT_IN, *copies.values()], settings()
     costs = costs_of(names)
-    run = run_seed(names, chosen, costs.model, tmp_path, 800, 1, lambda *_: None)
+    inputs = make_inputs(chosen, tmp_path, 800, lambda *_: None)
+    run = run_seed(names, chosen, inputs, costs.model, 1, lambda *_: None)
     cells = table(names, [run], chosen, costs)
     for name, copy in copies.items():
         assert run.opened[copy].design == run.closed[copy].design == copy

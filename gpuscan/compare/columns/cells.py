@@ -46,17 +46,18 @@ def cell_text(column: Column, cell: Cell) -> str:
     own: costs are measured once for all), and how many have one where not all do."""
     if cell.why_not:
         return cell.why_not
-    text = _formatted(cell.number, column.unit)
+    text = formatted(cell.number, column.unit)
     n_known, n_seeds = sum(not math.isnan(number) for number in cell.values), len(cell.values)
     measured_once = column.loop == "none" and cell.high == cell.low
     if n_known > 1 and not measured_once:
-        text += f" ±{_formatted((cell.high - cell.low) / 2, column.unit)}"
+        text += f" ±{formatted((cell.high - cell.low) / 2, column.unit)}"
     if n_known < n_seeds:
         text += f" ({n_known} of {n_seeds} seeds)"
     return f"{text} {cell.remark}" if cell.remark else text
 
 
-def _formatted(number: float, unit: Unit) -> str:
+def formatted(number: float, unit: Unit) -> str:
+    """Return a number with its unit, as short as it can be read."""
     if unit == "bytes":
         return format_bytes(number)
     if unit == "ns":
