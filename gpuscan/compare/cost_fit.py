@@ -42,8 +42,8 @@ class Measured:
 
 
 class Estimate(NamedTuple):
-    """What a model says of a size: ``ns``, NaN where it has no number, and ``why_not``; ``error`` is the band,
-    a share of ``ns``."""
+    """What a model says of a size: ``ns``, NaN where it has no number, and ``why_not``; ``error``, the band,
+    is a share of ``ns``."""
 
     ns: float
     error: float

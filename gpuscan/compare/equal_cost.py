@@ -6,8 +6,11 @@ together, and at one by which the median delay is a given one. Every figure come
 them it is interpolated (both axes by logarithms), and beyond the longest interval that the list has room for
 only where cost times delay has come to stand still, as it does for scans that always cost the same.
 
+A thread sleeps its whole interval after each scan here. As published those of RFC v1 do not where a page is
+marked while they walk, which is nearly always: no interval would keep them from a core.
+
 What the threads take is charged from the cost model: looks, sections that are asked, pages that are
-found, and waking up. Scans that are timed count at least what the model says, whose caches are cold.
+found, and waking up.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class EqualCost:
-    """All runs of a design, by rising share; ``why_not`` where there are none."""
+    """All runs of a design, by falling period; ``why_not`` where there are none."""
 
     points: tuple[CostPoint, ...]
     why_not: str = ""
@@ -80,17 +83,16 @@ class EqualCost:
         nan, points = float("nan"), self.points
         if not points:
             return Reached(nan, self.why_not)
-        best = min(points, key=lambda point: point.p50_ns)
-        if best.share <= share:
-            return Reached(best.p50_ns, remark=f"(takes {best.share:.2g} of a core)".replace("0.", "."))
-        cheapest = points[0]
-        if cheapest.share > share * _CLOSE:
+        slowest, fastest = points[0], points[-1]
+        if fastest.share <= share:
+            return Reached(fastest.p50_ns, remark=f"(takes {fastest.share:.1%})")
+        if slowest.share > share * _CLOSE:
             exponent = self._exponent
             if abs(exponent + 1) <= _LAW:
-                return Reached(cheapest.p50_ns * cheapest.share / share, remark="(by the period)")
+                return Reached(slowest.p50_ns * slowest.share / share, remark="(by its period)")
             if exponent > -0.5:
-                return Reached(nan, f"takes {cheapest.share:.1%} at least")
-            return Reached(nan, f"over {format_time(cheapest.p50_ns)}")
+                return Reached(nan, f"takes {slowest.share:.1%} at least")
+            return Reached(nan, f"over {format_time(slowest.p50_ns)}")
         return Reached(_between(share, [(point.share, point.p50_ns) for point in points]))
 
     def share_at(self, delay_ns: float) -> Reached:
@@ -98,27 +100,27 @@ class EqualCost:
         nan, points = float("nan"), self.points
         if not points:
             return Reached(nan, self.why_not)
-        best = min(points, key=lambda point: point.p50_ns)
-        if best.p50_ns > delay_ns * _CLOSE:
-            return Reached(nan, f"{format_time(best.p50_ns)} at best")
-        slowest = max(points, key=lambda point: point.p50_ns)
-        if slowest.p50_ns < delay_ns:
+        slowest, fastest = points[0], points[-1]
+        if fastest.p50_ns > delay_ns * _CLOSE:
+            return Reached(nan, f"{format_time(fastest.p50_ns)} at best")
+        if slowest.p50_ns < delay_ns / _CLOSE:
             return Reached(slowest.share, remark="(and sooner)")
-        return Reached(_between(delay_ns, sorted((point.p50_ns, point.share) for point in points)))
+        return Reached(_between(delay_ns, [(point.p50_ns, point.share) for point in points]))
 
     @property
     def _exponent(self) -> float:
-        """Of the share over the period, between the two longest; NaN with one point."""
-        by_period = sorted(self.points, key=lambda point: point.period_ns)[-2:]
-        if len(by_period) < 2 or by_period[0].period_ns == by_period[1].period_ns:
-            return float("nan")
-        one, other = by_period
-        return math.log(other.share / one.share) / math.log(other.period_ns / one.period_ns)
+        """Of the share over the period, between the longest and the next that is not about the same; NaN
+        without one."""
+        longest = self.points[0]
+        for point in self.points[1:]:
+            if longest.period_ns > point.period_ns * _CLOSE:
+                return math.log(longest.share / point.share) / math.log(longest.period_ns / point.period_ns)
+        return float("nan")
 
 
 def _between(at: float, points: Sequence[tuple[float, float]]) -> float:
-    """Return a value between (x, y) ascending in x, both by logarithms; the first or last one's beyond."""
-    xs, ys = zip(*points, strict=True)
+    """Return a value between points (x, y), both by logarithms; the first or last one's beyond."""
+    xs, ys = zip(*sorted(points), strict=True)
     return float(np.exp(np.interp(np.log(at), np.log(xs), np.log(ys))))
 
 
@@ -133,7 +135,7 @@ def search(
     """Run a design at the intervals that its costs ask for.
 
     Args:
-        own: its run at its own interval.
+        own: its run as published, which says what a scan is about to take.
         list_ns: length of the whole list.
         run: runs it at an interval (ns), over the first so many ns of the list.
         spent_ns: what the threads took in a run.
@@ -144,23 +146,25 @@ def search(
         on_share(1)
         return EqualCost((), "found none")
     longest_ns = max(LEAST_NS, list_ns // LEAST_PERIODS)
-    points = [_point(own, spent_ns)]
+    known, points = [_expected(own, spent_ns)], list[CostPoint]()
     targets: list[tuple[str, float]] = [("share", share) for share in SHARES]
     targets += [("delay", DELAY_NS), ("delay", 0)]
     for what, target in targets:
         for _ in range(_TRIES):
-            interval_ns = _taken(_wanted(points, what, target), longest_ns, allowed)
+            interval_ns = _taken(_wanted(known, what, target), longest_ns, allowed)
             if interval_ns is None or any(point.interval_ns == interval_ns for point in points):
                 break
             result = run(interval_ns, min(list_ns, PERIODS * (interval_ns + _scan_ns(own))))
             if not result.found:
                 break
             points.append(_point(result, spent_ns))
+            known = points
             reached = points[-1].share if what == "share" else points[-1].p50_ns
             if target and 1 / _CLOSE < reached / target < _CLOSE:
                 break
         on_share(1 / len(targets))
-    return EqualCost(tuple(sorted(points, key=lambda point: point.share)))
+    points.sort(key=lambda point: -point.period_ns)
+    return EqualCost(tuple(points), "" if points else "found none")
 
 
 def _point(result: OpenResult, spent_ns: Callable[[OpenResult], float]) -> CostPoint:
@@ -170,6 +174,13 @@ def _point(result: OpenResult, spent_ns: Callable[[OpenResult], float]) -> CostP
     return CostPoint(
         result.interval_ns, share, p50_ns, p99_ns, period_ns, len(result.delays_ns), result.n_scans
     )
+
+
+def _expected(own: OpenResult, spent_ns: Callable[[OpenResult], float]) -> CostPoint:
+    """Return about what a run at the published interval would be, its threads sleeping it out."""
+    period_ns, each_ns = own.interval_ns + _scan_ns(own), spent_ns(own) / max(1, own.n_scans)
+    share = own.n_threads * each_ns / period_ns
+    return CostPoint(own.interval_ns, share, period_ns / 2, period_ns, period_ns, 0, 0)
 
 
 def _scan_ns(result: OpenResult) -> int:

@@ -1,9 +1,10 @@
-"""The runs behind :mod:`gpuscan.compare.equal_cost`: a design at an interval, over the beginning of a list."""
+"""The runs of :mod:`gpuscan.compare.equal_cost`: a design at an interval, over the beginning of a list."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import Stream
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import NotMeasured
+from gpuscan.sim.machine import SimulatedMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +56,23 @@ class EqualCostJob:
             return EqualCost((), f"not measured: {design.scan.why}")
         times_ns = self.requests.entries()["time_ns"]
         list_ns = int(times_ns[min(MOST_REQUESTS, len(times_ns)) - 1])
-        return search(self.own, list_ns, self._at, self._spent_ns, self._takes, on_share)
+        at = partial(self._at, self.stream.open().machine)
+        return search(self.own, list_ns, at, self._spent_ns, self._takes, on_share)
 
-    def _at(self, interval_ns: int, upto_ns: int) -> OpenResult:
+    def _at(self, machine: SimulatedMachine, interval_ns: int, upto_ns: int) -> OpenResult:
         """Run the design at an interval over the entries up to a time, and some thousand at least."""
         entries = self.requests.entries()
         n = int(np.searchsorted(entries["time_ns"], upto_ns, side="right"))
         n = min(max(n, LEAST_REQUESTS), MOST_REQUESTS, len(entries))
         path = self.directory / f"{self.design}-{interval_ns}.npy"
         part = replace(write_request_list(np.array(entries[:n]), path), hint_faults=self.requests.hint_faults)
-        settings, machine = self._settings(interval_ns), self.stream.open().machine
+        settings = self._settings(interval_ns)
         if DESIGNS.get(self.design).runs_on_a_store:
             result = StoreLoop(self.design, settings, machine, part).run()
         else:
             costs = self.model.step_costs(self.design)
-            result = run_model(self.design, settings, StillPages(machine), part, costs)
+            pages = StillPages(machine)
+            result = run_model(self.design, settings, pages, part, costs, waits_out=True)
         path.unlink()
         return result
 

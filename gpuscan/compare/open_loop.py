@@ -24,7 +24,7 @@ from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.contract import Design
 from gpuscan.designs.model import Model
-from gpuscan.designs.threads import Marks, Threads, first_waits
+from gpuscan.designs.threads import Marks, Threads, ThreadWait, first_waits
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology import Topology
@@ -107,6 +107,17 @@ class OpenResult:
     false_promotions: int = 0
 
 
+class _SleptOut(ThreadWait):
+    """A wait that goes on to its timeout also where the flag was set before it began."""
+
+    def walk_start_ns(self, now_ns: int) -> int | None:
+        """See :class:`gpuscan.designs.threads.ThreadWait`."""
+        if self.flag_ns is not None and self.flag_ns <= self.since_ns:
+            start_ns = self.since_ns + self.sleep_ns
+            return start_ns if start_ns <= now_ns else None
+        return ThreadWait.walk_start_ns(self, now_ns)
+
+
 class OpenLoop:
     """A model of a design under the list.
 
@@ -117,6 +128,7 @@ class OpenLoop:
         entries: the list.
         costs: of a step.
         policy: the design's.
+        waits_out: a thread sleeps its whole interval after each walk, also where its flag was set meanwhile.
     """
 
     def __init__(
@@ -127,6 +139,8 @@ class OpenLoop:
         entries: NDArray[Any],
         costs: StepCosts,
         policy: Policy,
+        *,
+        waits_out: bool = False,
     ) -> None:
         assert design.model is not None
         self.design, self.model = design, model
@@ -140,6 +154,8 @@ class OpenLoop:
         self.scan_ns = 0.0
         self.n_scans, self.end_ns = 0, float(entries["time_ns"][-1]) if len(entries) else 0.0
         first = first_waits(model, design.model, topology, lambda: 0)
+        if waits_out:
+            first = {nid: _SleptOut(wait.sleep_ns, wait.needs_flag) for nid, wait in first.items()}
         self.threads = Threads(model, design.model, first, self.place, policy, make=self._make)
         self.n_threads = len(first)
         self.threads.expect(self.marks)
@@ -242,8 +258,10 @@ def run_model(
     requests: RequestList,
     costs: StepCosts,
     on_marks: OnMarks | None = None,
+    *,
+    waits_out: bool = False,
 ) -> OpenResult:
-    """Give a model the list.
+    """Give a model the list; ``waits_out``: see :class:`OpenLoop`.
 
     Raises:
         InputError: the design has nothing to do on this machine.
@@ -253,7 +271,8 @@ def run_model(
     model = make_model(name, pages, policy)
     settings.tune(model)
     model.hint_faults = requests.hint_faults
-    loop = OpenLoop(DESIGNS.get(name), model, settings.topology, requests.entries(), costs, policy)
+    entries, design = requests.entries(), DESIGNS.get(name)
+    loop = OpenLoop(design, model, settings.topology, entries, costs, policy, waits_out=waits_out)
     loop.run(on_marks)
     return loop.result()
 

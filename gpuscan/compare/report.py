@@ -29,7 +29,7 @@ from gpuscan.compare.columns.catalogue import all_columns, column_documents
 from gpuscan.compare.columns.cells import Cell, cell_text
 from gpuscan.compare.cost_model import MODEL_SIZES, step_document
 from gpuscan.compare.endings import NEVER_FOUND, Endings
-from gpuscan.compare.plots import COLUMNS_PLOT, PLOTS
+from gpuscan.compare.plots import COLUMNS_PLOT, EQUAL_COST_PLOT, PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.steps.scans import MODEL_DENSITY
@@ -45,7 +45,11 @@ CONTENTS = Contents(
     JSON_FILE,
     (
         *(f"{name}.parquet" for name in ("cells", "requests", "delays", "fills", "series", "model")),
-        *(f"{name}.{suffix}" for name in (*PLOTS, COLUMNS_PLOT) for suffix in ("png", "svg")),
+        *(
+            f"{name}.{suffix}"
+            for name in (*PLOTS, EQUAL_COST_PLOT, COLUMNS_PLOT)
+            for suffix in ("png", "svg")
+        ),
     ),
 )
 """Of a comparison's directory."""

@@ -115,9 +115,7 @@ class ScanStep:
     def __post_init__(self) -> None:
         text("the name of a step", self.name)
         if not self.terms:
-            raise ArgumentError(
-                f"the step {self.name!r} has no terms; give one or more of {', '.join(TERMS)}"
-            )
+            raise ArgumentError(f"the step {self.name!r} has no terms; give some of {', '.join(TERMS)}")
         for term in self.terms:
             one_of(f"the step {self.name!r}: a term", term, tuple(TERMS))
 

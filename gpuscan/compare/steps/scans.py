@@ -1,4 +1,4 @@
-"""What scans do, by name: each is measured at several sizes, and modelled (:mod:`gpuscan.compare.cost_model`).
+"""What scans do, by name: each is measured at several sizes (:mod:`gpuscan.compare.cost_model`).
 
 Sizes are parts of one piece of memory, so that all are measured in the same round. Caches are cold at all of
 them. A step is measured at more than one density, since at one alone nothing tells its terms apart.

@@ -24,8 +24,8 @@ COLUMNS = Columns(
         Column(
             key="delay_at_1_percent",
             title="found, p50, at 1% of a core",
-            explain="How long half of the pages waited where all threads of the design together may take 1 % of "
-            "one core, which their interval decides.",
+            explain="How long half of the pages waited where the design's threads sleep so long that all of "
+            "them take 1 % of one core.",
             loop="open",
             how="modelled",
             unit="ns",
