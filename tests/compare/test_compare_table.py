@@ -75,8 +75,8 @@ def test_the_verdict_says_who_is_best_also_where_that_is_not_us() -> None:
         "under 0.1%."
     )
     assert lost == (
-        "To a wrong node went 57.5 k under rfc-v1, of up to 85.7 k folios that moved; requests lost: 4,000 "
-        "under percpu-list and 12 under gpuscan."
+        "To a wrong node went 57.5 k under rfc-v1, of up to 85.7 k folios that moved; requests lost: 4 k under "
+        "percpu-list and 12 under gpuscan."
     )
     assert worth == (
         "At the end fast memory serves 87.0% of the accesses under gpuscan and rfc-fixed and 60.0% under "
@@ -151,7 +151,10 @@ def test_what_does_not_fit_a_cell_is_said_once_below() -> None:
     # A row in which nobody has a number is no row.
     (sheet, *_) = sheets_of(document_of(delay_p50=row(gpuscan=1e6)))
     assert [title for title, _ in sheet.rows] == ["mark to found, p50"]
-    assert sheet.notes[-1].endswith("not measured: nobody has ever looked at it (all)")
+    assert sheet.notes[0].endswith("it (all)")
+    assert sheet.notes[0].startswith(
+        "pages examined; bytes examined; scan time; of one core's time; found, p50"
+    )
 
 
 def test_how_a_cell_was_found_out_is_a_sign_and_a_spread_has_one_unit() -> None:
@@ -225,8 +228,7 @@ class Clock:
 
 
 def left_after(share: float, slower: dict[str, float], n_models: int = 7) -> tuple[float, float]:
-    """Return what a pace says is left after a share of a run, and what is; parts take ``slower`` times as long
-    as usual, by kind."""
+    """Return what a pace says is left after a share of a run, and what is: parts are ``slower`` by kind."""
     clock = Clock()
     parts = [Part("recording", "recording", 10.0), Part("listing", "listing", 30.0)]
     models = [
