@@ -75,8 +75,8 @@ def test_the_verdict_says_who_is_best_also_where_that_is_not_us() -> None:
         "under 0.1%."
     )
     assert lost == (
-        "To a wrong node went 57.5 k under rfc-v1, of up to 85.7 k folios that moved; requests lost: 4 k under "
-        "percpu-list and 12 under gpuscan."
+        "To a wrong node went 57.5 k under rfc-v1, of up to 85.7 k folios that moved; requests lost: 4 k "
+        "under percpu-list and 12 under gpuscan."
     )
     assert worth == (
         "At the end fast memory serves 87.0% of the accesses under gpuscan and rfc-fixed and 60.0% under "
