@@ -12,14 +12,16 @@ from gpuscan.compare.closed_loop import ClosedResult
 from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of
 from gpuscan.compare.columns.contract import Figures
+from gpuscan.compare.cost_fit import Estimate
 from gpuscan.compare.endings import Endings
 from gpuscan.compare.open_loop import OpenResult
 
 NAN = float("nan")
+ONE = Estimate(1.0, 0.0)
 
 
 def cells_of(opened: OpenResult, closed: ClosedResult) -> dict[str, Cell]:
-    figures = Figures(opened.design, opened, closed, 1000, 1, 0, NAN, NAN, NAN, 1.0, 1.0)
+    figures = Figures(opened.design, opened, closed, 1000, 1, 0, NAN, NAN, NAN, ONE, ONE)
     return {column.key: cell_of(column, [figures]) for column in all_columns()}
 
 
