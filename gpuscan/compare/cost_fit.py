@@ -1,9 +1,9 @@
 """A step's time as a fixed part and so much for each of its terms, and how far such a model may be believed.
 
-What it is asked for is mostly larger than what was measured, so two things are looked at for every size: how
-far off a model without it is there, and how much that model differs from the whole one where it is asked. A
-slope that drowns in the fixed part shows in the second. Where a model may be off by more than
-:data:`MOST_ERROR` there is no number.
+What it is asked for is mostly larger than what was measured, so two things are looked at: how far off a model
+that was made without a size is at that size, and how much such models differ from each other where they are
+asked (the jackknife's standard error). A slope that drowns in the fixed part shows in the second. Where a
+model may be off by more than :data:`MOST_ERROR` there is no number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from gpuscan.designs.steps import TERMS, ScanSize
 
 MOST_ERROR = 0.15
-"""What a model may be off, at sizes left out of its fit, and differ without one of them."""
+"""What a model may be off."""
+_DEVIATIONS = 2
+"""Jackknife standard errors that a band is wide, at least: 95 %."""
 LEAST_SIZES = 3
 """Numbers of pages that a model is made of, at least."""
 
@@ -92,7 +94,9 @@ class StepModel:
 
     @property
     def look_ns(self) -> float:
-        """What one of its first term took, all else included, in the largest that was measured."""
+        """What one of its first term took, all else included, in the largest measured; NaN without any."""
+        if not self.points:
+            return float("nan")
         largest = max(self.points, key=lambda point: (point.size.n_pages, -point.size.n_candidates))
         return largest.ns / _counts(self.terms, largest.size)[0]
 
@@ -110,8 +114,10 @@ class StepModel:
             return Estimate(nan, nan, self.why_not)
         assert self.fit is not None
         ns = self.fit.ns(size)
-        moved = max(abs(fit.ns(size) / ns - 1) for fit in self.without)
-        return Estimate(ns, max(self.error, moved))
+        others = np.array([fit.ns(size) for fit in self.without]) / ns
+        n = len(others)
+        jackknife = ((n - 1) / n * ((others - others.mean()) ** 2).sum()) ** 0.5
+        return Estimate(ns, max(self.error, _DEVIATIONS * float(jackknife)))
 
 
 def modelled(name: str, terms: tuple[str, ...], points: Sequence[Measured]) -> StepModel:

@@ -7,13 +7,14 @@ before medians are. Rounds are added until every median is known to :data:`GOAL`
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.memory import available_bytes
 from gpuscan.compare.cost_fit import Measured, spread_of
-from gpuscan.designs.steps import ScanStep
+from gpuscan.designs.steps import Layout, ScanStep
 
 GOAL = 0.02
 """Spread of a median (:class:`gpuscan.compare.cost_fit.Measured`) up to which no more rounds are needed."""
@@ -26,24 +27,22 @@ MEMORY_SHARE = 4
 """A step takes this part of the memory that is available, at most."""
 
 
-def measure(step: ScanStep, *, limit_s: float | None = None) -> tuple[Measured, ...]:
-    """Return all points of a step, none where there is too little memory for them.
+def measure(step: ScanStep) -> tuple[Measured, ...]:
+    """Return all points of a step, none where there is too little memory for them."""
+    return measured_at(step, step.points(available_bytes() // MEMORY_SHARE))
 
-    Args:
-        step: what is measured.
-        limit_s: instead of :data:`LIMIT_S`.
-    """
-    layouts = step.points(available_bytes() // MEMORY_SHARE)
+
+def measured_at(step: ScanStep, layouts: Sequence[Layout]) -> tuple[Measured, ...]:
+    """Return what a step takes at these, all of them in the same rounds."""
     if not layouts:
         return ()
-    limit_s = LIMIT_S if limit_s is None else limit_s
     places, rounds = range(len(layouts)), list[list[float]]()
     order = np.random.default_rng(len(layouts))
     with step.open(layouts) as once:
         for index in places:  # compiles, and writes memory for the first time
             once(index)
         started = time.monotonic()
-        while len(rounds) < LEAST_ROUNDS or time.monotonic() - started < limit_s:
+        while len(rounds) < LEAST_ROUNDS or time.monotonic() - started < LIMIT_S:
             times_ns = [0.0] * len(layouts)
             for index in order.permutation(places).tolist():
                 times_ns[index] = once(index)

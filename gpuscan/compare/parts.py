@@ -18,7 +18,7 @@ RECORDING, LISTING = "recording accesses", "listing requests"
 _OPEN, _CLOSED = "open loop", "closed loop"
 _REQUESTS_PER_ACCESS = 0.05
 """Of cxl-interleave; known once the list is made."""
-_STEP_S = 1.5
+_STEP_S, _MEASURE_S = 1.5, 12.0
 _RECORD_NS, _LIST_NS, _CLOSED_NS, _REQUEST_NS = 30, 100, 150, 20_000
 """For each access, and of models for each request."""
 _EQUAL_COST_S = 10.0
@@ -55,7 +55,7 @@ def parts_of(designs: Sequence[str], settings: Settings, n_requests: int | None,
 
 def measuring_parts(designs: Sequence[str]) -> list[Part]:
     """Return the parts of :func:`gpuscan.compare.cost_model.measure_model`."""
-    return [Part(f"measuring: {step.name}", "measuring", _STEP_S) for step in measured_steps(designs)]
+    return [Part(f"measuring: {step.name}", "measuring", _MEASURE_S) for step in measured_steps(designs)]
 
 
 def side_cost_parts(designs: Sequence[str]) -> list[Part]:

@@ -17,22 +17,11 @@ from gpuscan.compare.endings import Endings
 from gpuscan.compare.open_loop import OpenResult
 
 NAN = float("nan")
+ONE = Estimate(1.0, 0.0)
 
 
 def cells_of(opened: OpenResult, closed: ClosedResult) -> dict[str, Cell]:
-    figures = Figures(
-        opened.design,
-        opened,
-        closed,
-        1000,
-        1,
-        0,
-        NAN,
-        NAN,
-        NAN,
-        Estimate(1.0, 0.0, ""),
-        Estimate(1.0, 0.0, ""),
-    )
+    figures = Figures(opened.design, opened, closed, 1000, 1, 0, NAN, NAN, NAN, ONE, ONE)
     return {column.key: cell_of(column, [figures]) for column in all_columns()}
 
 

@@ -64,10 +64,15 @@ def _sized(top: int, parts: Sequence[float]) -> list[int]:
     return sorted({int(top * part) // SECTION_PAGES * SECTION_PAGES for part in parts} - {0})
 
 
-def _walk_points(n_bytes: int) -> tuple[Layout, ...]:
-    top = _within(n_bytes, loops.PAGE_WORDS * 8 + 9, WALK_PAGES)
-    densities = (MODEL_DENSITY, _FULL_DENSITY)
-    return tuple(anywhere(n_pages, density) for n_pages in _sized(top, _PARTS) for density in densities)
+def _walk_points(*densities: float) -> Callable[[int], tuple[Layout, ...]]:
+    def points(n_bytes: int) -> tuple[Layout, ...]:
+        top = _within(n_bytes, loops.PAGE_WORDS * 8 + 9, WALK_PAGES)
+        return tuple(anywhere(n_pages, density) for n_pages in _sized(top, _PARTS) for density in densities)
+
+    return points
+
+
+_full_walk_points = _walk_points(MODEL_DENSITY, _FULL_DENSITY)
 
 
 @contextmanager
@@ -180,15 +185,18 @@ def _store(layouts: Sequence[Layout]) -> Iterator[Callable[[int], float]]:
         yield once
 
 
-def scan_once(bed: Bed, n_pages: int) -> tuple[int, float]:
+def scan_once(bed: Bed, n_pages: int, *, release: bool = False) -> tuple[int, float]:
     """Claim all READY pages of the first ``n_pages`` of a bed, with plans as a store of that size makes them;
-    return how many, and the CPU time of this thread in ns."""
+    return how many, and the CPU time of this thread in ns. ``release`` puts them back after."""
     n_claimed = cursor = elapsed_ns = 0
+    none = np.empty(0, dtype=np.uint8)
     while cursor < n_pages:
         request = bed.request(cursor, "auto", capacity_for(n_pages), n_pages)
         started = time.thread_time_ns()
         plan = bed.store.kernels.scan(request)
         elapsed_ns += time.thread_time_ns() - started
+        if release:
+            bed.store.kernels.release(plan.flat, plan.words, none)
         n_claimed, cursor = n_claimed + len(plan.flat), plan.cursor
         plan.recycle()
     return n_claimed, float(elapsed_ns)
@@ -202,8 +210,10 @@ FEW = f"{PROGRAM}, few blocks"
 SCAN_STEPS = {
     step.name: step
     for step in (
-        ScanStep("walk", ("page", "candidate"), _walk_points, _walk),
-        ScanStep("section walk", ("page", "candidate"), _walk_points, _section_walk),
+        ScanStep("walk", ("page",), _walk_points(MODEL_DENSITY), _walk),
+        ScanStep(
+            "section walk", ("page", "candidate"), _walk_points(MODEL_DENSITY, _FULL_DENSITY), _section_walk
+        ),
         ScanStep("section check", ("section",), _check_points, _section_check),
         ScanStep("list entry", ("candidate",), _list_points, _list_entry),
         ScanStep(FEW, ("marked section", "candidate"), _few_points, _store),
@@ -211,4 +221,5 @@ SCAN_STEPS = {
     )
 }
 """By name: RFC v1's walk, pghot's, the look at a section's bit, an entry of a list, and our own scan, which
-does it all in one call where few blocks are marked."""
+does it all in one call where few blocks are marked. What RFC v1's walk finds takes nothing that shows beside
+the locked instruction on every page: less than 1 ns, where one in eight is READY."""
