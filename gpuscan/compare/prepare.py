@@ -68,8 +68,6 @@ def prepare(request: CompareRequest) -> Prepared:
                 raise
             left_out[name] = str(error).removeprefix(f"{name} ")
     names = tuple(name for name in names if name not in left_out)
-    if not names:
-        raise InputError(f"no design applies: {'; '.join(map(': '.join, left_out.items()))}")
     return Prepared(
         names, left_out, settings, captured, job.workload, job.notes, _facts(job, settings, left_out)
     )
