@@ -94,7 +94,10 @@ class StepModel:
 
     @property
     def look_ns(self) -> float:
-        """What one of its first term took, all else included, in the largest that was measured."""
+        """What one of its first term took, all else included, in the largest that was measured; NaN where
+        nothing was."""
+        if not self.points:
+            return float("nan")
         largest = max(self.points, key=lambda point: (point.size.n_pages, -point.size.n_candidates))
         return largest.ns / _counts(self.terms, largest.size)[0]
 
