@@ -94,8 +94,7 @@ class StepModel:
 
     @property
     def look_ns(self) -> float:
-        """What one of its first term took, all else included, in the largest that was measured; NaN where
-        nothing was."""
+        """What one of its first term took, all else included, in the largest measured; NaN without any."""
         if not self.points:
             return float("nan")
         largest = max(self.points, key=lambda point: (point.size.n_pages, -point.size.n_candidates))

@@ -1,19 +1,19 @@
 """How long the rest of a comparison takes: parts weighed by what they go through, and by measured speed.
 
 What a part usually takes follows from its accesses, requests and pages. What the first parts of a kind took
-beside that says what the others of the kind will take, and those of a kind of which none has begun.
+beside that says what the others of the kind will take, and how all kinds fare what those will of which none
+has begun.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _TELLS = 0.02
 """Share of a part from which on its time says something of the whole."""
-_BELIEVED_S = 3.0
-"""Seconds of what is usual, among those that were measured: a slow start says little of what comes."""
 
 
 @dataclass(slots=True)
@@ -116,5 +116,7 @@ class Pace:
             told = part.share >= _TELLS
             took[part.kind] = took.get(part.kind, 0.0) + (part.took_s(now_s) if told else 0.0)
             usual[part.kind] = usual.get(part.kind, 0.0) + (part.share * part.usual_s if told else 0.0)
-        others = (sum(took.values()) + _BELIEVED_S) / (sum(usual.values()) + _BELIEVED_S)
-        return {kind: took[kind] / usual[kind] if usual[kind] else others for kind in usual}
+        known = {kind: took[kind] / usual[kind] for kind in usual if took[kind] and usual[kind]}
+        # What is usual counts as one of the kinds: a slow start says little of what comes.
+        others = math.exp(sum(map(math.log, known.values())) / (1 + len(known)))
+        return {kind: known.get(kind, others) for kind in usual}

@@ -55,7 +55,8 @@ def prepare(request: CompareRequest) -> Prepared:
     names = wanted_designs(request.designs)
     job = read_job(request.run_request())
     _check(request, job)
-    _check_moves(job.topology, job.workload)
+    if job.snapshot is None:  # what can be done with a captured machine is said where its frames are read
+        _check_moves(job.topology, job.workload)
     left_out = _not_applying(request, names, job)
     names = tuple(name for name in names if name not in left_out)
     settings, captured, job = _settings(request, job)
@@ -65,10 +66,8 @@ def prepare(request: CompareRequest) -> Prepared:
         except InputError as error:
             if not request.all_designs:
                 raise
-            left_out[name] = str(error).removeprefix(f"the design {name} ")
+            left_out[name] = str(error).removeprefix(f"{name} ")
     names = tuple(name for name in names if name not in left_out)
-    if not names:
-        raise InputError(f"no design applies: {'; '.join(map(': '.join, left_out.items()))}")
     return Prepared(
         names, left_out, settings, captured, job.workload, job.notes, _facts(job, settings, left_out)
     )
@@ -87,7 +86,7 @@ def _check_moves(topology: Topology, workload: Workload) -> None:
     if len(nodes) < 2:
         raise InputError(
             f"all memory of {topology.name!r} is on node {nodes[0].nid}, so no page could move; choose a "
-            "machine of several nodes, or --split-cxl 50% for a snapshot"
+            "machine of several nodes"
         )
     if workload.source.kind == "trace" or not workload.producer.only_lower_tier:
         return  # a trace has checks of its own

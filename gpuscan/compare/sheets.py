@@ -61,7 +61,7 @@ def _sheet(document: Mapping[str, Any], loop: str, title: str, names: tuple[str,
         for note, of in _notes(cells, _WHY_MAX if not is_empty else 0).items():
             said.setdefault((note, tuple(of)), []).append(column["title"])
     notes = (
-        f"{', '.join(titles)}: {note} ({'all' if len(of) == len(names) else ', '.join(of)})"
+        f"{'; '.join(titles)}: {note} ({'all' if len(of) == len(names) else ', '.join(of)})"
         for (note, of), titles in said.items()
     )
     return Sheet(title, names, n_first, tuple(rows), tuple(notes))

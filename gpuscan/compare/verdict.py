@@ -13,7 +13,9 @@ from gpuscan.base.units import format_count, format_time
 from gpuscan.designs.catalogue import DESIGNS
 
 _ALIKE = 0.01
-"""Two delays, or shares, that are no further apart than that are called the same."""
+"""Two shares that are no further apart than that are called the same."""
+_AS_SOON = 0.05
+"""The same of two delays: what designs are asked at random moments differs by as much."""
 _NAMES_MAX = 3
 
 
@@ -47,7 +49,7 @@ def _soonest(table: _Table) -> str:
     if not delays:
         return "No design found a page that was asked for."
     least = min(delays.values())
-    first = [name for name, delay in delays.items() if delay <= least * (1 + _ALIKE)]
+    first = [name for name, delay in delays.items() if delay <= least * (1 + _AS_SOON)]
     ours = table.ours
     said = f"{_listed(first)} {_verb('find', first)} pages soonest, half of them within {format_time(least)}"
     if ours in first or ours not in delays:
@@ -100,7 +102,7 @@ def _counts(table: _Table, key: str) -> str:
     shown = [f"{format_count(count)} under {_listed(by_count[count])}" for count in largest[:_NAMES_MAX]]
     if len(largest) > _NAMES_MAX:
         shown.append(f"fewer under {sum(len(by_count[count]) for count in largest[_NAMES_MAX:])} more")
-    return _listed(shown)
+    return _listed(shown) if shown else ""
 
 
 def _worth(table: _Table) -> str:
