@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscan.base.described import Option, described, like, values_like
 from gpuscan.base.errors import InputError
-from gpuscan.run.request import RunRequest, is_captured
+from gpuscan.run.request import RunRequest
 from gpuscan.workload import DEFAULT_COMPARISON
 
 ALL_DESIGNS = "all"
@@ -70,10 +70,7 @@ class CompareRequest:
 
         A topology may be given under the name of a captured machine, as in earlier versions.
         """
-        found = RunRequest(**values_like(RunRequest, self))
-        if found.machine is None or found.topology is not None or is_captured(found.machine):
-            return found
-        return replace(found, topology=str(found.machine), machine=None)
+        return RunRequest(**values_like(RunRequest, self)).with_named_machine()
 
     @property
     def all_designs(self) -> bool:

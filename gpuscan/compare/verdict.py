@@ -94,14 +94,14 @@ def _lost(table: _Table) -> str:
 
 def _counts(table: _Table, key: str) -> str:
     """Return the counts of a row that are not 0, largest first, each with the designs that have it."""
-    by_count: dict[float, list[str]] = {}
-    for name, count in table.row(key).items():
-        by_count.setdefault(round(count), []).append(name)
-    by_count.pop(0, None)
-    largest = sorted(by_count, reverse=True)
-    shown = [f"{format_count(count)} under {_listed(by_count[count])}" for count in largest[:_NAMES_MAX]]
-    if len(largest) > _NAMES_MAX:
-        shown.append(f"fewer under {sum(len(by_count[count]) for count in largest[_NAMES_MAX:])} more")
+    by_count: dict[str, list[str]] = {}
+    for name, count in sorted(table.row(key).items(), key=lambda item: -item[1]):
+        if count >= 1:
+            by_count.setdefault(format_count(round(count)), []).append(name)
+    groups = [f"{count} under {_listed(names)}" for count, names in by_count.items()]
+    shown = groups[:_NAMES_MAX]
+    if len(groups) > _NAMES_MAX:
+        shown.append(f"fewer under {sum(map(len, [*by_count.values()][_NAMES_MAX:]))} more")
     return _listed(shown) if shown else ""
 
 
