@@ -7,10 +7,12 @@ candidate (:mod:`gpuscan.compare.cost_fit`). CPU time of one thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpuscan.base.errors import RunFailedError
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.cost_fit import Estimate, StepModel, modelled, summed
 from gpuscan.compare.cost_rounds import measure
@@ -39,10 +41,19 @@ class CostModel:
     wake_ns: float
 
     def step_costs(self, name: str) -> StepCosts:
-        """Return what the open loop charges the thread of a design for; NaN for what it does not look at."""
+        """Return what the open loop charges the thread of a design for; NaN for what it does not look at.
+
+        Raises:
+            RunFailedError: there was too little memory to measure that.
+        """
         design, nan = DESIGNS.get(name), float("nan")
         assert design.look is not None
         look_ns = self.steps[name_of(design.look)].look_ns
+        if math.isnan(look_ns):
+            raise RunFailedError(
+                f"there is too little memory to measure what {name} looks at ({name_of(design.look)}); "
+                "end other programs, or run this on a larger machine"
+            )
         return StepCosts(look_ns, nan) if design.looks_at == "pages" else StepCosts(nan, look_ns)
 
     def spent_ns(self, name: str, n_pages: int, result: OpenResult) -> float:
@@ -122,15 +133,19 @@ def step_document(model: StepModel) -> dict[str, Any]:
         "what": model.name,
         "unit": unit,
         "fixed_ns": None if fit is None else fit.fixed_ns,
-        "each_ns": model.look_ns,
+        "each_ns": _number(model.look_ns),
         "terms_ns": None if fit is None else dict(zip(model.terms, fit.each_ns, strict=True)),
         "sizes": sorted({int(point.size.n_pages) for point in model.points}),
         "measured_ns": [point.ns for point in model.points],
         "points": [asdict(point) for point in model.points],
-        "error": model.error,
+        "error": _number(model.error),
         "off": {str(n_pages): off for n_pages, off in model.off.items()},
         "why_not": model.why_not,
     }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def measured_steps(names: Sequence[str] = ()) -> tuple[ScanStep, ...]:

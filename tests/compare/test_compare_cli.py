@@ -17,6 +17,7 @@ from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import cell_of, cell_text
 from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_fit import Estimate
+from gpuscan.compare.equal_cost import CostPoint, EqualCost
 from gpuscan.compare.grid import parse_grid
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.compare.plots import PLOTS
@@ -278,3 +279,40 @@ def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
         figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
         asks = design in ("section-flag", "hot-list")
         assert cell_text(column, cell_of(column, [figures])) == ("4" if asks else "asks no time")
+
+
+def test_costs_that_are_measured_once_have_no_spread_and_say_how_they_were_measured() -> None:
+    opened, closed = OpenResult("gpuscan"), ClosedResult("gpuscan")
+    scan = Estimate(700_000.0, 0.084)
+    seeds = [
+        Figures("gpuscan", opened, closed, 1000, 1, n, 20.0, 21.0, 0.5, scan, NONE, 60.0) for n in (64, 96)
+    ]
+    columns = {column.key: column for column in all_columns()}
+
+    def text(key: str) -> str:
+        return cell_text(columns[key], cell_of(columns[key], seeds))
+
+    assert text("scan_1tib") == "700 us ±8%"
+    assert text("scan_64tib") == NONE.why_not
+    assert text("mark_cost") == "20 ns (a sorted batch)"
+    assert text("mark_cost_single") == "60 ns"
+    assert text("slowdown") == "50.0%"
+    assert text("metadata") == "80 B ±16 B"  # which hangs on what was asked for
+
+
+def test_rows_of_equal_cost_say_what_was_reached() -> None:
+    nan = float("nan")
+    points = [CostPoint(ms * 10**6, 0.08 / ms, ms * 5e5, ms * 1e6, ms * 1e6, 9, 9) for ms in (100, 20, 2, 1)]
+    rest = (1000, 1, 0, nan, nan, nan, ONE, ONE, nan)
+    columns = {column.key: column for column in all_columns()}
+
+    def text(key: str, cost: EqualCost | None) -> str:
+        figures = Figures("rfc-v1", OpenResult("rfc-v1"), ClosedResult("rfc-v1"), *rest, cost)
+        return cell_text(columns[key], cell_of(columns[key], [figures]))
+
+    found = EqualCost(tuple(points))
+    assert text("delay_at_1_percent", found) == "4 ms"
+    assert text("delay_at_10_percent", found) == "500 us (takes 8.0%)"
+    assert text("core_for_10_ms", found) == "0.4%"
+    assert text("core_for_10_ms", None) == "not measured"
+    assert text("core_for_10_ms", EqualCost((), "found none")) == "found none"

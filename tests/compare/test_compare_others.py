@@ -211,9 +211,14 @@ def test_a_design_of_another_package_is_in_table_plots_and_help(
         cells = document["cells"]["node-list"]
         assert cells["metadata"]["number"] != document["cells"]["percpu-list"]["metadata"]["number"]
         assert cells["batches"]["number"] > 0
-        for draw in (plots._delay_cdf, plots._fast_share, plots._scan_by_memory):
+        for draw in (plots._delay_cdf, plots._fast_share):
             (ax,) = draw(document).get_axes()
             assert "node-list" in ax.get_legend_handles_labels()[1]
+        (ax,) = plots._scan_by_memory(document).get_axes()  # little memory may be no model, which is said
+        assert "node-list" in [
+            *ax.get_legend_handles_labels()[1],
+            *ax.get_title().split(": ")[-1].split(", "),
+        ]
     # Where the package is gone, what was recorded of it is drawn all the same.
     (ax,) = plots._delay_cdf(document).get_axes()
     assert "node-list" in ax.get_legend_handles_labels()[1]

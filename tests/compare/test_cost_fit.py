@@ -92,6 +92,19 @@ def test_a_model_that_is_off_at_a_size_left_out_has_no_number() -> None:
     assert summed([model.at(ScanSize.spread(TIB_PAGES, 1e-5))]).why_not.startswith("no model: off by ")
 
 
+def test_a_slope_that_drowns_in_the_fixed_part_has_no_number_where_it_is_all_there_is() -> None:
+    """Each size is right within 2 % without it, and 64 times the candidates are anybody's guess."""
+    drowned = []
+    for n_tib, noise in ((1, 0.01), (2, -0.01), (3, 0.012), (4, -0.008), (5, 0.01)):
+        size = ScanSize.spread(n_tib * TIB_PAGES, 1e-5)
+        drowned.append(Measured(size, (69_800.0 + 0.4 * size.n_candidates) * (1 + noise), 0.0, 9))
+    model = modelled("step", ("candidate",), drowned)
+    assert model.why_not == ""
+    assert model.error < 0.04
+    assert not summed([model.at(ScanSize.spread(2 * TIB_PAGES, 1e-5))]).why_not
+    assert summed([model.at(ScanSize.spread(64 * TIB_PAGES, 1e-5))]).why_not.startswith("no model: off by ")
+
+
 def test_two_sizes_are_no_model() -> None:
     two = [point for point in points_of(1.0, (1.0, 1.0, 1.0)) if point.size.n_pages < 3 * TIB_PAGES]
     assert modelled("step", TERMS, two).why_not == "no model: too little memory"
