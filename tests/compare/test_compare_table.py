@@ -297,3 +297,12 @@ def test_what_is_pending_for_good_is_among_what_is_lost() -> None:
 
     cells = cells_of(OpenResult("rfc-v1", pending=3), ClosedResult("rfc-v1"))
     assert (cells["lost_open"].number, cells["lost_open"].remark) == (3, f"({NEVER_FOUND})")
+
+
+def test_a_kind_that_has_not_begun_fares_as_the_others_do() -> None:
+    clock = Clock()
+    pace = Pace([Part("step", "measuring", 10.0), Part("closed", "closed", 100.0)], 1, clock)
+    assert pace.left_s == pytest.approx(110.0)
+    clock.now_s = 90.0
+    pace.advance("step", 1)
+    assert pace.left_s == pytest.approx(300.0)  # nine times as long as usual, and what is usual counts as much
