@@ -305,4 +305,5 @@ def test_a_kind_that_has_not_begun_fares_as_the_others_do() -> None:
     assert pace.left_s == pytest.approx(110.0)
     clock.now_s = 90.0
     pace.advance("step", 1)
-    assert pace.left_s == pytest.approx(300.0)  # nine times as long as usual, and what is usual counts as much
+    # Nine times as long as usual, and what is usual counts as much.
+    assert pace.left_s == pytest.approx(300.0)
