@@ -19,7 +19,7 @@ _OPEN, _CLOSED = "open loop", "closed loop"
 _REQUESTS_PER_ACCESS = 0.05
 """Of cxl-interleave; known once the list is made."""
 _STEP_S, _MEASURE_S = 1.5, 12.0
-_RECORD_NS, _LIST_NS, _CLOSED_NS, _REQUEST_NS = 30, 100, 150, 20_000
+_RECORD_NS, _LIST_NS, _CLOSED_NS, _REQUEST_NS = 30, 100, 500, 60_000
 """For each access, and of models for each request."""
 _EQUAL_COST_S = 10.0
 _BEGIN_S = 0.5
