@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpuscan.cli.options import Voice, takes_options
 from gpuscan.compare.request import CompareRequest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gpuscan.cli.output import Output, Progress
+    from gpuscan.compare.cost_model import CostModel
+    from gpuscan.compare.pace import Pace
+    from gpuscan.compare.prepare import Prepared
     from gpuscan.compare.settings import Settings
+    from gpuscan.compare.sheets import Sheet
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A comparison with what it names.
-
-    Attributes:
-        request: what was asked for.
-        names: of the designs.
-        settings: machine and policy.
-        facts: what JSON says about them.
-    """
+    """A comparison with what it names, and how it is said."""
 
     request: CompareRequest
-    names: tuple[str, ...]
-    settings: Settings
-    facts: dict[str, Any]
-
-    @property
-    def n_requests(self) -> int:
-        """Of the open loop's list, at most."""
-        from gpuscan.compare.suite import DEFAULT_REQUESTS
-
-        return self.request.n_requests or DEFAULT_REQUESTS
+    prepared: Prepared
+    output: Output
 
     @property
     def n_processes(self) -> int:
         """Models that run at once."""
         import os
 
-        return min(self.request.jobs or len(os.sched_getaffinity(0)), max(1, 2 * len(self.names)))
+        return min(self.request.jobs or len(os.sched_getaffinity(0)), self.n_loops)
+
+    @property
+    def n_loops(self) -> int:
+        """Loops of models, which is what may run at once."""
+        from gpuscan.designs.catalogue import DESIGNS
+
+        models = [name for name in self.prepared.names if not DESIGNS.get(name).runs_on_a_store]
+        return max(1, 2 * len(models))
+
+    def settings(self, scratch: Path) -> Settings:
+        """Return machine and policy, with the frames of a captured machine in files."""
+        from gpuscan.compare.start import FrameFiles
+
+        settings, captured = self.prepared.settings, self.prepared.captured
+        if captured is None:
+            return settings
+        frames = FrameFiles.write(captured, scratch)
+        trace = None if settings.trace is None else replace(settings.trace, frames=frames)
+        return replace(settings, frames=frames, trace=trace)
 
 
 @takes_options
@@ -56,91 +66,56 @@ def compare(request: CompareRequest, voice: Voice) -> None:
 
     \b
     gpuscan compare cxl-promote --designs all --memory 256GiB
+    gpuscan compare host.zarr --split-cxl 50%                a machine that was captured
     gpuscan compare phase-shift --designs rfc-v1,section-flag,gpuscan --seeds 5
     gpuscan compare --designs section-flag,gpuscan --grid interval=50ms,100ms,1s --grid threshold=1,2,3
     gpuscan compare --trace mem.txt --topology mine.toml     recorded accesses
+    gpuscan compare --explain lost                           what a row of the table means
     """
+    from gpuscan.base.errors import InputError
     from gpuscan.compare.columns.catalogue import all_columns
-    from gpuscan.compare.grid import check_objective, parse_grid
-    from gpuscan.compare.settings import wanted_designs
+    from gpuscan.compare.grid import check_bounds, check_intervals, check_objective, parse_grid
+    from gpuscan.compare.prepare import prepare
 
     output = voice.output()
-    names = wanted_designs(request.designs)
+    if request.explain is not None:
+        _explain(request.explain, output)
+        return
+    if request.markdown and (voice.as_json or request.grid):
+        raise InputError("--markdown prints the table of a comparison; leave out --json and --grid, or it")
     all_columns()  # what is wrong with one is said now, not once all is measured
     combinations = parse_grid(list(request.grid))
     if request.objective is not None:
         check_objective(request.objective)
     request.check()
     _check_place(request)
-    settings, facts = _settings(request, output)
-    asked = _Asked(request, names, settings, facts)
-    if request.grid:
-        _run_grid(asked, combinations, output)
-        return
-    for name in names:
-        settings.check(name)
-    _run(asked, output)
-
-
-def _settings(request: CompareRequest, output: Output) -> tuple[Settings, dict[str, Any]]:
-    """Return the machine and policy of a workload, and what JSON says about them.
-
-    Raises:
-        InputError: it asks for what a comparison does not do.
-    """
-    import os
-    from dataclasses import asdict, replace
-
-    from gpuscan import __version__
-    from gpuscan.base.errors import InputError
-    from gpuscan.base.program import PROGRAM
-    from gpuscan.compare.settings import Settings, ticks_within
-    from gpuscan.compare.suite import DEFAULT_ACCESSES
-    from gpuscan.run.job import read_workload, topology_of, trace_notes
-
-    run_request = request.run_request()
-    _, _, loaded = read_workload(run_request)
-    if loaded.policy.one_thread:  # machines without kswapd's demotion, and nobody here demotes instead
-        raise InputError("policy.one_thread is a switch of gpuscan run; leave it out of compare")
-    if loaded.source.kind == "trace" and request.n_accesses is not None:
-        raise InputError("--accesses cuts what processes do, and a trace has an end; leave out one of them")
-    topology = topology_of(loaded)
-    n_threads = len(os.sched_getaffinity(0))
-    if loaded.source.kind == "trace":
-        from gpuscan.compare.stream import TraceStream, file_digest
-        from gpuscan.run.trace import survey_trace, trace_spec
-
-        with output.note_if_slow("reading the trace"):
-            surveyed, loaded = survey_trace(loaded, topology)
-        spec = trace_spec(loaded, topology, surveyed.n_pages)
-        stream = TraceStream(topology, spec, loaded, surveyed, file_digest(surveyed))
-        output.note(surveyed.sentence())
-        settings = Settings(topology, spec, loaded.engine_policy(), stream.horizon_ns, n_threads)
-        settings = replace(settings, trace=stream)
-    else:
-        spec = loaded.machine_spec(topology)
-        ticks = loaded.ticks
-        n_accesses = DEFAULT_ACCESSES if request.is_cut else request.n_accesses
-        if n_accesses is not None:
-            ticks = ticks_within(spec, loaded.tick, ticks, n_accesses)
-        if ticks < loaded.ticks:
-            output.note(f"the first {ticks} of {loaded.ticks} ticks; --ticks {loaded.ticks} runs all of them")
-        loaded = loaded.model_copy(update={"ticks": ticks})
-        settings = Settings(topology, spec, loaded.engine_policy(), ticks * loaded.tick, n_threads)
-    for note in trace_notes(run_request, loaded):
+    with output.note_if_slow("reading what is to be compared"):
+        prepared = prepare(request)
+    for note in prepared.notes:
         output.note(f"gpuscan: note: {note}")
-    facts = {
-        PROGRAM: __version__,
-        "workload": {"name": loaded.name, "shows": loaded.shows, "ticks": loaded.ticks},
-        "machine": {
-            "topology": topology.name,
-            "memory_bytes": topology.memory_bytes,
-            "n_nodes": len(topology.nodes),
-            **asdict(spec),
-        },
-        "policy": asdict(settings.policy),
-    }
-    return settings, facts
+    asked = _Asked(request, prepared, output)
+    if request.jobs is not None and request.jobs > asked.n_loops:
+        output.note(
+            f"gpuscan: note: --jobs {request.jobs}: there are {asked.n_loops} loops of models, so no more "
+            "run at once"
+        )
+    if request.grid:
+        check_intervals(combinations, prepared.settings)
+        check_bounds(prepared.names, combinations, prepared.settings)
+        _run_grid(asked, combinations)
+        return
+    _run(asked)
+
+
+def _explain(name: str, output: Output) -> None:
+    """Say what rows of the table mean."""
+    from gpuscan.compare.columns.catalogue import column_document, columns_called
+
+    columns = columns_called(name)
+    output.document({"kind": "compare-rows", "columns": [column_document(column) for column in columns]})
+    for column in columns:
+        where = "costs" if column.loop == "none" else f"{column.loop} loop"
+        output.line(f"{column.title.strip()} ({where}, {column.key}): {column.explain}")
 
 
 def _check_place(request: CompareRequest) -> None:
@@ -156,134 +131,170 @@ def _check_place(request: CompareRequest) -> None:
         require_matplotlib()
 
 
-def _shares(progress: Progress) -> Callable[[str, float], None]:
+def _shares(pace: Pace, progress: Progress) -> Callable[[str, float], None]:
     def on_share(what: str, share: float) -> None:
-        progress.advance(share, now=what)
+        pace.advance(what, share)
+        progress.tell(pace.share, pace.left_s, now=what)
 
     return on_share
 
 
-def _run(asked: _Asked, output: Output) -> None:
+def _measured(names: Sequence[str], on_share: Callable[[str, float], None]) -> CostModel:
+    from gpuscan.compare.cost_model import measure_model
+
+    return measure_model(lambda what: on_share(f"measuring: {what}", 1), names)
+
+
+def _run(asked: _Asked) -> None:
     from gpuscan.bench.host import describe_host
     from gpuscan.cli.devices import note_if_compiling
-    from gpuscan.compare import cost_model, side_costs
+    from gpuscan.cli.progress import PERCENT
+    from gpuscan.compare import side_costs
+    from gpuscan.compare.pace import Pace
+    from gpuscan.compare.parts import (
+        equal_cost_parts,
+        list_is_made,
+        measuring_parts,
+        parts_of,
+        side_cost_parts,
+    )
     from gpuscan.compare.report import document_of, write_out
-    from gpuscan.compare.suite import Costs, run_seed, seed_steps, table, with_seed
+    from gpuscan.compare.suite import Costs, make_inputs, run_seed, table, with_seed
     from gpuscan.files.scratch import scratch_directory
 
-    names, settings = asked.names, asked.settings
-    n_steps = len(cost_model.measured_steps(names)) + asked.request.n_seeds * seed_steps(names)
-    if asked.request.side_costs:
-        n_steps += len(names) + len(side_costs.co_runners(names))
+    request, names, output = asked.request, asked.prepared.names, asked.output
     with scratch_directory("compare") as scratch, note_if_compiling(output):
-        with output.progress("compare", n_steps, unit="steps") as progress:
-            on_share = _shares(progress)
-            costs = Costs(cost_model.measure_model(lambda what: on_share(f"measuring: {what}", 1), names))
-            if asked.request.side_costs:
-                costs = Costs(
-                    costs.model,
-                    side_costs.producer_costs(names, lambda what: on_share(f"producer of {what}", 1)),
-                    side_costs.co_runner_slowdown(lambda what: on_share(f"beside: {what}", 1), names),
-                )
-            runs = []
-            for number in range(asked.request.n_seeds):
-                seeded = with_seed(settings, settings.spec.seed + number)
-                directory = scratch / str(number)
+        settings = asked.settings(scratch)
+        seeds = [settings.spec.seed + number for number in range(request.n_seeds)]
+        of = {seed: f"seed {seed}, " if len(seeds) > 1 else "" for seed in seeds}
+        parts = measuring_parts(names)
+        if request.side_costs:
+            parts += side_cost_parts(names)
+        for seed in seeds:
+            parts += parts_of(names, settings, request.n_requests, of[seed])
+            if request.side_costs:
+                parts += equal_cost_parts(names, of[seed])
+        pace = Pace(parts, asked.n_processes)
+        costs, runs = None, []
+        with output.progress("compare", 100, unit=PERCENT) as progress:
+            on_share = _shares(pace, progress)
+            for seed in seeds:
+                seeded = with_seed(settings, seed)
+                directory = scratch / str(seed)
                 directory.mkdir()
+                # The list first: where nothing is asked for, nothing needs to be measured.
+                inputs = make_inputs(seeded, directory, request.n_requests, on_share, of[seed])
+                list_is_made(pace, settings, inputs.requests.n)
+                if costs is None:
+                    costs = Costs(_measured(names, on_share))
+                    if request.side_costs:
+                        costs = Costs(
+                            costs.model,
+                            side_costs.producer_costs(names, lambda what: on_share(f"producer of {what}", 1)),
+                            side_costs.co_runner_slowdown(lambda what: on_share(f"beside: {what}", 1), names),
+                        )
                 runs.append(
                     run_seed(
                         names,
                         seeded,
+                        inputs,
                         costs.model,
-                        directory,
-                        asked.n_requests,
                         asked.n_processes,
                         on_share,
+                        of[seed],
+                        equal_cost=request.side_costs,
                     )
                 )
+        assert costs is not None
         cells = table(names, runs, settings, costs)
-        facts = {**asked.facts, "host": describe_host()}
+        facts = {**asked.prepared.facts, "host": describe_host()}
         document = document_of(names, runs, cells, settings, costs, facts)
-        if asked.request.out is not None:
-            write_out(
-                asked.request.out, document, runs[0], plots=asked.request.plots, force=asked.request.force
-            )
+        if request.out is not None:
+            write_out(request.out, document, runs[0], plots=request.plots, force=request.force)
     output.document(document)
-    _print(document, output)
-    if asked.request.out is not None:
-        output.note(f"kept in {asked.request.out}")
+    if request.markdown:
+        _print_markdown(document, output)
+    else:
+        _print(document, output)
+    if request.out is not None:
+        output.note(f"kept in {request.out}")
 
 
 def _print(document: dict[str, Any], output: Output) -> None:
+    from gpuscan.compare.sheets import LEGEND, sheets_of
+    from gpuscan.compare.words import about, below
+
+    for line in about(document):
+        output.line(line)
+    output.line()
+    output.line(" ".join(document["verdict"]))
+    for sheet in sheets_of(document):
+        output.line()
+        _print_sheet(sheet, output)
+        for note in sheet.notes:
+            output.line(f"  {note}")
+    output.line()
+    output.line(LEGEND)
+    for line in below(document):
+        output.line(line)
+
+
+def _print_sheet(sheet: Sheet, output: Output) -> None:
     from rich.table import Table
 
-    from gpuscan.base.units import format_bytes, format_count, format_time
-
-    machine, workload = document["machine"], document["workload"]
-    opened, closed = document["open_loop"][0], document["closed_loop"][0]
-    output.line(f"{workload['name']}: {workload['shows']}")
-    output.line(f"on {machine['topology']}, {format_bytes(machine['memory_bytes'])}")
-    listed = f"the first {opened['requests']:,} of " if opened["requests"] < opened["of"] else ""
-    output.line(
-        f"open loop: {listed}{opened['of']:,} requests in {format_time(opened['end_ns'])}, the same for all, "
-        f"nothing moves"
-    )
-    output.line(
-        f"closed loop: {format_count(closed['accesses'])} accesses in {format_time(closed['horizon_ns'])}, "
-        "the same for all, a machine for each"
-    )
-    names = document["designs"]
-    titles = {"open": "open loop", "closed": "closed loop", "none": "costs"}
-    columns = {column["key"]: column for column in document["columns"]}
-    for loop, title in titles.items():
-        output.line()
-        shown = Table(title, "", *names, box=None, header_style="bold", pad_edge=False)
-        for column in shown.columns[2:]:
-            column.justify = "right"
-        for key, column in columns.items():
-            if column["loop"] != loop:
-                continue
-            cells = [document["cells"][name][key] for name in names]
-            how = cells[0]["how"]
-            texts = [cell["text"] + ("" if cell["how"] == how else f" ({cell['how']})") for cell in cells]
-            shown.add_row(column["title"], how, *texts)
-        output.table(shown)
-    output.line()
-    output.line("steps, measured here: " + ", ".join(map(_step_text, document["model"]["steps"].values())))
+    shown = Table(sheet.title, *sheet.names, box=None, header_style="bold", pad_edge=False)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for title, cells in sheet.rows:
+        shown.add_row(title, *cells)
+    output.table(shown, n_first=1 + sheet.n_first)
 
 
-def _step_text(line: dict[str, Any]) -> str:
-    unit = "entry" if line["unit"] == "entries" else line["unit"][:-1]
-    return (
-        f"{line['what']} {line['each_ns']:.3g} ns per {unit} "
-        f"(model {line['error']:+.0%} at a size in between)"
-    )
+def _print_markdown(document: dict[str, Any], output: Output) -> None:
+    from gpuscan.compare.sheets import LEGEND, escaped, markdown_of, sheets_of
+    from gpuscan.compare.words import about, below
+
+    title, *rest = about(document)
+    output.text(f"## {escaped(title)}\n\n")
+    output.text("".join(f"- {escaped(line)}\n" for line in rest))
+    output.text(f"\n{escaped(' '.join(document['verdict']))}\n")
+    for sheet in sheets_of(document):
+        output.text(f"\n{markdown_of(sheet)}")
+    output.text(f"\n{escaped(LEGEND)}.\n\n")
+    output.text("".join(f"- {escaped(line)}\n" for line in below(document)))
 
 
-def _run_grid(asked: _Asked, combinations: list[Any], output: Output) -> None:
+def _run_grid(asked: _Asked, combinations: list[Any]) -> None:
     from rich.table import Table
 
     from gpuscan.base.units import format_time
     from gpuscan.cli.devices import note_if_compiling
-    from gpuscan.compare.grid import grid_document, run_grid, write_grid
+    from gpuscan.cli.progress import PERCENT
+    from gpuscan.compare.grid import grid_document, grid_parts, grid_runs, run_grid, write_grid
+    from gpuscan.compare.pace import Pace
+    from gpuscan.compare.parts import list_is_made, measuring_parts
+    from gpuscan.compare.suite import make_inputs
+    from gpuscan.files.scratch import scratch_directory
 
-    objective = asked.request.objective or "fast_share"
-    n_cells = len(asked.names) * len(combinations)
+    request, names, output = asked.request, asked.prepared.names, asked.output
+    objective = request.objective or "fast_share"
     with (
+        scratch_directory("compare") as scratch,
         note_if_compiling(output),
-        output.progress("compare", n_cells, unit="cells") as progress,
+        output.progress("compare", 100, unit=PERCENT) as progress,
     ):
-        result = run_grid(
-            asked.names,
-            asked.settings,
-            combinations,
-            asked.n_requests,
-            asked.n_processes,
-            _shares(progress),
-        )
-    document = grid_document(result, objective, asked.facts)
-    if asked.request.out is not None:
-        write_grid(asked.request.out, document, force=asked.request.force)
+        settings = asked.settings(scratch)
+        runs = grid_runs(names, settings, combinations)
+        parts = measuring_parts(names) + grid_parts(runs, settings, request.n_requests)
+        pace = Pace(parts, asked.n_processes)
+        on_share = _shares(pace, progress)
+        inputs = make_inputs(settings, scratch, request.n_requests, on_share)
+        list_is_made(pace, settings, inputs.requests.n)
+        model = _measured(names, on_share)
+        result = run_grid(runs, settings, inputs, model, asked.n_processes, on_share)
+    document = grid_document(result, objective, asked.prepared.facts)
+    if request.out is not None:
+        write_grid(request.out, document, force=request.force)
     output.document(document)
     shown = Table(
         *("design", "interval", "batch", "threshold", objective, ""),
@@ -301,5 +312,7 @@ def _run_grid(asked: _Asked, combinations: list[Any], output: Output) -> None:
             "best" if row is document["best"] else "",
         )
     output.table(shown)
-    if asked.request.out is not None:
-        output.note(f"kept in {asked.request.out}")
+    for name, why in document["left_out"].items():
+        output.line(f"left out: {name} {why}")
+    if request.out is not None:
+        output.note(f"kept in {request.out}")

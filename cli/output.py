@@ -63,15 +63,21 @@ class Output:
         """Columns that a line may take."""
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
 
-    def table(self, table: Table) -> None:
-        """Print a table: all of it, however narrow the terminal."""
+    def table(self, table: Table, *, n_first: int = 1) -> None:
+        """Print a table: all of it, however narrow the terminal.
+
+        Args:
+            table: of one line a cell, headers may have several.
+            n_first: columns that each part begins with, where a narrow terminal makes several of it.
+        """
         if self.json_mode:
             return
         for column in table.columns:
             column.header = harmless(str(column.header))
             column._cells = [harmless(str(cell)) for cell in column.cells]
         console = terminal()
-        for number, part in enumerate(_parts(table, console.width if console.is_terminal else _PIPE_WIDTH)):
+        width = console.width if console.is_terminal else _PIPE_WIDTH
+        for number, part in enumerate(_parts(table, width, n_first)):
             if number:
                 self.line()
             self._print(console, part)
@@ -137,22 +143,32 @@ class Output:
         return Lines(description, total, unit, done)
 
 
-def _parts(table: Table, width: int) -> list[Table]:
-    """Return ``table``, or several that each take up to ``width`` columns and begin with its first column."""
+def _parts(table: Table, width: int, n_first: int) -> list[Table]:
+    """Return ``table``, or several that each take up to ``width`` columns and begin with its first columns.
+
+    Before it is divided, headers of several words are broken at their hyphens.
+    """
     from rich.cells import cell_len
     from rich.table import Table
 
     columns = table.columns
-    widths = [max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in columns]
+    cells = [max((cell_len(str(cell)) for cell in column.cells), default=0) for column in columns]
+    headers = [str(column.header) for column in columns]
+    widths = [max(cell, cell_len(header)) for cell, header in zip(cells, headers, strict=True)]
     gap = 2
     if len(columns) <= _TEXT_COLUMNS or sum(widths) + gap * (len(columns) - 1) <= width:
         return [table]
-    groups: list[list[int]] = [[0]]
-    taken = widths[0]
-    for position in range(1, len(columns)):
-        if len(groups[-1]) > 1 and taken + gap + widths[position] > width:
-            groups.append([0])
-            taken = widths[0]
+    for position, column in enumerate(columns[1:], 1):
+        lines = headers[position].replace("-", "-\n").split("\n")
+        column.header = "\n".join(lines)
+        widths[position] = max(cells[position], *map(cell_len, lines))
+    first = list(range(n_first))
+    groups: list[list[int]] = [[*first]]
+    taken_first = taken = sum(widths[position] for position in first) + gap * (n_first - 1)
+    for position in range(n_first, len(columns)):
+        if len(groups[-1]) > n_first and taken + gap + widths[position] > width:
+            groups.append([*first])
+            taken = taken_first
         groups[-1].append(position)
         taken += gap + widths[position]
     parts = []

@@ -20,6 +20,8 @@ _LINE_EVERY_SHARE = 0.1
 """Of what has passed, later on: a job of an hour leaves some 60 lines."""
 _RATE_WINDOW_S = 5.0
 """A rate is that of the last seconds: a slow start does not weigh on it for ever."""
+PERCENT = "%"
+"""The unit of what is told in shares of 100: no rate is."""
 _BAR_COLUMNS = range(8, 25)
 """Narrowest and widest bar."""
 
@@ -36,6 +38,9 @@ class Progress(Protocol):
     def advance(self, n: float = 1, **fields: float | str) -> None:
         """Count ``n`` more units as done; ``fields`` are shown beside them, numbers with a decimal suffix."""
 
+    def tell(self, share: float, left_s: float, **fields: float | str) -> None:
+        """Say what share of the total is done, and how long the rest takes, where no rate tells that."""
+
 
 class Silent:
     """No progress at all."""
@@ -49,6 +54,9 @@ class Silent:
     def advance(self, n: float = 1, **fields: float | str) -> None:
         """Say nothing."""
 
+    def tell(self, share: float, left_s: float, **fields: float | str) -> None:
+        """Say nothing."""
+
 
 class _Count:
     """What is done, of how much, and how fast of late."""
@@ -60,6 +68,7 @@ class _Count:
         self.fields: dict[str, float | str] = {}
         self.started = time.monotonic()
         self._marks = deque([(self.started, done)])
+        self._told_s: float | None = None
 
     def advance(self, n: float, fields: Mapping[str, float | str]) -> None:
         self.done += n
@@ -69,6 +78,11 @@ class _Count:
         while len(self._marks) > 2 and now - self._marks[1][0] >= _RATE_WINDOW_S:
             self._marks.popleft()
 
+    def tell(self, share: float, left_s: float, fields: Mapping[str, float | str]) -> None:
+        done = share * (self.total or 0.0)
+        self._told_s = left_s
+        self.advance(max(0.0, done - self.done), fields)  # never back
+
     @property
     def per_s(self) -> float:
         """Units per second, 0 where none was done."""
@@ -76,6 +90,8 @@ class _Count:
         return (done - before) / (until - since) if until > since else 0.0
 
     def done_text(self) -> str:
+        if self.unit == PERCENT:
+            return f"{int(self.done)}%"
         of_total = "" if self.total is None else f"/{_shown(self.total)}"
         return f"{_shown(self.done)}{of_total} {self.unit}".rstrip()
 
@@ -83,10 +99,14 @@ class _Count:
         return [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.fields.items()]
 
     def rate_text(self) -> str:
-        return f"{_shown(self.per_s)} {self.unit}".rstrip() + "/s" if self.per_s else ""
+        if not self.per_s or self.unit == PERCENT:
+            return ""
+        return f"{_shown(self.per_s)} {self.unit}".rstrip() + "/s"
 
     def left_text(self) -> str:
         """Say how long it takes from now on, if it is known."""
+        if self._told_s is not None:
+            return f"{_clock(self._told_s - (time.monotonic() - self._marks[-1][0]))} left"
         if self.total is None or not self.per_s or self.done >= self.total:
             return ""
         # From when something was done last: a bar is drawn between two steps of a minute, too.
@@ -118,6 +138,14 @@ class Lines:
     def advance(self, n: float = 1, **fields: float | str) -> None:
         """Count, and print when the last line is old enough."""
         self._count.advance(n, fields)
+        self._print_in_time()
+
+    def tell(self, share: float, left_s: float, **fields: float | str) -> None:
+        """Note it, and print when the last line is old enough."""
+        self._count.tell(share, left_s, fields)
+        self._print_in_time()
+
+    def _print_in_time(self) -> None:
         now = time.monotonic()
         pause_s = max(_LINE_EVERY_S, _LINE_EVERY_SHARE * (now - self._count.started))
         if now - self._at >= pause_s and self._news() != self._said:
@@ -166,6 +194,10 @@ class Bar:
     def advance(self, n: float = 1, **fields: float | str) -> None:
         """Count; the display refreshes itself."""
         self._count.advance(n, fields)
+
+    def tell(self, share: float, left_s: float, **fields: float | str) -> None:
+        """Note it; the display refreshes itself."""
+        self._count.tell(share, left_s, fields)
 
     def _line(self) -> str:
         count = self._count

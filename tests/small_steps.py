@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from gpuscan.base.program import PROGRAM
-from gpuscan.compare import cost_model, side_costs
-from gpuscan.compare.steps import look_up, scans
-from gpuscan.designs import steps
+from gpuscan.compare import cost_rounds, side_costs
+from gpuscan.compare.cost_fit import Fit, Measured, StepModel, modelled
+from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.steps import caches, scans
+from gpuscan.designs.steps import ScanSize
 
 _GIB_PAGES = 1 << 18
-_SIZES = {"pages": (_GIB_PAGES, 3 * _GIB_PAGES, 2 * _GIB_PAGES), "entries": (1 << 12, 1 << 14, 1 << 13)}
-_STORE_SIZES = (4 * _GIB_PAGES, 12 * _GIB_PAGES, 8 * _GIB_PAGES)
 N_PAGES, N_MARKS = 1 << 19, 1 << 12
+_SMALL = (
+    (scans, "WALK_PAGES", 2 * _GIB_PAGES),
+    (scans, "LIST_PAGES", 2 * _GIB_PAGES),
+    (scans, "STORE_PAGES", 16 * _GIB_PAGES),
+    (scans, "FEW_PAGES", 16 * _GIB_PAGES),
+    (caches, "llc_bytes", lambda: 1 << 16),
+    (cost_rounds, "LIMIT_S", 0.0),
+    (cost_rounds, "LEAST_ROUNDS", 3),
+    (side_costs, "N_PAGES", N_PAGES),
+    (side_costs, "_N_MARKS", N_MARKS),
+)
 
 
 @contextmanager
 def small_steps() -> Iterator[None]:
     """Measure every step of the table on a fraction of its sizes, and side costs on 2 GiB."""
-    small = {
-        name: replace(step, sizes=_STORE_SIZES if name == PROGRAM else _SIZES.get(step.unit, step.sizes))
-        for name, step in scans.SCAN_STEPS.items()
-    }
-    with (
-        mock.patch.object(scans, "SPREAD_PAGES", 1 << 14),
-        mock.patch.object(steps, "ROUNDS", 3),
-        mock.patch.object(cost_model, "SCAN_STEPS", small),
-        mock.patch.object(look_up, "SCAN_STEPS", small),
-        mock.patch.object(side_costs, "N_PAGES", N_PAGES),
-        mock.patch.object(side_costs, "_N_MARKS", N_MARKS),
-    ):
+    with ExitStack() as stack:
+        for module, name, value in _SMALL:
+            stack.enter_context(mock.patch.object(module, name, value))
         yield
+
+
+def step_model(name: str, terms: tuple[str, ...], fixed_ns: float, *each_ns: float) -> StepModel:
+    """Return the model of a step whose times are exactly these."""
+    exact = Fit(terms, fixed_ns, each_ns)
+    sizes = [ScanSize(n << 20, n << a, n << b, n << c) for n in (1, 2, 3, 5) for a, b, c in _MIXED]
+    return modelled(name, terms, [Measured(size, exact.ns(size), 0.0, 9) for size in sizes])
+
+
+_MIXED = ((3, 2, 1), (7, 2, 1), (7, 6, 1), (7, 6, 5))
+
+
+def cost_model(*models: StepModel, wake_ns: float = 0.0) -> CostModel:
+    """Return what a machine costs on which these were measured."""
+    return CostModel({model.name: model for model in models}, wake_ns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ _BINS = 24
 _DPI = 110
 
 
+def _ms(times_ns: Sequence[float | None]) -> list[float]:
+    """Return milliseconds, NaN where a model has no number."""
+    return [float("nan") if ns is None else ns * 1e-6 for ns in times_ns]
+
+
 def scan(found: Mapping[str, Any]) -> Figure:
     """Draw the time of one scan by memory."""
     figure, (ax,) = new_figure()
     for name, times_ns in found["scan_ns"].items():
-        ax.plot(found["memory_bytes"], [ns * 1e-6 for ns in times_ns], label=name, **style_of(name).line)
+        ax.plot(found["memory_bytes"], _ms(times_ns), label=name, **style_of(name).line)
     ax.axhline(1000, color="0.4", linestyle="--", linewidth=1, label="kmigrated's sleep, 1 s")
     ticks = found["memory_bytes"][::2]
     ax.set_xscale("log", base=2)
@@ -99,8 +104,9 @@ def density(found: Mapping[str, Any]) -> Figure:
     """Draw the time of a round over 1 TiB by density."""
     figure, (ax,) = new_figure()
     for name in ("rfc-fixed", "section-flag", "percpu-list", "gpuscan"):
-        times_ms = [ns * 1e-6 for ns in found[name]]
-        ax.plot(found["density"], times_ms, label=name, marker="o", markersize=4, **style_of(name).line)
+        ax.plot(
+            found["density"], _ms(found[name]), label=name, marker="o", markersize=4, **style_of(name).line
+        )
     ax.axvline(
         found["list_holds_density"],
         color="#009E73",

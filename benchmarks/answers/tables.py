@@ -19,11 +19,15 @@ class Answer(NamedTuple):
     rows: list[list[str]]
 
 
+def _time(ns: float | None) -> str:
+    return "no model" if ns is None else format_time(ns)
+
+
 def scan(kept: Mapping[str, Any]) -> list[Answer]:
     """Return the time of one round by memory."""
     designs = kept["scan_ns"]
     rows = [
-        [format_bytes(n_bytes), *(format_time(designs[name][at]) for name in designs)]
+        [format_bytes(n_bytes), *(_time(designs[name][at]) for name in designs)]
         for at, n_bytes in enumerate(kept["memory_bytes"])
     ]
     caption = f"time of one round, one page in {1 / kept['density']:,.0f} READY"
@@ -69,7 +73,7 @@ def density(kept: Mapping[str, Any]) -> list[Answer]:
     """Return the time of a scan of 1 TiB by what is READY."""
     designs = ("rfc-fixed", "section-flag", "percpu-list", "gpuscan")
     rows = [
-        [f"{share:g}", *(format_time(kept[name][at]) for name in designs)]
+        [f"{share:g}", *(_time(kept[name][at]) for name in designs)]
         for at, share in enumerate(kept["density"])
     ]
     return [Answer("time of one scan of 1 TiB, by the share of READY pages", ["share", *designs], rows)]

@@ -124,9 +124,12 @@ class Bed:
         own = self.store.page_map.nid_of_flat(flats)
         return (own + rng.integers(1, n_targets, len(flats), dtype=np.int32)) % n_targets
 
-    def request(self, cursor: int, path: ScanPath, capacity: int | None = None) -> ScanRequest:
-        """Return a scan from ``cursor`` to the end, by default of the store's own capacity."""
-        return ScanRequest(cursor, self.store.n_pages, capacity or self.store.default_capacity, path)
+    def request(
+        self, cursor: int, path: ScanPath, capacity: int | None = None, end: int | None = None
+    ) -> ScanRequest:
+        """Return a scan from ``cursor`` to ``end``, by default of all pages and the store's own capacity."""
+        end = self.store.n_pages if end is None else end
+        return ScanRequest(cursor, end, capacity or self.store.default_capacity, path)
 
     def empty(self, path: ScanPath = "auto") -> None:
         """Claim whatever is READY, by one path, and forget it."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpuscan.base.errors import RunFailedError
+from gpuscan.compare.endings import OWN_NODE
 from gpuscan.compare.migrations import WatchedMigrator
 from gpuscan.compare.overwritten_targets import WatchedStore
 from gpuscan.compare.settings import Settings
@@ -41,7 +42,8 @@ class ClosedResult:
         moved_at_fault: PMD-mapped folios that moved where they faulted, without a request.
         wrong_node: folios handed over for another node than asked for, or for one that is not there.
         wrong_node_known: False where neither records nor a ledger keep the node that was asked for.
-        lost: requests that ended without a move, by reason.
+        lost: marks that ended without a move, by reason; :class:`gpuscan.compare.endings.Endings` tells those
+            apart that needed none.
         n_rounds: ``migrate_pages()`` rounds, those at the fault included.
         moved_used, moved_unused: moved folios that were accessed afterwards, and never, those at the fault
             included; 0 of a trace.
@@ -148,6 +150,8 @@ def _run_store(
         result.examined = n_examined
         # A record with a node goes where it says: the last that was asked for.
         result.wrong_node_known = record_format(policy.record_format).has_nid
+        if n_at_home := report.ledger.rejected["own_node"]:
+            result.lost[OWN_NODE] = n_at_home  # models take such a mark, and it ends later
         # The engine's ledger has no request for a mark on a READY page; those of models do.
         result.requested += report.ledger.refreshed
         if store.n_overwritten:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,12 +14,13 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.units import format_time, parse_time_ns
 from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of, cell_text
-from gpuscan.compare.cost_model import CostModel, measure_model
+from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.pace import Part
+from gpuscan.compare.parts import LISTING, RECORDING, parts_of
 from gpuscan.compare.settings import Parameters, Settings
-from gpuscan.compare.suite import Costs, figures_of, run_seed, seed_steps
+from gpuscan.compare.suite import Costs, Inputs, OnShare, figures_of, run_seed
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.files.parquet import create_table
-from gpuscan.files.scratch import scratch_directory
 from gpuscan.files.writing import Contents, create_json, new_directory
 
 GRID_FILE = "grid.json"
@@ -117,59 +118,70 @@ def check_bounds(designs: Sequence[str], combinations: Sequence[Parameters], set
         replace(settings, parameters=parameters.applying_to(name, settings.mark)).check(name)
 
 
-def run_grid(
-    designs: Sequence[str],
-    settings: Settings,
-    combinations: Sequence[Parameters],
-    n_requests: int,
-    n_processes: int,
-    on_share: Callable[[str, float], None],
-) -> GridResult:
-    """Run every combination; one that differs only in what a design does not have is run once.
+@dataclass(frozen=True, slots=True)
+class GridRun:
+    """A combination, and the designs that are run under it; ``of`` is in front of what is told of it."""
 
-    Args:
-        designs, settings, n_requests, n_processes: see :func:`gpuscan.compare.suite.run_seed`.
-        combinations: from :func:`parse_grid`.
-        on_share: called with shares of cells (a design under a combination).
+    parameters: Parameters
+    designs: tuple[str, ...]
+    of: str
 
-    Raises:
-        InputError: an interval does not divide the length of the run, or a design does not take a value; see
-            also ``run_seed``.
-        RunFailedError: see ``run_seed``.
-    """
-    check_intervals(combinations, settings)
-    check_bounds(designs, combinations, settings)
-    model = measure_model(lambda what: on_share(f"measuring: {what}", 0), designs)
-    found: dict[tuple[str, Parameters], GridCell] = {}
+
+def grid_runs(
+    designs: Sequence[str], settings: Settings, combinations: Sequence[Parameters]
+) -> list[GridRun]:
+    """Return what of a grid is run: of combinations that differ only in what a design does not have, one."""
+    runs: list[GridRun] = []
+    done: set[tuple[str, Parameters]] = set()
     for parameters in combinations:
         applying = {name: parameters.applying_to(name, settings.mark) for name in designs}
-        missing = tuple(name for name in designs if (name, applying[name]) not in found)
-        for name in designs:
-            if name not in missing:
-                on_share(name, 1)
-        if not missing:
-            continue
-        tried = replace(settings, parameters=parameters)
-        per_share = len(missing) / seed_steps(missing)
-        with scratch_directory("compare") as scratch:
-            run = run_seed(
-                missing,
-                tried,
-                model,
-                scratch,
-                n_requests,
-                n_processes,
-                _scaled(on_share, per_share),
-            )
-            for name in missing:
-                figures = [figures_of(name, run, tried, Costs(model))]
-                cells = {column.key: cell_of(column, figures) for column in all_columns()}
-                found[name, applying[name]] = GridCell(name, applying[name], cells)
-    return GridResult(tuple(found.values()), model)
+        missing = tuple(name for name in designs if (name, applying[name]) not in done)
+        done.update(applying.items())
+        if missing:
+            runs.append(GridRun(parameters, missing, f"cell {len(runs) + 1}: "))
+    return runs
 
 
-def _scaled(on_share: Callable[[str, float], None], factor: float) -> Callable[[str, float], None]:
-    return lambda what, share: on_share(what, share * factor)
+def grid_parts(runs: Sequence[GridRun], settings: Settings, n_requests: int | None) -> list[Part]:
+    """Return the parts of which :func:`run_grid` tells, but for steps that are measured."""
+    parts = parts_of((), settings, n_requests)
+    for run in runs:
+        parts += [
+            part
+            for part in parts_of(run.designs, settings, n_requests, run.of)
+            if part.kind not in (RECORDING, LISTING)
+        ]
+    return parts
+
+
+def run_grid(
+    runs: Sequence[GridRun],
+    settings: Settings,
+    inputs: Inputs,
+    model: CostModel,
+    n_processes: int,
+    on_share: OnShare,
+) -> GridResult:
+    """Run every cell of a grid.
+
+    Args:
+        runs: of :func:`grid_runs`.
+        settings, inputs, n_processes, on_share: see :func:`gpuscan.compare.suite.run_seed`.
+        model: what the open loop's walks take.
+
+    Raises:
+        InputError, RunFailedError: see ``run_seed``.
+    """
+    found: list[GridCell] = []
+    for one in runs:
+        tried = replace(settings, parameters=one.parameters)
+        run = run_seed(one.designs, tried, inputs, model, n_processes, on_share, one.of)
+        for name in one.designs:
+            figures = [figures_of(name, run, tried, Costs(model))]
+            cells = {column.key: cell_of(column, figures) for column in all_columns()}
+            applying = one.parameters.applying_to(name, settings.mark)
+            found.append(GridCell(name, applying, cells))
+    return GridResult(tuple(found), model)
 
 
 def grid_document(result: GridResult, objective: str, facts: dict[str, Any]) -> dict[str, Any]:

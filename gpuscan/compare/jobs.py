@@ -40,7 +40,7 @@ def run_jobs(
     Args:
         jobs: begun in this order.
         n_processes: at once; with 1 they run here.
-        on_share: called with a job's name and a share of it that is done.
+        on_share: called with a job's name and a share of it that is done, first 0 when it begins.
 
     Raises:
         GpuscanError: a job failed; all others are ended.
@@ -48,51 +48,89 @@ def run_jobs(
     """
     if n_processes == 1:
         for job in jobs:
+            on_share(job.name, 0.0)
             yield job, job.run(partial(on_share, job.name))
         return
-    context = multiprocessing.get_context("spawn")
-    waiting, running = list(jobs), dict[Connection, tuple[Job, Any]]()
+    waiting, workers = list(jobs), dict[Connection, _Worker]()
     try:
-        while waiting or running:
-            while waiting and len(running) < n_processes:
-                job = waiting.pop(0)
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(theirs, job), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = job, process
-            for connection in wait(list(running)):
+        for _ in range(min(n_processes, len(waiting))):
+            worker = _Worker()
+            workers[worker.connection] = worker
+            worker.begin(waiting.pop(0), on_share)
+        while workers:
+            for connection in wait(list(workers)):
                 assert isinstance(connection, Connection)
-                job, process = running[connection]
-                kind, content = _received(connection, job, process)
+                worker = workers[connection]
+                kind, content = worker.received()
                 if kind == "share":
-                    on_share(job.name, content)
+                    on_share(worker.job.name, content)
                     continue
-                del running[connection]
-                process.join()
                 if kind == "failed":
                     raise content
+                job = worker.job
+                if waiting:
+                    worker.begin(waiting.pop(0), on_share)
+                else:
+                    worker.end()
+                    del workers[connection]
                 yield job, content
     finally:
-        for _, process in running.values():
-            process.terminate()
-            process.join()
+        for worker in workers.values():
+            worker.process.terminate()
+            worker.process.join()
 
 
-def _received(connection: Connection, job: Job, process: Any) -> tuple[str, Any]:
-    try:
-        kind, content = connection.recv()
-    except EOFError:
-        process.join()
-        raise RunFailedError(
-            f"the process of {job.name} died (exit code {process.exitcode}); memory may be short: give fewer "
-            "--jobs or a smaller --memory"
-        ) from None
-    return kind, content
+class _Worker:
+    """A process that does one job after the other: to start one takes as long as a small job."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: Job
+
+    def begin(self, job: Job, on_share: Callable[[str, float], None]) -> None:
+        """Hand over a job."""
+        self.job = job
+        on_share(job.name, 0.0)
+        self.connection.send(job)
+
+    def received(self) -> tuple[str, Any]:
+        """Return what the process says.
+
+        Raises:
+            RunFailedError: it died.
+        """
+        try:
+            kind, content = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            raise RunFailedError(
+                f"the process of {self.job.name} died (exit code {self.process.exitcode}); memory may be "
+                "short: give fewer --jobs or a smaller --memory"
+            ) from None
+        return kind, content
+
+    def end(self) -> None:
+        """Let the process end."""
+        self.connection.send(None)
+        self.process.join()
 
 
-def _work(connection: Connection, job: Job) -> None:
+def _work(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us ends us
+    try:
+        while (job := connection.recv()) is not None:
+            _do(job, connection)
+    except EOFError:  # whoever started us is gone
+        return
+    finally:
+        connection.close()
+
+
+def _do(job: Job, connection: Connection) -> None:
     done, said = 0.0, time.monotonic()
 
     def on_share(share: float) -> None:
@@ -108,5 +146,3 @@ def _work(connection: Connection, job: Job) -> None:
         connection.send(("done", result))
     except GpuscanError as error:
         connection.send(("failed", error))
-    finally:
-        connection.close()

@@ -24,7 +24,7 @@ from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.contract import Design
 from gpuscan.designs.model import Model
-from gpuscan.designs.threads import Marks, Threads, first_waits
+from gpuscan.designs.threads import Marks, Threads, ThreadWait, first_waits
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.topology import Topology
@@ -64,10 +64,16 @@ class OpenResult:
         fills: int32[batches], what each batch that was not empty holds; batch_limit: what it may hold;
             fill_unit: of both, ``folios`` or ``base pages``.
         wrong_node: folios handed over for another node than asked for, or for one that is not there.
-        lost: requests that ended without being handed on, by reason.
+        lost: requests that ended without being handed on, by reason; see
+            :class:`gpuscan.compare.endings.Endings`.
         examined, unit: pages (or entries) looked at.
         examined_bytes: what that reads.
         scan_ns: time of all walks: gpuscan's measured, a model's modelled from measured steps.
+        interval_ns: pause between two scans.
+        n_scans, n_threads: walks (or turns, or scans), and threads that wait for the next one.
+        n_sections_asked: looks at a section as a whole.
+        n_marked_sections: of all scans together, sections in which one found something; gpuscan alone.
+        end_ns: when the last of them was over, the end of the list at least.
         no_resched_ns: longest stretch of a walk without a ``cond_resched()``; NaN for none needed.
         false_promotions: batched only since a record's time had wrapped around.
     """
@@ -91,8 +97,25 @@ class OpenResult:
     unit: str = "pages"
     examined_bytes: int = 0
     scan_ns: float = 0.0
+    interval_ns: int = 0
+    n_scans: int = 0
+    n_threads: int = 1
+    n_sections_asked: int = 0
+    n_marked_sections: int = 0
+    end_ns: float = 0.0
     no_resched_ns: float = float("nan")
     false_promotions: int = 0
+
+
+class _SleptOut(ThreadWait):
+    """A wait that goes on to its timeout also where the flag was set before it began."""
+
+    def walk_start_ns(self, now_ns: int) -> int | None:
+        """See :class:`gpuscan.designs.threads.ThreadWait`."""
+        if self.flag_ns is not None and self.flag_ns <= self.since_ns:
+            start_ns = self.since_ns + self.sleep_ns
+            return start_ns if start_ns <= now_ns else None
+        return ThreadWait.walk_start_ns(self, now_ns)
 
 
 class OpenLoop:
@@ -105,6 +128,7 @@ class OpenLoop:
         entries: the list.
         costs: of a step.
         policy: the design's.
+        waits_out: a thread sleeps its whole interval after each walk, also where its flag was set meanwhile.
     """
 
     def __init__(
@@ -115,6 +139,8 @@ class OpenLoop:
         entries: NDArray[Any],
         costs: StepCosts,
         policy: Policy,
+        *,
+        waits_out: bool = False,
     ) -> None:
         assert design.model is not None
         self.design, self.model = design, model
@@ -126,8 +152,12 @@ class OpenLoop:
         self.marks = _marks_of(entries, topology)
         self.fills: list[int] = []
         self.scan_ns = 0.0
+        self.n_scans, self.end_ns = 0, float(entries["time_ns"][-1]) if len(entries) else 0.0
         first = first_waits(model, design.model, topology, lambda: 0)
+        if waits_out:
+            first = {nid: _SleptOut(wait.sleep_ns, wait.needs_flag) for nid, wait in first.items()}
         self.threads = Threads(model, design.model, first, self.place, policy, make=self._make)
+        self.n_threads = len(first)
         self.threads.expect(self.marks)
 
     def run(self, on_marks: OnMarks | None = None) -> None:
@@ -148,7 +178,10 @@ class OpenLoop:
                 if not self.ledger.pending or after_end[nid] > _WALKS_AFTER_END:
                     del threads.waits[nid]
                     continue
-            self.scan_ns += threads.walk(*due).look_ns
+            look_ns = threads.walk(*due).look_ns
+            self.scan_ns += look_ns
+            self.n_scans += 1
+            self.end_ns = max(self.end_ns, due[0] + look_ns)
             self.fills += [len(call.pfns) for call in model.calls if call.pfns]
             model.calls.clear()
         if on_marks is not None and n_entries > n_told:
@@ -196,6 +229,11 @@ class OpenLoop:
             unit=design.looks_at,
             examined_bytes=n_looked_at * design.look_bytes(self._policy),
             scan_ns=self.scan_ns,
+            interval_ns=model.sleep_ns,
+            n_scans=self.n_scans,
+            n_threads=self.n_threads,
+            n_sections_asked=counters["sections_examined"],
+            end_ns=self.end_ns,
             no_resched_ns=self.place.longest_ns,
             false_promotions=counters["false_promotions"],
         )
@@ -220,8 +258,10 @@ def run_model(
     requests: RequestList,
     costs: StepCosts,
     on_marks: OnMarks | None = None,
+    *,
+    waits_out: bool = False,
 ) -> OpenResult:
-    """Give a model the list.
+    """Give a model the list; ``waits_out``: see :class:`OpenLoop`.
 
     Raises:
         InputError: the design has nothing to do on this machine.
@@ -231,7 +271,8 @@ def run_model(
     model = make_model(name, pages, policy)
     settings.tune(model)
     model.hint_faults = requests.hint_faults
-    loop = OpenLoop(DESIGNS.get(name), model, settings.topology, requests.entries(), costs, policy)
+    entries, design = requests.entries(), DESIGNS.get(name)
+    loop = OpenLoop(design, model, settings.topology, entries, costs, policy, waits_out=waits_out)
     loop.run(on_marks)
     return loop.result()
 

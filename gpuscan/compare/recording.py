@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.compare.start import FrameFiles, contents_of
 from gpuscan.files.writing import create, writing_to
 from gpuscan.sim.machine import SimulatedMachine
-from gpuscan.sim.placement import place
 from gpuscan.sim.process import Process
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
@@ -82,6 +82,7 @@ def record_accesses(
     horizon_ns: int,
     directory: Path,
     on_recorded: Callable[[int], None] | None = None,
+    frames: FrameFiles | None = None,
 ) -> Recording:
     """Draw all accesses before ``horizon_ns``.
 
@@ -90,11 +91,12 @@ def record_accesses(
         horizon_ns: how long.
         directory: where to write; it must exist.
         on_recorded: called with accesses as they are written.
+        frames: of a captured machine.
 
     Raises:
         RunFailedError: they cannot be written.
     """
-    processes = place(topology, spec).processes
+    processes = contents_of(topology, spec, frames)[1].processes
     digests = []
     n_total = 0
     for index, process in enumerate(processes):
@@ -126,10 +128,10 @@ def digest_of(states: Sequence[bytes]) -> str:
 
 
 def replaying_machine(
-    topology: Topology, spec: MachineSpec, recording: Recording
+    topology: Topology, spec: MachineSpec, recording: Recording, frames: FrameFiles | None = None
 ) -> tuple[SimulatedMachine, list[RecordedPattern]]:
     """Return a new machine whose processes make the recorded accesses, and their patterns."""
-    contents = place(topology, spec)
+    spec, contents = contents_of(topology, spec, frames)
     patterns = [RecordedPattern(recording.accesses(index)) for index in range(len(contents.processes))]
     processes = tuple(
         replace(process, pattern=pattern)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ from numpy.typing import NDArray
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.compare.columns.catalogue import all_columns, column_documents
 from gpuscan.compare.columns.cells import Cell, cell_text
-from gpuscan.compare.cost_model import MODEL_SIZES
-from gpuscan.compare.plots import COLUMNS_PLOT, PLOTS
+from gpuscan.compare.cost_model import MODEL_SIZES, step_document
+from gpuscan.compare.endings import NEVER_FOUND, Endings
+from gpuscan.compare.plots import COLUMNS_PLOT, EQUAL_COST_PLOT, PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.steps.scans import MODEL_DENSITY
 from gpuscan.compare.suite import Costs, SeedRun
+from gpuscan.compare.too_little import saw_too_little
+from gpuscan.compare.verdict import verdict
 from gpuscan.designs.catalogue import DESIGNS
-from gpuscan.designs.contract import NotMeasured
 from gpuscan.files.parquet import create_table
 from gpuscan.files.writing import Contents, create_json, new_directory
 
@@ -43,7 +45,11 @@ CONTENTS = Contents(
     JSON_FILE,
     (
         *(f"{name}.parquet" for name in ("cells", "requests", "delays", "fills", "series", "model")),
-        *(f"{name}.{suffix}" for name in (*PLOTS, COLUMNS_PLOT) for suffix in ("png", "svg")),
+        *(
+            f"{name}.{suffix}"
+            for name in (*PLOTS, EQUAL_COST_PLOT, COLUMNS_PLOT)
+            for suffix in ("png", "svg")
+        ),
     ),
 )
 """Of a comparison's directory."""
@@ -61,7 +67,7 @@ def document_of(
 ) -> dict[str, Any]:
     """Return the JSON document of a comparison; curves and histograms are of the first seed."""
     first = runs[0]
-    return {
+    document = {
         "kind": "compare",
         **facts,
         "designs": list(designs),
@@ -103,20 +109,60 @@ def document_of(
             }
             for name in designs
         },
-        "lost": {
-            name: {"open": first.opened[name].lost, "closed": first.closed[name].lost} for name in designs
-        },
+        **_endings(designs, first),
         "curves": {name: _curves(name, first, settings, costs) for name in designs},
         "model": {
             "density": MODEL_DENSITY,
-            "steps": {what: asdict(line) for what, line in costs.model.lines.items()},
+            "steps": {what: step_document(model) for what, model in costs.model.steps.items()},
+            "wake_ns": costs.model.wake_ns,
             "slowdown": costs.slowdown,
         },
+        "equal_cost": {
+            name: [
+                {"seed": run.seed, **asdict(point)}
+                for run in runs
+                if name in run.equal_cost
+                for point in run.equal_cost[name].points
+            ]
+            for name in designs
+        },
+        "saw_too_little": saw_too_little(first),
+        "walk_here": _walk_here(designs, settings, costs),
+    }
+    return {**document, "verdict": verdict(document)}
+
+
+def _endings(designs: Sequence[str], run: SeedRun) -> dict[str, Any]:
+    """Return how marks ended that moved nothing, by design, loop and reason."""
+    both = {
+        name: {
+            "open": Endings.of({**run.opened[name].lost, NEVER_FOUND: run.opened[name].pending}),
+            "closed": Endings.of(run.closed[name].lost),
+        }
+        for name in designs
+    }
+    return {
+        how.name: {
+            name: {loop: getattr(of_loop, how.name) for loop, of_loop in loops.items()}
+            for name, loops in both.items()
+        }
+        for how in fields(Endings)
+    }
+
+
+def _walk_here(designs: Sequence[str], settings: Settings, costs: Costs) -> dict[str, Any]:
+    """Return what a walk of the machine's memory takes for those designs that walk; None without a figure."""
+    n_pages = sum(node.present_pages for node in settings.topology.nodes)
+    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
+    walkers = [name for name in models if DESIGNS.get(name).looks_at == "pages"]
+    took = {name: costs.model.scan_of(name, n_pages).ns for name in walkers}
+    return {
+        "memory_bytes": n_pages * PAGE_BYTES,
+        "ns": {name: None if math.isnan(ns) else ns for name, ns in took.items()},
     }
 
 
 def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[str, Any]:
-    sizes = [] if isinstance(DESIGNS.get(name).scan, NotMeasured) else list(MODEL_SIZES)
     opened, closed = run.opened[name], run.closed[name]
     shares, delays = percentiles(opened.delays_ns)
     counts, edges = np.histogram(
@@ -142,10 +188,20 @@ def _curves(name: str, run: SeedRun, settings: Settings, costs: Costs) -> dict[s
             "unit": opened.fill_unit,
         },
         "fast": {"time_ns": list(closed.tick_end_ns), "share": list(closed.fast_series)},
-        "scan": {
-            "memory_bytes": sizes,
-            "ns": [costs.model.scan_ns(name, size // PAGE_BYTES) for size in sizes],
-        },
+        "scan": _scan_curve(name, costs),
+    }
+
+
+def _scan_curve(name: str, costs: Costs) -> dict[str, Any]:
+    """Return what a scan takes by size of memory, where the model has a number, and what was measured."""
+    estimates = {size: costs.model.scan_of(name, size // PAGE_BYTES) for size in MODEL_SIZES}
+    known = {size: estimate for size, estimate in estimates.items() if not estimate.why_not}
+    measured = costs.model.measured_scans(name)
+    return {
+        "memory_bytes": list(known),
+        "ns": [estimate.ns for estimate in known.values()],
+        "error": [estimate.error for estimate in known.values()],
+        "measured": {"memory_bytes": [n for n, _ in measured], "ns": [ns for _, ns in measured]},
     }
 
 
@@ -197,7 +253,7 @@ def _tables(document: dict[str, Any], run: SeedRun) -> dict[str, pa.Table]:
         for key, cell in document["cells"][name].items()
         for seed, value in zip(document["seeds"], cell["values"], strict=True)
     ]
-    entries = run.requests.entries()
+    entries, scans = run.requests.entries(), {name: document["curves"][name]["scan"] for name in designs}
     return {
         "cells": pa.Table.from_pylist(cells),
         "requests": pa.table({key: np.ascontiguousarray(entries[key]) for key in ENTRY.names or ()}),
@@ -223,7 +279,7 @@ def _tables(document: dict[str, Any], run: SeedRun) -> dict[str, pa.Table]:
             [
                 {"design": name, "memory_bytes": size, "scan_ns": ns}
                 for name in designs
-                for size, ns in zip(*document["curves"][name]["scan"].values(), strict=True)
+                for size, ns in zip(*(scans[name][key] for key in ("memory_bytes", "ns")), strict=True)
             ]
         ),
     }

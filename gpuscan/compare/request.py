@@ -8,20 +8,25 @@ from pathlib import Path
 from gpuscan.base.described import Option, described, like, values_like
 from gpuscan.base.errors import InputError
 from gpuscan.run.request import RunRequest
+from gpuscan.workload import DEFAULT_COMPARISON
+
+ALL_DESIGNS = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class CompareRequest:
     """What was asked for: one run's workload and machine, and what is to be compared on them."""
 
-    workload: str = like(
-        RunRequest, "workload", help="A built-in workload (gpuscan workloads) or a TOML file."
-    )
-    designs: str = described("all", Option("Designs, with commas between, or all.", metavar="NAMES"))
+    workload: str = like(RunRequest, "workload", default=DEFAULT_COMPARISON)
+    designs: str = described(ALL_DESIGNS, Option("Designs, with commas between, or all.", metavar="NAMES"))
     trace: Path | None = like(RunRequest, "trace")
+    machine: Path | None = like(RunRequest, "machine", help="Compare on a captured machine.")
     topology: str | None = like(
-        RunRequest, "topology", help="A preset, a TOML file or host.", was=("--machine",)
+        RunRequest,
+        "topology",
+        help="Compare on a preset, a TOML file or host, instead of the workload's machine.",
     )
+    split_cxl: str | None = like(RunRequest, "split_cxl")
     memory: str | None = like(RunRequest, "memory")
     ticks: int | None = like(RunRequest, "ticks", help="Ticks of simulated time, instead of the workload's.")
     seed: int | None = like(RunRequest, "seed", help="First seed.")
@@ -30,10 +35,10 @@ class CompareRequest:
     )
     n_requests: int | None = described(
         None,
-        Option("Requests of the open loop's list at most.  [default: 500,000]", ("--requests",), low=1),
+        Option("Requests of the open loop's list at most, instead of all of them.", ("--requests",), low=1),
     )
     n_accesses: int | None = described(
-        None, Option("Accesses at most.  [default: 32,000,000, without --ticks]", ("--accesses",), low=1)
+        None, Option("Accesses at most, instead of all that the workload makes.", ("--accesses",), low=1)
     )
     grid: tuple[str, ...] = described(
         (),
@@ -43,27 +48,34 @@ class CompareRequest:
         None,
         Option("What the best cell of a grid is best in.  [default: fast_share]", metavar="COLUMN"),
     )
+    explain: str | None = described(
+        None, Option("Say what a row of the table means (all: every row), and end.", metavar="ROW")
+    )
     overrides: tuple[str, ...] = like(RunRequest, "overrides")
     jobs: int | None = described(
         None, Option("Models that run at once; by default one per CPU.", metavar="N", low=1)
     )
     side_costs: bool = described(
-        True, Option("Measure producers and a neighbour of the scan too (15 s).", has_no=True)
+        True, Option("Measure producers, a neighbour, and delays at equal cost too.", has_no=True)
     )
     out: Path | None = described(
         None, Option("Keep the table, every point (Parquet) and plots there.", metavar="DIR")
     )
     plots: bool = described(True, Option("Draw plots into --out (needs matplotlib).", has_no=True))
     force: bool = described(False, Option("Replace an earlier comparison at --out."))
+    markdown: bool = described(False, Option("Print the table as Markdown."))
 
     def run_request(self) -> RunRequest:
-        """Return the run whose workload and machine it is."""
-        return RunRequest(**values_like(RunRequest, self))
+        """Return the run whose workload and machine it is.
+
+        A topology may be given under the name of a captured machine, as in earlier versions.
+        """
+        return RunRequest(**values_like(RunRequest, self)).with_named_machine()
 
     @property
-    def is_cut(self) -> bool:
-        """Whether a workload is cut to so many accesses as are compared soon, where nobody said how many."""
-        return self.n_accesses is None and self.ticks is None
+    def all_designs(self) -> bool:
+        """Whether those that do not apply are left out, since nobody named one."""
+        return self.designs.strip() == ALL_DESIGNS
 
     def check(self) -> None:
         """Refuse options that contradict each other.

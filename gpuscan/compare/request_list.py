@@ -67,10 +67,10 @@ def make_request_list(
     settings: Settings,
     stream: Stream,
     path: Path,
-    limit: int,
+    limit: int | None = None,
     on_time: Callable[[int], None] | None = None,
 ) -> RequestList:
-    """Let the producer run on a machine where nothing moves, until ``limit`` requests or the end.
+    """Let the producer run on a machine where nothing moves, until ``limit`` requests (None: all) or the end.
 
     Raises:
         InputError: it asks for nothing.
@@ -81,7 +81,7 @@ def make_request_list(
 
 
 def collect(
-    topology: Topology, faults: Iterator[tuple[int, Observed]], path: Path, limit: int
+    topology: Topology, faults: Iterator[tuple[int, Observed]], path: Path, limit: int | None
 ) -> RequestList:
     """Keep what observed faults ask for, in order of time, and write it.
 
@@ -89,7 +89,7 @@ def collect(
         topology: whose CPUs the faults fall on: a node's in turn.
         faults: (end of the tick, its faults); those without times count as made then.
         path: of the list.
-        limit: entries at most.
+        limit: entries at most, None for all.
 
     Raises:
         InputError: nothing was asked for.
@@ -111,7 +111,7 @@ def collect(
         n_seen += len(part)
         hint_faults = seen.at_fault
         end_ns = tick_end_ns
-        if n_seen >= limit:
+        if limit is not None and n_seen >= limit:
             break
     if not n_seen:
         raise InputError(

@@ -14,6 +14,7 @@ from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
 
 if TYPE_CHECKING:
+    from gpuscan.compare.start import FrameFiles
     from gpuscan.compare.stream import TraceStream
 
 
@@ -53,6 +54,7 @@ class Settings:
         n_threads: threads of gpuscan's scans.
         parameters: of this cell.
         trace: replayed instead of the processes' accesses.
+        frames: of a captured machine.
     """
 
     topology: Topology
@@ -62,6 +64,7 @@ class Settings:
     n_threads: int
     parameters: Parameters = Parameters()
     trace: TraceStream | None = None
+    frames: FrameFiles | None = None
 
     @property
     def mark(self) -> Literal["request", "record"]:

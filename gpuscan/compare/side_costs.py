@@ -32,10 +32,11 @@ _VICTIM_NS = 250_000_000
 @dataclass(frozen=True, slots=True)
 class ProducerCost:
     """Nanoseconds per mark of a producer, one alone and each of two at once, to random pages that no mark was
-    made of before; NaN where the machine has one CPU."""
+    made of before; NaN where the machine has one CPU. ``single_ns``: one alone, each mark made by itself."""
 
     alone_ns: float
     beside_another_ns: float
+    single_ns: float
 
 
 def n_cpus() -> int:
@@ -63,9 +64,17 @@ def producer_costs(names: Sequence[str], on_step: Callable[[str], None]) -> dict
 def _producer_cost(step: MarkStep, pfns: list[Any]) -> ProducerCost:
     evicting = np.ones(_VICTIM_BYTES // 8, dtype=np.int64)
     with step.open(N_PAGES, pfns) as marking:
-        alone = [_round_ns(marking, evicting, 1) for _ in range(1 + _ROUNDS)][1:]  # the first one compiles
+        alone_ns = _alone_ns(marking, evicting)
         both = [_round_ns(marking, evicting, 2) for _ in range(_ROUNDS)] if n_cpus() > 1 else [float("nan")]
-    return ProducerCost(min(alone), min(both))
+    single_ns = alone_ns
+    if step.open_single is not None:
+        with step.open_single(N_PAGES, pfns) as marking:
+            single_ns = _alone_ns(marking, evicting)
+    return ProducerCost(alone_ns, min(both), single_ns)
+
+
+def _alone_ns(marking: Marking, evicting: Any) -> float:
+    return min([_round_ns(marking, evicting, 1) for _ in range(1 + _ROUNDS)][1:])  # the first one compiles
 
 
 def _round_ns(marking: Marking, evicting: Any, n_threads: int) -> float:

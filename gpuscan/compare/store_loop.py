@@ -15,6 +15,7 @@ from gpuscan.compare.request_list import RequestList, digest_entries
 from gpuscan.compare.settings import Settings
 from gpuscan.designs.requests import OVERWRITTEN_NID
 from gpuscan.kernels.api import Outcome
+from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.store.plan import Plan
 
@@ -52,6 +53,7 @@ class StoreLoop:
         self._since_ns = np.full(len(self._flats), _NOT_PENDING, dtype=np.int64)
         self._asked_nid = np.zeros(len(self._flats), dtype=np.int32)
         self._result = OpenResult(name, batch_limit=self._policy.batch_pages, fill_unit="base pages")
+        self._result.interval_ns = self._policy.interval_ns
         self._delays: list[NDArray[np.int64]] = []
         self._found: list[NDArray[np.int64]] = []
         self._fills: list[NDArray[np.int64]] = []
@@ -65,7 +67,7 @@ class StoreLoop:
         entries, interval_ns = self._entries, self._policy.interval_ns
         times = np.ascontiguousarray(entries["time_ns"])
         self._scan(0)  # loads what a scan needs, on an empty store
-        self._result.scan_ns = self._result.examined = self._result.examined_bytes = 0
+        self._result.scan_ns = self._result.examined = self._result.examined_bytes = self._result.n_scans = 0
         done = now_ns = 0
         for _ in range(int(times[-1]) // interval_ns + _SCANS_AFTER_END):
             now_ns += interval_ns
@@ -109,9 +111,12 @@ class StoreLoop:
             result.examined_bytes += plan.examined_bytes
             self._take(plan, now_ns + spent_ns)
         result.scan_ns += spent_ns
+        result.n_scans += 1
+        result.end_ns = max(result.end_ns, float(now_ns + spent_ns))
 
     def _take(self, plan: Plan, found_ns: int) -> None:
         which = np.searchsorted(self._flats, plan.flat)
+        self._result.n_marked_sections += len(np.unique(plan.flat // SECTION_PAGES))
         self._delays.append(found_ns - self._since_ns[which])
         self._found.append(plan.flat)
         self._since_ns[which] = _NOT_PENDING

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuscan.base.errors import InputError
 from gpuscan.compare.recording import Recording, digest_of, replaying_machine
+from gpuscan.compare.start import FrameFiles
 from gpuscan.engine.stages import Sampled
 from gpuscan.producers.catalogue import producer_of
 from gpuscan.producers.contract import Observed
@@ -96,6 +97,8 @@ class RecordedStream:
     topology: Topology
     spec: MachineSpec
     recorded: Recording
+    frames: FrameFiles | None = None
+    """Of a captured machine."""
 
     @property
     def horizon_ns(self) -> int:
@@ -119,7 +122,7 @@ class RecordedStream:
 
     def open(self) -> Opened:
         """See :class:`Stream`."""
-        machine, patterns = replaying_machine(self.topology, self.spec, self.recorded)
+        machine, patterns = replaying_machine(self.topology, self.spec, self.recorded, self.frames)
         return Opened(
             machine, producer_of(machine), lambda: digest_of([pattern.state() for pattern in patterns])
         )
@@ -138,6 +141,7 @@ class TraceStream:
         workload: how the trace is to be read.
         surveyed: what is in it.
         digest: SHA-256 of the file.
+        frames: of a captured machine, on which the trace's pages are; None: they are all that is there.
     """
 
     topology: Topology
@@ -145,6 +149,7 @@ class TraceStream:
     workload: Workload
     surveyed: Survey
     digest: str
+    frames: FrameFiles | None = None
 
     @property
     def horizon_ns(self) -> int:
@@ -169,7 +174,9 @@ class TraceStream:
         """
         if file_digest(self.surveyed) != self.digest:
             raise InputError(f"{self.surveyed.trace.path} has changed during the comparison; run it again")
-        machine = machine_from_frames(self.topology, frames_of(self.topology, self.surveyed.pages), self.spec)
+        pages = self.frames
+        frames = frames_of(self.topology, self.surveyed.pages) if pages is None else pages.read()
+        machine = machine_from_frames(self.topology, frames, self.spec)
         source = MarksAsFaults(trace_source(self.workload, machine, self.surveyed), machine)
         return Opened(machine, source, lambda: self.digest)
 

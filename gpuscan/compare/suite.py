@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import Cell, cell_of
 from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_model import CostModel
+from gpuscan.compare.equal_cost import EqualCost
+from gpuscan.compare.equal_cost_runs import EqualCostJob
 from gpuscan.compare.jobs import run_jobs
 from gpuscan.compare.open_loop import OpenResult, StepCosts, run_model
+from gpuscan.compare.parts import LISTING, RECORDING, n_accesses_of
 from gpuscan.compare.recording import record_accesses
 from gpuscan.compare.request_list import RequestList, make_request_list
 from gpuscan.compare.settings import Settings
@@ -26,15 +30,10 @@ from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import RecordedStream, Stream
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import NotMeasured
-from gpuscan.sim.machine import SimulatedMachine
 
 OnShare = Callable[[str, float], None]
 """Called with what is being done and how much of it (of 1) is done since the last call."""
 
-DEFAULT_REQUESTS = 500_000
-"""Requests of the open loop's list at most: models run in Python."""
-DEFAULT_ACCESSES = 32_000_000
-"""Accesses of the closed loop at most, unless told how many ticks to run: 4 s of cxl-promote on 256 GiB."""
 _TIB_PAGES = (1 << 40) // PAGE_BYTES
 _NAN = float("nan")
 
@@ -63,6 +62,7 @@ class SeedRun:
         stream, requests: what every design was given.
         opened, closed: by design.
         metadata: bytes by design.
+        equal_cost: by design, runs at other intervals; empty where there were none.
     """
 
     seed: int
@@ -71,6 +71,7 @@ class SeedRun:
     opened: dict[str, OpenResult]
     closed: dict[str, ClosedResult]
     metadata: dict[str, int]
+    equal_cost: dict[str, EqualCost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,49 +109,76 @@ class ModelJob:
         )
 
 
-def seed_steps(designs: Sequence[str]) -> int:
-    """Return how many shares of 1 :func:`run_seed` tells of."""
-    return 2 + 2 * len(designs)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What every design is given under one seed."""
+
+    stream: Stream
+    requests: RequestList
+
+
+def make_inputs(
+    settings: Settings, directory: Path, n_requests: int | None, on_share: OnShare, of: str = ""
+) -> Inputs:
+    """Record the accesses, and make the open loop's list of them.
+
+    Args:
+        settings: machine, policy; the seed is the spec's.
+        directory: where recording and list are written.
+        n_requests: length of the list at most.
+        on_share: see there.
+        of: in front of what it is told, see :func:`gpuscan.compare.parts.parts_of`.
+
+    Raises:
+        InputError: nothing is asked for.
+        RunFailedError: a disk is full.
+    """
+    on_share(f"{of}{RECORDING}", 0)
+    if settings.trace is not None:
+        stream: Stream = settings.trace
+    else:
+        stream = _recorded(settings, directory, on_share, of)
+    on_share(f"{of}{RECORDING}", 1)
+    on_share(f"{of}{LISTING}", 0)
+    requests = make_request_list(
+        settings,
+        stream,
+        directory / "requests.npy",
+        n_requests,
+        lambda passed_ns: on_share(f"{of}{LISTING}", passed_ns / stream.horizon_ns),
+    )
+    on_share(f"{of}{LISTING}", 1)
+    return Inputs(stream, requests)
 
 
 def run_seed(
     designs: Sequence[str],
     settings: Settings,
+    inputs: Inputs,
     costs: CostModel,
-    directory: Path,
-    n_requests: int,
     n_processes: int,
     on_share: OnShare,
+    of: str = "",
+    *,
+    equal_cost: bool = False,
 ) -> SeedRun:
     """Run both loops of every design under one seed.
 
     Args:
         designs: names.
         settings: machine, policy; the seed is the spec's.
+        inputs: of :func:`make_inputs`.
         costs: what the open loop's walks take.
-        directory: where recording and list are written.
-        n_requests: length of the list at most.
         n_processes: models that run at once.
-        on_share: see there; :func:`seed_steps` in all.
+        on_share: see there.
+        of: in front of what it is told, see :func:`gpuscan.compare.parts.parts_of`.
+        equal_cost: run each design at other intervals too.
 
     Raises:
-        InputError: a design has nothing to do on this machine, or nothing is asked for.
+        InputError: a design has nothing to do on this machine.
         RunFailedError: conservation broke, or a disk is full.
     """
-    if settings.trace is not None:
-        stream: Stream = settings.trace
-        on_share("recording accesses", 1)
-    else:
-        stream = _recorded(settings, directory, on_share)
-    told = 0.0
-
-    def listed(passed_ns: int) -> None:
-        nonlocal told
-        told += passed_ns / stream.horizon_ns
-        on_share("listing requests", passed_ns / stream.horizon_ns)
-
-    requests = make_request_list(settings, stream, directory / "requests.npy", n_requests, listed)
-    on_share("listing requests", 1 - told)
+    stream, requests = inputs.stream, inputs.requests
     opened: dict[str, OpenResult] = {}
     closed: dict[str, ClosedResult] = {}
     machine = stream.open().machine
@@ -159,62 +187,89 @@ def run_seed(
         name: DESIGNS.get(name).metadata_bytes(machine, settings.policy_of(name), n_listed)
         for name in designs
     }
-    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
-    for name in designs:
-        if name not in models:  # alone, on all threads: its scans are timed
-            opened[name], closed[name] = _run_store(name, settings, machine, stream, requests, on_share)
     del machine
+    models = [name for name in designs if not DESIGNS.get(name).runs_on_a_store]
+    # They take longest: first, and one of each loop at once, so that it is known early how long.
     jobs = [
         ModelJob(name, loop, settings, stream, requests, costs.step_costs(name))
-        for loop in ("closed", "open")
         for name in models
+        for loop in ("closed", "open")
     ]
-    for job, result in run_jobs(jobs, n_processes, on_share):
+    for job, result in run_jobs(jobs, n_processes, lambda name, share: on_share(f"{of}{name}", share)):
         assert isinstance(job, ModelJob)
+        on_share(f"{of}{job.name}", 1)
         if isinstance(result, OpenResult):
             opened[job.design] = result
         else:
             closed[job.design] = result
-    return SeedRun(settings.spec.seed, stream, requests, opened, closed, metadata)
+    for name in designs:
+        if name not in models:  # alone, on all threads: its scans are timed
+            opened[name], closed[name] = _run_store(name, settings, inputs, on_share, of)
+    reached: dict[str, EqualCost] = {}
+    if equal_cost:
+        searches = {
+            name: EqualCostJob(name, settings, stream, requests, costs, opened[name], requests.path.parent)
+            for name in designs
+        }
+        for name in designs:
+            if name not in models:
+                on_share(f"{of}{searches[name].name}", 0)
+                reached[name] = searches[name].run(partial(on_share, f"{of}{searches[name].name}"))
+                on_share(f"{of}{searches[name].name}", 1)
+        for job, result in run_jobs(
+            [searches[name] for name in models],
+            n_processes,
+            lambda name, share: on_share(f"{of}{name}", share),
+        ):
+            assert isinstance(job, EqualCostJob)
+            on_share(f"{of}{job.name}", 1)
+            reached[job.design] = result
+    return SeedRun(
+        settings.spec.seed,
+        stream,
+        requests,
+        {name: opened[name] for name in designs},
+        {name: closed[name] for name in designs},
+        metadata,
+        reached,
+    )
 
 
 def _run_store(
-    name: str,
-    settings: Settings,
-    machine: SimulatedMachine,
-    stream: Stream,
-    requests: RequestList,
-    on_share: OnShare,
+    name: str, settings: Settings, inputs: Inputs, on_share: OnShare, of: str
 ) -> tuple[OpenResult, ClosedResult]:
     """Run both loops of a design that runs on a store."""
-    opened = StoreLoop(name, settings, machine, requests).run(
-        lambda n: on_share(f"{name}, open loop", n / requests.n)
-    )
+    stream, requests = inputs.stream, inputs.requests
+    what = f"{of}{name}, open loop"
+    on_share(what, 0)
+    loop = StoreLoop(name, settings, stream.open().machine, requests)
+    opened = loop.run(lambda n_marks: on_share(what, n_marks / requests.n))
+    on_share(what, 1)
+    what_closed = f"{of}{name}, closed loop"
+    on_share(what_closed, 0)
     closed = run_closed(
-        name,
-        settings,
-        stream,
-        lambda passed_ns: on_share(f"{name}, closed loop", passed_ns / stream.horizon_ns),
+        name, settings, stream, lambda passed_ns: on_share(what_closed, passed_ns / stream.horizon_ns)
     )
+    on_share(what_closed, 1)
     return opened, closed
 
 
-def _recorded(settings: Settings, directory: Path, on_share: OnShare) -> RecordedStream:
-    n_accesses = sum(process.accesses_per_s for process in settings.spec.processes)
-    total = max(1.0, n_accesses * settings.horizon_ns / 1e9)
+def _recorded(settings: Settings, directory: Path, on_share: OnShare, of: str) -> RecordedStream:
+    total = n_accesses_of(settings)
     recording = record_accesses(
         settings.topology,
         settings.spec,
         settings.horizon_ns,
         directory,
-        lambda n: on_share("recording accesses", n / total),
+        lambda n: on_share(f"{of}{RECORDING}", n / total),
+        settings.frames,
     )
-    return RecordedStream(settings.topology, settings.spec, recording)
+    return RecordedStream(settings.topology, settings.spec, recording, settings.frames)
 
 
 def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> Figures:
     """Put together what is known about a design under one seed."""
-    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN))
+    producer = costs.producers.get(design, ProducerCost(_NAN, _NAN, _NAN))
     return Figures(
         design,
         run.opened[design],
@@ -225,8 +280,10 @@ def figures_of(design: str, run: SeedRun, settings: Settings, costs: Costs) -> F
         producer.alone_ns,
         producer.beside_another_ns,
         _slowdown(design, costs),
-        costs.model.scan_ns(design, _TIB_PAGES),
-        costs.model.scan_ns(design, 64 * _TIB_PAGES),
+        costs.model.scan_of(design, _TIB_PAGES),
+        costs.model.scan_of(design, 64 * _TIB_PAGES),
+        producer.single_ns,
+        run.equal_cost.get(design),
     )
 
 

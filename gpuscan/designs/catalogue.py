@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gpuscan.base.catalogue import Catalogue
@@ -44,6 +45,18 @@ class Designs(Catalogue[Design]):
 DESIGNS = Designs()
 
 
+def why_not_on(design: Design, top_tier: Iterable[bool]) -> str:
+    """Return why a design has nothing to do on a machine, in words that follow its name; empty where it has.
+
+    Args:
+        design: what it declares.
+        top_tier: of each node with memory, whether it is of the top tier.
+    """
+    if design.counts_accesses == "always" and all(top_tier):
+        return "promotes from lower tiers only, and all memory of this machine is one tier"
+    return ""
+
+
 def make_model(name: str, machine: Machine, policy: Policy) -> Model:
     """Return the model of a design, on a machine.
 
@@ -60,9 +73,6 @@ def make_model(name: str, machine: Machine, policy: Policy) -> Model:
     if design.model is None:
         raise InputError(f"the design {name} is no model; choose {', '.join(DESIGNS.models)}")
     design.check(Tuning(policy))
-    if design.counts_accesses == "always" and all(machine.is_top_tier(nid) for nid in machine.nids):
-        raise InputError(
-            f"the design {name} promotes from lower tiers only, and all memory of this machine is one tier; "
-            "choose another workload, such as cxl-promote"
-        )
+    if why := why_not_on(design, (machine.is_top_tier(nid) for nid in machine.nids)):
+        raise InputError(f"the design {name} {why}; choose another workload, such as cxl-promote")
     return design.model.make(machine, policy)

@@ -10,13 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
 from gpuscan.base.arguments import flag, instance, one_of, text, whole
 from gpuscan.base.errors import ArgumentError, RunFailedError
-from gpuscan.designs.steps import CoRunner, MarkStep, ScanStep
+from gpuscan.designs.steps import CoRunner, MarkStep, ScanSize, ScanStep
 from gpuscan.designs.tunables import Bound, Divisor, Tuning
-from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 
 if TYPE_CHECKING:
     from gpuscan.designs.machine import Machine
@@ -39,51 +36,22 @@ class NotMeasured:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ScanSize:
-    """What one scan is of.
-
-    Attributes:
-        n_pages: of the machine.
-        density: share of them that is READY, spread evenly.
-    """
-
-    n_pages: float
-    density: float
-
-    @property
-    def n_sections(self) -> float:
-        """Sections of 128 MiB."""
-        return self.n_pages / SECTION_PAGES
-
-    @property
-    def n_blocks(self) -> float:
-        """Blocks of 2 MiB."""
-        return self.n_pages / BLOCK_PAGES
-
-    @property
-    def n_candidates(self) -> float:
-        """READY pages."""
-        return self.n_pages * self.density
-
-    @property
-    def n_pages_of_marked_sections(self) -> float:
-        """Pages of the sections in which at least one page is READY."""
-        hot = self.n_sections * -np.expm1(SECTION_PAGES * np.log1p(-self.density))
-        return float(hot * SECTION_PAGES)
+def whole_size(size: ScanSize) -> ScanSize:
+    """Return all of it."""
+    return size
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A part of what a scan costs: a step, and how often it is done.
+    """A part of what a scan costs: a step, and what it goes through.
 
     Attributes:
         step: the name of a measured one (``gpuscan/compare/steps/scans.py``), or one that the design brings.
-        count: of one scan.
+        of: returns what of a scan it goes through; None where such a scan does not do it.
     """
 
     step: str | ScanStep
-    count: Callable[[ScanSize], float]
+    of: Callable[[ScanSize], ScanSize | None] = whole_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

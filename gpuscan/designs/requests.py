@@ -20,6 +20,8 @@ from gpuscan.base.errors import RunFailedError
 
 OVERWRITTEN_NID = "overwritten nid"
 """A newer request for another node took the place of one that was still pending."""
+COUNTED_ANEW = "counted anew for another node"
+"""An access from another node made the count begin anew, and the page is not hot any more."""
 ALREADY_THERE = "already there"
 """The page was on the node it was asked to go to."""
 MASKED_NID = "masked nid"

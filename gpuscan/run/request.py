@@ -23,6 +23,11 @@ _EVERY = "1min"
 _SNAPSHOT = ".zarr"
 
 
+def is_captured(machine: Path) -> bool:
+    """Whether a path is meant as a captured machine, and not as the name or the file of a topology."""
+    return machine.suffix == _SNAPSHOT or machine.is_dir()
+
+
 @dataclass(frozen=True, slots=True)
 class Every:
     """How often a checkpoint is written: after so many ticks, or so much wall time (when a tick ends)."""
@@ -180,6 +185,18 @@ class RunRequest:
         return not DESIGNS.get(self.design).runs_on_a_store
 
     @property
+    def is_of_a_snapshot(self) -> bool:
+        """Whether the machine is a captured one."""
+        return self.machine is not None
+
+    def with_named_machine(self) -> RunRequest:
+        """Return it with a topology under its own name that was given under that of a captured machine, as
+        comparisons took it in earlier versions."""
+        if self.machine is None or self.topology is not None or is_captured(self.machine):
+            return self
+        return replace(self, topology=str(self.machine), machine=None)
+
+    @property
     def cxl_share(self) -> float | None:
         """The upper share of a captured machine that counts as CXL memory, 0 to 1; None = none.
 
@@ -210,11 +227,7 @@ class RunRequest:
         found = self
         if found.workload.endswith(_SNAPSHOT) and found.machine is None:
             found = replace(found, workload=DEFAULT_WORKLOAD, machine=Path(found.workload))
-        machine = found.machine
-        if found.trace is None or machine is None or found.topology is not None:
-            return found
-        is_captured = machine.suffix == _SNAPSHOT or machine.is_dir()
-        return found if is_captured else replace(found, topology=str(machine), machine=None)
+        return found if found.trace is None else found.with_named_machine()
 
     def check(self) -> None:
         """Refuse options that contradict each other, before anything is read.

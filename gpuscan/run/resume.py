@@ -90,7 +90,7 @@ class ResumedRun(RunCheckpoints):
 
     def _check_size(self, state: State) -> None:
         """Refuse a machine of another size than the arrays before it is built: it may be any size."""
-        if self.kept.request.machine is not None:
+        if self.kept.request.is_of_a_snapshot:
             return
         n_sections = topology_from_dict(self.kept.topology).page_map.n_sections
         edges = items(table(state["store"], "the store").get("section_edges"), "section_edges")

@@ -57,7 +57,15 @@ class CapturedFrames:
 
 
 def machine_from_frames(topology: Topology, frames: CapturedFrames, spec: MachineSpec) -> SimulatedMachine:
-    """Build a machine from captured frames.
+    """Build a machine from captured frames: see :func:`captured_contents`."""
+    spec, contents = captured_contents(topology, frames, spec)
+    return SimulatedMachine(topology, spec, contents)
+
+
+def captured_contents(
+    topology: Topology, frames: CapturedFrames, spec: MachineSpec
+) -> tuple[MachineSpec, Contents]:
+    """Return what a machine starts with whose memory was captured, and the description that goes with it.
 
     Args:
         topology: the snapshot's, maybe split.
@@ -108,7 +116,7 @@ def machine_from_frames(topology: Topology, frames: CapturedFrames, spec: Machin
     )
     free = FrameAllocator(topology, frames.flags & FrameBit.FREE != 0)
     contents = Contents(free, space, (Process(process, space.mappings, pattern),))
-    return SimulatedMachine(topology, replace(spec, processes=(process,)), contents)
+    return replace(spec, processes=(process,)), contents
 
 
 def _machine_flags(captured: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -51,6 +51,11 @@ _CAPACITY_MIN = 1 << 16
 Counts = dict[Outcome, int]
 
 
+def capacity_for(n_pages: int) -> int:
+    """Return the folios that a plan of a store of ``n_pages`` holds unless told otherwise."""
+    return max(_CAPACITY_MIN, n_pages // _CAPACITY_SHARE)
+
+
 class PageStore(ABC):
     """Page records of a machine, wherever they are.
 
@@ -88,7 +93,7 @@ class PageStore(ABC):
     @property
     def default_capacity(self) -> int:
         """Folios a plan holds unless told otherwise."""
-        return max(_CAPACITY_MIN, self.n_pages // _CAPACITY_SHARE)
+        return capacity_for(self.n_pages)
 
     @property
     @abstractmethod

@@ -1,3 +1,5 @@
 """Descriptions of a machine and what runs on it: TOML files, their model, and the built-in ones."""
 
 DEFAULT_WORKLOAD = "cxl-promote"
+DEFAULT_COMPARISON = "cxl-interleave"
+"""What ``gpuscan compare`` takes: pages of each zone go to several nodes, where designs differ most."""

@@ -31,7 +31,6 @@ REQUESTS = [
 EARLIER = [
     ("live", "--source", "--monitor"),
     ("capture", "--source", "--monitor"),
-    ("compare", "--machine", "--topology"),
 ]
 
 

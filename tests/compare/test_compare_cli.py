@@ -16,13 +16,13 @@ from gpuscan.compare.closed_loop import ClosedResult
 from gpuscan.compare.columns.catalogue import all_columns
 from gpuscan.compare.columns.cells import cell_of, cell_text
 from gpuscan.compare.columns.contract import Figures
-from gpuscan.compare.cost_model import CostModel, Line
+from gpuscan.compare.cost_fit import Estimate
+from gpuscan.compare.equal_cost import CostPoint, EqualCost
 from gpuscan.compare.grid import parse_grid
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.compare.plots import PLOTS
 from gpuscan.compare.settings import Parameters
 from gpuscan.designs.catalogue import DESIGNS
-from gpuscan.records.page_map import SECTION_PAGES
 from small_steps import small_steps
 
 SMALL = """
@@ -39,6 +39,7 @@ cpus_of = [0]
 placement = { 0 = "20%", 2 = "80%" }
 accesses_per_gib_s = 100_000
 """
+ONE, NONE = Estimate(1.0, 0.0), Estimate(*(2 * [float("nan")]), "not measured: see hot-list in designs.md")
 DATA = Path(__file__).parents[1] / "data" / "traces"
 
 
@@ -119,7 +120,7 @@ def test_the_table_of_all_designs_over_two_seeds(small: str, capsys: pytest.Capt
     arguments = ["compare", small, "--ticks", "6", "--seeds", "2", "--jobs", "1", "--requests", "500"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    for name in (*DESIGNS.names, "open loop", "closed loop", "counted", "modelled", "(measured)", "±"):
+    for name in (*DESIGNS.names, "open loop", "closed loop", "~ modelled, * measured", "±", "seeds 7 to 8"):
         assert name in shown.out
     for column in all_columns():
         assert column.title.strip() in shown.out
@@ -217,7 +218,7 @@ def compared_topology(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 def test_what_gpuscan_s_cells_cannot_say() -> None:
     opened, closed = OpenResult("gpuscan", scan_ns=10.0), ClosedResult("gpuscan", wrong_node_known=False)
     nan = float("nan")
-    figures = Figures("gpuscan", opened, closed, 1000, 4, 0, nan, nan, nan, 1.0, 1.0)
+    figures = Figures("gpuscan", opened, closed, 1000, 4, 0, nan, nan, nan, ONE, ONE)
     cells = {column.key: cell_of(column, [figures]) for column in all_columns()}
     busy = next(column for column in all_columns() if column.key == "busy")
     assert cell_text(busy, cells["busy"]) == "4.0% (at most, 4 threads)"
@@ -228,7 +229,7 @@ def test_what_gpuscan_s_cells_cannot_say() -> None:
     for mark_ns, why_not in ((nan, "not measured"), (20.0, "one CPU")):
         for column in (one for one in all_columns() if one.key in ("mark_cost_2", "slowdown")):
             assert cell_of(column, [replace(figures, mark_ns=mark_ns)]).why_not == why_not
-    hot = replace(figures, design="hot-list", scan_1tib_ns=nan, scan_64tib_ns=nan)
+    hot = replace(figures, design="hot-list", scan_1tib=NONE, scan_64tib=NONE)
     for column in all_columns():
         if column.loop == "none" and column.key != "metadata":
             assert cell_of(column, [hot]).why_not == "not measured: see hot-list in designs.md"
@@ -242,7 +243,7 @@ def test_a_seed_without_a_number_keeps_its_place() -> None:
             "rfc-v1",
             OpenResult("rfc-v1"),
             ClosedResult("rfc-v1", migrated=n, examined=120),
-            *(1000, 1, 0, nan, nan, nan, 1.0, 1.0),
+            *(1000, 1, 0, nan, nan, nan, ONE, ONE),
         )
         for n in moved.values()
     ]
@@ -260,7 +261,7 @@ def test_moves_at_the_fault_are_counted_with_the_others() -> None:
     column = next(column for column in all_columns() if column.key == "moved")
 
     def text(*results: ClosedResult) -> str:
-        rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
+        rest = (1000, 1, 0, nan, nan, nan, ONE, ONE)
         seeds = [Figures("rfc-v1", OpenResult("rfc-v1"), closed, *rest) for closed in results]
         return cell_text(column, cell_of(column, seeds))
 
@@ -273,20 +274,45 @@ def test_moves_at_the_fault_are_counted_with_the_others() -> None:
 def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
     nan = float("nan")
     column = next(column for column in all_columns() if column.key == "false_promotions")
-    rest = (1000, 1, 0, nan, nan, nan, 1.0, 1.0)
+    rest = (1000, 1, 0, nan, nan, nan, ONE, ONE)
     for design in DESIGNS.names:
         figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
         asks = design in ("section-flag", "hot-list")
         assert cell_text(column, cell_of(column, [figures])) == ("4" if asks else "asks no time")
 
 
-def test_the_cost_model_predicts_what_it_was_not_made_of() -> None:
-    line = Line("walk", "pages", 100.0, 2.0, (10, 20), (120.0, 140.0), 0.0)
-    model = CostModel(dict.fromkeys(("walk", "section walk", "section check", "list entry", "gpuscan"), line))
-    assert model.scan_ns("rfc-v1", 1000) == 2100
-    assert model.scan_ns("percpu-list", 1_000_000, 1e-3) == 100 + 2 * 1000
-    assert np.isnan(model.scan_ns("hot-list", 1_000_000, 1e-3))
-    dense = model.scan_ns("section-flag", 64 * SECTION_PAGES, 1e-2)  # every section is hot
-    assert dense == pytest.approx(100 + 2 * 64 + 100 + 2 * 64 * SECTION_PAGES, rel=1e-6)
-    sparse = model.scan_ns("section-flag", 64 * SECTION_PAGES, 1e-12)
-    assert sparse == pytest.approx(100 + 2 * 64 + 100, rel=0.01)
+def test_costs_that_are_measured_once_have_no_spread_and_say_how_they_were_measured() -> None:
+    opened, closed = OpenResult("gpuscan"), ClosedResult("gpuscan")
+    scan = Estimate(700_000.0, 0.084)
+    seeds = [
+        Figures("gpuscan", opened, closed, 1000, 1, n, 20.0, 21.0, 0.5, scan, NONE, 60.0) for n in (64, 96)
+    ]
+    columns = {column.key: column for column in all_columns()}
+
+    def text(key: str) -> str:
+        return cell_text(columns[key], cell_of(columns[key], seeds))
+
+    assert text("scan_1tib") == "700 us ±8%"
+    assert text("scan_64tib") == NONE.why_not
+    assert text("mark_cost") == "20 ns (a sorted batch)"
+    assert text("mark_cost_single") == "60 ns"
+    assert text("slowdown") == "50.0%"
+    assert text("metadata") == "80 B ±16 B"  # which hangs on what was asked for
+
+
+def test_rows_of_equal_cost_say_what_was_reached() -> None:
+    nan = float("nan")
+    points = [CostPoint(ms * 10**6, 0.08 / ms, ms * 5e5, ms * 1e6, ms * 1e6, 9, 9) for ms in (100, 20, 2, 1)]
+    rest = (1000, 1, 0, nan, nan, nan, ONE, ONE, nan)
+    columns = {column.key: column for column in all_columns()}
+
+    def text(key: str, cost: EqualCost | None) -> str:
+        figures = Figures("rfc-v1", OpenResult("rfc-v1"), ClosedResult("rfc-v1"), *rest, cost)
+        return cell_text(columns[key], cell_of(columns[key], [figures]))
+
+    found = EqualCost(tuple(points))
+    assert text("delay_at_1_percent", found) == "4 ms"
+    assert text("delay_at_10_percent", found) == "500 us (takes 8.0%)"
+    assert text("core_for_10_ms", found) == "0.4%"
+    assert text("core_for_10_ms", None) == "not measured"
+    assert text("core_for_10_ms", EqualCost((), "found none")) == "found none"

@@ -16,7 +16,7 @@ from gpuscan.compare.open_loop import OpenLoop, OpenResult, StepCosts, run_model
 from gpuscan.compare.overwritten_targets import WatchedStore
 from gpuscan.compare.recording import record_accesses, replaying_machine
 from gpuscan.compare.request_list import ENTRY, RequestList, make_request_list, write_request_list
-from gpuscan.compare.settings import Settings, ticks_within
+from gpuscan.compare.settings import Parameters, Settings, ticks_within
 from gpuscan.compare.static_machine import StillPages
 from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import RecordedStream
@@ -92,6 +92,23 @@ def test_closed_loop_the_same_accesses_whatever_a_design_moves(
     assert result.fast_after > 0.3
     # It moved pages on a machine of its own: the open loop's list is of pages that never moved.
     assert requests.entries()["pfn"].min() >= 5 * SECTION_PAGES
+
+
+def test_a_thread_that_waits_out_walks_once_a_period_and_else_begins_anew_while_marks_come(
+    stream: RecordedStream, requests: RequestList
+) -> None:
+    slow = StepCosts(page_ns=500.0, entry_ns=20.0)
+    chosen = replace(settings(), parameters=Parameters(interval_ns=60 * MS))
+    posted, out = (
+        run_model("rfc-fixed", chosen, StillPages(stream.open().machine), requests, slow, waits_out=waits_out)
+        for waits_out in (False, True)
+    )
+    assert posted.interval_ns == out.interval_ns == 60 * MS
+    period_ns = out.interval_ns + out.scan_ns / out.n_scans
+    assert out.n_scans <= out.n_threads * out.end_ns / period_ns
+    assert posted.n_scans > posted.n_threads * posted.end_ns / period_ns + 3
+    assert out.pending == posted.pending == 0
+    assert np.median(out.delays_ns) > np.median(posted.delays_ns)
 
 
 @pytest.mark.parametrize("design", [design.name for design in DESIGNS.in_order])

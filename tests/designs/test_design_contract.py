@@ -7,12 +7,14 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpuscan.base.errors import ArgumentError, InputError, RunFailedError
 from gpuscan.designs.catalogue import DESIGNS, make_model
-from gpuscan.designs.contract import Design, Modelled, NotMeasured, PlotStyle, ScanSize
+from gpuscan.designs.contract import Design, Modelled, NotMeasured, PlotStyle
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
+from gpuscan.designs.steps import ScanSize
 from gpuscan.designs.tunables import Bound, Tuning
 from gpuscan.engine.policy import Policy
 from packages import installed
@@ -109,12 +111,14 @@ def test_what_runs_on_a_store_is_no_model() -> None:
 
 
 def test_what_a_scan_is_of() -> None:
-    size = ScanSize(64 * 32_768, 1e-2)
+    size = ScanSize.spread(64 * 32_768, 1e-2)
     assert (size.n_sections, size.n_blocks, size.n_candidates) == (64, 64 * 64, 64 * 327.68)
-    assert size.n_pages_of_marked_sections == pytest.approx(size.n_pages)
-    assert ScanSize(size.n_pages, 1 / size.n_pages).n_pages_of_marked_sections == pytest.approx(
-        32_768, rel=0.01
-    )
+    assert size.marked_sections.n_pages == pytest.approx(size.n_pages)
+    lone = ScanSize.spread(size.n_pages, 1 / size.n_pages)
+    assert lone.marked_sections.n_pages == pytest.approx(32_768, rel=0.01)
+    assert lone.n_marked_blocks == pytest.approx(1, rel=0.01)
+    counted = ScanSize.of(2 * 32_768, np.array([0, 1, 511, 512, 32_767]))
+    assert counted == ScanSize(65_536, 5, 3, 1)
 
 
 def cells(heading: str) -> list[list[str]]:

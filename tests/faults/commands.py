@@ -303,19 +303,24 @@ def compare(directory: Path) -> int:
     from dataclasses import replace
 
     from gpuscan.compare.request_list import write_request_list
+    from gpuscan.compare.suite import Inputs
 
     temporary = directory / "tmp"
     if not COMPARED:
         _record_comparison()
     model, run, entries = COMPARED
 
-    def again(names: Any, seeded: Any, model: Any, place: Path, *_: Any) -> Any:
-        return replace(run, requests=write_request_list(entries, place / "requests.npy"))
+    def again(seeded: Any, place: Path, *_: Any) -> Any:
+        return Inputs(run.stream, write_request_list(entries, place / "requests.npy"))
+
+    def ran(names: Any, seeded: Any, inputs: Inputs, *_: Any, **__: Any) -> Any:
+        return replace(run, requests=inputs.requests)
 
     with (
         mock.patch("tempfile.tempdir", str(temporary)),
         mock.patch("gpuscan.compare.cost_model.measure_model", return_value=model),
-        mock.patch("gpuscan.compare.suite.run_seed", again),
+        mock.patch("gpuscan.compare.suite.make_inputs", again),
+        mock.patch("gpuscan.compare.suite.run_seed", ran),
     ):
         return quietly(*COMPARE, "--out", directory / "c", "--no-plots", "--force")
 
@@ -331,8 +336,8 @@ def _record_comparison() -> None:
         kept["model"] = measure(*arguments)
         return kept["model"]
 
-    def ran(*arguments: Any) -> Any:
-        kept["run"] = run_seed(*arguments)
+    def ran(*arguments: Any, **more: Any) -> Any:
+        kept["run"] = run_seed(*arguments, **more)
         kept["entries"] = kept["run"].requests.entries().copy()
         return kept["run"]
 

@@ -83,7 +83,7 @@ def test_a_wrong_value_is_one_sentence_with_its_key(overrides: list[str], messag
 
 def test_an_unknown_name_gets_the_close_one_and_the_list() -> None:
     with pytest.raises(
-        InputError, match=r"\(did you mean 'cxl-promote'\?\); choose one of cxl-promote, numa"
+        InputError, match=r"\(did you mean 'cxl-promote'\?\); choose one of cxl-interleave, cxl-promote, numa"
     ):
         load_workload("cxl-promot")
 

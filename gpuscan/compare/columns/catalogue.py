@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from gpuscan.base.catalogue import Catalogue
@@ -30,15 +31,38 @@ def all_columns() -> tuple[Column, ...]:
     return tuple(found.values())
 
 
+def columns_called(name: str) -> tuple[Column, ...]:
+    """Return the columns of a key or a title (which one of each loop may have), or ``all`` of them.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    columns, wanted = all_columns(), name.strip().casefold()
+    if wanted == "all":
+        return columns
+    found = [column for column in columns if wanted in (column.key, column.title.strip().casefold())]
+    if not found:
+        titles = {column.title.strip().casefold(): column.key for column in columns}
+        names = {column.key: column.key for column in columns} | titles
+        close = difflib.get_close_matches(wanted, names, 1)
+        meant = f" (did you mean {names[close[0]]!r}?)" if close else ""
+        keys = ", ".join(column.key for column in columns)
+        raise InputError(f"unknown row {name!r}{meant}; choose all, {keys}")
+    return tuple(found)
+
+
+def column_document(column: Column) -> dict[str, Any]:
+    """Return what a column is, for JSON."""
+    return {
+        "key": column.key,
+        "title": column.title.strip(),
+        "explain": column.explain,
+        "loop": column.loop,
+        "unit": column.unit,
+        "drawn": column.drawn,
+    }
+
+
 def column_documents() -> list[dict[str, Any]]:
     """Return what the columns are, for JSON."""
-    return [
-        {
-            "key": column.key,
-            "title": column.title.strip(),
-            "loop": column.loop,
-            "unit": column.unit,
-            "drawn": column.drawn,
-        }
-        for column in all_columns()
-    ]
+    return [column_document(column) for column in all_columns()]

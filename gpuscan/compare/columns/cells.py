@@ -42,20 +42,22 @@ def cell_of(column: Column, seeds: Sequence[Figures]) -> Cell:
 
 
 def cell_text(column: Column, cell: Cell) -> str:
-    """Return a cell as printed: the median, with half the spread where several seeds have a number, and how
-    many have one where not all do."""
+    """Return a cell as printed: the median, with half the spread where several seeds have a number (of their
+    own: costs are measured once for all), and how many have one where not all do."""
     if cell.why_not:
         return cell.why_not
-    text = _formatted(cell.number, column.unit)
+    text = formatted(cell.number, column.unit)
     n_known, n_seeds = sum(not math.isnan(number) for number in cell.values), len(cell.values)
-    if n_known > 1:
-        text += f" ±{_formatted((cell.high - cell.low) / 2, column.unit)}"
+    measured_once = column.loop == "none" and cell.high == cell.low
+    if n_known > 1 and not measured_once:
+        text += f" ±{formatted((cell.high - cell.low) / 2, column.unit)}"
     if n_known < n_seeds:
         text += f" ({n_known} of {n_seeds} seeds)"
     return f"{text} {cell.remark}" if cell.remark else text
 
 
-def _formatted(number: float, unit: Unit) -> str:
+def formatted(number: float, unit: Unit) -> str:
+    """Return a number with its unit, as short as it can be read."""
     if unit == "bytes":
         return format_bytes(number)
     if unit == "ns":

@@ -9,13 +9,16 @@ model's walks begin and end by them. The closed loop charges what the workload's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from gpuscan.base.arguments import flag, items, one_of, text, whole
 from gpuscan.base.errors import ArgumentError
 from gpuscan.compare.closed_loop import ClosedResult
+from gpuscan.compare.cost_fit import Estimate
+from gpuscan.compare.endings import NEVER_FOUND, Endings
+from gpuscan.compare.equal_cost import EqualCost
 from gpuscan.compare.open_loop import OpenResult
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.designs.contract import Design, NotMeasured
@@ -38,7 +41,9 @@ class Figures:
         metadata_bytes: what the design keeps for this machine.
         mark_ns, mark_beside_ns: producer cost alone and beside another; NaN where not measured.
         slowdown: of a neighbour while the design scans; NaN where not measured.
-        scan_1tib_ns, scan_64tib_ns: modelled; NaN where no step of it was measured.
+        scan_1tib, scan_64tib: modelled.
+        mark_single_ns: producer cost alone where each mark is made by itself; NaN where not measured.
+        equal_cost: the open loop at other intervals; None where it was not run at them.
     """
 
     design: str
@@ -50,8 +55,20 @@ class Figures:
     mark_ns: float
     mark_beside_ns: float
     slowdown: float
-    scan_1tib_ns: float
-    scan_64tib_ns: float
+    scan_1tib: Estimate
+    scan_64tib: Estimate
+    mark_single_ns: float = float("nan")
+    equal_cost: EqualCost | None = None
+
+    @property
+    def endings_open(self) -> Endings:
+        """How marks of the open loop ended that nobody found."""
+        return Endings.of({**self.opened.lost, NEVER_FOUND: self.opened.pending})
+
+    @property
+    def endings(self) -> Endings:
+        """How marks of the closed loop ended that moved nothing."""
+        return Endings.of(self.closed.lost)
 
     @property
     def declared(self) -> Design:
@@ -74,7 +91,8 @@ class Column:
 
     Attributes:
         key: its name in JSON and Parquet.
-        title: as printed.
+        title: as printed, 26 characters at most or it takes two lines.
+        explain: one sentence for who has not read the code: what the row shows.
         loop: whose figures it shows.
         how: of its cells: counted, measured or modelled, see the module.
         unit: of its numbers.
@@ -86,6 +104,7 @@ class Column:
 
     key: str
     title: str
+    explain: str
     loop: Loop
     how: How
     unit: Unit
@@ -98,6 +117,8 @@ class Column:
         of = f"the column {self.key!r}"
         text("the key of a column", self.key)
         text(f"{of}: title", self.title)
+        if not text(f"{of}: explain", self.explain).strip():
+            raise ArgumentError(f"{of} does not say what it shows; give explain, one sentence")
         for name, kind in (("loop", Loop), ("how", How), ("unit", Unit), ("better", Better)):
             one_of(f"{of}: {name}", getattr(self, name), get_args(kind))
         if self.how_on_a_store is not None:
@@ -136,6 +157,13 @@ def known(number: float, why_not: str) -> Value:
     return Value(why_not=why_not) if math.isnan(number) else Value(number)
 
 
+def estimated(estimate: Estimate) -> Value:
+    """Return a modelled number with its band, or why there is none."""
+    if estimate.why_not:
+        return Value(why_not=estimate.why_not)
+    return Value(estimate.ns, remark=f"±{estimate.error:.0%}")
+
+
 def declared(number: float, step: object, why_not: str = "not measured") -> Value:
     """Return what is measured of a declared step, or why none was."""
     if isinstance(step, NotMeasured):
@@ -143,8 +171,7 @@ def declared(number: float, step: object, why_not: str = "not measured") -> Valu
     return known(number, why_not)
 
 
-def lost_of(lost: dict[str, int]) -> Value:
-    """Return how many requests were lost, and why most of them."""
-    total = sum(lost.values())
-    reason = max(lost, key=lambda name: lost[name]) if lost else ""
-    return Value(float(total), remark=f"({reason})" if total else "")
+def ended(by_reason: Mapping[str, int]) -> Value:
+    """Return how many marks ended for any of some reasons, and for which most of them did."""
+    reason = max(by_reason, key=lambda name: by_reason[name], default="")
+    return Value(float(sum(by_reason.values())), remark=f"({reason})" if reason else "")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.kernels.cpu.arguments import Machine, Store
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
     atomic_compare_exchange,
@@ -20,6 +21,8 @@ from gpuscan.kernels.cpu.atomics import (
     atomic_or,
 )
 from gpuscan.kernels.cpu.compile import kernel
+from gpuscan.kernels.cpu.gather import TARGET_BITS, find_page
+from gpuscan.kernels.cpu.request import request_one
 
 PAGE_WORDS = 8
 """64 bytes of struct page."""
@@ -178,6 +181,21 @@ def append(
         node = word >> NODE_SHIFT
         if atomic_load(flags, node) & 1 == 0:
             atomic_or(flags, node, 1)
+
+
+@kernel
+def mark_single(
+    pfns: NDArray[np.int64],
+    nids: NDArray[np.int32],
+    store: Store,
+    machine: Machine,
+    counts: NDArray[np.int64],
+) -> None:
+    """Our own request, page after page as they come: the page of a PFN is found and its record changed before
+    the next one is looked at, nothing is sorted and nothing loaded ahead. Counts outcomes."""
+    for index in range(len(pfns)):
+        page = find_page(store, machine, pfns[index], nids[index])
+        counts[request_one(store, page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1))] += 1
 
 
 def struct_pages(n_pages: int) -> NDArray[Any]:

@@ -13,6 +13,9 @@ from gpuscan.base.program import PROGRAM
 from gpuscan.bench.bed import Bed, StoreShape
 from gpuscan.compare.steps import loops
 from gpuscan.designs.steps import Marking, MarkStep
+from gpuscan.kernels.cpu.arguments import machine_of
+from gpuscan.kernels.cpu.backend import CpuKernels
+from gpuscan.kernels.outcomes import N_OUTCOMES
 from gpuscan.records.page_map import SECTION_PAGES
 
 _ZONE_WORD = 8
@@ -70,17 +73,29 @@ def _append(n_pages: int, pfns: Sequence[NDArray[Any]]) -> Iterator[Marking]:
     yield Marking(lambda number: append(pfns[number], pages, entries[number], flags), lambda: flags.fill(0))
 
 
-@contextmanager
-def _request(n_pages: int, pfns: Sequence[NDArray[Any]]) -> Iterator[Marking]:
-    with Bed(StoreShape(n_pages, 16, "rfc", "cpu"), 1) as bed:
-        rng, none = np.random.default_rng(4), np.empty(0, dtype=np.uint8)
-        nids = [bed.targets(part, rng) for part in pfns]
+def _requests(one_by_one: bool) -> Any:
+    @contextmanager
+    def open_store(n_pages: int, pfns: Sequence[NDArray[Any]]) -> Iterator[Marking]:
+        with Bed(StoreShape(n_pages, 16, "rfc", "cpu"), 1) as bed:
+            rng, none, kernels = np.random.default_rng(4), np.empty(0, dtype=np.uint8), bed.store.kernels
+            nids = [bed.targets(part, rng) for part in pfns]
 
-        def clear() -> None:
-            bed.empty()
-            bed.records[:] = 0
+            def clear() -> None:
+                bed.empty()
+                bed.records[:] = 0
 
-        yield Marking(lambda number: bed.store.kernels.request(pfns[number], nids[number], none), clear)
+            def mark(number: int) -> object:
+                if not one_by_one:
+                    return kernels.request(pfns[number], nids[number], none)
+                assert isinstance(kernels, CpuKernels)
+                counts = np.zeros(N_OUTCOMES, dtype=np.int64)
+                single = loops.mark_single.for_bits(kernels.layout.fmt.bits)
+                single(pfns[number], nids[number], kernels.store, machine_of(kernels.layout), counts)
+                return counts
+
+            yield Marking(mark, clear)
+
+    return open_store
 
 
 MARK_STEPS = {
@@ -91,8 +106,8 @@ MARK_STEPS = {
         MarkStep("two atomics of a folio", _of_a_folio),
         MarkStep("record", _record),
         MarkStep("append", _append),
-        MarkStep(PROGRAM, _request),
+        MarkStep(PROGRAM, _requests(False), "a sorted batch", _requests(True)),
     )
 }
 """By name: kmigrated_add_pfn(), with more flags or on the head's record; pghot_record_access(); a list per
-CPU; and our own request, in one call."""
+CPU; and our own request, in one call, and page by page."""

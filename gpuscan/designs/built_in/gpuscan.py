@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gpuscan.base.program import PROGRAM
 from gpuscan.designs.contract import Charge, Design, PlotStyle
+from gpuscan.designs.steps import ScanSize
 from gpuscan.designs.tunables import Bound, Divisor, Tuning
 from gpuscan.records.formats import record_format
 from gpuscan.records.page_map import BLOCK_PAGES
@@ -30,6 +31,17 @@ def _metadata_bytes(machine: SimulatedMachine, policy: Policy, _: int) -> int:
     return n_flat * fmt.n_bytes + 2 * n_flat // 8 + n_flat // BLOCK_PAGES // 8 + orders
 
 
+def _if_few(size: ScanSize) -> ScanSize | None:
+    """Return what a scan is of where it is one call: :mod:`gpuscan.kernels.cpu.scan_sparse`."""
+    from gpuscan.kernels.cpu.scan import PARALLEL_FROM_BLOCKS
+
+    return size if size.n_marked_blocks < PARALLEL_FROM_BLOCKS else None
+
+
+def _if_many(size: ScanSize) -> ScanSize | None:
+    return None if _if_few(size) else size
+
+
 DESIGN = Design(
     name=PROGRAM,
     line="the engine of this project",
@@ -43,7 +55,7 @@ DESIGN = Design(
     metadata_bytes=_metadata_bytes,
     record_bytes=None,
     look=None,
-    scan=(Charge(PROGRAM, lambda size: size.n_pages),),
+    scan=(Charge(f"{PROGRAM}, few blocks", _if_few), Charge(PROGRAM, _if_many)),
     mark=PROGRAM,
     beside=PROGRAM,
     plot=PlotStyle(order=80, line={"color": "black", "linewidth": 1.6, "linestyle": "-."}, shaded=True),

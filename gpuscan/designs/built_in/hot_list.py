@@ -33,11 +33,11 @@ from gpuscan.designs.requests import (
     BEHIND_A_COOL_HEAD,
     CONSUMED,
     COOLED,
+    COUNTED_ANEW,
     FREQ_WRAPPED,
     HEAP_FULL,
     NO_HEAP,
     NOT_PROMOTED,
-    OVERWRITTEN_NID,
 )
 from gpuscan.designs.tunables import (
     INT_MAX,
@@ -295,7 +295,7 @@ class HotList(Model):
                 self.counters["pghot_records_heap"] += 1
                 self.ledger.refuse(NO_HEAP)
             else:
-                self.ledger.end_pending(entry.position, OVERWRITTEN_NID)
+                self.ledger.end_pending(entry.position, COUNTED_ANEW)
             return 0
         if heap.holds(entry):
             if hot:
@@ -306,7 +306,7 @@ class HotList(Model):
                 entry.heap_idx = NOT_IN_A_HEAP
                 self.ledger.end_pending(entry.position, COOLED if entry.frequency else FREQ_WRAPPED)
         elif not hot:
-            self.ledger.end_pending(entry.position, OVERWRITTEN_NID)
+            self.ledger.end_pending(entry.position, COUNTED_ANEW)
         elif len(heap.data) >= self.heap_entries:
             self.counters["heap_full"] += 1
             self.ledger.refuse(HEAP_FULL)

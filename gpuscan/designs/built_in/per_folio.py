@@ -55,7 +55,7 @@ DESIGN = Design(
     metadata_bytes=lambda machine, *_: machine.space.n_folios * FOLIO_RECORD_BYTES,
     record_bytes=lambda _: FOLIO_RECORD_BYTES,
     look="walk",
-    scan=(Charge("walk", lambda size: size.n_pages),),
+    scan=(Charge("walk"),),
     mark="two atomics of a folio",
     beside="walk",
     plot=PlotStyle(order=40, line={"color": "#8B4513", "linewidth": 1.4, "linestyle": ":"}),

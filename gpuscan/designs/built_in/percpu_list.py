@@ -145,7 +145,7 @@ DESIGN = Design(
     metadata_bytes=_metadata_bytes,
     record_bytes=lambda _: ENTRY_BYTES,
     look="list entry",
-    scan=(Charge("list entry", lambda size: size.n_candidates),),
+    scan=(Charge("list entry"),),
     mark="append",
     beside="list entry",
     plot=PlotStyle(order=70, line={"color": "#009E73", "linewidth": 2.8, "alpha": 0.8}),

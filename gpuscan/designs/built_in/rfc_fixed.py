@@ -20,7 +20,7 @@ DESIGN = Design(
     metadata_bytes=page_ext_bytes,
     record_bytes=lambda _: PAGE_EXT_BYTES,
     look="walk",
-    scan=(Charge("walk", lambda size: size.n_pages),),
+    scan=(Charge("walk"),),
     mark="two atomics",
     beside="walk",
     plot=PlotStyle(order=20, line={"color": "#E69F00", "linewidth": 2.5}),

@@ -20,7 +20,7 @@ DESIGN = Design(
     metadata_bytes=page_ext_bytes,
     record_bytes=lambda _: PAGE_EXT_BYTES,
     look="walk",
-    scan=(Charge("walk", lambda size: size.n_pages),),
+    scan=(Charge("walk"),),
     mark="two atomics",
     beside="walk",
     plot=PlotStyle(order=10, line={"color": "#D55E00", "linewidth": 4.5, "alpha": 0.5}, shaded=True),

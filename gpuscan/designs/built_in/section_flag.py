@@ -457,8 +457,8 @@ DESIGN = Design(
     record_bytes=lambda policy: record_format(_format_of(policy)).n_bytes,
     look="section walk",
     scan=(
-        Charge("section check", lambda size: size.n_sections),
-        Charge("section walk", lambda size: size.n_pages_of_marked_sections),
+        Charge("section check"),
+        Charge("section walk", lambda size: size.marked_sections),
     ),
     mark="record",
     beside="section walk",

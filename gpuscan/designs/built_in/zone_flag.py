@@ -92,7 +92,7 @@ DESIGN = Design(
     metadata_bytes=_metadata_bytes,
     record_bytes=lambda _: PAGE_EXT_BYTES,
     look="walk",
-    scan=(Charge("walk", lambda size: size.n_pages),),
+    scan=(Charge("walk"),),
     mark="two atomics and a zone's flag",
     beside="walk",
     plot=PlotStyle(order=30, line={"color": "#F0E442", "linewidth": 1.6, "linestyle": "--"}),

@@ -19,6 +19,8 @@ COLUMNS = Columns(
         Column(
             key="batches",
             title="batches",
+            explain="How many times the design handed pages over to be moved; each time costs a round of TLB "
+            "flushes.",
             loop="open",
             how="modelled",
             unit="count",
@@ -29,6 +31,8 @@ COLUMNS = Columns(
         Column(
             key="fill",
             title="  how full, mean",
+            explain="How much of what a batch may hold it held on average; emptier batches mean more rounds "
+            "for the same pages.",
             loop="open",
             how="modelled",
             unit="share",

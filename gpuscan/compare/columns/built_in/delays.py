@@ -41,6 +41,8 @@ COLUMNS = Columns(
         Column(
             key="delay_p50",
             title="mark to found, p50",
+            explain="Half of the pages that were found waited at most this long from their first mark until "
+            "the design came to them.",
             loop="open",
             how="modelled",
             unit="ns",
@@ -50,6 +52,7 @@ COLUMNS = Columns(
         Column(
             key="delay_p99",
             title="mark to found, p99",
+            explain="Ninety-nine of a hundred pages that were found waited at most this long.",
             loop="open",
             how="modelled",
             unit="ns",
@@ -58,7 +61,9 @@ COLUMNS = Columns(
         ),
         Column(
             key="delay_low",
-            title="  p50, lowest tenth of the PFNs",
+            title="  p50, lowest PFNs",
+            explain="The same median for the tenth of the pages at the low end of their zone, where a walk "
+            "begins.",
             loop="open",
             how="modelled",
             unit="ns",
@@ -67,7 +72,8 @@ COLUMNS = Columns(
         ),
         Column(
             key="delay_high",
-            title="  p50, highest tenth of the PFNs",
+            title="  p50, highest PFNs",
+            explain="The same median for the tenth at the high end of their zone, where a walk ends.",
             loop="open",
             how="modelled",
             unit="ns",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gpuscan.compare.columns.contract import Column, Columns, Figures, Value, lost_of
+from gpuscan.compare.columns.contract import Column, Columns, Figures, Value, ended
 
 
 def _never_ready(figures: Figures) -> Value:
@@ -32,6 +32,8 @@ COLUMNS = Columns(
         Column(
             key="wrong_node_open",
             title="sent to the wrong node",
+            explain="Pages handed over for another node than the one that was asked for, or for a node that "
+            "is not there.",
             loop="open",
             how="modelled",
             unit="count",
@@ -42,16 +44,43 @@ COLUMNS = Columns(
         Column(
             key="lost_open",
             title="requests lost",
+            explain="Pages that should have moved and that the design has forgotten: no batch has them, and "
+            "nothing looks for them any more.",
             loop="open",
             how="modelled",
             unit="count",
             better="smaller",
-            value=lambda f: lost_of(f.opened.lost),
+            value=lambda f: ended(f.endings_open.lost),
+            how_on_a_store="counted",
+        ),
+        Column(
+            key="overtaken_open",
+            title="marks overtaken",
+            explain="Marks of pages that were marked again for another node before they were found: the page "
+            "goes where the newer mark says.",
+            loop="open",
+            how="modelled",
+            unit="count",
+            better="neither",
+            value=lambda f: ended(f.endings_open.overtaken),
+            how_on_a_store="counted",
+        ),
+        Column(
+            key="without_need_open",
+            title="marks without need",
+            explain="Marks that ended because nothing had to be done: the page is where it was asked to go.",
+            loop="open",
+            how="modelled",
+            unit="count",
+            better="neither",
+            value=lambda f: ended(f.endings_open.without_need),
             how_on_a_store="counted",
         ),
         Column(
             key="not_ready",
-            title="marks that left no page READY",
+            title="marks without a request",
+            explain="Accesses that were counted and no more, since the design wants several of them before "
+            "it calls a page hot.",
             loop="open",
             how="modelled",
             unit="count",
@@ -61,7 +90,9 @@ COLUMNS = Columns(
         ),
         Column(
             key="false_promotions",
-            title="promoted by a time that wrapped",
+            title="promoted by a wrapped time",
+            explain="Pages batched though their last access was long ago: the few bits of the record's clock "
+            "had gone around and made it look recent.",
             loop="open",
             how="modelled",
             unit="count",
@@ -70,7 +101,9 @@ COLUMNS = Columns(
         ),
         Column(
             key="no_resched",
-            title="longest without cond_resched",
+            title="longest without resched",
+            explain="The longest time that a walk kept its CPU without offering it to others "
+            "(cond_resched()).",
             loop="open",
             how="modelled",
             unit="ns",

@@ -29,6 +29,7 @@ COLUMNS = Columns(
         Column(
             key="pages_examined",
             title="pages examined",
+            explain="How many pages the design looked at, time and again, to find those that were asked for.",
             loop="open",
             how="modelled",
             unit="count",
@@ -39,6 +40,8 @@ COLUMNS = Columns(
         Column(
             key="bytes_examined",
             title="bytes examined",
+            explain="How much memory it read for that: for each page 64 bytes of struct page and the "
+            "design's own record, or what gpuscan's scan counted.",
             loop="open",
             how="modelled",
             unit="bytes",
@@ -49,6 +52,8 @@ COLUMNS = Columns(
         Column(
             key="scan_time",
             title="scan time",
+            explain="How long all its walks, turns or scans took together, looking only, without moving "
+            "anything.",
             loop="open",
             how="modelled",
             unit="ns",
@@ -59,6 +64,7 @@ COLUMNS = Columns(
         Column(
             key="busy",
             title="of one core's time",
+            explain="Scan time as a share of the time that passed: at 100% a core does nothing else.",
             loop="open",
             how="modelled",
             unit="share",

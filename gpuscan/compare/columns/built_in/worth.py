@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuscan.base.units import format_count
-from gpuscan.compare.columns.contract import Column, Columns, Figures, Value, known, lost_of
+from gpuscan.compare.columns.contract import Column, Columns, Figures, Value, ended, known
 
 
 def _fast(figures: Figures) -> Value:
@@ -46,7 +46,9 @@ COLUMNS = Columns(
     (
         Column(
             key="fast_share",
-            title="accesses served by fast memory",
+            title="served by fast memory",
+            explain="Of all accesses in the last tenth of the run, the share that found its page on the "
+            "fastest tier or, where there is one tier, on the node of the CPU.",
             loop="closed",
             how="counted",
             unit="share",
@@ -56,6 +58,8 @@ COLUMNS = Columns(
         Column(
             key="moved",
             title="folios moved",
+            explain="How many folios (pages, or huge pages as one) arrived on another node, those included "
+            "that move where they fault.",
             loop="closed",
             how="counted",
             unit="count",
@@ -65,6 +69,8 @@ COLUMNS = Columns(
         Column(
             key="rounds",
             title="migrate_pages() rounds",
+            explain="How often a group of folios was unmapped and copied together; each round flushes the "
+            "TLBs of other CPUs.",
             loop="closed",
             how="counted",
             unit="count",
@@ -74,6 +80,8 @@ COLUMNS = Columns(
         Column(
             key="wrong_node",
             title="sent to the wrong node",
+            explain="Folios handed over for another node than the one that was asked for, or for a node that "
+            "is not there, whether or not they arrived.",
             loop="closed",
             how="counted",
             unit="count",
@@ -83,15 +91,40 @@ COLUMNS = Columns(
         Column(
             key="lost",
             title="requests lost",
+            explain="Folios that should have moved and did not: the design took their mark and could not "
+            "move them, or had no room for it, and asks nobody again.",
             loop="closed",
             how="counted",
             unit="count",
             better="smaller",
-            value=lambda f: lost_of(f.closed.lost),
+            value=lambda f: ended(f.endings.lost),
+        ),
+        Column(
+            key="overtaken",
+            title="marks overtaken",
+            explain="Marks of folios that were marked again for another node before they moved: the folio "
+            "goes where the newer mark says.",
+            loop="closed",
+            how="counted",
+            unit="count",
+            better="neither",
+            value=lambda f: ended(f.endings.overtaken),
+        ),
+        Column(
+            key="without_need",
+            title="marks without need",
+            explain="Marks that ended because nothing had to be done: the folio is where it was asked to go, "
+            "or is gone.",
+            loop="closed",
+            how="counted",
+            unit="count",
+            better="neither",
+            value=lambda f: ended(f.endings.without_need),
         ),
         Column(
             key="examined_per_promotion",
-            title="pages examined per promotion",
+            title="pages examined per move",
+            explain="How many pages the walks looked at for each folio that they moved.",
             loop="closed",
             how="counted",
             unit="count",
@@ -100,7 +133,9 @@ COLUMNS = Columns(
         ),
         Column(
             key="never_again",
-            title="promotions never accessed again",
+            title="moved, never used again",
+            explain="Of the folios that were moved, the share that nobody touched between the move and the "
+            "end: work for nothing.",
             loop="closed",
             how="counted",
             unit="share",
