@@ -218,9 +218,13 @@ class Pghot:
             found = self.consume(here)
             if found is None:
                 continue
-            target, stored_time = found
+            recorded, stored_time = found
             count["claimed"] += 1
             # The record is zero now: whoever drops out below starts counting from nothing.
+            target = self.promotion_target(recorded, src_nid)
+            if target == NUMA_NO_NODE:
+                count["no_target"] += 1
+                continue
             if target not in self.world.nodes:
                 count["invalid_nid"] += 1
             if target == page.nid:
@@ -252,6 +256,10 @@ class Pghot:
                 count["cond_resched"] += 1
         if stack:
             self.flush(stack, batch_nid)
+
+    def promotion_target(self, recorded: int, src_nid: int) -> int:
+        """v7: where pghot_get_record says, which has put pghot_target_nid in place of a node unknown."""
+        return recorded
 
     def consume(self, pfn: int) -> tuple[int, int] | None:
         """pghot_get_record: if READY, take (target, time) and leave the record zero, in one exchange."""
