@@ -232,7 +232,7 @@ class Pghot:
                 continue
             if not self.should_migrate(folio.n_pages, target, stored_time, now):
                 continue
-            if not self.world.isolate(folio):
+            if not self.prepare(folio, target):
                 count["prepare_refused"] += 1
                 continue
             count["isolated"] += 1
@@ -260,6 +260,10 @@ class Pghot:
     def promotion_target(self, recorded: int, src_nid: int) -> int:
         """v7: where pghot_get_record says, which has put pghot_target_nid in place of a node unknown."""
         return recorded
+
+    def prepare(self, folio: Folio, target: int) -> bool:
+        """migrate_misplaced_folio_prepare."""
+        return self.world.isolate(folio)
 
     def consume(self, pfn: int) -> tuple[int, int] | None:
         """pghot_get_record: if READY, take (target, time) and leave the record zero, in one exchange."""

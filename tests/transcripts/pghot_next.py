@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from .pghot import PRECISE, Pghot
-from .world import EINVAL, NUMA_NO_NODE
+from .world import EINVAL, NUMA_NO_NODE, Folio
 
 NID_KNOWN = 1 << 27
 """PGHOT_NID_KNOWN, of the precise mode: the record's nid came from a source that knows it."""
@@ -241,3 +241,14 @@ class PghotNext(Pghot):
         if self.tunables.target_nid != NUMA_NO_NODE:
             return self.tunables.target_nid
         return self.nearest[src_nid]
+
+    def should_migrate(self, n_pages: int, nid: int, stored_time: int, now: int) -> bool:
+        """pgdat_free_space_enough: no zone of a node without memory is populated."""
+        roomy, self.roomy = self.roomy, self.roomy - self.without_memory
+        decided = super().should_migrate(n_pages, nid, stored_time, now)
+        self.roomy = roomy
+        return decided
+
+    def prepare(self, folio: Folio, target: int) -> bool:
+        """migrate_misplaced_folio_prepare: -EAGAIN where the target has no managed zone."""
+        return target not in self.without_memory and super().prepare(folio, target)
