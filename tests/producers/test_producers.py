@@ -378,7 +378,9 @@ def test_the_engine_takes_every_producer(kind: str, mark: str) -> None:
     assert sum(tick.metrics["producer_cost_ns"] for tick in report.ticks) > 0
 
 
-@pytest.mark.parametrize("design", ["rfc-v1", "section-flag", "hot-list", "percpu-list", "per-folio"])
+@pytest.mark.parametrize(
+    "design", ["rfc-v1", "section-flag", "section-flag-next", "hot-list", "percpu-list", "per-folio"]
+)
 @pytest.mark.parametrize("kind", SPECS)
 def test_designs_take_every_producer(kind: str, design: str) -> None:
     sim = machine(SPECS[kind], spec=MachineSpec((), FAULTS), **BUSY)
