@@ -7,7 +7,7 @@ the PFN. :class:`ArrayMachine` is given as arrays, for single steps;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
@@ -123,6 +123,10 @@ class Machine(Protocol):
         """``node_present_pages``."""
         ...
 
+    def distance(self, nid: int, other: int) -> int:
+        """``node_distance()``."""
+        ...
+
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """Return a node's zones in the kernel's order."""
         ...
@@ -234,6 +238,7 @@ class PageArrays(TypedDict, total=False):
         top_tier: nodes of the top tier.
         cpus_on: nodes with CPUs; by default those of the top tier.
         free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
+        distances: ``node_distance()`` from one node to another; 10 and 20 by default.
     """
 
     first_pfn: int
@@ -246,6 +251,7 @@ class PageArrays(TypedDict, total=False):
     top_tier: Sequence[int]
     cpus_on: Sequence[int]
     free_enough: Sequence[int]
+    distances: Mapping[tuple[int, int], int]
 
 
 _GIVEN = tuple(PageArrays.__annotations__)
@@ -296,6 +302,7 @@ class ArrayMachine:
         self._top_tier = frozenset(given.get("top_tier", ()))
         self._cpus_on = frozenset(given.get("cpus_on", self._top_tier))
         self._free_enough = frozenset(given.get("free_enough", ()))
+        self._distances = dict(given.get("distances", {}))
 
     @property
     def n_positions(self) -> int:
@@ -318,6 +325,17 @@ class ArrayMachine:
     def present_pages(self, nid: int) -> int:
         """See :class:`Machine`."""
         return int((self._valid & (self._nid == nid)).sum())
+
+    def distance(self, nid: int, other: int) -> int:
+        """See :class:`Machine`."""
+        return self._distances.get((nid, other), 10 if nid == other else 20)
+
+    def set_online(self, nid: int, *, online: bool) -> list[int]:
+        """Let all pages of a node come or go; return the sections that they are in, ascending."""
+        mine = self._valid & (self._nid == nid)
+        self._online[mine] = online
+        sections: list[int] = np.unique((np.flatnonzero(mine) + self._first_pfn) // SECTION_PAGES).tolist()
+        return sections
 
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """See :class:`Machine`."""

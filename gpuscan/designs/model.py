@@ -90,6 +90,18 @@ class Model(ABC):
         for pfn, nid, now_jiffies, cpu in rows:
             self.mark(pfn, nid, now_jiffies, cpu=cpu)
 
+    def report_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+        counts: NDArray[np.int64],
+    ) -> None:
+        """Handle reports of several accesses each, one after the other, from a producer that counts accesses
+        and only guesses the node; by default each is a mark of that node."""
+        self.mark_many(pfns, nids, jiffies, cpus)
+
     @abstractmethod
     def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Do one round of a node's thread; time stands still meanwhile.

@@ -73,6 +73,10 @@ class SimulatedPages:
         """See :class:`gpuscan.designs.machine.Machine`."""
         return self._machine.topology.node(nid).present_pages
 
+    def distance(self, nid: int, other: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.topology.distance_between(nid, other)
+
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """See :class:`gpuscan.designs.machine.Machine`."""
         return self._zones[nid]
