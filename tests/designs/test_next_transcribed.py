@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from transcripts.machines import (
 )
 from transcripts.pghot import DEFAULT, PRECISE, Mode, Tunables
 from transcripts.pghot_next import PghotNext, Source
-from transcripts.world import Span, layout
+from transcripts.world import Layout, Span, layout
 
 COUNTERS = (*PGHOT_COUNTERS, "pghot_recorded_hwhints", "no_target")
 SOURCES = {Source.HINTFAULTS: HINTFAULTS, Source.HWHINTS: HWHINTS, 2: 4}
@@ -126,24 +127,27 @@ def test_section_flag_next_does_what_the_tree_does_in_many_cases(case: PghotNext
     compare(case)
 
 
-def low_node(*events: object, mode: Mode = PRECISE, **given: object) -> PghotNextCase:
+def low_node(
+    *events: object,
+    mode: Mode = PRECISE,
+    folios: tuple[tuple[int, int], ...] = (),
+    without_memory: frozenset[int] = frozenset(),
+) -> PghotNextCase:
     """Return 40 pages of node 1 and a page each of nodes 0 and 9, the top tier, with room; 9 is nearer."""
-    low = SECTION_PAGES
-    columns = layout(
-        [1] * 40 + [0, 9],
-        [Span(0, low + 40, low + 41), Span(1, low, low + 40), Span(9, low + 41, low + 42)],
+    low, top = SECTION_PAGES, 2 * SECTION_PAGES  # in sections of their own
+    own = layout(
+        [1] * 40,
+        [Span(1, low, low + 40)],
         first_pfn=low,
-        top_tier=[0, 9],
+        folios=[(low + first, n_pages) for first, n_pages in folios],
     )
+    fast = layout([0, 9], [Span(0, top, top + 1), Span(9, top + 1, top + 2)], first_pfn=top)
+    joined = {place.name: getattr(own, place.name) + getattr(fast, place.name) for place in fields(Layout)}
+    columns = Layout(**{**joined, "top_tier": (0, 9)})
     tunables = Tunables(target_nid=-1)
     base = PghotCase(columns, mode, tunables, frozenset({0, 9}), events)  # type: ignore[arg-type]
     distances = (((1, 0), 30), ((1, 9), 20))
-    return PghotNextCase(
-        base,
-        distances,
-        0b11,
-        given.get("without_memory", frozenset()),  # type: ignore[arg-type]
-    )
+    return PghotNextCase(base, distances, 0b11, without_memory)
 
 
 @pytest.mark.parametrize("mode", [DEFAULT, PRECISE], ids=lambda mode: mode.name)
@@ -153,6 +157,22 @@ def test_a_device_s_report_goes_to_the_nearest_node_and_is_one_request_of_it(mod
     assert calls_of(design) == [((SECTION_PAGES + 3,), 9)]
     assert design.ledger.as_dict()["migrated"] == 1
     assert design.ledger.elsewhere == 0
+
+
+@pytest.mark.parametrize("mode", [DEFAULT, PRECISE], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("nr", [1, 3, 7, 8, 40])
+def test_a_count_stops_where_the_record_does(mode: Mode, nr: int) -> None:
+    pfn = SECTION_PAGES + 3
+    first, again = (Report(pfn, None, -1, Source.HWHINTS, count) for count in (nr, 2))
+    compare(low_node(first, mode=mode))
+    compare(low_node(first, again, mode=mode))
+    compare(low_node(first, Wait(5001), first, again, mode=mode))
+
+
+def test_a_range_that_begins_inside_a_folio_goes_on_behind_it() -> None:
+    event = Report(SECTION_PAGES + 4, 5, -1, Source.HWHINTS, 2)
+    design, _ = compare(low_node(event, folios=((2, 4), (8, 8))))
+    assert np.flatnonzero(design.records).tolist() == [2, 6, 7, 8]
 
 
 def test_a_node_that_a_fault_named_outlives_the_reports_of_a_device() -> None:
@@ -190,8 +210,11 @@ def test_memory_that_goes_takes_requests_along_and_memory_that_comes_changes_tar
     design, _ = compare(low_node(hot, Hotplug(1, False), Hotplug(1, True), Walk(1)))
     assert design.ledger.lost == {"stale: freed or reallocated": 1}
     assert design.counters["walks"] == 1
-    design, _ = compare(
-        low_node(hot, Hotplug(9, True), Walk(1), without_memory=frozenset({9})),
-    )
+    design, _ = compare(low_node(hot, Hotplug(9, True), Walk(1), without_memory=frozenset({9})))
     assert calls_of(design) == [((pfn,), 9)]
     assert design.ledger.elsewhere == 1  # node 0 was the nearest when it was asked for
+    # A node that a fault named and that has no memory any more is refused by the checks.
+    fault = Mark(pfn, 9, 2)
+    design, found = compare(low_node(fault, Hotplug(9, False), Walk(1)))
+    assert calls_of(design) == []
+    assert found["prepare_refused"] == 1

@@ -117,8 +117,7 @@ class SectionFlagNext(SectionFlag):
         for section in sections:
             start = section * SECTION_PAGES
             for lo, hi in self.machine.ranges(start, start + SECTION_PAGES):
-                for position in (lo + np.flatnonzero(self._ready_at(np.arange(lo, hi)))).tolist():
-                    self.ledger.end_pending(position, STALE)
+                self.ledger.end_pending_many(np.arange(lo, hi), STALE)
                 self.records[lo:hi] = 0
         self._forget_nodes(sections)
 
@@ -384,8 +383,7 @@ class SectionFlagNext(SectionFlag):
             targets[unknown & (own_nids == nid)] = self.promotion_target(nid)
         new |= freq << fmt.freq.shift | times << fmt.time.shift | ready.astype(np.int64) << fmt.ready.shift
         self.records[positions] = new.astype(fmt.dtype)
-        for position in positions[fields.ready & ~ready].tolist():
-            self.ledger.end_pending(position, COOLED)
+        self.ledger.end_pending_many(positions[fields.ready & ~ready], COOLED)
         return targets, ready
 
     def _remember_many(
