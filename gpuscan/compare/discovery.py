@@ -102,8 +102,8 @@ class TimedLedger(RequestLedger):
         if len(delays_ns) and delays_ns.min() < 0:
             early = int(delays_ns.argmin())
             raise RunFailedError(
-                f"a page was found at {found_ns[early]} ns and marked at {found_ns[early] - delays_ns[early]} "
-                "ns; this is a bug in gpuscan, report it with the workload and the seed"
+                f"a page was found at {found_ns[early]} ns, {-delays_ns[early]} ns before it was marked"
+                "; this is a bug in gpuscan, report it with the workload and the seed"
             )
         self._delays_ns.append(delays_ns)
         self._positions.append(positions)

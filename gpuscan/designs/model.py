@@ -17,6 +17,7 @@ from gpuscan.designs.requests import (
     ALREADY_THERE,
     CONSUMED,
     INVALID_NID,
+    NO_TARGET,
     NOBODY,
     NOT_PROMOTED,
     STALE,
@@ -30,6 +31,7 @@ from gpuscan.designs.taking import (
     GOES,
     GONE,
     NOT_ADMITTED,
+    NOWHERE,
     PASSED_OVER,
     REFUSED,
     RESCHED_BEFORE_IT,
@@ -242,22 +244,22 @@ class Model(ABC):
 
     def _take_all(
         self,
-        positions: NDArray[np.int64],
-        look: Callable[[NDArray[np.int64]], Window],
+        n: int,
+        look: Callable[[slice], Window],
         batch: Batch,
         when_off_lru: int = PASSED_OVER,
     ) -> None:
         """Go through candidates that are all different, in their order, and hand over each batch that is due.
 
         Args:
-            positions: int64[n], of the marks.
+            n: how many.
             look: returns what some of them are now.
             batch: what is listed so far; what is left over stays there.
             when_off_lru: what becomes of one that is on no LRU list.
         """
         n_done, n_ahead = 0, AHEAD
-        while n_done < len(positions):
-            window = look(positions[n_done : n_done + n_ahead])
+        while n_done < n:
+            window = look(slice(n_done, min(n, n_done + n_ahead)))
             n_taken = self._take_window(window, batch, when_off_lru)
             n_ahead = max(_AHEAD_LEAST, min(AHEAD, 2 * n_taken))
             n_done += n_taken
@@ -298,8 +300,12 @@ class Model(ABC):
         else:
             asked = window.asked[taken]
         there = np.isin(nids, list(machine.nids))
-        counters["invalid_nid"] += int(np.count_nonzero(~there & (became != GONE)))
+        counters["invalid_nid"] += int(np.count_nonzero(~there & (became > NOWHERE)))
         ledger.lose_many(asked[became == GONE], CONSUMED)
+        nowhere = became == NOWHERE
+        if nowhere.any():
+            counters["no_target"] += int(np.count_nonzero(nowhere))
+            ledger.lose_many(asked[nowhere], NO_TARGET)
         at_home = became == AT_HOME
         if at_home.any():
             counters["at_home"] += int(np.count_nonzero(at_home))

@@ -64,7 +64,7 @@ def ask_all(
     asked: NDArray[np.int32],
     positions: NDArray[np.int64],
     nids: NDArray[np.int32],
-    keeps_nid: bool,  # noqa: FBT001  # compiled functions take arguments by place
+    keeps_nid: bool,  # compiled functions take arguments by place
 ) -> tuple[int, int]:
     """Do :meth:`RequestLedger.ask` for each; return how many pages had no request, and how many the same."""
     n_fresh = n_same = 0
@@ -137,10 +137,10 @@ class RequestLedger:
         if n_other:
             self.lost[OVERWRITTEN_NID] += n_other
 
-    def refuse(self, reason: str) -> None:
-        """Book a request that found no room; an older one of the page stands."""
-        self.requested += 1
-        self.lost[reason] += 1
+    def refuse(self, reason: str, n: int = 1) -> None:
+        """Book requests that found no room; older ones of their pages stand."""
+        self.requested += n
+        self.lost[reason] += n
 
     def claim(self, position: int) -> int | None:
         """Take the request of a page whose mark was cleared; None where the mark had outlived its folio."""

@@ -155,12 +155,16 @@ class Kmigrated(Model):
         positions = sorted_candidates(self.records, _READY, ranges, tuple(races))
         start = 0
         for raced in np.flatnonzero(np.isin(positions, list(races))).tolist() if races else ():
-            self._take_all(positions[start:raced], lambda some: self._look(some, zone), batch)
+            self._take_marked(positions[start:raced], zone, batch)
             self._take_raced(positions[raced : raced + 1], zone, batch, races)
             start = raced + 1
-        self._take_all(positions[start:], lambda some: self._look(some, zone), batch)
+        self._take_marked(positions[start:], zone, batch)
         if batch.heads:
             self._hand_over(*batch.take_all(), batch.nid)
+
+    def _take_marked(self, positions: NDArray[np.int64], zone: ZoneSpan, batch: Batch) -> None:
+        """Take candidates at which no producer comes in."""
+        self._take_all(len(positions), lambda part: self._look(positions[part], zone), batch)
 
     def _look(self, positions: NDArray[np.int64], zone: ZoneSpan) -> Window:
         """Return what the walk of a zone finds at positions, and where their records say they shall go."""
@@ -185,7 +189,7 @@ class Kmigrated(Model):
             nids,
             np.zeros(n, dtype=np.int64),
             looked,
-            np.ones(n, dtype=np.bool_),
+            None,
             machine.refusals(pages.head, nids),
             machine.draws(n),
         )

@@ -9,20 +9,20 @@ machine and looks anew at those that are left.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.designs.machine import NUMA_NO_NODE, Pages
+from gpuscan.designs.promotion_limit import Admission
 
 AHEAD = 1024
 """Candidates that are looked at together."""
 
-PASSED_OVER, GONE, AT_HOME, NOT_ADMITTED, REFUSED, GOES = range(6)
-"""What becomes of a candidate: its mark stays; it is claimed and was off its LRU list; on its target; refused
-by the rate limit; refused by the checks; isolated and listed."""
+PASSED_OVER, GONE, NOWHERE, AT_HOME, NOT_ADMITTED, REFUSED, GOES = range(7)
+"""What becomes of a candidate: its mark stays; it is claimed and was off its LRU list; it has no target (of
+pghot); is on its target; refused by the rate limit; refused by the checks; isolated and listed."""
 
 WALK_ENDS, FLUSH_BEFORE_IT, FLUSH_WITH_IT, RESCHED_BEFORE_IT = range(4)
 """Why :func:`take` stopped: all are done; the batch goes without the last one, which begins the next; the
@@ -104,7 +104,7 @@ class Window:
         nids: int64[n], where each shall go.
         memcgs: int64[n], of their folios; zeros where nobody asks.
         looked: bool[n], the thread takes the mark if the folio is on its LRU list.
-        admitted: bool[n], the rate limit lets it through.
+        admission: of the rate limit, where there is one.
         refused: int8[n], see :data:`ASKED`.
         off_lru: bool[n], what the next checks that are asked draw: the isolation fails.
         asked: int32[n], what each asked for, where the marks have been claimed.
@@ -117,7 +117,7 @@ class Window:
     nids: NDArray[np.int64]
     memcgs: NDArray[np.int64]
     looked: NDArray[np.bool_]
-    admitted: NDArray[np.bool_]
+    admission: Admission | None
     refused: NDArray[np.int8]
     off_lru: NDArray[np.bool_]
     asked: NDArray[np.int32] | None = None
@@ -146,7 +146,7 @@ class Window:
             self.pages.lru.copy(),
             folios,
             self.pages.nid == self.nids,
-            self.admitted,
+            np.ones(n, dtype=np.bool_) if self.admission is None else self.admission.admitted,
             self.refused,
             self.off_lru,
             self.nids,
@@ -164,7 +164,7 @@ class Window:
 @compiled
 def _stops(state: NDArray[np.int64], rule: int, limit: int, nid: int, memcg: int) -> int:
     """List a folio; return whether that hands a batch over (``_stops`` in the order of the patches)."""
-    if rule == KMIGRATED_V1 or rule == KMIGRATED_FIXED:  # noqa: PLR1714  # plainer for the compiler
+    if rule in (KMIGRATED_V1, KMIGRATED_FIXED):
         # kmigrated_walk_zone() (RFC v1) has != where the first candidate should set the node.
         first = state[_NID] == NUMA_NO_NODE
         if first == (rule == KMIGRATED_FIXED):
@@ -208,7 +208,7 @@ def take(
     rule: int,
     limit: int,
     when_off_lru: int,
-    isolated_goes_off_lru: bool,  # noqa: FBT001  # compiled functions take arguments by place
+    isolated_goes_off_lru: bool,  # compiled functions take arguments by place
     became: NDArray[np.int8],
 ) -> tuple[int, int]:
     """Do :meth:`Window.take`; ``folios`` are numbers from 0, the same for pages of one folio."""
@@ -220,6 +220,9 @@ def take(
         there = lru[i] and not isolated[folios[i]]
         if not there and when_off_lru != REFUSED:
             became[i] = when_off_lru
+            continue
+        if rule == PGHOT and nids[i] == NUMA_NO_NODE:
+            became[i] = NOWHERE
             continue
         if at_home[i]:
             became[i] = AT_HOME

@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 from gpuscan.designs.built_in.section_flag import DESIGN as POSTED
 from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.contract import PlotStyle
-from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page
-from gpuscan.designs.requests import COOLED, NO_TARGET, STALE
+from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
+from gpuscan.designs.requests import COOLED, STALE
+from gpuscan.designs.taking import NOT_ASKED
 from gpuscan.designs.tunables import MIB, NS_PER_MS
 from gpuscan.records.formats import unpack
 from gpuscan.records.page_map import SECTION_PAGES
@@ -399,33 +400,27 @@ class SectionFlagNext(SectionFlag):
 
     # -- the thread
 
-    def _take(self, position: int) -> tuple[int, int]:
-        """Zero a READY record; return its target, which may be none, and TIME: ``pghot_get_record()``."""
-        fmt, word = self._fmt, int(self.records[position])
-        self.records[position] = 0
-        self.counters["claimed"] += 1
-        if fmt.has_nid and word & _NID_KNOWN:
-            nid = word >> fmt.nid.shift & fmt.nid.max
-        else:
-            nid = self.promotion_target(self.machine.page(position).nid)
-        return nid, word >> fmt.time.shift & fmt.time.max
+    def _targets(self, positions: NDArray[np.int64], own_nids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`SectionFlag`; where nobody knew one, the promotion target, which may be none."""
+        nids = np.full(len(positions), NUMA_NO_NODE, dtype=np.int64)
+        known = np.zeros(len(positions), dtype=np.bool_)
+        if self._fmt.has_nid:
+            words = self.records[positions].astype(np.int64)
+            known = words & _NID_KNOWN != 0
+            nids[known] = words[known] >> self._fmt.nid.shift & self._fmt.nid.max
+        for nid in np.unique(own_nids[~known]).tolist():
+            nids[~known & (own_nids == nid)] = self.promotion_target(nid)
+        return nids
 
-    def _goes(self, page: Page, nid: int, time: int, now_jiffies: int) -> bool:
-        if nid == NUMA_NO_NODE:
-            self.counters["no_target"] += 1
-            self.ledger.lose(self.ledger.claim(page.head), NO_TARGET)
-            return False
-        return super()._goes(page, nid, time, now_jiffies)
-
-    def _should_migrate(self, n_pages: int, nid: int, latency_ms: int, now_jiffies: int) -> bool:
+    def _has_room(self, nid: int) -> bool:
         """See :class:`SectionFlag`; a node without memory has none to spare."""
-        if nid not in self._with_memory:
-            return self._limit.admits(nid, n_pages, latency_ms, self._ms(now_jiffies), self.counters)
-        return super()._should_migrate(n_pages, nid, latency_ms, now_jiffies)
+        return nid in self._with_memory and super()._has_room(nid)
 
-    def _isolate(self, page: Page, nid: int, asked: int | None, *, still_there: bool = True) -> bool:
-        """See :class:`gpuscan.designs.model.Model`; ``migrate_balanced_pgdat()`` wants a zone with memory."""
-        return super()._isolate(page, nid, asked, still_there=still_there and nid in self._with_memory)
+    def _refusals(self, heads: NDArray[np.int64], nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """See :class:`SectionFlag`; ``migrate_balanced_pgdat()`` wants a zone with memory."""
+        refused = super()._refusals(heads, nids)
+        refused[~np.isin(nids, list(self._with_memory))] = NOT_ASKED
+        return refused
 
 
 def _made(machine: Machine, policy: Policy) -> SectionFlagNext:
