@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from test_designs_transcribed import PGHOT_COUNTERS, array_machine, calls_of, records_of
 
 from gpuscan.designs.built_in.section_flag_next import HINTFAULTS, HWHINTS, NextTunables, SectionFlagNext
-from gpuscan.designs.requests import COOLED
+from gpuscan.designs.requests import COOLED, NO_TARGET
 from gpuscan.records.formats import record_format, unpack
 from transcripts.machines import (
     SECTION_PAGES,
@@ -121,7 +121,7 @@ def test_section_flag_next_does_what_the_tree_does(case: PghotNextCase) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=pghot_next_cases())
 def test_section_flag_next_does_what_the_tree_does_in_many_cases(case: PghotNextCase) -> None:
     compare(case)
@@ -213,6 +213,11 @@ def test_memory_that_goes_takes_requests_along_and_memory_that_comes_changes_tar
     design, _ = compare(low_node(hot, Hotplug(9, True), Walk(1), without_memory=frozenset({9})))
     assert calls_of(design) == [((pfn,), 9)]
     assert design.ledger.elsewhere == 1  # node 0 was the nearest when it was asked for
+    # Nowhere to go, and a batch on its way all the same.
+    both_ways = (Mark(pfn + 1, 0, 2), hot, Hotplug(0, False), Hotplug(9, False), Walk(1))
+    design, found = compare(low_node(*both_ways))
+    assert design.ledger.lost == {"consumed before refusal": 1, NO_TARGET: 1}
+    assert found["no_target"] == 1
     # A node that a fault named and that has no memory any more is refused by the checks.
     fault = Mark(pfn, 9, 2)
     design, found = compare(low_node(fault, Hotplug(9, False), Walk(1)))
