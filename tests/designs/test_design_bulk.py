@@ -104,7 +104,7 @@ def test_bulk_is_one_by_one(name: str, huge: bool) -> None:
 def test_reports_in_bulk_are_one_by_one_and_of_nobody_s_node(name: str, huge: bool) -> None:
     rng = np.random.default_rng(3)
     tunables = NextTunables(name, enabled_sources=HWHINTS, freq_threshold=3)  # type: ignore[arg-type]
-    for _ in range(20):
+    for _ in range(8):
         state = rng.bit_generator.state
         both = []
         for bulk in (True, False):

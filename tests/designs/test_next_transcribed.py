@@ -114,7 +114,7 @@ def compare(case: PghotNextCase) -> tuple[SectionFlagNext, Counter[str]]:
     return design, found
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=pghot_next_cases())
 def test_section_flag_next_does_what_the_tree_does(case: PghotNextCase) -> None:
     compare(case)
