@@ -10,7 +10,7 @@ everything was found that will be.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.contract import Design
 from gpuscan.designs.model import Model
+from gpuscan.designs.taking import parts_without_repeats
 from gpuscan.designs.threads import Marks, Threads, first_waits
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
@@ -216,19 +217,6 @@ def _marks_of(entries: NDArray[Any], topology: Topology) -> Marks:
         page_map.nid_of_flat(page_map.flat_of_pfn(pfns)),
         np.zeros(len(entries), dtype=np.bool_),
     )
-
-
-def parts_without_repeats(values: NDArray[np.int64]) -> Iterator[slice]:
-    """Yield slices that cut ``values``, as few as can be, so that in each all are different."""
-    order = np.argsort(values, kind="stable")
-    same = values[order[1:]] == values[order[:-1]]
-    repeats, befores = order[1:][same], order[:-1][same]
-    start = 0
-    for at, before in sorted(zip(repeats.tolist(), befores.tolist(), strict=True)):
-        if before >= start:
-            yield slice(start, at)
-            start = at
-    yield slice(start, len(values))
 
 
 def run_model(

@@ -102,20 +102,21 @@ class Admission:
         self.admitted = self._ask(len(asked.nids))
         """bool[n], whether each may be promoted."""
 
-    def commit(self, n: int, counters: Counter[str], *, with_room: str) -> None:
+    def commit(self, n: int, counters: Counter[str], *, with_room: str | None = None) -> None:
         """Let it be the first ``n`` folios that were asked about, and count what the patches count.
 
         Args:
             n: of them.
             counters: ``pgpromote_candidate`` is counted there.
-            with_room: where base pages are counted that no limit was asked about.
+            with_room: where base pages are counted that no limit was asked about; None: nowhere.
         """
         if n < len(self._asked.nids):
             for nid, kept in self._kept.items():
                 self._limit.put_back(nid, kept)
             self._ask(n)
         counters["pgpromote_candidate"] += self._n_candidates
-        counters[with_room] += self._n_with_room
+        if with_room is not None:
+            counters[with_room] += self._n_with_room
 
     def _ask(self, n: int) -> NDArray[np.bool_]:
         asked = self._asked

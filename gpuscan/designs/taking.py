@@ -8,6 +8,7 @@ machine and looks anew at those that are left.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,6 +111,7 @@ class Window:
         asked: int32[n], what each asked for, where the marks have been claimed.
         n_to_come: int64[n], how many entries of a list the thread has yet to look at when it has this one;
             None: it has looked at all of them.
+        entries: int64[n], what the model knows each by, where that is not its position.
     """
 
     positions: NDArray[np.int64]
@@ -122,6 +124,7 @@ class Window:
     off_lru: NDArray[np.bool_]
     asked: NDArray[np.int32] | None = None
     n_to_come: NDArray[np.int64] | None = None
+    entries: NDArray[np.int64] | None = None
 
     def take(
         self, batch: Batch, when_off_lru: int, *, isolated_goes_off_lru: bool
@@ -243,3 +246,16 @@ def take(
         if why != WALK_ENDS:
             return i + 1, why
     return len(looked), WALK_ENDS
+
+
+def parts_without_repeats(values: NDArray[np.int64]) -> Iterator[slice]:
+    """Yield slices that cut ``values``, as few as can be, so that in each all are different."""
+    order = np.argsort(values, kind="stable")
+    same = values[order[1:]] == values[order[:-1]]
+    repeats, befores = order[1:][same], order[:-1][same]
+    start = 0
+    for at, before in sorted(zip(repeats.tolist(), befores.tolist(), strict=True)):
+        if before >= start:
+            yield slice(start, at)
+            start = at
+    yield slice(start, len(values))
