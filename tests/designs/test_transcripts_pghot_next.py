@@ -63,9 +63,13 @@ def test_a_report_carries_a_count_that_stops_at_the_field_s_width(
     pghot.record_accesses(LOW, -1, HW, most, 1000)
     pghot.record_accesses(LOW + 1, -1, HW, 200, 1000)
     assert [pghot.records[pfn] >> freq_shift & most for pfn in (LOW, LOW + 1)] == [most, most]
+    # So does one that begins a window: no bit of it reaches the time, bucket 31 or jiffy 10000.
+    late, time_shift, time = (3968, 2, 31) if mode is DEFAULT else (10_000, 13, 10_000)
+    pghot.record_accesses(LOW + 2, -1, HW, 200, late)
+    assert pghot.records[LOW + 2] == mode.ready | time << time_shift | most << freq_shift
     # Counted as they were reported, not as they were kept.
-    assert pghot.world.counters["pghot_recorded_accesses"] == 2 + most + 200
-    assert pghot.world.counters["pghot_recorded_hwhints"] == 3
+    assert pghot.world.counters["pghot_recorded_accesses"] == 2 + most + 400
+    assert pghot.world.counters["pghot_recorded_hwhints"] == 4
 
 
 def test_reports_that_are_not_taken() -> None:

@@ -36,8 +36,8 @@ from gpuscan.designs.built_in.section_flag import DESIGN as POSTED
 from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.contract import PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
-from gpuscan.designs.requests import COOLED, NO_TARGET, STALE
-from gpuscan.designs.taking import NOT_ASKED, PASSED_OVER, REFUSED, Window
+from gpuscan.designs.requests import COOLED, STALE
+from gpuscan.designs.taking import NOT_ASKED
 from gpuscan.designs.tunables import MIB, NS_PER_MS
 from gpuscan.records.formats import unpack
 from gpuscan.records.page_map import SECTION_PAGES
@@ -421,18 +421,6 @@ class SectionFlagNext(SectionFlag):
         refused = super()._refusals(heads, nids)
         refused[~np.isin(nids, list(self._with_memory))] = NOT_ASKED
         return refused
-
-    def _book(self, window: Window, became: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """See :class:`SectionFlag`; what has no target goes no further than its record."""
-        nowhere = (became == REFUSED) & (window.nids[: len(became)] == NUMA_NO_NODE)
-        if nowhere.any():
-            positions = window.positions[: len(became)][nowhere]
-            self._clear(positions)
-            self.counters["claimed"] += len(positions)
-            self.counters["no_target"] += len(positions)
-            self.ledger.lose_many(self.ledger.claim_many(positions), NO_TARGET)
-            became = np.where(nowhere, np.int8(PASSED_OVER), became)
-        return super()._book(window, became)
 
 
 def _made(machine: Machine, policy: Policy) -> SectionFlagNext:
