@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base.errors import RunFailedError
 from gpuscan.designs.machine import ZoneSpan
@@ -17,24 +18,59 @@ class TimedLedger(RequestLedger):
     was marked all that time.
 
     Attributes:
-        now_ns: time of the mark that is being made.
+        now_ns: time of the mark that is being made, where marks are made one by one.
         place: of the walk that is under way.
-        delays_ns, positions: of each request found, in the order they were: how long it was pending,
-            and the page.
     """
 
-    def __init__(self, place: WalkPlace) -> None:
-        super().__init__()
+    def __init__(self, place: WalkPlace, n_positions: int = 0) -> None:
+        super().__init__(n_positions)
         self.now_ns = 0
         self.place = place
-        self.delays_ns: list[int] = []
-        self.positions: list[int] = []
-        self._since_ns: dict[int, int] = {}
+        self._heads, self._times_ns = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        self._since_ns = np.zeros(n_positions, dtype=np.int64)
+        """By position; what it says of pages without a pending request is of old."""
+        self._delays_ns: list[NDArray[np.int64]] = []
+        self._positions: list[NDArray[np.int64]] = []
+
+    @property
+    def delays_ns(self) -> NDArray[np.int64]:
+        """int64[found], how long each request that was found was pending, in the order they were."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._delays_ns])
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """int64[found], the page of each."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._positions])
+
+    def coming(self, heads: NDArray[np.int64], times_ns: NDArray[np.int64]) -> None:
+        """Say when marks are made that come together.
+
+        Args:
+            heads: int64[n], of their folios, all different.
+            times_ns: int64[n].
+        """
+        order = np.argsort(heads)
+        self._heads, self._times_ns = heads[order], times_ns[order]
 
     def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
         """See :class:`RequestLedger`."""
-        self._since_ns.setdefault(position, self.now_ns)
+        fresh = self.wanted(position) is None
         super().ask(position, nid, keeps_nid=keeps_nid)
+        if fresh:
+            time_ns = self.now_ns
+            if len(self._heads):
+                time_ns = int(self._marked_ns(np.array([position], dtype=np.int64))[0])
+            self._since_ns[position] = time_ns
+
+    def ask_many(
+        self, positions: NDArray[np.int64], nids: NDArray[np.int32], *, keeps_nid: bool = True
+    ) -> None:
+        """See :class:`RequestLedger`; the pages are all different, as :meth:`coming` has them."""
+        if len(positions):
+            self._make_room(int(positions.max()))
+            fresh = positions[self._is_free(positions)]
+            self._since_ns[fresh] = self._marked_ns(fresh)
+        super().ask_many(positions, nids, keeps_nid=keeps_nid)
 
     def claim(self, position: int) -> int | None:
         """See :class:`RequestLedger`.
@@ -42,22 +78,46 @@ class TimedLedger(RequestLedger):
         Raises:
             RunFailedError: the walk was at the page before the page was marked.
         """
-        found_ns = self.place.reached(position)
-        since_ns = self._since_ns.pop(position, None)
-        if since_ns is not None:
-            if found_ns < since_ns:
-                raise RunFailedError(
-                    f"a page was found at {found_ns} ns and marked at {since_ns} ns; this is a bug in "
-                    "gpuscan, report it with the workload and the seed"
-                )
-            self.delays_ns.append(found_ns - since_ns)
-            self.positions.append(position)
+        self._note_found(np.array([position], dtype=np.int64), None)
         return super().claim(position)
 
-    def end_pending(self, position: int, reason: str) -> bool:
-        """See :class:`RequestLedger`."""
-        self._since_ns.pop(position, None)
-        return super().end_pending(position, reason)
+    def claim_many(
+        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int32]:
+        """See :class:`RequestLedger`.
+
+        Raises:
+            RunFailedError: the walk was at a page before the page was marked.
+        """
+        if len(positions):
+            self._note_found(positions, n_to_come)
+        return super().claim_many(positions, n_to_come)
+
+    def _note_found(self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None) -> None:
+        found_ns = self.place.reached(positions, n_to_come)
+        self._make_room(int(positions.max()))
+        pending = ~self._is_free(positions)
+        positions, found_ns = positions[pending], found_ns[pending]
+        delays_ns = found_ns - self._since_ns[positions]
+        if len(delays_ns) and delays_ns.min() < 0:
+            early = int(delays_ns.argmin())
+            raise RunFailedError(
+                f"a page was found at {found_ns[early]} ns, {-delays_ns[early]} ns before it was marked"
+                "; this is a bug in gpuscan, report it with the workload and the seed"
+            )
+        self._delays_ns.append(delays_ns)
+        self._positions.append(positions)
+
+    def _marked_ns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return when the marks that come together ask for pages, which are heads of their folios or not."""
+        heads = self.place.heads(positions)
+        return self._times_ns[np.searchsorted(self._heads, heads)]
+
+    def _make_room(self, position: int) -> None:
+        super()._make_room(position)
+        if len(self._since_ns) < len(self._open):
+            more = np.zeros(len(self._open) - len(self._since_ns), dtype=np.int64)
+            self._since_ns = np.concatenate((self._since_ns, more))
 
 
 class WalkPlace:
@@ -97,19 +157,32 @@ class WalkPlace:
         self.longest_ns = max(self.longest_ns, self._start_ns + walk_ns - self._rescheduled_ns)
         return walk_ns
 
-    def reached(self, position: int) -> int:
-        """Return when the walk that is under way reached a page."""
+    def reached(
+        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Return int64[n], when the walk that is under way reached pages; it is at the last one.
+
+        Args:
+            positions: of one span.
+            n_to_come: of a list: see :class:`gpuscan.designs.taking.Window`.
+        """
         self._note_resched()
-        span = self._model.span
+        span, model = self._model.span, self._model
         if span is None:
-            self._at_ns = int(self._start_ns + self._n_looks() * self.look_ns)
-            return self._at_ns
-        if span is not self._span:
-            self._span, self._before_span = span, self._n_looks() - self._model.n_examined(span)
-        pfn = np.array([self._model.machine.pfn(position)])
-        n_pages = self._before_span + self._model.n_before(span, pfn)
-        self._at_ns = int(self._start_ns + float(n_pages[0]) * self.look_ns)
-        return self._at_ns
+            n_looks = np.full(len(positions), self._n_looks(), dtype=np.int64)
+            if n_to_come is not None:
+                n_looks -= n_to_come
+        else:
+            if span is not self._span:
+                self._span, self._before_span = span, self._n_looks() - model.n_examined(span)
+            n_looks = self._before_span + model.n_before(span, model.machine.pfns(positions))
+        reached_ns: NDArray[np.int64] = (self._start_ns + n_looks * self.look_ns).astype(np.int64)
+        self._at_ns = int(reached_ns[-1])
+        return reached_ns
+
+    def heads(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], the heads of the folios of pages."""
+        return self._model.machine.pages(positions).head
 
     def _n_looks(self) -> int:
         return self._model.counters[self._counter] - self._looks_before

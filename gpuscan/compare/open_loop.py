@@ -24,6 +24,7 @@ from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.contract import Design
 from gpuscan.designs.model import Model
+from gpuscan.designs.taking import parts_without_repeats
 from gpuscan.designs.threads import Marks, Threads, ThreadWait, first_waits
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
@@ -32,6 +33,7 @@ from gpuscan.topology import Topology
 OnMarks = Callable[[int], None]
 """Called with marks made."""
 
+_NS_PER_S = 1_000_000_000
 _FOR_EVER_NS = 1 << 62
 _WALKS_AFTER_END = 3
 """Waits of a thread after the list in which nothing was found: what is pending then will never be."""
@@ -147,7 +149,7 @@ class OpenLoop:
         self._entries, self._policy, self._topology = entries, policy, topology
         counter = "pfns_examined" if design.looks_at == "pages" else "entries_examined"
         self.place = WalkPlace(model, counter, costs.look_ns(design))
-        self.ledger = TimedLedger(self.place)
+        self.ledger = TimedLedger(self.place, model.machine.n_positions)
         model.ledger = self.ledger
         self.marks = _marks_of(entries, topology)
         self.fills: list[int] = []
@@ -188,14 +190,18 @@ class OpenLoop:
             on_marks(n_entries - n_told)
 
     def _make(self, marks: Marks, which: NDArray[np.int64]) -> None:
-        """Make marks in the order of their times, each at its own."""
-        for index in which.tolist():
-            self.ledger.now_ns = time_ns = int(marks.times_ns[index])
-            self.model.mark(
-                int(marks.pfns[index]),
-                int(marks.nids[index]),
-                self._policy.jiffies(time_ns),
-                cpu=int(marks.cpus[index]),
+        """Make marks in the order of their times; of those made together each folio has one, and its time."""
+        machine = self.model.machine
+        pfns, times_ns = marks.pfns[which], marks.times_ns[which]
+        positions = machine.online_positions(pfns)
+        heads = np.where(positions < 0, -1, machine.pages(np.maximum(positions, 0)).head)
+        for part in parts_without_repeats(heads):
+            self.ledger.coming(heads[part], times_ns[part])
+            self.model.mark_many(
+                pfns[part],
+                marks.nids[which[part]],
+                times_ns[part] * self._policy.hz // _NS_PER_S,
+                marks.cpus[which[part]],
             )
 
     def result(self) -> OpenResult:
@@ -209,7 +215,7 @@ class OpenLoop:
         model.verify()
         counters = model.counters
         n_looked_at = design.n_looked_at(counters)
-        positions = np.array(ledger.positions, dtype=np.int64)
+        positions = ledger.positions
         return OpenResult(
             design.name,
             digest_entries(self._entries[self.marks.done]),
@@ -218,7 +224,7 @@ class OpenLoop:
             pending=ledger.pending,
             superseded=ledger.superseded,
             never_ready=max(0, len(self._entries) - ledger.requested),
-            delays_ns=np.array(ledger.delays_ns, dtype=np.int64),
+            delays_ns=ledger.delays_ns,
             positions=positions,
             place_in_zone=places_in_zone(self._topology, positions),
             fills=np.array(self.fills, dtype=np.int32),

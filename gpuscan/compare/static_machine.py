@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.designs.folio_steps import FolioSteps
 from gpuscan.designs.machine import BatchResult
@@ -38,13 +39,33 @@ class StillPages(SimulatedPages):
         """See :class:`gpuscan.designs.machine.Machine`."""
         return 0
 
-    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+    @property
+    def isolated_goes_off_lru(self) -> bool:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return False
+
+    def refusals(self, heads: NDArray[np.int64], nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return np.zeros(len(heads), dtype=np.int8)
+
+    def draws(self, n: int) -> NDArray[np.bool_]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return np.zeros(n, dtype=np.bool_)
+
+    def prepare_many(
+        self, heads: NDArray[np.int64], nids: NDArray[np.int64], accepted: NDArray[np.bool_]
+    ) -> None:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+
+    def migrate(self, heads: Sequence[int] | NDArray[np.int64], nid: int) -> BatchResult:
         """See :class:`gpuscan.designs.machine.Machine`; takes no time."""
-        n_pages = np.array([self.page(head).n_pages for head in heads], dtype=np.int64)
+        n_pages = self.pages(np.asarray(heads, dtype=np.int64)).n_pages
         if nid not in self.nids:
-            return BatchResult((False,) * len(heads), counts=(("pgmigrate_fail", int(n_pages.sum())),))
+            return BatchResult(
+                np.zeros(len(heads), dtype=np.bool_), counts=(("pgmigrate_fail", int(n_pages.sum())),)
+            )
         counts = {
             "pgmigrate_success": int(n_pages.sum()),
             "migrate_pages_rounds": len(rounds(np.arange(len(heads)), n_pages)),
         }
-        return BatchResult((True,) * len(heads), counts=tuple(counts.items()))
+        return BatchResult(np.ones(len(heads), dtype=np.bool_), counts=tuple(counts.items()))

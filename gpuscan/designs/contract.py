@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STRUCT_PAGE_BYTES = 64
 """What a look at a page reads besides its record, one cache line."""
 
-Kind = Literal["as posted", "corrected", "our reading", "ours"]
+Kind = Literal["as posted", "in a tree", "corrected", "our reading", "ours"]
 LooksAt = Literal["pages", "entries"]
 Counts = Literal["never", "always", "when recorded"]
 

@@ -235,7 +235,8 @@ class DesignEngine:
         page_map = self._machine.page_map
         own_nids = page_map.nid_of_flat(page_map.flat_of_pfn(pfns[order]))
         done = np.zeros(len(pfns), dtype=np.bool_)
-        return Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done)
+        counts = None if seen.counts is None else seen.counts[marked][order]
+        return Marks(times_ns[order], pfns[order], nids[order], cpus[order], own_nids, done, counts)
 
     def _cpus(self, cpu_nids: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the CPU of each fault: a node's faults fall on its CPUs in turn."""

@@ -7,7 +7,7 @@ the PFN. :class:`ArrayMachine` is given as arrays, for single steps;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
@@ -57,6 +57,21 @@ class Page(NamedTuple):
     lru: bool
 
 
+class Pages(NamedTuple):
+    """Pages, each column as long: see :class:`Page`.
+
+    Attributes:
+        online, lru: bool[n].
+        nid, head, n_pages: int64[n].
+    """
+
+    online: NDArray[np.bool_]
+    nid: NDArray[np.int64]
+    head: NDArray[np.int64]
+    n_pages: NDArray[np.int64]
+    lru: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, slots=True)
 class BatchCall:
     """One call of ``migrate_misplaced_folios_batch(list, nid)``: head PFNs in list order, and the node."""
@@ -65,19 +80,19 @@ class BatchCall:
     nid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchResult:
     """What became of one batch.
 
     Attributes:
-        moved: per folio handed in, in list order.
+        moved: bool[n], per folio handed in, in list order.
         busy_ns: modelled time of the call.
         events: folios that came and went.
         counts: what the call counted, by the kernel's name where it has one (``pgmigrate_success``,
             ``pgmigrate_fail``, in base pages) and by ours (``migrate_pages_rounds``).
     """
 
-    moved: tuple[bool, ...]
+    moved: NDArray[np.bool_]
     busy_ns: float = 0.0
     events: tuple[FolioEvents, ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
@@ -108,6 +123,10 @@ class Machine(Protocol):
         """``node_present_pages``."""
         ...
 
+    def distance(self, nid: int, other: int) -> int:
+        """``node_distance()``."""
+        ...
+
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """Return a node's zones in the kernel's order."""
         ...
@@ -132,6 +151,14 @@ class Machine(Protocol):
         """Return what is known about a page."""
         ...
 
+    def pages(self, positions: NDArray[np.int64]) -> Pages:
+        """Return what is known about pages."""
+        ...
+
+    def pfns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], the PFN at each position."""
+        ...
+
     def online_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[n], the position of each PFN, -1 where ``pfn_to_online_page()`` finds nothing."""
         ...
@@ -146,6 +173,10 @@ class Machine(Protocol):
 
     def memcg(self, head: int) -> int:
         """Return an id of the folio's memory cgroup."""
+        ...
+
+    def memcgs(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], :meth:`memcg` of each."""
         ...
 
     def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
@@ -167,7 +198,28 @@ class Machine(Protocol):
         -errno."""
         ...
 
-    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+    @property
+    def isolated_goes_off_lru(self) -> bool:
+        """Whether a folio that :meth:`prepare` accepts is on no LRU list until it is moved or put back."""
+        ...
+
+    def refusals(self, heads: NDArray[np.int64], nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return int8[n]: 0 where :meth:`prepare` would accept now, unless it draws a failure; 1 where it
+        would refuse; -1 where it would without being asked. Nothing changes."""
+        ...
+
+    def draws(self, n: int) -> NDArray[np.bool_]:
+        """Return bool[n]: whether the next calls of :meth:`prepare` draw a failed isolation, drawn ahead."""
+        ...
+
+    def prepare_many(
+        self, heads: NDArray[np.int64], nids: NDArray[np.int64], accepted: NDArray[np.bool_]
+    ) -> None:
+        """Do :meth:`prepare` for folios, in this order, whose results are known: :meth:`refusals` and
+        :meth:`draws`."""
+        ...
+
+    def migrate(self, heads: Sequence[int] | NDArray[np.int64], nid: int) -> BatchResult:
         """Move isolated folios with ``migrate_pages()`` and put back those that stay."""
         ...
 
@@ -186,6 +238,7 @@ class PageArrays(TypedDict, total=False):
         top_tier: nodes of the top tier.
         cpus_on: nodes with CPUs; by default those of the top tier.
         free_enough: nodes for which ``pgdat_free_space_enough()`` holds.
+        distances: ``node_distance()`` from one node to another; 10 and 20 by default.
     """
 
     first_pfn: int
@@ -198,6 +251,7 @@ class PageArrays(TypedDict, total=False):
     top_tier: Sequence[int]
     cpus_on: Sequence[int]
     free_enough: Sequence[int]
+    distances: Mapping[tuple[int, int], int]
 
 
 _GIVEN = tuple(PageArrays.__annotations__)
@@ -248,6 +302,7 @@ class ArrayMachine:
         self._top_tier = frozenset(given.get("top_tier", ()))
         self._cpus_on = frozenset(given.get("cpus_on", self._top_tier))
         self._free_enough = frozenset(given.get("free_enough", ()))
+        self._distances = dict(given.get("distances", {}))
 
     @property
     def n_positions(self) -> int:
@@ -270,6 +325,17 @@ class ArrayMachine:
     def present_pages(self, nid: int) -> int:
         """See :class:`Machine`."""
         return int((self._valid & (self._nid == nid)).sum())
+
+    def distance(self, nid: int, other: int) -> int:
+        """See :class:`Machine`."""
+        return self._distances.get((nid, other), 10 if nid == other else 20)
+
+    def set_online(self, nid: int, *, online: bool) -> list[int]:
+        """Let all pages of a node come or go; return the sections that they are in, ascending."""
+        mine = self._valid & (self._nid == nid)
+        self._online[mine] = online
+        sections: list[int] = np.unique((np.flatnonzero(mine) + self._first_pfn) // SECTION_PAGES).tolist()
+        return sections
 
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """See :class:`Machine`."""
@@ -307,6 +373,21 @@ class ArrayMachine:
             bool(self._lru[head]),
         )
 
+    def pages(self, positions: NDArray[np.int64]) -> Pages:
+        """See :class:`Machine`."""
+        heads = self._head[positions].astype(np.int64)
+        return Pages(
+            self._online[positions],
+            self._nid[positions],
+            heads,
+            self._n_pages[heads].astype(np.int64),
+            self._lru[heads],
+        )
+
+    def pfns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        return positions + self._first_pfn
+
     def online_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :class:`Machine`."""
         positions = pfns - self._first_pfn
@@ -326,6 +407,30 @@ class ArrayMachine:
     def memcg(self, head: int) -> int:
         """See :class:`Machine`."""
         return int(self._memcg[head])
+
+    def memcgs(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        return self._memcg[heads]
+
+    @property
+    def isolated_goes_off_lru(self) -> bool:
+        """See :class:`Machine`."""
+        return True
+
+    def refusals(self, heads: NDArray[np.int64], nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """See :class:`Machine`."""
+        refused: NDArray[np.int8] = (self._prepare[heads] != 0).astype(np.int8)
+        return refused
+
+    def draws(self, n: int) -> NDArray[np.bool_]:
+        """See :class:`Machine`."""
+        return np.zeros(n, dtype=np.bool_)
+
+    def prepare_many(
+        self, heads: NDArray[np.int64], nids: NDArray[np.int64], accepted: NDArray[np.bool_]
+    ) -> None:
+        """See :class:`Machine`."""
+        self._lru[heads[accepted]] = False
 
     def free_space_enough(self, nid: int) -> bool:
         """See :class:`Machine`."""
@@ -354,11 +459,11 @@ class ArrayMachine:
             self._lru[head] = False
         return result
 
-    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+    def migrate(self, heads: Sequence[int] | NDArray[np.int64], nid: int) -> BatchResult:
         """See :class:`Machine`."""
         there = nid in self.nids
         if not there:
             self._lru[list(heads)] = True
         n_pages = int(self._n_pages[list(heads)].sum())
         name = "pgmigrate_success" if there else "pgmigrate_fail"
-        return BatchResult((there,) * len(heads), counts=((name, n_pages),) if n_pages else ())
+        return BatchResult(np.full(len(heads), there), counts=((name, n_pages),) if n_pages else ())

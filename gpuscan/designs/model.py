@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,35 @@ from numpy.typing import NDArray
 from gpuscan.designs.candidates import ready_positions
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.races import Race
-from gpuscan.designs.requests import ALREADY_THERE, CONSUMED, INVALID_NID, STALE, RequestLedger
+from gpuscan.designs.requests import (
+    ALREADY_THERE,
+    CONSUMED,
+    INVALID_NID,
+    NO_TARGET,
+    NOBODY,
+    NOT_PROMOTED,
+    STALE,
+    RequestLedger,
+)
+from gpuscan.designs.taking import (
+    AHEAD,
+    AT_HOME,
+    FLUSH_BEFORE_IT,
+    FLUSH_WITH_IT,
+    GOES,
+    GONE,
+    NOT_ADMITTED,
+    NOWHERE,
+    PASSED_OVER,
+    REFUSED,
+    RESCHED_BEFORE_IT,
+    Batch,
+    Window,
+)
 from gpuscan.engine.stages import FolioEvents
 from gpuscan.sim.spec import KernelCostSpec
+
+_AHEAD_LEAST = 64
 
 
 class Model(ABC):
@@ -42,7 +68,7 @@ class Model(ABC):
         self.machine = machine
         self.calls: list[BatchCall] = []
         self.counters: Counter[str] = Counter()
-        self.ledger = RequestLedger()
+        self.ledger = RequestLedger(machine.n_positions)
         self.busy_ns = 0.0
         self.span: ZoneSpan | None = None
         self.hint_faults = True
@@ -65,6 +91,18 @@ class Model(ABC):
         rows = zip(pfns.tolist(), nids.tolist(), jiffies.tolist(), cpus.tolist(), strict=True)
         for pfn, nid, now_jiffies, cpu in rows:
             self.mark(pfn, nid, now_jiffies, cpu=cpu)
+
+    def report_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+        counts: NDArray[np.int64],
+    ) -> None:
+        """Handle reports of several accesses each, one after the other, from a producer that counts accesses
+        and only guesses the node; by default each is a mark of that node."""
+        self.mark_many(pfns, nids, jiffies, cpus)
 
     @abstractmethod
     def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
@@ -125,13 +163,13 @@ class Model(ABC):
     def apply(self, events: Sequence[FolioEvents]) -> None:
         """End the requests of folios that are gone. Nothing tells the design, so its marks stay."""
         for event in events:
-            for head in event.freed.tolist():
-                self._freed(head, 1 << event.order)
+            self._freed(event.freed, 1 << event.order)
 
-    def _freed(self, head: int, n_pages: int) -> None:
+    def _freed(self, heads: NDArray[np.int64], n_pages: int) -> None:
+        """Note that folios are gone, each of so many pages."""
         if self.ledger.pending:
-            for position in range(head, head + n_pages):
-                self.ledger.end_pending(position, STALE)
+            positions = heads if n_pages == 1 else (heads[:, None] + np.arange(n_pages)).ravel()
+            self.ledger.end_pending_many(positions, STALE)
 
     def verify(self) -> None:
         """Prove conservation: see :meth:`RequestLedger.verify`."""
@@ -170,30 +208,132 @@ class Model(ABC):
         return True
 
     def _flush(self, migrate_list: list[int], nid: int) -> None:
-        """Hand a list over and empty it; ``list_add()`` puts each folio at the front."""
-        machine, counters = self.machine, self.counters
-        heads = migrate_list[::-1]
+        """Hand a list of folios that :meth:`_isolate` took over, and empty it."""
+        asked = [self._asked.pop(head) for head in migrate_list]
+        nobody = [NOBODY if wanted is None else wanted for wanted in asked]
+        heads = np.array(migrate_list, dtype=np.int64)
         migrate_list.clear()
-        self.calls.append(BatchCall(tuple(machine.pfn(head) for head in heads), nid))
+        self._hand_over(heads, np.array(nobody, dtype=np.int32), nid)
+
+    def _hand_over(self, listed: NDArray[np.int64], asked: NDArray[np.int32], nid: int) -> None:
+        """Move isolated folios; ``list_add()`` puts each at the front.
+
+        Args:
+            listed: int64[n], heads in the order they were listed.
+            asked: int32[n], the node that each is asked to go to, or NOBODY.
+            nid: where they go.
+        """
+        machine, counters = self.machine, self.counters
+        heads, asked = listed[::-1], asked[::-1]
+        self.calls.append(BatchCall(tuple(machine.pfns(heads).tolist()), nid))
         counters["batch_calls"] += 1
         counters["batch_folios"] += len(heads)
-        if not heads:
+        if not len(heads):
             counters["empty_batch_calls"] += 1
             return
         result = machine.migrate(heads, nid)
         self.busy_ns += result.busy_ns
         counters.update(dict(result.counts))
         self._count_success(heads, nid, dict(result.counts).get("pgmigrate_success", 0))
-        for head, moved in zip(heads, result.moved, strict=True):
-            asked = self._asked.pop(head)
-            counters["sent_to_wrong_node"] += nid not in machine.nids or asked not in (None, nid)
-            if moved:
-                self.ledger.moved(asked, nid)
-            else:
-                self.ledger.lose(asked, CONSUMED if nid in machine.nids else INVALID_NID)
+        there = nid in machine.nids
+        n_right = 0 if not there else int(np.count_nonzero((asked == nid) | (asked == NOBODY)))
+        counters["sent_to_wrong_node"] += len(heads) - n_right
+        self.ledger.moved_many(asked[result.moved], nid)
+        self.ledger.lose_many(asked[~result.moved], CONSUMED if there else INVALID_NID)
         self.apply(result.events)
 
-    def _count_success(self, heads: Sequence[int], nid: int, n_pages: int) -> None:
+    def _take_all(
+        self,
+        n: int,
+        look: Callable[[slice], Window],
+        batch: Batch,
+        when_off_lru: int = PASSED_OVER,
+    ) -> None:
+        """Go through candidates that are all different, in their order, and hand over each batch that is due.
+
+        Args:
+            n: how many.
+            look: returns what some of them are now.
+            batch: what is listed so far; what is left over stays there.
+            when_off_lru: what becomes of one that is on no LRU list.
+        """
+        n_done, n_ahead = 0, AHEAD
+        while n_done < n:
+            window = look(slice(n_done, min(n, n_done + n_ahead)))
+            n_taken = self._take_window(window, batch, when_off_lru)
+            n_ahead = max(_AHEAD_LEAST, min(AHEAD, 2 * n_taken))
+            n_done += n_taken
+
+    def _take_window(self, window: Window, batch: Batch, when_off_lru: int = PASSED_OVER) -> int:
+        """Go through a window until a batch is due, and hand it over; return how many were gone through."""
+        became, why = window.take(
+            batch, when_off_lru, isolated_goes_off_lru=self.machine.isolated_goes_off_lru
+        )
+        heads, asked = self._book(window, became)
+        if why in (FLUSH_BEFORE_IT, RESCHED_BEFORE_IT):
+            batch.add(heads[:-1], asked[:-1])
+            if why == FLUSH_BEFORE_IT:
+                self._hand_over(*batch.take_all(), batch.nid)
+            self.counters["cond_resched"] += batch.reschedules
+            last = len(became) - 1
+            batch.begin(int(window.nids[last]), int(window.memcgs[last]))
+            heads, asked = heads[-1:], asked[-1:]
+        batch.add(heads, asked)
+        if why == FLUSH_WITH_IT or batch.is_over:
+            self._hand_over(*batch.take_all(), batch.nid)
+            self.counters["cond_resched"] += batch.reschedules
+            batch.empty()
+        return len(became)
+
+    def _book(self, window: Window, became: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Book what became of candidates; return those that go: their heads, and the node each asked for."""
+        counters, ledger, machine = self.counters, self.ledger, self.machine
+        taken = np.flatnonzero(became != PASSED_OVER)
+        positions, became, nids = window.positions[taken], became[taken], window.nids[taken]
+        heads, n_pages = window.pages.head[taken], window.pages.n_pages[taken]
+        if window.asked is None:
+            self._clear(positions)
+            counters["claimed"] += len(taken)
+            asked = ledger.claim_many(
+                positions, None if window.n_to_come is None else window.n_to_come[taken]
+            )
+        else:
+            asked = window.asked[taken]
+        there = np.isin(nids, list(machine.nids))
+        counters["invalid_nid"] += int(np.count_nonzero(~there & (became > NOWHERE)))
+        ledger.lose_many(asked[became == GONE], CONSUMED)
+        nowhere = became == NOWHERE
+        if nowhere.any():
+            counters["no_target"] += int(np.count_nonzero(nowhere))
+            ledger.lose_many(asked[nowhere], NO_TARGET)
+        at_home = became == AT_HOME
+        if at_home.any():
+            counters["at_home"] += int(np.count_nonzero(at_home))
+            self._lose_at_home(asked[at_home], nids[at_home])
+        not_admitted = became == NOT_ADMITTED
+        if not_admitted.any():
+            counters["not_promoted"] += int(np.count_nonzero(not_admitted))
+            ledger.lose_many(asked[not_admitted], NOT_PROMOTED)
+        refused, goes = became == REFUSED, became == GOES
+        checked = goes | refused & (window.refused[taken] >= 0)
+        machine.prepare_many(heads[checked], nids[checked], goes[checked])
+        if refused.any():
+            counters["prepare_refused"] += int(np.count_nonzero(refused))
+            ledger.lose_many(asked[refused & there], CONSUMED)
+            ledger.lose_many(asked[refused & ~there], INVALID_NID)
+        counters["isolated"] += int(np.count_nonzero(goes))
+        counters["batch_pages"] += int(n_pages[goes].sum())
+        return heads[goes], asked[goes]
+
+    def _clear(self, positions: NDArray[np.int64]) -> None:
+        """Take the marks of pages that the thread claims."""
+        return
+
+    def _lose_at_home(self, asked: NDArray[np.int32], nids: NDArray[np.int64]) -> None:
+        """End the requests of folios that are on their targets already."""
+        self.ledger.lose_many(asked, ALREADY_THERE)
+
+    def _count_success(self, heads: NDArray[np.int64], nid: int, n_pages: int) -> None:
         """Count base pages moved as the patch does."""
         if n_pages:
             self.counters["numa_pages_migrated"] += n_pages
@@ -202,13 +342,13 @@ class Model(ABC):
 
 def sorted_candidates(
     records: NDArray[Any], ready_mask: int, ranges: Sequence[tuple[int, int]], more: Sequence[int] = ()
-) -> list[int]:
-    """Return the positions in ``ranges`` whose record is READY, and those of ``more``, ascending.
+) -> NDArray[np.int64]:
+    """Return int64[n], the positions in ``ranges`` whose record is READY, and those of ``more``, ascending.
 
     A walk that looks at every page does nothing at the others, so a model may leave them out.
     """
-    found: set[int] = set()
-    for lo, hi in ranges:
-        found.update(ready_positions(records, lo, hi, ready_mask).tolist())
-        found.update(position for position in more if lo <= position < hi)
-    return sorted(found)
+    found = [ready_positions(records, lo, hi, ready_mask) for lo, hi in ranges]
+    also = [position for position in more if any(lo <= position < hi for lo, hi in ranges)]
+    if len(found) == 1 and not also:
+        return found[0]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found, np.array(also, dtype=np.int64)]))

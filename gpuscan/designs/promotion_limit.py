@@ -8,6 +8,12 @@ without a limit, the free-memory bypass, is up to the caller.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from copy import copy
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.producers.promotion import PromotionControl
 
@@ -33,21 +39,26 @@ class PromotionLimit:
         """Forget the threshold of a target that has free memory to spare: the workload changed."""
         self._target(nid).bypass()
 
-    def admits(self, nid: int, n_pages: int, latency: int, now_ms: int, counters: Counter[str]) -> bool:
-        """Return whether a folio may be promoted to ``nid``.
+    def admits(self, nid: int, n_pages: int, latency: int, now_ms: int) -> tuple[bool, int]:
+        """Return whether a folio may be promoted to ``nid``, and how many base pages count as candidates.
 
         Args:
             nid: the target.
             n_pages: base pages of the folio.
             latency: since the last access, in the unit that the caller's patch compares with milliseconds.
             now_ms: the time.
-            counters: ``pgpromote_candidate`` is counted there.
         """
         target = self._target(nid)
-        n_candidates = target.n_candidates
-        admitted = target.admits(now_ms, latency, n_pages)
-        counters["pgpromote_candidate"] += target.n_candidates - n_candidates
-        return admitted
+        before = target.n_candidates
+        return target.admits(now_ms, latency, n_pages), target.n_candidates - before
+
+    def kept(self, nid: int) -> PromotionControl:
+        """Return a copy of what is kept of a target, for :meth:`put_back`."""
+        return copy(self._target(nid))
+
+    def put_back(self, nid: int, kept: PromotionControl) -> None:
+        """Forget what a target was asked since :meth:`kept`."""
+        self._targets[nid] = copy(kept)
 
     def _target(self, nid: int) -> PromotionControl:
         control = self._targets.get(nid)
@@ -55,3 +66,69 @@ class PromotionLimit:
             control = PromotionControl(self._default, self._limit_pages, PROMOTION_THRESHOLD_WINDOW_MS)
             self._targets[nid] = control
         return control
+
+
+class Asked(NamedTuple):
+    """Folios that a limit is asked about, in their order.
+
+    Attributes:
+        nids, n_pages, latencies: int64[n], see :meth:`PromotionLimit.admits`.
+        now_ms: the time.
+        at_stake: bool[n], those that come so far; all others pass.
+    """
+
+    nids: NDArray[np.int64]
+    n_pages: NDArray[np.int64]
+    latencies: NDArray[np.int64]
+    now_ms: int
+    at_stake: NDArray[np.bool_]
+
+
+class Admission:
+    """Asks a limit about folios ahead of the thread, which may stop at one of them.
+
+    Args:
+        limit: the limit.
+        asked: the folios.
+        has_room: whether a target has so much free memory that it takes all.
+    """
+
+    def __init__(self, limit: PromotionLimit, asked: Asked, has_room: Callable[[int], bool]) -> None:
+        self._limit, self._asked = limit, asked
+        nids = np.unique(asked.nids[asked.at_stake]).tolist()
+        self._kept = {nid: limit.kept(nid) for nid in nids}
+        self._roomy = [nid for nid in nids if has_room(nid)]
+        self._n_candidates, self._n_with_room = 0, 0
+        self.admitted = self._ask(len(asked.nids))
+        """bool[n], whether each may be promoted."""
+
+    def commit(self, n: int, counters: Counter[str], *, with_room: str | None = None) -> None:
+        """Let it be the first ``n`` folios that were asked about, and count what the patches count.
+
+        Args:
+            n: of them.
+            counters: ``pgpromote_candidate`` is counted there.
+            with_room: where base pages are counted that no limit was asked about; None: nowhere.
+        """
+        if n < len(self._asked.nids):
+            for nid, kept in self._kept.items():
+                self._limit.put_back(nid, kept)
+            self._ask(n)
+        counters["pgpromote_candidate"] += self._n_candidates
+        if with_room is not None:
+            counters[with_room] += self._n_with_room
+
+    def _ask(self, n: int) -> NDArray[np.bool_]:
+        asked = self._asked
+        admitted = np.ones(len(asked.nids), dtype=np.bool_)
+        at_stake = asked.at_stake[:n]
+        with_room = at_stake & np.isin(asked.nids[:n], self._roomy)
+        for nid in np.unique(asked.nids[:n][with_room]).tolist():
+            self._limit.bypass(nid)
+        self._n_with_room, self._n_candidates = int(asked.n_pages[:n][with_room].sum()), 0
+        which = np.flatnonzero(at_stake & ~with_room)
+        rows = zip(which.tolist(), *(column[which].tolist() for column in asked[:3]), strict=True)
+        for i, nid, n_pages, latency in rows:
+            admitted[i], n_candidates = self._limit.admits(nid, n_pages, latency, asked.now_ms)
+            self._n_candidates += n_candidates
+        return admitted

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.compiled import compiled
 from gpuscan.base.errors import RunFailedError
 
 OVERWRITTEN_NID = "overwritten nid"
@@ -42,6 +43,8 @@ HEAP_FULL = "heap full"
 """A heap had no room for it: the page has to be accessed once more when there is."""
 NO_HEAP = "no heap for the target"
 """No thread runs on the node that it named, so that node has no heap."""
+NO_TARGET = "no node of the top tier"
+"""Nobody knew a target, and no node of the top tier has memory."""
 FREQ_WRAPPED = "frequency wrapped around"
 """One access more than the counter holds made a hot page look as if it had never been accessed."""
 COOLED = "a new window before it was found"
@@ -53,19 +56,45 @@ NO_THREAD = "no thread on its node"
 STRANDED_ZONE = "stranded by a cleared zone flag"
 """The same with a zone's flag."""
 
+NOBODY = -2
+"""In arrays of nodes that were asked for: nobody asked."""
+_NONE, _SHIFT = 0, 2
+
+
+@compiled
+def ask_all(
+    asked: NDArray[np.int32],
+    positions: NDArray[np.int64],
+    nids: NDArray[np.int32],
+    keeps_nid: bool,  # compiled functions take arguments by place
+) -> tuple[int, int]:
+    """Do :meth:`RequestLedger.ask` for each; return how many pages had no request, and how many the same."""
+    n_fresh = n_same = 0
+    for i in range(len(positions)):
+        before, word = asked[positions[i]], nids[i] + _SHIFT
+        if before == _NONE:
+            n_fresh += 1
+        elif before == word or not keeps_nid:
+            n_same += 1
+        asked[positions[i]] = word
+    return n_fresh, n_same
+
 
 class RequestLedger:
     """Requests of one design, by the position of the marked page.
 
+    Args:
+        n_positions: of the machine; it grows where that was too little.
+
     Attributes:
-        requested, migrated, superseded: requests. ``superseded``: a newer request for the same node.
+        requested, pending, migrated, superseded: requests. ``superseded``: a newer request for the same node.
         elsewhere: those of ``migrated`` that went to another node than asked for.
         lost: requests that ended without a move, by reason.
         in_flight: claimed, not decided yet.
         stale_claims: marks claimed that nobody asked for: the folio they were set for is gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_positions: int = 0) -> None:
         self.requested = 0
         self.migrated = 0
         self.elsewhere = 0
@@ -73,12 +102,9 @@ class RequestLedger:
         self.lost: Counter[str] = Counter()
         self.in_flight = 0
         self.stale_claims = 0
-        self._open: dict[int, int] = {}
-
-    @property
-    def pending(self) -> int:
-        """Requests that wait to be found."""
-        return len(self._open)
+        self.pending = 0
+        # By position, 0 where nothing is asked for, else the node + 2. Pages never asked for take no memory.
+        self._open = np.zeros(n_positions, dtype=np.int32)
 
     def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
         """Begin a request; one that the page had already ends.
@@ -87,49 +113,68 @@ class RequestLedger:
             position, nid: page and node.
             keeps_nid: the design has a place for the node; otherwise there is nothing to overwrite.
         """
+        self._make_room(position)
+        before = self._open.item(position)
         self.requested += 1
-        before = self._open.get(position)
-        if before == nid or (before is not None and not keeps_nid):
+        if before == _NONE:
+            self.pending += 1
+        elif before == nid + _SHIFT or not keeps_nid:
             self.superseded += 1
-        elif before is not None:
+        else:
             self.lost[OVERWRITTEN_NID] += 1
-        self._open[position] = nid
+        self._open[position] = nid + _SHIFT
 
     def ask_many(
         self, positions: NDArray[np.int64], nids: NDArray[np.int32], *, keeps_nid: bool = True
     ) -> None:
         """Begin requests, one after the other: see :meth:`ask`."""
-        asked, n_same, n_other = self._open, 0, 0
-        for position, nid in zip(positions.tolist(), nids.tolist(), strict=True):
-            before = asked.get(position)
-            if before is not None:
-                if before == nid or not keeps_nid:
-                    n_same += 1
-                else:
-                    n_other += 1
-            asked[position] = nid
+        if not len(positions):
+            return
+        self._make_room(int(positions.max()))
+        n_fresh, n_same = ask_all(self._open, positions, nids.astype(np.int32), keeps_nid)
+        n_other = len(positions) - n_fresh - n_same
         self.requested += len(positions)
+        self.pending += n_fresh
         self.superseded += n_same
         if n_other:
             self.lost[OVERWRITTEN_NID] += n_other
 
-    def refuse(self, reason: str) -> None:
-        """Book a request that found no room; an older one of the page stands."""
-        self.requested += 1
-        self.lost[reason] += 1
+    def refuse(self, reason: str, n: int = 1) -> None:
+        """Book requests that found no room; older ones of their pages stand."""
+        self.requested += n
+        self.lost[reason] += n
 
     def claim(self, position: int) -> int | None:
         """Take the request of a page whose mark was cleared; None where the mark had outlived its folio."""
-        nid = self._open.pop(position, None)
+        nid = self._close(position)
         if nid is None:
             self.stale_claims += 1
         else:
             self.in_flight += 1
         return nid
 
+    def claim_many(
+        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int32]:
+        """Take the requests of pages that are all different, in this order: see :meth:`claim`.
+
+        Args:
+            positions: int64[n].
+            n_to_come: of a list: see :class:`gpuscan.designs.taking.Window`.
+
+        Returns:
+            The node that each asks for, :data:`NOBODY` where the mark had outlived its folio.
+        """
+        asked = self._close_many(positions)
+        n_asked = int(np.count_nonzero(asked != NOBODY))
+        self.stale_claims += len(positions) - n_asked
+        self.in_flight += n_asked
+        return asked
+
     def wanted(self, position: int) -> int | None:
         """Return the node that a pending request of a page asks for."""
-        return self._open.get(position)
+        word = self._open.item(position) if position < len(self._open) else _NONE
+        return None if word == _NONE else word - _SHIFT
 
     def moved(self, asked: int | None, nid: int) -> None:
         """End a claimed request whose folio went to ``nid``."""
@@ -139,6 +184,13 @@ class RequestLedger:
         self.migrated += 1
         self.elsewhere += asked != nid
 
+    def moved_many(self, asked: NDArray[np.int32], nid: int) -> None:
+        """End claimed requests whose folios went to ``nid``; :data:`NOBODY` stands for none."""
+        asked = asked[asked != NOBODY]
+        self.in_flight -= len(asked)
+        self.migrated += len(asked)
+        self.elsewhere += int(np.count_nonzero(asked != nid))
+
     def lose(self, asked: int | None, reason: str) -> None:
         """End a claimed request without a move."""
         if asked is None:
@@ -146,16 +198,55 @@ class RequestLedger:
         self.in_flight -= 1
         self.lost[reason] += 1
 
+    def lose_many(self, asked: NDArray[np.int32], reason: str) -> None:
+        """End claimed requests without a move; :data:`NOBODY` stands for none."""
+        n_lost = int(np.count_nonzero(asked != NOBODY))
+        if n_lost:
+            self.in_flight -= n_lost
+            self.lost[reason] += n_lost
+
     def end_pending(self, position: int, reason: str) -> bool:
         """End the pending request of a page, if there is one; return whether there was."""
-        if self._open.pop(position, None) is None:
+        if self._close(position) is None:
             return False
         self.lost[reason] += 1
         return True
 
+    def end_pending_many(self, positions: NDArray[np.int64], reason: str) -> None:
+        """End the pending requests of pages that are all different, where there are any."""
+        n_ended = int(np.count_nonzero(self._close_many(positions) != NOBODY))
+        if n_ended:
+            self.lost[reason] += n_ended
+
     def pending_positions(self) -> NDArray[np.int64]:
         """Return int64[n], the pages with a pending request, ascending."""
-        return np.sort(np.fromiter(self._open, dtype=np.int64, count=len(self._open)))
+        return np.flatnonzero(self._open)
+
+    def _close(self, position: int) -> int | None:
+        """Take out the pending request of a page, and return its node."""
+        nid = self.wanted(position)
+        if nid is not None:
+            self._open[position] = _NONE
+            self.pending -= 1
+        return nid
+
+    def _close_many(self, positions: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Do so for pages that are all different; :data:`NOBODY` where there is none."""
+        if len(positions):
+            self._make_room(int(positions.max()))
+        asked = self._open[positions] - np.int32(_SHIFT)
+        self._open[positions] = _NONE
+        self.pending -= int(np.count_nonzero(asked != NOBODY))
+        return asked
+
+    def _is_free(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return where no request is pending; there must be room for the positions."""
+        free: NDArray[np.bool_] = self._open[positions] == _NONE
+        return free
+
+    def _make_room(self, position: int) -> None:
+        if position >= len(self._open):
+            self._open = np.concatenate((self._open, np.zeros(position + 1, dtype=np.int32)))
 
     def verify(self, findable: NDArray[np.bool_] | None = None) -> None:
         """Prove conservation.

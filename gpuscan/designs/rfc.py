@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
+from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Pages, ZoneSpan
 from gpuscan.designs.model import Model, sorted_candidates
 from gpuscan.designs.races import Race
-from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD
+from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD, NOBODY
+from gpuscan.designs.taking import KMIGRATED_FIXED, KMIGRATED_V1, Batch, Window
 from gpuscan.records.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Kmigrated(Model):
 
     NID_MASK: ClassVar[int]
     STEPS_OVER_FOLIOS: ClassVar[bool]
+    RULE: ClassVar[int]
 
     def __init__(self, machine: Machine, onlined_later: Collection[int] = ()) -> None:
         super().__init__(machine)
@@ -76,9 +78,11 @@ class Kmigrated(Model):
 
     def finish(self) -> None:
         """Book as lost what waits on nodes without a thread."""
-        for position in self.ledger.pending_positions().tolist():
-            if not self.has_thread(self.machine.page(position).nid):
-                self.ledger.end_pending(position, NO_THREAD)
+        pending = self.ledger.pending_positions()
+        nids = self.machine.nids_at(pending)
+        for nid in np.unique(nids).tolist():
+            if not self.has_thread(nid):
+                self.ledger.end_pending_many(pending[nids == nid], NO_THREAD)
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """See :class:`gpuscan.designs.model.Model`."""
@@ -146,43 +150,73 @@ class Kmigrated(Model):
         self.span = zone
         counters["zones_walked"] += 1
         counters["pfns_examined"] += self.n_examined(zone)
-        cur_nid = NUMA_NO_NODE
-        migrate_list: list[int] = []
-        batch_count = 0
+        batch = Batch(self.RULE, self.batch_folios)
         ranges = machine.ranges(zone.start_pfn, zone.end_pfn)
-        for position in sorted_candidates(self.records, _READY, ranges, tuple(races)):
-            page = machine.page(position)
-            if not page.online or page.nid != zone.nid:
-                continue
-            if self._stepped_over(zone, position, page) or not page.lru:
-                continue
-            nid, asked = self._get_nid(position, races.pop(position, None))
-            if nid == NUMA_NO_NODE or not self._goes(page, nid, asked):
-                continue
-            cur_nid = self._before_flush(cur_nid, nid)
-            batch_count += 1
-            if batch_count >= self.batch_folios or cur_nid != nid:
-                self._flush(migrate_list, cur_nid)
-                cur_nid = nid
-                batch_count = 0
-                counters["cond_resched"] += 1
-            migrate_list.append(page.head)
-        if migrate_list:
-            self._flush(migrate_list, cur_nid)
+        positions = sorted_candidates(self.records, _READY, ranges, tuple(races))
+        start = 0
+        for raced in np.flatnonzero(np.isin(positions, list(races))).tolist() if races else ():
+            self._take_marked(positions[start:raced], zone, batch)
+            self._take_raced(positions[raced : raced + 1], zone, batch, races)
+            start = raced + 1
+        self._take_marked(positions[start:], zone, batch)
+        if batch.heads:
+            self._hand_over(*batch.take_all(), batch.nid)
 
-    def _before_flush(self, cur_nid: int, nid: int) -> int:
-        raise NotImplementedError
+    def _take_marked(self, positions: NDArray[np.int64], zone: ZoneSpan, batch: Batch) -> None:
+        """Take candidates at which no producer comes in."""
+        self._take_all(len(positions), lambda part: self._look(positions[part], zone), batch)
 
-    def _goes(self, page: Page, nid: int, asked: int | None) -> bool:
-        """Check and isolate a claimed folio."""
-        reason = ALREADY_THERE if asked == nid else MASKED_NID
-        return not self._at_home(page, nid, asked, reason) and self._isolate(page, nid, asked)
+    def _look(self, positions: NDArray[np.int64], zone: ZoneSpan) -> Window:
+        """Return what the walk of a zone finds at positions, and where their records say they shall go."""
+        words, pages = self.records[positions].astype(np.int64), self.machine.pages(positions)
+        looked = self._looks_at(positions, pages, zone) & (words & _READY != 0)
+        return self._window(positions, pages, words >> _FORMAT.nid.shift & self.NID_MASK, looked)
 
-    def _stepped_over(self, zone: ZoneSpan, position: int, page: Page) -> bool:
-        """Whether the walk was at the folio before, and went on behind it."""
-        if not self.STEPS_OVER_FOLIOS or page.head == position:
-            return False
-        return self.machine.pfn(position) != zone.start_pfn
+    def _looks_at(self, positions: NDArray[np.int64], pages: Pages, zone: ZoneSpan) -> NDArray[np.bool_]:
+        """Return whether the walk of a zone looks at pages: it steps over those behind a folio's first."""
+        looks: NDArray[np.bool_] = pages.online & (pages.nid == zone.nid)
+        if self.STEPS_OVER_FOLIOS:
+            looks &= (pages.head == positions) | (self.machine.pfns(positions) == zone.start_pfn)
+        return looks
+
+    def _window(
+        self, positions: NDArray[np.int64], pages: Pages, nids: NDArray[np.int64], looked: NDArray[np.bool_]
+    ) -> Window:
+        n, machine = len(positions), self.machine
+        return Window(
+            positions,
+            pages,
+            nids,
+            np.zeros(n, dtype=np.int64),
+            looked,
+            None,
+            machine.refusals(pages.head, nids),
+            machine.draws(n),
+        )
+
+    def _take_raced(
+        self, position: NDArray[np.int64], zone: ZoneSpan, batch: Batch, races: dict[int, Race]
+    ) -> None:
+        """Take one candidate at which a producer comes in."""
+        pages = self.machine.pages(position)
+        if not (self._looks_at(position, pages, zone) & pages.lru)[0]:
+            return
+        nid, asked = self._get_nid(int(position[0]), races.pop(int(position[0]), None))
+        if nid == NUMA_NO_NODE:
+            return
+        window = self._window(position, pages, np.array([nid]), np.ones(1, dtype=np.bool_))
+        window.asked = np.array([NOBODY if asked is None else asked], dtype=np.int32)
+        self._take_window(window, batch)
+
+    def _clear(self, positions: NDArray[np.int64]) -> None:
+        """See :class:`gpuscan.designs.model.Model`: clear READY, and leave NUMA_NO_NODE for the target."""
+        words = self.records[positions] & ~np.uint32(_READY)
+        self.records[positions] = words | np.uint32(self.NID_MASK << _FORMAT.nid.shift)
+
+    def _lose_at_home(self, asked: NDArray[np.int32], nids: NDArray[np.int64]) -> None:
+        """See :class:`gpuscan.designs.model.Model`."""
+        self.ledger.lose_many(asked[asked == nids], ALREADY_THERE)
+        self.ledger.lose_many(asked[asked != nids], MASKED_NID)
 
     def _get_nid(self, position: int, race: Race | None) -> tuple[int, int | None]:
         """Clear READY, then take the target: ``kmigrated_get_nid()``; -1 where the page was not READY.
@@ -275,9 +309,7 @@ class RfcV1(Kmigrated):
 
     NID_MASK: ClassVar[int] = 7
     STEPS_OVER_FOLIOS: ClassVar[bool] = False
-
-    def _before_flush(self, cur_nid: int, nid: int) -> int:
-        return nid if cur_nid != NUMA_NO_NODE else cur_nid
+    RULE: ClassVar[int] = KMIGRATED_V1
 
 
 class RfcFixed(Kmigrated):
@@ -288,9 +320,7 @@ class RfcFixed(Kmigrated):
 
     NID_MASK: ClassVar[int] = _FORMAT.nid.max
     STEPS_OVER_FOLIOS: ClassVar[bool] = True
-
-    def _before_flush(self, cur_nid: int, nid: int) -> int:
-        return nid if cur_nid == NUMA_NO_NODE else cur_nid
+    RULE: ClassVar[int] = KMIGRATED_FIXED
 
 
 def page_ext_bytes(machine: SimulatedMachine, _policy: Policy, _n_asked: int) -> int:

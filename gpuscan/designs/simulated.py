@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.folio_steps import FolioSteps
-from gpuscan.designs.machine import BatchResult, Page, ZoneSpan
+from gpuscan.designs.machine import BatchResult, Page, Pages, ZoneSpan
 from gpuscan.engine.stages import MigrateResult, MigrateStatus
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.records.page_map import SECTION_PAGES
@@ -47,7 +47,9 @@ class SimulatedPages:
         self._large = [mapping for mapping in machine.space.mappings if mapping.order]
         self._large_orders = sorted({mapping.order for mapping in self._large})
         self._process_start = [process.first_folio for process in machine.processes]
-        self._isolated: set[int] = set()
+        self._is_node = np.zeros(max(self._nids) + 1, dtype=np.bool_)
+        self._is_node[list(self._nids)] = True
+        self._isolated = np.zeros(page_map.n_pages, dtype=np.bool_)
 
     @property
     def n_positions(self) -> int:
@@ -70,6 +72,10 @@ class SimulatedPages:
     def present_pages(self, nid: int) -> int:
         """See :class:`gpuscan.designs.machine.Machine`."""
         return self._machine.topology.node(nid).present_pages
+
+    def distance(self, nid: int, other: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.topology.distance_between(nid, other)
 
     def zones(self, nid: int) -> Sequence[ZoneSpan]:
         """See :class:`gpuscan.designs.machine.Machine`."""
@@ -110,14 +116,36 @@ class SimulatedPages:
         folio, nid = self._folio_at(position), self._section_nid[position // SECTION_PAGES]
         if folio >= 0:
             order = self._machine.space.order_of(folio) if self._large_orders else 0
-            return Page(True, nid, position, 1 << order, position not in self._isolated)
+            return Page(True, nid, position, 1 << order, not self._isolated.item(position))
         for order in self._large_orders:
             head = position >> order << order
             folio = self._folio_at(head)
             if folio >= 0 and self._machine.space.order_of(folio) >= order:
                 n_pages = 1 << self._machine.space.order_of(folio)
-                return Page(True, nid, head, n_pages, head not in self._isolated)
+                return Page(True, nid, head, n_pages, not self._isolated.item(head))
         return Page(True, nid, position, 1, False)
+
+    def pages(self, positions: NDArray[np.int64]) -> Pages:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        space, page_map = self._machine.space, self._machine.page_map
+        nids = page_map.nid_of_flat(positions).astype(np.int64)
+        heads, folios = positions, space.folios_at(positions)
+        for order in self._large_orders:
+            around = positions >> order << order
+            found = space.folios_at(around)
+            inside = (folios < 0) & (found >= 0)
+            inside[inside] = space.orders_of(found[inside]) >= order
+            heads, folios = np.where(inside, around, heads), np.where(inside, found, folios)
+        mapped = folios >= 0
+        n_pages = np.ones(len(positions), dtype=np.int64)
+        if self._large_orders:
+            n_pages[mapped] <<= space.orders_of(folios[mapped])
+        online = np.ones(len(positions), dtype=np.bool_)
+        return Pages(online, nids, heads, n_pages, mapped & ~self._isolated[heads])
+
+    def pfns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._machine.page_map.pfn_of_flat(positions)
 
     def online_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :class:`gpuscan.designs.machine.Machine`."""
@@ -130,8 +158,7 @@ class SimulatedPages:
             pages = [self.page(position) if position >= 0 else None for position in positions.tolist()]
             return np.array([page.head if page and page.lru else -1 for page in pages], dtype=np.int64)
         mapped = (positions >= 0) & (self._machine.space.folio_of[positions] > 0)
-        if self._isolated:
-            mapped &= ~np.isin(positions, list(self._isolated))
+        mapped &= ~self._isolated[positions]
         return np.where(mapped, positions, -1)
 
     def nids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -141,6 +168,11 @@ class SimulatedPages:
     def memcg(self, head: int) -> int:
         """See :class:`gpuscan.designs.machine.Machine`."""
         return bisect_right(self._process_start, self._folio_at(head)) - 1
+
+    def memcgs(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        folios = self._machine.space.folios_at(heads)
+        return np.searchsorted(self._process_start, folios, side="right") - 1
 
     def free_space_enough(self, nid: int) -> bool:
         """See :class:`gpuscan.designs.machine.Machine`."""
@@ -181,20 +213,50 @@ class SimulatedPages:
             return MigrateStatus.EINVAL
         result = self._migrator.prepare(head, nid)
         if result == 0:
-            self._isolated.add(head)
+            self._isolated[head] = True
         return result
 
-    def migrate(self, heads: Sequence[int], nid: int) -> BatchResult:
+    @property
+    def isolated_goes_off_lru(self) -> bool:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return True
+
+    def refusals(self, heads: NDArray[np.int64], nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        refused = np.full(len(heads), -1, dtype=np.int8)
+        there = self._have_memory(nids)
+        refused[there] = self._migrator.refusals(heads[there], nids[there]) != 0
+        return refused
+
+    def draws(self, n: int) -> NDArray[np.bool_]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._migrator.isolation_draws(n)
+
+    def prepare_many(
+        self, heads: NDArray[np.int64], nids: NDArray[np.int64], accepted: NDArray[np.bool_]
+    ) -> None:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        there = self._have_memory(nids)
+        self._migrator.prepare_many(heads[there], nids[there], accepted[there])
+        self._isolated[heads[accepted]] = True
+
+    def _have_memory(self, nids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        known = (nids >= 0) & (nids < len(self._is_node))
+        return known & self._is_node[np.where(known, nids, 0)]
+
+    def migrate(self, heads: Sequence[int] | NDArray[np.int64], nid: int) -> BatchResult:
         """See :class:`gpuscan.designs.machine.Machine`."""
         frames = np.array(heads, dtype=np.int64)
         n_pages = 1 << self._machine.space.orders_of(self._machine.space.folios_at(frames))
-        self._isolated.difference_update(heads)
+        self._isolated[frames] = False
         if nid not in self._nids:
-            return BatchResult((False,) * len(heads), counts=(("pgmigrate_fail", int(n_pages.sum())),))
+            return BatchResult(
+                np.zeros(len(heads), dtype=np.bool_), counts=(("pgmigrate_fail", int(n_pages.sum())),)
+            )
         result = self._migrator.migrate_isolated(nid, frames)
         moved = result.status == MigrateStatus.MOVED
         counts = tuple(migrate_counts(result, n_pages).items())
-        return BatchResult(tuple(moved.tolist()), result.busy_ns, result.events, counts)
+        return BatchResult(moved, result.busy_ns, result.events, counts)
 
 
 def migrate_counts(result: MigrateResult, n_pages: NDArray[np.int64]) -> dict[str, int]:

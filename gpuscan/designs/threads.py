@@ -97,6 +97,7 @@ class Marks:
         pfns, nids, cpus: what each names, and on which CPU.
         own_nids: where the page is.
         done: bool[n], made already.
+        counts: int64[n], accesses that each reports: see :class:`gpuscan.producers.contract.Observed`.
     """
 
     times_ns: NDArray[np.int64]
@@ -105,6 +106,7 @@ class Marks:
     cpus: NDArray[np.int64]
     own_nids: NDArray[np.int32]
     done: NDArray[np.bool_]
+    counts: NDArray[np.int64] | None = None
 
     @classmethod
     def none(cls) -> Marks:
@@ -347,4 +349,8 @@ class Threads:
 
     def _make_in_bulk(self, marks: Marks, which: NDArray[np.int64]) -> None:
         jiffies = marks.times_ns[which] * self._policy.hz // _NS_PER_S
-        self._model.mark_many(marks.pfns[which], marks.nids[which], jiffies, marks.cpus[which])
+        pfns, nids, cpus = marks.pfns[which], marks.nids[which], marks.cpus[which]
+        if marks.counts is None:
+            self._model.mark_many(pfns, nids, jiffies, cpus)
+        else:
+            self._model.report_many(pfns, nids, jiffies, cpus, marks.counts[which])

@@ -29,6 +29,8 @@ ROUND_PAGES = 512
 """NR_MAX_BATCHED_MIGRATION: ``migrate_pages()`` closes a round with the folio that reaches it."""
 
 _FRAMES = (ArraySpec("frames", "int64", values=(0, "pages")),)
+NOT_BALANCED = 2
+"""Of :meth:`SimulatedMigrator.refusals`."""
 _PENDING = 1
 """Status of a folio nothing was decided about yet; not an errno."""
 
@@ -113,6 +115,56 @@ class SimulatedMigrator:
         if refused:
             self._machine.migration_failed(self._machine.space.folios_at(np.array([frame])))
         return refused
+
+    def refusals(self, frames: NDArray[np.int64], target_nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return what of the machine as it is makes :meth:`prepare` refuse folios; nothing changes.
+
+        Args:
+            frames, target_nids: int64[n], head frames (flat), and nodes with memory.
+
+        Returns:
+            0 for nothing, 1 for the folio itself, :data:`NOT_BALANCED` for its target.
+        """
+        space = self._machine.space
+        refused = np.zeros(len(frames), dtype=np.int8)
+        flags = space.flags[space.slots_of(frames)]
+        is_file = flags & FILE != 0
+        if is_file.any():
+            stays = flags & DIRTY != 0
+            if self._has_vma:
+                stays |= flags & EXEC_SHARED != 0
+            refused[is_file & stays] = 1
+        orders = space.orders_of(space.folios_at(frames))
+        for nid in np.unique(target_nids).tolist():
+            for order in np.unique(orders[target_nids == nid]).tolist():
+                if not self._machine.frames.is_balanced(nid, 1 << order):
+                    refused[(target_nids == nid) & (orders == order) & (refused == 0)] = NOT_BALANCED
+        return refused
+
+    def isolation_draws(self, n: int) -> NDArray[np.bool_]:
+        """Return bool[n]: of the next folios that :meth:`prepare` is asked for, whose isolation fails; they
+        are drawn when it is asked."""
+        state = self._random.bit_generator.state
+        drawn = self._drawn(n, self._cost.isolation_failure_share)
+        self._random.bit_generator.state = state
+        return drawn
+
+    def prepare_many(
+        self, frames: NDArray[np.int64], target_nids: NDArray[np.int64], accepted: NDArray[np.bool_]
+    ) -> None:
+        """Do :meth:`prepare` for folios, in this order, whose results are known.
+
+        Args:
+            frames, target_nids: as there.
+            accepted: bool[n], where neither :meth:`refusals` nor :meth:`isolation_draws` says no.
+        """
+        self._drawn(len(frames), self._cost.isolation_failure_share)
+        if accepted.all():
+            return
+        refused = self.refusals(frames[~accepted], target_nids[~accepted])
+        for nid in np.unique(target_nids[~accepted][refused == NOT_BALANCED]).tolist():
+            self._not_balanced(nid)
+        self._machine.migration_failed(self._machine.space.folios_at(frames[~accepted]))
 
     def _refusal(self, frame: int, target_nid: int) -> int:
         """Do :meth:`_prepare` for a batch of one, without arrays: a design asks for every candidate."""

@@ -65,6 +65,8 @@ class Observed:
         at_ns: int64[n], when it knew; None where all it can say is in which tick.
         events, metrics: see :class:`gpuscan.engine.stages.Sampled`.
         at_fault: these are hint faults, met in do_numa_page().
+        counts: int64[n], how many accesses each report is of, from a device that counts them and does not
+            know who made them: ``target_nids`` are guesses then. None: each is of one access.
     """
 
     pfns: NDArray[np.int64]
@@ -76,3 +78,4 @@ class Observed:
     events: tuple[FolioEvents, ...]
     metrics: dict[str, float]
     at_fault: bool = False
+    counts: NDArray[np.int64] | None = None

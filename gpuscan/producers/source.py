@@ -60,6 +60,7 @@ class Producer(ABC):
         at_ns: NDArray[np.int64] | None,
         elapsed: Elapsed,
         counted: dict[str, float],
+        counts: NDArray[np.int64] | None = None,
     ) -> Observed:
         """Return what was seen of folios, wanted where their target is another node.
 
@@ -83,7 +84,7 @@ class Producer(ABC):
             "marks": int(wanted.sum()),
         }
         pfns = machine.page_map.pfn_of_flat(frames)
-        return Observed(pfns, cpu_nids, own, targets, wanted, at_ns, elapsed.events, metrics)
+        return Observed(pfns, cpu_nids, own, targets, wanted, at_ns, elapsed.events, metrics, counts=counts)
 
     def _score(self, targets: NDArray[np.int32], true_nids: NDArray[np.int32]) -> dict[str, float]:
         """Compare guessed targets with those that the nodes of the last accesses have."""

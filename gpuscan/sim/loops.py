@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled as _compiled
+from gpuscan.sim.interleave import Regions
 
 REFERENCED = 1
 """Frame flag: accessed since the clock hand last came by (the PTE's accessed bit)."""
@@ -32,6 +33,8 @@ PROT_NONE = 16
 
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 _SECTION_SHIFT = 15
+_SECTION_MASK = (1 << _SECTION_SHIFT) - 1
+_PAGE_SHIFT = 12
 
 
 @_compiled
@@ -274,17 +277,13 @@ class Pages(NamedTuple):
 
 
 class Units(NamedTuple):
-    """Counters of accesses per unit of frames.
+    """Counters of accesses per unit of device memory.
 
     Attributes:
-        tracked_nids: uint8[1024], 1 for nodes whose accesses are counted.
-        shift: log2 of a unit's frames.
         downsampling: one access in so many is counted, at random.
-        counters: uint32[n_frames >> shift], counted up to ``counter_max``.
+        counters: uint32[n_units], counted up to ``counter_max``.
     """
 
-    tracked_nids: NDArray[np.uint8]
-    shift: int
     downsampling: int
     counters: NDArray[np.uint32]
     counter_max: int
@@ -297,25 +296,30 @@ def count_units(
     first: int,
     key: Any,
     pages: Pages,
+    regions: Regions,
     units: Units,
 ) -> int:
-    """Count accesses per unit of frames; which page of a large folio an access goes to is drawn.
+    """Count accesses per unit of device memory.
+
+    Which page of a large folio an access goes to is drawn, and, where granules are smaller than a page, which
+    byte of the page.
 
     Args:
         folios, base: as in :func:`touch`.
         first: number of the first access.
         key: of the random stream.
         pages: where folios are.
+        regions: which device their memory is on.
         units: what is counted, and where.
 
     Returns:
-        Accesses to tracked nodes, counted or not.
+        Accesses to devices, counted or not.
     """
     n_tracked = 0
     for i in range(len(folios)):
         folio = base + folios[i]
         frame = np.int64(pages.frame_of[folio])
-        if not units.tracked_nids[pages.section_nid[frame >> _SECTION_SHIFT]]:
+        if regions.first_page[frame >> _SECTION_SHIFT] < 0:
             continue
         n_tracked += 1
         if units.downsampling > 1 and _unit(key, 2 * (first + i)) * units.downsampling >= 1.0:
@@ -323,9 +327,17 @@ def count_units(
         m = 0
         while m + 1 < len(pages.first_folios) and pages.first_folios[m + 1] <= folio:
             m += 1
+        drawn = _unit(key, 2 * (first + i) + 1) * (1 << pages.orders[m])
         if pages.orders[m]:
-            frame += np.int64(_unit(key, 2 * (first + i) + 1) * (1 << pages.orders[m]))
-        unit = frame >> units.shift
+            frame += np.int64(drawn)
+        section = frame >> _SECTION_SHIFT
+        page = regions.first_page[section] + (frame & _SECTION_MASK)
+        hpa = (page << _PAGE_SHIFT) + np.int64((drawn - np.int64(drawn)) * (1 << _PAGE_SHIFT))
+        granule = hpa >> regions.granularity_shift
+        within = hpa - (granule << regions.granularity_shift)
+        dpa = (granule // regions.ways << regions.granularity_shift) + within
+        device = regions.first_unit[section] + granule % regions.ways * regions.n_units[section]
+        unit = device + (dpa >> regions.unit_shift)
         if units.counters[unit] < units.counter_max:
             units.counters[unit] += np.uint32(1)
     return n_tracked
@@ -403,8 +415,8 @@ def warm(index: np.dtype[Any]) -> None:
     remember_nid(none, 0, 0, nids16)
     collect_accessed(0, 0, table, nids16, nids, nids8, none, nids16)
     counters = np.empty(0, dtype=np.uint32)
-    pages, units = Pages(table, nids, none, none), Units(nids8, 0, 1, counters, 1)
-    count_units(none, 0, 0, np.uint64(key), pages, units)
+    pages, regions = Pages(table, nids, none, none), Regions(none, none, none, 1, 12, 12)
+    count_units(none, 0, 0, np.uint64(key), pages, regions, Units(1, counters, 1))
     for of_folios in (np.uint32, index.type):  # the reverse map is narrower where there are fewer folios
         second_chance(0, 0, 0, np.empty(0, dtype=of_folios), of_folios(0), flags, none)
     set_file_flags(none, 0, flags, np.uint64(key), 0.5, 0.5, 0.5)

@@ -277,7 +277,7 @@ def test_only_designs_that_ask_a_time_promote_by_one_that_wrapped() -> None:
     rest = (1000, 1, 0, nan, nan, nan, ONE, ONE)
     for design in DESIGNS.names:
         figures = Figures(design, OpenResult(design, false_promotions=4), ClosedResult(design), *rest)
-        asks = design in ("section-flag", "hot-list")
+        asks = design in ("section-flag", "section-flag-next", "hot-list")
         assert cell_text(column, cell_of(column, [figures])) == ("4" if asks else "asks no time")
 
 

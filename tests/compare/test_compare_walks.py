@@ -23,7 +23,8 @@ from machines import tiered
 COSTS = StepCosts(page_ns=37.0, entry_ns=20.0)
 ZONE_PAGES = 4096
 CXL = 2
-WALKERS = ("rfc-v1", "rfc-fixed", "zone-flag", "per-folio", "section-flag")
+PGHOT = ("section-flag", "section-flag-next")
+WALKERS = ("rfc-v1", "rfc-fixed", "zone-flag", "per-folio", *PGHOT)
 
 
 @cache
@@ -60,7 +61,7 @@ def walked_one_by_one(name: str, marks: list[tuple[int, int]], sleep_ns: int) ->
         marks: (time, PFN), ascending, all of node 2.
         sleep_ns: between two walks.
     """
-    sections, flags = name == "section-flag", name in ("section-flag", "zone-flag")
+    sections, flags = name in PGHOT, name in (*PGHOT, "zone-flag")
     start = 5 * SECTION_PAGES
     length = SECTION_PAGES if sections else ZONE_PAGES
     spans = [(at, at + length) for at in (start, start + SECTION_PAGES)]
@@ -119,7 +120,7 @@ def looped(name: str, marks: list[tuple[int, int]]) -> OpenLoop:
 
 
 def sleep_of(name: str) -> int:
-    return 100_000_000 if name == "section-flag" else 1_000_000_000
+    return 100_000_000 if name in PGHOT else 1_000_000_000
 
 
 def test_the_machine_has_folios_of_both_sizes_in_both_zones() -> None:
@@ -135,7 +136,7 @@ def test_the_machine_has_folios_of_both_sizes_in_both_zones() -> None:
 def test_pages_are_found_when_a_walk_page_by_page_comes_to_them(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # A walk takes 0.1 to 2.4 ms; all marks come shortly before, during and after the first.
-    longest_ns = int(2 * (SECTION_PAGES if name == "section-flag" else ZONE_PAGES) * COSTS.page_ns)
+    longest_ns = int(2 * (SECTION_PAGES if name in PGHOT else ZONE_PAGES) * COSTS.page_ns)
     n_marks = rng.integers(1, 60)
     times = np.sort(sleep_of(name) + rng.integers(-1000, longest_ns, n_marks))
     pfns = rng.choice(sorted(heads())[:: rng.integers(1, 300)], n_marks)

@@ -7,6 +7,7 @@ import pytest
 
 from gpuscan.designs.built_in.per_folio import PerFolio
 from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
+from gpuscan.designs.built_in.section_flag_next import HINTFAULTS, HWHINTS, NextTunables, SectionFlagNext
 from gpuscan.designs.built_in.zone_flag import ZoneFlag
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
 from gpuscan.designs.model import Model
@@ -15,6 +16,8 @@ from gpuscan.records.page_map import SECTION_PAGES
 
 N_PAGES = 64
 FIRST_PFN = SECTION_PAGES - 32  # in two sections
+PGHOT = ("pghot", "pghot-compact", "next-pghot", "next-pghot-compact")
+NAMES = ("rfc-v1", "rfc-fixed", "zone-flag", "per-folio", *PGHOT)
 
 
 def machine(rng: np.random.Generator, *, huge: bool) -> ArrayMachine:
@@ -46,6 +49,9 @@ def machine(rng: np.random.Generator, *, huge: bool) -> ArrayMachine:
 
 
 def made(name: str, pages: ArrayMachine) -> Model:
+    if name.startswith("next-"):
+        tunables = NextTunables(name.removeprefix("next-"), enabled_sources=HINTFAULTS)  # type: ignore[arg-type]
+        return SectionFlagNext(pages, tunables)
     if name.startswith("pghot"):
         return SectionFlag(pages, PghotTunables(name))  # type: ignore[arg-type]
     kinds: dict[str, type[Model]] = {
@@ -58,7 +64,7 @@ def made(name: str, pages: ArrayMachine) -> Model:
 
 
 @pytest.mark.parametrize("huge", [False, True])
-@pytest.mark.parametrize("name", ["rfc-v1", "rfc-fixed", "zone-flag", "per-folio", "pghot", "pghot-compact"])
+@pytest.mark.parametrize("name", NAMES)
 def test_bulk_is_one_by_one(name: str, huge: bool) -> None:
     rng = np.random.default_rng(7)
     for _ in range(30):
@@ -91,3 +97,38 @@ def test_bulk_is_one_by_one(name: str, huge: bool) -> None:
         ]
         np.testing.assert_array_equal(many.records, single.records)  # type: ignore[attr-defined]
     assert many.counters["producer_marks"] > 10
+
+
+@pytest.mark.parametrize("huge", [False, True])
+@pytest.mark.parametrize("name", ["pghot", "pghot-compact"])
+def test_reports_in_bulk_are_one_by_one_and_of_nobody_s_node(name: str, huge: bool) -> None:
+    rng = np.random.default_rng(3)
+    tunables = NextTunables(name, enabled_sources=HWHINTS, freq_threshold=3)  # type: ignore[arg-type]
+    for _ in range(8):
+        state = rng.bit_generator.state
+        both = []
+        for bulk in (True, False):
+            rng.bit_generator.state = state
+            design, jiffies = SectionFlagNext(machine(rng, huge=huge), tunables), 0
+            design.hint_faults = False
+            for _ in range(4):
+                n = int(rng.integers(0, 60))
+                pfns = FIRST_PFN + rng.integers(-2, N_PAGES + 2, n)
+                counts = rng.choice([1, 2, 3, 500], n)
+                times = jiffies + np.sort(rng.integers(0, 9000, n))
+                if bulk:
+                    guesses = np.zeros(n, dtype=np.int32)
+                    design.report_many(pfns, guesses, times, np.zeros(n, dtype=np.int64), counts)
+                else:
+                    for pfn, count, at in zip(pfns.tolist(), counts.tolist(), times.tolist(), strict=True):
+                        design.record_accesses(pfn, -1, count, at, HWHINTS)
+                jiffies += 9000
+                design.walk(2, now_jiffies=jiffies)
+            design.verify()
+            both.append(design)
+        many, single = both
+        assert +many.counters == +single.counters
+        assert many.calls == single.calls
+        assert many.ledger.as_dict() == single.ledger.as_dict()
+        np.testing.assert_array_equal(many.records, single.records)
+    assert many.counters["pghot_recorded_accesses"] > many.counters["pghot_recorded_hwhints"] > 10

@@ -61,7 +61,7 @@ def test_what_drives_a_model_and_a_plot_has_no_default_either() -> None:
     [
         (
             {"kind": "borrowed"},
-            "'rfc-v1': kind is 'borrowed'; give one of as posted, corrected, our reading, ours",
+            "'rfc-v1': kind is 'borrowed'; give one of as posted, in a tree, corrected, our reading, ours",
         ),
         ({"looks_at": "both"}, "looks_at is 'both'; give one of pages, entries"),
         ({"counts_accesses": True}, "counts_accesses is True; give one of never, always, when recorded"),

@@ -214,7 +214,13 @@ def test_a_walk_comes_by_the_zones_in_turn_and_not_by_device_memory() -> None:
             threads = Threads(
                 model, how, {0: ThreadWait(1, needs_flag=False, since_ns=-1)}, Steady(), Policy()
             )
-            marks = Marks(*(getattr(marks, field)[order] for field in Marks.__slots__))
+            marks = Marks(
+                times[order],
+                pfns[order],
+                *(part[order] for part in (marks.nids, marks.cpus)),
+                marks.own_nids[order],
+                marks.done[order],
+            )
             threads.expect(marks)
             due = threads.next_walk(0)
             assert due == (0, 0)

@@ -31,6 +31,7 @@ BYTES_EACH = {
     "zone-flag": 64 + 8,
     "per-folio": 64 + 4,
     "section-flag": 64 + 1,
+    "section-flag-next": 64 + 1,
     "percpu-list": 64 + 16,
     "hot-list": 64 + 40,
 }

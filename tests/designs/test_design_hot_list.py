@@ -42,13 +42,13 @@ def test_two_accesses_make_a_page_hot_and_its_target_s_thread_takes_it() -> None
     access(design, 3, nid=1, times=1)
     design.walk(1, now_jiffies=10)
     assert design.calls == []
-    assert list(design.entries) == [3]
+    assert design.listed() == [3]
     access(design, 3, nid=1, times=1)
     design.walk(0, now_jiffies=10)
     assert design.calls == []
     design.walk(1, now_jiffies=10)
     assert design.calls == [BatchCall((3,), 1)]
-    assert design.entries == {}
+    assert design.listed() == []
     assert design.ledger.migrated == 1
     assert design.counters["pghot_records_hash"] == design.counters["pghot_records_heap"] == 1
     design.verify()
@@ -80,9 +80,9 @@ def test_a_batch_is_bounded_and_the_rest_waits() -> None:
 def test_the_eighth_access_wraps_the_frequency_and_the_page_is_forgotten() -> None:
     design = kpromoted()
     access(design, 3, times=7)
-    assert design.heaps[0].data[0].frequency == 7
+    assert design.heap(0)[0].frequency == 7
     access(design, 3, times=1)
-    assert design.heaps[0].data == []
+    assert design.heap(0) == []
     assert design.ledger.lost["frequency wrapped around"] == 1
     design.walk(0)
     assert design.calls == []
@@ -114,7 +114,7 @@ def test_a_page_accessed_from_two_nodes_is_in_two_heaps_and_freed_twice() -> Non
     access(design, 3, nid=0)
     access(design, 3, nid=1)
     assert design.ledger.lost["overwritten nid"] == 1
-    assert [len(heap.data) for heap in design.heaps.values()] == [1, 1]
+    assert [len(design.heap(nid)) for nid in (0, 1)] == [1, 1]
     design.walk(0)  # the thread of the older target gets it, checks the newer one, and moves it home
     assert design.calls == [BatchCall((3,), 0)]
     assert design.ledger.elsewhere == 1
@@ -128,14 +128,14 @@ def test_hot_from_a_node_without_a_heap_an_entry_forgets_its_place_and_is_put_in
     design = kpromoted()
     access(design, 3, times=3)
     access(design, 4, times=2)
-    assert design.heaps[0].data[1].pfn == 4
+    assert design.heap(0)[1].pfn == 4
     # phi_heap_insert() writes place 0 before min_heap_push() finds that there is no heap.
     access(design, 4, nid=5, times=2)
     assert design.ledger.lost["no heap for the target"] == 1
-    assert design.entries[4].heap_idx == 0
+    assert design.heap(0)[1].heap_idx == 0
     # So what comes home does not find itself in the heap, and another copy of it goes in.
     access(design, 4, nid=0, times=2)
-    assert [entry.pfn for entry in design.heaps[0].data] == [3, 4, 4]
+    assert [entry.pfn for entry in design.heap(0)] == [3, 4, 4]
     assert design.counters["pghot_records_heap"] == 4
     design.walk(0)
     assert design.calls == [BatchCall((4, 3), 0)]
@@ -229,7 +229,7 @@ def test_what_is_refused_or_off_the_lru_is_forgotten() -> None:
     assert design.counters["kpromoted_non_lru"] == 1
     assert design.counters["prepare_refused"] == 1
     assert design.ledger.lost["consumed before refusal"] == 2
-    assert design.entries == {}
+    assert design.listed() == []
 
 
 def test_an_entry_outlives_its_folio_and_moves_the_next_owner() -> None:
@@ -251,11 +251,11 @@ def test_only_lower_tier_pages_on_the_lru_are_listed_and_only_where_there_is_a_l
     design = kpromoted(ArrayMachine(nid, zones, online=online, lru=lru, top_tier=(0, 1)))
     for pfn in (1, 2, 3, 7, 99):
         access(design, pfn)
-    assert design.entries == {}
+    assert design.listed() == []
     assert design.counters["pghot_recorded_accesses"] == 10  # counted before it is looked at
     assert design.record_access(4, 1024, 10) == -22
     assert design.mark(4, -1) == 0  # do_numa_page() wants no move
-    assert design.entries == {}
+    assert design.listed() == []
     flat = HotList(ArrayMachine(np.zeros(4), [ZoneSpan(0, 0, 4)], top_tier=(0,)))
     assert flat.record_access(0, 0, 10) == -22
     assert not flat.has_thread(0)
@@ -383,8 +383,8 @@ def test_no_request_is_lost_without_a_reason(
             case "free":
                 design.apply([FolioEvents(np.array([at]), np.empty(0, np.int64))])
         design.verify()
-        for heap in design.heaps.values():
-            where = [entry.heap_idx for entry in heap.data if heap.holds(entry)]
+        for heap in map(design.heap, (0, 1)):
+            where = [entry.heap_idx for at, entry in enumerate(heap) if entry.heap_idx == at]
             assert where == sorted(where)
     design.finish()
     design.verify()

@@ -150,7 +150,7 @@ def test_two_atomics_on_each_side_lose_a_target(
     design = kind(flat(prepare=[EAGAIN] * 8))
     design.request(5, 0)
     seen: list[int] = []
-    design.machine.prepare = lambda head, nid: seen.append(nid) or EAGAIN  # type: ignore[method-assign]
+    design.machine.prepare_many = lambda heads, nids, accepted: seen.extend(nids.tolist())  # type: ignore[method-assign]
     design.walk(2, [Race(5, 1, order)])
     assert seen == [first_walk]
     design.walk(2)

@@ -81,7 +81,7 @@ def test_kmigrated_s_pause_and_batch(sleep_ms: int | None, batch: int | None, re
     sleep_ns = None if sleep_ms is None else sleep_ms * MS
     tuning = Tuning(Policy(), "request", sleep_ns, batch)
     for name in DESIGNS.models:
-        if refused and name == "section-flag":
+        if refused and name in ("section-flag", "section-flag-next"):
             with pytest.raises(InputError, match=f"{name} takes a {refused} from .*KMIGRATED"):
                 DESIGNS.get(name).check(tuning)
         else:  # constants of their code

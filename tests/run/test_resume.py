@@ -79,8 +79,9 @@ def test_the_producers_have_state_to_lose(tmp_path: Path) -> None:
     assert any(cursor for _, cursor in bits["cursors"])
     assert (bits["last_nid"] >= 0).any()
     units = state_at_crash("hotness units", tmp_path / "units")["source"]["units"]
-    assert all(unit for _, unit in units["next_unit"])
+    assert all(units["next_unit"])
     assert units["n_counted"]
+    assert sum(units["n_listed"]) == len(units["listed_units"]) == len(units["listed_counts"]) > 0
     assert units["counters"].any()
     assert (units["last_nid"] >= 0).any()
     fresh = np.random.default_rng([1, 3]).bit_generator.state

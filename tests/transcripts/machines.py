@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
 from .pghot import DEFAULT, PRECISE, Mode, Tunables
+from .pghot_next import Source
 from .rfc_v1 import Rival
 from .world import Layout, Span
 
@@ -42,7 +43,26 @@ class Wait:
     jiffies: int
 
 
-Event = Mark | Walk | Wait
+@dataclass(frozen=True)
+class Report:
+    """A report of so many accesses to each of some pages; ``n_pages`` of None is not a range but one page."""
+
+    pfn: int
+    n_pages: int | None
+    nid: int
+    source: int
+    nr: int
+
+
+@dataclass(frozen=True)
+class Hotplug:
+    """Let all memory of a node come, or go."""
+
+    nid: int
+    comes: bool
+
+
+Event = Mark | Walk | Wait | Report | Hotplug
 
 
 @dataclass
@@ -217,4 +237,44 @@ def pghot_cases(draw: st.DrawFn) -> PghotCase:
         tunables,
         draw(st.frozensets(st.sampled_from(top_tier))),
         tuple(events),
+    )
+
+
+@dataclass(frozen=True)
+class PghotNextCase:
+    """The same for pghot after v7: where nodes are, what is enabled, and who has no memory at the start."""
+
+    base: PghotCase
+    distances: tuple[tuple[tuple[int, int], int], ...]
+    enabled_sources: int
+    without_memory: frozenset[int]
+
+
+@st.composite
+def pghot_next_cases(draw: st.DrawFn) -> PghotNextCase:
+    """Draw a case of pghot, and between its events reports of devices and memory that comes and goes."""
+    base = draw(pghot_cases())
+    nodes = _nodes(base.columns)
+    pages = st.sampled_from(base.columns.pfns)
+    counts = st.sampled_from((1, 2, 2, 3, 6, 40, 0))
+    sources = st.sampled_from((Source.HWHINTS, Source.HWHINTS, Source.HINTFAULTS, 2))
+    targets = st.one_of(
+        st.just(-1), st.just(-1), st.sampled_from(base.columns.top_tier), st.sampled_from(nodes)
+    )
+    lengths = st.sampled_from((None, 1, 4, 17, 70, 600, 0, 1 << 64))
+    reports = st.builds(Report, pages, lengths, targets, sources, counts)
+    hotplugs = st.builds(Hotplug, st.sampled_from(nodes), st.booleans())
+    events: list[Event] = []
+    for event in base.events:
+        events += draw(st.lists(reports, max_size=2)) if draw(st.integers(0, 3)) == 0 else []
+        events += [draw(hotplugs)] if draw(st.integers(0, 19)) == 0 else []
+        events.append(event)
+    pairs = [(nid, other) for nid in nodes for other in base.columns.top_tier if nid != other]
+    distances = tuple((pair, draw(st.sampled_from((11, 20, 20, 30, 255)))) for pair in pairs)
+    tunables = replace(base.tunables, target_nid=draw(st.sampled_from((-1, -1, base.tunables.target_nid))))
+    return PghotNextCase(
+        replace(base, tunables=tunables, events=tuple(events)),
+        distances,
+        draw(st.sampled_from((0b11, 0b11, 0b01, 0b10))),
+        draw(st.frozensets(st.sampled_from(nodes), max_size=1)),
     )

@@ -218,9 +218,13 @@ class Pghot:
             found = self.consume(here)
             if found is None:
                 continue
-            target, stored_time = found
+            recorded, stored_time = found
             count["claimed"] += 1
             # The record is zero now: whoever drops out below starts counting from nothing.
+            target = self.promotion_target(recorded, src_nid)
+            if target == NUMA_NO_NODE:
+                count["no_target"] += 1
+                continue
             if target not in self.world.nodes:
                 count["invalid_nid"] += 1
             if target == page.nid:
@@ -228,7 +232,7 @@ class Pghot:
                 continue
             if not self.should_migrate(folio.n_pages, target, stored_time, now):
                 continue
-            if not self.world.isolate(folio):
+            if not self.prepare(folio, target):
                 count["prepare_refused"] += 1
                 continue
             count["isolated"] += 1
@@ -252,6 +256,14 @@ class Pghot:
                 count["cond_resched"] += 1
         if stack:
             self.flush(stack, batch_nid)
+
+    def promotion_target(self, recorded: int, src_nid: int) -> int:
+        """v7: where pghot_get_record says, which has put pghot_target_nid in place of a node unknown."""
+        return recorded
+
+    def prepare(self, folio: Folio, target: int) -> bool:
+        """migrate_misplaced_folio_prepare."""
+        return self.world.isolate(folio)
 
     def consume(self, pfn: int) -> tuple[int, int] | None:
         """pghot_get_record: if READY, take (target, time) and leave the record zero, in one exchange."""

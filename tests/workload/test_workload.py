@@ -195,6 +195,10 @@ list_entries = 16
 counter_bits = 17
 downsampling = 32
 entry_cost = "18ns"
+interleave_ways = 12
+interleave_granularity = "256B"
+interrupt_at = "25%"
+page_cost = "19ns"
 """,
     )
     faults = load_workload(path).machine_spec(machine())
@@ -217,7 +221,7 @@ entry_cost = "18ns"
     assert found == {
         "sampler": SamplerSpec(8, 9.0, 0.1, 11.0),
         "a-bit": ABitSpec(1 << 30, 12_000_000, 13.0),
-        "hotness-unit": HotnessUnitSpec(2 << 20, 14_000_000, 15, 16, 17, 32, 18.0),
+        "hotness-unit": HotnessUnitSpec(2 << 20, 14_000_000, 15, 16, 17, 32, 18.0, 12, 256, 0.25, 19.0),
     }
 
 

@@ -59,9 +59,11 @@ WRONG = [
     (["producer.a_bit.walk_period=0s"], r"producer.a_bit.walk_period must be above 0"),
     (
         ["producer.hotness_unit.unit_size=3MiB"],
-        r"unit_size: 3 MiB is not a power of two from 4 KiB to 128 MiB",
+        r"unit_size: 3 MiB is not a power of two from 4 KiB to 2 GiB",
     ),
-    (["producer.hotness_unit.unit_size=256MiB"], r"give one, such as 2MiB"),
+    (["producer.hotness_unit.unit_size=4GiB"], r"give one, such as 2MiB"),
+    (["producer.hotness_unit.interleave_ways=5"], r"give one of 1, 2, 3, 4, 6, 8, 12, 16"),
+    (["producer.hotness_unit.interleave_granularity=32KiB"], r"from 256 B to 16 KiB; give one, such as 4KiB"),
     (["producer.hotness_unit.downsampling=3"], r"downsampling: 3 is not a power of two"),
     (
         ["producer.hotness_unit.threshold=256", "producer.hotness_unit.counter_bits=8"],
@@ -154,8 +156,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
             r"producer.a_bit.walk_period is 1 us, over 10,000 times in a tick of 100 ms",
         ),
         (
-            ["producer.kind=hotness-unit", "producer.hotness_unit.epoch=1us"],
-            r"producer.hotness_unit.epoch is 1 us, over 10,000 times",
+            ["tick=10s", "producer.kind=hotness-unit", "producer.hotness_unit.epoch=1us"],
+            r"producer.hotness_unit.epoch is 100 us, over 10,000 times",
         ),
         (
             ["processes.0.pattern.shift_every=1us"],

@@ -14,7 +14,6 @@ passes the checks in one batch. Nothing is scanned.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,21 +22,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.contract import Design, Modelled, NotMeasured, PlotStyle
+from gpuscan.designs.hot_entries import (
+    ASKS,
+    COOLS,
+    GOES_ELSEWHERE,
+    HAS_NO_HEAP,
+    HASHED,
+    HEAP_IS_FULL,
+    HEAP_MARKS,
+    HEAPED,
+    HEAPS_FULL,
+    KPROMOTED_DEFAULT_NODE,
+    KPROMOTED_FREQ_THRESHOLD,
+    LIST_HOLDS,
+    N_COUNTS,
+    N_EXAMINED,
+    N_HEAP_COUNTS,
+    N_LINES,
+    N_MARKS,
+    PGHOT_TIME_BITS,
+    USED_AFTER_FREE,
+    WALK_EXAMINED,
+    WALK_LINES,
+    WRAPS,
+    Entries,
+    Heaps,
+    HotEntry,
+    Lists,
+    record,
+    take_hottest,
+)
 from gpuscan.designs.locks import LockUse
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
-from gpuscan.designs.max_heap import NOT_IN_A_HEAP, HotEntry, MaxHeap
 from gpuscan.designs.model import Model
-from gpuscan.designs.promotion_limit import PromotionLimit
+from gpuscan.designs.promotion_limit import Admission, Asked, PromotionLimit
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import (
     BEHIND_A_COOL_HEAD,
-    CONSUMED,
     COOLED,
     COUNTED_ANEW,
     FREQ_WRAPPED,
     HEAP_FULL,
     NO_HEAP,
-    NOT_PROMOTED,
+)
+from gpuscan.designs.taking import (
+    ALL_IN_ONE,
+    AT_HOME,
+    GOES,
+    GONE,
+    NOT_ADMITTED,
+    Batch,
+    Window,
+    parts_without_repeats,
 )
 from gpuscan.designs.tunables import (
     INT_MAX,
@@ -56,22 +92,17 @@ if TYPE_CHECKING:
     from gpuscan.engine.policy import Policy
     from gpuscan.sim.machine import SimulatedMachine
 
-KPROMOTED_FREQ_THRESHOLD = 2
-KPROMOTED_DEFAULT_NODE = 0
 PGHOT_HASH_PCT = 50
 PGHOT_HASH_ENTRIES = 1024
 PGHOT_HEAP_PCT = 25
-PGHOT_FREQ_MASK = 7
-PGHOT_FREQ_MAX = 8
-"""``1 << PGHOT_FREQ_BITS``, one more than the 3 bits can hold."""
-PGHOT_TIME_BITS = 19
 ENTRY_BYTES = 40
 """``struct pghot_info`` on a 64-bit machine."""
 _POINTER_BYTES = 8
 _BUCKET_BYTES = 16
 """A list head and its lock."""
 _GOLDEN_RATIO_64 = 0x61C8_8646_80B5_83EB
-_U32, _U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+_U32 = 0xFFFF_FFFF
+_LIST_ROOM, _ENTRIES_ROOM = 16, 4096
 _MS_PER_S = 1000
 
 
@@ -104,9 +135,7 @@ class HotList(Model):
         tunables: see there.
 
     Attributes:
-        entries: by PFN, what is in the hash.
-        heaps: by target.
-        heap_entries: how many each may hold.
+        heap_entries: how many each heap may hold.
     """
 
     def __init__(self, machine: Machine, tunables: HotListTunables | None = None) -> None:
@@ -120,30 +149,60 @@ class HotList(Model):
         self._hash_order = max(1, hash_entries // PGHOT_HASH_ENTRIES).bit_length() - 1
         wanted = self.tunables.heap_entries
         self.heap_entries = hash_entries * PGHOT_HEAP_PCT // 100 if wanted is None else wanted
-        self.entries: dict[int, HotEntry] = {}
         self._started = lower_pages > 0  # pghot_init(): whether any node has a thread is not asked
-        self.heaps = (
-            {nid: MaxHeap() for nid in machine.nids if machine.is_top_tier(nid) and machine.has_cpus(nid)}
-            if self._started
-            else {}
+        nids = [nid for nid in machine.nids if machine.is_top_tier(nid) and machine.has_cpus(nid)]
+        self._nids = nids if self._started else []
+        of_nid = np.full(max(machine.nids) + 1, -1, dtype=np.int64)
+        of_nid[self._nids] = np.arange(len(self._nids))
+        n_heaps = len(self._nids)
+        self._heaps = Heaps(
+            np.zeros((n_heaps, max(1, self.heap_entries)), dtype=np.int32),
+            np.zeros(n_heaps, dtype=np.int64),
+            of_nid,
+            np.zeros((n_heaps, N_HEAP_COUNTS), dtype=np.int64),
         )
-        self._lists: dict[int, list[int]] = {}  # serials, ascending; hlist_add_head() puts new ones in front
-        self._serial = 0
+        self._lists = Lists(
+            np.zeros((1 << self._hash_order, _LIST_ROOM), dtype=np.int32),
+            np.zeros(1 << self._hash_order, dtype=np.int32),
+            np.zeros(machine.n_positions, dtype=np.int32),
+        )
+        self._entries, self._n_entries = Entries.room_for(0), 0
         self._limit = PromotionLimit(self.tunables.rate_limit_mbps, self.tunables.freq_window_ms)
-        self._list_locks = LockUse()
-        self._heap_locks = {nid: LockUse() for nid in self.heaps}
-        self._n_heap_marks = dict.fromkeys(self.heaps, 0)
-        self._n_list_marks = 0
+        self._counts = np.zeros(N_COUNTS, dtype=np.int64)
+        self._now_jiffies = 0  # of the turn
 
     def has_thread(self, nid: int) -> bool:
         """See :class:`gpuscan.designs.model.Model`."""
-        return nid in self.heaps
+        return nid in self._nids
+
+    def listed(self) -> list[int]:
+        """Return the PFNs that are in the hash, ascending."""
+        pfns: list[int] = self.machine.pfns(np.flatnonzero(self._lists.entry_of)).tolist()
+        return pfns
+
+    def heap(self, nid: int) -> list[HotEntry]:
+        """Return what is in a target's heap, in its order."""
+        found = self._in_heap(self._nids.index(nid))
+        pfns = self.machine.pfns(self._entries.position[found])
+        columns = (pfns, self._entries.frequency[found], self._entries.heap_idx[found])
+        return [HotEntry(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """Report an access as its source does; do_numa_page() not where it wants no move."""
         if nid == NUMA_NO_NODE:
             return 0
         return self.record_access(pfn, nid, now_jiffies, hint_fault=self.hint_faults)
+
+    def mark_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+    ) -> None:
+        """See :class:`gpuscan.designs.model.Model`."""
+        reported = nids != NUMA_NO_NODE
+        self._record_many(pfns[reported], nids[reported], jiffies[reported], hint_fault=self.hint_faults)
 
     def record_access(self, pfn: int, nid: int, now_jiffies: int, *, hint_fault: bool = True) -> int:
         """Count an access: ``pghot_record_access()``.
@@ -158,204 +217,209 @@ class HotList(Model):
             0, also where nothing is recorded, or -EINVAL: there is no memory below the top tier, or no such
             node can be.
         """
-        machine, counters = self.machine, self.counters
         if not self._started or nid >= N_NODES_MAX:
             return -EINVAL
-        counters["pghot_recorded_accesses"] += 1
-        if hint_fault:
-            counters["pghot_recorded_hintfaults"] += 1
-        position = machine.position(pfn)
-        if position < 0:
-            return 0
-        page = machine.page(position)
-        if machine.is_top_tier(page.nid) or not page.online or not page.lru:
-            return 0
-        if any(zone.device and zone.start_pfn <= pfn < zone.end_pfn for zone in machine.zones(page.nid)):
-            return 0
-        self._n_list_marks += 1
-        entry, n_lines = self._look_up(pfn)
-        if entry is None:
-            entry = self._enter(pfn, position)
-            self._count(entry, nid, now_jiffies, anew=True, hint_fault=hint_fault)
-            counters["pghot_records_hash"] += 1
-            n_lines += 1
-        else:
-            anew = nid not in (NUMA_NO_NODE, entry.nid)
-            self._count(entry, nid, now_jiffies, anew=anew, hint_fault=hint_fault)
-            n_lines += self._add_or_adjust(entry)
-        self._list_locks.hold(n_lines)
-        self._charge(n_lines, atomics=2)
+        pfns, jiffies = np.array([pfn], dtype=np.int64), np.array([now_jiffies], dtype=np.int64)
+        self._record_many(pfns, np.array([nid], dtype=np.int32), jiffies, hint_fault=hint_fault)
         return 0
 
-    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
-        """Do one turn of a target's thread: ``kpromoted_migrate()``; time stands still meanwhile.
+    def _record_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        *,
+        hint_fault: bool,
+    ) -> None:
+        """Do :meth:`record_access`, one after the other."""
+        machine, counters = self.machine, self.counters
+        valid = nids < N_NODES_MAX
+        if not self._started or not valid.any():
+            return
+        n_valid = int(np.count_nonzero(valid))
+        counters["pghot_recorded_accesses"] += n_valid
+        if hint_fault:
+            counters["pghot_recorded_hintfaults"] += n_valid
+        pfns, nids, jiffies = pfns[valid], nids[valid], jiffies[valid]
+        positions = machine.online_positions(pfns)
+        pages = machine.pages(np.maximum(positions, 0))
+        known = (positions >= 0) & pages.online & pages.lru
+        known &= ~np.isin(pages.nid, [nid for nid in machine.nids if machine.is_top_tier(nid)])
+        for zone in (zone for nid in machine.nids for zone in machine.zones(nid) if zone.device):
+            known &= (pages.nid != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
+        positions, buckets = positions[known], self._buckets(pfns[known])
+        targets, jiffies = nids[known].astype(np.int64), jiffies[known]
+        for part in parts_without_repeats(positions):
+            does = self._count_accesses(
+                positions[part], buckets[part], targets[part], jiffies[part], hint_fault=hint_fault
+            )
+            self._book_accesses(positions[part], np.maximum(targets[part], KPROMOTED_DEFAULT_NODE), does)
 
-        Nobody else is there, so the top of the heap never changes between the two looks at it (after
-        ten such changes the patch gives up).
-        """
-        heap, counters = self.heaps[nid], self.counters
+    def _count_accesses(
+        self,
+        positions: NDArray[np.int64],
+        buckets: NDArray[np.int64],
+        nids: NDArray[np.int64],
+        jiffies: NDArray[np.int64],
+        *,
+        hint_fault: bool,
+    ) -> NDArray[np.int8]:
+        """Count accesses in entries; return what each does to the request of its page."""
+        counts, before, n = self._counts, self._counts.copy(), len(positions)
+        window_jiffies = self.tunables.freq_window_ms * self.tunables.hz // _MS_PER_S
+        does = np.zeros(n, dtype=np.int8)
+        short = self._n_entries + n - len(self._entries.position)
+        if short > 0:
+            self._entries = self._entries.with_more(max(short, len(self._entries.position), _ENTRIES_ROOM))
+        done = 0
+        while done < n:
+            n_counted, self._n_entries = record(
+                self._entries,
+                self._lists,
+                self._heaps,
+                self._n_entries,
+                positions[done:],
+                buckets[done:],
+                nids[done:],
+                jiffies[done:],
+                window_jiffies,
+                self.heap_entries,
+                hint_fault,
+                counts,
+                does[done:],
+            )
+            done += n_counted
+            if done < n:  # a list is full
+                listed = self._lists.entries
+                self._lists = self._lists._replace(entries=np.hstack((listed, np.zeros_like(listed))))
+        new = counts - before
+        counters = self.counters
+        counters["pghot_records_hash"] += int(new[HASHED])
+        counters["pghot_records_heap"] += int(new[HEAPED])
+        counters["heap_full"] += int(new[HEAPS_FULL])
+        counters["hash_entries_examined"] += int(new[N_EXAMINED])
+        self._charge(0, atomics=2, n_marks=n)
+        counters["producer_lines"] += int(new[N_LINES])
+        return does
+
+    def _book_accesses(
+        self, positions: NDArray[np.int64], nids: NDArray[np.int64], does: NDArray[np.int8]
+    ) -> None:
+        """Book what accesses to pages that are all different do to their requests."""
+        ledger = self.ledger
+        asks = does == ASKS
+        ledger.ask_many(positions[asks], nids[asks].astype(np.int32))
+        for what, reason in ((HAS_NO_HEAP, NO_HEAP), (HEAP_IS_FULL, HEAP_FULL)):
+            n_refused = int(np.count_nonzero(does == what))
+            if n_refused:
+                ledger.refuse(reason, n_refused)
+        for what, reason in ((GOES_ELSEWHERE, COUNTED_ANEW), (COOLS, COOLED), (WRAPS, FREQ_WRAPPED)):
+            ledger.end_pending_many(positions[does == what], reason)
+
+    def _buckets(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``hash_min()`` of an unsigned long: ``hash_64()``."""
+        if not self._hash_order:
+            return np.zeros(len(pfns), dtype=np.int64)
+        hashed = pfns.astype(np.uint64) * np.uint64(_GOLDEN_RATIO_64)
+        return (hashed >> np.uint64(64 - self._hash_order)).astype(np.int64)
+
+    def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
+        """Do one turn of a target's thread: ``kpromoted_migrate()``; time stands still meanwhile."""
+        counters, self._now_jiffies = self.counters, now_jiffies
         counters["turns"] += 1
-        migrate_list: list[int] = []
-        for _ in range(self.batch_folios):
-            self._heap_locks[nid].hold(1)
-            if not heap.data or heap.data[0].frequency < KPROMOTED_FREQ_THRESHOLD:
-                break
-            entry = heap.remove(0)
-            n_lines = heap.take_touched()
-            self._heap_locks[nid].hold(n_lines)
-            self._list_locks.hold(n_lines + 1)
-            counters["walk_lines"] += n_lines + 3  # the neighbours in its list, and struct page
-            counters["entries_examined"] += 1
-            if entry.freed:
-                # Another heap had it, too, and its thread freed it. The kernel goes on with whatever is
-                # there now; here it is left out.
-                counters["use_after_free"] += 1
-                continue
-            self._forget(entry)
-            head = self._take(entry, now_jiffies)
-            if head is not None:
-                migrate_list.append(head)
-        if migrate_list:
-            self._flush(migrate_list, nid)
+        turn = np.zeros(3, dtype=np.int64)
+        taken, place = np.zeros((2, self.batch_folios), dtype=np.int64)
+        which = self._nids.index(nid)
+        n = take_hottest(
+            self._entries,
+            self._lists,
+            self._heaps,
+            which,
+            self.batch_folios,
+            self._counts,
+            turn,
+            taken,
+            place,
+        )
+        counters["walk_lines"] += int(turn[WALK_LINES])
+        counters["entries_examined"] += int(turn[WALK_EXAMINED])
+        counters["use_after_free"] += int(turn[USED_AFTER_FREE])
+        batch = Batch(ALL_IN_ONE, self.batch_folios)
+        to_come = turn[WALK_EXAMINED] - place[:n]
+        self._take_all(n, lambda part: self._look(taken[:n][part], to_come[part]), batch, when_off_lru=GONE)
+        if batch.heads:
+            self._hand_over(*batch.take_all(), nid)
+
+    def _look(self, taken: NDArray[np.int64], n_to_come: NDArray[np.int64]) -> Window:
+        """Return what the pages of entries are now: ``phi_is_pfn_hot()``, ``kpromoted_isolate_folio()``."""
+        machine, n, entries = self.machine, len(taken), self._entries
+        positions, nids = entries.position[taken], entries.nid[taken].astype(np.int64)
+        pages = machine.pages(positions)
+        there = pages.online & pages.lru
+        # The age is in jiffies, the threshold in ms.
+        ages = (self._now_jiffies & (1 << PGHOT_TIME_BITS) - 1) - entries.last_update[taken].astype(np.int64)
+        now_ms = self._now_jiffies * _MS_PER_S // self.tunables.hz
+        return Window(
+            positions,
+            pages._replace(lru=there),
+            nids,
+            np.zeros(n, dtype=np.int64),
+            np.ones(n, dtype=np.bool_),
+            Admission(
+                self._limit,
+                Asked(nids, pages.n_pages, ages & _U32, now_ms, there & (pages.nid != nids)),
+                machine.free_space_enough,
+            ),
+            machine.refusals(pages.head, nids),
+            machine.draws(n),
+            n_to_come=n_to_come,
+            entries=taken,
+        )
+
+    def _book(self, window: Window, became: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """See :class:`gpuscan.designs.model.Model`; what is not isolated is counted by its reason."""
+        assert window.admission is not None
+        assert window.entries is not None
+        window.admission.commit(len(became), self.counters)
+        counters, entries, goes = self.counters, window.entries[: len(became)], became == GOES
+        online = window.pages.online[: len(became)]
+        counters["kpromoted_non_lru"] += int(np.count_nonzero((became == GONE) & online))
+        counters["kpromoted_right_node"] += int(np.count_nonzero(became == AT_HOME))
+        counters["kpromoted_dropped"] += int(np.isin(became, (GONE, AT_HOME, NOT_ADMITTED)).sum())
+        wrapped = self._now_jiffies - self._entries.last_access[entries] >= 1 << PGHOT_TIME_BITS
+        counters["false_promotions"] += int(np.count_nonzero(wrapped & goes))
+        counters["promoted_beyond_window"] += int(self._entries.beyond_window[entries[goes]].sum())
+        return super()._book(window, became)
 
     def finish(self) -> None:
         """Book what waits behind an entry that is not hot: the thread looks no further than the first."""
-        for heap in self.heaps.values():
-            if heap.data and heap.data[0].frequency < KPROMOTED_FREQ_THRESHOLD:
-                for entry in heap.data:
-                    if not entry.freed:
-                        self.ledger.end_pending(entry.position, BEHIND_A_COOL_HEAD)
+        entries = self._entries
+        for which in range(len(self._nids)):
+            found = self._in_heap(which)
+            if len(found) and entries.frequency[found[0]] < KPROMOTED_FREQ_THRESHOLD:
+                waiting = np.unique(entries.position[found[~entries.freed[found]]])
+                self.ledger.end_pending_many(waiting, BEHIND_A_COOL_HEAD)
 
     def producer_wait_ns(self, duration_ns: int, cost: KernelCostSpec, n_cpus: int) -> float:
         """See :class:`gpuscan.designs.model.Model`: for a lock of the hash, and inside for the heap's."""
         n_locks = 1 << self._hash_order
-        total = self._n_list_marks * self._list_locks.wait_ns(duration_ns, cost, n_cpus, n_locks)
-        for nid, lock in self._heap_locks.items():
-            total += self._n_heap_marks[nid] * lock.wait_ns(duration_ns, cost, n_cpus)
-            self._heap_locks[nid] = LockUse()
-            self._n_heap_marks[nid] = 0
-        self._list_locks = LockUse()
-        self._n_list_marks = 0
+        counts, heaps = self._counts, self._heaps.counts
+        lists = LockUse(*counts[LIST_HOLDS:].tolist())
+        total = int(counts[N_MARKS]) * lists.wait_ns(duration_ns, cost, n_cpus, n_locks)
+        for row in heaps.tolist():
+            total += row[HEAP_MARKS] * LockUse(*row[:HEAP_MARKS]).wait_ns(duration_ns, cost, n_cpus)
+        counts[:] = 0
+        heaps[:] = 0
         return total
 
-    def _look_up(self, pfn: int) -> tuple[HotEntry | None, int]:
-        """Return the entry of a PFN, and how many of its list were looked at: ``phi_lookup()``."""
-        serials = self._lists.get(self._bucket(pfn), [])
-        entry = self.entries.get(pfn)
-        n_looked_at = len(serials) - (0 if entry is None else bisect_left(serials, entry.serial))
-        self.counters["hash_entries_examined"] += n_looked_at
-        return entry, n_looked_at
-
-    def _bucket(self, pfn: int) -> int:
-        """``hash_min()`` of an unsigned long: ``hash_64()``."""
-        return (pfn * _GOLDEN_RATIO_64 & _U64) >> (64 - self._hash_order)
-
-    def _enter(self, pfn: int, position: int) -> HotEntry:
-        """Make an entry; memory for it is always there."""
-        self._serial += 1
-        entry = self.entries[pfn] = HotEntry(pfn, position, self._serial)
-        self._lists.setdefault(self._bucket(pfn), []).append(entry.serial)
-        return entry
-
-    def _forget(self, entry: HotEntry) -> None:
-        """Take an entry out of the hash and free it, whatever heap it is in besides."""
-        entry.freed = True
-        del self.entries[entry.pfn]
-        serials = self._lists[self._bucket(entry.pfn)]
-        del serials[bisect_left(serials, entry.serial)]
-
-    def _count(self, entry: HotEntry, nid: int, now_jiffies: int, *, anew: bool, hint_fault: bool) -> None:
-        """Count an access in an entry. A frequency of 7 is below PGHOT_FREQ_MAX, and one more is 0 in 3
-        bits."""
-        time = now_jiffies & (1 << PGHOT_TIME_BITS) - 1
-        window_jiffies = self.tunables.freq_window_ms * self.tunables.hz // _MS_PER_S
-        late = (time - entry.last_update) & _U32 > window_jiffies
-        if anew or (late and not hint_fault):
-            entry.frequency = 1
-            entry.beyond_window = False
-        elif entry.frequency < PGHOT_FREQ_MAX:
-            entry.frequency = entry.frequency + 1 & PGHOT_FREQ_MASK
-            entry.beyond_window |= late
-        entry.last_update, entry.last_access = time, now_jiffies
-        entry.nid = KPROMOTED_DEFAULT_NODE if nid == NUMA_NO_NODE else nid
-
-    def _add_or_adjust(self, entry: HotEntry) -> int:
-        """Move an entry in the heap of its node: ``phi_heap_add_or_adjust()``; return lines touched.
-
-        An entry whose node has changed stays in the heap of the node before. Nothing there is moved when
-        its frequency drops, so it can come to lie on top of hotter ones; once it is hot again it is in two
-        heaps.
-        """
-        heap, hot = self.heaps.get(entry.nid), entry.frequency >= KPROMOTED_FREQ_THRESHOLD
-        if heap is None:
-            # No thread ever allocated a heap there: min_heap_push() warns once and does nothing. But
-            # phi_heap_insert() has written the place before, and says that the entry is in.
-            if hot:
-                entry.heap_idx = 0
-                self.counters["pghot_records_heap"] += 1
-                self.ledger.refuse(NO_HEAP)
-            else:
-                self.ledger.end_pending(entry.position, COUNTED_ANEW)
-            return 0
-        if heap.holds(entry):
-            if hot:
-                heap.update(entry)
-                self.ledger.ask(entry.position, entry.nid)
-            else:
-                heap.remove(entry.heap_idx)
-                entry.heap_idx = NOT_IN_A_HEAP
-                self.ledger.end_pending(entry.position, COOLED if entry.frequency else FREQ_WRAPPED)
-        elif not hot:
-            self.ledger.end_pending(entry.position, COUNTED_ANEW)
-        elif len(heap.data) >= self.heap_entries:
-            self.counters["heap_full"] += 1
-            self.ledger.refuse(HEAP_FULL)
-        else:
-            heap.push(entry)
-            self.counters["pghot_records_heap"] += 1
-            self.ledger.ask(entry.position, entry.nid)
-        n_lines = heap.take_touched()
-        self._heap_locks[entry.nid].hold(n_lines)
-        self._n_heap_marks[entry.nid] += 1
-        return n_lines
-
-    def _take(self, entry: HotEntry, now_jiffies: int) -> int | None:
-        """Check and isolate what was taken out: ``phi_is_pfn_hot()``, ``kpromoted_isolate_folio()``."""
-        counters, nid = self.counters, entry.nid
-        counters["claimed"] += 1
-        asked = self.ledger.claim(entry.position)
-        page = self.machine.page(entry.position)
-        if not page.online or not page.lru:
-            counters["kpromoted_non_lru"] += page.online
-            self.ledger.lose(asked, CONSUMED)
-        elif self._at_home(page, nid, asked):
-            counters["kpromoted_right_node"] += 1
-        elif not self._should_promote(entry, page.n_pages, now_jiffies):
-            counters["not_promoted"] += 1
-            self.ledger.lose(asked, NOT_PROMOTED)
-        elif self._isolate(page, nid, asked):
-            wrapped = now_jiffies - entry.last_access >= 1 << PGHOT_TIME_BITS
-            counters["false_promotions"] += wrapped
-            counters["promoted_beyond_window"] += entry.beyond_window
-            return page.head
-        else:
-            return None
-        counters["kpromoted_dropped"] += 1
-        return None
-
-    def _should_promote(self, entry: HotEntry, n_pages: int, now_jiffies: int) -> bool:
-        """Apply free-memory bypass, threshold and rate limit; the age is in jiffies, the threshold in ms."""
-        if self.machine.free_space_enough(entry.nid):
-            self._limit.bypass(entry.nid)
-            return True
-        time = now_jiffies & (1 << PGHOT_TIME_BITS) - 1
-        latency = (time - entry.last_update) & _U32
-        now_ms = now_jiffies * _MS_PER_S // self.tunables.hz
-        return self._limit.admits(entry.nid, n_pages, latency, now_ms, self.counters)
+    def _in_heap(self, which: int) -> NDArray[np.int32]:
+        """Return the entries of a heap, in its order."""
+        return self._heaps.entries[which, : self._heaps.lengths[which]]
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        listed = [entry.position for heap in self.heaps.values() for entry in heap.data if not entry.freed]
-        return np.isin(positions, np.array(listed, dtype=np.int64))
+        heaped = [np.empty(0, dtype=np.int32), *map(self._in_heap, range(len(self._nids)))]
+        found = np.concatenate(heaped)
+        return np.isin(positions, self._entries.position[found[~self._entries.freed[found]]])
 
 
 def _made(machine: Machine, policy: Policy) -> HotList:

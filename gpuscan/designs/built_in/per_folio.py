@@ -37,9 +37,9 @@ class PerFolio(RfcFixed):
     def _marked_positions(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.machine.lru_heads(pfns)
 
-    def _freed(self, head: int, n_pages: int) -> None:
-        super()._freed(head, n_pages)
-        self.records[head : head + n_pages] = 0
+    def _freed(self, heads: NDArray[np.int64], n_pages: int) -> None:
+        super()._freed(heads, n_pages)
+        self.records[(heads[:, None] + np.arange(n_pages)).ravel()] = 0
 
 
 DESIGN = Design(

@@ -10,6 +10,7 @@ of a page counts), and checks each page as kmigrated does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
-from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
+from gpuscan.designs.machine import EINVAL, Machine
 from gpuscan.designs.model import Model
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import OVERFLOW
+from gpuscan.designs.taking import LISTED, NOT_ASKED, REFUSED, Batch, Window
 from gpuscan.designs.tunables import no_bounds
 
 if TYPE_CHECKING:
@@ -33,6 +35,42 @@ _ENTRIES_PER_LINE = 64 // ENTRY_BYTES
 LIST_ENTRIES = 4096
 BATCH_FOLIOS = 512
 SLEEP_NS = 100_000_000
+
+
+class _Lists:
+    """The lists of all CPUs of one source node.
+
+    Attributes:
+        n_of_cpu: entries by CPU.
+    """
+
+    def __init__(self) -> None:
+        self.n_of_cpu: Counter[int] = Counter()
+        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def places(self, cpus: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n]: where in its CPU's list each of these would come, without a limit."""
+        order = np.argsort(cpus, kind="stable")
+        found, starts, counts = np.unique(cpus[order], return_index=True, return_counts=True)
+        before = np.array([self.n_of_cpu[cpu] for cpu in found.tolist()], dtype=np.int64)
+        places = np.empty(len(cpus), dtype=np.int64)
+        places[order] = np.arange(len(cpus)) + np.repeat(before - starts, counts)
+        return places
+
+    def append(self, positions: NDArray[np.int64], nids: NDArray[np.int32], cpus: NDArray[np.int64]) -> None:
+        """Append entries, each to its CPU's list."""
+        found, counts = np.unique(cpus, return_counts=True)
+        self.n_of_cpu.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        self._parts.append((positions, nids.astype(np.int64), cpus))
+
+    def emptied(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pages and targets of all entries, list after list."""
+        none = np.empty(0, dtype=np.int64)
+        positions, nids, cpus = (
+            np.concatenate(column) for column in zip((none,) * 3, *self._parts, strict=True)
+        )
+        order = np.argsort(cpus, kind="stable")
+        return positions[order], nids[order]
 
 
 class PercpuList(Model):
@@ -48,7 +86,7 @@ class PercpuList(Model):
         self.sleep_ns = SLEEP_NS
         self.batch_folios = BATCH_FOLIOS
         self.list_entries = list_entries
-        self._lists: dict[int, dict[int, list[tuple[int, int]]]] = {}  # by source node, then CPU
+        self._lists: dict[int, _Lists] = {}  # by source node
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """Append a candidate to a CPU's list; a page that is where it should be is none.
@@ -56,73 +94,99 @@ class PercpuList(Model):
         Returns:
             0, also where the list is full, or -EINVAL for a page that is not there.
         """
-        position = self.machine.position(pfn)
-        if position < 0:
-            return -EINVAL
-        page = self.machine.page(position)
-        if not page.online:
-            return -EINVAL
-        if page.nid == nid:
-            return 0
-        entries = self._lists.setdefault(page.nid, {}).setdefault(cpu, [])
-        if len(entries) >= self.list_entries:
-            self.counters["list_overflow"] += 1
-            self._charge(0, atomics=0)
-            self.ledger.refuse(OVERFLOW)
-            return 0
+        pfns, at, cpus = (np.array([number], dtype=np.int64) for number in (pfn, now_jiffies, cpu))
+        self.mark_many(pfns, np.array([nid], dtype=np.int32), at, cpus)
+        return 0 if self.machine.online_positions(pfns)[0] >= 0 else -EINVAL
+
+    def mark_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        cpus: NDArray[np.int64],
+    ) -> None:
+        """See :class:`gpuscan.designs.model.Model`."""
+        positions = self.machine.online_positions(pfns)
+        there = positions >= 0
+        positions, nids, cpus = positions[there], nids[there], cpus[there]
+        own_nids = self.machine.nids_at(positions)
+        taken = np.zeros(len(positions), dtype=np.bool_)
+        for nid in np.unique(own_nids).tolist():
+            mine = np.flatnonzero((own_nids == nid) & (nids != nid))
+            if len(mine):
+                taken[mine] = self._append(nid, positions[mine], nids[mine], cpus[mine])
+        self.ledger.ask_many(positions[taken], nids[taken])
+
+    def _append(
+        self, nid: int, positions: NDArray[np.int64], nids: NDArray[np.int32], cpus: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Append candidates of a node to the lists of CPUs, in their order; return which found room."""
+        lists = self._lists.setdefault(nid, _Lists())
+        places = lists.places(cpus)
+        room = places < self.list_entries
+        n_full = len(room) - int(np.count_nonzero(room))
+        if n_full:
+            self.counters["list_overflow"] += n_full
+            self._charge(0, atomics=0, n_marks=n_full)
+            self.ledger.refuse(OVERFLOW, n_full)
+        if not room.any():
+            return room
         # Every fourth entry begins a line of the CPU's own; the node's flag is set where it is clear.
-        first = page.nid not in self._active
-        self._charge((len(entries) % _ENTRIES_PER_LINE == 0) + first, atomics=first)
-        entries.append((position, nid))
-        self.ledger.ask(position, nid)
-        self._active.add(page.nid)
-        return 0
+        first = nid not in self._active
+        self._charge(0, atomics=0, n_marks=len(room) - n_full)
+        self.counters["producer_lines"] += int((places[room] % _ENTRIES_PER_LINE == 0).sum()) + first
+        self.counters["producer_atomics"] += first
+        self._active.add(nid)
+        lists.append(positions[room], nids[room], cpus[room])
+        return room
 
     def walk(self, nid: int, races: Iterable[Race] = (), *, now_jiffies: int = 0) -> None:
         """Empty the lists of a node."""
-        machine, counters = self.machine, self.counters
+        counters = self.counters
         self._active.discard(nid)
         counters["turns"] += 1
-        lists = self._lists.pop(nid, {})
-        newest: dict[int, int] = {}
-        for cpu in sorted(lists):
-            counters["walk_lines"] += -(-len(lists[cpu]) // _ENTRIES_PER_LINE)
-            for position, target in lists[cpu]:
-                counters["entries_examined"] += 1
-                counters["duplicates"] += position in newest
-                newest[position] = target
+        lists = self._lists.pop(nid, _Lists())
+        positions, targets = lists.emptied()
+        counters["walk_lines"] += sum(-(-n // _ENTRIES_PER_LINE) for n in lists.n_of_cpu.values())
+        counters["entries_examined"] += len(positions)
+        # A page is where it came first, with the target that came last.
+        pages, firsts = np.unique(positions, return_index=True)
+        lasts = len(positions) - 1 - np.unique(positions[::-1], return_index=True)[1]
+        order = np.argsort(firsts)
+        newest, targets = pages[order], targets[lasts[order]]
+        counters["duplicates"] += len(positions) - len(newest)
         counters["walk_lines"] += len(newest)  # struct page
-        cur_nid = NUMA_NO_NODE
-        migrate_list: list[int] = []
-        for position, target in newest.items():
-            if not self._goes(position, target, nid):
-                continue
-            if cur_nid == NUMA_NO_NODE:
-                cur_nid = target
-            if len(migrate_list) >= self.batch_folios or cur_nid != target:
-                self._flush(migrate_list, cur_nid)
-                cur_nid = target
-            migrate_list.append(machine.page(position).head)
-        if migrate_list:
-            self._flush(migrate_list, cur_nid)
+        batch = Batch(LISTED, self.batch_folios)
+        self._take_all(
+            len(newest),
+            lambda part: self._look(newest[part], targets[part], nid),
+            batch,
+            when_off_lru=REFUSED,
+        )
+        if batch.heads:
+            self._hand_over(*batch.take_all(), batch.nid)
 
-    def _goes(self, position: int, target: int, src_nid: int) -> bool:
-        """Check and isolate a candidate, whose folio may be gone."""
-        self.counters["claimed"] += 1
-        asked, page = self.ledger.claim(position), self.machine.page(position)
-        if self._at_home(page, target, asked):
-            return False
-        still_there = page.online and page.nid == src_nid and page.lru
-        return self._isolate(page, target, asked, still_there=still_there)
+    def _look(self, positions: NDArray[np.int64], nids: NDArray[np.int64], src_nid: int) -> Window:
+        """Return what candidates are now: their folios may be gone."""
+        machine, n = self.machine, len(positions)
+        pages = machine.pages(positions)
+        refused = machine.refusals(pages.head, nids)
+        still_there = pages.online & (pages.nid == src_nid) & pages.lru
+        refused[~still_there] = NOT_ASKED
+        return Window(
+            positions,
+            pages._replace(lru=still_there),
+            nids,
+            np.zeros(n, dtype=np.int64),
+            np.ones(n, dtype=np.bool_),
+            None,
+            refused,
+            machine.draws(n),
+        )
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        listed = [
-            position
-            for lists in self._lists.values()
-            for entries in lists.values()
-            for position, _ in entries
-        ]
-        return np.isin(positions, np.array(listed, dtype=np.int64))
+        listed = [np.empty(0, dtype=np.int64), *(lists.emptied()[0] for lists in self._lists.values())]
+        return np.isin(positions, np.concatenate(listed))
 
 
 def _metadata_bytes(machine: SimulatedMachine, _policy: Policy, _n_asked: int) -> int:

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
-from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Page, ZoneSpan
+from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, ZoneSpan
 from gpuscan.designs.model import Model, sorted_candidates
-from gpuscan.designs.promotion_limit import PromotionLimit
+from gpuscan.designs.promotion_limit import Admission, Asked, PromotionLimit
 from gpuscan.designs.races import Race
-from gpuscan.designs.requests import NOT_PROMOTED, STRANDED
+from gpuscan.designs.requests import STRANDED
+from gpuscan.designs.taking import GOES, NOT_ADMITTED, PGHOT, REFUSED, Batch, Window
 from gpuscan.designs.tunables import MIB, NS_PER_MS, Bound, Divisor, Tuning, rate_limit_bounds, whole_ms
 from gpuscan.records.formats import N_NODES_MAX, Field, record_format, unpack
 from gpuscan.records.page_map import SECTION_PAGES
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gpuscan.sim.machine import SimulatedMachine
 
 _WINDOW_MS = {"pghot-compact": 3000, "pghot": 5000}
+_Jiffies = TypeVar("_Jiffies", int, NDArray[np.int64])
 _MS_PER_S = 1000
 _HOT_MAP_BYTES = 8
 """A pointer in each ``struct mem_section``."""
@@ -97,6 +99,7 @@ class SectionFlag(Model):
         # Jiffies + 1 of the last access as it really was, 0: none. Pages never recorded take no memory.
         self._last_access = np.zeros(machine.n_positions, dtype=np.int64)
         self._looked_fresh: set[int] = set()
+        self._now_jiffies = 0  # of the walk
         self._nid_of_section: dict[int, int] = {}  # memory stays where it is
 
     def has_thread(self, nid: int) -> bool:
@@ -134,14 +137,15 @@ class SectionFlag(Model):
 
     def stranded(self) -> int:
         """Return how many pending requests lie in sections whose hot bit is clear."""
-        sections = [self._section(int(position)) for position in self.ledger.pending_positions()]
-        return sum(section not in self._hot for section in sections)
+        return int(np.count_nonzero(~self._in_hot_sections(self.ledger.pending_positions())))
 
     def finish(self) -> None:
         """Book what is stranded as lost: nothing but another access to the section would find it."""
-        for position in self.ledger.pending_positions().tolist():
-            if self._section(position) not in self._hot:
-                self.ledger.end_pending(position, STRANDED)
+        pending = self.ledger.pending_positions()
+        self.ledger.end_pending_many(pending[~self._in_hot_sections(pending)], STRANDED)
+
+    def _in_hot_sections(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.isin(self.machine.pfns(positions) // SECTION_PAGES, list(self._hot))
 
     def mark(self, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
         """See :class:`gpuscan.designs.model.Model`."""
@@ -256,6 +260,7 @@ class SectionFlag(Model):
         """Do one ``kmigrated_do_work()`` of a node below the top tier; time stands still meanwhile."""
         machine, counters = self.machine, self.counters
         self._active.discard(nid)
+        self._now_jiffies = now_jiffies
         counters["walks"] += 1
         counters["sections_examined"] += len(machine.sections())
         for section in sorted(self._hot):  # none of them without records
@@ -269,62 +274,77 @@ class SectionFlag(Model):
         self.span = span
         counters["sections_walked"] += 1
         counters["pfns_examined"] += self.n_examined(span)
-        cur_nid, cur_memcg = NUMA_NO_NODE, 0
-        migrate_list: list[int] = []
-        batch_count = 0
+        batch = Batch(PGHOT, self.batch_folios)
         ranges = machine.ranges(span.start_pfn, span.end_pfn)
-        for position in sorted_candidates(self.records, self._fmt.ready.mask, ranges):
-            page = machine.page(position)
-            if not page.online or page.head != position or page.nid != span.nid or not page.lru:
-                continue
-            nid, time = self._take(position)
-            if not self._goes(page, nid, time, now_jiffies):
-                continue
-            memcg = machine.memcg(page.head)
-            if cur_nid == NUMA_NO_NODE:
-                cur_nid, cur_memcg = nid, memcg
-            if cur_nid != nid or cur_memcg != memcg:
-                if migrate_list:
-                    self._flush(migrate_list, cur_nid)
-                cur_nid, cur_memcg = nid, memcg
-                batch_count = 0
-                counters["cond_resched"] += 1
-            migrate_list.append(page.head)
-            batch_count += 1
-            if batch_count > self.batch_folios:
-                self._flush(migrate_list, cur_nid)
-                batch_count = 0
-                counters["cond_resched"] += 1
-        if migrate_list:
-            self._flush(migrate_list, cur_nid)
+        positions = sorted_candidates(self.records, self._fmt.ready.mask, ranges)
+        self._take_all(len(positions), lambda part: self._look(positions[part], span, now_jiffies), batch)
+        if batch.heads:
+            self._hand_over(*batch.take_all(), batch.nid)
 
-    def _take(self, position: int) -> tuple[int, int]:
-        """Zero a READY record and return its target and TIME: ``pghot_get_record()``."""
-        fmt, word = self._fmt, int(self.records[position])
-        self.records[position] = 0
-        self.counters["claimed"] += 1
-        nid = _get(word, fmt.nid) if fmt.has_nid else self.tunables.target_nid
-        return nid, _get(word, fmt.time)
-
-    def _goes(self, page: Page, nid: int, time: int, now_jiffies: int) -> bool:
-        """Check and isolate a claimed folio."""
-        asked = self.ledger.claim(page.head)
-        if self._at_home(page, nid, asked):
-            return False
-        fresh_once = page.head in self._looked_fresh
-        self._looked_fresh.discard(page.head)
-        age_jiffies = now_jiffies + 1 - int(self._last_access[page.head])
-        there = nid in self.machine.nids
+    def _look(self, positions: NDArray[np.int64], span: ZoneSpan, now_jiffies: int) -> Window:
+        """Return what the walk of a section finds at positions: ``pghot_get_record()`` and the checks."""
+        machine, fields = self.machine, unpack(self._fmt, self.records[positions])
+        pages = machine.pages(positions)
+        looked = pages.online & (pages.head == positions) & (pages.nid == span.nid) & fields.ready
+        nids = self._targets(positions, pages.nid)
+        at_stake = looked & pages.lru & (pages.nid != nids) & np.isin(nids, list(machine.nids))
+        age_jiffies = now_jiffies + 1 - self._last_access[positions]
         # Time stands still in a walk, but not for a page that was marked ahead of it: that one is not of old.
-        latency_ms = self._latency_ms(time, now_jiffies + max(0, -age_jiffies))
-        if there and not self._should_migrate(page.n_pages, nid, latency_ms, now_jiffies):
-            self.counters["not_promoted"] += 1
-            self.ledger.lose(asked, NOT_PROMOTED)
-            return False
-        if not self._isolate(page, nid, asked):
-            return False
-        self.counters["false_promotions"] += fresh_once or age_jiffies >= self._fmt.wrap_jiffies()
-        return True
+        now = now_jiffies + np.maximum(0, -age_jiffies)
+        latency_jiffies = (now >> self._fmt.jiffies_shift) - fields.time & self._fmt.time.max
+        latency_ms = self._ms(latency_jiffies << self._fmt.jiffies_shift)
+        return Window(
+            positions,
+            pages,
+            nids,
+            machine.memcgs(pages.head),
+            looked,
+            Admission(
+                self._limit,
+                Asked(nids, pages.n_pages, latency_ms, self._ms(now_jiffies), at_stake),
+                self._has_room,
+            ),
+            self._refusals(pages.head, nids),
+            machine.draws(len(positions)),
+        )
+
+    def _targets(self, positions: NDArray[np.int64], own_nids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where READY records say that pages shall go: of ``pghot_get_record()``.
+
+        Args:
+            positions: of the records.
+            own_nids: where the pages are.
+        """
+        if not self._fmt.has_nid:
+            return np.full(len(positions), self.tunables.target_nid, dtype=np.int64)
+        return unpack(self._fmt, self.records[positions]).nid.astype(np.int64)
+
+    def _has_room(self, nid: int) -> bool:
+        """Whether a target has free memory to spare, so that no rate limit is asked."""
+        return self.machine.free_space_enough(nid)
+
+    def _refusals(self, heads: NDArray[np.int64], nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return what the checks would say: see :meth:`gpuscan.designs.machine.Machine.refusals`."""
+        return self.machine.refusals(heads, nids)
+
+    def _clear(self, positions: NDArray[np.int64]) -> None:
+        """See :class:`gpuscan.designs.model.Model`: the whole record is zeroed."""
+        self.records[positions] = 0
+
+    def _book(self, window: Window, became: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """See :class:`gpuscan.designs.model.Model`; what looked recent only since TIME wraps is counted."""
+        assert window.admission is not None
+        window.admission.commit(len(became), self.counters, with_room="pgpromote_candidate_nrl")
+        heads = window.pages.head[: len(became)]
+        goes = became == GOES
+        ages = self._now_jiffies + 1 - self._last_access[heads]
+        wrapped = ages >= self._fmt.wrap_jiffies()
+        if self._looked_fresh:
+            wrapped |= np.isin(heads, list(self._looked_fresh))
+            asked = (became == NOT_ADMITTED) | (became == REFUSED) | goes
+            self._looked_fresh.difference_update(heads[asked].tolist())
+        self.counters["false_promotions"] += int(np.count_nonzero(wrapped & goes))
+        return super()._book(window, became)
 
     def _update(self, position: int, nid: int, now_jiffies: int) -> bool:
         """Count an access in a record: ``pghot_update_record()``; return whether it is READY then."""
@@ -350,20 +370,12 @@ class SectionFlag(Model):
         else:
             self._looked_fresh.discard(position)
 
-    def _should_migrate(self, n_pages: int, nid: int, latency_ms: int, now_jiffies: int) -> bool:
-        """Apply free-memory bypass, threshold and rate limit: ``kmigrated_should_migrate_memory()``."""
-        if self.machine.free_space_enough(nid):
-            self._limit.bypass(nid)
-            self.counters["pgpromote_candidate_nrl"] += n_pages
-            return True
-        return self._limit.admits(nid, n_pages, latency_ms, self._ms(now_jiffies), self.counters)
-
     def _latency_ms(self, time: int, now_jiffies: int) -> int:
         """Return the age of a TIME, modulo its width: ``pghot_access_latency()``."""
         fmt = self._fmt
         return self._ms(((fmt.time_of(now_jiffies) - time) & fmt.time.max) << fmt.jiffies_shift)
 
-    def _ms(self, jiffies: int) -> int:
+    def _ms(self, jiffies: _Jiffies) -> _Jiffies:
         return jiffies * _MS_PER_S // self.tunables.hz
 
     def _section(self, position: int) -> int:

@@ -38,9 +38,12 @@ class ZoneFlag(RfcFixed):
     def finish(self) -> None:
         """See :class:`gpuscan.designs.model.Model`."""
         super().finish()
-        for position in self.ledger.pending_positions().tolist():
-            if self._flagged.isdisjoint(self._zones_of(position)):
-                self.ledger.end_pending(position, STRANDED_ZONE)
+        pending = self.ledger.pending_positions()
+        pfns, nids = self.machine.pfns(pending), self.machine.nids_at(pending)
+        flagged = np.zeros(len(pending), dtype=np.bool_)
+        for zone in self._flagged:
+            flagged |= (nids == zone.nid) & (pfns >= zone.start_pfn) & (pfns < zone.end_pfn)
+        self.ledger.end_pending_many(pending[~flagged], STRANDED_ZONE)
 
     def will_walk(self, span: ZoneSpan) -> bool:
         """See :class:`gpuscan.designs.model.Model`."""
