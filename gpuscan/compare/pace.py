@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 _TELLS = 0.02
 """Share of a part from which on its time says something of the whole."""
+_BELIEVED = 0.25
+"""Of parts of a kind, by which the others are known as well as they can be."""
 
 
 @dataclass(slots=True)
@@ -111,12 +113,18 @@ class Pace:
     def _slower(self) -> dict[str, float]:
         """Return by kind how many times as long as usual its parts take."""
         now_s = self._clock()
-        took, usual = dict[str, float](), dict[str, float]()
+        took, usual, seen = dict[str, float](), dict[str, float](), dict[str, float]()
         for part in self.parts.values():
             told = part.share >= _TELLS
             took[part.kind] = took.get(part.kind, 0.0) + (part.took_s(now_s) if told else 0.0)
             usual[part.kind] = usual.get(part.kind, 0.0) + (part.share * part.usual_s if told else 0.0)
+            seen[part.kind] = seen.get(part.kind, 0.0) + (part.share if told else 0.0)
         known = {kind: took[kind] / usual[kind] for kind in usual if took[kind] and usual[kind]}
         # What is usual counts as one of the kinds: a slow start says little of what comes.
         others = math.exp(sum(map(math.log, known.values())) / (1 + len(known)))
-        return {kind: known.get(kind, others) for kind in usual}
+        # The beginning of a part has more to do than its share tells: it is believed by and by.
+        believed = {kind: min(1.0, seen[kind] / _BELIEVED) for kind in known}
+        return {
+            kind: known[kind] ** believed[kind] * others ** (1 - believed[kind]) if kind in known else others
+            for kind in usual
+        }

@@ -98,11 +98,12 @@ def _counts(table: _Table, key: str) -> str:
     for name, count in sorted(table.row(key).items(), key=lambda item: -item[1]):
         if count >= 1:
             by_count.setdefault(format_count(round(count)), []).append(name)
-    groups = [f"{count} under {_listed(names)}" for count, names in by_count.items()]
-    shown = groups[:_NAMES_MAX]
-    if len(groups) > _NAMES_MAX:
-        shown.append(f"fewer under {sum(map(len, [*by_count.values()][_NAMES_MAX:]))} more")
-    return _listed(shown) if shown else ""
+    groups = [*by_count.items()]
+    told = [group for at, group in enumerate(groups) if at < _NAMES_MAX or table.ours in group[1]]
+    shown = [f"{count} under {_listed(names)}" for count, names in told]
+    if n_more := sum(len(names) for _, names in groups if names not in [group[1] for group in told]):
+        shown.append(f"less under {n_more} more")
+    return _joined(shown)
 
 
 def _worth(table: _Table) -> str:
@@ -139,7 +140,12 @@ def _listed(names: Iterable[str]) -> str:
     shown = given if len(given) <= _NAMES_MAX + 1 else given[:_NAMES_MAX]
     if len(shown) < len(given):
         return f"{', '.join(shown)} and {len(given) - len(shown)} more"
-    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+    return _joined(shown)
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Return texts with commas between them, and an "and" before the last."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
 
 
 def _verb(verb: str, names: Sequence[str]) -> str:

@@ -120,7 +120,7 @@ def test_the_table_of_all_designs_over_two_seeds(small: str, capsys: pytest.Capt
     arguments = ["compare", small, "--ticks", "6", "--seeds", "2", "--jobs", "1", "--requests", "500"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    for name in (*DESIGNS.names, "open loop", "closed loop", "counted", "modelled", "(measured)", "±"):
+    for name in (*DESIGNS.names, "open loop", "closed loop", "~ modelled, * measured", "±", "seeds 7 to 8"):
         assert name in shown.out
     for column in all_columns():
         assert column.title.strip() in shown.out

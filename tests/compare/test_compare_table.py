@@ -97,6 +97,14 @@ def test_the_verdict_follows_the_figures() -> None:
     assert worth == (
         "At the end fast memory serves 87.2% of the accesses under all of them; it began with 30.1%."
     )
+    many = dict(
+        zip(("rfc_v1", "rfc_fixed", "zone_flag", "hot_list", "per_folio"), range(50, 0, -10), strict=True)
+    )
+    changed["lost"] = row(**many, gpuscan=3)
+    assert verdict(document_of(**changed))[2].endswith(
+        "requests lost: 50 under rfc-v1, 40 under rfc-fixed, 30 under zone-flag, 3 under gpuscan and less "
+        "under 2 more."
+    )
     assert verdict(document_of())[0] == "No design found a page that was asked for."
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpuscan.cli.main import main
@@ -15,6 +17,9 @@ from gpuscan.compare.columns.contract import Figures
 from gpuscan.compare.cost_fit import Estimate
 from gpuscan.compare.endings import Endings
 from gpuscan.compare.open_loop import OpenResult
+from gpuscan.compare.request_list import ENTRY, write_request_list
+from gpuscan.compare.suite import SeedRun
+from gpuscan.compare.too_little import saw_too_little
 
 NAN = float("nan")
 ONE = Estimate(1.0, 0.0)
@@ -71,3 +76,44 @@ def test_a_row_is_explained_by_key_or_title_and_an_unknown_one_by_the_nearest(
     assert main(["compare", "--explain", "marks without ned"]) == 2
     error = capsys.readouterr().err
     assert "unknown row 'marks without ned' (did you mean 'without_need'?); choose all, pages" in error
+
+
+def run_of(opened: OpenResult, pfns: list[int], path: Path) -> SeedRun:
+    entries = np.zeros(len(pfns), dtype=ENTRY)
+    entries["pfn"], entries["time_ns"] = pfns, range(len(pfns))
+    requests = write_request_list(entries, path / "list.npy")
+    return SeedRun(1, None, requests, {opened.design: opened}, {}, {}, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("opened", "pfns", "said"),
+    [
+        (OpenResult("rfc-v1", found=100, requested=400), [*range(400)], None),
+        (
+            OpenResult("section-flag", never_ready=400),
+            [*range(390), *range(10)],
+            "found nothing in the open loop: it wants several accesses of a page, and in the list's 399 ns "
+            "10 of 390 pages are marked again; give more --ticks",
+        ),
+        (
+            OpenResult("rfc-v1", found=7),
+            [*range(7)],
+            "found 7 in the open loop: the list has 7 requests in all",
+        ),
+        (
+            OpenResult(
+                "percpu-list", found=20, requested=400, lost={"list overflow": 370, "already there": 5}
+            ),
+            [*range(400)],
+            "found 20 in the open loop: 370 of 400 requests were lost (list overflow)",
+        ),
+    ],
+)
+def test_who_saw_too_little_is_told_with_the_reason(
+    opened: OpenResult, pfns: list[int], said: str | None, tmp_path: Path
+) -> None:
+    found = saw_too_little(run_of(opened, pfns, tmp_path))
+    if said is None:
+        assert found == {}
+    else:
+        assert found[opened.design].startswith(said)

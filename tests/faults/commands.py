@@ -313,7 +313,7 @@ def compare(directory: Path) -> int:
     def again(seeded: Any, place: Path, *_: Any) -> Any:
         return Inputs(run.stream, write_request_list(entries, place / "requests.npy"))
 
-    def ran(names: Any, seeded: Any, inputs: Inputs, *_: Any) -> Any:
+    def ran(names: Any, seeded: Any, inputs: Inputs, *_: Any, **__: Any) -> Any:
         return replace(run, requests=inputs.requests)
 
     with (
@@ -336,8 +336,8 @@ def _record_comparison() -> None:
         kept["model"] = measure(*arguments)
         return kept["model"]
 
-    def ran(*arguments: Any) -> Any:
-        kept["run"] = run_seed(*arguments)
+    def ran(*arguments: Any, **more: Any) -> Any:
+        kept["run"] = run_seed(*arguments, **more)
         kept["entries"] = kept["run"].requests.entries().copy()
         return kept["run"]
 
