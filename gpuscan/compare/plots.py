@@ -149,7 +149,8 @@ def _delay_by_place(document: Mapping[str, Any]) -> Figure:
 
 def _batch_fill(document: Mapping[str, Any]) -> Figure:
     curves = [(name, curve) for name, curve in _curves(document, "fill") if sum(curve["batches"])]
-    n_columns = 4
+    n_columns = min((4, 3), key=lambda n: (-len(curves) % n, -n))  # with the fewest places left empty
+    most = max((100 * max(curve["batches"]) / sum(curve["batches"]) for _, curve in curves), default=100.0)
     n_rows = max(1, -(-len(curves) // n_columns))
     figure, axes = new_figure(11.0, 2.6 * n_rows + 0.6, n_rows, n_columns)
     for ax, (name, curve) in zip(axes, curves, strict=False):
@@ -165,7 +166,9 @@ def _batch_fill(document: Mapping[str, Any]) -> Figure:
             linewidth=0.3,
         )
         limit = f"{curve['limit']} {curve['unit']}"
-        ax.set(xlim=(0, 104), ylim=(0, 100), title=f"{name}\n{total:,} batches of up to {limit}")
+        ax.set(
+            xlim=(0, 104), ylim=(0, min(100, 1.1 * most)), title=f"{name}\n{total:,} batches of up to {limit}"
+        )
         ax.title.set_fontsize("small")
     for ax in axes[len(curves) :]:
         ax.set_visible(False)

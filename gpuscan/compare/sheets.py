@@ -78,7 +78,13 @@ def _text(unit: Any, cell: Mapping[str, Any]) -> str:
         text = (
             f"{number} ±{spread} {in_unit}".rstrip() if one_unit else f"{text} ±{spread} {of_unit}".rstrip()
         )
-    return MARKS[cell["how"]] + text
+    band = f" {cell['remark']}" if _is_band(cell["remark"]) else ""
+    return f"{MARKS[cell['how']]}{text}{band}"
+
+
+def _is_band(remark: str) -> bool:
+    """Return whether a remark is how far off a number may be, which is no number without it."""
+    return remark.startswith("±")
 
 
 def _notes(cells: Mapping[str, Mapping[str, Any]], longest: int) -> dict[str, list[str]]:
@@ -89,7 +95,7 @@ def _notes(cells: Mapping[str, Mapping[str, Any]], longest: int) -> dict[str, li
         if cell["why_not"]:
             text = cell["why_not"] if len(cell["why_not"]) > longest else ""
         else:
-            text = cell["remark"].strip("()")
+            text = "" if _is_band(cell["remark"]) else cell["remark"].strip("()")
             if len(known) < len(cell["values"]):
                 text = ", ".join(filter(None, (text, f"{len(known)} of {len(cell['values'])} seeds")))
         if text:

@@ -286,3 +286,31 @@ def test_a_comparison_of_before_is_drawn(tmp_path: Path) -> None:
     since |= {"overtaken_open", "without_need_open", "overtaken", "without_need"}
     now = [column.key for column in all_columns() if column.key not in since]
     assert [column["key"] for column in document["columns"]] == now
+
+
+def test_plots_name_designs_without_data_and_the_seed(tmp_path: Path) -> None:
+    document = json.loads((ROOT / "tests/data/compare/before-catalogues.json").read_text())
+    curves, nothing = document["curves"], document["curves"]["rfc-v1"]
+    nothing["delay"] = {"share": [], "ns": []}
+    nothing["fill"]["batches"] = [0] * len(nothing["fill"]["batches"])
+    nothing["delay_by_place"] = {key: [] for key in nothing["delay_by_place"]}
+    nothing["scan"] = {"memory_bytes": [], "ns": [], "error": [], "measured": {"memory_bytes": [], "ns": []}}
+    curves["gpuscan"]["scan"] |= {"error": [0.1] * len(curves["gpuscan"]["scan"]["ns"])}
+    curves["gpuscan"]["scan"]["measured"] = {"memory_bytes": [1 << 40], "ns": [4e5]}
+    document["seeds"] = [7, 8]
+    run = {"share": 0.01, "p50_ns": 1e7}
+    runs = [run | {"seed": seed} for seed in (7, 8)] + [run | {"seed": 7, "share": 0.1, "p50_ns": 1e6}]
+    document["equal_cost"] = {"rfc-v1": [], "gpuscan": runs}
+    assert plots.draw(document, tmp_path) == [*plots.PLOTS, plots.EQUAL_COST_PLOT]
+    for draw in (plots._delay_cdf, plots._delay_by_place):
+        title = draw(document).get_axes()[0].get_title()
+        assert title.endswith("not here, found none: rfc-v1")
+        assert ", seed 7 (one of 2)" in title
+    (ax,) = plots._scan_by_memory(document).get_axes()
+    assert ax.get_title().endswith("not here, no model: rfc-v1")
+    assert len(ax.collections) == 1  # the band of the model
+    assert [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "o"] == [[1 << 40]]
+    (ax,) = plots._delay_by_share(document).get_axes()
+    assert ax.get_title().endswith("not here, found none or not measured: rfc-v1")
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in points] == [3]  # of all seeds

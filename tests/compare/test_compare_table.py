@@ -174,6 +174,15 @@ def test_how_a_cell_was_found_out_is_a_sign_and_a_spread_has_one_unit() -> None:
     assert "mark to found, p50: 2 of 3 seeds (rfc-v1)" in sheet.notes
 
 
+def test_how_far_off_a_model_may_be_stands_in_its_cell() -> None:
+    cells = {"gpuscan": cell(30e6, remark="±8%"), "rfc-v1": cell(NAN, "no model: off by 22%")}
+    (sheet, *_) = sheets_of(document_of(("gpuscan", "rfc-v1"), scan_64tib=cells))[-1:]
+    assert dict(sheet.rows)["one scan of 64 TiB"][0] == "~30 ms ±8%"
+    assert not any("±" in note for note in sheet.notes)
+    said = [dict(sheet.rows)["one scan of 64 TiB"][1], *sheet.notes]
+    assert any("no model: off by 22%" in text for text in said)
+
+
 def test_markdown_has_a_row_a_line_and_shows_signs_as_they_are() -> None:
     (sheet, *_) = sheets_of(document_of(("rfc-v1", "gpuscan"), delay_p50=row(rfc_v1=90e6, gpuscan=5e6)))
     lines = markdown_of(replace(sheet, notes=("a|b: c (all)",))).splitlines()

@@ -112,5 +112,6 @@ def test_the_model_s_densities_lie_where_they_say() -> None:
 
 
 def test_declared_steps_are_there() -> None:
+    model = made()
     for name in DESIGNS.names:
-        made().scan_of(name, TIB_PAGES)
+        model.scan_of(name, TIB_PAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscan.compare.equal_cost import DELAY_NS, SHARES, EqualCost, search
@@ -48,6 +48,7 @@ class Walks:
         return cost
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.floats(0.5, 60), st.integers(1, 1000))
 def test_a_walk_at_a_share_is_as_late_as_half_its_period(walk_ms: float, own_ms: int) -> None:
     cost = Walks(walk_ms * MS).reached(own_ms=own_ms)
