@@ -277,13 +277,13 @@ def test_a_list_says_whether_hint_faults_asked_for_it(
     sampled = make_request_list(chosen, stream, tmp_path / "list.npy", 4000)
     assert not sampled.hint_faults
     seen: list[bool] = []
-    plain = HotList.record_access
+    plain = HotList.mark_many
 
-    def record(self: HotList, *arguments: int, hint_fault: bool = True) -> int:
-        seen.append(hint_fault)
-        return plain(self, *arguments, hint_fault=hint_fault)
+    def mark_many(self: HotList, pfns: np.ndarray, *others: np.ndarray) -> None:
+        seen.extend([self.hint_faults] * len(pfns))
+        plain(self, pfns, *others)
 
-    monkeypatch.setattr(HotList, "record_access", record)
+    monkeypatch.setattr(HotList, "mark_many", mark_many)
     for listed in (requests, sampled):
         seen.clear()
         open_loop("hot-list", stream.open().machine, listed)
@@ -393,7 +393,7 @@ def test_a_timed_ledger_counts_from_the_first_mark() -> None:
         ledger.ask(5, 0)
     place.begin(100)
     ledger.claim(5)
-    assert ledger.delays_ns == [90]
+    assert ledger.delays_ns.tolist() == [90]
     assert ledger.superseded == 1
 
 
