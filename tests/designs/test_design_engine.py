@@ -400,11 +400,12 @@ def test_marks_come_when_the_producer_made_them_and_at_drawn_times_where_it_cann
 ) -> None:
     made: list[tuple[int, int]] = []
 
-    def mark(self: PercpuList, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
-        made.append((pfn, now_jiffies))
-        return 0
+    def mark_many(
+        self: PercpuList, pfns: np.ndarray, nids: np.ndarray, jiffies: np.ndarray, cpus: np.ndarray
+    ) -> None:
+        made.extend(zip(pfns.tolist(), jiffies.tolist(), strict=True))
 
-    monkeypatch.setattr(PercpuList, "mark", mark)
+    monkeypatch.setattr(PercpuList, "mark_many", mark_many)
     sim = machine()
     source = Timed(HintFaultSource(sim), tells=tells)
     interval_ms = 40
@@ -520,7 +521,7 @@ def test_a_demoted_page_s_request_is_stale() -> None:
     frames = sim.frames.alloc(10, 3)
     old = sim.space.move(folios, frames)
     sim.frames.free(old)
-    running.model._freed(int(old[0]), 1)
+    running.model._freed(old[:1], 1)
     assert running.model.ledger.lost["stale: freed or reallocated"] == 1
     running.model.verify()
 

@@ -16,6 +16,7 @@ from gpuscan.engine.stages import FolioEvents
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import HintFaultSpec, KernelCostSpec, MachineSpec, ProcessSpec
 from machines import tiered
+from transcripts.kpromoted import PlainHotList
 
 MS = 1_000_000
 EAGAIN = -11
@@ -389,3 +390,38 @@ def test_no_request_is_lost_without_a_reason(
     design.finish()
     design.verify()
     assert design.ledger.in_flight == 0
+
+
+@settings(max_examples=120, deadline=None)
+@given(events=_EVENTS, heap_entries=st.integers(0, 6), batch=st.integers(1, 4), hint_fault=st.booleans())
+def test_the_compiled_lists_and_heaps_do_what_the_plain_ones_do(
+    events: list[tuple[str, int, int, int]], heap_entries: int, batch: int, hint_fault: bool
+) -> None:
+    tunables = HotListTunables(heap_entries=heap_entries, migrate_batch=batch, freq_window_ms=5000)
+    models = [kind(lower(16, prepare=[0, 0, EAGAIN, 0] * 4), tunables) for kind in (HotList, PlainHotList)]
+    for model in models:
+        now = 100
+        for what, at, nid, times in events:
+            now += 2001
+            match what:
+                case "access":
+                    for _ in range(times):
+                        model.record_access(at, nid, now, hint_fault=hint_fault)
+                case "walk":
+                    model.walk(at, now_jiffies=now)
+                case "free":
+                    model.apply([FolioEvents(np.array([at]), np.empty(0, np.int64))])
+    compiled, plain = models
+    assert isinstance(compiled, HotList)
+    assert isinstance(plain, PlainHotList)
+    assert compiled.listed() == sorted(plain.entries)
+    for nid, heap in plain.heaps.items():
+        found = [(entry.pfn, entry.frequency, entry.heap_idx) for entry in compiled.heap(nid)]
+        assert found == [(entry.pfn, entry.frequency, entry.heap_idx) for entry in heap.data]
+    cost = KernelCostSpec(cold_line_ns=100.0, atomic_ns=20.0)
+    assert compiled.producer_wait_ns(10_000, cost, 8) == plain.producer_wait_ns(10_000, cost, 8)
+    for model in models:
+        model.finish()
+    assert compiled.calls == plain.calls
+    assert +compiled.counters == +plain.counters
+    assert compiled.ledger.as_dict() == plain.ledger.as_dict()

@@ -98,7 +98,7 @@ class SectionFlag(Model):
         self._limit = PromotionLimit(self.tunables.rate_limit_mbps, self.tunables.window_ms)
         # Jiffies + 1 of the last access as it really was, 0: none. Pages never recorded take no memory.
         self._last_access = np.zeros(machine.n_positions, dtype=np.int64)
-        self._looked_fresh: set[int] = set()
+        self._looked_fresh = np.zeros(machine.n_positions, dtype=np.bool_)
         self._now_jiffies = 0  # of the walk
         self._nid_of_section: dict[int, int] = {}  # memory stays where it is
 
@@ -241,8 +241,7 @@ class SectionFlag(Model):
         self._last_access[positions] = jiffies + 1
         true_ms = np.where(before > 0, (jiffies + 1 - before) * _MS_PER_S // tunables.hz, 0)
         looks_fresh = fresh & (true_ms > tunables.window_ms)
-        self._looked_fresh.difference_update(positions[~looks_fresh].tolist())
-        self._looked_fresh.update(positions[looks_fresh].tolist())
+        self._looked_fresh[positions] = looks_fresh
         freq = np.where(fresh, np.minimum(fields.freq + 1, fmt.freq.max), 1)
         ready: NDArray[np.bool_] = fields.ready | (freq >= tunables.freq_threshold)
         words = ready.astype(np.int64) << fmt.ready.shift | freq << fmt.freq.shift
@@ -338,11 +337,9 @@ class SectionFlag(Model):
         heads = window.pages.head[: len(became)]
         goes = became == GOES
         ages = self._now_jiffies + 1 - self._last_access[heads]
-        wrapped = ages >= self._fmt.wrap_jiffies()
-        if self._looked_fresh:
-            wrapped |= np.isin(heads, list(self._looked_fresh))
-            asked = (became == NOT_ADMITTED) | (became == REFUSED) | goes
-            self._looked_fresh.difference_update(heads[asked].tolist())
+        wrapped = (ages >= self._fmt.wrap_jiffies()) | self._looked_fresh[heads]
+        asked = (became == NOT_ADMITTED) | (became == REFUSED) | goes
+        self._looked_fresh[heads[asked]] = False
         self.counters["false_promotions"] += int(np.count_nonzero(wrapped & goes))
         return super()._book(window, became)
 
@@ -365,10 +362,7 @@ class SectionFlag(Model):
         before = int(self._last_access[position])
         self._last_access[position] = now_jiffies + 1
         age_ms = self._ms(now_jiffies + 1 - before) if before else 0
-        if fresh and age_ms > self.tunables.window_ms:
-            self._looked_fresh.add(position)
-        else:
-            self._looked_fresh.discard(position)
+        self._looked_fresh[position] = fresh and age_ms > self.tunables.window_ms
 
     def _latency_ms(self, time: int, now_jiffies: int) -> int:
         """Return the age of a TIME, modulo its width: ``pghot_access_latency()``."""

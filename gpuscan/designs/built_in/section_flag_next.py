@@ -395,8 +395,7 @@ class SectionFlagNext(SectionFlag):
         self._last_access[positions] = jiffies + 1
         true_ms = np.where(before > 0, (jiffies + 1 - before) * _MS_PER_S // self.tunables.hz, 0)
         looks_fresh = fresh & (true_ms > self.tunables.window_ms)
-        self._looked_fresh.difference_update(positions[~looks_fresh].tolist())
-        self._looked_fresh.update(positions[looks_fresh].tolist())
+        self._looked_fresh[positions] = looks_fresh
 
     # -- the thread
 
