@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpuscan.designs.folio_steps import FolioSteps
 from gpuscan.designs.machine import BatchResult, Page, Pages, ZoneSpan
 from gpuscan.engine.stages import MigrateResult, MigrateStatus
-from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.migrate.simulated import ManyFolios, SimulatedMigrator
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.machine import SimulatedMachine
@@ -30,6 +30,7 @@ class SimulatedPages:
     def __init__(self, machine: SimulatedMachine, migrator: SimulatedMigrator) -> None:
         self._machine = machine
         self._migrator = migrator
+        self._many = ManyFolios(migrator)
         topology, page_map = machine.topology, machine.page_map
         self._extent_start = page_map.extent_pfn_start.tolist()
         self._extent_end = page_map.extent_pfn_end.tolist()
@@ -225,19 +226,19 @@ class SimulatedPages:
         """See :class:`gpuscan.designs.machine.Machine`."""
         refused = np.full(len(heads), -1, dtype=np.int8)
         there = self._have_memory(nids)
-        refused[there] = self._migrator.refusals(heads[there], nids[there]) != 0
+        refused[there] = self._many.refusals(heads[there], nids[there]) != 0
         return refused
 
     def draws(self, n: int) -> NDArray[np.bool_]:
         """See :class:`gpuscan.designs.machine.Machine`."""
-        return self._migrator.isolation_draws(n)
+        return self._many.isolation_draws(n)
 
     def prepare_many(
         self, heads: NDArray[np.int64], nids: NDArray[np.int64], accepted: NDArray[np.bool_]
     ) -> None:
         """See :class:`gpuscan.designs.machine.Machine`."""
         there = self._have_memory(nids)
-        self._migrator.prepare_many(heads[there], nids[there], accepted[there])
+        self._many.prepare_many(heads[there], nids[there], accepted[there])
         self._isolated[heads[accepted]] = True
 
     def _have_memory(self, nids: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -116,56 +116,6 @@ class SimulatedMigrator:
             self._machine.migration_failed(self._machine.space.folios_at(np.array([frame])))
         return refused
 
-    def refusals(self, frames: NDArray[np.int64], target_nids: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return what of the machine as it is makes :meth:`prepare` refuse folios; nothing changes.
-
-        Args:
-            frames, target_nids: int64[n], head frames (flat), and nodes with memory.
-
-        Returns:
-            0 for nothing, 1 for the folio itself, :data:`NOT_BALANCED` for its target.
-        """
-        space = self._machine.space
-        refused = np.zeros(len(frames), dtype=np.int8)
-        flags = space.flags[space.slots_of(frames)]
-        is_file = flags & FILE != 0
-        if is_file.any():
-            stays = flags & DIRTY != 0
-            if self._has_vma:
-                stays |= flags & EXEC_SHARED != 0
-            refused[is_file & stays] = 1
-        orders = space.orders_of(space.folios_at(frames))
-        for nid in np.unique(target_nids).tolist():
-            for order in np.unique(orders[target_nids == nid]).tolist():
-                if not self._machine.frames.is_balanced(nid, 1 << order):
-                    refused[(target_nids == nid) & (orders == order) & (refused == 0)] = NOT_BALANCED
-        return refused
-
-    def isolation_draws(self, n: int) -> NDArray[np.bool_]:
-        """Return bool[n]: of the next folios that :meth:`prepare` is asked for, whose isolation fails; they
-        are drawn when it is asked."""
-        state = self._random.bit_generator.state
-        drawn = self._drawn(n, self._cost.isolation_failure_share)
-        self._random.bit_generator.state = state
-        return drawn
-
-    def prepare_many(
-        self, frames: NDArray[np.int64], target_nids: NDArray[np.int64], accepted: NDArray[np.bool_]
-    ) -> None:
-        """Do :meth:`prepare` for folios, in this order, whose results are known.
-
-        Args:
-            frames, target_nids: as there.
-            accepted: bool[n], where neither :meth:`refusals` nor :meth:`isolation_draws` says no.
-        """
-        self._drawn(len(frames), self._cost.isolation_failure_share)
-        if accepted.all():
-            return
-        refused = self.refusals(frames[~accepted], target_nids[~accepted])
-        for nid in np.unique(target_nids[~accepted][refused == NOT_BALANCED]).tolist():
-            self._not_balanced(nid)
-        self._machine.migration_failed(self._machine.space.folios_at(frames[~accepted]))
-
     def _refusal(self, frame: int, target_nid: int) -> int:
         """Do :meth:`_prepare` for a batch of one, without arrays: a design asks for every candidate."""
         machine = self._machine
@@ -324,6 +274,67 @@ class SimulatedMigrator:
         if share <= 0.0:
             return np.zeros(n, dtype=np.bool_)
         return self._random.random(n) < share
+
+
+class ManyFolios:
+    """What :meth:`SimulatedMigrator.prepare` says of many folios, for models: they have checked what they ask.
+
+    Args:
+        migrator: whose.
+    """
+
+    def __init__(self, migrator: SimulatedMigrator) -> None:
+        self._migrator = migrator
+
+    def refusals(self, frames: NDArray[np.int64], target_nids: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return what of the machine as it is makes ``prepare`` refuse folios; nothing changes.
+
+        Args:
+            frames, target_nids: int64[n], head frames (flat), and nodes with memory.
+
+        Returns:
+            0 for nothing, 1 for the folio itself, :data:`NOT_BALANCED` for its target.
+        """
+        space = self._migrator._machine.space
+        refused = np.zeros(len(frames), dtype=np.int8)
+        flags = space.flags[space.slots_of(frames)]
+        is_file = flags & FILE != 0
+        if is_file.any():
+            stays = flags & DIRTY != 0
+            if self._migrator._has_vma:
+                stays |= flags & EXEC_SHARED != 0
+            refused[is_file & stays] = 1
+        orders = space.orders_of(space.folios_at(frames))
+        for nid in np.unique(target_nids).tolist():
+            for order in np.unique(orders[target_nids == nid]).tolist():
+                if not self._migrator._machine.frames.is_balanced(nid, 1 << order):
+                    refused[(target_nids == nid) & (orders == order) & (refused == 0)] = NOT_BALANCED
+        return refused
+
+    def isolation_draws(self, n: int) -> NDArray[np.bool_]:
+        """Return bool[n]: of the next folios that ``prepare`` is asked for, whose isolation fails; they are
+        drawn when it is asked."""
+        state = self._migrator._random.bit_generator.state
+        drawn = self._migrator._drawn(n, self._migrator._cost.isolation_failure_share)
+        self._migrator._random.bit_generator.state = state
+        return drawn
+
+    def prepare_many(
+        self, frames: NDArray[np.int64], target_nids: NDArray[np.int64], accepted: NDArray[np.bool_]
+    ) -> None:
+        """Do ``prepare`` for folios, in this order, whose results are known.
+
+        Args:
+            frames, target_nids: as there.
+            accepted: bool[n], where neither :meth:`refusals` nor :meth:`isolation_draws` says no.
+        """
+        self._migrator._drawn(len(frames), self._migrator._cost.isolation_failure_share)
+        if accepted.all():
+            return
+        refused = self.refusals(frames[~accepted], target_nids[~accepted])
+        for nid in np.unique(target_nids[~accepted][refused == NOT_BALANCED]).tolist():
+            self._migrator._not_balanced(nid)
+        self._migrator._machine.migration_failed(self._migrator._machine.space.folios_at(frames[~accepted]))
 
 
 def rounds(

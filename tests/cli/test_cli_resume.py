@@ -23,7 +23,6 @@ from gpuscan.cli.main import main
 from gpuscan.engine.stages import Sampled
 from gpuscan.engine.tick import TickReport
 from gpuscan.run import checkpoints as checkpoints_module
-from gpuscan.run import resume as resume_module
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.topology.resolve import resolve_topology
 from hosts import small_host
@@ -305,9 +304,10 @@ def test_a_captured_machine_must_be_the_one_it_was(here: Path, capsys: pytest.Ca
 def test_a_gpuscan_with_other_defaults_refuses(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    crashed(5, "small.toml")
-    made = resume_module.made_of
-    monkeypatch.setattr(resume_module, "made_of", lambda scenario: {**made(scenario), "ticks": 11})
+    made = checkpoints_module.made_of
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "made_of", lambda scenario: {**made(scenario), "ticks": 11})
+        crashed(5, "small.toml")
     capsys.readouterr()
     assert main(["resume", "state"]) == 2
     assert "makes another machine or policy of the same workload" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,14 +304,14 @@ def test_gpuscan_keeps_an_order_for_each_page_where_there_are_large_folios() -> 
 def test_every_entry_is_marked_as_it_stands_in_the_list(
     stream: RecordedStream, requests: RequestList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    marked = []
-    plain = RfcFixed.mark
+    marked: list[tuple[int, int]] = []
+    plain = RfcFixed.mark_many
 
-    def mark(self: RfcFixed, pfn: int, nid: int, now_jiffies: int = 0, *, cpu: int = 0) -> int:
-        marked.append((pfn, nid))
-        return plain(self, pfn, nid, now_jiffies, cpu=cpu)
+    def mark_many(self: RfcFixed, pfns: Any, nids: Any, *others: Any, **more: Any) -> None:
+        marked.extend(zip(pfns.tolist(), nids.tolist(), strict=True))
+        plain(self, pfns, nids, *others, **more)
 
-    monkeypatch.setattr(RfcFixed, "mark", mark)
+    monkeypatch.setattr(RfcFixed, "mark_many", mark_many)
     open_loop("rfc-fixed", stream.open().machine, requests)
     entries = requests.entries()
     assert sorted(marked) == sorted(zip(entries["pfn"].tolist(), entries["nid"].tolist(), strict=True))
@@ -350,7 +351,7 @@ def test_a_page_is_found_when_the_walk_comes_to_it() -> None:
     loop = loop_of([0, 1000, 8000], [5, 6, 7])
     loop.run()
     # kmigrated walks after a second, 4 ns a page; in PFN order.
-    assert loop.ledger.delays_ns == [S - 5, S + 4000 - 6, S + 32_000 - 7]
+    assert loop.ledger.delays_ns.tolist() == [S - 5, S + 4000 - 6, S + 32_000 - 7]
     # Of nodes 0, 1 and 2: the timeout starts one, whatever is marked.
     assert loop.model.counters["walks"] == 3
 

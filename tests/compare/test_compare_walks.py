@@ -163,5 +163,5 @@ def test_a_page_found_before_it_was_marked_is_an_error() -> None:
     loop.ledger.now_ns = 2
     loop.ledger.ask(7, 0)
     loop.place.begin(1)
-    with pytest.raises(RunFailedError, match="found at 1 ns and marked at 2 ns; this is a bug in gpuscan"):
+    with pytest.raises(RunFailedError, match="found at 1 ns, 1 ns before it was marked; this is a bug"):
         loop.ledger.claim(7)

@@ -114,7 +114,7 @@ def test_a_page_accessed_from_two_nodes_is_in_two_heaps_and_freed_twice() -> Non
     design = kpromoted()
     access(design, 3, nid=0)
     access(design, 3, nid=1)
-    assert design.ledger.lost["overwritten nid"] == 1
+    assert design.ledger.lost["counted anew for another node"] == 1
     assert [len(design.heap(nid)) for nid in (0, 1)] == [1, 1]
     design.walk(0)  # the thread of the older target gets it, checks the newer one, and moves it home
     assert design.calls == [BatchCall((3,), 0)]
@@ -269,7 +269,7 @@ def test_a_target_without_cpus_has_no_heap_and_no_thread() -> None:
     assert design.ledger.lost["no heap for the target"] == 1
     access(design, 4, nid=0)
     access(design, 4, nid=1, times=1)
-    assert design.ledger.lost["overwritten nid"] == 1
+    assert design.ledger.lost["counted anew for another node"] == 1
     assert design.ledger.pending == 0
     design.verify()
 

@@ -22,11 +22,11 @@ from gpuscan.designs.requests import (
     BEHIND_A_COOL_HEAD,
     CONSUMED,
     COOLED,
+    COUNTED_ANEW,
     FREQ_WRAPPED,
     HEAP_FULL,
     NO_HEAP,
     NOT_PROMOTED,
-    OVERWRITTEN_NID,
 )
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.spec import KernelCostSpec
@@ -350,7 +350,7 @@ class PlainHotList(Model):
                 self.counters["pghot_records_heap"] += 1
                 self.ledger.refuse(NO_HEAP)
             else:
-                self.ledger.end_pending(entry.position, OVERWRITTEN_NID)
+                self.ledger.end_pending(entry.position, COUNTED_ANEW)
             return 0
         if heap.holds(entry):
             if hot:
@@ -361,7 +361,7 @@ class PlainHotList(Model):
                 entry.heap_idx = NOT_IN_A_HEAP
                 self.ledger.end_pending(entry.position, COOLED if entry.frequency else FREQ_WRAPPED)
         elif not hot:
-            self.ledger.end_pending(entry.position, OVERWRITTEN_NID)
+            self.ledger.end_pending(entry.position, COUNTED_ANEW)
         elif len(heap.data) >= self.heap_entries:
             self.counters["heap_full"] += 1
             self.ledger.refuse(HEAP_FULL)
