@@ -277,7 +277,7 @@ class SimulatedMigrator:
 
 
 class ManyFolios:
-    """What :meth:`SimulatedMigrator.prepare` says of many folios, for models: they have checked what they ask.
+    """What :meth:`SimulatedMigrator.prepare` says of many folios, for models, which have checked all.
 
     Args:
         migrator: whose.
