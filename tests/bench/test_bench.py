@@ -46,6 +46,7 @@ def question(bed: Bed, own_pages: int = 1 << 40) -> Question:
     return Question(bed.records, bed.store.fmt, layout.n_targets, layout.fixed_target, own_pages)
 
 
+@pytest.mark.slow
 def test_quick_measures_everything(quick: tuple[dict[str, Any], Path]) -> None:
     document, _ = quick
     assert document["schema"] == 1
@@ -73,6 +74,7 @@ def test_quick_measures_everything(quick: tuple[dict[str, Any], Path]) -> None:
         assert case["floors"]["dense_bytes_ns"] > case["floors"]["read_ns"]
 
 
+@pytest.mark.slow
 def test_quick_keeps_every_run(quick: tuple[dict[str, Any], Path]) -> None:
     document, out = quick
     runs = pq.read_table(out / "runs.parquet").to_pylist()
@@ -81,6 +83,7 @@ def test_quick_keeps_every_run(quick: tuple[dict[str, Any], Path]) -> None:
     assert all(run["time_ns"] > 0 and run["n_items"] > 0 and run["what"] == "scan" for run in runs)
 
 
+@pytest.mark.slow
 def test_quick_draws_every_figure_twice(quick: tuple[dict[str, Any], Path]) -> None:
     _, out = quick
     kinds = ("time-by-density", "ratio-to-peers", "time-by-pages")

@@ -102,7 +102,7 @@ class Victim:
 @pytest.mark.parametrize(
     ("part", "n_kills", "max_shards"),
     [
-        (0, 6, 0),
+        pytest.param(0, 6, 0, marks=SLOW),
         *(pytest.param(part, 50, 0, marks=SLOW) for part in range(1, 5)),
         pytest.param(5, 2, 3, marks=SLOW),
         pytest.param(6, 50, 3, marks=SLOW),

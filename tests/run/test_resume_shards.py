@@ -77,6 +77,7 @@ def test_a_resumed_run_equals_that_of_a_single_store(
     assert_same(undivided(resumed), undivided(whole))
 
 
+@pytest.mark.slow
 def test_divided_anew_at_every_crash(tmp_path: Path) -> None:
     case = CASES["refusals and a rate"]
     whole = run_with_checkpoints(case, tmp_path / "whole", "1000")

@@ -413,6 +413,7 @@ def nothing_is_left(place: Path, pids: list[int]) -> bool:
     return gone(pids) and not list(place.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_with_workers_says_what_one_without_says(alone: Any, tmp_path: Path) -> None:
     with_workers = gpuscan(tmp_path, "--ticks", "6", "--workers", "2", "--quiet")
     pids = {with_workers.pid}
