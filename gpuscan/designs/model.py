@@ -39,6 +39,7 @@ from gpuscan.designs.taking import (
     Window,
 )
 from gpuscan.engine.stages import FolioEvents
+from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.spec import KernelCostSpec
 
 _AHEAD_LEAST = 64
@@ -72,6 +73,7 @@ class Model(ABC):
         self.busy_ns = 0.0
         self.span: ZoneSpan | None = None
         self.hint_faults = True
+        self._has_memory = np.array([nid in machine.nids for nid in range(N_NODES_MAX)])
         self._active: set[int] = set()
         self._asked: dict[int, int | None] = {}  # head of an isolated folio: what was asked for
 
@@ -175,6 +177,12 @@ class Model(ABC):
         """Prove conservation: see :meth:`RequestLedger.verify`."""
         pending = self.ledger.pending_positions()
         self.ledger.verify(self._ready_at(pending))
+
+    def _have_memory(self, nids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which are nodes with memory; any number may stand there."""
+        inside = (nids >= 0) & (nids < N_NODES_MAX)
+        have: NDArray[np.bool_] = inside & self._has_memory[np.where(inside, nids, 0)]
+        return have
 
     @abstractmethod
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -299,7 +307,7 @@ class Model(ABC):
             )
         else:
             asked = window.asked[taken]
-        there = np.isin(nids, list(machine.nids))
+        there = self._have_memory(nids)
         counters["invalid_nid"] += int(np.count_nonzero(~there & (became > NOWHERE)))
         ledger.lose_many(asked[became == GONE], CONSUMED)
         nowhere = became == NOWHERE

@@ -122,9 +122,12 @@ class Admission:
         asked = self._asked
         admitted = np.ones(len(asked.nids), dtype=np.bool_)
         at_stake = asked.at_stake[:n]
-        with_room = at_stake & np.isin(asked.nids[:n], self._roomy)
-        for nid in np.unique(asked.nids[:n][with_room]).tolist():
-            self._limit.bypass(nid)
+        with_room = np.zeros(n, dtype=np.bool_)
+        for nid in self._roomy:
+            its = at_stake & (asked.nids[:n] == nid)
+            if its.any():
+                self._limit.bypass(nid)
+                with_room |= its
         self._n_with_room, self._n_candidates = int(asked.n_pages[:n][with_room].sum()), 0
         which = np.flatnonzero(at_stake & ~with_room)
         rows = zip(which.tolist(), *(column[which].tolist() for column in asked[:3]), strict=True)

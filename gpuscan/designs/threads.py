@@ -273,6 +273,9 @@ class Threads:
         seen = np.zeros(len(coming), dtype=np.bool_)  # a page in two zones is looked at in the first
         n_before = 0
         for span, first, end in zip(node.spans, firsts.tolist(), ends.tolist(), strict=True):
+            if first == end:  # nothing can happen here but that the walk goes through
+                n_before += self._model.n_examined(span) if self._model.will_walk(span) else 0
+                continue
             mine = np.sort(order[first:end][~seen[first:end]])
             seen[first:end] = True
             times = None if atomics is None else atomics[:, mine]

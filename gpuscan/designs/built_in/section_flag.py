@@ -24,6 +24,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, ZoneSpan
 from gpuscan.designs.model import Model, sorted_candidates
+from gpuscan.designs.pghot_records import ASKS, Records, Rules, count_as_posted
 from gpuscan.designs.promotion_limit import Admission, Asked, PromotionLimit
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import STRANDED
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from gpuscan.sim.machine import SimulatedMachine
 
 _WINDOW_MS = {"pghot-compact": 3000, "pghot": 5000}
+UNKNOWN = -1
+"""Nobody has asked yet whether a section has records."""
 _Jiffies = TypeVar("_Jiffies", int, NDArray[np.int64])
 _MS_PER_S = 1000
 _HOT_MAP_BYTES = 8
@@ -101,6 +104,14 @@ class SectionFlag(Model):
         self._looked_fresh = np.zeros(machine.n_positions, dtype=np.bool_)
         self._now_jiffies = 0  # of the walk
         self._nid_of_section: dict[int, int] = {}  # memory stays where it is
+        self._counted = Records(self.records, self._last_access, self._looked_fresh)
+        tuned = self.tunables
+        self._rules = Rules.of(self._fmt, tuned.freq_threshold, tuned.window_ms, tuned.hz)
+        self._is_below = np.array(
+            [nid in machine.nids and not machine.is_top_tier(nid) for nid in range(N_NODES_MAX)]
+        )
+        self._device_zones = [zone for nid in machine.nids for zone in machine.zones(nid) if zone.device]
+        self._hot_maps = np.full(max(machine.sections(), default=0) + 1, UNKNOWN, dtype=np.int8)
 
     def has_thread(self, nid: int) -> bool:
         """See :class:`gpuscan.designs.model.Model`."""
@@ -198,56 +209,77 @@ class SectionFlag(Model):
         jiffies: NDArray[np.int64],
         cpus: NDArray[np.int64],
     ) -> None:
-        """See :class:`gpuscan.designs.model.Model`; the first mark of each page in bulk, then others."""
-        machine = self.machine
-        heads = machine.lru_heads(pfns)
-        if (heads != machine.online_positions(pfns))[heads >= 0].any():  # inside large folios
+        """See :class:`gpuscan.designs.model.Model`."""
+        heads = self._whole_folios(pfns)
+        if heads is None:
             super().mark_many(pfns, nids, jiffies, cpus)
             return
-        _, firsts = np.unique(pfns, return_index=True)
-        first = np.zeros(len(pfns), dtype=np.bool_)
-        first[firsts] = True
-        valid = first & _by_value(nids, self._nid_valid)
-        self.counters["pghot_recorded_hintfaults"] += int(valid.sum())
-        own_nids = machine.nids_at(np.maximum(heads, 0))  # of those that are no folio nothing is recorded
-        recorded = valid & (heads >= 0) & (own_nids != nids) & ~_by_value(own_nids, machine.is_top_tier)
-        recorded &= _by_value(pfns // SECTION_PAGES, self._has_hot_map)
-        for zone in (zone for nid in machine.nids for zone in machine.zones(nid) if zone.device):
-            recorded &= (own_nids != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
-        n_recorded = int(recorded.sum())
-        if n_recorded:
-            self.counters["pghot_recorded_accesses"] += n_recorded
-            targets = np.where(nids == NUMA_NO_NODE, self.tunables.target_nid, nids)[recorded]
-            pfns_recorded, positions = pfns[recorded], heads[recorded]
-            ready = self._update_many(positions, targets, jiffies[recorded])
-            n_ready = int(ready.sum())
-            self._charge(3, atomics=3, n_marks=n_ready)
-            self._charge(1, atomics=1, n_marks=n_recorded - n_ready)
-            self._hot.update(np.unique(pfns_recorded[ready] // SECTION_PAGES).tolist())
-            self._active.update(np.unique(own_nids[recorded][ready]).tolist())
-            self.ledger.ask_many(positions[ready], targets[ready], keeps_nid=self._fmt.has_nid)
-        super().mark_many(pfns[~first], nids[~first], jiffies[~first], cpus[~first])
+        own_nids, does = self._can_record("pghot_recorded_hintfaults", pfns, nids, heads)
+        n_recorded = int(np.count_nonzero(does))
+        if not n_recorded:
+            return
+        self.counters["pghot_recorded_accesses"] += n_recorded
+        targets = np.where(nids == NUMA_NO_NODE, self.tunables.target_nid, nids).astype(np.int32)
+        n_ready = count_as_posted(self._counted, self._rules, heads, targets, jiffies, does)
+        ready = does == ASKS
+        self.ledger.ask_many(heads[ready], targets[ready], keeps_nid=self._fmt.has_nid)
+        self._made_ready(pfns, own_nids, does, n_recorded, n_ready)
 
-    def _update_many(
-        self, positions: NDArray[np.int64], targets: NDArray[np.int32], jiffies: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Do :meth:`_update` for pages that are all different; return which are READY then."""
-        fmt, tunables = self._fmt, self.tunables
-        fields = unpack(fmt, self.records[positions])
-        times = jiffies >> fmt.jiffies_shift & fmt.time.max
-        ages_ms = ((times - fields.time & fmt.time.max) << fmt.jiffies_shift) * _MS_PER_S // tunables.hz
-        fresh = ages_ms <= tunables.window_ms
-        before = self._last_access[positions]
-        self._last_access[positions] = jiffies + 1
-        true_ms = np.where(before > 0, (jiffies + 1 - before) * _MS_PER_S // tunables.hz, 0)
-        looks_fresh = fresh & (true_ms > tunables.window_ms)
-        self._looked_fresh[positions] = looks_fresh
-        freq = np.where(fresh, np.minimum(fields.freq + 1, fmt.freq.max), 1)
-        ready: NDArray[np.bool_] = fields.ready | (freq >= tunables.freq_threshold)
-        words = ready.astype(np.int64) << fmt.ready.shift | freq << fmt.freq.shift
-        words |= times << fmt.time.shift | (targets.astype(np.int64) & fmt.nid.max) << fmt.nid.shift
-        self.records[positions] = words.astype(fmt.dtype)
-        return ready
+    def _whole_folios(self, pfns: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return int64[n], the position of each page, -1 of one that is no folio; None where any is inside a
+        large one."""
+        machine = self.machine
+        heads = machine.lru_heads(pfns)
+        if (heads != machine.online_positions(pfns))[heads >= 0].any():
+            return None
+        return heads
+
+    def _can_record(
+        self, counter: str, pfns: NDArray[np.int64], nids: NDArray[np.int32], heads: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """Count reports whose node can be recorded; return the node of each page, and int8[n] that is
+        NOT_RECORDED where nothing is."""
+        recorded = heads >= 0
+        if self._fmt.has_nid:
+            valid = _by_value(nids, self._nid_valid)
+            recorded &= valid
+            self.counters[counter] += int(np.count_nonzero(valid))
+        else:
+            self.counters[counter] += len(pfns)
+        own_nids = self.machine.nids_at(
+            np.maximum(heads, 0)
+        )  # of those that are no folio nothing is recorded
+        recorded &= (own_nids != nids) & self._is_below[own_nids]
+        recorded[recorded] = self._have_hot_maps(pfns[recorded] // SECTION_PAGES)
+        for zone in self._device_zones:
+            recorded &= (own_nids != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
+        return own_nids, recorded.astype(np.int8)
+
+    def _have_hot_maps(self, sections: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Do :meth:`_has_hot_map` for present sections, each asked once."""
+        known = self._hot_maps[sections]
+        if (known < 0).any():
+            for section in np.unique(sections[known < 0]).tolist():
+                self._hot_maps[section] = self._has_hot_map(section)
+            known = self._hot_maps[sections]
+        have: NDArray[np.bool_] = known == 1
+        return have
+
+    def _made_ready(
+        self,
+        pfns: NDArray[np.int64],
+        own_nids: NDArray[np.int64],
+        does: NDArray[np.int8],
+        n_recorded: int,
+        n_ready: int,
+    ) -> None:
+        """Charge reports that were counted, and set the flags for those that made a page READY."""
+        self._charge(3, atomics=3, n_marks=n_ready)
+        self._charge(1, atomics=1, n_marks=n_recorded - n_ready)
+        if n_ready:
+            ready = does == ASKS
+            self._hot.update((pfns[ready] // SECTION_PAGES).tolist())
+            self._active.update(own_nids[ready].tolist())
 
     def _nid_valid(self, nid: int) -> bool:
         """``pghot_nid_valid()``: the precise record keeps the node, so it must be one to promote to."""
@@ -286,7 +318,7 @@ class SectionFlag(Model):
         pages = machine.pages(positions)
         looked = pages.online & (pages.head == positions) & (pages.nid == span.nid) & fields.ready
         nids = self._targets(positions, pages.nid)
-        at_stake = looked & pages.lru & (pages.nid != nids) & np.isin(nids, list(machine.nids))
+        at_stake = looked & pages.lru & (pages.nid != nids) & self._have_memory(nids)
         age_jiffies = now_jiffies + 1 - self._last_access[positions]
         # Time stands still in a walk, but not for a page that was marked ahead of it: that one is not of old.
         now = now_jiffies + np.maximum(0, -age_jiffies)

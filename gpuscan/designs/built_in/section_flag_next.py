@@ -13,7 +13,7 @@ What differs from v7:
 - A record is built anew at each report (``pghot_update_record()``), so READY goes when a window begins with
   fewer accesses than the threshold. A request that was still pending is gone; the section's hot bit stays,
   and the walk goes through it for nothing. (The mm tree has this since 0e9084fe7728.)
-- Bit 27 of the precise record, PGHOT_NID_KNOWN, says that its node came from somebody who knows it. Who does
+- Bit 27 of the precise record, PGHOTNID_KNOWN, says that its node came from somebody who knows it. Who does
   not (NUMA_NO_NODE) leaves the node as it is. Where nobody knew, and always in the compact mode, the walk
   asks for the target: ``pghot_promotion_target()``, with ``vm.pghot_target_nid`` -1 the nearest node of the
   top tier that has memory, the lowest on a tie.
@@ -27,19 +27,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.built_in.section_flag import DESIGN as POSTED
-from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
+from gpuscan.designs.built_in.section_flag import UNKNOWN, PghotTunables, SectionFlag
 from gpuscan.designs.contract import PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
+from gpuscan.designs.pghot_records import ASKS, COOLS, NID_KNOWN, NOT_RECORDED, count_reports
 from gpuscan.designs.requests import COOLED, STALE
 from gpuscan.designs.taking import NOT_ASKED
 from gpuscan.designs.tunables import MIB, NS_PER_MS
-from gpuscan.records.formats import unpack
 from gpuscan.records.page_map import SECTION_PAGES
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 HINTFAULTS, HWHINTS = 1, 2
 """Bits of vm.pghot_enabled_sources: PGHOT_HINTFAULTS_ENABLED and PGHOT_HWHINTS_ENABLED."""
-_NID_KNOWN: Final = 1 << 27
-_MS_PER_S = 1000
 _RECORDED = {HINTFAULTS: "pghot_recorded_hintfaults", HWHINTS: "pghot_recorded_hwhints"}
 _HOT_MAP_HEADER_BYTES = 24
 """struct pghot_hot_map before its records: struct rcu_head and flags."""
@@ -125,6 +123,7 @@ class SectionFlagNext(SectionFlag):
     def _forget_nodes(self, sections: Sequence[int]) -> None:
         """Forget what depends on which nodes have memory: ``pghot_topo_targets_update()``."""
         self._nearest.clear()
+        self._hot_maps.fill(UNKNOWN)
         for section in sections:
             self._nid_of_section.pop(section, None)
 
@@ -295,9 +294,9 @@ class SectionFlagNext(SectionFlag):
         ready = freq >= self.tunables.freq_threshold
         new, target = 0, nid
         if fmt.has_nid and nid != NUMA_NO_NODE:
-            new = (nid & fmt.nid.max) << fmt.nid.shift | _NID_KNOWN
-        elif fmt.has_nid and word & _NID_KNOWN:
-            new = word & (fmt.nid.mask | _NID_KNOWN)
+            new = (nid & fmt.nid.max) << fmt.nid.shift | NID_KNOWN
+        elif fmt.has_nid and word & NID_KNOWN:
+            new = word & (fmt.nid.mask | NID_KNOWN)
             target = word >> fmt.nid.shift & fmt.nid.max
         elif nid == NUMA_NO_NODE:
             target = self.promotion_target(own_nid)
@@ -314,88 +313,39 @@ class SectionFlagNext(SectionFlag):
         jiffies: NDArray[np.int64],
         counts: NDArray[np.int64],
     ) -> None:
-        """Take reports, one after the other: the first of each page in bulk, then others."""
-        machine, source = self.machine, self._source
-        heads = machine.lru_heads(pfns)
-        if (heads != machine.online_positions(pfns))[heads >= 0].any():  # inside large folios
+        """Take reports, one after the other."""
+        source, heads = self._source, self._whole_folios(pfns)
+        if heads is None:
             rows = zip(pfns.tolist(), nids.tolist(), counts.tolist(), jiffies.tolist(), strict=True)
             for pfn, nid, n_accesses, now_jiffies in rows:
                 self.record_accesses(pfn, nid, n_accesses, now_jiffies, source)
             return
-        _, firsts = np.unique(pfns, return_index=True)
-        first = np.zeros(len(pfns), dtype=np.bool_)
-        first[firsts] = True
-        valid = first & np.isin(nids, [nid for nid in np.unique(nids).tolist() if self._nid_valid(nid)])
         if not self._enabled_sources & source:
             return
-        self.counters[_RECORDED[source]] += int(valid.sum())
-        recorded = valid & (heads >= 0)
-        own_nids = machine.nids_at(np.maximum(heads, 0))  # of those that are no folio nothing is recorded
-        recorded &= (own_nids != nids) & ~np.isin(
-            own_nids, [n for n in machine.nids if machine.is_top_tier(n)]
-        )
-        sections = pfns // SECTION_PAGES
-        recorded &= np.isin(sections, [s for s in np.unique(sections).tolist() if self._has_hot_map(s)])
-        for zone in (zone for nid in machine.nids for zone in machine.zones(nid) if zone.device):
-            recorded &= (own_nids != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
-        if recorded.any():
-            self.counters["pghot_recorded_accesses"] += int(counts[recorded].sum())
-            own, positions = own_nids[recorded], heads[recorded]
-            targets, ready = self._count_many(
-                positions, own, nids[recorded], counts[recorded], jiffies[recorded]
-            )
-            n_ready = int(ready.sum())
-            self._charge(3, atomics=3, n_marks=n_ready)
-            self._charge(1, atomics=1, n_marks=len(ready) - n_ready)
-            self._hot.update(np.unique(sections[recorded][ready]).tolist())
-            self._active.update(np.unique(own[ready]).tolist())
-            self.ledger.ask_many(positions[ready], targets[ready], keeps_nid=self._fmt.has_nid)
-        if not first.all():
-            self._record_many(pfns[~first], nids[~first], jiffies[~first], counts[~first])
-
-    def _count_many(
-        self,
-        positions: NDArray[np.int64],
-        own_nids: NDArray[np.int64],
-        nids: NDArray[np.int32],
-        counts: NDArray[np.int64],
-        jiffies: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Do :meth:`_count` for pages that are all different."""
-        fmt, tunables, words = self._fmt, self.tunables, self.records[positions].astype(np.int64)
-        fields = unpack(fmt, self.records[positions])
-        times = jiffies >> fmt.jiffies_shift & fmt.time.max
-        ages_ms = ((times - fields.time & fmt.time.max) << fmt.jiffies_shift) * _MS_PER_S // tunables.hz
-        fresh: NDArray[np.bool_] = ages_ms <= tunables.window_ms
-        self._remember_many(positions, jiffies, fresh)
-        counts = np.minimum(counts, fmt.freq.max)
-        freq = np.where(fresh, np.minimum(fields.freq + counts, fmt.freq.max), counts)
-        ready: NDArray[np.bool_] = freq >= tunables.freq_threshold
-        unknown = nids == NUMA_NO_NODE
+        own_nids, does = self._can_record(_RECORDED[source], pfns, nids, heads)
+        recorded = does != NOT_RECORDED
+        n_recorded = int(np.count_nonzero(recorded))
+        if not n_recorded:
+            return
+        self.counters["pghot_recorded_accesses"] += int(counts[recorded].sum())
         targets = nids.astype(np.int32)
-        new = np.zeros(len(positions), dtype=np.int64)
-        if fmt.has_nid:
-            carried = unknown & (words & _NID_KNOWN != 0)
-            new = np.where(carried, words & (fmt.nid.mask | _NID_KNOWN), new)
-            new = np.where(unknown, new, (nids.astype(np.int64) & fmt.nid.max) << fmt.nid.shift | _NID_KNOWN)
-            targets[carried] = words[carried] >> fmt.nid.shift & fmt.nid.max
-            unknown &= ~carried
-        for nid in np.unique(own_nids[unknown]).tolist():
-            targets[unknown & (own_nids == nid)] = self.promotion_target(nid)
-        new |= freq << fmt.freq.shift | times << fmt.time.shift | ready.astype(np.int64) << fmt.ready.shift
-        self.records[positions] = new.astype(fmt.dtype)
-        self.ledger.end_pending_many(positions[fields.ready & ~ready], COOLED)
-        return targets, ready
-
-    def _remember_many(
-        self, positions: NDArray[np.int64], jiffies: NDArray[np.int64], fresh: NDArray[np.bool_]
-    ) -> None:
-        """Do :meth:`_remember` for pages that are all different."""
-        before = self._last_access[positions]
-        self._last_access[positions] = jiffies + 1
-        true_ms = np.where(before > 0, (jiffies + 1 - before) * _MS_PER_S // self.tunables.hz, 0)
-        looks_fresh = fresh & (true_ms > self.tunables.window_ms)
-        self._looked_fresh[positions] = looks_fresh
+        unknown = recorded & (nids == NUMA_NO_NODE)
+        if unknown.any():
+            for nid in np.unique(own_nids[unknown]).tolist():
+                targets[unknown & (own_nids == nid)] = self.promotion_target(nid)
+        n_ready, n_cooled = count_reports(
+            self._counted, self._rules, heads, nids, counts, jiffies, targets, does
+        )
+        if n_cooled:  # a page may ask before it cools, and again after that
+            for position, target, did in zip(heads.tolist(), targets.tolist(), does.tolist(), strict=True):
+                if did == COOLS:
+                    self.ledger.end_pending(position, COOLED)
+                elif did == ASKS:
+                    self.ledger.ask(position, target, keeps_nid=self._fmt.has_nid)
+        else:
+            ready = does == ASKS
+            self.ledger.ask_many(heads[ready], targets[ready], keeps_nid=self._fmt.has_nid)
+        self._made_ready(pfns, own_nids, does, n_recorded, n_ready)
 
     # -- the thread
 
@@ -405,7 +355,7 @@ class SectionFlagNext(SectionFlag):
         known = np.zeros(len(positions), dtype=np.bool_)
         if self._fmt.has_nid:
             words = self.records[positions].astype(np.int64)
-            known = words & _NID_KNOWN != 0
+            known = words & NID_KNOWN != 0
             nids[known] = words[known] >> self._fmt.nid.shift & self._fmt.nid.max
         for nid in np.unique(own_nids[~known]).tolist():
             nids[~known & (own_nids == nid)] = self.promotion_target(nid)
