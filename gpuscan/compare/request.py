@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuscan.base.described import Option, described, like, values_like
 from gpuscan.base.errors import InputError
 from gpuscan.run.request import RunRequest
-from gpuscan.workload import DEFAULT_COMPARISON
+from gpuscan.workload import DEFAULT_COMPARISON, DEFAULT_COMPARISON_MEMORY
 
 ALL_DESIGNS = "all"
 
@@ -70,7 +70,12 @@ class CompareRequest:
 
         A topology may be given under the name of a captured machine, as in earlier versions.
         """
-        return RunRequest(**values_like(RunRequest, self)).with_named_machine()
+        run = RunRequest(**values_like(RunRequest, self)).with_named_machine()
+        asked = (self.memory, self.machine, self.topology, self.trace)
+        is_sized = any(asked) or any(each.startswith("topology.") for each in self.overrides)
+        if self.workload == DEFAULT_COMPARISON and not is_sized:
+            return replace(run, memory=DEFAULT_COMPARISON_MEMORY)
+        return run
 
     @property
     def all_designs(self) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -81,6 +82,24 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     error = capsys.readouterr().err.splitlines()
     assert said in error[-1]
     assert sum(line.startswith("gpuscan: error: ") for line in error) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory"),
+    [
+        ({}, "16GiB"),
+        ({"memory": "1TiB"}, "1TiB"),
+        ({"workload": "cxl-promote"}, None),
+        ({"topology": "host"}, None),
+        ({"machine": Path("host.zarr")}, None),
+        ({"overrides": ("topology.memory=1GiB",)}, None),
+        ({"overrides": ("ticks=5",)}, "16GiB"),
+    ],
+)
+def test_the_default_comparison_has_a_size_unless_one_is_asked_for(
+    asked: dict[str, Any], memory: str | None
+) -> None:
+    assert CompareRequest(**asked).run_request().memory == memory
 
 
 def test_of_all_designs_those_that_do_not_apply_are_left_out_with_the_reason() -> None:
