@@ -33,9 +33,8 @@ test: $(VENV)/installed-$(TEST_EXTRA)
 	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-# Four at a time on two cores: those that kill processes wait for new ones most of the time.
 test-slow: $(VENV)/installed-$(TEST_EXTRA)
-	$(BIN)/pytest -m 'slow and not guest and not alone' -n 4 --dist worksteal --timeout 1800 $(ARGS)
+	$(BIN)/pytest -m 'slow and not guest and not alone' -n auto --maxprocesses 4 --dist worksteal --timeout 1800 $(ARGS)
 	$(BIN)/pytest -m 'slow and alone and not guest' --timeout 1800 $(ARGS)
 
 test-live: $(VENV)/installed-test
