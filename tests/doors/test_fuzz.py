@@ -22,6 +22,7 @@ def run(jobs: list[Job]) -> None:
     assert not failures, "\n\n".join(failures)
 
 
+@pytest.mark.slow
 def test_a_sample_of_hostile_files() -> None:
     rest = tuple(name for name in TARGETS if name != "checkpoint")
     run([Job(("checkpoint",), 0, N_SAMPLE), Job(rest, 0, N_SAMPLE)])

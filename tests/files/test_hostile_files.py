@@ -638,6 +638,7 @@ def poisoned(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled_by_what_reads(snapshot: Path, state: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object))
     assert "was called by numpy" in poisoned("control", str(tmp_path / "a.npy")).stderr

@@ -66,6 +66,7 @@ def output(process: subprocess.Popen[str]) -> list[str]:
     return out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_second_process_loads_and_an_edited_helper_compiles_again(tmp_path: Path) -> None:
     where = copied(tmp_path)
     # Two at once on an empty cache: neither may break the other, or leave it broken.

@@ -251,6 +251,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> FailingBackend:
     return backend
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_the_cpu_and_its_result_is_the_same(failing: FailingBackend, tmp_path: Path) -> None:
     whole = run_with_checkpoints(CASE, tmp_path / "whole", "1000")
     assert whole["refusals"]

@@ -108,6 +108,7 @@ class LosesAtCheckpoints(InProcessTransport):
         return super().send(shard, frames)
 
 
+@pytest.mark.slow
 def test_a_worker_lost_at_a_checkpoint_is_made_anew_and_writes_it(tmp_path: Path) -> None:
     case = CASES["a budget"]
     whole = run_with_checkpoints(case, tmp_path / "whole", "1000")

@@ -287,6 +287,7 @@ def test_workers_are_waited_for_as_long_as_they_come(monkeypatch: pytest.MonkeyP
         dask_transport._wait_for_workers(Growing(3, 2), "the cluster", 4)
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_and_nothing_is_lost(cluster: DaskTransport, tmp_path: Path) -> None:
     found, killer = disturbed(cluster, tmp_path / "shards", 5, seed=2, ticks={2, 3}, log_bytes=1 << 16)
     assert killer.n_killed == len(found[0].recovery_s) == 2
