@@ -53,6 +53,7 @@ from gpuscan.designs.hot_entries import (
     take_hottest,
 )
 from gpuscan.designs.locks import LockUse
+from gpuscan.designs.lower_tier import LowerTier
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
 from gpuscan.designs.model import Model
 from gpuscan.designs.promotion_limit import Admission, Asked, PromotionLimit
@@ -167,6 +168,7 @@ class HotList(Model):
             np.zeros(machine.n_positions, dtype=np.int32),
         )
         self._entries, self._n_entries = Entries.room_for(0), 0
+        self._lower = LowerTier(machine)
         self._limit = PromotionLimit(self.tunables.rate_limit_mbps, self.tunables.freq_window_ms)
         self._counts = np.zeros(N_COUNTS, dtype=np.int64)
         self._now_jiffies = 0  # of the turn
@@ -244,9 +246,7 @@ class HotList(Model):
         positions = machine.online_positions(pfns)
         pages = machine.pages(np.maximum(positions, 0))
         known = (positions >= 0) & pages.online & pages.lru
-        known &= ~np.isin(pages.nid, [nid for nid in machine.nids if machine.is_top_tier(nid)])
-        for zone in (zone for nid in machine.nids for zone in machine.zones(nid) if zone.device):
-            known &= (pages.nid != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
+        known &= self._lower.holds_each(pages.nid, pfns)
         positions, buckets = positions[known], self._buckets(pfns[known])
         targets, jiffies = nids[known].astype(np.int64), jiffies[known]
         for part in parts_without_repeats(positions):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
+from gpuscan.designs.lower_tier import LowerTier
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, ZoneSpan
 from gpuscan.designs.model import Model, sorted_candidates
 from gpuscan.designs.pghot_records import ASKS, Records, Rules, count_as_posted
@@ -107,10 +108,7 @@ class SectionFlag(Model):
         self._counted = Records(self.records, self._last_access, self._looked_fresh)
         tuned = self.tunables
         self._rules = Rules.of(self._fmt, tuned.freq_threshold, tuned.window_ms, tuned.hz)
-        self._is_below = np.array(
-            [nid in machine.nids and not machine.is_top_tier(nid) for nid in range(N_NODES_MAX)]
-        )
-        self._device_zones = [zone for nid in machine.nids for zone in machine.zones(nid) if zone.device]
+        self._lower = LowerTier(machine)
         self._hot_maps = np.full(max(machine.sections(), default=0) + 1, UNKNOWN, dtype=np.int8)
 
     def has_thread(self, nid: int) -> bool:
@@ -181,9 +179,7 @@ class SectionFlag(Model):
         if position < 0:
             return 0
         page = machine.page(position)
-        if page.nid == nid or machine.is_top_tier(page.nid) or not page.online or not page.lru:
-            return 0
-        if any(zone.device and zone.start_pfn <= pfn < zone.end_pfn for zone in machine.zones(page.nid)):
+        if page.nid == nid or not page.online or not page.lru or not self._lower.holds(page.nid, pfn):
             return 0
         section = self._section(page.head)
         if not self._has_hot_map(section):
@@ -246,13 +242,9 @@ class SectionFlag(Model):
             self.counters[counter] += int(np.count_nonzero(valid))
         else:
             self.counters[counter] += len(pfns)
-        own_nids = self.machine.nids_at(
-            np.maximum(heads, 0)
-        )  # of those that are no folio nothing is recorded
-        recorded &= (own_nids != nids) & self._is_below[own_nids]
+        own_nids = self.machine.nids_at(np.maximum(heads, 0))
+        recorded &= (own_nids != nids) & self._lower.holds_each(own_nids, pfns)
         recorded[recorded] = self._have_hot_maps(pfns[recorded] // SECTION_PAGES)
-        for zone in self._device_zones:
-            recorded &= (own_nids != zone.nid) | (pfns < zone.start_pfn) | (pfns >= zone.end_pfn)
         return own_nids, recorded.astype(np.int8)
 
     def _have_hot_maps(self, sections: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -255,12 +255,7 @@ class SectionFlagNext(SectionFlag):
         if position < 0:
             return 1, False
         page = machine.page(position)
-        if (
-            page.nid == nid
-            or machine.is_top_tier(page.nid)
-            or not page.online
-            or self._is_device(page.nid, pfn)
-        ):
+        if page.nid == nid or not page.online or not self._lower.holds(page.nid, pfn):
             return 1, False
         n_steps = page.n_pages - (position - page.head)
         section = self._section(page.head)
@@ -274,9 +269,6 @@ class SectionFlagNext(SectionFlag):
             self._active.add(page.nid)
             self.ledger.ask(page.head, target, keeps_nid=self._fmt.has_nid)
         return n_steps, True
-
-    def _is_device(self, nid: int, pfn: int) -> bool:
-        return any(zone.device and zone.start_pfn <= pfn < zone.end_pfn for zone in self.machine.zones(nid))
 
     def _count(
         self, position: int, own_nid: int, nid: int, n_accesses: int, now_jiffies: int
