@@ -251,7 +251,8 @@ def _print_sheet(sheet: Sheet, output: Output) -> None:
 
 
 def _print_markdown(document: dict[str, Any], output: Output) -> None:
-    from gpuscan.compare.sheets import LEGEND, escaped, markdown_of, sheets_of
+    from gpuscan.base.markdown import escaped
+    from gpuscan.compare.sheets import LEGEND, markdown_of, sheets_of
     from gpuscan.compare.words import about, below
 
     title, *rest = about(document)

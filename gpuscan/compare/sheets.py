@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpuscan.base import markdown
 from gpuscan.compare.columns.cells import formatted
 from gpuscan.designs.catalogue import DESIGNS
 
@@ -105,22 +106,8 @@ def _notes(cells: Mapping[str, Mapping[str, Any]], longest: int) -> dict[str, li
 
 def markdown_of(sheet: Sheet) -> str:
     """Return a sheet as a table in Markdown, with its notes as a list."""
-    lines = [
-        _markdown_row([sheet.title, *sheet.names]),
-        _markdown_row(["---", *["---:"] * len(sheet.names)]),
-        *(_markdown_row([title, *cells]) for title, cells in sheet.rows),
-    ]
+    rows = [[title, *cells] for title, cells in sheet.rows]
+    lines = markdown.table([sheet.title, *sheet.names], rows, has_numbers=True)
     if sheet.notes:
-        lines += ["", *(f"- {escaped(note)}" for note in sheet.notes)]
+        lines += ["", *(f"- {markdown.escaped(note)}" for note in sheet.notes)]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(escaped, cells))} |"
-
-
-def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    for character in "\\|*~_<":
-        text = text.replace(character, f"\\{character}")
-    return text

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpuscan.base import markdown
 from gpuscan.base.program import PROGRAM
 from gpuscan.bench.plots import save
 from gpuscan.files.writing import Contents, create, create_json, new_directory
@@ -127,17 +128,12 @@ def markdown_of(one: Reproduced) -> str:
     lines += [f"- {one.seconds:.0f} s; {judged.n_reached} of {judged.n_judged} reached", ""]
     if judged.rows:
         head = ("", "published", "ours", "difference", "")
-        lines += _markdown_table(head, [cells_of(row) for row in judged.rows])
+        lines += [*markdown.table(head, [cells_of(row) for row in judged.rows]), ""]
     for table in judged.outcome.tables:
         rows = [[number(cell) for cell in row] for row in table.rows]
-        lines += [f"{table.title}:", "", *_markdown_table(table.columns, rows)]
+        lines += [f"{table.title}:", "", *markdown.table(table.columns, rows), ""]
     lines += [f"- {remark}" for remark in remarks_of(one)]
     return "\n".join([*lines, ""])
-
-
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return [*("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines), ""]
 
 
 def write_out(
