@@ -50,3 +50,6 @@ class TraceFormat:
     advice: Callable[[Path, bytes], str]
     outside_advice: str
     read: Callable[[Path, Callable[[int], None]], Iterator[Samples]]
+    is_virtual: bool
+    assumes: str
+    of_file: Callable[[Path, bytes], TraceFormat] | None

@@ -1,10 +1,10 @@
-"""JSON of damo as regions, a piece of text at a time: the compiled part of :mod:`gpuscan.traces.built_in.damo`.
+"""JSON of damo as regions, a piece of text at a time: compiled, for :mod:`gpuscan.traces.built_in.damo`.
 
-What is read here is what damo writes: a list of records, each with its intervals before its snapshots, each of
-those with its end before its regions; keys between them in any order, unknown values of any kind. Everything is
-checked as a parser of JSON would: keys said twice, numbers, strings. What is laid out in another way, has escapes or
-characters beyond ASCII, or is wrong is :data:`ODD`: the file is read as a whole then, which says what is wrong
-with it.
+What is read here is what damo writes: a list of records, each with its intervals before its snapshots, each
+of those with its end before its regions; keys between them in any order, unknown values of any kind.
+Everything is checked as a parser of JSON would: keys said twice, numbers, strings. What is laid out in
+another way, has escapes or characters beyond ASCII, or is wrong is :data:`ODD`: the file is read as a whole
+then, which says what is wrong with it.
 
 Regions are alike but for their numbers. What is between the numbers of the last one is compared eight
 characters at a time, and only what differs is parsed.
@@ -28,7 +28,7 @@ PAD_BYTES = 16
 """Behind the text, which are looked at and do not count; 0 each."""
 
 MORE, FULL, ODD, RECORD, DONE = range(1, 6)
-"""Why a scan ended: it needs more text or more room, the text is not as above, a record begins, it is over."""
+"""Why a scan ended: more text is needed, or more room; the text is odd; a record begins; the list is over."""
 
 MODE, FIRST, POSITION, N_ROWS, N_IDLE, HIGHEST, END_NS, N_LOOKS = range(8)
 SAMPLE_NS, SEEN, N_KEYS, N_SNAPSHOT_KEYS, N_SLOTS, N_TEMPLATE, HAS_END, LAST_NS = range(8, 16)
@@ -46,7 +46,7 @@ _N_KEYS_MAX = 64
 _DEPTH_MAX = 12
 TEMPLATE_BYTES, N_SLOTS_MAX = 2048, 16
 N_HASHES = (4 + _DEPTH_MAX) * _N_KEYS_MAX
-"""Of the keys of a record, of a snapshot, of a region, of a table in that, and of all else inside one another."""
+"""Of the keys of a record, a snapshot, a region, a table in that, and of all else inside one another."""
 _OF_SNAPSHOT, _OF_REGION, _OF_INSIDE, _OF_OTHERS = (n * _N_KEYS_MAX for n in range(1, 5))
 
 _BYTES, _NANOSECONDS, _MICROSECONDS, _COUNT = range(4)
@@ -112,14 +112,14 @@ _S_STAT, _S_VADDR, _S_FVADDR = map(_word, ("damon_stat", "vaddr", "fvaddr"))
 
 
 @compiled
-def _space(text: NDArray[np.uint8], at: int) -> int:
+def _space(text: NDArray[np.uint8], at: Any) -> Any:
     """Return where something else than white space follows; what is behind the text is something else."""
     while True:
         char = text[at]
         if char == _SPACE:
             other = _eight(text, at) ^ _SPACES
             at += 8 if other == 0 else np.int64(_low_zeros(other) >> np.uint64(3))
-        elif char == _NEWLINE or char == _RETURN or char == _TAB:
+        elif char in (_NEWLINE, _RETURN, _TAB):
             at += 1
         else:
             return at
@@ -127,7 +127,7 @@ def _space(text: NDArray[np.uint8], at: int) -> int:
 
 @compiled
 def _string(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, int, Any, Any, Any]:
-    """Return what is behind the string that begins at ``at``, its length, its first 16 characters, and its hash.
+    """Return what is behind the string at ``at``, its length, its first 16 characters, and its hash.
 
     One that names virtual addresses is odd.
     """
@@ -266,7 +266,7 @@ def _value(text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64])
         if at >= n:
             return _NEED
         char = text[at]
-        if char == _BRACE or char == _OPEN:
+        if char in (_BRACE, _OPEN):
             if depth == _DEPTH_MAX:
                 return _WRONG
             is_table[depth], n_keys[depth] = char == _BRACE, 0
@@ -450,7 +450,7 @@ def _quantity(
 
 @compiled
 def _percent(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, Any]:
-    """Return what is behind a percentage that begins at ``at``, and its value: ``65``, ``"65"``, ``"65 %"``."""
+    """Return what is behind a percentage at ``at``, and its value: ``65``, ``"65"``, ``"65 %"``."""
     is_text = text[at] == _QUOTE
     at += is_text
     value, first = np.int64(0), at
@@ -482,7 +482,7 @@ def _note_slot(
     slots: NDArray[np.int64],
     n_slots: int,
 ) -> int:
-    """Note a number of a region, if it is one and there is room; return how many are noted, -1 for none at all."""
+    """Note a number of a region, if it is one; return how many are noted, -1 where it is not like others."""
     if n_slots < 0:
         return n_slots
     is_text = text[first] == _QUOTE
@@ -565,7 +565,7 @@ def _accesses(
     n_slots: int,
     found: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """Return what is behind the value of ``nr_accesses``, and how many numbers are noted; see :func:`_region`."""
+    """Return what is behind ``nr_accesses``, and how many numbers are noted; see :func:`_region`."""
     if text[at] != _BRACE:
         return _WRONG, 0
     n_keys, samples_at, percent_at = 0, -1, -1
@@ -661,7 +661,7 @@ def _is_same(text: NDArray[np.uint8], at: int, template: NDArray[np.uint8], firs
     if left == 0:
         return True
     mask = (np.uint64(1) << left) - np.uint64(1)
-    return ((_eight(text, at + done) ^ _eight(template, first + done)) & mask) == 0
+    return bool(((_eight(text, at + done) ^ _eight(template, first + done)) & mask) == 0)
 
 
 @compiled
@@ -787,7 +787,7 @@ def scan(
         hashes: uint64[N_HASHES], from call to call.
         template: uint8[TEMPLATE_BYTES + 16], from call to call: the last region.
         slots: int64[16, 3], from call to call: begin and end of a number in it, and what that is.
-        time_ns, pfn, n_pages, weight, share: filled from ``state[N_ROWS]`` on, one element per accessed region.
+        time_ns, pfn, n_pages, weight, share: filled from ``state[N_ROWS]`` on, one per accessed region.
     """
     found = np.zeros(4, dtype=np.int64)
     at = state[POSITION]
@@ -806,7 +806,7 @@ def scan(
             continue
         if mode == BEHIND:
             return ODD
-        if mode == _REGIONS or mode == _SNAPSHOTS or mode == _RECORDS:
+        if mode in (_REGIONS, _SNAPSHOTS, _RECORDS):
             if char == _CLOSE:
                 at += 1
                 state[MODE] = BEHIND if mode == _RECORDS else mode - 1

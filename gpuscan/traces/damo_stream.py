@@ -1,8 +1,8 @@
 """Regions of damo's JSON, read piece by piece: memory is bounded, however long the record.
 
-Targets are recorded one behind the other in the file and side by side in time. So the file is gone through once:
-whether all of it is laid out as :mod:`gpuscan.traces.damo_regions` reads it, and where each target begins. Of a
-small one the regions are kept; a large one is gone through again, from all those places at once.
+Targets are recorded one behind the other in the file and side by side in time. So the file is gone through
+once: whether all of it is laid out as :mod:`gpuscan.traces.damo_regions` reads it, and where each target
+begins. Of a small one the regions are kept; a large one is gone through again, from all those places at once.
 """
 
 from __future__ import annotations
@@ -153,11 +153,12 @@ class _Scan:
     def _taken(self) -> Samples:
         state = self._state
         n = int(state[regions.N_ROWS])
-        columns = (self._pfn, self._n_pages, self._weight)
         samples = Samples(
             self._time_ns[:n].copy(),
             np.full(n, UNKNOWN_CPU, dtype=np.int32),
-            *(column[:n].copy() for column in columns),
+            self._pfn[:n].copy(),
+            self._n_pages[:n].copy(),
+            self._weight[:n].copy(),
             n_idle=int(state[regions.N_IDLE]),
             highest_pfn=int(state[regions.HIGHEST]) >> PAGE_SHIFT,
             share=self._share[:n].copy(),

@@ -93,16 +93,10 @@ def test_a_format_gives_cpus_as_it_declares(monkeypatch: pytest.MonkeyPatch, tra
         list(found.blocks())
 
 
-TRACEPOINT = (
-    "kdamond.0  4000 [000]   820.952659: damon:damon_aggregated: target_id=0 nr_regions=2 4096-8192: 3 5\n"
-)
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"damon_recfmt_ver\x02" + bytes(99), "is a binary record of an old damo; have damo turn it"),
-        ("       " + TRACEPOINT, "is DAMON's tracepoint, printed by perf; have damo turn it"),
         (b"PERFILE2" + bytes(99), "is perf's own recording; .* of damo's, of DAMON's regions,"),
     ],
 )

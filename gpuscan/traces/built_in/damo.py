@@ -64,7 +64,6 @@ _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
 _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
-    rb"\s*kdamond\.[0-9]+\s": "DAMON's tracepoint, printed by perf",
 }
 """What else has DAMON's regions, by its first bytes."""
 _VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
@@ -78,8 +77,8 @@ _REMEDY = "give a file of damo record, or what damo report access --json prints"
 def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     """Yield the accessed regions, by the end of their snapshot, some ten thousand at a time.
 
-    What is laid out as damo does it is read piece by piece (:mod:`gpuscan.traces.damo_stream`), anything else as
-    a whole.
+    What is laid out as damo does it is read piece by piece (:mod:`gpuscan.traces.damo_stream`), anything else
+    as a whole.
 
     Raises:
         InputError: the file is cut short or foreign (names line or key), or its addresses are virtual.
@@ -319,4 +318,7 @@ TRACE_FORMAT = TraceFormat(
     advice=_advice,
     outside_advice=", and record physical memory (damo record paddr), since virtual addresses need a pagemap",
     read=read_damo,
+    is_virtual=False,
+    assumes="",
+    of_file=None,
 )

@@ -168,4 +168,7 @@ TRACE_FORMAT = TraceFormat(
     advice=_advice,
     outside_advice="",
     read=read_perf,
+    is_virtual=False,
+    assumes="",
+    of_file=None,
 )
