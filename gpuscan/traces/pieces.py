@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gpuscan.base.units import format_bytes
 from gpuscan.files.reading import open_file
@@ -35,6 +35,13 @@ _XZ_BYTES = 256 << 20
 
 class PackedError(ValueError):
     """A compressed file is damaged; the message goes on after its name and line."""
+
+
+class Readable(Protocol):
+    """What text is read from."""
+
+    def readinto(self, place: memoryview) -> int:
+        """Fill ``place`` with what is next; return how many bytes that were, 0 at the end."""
 
 
 class Pieces:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
-from gpuscan.traces.pieces import PackedError, Pieces, open_pieces
+from gpuscan.traces.pieces import PackedError, Readable, open_pieces
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
 BLOCK_BYTES = 1 << 20
@@ -39,7 +39,7 @@ def lines_of(path: Path, on_read: Callable[[int], None]) -> Iterator[tuple[int, 
         yield from lines_in(path, pieces)
 
 
-def lines_in(path: Path, pieces: Pieces) -> Iterator[tuple[int, bytes]]:
+def lines_in(path: Path, pieces: Readable) -> Iterator[tuple[int, bytes]]:
     """Yield whole lines of what ``path`` has as :func:`lines_of` does."""
     place = memoryview(bytearray(BLOCK_BYTES))
     number, left = 1, b""

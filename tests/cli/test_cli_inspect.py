@@ -72,8 +72,9 @@ def test_what_is_in_a_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     near, far = (machine.node(nid).zones[-1].present[0][0] for nid in (0, 2))
     path = tmp_path / "mem.txt"
     path.write_text(
-        f"[003] 1.000000: 7 {near << 12:x}\n[005] 1.500000: 7 {far << 12:x}\n[005] 1.500000: 7 {far << 12:x}\n"
-        f"[005] 1.600000: 7 0\n[005] 3.500000: 7 {far + 1 << 12:x}\n[005] 3.500000: 7 fffffffffff000\n"
+        f"[003] 1.000000: 7 {near << 12:x}\n"
+        + 2 * f"[005] 1.500000: 7 {far << 12:x}\n"
+        + f"[005] 1.600000: 7 0\n[005] 3.500000: 7 {far + 1 << 12:x}\n[005] 3.500000: 7 fffffffffff000\n"
     )
     document = inspected(capsys, str(path), "--machine", "two-socket-cxl", "--memory", "1GiB")
     assert (document["samples"], document["n_unresolved"], document["n_repeated"]) == (4, 1, 1)

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_more_formats import CASES
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.traces import Samples, open_trace
+from trace_texts import CASES
 
 DATA = Path(__file__).parents[1] / "data/traces"
 NAMES = ("time_ns", "cpu", "pfn", "n_pages", "weight")

@@ -27,16 +27,15 @@ from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
 from gpuscan.traces import perf_lines as lines
-from gpuscan.traces.advice import DAMO
 from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.perf_lines import parse_lines
-from gpuscan.traces.pieces import PackedError, open_pieces
+from gpuscan.traces.pieces import PackedError, Readable, open_pieces
 from gpuscan.traces.samples import Samples
 
 SCRIPT = "-F cpu,time,weight,phys_addr"
 """Options of ``perf script`` for a trace that can be read."""
 
-_RECORDING = (b"PERFILE2", b"2ELIFREP", b"PERFFILE")
+RECORDING = (b"PERFILE2", b"2ELIFREP", b"PERFFILE")
 """Magic of a perf.data file in either byte order (tools/perf/util/header.c, v6.12)."""
 _BLOCK_BYTES = 1 << 20
 """Small enough for the cache of a core."""
@@ -60,30 +59,35 @@ def read_perf(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
         InputError: a line is cut short, foreign or earlier than the one before; names the line.
         OSError: the file cannot be read.
     """
+    with open_pieces(path, on_read) as pieces:
+        yield from samples_in(path, pieces)
+
+
+def samples_in(path: Path, pieces: Readable) -> Iterator[Samples]:
+    """Yield the samples of text of which ``path`` is the file; see :func:`read_perf`."""
     block = _Block(_BLOCK_BYTES + _LINE_BYTES_MAX)
     n_lines = n_left = 0
     text = block.text.data
-    with open_pieces(path, on_read) as pieces:
-        while True:
-            try:
-                n_read = pieces.readinto(text[n_left : n_left + _BLOCK_BYTES])
-            except PackedError as error:
-                raise InputError(f"{path}:{n_lines + 1}: {error}") from None
-            n_bytes = n_left + n_read
-            whole = block.last_newline(n_left, n_bytes) + 1
-            state, samples = block.parse(whole)
-            if state[lines.PROBLEM]:
-                line = bytes(text[int(state[lines.BAD_START]) : int(state[lines.BAD_END])])
-                _refuse(path, n_lines + int(state[lines.N_LINES]), _PROBLEMS[int(state[lines.PROBLEM])], line)
-            n_lines += int(state[lines.N_LINES])
-            if len(samples) or samples.n_unresolved or samples.n_repeated:
-                yield samples
-            n_left = n_bytes - whole
-            text[:n_left] = bytes(text[whole:n_bytes])
-            if n_left > _LINE_BYTES_MAX:
-                _refuse(path, n_lines + 1, f"is longer than {_LINE_BYTES_MAX:,} bytes", bytes(text[:n_left]))
-            if not n_read:
-                break
+    while True:
+        try:
+            n_read = pieces.readinto(text[n_left : n_left + _BLOCK_BYTES])
+        except PackedError as error:
+            raise InputError(f"{path}:{n_lines + 1}: {error}") from None
+        n_bytes = n_left + n_read
+        whole = block.last_newline(n_left, n_bytes) + 1
+        state, samples = block.parse(whole)
+        if state[lines.PROBLEM]:
+            line = bytes(text[int(state[lines.BAD_START]) : int(state[lines.BAD_END])])
+            _refuse(path, n_lines + int(state[lines.N_LINES]), _PROBLEMS[int(state[lines.PROBLEM])], line)
+        n_lines += int(state[lines.N_LINES])
+        if len(samples) or samples.n_unresolved or samples.n_repeated:
+            yield samples
+        n_left = n_bytes - whole
+        text[:n_left] = bytes(text[whole:n_bytes])
+        if n_left > _LINE_BYTES_MAX:
+            _refuse(path, n_lines + 1, f"is longer than {_LINE_BYTES_MAX:,} bytes", bytes(text[:n_left]))
+        if not n_read:
+            break
     if bytes(text[:n_left]).strip():
         raise InputError(
             f"{path}:{n_lines + 1}: the trace ends in the middle of this line; copy it again whole"
@@ -146,26 +150,13 @@ def _refuse(path: Path, line: int, problem: str, text: bytes) -> NoReturn:
     raise InputError(f"{path}:{line}: the line {problem} ({shown!r}{more}); {remedy}")
 
 
-def _sniff(start: bytes) -> Sniff:
-    """Any text may be one: its first line may be a comment, or begin with whatever a command is called."""
-    return Sniff.NO if start.startswith(_RECORDING) else Sniff.MAY_BE
-
-
-def _advice(path: Path, start: bytes) -> str:
-    if not start.startswith(_RECORDING):
-        return ""
-    return (
-        f"is perf's own recording; turn it into text: perf script -i {path} {SCRIPT} (one of damo's, "
-        f"of DAMON's regions, into JSON: {DAMO} {path})"
-    )
-
-
 TRACE_FORMAT = TraceFormat(
     about="text of perf script",
     noun="sample",
     knows_cpus=True,
-    sniff=_sniff,
-    advice=_advice,
+    # Any text may be one: its first line may be a comment, or begin with whatever a command is called.
+    sniff=lambda start: Sniff.NO if start.startswith(RECORDING) else Sniff.MAY_BE,
+    advice=lambda path, start: "",
     outside_advice="",
     read=read_perf,
     is_virtual=False,
