@@ -134,10 +134,19 @@ def survey(
     if not n_samples:
         raise InputError(
             f"{trace.path}: no sample can be used on {topology.name!r} "
-            f"({found.reasons() or 'the trace has none'}); {_ANOTHER_MACHINE}"
-            + (trace.format.outside_advice if reader.left_out["outside"] else "")
+            f"({found.reasons() or 'the trace has none'}); {_remedy(trace, reader.left_out)}"
         )
     return found
+
+
+def _remedy(trace: Trace, left_out: Counter[str]) -> str:
+    """Return what to do where all samples were left out."""
+    if left_out["outside"]:
+        return _ANOTHER_MACHINE + trace.format.outside_advice
+    for name, setting in (("rare", "source.min_share"), ("light", "source.min_weight")):
+        if left_out[name]:
+            return f"--set {setting}=0 keeps those"
+    return "record it again" if left_out["idle"] and not left_out["unknown_cpu"] else _ANOTHER_MACHINE
 
 
 def frames_of(topology: Topology, pages: NDArray[np.bool_]) -> CapturedFrames:

@@ -543,10 +543,15 @@ class TraceTarget:
         elif rng.random() < 0.85:
             data = mutate.in_bytes(rng, data * rng.choice((1, 1, 1, 3)))
         else:
-            data = rng.choice((gzip.compress, zlib.compress, bz2.compress, lzma.compress))(data)
+            pack = rng.choice((gzip.compress, zlib.compress, bz2.compress, _xz))
+            data = pack(data)
             data = mutate.in_bytes(rng, data)
         self.path.write_bytes(data)
         survey(open_trace(self.path), self.machine)
+
+
+def _xz(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
 
 
 def one_format(kind: str) -> Callable[[Path], TraceTarget]:

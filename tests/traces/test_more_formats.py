@@ -125,3 +125,50 @@ def test_made_up_pages_end_with_the_machine(tmp_path: Path) -> None:
     path.write_text("".join(f"0 {page * 4096}\n" for page in range(n_pages + 1)))
     with pytest.raises(InputError, match=r"accesses more than .* pages, which is all that"):
         survey(open_trace(path), machine)
+
+
+def test_where_all_regions_are_rare_the_setting_is_named(tmp_path: Path) -> None:
+    from gpuscan.traces.source import survey
+    from machines import tiered
+
+    path = tmp_path / "trace"
+    path.write_text(CASES["tracepoint"].text)
+    machine = tiered(n_sections=40)
+    with pytest.raises(
+        InputError, match=r"1 not accessed, 1 accessed in a smaller share .*; --set source.min_share=0 keeps"
+    ):
+        survey(open_trace(path), machine, min_share=0.5)
+    assert survey(open_trace(path), machine).n_samples == 1
+    path.write_text(
+        CASES["tracepoint"].text.replace("4299161600-8589934592", "140737310400512-140737310404608")
+    )
+    with pytest.raises(
+        InputError, match=r"a region begins at 128 TiB, and .*virtual addresses need a pagemap"
+    ):
+        survey(open_trace(path), machine)
+
+
+def test_a_virtual_trace_is_not_for_a_captured_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hosts import HOST
+
+    path = tmp_path / "trace"
+    path.write_text(CASES["ramulator"].text)
+    args = [
+        "run",
+        "--trace",
+        str(path),
+        "--machine",
+        str(HOST),
+        "--split-cxl",
+        "50%",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
+    assert main(args) == 2
+    assert (
+        "has virtual addresses, and which page of a captured machine is whose nobody knows"
+        in capsys.readouterr().err
+    )
