@@ -132,16 +132,16 @@ def test_where_all_regions_are_rare_the_setting_is_named(tmp_path: Path) -> None
     from machines import tiered
 
     path = tmp_path / "trace"
-    path.write_text(CASES["tracepoint"].text)
-    machine = tiered(n_sections=40)
+    machine = tiered(n_sections=2)
+    first = int(machine.page_map.extent_pfn_start[0]) << 12
+    event = "k 4000 [000] 1.000000: damon:damon_aggregated: target_id=0 nr_regions=2 "
+    path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}{first + 8192}-{first + 16384}: 0 9\n")
     with pytest.raises(
-        InputError, match=r"1 not accessed, 1 accessed in a smaller share .*; --set source.min_share=0 keeps"
+        InputError, match=r"1 not accessed, 1 accessed in a smaller .*; --set source.min_share=0 keeps"
     ):
         survey(open_trace(path), machine, min_share=0.5)
     assert survey(open_trace(path), machine).n_samples == 1
-    path.write_text(
-        CASES["tracepoint"].text.replace("4299161600-8589934592", "140737310400512-140737310404608")
-    )
+    path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}140737310400512-140737310404608: 0 9\n")
     with pytest.raises(
         InputError, match=r"a region begins at 128 TiB, and .*virtual addresses need a pagemap"
     ):
