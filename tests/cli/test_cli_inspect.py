@@ -85,6 +85,13 @@ def test_each_kind_is_told(files: dict[str, Path], capsys: pytest.CaptureFixture
     assert commands
     for name, command, *_ in commands:
         assert name == "python" or command in COMMANDS
+
+
+@pytest.mark.parametrize("kind", ["trace", "plan"])
+def test_people_are_told_the_same(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    document = inspected(capsys, str(files[kind]))
     assert main(["inspect", str(files[kind])]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{files[kind]}: {document['what']}\n")

@@ -255,7 +255,7 @@ def columns_of(blocks: Any) -> tuple[list[tuple[Any, ...]], int, int]:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_pieces_are_what_the_whole_is(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     records = []
     for made in data.draw(st.lists(laid_out, min_size=1, max_size=3)):

@@ -310,7 +310,7 @@ padded = st.tuples(
 
 
 @given(st.lists(padded, min_size=1, max_size=12), st.integers(0, 2**32), st.integers(0, 2))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_lines_eight_characters_at_a_time_are_what_they_are_by_words(
     listed: list, seed: int, n_changes: int
 ) -> None:

@@ -1,8 +1,8 @@
 """``/sys/kernel/debug/page_owner``, or a copy of it: who has allocated which page.
 
-A record begins with ``Page allocated via order N, ... pid N``, then ``PFN N type T Block N type T Flags``, where
-the PFN is hexadecimal behind ``0x`` since v5.19; a stack trace and a blank line follow
-(print_page_owner() in mm/page_owner.c, v6.12).
+A record begins with ``Page allocated via order N, ... pid N``, then ``PFN N type T Block N type T Flags``;
+the PFN is hexadecimal behind ``0x`` since v5.19. A stack trace and a blank line follow (print_page_owner() in
+mm/page_owner.c, v6.12).
 """
 
 from __future__ import annotations
