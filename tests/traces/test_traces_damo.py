@@ -378,3 +378,32 @@ def test_a_record_is_read_at_a_million_and_a_half_regions_a_second(tmp_path: Pat
         assert n_read == 500_000
     sys.stdout.write(f"{[round(0.5 / s, 2) for s in seconds]} M regions/s\n")
     assert 500_000 / min(seconds) >= 1.5e6  # 4 alone; other work on the machine takes half of it
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"end":', b'"end": "1", "end":'),
+        (b'"regions":', b'"regions": [], "regions":'),
+        (b'"end_time":', b'"x": {"a": 1, "a": 2}, "end_time":'),
+        (b'"snapshots":', b'"snapshots": [], "snapshots":'),
+        (b'"target_id":', b'"ops": "vaddr", "target_id":'),
+        (b'"target_id":', b'"data_source": "damon_stat", "target_id":'),
+        (b'"target_id":', b'"x": "\\u0041", "target_id":'),
+        (b'"target_id":', b'"x": 01, "target_id":'),
+        (b'"target_id":', b'"x": NaN, "target_id":'),
+        (b'"target_id":', b'"x": [1,], "target_id":'),
+        (b'"regions": [', b'"regions": [,'),
+        (b'"end_time":', b'"no_time":'),
+    ],
+)
+def test_what_is_odd_is_read_as_a_whole(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(RECORD)
+    assert damo_stream.stream(path, lambda _: None) is not None
+    assert old in RECORD
+    path.write_bytes(RECORD.replace(old, new, 1))
+    assert damo_stream.stream(path, lambda _: None) is None
+    for text in (RECORD[:-3], RECORD + b"]", RECORD + b"x"):
+        path.write_bytes(text)
+        assert damo_stream.stream(path, lambda _: None) is None
