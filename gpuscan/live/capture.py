@@ -63,6 +63,7 @@ def capture_processes(
         stack.callback(roster.close)
         flags = PageFlags(system.root / "proc/kpageflags", system)
         stack.callback(flags.close)
+        flags.check_shown()
         here = Circumstances(system.read_host().topology, len(pids), system=system)
         watching, refused = open_monitor(monitor, here)
         stack.callback(watching.close)

@@ -218,6 +218,11 @@ def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, M
         from gpuscan.run.trace import survey_trace, trace_spec
 
         surveyed, workload = survey_trace(workload, topology, hooks.on_read)
+        if frames is not None and surveyed.trace.format.is_virtual:
+            raise InputError(
+                f"{surveyed.trace.path} has virtual addresses, and which page of a captured machine is whose "
+                "nobody knows; give --topology instead, whose pages it then gets"
+            )
         return replace(job, workload=workload), trace_spec(workload, topology, surveyed.n_pages), surveyed
     if frames is None:
         return job, workload.machine_spec(topology), None
