@@ -52,24 +52,36 @@ class TimedLedger(RequestLedger):
         order = np.argsort(heads)
         self._heads, self._times_ns = heads[order], times_ns[order]
 
-    def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
+    def ask(self, position: int, nid: int, *, keeps_nid: bool = True, time_ns: int | None = None) -> None:
         """See :class:`RequestLedger`."""
         fresh = self.wanted(position) is None
         super().ask(position, nid, keeps_nid=keeps_nid)
-        if fresh:
+        if not fresh:
+            return
+        if time_ns is None:
             time_ns = self.now_ns
             if len(self._heads):
                 time_ns = int(self._marked_ns(np.array([position], dtype=np.int64))[0])
-            self._since_ns[position] = time_ns
+        self._since_ns[position] = time_ns
 
     def ask_many(
-        self, positions: NDArray[np.int64], nids: NDArray[np.int32], *, keeps_nid: bool = True
+        self,
+        positions: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        *,
+        keeps_nid: bool = True,
+        times_ns: NDArray[np.int64] | None = None,
     ) -> None:
-        """See :class:`RequestLedger`; the pages are all different, as :meth:`coming` has them."""
+        """See :class:`RequestLedger`; without times all pages are different, as :meth:`coming` has them."""
         if len(positions):
             self._make_room(int(positions.max()))
-            fresh = positions[self._is_free(positions)]
-            self._since_ns[fresh] = self._marked_ns(fresh)
+            free = self._is_free(positions)
+            fresh = positions[free]
+            if times_ns is None:
+                self._since_ns[fresh] = self._marked_ns(fresh)
+            else:  # of several requests for a page the first begins the wait
+                fresh, firsts = np.unique(fresh, return_index=True)
+                self._since_ns[fresh] = times_ns[free][firsts]
         super().ask_many(positions, nids, keeps_nid=keeps_nid)
 
     def claim(self, position: int) -> int | None:
@@ -78,11 +90,14 @@ class TimedLedger(RequestLedger):
         Raises:
             RunFailedError: the walk was at the page before the page was marked.
         """
-        self._note_found(np.array([position], dtype=np.int64), None)
+        self._note_found(np.array([position], dtype=np.int64))
         return super().claim(position)
 
     def claim_many(
-        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int32]:
         """See :class:`RequestLedger`.
 
@@ -90,11 +105,16 @@ class TimedLedger(RequestLedger):
             RunFailedError: the walk was at a page before the page was marked.
         """
         if len(positions):
-            self._note_found(positions, n_to_come)
-        return super().claim_many(positions, n_to_come)
+            self._note_found(positions, n_to_come, stops)
+        return super().claim_many(positions, n_to_come, stops)
 
-    def _note_found(self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None) -> None:
-        found_ns = self.place.reached(positions, n_to_come)
+    def _note_found(
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
+    ) -> None:
+        found_ns = self.place.reached(positions, n_to_come, stops)
         self._make_room(int(positions.max()))
         pending = ~self._is_free(positions)
         positions, found_ns = positions[pending], found_ns[pending]
@@ -158,13 +178,17 @@ class WalkPlace:
         return walk_ns
 
     def reached(
-        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int64]:
         """Return int64[n], when the walk that is under way reached pages; it is at the last one.
 
         Args:
-            positions: of one span.
-            n_to_come: of a list: see :class:`gpuscan.designs.taking.Window`.
+            positions: of one span, or with ``n_to_come`` of several.
+            n_to_come, stops: see :class:`gpuscan.designs.taking.Window`; the model counts these stops after
+                this.
         """
         self._note_resched()
         span, model = self._model.span, self._model
@@ -177,6 +201,10 @@ class WalkPlace:
                 self._span, self._before_span = span, self._n_looks() - model.n_examined(span)
             n_looks = self._before_span + model.n_before(span, model.machine.pfns(positions))
         reached_ns: NDArray[np.int64] = (self._start_ns + n_looks * self.look_ns).astype(np.int64)
+        if stops is not None:
+            for stop_ns in reached_ns[stops].tolist():
+                self._reschedule(stop_ns)
+                self._rescheds += 1
         self._at_ns = int(reached_ns[-1])
         return reached_ns
 
@@ -192,5 +220,8 @@ class WalkPlace:
         n_rescheds = self._model.counters["cond_resched"]
         if n_rescheds > self._rescheds:
             self._rescheds = n_rescheds
-            self.longest_ns = max(self.longest_ns, float(self._at_ns - self._rescheduled_ns))
-            self._rescheduled_ns = self._at_ns
+            self._reschedule(self._at_ns)
+
+    def _reschedule(self, at_ns: int) -> None:
+        self.longest_ns = max(self.longest_ns, float(at_ns - self._rescheduled_ns))
+        self._rescheduled_ns = at_ns

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.candidates import ready_positions
+from gpuscan.designs.candidates import ready_in_ranges
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import (
@@ -43,6 +43,36 @@ from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.spec import KernelCostSpec
 
 _AHEAD_LEAST = 64
+
+
+class MarksAhead(NamedTuple):
+    """Marks that may come while a node is walked, span after span, those of each in the order of their times.
+
+    Attributes:
+        times_ns, pfns, jiffies: int64[n], when and of which page.
+        nids: int32[n], where each shall go.
+        counts: int64[n], accesses that each reports; None: marks.
+    """
+
+    times_ns: NDArray[np.int64]
+    pfns: NDArray[np.int64]
+    jiffies: NDArray[np.int64]
+    nids: NDArray[np.int32]
+    counts: NDArray[np.int64] | None
+
+
+class Meeting(NamedTuple):
+    """Which marks a walk met.
+
+    Attributes:
+        made: int64[n], their places among all, ascending.
+        during: bool[n], not before the walk came to their span.
+        asked: bool[n], which made a page READY, or found it so.
+    """
+
+    made: NDArray[np.int64]
+    during: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
 
 
 class Model(ABC):
@@ -132,6 +162,27 @@ class Model(ABC):
     def raise_flag(self, span: ZoneSpan) -> None:
         """Set the flag of a span, where there is one, as a mark does that comes while the span is walked."""
         return
+
+    def meet(
+        self,
+        spans: Sequence[ZoneSpan],
+        ends: NDArray[np.int64],
+        marks: MarksAhead,
+        start_ns: int,
+        look_ns: float,
+    ) -> Meeting | None:
+        """Make the marks that a walk meets, where a model can find out which these are all together.
+
+        Args:
+            spans: what the walk may go through, in its order, none over another.
+            ends: int64[n_spans], the first mark behind those of each.
+            marks: those in these spans; in which a mark is met: :mod:`gpuscan.designs.threads`.
+            start_ns, look_ns: when the walk begins, and what a look takes.
+
+        Returns:
+            None where it cannot; then nothing was made.
+        """
+        return None
 
     def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[n]: how many PFNs of a span a walk looks at before it comes to each of these."""
@@ -242,13 +293,66 @@ class Model(ABC):
         result = machine.migrate(heads, nid)
         self.busy_ns += result.busy_ns
         counters.update(dict(result.counts))
-        self._count_success(heads, nid, dict(result.counts).get("pgmigrate_success", 0))
+        self._count_success(dict(result.counts).get("pgmigrate_success", 0))
         there = nid in machine.nids
         n_right = 0 if not there else int(np.count_nonzero((asked == nid) | (asked == NOBODY)))
         counters["sent_to_wrong_node"] += len(heads) - n_right
         self.ledger.moved_many(asked[result.moved], nid)
         self.ledger.lose_many(asked[~result.moved], CONSUMED if there else INVALID_NID)
         self.apply(result.events)
+
+    def _hand_over_each(
+        self,
+        listed: NDArray[np.int64],
+        asked: NDArray[np.int32],
+        ends: NDArray[np.int64],
+        nids: NDArray[np.int64],
+    ) -> None:
+        """Do :meth:`_hand_over` for several batches, one after the other, none of them empty.
+
+        Args:
+            listed, asked: as there, batch after batch.
+            ends: int64[n_batches], how many folios all batches up to each have.
+            nids: int64[n_batches], where each goes.
+        """
+        machine, counters = self.machine, self.counters
+        if not len(ends):
+            return
+        sizes = np.diff(ends, prepend=0)
+        order = np.repeat(2 * ends - sizes - 1, sizes) - np.arange(len(listed))
+        heads, asked, each_nid = listed[order], asked[order], np.repeat(nids, sizes)
+        pfns = machine.pfns(heads).tolist()
+        for start, end, nid in zip((ends - sizes).tolist(), ends.tolist(), nids.tolist(), strict=True):
+            self.calls.append(BatchCall(tuple(pfns[start:end]), nid))
+        counters["batch_calls"] += len(ends)
+        counters["batch_folios"] += len(heads)
+        result = machine.migrate_each(heads, ends, nids)
+        for busy_ns in result.busy_ns.tolist():  # in their order, as floats are added
+            self.busy_ns += busy_ns
+        counters.update(result.counts)
+        self._count_success(result.counts.get("pgmigrate_success", 0))
+        there = self._have_memory(each_nid)
+        right = there & ((asked == each_nid) | (asked == NOBODY))
+        counters["sent_to_wrong_node"] += len(heads) - int(np.count_nonzero(right))
+        moved = result.moved
+        self.ledger.moved_many(asked[moved], each_nid[moved])
+        self.ledger.lose_many(asked[~moved & there], CONSUMED)
+        self.ledger.lose_many(asked[~moved & ~there], INVALID_NID)
+        self.apply(result.events)
+
+    def _take_spans(self, window: Window, rule: int, ends: NDArray[np.int64]) -> None:
+        """Go through the candidates of several spans, and hand over each batch that is due.
+
+        Args:
+            window: of pages of different folios, all of them as they are until the thread is through.
+            rule: when a batch goes.
+            ends: int64[n_spans], the first candidate behind those of each.
+        """
+        became, stops, batch_ends, nids = window.take_spans(rule, self.batch_folios, ends)
+        window.stops = stops
+        heads, asked = self._book(window, became)
+        self.counters["cond_resched"] += int(np.count_nonzero(stops))
+        self._hand_over_each(heads, asked, batch_ends, nids)
 
     def _take_all(
         self,
@@ -303,7 +407,9 @@ class Model(ABC):
             self._clear(positions)
             counters["claimed"] += len(taken)
             asked = ledger.claim_many(
-                positions, None if window.n_to_come is None else window.n_to_come[taken]
+                positions,
+                None if window.n_to_come is None else window.n_to_come[taken],
+                None if window.stops is None else window.stops[taken],
             )
         else:
             asked = window.asked[taken]
@@ -341,7 +447,7 @@ class Model(ABC):
         """End the requests of folios that are on their targets already."""
         self.ledger.lose_many(asked, ALREADY_THERE)
 
-    def _count_success(self, heads: NDArray[np.int64], nid: int, n_pages: int) -> None:
+    def _count_success(self, n_pages: int) -> None:
         """Count base pages moved as the patch does."""
         if n_pages:
             self.counters["numa_pages_migrated"] += n_pages
@@ -355,8 +461,8 @@ def sorted_candidates(
 
     A walk that looks at every page does nothing at the others, so a model may leave them out.
     """
-    found = [ready_positions(records, lo, hi, ready_mask) for lo, hi in ranges]
+    found, _ = ready_in_ranges(records, ranges, ready_mask)
     also = [position for position in more if any(lo <= position < hi for lo, hi in ranges)]
-    if len(found) == 1 and not also:
-        return found[0]
-    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found, np.array(also, dtype=np.int64)]))
+    if len(ranges) < 2 and not also:
+        return found
+    return np.unique(np.concatenate([found, np.array(also, dtype=np.int64)]))
