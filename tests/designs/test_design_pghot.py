@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import PghotTunables
 from gpuscan.records.formats import record_format, unpack
 from gpuscan.records.page_map import SECTION_PAGES
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import Machine
-from gpuscan.designs.pghot import PghotTunables, SectionFlag
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import PghotTunables
 from gpuscan.designs.tunables import MIB, NS_PER_MS, Bound, Divisor, Tuning, rate_limit_bounds, whole_ms
 from gpuscan.records.formats import record_format
 from gpuscan.records.page_map import SECTION_PAGES

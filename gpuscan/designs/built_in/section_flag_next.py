@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from gpuscan.designs.built_in.section_flag import DESIGN as POSTED
 from gpuscan.designs.contract import PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
-from gpuscan.designs.pghot import UNKNOWN, Coming, PghotTunables, SectionFlag
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import UNKNOWN, Coming, PghotTunables
 from gpuscan.designs.pghot_records import ASKS, COOLS, NID_KNOWN, NOT_RECORDED, Reports
 from gpuscan.designs.requests import COOLED, STALE
 from gpuscan.designs.taking import NOT_ASKED
