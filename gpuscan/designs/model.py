@@ -26,6 +26,7 @@ from gpuscan.designs.requests import (
 from gpuscan.designs.taking import (
     AHEAD,
     AT_HOME,
+    FAR_AHEAD,
     FLUSH_BEFORE_IT,
     FLUSH_WITH_IT,
     GOES,
@@ -308,7 +309,7 @@ class Model(ABC):
         ends: NDArray[np.int64],
         nids: NDArray[np.int64],
     ) -> None:
-        """Do :meth:`_hand_over` for several batches, one after the other, none of them empty.
+        """Do :meth:`_hand_over` for several batches, one after the other.
 
         Args:
             listed, asked: as there, batch after batch.
@@ -316,8 +317,6 @@ class Model(ABC):
             nids: int64[n_batches], where each goes.
         """
         machine, counters = self.machine, self.counters
-        if not len(ends):
-            return
         sizes = np.diff(ends, prepend=0)
         order = np.repeat(2 * ends - sizes - 1, sizes) - np.arange(len(listed))
         heads, asked, each_nid = listed[order], asked[order], np.repeat(nids, sizes)
@@ -326,7 +325,10 @@ class Model(ABC):
             self.calls.append(BatchCall(tuple(pfns[start:end]), nid))
         counters["batch_calls"] += len(ends)
         counters["batch_folios"] += len(heads)
-        result = machine.migrate_each(heads, ends, nids)
+        counters["empty_batch_calls"] += int(np.count_nonzero(sizes == 0))
+        if not len(heads):
+            return
+        result = machine.migrate_each(heads, ends[sizes > 0], nids[sizes > 0])
         for busy_ns in result.busy_ns.tolist():  # in their order, as floats are added
             self.busy_ns += busy_ns
         counters.update(result.counts)
@@ -340,19 +342,53 @@ class Model(ABC):
         self.ledger.lose_many(asked[~moved & ~there], INVALID_NID)
         self.apply(result.events)
 
-    def _take_spans(self, window: Window, rule: int, ends: NDArray[np.int64]) -> None:
-        """Go through the candidates of several spans, and hand over each batch that is due.
+    def _take_spans(
+        self,
+        window: Window,
+        batch: Batch,
+        ends: NDArray[np.int64],
+        when_off_lru: int = PASSED_OVER,
+        *,
+        closes: bool = False,
+    ) -> None:
+        """Go through candidates of one span or several, and hand over each batch that is due.
 
         Args:
-            window: of pages of different folios, all of them as they are until the thread is through.
-            rule: when a batch goes.
+            window: of pages of different folios, which stay as they are until the thread is through.
+            batch: what is listed so far.
             ends: int64[n_spans], the first candidate behind those of each.
+            when_off_lru: see :meth:`_take_all`.
+            closes: a batch ends with its span, the last one's too.
         """
-        became, stops, batch_ends, nids = window.take_spans(rule, self.batch_folios, ends)
-        window.stops = stops
+        became, stops, batch_ends, nids = window.take_spans(batch, ends, when_off_lru, closes=closes)
+        window.stops = stops if batch.reschedules else None
         heads, asked = self._book(window, became)
-        self.counters["cond_resched"] += int(np.count_nonzero(stops))
-        self._hand_over_each(heads, asked, batch_ends, nids)
+        if batch.reschedules:
+            self.counters["cond_resched"] += int(np.count_nonzero(stops))
+        batch_ends = batch_ends + sum(map(len, batch.heads))
+        batch.add(heads, asked)
+        if len(batch_ends):
+            heads, asked = batch.take_all()
+            n = int(batch_ends[-1])
+            self._hand_over_each(heads[:n], asked[:n], batch_ends, nids)
+            batch.add(heads[n:], asked[n:])
+
+    def _n_steady(self, window: Window, batch: Batch) -> int:
+        """Return how many candidates of a window the thread may go through before a batch may change what is
+        known of the rest: whether its target is balanced, and has room."""
+        pages, nids, machine = window.pages, window.nids, self.machine
+        if (pages.n_pages > 1).any():
+            return 0
+        go = window.looked & pages.lru & (pages.nid != nids)
+        targets, from_nids = set(np.unique(nids[go]).tolist()), set(np.unique(pages.nid[go]).tolist())
+        n_listed = sum(map(len, batch.heads))
+        if n_listed:
+            targets.add(batch.nid)
+            from_nids.update(np.unique(machine.nids_at(np.concatenate(batch.heads))).tolist())
+        if not targets <= machine.nids or targets & from_nids:
+            return 0
+        n_fit = min(map(machine.steady_pages, targets), default=len(go)) - n_listed
+        return int(np.searchsorted(go.cumsum(), n_fit, side="right")) if n_fit > 0 else 0
 
     def _take_all(
         self,
@@ -369,11 +405,16 @@ class Model(ABC):
             batch: what is listed so far; what is left over stays there.
             when_off_lru: what becomes of one that is on no LRU list.
         """
-        n_done, n_ahead = 0, AHEAD
+        n_done, n_ahead = 0, FAR_AHEAD
         while n_done < n:
             window = look(slice(n_done, min(n, n_done + n_ahead)))
-            n_taken = self._take_window(window, batch, when_off_lru)
-            n_ahead = max(_AHEAD_LEAST, min(AHEAD, 2 * n_taken))
+            n_taken = self._n_steady(window, batch)
+            if n_taken:
+                self._take_spans(window, batch, np.array([n_taken]), when_off_lru)
+                n_ahead = max(_AHEAD_LEAST, min(FAR_AHEAD, 2 * n_taken))
+            else:
+                n_taken = self._take_window(window, batch, when_off_lru)
+                n_ahead = max(_AHEAD_LEAST, min(AHEAD, 2 * n_taken))
             n_done += n_taken
 
     def _take_window(self, window: Window, batch: Batch, when_off_lru: int = PASSED_OVER) -> int:

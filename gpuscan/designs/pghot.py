@@ -112,7 +112,7 @@ class SectionFlag(PghotRecords):
         """
         positions = positions[: ends[-1]]
         seen = self._see(positions, spans[0].nid)
-        n_spans = self._n_steady(seen.asked, ends)
+        n_spans = self._n_spans_steady(seen.asked, ends)
         if not n_spans:
             return 0
         spans, ends, n = spans[:n_spans], ends[:n_spans], int(ends[n_spans - 1])
@@ -128,7 +128,7 @@ class SectionFlag(PghotRecords):
             n_before[part] = self.n_before(spans[at], self.machine.pfns(positions[part]))
         to_come = n_looks[::-1].cumsum()[::-1]  # with the section itself
         window.n_to_come = np.repeat(to_come, sizes) - n_before
-        self._take_spans(window, PGHOT, ends)
+        self._take_spans(window, Batch(PGHOT, self.batch_folios), ends, closes=True)
         return n_spans
 
     def _enter(self, n_looks: Sequence[int]) -> None:
@@ -136,7 +136,7 @@ class SectionFlag(PghotRecords):
         self.counters["sections_walked"] += len(n_looks)
         self.counters["pfns_examined"] += sum(n_looks)
 
-    def _n_steady(self, asked: Asked, ends: NDArray[np.int64]) -> int:
+    def _n_spans_steady(self, asked: Asked, ends: NDArray[np.int64]) -> int:
         """Return in how many sections, whose pages end at ``ends``, all that may move leaves it as it is
         whether its target is balanced, and has room."""
         n_spans = len(ends)

@@ -20,6 +20,8 @@ from gpuscan.designs.promotion_limit import Admission
 
 AHEAD = 1024
 """Candidates that are looked at together."""
+FAR_AHEAD = 1 << 16
+"""The same, where no batch changes what is known of them."""
 
 PASSED_OVER, GONE, NOWHERE, AT_HOME, NOT_ADMITTED, REFUSED, GOES = range(7)
 """What becomes of a candidate: its mark stays; it is claimed and was off its LRU list; it has no target (of
@@ -129,28 +131,32 @@ class Window:
     stops: NDArray[np.bool_] | None = None
 
     def take_spans(
-        self, rule: int, limit: int, ends: NDArray[np.int64]
+        self, batch: Batch, ends: NDArray[np.int64], when_off_lru: int, *, closes: bool
     ) -> tuple[NDArray[np.int8], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-        """Go through the candidates of several spans: see :func:`take_spans`.
+        """Go through the first candidates, span after span: see :func:`take_spans`.
 
         Returns:
-            What became of each; where the thread stops; and of each batch, how many folios all up to it
-            have, and its node.
+            What became of each; where the thread stops; and of each batch, how many of the folios that go
+            are in all up to it, and its node.
         """
-        n = len(self.positions)
+        n = int(ends[-1])
         became, stops = np.zeros(n, dtype=np.int8), np.zeros(n, dtype=np.bool_)
-        batch_ends, batch_nids = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+        batch_ends, batch_nids = np.empty(2 * n, dtype=np.int64), np.empty(2 * n, dtype=np.int64)
+        admitted = np.ones(n, dtype=np.bool_) if self.admission is None else self.admission.admitted
         n_batches = take_spans(
             self.looked,
             self.pages.lru,
             self.pages.nid == self.nids,
-            np.ones(n, dtype=np.bool_) if self.admission is None else self.admission.admitted,
+            admitted,
             self.refused,
             self.nids,
             self.memcgs,
             ends,
-            rule,
-            limit,
+            batch.state,
+            batch.rule,
+            batch.limit,
+            when_off_lru,
+            closes,
             became,
             stops,
             batch_ends,
@@ -294,8 +300,11 @@ def take_spans(
     nids: NDArray[np.int64],
     memcgs: NDArray[np.int64],
     ends: NDArray[np.int64],
+    state: NDArray[np.int64],
     rule: int,
     limit: int,
+    when_off_lru: int,
+    closes: bool,  # compiled functions take arguments by place
     became: NDArray[np.int8],
     stops: NDArray[np.bool_],
     batch_ends: NDArray[np.int64],
@@ -305,21 +314,24 @@ def take_spans(
     the machine changes what is known of the others, and no check draws a failure.
 
     Args:
-        looked, lru, at_home, admitted, refused, nids, memcgs, rule, limit: as :func:`take` has them.
-        ends: int64[n_spans], the first candidate behind those of each; a batch ends with its span.
+        looked, lru, at_home, admitted, refused, nids, memcgs, state, rule, limit, when_off_lru: as
+            :func:`take` has them.
+        ends: int64[n_spans], the first candidate behind those of each.
+        closes: a batch ends with its span, the last one's too.
         became: int8[n], of PASSED_OVER, becomes what each becomes.
         stops: bool[n], becomes where the thread stops (and reschedules, if its rule does).
-        batch_ends, batch_nids: int64[n], become how many folios all batches up to each have, and its node.
+        batch_ends, batch_nids: int64[2 * n], become how many of the folios that go are in all batches up to
+            each, and its node.
 
     Returns:
         How many batches there are.
     """
-    state = np.empty(4, dtype=np.int64)
     n_batches = n_listed = i = 0
     for end in ends:
-        state[_NID], state[_MEMCG], state[_N_COUNTED], state[_N_LISTED] = NUMA_NO_NODE, 0, 0, 0
         while i < end:
-            if looked[i] and lru[i]:
+            if looked[i] and not lru[i]:
+                became[i] = when_off_lru
+            elif looked[i]:
                 checked = refused[i] == ASKED
                 became[i] = _before_the_checks(rule, nids[i], at_home[i], admitted[i], checked)
             if became[i] != GOES:
@@ -339,9 +351,11 @@ def take_spans(
                 n_batches += 1
                 state[_N_COUNTED] = state[_N_LISTED] = 0
             i += 1
-        if state[_N_LISTED]:
+        if closes and state[_N_LISTED]:
             batch_ends[n_batches], batch_nids[n_batches] = n_listed, state[_NID]
             n_batches += 1
+        if closes:
+            state[_NID], state[_MEMCG], state[_N_COUNTED], state[_N_LISTED] = NUMA_NO_NODE, 0, 0, 0
     return n_batches
 
 
