@@ -68,3 +68,17 @@ def ready_in_ranges(
         found = np.empty(n_found, dtype=np.int64)
         step(records, los, his, mask, found, ends)
     return found[:n_found], ends
+
+
+def sorted_candidates(
+    records: NDArray[Any], ready_mask: int, ranges: Sequence[tuple[int, int]], more: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Return int64[n], the positions in ``ranges`` whose record is READY, and those of ``more``, ascending.
+
+    A walk that looks at every page does nothing at the others, so a model may leave them out.
+    """
+    found, _ = ready_in_ranges(records, ranges, ready_mask)
+    also = [position for position in more if any(lo <= position < hi for lo, hi in ranges)]
+    if len(ranges) < 2 and not also:
+        return found
+    return np.unique(np.concatenate([found, np.array(also, dtype=np.int64)]))

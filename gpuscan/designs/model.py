@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.candidates import ready_in_ranges
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import (
@@ -493,17 +492,3 @@ class Model(ABC):
         if n_pages:
             self.counters["numa_pages_migrated"] += n_pages
             self.counters["pgpromote_success"] += n_pages
-
-
-def sorted_candidates(
-    records: NDArray[Any], ready_mask: int, ranges: Sequence[tuple[int, int]], more: Sequence[int] = ()
-) -> NDArray[np.int64]:
-    """Return int64[n], the positions in ``ranges`` whose record is READY, and those of ``more``, ascending.
-
-    A walk that looks at every page does nothing at the others, so a model may leave them out.
-    """
-    found, _ = ready_in_ranges(records, ranges, ready_mask)
-    also = [position for position in more if any(lo <= position < hi for lo, hi in ranges)]
-    if len(ranges) < 2 and not also:
-        return found
-    return np.unique(np.concatenate([found, np.array(also, dtype=np.int64)]))
