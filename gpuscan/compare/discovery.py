@@ -10,6 +10,9 @@ from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.model import Model
 from gpuscan.designs.requests import RequestLedger
 
+_WAITS_MAX = (1 << 31) - 1
+"""Places that 32 bits hold."""
+
 
 class TimedLedger(RequestLedger):
     """A :class:`RequestLedger` that notes how long each request waited until it was found.
@@ -27,8 +30,9 @@ class TimedLedger(RequestLedger):
         self.now_ns = 0
         self.place = place
         self._heads, self._times_ns = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        self._since_ns = np.zeros(n_positions, dtype=np.int64)
-        """By position; what it says of pages without a pending request is of old."""
+        self._waits = np.zeros(n_positions, dtype=np.int32)
+        """By position, the place of its beginning; of pages without a pending request it is of old."""
+        self._begun_ns, self._n_begun = np.empty(1024, dtype=np.int64), 0
         self._delays_ns: list[NDArray[np.int64]] = []
         self._positions: list[NDArray[np.int64]] = []
 
@@ -62,7 +66,7 @@ class TimedLedger(RequestLedger):
             time_ns = self.now_ns
             if len(self._heads):
                 time_ns = int(self._marked_ns(np.array([position], dtype=np.int64))[0])
-        self._since_ns[position] = time_ns
+        self._begin(np.array([position]), np.array([time_ns]))
 
     def ask_many(
         self,
@@ -78,10 +82,10 @@ class TimedLedger(RequestLedger):
             free = self._is_free(positions)
             fresh = positions[free]
             if times_ns is None:
-                self._since_ns[fresh] = self._marked_ns(fresh)
+                self._begin(fresh, self._marked_ns(fresh))
             else:  # of several requests for a page the first begins the wait
                 fresh, firsts = np.unique(fresh, return_index=True)
-                self._since_ns[fresh] = times_ns[free][firsts]
+                self._begin(fresh, times_ns[free][firsts])
         super().ask_many(positions, nids, keeps_nid=keeps_nid)
 
     def claim(self, position: int) -> int | None:
@@ -118,7 +122,7 @@ class TimedLedger(RequestLedger):
         self._make_room(int(positions.max()))
         pending = ~self._is_free(positions)
         positions, found_ns = positions[pending], found_ns[pending]
-        delays_ns = found_ns - self._since_ns[positions]
+        delays_ns = found_ns - self._begun_ns[self._waits[positions]]
         if len(delays_ns) and delays_ns.min() < 0:
             early = int(delays_ns.argmin())
             raise RunFailedError(
@@ -128,6 +132,25 @@ class TimedLedger(RequestLedger):
         self._delays_ns.append(delays_ns)
         self._positions.append(positions)
 
+    def _begin(self, positions: NDArray[np.int64], times_ns: NDArray[np.int64]) -> None:
+        """Let the waits of pages begin: a time for each wait takes less than one for each page of a machine.
+
+        Raises:
+            RunFailedError: there are more waits than can be told apart.
+        """
+        first, end = self._n_begun, self._n_begun + len(positions)
+        if end > _WAITS_MAX:
+            raise RunFailedError(
+                f"over {_WAITS_MAX:,} requests are more than the open loop can time; give fewer --requests"
+            )
+        if end > len(self._begun_ns):
+            grown = np.empty(2 * end, dtype=np.int64)
+            grown[:first] = self._begun_ns[:first]
+            self._begun_ns = grown
+        self._begun_ns[first:end] = times_ns
+        self._waits[positions] = np.arange(first, end)
+        self._n_begun = end
+
     def _marked_ns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return when the marks that come together ask for pages, which are heads of their folios or not."""
         heads = self.place.heads(positions)
@@ -135,9 +158,9 @@ class TimedLedger(RequestLedger):
 
     def _make_room(self, position: int) -> None:
         super()._make_room(position)
-        if len(self._since_ns) < len(self._open):
-            more = np.zeros(len(self._open) - len(self._since_ns), dtype=np.int64)
-            self._since_ns = np.concatenate((self._since_ns, more))
+        if len(self._waits) < len(self._open):
+            more = np.zeros(len(self._open) - len(self._waits), dtype=np.int32)
+            self._waits = np.concatenate((self._waits, more))
 
 
 class WalkPlace:

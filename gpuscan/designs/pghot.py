@@ -155,7 +155,7 @@ class SectionFlag(PghotRecords):
         looked = pages.online & (pages.head == positions) & (pages.nid == nid) & fields.ready
         nids = self._targets(positions, pages.nid)
         at_stake = looked & pages.lru & (pages.nid != nids) & self._have_memory(nids)
-        age_jiffies = now_jiffies + 1 - self._last_access[positions]
+        age_jiffies = now_jiffies + 1 - self._last_access[positions].astype(np.int64)
         # Time stands still in a walk, but not for a page that was marked ahead of it: that one is not of old.
         now = now_jiffies + np.maximum(0, -age_jiffies)
         latency_jiffies = (now >> self._fmt.jiffies_shift) - fields.time & self._fmt.time.max
@@ -205,7 +205,7 @@ class SectionFlag(PghotRecords):
         window.admission.commit(len(became), self.counters, with_room="pgpromote_candidate_nrl")
         heads = window.pages.head[: len(became)]
         goes = became == GOES
-        ages = self._now_jiffies + 1 - self._last_access[heads]
+        ages = self._now_jiffies + 1 - self._last_access[heads].astype(np.int64)
         wrapped = (ages >= self._fmt.wrap_jiffies()) | self._looked_fresh[heads]
         asked = (became == NOT_ADMITTED) | (became == REFUSED) | goes
         self._looked_fresh[heads[asked]] = False

@@ -32,6 +32,7 @@ from gpuscan.records.formats import N_NODES_MAX, Field, record_format, unpack
 from gpuscan.records.page_map import SECTION_PAGES
 
 _WINDOW_MS = {"pghot-compact": 3000, "pghot": 5000}
+INT32_MAX = (1 << 31) - 1
 UNKNOWN = -1
 """Nobody has asked yet whether a section has records."""
 _Jiffies = TypeVar("_Jiffies", int, NDArray[np.int64])
@@ -111,7 +112,7 @@ class PghotRecords(Model):
         """One record per page, of the tunables' format; a folio's is that of its first page."""
         self._hot = np.zeros(max(machine.sections(), default=0) + 1, dtype=np.bool_)
         # Jiffies + 1 of the last access as it really was, 0: none. Pages never recorded take no memory.
-        self._last_access = np.zeros(machine.n_positions, dtype=np.int64)
+        self._last_access = np.zeros(machine.n_positions, dtype=np.int32)
         self._looked_fresh = np.zeros(machine.n_positions, dtype=np.bool_)
         self._nid_of_section: dict[int, int] = {}  # memory stays where it is
         self._kept = Records(self.records, self._last_access, self._looked_fresh)
@@ -295,6 +296,8 @@ class PghotRecords(Model):
         heads = self._whole_folios(pfns)
         if heads is None:
             return None
+        if len(jiffies):
+            self._check_time(int(jiffies.max()))
         recorded = heads >= 0
         valid = np.ones(len(pfns), dtype=np.bool_)
         if self._fmt.has_nid:
@@ -387,10 +390,23 @@ class PghotRecords(Model):
 
     def _remember(self, position: int, now_jiffies: int, *, fresh: bool) -> None:
         """Note whether TIME, which wraps around, made an old access look recent."""
+        self._check_time(now_jiffies)
         before = int(self._last_access[position])
         self._last_access[position] = now_jiffies + 1
         age_ms = self._ms(now_jiffies + 1 - before) if before else 0
         self._looked_fresh[position] = fresh and age_ms > self.tunables.window_ms
+
+    def _check_time(self, now_jiffies: int) -> None:
+        """Refuse what does not fit where the last access of each page is kept.
+
+        Raises:
+            InputError: it does not.
+        """
+        if now_jiffies >= INT32_MAX:
+            raise InputError(
+                f"a time of {now_jiffies:,} jiffies is more than a model of pghot keeps (24 days at 1,000 a "
+                "second); give a shorter run, or a lower policy.hz"
+            )
 
     def _latency_ms(self, time: int, now_jiffies: int) -> int:
         """Return the age of a TIME, modulo its width: ``pghot_access_latency()``."""

@@ -58,12 +58,12 @@ class Records(NamedTuple):
 
     Attributes:
         words: uint8[n_positions] or uint32[n_positions], its record.
-        last_access: int64[n_positions], jiffies + 1 of the last access as it really was, 0: none.
+        last_access: int32[n_positions], jiffies + 1 of the last access as it really was, 0: none.
         looked_fresh: bool[n_positions], TIME, which wraps around, made an old access look recent.
     """
 
     words: NDArray[Any]
-    last_access: NDArray[np.int64]
+    last_access: NDArray[np.int32]
     looked_fresh: NDArray[np.bool_]
 
 
@@ -74,7 +74,7 @@ def _is_fresh(records: Records, at: int, jiffies: int, rules: Rules) -> bool:
     then = (np.int64(records.words[at]) >> rules.time_shift) & rules.time_max
     age_jiffies = ((time - then) & rules.time_max) << rules.jiffies_shift
     fresh = age_jiffies * _MS_PER_S // rules.hz <= rules.window_ms
-    before = records.last_access[at]
+    before = np.int64(records.last_access[at])
     records.last_access[at] = jiffies + 1
     true_ms = (jiffies + 1 - before) * _MS_PER_S // rules.hz if before > 0 else 0
     records.looked_fresh[at] = fresh and true_ms > rules.window_ms
