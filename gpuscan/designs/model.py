@@ -382,8 +382,11 @@ class Model(ABC):
         targets, from_nids = set(np.unique(nids[go]).tolist()), set(np.unique(pages.nid[go]).tolist())
         n_listed = sum(map(len, batch.heads))
         if n_listed:
+            listed = np.concatenate(batch.heads)
             targets.add(batch.nid)
-            from_nids.update(np.unique(machine.nids_at(np.concatenate(batch.heads))).tolist())
+            from_nids.update(np.unique(machine.nids_at(listed)).tolist())
+            if machine.refusals(listed, np.full(n_listed, batch.nid)).any():
+                return 0  # they were isolated when their target was balanced, and may not find room now
         if not targets <= machine.nids or targets & from_nids:
             return 0
         n_fit = min(map(machine.steady_pages, targets), default=len(go)) - n_listed

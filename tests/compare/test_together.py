@@ -1,4 +1,4 @@
-"""pghot over all sections of a node together against section by section, where the targets fill up."""
+"""What models do in one step against the same batch by batch, section by section, where targets fill up."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from gpuscan.compare.request_list import RequestList, make_request_list
 from gpuscan.compare.settings import Settings
 from gpuscan.compare.static_machine import StillPages
 from gpuscan.compare.stream import RecordedStream
-from gpuscan.designs.model import Meeting
+from gpuscan.designs.model import Meeting, Model
 from gpuscan.designs.pghot import SectionFlag
 from gpuscan.designs.pghot_marks import PghotRecords
+from gpuscan.designs.taking import Batch, Window
 from gpuscan.engine.policy import Policy
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.sim.spec import (
@@ -127,3 +128,32 @@ def test_what_draws_failures_is_not_moved_together(tmp_path: Path, monkeypatch: 
     stream, _ = given(chosen, tmp_path)
     monkeypatch.delattr(SimulatedMigrator, "migrate_singles")
     assert run_closed("section-flag", chosen, stream).migrated > 100
+
+
+@pytest.mark.slow  # 2 s each
+@pytest.mark.parametrize("design", ["rfc-v1", "zone-flag", "percpu-list", "hot-list"])
+def test_batches_together_are_batches_one_by_one(
+    design: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = replace(settings(), horizon_ns=1300 * MS)
+    stream, requests = given(chosen, tmp_path)
+    steady: list[int] = []
+    n_steady = Model._n_steady
+
+    def noted(self: Model, window: Window, batch: Batch) -> int:
+        steady.append(n_steady(self, window, batch))
+        return steady[-1]
+
+    def both() -> list[dict[str, Any]]:
+        machine = stream.open().machine
+        return [
+            plain(run_closed(design, chosen, stream)),
+            plain(run_model(design, chosen, StillPages(machine), requests, COSTS)),
+        ]
+
+    monkeypatch.setattr(Model, "_n_steady", noted)
+    together = both()
+    monkeypatch.setattr(Model, "_n_steady", lambda *_: 0)
+    assert together == both()
+    assert together[0]["migrated"] > 1000
+    assert max(steady) > 600
