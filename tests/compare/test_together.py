@@ -94,7 +94,9 @@ def section_by_section(monkeypatch: pytest.MonkeyPatch) -> Any:
     return now
 
 
-@pytest.mark.parametrize("design", ["section-flag", "section-flag-next"])
+@pytest.mark.parametrize(
+    "design", [pytest.param("section-flag", marks=pytest.mark.slow), "section-flag-next"]
+)
 def test_sections_together_are_sections_one_by_one(
     design: str, tmp_path: Path, section_by_section: Any
 ) -> None:
