@@ -10,6 +10,9 @@ from gpuscan.designs.machine import ZoneSpan
 from gpuscan.designs.model import Model
 from gpuscan.designs.requests import RequestLedger
 
+_WAITS_MAX = (1 << 31) - 1
+"""Places that 32 bits hold."""
+
 
 class TimedLedger(RequestLedger):
     """A :class:`RequestLedger` that notes how long each request waited until it was found.
@@ -27,8 +30,9 @@ class TimedLedger(RequestLedger):
         self.now_ns = 0
         self.place = place
         self._heads, self._times_ns = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        self._since_ns = np.zeros(n_positions, dtype=np.int64)
-        """By position; what it says of pages without a pending request is of old."""
+        self._waits = np.zeros(n_positions, dtype=np.int32)
+        """By position, the place of its beginning; of pages without a pending request it is of old."""
+        self._begun_ns, self._n_begun = np.empty(1024, dtype=np.int64), 0
         self._delays_ns: list[NDArray[np.int64]] = []
         self._positions: list[NDArray[np.int64]] = []
 
@@ -52,24 +56,36 @@ class TimedLedger(RequestLedger):
         order = np.argsort(heads)
         self._heads, self._times_ns = heads[order], times_ns[order]
 
-    def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
+    def ask(self, position: int, nid: int, *, keeps_nid: bool = True, time_ns: int | None = None) -> None:
         """See :class:`RequestLedger`."""
         fresh = self.wanted(position) is None
         super().ask(position, nid, keeps_nid=keeps_nid)
-        if fresh:
+        if not fresh:
+            return
+        if time_ns is None:
             time_ns = self.now_ns
             if len(self._heads):
                 time_ns = int(self._marked_ns(np.array([position], dtype=np.int64))[0])
-            self._since_ns[position] = time_ns
+        self._begin(np.array([position]), np.array([time_ns]))
 
     def ask_many(
-        self, positions: NDArray[np.int64], nids: NDArray[np.int32], *, keeps_nid: bool = True
+        self,
+        positions: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        *,
+        keeps_nid: bool = True,
+        times_ns: NDArray[np.int64] | None = None,
     ) -> None:
-        """See :class:`RequestLedger`; the pages are all different, as :meth:`coming` has them."""
+        """See :class:`RequestLedger`; without times all pages are different, as :meth:`coming` has them."""
         if len(positions):
             self._make_room(int(positions.max()))
-            fresh = positions[self._is_free(positions)]
-            self._since_ns[fresh] = self._marked_ns(fresh)
+            free = self._is_free(positions)
+            fresh = positions[free]
+            if times_ns is None:
+                self._begin(fresh, self._marked_ns(fresh))
+            else:  # of several requests for a page the first begins the wait
+                fresh, firsts = np.unique(fresh, return_index=True)
+                self._begin(fresh, times_ns[free][firsts])
         super().ask_many(positions, nids, keeps_nid=keeps_nid)
 
     def claim(self, position: int) -> int | None:
@@ -78,11 +94,14 @@ class TimedLedger(RequestLedger):
         Raises:
             RunFailedError: the walk was at the page before the page was marked.
         """
-        self._note_found(np.array([position], dtype=np.int64), None)
+        self._note_found(np.array([position], dtype=np.int64))
         return super().claim(position)
 
     def claim_many(
-        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int32]:
         """See :class:`RequestLedger`.
 
@@ -90,15 +109,20 @@ class TimedLedger(RequestLedger):
             RunFailedError: the walk was at a page before the page was marked.
         """
         if len(positions):
-            self._note_found(positions, n_to_come)
-        return super().claim_many(positions, n_to_come)
+            self._note_found(positions, n_to_come, stops)
+        return super().claim_many(positions, n_to_come, stops)
 
-    def _note_found(self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None) -> None:
-        found_ns = self.place.reached(positions, n_to_come)
+    def _note_found(
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
+    ) -> None:
+        found_ns = self.place.reached(positions, n_to_come, stops)
         self._make_room(int(positions.max()))
         pending = ~self._is_free(positions)
         positions, found_ns = positions[pending], found_ns[pending]
-        delays_ns = found_ns - self._since_ns[positions]
+        delays_ns = found_ns - self._begun_ns[self._waits[positions]]
         if len(delays_ns) and delays_ns.min() < 0:
             early = int(delays_ns.argmin())
             raise RunFailedError(
@@ -108,6 +132,25 @@ class TimedLedger(RequestLedger):
         self._delays_ns.append(delays_ns)
         self._positions.append(positions)
 
+    def _begin(self, positions: NDArray[np.int64], times_ns: NDArray[np.int64]) -> None:
+        """Let the waits of pages begin: a time for each wait takes less than one for each page of a machine.
+
+        Raises:
+            RunFailedError: there are more waits than can be told apart.
+        """
+        first, end = self._n_begun, self._n_begun + len(positions)
+        if end > _WAITS_MAX:
+            raise RunFailedError(
+                f"over {_WAITS_MAX:,} requests are more than the open loop can time; give fewer --requests"
+            )
+        if end > len(self._begun_ns):
+            grown = np.empty(2 * end, dtype=np.int64)
+            grown[:first] = self._begun_ns[:first]
+            self._begun_ns = grown
+        self._begun_ns[first:end] = times_ns
+        self._waits[positions] = np.arange(first, end)
+        self._n_begun = end
+
     def _marked_ns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return when the marks that come together ask for pages, which are heads of their folios or not."""
         heads = self.place.heads(positions)
@@ -115,9 +158,9 @@ class TimedLedger(RequestLedger):
 
     def _make_room(self, position: int) -> None:
         super()._make_room(position)
-        if len(self._since_ns) < len(self._open):
-            more = np.zeros(len(self._open) - len(self._since_ns), dtype=np.int64)
-            self._since_ns = np.concatenate((self._since_ns, more))
+        if len(self._waits) < len(self._open):
+            more = np.zeros(len(self._open) - len(self._waits), dtype=np.int32)
+            self._waits = np.concatenate((self._waits, more))
 
 
 class WalkPlace:
@@ -158,13 +201,17 @@ class WalkPlace:
         return walk_ns
 
     def reached(
-        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int64]:
         """Return int64[n], when the walk that is under way reached pages; it is at the last one.
 
         Args:
-            positions: of one span.
-            n_to_come: of a list: see :class:`gpuscan.designs.taking.Window`.
+            positions: of one span, or with ``n_to_come`` of several.
+            n_to_come, stops: see :class:`gpuscan.designs.taking.Window`; the model counts these stops after
+                this.
         """
         self._note_resched()
         span, model = self._model.span, self._model
@@ -177,6 +224,10 @@ class WalkPlace:
                 self._span, self._before_span = span, self._n_looks() - model.n_examined(span)
             n_looks = self._before_span + model.n_before(span, model.machine.pfns(positions))
         reached_ns: NDArray[np.int64] = (self._start_ns + n_looks * self.look_ns).astype(np.int64)
+        if stops is not None:
+            for stop_ns in reached_ns[stops].tolist():
+                self._reschedule(stop_ns)
+                self._rescheds += 1
         self._at_ns = int(reached_ns[-1])
         return reached_ns
 
@@ -192,5 +243,8 @@ class WalkPlace:
         n_rescheds = self._model.counters["cond_resched"]
         if n_rescheds > self._rescheds:
             self._rescheds = n_rescheds
-            self.longest_ns = max(self.longest_ns, float(self._at_ns - self._rescheduled_ns))
-            self._rescheduled_ns = self._at_ns
+            self._reschedule(self._at_ns)
+
+    def _reschedule(self, at_ns: int) -> None:
+        self.longest_ns = max(self.longest_ns, float(at_ns - self._rescheduled_ns))
+        self._rescheduled_ns = at_ns

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.compare.recording import Recording
-from gpuscan.engine.stages import MigrateResult
-from gpuscan.migrate.simulated import SimulatedMigrator
+from gpuscan.engine.stages import FolioEvents, MigrateResult
+from gpuscan.migrate.simulated import SimulatedMigrator, SinglesMoved
 from gpuscan.sim.machine import SimulatedMachine
 
 
@@ -38,11 +38,23 @@ class WatchedMigrator(SimulatedMigrator):
         """See :class:`SimulatedMigrator`."""
         return self._noted(super().migrate_isolated(target_nid, frames))
 
+    def migrate_singles(
+        self, frames: NDArray[np.int64], ends: NDArray[np.int64], target_nids: NDArray[np.int64]
+    ) -> SinglesMoved:
+        """See :class:`SimulatedMigrator`."""
+        result = super().migrate_singles(frames, ends, target_nids)
+        self.n_rounds += int(result.n_rounds.sum())
+        self._note(result.events)
+        return result
+
     def _noted(self, result: MigrateResult) -> MigrateResult:
         self.n_rounds += result.n_rounds
-        for event in result.events:
-            self._moved.append((self._now_ns(), self._machine.space.folios_at(event.allocated)))
+        self._note(result.events)
         return result
+
+    def _note(self, events: tuple[FolioEvents, ...]) -> None:
+        for event in events:
+            self._moved.append((self._now_ns(), self._machine.space.folios_at(event.allocated)))
 
     def used_and_not(self, recording: Recording) -> tuple[int, int]:
         """Return how many moved folios were accessed again after their move, and how many never."""

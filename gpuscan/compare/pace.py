@@ -1,8 +1,8 @@
 """How long the rest of a comparison takes: parts weighed by what they go through, and by measured speed.
 
 What a part usually takes follows from its accesses, requests and pages. What the first parts of a kind took
-beside that says what the others of the kind will take, and how all kinds fare what those will of which none
-has begun.
+beside that says what the others of the kind will take. Of a kind of which none has begun, one that goes
+through the same tells, or how all kinds fare.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Part:
         kind: parts of one are as much slower, or faster, than usual.
         usual_s: what it usually takes; but for the first seconds only the ratio of one to another matters.
         beside: it runs beside others, in a process of its own.
+        like: a kind that goes through the same: as much slower as that one is it, too, until one of its own
+            kind tells.
         share: that is done, 0 to 1.
         began_s, ended_s: when, by the clock.
     """
@@ -35,6 +37,7 @@ class Part:
     kind: str
     usual_s: float
     beside: bool = False
+    like: str = ""
     share: float = 0.0
     began_s: float | None = None
     ended_s: float | None = None
@@ -122,9 +125,11 @@ class Pace:
         known = {kind: took[kind] / usual[kind] for kind in usual if took[kind] and usual[kind]}
         # What is usual counts as one of the kinds: a slow start says little of what comes.
         others = math.exp(sum(map(math.log, known.values())) / (1 + len(known)))
+        like = {part.kind: part.like for part in self.parts.values()}
+        by_likeness = {kind: known.get(like[kind], others) for kind in usual}
         # The beginning of a part has more to do than its share tells: it is believed by and by.
         believed = {kind: min(1.0, seen[kind] / _BELIEVED) for kind in known}
         return {
-            kind: known[kind] ** believed[kind] * others ** (1 - believed[kind]) if kind in known else others
-            for kind in usual
+            kind: known.get(kind, 1.0) ** believed.get(kind, 0.0) * by ** (1 - believed.get(kind, 0.0))
+            for kind, by in by_likeness.items()
         }

@@ -1,7 +1,8 @@
 """The parts of a comparison, and what each usually takes: what its progress is told in.
 
-Seconds are of one core of an AMD EPYC (Zen 4). How a machine differs, or what else runs there, is found out
-as the first parts end (:mod:`gpuscan.compare.pace`).
+Seconds are of one core of an AMD EPYC (Zen 4), as loops of cxl-promote take them at 64 and 256 GiB. How a
+machine differs, or what else runs there, is found out as the first parts end (:mod:`gpuscan.compare.pace`):
+a loop goes through accesses as the making of the list does, so it is as much slower than usual as that was.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ RECORDING, LISTING = "recording accesses", "listing requests"
 _OPEN, _CLOSED = "open loop", "closed loop"
 _REQUESTS_PER_ACCESS = 0.05
 """Of cxl-interleave; known once the list is made."""
-_STEP_S, _MEASURE_S = 1.5, 12.0
-_RECORD_NS, _LIST_NS, _CLOSED_NS, _REQUEST_NS = 30, 100, 500, 60_000
-"""For each access, and of models for each request."""
+_STEP_S, _MEASURE_S = 1.5, 10.0
+_RECORD_NS, _LIST_NS, _CLOSED_NS = 85, 100, 130
+"""For each access."""
+_REQUEST_NS, _STORE_REQUEST_NS = 3000, 1000
+"""For each request, of a model and of a store."""
 _EQUAL_COST_S = 10.0
 _BEGIN_S = 0.5
 """What a loop takes however little there is to do."""
@@ -44,7 +47,7 @@ def parts_of(designs: Sequence[str], settings: Settings, n_requests: int | None,
     for name in designs:
         is_model = not DESIGNS.get(name).runs_on_a_store
         parts += [
-            Part(f"{of}{name}, {loop}", _kind(loop, is_model), usual_s, is_model)
+            Part(f"{of}{name}, {loop}", _kind(loop, is_model), usual_s, is_model, LISTING)
             for loop, usual_s in (
                 (_CLOSED, _closed_s(n_accesses, n_listed, is_model)),
                 (_OPEN, _open_s(n_listed, is_model)),
@@ -101,7 +104,7 @@ def _kind(loop: str, is_model: bool) -> str:
 
 
 def _open_s(n_requests: float, is_model: bool) -> float:
-    return _BEGIN_S + n_requests * (_REQUEST_NS if is_model else 0) * 1e-9
+    return _BEGIN_S + n_requests * (_REQUEST_NS if is_model else _STORE_REQUEST_NS) * 1e-9
 
 
 def _closed_s(n_accesses: float, n_requests: float, is_model: bool) -> float:

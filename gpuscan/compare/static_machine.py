@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.folio_steps import FolioSteps
-from gpuscan.designs.machine import BatchResult
+from gpuscan.designs.machine import BatchResult, BatchResults, migrate_one_by_one
 from gpuscan.designs.simulated import SimulatedPages
 from gpuscan.migrate.simulated import SimulatedMigrator, rounds
 from gpuscan.sim.machine import SimulatedMachine
@@ -69,3 +69,13 @@ class StillPages(SimulatedPages):
             "migrate_pages_rounds": len(rounds(np.arange(len(heads)), n_pages)),
         }
         return BatchResult(np.ones(len(heads), dtype=np.bool_), counts=tuple(counts.items()))
+
+    def steady_pages(self, nid: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self.n_positions
+
+    def migrate_each(
+        self, heads: NDArray[np.int64], ends: NDArray[np.int64], nids: NDArray[np.int64]
+    ) -> BatchResults:
+        """See :class:`gpuscan.designs.machine.Machine`; takes no time."""
+        return migrate_one_by_one(self, heads, ends, nids)

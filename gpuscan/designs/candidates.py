@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,36 +15,70 @@ _LANES = 64
 
 
 @kernel
-def find(records: NDArray[Any], start: int, n_groups: int, mask: int, found: NDArray[np.int64]) -> int:
-    """Fill ``found`` with the positions from ``start`` on, in ``n_groups`` of 64, that have a bit of
-    ``mask``; return how many there are, also where ``found`` is too short for them."""
+def find(
+    records: NDArray[Any],
+    los: NDArray[np.int64],
+    his: NDArray[np.int64],
+    mask: int,
+    found: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> int:
+    """Fill ``found`` with the positions in ranges that have a bit of ``mask``, and ``ends`` with how many
+    there are up to the end of each range; return how many in all, also where ``found`` is too short."""
     n_found = 0
-    for group in range(n_groups):
-        at = start + _LANES * group
-        bits = match_64(records, at, mask)
-        while bits != 0:
-            if n_found < len(found):
-                found[n_found] = at + count_trailing_zeros(bits)
-            n_found += 1
-            bits &= bits - 1
+    for r in range(len(los)):
+        at = los[r]
+        while at + _LANES <= his[r]:
+            bits = match_64(records, at, mask)
+            while bits != 0:
+                if n_found < len(found):
+                    found[n_found] = at + count_trailing_zeros(bits)
+                n_found += 1
+                bits &= bits - 1
+            at += _LANES
+        while at < his[r]:
+            if np.int64(records[at]) & mask:
+                if n_found < len(found):
+                    found[n_found] = at
+                n_found += 1
+            at += 1
+        ends[r] = n_found
     return n_found
 
 
-def ready_positions(records: NDArray[Any], lo: int, hi: int, mask: int) -> NDArray[np.int64]:
-    """Return int64[n], the positions in ``[lo, hi)`` whose record has a bit of ``mask``, ascending.
+def ready_in_ranges(
+    records: NDArray[Any], ranges: Sequence[tuple[int, int]], mask: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where records have a bit of a mask, range by range, each ascending.
 
     Args:
         records: uint8 or uint32[n], contiguous.
-        lo, hi: first position, and the first behind.
+        ranges: first position, and the first behind, of each.
         mask: of the records' width.
+
+    Returns:
+        int64[n] positions, and int64[n_ranges], how many there are up to the end of each range.
     """
-    n_groups = (hi - lo) // _LANES
-    rest = lo + n_groups * _LANES
-    found = np.empty(max(_LANES, (hi - lo) >> 6), dtype=np.int64)
+    los, his = np.array(ranges, dtype=np.int64).reshape(-1, 2).T.copy()
+    ends = np.empty(len(los), dtype=np.int64)
+    found = np.empty(max(_LANES, int((his - los).sum()) >> 6), dtype=np.int64)
     step = find.for_bits(8 * records.itemsize)
-    n_found = int(step(records, lo, n_groups, mask, found))
+    n_found = int(step(records, los, his, mask, found, ends))
     if n_found > len(found):
         found = np.empty(n_found, dtype=np.int64)
-        n_found = int(step(records, lo, n_groups, mask, found))
-    tail = np.flatnonzero(records[rest:hi] & records.dtype.type(mask)) + rest
-    return np.concatenate((found[:n_found], tail))
+        step(records, los, his, mask, found, ends)
+    return found[:n_found], ends
+
+
+def sorted_candidates(
+    records: NDArray[Any], ready_mask: int, ranges: Sequence[tuple[int, int]], more: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Return int64[n], the positions in ``ranges`` whose record is READY, and those of ``more``, ascending.
+
+    A walk that looks at every page does nothing at the others, so a model may leave them out.
+    """
+    found, _ = ready_in_ranges(records, ranges, ready_mask)
+    also = [position for position in more if any(lo <= position < hi for lo, hi in ranges)]
+    if len(ranges) < 2 and not also:
+        return found
+    return np.unique(np.concatenate([found, np.array(also, dtype=np.int64)]))

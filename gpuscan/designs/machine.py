@@ -7,6 +7,7 @@ the PFN. :class:`ArrayMachine` is given as arrays, for single steps;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
@@ -71,6 +72,11 @@ class Pages(NamedTuple):
     n_pages: NDArray[np.int64]
     lru: NDArray[np.bool_]
 
+    def first(self, n: int) -> Pages:
+        """Return the first of them."""
+        columns: list[Any] = [column[:n] for column in self]
+        return Pages(*columns)
+
 
 @dataclass(frozen=True, slots=True)
 class BatchCall:
@@ -96,6 +102,21 @@ class BatchResult:
     busy_ns: float = 0.0
     events: tuple[FolioEvents, ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
+
+
+class BatchResults(NamedTuple):
+    """What became of several batches.
+
+    Attributes:
+        moved: bool[n], per folio handed in, batch after batch.
+        busy_ns: float64[n_batches], modelled time of each call.
+        events, counts: see :class:`BatchResult`, of all together.
+    """
+
+    moved: NDArray[np.bool_]
+    busy_ns: NDArray[np.float64]
+    events: tuple[FolioEvents, ...]
+    counts: dict[str, int]
 
 
 class Machine(Protocol):
@@ -222,6 +243,42 @@ class Machine(Protocol):
     def migrate(self, heads: Sequence[int] | NDArray[np.int64], nid: int) -> BatchResult:
         """Move isolated folios with ``migrate_pages()`` and put back those that stay."""
         ...
+
+    def steady_pages(self, nid: int) -> int:
+        """Return how many base pages :meth:`migrate` may move to a node, all of which it then moves, before
+        :meth:`free_space_enough` and :meth:`refusals` say something else of it; 0: that is not known."""
+        ...
+
+    def migrate_each(
+        self, heads: NDArray[np.int64], ends: NDArray[np.int64], nids: NDArray[np.int64]
+    ) -> BatchResults:
+        """Do :meth:`migrate` for several batches, one after the other, within :meth:`steady_pages`.
+
+        Args:
+            heads: int64[n], batch after batch.
+            ends: int64[n_batches], how many folios all batches up to each have.
+            nids: int64[n_batches], where each goes.
+        """
+        ...
+
+
+def migrate_one_by_one(
+    machine: Machine, heads: NDArray[np.int64], ends: NDArray[np.int64], nids: NDArray[np.int64]
+) -> BatchResults:
+    """Do :meth:`Machine.migrate_each` with :meth:`Machine.migrate`."""
+    counts = Counter[str]()
+    results = [
+        machine.migrate(part, nid)
+        for part, nid in zip(np.split(heads, ends[:-1]), nids.tolist(), strict=True)
+    ]
+    for result in results:
+        counts.update(dict(result.counts))
+    return BatchResults(
+        np.concatenate([np.empty(0, dtype=np.bool_), *(result.moved for result in results)]),
+        np.array([result.busy_ns for result in results], dtype=np.float64),
+        tuple(event for result in results for event in result.events),
+        dict(counts),
+    )
 
 
 class PageArrays(TypedDict, total=False):
@@ -467,3 +524,13 @@ class ArrayMachine:
         n_pages = int(self._n_pages[list(heads)].sum())
         name = "pgmigrate_success" if there else "pgmigrate_fail"
         return BatchResult(np.full(len(heads), there), counts=((name, n_pages),) if n_pages else ())
+
+    def steady_pages(self, nid: int) -> int:
+        """See :class:`Machine`."""
+        return self.n_positions
+
+    def migrate_each(
+        self, heads: NDArray[np.int64], ends: NDArray[np.int64], nids: NDArray[np.int64]
+    ) -> BatchResults:
+        """See :class:`Machine`."""
+        return migrate_one_by_one(self, heads, ends, nids)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.candidates import ready_positions
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import (
@@ -26,6 +25,7 @@ from gpuscan.designs.requests import (
 from gpuscan.designs.taking import (
     AHEAD,
     AT_HOME,
+    FAR_AHEAD,
     FLUSH_BEFORE_IT,
     FLUSH_WITH_IT,
     GOES,
@@ -43,6 +43,36 @@ from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.sim.spec import KernelCostSpec
 
 _AHEAD_LEAST = 64
+
+
+class MarksAhead(NamedTuple):
+    """Marks that may come while a node is walked, span after span, those of each in the order of their times.
+
+    Attributes:
+        times_ns, pfns, jiffies: int64[n], when and of which page.
+        nids: int32[n], where each shall go.
+        counts: int64[n], accesses that each reports; None: marks.
+    """
+
+    times_ns: NDArray[np.int64]
+    pfns: NDArray[np.int64]
+    jiffies: NDArray[np.int64]
+    nids: NDArray[np.int32]
+    counts: NDArray[np.int64] | None
+
+
+class Meeting(NamedTuple):
+    """Which marks a walk met.
+
+    Attributes:
+        made: int64[n], their places among all, ascending.
+        during: bool[n], not before the walk came to their span.
+        asked: bool[n], which made a page READY, or found it so.
+    """
+
+    made: NDArray[np.int64]
+    during: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
 
 
 class Model(ABC):
@@ -132,6 +162,27 @@ class Model(ABC):
     def raise_flag(self, span: ZoneSpan) -> None:
         """Set the flag of a span, where there is one, as a mark does that comes while the span is walked."""
         return
+
+    def meet(
+        self,
+        spans: Sequence[ZoneSpan],
+        ends: NDArray[np.int64],
+        marks: MarksAhead,
+        start_ns: int,
+        look_ns: float,
+    ) -> Meeting | None:
+        """Make the marks that a walk meets, where a model can find out which these are all together.
+
+        Args:
+            spans: what the walk may go through, in its order, none over another.
+            ends: int64[n_spans], the first mark behind those of each.
+            marks: those in these spans; in which a mark is met: :mod:`gpuscan.designs.threads`.
+            start_ns, look_ns: when the walk begins, and what a look takes.
+
+        Returns:
+            None where it cannot; then nothing was made.
+        """
+        return None
 
     def n_before(self, span: ZoneSpan, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[n]: how many PFNs of a span a walk looks at before it comes to each of these."""
@@ -242,13 +293,104 @@ class Model(ABC):
         result = machine.migrate(heads, nid)
         self.busy_ns += result.busy_ns
         counters.update(dict(result.counts))
-        self._count_success(heads, nid, dict(result.counts).get("pgmigrate_success", 0))
+        self._count_success(dict(result.counts).get("pgmigrate_success", 0))
         there = nid in machine.nids
         n_right = 0 if not there else int(np.count_nonzero((asked == nid) | (asked == NOBODY)))
         counters["sent_to_wrong_node"] += len(heads) - n_right
         self.ledger.moved_many(asked[result.moved], nid)
         self.ledger.lose_many(asked[~result.moved], CONSUMED if there else INVALID_NID)
         self.apply(result.events)
+
+    def _hand_over_each(
+        self,
+        listed: NDArray[np.int64],
+        asked: NDArray[np.int32],
+        ends: NDArray[np.int64],
+        nids: NDArray[np.int64],
+    ) -> None:
+        """Do :meth:`_hand_over` for several batches, one after the other.
+
+        Args:
+            listed, asked: as there, batch after batch.
+            ends: int64[n_batches], how many folios all batches up to each have.
+            nids: int64[n_batches], where each goes.
+        """
+        machine, counters = self.machine, self.counters
+        sizes = np.diff(ends, prepend=0)
+        order = np.repeat(2 * ends - sizes - 1, sizes) - np.arange(len(listed))
+        heads, asked, each_nid = listed[order], asked[order], np.repeat(nids, sizes)
+        pfns = machine.pfns(heads).tolist()
+        for start, end, nid in zip((ends - sizes).tolist(), ends.tolist(), nids.tolist(), strict=True):
+            self.calls.append(BatchCall(tuple(pfns[start:end]), nid))
+        counters["batch_calls"] += len(ends)
+        counters["batch_folios"] += len(heads)
+        counters["empty_batch_calls"] += int(np.count_nonzero(sizes == 0))
+        if not len(heads):
+            return
+        result = machine.migrate_each(heads, ends[sizes > 0], nids[sizes > 0])
+        for busy_ns in result.busy_ns.tolist():  # in their order, as floats are added
+            self.busy_ns += busy_ns
+        counters.update(result.counts)
+        self._count_success(result.counts.get("pgmigrate_success", 0))
+        there = self._have_memory(each_nid)
+        right = there & ((asked == each_nid) | (asked == NOBODY))
+        counters["sent_to_wrong_node"] += len(heads) - int(np.count_nonzero(right))
+        moved = result.moved
+        self.ledger.moved_many(asked[moved], each_nid[moved])
+        self.ledger.lose_many(asked[~moved & there], CONSUMED)
+        self.ledger.lose_many(asked[~moved & ~there], INVALID_NID)
+        self.apply(result.events)
+
+    def _take_spans(
+        self,
+        window: Window,
+        batch: Batch,
+        ends: NDArray[np.int64],
+        when_off_lru: int = PASSED_OVER,
+        *,
+        closes: bool = False,
+    ) -> None:
+        """Go through candidates of one span or several, and hand over each batch that is due.
+
+        Args:
+            window: of pages of different folios, which stay as they are until the thread is through.
+            batch: what is listed so far.
+            ends: int64[n_spans], the first candidate behind those of each.
+            when_off_lru: see :meth:`_take_all`.
+            closes: a batch ends with its span, the last one's too.
+        """
+        became, stops, batch_ends, nids = window.take_spans(batch, ends, when_off_lru, closes=closes)
+        window.stops = stops if batch.reschedules else None
+        heads, asked = self._book(window, became)
+        if batch.reschedules:
+            self.counters["cond_resched"] += int(np.count_nonzero(stops))
+        batch_ends = batch_ends + sum(map(len, batch.heads))
+        batch.add(heads, asked)
+        if len(batch_ends):
+            heads, asked = batch.take_all()
+            n = int(batch_ends[-1])
+            self._hand_over_each(heads[:n], asked[:n], batch_ends, nids)
+            batch.add(heads[n:], asked[n:])
+
+    def _n_steady(self, window: Window, batch: Batch) -> int:
+        """Return how many candidates of a window the thread may go through before a batch may change what is
+        known of the rest: whether its target is balanced, and has room."""
+        pages, nids, machine = window.pages, window.nids, self.machine
+        if (pages.n_pages > 1).any():
+            return 0
+        go = window.looked & pages.lru & (pages.nid != nids)
+        targets, from_nids = set(np.unique(nids[go]).tolist()), set(np.unique(pages.nid[go]).tolist())
+        n_listed = sum(map(len, batch.heads))
+        if n_listed:
+            listed = np.concatenate(batch.heads)
+            targets.add(batch.nid)
+            from_nids.update(np.unique(machine.nids_at(listed)).tolist())
+            if machine.refusals(listed, np.full(n_listed, batch.nid)).any():
+                return 0  # they were isolated when their target was balanced, and may not find room now
+        if not targets <= machine.nids or targets & from_nids:
+            return 0
+        n_fit = min(map(machine.steady_pages, targets), default=len(go)) - n_listed
+        return int(np.searchsorted(go.cumsum(), n_fit, side="right")) if n_fit > 0 else 0
 
     def _take_all(
         self,
@@ -265,11 +407,16 @@ class Model(ABC):
             batch: what is listed so far; what is left over stays there.
             when_off_lru: what becomes of one that is on no LRU list.
         """
-        n_done, n_ahead = 0, AHEAD
+        n_done, n_ahead = 0, FAR_AHEAD
         while n_done < n:
             window = look(slice(n_done, min(n, n_done + n_ahead)))
-            n_taken = self._take_window(window, batch, when_off_lru)
-            n_ahead = max(_AHEAD_LEAST, min(AHEAD, 2 * n_taken))
+            n_taken = self._n_steady(window, batch)
+            if n_taken:
+                self._take_spans(window, batch, np.array([n_taken]), when_off_lru)
+                n_ahead = max(_AHEAD_LEAST, min(FAR_AHEAD, 2 * n_taken))
+            else:
+                n_taken = self._take_window(window, batch, when_off_lru)
+                n_ahead = max(_AHEAD_LEAST, min(AHEAD, 2 * n_taken))
             n_done += n_taken
 
     def _take_window(self, window: Window, batch: Batch, when_off_lru: int = PASSED_OVER) -> int:
@@ -303,7 +450,9 @@ class Model(ABC):
             self._clear(positions)
             counters["claimed"] += len(taken)
             asked = ledger.claim_many(
-                positions, None if window.n_to_come is None else window.n_to_come[taken]
+                positions,
+                None if window.n_to_come is None else window.n_to_come[taken],
+                None if window.stops is None else window.stops[taken],
             )
         else:
             asked = window.asked[taken]
@@ -341,22 +490,8 @@ class Model(ABC):
         """End the requests of folios that are on their targets already."""
         self.ledger.lose_many(asked, ALREADY_THERE)
 
-    def _count_success(self, heads: NDArray[np.int64], nid: int, n_pages: int) -> None:
+    def _count_success(self, n_pages: int) -> None:
         """Count base pages moved as the patch does."""
         if n_pages:
             self.counters["numa_pages_migrated"] += n_pages
             self.counters["pgpromote_success"] += n_pages
-
-
-def sorted_candidates(
-    records: NDArray[Any], ready_mask: int, ranges: Sequence[tuple[int, int]], more: Sequence[int] = ()
-) -> NDArray[np.int64]:
-    """Return int64[n], the positions in ``ranges`` whose record is READY, and those of ``more``, ascending.
-
-    A walk that looks at every page does nothing at the others, so a model may leave them out.
-    """
-    found = [ready_positions(records, lo, hi, ready_mask) for lo, hi in ranges]
-    also = [position for position in more if any(lo <= position < hi for lo, hi in ranges)]
-    if len(found) == 1 and not also:
-        return found[0]
-    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found, np.array(also, dtype=np.int64)]))

@@ -52,6 +52,15 @@ class PromotionLimit:
         before = target.n_candidates
         return target.admits(now_ms, latency, n_pages), target.n_candidates - before
 
+    def admit_each(
+        self, nid: int, n_pages: NDArray[np.int64], latencies: NDArray[np.int64], now_ms: int
+    ) -> tuple[NDArray[np.bool_], int]:
+        """Do :meth:`admits` for folios, one after the other; return bool[n], and base pages of all."""
+        target = self._target(nid)
+        before = target.n_candidates
+        _, within = target.decide(np.full(len(n_pages), now_ms), latencies, n_pages)
+        return within, target.n_candidates - before
+
     def kept(self, nid: int) -> PromotionControl:
         """Return a copy of what is kept of a target, for :meth:`put_back`."""
         return copy(self._target(nid))
@@ -82,6 +91,10 @@ class Asked(NamedTuple):
     latencies: NDArray[np.int64]
     now_ms: int
     at_stake: NDArray[np.bool_]
+
+    def first(self, n: int) -> Asked:
+        """Return the first of them."""
+        return Asked(self.nids[:n], self.n_pages[:n], self.latencies[:n], self.now_ms, self.at_stake[:n])
 
 
 class Admission:
@@ -130,8 +143,10 @@ class Admission:
                 with_room |= its
         self._n_with_room, self._n_candidates = int(asked.n_pages[:n][with_room].sum()), 0
         which = np.flatnonzero(at_stake & ~with_room)
-        rows = zip(which.tolist(), *(column[which].tolist() for column in asked[:3]), strict=True)
-        for i, nid, n_pages, latency in rows:
-            admitted[i], n_candidates = self._limit.admits(nid, n_pages, latency, asked.now_ms)
+        for nid in np.unique(asked.nids[which]).tolist():
+            mine = which[asked.nids[which] == nid]
+            admitted[mine], n_candidates = self._limit.admit_each(
+                nid, asked.n_pages[mine], asked.latencies[mine], asked.now_ms
+            )
             self._n_candidates += n_candidates
         return admitted

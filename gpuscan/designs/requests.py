@@ -106,12 +106,13 @@ class RequestLedger:
         # By position, 0 where nothing is asked for, else the node + 2. Pages never asked for take no memory.
         self._open = np.zeros(n_positions, dtype=np.int32)
 
-    def ask(self, position: int, nid: int, *, keeps_nid: bool = True) -> None:
+    def ask(self, position: int, nid: int, *, keeps_nid: bool = True, time_ns: int | None = None) -> None:
         """Begin a request; one that the page had already ends.
 
         Args:
             position, nid: page and node.
             keeps_nid: the design has a place for the node; otherwise there is nothing to overwrite.
+            time_ns: when, where that is told.
         """
         self._make_room(position)
         before = self._open.item(position)
@@ -125,7 +126,12 @@ class RequestLedger:
         self._open[position] = nid + _SHIFT
 
     def ask_many(
-        self, positions: NDArray[np.int64], nids: NDArray[np.int32], *, keeps_nid: bool = True
+        self,
+        positions: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        *,
+        keeps_nid: bool = True,
+        times_ns: NDArray[np.int64] | None = None,
     ) -> None:
         """Begin requests, one after the other: see :meth:`ask`."""
         if not len(positions):
@@ -154,13 +160,16 @@ class RequestLedger:
         return nid
 
     def claim_many(
-        self, positions: NDArray[np.int64], n_to_come: NDArray[np.int64] | None = None
+        self,
+        positions: NDArray[np.int64],
+        n_to_come: NDArray[np.int64] | None = None,
+        stops: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int32]:
         """Take the requests of pages that are all different, in this order: see :meth:`claim`.
 
         Args:
             positions: int64[n].
-            n_to_come: of a list: see :class:`gpuscan.designs.taking.Window`.
+            n_to_come, stops: see :class:`gpuscan.designs.taking.Window`.
 
         Returns:
             The node that each asks for, :data:`NOBODY` where the mark had outlived its folio.
@@ -184,12 +193,13 @@ class RequestLedger:
         self.migrated += 1
         self.elsewhere += asked != nid
 
-    def moved_many(self, asked: NDArray[np.int32], nid: int) -> None:
-        """End claimed requests whose folios went to ``nid``; :data:`NOBODY` stands for none."""
-        asked = asked[asked != NOBODY]
-        self.in_flight -= len(asked)
-        self.migrated += len(asked)
-        self.elsewhere += int(np.count_nonzero(asked != nid))
+    def moved_many(self, asked: NDArray[np.int32], nids: int | NDArray[np.int64]) -> None:
+        """End claimed requests whose folios went to ``nids``; :data:`NOBODY` stands for none."""
+        real = asked != NOBODY
+        n_moved = int(np.count_nonzero(real))
+        self.in_flight -= n_moved
+        self.migrated += n_moved
+        self.elsewhere += int(np.count_nonzero(real & (asked != nids)))
 
     def lose(self, asked: int | None, reason: str) -> None:
         """End a claimed request without a move."""

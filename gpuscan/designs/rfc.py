@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.designs.candidates import sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Pages, ZoneSpan
-from gpuscan.designs.model import Model, sorted_candidates
+from gpuscan.designs.model import Model
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import ALREADY_THERE, MASKED_NID, NO_THREAD, NOBODY
 from gpuscan.designs.taking import KMIGRATED_FIXED, KMIGRATED_V1, Batch, Window

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.folio_steps import FolioSteps
-from gpuscan.designs.machine import BatchResult, Page, Pages, ZoneSpan
+from gpuscan.designs.machine import BatchResult, BatchResults, Page, Pages, ZoneSpan
 from gpuscan.engine.stages import MigrateResult, MigrateStatus
 from gpuscan.migrate.simulated import ManyFolios, SimulatedMigrator
 from gpuscan.records.page_map import SECTION_PAGES
@@ -258,6 +258,24 @@ class SimulatedPages:
         moved = result.status == MigrateStatus.MOVED
         counts = tuple(migrate_counts(result, n_pages).items())
         return BatchResult(moved, result.busy_ns, result.events, counts)
+
+    def steady_pages(self, nid: int) -> int:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        return self._many.steady_pages(nid) if nid in self._nids else self.n_positions
+
+    def migrate_each(
+        self, heads: NDArray[np.int64], ends: NDArray[np.int64], nids: NDArray[np.int64]
+    ) -> BatchResults:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        self._isolated[heads] = False
+        result = self._migrator.migrate_singles(heads, ends, nids)
+        n_rounds = int(result.n_rounds.sum())
+        counts = {
+            "pgmigrate_success": len(heads),
+            "migrate_pages_rounds": n_rounds,
+            "migrate_pages_passes": n_rounds,
+        }
+        return BatchResults(np.ones(len(heads), dtype=np.bool_), result.busy_ns, result.events, counts)
 
 
 def migrate_counts(result: MigrateResult, n_pages: NDArray[np.int64]) -> dict[str, int]:

@@ -20,6 +20,8 @@ from gpuscan.designs.promotion_limit import Admission
 
 AHEAD = 1024
 """Candidates that are looked at together."""
+FAR_AHEAD = 1 << 16
+"""The same, where no batch changes what is known of them."""
 
 PASSED_OVER, GONE, NOWHERE, AT_HOME, NOT_ADMITTED, REFUSED, GOES = range(7)
 """What becomes of a candidate: its mark stays; it is claimed and was off its LRU list; it has no target (of
@@ -112,6 +114,7 @@ class Window:
         n_to_come: int64[n], how many entries of a list the thread has yet to look at when it has this one;
             None: it has looked at all of them.
         entries: int64[n], what the model knows each by, where that is not its position.
+        stops: bool[n], where the thread reschedules, in a window of several spans.
     """
 
     positions: NDArray[np.int64]
@@ -125,6 +128,41 @@ class Window:
     asked: NDArray[np.int32] | None = None
     n_to_come: NDArray[np.int64] | None = None
     entries: NDArray[np.int64] | None = None
+    stops: NDArray[np.bool_] | None = None
+
+    def take_spans(
+        self, batch: Batch, ends: NDArray[np.int64], when_off_lru: int, *, closes: bool
+    ) -> tuple[NDArray[np.int8], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        """Go through the first candidates, span after span: see :func:`take_spans`.
+
+        Returns:
+            What became of each; where the thread stops; and of each batch, how many of the folios that go
+            are in all up to it, and its node.
+        """
+        n = int(ends[-1])
+        became, stops = np.zeros(n, dtype=np.int8), np.zeros(n, dtype=np.bool_)
+        batch_ends, batch_nids = np.empty(2 * n, dtype=np.int64), np.empty(2 * n, dtype=np.int64)
+        admitted = np.ones(n, dtype=np.bool_) if self.admission is None else self.admission.admitted
+        n_batches = take_spans(
+            self.looked,
+            self.pages.lru,
+            self.pages.nid == self.nids,
+            admitted,
+            self.refused,
+            self.nids,
+            self.memcgs,
+            ends,
+            batch.state,
+            batch.rule,
+            batch.limit,
+            when_off_lru,
+            closes,
+            became,
+            stops,
+            batch_ends,
+            batch_nids,
+        )
+        return became, stops, batch_ends[:n_batches], batch_nids[:n_batches]
 
     def take(
         self, batch: Batch, when_off_lru: int, *, isolated_goes_off_lru: bool
@@ -197,6 +235,18 @@ def _stops(state: NDArray[np.int64], rule: int, limit: int, nid: int, memcg: int
 
 
 @compiled
+def _before_the_checks(rule: int, nid: int, at_home: bool, admitted: bool, checked: bool) -> int:
+    """Return what becomes of a candidate that is taken before the checks are asked; GOES: they are."""
+    if rule == PGHOT and nid == NUMA_NO_NODE:
+        return NOWHERE
+    if at_home:
+        return AT_HOME
+    if not admitted:
+        return NOT_ADMITTED
+    return GOES if checked else REFUSED
+
+
+@compiled
 def take(
     looked: NDArray[np.bool_],
     lru: NDArray[np.bool_],
@@ -224,28 +274,89 @@ def take(
         if not there and when_off_lru != REFUSED:
             became[i] = when_off_lru
             continue
-        if rule == PGHOT and nids[i] == NUMA_NO_NODE:
-            became[i] = NOWHERE
-            continue
-        if at_home[i]:
-            became[i] = AT_HOME
-            continue
-        if not admitted[i]:
-            became[i] = NOT_ADMITTED
-            continue
-        if not there or refused[i] == NOT_ASKED:
-            became[i] = REFUSED
+        became[i] = _before_the_checks(
+            rule, nids[i], at_home[i], admitted[i], there and refused[i] != NOT_ASKED
+        )
+        if became[i] != GOES:
             continue
         n_asked += 1
         if refused[i] != ASKED or off_lru[n_asked - 1]:
             became[i] = REFUSED
             continue
-        became[i] = GOES
         isolated[folios[i]] = isolated_goes_off_lru
         why = _stops(state, rule, limit, nids[i], memcgs[i])
         if why != WALK_ENDS:
             return i + 1, why
     return len(looked), WALK_ENDS
+
+
+@compiled
+def take_spans(
+    looked: NDArray[np.bool_],
+    lru: NDArray[np.bool_],
+    at_home: NDArray[np.bool_],
+    admitted: NDArray[np.bool_],
+    refused: NDArray[np.int8],
+    nids: NDArray[np.int64],
+    memcgs: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    state: NDArray[np.int64],
+    rule: int,
+    limit: int,
+    when_off_lru: int,
+    closes: bool,  # compiled functions take arguments by place
+    became: NDArray[np.int8],
+    stops: NDArray[np.bool_],
+    batch_ends: NDArray[np.int64],
+    batch_nids: NDArray[np.int64],
+) -> int:
+    """Go through the candidates of several spans, all different folios, where nothing that a batch does to
+    the machine changes what is known of the others, and no check draws a failure.
+
+    Args:
+        looked, lru, at_home, admitted, refused, nids, memcgs, state, rule, limit, when_off_lru: as
+            :func:`take` has them.
+        ends: int64[n_spans], the first candidate behind those of each.
+        closes: a batch ends with its span, the last one's too.
+        became: int8[n], of PASSED_OVER, becomes what each becomes.
+        stops: bool[n], becomes where the thread stops (and reschedules, if its rule does).
+        batch_ends, batch_nids: int64[2 * n], become how many of the folios that go are in all batches up to
+            each, and its node.
+
+    Returns:
+        How many batches there are.
+    """
+    n_batches = n_listed = i = 0
+    for end in ends:
+        while i < end:
+            if looked[i] and not lru[i]:
+                became[i] = when_off_lru
+            elif looked[i]:
+                checked = refused[i] == ASKED
+                became[i] = _before_the_checks(rule, nids[i], at_home[i], admitted[i], checked)
+            if became[i] != GOES:
+                i += 1
+                continue
+            why = _stops(state, rule, limit, nids[i], memcgs[i])
+            stops[i] = why != WALK_ENDS
+            if why in (FLUSH_BEFORE_IT, RESCHED_BEFORE_IT):
+                if why == FLUSH_BEFORE_IT:
+                    batch_ends[n_batches], batch_nids[n_batches] = n_listed, state[_NID]
+                    n_batches += 1
+                state[_NID], state[_MEMCG] = nids[i], memcgs[i]
+                state[_N_COUNTED], state[_N_LISTED] = int(rule == PGHOT), 1
+            n_listed += 1
+            if why == FLUSH_WITH_IT or (rule == PGHOT and state[_N_COUNTED] > limit):
+                batch_ends[n_batches], batch_nids[n_batches] = n_listed, state[_NID]
+                n_batches += 1
+                state[_N_COUNTED] = state[_N_LISTED] = 0
+            i += 1
+        if closes and state[_N_LISTED]:
+            batch_ends[n_batches], batch_nids[n_batches] = n_listed, state[_NID]
+            n_batches += 1
+        if closes:
+            state[_NID], state[_MEMCG], state[_N_COUNTED], state[_N_LISTED] = NUMA_NO_NODE, 0, 0, 0
+    return n_batches
 
 
 def parts_without_repeats(values: NDArray[np.int64]) -> Iterator[slice]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gpuscan.designs.contract import Modelled
 from gpuscan.designs.machine import ZoneSpan
-from gpuscan.designs.model import Model
+from gpuscan.designs.model import MarksAhead, Model
 from gpuscan.designs.races import Atomics, Race, drawn, interleaved
 from gpuscan.engine.policy import Policy
 from gpuscan.topology import Topology
@@ -166,6 +166,11 @@ class _Spans(NamedTuple):
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
+    @property
+    def apart(self) -> bool:
+        """Whether they ascend, and none lies over another."""
+        return bool((self.ends[:-1] <= self.starts[1:]).all())
+
 
 class Threads:
     """The threads of a design's model.
@@ -266,6 +271,8 @@ class Threads:
         coming = self._coming(nid, start_ns, node)
         if not len(coming):
             return met
+        if self._atomics is None and node.apart and self._meet_together(coming, start_ns, node, met):
+            return met
         atomics = None if self._atomics is None else drawn(self._atomics, len(coming))
         order = np.argsort(marks.pfns[coming], kind="stable")
         pfns = marks.pfns[coming[order]]
@@ -282,6 +289,33 @@ class Threads:
             n_before += self._meet_in(span, coming[mine], start_ns, n_before, times, met)
         self._model.counters["raced_marks"] += len(met.races)
         return met
+
+    def _meet_together(self, coming: NDArray[np.int64], start_ns: int, node: _Spans, met: _Met) -> bool:
+        """Do :meth:`_meet` for all spans together; False, and nothing is done, for a model that cannot."""
+        marks = self._marks
+        spans = np.searchsorted(node.starts, marks.pfns[coming], side="right") - 1
+        inside = (spans >= 0) & (marks.pfns[coming] < node.ends[spans])
+        order = np.flatnonzero(inside)[np.argsort(spans[inside], kind="stable")]
+        mine, spans = coming[order], spans[order]
+        ahead = MarksAhead(
+            marks.times_ns[mine],
+            marks.pfns[mine],
+            self._jiffies(marks.times_ns[mine]),
+            marks.nids[mine],
+            None if marks.counts is None else marks.counts[mine],
+        )
+        ends = np.searchsorted(spans, np.arange(len(node.spans)), side="right")
+        found = self._model.meet(node.spans, ends, ahead, start_ns, self._pace.look_ns)
+        if found is None:
+            return False
+        marks.done[mine[found.made]] = True
+        # What comes before the walk is at a span is one group of marks, what comes then another.
+        groups = 2 * spans[found.made] + found.during
+        asked = np.unique(groups[found.asked])
+        if len(asked):
+            met.note(ahead.times_ns[found.made[np.isin(groups, asked)]])
+            met.flagged += [node.spans[group // 2] for group in asked.tolist() if group % 2]
+        return True
 
     def _meet_in(
         self,
@@ -351,9 +385,12 @@ class Threads:
             self._marks.done[which] = True
 
     def _make_in_bulk(self, marks: Marks, which: NDArray[np.int64]) -> None:
-        jiffies = marks.times_ns[which] * self._policy.hz // _NS_PER_S
+        jiffies = self._jiffies(marks.times_ns[which])
         pfns, nids, cpus = marks.pfns[which], marks.nids[which], marks.cpus[which]
         if marks.counts is None:
             self._model.mark_many(pfns, nids, jiffies, cpus)
         else:
             self._model.report_many(pfns, nids, jiffies, cpus, marks.counts[which])
+
+    def _jiffies(self, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        return times_ns * self._policy.hz // _NS_PER_S

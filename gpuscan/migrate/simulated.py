@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import ArraySpec, check_arrays, flag, instance, whole
-from gpuscan.base.errors import ArgumentError
+from gpuscan.base.errors import ArgumentError, RunFailedError
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.frames import PMD_ORDER
 from gpuscan.sim.loops import DIRTY, EXEC_SHARED, FILE
@@ -57,6 +57,21 @@ class _Batch:
             self.status[ended] = code
             reason = f"{code.name}: {why}"
             self.reasons[reason] = self.reasons.get(reason, 0) + count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SinglesMoved:
+    """What :meth:`SimulatedMigrator.migrate_singles` did.
+
+    Attributes:
+        busy_ns: float64[n_batches], modelled time of each.
+        n_rounds: int64[n_batches], each of one pass.
+        events: of all together.
+    """
+
+    busy_ns: NDArray[np.float64]
+    n_rounds: NDArray[np.int64]
+    events: tuple[FolioEvents, ...]
 
 
 class SimulatedMigrator:
@@ -145,6 +160,43 @@ class SimulatedMigrator:
         folios = self._machine.space.folios_at(frames)
         batch = _Batch(frames, folios, np.full(len(frames), _PENDING, dtype=np.int16), {})
         return self._migrate_pages(batch, target_nid, self._machine.space.orders_of(folios))
+
+    def migrate_singles(
+        self, frames: NDArray[np.int64], ends: NDArray[np.int64], target_nids: NDArray[np.int64]
+    ) -> SinglesMoved:
+        """Do :meth:`migrate_isolated` for batches of single pages that no failure is drawn for and that find
+        room: :meth:`ManyFolios.steady_pages`.
+
+        Args:
+            frames: int64[n], their frames, no two alike, none on a node that one goes to, batch after batch.
+            ends: int64[n_batches], how many frames all batches up to each have; ascending.
+            target_nids: int64[n_batches], nodes with memory.
+
+        Raises:
+            ArgumentError: there is no such node, or frame.
+            RunFailedError: a target has too little room.
+        """
+        machine, cost = self._machine, self._cost
+        dims = {"pages": machine.page_map.n_pages}
+        (frames,) = check_arrays("migrate_singles", _FRAMES, (frames,), dims)
+        sizes = np.diff(ends, prepend=0)
+        each_nid, new = np.repeat(target_nids, sizes), np.empty(len(frames), dtype=np.int64)
+        for nid in np.unique(target_nids).tolist():
+            self._check_target(nid)
+            mine = np.flatnonzero(each_nid == nid)
+            found = machine.frames.alloc(len(mine), nid)
+            if len(found) < len(mine):
+                raise RunFailedError(
+                    f"node {nid} has no room for {len(mine):,} pages that were to fit; this is a bug in "
+                    "gpuscan, report it with the workload and the seed"
+                )
+            new[mine] = found
+        old = machine.space.move(machine.space.folios_at(frames), new)
+        machine.frames.free(old)
+        n_rounds = -(-sizes // cost.round_pages)
+        busy_ns = cost.round_ns * n_rounds + (cost.page_ns * sizes + cost.folio_ns * sizes)
+        events = (FolioEvents(freed=old, allocated=new, order=0),) if len(old) else ()
+        return SinglesMoved(busy_ns, n_rounds, events)
 
     def state(self) -> dict[str, Any]:
         """Return where its random numbers are, for :meth:`restore`."""
@@ -314,10 +366,21 @@ class ManyFolios:
     def isolation_draws(self, n: int) -> NDArray[np.bool_]:
         """Return bool[n]: of the next folios that ``prepare`` is asked for, whose isolation fails; they are
         drawn when it is asked."""
+        if self._migrator._cost.isolation_failure_share <= 0.0:
+            return np.zeros(n, dtype=np.bool_)
         state = self._migrator._random.bit_generator.state
         drawn = self._migrator._drawn(n, self._migrator._cost.isolation_failure_share)
         self._migrator._random.bit_generator.state = state
         return drawn
+
+    def steady_pages(self, nid: int) -> int:
+        """Return how many single pages may come to a node with memory, and are sure to, before
+        :meth:`refusals` or ``free_space_enough()`` say something else of it; 0 where failures are drawn, or
+        any folio is large."""
+        machine, cost = self._migrator._machine, self._migrator._cost
+        if max(cost.isolation_failure_share, cost.copy_failure_share) > 0 or machine.has_large_folios:
+            return 0
+        return machine.steady_pages(nid)
 
     def prepare_many(
         self, frames: NDArray[np.int64], target_nids: NDArray[np.int64], accepted: NDArray[np.bool_]

@@ -356,6 +356,10 @@ class FrameAllocator:
         """
         return any(zone.above(mark) > n_pages for zone in self._zonelists[nid])
 
+    def most_above(self, nid: int, mark: Mark) -> int:
+        """Return the free pages above a mark of the zone of a node that has most; 0 without a zone."""
+        return max((zone.above(mark) for zone in self._zonelists[nid]), default=0)
+
     def shortages(self, nid: int, mark: Mark) -> dict[int, int]:
         """Return by zone id how many pages each zone of a node lacks to have more than ``mark`` free."""
         return {

@@ -188,6 +188,16 @@ class SimulatedMachine:
         self.topology.node(nid)
         return self.frames.some_zone_above(nid, "promo", self._free_enough_pages[nid])
 
+    def steady_pages(self, nid: int) -> int:
+        """Return how many pages may be allocated on a node before :meth:`free_space_enough`, or whether it is
+        balanced for one page, is another; all there are where neither holds."""
+        self.topology.node(nid)
+        spare = (
+            self.frames.most_above(nid, "promo") - self._free_enough_pages[nid],
+            self.frames.most_above(nid, "high") - 1,
+        )
+        return min((above - 1 for above in spare if above > 0), default=self.page_map.n_pages)
+
     def run(self, now_ns: int, duration_ns: int, observer: Observer | None = None) -> Elapsed:
         """Let ``duration_ns`` pass, from ``now_ns`` on: first kswapd, then the processes one after the other.
 

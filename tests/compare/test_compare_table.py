@@ -15,7 +15,6 @@ from gpuscan.cli.output import _parts
 from gpuscan.compare.columns.catalogue import column_documents
 from gpuscan.compare.endings import NEVER_FOUND
 from gpuscan.compare.open_loop import OpenResult
-from gpuscan.compare.pace import Pace, Part
 from gpuscan.compare.sheets import markdown_of, sheets_of
 from gpuscan.compare.verdict import verdict
 from gpuscan.compare.words import about, below
@@ -233,72 +232,6 @@ def test_what_a_walk_takes_here_is_said_and_is_no_figure_where_the_model_has_non
     )
 
 
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def left_after(share: float, slower: dict[str, float], n_models: int = 7) -> tuple[float, float]:
-    """Return what a pace says is left after a share of a run, and what is: parts are ``slower`` by kind."""
-    clock = Clock()
-    parts = [Part("recording", "recording", 10.0), Part("listing", "listing", 30.0)]
-    models = [
-        Part(f"{loop} {number}", loop, {"closed": 80.0, "open": 60.0}[loop], beside=True)
-        for number in range(n_models)
-        for loop in ("closed", "open")
-    ]
-    pace = Pace([*parts, *models], 2, clock)
-    events: list[tuple[float, str, float]] = []
-    at_s = 0.0
-    for part in parts:
-        took_s = part.usual_s * slower.get(part.kind, 1.0)
-        events += [(at_s + took_s * step / 50, part.name, 0.02 if step else 0.0) for step in range(51)]
-        at_s += took_s
-    free = [at_s, at_s]
-    for part in models:
-        worker = free.index(min(free))
-        took_s = part.usual_s * slower.get(part.kind, 1.0)
-        events += [
-            (free[worker] + took_s * step / 50, part.name, 0.02 if step else 0.0) for step in range(51)
-        ]
-        free[worker] += took_s
-    end_s = max(free)
-    for when_s, name, done in sorted(events):
-        clock.now_s = when_s
-        if when_s > share * end_s:
-            break
-        pace.advance(name, done)
-    return pace.left_s, end_s - clock.now_s
-
-
-@pytest.mark.parametrize(
-    "slower", [{}, {"closed": 5.0, "open": 5.0}, {"closed": 4.0, "open": 1.5}, {"listing": 3.0}]
-)
-def test_after_a_tenth_the_time_left_is_right_within_a_factor_of_two(slower: dict[str, float]) -> None:
-    for share in (0.1, 0.2, 0.5, 0.8):
-        said, true = left_after(share, slower)
-        assert true / 2 < said < true * 2, share
-
-
-def test_parts_that_only_tell_of_their_end_began_when_the_one_before_ended() -> None:
-    clock = Clock()
-    pace = Pace([Part(f"step {n}", "measuring", 1.5) for n in range(4)], 1, clock)
-    clock.now_s = 6.0
-    pace.advance("step 0", 1)
-    assert pace.left_s == pytest.approx(18.0)
-    assert pace.share == pytest.approx(0.25)
-    clock.now_s = 12.0
-    pace.advance("step 1", 1)
-    pace.advance("step 1", 1)  # told twice: counted once
-    assert pace.left_s == pytest.approx(12.0)
-    pace.resize("measuring", 3.0)
-    assert pace.left_s == pytest.approx(24.0)
-
-
 def test_what_is_pending_for_good_is_among_what_is_lost() -> None:
     from test_compare_words import cells_of
 
@@ -306,13 +239,3 @@ def test_what_is_pending_for_good_is_among_what_is_lost() -> None:
 
     cells = cells_of(OpenResult("rfc-v1", pending=3), ClosedResult("rfc-v1"))
     assert (cells["lost_open"].number, cells["lost_open"].remark) == (3, f"({NEVER_FOUND})")
-
-
-def test_a_kind_that_has_not_begun_fares_as_the_others_do() -> None:
-    clock = Clock()
-    pace = Pace([Part("step", "measuring", 10.0), Part("closed", "closed", 100.0)], 1, clock)
-    assert pace.left_s == pytest.approx(110.0)
-    clock.now_s = 90.0
-    pace.advance("step", 1)
-    # Nine times as long as usual, and what is usual counts as much.
-    assert pace.left_s == pytest.approx(300.0)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from gpuscan.designs.built_in.per_folio import PerFolio
-from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.built_in.section_flag_next import HINTFAULTS, HWHINTS, NextTunables, SectionFlagNext
 from gpuscan.designs.built_in.zone_flag import ZoneFlag
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
 from gpuscan.designs.model import Model
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import PghotTunables
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from gpuscan.records.page_map import SECTION_PAGES
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
+from gpuscan.base.errors import InputError
 from gpuscan.designs.machine import ArrayMachine, BatchCall, ZoneSpan
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import PghotTunables
 from gpuscan.records.formats import record_format, unpack
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -301,3 +303,16 @@ def test_nothing_is_lost_without_a_reason(data: st.DataObject, tunables: PghotTu
     design.finish()
     design.verify()
     assert design.ledger.pending == 0 or design.stranded() == 0
+
+
+def test_a_time_that_is_not_kept_is_refused() -> None:
+    design = SectionFlag(ArrayMachine([2] * 4, [ZoneSpan(2, 0, 4)], top_tier=(0,)))
+    pfns, nids, cpus = np.array([1]), np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int64)
+    most = (1 << 31) - 2
+    design.mark_many(pfns, nids, np.array([most]), cpus)
+    with pytest.raises(
+        InputError, match="a time of 2,147,483,647 jiffies is more than a model of pghot keeps"
+    ):
+        design.mark_many(pfns, nids, np.array([most + 1]), cpus)
+    with pytest.raises(InputError, match=r"give a shorter run, or a lower policy\.hz"):
+        design.record_access(1, 0, most + 1)

@@ -6,9 +6,9 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
-from gpuscan.designs.built_in.section_flag import SectionFlag
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
+from gpuscan.designs.pghot import SectionFlag
 from gpuscan.designs.tunables import MIB, Tuning
 from gpuscan.engine.policy import Policy
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from gpuscan.designs.built_in.section_flag import PghotTunables, SectionFlag
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import PghotTunables
 from gpuscan.designs.races import Race
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from transcripts.machines import (

@@ -3,7 +3,7 @@
 Pinned to github.com/davidlohr/linux at bef84326d61f: mm/pghot.c, mm/pghot-default.c, mm/pghot-precise.c,
 include/linux/pghot.h and Documentation/admin-guide/mm/pghot.rst; ``promote_misplaced_memcg_folios()`` is that
 of mm/migrate.c there (5fe77ad9f9ed). The walk, the threshold and the rate limit are those of v7, and so of
-:mod:`gpuscan.designs.built_in.section_flag`.
+:mod:`gpuscan.designs.pghot`.
 
 What differs from v7:
 
@@ -33,10 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.designs.built_in.section_flag import DESIGN as POSTED
-from gpuscan.designs.built_in.section_flag import UNKNOWN, PghotTunables, SectionFlag
 from gpuscan.designs.contract import PlotStyle
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine
-from gpuscan.designs.pghot_records import ASKS, COOLS, NID_KNOWN, NOT_RECORDED, count_reports
+from gpuscan.designs.pghot import SectionFlag
+from gpuscan.designs.pghot_marks import UNKNOWN, Coming, PghotTunables
+from gpuscan.designs.pghot_records import ASKS, COOLS, NID_KNOWN, NOT_RECORDED, Reports
 from gpuscan.designs.requests import COOLED, STALE
 from gpuscan.designs.taking import NOT_ASKED
 from gpuscan.designs.tunables import MIB, NS_PER_MS
@@ -78,6 +79,8 @@ class SectionFlagNext(SectionFlag):
         InputError: ``hz`` does not divide 1000.
     """
 
+    _AS_POSTED = False
+
     def __init__(
         self, machine: Machine, tunables: NextTunables | None = None, without_memory: Iterable[int] = ()
     ) -> None:
@@ -112,7 +115,7 @@ class SectionFlagNext(SectionFlag):
         """
         self._with_memory.discard(nid)
         self._has_map.update(dict.fromkeys(sections, False))
-        self._hot.difference_update(sections)
+        self._hot[list(sections)] = False
         for section in sections:
             start = section * SECTION_PAGES
             for lo, hi in self.machine.ranges(start, start + SECTION_PAGES):
@@ -213,7 +216,7 @@ class SectionFlagNext(SectionFlag):
         counts: NDArray[np.int64],
     ) -> None:
         """See :class:`gpuscan.designs.model.Model`: who counts does not know the node."""
-        self._record_many(pfns, np.full_like(nids, NUMA_NO_NODE), jiffies, counts)
+        self._record_many(pfns, self._reported_nids(nids), jiffies, counts)
 
     def mark_many(
         self,
@@ -225,9 +228,32 @@ class SectionFlagNext(SectionFlag):
         """See :class:`gpuscan.designs.model.Model`."""
         self._record_many(pfns, nids, jiffies, np.ones(len(pfns), dtype=np.int64))
 
+    def _record_many(
+        self,
+        pfns: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        jiffies: NDArray[np.int64],
+        counts: NDArray[np.int64],
+    ) -> None:
+        """Take reports, one after the other."""
+        if self._report_each(pfns, nids, jiffies, counts):
+            return
+        rows = zip(pfns.tolist(), nids.tolist(), counts.tolist(), jiffies.tolist(), strict=True)
+        for pfn, nid, n_accesses, now_jiffies in rows:
+            self.record_accesses(pfn, nid, n_accesses, now_jiffies, self._source)
+
+    def _reported_nids(self, nids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """See :class:`SectionFlag`; who counts does not know the node."""
+        return np.full_like(nids, NUMA_NO_NODE)
+
     @property
     def _source(self) -> int:
         return HINTFAULTS if self.hint_faults else HWHINTS
+
+    @property
+    def _source_counter(self) -> str:
+        """See :class:`SectionFlag`."""
+        return _RECORDED[self._source]
 
     def _check_report(self, nid: int, n_accesses: int, source: int) -> int:
         """``pghot_record_common()``: 1 for a report to be taken, 0 where its source is off, or -EINVAL."""
@@ -265,7 +291,7 @@ class SectionFlagNext(SectionFlag):
         target, ready = self._count(page.head, page.nid, nid, n_accesses, now_jiffies)
         self._charge(1 + 2 * ready, atomics=1 + 2 * ready)
         if ready:
-            self._hot.add(section)
+            self._hot[section] = True
             self._active.add(page.nid)
             self.ledger.ask(page.head, target, keeps_nid=self._fmt.has_nid)
         return n_steps, True
@@ -298,46 +324,43 @@ class SectionFlagNext(SectionFlag):
             self.ledger.end_pending(position, COOLED)
         return target, ready
 
-    def _record_many(
+    def _coming(
         self,
         pfns: NDArray[np.int64],
         nids: NDArray[np.int32],
         jiffies: NDArray[np.int64],
         counts: NDArray[np.int64],
-    ) -> None:
-        """Take reports, one after the other."""
-        source, heads = self._source, self._whole_folios(pfns)
-        if heads is None:
-            rows = zip(pfns.tolist(), nids.tolist(), counts.tolist(), jiffies.tolist(), strict=True)
-            for pfn, nid, n_accesses, now_jiffies in rows:
-                self.record_accesses(pfn, nid, n_accesses, now_jiffies, source)
-            return
-        if not self._enabled_sources & source:
-            return
-        own_nids, does = self._can_record(_RECORDED[source], pfns, nids, heads)
-        recorded = does != NOT_RECORDED
-        n_recorded = int(np.count_nonzero(recorded))
-        if not n_recorded:
-            return
-        self.counters["pghot_recorded_accesses"] += int(counts[recorded].sum())
-        targets = nids.astype(np.int32)
+    ) -> Coming | None:
+        """See :class:`SectionFlag`; what comes from a source that is not enabled is not even counted."""
+        coming = super()._coming(pfns, nids, jiffies, counts)
+        if coming is not None and not self._enabled_sources & self._source:
+            coming.valid.fill(False)
+            coming.reports.does.fill(NOT_RECORDED)
+        return coming
+
+    def _targets_of_reports(
+        self, nids: NDArray[np.int32], own_nids: NDArray[np.int64], recorded: NDArray[np.bool_]
+    ) -> NDArray[np.int32]:
+        """See :class:`SectionFlag`."""
+        targets = nids.copy()
         unknown = recorded & (nids == NUMA_NO_NODE)
-        if unknown.any():
-            for nid in np.unique(own_nids[unknown]).tolist():
-                targets[unknown & (own_nids == nid)] = self.promotion_target(nid)
-        n_ready, n_cooled = count_reports(
-            self._counted, self._rules, heads, nids, counts, jiffies, targets, does
-        )
-        if n_cooled:  # a page may ask before it cools, and again after that
-            for position, target, did in zip(heads.tolist(), targets.tolist(), does.tolist(), strict=True):
-                if did == COOLS:
-                    self.ledger.end_pending(position, COOLED)
-                elif did == ASKS:
-                    self.ledger.ask(position, target, keeps_nid=self._fmt.has_nid)
-        else:
-            ready = does == ASKS
-            self.ledger.ask_many(heads[ready], targets[ready], keeps_nid=self._fmt.has_nid)
-        self._made_ready(pfns, own_nids, does, n_recorded, n_ready)
+        for nid in np.unique(own_nids[unknown]).tolist():
+            targets[unknown & (own_nids == nid)] = self.promotion_target(nid)
+        return targets
+
+    def _ask_each(self, reports: Reports, times_ns: NDArray[np.int64] | None) -> None:
+        """See :class:`SectionFlag`; a page may ask before it cools, and again after that."""
+        if not (reports.does == COOLS).any():
+            super()._ask_each(reports, times_ns)
+            return
+        keeps_nid = self._fmt.has_nid
+        for at in np.flatnonzero((reports.does == ASKS) | (reports.does == COOLS)).tolist():
+            position = int(reports.positions[at])
+            if reports.does[at] == COOLS:
+                self.ledger.end_pending(position, COOLED)
+            else:
+                time_ns = None if times_ns is None else int(times_ns[at])
+                self.ledger.ask(position, int(reports.targets[at]), keeps_nid=keeps_nid, time_ns=time_ns)
 
     # -- the thread
 
