@@ -61,9 +61,7 @@ class Targets:
         above = [
             node
             for node in topology.nodes
-            if node.nid in allowed - self._gpu_nids
-            and node.present_pages
-            and topology.is_top_tier(node.nid)
+            if node.nid in allowed - self._gpu_nids and node.present_pages and topology.is_top_tier(node.nid)
         ]
         with_cpus = [node.nid for node in above if node.cpus]
         found = topology.nearest(nid, with_cpus)

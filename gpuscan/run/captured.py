@@ -45,7 +45,8 @@ def _check_applies(workload: Workload, topology: Topology, cpu_nids: Sequence[in
     """Refuse a workload that would show nothing on a captured machine."""
     process = workload.processes[0]
     nids = [node.nid for node in topology.nodes if node.present_pages]
-    remedy = "; run cxl-promote with --split-cxl 50%, or capture a machine that has several"
+    split = " with --split-cxl 50%" if len(topology.nodes) == 1 else ""
+    remedy = f"; run cxl-promote{split}, or capture a machine that has several"
     if (process.move_at or process.rotate_every) and len(cpu_nids) < 2:
         raise InputError(
             f"workload {workload.name} moves its tasks between nodes, and {topology.name!r} has one node "

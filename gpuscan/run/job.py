@@ -12,7 +12,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.run.request import RunRequest
 from gpuscan.topology import Topology
 from gpuscan.topology.contract import Host
-from gpuscan.topology.resolve import names_file, resolve_machine
+from gpuscan.topology.resolve import resolve_machine
 from gpuscan.topology.tiers import with_tiers
 from gpuscan.workload.files import Workload, workload_document, workload_of
 

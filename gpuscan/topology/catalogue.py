@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -62,8 +61,9 @@ def _start(path: Path) -> bytes:
         with os.fdopen(open_file(path), "rb") as file:
             return file.read(START_BYTES)
     except OSError as error:
-        what = "is not there" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
-        raise InputError(f"{path} {what}; name a preset, or a file or directory that is") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); name a preset, or a file or directory that can"
+        ) from error
     except ValueError as error:  # a NUL byte in the name, or no file
         said = error if isinstance(error, UnfitError) else f"is no file name ({error})"
         raise InputError(f"{str(path)!r} {said}; {remedy()}") from None

@@ -58,7 +58,9 @@ class Directory:
             raise _unreadable(str(path), str(error.strerror)) from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise TopologyError(f"{path} is no file; give the tree of a kernel's /proc and /sys")
+                raise TopologyError(
+                    f"{path} cannot be read (it is no file); give the tree of a kernel's /proc and /sys"
+                )
             content = bytearray()
             while piece := os.read(fd, _PIECE_BYTES):
                 content += piece

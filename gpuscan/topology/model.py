@@ -24,6 +24,8 @@ DISTANCE_UNREACHABLE = 255
 DISTANCE_REMOTE_DEFAULT = 20
 """What the kernel assumes between nodes without a SLIT (REMOTE_DISTANCE, include/linux/topology.h)."""
 
+HOST = "host"
+"""What the machine that gpuscan runs on is called, wherever that is."""
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
 """In the kernel's order (include/linux/mmzone.h, enum zone_type); HighMem is 32-bit only."""
 CPU_LIMIT = 1 << 16

@@ -83,9 +83,7 @@ def distances(files: FileTree, nids: list[int], *, may_lack: bool) -> tuple[NDAr
     """
     texts = {nid: files.read(f"{NODES}/node{nid}/distance") for nid in nids}
     distance = default_distances(len(nids))
-    if len(nids) == 1:
-        return distance, []  # ia64 prints a 0 there
-    if may_lack and not any(texts.values()):
+    if may_lack and len(nids) > 1 and not any(texts.values()):
         return distance, [
             f"no node has a distance file: {DISTANCE_REMOTE_DEFAULT} is taken between all of them, as the "
             "kernel assumes"
@@ -93,6 +91,8 @@ def distances(files: FileTree, nids: list[int], *, may_lack: bool) -> tuple[NDAr
     columns = _columns(files, nids)
     for row, (nid, text) in enumerate(texts.items()):
         place = files.place(f"{NODES}/node{nid}/distance")
+        if text is None and len(nids) == 1:
+            break
         if text is None:
             raise TopologyError(
                 f"{place} is not there; mount all of /sys, or describe the machine in a TOML file"
@@ -103,7 +103,8 @@ def distances(files: FileTree, nids: list[int], *, may_lack: bool) -> tuple[NDAr
                 f"{place}, line 1: {text.strip()[:200]!r} is not one distance up to 255 "
                 f"for each of {len(nids)} online nodes; read again"
             )
-        distance[row] = [values[column] for column in columns[len(values)]]
+        if len(nids) > 1:  # of a single node ia64 says 0
+            distance[row] = [values[column] for column in columns[len(values)]]
     return distance, []
 
 

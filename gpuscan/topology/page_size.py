@@ -105,7 +105,8 @@ def check_page_size(page_bytes: int, what: str) -> None:
     if page_bytes != PAGE_BYTES:
         raise TopologyError(
             f"this machine has pages of {format_bytes(page_bytes)} and {what} counts in "
-            f"{format_bytes(PAGE_BYTES)}; boot a kernel with 4 KiB pages, or simulate the machine (gpuscan topology shows it)"
+            f"{format_bytes(PAGE_BYTES)}; boot a kernel with 4 KiB pages, or simulate "
+            "the machine (gpuscan topology shows it)"
         )
 
 

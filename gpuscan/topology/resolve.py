@@ -7,10 +7,8 @@ from pathlib import Path
 from gpuscan.base.arguments import INT64_MAX, shown, text, whole
 from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.topology.contract import Host
-from gpuscan.topology.model import Topology
+from gpuscan.topology.model import HOST, Topology
 from gpuscan.topology.presets import PRESETS, preset
-
-HOST = "host"
 
 
 def names_file(source: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from gpuscan.base.errors import TopologyError
 from gpuscan.topology.contract import Host
 from gpuscan.topology.file_tree import NODES, ZONEINFO, Directory, FileTree
-from gpuscan.topology.model import ZONE_NAMES, Node, Topology, Watermarks, Zone
+from gpuscan.topology.model import HOST, ZONE_NAMES, Node, Topology, Watermarks, Zone
 from gpuscan.topology.node_files import (
     cpus_of_nodes,
     distances,
@@ -37,8 +37,6 @@ from gpuscan.topology.zoneinfo import ZoneInfo, parse_zoneinfo
 
 __all__ = ["Host", "ZoneInfo", "from_host", "parse_zoneinfo", "read_host", "read_tree"]
 
-_NAME = "host"
-
 
 def from_host(root: Path = Path("/")) -> Topology:
     """Return the topology of the machine whose /proc and /sys lie under ``root``; see :func:`read_host`."""
@@ -47,7 +45,7 @@ def from_host(root: Path = Path("/")) -> Topology:
 
 def read_host(root: Path = Path("/")) -> Host:
     """Read the machine whose /proc and /sys lie under ``root``; see :func:`read_tree`."""
-    return read_tree(Directory(root), _NAME, mmap.PAGESIZE if root == Path("/") else None)
+    return read_tree(Directory(root), HOST, mmap.PAGESIZE if root == Path("/") else None)
 
 
 def read_tree(files: FileTree, name: str, page_bytes: int | None = None) -> Host:
@@ -109,7 +107,7 @@ def _without_zones(files: FileTree, name: str, page_bytes: int | None) -> Host:
     if None in sizes.values():
         lacking = next(nid for nid, size in sizes.items() if size is None)
         raise TopologyError(
-            f"neither {place} nor {files.place(f'{NODES}/node{lacking}/meminfo')} is there; mount /proc, "
+            f"{place} is not there, nor {files.place(f'{NODES}/node{lacking}/meminfo')}; mount /proc, "
             "give a tree with one of them, or name a preset or a TOML file"
         )
     cpus, unknown = cpus_of_nodes(files, nids)

@@ -39,6 +39,7 @@ from gpuscan.topology.model import (
     CPU_LIMIT,
     DISTANCE_LOCAL,
     DISTANCE_UNREACHABLE,
+    HOST,
     ZONE_NAMES,
     Link,
     LoadedLatency,
@@ -283,7 +284,7 @@ def parse_toml(text: str, source: str, name: str = "machine") -> Topology:
         machine = _Machine.model_validate(document)
     except ValidationError as error:
         raise TopologyError(f"{source}: {first_complaint(error, 'the machine', _unknown)}") from error
-    return _topology(machine, source, machine.name or name)
+    return _topology(machine, source, name if machine.name in ("", HOST) else machine.name)
 
 
 def _topology(machine: _Machine, source: str, name: str) -> Topology:
@@ -390,10 +391,13 @@ def _unknown(steps: Sequence[int | str]) -> str:
 
 
 def to_toml(topology: Topology) -> str:
-    """Return the text from which :func:`from_toml` makes the same machine: every figure written out."""
+    """Return the text from which :func:`from_toml` makes the same machine: every figure written out.
+
+    The name of the host is left out: it would be another machine's elsewhere, and the file has one.
+    """
     lines = [
         f"schema = {SCHEMA}",
-        f"name = {_quoted(topology.name)}",
+        *([] if topology.name == HOST else [f"name = {_quoted(topology.name)}"]),
         "distances = [",
         *(f'    "{" ".join(map(str, row))}",' for row in topology.distance.tolist()),
         "]",

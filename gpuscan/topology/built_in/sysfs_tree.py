@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpuscan.topology.contract import Host, MachineSource
 from gpuscan.topology.file_tree import NODES, ZONEINFO, Directory
+from gpuscan.topology.model import HOST
 from gpuscan.topology.sysfs import read_tree
 
 _BELOW = ("", "*", "*/*")
@@ -35,7 +36,7 @@ def _knows(path: Path, start: bytes) -> bool:
 
 def _read(path: Path) -> Host:
     (root,) = _roots(path)
-    return read_tree(Directory(root), path.resolve().name or "host")
+    return read_tree(Directory(root), path.resolve().name or HOST)
 
 
 MACHINE_SOURCE = MachineSource(about="a directory with a machine's /proc and /sys", knows=_knows, read=_read)

@@ -20,6 +20,7 @@ from gpuscan.base.units import format_bytes
 from gpuscan.files.reading import UnfitError, first_line, read_file
 from gpuscan.topology.contract import Host, MachineSource
 from gpuscan.topology.file_tree import BLOCKS, GATHERED, IOMEM, NODES, ZONEINFO, Files, check_size
+from gpuscan.topology.model import HOST
 from gpuscan.topology.sysfs import read_tree
 
 PACKED_BYTES_MAX = 64 << 20
@@ -71,7 +72,7 @@ def _read(path: Path) -> Host:
         },
         frozenset(name.removeprefix(prefix) for name in others if name.startswith(prefix)),
     )
-    return read_tree(files, path.name.partition(".")[0] or "host")
+    return read_tree(files, path.name.partition(".")[0] or HOST)
 
 
 def _inflated(path: Path, packed: bytes) -> bytes:
