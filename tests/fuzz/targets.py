@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuzz import mutate
+from fuzz.machines import MACHINE_TARGETS
 from gpuscan.base.errors import GpuscanError
 from gpuscan.checkpoint import arrays
 from gpuscan.checkpoint.directory import STATE_FILE, CheckpointDirectory
@@ -501,4 +502,5 @@ TARGETS: dict[str, Any] = {
     "plan": PlanTarget,
     "workload": WorkloadTarget,
     "topology": TopologyTarget,
+    **MACHINE_TARGETS,
 }

@@ -27,9 +27,7 @@ from gpuscan.topology.sized import SizedNode, sized_machine
 _BYTES_MAX = 64 << 20
 _DEPTH_MAX = 256
 _MATRIX_TEXT_MAX = 8 << 20
-_BEGINNING = re.compile(
-    rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!DOCTYPE\s+topology\b[^>]*>\s*)?<topology\b"
-)
+_BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!DOCTYPE\s+topology\b|<topology\b)")
 _MASK = re.compile(r"0x[0-9a-f]{1,8}(?:,(?:0x[0-9a-f]{1,8})?)*", re.IGNORECASE)
 _KEY = {"NUMANode", "Node"}
 """What a node is called: ``Node`` before hwloc 1.11 could say NUMANode."""
