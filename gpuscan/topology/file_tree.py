@@ -45,17 +45,17 @@ class Directory:
     """Files below a directory, such as ``/``."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self._before = f"{str(root).rstrip('/')}/"
 
     def read(self, name: str) -> str | None:
         """See :meth:`FileTree.read`. Files of procfs have no size: what is read is bounded."""
-        path = self.root / name
+        path = self._before + name
         try:
             fd = os.open(path, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _unreadable(str(path), str(error.strerror)) from error
+            raise _unreadable(path, str(error.strerror)) from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise TopologyError(
@@ -64,9 +64,9 @@ class Directory:
             content = bytearray()
             while piece := os.read(fd, _PIECE_BYTES):
                 content += piece
-                check_size(str(path), len(content))
+                check_size(path, len(content))
         except OSError as error:
-            raise _unreadable(str(path), str(error.strerror)) from error
+            raise _unreadable(path, str(error.strerror)) from error
         finally:
             os.close(fd)
         return content.decode(errors="replace")
@@ -74,7 +74,7 @@ class Directory:
     def names(self, directory: str) -> list[str]:
         """See :meth:`FileTree.names`."""
         found: list[str] = []
-        with suppress(OSError), os.scandir(self.root / directory) as entries:
+        with suppress(OSError), os.scandir(self._before + directory) as entries:
             for entry in entries:
                 found.append(entry.name)
                 if len(found) > NAMES_MAX:
@@ -86,7 +86,7 @@ class Directory:
 
     def place(self, name: str) -> str:
         """See :meth:`FileTree.place`."""
-        return str(self.root / name)
+        return self._before + name
 
 
 class Files:

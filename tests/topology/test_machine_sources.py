@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.base.units import PAGE_BYTES
@@ -322,6 +326,45 @@ def test_capture_refuses_pages_of_another_size_at_the_door(tmp_path: Path) -> No
     check_page_size(PAGE_BYTES, "capture")
 
 
+@st.composite
+def machines(draw: st.DrawFn) -> dict[str, str]:
+    """Draw a tree: odd numbers of nodes, CPUs that several list, nodes without memory, tiers in any order."""
+    nids = sorted(draw(st.sets(st.sampled_from((0, 1, 2, 3, 8, 250, 255, 1023)), min_size=1, max_size=5)))
+    lists = st.sampled_from(("", "0-3", "4-7", "0-7", "2,9-11"))
+    nodes = {nid: (draw(lists), draw(st.integers(0, 3)) << 15) for nid in nids}
+    if not any(size for _, size in nodes.values()):
+        nodes[nids[0]] = ("0-3", 1 << 15)
+    distances = st.integers(10, 255)
+    rows = {nid: " ".join("10" if nid == other else str(draw(distances)) for other in nids) for nid in nids}
+    if draw(st.booleans()):
+        files = zoned(nodes, rows)
+        if draw(st.booleans()):
+            files |= {
+                f"{NODE}/node{nid}/meminfo": meminfo(nid, 64 * size) for nid, (_, size) in nodes.items()
+            }
+    else:
+        files = gathered(nodes, rows, draw(st.sampled_from((4096, 16384, 65536))))
+    top = "sys/devices/virtual/memory_tiering/memory_tier"
+    for number in draw(st.sets(st.sampled_from((2, 4, 961)), max_size=2)):
+        files[f"{top}{number}/nodelist"] = f"{draw(st.sampled_from(nids))}\n"
+    access = f"{NODE}/node{nids[-1]}/access1/initiators"
+    if draw(st.booleans()):
+        files |= {f"{access}/read_latency": "251\n", f"{access}/read_bandwidth": "30001\n"}
+        files[f"{access}/node{nids[0]}"] = ""
+    return files
+
+
+@settings(max_examples=25, deadline=None)
+@given(machines())
+def test_whatever_can_be_read_is_written_without_loss(files: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        host = read_host(write_tree(Path(made), files))
+    renamed = replace(host, topology=replace(host.topology, name="m"))
+    read_back(renamed)
+    listed = [cpu for node in host.topology.nodes for cpu in node.cpus]
+    assert len(set(listed)) == len(listed)
+
+
 def test_memory_of_gpus_is_no_target_unless_it_is_put_into_a_tier(tmp_path: Path) -> None:
     host = resolve_machine(str(write_tree(tmp_path, POWER9)))
     machine = host.topology
@@ -394,3 +437,16 @@ def test_every_command_takes_them_alike(tmp_path: Path, capsys: pytest.CaptureFi
 
 def _as(option: str, machine: Path) -> Any:
     return machine if option == "machine" else str(machine)
+
+
+def test_the_size_of_a_machine_of_fixed_size_is_not_advised(tmp_path: Path) -> None:
+    path = tmp_path / "there.txt"
+    path.write_text(NUMACTL)
+    large = ("processes.0.cpus_of=[0]", "processes.0.placement=spill", "processes.0.memory=1TiB")
+    job = read_job(RunRequest("uniform", topology=str(path), overrides=large))
+    with pytest.raises(InputError, match="or take a machine that has more") as refused:
+        job.workload.machine_spec(job.topology)
+    assert "--memory" not in str(refused.value)
+    preset = read_job(RunRequest("uniform", overrides=("processes.0.memory=900TiB",)))
+    with pytest.raises(InputError, match="give a larger --memory"):
+        preset.workload.machine_spec(preset.topology)

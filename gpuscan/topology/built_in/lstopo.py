@@ -58,7 +58,7 @@ class _Reader:
     def __init__(self, source: str) -> None:
         self.found = _Found()
         self._source = source
-        self._parser = expat.ParserCreate()
+        self._parser = expat.ParserCreate("UTF-8")  # as lstopo writes it, whatever the file says
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._text
