@@ -16,6 +16,8 @@ from gpuscan.topology.zoneinfo import parse_count
 _GPUS = "proc/driver/nvidia/gpus"
 _POWER9_GPU_NIDS = range(250, 256)
 """Firmware of POWER9 machines numbers GPUs' memory from 255 downwards, six GPUs at most."""
+_LISTED_MAX = 1 << 20
+"""CPUs that nodes list: with ``numa=fake`` each of many nodes lists all."""
 _MASK = re.compile(r"[0-9a-fA-F]{1,8}(?:,[0-9a-fA-F]{1,8})*")
 
 
@@ -35,25 +37,42 @@ def listed_nodes(files: FileTree) -> list[int] | None:
 
 def cpus_of_nodes(files: FileTree, nids: list[int]) -> tuple[dict[int, tuple[int, ...]], str]:
     """Return the CPUs that each node lists, and the file whose absence leaves those of all unknown, or ''."""
-    cpus = {}
+    cpus: dict[int, tuple[int, ...]] = {}
+    n_listed = 0
     for nid in nids:
-        name = f"{NODES}/node{nid}/cpulist"
-        text = files.read(name)
-        if text is not None:
-            cpus[nid] = parse_list(text, files.place(name), CPU_LIMIT)
-            continue
-        mask_name = f"{NODES}/node{nid}/cpumap"  # before v2.6.26 there is no other
-        mask = files.read(mask_name)
-        if mask is not None:
-            cpus[nid] = _parse_mask(mask, files.place(mask_name))
-            continue
-        if len(nids) == 1:
-            name = "sys/devices/system/cpu/online"
-            text = files.read(name)
-        if text is None:
+        found, name = _cpus_of_node(files, nid, is_only=len(nids) == 1)
+        if found is None:
             return dict.fromkeys(nids, ()), files.place(name)
-        cpus[nid] = parse_list(text, files.place(name), CPU_LIMIT)
+        cpus[nid] = found
+        n_listed += len(found)
+        check_listed(n_listed, files.place(NODES))
     return cpus, ""
+
+
+def _cpus_of_node(files: FileTree, nid: int, *, is_only: bool) -> tuple[tuple[int, ...] | None, str]:
+    """Return the CPUs that a node lists, None where nothing says them, and the file looked for last."""
+    list_name, mask_name = f"{NODES}/node{nid}/cpulist", f"{NODES}/node{nid}/cpumap"
+    text = files.read(list_name)
+    if text is not None:
+        return parse_list(text, files.place(list_name), CPU_LIMIT), list_name
+    mask = files.read(mask_name)  # before v2.6.26 there is no other
+    if mask is not None:
+        return _parse_mask(mask, files.place(mask_name)), mask_name
+    if not is_only:
+        return None, list_name
+    online = "sys/devices/system/cpu/online"
+    text = files.read(online)
+    return (None if text is None else parse_list(text, files.place(online), CPU_LIMIT)), online
+
+
+def check_listed(n_listed: int, place: str) -> None:
+    """Refuse more CPUs, those that several nodes list counted for each, than any machine lists.
+
+    Raises:
+        TopologyError: there are more.
+    """
+    if n_listed > _LISTED_MAX:
+        raise TopologyError(f"{place}: its nodes list more than {_LISTED_MAX:,} CPUs in all; read again")
 
 
 def once(cpus: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
@@ -225,7 +244,7 @@ def parse_list(text: str, place: str, limit: int) -> tuple[int, ...]:
 def _parse_mask(text: str, place: str) -> tuple[int, ...]:
     """Return the CPUs of a mask as the kernel writes it (``%*pb``): words of 32 bits, the highest first."""
     stripped = text.strip("\0 \n\t")
-    if _MASK.fullmatch(stripped) is None or len(stripped) > CPU_LIMIT:
+    if len(stripped) > CPU_LIMIT or _MASK.fullmatch(stripped) is None:
         raise TopologyError(
             f"{place}, line 1: {stripped[:40]!r} is not a mask of CPUs such as 00000000,0000000f; read again"
         )

@@ -55,7 +55,7 @@ def suggestion(given: str, known: Sequence[str]) -> str:
 
 
 class TopologyChoice(Model):
-    """Which machine: a preset, a TOML file or ``host``; ``memory`` sizes a preset."""
+    """Which machine: a preset, a file that describes one or ``host``; ``memory`` sizes a preset."""
 
     machine: str = "two-socket-cxl"
     memory: Bytes | None = None

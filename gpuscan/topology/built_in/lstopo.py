@@ -20,11 +20,11 @@ from gpuscan.files.reading import UnfitError, read_file
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.topology.contract import Host, MachineSource
 from gpuscan.topology.model import CPU_LIMIT, DISTANCE_REMOTE_DEFAULT
-from gpuscan.topology.node_files import cpus_of_mask, default_distances, kinds, once
+from gpuscan.topology.node_files import check_listed, cpus_of_mask, default_distances, kinds, once
 from gpuscan.topology.page_size import said_of
 from gpuscan.topology.sized import SizedNode, sized_machine
 
-_BYTES_MAX = 64 << 20
+_BYTES_MAX = 16 << 20
 _DEPTH_MAX = 256
 _MATRIX_TEXT_MAX = 8 << 20
 _BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!DOCTYPE\s+topology\b|<topology\b)")
@@ -65,7 +65,7 @@ class _Reader:
         self._parser.EntityDeclHandler = self._entity
         self._open: list[tuple[str, int | None]] = []
         self._kept: list[str] = []
-        self._n_kept = 0
+        self._n_kept = self._n_listed = 0
         self._nids: list[int] = []
         self._values: list[int] = []
         self._is_latency = False
@@ -116,6 +116,8 @@ class _Reader:
         if nid in self.found.sizes:
             raise TopologyError(f"{self._where}: node {nid} is there twice; {_AGAIN}")
         self.found.cpus[nid] = _cpus(attributes.get("cpuset", ""), self._where)
+        self._n_listed += len(self.found.cpus[nid])
+        check_listed(self._n_listed, self._where)
         self.found.sizes[nid] = self._number(attributes, "local_memory") or 0
         if attributes.get("subtype") == "GPUMemory":
             self.found.gpus.add(nid)
@@ -172,7 +174,7 @@ def _cpus(text: str, where: str) -> tuple[int, ...]:
     """Return the CPUs of a set: words of 32 bits, the highest first; one without bits may be left empty."""
     if not text or text == "0x0":
         return ()
-    if _MASK.fullmatch(text) is None or len(text) > CPU_LIMIT:
+    if len(text) > CPU_LIMIT or _MASK.fullmatch(text) is None:
         raise TopologyError(f"{where}: {text[:40]!r} is not a set of CPUs; {_AGAIN}")
     words = [word.lower().removeprefix("0x") or "0" for word in text.split(",")]
     return cpus_of_mask(int("".join(word.rjust(8, "0") for word in words), 16))

@@ -17,7 +17,7 @@ from gpuscan.topology.node_files import default_distances, kinds, once
 from gpuscan.topology.sized import SizedNode, sized_machine
 from gpuscan.topology.zoneinfo import parse_count
 
-_BYTES_MAX = 16 << 20
+_BYTES_MAX = 4 << 20
 _FIRST = re.compile(rb"^available: [0-9]{1,6} nodes? \(", re.M)
 _CPUS = re.compile(r"node ([0-9]{1,6}) cpus:((?: [0-9]{1,6})*)\s*")
 _SIZE = re.compile(r"node ([0-9]{1,6}) size: ([0-9]{1,15}) MB\s*")
@@ -56,6 +56,8 @@ def parse_numactl(text: str, source: str, name: str) -> Host:
     rows: dict[int, list[int]] = {}
     columns: list[int] = []
     for number, line in enumerate(text.splitlines(), start=1):
+        if not line:
+            continue
         where = f"{source}, line {number}"
         if match := _CPUS.fullmatch(line):
             listed = tuple(int(cpu) for cpu in match[2].split())
