@@ -39,6 +39,9 @@ POWER9 = gathered(
 )
 
 
+SMALL = ("processes.0.cpus_of=[0]", "processes.0.placement=spill", "processes.0.memory=64MiB")
+
+
 def managed_kib(topology: Topology) -> dict[int, int]:
     return {node.nid: sum(zone.managed_pages for zone in node.zones) * 4 for node in topology.nodes}
 
@@ -354,7 +357,7 @@ def machines(draw: st.DrawFn) -> dict[str, str]:
     return files
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(machines())
 def test_whatever_can_be_read_is_written_without_loss(files: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as made:
@@ -422,16 +425,21 @@ def test_every_command_takes_them_alike(tmp_path: Path, capsys: pytest.CaptureFi
     path, packed = tmp_path / "there.txt", tmp_path / "server7.tar.bz2"
     path.write_text(NUMACTL)
     packed.write_bytes(archive(TWO))
-    small = ("processes.0.cpus_of=[0]", "processes.0.placement=spill", "processes.0.memory=64MiB")
     for machine in (path, packed, write_tree(tmp_path / "tree", TWO)):
         for option in ("machine", "topology"):
-            job = read_job(RunRequest("uniform", overrides=small, **{option: _as(option, machine)}))
+            job = read_job(RunRequest("uniform", overrides=SMALL, **{option: _as(option, machine)}))
             assert job.topology.name == machine.name.partition(".")[0]
             assert any("it is laid out" in note for note in job.notes)
         assert main(["topology", str(machine), "--json"]) == 0
         assert "it is laid out" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # 1 s
+def test_a_run_on_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = tmp_path / "server7.tar.bz2"
+    packed.write_bytes(archive(TWO))
     run = ["run", "uniform", "--machine", str(packed), "--ticks", "1", "--device", "cpu", "--quiet"]
-    assert main([*run, *(word for one in small for word in ("--set", one))]) == 0
+    assert main([*run, *(word for one in SMALL for word in ("--set", one))]) == 0
     assert "server7" in capsys.readouterr().out
 
 
@@ -439,11 +447,12 @@ def _as(option: str, machine: Path) -> Any:
     return machine if option == "machine" else str(machine)
 
 
-def test_the_size_of_a_machine_of_fixed_size_is_not_advised(tmp_path: Path) -> None:
-    path = tmp_path / "there.txt"
-    path.write_text(NUMACTL)
+def test_the_size_of_a_machine_of_fixed_size_is_not_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_tree(tmp_path, {"there": NUMACTL}))
     large = ("processes.0.cpus_of=[0]", "processes.0.placement=spill", "processes.0.memory=1TiB")
-    job = read_job(RunRequest("uniform", topology=str(path), overrides=large))
+    job = read_job(RunRequest("uniform", topology="there", overrides=large))
     with pytest.raises(InputError, match="or take a machine that has more") as refused:
         job.workload.machine_spec(job.topology)
     assert "--memory" not in str(refused.value)

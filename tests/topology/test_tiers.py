@@ -25,7 +25,6 @@ from gpuscan.topology.model import Topology
 from gpuscan.topology.sysfs import read_host
 from gpuscan.topology.tiers import has_lower_tier, lower_tier_remedy, tier_options, with_tiers
 from gpuscan.topology.toml import parse_toml, to_toml
-from hosts import HOST
 from machine_trees import write_tree, zoned
 from machines import tiered
 
@@ -59,7 +58,8 @@ def test_a_machine_without_any_such_node_is_told_neither() -> None:
 
 
 def test_one_captured_node_is_told_to_split() -> None:
-    host = Snapshot.read(HOST).topology
+    whole = tiered()
+    host = replace(whole, nodes=whole.nodes[:1], distance=whole.distance[:1, :1])
     assert "--split-cxl 50%" in lower_tier_remedy(host, is_captured=True)
     assert "--split-cxl" not in lower_tier_remedy(host, is_captured=False)
 
