@@ -65,6 +65,17 @@ class Ended(NamedTuple):
     calls: str
 
 
+def _queued_s(pid: int) -> float:
+    """Return how long a process was ready and had no CPU, s: a busy host is not a hang.
+
+    Source: ``run_delay`` of sched_info, proc_pid_schedstat() of fs/proc/base.c, v6.18.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:  # a kernel without CONFIG_SCHED_INFO, or the process has just ended
+        return 0.0
+
+
 def points_of(command: Command, calls: str) -> list[Point]:
     """Return every point of a command whose calls are these."""
     return [
@@ -107,9 +118,9 @@ class Server:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
-        deadline = time.monotonic() + HUNG_S
+        started = time.monotonic()
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            if time.monotonic() > deadline:
+            if time.monotonic() - started - _queued_s(pid) > HUNG_S:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 return Ended(124, f"hung for {HUNG_S} s", "")

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -471,16 +472,26 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert nothing_is_left(tmp_path, pids)
 
 
-def semaphores() -> set[str]:
-    return {entry.name for entry in Path("/dev/shm").glob("sem.*")}  # others keep files there
+def abandoned() -> set[str]:
+    """Return the files of semaphores that no process has mapped: tests that run beside have theirs mapped."""
+    files: dict[int, str] = {}
+    mapped: set[int] = set()
+    for entry in Path("/dev/shm").glob("sem.*"):
+        with suppress(FileNotFoundError):
+            files[entry.stat().st_ino] = entry.name
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it ended, or is another user's
+            # By inode: its maker has it mapped under the name that sem_open(3) gave it first.
+            mapped.update(int(line.split()[4]) for line in maps.read_text().splitlines() if "/sem." in line)
+    return {name for inode, name in files.items() if inode not in mapped}
 
 
 def none_more(before: set[str]) -> bool:
-    """Wait until there are no other semaphores than before: those of other tests go, what was left stays."""
+    """Wait until none more is abandoned than before: one that is just being made is, for a moment."""
     deadline = time.monotonic() + 30
-    while not semaphores() <= before and time.monotonic() < deadline:
+    while not abandoned() <= before and time.monotonic() < deadline:
         time.sleep(0.05)
-    return semaphores() <= before
+    return abandoned() <= before
 
 
 def kill_after(engine: subprocess.Popen[str], state: Path, generation: int) -> list[int]:
@@ -500,7 +511,7 @@ def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
 ) -> None:
     scratch, state = tmp_path / "tmp", tmp_path / "state"
     scratch.mkdir()
-    before = semaphores()
+    before = abandoned()
     engine = gpuscan(
         scratch, "--ticks", "6", "--workers", "2", "--checkpoint", str(state), "--every", "1", "--quiet"
     )
@@ -537,7 +548,7 @@ def watched(engine: subprocess.Popen[str], until: float, ready: Path | None = No
 
 @pytest.mark.slow
 def test_engines_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    started, rng, before = time.monotonic(), random.Random(8), semaphores()
+    started, rng, before = time.monotonic(), random.Random(8), abandoned()
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     fresh = ("run", "cxl-promote", "--memory", "1GiB", "--ticks", "40", "--workers", "2", "--every", "1")
@@ -573,7 +584,7 @@ def test_engines_killed_at_random_moments(tmp_path: Path, capsys: pytest.Capture
                     else:
                         # sem_open(3) links a file that it made beside, then Python tells its resource
                         # tracker: of an engine that is killed in between nobody knows what it left.
-                        before |= semaphores()
+                        before |= abandoned()
                     continue
             out, err = engine.communicate()
             assert engine.returncode == 0, err
