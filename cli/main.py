@@ -44,6 +44,8 @@ COMMANDS = {
     "resume": "Go on with a run from its last checkpoint.",
     "live": "Move the pages of running processes between real nodes (root).",
     "scan": "Scan a captured snapshot once and show what would be migrated.",
+    "inspect": "Say what a file is, what is in it and what can be done with it.",
+    "convert": "Write a trace of any format as Parquet or CSV.",
     "capture": "Read this machine's page flags into a snapshot (root).",
     "topology": "Show a machine: nodes, zones, tiers, distances.",
     "workloads": "List the built-in workloads.",

@@ -24,12 +24,14 @@ from gpuscan.linux.damon_state import TRACING
 from gpuscan.linux.system import HERE, System
 
 _EVENT = "events/damon/damon_aggregated/enable"
-_LINE = re.compile(
-    rb"-([0-9]+) [^\n]* damon_aggregated: target_id=[0-9]+ nr_regions=([0-9]+) "
-    rb"([0-9]+)-([0-9]+): ([0-9]+) ([0-9]+)\n"
+AGGREGATED = (
+    rb"target_id=([0-9]{1,18}) nr_regions=([0-9]{1,18}) ([0-9]{1,18})-([0-9]{1,18}): ([0-9]{1,18})"
+    rb"(?: ([0-9]{1,18}))?"
 )
-_N_COLUMNS = 6
-_PID, _N_REGIONS, _START = 0, 1, 2
+"""What the event says: target, regions, start, end, accesses, and since v5.17 age, whoever prints it."""
+_LINE = re.compile(rb"-([0-9]+) [^\n]* damon_aggregated: " + AGGREGATED + rb"\n")
+_N_COLUMNS = 7
+_PID, _N_REGIONS, _START = 0, 2, 3
 _SAID_REGIONS = re.compile(rb" nr_regions=([0-9]+) ")
 _REHEARSED = b"".join(
     b" kdamond.0-1 [0] ..... 0.0: damon_aggregated: target_id=0 nr_regions=256 %d-%d: 1 0\n"
@@ -139,7 +141,8 @@ def last_aggregations(text: bytes) -> dict[int, Rows]:
     lines = _LINE.findall(text)
     if not lines:
         return {}
-    table = np.array(list(map(int, chain.from_iterable(lines))), dtype=np.int64).reshape(-1, _N_COLUMNS)
+    numbers = (int(text or b"0") for text in chain.from_iterable(lines))
+    table = np.fromiter(numbers, dtype=np.int64).reshape(-1, _N_COLUMNS)
     found = {}
     for pid in np.unique(table[:, _PID]).tolist():
         rows = table[table[:, _PID] == pid]

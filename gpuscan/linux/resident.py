@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import Ranges
@@ -23,6 +24,8 @@ from gpuscan.records.page_flags import NO_PAGE, Kpf, bits
 from gpuscan.records.page_map import PageMap
 
 WORD_BYTES = 8
+_MASKED_PAGES = 1 << 14
+"""Looked at to tell whether the flags are masked: 64 MiB, 2 ms."""
 _PFN = np.uint64((1 << 55) - 1)
 _SOFT_DIRTY = np.uint64(1 << 55)
 _EXCLUSIVE = np.uint64(1 << 56)
@@ -229,6 +232,14 @@ def resident_by_nid(process: Process, page_map: PageMap, flags: PageFlags) -> di
     return dict(zip(nids.tolist(), counts.tolist(), strict=True))
 
 
+def masked(path: Path) -> InputError:
+    """Return what is said of /proc/kpageflags where it shows nothing."""
+    return InputError(
+        f"{path} shows no flag of any page: it is masked, as container runtimes do; run gpuscan on the host "
+        "itself"
+    )
+
+
 class PageFlags:
     """An open /proc/kpageflags (root).
 
@@ -237,8 +248,18 @@ class PageFlags:
     """
 
     def __init__(self, path: Path, system: System = HERE) -> None:
-        self._system = system
+        self._system, self._path = system, path
         self._fd = system.open(path, os.O_RDONLY)
+
+    def check_shown(self) -> None:
+        """Check that the kernel shows its flags here.
+
+        Raises:
+            InputError: the file is masked.
+        """
+        # No kernel has so many frames without a flag: where no page is, a flag says that.
+        if not any(self._system.pread(self._fd, _MASKED_PAGES * WORD_BYTES, 0)):
+            raise masked(self._path)
 
     def at(self, pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return uint64[n]: the flags of PFNs, in any order; ``NO_PAGE`` past the file's end."""

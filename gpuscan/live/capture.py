@@ -64,6 +64,7 @@ def capture_processes(
         stack.callback(roster.close)
         flags = PageFlags(system.root / "proc/kpageflags", system)
         stack.callback(flags.close)
+        flags.check_shown()
         host = system.read_host()
         check_page_size(host.page_bytes, "capture")
         here = Circumstances(host.topology, len(pids), system=system)

@@ -106,6 +106,7 @@ class LiveSession:
             roster = self._roster(selection)
         self.flags = PageFlags(system.root / "proc/kpageflags", system)
         self._stack.callback(self.flags.close)
+        self.flags.check_shown()
         self.monitor = self._open_monitor(1 if roster is None else len(roster.alive()))
         if roster is not None and roster.is_foreign():
             capabilities.check_live(foreign=True, monitor=self._monitor_keeps(), system=system)

@@ -219,6 +219,11 @@ def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, M
 
         is_captured = job.snapshot is not None
         surveyed, workload = survey_trace(workload, topology, hooks.on_read, is_captured=is_captured)
+        if frames is not None and surveyed.trace.format.is_virtual:
+            raise InputError(
+                f"{surveyed.trace.path} has virtual addresses, and which page of a captured machine is whose "
+                "nobody knows; give --topology instead, whose pages it then gets"
+            )
         return replace(job, workload=workload), trace_spec(workload, topology, surveyed.n_pages), surveyed
     if frames is None:
         return job, workload.machine_spec(topology), None

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.linux.resident import masked
 from gpuscan.linux.system import System
 from gpuscan.records.page_flags import NO_PAGE
 from gpuscan.snapshot.snapshot import Snapshot
@@ -73,10 +74,7 @@ def capture(root: Path = Path("/"), progress: Progress | None = None) -> Snapsho
                 if progress is not None:
                     progress(n_done, page_map.n_present_pages)
     if not shows_flags:
-        raise InputError(
-            f"{root / 'proc/kpageflags'} shows no flag of any page: it is masked, as container runtimes do; "
-            "capture on the host itself"
-        )
+        raise masked(root / "proc/kpageflags")
     notes = list(host.notes)
     if n_beyond:
         notes.append(f"{n_beyond} present pages lie past the end of /proc/kpageflags, taken as no page")

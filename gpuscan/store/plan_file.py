@@ -36,6 +36,7 @@ _FOOTER_BYTES_MAX = 64 << 20
 _FOOTER_ITEMS_MAX = 1 << 20
 """Of Thrift lists: row groups, of which a plan is one, and their columns."""
 _DIGITS_MAX = 9
+_MAGIC = b"PAR1"
 
 _COLUMNS = pa.schema(
     [
@@ -174,6 +175,28 @@ class PatientPlanWriter:
         """
         if self._failure is not None:
             raise self._failure
+
+
+def is_plan_file(path: Path) -> bool:
+    """Whether a file looks like one of these; reading it will tell whether it is whole.
+
+    Raises:
+        OSError: it cannot be opened.
+        UnfitError: it is no regular file.
+    """
+    with os.fdopen(open_file(path), "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            return False
+        try:
+            with pq.ParquetFile(
+                file,
+                thrift_string_size_limit=_FOOTER_BYTES_MAX,
+                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
+            ) as plans:
+                is_one: bool = plans.schema_arrow.remove_metadata().equals(_COLUMNS)
+                return is_one
+        except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException):
+            return False
 
 
 def read_plans(path: Path) -> pa.Table:

@@ -27,19 +27,28 @@ def read_machine_file(path: Path) -> Host:
     Raises:
         InputError: no source knows it, several do, or it is broken.
     """
-    start = _start(path)
-    sources, unusable = MACHINES.usable()
-    found = [name for name, source in sources.items() if source.knows(path, start)]
+    found = knowing(path)
     if len(found) > 1:
         whose = ", ".join(f"{name} ({MACHINES.origin(name) or 'gpuscan'})" for name in found)
         raise InputError(f"{path} looks like a machine of several sources: {whose}; uninstall all but one")
     if found:
-        return sources[found[0]].read(path)
+        return MACHINES.get(found[0]).read(path)
     if (path / _SNAPSHOT_FILE).exists():
         raise InputError(f"{path} is a captured machine; give it to --machine of run, or to scan")
+    unusable = MACHINES.usable()[1]
     if unusable:
         raise next(iter(unusable.values()))
     raise InputError(f"{path} is no machine that can be read; {remedy()}")
+
+
+def knowing(path: Path) -> list[str]:
+    """Return the sources that take a file or directory for theirs, by name.
+
+    Raises:
+        InputError: it cannot be looked at.
+    """
+    start = _start(path)
+    return [name for name, source in MACHINES.usable()[0].items() if source.knows(path, start)]
 
 
 def is_known_directory(path: Path) -> bool:

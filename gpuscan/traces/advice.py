@@ -8,12 +8,10 @@ DAMO = "damo report access --json --input"
 """What turns DAMON's regions, however they were recorded, into a trace that is read; a path follows."""
 
 _PACKED = {
-    b"\x1f\x8b": "gunzip --keep",
-    b"\xfd7zXZ\0": "unxz --keep",
     b"\x28\xb5\x2f\xfd": "unzstd",
-    b"BZh": "bunzip2 --keep",
+    b"\x04\x22\x4d\x18": "unlz4",
 }
-"""What unpacks a file, by its first bytes (magic numbers of gzip, xz, Zstandard and bzip2)."""
+"""What unpacks a file that is not inflated here, by its first bytes (magic numbers of Zstandard and LZ4)."""
 
 
 def how_to_unpack(path: Path, start: bytes) -> str:

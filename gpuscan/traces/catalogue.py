@@ -44,6 +44,13 @@ def told_by(path: Path, start: bytes) -> str:
     raise InputError(f"{path} is no trace that can be read; {remedy()}")
 
 
+def of_file(name: str, path: Path, start: bytes) -> TraceFormat | None:
+    """Return what is true of a file that has a format, where that differs from file to file."""
+    found = TRACES.get(name).of_file
+    return found(path, start) if found is not None else None
+
+
 def remedy() -> str:
     """Say what a trace may be."""
-    return f"give {' or '.join(one.about for one in TRACES.usable()[0].values())}"
+    *others, last = [one.about for one in TRACES.usable()[0].values()]
+    return f"give {', '.join(others)} or {last}" if others else f"give {last}"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpuscan.traces.samples import Samples
 
-START_BYTES = 64
-"""Of a file, by which its format is told."""
+START_BYTES = 4096
+"""Of a file's text, inflated where it is compressed, by which its format is told."""
 
 
 class Sniff(IntEnum):
@@ -50,3 +50,6 @@ class TraceFormat:
     advice: Callable[[Path, bytes], str]
     outside_advice: str
     read: Callable[[Path, Callable[[int], None]], Iterator[Samples]]
+    is_virtual: bool
+    assumes: str
+    of_file: Callable[[Path, bytes], TraceFormat] | None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscan.base.errors import InputError
-from gpuscan.files.reading import UnfitError, open_file
-from gpuscan.traces.catalogue import TRACES, remedy, told_by
+from gpuscan.files.reading import UnfitError
+from gpuscan.traces.catalogue import TRACES, of_file, remedy, told_by
 from gpuscan.traces.contract import START_BYTES, TraceFormat
+from gpuscan.traces.pieces import PackedError, start_of
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
 
@@ -22,16 +22,18 @@ class Trace:
         path: the file.
         kind: the name of its format.
         n_bytes: its size.
+        own_format: what is true of this file, where that differs from file to file.
     """
 
     path: Path
     kind: str
     n_bytes: int
+    own_format: TraceFormat | None = None
 
     @property
     def format(self) -> TraceFormat:
-        """What can be said of all traces of its format."""
-        return TRACES.get(self.kind)
+        """What can be said of the trace before it is read."""
+        return self.own_format or TRACES.get(self.kind)
 
     def blocks(self, on_read: Callable[[int], None] | None = None) -> Iterator[Samples]:
         """Read the trace once more from its beginning, block by block, ascending by time.
@@ -64,18 +66,23 @@ def open_trace(path: Path) -> Trace:
         InputError: it cannot be read, is no regular file, is empty, or no format that can be read.
     """
     try:
-        with os.fdopen(open_file(path), "rb") as file:
-            n_bytes = os.fstat(file.fileno()).st_size
-            start = file.read(START_BYTES)
+        start = start_of(path, START_BYTES)
+        n_bytes = path.stat().st_size
     except UnfitError as error:
         raise InputError(f"{path} {error}, and a trace is read twice; save it to a file first") from error
     except OSError as error:
         raise _unreadable(path, error) from error
+    except PackedError as error:
+        raise InputError(f"{path}:1: {error}") from error
     except ValueError as error:  # a NUL byte in the name
         raise InputError(f"{str(path)!r} is not a file name ({error}); give a trace") from error
     if not start:
         raise InputError(f"{path}:1: the trace is empty; record it again")
-    return Trace(path, told_by(path, start), n_bytes)
+    kind = told_by(path, start)
+    try:
+        return Trace(path, kind, n_bytes, of_file(kind, path, start))
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

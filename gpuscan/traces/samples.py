@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,4 +55,36 @@ class Samples:
             self.n_pages[part],
             self.weight[part],
             share=None if self.share is None else self.share[part],
+        )
+
+    def with_counts_of(self, other: Samples) -> Samples:
+        """Return these samples with what was left out of others."""
+        return replace(
+            self,
+            n_unresolved=other.n_unresolved,
+            n_repeated=other.n_repeated,
+            n_idle=other.n_idle,
+            highest_pfn=other.highest_pfn,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """Return several blocks as one, in the order of time; all have shares, or none has.
+
+        Args:
+            parts: one at least.
+        """
+        order = np.argsort(np.concatenate([part.time_ns for part in parts]), kind="stable")
+        shares = [part.share for part in parts if part.share is not None]
+        return cls(
+            np.concatenate([part.time_ns for part in parts])[order],
+            np.concatenate([part.cpu for part in parts])[order],
+            np.concatenate([part.pfn for part in parts])[order],
+            np.concatenate([part.n_pages for part in parts])[order],
+            np.concatenate([part.weight for part in parts])[order],
+            n_unresolved=sum(part.n_unresolved for part in parts),
+            n_repeated=sum(part.n_repeated for part in parts),
+            n_idle=sum(part.n_idle for part in parts),
+            highest_pfn=max(part.highest_pfn for part in parts),
+            share=np.concatenate(shares)[order] if shares else None,
         )

@@ -29,6 +29,7 @@ from gpuscan.sim.captured import CapturedFrames, FrameBit
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.topology import Topology
 from gpuscan.traces import UNKNOWN_CPU, Samples, Trace
+from gpuscan.traces.made_up import RULE, MadeUpPages
 
 _NOWHERE = -1
 _ANOTHER_MACHINE = "give the machine it was recorded on with --topology, or --machine for a captured one"
@@ -73,7 +74,10 @@ class Survey:
             f"{format_number(self.n_samples, noun)} over {format_time(self.end_ns - self.start_ns)} "
             f"on {format_number(self.n_pages, 'page')}"
         )
-        return f"trace {self.trace.path.name}: {kept}; left out: {self.reasons() or 'none'}"
+        of_format = self.trace.format
+        assumed = [of_format.assumes, RULE if of_format.is_virtual else ""]
+        taken = "".join(f"; {assumption}" for assumption in assumed if assumption)
+        return f"trace {self.trace.path.name}: {kept}; left out: {self.reasons() or 'none'}{taken}"
 
     def reasons(self) -> str:
         """Return what was left out and why, empty where nothing was."""
@@ -106,7 +110,7 @@ def survey(
     Raises:
         InputError: the trace is broken, or none of its samples is of this machine.
     """
-    reader = _Reader(topology, min_weight, min_share)
+    reader = _Reader(trace, topology, min_weight, min_share)
     pages = np.zeros(topology.page_map.n_pages, dtype=np.bool_)
     start_ns = end_ns = -1
     n_samples = 0
@@ -130,10 +134,19 @@ def survey(
     if not n_samples:
         raise InputError(
             f"{trace.path}: no sample can be used on {topology.name!r} "
-            f"({found.reasons() or 'the trace has none'}); {_ANOTHER_MACHINE}"
-            + (trace.format.outside_advice if reader.left_out["outside"] else "")
+            f"({found.reasons() or 'the trace has none'}); {_remedy(trace, reader.left_out)}"
         )
     return found
+
+
+def _remedy(trace: Trace, left_out: Counter[str]) -> str:
+    """Return what to do where all samples were left out."""
+    if left_out["outside"]:
+        return _ANOTHER_MACHINE + trace.format.outside_advice
+    for name, setting in (("rare", "source.min_share"), ("light", "source.min_weight")):
+        if left_out[name]:
+            return f"--set {setting}=0 keeps those"
+    return "record it again" if left_out["idle"] and not left_out["unknown_cpu"] else _ANOTHER_MACHINE
 
 
 def frames_of(topology: Topology, pages: NDArray[np.bool_]) -> CapturedFrames:
@@ -229,7 +242,7 @@ class TraceSource:
         self._only_lower_tier = only_lower_tier
         self._start_ns = surveyed.start_ns
         self._knows_cpus = surveyed.trace.format.knows_cpus
-        self._reader = _Reader(machine.topology, min_weight, min_share)
+        self._reader = _Reader(surveyed.trace, machine.topology, min_weight, min_share)
         self._blocks = surveyed.trace.blocks()
         self._block: Samples | None = None
         self._n_seen = 0
@@ -346,7 +359,8 @@ class TraceSource:
 class _Reader:
     """Leaves out the samples that say nothing about the machine, and counts them."""
 
-    def __init__(self, topology: Topology, min_weight: int, min_share: float) -> None:
+    def __init__(self, trace: Trace, topology: Topology, min_weight: int, min_share: float) -> None:
+        self._made_up = MadeUpPages(topology) if trace.format.is_virtual else None
         self._page_map = topology.page_map
         self._min_weight = min_weight
         self._min_share = min_share
@@ -363,6 +377,8 @@ class _Reader:
 
     def kept(self, samples: Samples) -> Samples:
         """Return the samples that count."""
+        if self._made_up is not None:
+            samples = self._made_up.mapped(samples)
         self.left_out["unresolved"] += samples.n_unresolved
         self.left_out["repeated"] += samples.n_repeated
         self.left_out["idle"] += samples.n_idle

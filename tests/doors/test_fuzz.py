@@ -33,7 +33,7 @@ def test_a_sample_of_hostile_files() -> None:
 @pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_a_hundred_thousand_hostile_files_of_each_kind() -> None:
-    """12 minutes of CPU time in all: 6 on two cores that are free, 12 beside other work."""
+    """14 minutes of CPU time in all: 7 on two cores that are free, 14 beside other work."""
     jobs = [
         Job((target,), first, N_CAMPAIGN // N_PARTS)
         for target in ("checkpoint", "snapshot", *TARGETS)  # the longest first

@@ -31,6 +31,7 @@ ALLOWED = {
     # What stays and changes, opened by open_kept().
     ("gpuscan/checkpoint/directory.py", "open"): "the lock",
     ("gpuscan/checkpoint/log.py", "open"): "a log",
+    ("gpuscan/files/parquet.py", "ParquetWriter"): "into a file of new_file()",
     # Directories, which lose nobody anything.
     ("gpuscan/checkpoint/arrays.py", "mkdir"): "in a generation that is being filled",
     ("gpuscan/checkpoint/arrays.py", "link"): "in a generation that is being filled",

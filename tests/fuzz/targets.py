@@ -6,15 +6,18 @@ may come of an attempt is a value or a GpuscanError of one line; the worker judg
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import random
 import shutil
 import stat
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +44,14 @@ from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Topology
 from gpuscan.topology.toml import from_toml, to_toml
+from gpuscan.traces import open_trace
+from gpuscan.traces.catalogue import TRACES
+from gpuscan.traces.source import survey
 from gpuscan.workload.files import load_workload
 from machines import node, tiered
 from plans import make_plan
 from runs import Case
+from trace_texts import CASES
 
 _DISTANCE = np.array([[10, 20], [20, 10]], dtype=np.uint8)
 _SPARSE_BYTES = 10 << 30
@@ -495,6 +502,72 @@ latency = "250ns"
 bandwidth = "50GB/s"
 """
 
+
+class TraceTarget:
+    """Traces of one format, plain and compressed; what is read is looked through as a run would.
+
+    Args:
+        directory: an empty one.
+        kind: the name of the format, empty for all by turns.
+    """
+
+    def __init__(self, directory: Path, kind: str = "") -> None:
+        from gpuscan.traces.built_in import perf_data
+
+        perf_data._perf = lambda: None  # no child for each input
+        self.path = directory / "trace"
+        self.machine = _two_nodes()
+        texts = [(case.kind, case.text.encode()) for case in CASES.values()]
+        texts += [
+            ("damo" if place.suffix == ".json" else "perf", place.read_bytes())
+            for place in sorted(_TRACES.iterdir())
+        ]
+        texts += [("comma-separated", text.encode()) for text in _TABLES]
+        texts.append(("parquet", self._parquet()))
+        self.good = [text for name, text in texts if kind in ("", name)]
+
+    def _parquet(self) -> bytes:
+        sink = pa.BufferOutputStream()
+        numbers = pa.array(range(100), pa.int64())
+        table = pa.table({"time_ns": numbers, "pfn": numbers, "cpu": numbers.cast(pa.int32())})
+        pq.write_table(table.replace_schema_metadata({"gpuscan.trace": _FACTS}), sink)
+        return bytes(sink.getvalue())
+
+    def attempt(self, rng: random.Random) -> None:
+        data = rng.choice(self.good)
+        if data[:1] == b"[" and rng.random() < 0.5:
+            data = mutate.json_text(rng, mutate.in_document(rng, json.loads(data)))
+        elif data[:4] == b"PAR1" and rng.random() < 0.5:
+            split = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+            footer = mutate.in_bytes(rng, data[split:-8])
+            data = data[:split] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+        elif rng.random() < 0.85:
+            data = mutate.in_bytes(rng, data * rng.choice((1, 1, 1, 3)))
+        else:
+            pack = rng.choice((gzip.compress, zlib.compress, bz2.compress, _xz))
+            data = pack(data)
+            data = mutate.in_bytes(rng, data)
+        self.path.write_bytes(data)
+        survey(open_trace(self.path), self.machine)
+
+
+def _xz(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
+
+
+def one_format(kind: str) -> Callable[[Path], TraceTarget]:
+    """Return what makes a target of one format."""
+    return lambda directory: TraceTarget(directory, kind)
+
+
+_TRACES = Path(__file__).parents[1] / "data/traces"
+_FACTS = '{"gpuscan_trace": 1, "n_unresolved": 0, "n_repeated": 0, "n_idle": 3, "highest_pfn": -1}'
+_TABLES = [
+    "time_ns,pfn,cpu,n_pages,weight\n5,7,0,1,3\n6,0x10,1,2,4\n# " + _FACTS + "\n",
+    "time_s,virtual_address,share\n1.5,4096,0.5\n1.75,8192,nan\n",
+]
+
+
 TARGETS: dict[str, Any] = {
     "snapshot": SnapshotTarget,
     "checkpoint": CheckpointTarget,
@@ -503,4 +576,7 @@ TARGETS: dict[str, Any] = {
     "workload": WorkloadTarget,
     "topology": TopologyTarget,
     **MACHINE_TARGETS,
+    "trace": TraceTarget,
 }
+TRACE_TARGETS = {f"trace-{name}": one_format(name) for name in TRACES.names if name != "perf-data"}
+"""One format each, to be run by hand."""

@@ -30,7 +30,7 @@ def attempts(directory: Path, first: int, n: int, names: Sequence[str]) -> None:
     Raises:
         Whatever an input should not end in.
     """
-    from fuzz.targets import TARGETS
+    from fuzz.targets import TARGETS, TRACE_TARGETS
 
     with (directory / PROGRESS).open("w+b") as file:
         file.write(bytes(_PROGRESS_BYTES))
@@ -39,7 +39,7 @@ def attempts(directory: Path, first: int, n: int, names: Sequence[str]) -> None:
     for name in names:
         seen[:] = f"{name}".encode().ljust(_PROGRESS_BYTES, b"\0")
         (directory / name).mkdir()
-        target = TARGETS[name](directory / name)
+        target = {**TARGETS, **TRACE_TARGETS}[name](directory / name)
         with _memory_bounded():
             for seed in range(first, first + n):
                 seen[:] = f"{name} seed {seed}".encode().ljust(_PROGRESS_BYTES, b"\0")

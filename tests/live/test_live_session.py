@@ -33,6 +33,7 @@ from gpuscan.linux.resident import PageFlags, Pages, pages_in, resident_by_nid
 from gpuscan.linux.system import System
 from gpuscan.live import members
 from gpuscan.live import session as live_session
+from gpuscan.live.capture import capture_processes
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
 from gpuscan.live.metrics import Exporter, parse_address
 from gpuscan.live.session import LiveRequest, LiveSession, LiveTotals
@@ -184,6 +185,24 @@ def test_missing_capabilities_are_named_with_what_they_are_for(tmp_path, monkeyp
     assert "CAP_SYS_PTRACE (to read another user's process and to move its pages)" in text
     (tmp_path / "proc/self/status").write_text("CapEff:\t0000000000280002\n")
     capabilities.check_live(foreign=True, system=System(tmp_path))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1 << 20])
+def test_masked_page_flags_are_told(tmp_path, monkeypatch, sleeper, n_bytes):
+    """Container runtimes put /dev/null over the file; others show zeros."""
+    (tmp_path / "kpageflags").write_bytes(bytes(n_bytes))
+
+    def masked(path, system):
+        return PageFlags(tmp_path / "kpageflags", system)
+
+    monkeypatch.setattr("gpuscan.live.session.PageFlags", masked)
+    monkeypatch.setattr("gpuscan.live.capture.PageFlags", masked)
+    says = r"kpageflags shows no flag of any page: it is masked.*on the host itself"
+    request = LiveRequest(pids=(sleeper.pid,), monitor="kpageflags", dry_run=True, device="cpu")
+    with pytest.raises(InputError, match=says), LiveSession(request):
+        pass
+    with pytest.raises(InputError, match=says):
+        capture_processes((sleeper.pid,), 10**9)
 
 
 def test_auto_takes_the_first_that_works_and_says_why_not_the_others(tmp_path):

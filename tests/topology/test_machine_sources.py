@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 import tempfile
@@ -432,6 +433,10 @@ def test_every_command_takes_them_alike(tmp_path: Path, capsys: pytest.CaptureFi
             assert any("it is laid out" in note for note in job.notes)
         assert main(["topology", str(machine), "--json"]) == 0
         assert "it is laid out" in capsys.readouterr().err
+    assert main(["inspect", str(packed), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["what"].startswith("a machine: an archive of /proc and /sys")
+    assert [node["kind"] for node in document["topology"]["nodes"]] == ["dram", "cxl"]
 
 
 @pytest.mark.slow  # 1 s

@@ -93,17 +93,10 @@ def test_a_format_gives_cpus_as_it_declares(monkeypatch: pytest.MonkeyPatch, tra
         list(found.blocks())
 
 
-TRACEPOINT = (
-    "kdamond.0  4000 [000]   820.952659: damon:damon_aggregated: target_id=0 nr_regions=2 4096-8192: 3 5\n"
-)
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"damon_recfmt_ver\x02" + bytes(99), "is a binary record of an old damo; have damo turn it"),
-        ("       " + TRACEPOINT, "is DAMON's tracepoint, printed by perf; have damo turn it"),
-        ("# captured on: today\n" + TRACEPOINT, ":2: .*; these are DAMON's regions; have damo turn them"),
         (b"PERFILE2" + bytes(99), "is perf's own recording; .* of damo's, of DAMON's regions,"),
     ],
 )
@@ -116,13 +109,40 @@ def test_other_forms_of_damons_regions_are_named_with_what_helps(
         list(open_trace(path).blocks())
 
 
-@pytest.mark.parametrize(
-    ("pack", "unpack"), [(gzip.compress, "gunzip"), (lzma.compress, "unxz"), (bz2.compress, "bunzip2")]
-)
-def test_what_unpacks_a_compressed_trace_is_said(
-    tmp_path: Path, pack: Callable[[bytes], bytes], unpack: str
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_compressed_trace_is_read_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / "mem.txt.packed"
-    path.write_bytes(pack(PERF.encode()))
-    with pytest.raises(InputError, match=rf"is compressed; unpack it first: {unpack} --keep {path}"):
+    lines = [f"[000] {second}.000000: 7 {second:x}000\n".encode() for second in range(1, 300)]
+    path.write_bytes(pack(b"".join(lines[:200])) + pack(b"".join(lines[200:])))  # both one after the other
+    monkeypatch.setattr("gpuscan.traces.pieces._READ_BYTES", 7)
+    seen: list[int] = []
+    assert [pfn for block in open_trace(path).blocks(seen.append) for pfn in block.pfn] == list(range(1, 300))
+    assert sum(seen) == path.stat().st_size
+    whole = path.read_bytes()
+    for damaged, why in (
+        (whole[:-9], "ends in this line of its text"),
+        (whole + b"more", "breaks in or after|something follows"),
+        (whole[:60] + bytes([whole[60] ^ 255]) + whole[61:], "breaks in or after"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"mem.txt.packed:\d+: .*({why}).*; copy it again whole"):
+            list(open_trace(path).blocks())
+
+
+def test_a_file_that_inflates_beyond_measure_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mem.txt.gz"
+    path.write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(InputError, match=r"mem.txt.gz:1: (.* inflate to more than|the line is longer than)"):
+        list(open_trace(path).blocks())
+    path.write_bytes(gzip.compress(b"\n" * (70 << 20)))
+    with pytest.raises(InputError, match=r"gz:\d+: .* KiB inflate to more than 6\d.* MiB, which no"):
+        list(open_trace(path).blocks())
+
+
+def test_what_unpacks_a_trace_that_cannot_be_inflated_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mem.txt.zst"
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(99))
+    with pytest.raises(InputError, match=rf"is compressed; unpack it first: unzstd {path}"):
         open_trace(path)

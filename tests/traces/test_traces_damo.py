@@ -9,12 +9,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError
-from gpuscan.traces import open_trace
+from gpuscan.traces import damo_stream, open_trace, pieces
 from gpuscan.traces.built_in import damo
 
 DATA = Path(__file__).parents[1] / "data/traces"
@@ -69,8 +70,11 @@ def test_a_record_that_is_decompressed_in_pieces(tmp_path: Path, monkeypatch: py
     path = tmp_path / "damon.data"
     path.write_bytes(zlib.compress(RECORD + b" " * 100_000))
     monkeypatch.setattr(damo, "_READ_BYTES", 7)
+    monkeypatch.setattr(pieces, "_READ_BYTES", 7)
+    monkeypatch.setattr(damo_stream, "_PIECE_BYTES", 7)
     assert read(path) == read(DATA / "damo-paddr.json")
     monkeypatch.setattr(damo, "_TEXT_BYTES_MAX", 3000)
+    path.write_bytes(zlib.compress(RECORD.replace(b"]", b"]\\n") + b" " * 100_000))
     with pytest.raises(InputError, match=r"damon\.data:\d+: the record goes on beyond 2\.93 KiB of JSON"):
         read(path)
 
@@ -199,6 +203,112 @@ def test_what_is_written_is_read(
     path = tmp_path_factory.mktemp("t") / "damon.data"
     path.write_bytes(zlib.compress(text) if compress else text)
     assert read(path) == expected
+
+
+quantities = {
+    "start": st.sampled_from(["4,096", 4096, "4.000 KiB", "1.500 GiB", "1 B", 0, "0", "7 M", "16,384 B"]),
+    "end": st.sampled_from(["8,589,934,592", 2**33, "64.001 GiB", "0.125 TiB", "9 T", "12345678901234567"]),
+    "samples": st.sampled_from([0, 1, 20, "1,234", "13 samples", None, -1, "-1", "20", 2.5, "01"]),
+    "percent": st.sampled_from([None, 65, "65 %", "0%", 12.5, "100", "65.5 %"]),
+    "age": st.sampled_from(
+        [None, {"usec": None, "aggr_intervals": "3"}, {"usec": 12, "x": [1, {"a": "b"}]}, {}, 7, "1 m"]
+    ),
+    "end_time": st.sampled_from(["1,000", 1000, "1 s 2 ns", "1.5 s", "0.001 s 3 us 1.25 ms", "2 m", 2**40]),
+}
+laid_out = st.fixed_dictionaries(
+    {
+        "keys": st.permutations(["intervals", "target_id", "snapshots"]),
+        "intervals": st.sampled_from(
+            [
+                None,
+                {"sample_us": "5 ms", "aggr_us": 100_000},
+                {"sample_us": 0, "aggr_us": "1"},
+                {"sample_us": "1"},
+            ]
+        ),
+        "target_id": st.sampled_from([None, 0, "x", [[], {}], 1e3, True, -0.5, "é", "a\\b", "vaddr"]),
+        "snapshots": st.lists(
+            st.tuples(quantities["end_time"], st.lists(st.integers(0, 3), max_size=4)), max_size=4
+        ),
+    }
+)
+
+
+def columns_of(blocks: Any) -> tuple[list[tuple[Any, ...]], int, int]:
+    blocks = list(blocks)
+    rows = []
+    for block in blocks:
+        assert (np.diff(block.time_ns) >= 0).all()
+        columns = (
+            block.time_ns,
+            block.pfn,
+            block.n_pages,
+            block.weight,
+            np.nan_to_num(block.share, nan=-1.0),
+        )
+        rows += list(zip(*(column.tolist() for column in columns), strict=True))
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    highest = max((block.highest_pfn for block in blocks), default=-1)
+    return sorted(rows), sum(block.n_idle for block in blocks), highest
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_pieces_are_what_the_whole_is(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    records = []
+    for made in data.draw(st.lists(laid_out, min_size=1, max_size=3)):
+        shapes = [
+            {key: data.draw(one) for key, one in quantities.items() if key != "end_time"} for _ in range(2)
+        ]
+        snapshots = []
+        for end_time, numbers in made["snapshots"]:
+            regions = []
+            for number in numbers:
+                shape = shapes[number % 2]
+                accesses = {"samples": shape["samples"], "percent": shape["percent"]}
+                regions.append(
+                    {
+                        "start": shape["start"],
+                        "end": shape["end"],
+                        "nr_accesses": accesses,
+                        "age": shape["age"],
+                    }
+                )
+            snapshots.append({"start_time": 0, "end_time": end_time, "regions": regions, "total_bytes": None})
+        values = {**made, "snapshots": snapshots}
+        records.append({key: values[key] for key in made["keys"]})
+    indent = data.draw(st.sampled_from([None, 1, 4, "\t"]))
+    text = bytearray(json.dumps(records, indent=indent, ensure_ascii=data.draw(st.booleans())).encode())
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    for _ in range(data.draw(st.sampled_from([0, 0, 1, 2]))):
+        text[rng.randrange(len(text))] = rng.choice(b'0a{}[]",:\0\xff -.')
+    path = tmp_path_factory.mktemp("t") / "damon.data"
+    path.write_bytes(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(damo_stream, "_PIECE_BYTES", data.draw(st.sampled_from([64, 1 << 20])))
+        patch.setattr(damo_stream, "_N_ROWS", data.draw(st.sampled_from([1, 3, 1 << 10])))
+        patch.setattr(damo_stream, "_N_KEPT", data.draw(st.sampled_from([0, 1 << 20])))
+        streamed = damo_stream.stream(path, lambda _: None)
+        found = None if streamed is None else columns_of(streamed)
+    if found is not None:
+        assert found == columns_of(damo._read_whole(path, lambda _: None))
+
+
+@pytest.mark.parametrize("name", ["damo-paddr.json", "damo-report.json"])
+@pytest.mark.parametrize("indent", [None, 1, 4])
+def test_what_damo_writes_is_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, indent: int | None
+) -> None:
+    document = json.loads((DATA / name).read_text())
+    path = tmp_path / "damon.data"
+    path.write_text(json.dumps(document, indent=indent))
+    expected = columns_of(damo._read_whole(path, lambda _: None))
+    monkeypatch.setattr(damo_stream, "_PIECE_BYTES", 100)
+    for n_kept in (0, 100):
+        monkeypatch.setattr(damo_stream, "_N_KEPT", n_kept)
+        streamed = damo_stream.stream(path, lambda _: None)
+        assert streamed is not None
+        assert columns_of(streamed) == expected
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5), st.booleans())

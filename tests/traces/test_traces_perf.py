@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError
-from gpuscan.traces import Samples, open_trace
+from gpuscan.traces import Samples, open_trace, perf_lines
 from gpuscan.traces.built_in import perf
 
 DATA = Path(__file__).parents[1] / "data/traces"
@@ -291,6 +291,48 @@ def test_lines_swapped_in_or_between_later_blocks(
     path.write_text("".join(lines))
     with pytest.raises(InputError, match=rf"t\.txt:{first + 2}: the line is earlier"):
         read(path)
+
+
+padded = st.tuples(
+    st.sampled_from(["", " ", "app 1/2 ", "redis-server   4711/4711 ", "#", "[1] ", "a[003] "]),
+    st.sampled_from(["[{:03d}]", "[{:03d}] ", "[{:d}] ", "{:03d} "]),
+    st.sampled_from(["{:5d}.{:06d}:", "{:d}.{:06d}000:", "{:12d}.{:06d}:", "{:5d}.{:06d}"]),
+    st.sampled_from(
+        ["", " ld:", "     100003", "     1000 cpu/mem-loads,ldlat=30/P:", " 1.000000:", " a.b.c.d.e:"]
+    ),
+    st.sampled_from(["", " {:16d}", " {:>16d}", " {:d}", "{:17d}", " {:016d}"]),
+    st.sampled_from(["{:17x}", " {:16x}", " {:016x}", " {:x}", "{:16x}"]),
+    st.integers(0, 1100),
+    st.integers(0, 20_000_000_000),
+    st.integers(0, 10**17),
+    st.integers(0, 1 << 62),
+)
+
+
+@given(st.lists(padded, min_size=1, max_size=12), st.integers(0, 2**32), st.integers(0, 2))
+@settings(max_examples=200, deadline=None)
+def test_lines_eight_characters_at_a_time_are_what_they_are_by_words(
+    listed: list, seed: int, n_changes: int
+) -> None:
+    rng = random.Random(seed)
+    text = bytearray()
+    for comm, cpu, when, event, weight, address, number, seconds, heavy, where in listed:
+        digits = rng.randrange(1, 16)
+        parts = (cpu.format(number), when.format(seconds >> rng.randrange(35), number), event)
+        text += (comm + "".join(parts)).encode()
+        text += (weight.format(heavy % 10**digits) + address.format(where % 16**digits)).encode() + b"\n"
+    for _ in range(n_changes):
+        text[rng.randrange(len(text) - 1)] = rng.choice(b" \n:.[]09afg\0\xff()#-")
+    found = []
+    for is_slow in (False, True):
+        padded = np.frombuffer(bytes(text) + bytes(perf_lines.PAD_BYTES), dtype=np.uint8)
+        columns = [np.zeros(len(text), dtype=dtype) for dtype in (np.int64, np.int32, np.int64, np.int64)]
+        instant = np.full((perf_lines.N_OF_INSTANT, 2), -1, dtype=np.int64)
+        state = np.zeros(perf_lines.N_STATE, dtype=np.int64)
+        state[perf_lines.LAST_NS] = -1
+        perf_lines.parse_lines(padded, len(text), *columns, instant, state, is_slow)
+        found.append([state.tolist(), *(column.tolist() for column in columns)])
+    assert found[0] == found[1]
 
 
 def test_progress_counts_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

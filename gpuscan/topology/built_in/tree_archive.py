@@ -121,5 +121,5 @@ def _members(path: Path, archive: bytes) -> tuple[dict[str, bytes], set[str]]:
 
 
 MACHINE_SOURCE = MachineSource(
-    about="an archive of such a directory (.tar, .tar.gz, .tar.bz2)", knows=_knows, read=_read
+    about="an archive of /proc and /sys (.tar, .tar.gz, .tar.bz2)", knows=_knows, read=_read
 )

@@ -13,9 +13,7 @@ of a process has regions far above, its stack and libraries.
 
 from __future__ import annotations
 
-import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,17 +27,16 @@ from gpuscan.files.reading import (
     TEXT_COST,
     JsonError,
     UnfitError,
-    open_file,
     parse_json,
     read_file,
     room_bytes,
 )
 from gpuscan.traces.advice import DAMO
 from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.damo_stream import stream
+from gpuscan.traces.pieces import PackedError, open_pieces
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
-_ZLIB = 0x78
-"""First byte of a zlib stream with a window of 32 KiB; with the second it is a multiple of 31 (RFC 1950)."""
 _READ_BYTES = 1 << 20
 _TEXT_BYTES_MAX = 1 << 30
 """Of JSON: parsed it takes several times as much memory, of which there may be less. A snapshot of 1000
@@ -67,7 +64,6 @@ _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
 _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
-    rb"\s*kdamond\.[0-9]+\s": "DAMON's tracepoint, printed by perf",
 }
 """What else has DAMON's regions, by its first bytes."""
 _VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
@@ -79,13 +75,35 @@ _REMEDY = "give a file of damo record, or what damo report access --json prints"
 
 
 def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
-    """Yield the accessed regions of every snapshot, one block per snapshot, by the end of the snapshot.
+    """Yield the accessed regions, by the end of their snapshot, some ten thousand at a time.
+
+    What is laid out as damo does it is read piece by piece (:mod:`gpuscan.traces.damo_stream`), anything else
+    as a whole.
 
     Raises:
         InputError: the file is cut short or foreign (names line or key), or its addresses are virtual.
         OSError: the file cannot be read.
     """
     _refuse_virtual(path)
+    n_read = n_again = 0
+
+    def count(n_bytes: int) -> None:
+        nonlocal n_read
+        n_read += n_bytes
+        on_read(n_bytes)
+
+    def count_again(n_bytes: int) -> None:
+        nonlocal n_again
+        n_again += n_bytes
+        if n_again > n_read:
+            count(n_again - n_read)
+
+    streamed = stream(path, count)
+    yield from _read_whole(path, count_again) if streamed is None else streamed
+
+
+def _read_whole(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+    """Yield the accessed regions of every snapshot, one block per snapshot; raises as :func:`read_damo`."""
     text = _text(path, on_read)
     try:
         records = parse_json(text)
@@ -210,7 +228,7 @@ class _Place:
         value = self.get(table, key, name, required=True)
         number: float | int | None = None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            number = value
+            number = value * units[""]
         elif isinstance(value, str):
             number = limit if value == "max" else _parsed(value, units)
         # A NaN is in no range.
@@ -237,47 +255,23 @@ def _parsed(text: str, units: dict[str, int]) -> float | int | None:
 
 
 def _text(path: Path, on_read: Callable[[int], None]) -> bytearray:
-    """Return the JSON of a file, decompressed where it is compressed."""
+    """Return the JSON of a file, inflated where it is compressed."""
     text = bytearray()
     n_bytes_max = min(_TEXT_BYTES_MAX, room_bytes() // TEXT_COST)
-    with os.fdopen(open_file(path), "rb") as file:
-        inflate = zlib.decompressobj() if file.read(1) == b"x" else None
-        file.seek(0)
+    place = memoryview(bytearray(_READ_BYTES))
+    with open_pieces(path, on_read) as pieces:
         try:
-            while read := file.read(_READ_BYTES):
-                on_read(len(read))
-                for part in [read] if inflate is None else _inflated(inflate, read):
-                    text += part
-                    if len(text) > n_bytes_max:
-                        raise InputError(
-                            f"{path}:{_line(text)}: the record goes on beyond {format_bytes(n_bytes_max)} of "
-                            "JSON, and more would not fit into memory when it is parsed; record for a "
-                            "shorter time"
-                        )
-        except zlib.error as error:
-            raise InputError(
-                f"{path}:{_line(text)}: the compressed record breaks in or after this line of its text; "
-                "copy it again whole"
-            ) from error
-    if inflate is not None and not inflate.eof:
-        raise InputError(
-            f"{path}:{_line(text)}: the compressed record ends in this line of its text; copy it again whole"
-        )
-    if inflate is not None and inflate.unused_data:
-        raise InputError(
-            f"{path}:{_line(text)}: something follows the end of the compressed record; copy it again whole"
-        )
+            while n_bytes := pieces.readinto(place):
+                text += place[:n_bytes]
+                if len(text) > n_bytes_max:
+                    raise InputError(
+                        f"{path}:{_line(text)}: the record goes on beyond {format_bytes(n_bytes_max)} of "
+                        "JSON, and more would not fit into memory when it is parsed as a whole, as has to be "
+                        f"what damo did not lay out; {_REMEDY}"
+                    )
+        except PackedError as error:
+            raise InputError(f"{path}:{_line(text)}: {error}") from error
     return text
-
-
-def _inflated(inflate: Any, read: bytes) -> Iterator[bytes]:
-    """Yield what ``read`` decompresses to, a piece at a time: a few bytes may hold gigabytes."""
-    while True:
-        part = inflate.decompress(read, _READ_BYTES)
-        yield part
-        read = inflate.unconsumed_tail
-        if not read and len(part) < _READ_BYTES:
-            return
 
 
 def _line(text: bytearray) -> int:
@@ -299,9 +293,8 @@ def _refuse_virtual(path: Path) -> None:
 
 
 def _sniff(start: bytes) -> Sniff:
-    is_zlib = len(start) > 1 and start[0] == _ZLIB and int.from_bytes(start[:2], "big") % 31 == 0
     is_json = start.lstrip()[:1] in (b"[", b"{") and not _is_numbered(start)
-    return Sniff.IS if is_zlib or is_json else Sniff.NO
+    return Sniff.IS if is_json else Sniff.NO
 
 
 def _is_numbered(start: bytes) -> bool:
@@ -325,4 +318,7 @@ TRACE_FORMAT = TraceFormat(
     advice=_advice,
     outside_advice=", and record physical memory (damo record paddr), since virtual addresses need a pagemap",
     read=read_damo,
+    is_virtual=False,
+    assumes="",
+    of_file=None,
 )

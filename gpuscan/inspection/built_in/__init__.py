@@ -1,0 +1,1 @@
+"""The kinds of files that come with gpuscan, one module each."""

@@ -1,0 +1,90 @@
+"""DAMON's tracepoint as text: regions as each aggregation found them.
+
+``perf script`` of ``damon:damon_aggregated`` prints ``comm pid [cpu] time: damon:damon_aggregated:`` and what
+the event says of itself (tools/perf/builtin-script.c, v6.12), ``trace_pipe``, ``trace`` and
+``trace-cmd report`` ``comm-pid [cpu] flags time: damon_aggregated:`` and the same. What that is,
+:mod:`gpuscan.linux.damon_trace` has: the two read one text.
+
+The event says in how many looks a region was accessed, and not how many there were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import PAGE_SHIFT
+from gpuscan.linux.damon_trace import AGGREGATED
+from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.samples import Samples
+from gpuscan.traces.text import Lines, accesses, first_line_of, lines_of, pages_between, whole_numbers
+
+LOOKS = 20
+"""Of an aggregation of 100 ms with a look each 5 ms: what DAMON and damo take where nobody says otherwise
+(DAMON_LRU_SORT and DAMON_RECLAIM, mm/damon/modules-common.h, v6.12; damo's --sample and --aggr)."""
+_ADDRESS_MAX = 1 << 56
+_PATTERN = re.compile(
+    rb"^(?:(?=[^\n]*damon_aggregated: )[^\n]*? "
+    rb"([0-9]{1,9})\.([0-9]{9}|[0-9]{6}): (?:damon:)?damon_aggregated: "
+    + AGGREGATED
+    + rb"|(?![^\n]*damon_aggregated: )(?:[ \t]*|#[^\n]*|CPU [0-9]+ is empty|cpus=[0-9]+)\r?)\n",
+    re.MULTILINE,
+)
+_IS = re.compile(rb"^[^\n]* \[[0-9]+\][^\n]* [0-9]+\.[0-9]+: (?:damon:)?damon_aggregated: ")
+
+
+def read_tracepoint(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+    """Yield the accessed regions, some thousand at a time.
+
+    Raises:
+        InputError: a line is cut short, foreign or earlier than the one before; names the line.
+        OSError: the file cannot be read.
+    """
+    yield from samples_in(path, lines_of(path, on_read))
+
+
+def samples_in(path: Path, blocks: Iterator[tuple[int, bytes]]) -> Iterator[Samples]:
+    """Yield the accessed regions in lines; see :func:`read_tracepoint`."""
+    lines = Lines(path, _PATTERN, "give what perf script prints of damon:damon_aggregated, and nothing else")
+    for number, text in blocks:
+        rows = [row for row in lines.rows(number, text) if row[0]]
+        if not rows:
+            continue
+        seconds, fraction, _, _, start, end, n_accesses, _ = zip(*rows, strict=True)
+        scale = np.array([10 ** (9 - len(text)) for text in fraction], dtype=np.int64)
+        time_ns = whole_numbers(seconds) * 1_000_000_000 + whole_numbers(fraction) * scale
+        lines.in_order(number, time_ns)
+        starts, ends, weight = whole_numbers(start), whole_numbers(end), whole_numbers(n_accesses)
+        if bool((ends < starts).any()) or int(ends.max()) > _ADDRESS_MAX:
+            raise InputError(
+                f"{path}:{number}: in or after this line a region ends before it starts, or above 2**56; "
+                "record it again"
+            )
+        is_accessed = (weight > 0) & (ends > starts)
+        yield accesses(
+            time_ns[is_accessed],
+            starts[is_accessed] >> PAGE_SHIFT,
+            weight[is_accessed],
+            pages_between(starts, ends)[is_accessed],
+            n_idle=int(np.count_nonzero(~is_accessed)),
+            highest_pfn=int(starts.max()) >> PAGE_SHIFT,
+            share=weight[is_accessed] / LOOKS,
+        )
+
+
+TRACE_FORMAT = TraceFormat(
+    about="text of DAMON's tracepoint",
+    noun="accessed region",
+    knows_cpus=False,
+    sniff=lambda start: Sniff.IS if _IS.match(first_line_of(start)) else Sniff.NO,
+    advice=lambda path, start: "",
+    outside_advice=", and record physical memory (damo record paddr), since virtual addresses need a pagemap",
+    read=read_tracepoint,
+    assumes=f"aggregations of {LOOKS} looks, as DAMON makes them by default",
+    is_virtual=False,
+    of_file=None,
+)
