@@ -13,6 +13,7 @@ from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.base.node_tiers import parse_tiers
 from gpuscan.cli import doctor
 from gpuscan.cli.main import main
+from gpuscan.compare.request import CompareRequest
 from gpuscan.linux.targets import Targets
 from gpuscan.live.request import LiveRequest
 from gpuscan.live.session import LiveSession
