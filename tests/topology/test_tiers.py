@@ -128,6 +128,7 @@ def test_what_goes_on_from_a_checkpoint_has_the_tiers(captured: Path) -> None:
 def test_a_trace_on_a_machine_of_one_tier(tmp_path: Path) -> None:
     path = tmp_path / "flat.toml"
     path.write_text(to_toml(flat()))
+    assert CompareRequest(tiers=("2=1",)).run_request().tiers == ("2=1",)
     job = read_job(RunRequest(workload="cxl-promote", topology=str(path), tiers=("2=1",)))
     assert [node.tier for node in job.topology.nodes] == [0, 0, 1, 0]
     assert (
