@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,31 @@ from gpuscan.files.reading import (
     parse_toml,
     read_file,
 )
+from gpuscan.traces.pieces import start_of
+from gpuscan.traces.text import lines_of
+
+_START_BYTES = 512
+
+
+def lines_of_kernel(path: Path, on_read: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file of the kernel, or of a copy, with their numbers; the kernel's have no size.
+
+    Raises:
+        InputError: a line is too long, or the last one does not end.
+        OSError: it cannot be read.
+    """
+    for first, text in lines_of(path, on_read):
+        yield from enumerate(text.splitlines(), first)
+
+
+def begins_with(path: Path, pattern: re.Pattern[bytes]) -> bool:
+    """Whether a file begins with a pattern.
+
+    Raises:
+        OSError: it cannot be read.
+        UnfitError: it is no file.
+    """
+    return pattern.match(start_of(path, _START_BYTES)) is not None
 
 
 def toml_of(path: Path) -> dict[str, Any]:

@@ -21,6 +21,24 @@ from plans import make_plan
 DATA = Path(__file__).parents[1] / "data"
 
 
+NUMA_MAPS = """\
+55d0c0a00000 default file=/usr/bin/x mapped=10 active=0 N0=10 kernelpagesize_kB=4
+7f0000000000 prefer=relative:2 anon=512 dirty=512 N0=500 N2=12 kernelpagesize_kB=4
+7f8000000000 bind:2 file=/anon_hugepage\\040(deleted) huge dirty=3 N2=3 kernelpagesize_kB=2048
+7fff00000000 default stack
+"""
+PAGE_OWNER = """\
+Page allocated via order 0, mask 0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP), pid 42, tgid 42 (x), ts 7 ns
+PFN 0x{near:x} type Movable Block 8 type Movable Flags 0x17ffffc0000000(node=0|zone=2)
+ get_page_from_freelist+0x1/0x2
+
+Page allocated via order 9, mask 0xcc0(GFP_KERNEL), pid 1, tgid 1 (y), ts 8 ns, free_ts 1 ns
+PFN {far} type Unmovable Block 8 type Movable Flags 0x17ffffc0000000()
+ alloc+0x1/0x2
+
+"""
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return one file of each kind."""
@@ -32,7 +50,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with PlanWriter(place / "result/plan.parquet", "rfc", 2) as writer:
         writer.append(0, plan, plan.batches(2))
     (place / "result/report.json").write_text('{"schema": 1, "kind": "run", "notes": ["one"]}')
+    machine = resolve_topology("two-socket-cxl", 1 << 30)
+    near, far = (machine.node(nid).zones[-1].present[0][0] for nid in (0, 2))
+    (place / "numa_maps").write_text(NUMA_MAPS)
+    (place / "page_owner.txt").write_text(PAGE_OWNER.format(near=near, far=far))
     return {
+        "numa-maps": place / "numa_maps",
+        "page-owner": place / "page_owner.txt",
         "snapshot": HOST,
         "checkpoint": DATA / "checkpoint",
         "plan": place / "result/plan.parquet",
@@ -61,6 +85,13 @@ def test_each_kind_is_told(files: dict[str, Path], capsys: pytest.CaptureFixture
     assert commands
     for name, command, *_ in commands:
         assert name == "python" or command in COMMANDS
+
+
+@pytest.mark.parametrize("kind", ["trace", "plan"])
+def test_people_are_told_the_same(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    document = inspected(capsys, str(files[kind]))
     assert main(["inspect", str(files[kind])]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{files[kind]}: {document['what']}\n")
@@ -109,3 +140,18 @@ def test_what_is_no_file_of_ours_is_refused(
     err = capsys.readouterr().err
     assert "none is not there" in err
     assert "is nothing that gpuscan reads; it knows snapshots" in err
+
+
+def test_page_state(files: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    machine = ("--machine", "two-socket-cxl", "--memory", "1GiB")
+    document = inspected(capsys, str(files["numa-maps"]), *machine)
+    assert document["bytes_on_node"] == {"0": 510 << 12, "2": (12 << 12) + (3 << 21)}
+    assert document["bytes"]["dirty"] == (512 << 12) + (3 << 21)
+    document = inspected(capsys, str(files["page-owner"]), *machine)
+    assert document["pages_by_type"] == {"Movable": 1, "Unmovable": 512}
+    assert document["pages_on_node"] == {"0": 1, "2": 512}
+    assert inspected(capsys, "/proc/self/numa_maps")["mappings"] > 0
+    damaged = tmp_path / "numa_maps"
+    damaged.write_text(NUMA_MAPS + "nothing\n")
+    assert main(["inspect", str(damaged)]) == 2
+    assert "numa_maps:5: the line is none of numa_maps" in capsys.readouterr().err

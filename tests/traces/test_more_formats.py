@@ -148,6 +148,7 @@ def test_where_all_regions_are_rare_the_setting_is_named(tmp_path: Path) -> None
         survey(open_trace(path), machine)
 
 
+@pytest.mark.slow
 def test_a_virtual_trace_is_not_for_a_captured_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

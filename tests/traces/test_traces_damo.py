@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import random
+import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -253,7 +255,7 @@ def columns_of(blocks: Any) -> tuple[list[tuple[Any, ...]], int, int]:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_pieces_are_what_the_whole_is(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     records = []
     for made in data.draw(st.lists(laid_out, min_size=1, max_size=3)):
@@ -350,3 +352,58 @@ def test_lists_in_lists(tmp_path: Path) -> None:
     path.write_bytes(b"[" * 200_000)
     with pytest.raises(InputError, match=r"damon\.data:1: "):
         read(path)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_record_is_read_at_a_million_and_a_half_regions_a_second(tmp_path: Path) -> None:
+    regions = [
+        {
+            "start": f"{start:,}",
+            "end": f"{start + 8192:,}",
+            "nr_accesses": {"samples": start // 8192 % 21, "percent": None},
+            "age": {"usec": None, "aggr_intervals": f"{start // 8192 % 300}"},
+        }
+        for start in range(1 << 32, (1 << 32) + 8192 * 100, 8192)
+    ]
+    snapshot = {"start_time": "0", "end_time": "100,000,000", "regions": regions, "total_bytes": None}
+    path = tmp_path / "damon.data"
+    one = json.dumps(snapshot, indent=1)
+    path.write_text('[{"snapshots": [' + ",\n".join([one] * 5000) + "]}]")
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        n_read = sum(len(block) + block.n_idle for block in open_trace(path).blocks())
+        seconds.append(time.process_time() - start)
+        assert n_read == 500_000
+    sys.stdout.write(f"{[round(0.5 / s, 2) for s in seconds]} M regions/s\n")
+    assert 500_000 / min(seconds) >= 1.5e6  # 4 alone; other work on the machine takes half of it
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"end":', b'"end": "1", "end":'),
+        (b'"regions":', b'"regions": [], "regions":'),
+        (b'"end_time":', b'"x": {"a": 1, "a": 2}, "end_time":'),
+        (b'"snapshots":', b'"snapshots": [], "snapshots":'),
+        (b'"target_id":', b'"ops": "vaddr", "target_id":'),
+        (b'"target_id":', b'"data_source": "damon_stat", "target_id":'),
+        (b'"target_id":', b'"x": "\\u0041", "target_id":'),
+        (b'"target_id":', b'"x": 01, "target_id":'),
+        (b'"target_id":', b'"x": NaN, "target_id":'),
+        (b'"target_id":', b'"x": [1,], "target_id":'),
+        (b'"regions": [', b'"regions": [,'),
+        (b'"end_time":', b'"no_time":'),
+    ],
+)
+def test_what_is_odd_is_read_as_a_whole(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "damon.data"
+    path.write_bytes(RECORD)
+    assert damo_stream.stream(path, lambda _: None) is not None
+    assert old in RECORD
+    path.write_bytes(RECORD.replace(old, new, 1))
+    assert damo_stream.stream(path, lambda _: None) is None
+    for text in (RECORD[:-3], RECORD + b"]", RECORD + b"x"):
+        path.write_bytes(text)
+        assert damo_stream.stream(path, lambda _: None) is None

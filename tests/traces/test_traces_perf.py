@@ -310,7 +310,7 @@ padded = st.tuples(
 
 
 @given(st.lists(padded, min_size=1, max_size=12), st.integers(0, 2**32), st.integers(0, 2))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_lines_eight_characters_at_a_time_are_what_they_are_by_words(
     listed: list, seed: int, n_changes: int
 ) -> None:
@@ -354,7 +354,7 @@ def test_part_of_the_samples() -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_trace_of_ten_million_samples_is_read_at_a_million_a_second(tmp_path: Path) -> None:
+def test_a_trace_of_ten_million_samples_is_read_at_eight_million_a_second(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     n_samples = 10_000_000
     with path.open("w") as file:
@@ -368,11 +368,11 @@ def test_a_trace_of_ten_million_samples_is_read_at_a_million_a_second(tmp_path: 
             )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         n_read = sum(len(block) for block in open_trace(path).blocks())
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         assert n_read == n_samples
     # Compiling the parser, where nothing is cached yet, falls on the first.
     rate = n_samples / min(seconds)
     sys.stdout.write(f"{rate / 1e6:.2f} M samples/s, of {[round(n_samples / s / 1e6, 2) for s in seconds]}\n")
-    assert rate >= 1e6
+    assert rate >= 8e6  # 20 alone; other work on the machine takes half of it
