@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuscan.base.described import Option, described
+from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.cli.options import takes_options
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class CaptureRequest:
     monitor: str = described(
         "auto", Option("Who watches them, as for gpuscan live.", metavar="NAME", was=("--source",))
     )
+    tiers: tuple[str, ...] = described((), TIER_OPTION)
     force: bool = described(False, Option("Replace a snapshot that is there."))
 
 
@@ -63,6 +65,7 @@ def capture(
     from gpuscan.base.units import format_number, parse_time_ns
     from gpuscan.cli.output import Output
     from gpuscan.records.page_flags import hot_rule
+    from gpuscan.run.job import tiered
     from gpuscan.snapshot.snapshot import check_free
 
     output = Output(as_json)
@@ -72,7 +75,8 @@ def capture(
             f"--for {request.for_time}: nothing is seen in no time; give a time above 0, for example 2s"
         )
     check_free(out, force=request.force)
-    snapshot = _captured(output, request.pids, for_ns, request.monitor)
+    tiers = parse_tiers(request.tiers)
+    snapshot = tiered(_captured(output, request.pids, for_ns, request.monitor), tiers)
     snapshot.write(out, force=request.force)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+
+from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "typer", "rich", "pydantic", "zarr", "pyarrow")
 _OPTIONAL = {
@@ -32,6 +34,9 @@ class Check(NamedTuple):
 
 
 def doctor(
+    tiers: Annotated[
+        list[str] | None, typer.Option(*TIER_OPTION.flags, metavar=TIER_OPTION.metavar, help=TIER_OPTION.help)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show versions, processors, memory, the devices a scan can run on, and what to install.
@@ -43,7 +48,9 @@ def doctor(
     from gpuscan.cli.output import Output
 
     output = Output(as_json)
+    declared = parse_tiers(tiers or ())
     parts = {"software": _software, "machine": _machine, "kernel cache": _numba_cache}
+    parts["tiers"] = lambda: _tiers(declared)
     parts |= {"devices": _devices, "capture": _capture, "live": _live, "kinds": _kinds}
     checks = [check for name, part in parts.items() for check in _checked(name, part)]
     output.document({"checks": [check._asdict() for check in checks]})
@@ -108,6 +115,40 @@ def _machine() -> list[Check]:
             format_bytes(page_bytes),
             "" if page_bytes == 4096 else "capture needs 4 KiB pages; simulated machines do not",
         ),
+    ]
+
+
+def _tiers(declared: Mapping[int, int]) -> list[Check]:
+    """Return in which tiers the memory is, and whether anything can be promoted."""
+    from gpuscan.topology.model import HOST
+    from gpuscan.topology.resolve import resolve_machine
+    from gpuscan.topology.tiers import has_lower_tier, tier_options, with_tiers
+
+    topology = with_tiers(resolve_machine(HOST).topology, declared)
+    nodes = [node for node in topology.nodes if node.present_pages]
+    found = ", ".join(f"node {node.nid}: tier {node.tier} ({node.kind.value})" for node in nodes)
+    if has_lower_tier(topology):
+        return [Check("tiers", found)]
+    if len(nodes) == 1:
+        return [
+            Check(
+                "tiers",
+                "one node has memory: nothing will be promoted",
+                "capture it, and try it with --split-cxl 50%",
+            )
+        ]
+    options = tier_options(topology)
+    remedy = (
+        f"give {options} if the memory without CPUs is slower"
+        if options
+        else "all memory has CPUs next to it"
+    )
+    return [
+        Check(
+            "tiers",
+            f"all your nodes are in one tier: nothing will be promoted ({found})",
+            f"{remedy}; live --to NID moves hot pages to one node",
+        )
     ]
 
 
@@ -211,10 +252,11 @@ def _kinds() -> list[Check]:
     from gpuscan.designs.catalogue import DESIGNS
     from gpuscan.producers.catalogue import PRODUCERS
     from gpuscan.reproduce.catalogue import EXPERIMENTS
+    from gpuscan.topology.catalogue import MACHINES
     from gpuscan.traces.catalogue import TRACES
 
     found = []
-    for catalogue in (DESIGNS, PRODUCERS, TRACES, PEERS, COLUMNS, EXPERIMENTS):
+    for catalogue in (DESIGNS, PRODUCERS, MACHINES, TRACES, PEERS, COLUMNS, EXPERIMENTS):
         usable, broken = catalogue.usable()
         origins = {name: catalogue.origin(name) for name in usable}
         named = [f"{name} ({origin})" if origin else name for name, origin in origins.items()]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from gpuscan.base.described import Option, described
+from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.base.units import parse_share
 from gpuscan.cli.options import takes_options
 from gpuscan.kernels.catalogue import device_names
@@ -41,6 +42,7 @@ class ScanOptions:
             parse=parse_share,
         ),
     )
+    tiers: tuple[str, ...] = described((), TIER_OPTION)
     target: int | None = described(
         None,
         Option(
@@ -111,13 +113,16 @@ def _snapshot(path: Path, request: ScanOptions) -> Snapshot:
     """
     from gpuscan.base.errors import InputError
     from gpuscan.kernels.api import ScanPath
+    from gpuscan.run.job import tiered
     from gpuscan.snapshot.snapshot import Snapshot
 
     if request.scan_path not in get_args(ScanPath):
         choices = ", ".join(get_args(ScanPath))
         raise InputError(f"unknown --path {request.scan_path!r}; choose one of {choices}")
     snapshot = Snapshot.read(path)
-    return snapshot if request.split_share is None else snapshot.split_cxl(request.split_share)
+    if request.split_share is not None:
+        snapshot = snapshot.split_cxl(request.split_share)
+    return tiered(snapshot, parse_tiers(request.tiers))
 
 
 def _facts(snapshot: Snapshot, frames: Frames, request: ScanOptions) -> dict[str, Any]:
@@ -272,12 +277,13 @@ def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str,
     from rich.table import Table
 
     from gpuscan.base.units import format_bytes, format_number, format_time
+    from gpuscan.topology.tiers import has_lower_tier, lower_tier_remedy
 
     topology = snapshot.topology
-    if all(topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages):
+    if not has_lower_tier(topology):
         output.line(
             f"Every page of {topology.name!r} is on the top tier, so there is nothing to promote; "
-            "--split-cxl 50% tries it with the upper half of its pages as a CXL node."
+            f"{lower_tier_remedy(topology, is_captured=True)}."
         )
         return
     if not document["routes"]:

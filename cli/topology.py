@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
 
 
 def topology(
-    source: Annotated[str, typer.Argument(help="A preset, a .toml file, or host.")] = "host",
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A preset, host, or a file: .toml, a tree of /proc and /sys or its archive, text of numactl "
+            "-H, XML of lstopo."
+        ),
+    ] = "host",
+    tiers: Annotated[
+        list[str] | None, typer.Option(*TIER_OPTION.flags, metavar=TIER_OPTION.metavar, help=TIER_OPTION.help)
+    ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", help="Size of a preset, for example 64TiB.")
     ] = None,
@@ -29,25 +40,24 @@ def topology(
     gpuscan topology cxl-pool --memory 64TiB    a preset
     gpuscan topology cxl-pool --toml > mine.toml    a file to start your own from
     gpuscan topology ./mine.toml                your own
+    gpuscan topology ./server7.tar.bz2          one of hwloc-gather-topology
+    numactl -H > there.txt; gpuscan topology ./there.txt --tier 2=1
     """
     from gpuscan.base.units import format_bytes, format_number, parse_bytes
     from gpuscan.cli.output import Output
-    from gpuscan.topology.resolve import HOST, resolve_topology
-    from gpuscan.topology.sysfs import read_host
+    from gpuscan.topology.resolve import resolve_machine
     from gpuscan.topology.table import DISTANCE_MATRIX_MAX_NODES, topology_json
+    from gpuscan.topology.tiers import with_tiers
 
     output = Output(as_json)
     if list_presets:
         _list_presets(output)
         return
     memory_bytes = None if memory is None else parse_bytes(memory)
-    if source == HOST and memory_bytes is None:
-        host = read_host()
-        machine = host.topology
-        for note in host.notes:
-            output.note(f"gpuscan: note: {note}")
-    else:
-        machine = resolve_topology(source, memory_bytes)
+    host = resolve_machine(source, memory_bytes)
+    for note in host.notes:
+        output.note(f"gpuscan: note: {note}")
+    machine = with_tiers(host.topology, parse_tiers(tiers or ()))
     if as_json:
         output.document(topology_json(machine))
         return

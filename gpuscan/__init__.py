@@ -3,7 +3,7 @@
 What a tiering daemon embeds is here by name; everything is imported at first use,
 so that ``import gpuscan`` costs nothing.
 
-- the machine: :class:`Topology`, :func:`resolve_topology` (a preset, a TOML file, or this host)
+- the machine: :class:`Topology`, :func:`resolve_topology` (a preset, this host, or a file that describes one)
 - the records: :class:`Store`, :class:`Plan`, :class:`Outcome`, :class:`ReleaseOutcome`;
   :class:`PageMap` has the flat index that they go by
 - the loop: :class:`Engine`, :class:`Policy`, :class:`Ledger`, and what they call:

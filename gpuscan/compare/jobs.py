@@ -109,7 +109,7 @@ class _Worker:
             self.process.join()
             raise RunFailedError(
                 f"the process of {self.job.name} died (exit code {self.process.exitcode}); memory may be "
-                "short: give fewer --jobs or a smaller --memory"
+                "short: give fewer --jobs or a smaller machine"
             ) from None
         return kind, content
 

@@ -129,7 +129,7 @@ def _settings(request: CompareRequest, job: Job) -> tuple[Settings, CapturedFram
         from gpuscan.compare.stream import TraceStream, file_digest
         from gpuscan.run.trace import survey_trace, trace_spec
 
-        surveyed, loaded = survey_trace(loaded, topology)
+        surveyed, loaded = survey_trace(loaded, topology, is_captured=job.snapshot is not None)
         spec = trace_spec(loaded, topology, surveyed.n_pages)
         stream = TraceStream(topology, spec, loaded, surveyed, file_digest(surveyed))
         notes.append(surveyed.sentence())

@@ -24,9 +24,10 @@ class CompareRequest:
     topology: str | None = like(
         RunRequest,
         "topology",
-        help="Compare on a preset, a TOML file or host, instead of the workload's machine.",
+        help="Compare on a preset, a file that describes a machine or host, not the workload's machine.",
     )
     split_cxl: str | None = like(RunRequest, "split_cxl")
+    tiers: tuple[str, ...] = like(RunRequest, "tiers")
     memory: str | None = like(RunRequest, "memory")
     ticks: int | None = like(RunRequest, "ticks", help="Ticks of simulated time, instead of the workload's.")
     seed: int | None = like(RunRequest, "seed", help="First seed.")

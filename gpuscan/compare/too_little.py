@@ -27,7 +27,7 @@ def saw_too_little(run: SeedRun) -> dict[str, str]:
 def _why(name: str, run: SeedRun) -> str:
     opened, requests = run.opened[name], run.requests
     if requests.n < ENOUGH:
-        return f"the list has {requests.n} requests in all; give more --ticks or --memory"
+        return f"the list has {requests.n} requests in all; give more --ticks, or a larger machine"
     if opened.never_ready > opened.requested:
         n_again, n_pages = _marked_again(requests)
         counted = f"{format_count(opened.never_ready)} of {format_count(requests.n)} marks made no page READY"

@@ -141,6 +141,7 @@ class Damon:
         self._least_accesses = 0
         self._is_new = False
         self._has_traced = False
+        self._has_tried_regions = True
         self._watchdog: subprocess.Popen[bytes] | None = None
         if not system.is_dir(self._admin):
             raise DamonUnavailableError(
@@ -184,13 +185,35 @@ class Damon:
         # Only a context that is configured says what the kernel was built with.
         self._claim([])
         self._write(self._admin / "0/contexts/nr_contexts", 1)
-        available = self._system.read_text(self._admin / "0/contexts/0/avail_operations").split()
+        context = self._admin / "0/contexts/0"
+        try:
+            available = self._system.read_text(context / "avail_operations").split()
+        except FileNotFoundError:
+            raise DamonUnavailableError(
+                "this kernel's DAMON does not say what it can watch (it has no avail_operations, which are "
+                "there since v5.19); take another --monitor"
+            ) from None
+        self._write(context / "schemes/nr_schemes", 1)
+        self._has_tried_regions = self._system.is_dir(context / "schemes/0/tried_regions")
         self._stop()
+        if not self._has_tried_regions:
+            self._check_trace()
         if self._operations not in available:
             raise DamonUnavailableError(
                 f"this kernel's DAMON watches {', '.join(available) or 'nothing'} but not {self._operations} "
                 f"(CONFIG_DAMON_{self._operations.upper()}); take another --monitor"
             )
+
+    def _check_trace(self) -> None:
+        """Refuse a kernel that has no other way to say which regions there are, and not this one."""
+        try:
+            AggregationTrace(damon_state.trace_instance(self._system), self._system).close()
+        except OSError as error:
+            raise DamonUnavailableError(
+                "this kernel's DAMON does not show its regions in sysfs (it has no tried_regions, which are "
+                f"there since v6.2), and its tracepoint cannot be used ({error.strerror}: {error.filename}); "
+                "take another --monitor"
+            ) from error
 
     def _claim(self, watched: Sequence[Watched]) -> dict[str, object]:
         """Make kdamond directories, noting before what they are for; return what was noted."""
@@ -345,8 +368,9 @@ class Damon:
             damon_state.write(self._system, kdamond / "state", "update_schemes_tried_regions")
         except OSError as error:
             if self.is_running(number):
+                remedy = "try again" if self._has_tried_regions else "take another --monitor"
                 raise RunFailedError(
-                    f"{kdamond}/state does not report regions ({error.strerror}); try again"
+                    f"{kdamond}/state does not report regions ({error.strerror}); {remedy}"
                 ) from error
             return NO_REGIONS
         directory = kdamond / "contexts/0/schemes/0/tried_regions"

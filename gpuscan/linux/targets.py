@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
 from gpuscan.linux.numa import Allowance
-from gpuscan.topology import Topology
+from gpuscan.topology import MemoryKind, Topology
 
 NO_TARGET = -1
 """The page is where it belongs: on the near side for promotion, with nothing below for demotion."""
@@ -43,6 +43,7 @@ class Targets:
             raise InputError(f"node {to_nid} {what}; give one of the nodes with memory: {known}")
         self._to_nid = to_nid
         everywhere = frozenset(self._nids)
+        self._gpu_nids = frozenset(node.nid for node in topology.nodes if node.kind is MemoryKind.GPU)
         self.promotion = self._table(self._promotion, everywhere)
         self.demotion = self._table(self._demotion, everywhere)
 
@@ -60,7 +61,7 @@ class Targets:
         above = [
             node
             for node in topology.nodes
-            if node.nid in allowed and node.present_pages and topology.is_top_tier(node.nid)
+            if node.nid in allowed - self._gpu_nids and node.present_pages and topology.is_top_tier(node.nid)
         ]
         with_cpus = [node.nid for node in above if node.cpus]
         found = topology.nearest(nid, with_cpus)
@@ -70,7 +71,9 @@ class Targets:
         topology = self.topology
         own_tier = topology.node(nid).tier
         lower = sorted(
-            (node.tier, node.nid) for node in topology.nodes if node.tier > own_tier and node.nid in allowed
+            (node.tier, node.nid)
+            for node in topology.nodes
+            if node.tier > own_tier and node.nid in allowed - self._gpu_nids
         )
         for tier in dict.fromkeys(tier for tier, _ in lower):
             found = topology.nearest(nid, [other for of_tier, other in lower if of_tier == tier])

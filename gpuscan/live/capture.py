@@ -25,6 +25,7 @@ from gpuscan.monitors.touched import Touched, mapped
 from gpuscan.records.page_flags import Kpf, bits
 from gpuscan.snapshot.procfs import Progress, capture
 from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.topology.page_size import check_page_size
 
 _HOT = bits(Kpf.REFERENCED, Kpf.ACTIVE)
 
@@ -64,7 +65,9 @@ def capture_processes(
         flags = PageFlags(system.root / "proc/kpageflags", system)
         stack.callback(flags.close)
         flags.check_shown()
-        here = Circumstances(system.read_host().topology, len(pids), system=system)
+        host = system.read_host()
+        check_page_size(host.page_bytes, "capture")
+        here = Circumstances(host.topology, len(pids), system=system)
         watching, refused = open_monitor(monitor, here)
         stack.callback(watching.close)
         watching.watch([process for _, process in roster.alive()])

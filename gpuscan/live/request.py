@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscan.base.described import Option, described
+from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.base.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
 from gpuscan.kernels.catalogue import AUTO, device_names
 from gpuscan.monitors.catalogue import MONITORS
@@ -28,6 +29,7 @@ class LiveRequest:
         interval_ns: pause between two looks while there is something to do.
         split_share: of a dry run on a one-node machine: the upper share of its memory that counts
             as CXL memory.
+        tiers: that nodes are put into, whatever the kernel says: ``2=1``.
         quiet_command: keep the command's standard output out of gpuscan's.
     """
 
@@ -85,8 +87,18 @@ class LiveRequest:
             parse=parse_share,
         ),
     )
+    tiers: tuple[str, ...] = described((), TIER_OPTION)
     device: str = described(AUTO, Option("Where the scan runs.", choices=device_names()))
     n_threads: int | None = described(
         None, Option("Worker threads of the CPU device.", ("--threads",), metavar="N", low=1)
     )
     quiet_command: bool = False
+
+    @property
+    def node_tiers(self) -> dict[int, int]:
+        """The tiers that nodes are put into, by nid.
+
+        Raises:
+            InputError: one is no tier of a node.
+        """
+        return parse_tiers(self.tiers)

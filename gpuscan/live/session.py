@@ -32,7 +32,9 @@ from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
 from gpuscan.monitors.source import LiveSource
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
+from gpuscan.topology.page_size import check_page_size
 from gpuscan.topology.split import split_cxl
+from gpuscan.topology.tiers import tier_options, with_tiers
 
 __all__ = ["THRESHOLD", "WINDOW_NS", "LiveRequest", "LiveSession", "LiveTotals", "OnTick"]
 
@@ -208,8 +210,9 @@ class LiveSession:
         """Return the machine, and whether it is one that a dry run pretends."""
         request = self.request
         host = self._system.read_host()
+        check_page_size(host.page_bytes, "live")
         self.notes += host.notes
-        topology = host.topology
+        topology = with_tiers(host.topology, request.node_tiers)
         n_nodes = sum(1 for node in topology.nodes if node.present_pages)
         if n_nodes > 1 and request.split_share is None:
             return topology, False
@@ -229,9 +232,11 @@ class LiveSession:
     def _check_targets(self) -> None:
         if self.targets.promotion or (self.request.demote and self.targets.demotion):
             return
+        tiers = tier_options(self.topology)
+        tiers = f", or {tiers} to declare the memory without CPUs a lower tier" if tiers else ""
         text = (
             "all nodes with memory are in one tier, so nothing is to be promoted; give --to NID to move "
-            "hot pages to one node"
+            f"hot pages to one node{tiers}"
         )
         if not self.request.dry_run:
             raise InputError(text)

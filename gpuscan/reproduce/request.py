@@ -19,7 +19,10 @@ class ReproduceRequest:
     only_list: bool = described(False, Option("Name them, and run none.", ("--list",)))
     topology: str | None = described(
         None,
-        Option("For an experiment that takes one: a preset, a TOML file or host.", metavar="SOURCE"),
+        Option(
+            "For an experiment that takes one: a preset, a file that describes a machine or host.",
+            metavar="SOURCE",
+        ),
     )
     memory: str | None = described(None, Option("Size of a preset of --topology.", metavar="SIZE"))
     seed: int = described(1, Option("Of everything random.", low=0, high=(1 << 63) - 1))

@@ -11,6 +11,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
+from gpuscan.topology.tiers import has_lower_tier, lower_tier_remedy
 from gpuscan.workload.files import Workload
 
 if TYPE_CHECKING:
@@ -27,12 +28,10 @@ def captured_spec(workload: Workload, topology: Topology, frames: Frames) -> Mac
         raise InputError(
             f"no node of {topology.name!r} has CPUs, so nobody accesses its memory; capture it again"
         )
-    if workload.producer.only_lower_tier and all(
-        topology.is_top_tier(node.nid) for node in topology.nodes if node.present_pages
-    ):
+    if workload.producer.only_lower_tier and not has_lower_tier(topology):
         raise InputError(
             f"all memory of {topology.name!r} is one tier, so workload {workload.name} has nothing to "
-            "promote; give --split-cxl 50% to declare the upper half of its PFNs CXL memory"
+            f"promote; {lower_tier_remedy(topology, is_captured=True)}"
         )
     _check_applies(workload, topology, cpu_nids)
     n_pages = int((1 << frames.order[frames.eligible].astype(np.int64)).sum())
@@ -46,7 +45,8 @@ def _check_applies(workload: Workload, topology: Topology, cpu_nids: Sequence[in
     """Refuse a workload that would show nothing on a captured machine."""
     process = workload.processes[0]
     nids = [node.nid for node in topology.nodes if node.present_pages]
-    remedy = "; run cxl-promote with --split-cxl 50%, or capture a machine that has several"
+    split = " with --split-cxl 50%" if len(topology.nodes) == 1 else ""
+    remedy = f"; run cxl-promote{split}, or capture a machine that has several"
     if (process.move_at or process.rotate_every) and len(cpu_nids) < 2:
         raise InputError(
             f"workload {workload.name} moves its tasks between nodes, and {topology.name!r} has one node "

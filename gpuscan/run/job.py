@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.base.errors import InputError
 from gpuscan.run.request import RunRequest
 from gpuscan.topology import Topology
-from gpuscan.topology.resolve import resolve_topology
+from gpuscan.topology.contract import Host
+from gpuscan.topology.resolve import resolve_machine
+from gpuscan.topology.tiers import with_tiers
 from gpuscan.workload.files import Workload, workload_document, workload_of
 
 if TYPE_CHECKING:
@@ -52,8 +55,12 @@ def read_job(request: RunRequest) -> Job:
     request.check()
     where, document, workload = read_workload(request)
     snapshot = read_machine(request)
-    topology = snapshot.topology if snapshot is not None else topology_of(workload)
-    return Job(request, workload, topology, snapshot, where, document, trace_notes(request, workload))
+    notes = trace_notes(request, workload)
+    if snapshot is not None:
+        return Job(request, workload, snapshot.topology, snapshot, where, document, notes)
+    host = machine_of(workload)
+    notes += tuple(f"{workload.topology.machine}: {note}" for note in host.notes)
+    return Job(request, workload, with_tiers(host.topology, request.node_tiers), None, where, document, notes)
 
 
 def loaded_job(
@@ -73,7 +80,7 @@ def loaded_job(
     if snapshot is not None:
         topology = snapshot.topology
     named = replace(request, workload=workload.name)
-    return Job(named, workload, topology or topology_of(workload), snapshot)
+    return Job(named, workload, topology or machine_of(workload).topology, snapshot)
 
 
 def read_workload(request: RunRequest) -> tuple[str, dict[str, Any], Workload]:
@@ -104,16 +111,26 @@ def read_machine(request: RunRequest) -> Snapshot | None:
 
     snapshot = Snapshot.read(request.machine)
     share = request.cxl_share
-    return snapshot if share is None else snapshot.split_cxl(share)
+    snapshot = snapshot if share is None else snapshot.split_cxl(share)
+    return tiered(snapshot, request.node_tiers)
 
 
-def topology_of(workload: Workload) -> Topology:
+def tiered(snapshot: Snapshot, tiers: Mapping[int, int]) -> Snapshot:
+    """Return a captured machine with some nodes in other tiers.
+
+    Raises:
+        TopologyError: there is no such node, or no such tier.
+    """
+    return replace(snapshot, topology=with_tiers(snapshot.topology, tiers)) if tiers else snapshot
+
+
+def machine_of(workload: Workload) -> Host:
     """Return the machine that a workload is of.
 
     Raises:
         InputError: there is none of that name or size.
     """
-    return resolve_topology(workload.topology.machine, workload.topology.memory)
+    return resolve_machine(workload.topology.machine, workload.topology.memory)
 
 
 def trace_notes(request: RunRequest, workload: Workload) -> tuple[str, ...]:

@@ -89,11 +89,13 @@ class KeptRequest:
         request.check_shards()
         workload = workload_of(self.where, self.workload)
         snapshot = read_machine(request)
-        topology = topology_from_dict(self.topology) if snapshot is None else snapshot.topology
         found = inputs_of(workload, snapshot)
         for what, digest in self.inputs.items():
             if found.get(what) != digest:
                 raise InputError(f"{what} was changed since the run began; bring it back, or run again")
+        topology = topology_from_dict(self.topology)
+        if snapshot is not None:  # its nodes may have been put into other tiers
+            snapshot = replace(snapshot, topology=topology)
         return Job(request, workload, topology, snapshot, self.where, self.workload)
 
     def _changed(self, changes: RunRequest) -> RunRequest:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gpuscan.base.described import Again, Option, described
 from gpuscan.base.errors import InputError
+from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.base.program import PROGRAM
 from gpuscan.base.units import parse_share, parse_time_ns
 from gpuscan.kernels.catalogue import device_names
@@ -25,7 +26,11 @@ _SNAPSHOT = ".zarr"
 
 def is_captured(machine: Path) -> bool:
     """Whether a path is meant as a captured machine, and not as the name or the file of a topology."""
-    return machine.suffix == _SNAPSHOT or machine.is_dir()
+    if machine.suffix == _SNAPSHOT or not machine.is_dir():
+        return machine.suffix == _SNAPSHOT
+    from gpuscan.topology.catalogue import is_known_directory
+
+    return not is_known_directory(machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,16 @@ class RunRequest:
     )
     topology: str | None = described(
         None,
-        Option("Run on a preset, a TOML file or host, instead of the workload's machine.", metavar="NAME"),
+        Option(
+            "Run on a preset, a file that describes a machine or host, instead of the workload's machine.",
+            metavar="NAME",
+        ),
     )
     split_cxl: str | None = described(
         None,
         Option("Declare the upper share of a one-node SNAPSHOT CXL memory: 50%.", metavar="SHARE", kept=True),
     )
+    tiers: tuple[str, ...] = described((), TIER_OPTION)
     memory: str | None = described(
         None, Option("Size of the simulated machine: 64GiB, 1TiB.", metavar="SIZE")
     )
@@ -206,6 +215,15 @@ class RunRequest:
         return None if self.split_cxl is None else parse_share(self.split_cxl)
 
     @property
+    def node_tiers(self) -> dict[int, int]:
+        """The tiers that nodes are put into, whatever the machine says, by nid.
+
+        Raises:
+            InputError: one is no tier of a node.
+        """
+        return parse_tiers(self.tiers)
+
+    @property
     def pace(self) -> Every:
         """How often a checkpoint is written.
 
@@ -221,13 +239,13 @@ class RunRequest:
     def sorted_out(self) -> RunRequest:
         """Return it with every machine under its own name.
 
-        A captured one may be given in place of the workload; and of a trace a topology under the name of a
-        captured machine, as in earlier versions.
+        A captured one may be given in place of the workload, and a topology under the name of a captured
+        machine.
         """
         found = self
         if found.workload.endswith(_SNAPSHOT) and found.machine is None:
             found = replace(found, workload=DEFAULT_WORKLOAD, machine=Path(found.workload))
-        return found if found.trace is None else found.with_named_machine()
+        return found.with_named_machine()
 
     def check(self) -> None:
         """Refuse options that contradict each other, before anything is read.

@@ -217,7 +217,8 @@ def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, M
     if workload.source.kind == "trace":
         from gpuscan.run.trace import survey_trace, trace_spec
 
-        surveyed, workload = survey_trace(workload, topology, hooks.on_read)
+        is_captured = job.snapshot is not None
+        surveyed, workload = survey_trace(workload, topology, hooks.on_read, is_captured=is_captured)
         if frames is not None and surveyed.trace.format.is_virtual:
             raise InputError(
                 f"{surveyed.trace.path} has virtual addresses, and which page of a captured machine is whose "

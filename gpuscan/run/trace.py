@@ -11,6 +11,7 @@ from gpuscan.base.units import PAGE_BYTES
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.spec import MachineSpec
 from gpuscan.topology import Topology
+from gpuscan.topology.tiers import has_lower_tier, lower_tier_remedy
 from gpuscan.traces import open_trace
 from gpuscan.traces.source import Survey, TraceSource, survey
 from gpuscan.workload.files import Workload
@@ -18,7 +19,11 @@ from gpuscan.workload.model import Process
 
 
 def survey_trace(
-    workload: Workload, topology: Topology, on_read: Callable[[int], None] | None = None
+    workload: Workload,
+    topology: Topology,
+    on_read: Callable[[int], None] | None = None,
+    *,
+    is_captured: bool = False,
 ) -> tuple[Survey, Workload]:
     """Read the workload's trace, and return it with the workload cut to the trace's length.
 
@@ -26,11 +31,10 @@ def survey_trace(
         InputError: the trace is broken, or nothing in it could be promoted on this machine.
     """
     trace = open_trace(Path(workload.source.trace))
-    tiered = any(node.present_pages and not topology.is_top_tier(node.nid) for node in topology.nodes)
-    if not tiered and (workload.producer.only_lower_tier or not trace.format.knows_cpus):
-        remedy = "--split-cxl 50% declares the upper half of a one-node snapshot CXL memory"
+    if not has_lower_tier(topology) and (workload.producer.only_lower_tier or not trace.format.knows_cpus):
+        remedy = lower_tier_remedy(topology, is_captured=is_captured)
         if trace.format.knows_cpus:
-            remedy += ", --set producer.only_lower_tier=false moves pages to the node of their CPU"
+            remedy += "; or --set producer.only_lower_tier=false moves pages to the node of their CPU"
         raise InputError(
             f"all memory of {topology.name!r} is one tier, so the trace {trace.path} has nothing to promote; "
             + remedy

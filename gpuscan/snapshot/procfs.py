@@ -28,6 +28,7 @@ from gpuscan.linux.resident import masked
 from gpuscan.linux.system import System
 from gpuscan.records.page_flags import NO_PAGE
 from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.topology.page_size import check_page_size
 from gpuscan.topology.sysfs import read_host
 
 WORD_BYTES = 8
@@ -52,6 +53,7 @@ def capture(root: Path = Path("/"), progress: Progress | None = None) -> Snapsho
     """
     with _open(root / "proc/kpageflags") as flags_fd, _open(root / "proc/kpagecount") as counts_fd:
         host = read_host(root)
+        check_page_size(host.page_bytes, "capture")
         page_map = host.topology.page_map
         flags = np.full(page_map.n_pages, NO_PAGE)
         mapcounts = np.zeros(page_map.n_pages, dtype=np.uint32)

@@ -75,7 +75,7 @@ class PlannedNode:
 
 def is_hotplugged(kind: MemoryKind, cpus: Sequence[int]) -> bool:
     """Return whether a node's memory comes by hotplug and is thus one Movable zone."""
-    return kind is MemoryKind.CXL and not cpus
+    return kind is not MemoryKind.DRAM and not cpus
 
 
 def place(

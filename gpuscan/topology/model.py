@@ -21,6 +21,11 @@ DISTANCE_LOCAL = 10
 DISTANCE_UNREACHABLE = 255
 """ACPI SLIT: 10 is local, 255 means no path."""
 
+DISTANCE_REMOTE_DEFAULT = 20
+"""What the kernel assumes between nodes without a SLIT (REMOTE_DISTANCE, include/linux/topology.h)."""
+
+HOST = "host"
+"""What the machine that gpuscan runs on is called, wherever that is."""
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
 """In the kernel's order (include/linux/mmzone.h, enum zone_type); HighMem is 32-bit only."""
 CPU_LIMIT = 1 << 16
@@ -33,6 +38,9 @@ class MemoryKind(Enum):
 
     DRAM = "dram"
     CXL = "cxl"
+    GPU = "gpu"
+    """Memory of a GPU that its driver lends to the kernel as a node. No page goes there by itself: programs
+    on the GPU count on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +243,15 @@ class Topology:
         return sum(node.present_pages for node in self.nodes) * PAGE_BYTES
 
     @cached_property
+    def _targets(self) -> dict[int, list[int]]:
+        """Nodes with memory that pages may go to by tier, tiers and nids ascending: all but GPUs' memory."""
+        by_tier = (
+            (tier, [nid for nid in nids if self.node(nid).kind is not MemoryKind.GPU])
+            for tier, nids in self._with_memory.items()
+        )
+        return {tier: nids for tier, nids in by_tier if nids}
+
+    @cached_property
     def _with_memory(self) -> dict[int, list[int]]:
         """Nodes with memory by tier, tiers and nids ascending."""
         by_tier: dict[int, list[int]] = {}
@@ -278,7 +295,7 @@ class Topology:
     def demotion_targets(self, nid: int) -> tuple[int, ...]:
         """Return all that are as near as :meth:`demotion_target`, ascending: ``demotion_nodes.preferred``."""
         own_tier = self.node(nid).tier
-        for tier, candidates in self._with_memory.items():
+        for tier, candidates in self._targets.items():
             if tier > own_tier:
                 found = self.nearest(nid, candidates)
                 if found is not None:
@@ -289,7 +306,7 @@ class Topology:
 
     @cached_property
     def _promotion_candidates(self) -> tuple[list[int], list[int]]:
-        top = [nid for tier, nids in self._with_memory.items() if tier <= self.top_tier for nid in nids]
+        top = [nid for tier, nids in self._targets.items() if tier <= self.top_tier for nid in nids]
         return [nid for nid in top if self.node(nid).cpus], top
 
     def promotion_target(self, nid: int) -> int | None:

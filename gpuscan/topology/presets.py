@@ -178,9 +178,11 @@ def preset(name: str, memory_bytes: int | None = None) -> Topology:
     """
     chosen = PRESETS.get(name)
     if chosen is None:
+        from gpuscan.topology.catalogue import remedy
+
         raise InputError(
             f"unknown topology {name!r}{meant_file(name, '.toml')}; choose one of {', '.join(PRESETS)}, "
-            "a .toml file, or host"
+            f"host, or {remedy()}"
         )
     shape = chosen.shape()
     n_pages = (chosen.memory_bytes if memory_bytes is None else memory_bytes) >> PAGE_SHIFT

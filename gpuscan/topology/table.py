@@ -22,7 +22,7 @@ class NodeRow:
 
     Attributes:
         first_nid, last_nid: the nodes, both included.
-        kind: ``dram`` or ``cxl``.
+        kind: ``dram``, ``cxl`` or ``gpu``.
         tier: 0 is the fastest.
         n_cpus: CPUs of each node.
         memory_bytes: present memory of each node.

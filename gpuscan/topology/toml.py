@@ -39,6 +39,7 @@ from gpuscan.topology.model import (
     CPU_LIMIT,
     DISTANCE_LOCAL,
     DISTANCE_UNREACHABLE,
+    HOST,
     ZONE_NAMES,
     Link,
     LoadedLatency,
@@ -46,9 +47,7 @@ from gpuscan.topology.model import (
     Topology,
     Watermarks,
 )
-
-DISTANCE_REMOTE_DEFAULT = 20
-"""What the kernel assumes between nodes without a SLIT (REMOTE_DISTANCE, include/linux/topology.h)."""
+from gpuscan.topology.node_files import default_distances
 
 SCHEMA = 1
 """Of the file format; goes up when a reader of the old one would misread the new one."""
@@ -195,7 +194,7 @@ class _Zone(_Strict):
 
 class _Node(_Strict):
     nid: _Nid
-    kind: Literal["dram", "cxl"] = "dram"
+    kind: Literal["dram", "cxl", "gpu"] = "dram"
     tier: Annotated[int, Field(ge=0, lt=N_NODES_MAX)] | None = None
     cpus: Annotated[str, _checked(_cpu_list)] = ""
     memory: Annotated[str, _checked(_memory_pages)] | None = None
@@ -285,7 +284,7 @@ def parse_toml(text: str, source: str, name: str = "machine") -> Topology:
         machine = _Machine.model_validate(document)
     except ValidationError as error:
         raise TopologyError(f"{source}: {first_complaint(error, 'the machine', _unknown)}") from error
-    return _topology(machine, source, machine.name or name)
+    return _topology(machine, source, name if machine.name in ("", HOST) else machine.name)
 
 
 def _topology(machine: _Machine, source: str, name: str) -> Topology:
@@ -323,7 +322,7 @@ def _topology(machine: _Machine, source: str, name: str) -> Topology:
             raise TopologyError(
                 f"{source}: {position[node.nid]}.memory: ends above 52-bit addresses; give less memory"
             )
-        tier = int(kind is MemoryKind.CXL) if node.tier is None else node.tier
+        tier = int(kind is not MemoryKind.DRAM) if node.tier is None else node.tier
         plans.append(PlannedNode(node.nid, kind, tier, _cpu_list(node.cpus), zones))
     if not any(zone.present for plan in plans for zone in plan.zones):
         raise TopologyError(f"{source}: no node has memory; give one of them memory or zones")
@@ -346,9 +345,7 @@ def _check_extents(machine: _Machine, source: str) -> None:
 
 def _distances(machine: _Machine, nids: list[int], source: str) -> NDArray[np.uint8]:
     if machine.distances is None:
-        distance = np.full((len(nids), len(nids)), DISTANCE_REMOTE_DEFAULT, dtype=np.uint8)
-        np.fill_diagonal(distance, DISTANCE_LOCAL)
-        return distance
+        return default_distances(len(nids))
     rows = [_distance_row(row) for row in machine.distances]
     if len(rows) != len(nids):
         raise TopologyError(
@@ -394,10 +391,13 @@ def _unknown(steps: Sequence[int | str]) -> str:
 
 
 def to_toml(topology: Topology) -> str:
-    """Return the text from which :func:`from_toml` makes the same machine: every figure written out."""
+    """Return the text from which :func:`from_toml` makes the same machine: every figure written out.
+
+    The name of the host is left out: it would be another machine's elsewhere, and the file has one.
+    """
     lines = [
         f"schema = {SCHEMA}",
-        f"name = {_quoted(topology.name)}",
+        *([] if topology.name == HOST else [f"name = {_quoted(topology.name)}"]),
         "distances = [",
         *(f'    "{" ".join(map(str, row))}",' for row in topology.distance.tolist()),
         "]",

@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass
 
 from gpuscan.base.errors import TopologyError
+from gpuscan.records.formats import N_NODES_MAX
 
 _ZONE_HEADER = re.compile(r"Node\s+([0-9]{1,4}),\s+zone\s+(\S+)")
 _COUNT = re.compile(r"[0-9]{1,18}")
 # zoneinfo_show_print() (mm/vmstat.c, v6.18): "managed" is there since v3.9, "promo" since v6.9.
+_ZONES_MAX = N_NODES_MAX * 8
 _REQUIRED_COUNTS = ("free", "min", "low", "high", "spanned", "present", "managed")
 
 
@@ -58,6 +60,7 @@ def parse_zoneinfo(text: str, source: str = "/proc/zoneinfo") -> list[ZoneInfo]:
     header: tuple[int, int, str] | None = None  # line number, nid, name
     counts: dict[str, int] = {}
     protection: tuple[int, ...] | None = None
+    seen: set[tuple[int, str]] = set()
 
     def finish() -> None:
         if header is None:
@@ -73,10 +76,16 @@ def parse_zoneinfo(text: str, source: str = "/proc/zoneinfo") -> list[ZoneInfo]:
                 f"{source}, line {line_number}: zone {name} of node {nid} lacks {', '.join(missing)}; "
                 "give the whole file"
             )
-        if any(zone.nid == nid and zone.name == name for zone in zones):
+        if (nid, name) in seen:
             raise TopologyError(
                 f"{source}, line {line_number}: zone {name} of node {nid} appears twice; give the file once"
             )
+        if len(zones) >= _ZONES_MAX or nid >= N_NODES_MAX:
+            raise TopologyError(
+                f"{source}, line {line_number}: zone {name} of node {nid} is more than there can be "
+                f"(nodes up to {N_NODES_MAX - 1}, {_ZONES_MAX:,} zones); give a /proc/zoneinfo"
+            )
+        seen.add((nid, name))
         values = {key: counts[key] for key in _REQUIRED_COUNTS}
         zones.append(
             ZoneInfo(

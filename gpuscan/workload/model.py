@@ -31,6 +31,7 @@ from gpuscan.sim.spec import (
     ProcessSpec,
 )
 from gpuscan.topology.model import Node, Topology
+from gpuscan.topology.presets import PRESETS
 from gpuscan.workload.producer_model import DEFAULT_PRODUCER, Producer
 from gpuscan.workload.values import Intervals, Nid, Placement
 
@@ -54,7 +55,7 @@ def suggestion(given: str, known: Sequence[str]) -> str:
 
 
 class TopologyChoice(Model):
-    """Which machine: a preset, a TOML file or ``host``; ``memory`` sizes a preset."""
+    """Which machine: a preset, a file that describes one or ``host``; ``memory`` sizes a preset."""
 
     machine: str = "two-socket-cxl"
     memory: Bytes | None = None
@@ -270,6 +271,11 @@ class Workload(Model):
             max_attempts=choice.max_attempts,
         )
 
+    def _more_memory(self, topology: Topology) -> str:
+        """Say how there would be more memory: only of a preset the size can be chosen."""
+        is_preset = topology.name == self.topology.machine and topology.name in PRESETS
+        return "give a larger --memory" if is_preset else "take a machine that has more"
+
     def machine_spec(self, topology: Topology) -> MachineSpec:
         """Return what to simulate on ``topology``: shares of memory become pages.
 
@@ -289,7 +295,7 @@ class Workload(Model):
             raise InputError(
                 f"workload {self.name}: the processes want {format_bytes(n_wanted * PAGE_BYTES)} of memory, "
                 f"topology {topology.name} has {format_bytes(topology.memory_bytes)}; "
-                "lower processes.*.memory or give a larger --memory"
+                f"lower processes.*.memory or {self._more_memory(topology)}"
             )
         self._check_tick(processes)
         producer, cost = self.producer, self.cost

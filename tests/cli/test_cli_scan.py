@@ -79,7 +79,7 @@ def test_the_table_names_nodes_batches_and_the_rule(path, capsys):
 def test_one_node_has_nothing_to_promote(path, capsys):
     assert main(["scan", path, "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
-    assert "nothing to promote; --split-cxl 50%" in shown
+    assert "nothing to promote; give --split-cxl 50%" in shown
     assert report(capsys, path, "--device", "cpu")["routes"] == []
 
 

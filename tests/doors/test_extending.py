@@ -134,6 +134,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "broken backend": (*SMALL, "--device", "broken"),
     "auto": (*SMALL, "--set", "ticks=1", "--json"),
     "trace": ("run", "--quiet", "--trace", "mem.csv", "--memory", "1GiB", "--json"),
+    "machine": ("topology", "mine.nodes", "--json"),
     "torn trace": ("run", "--quiet", "--trace", "torn.csv", "--memory", "1GiB"),
     "bench": (
         *("bench", "scan", "--quiet", "--memory", "1GiB", "--density", "1e-3,1e-2", "--targets", "2"),
@@ -155,6 +156,7 @@ def done(place: Path) -> dict[str, Done]:
     first = resolve_topology("two-socket-cxl", 1 << 30).node(2).zones[0].present[0][0]
     lines = [f"{page * 1000},0,{first + page % 500}\n" for page in range(1000)]
     (place / "mem.csv").write_text("".join(["time_ns,cpu,pfn\n", *lines]))
+    (place / "mine.nodes").write_text("cpus memory\n0-3 1GiB\n- 2GiB\n")
     (place / "torn.csv").write_text("".join(["time_ns,cpu,pfn\n", *lines, "1001000,0"]))
     ran = subprocess.run(
         [sys.executable, "-c", DRIVER],
@@ -175,6 +177,7 @@ def test_each_example_is_short_and_whole() -> None:
         for kind in (
             "producers",
             "monitors",
+            "machines",
             "traces",
             "backends",
             "peers",
@@ -229,6 +232,12 @@ def test_a_report_has_what_it_declares(done: dict[str, Done]) -> None:
     rows = dict(re.split(r"  +", line, maxsplit=1) for line in done["run"].out.splitlines() if "  " in line)
     assert rows["device"] == "one-thread, never more"
     assert re.fullmatch(r"counter: [\d,]+ interrupts, [\d.]+% of them marks", rows["producer"])
+
+
+def test_a_machine_source_is_read(done: dict[str, Done]) -> None:
+    found = json.loads(done["machine"].out)
+    assert [(node["kind"], len(node["cpus"])) for node in found["nodes"]] == [("dram", 4), ("cxl", 0)]
+    assert done["machine"].err == "gpuscan: note: distances are not said\n"
 
 
 def test_its_table_of_a_workload_is_checked_as_those_of_the_built_in_ones(done: dict[str, Done]) -> None:

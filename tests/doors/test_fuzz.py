@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fuzz.campaign import Job
+from fuzz.machines import MACHINE_TARGETS
 from fuzz.targets import TARGETS
 
 N_SAMPLE, N_CAMPAIGN = 250, 100_000
@@ -36,9 +37,23 @@ def test_a_hundred_thousand_hostile_files_of_each_kind() -> None:
     jobs = [
         Job((target,), first, N_CAMPAIGN // N_PARTS)
         for target in ("checkpoint", "snapshot", *TARGETS)  # the longest first
+        if target not in MACHINE_TARGETS
         for first in range(0, N_CAMPAIGN, N_CAMPAIGN // N_PARTS)
     ]
     run(list({(job.targets, job.first): job for job in jobs}.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_hostile_machines_of_each_kind() -> None:
+    """30 minutes of workers together, half of that by the clock, beside much other work."""
+    jobs = [
+        Job((target,), first, N_CAMPAIGN // N_PARTS)
+        for target in MACHINE_TARGETS
+        for first in range(0, N_CAMPAIGN, N_CAMPAIGN // N_PARTS)
+    ]
+    run(jobs)
 
 
 @pytest.mark.parametrize(

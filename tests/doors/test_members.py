@@ -22,16 +22,19 @@ from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.producers.contract import ProducerKind
 from gpuscan.reproduce.catalogue import EXPERIMENTS
 from gpuscan.reproduce.contract import Experiment
+from gpuscan.topology.catalogue import MACHINES
+from gpuscan.topology.contract import MachineSource
 from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import TraceFormat
 
 ROOT = Path(__file__).parents[2]
 CATALOGUES: list[Catalogue[object]] = [  # type: ignore[list-item]
-    *(PRODUCERS, MONITORS, TRACES, BACKENDS, PEERS, DESIGNS, EXPERIMENTS),
+    *(PRODUCERS, MONITORS, MACHINES, TRACES, BACKENDS, PEERS, DESIGNS, EXPERIMENTS),
 ]
 FOLDERS = (
     "gpuscan.producers.built_in.",
     "gpuscan.monitors.built_in.",
+    "gpuscan.topology.built_in.",
     "gpuscan.traces.built_in.",
     "gpuscan.kernels.backends.",
     "gpuscan.bench.peers.built_in.",
@@ -75,7 +78,7 @@ def test_nobody_else_names_a_member() -> None:
 
 
 @pytest.mark.parametrize(
-    "contract", [ProducerKind, MonitorKind, TraceFormat, BackendKind, PeerKind, Experiment]
+    "contract", [ProducerKind, MonitorKind, MachineSource, TraceFormat, BackendKind, PeerKind, Experiment]
 )
 def test_what_is_not_declared_is_refused(contract: Any) -> None:
     for field in fields(contract):

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuzz import mutate
+from fuzz.machines import MACHINE_TARGETS
 from gpuscan.base.errors import GpuscanError
 from gpuscan.checkpoint import arrays
 from gpuscan.checkpoint.directory import STATE_FILE, CheckpointDirectory
@@ -574,6 +575,7 @@ TARGETS: dict[str, Any] = {
     "plan": PlanTarget,
     "workload": WorkloadTarget,
     "topology": TopologyTarget,
+    **MACHINE_TARGETS,
     "trace": TraceTarget,
 }
 TRACE_TARGETS = {f"trace-{name}": one_format(name) for name in TRACES.names if name != "perf-data"}

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from damon_kernel import FIRST_PID, DamonKernel, stat_line
+from damon_kernel import FIRST_PID, DamonKernel, TraceKernel, aggregation, stat_line
 from gpuscan.base.errors import RunFailedError
 from gpuscan.linux import damon_state
 from gpuscan.linux.damon import (
@@ -29,6 +30,8 @@ from gpuscan.linux.damon import (
     in_pieces,
 )
 from gpuscan.linux.system import System
+from gpuscan.monitors.catalogue import open_monitor
+from gpuscan.monitors.contract import Circumstances
 from gpuscan.monitors.damon_regions import (
     accesses_at,
     cold_regions,
@@ -37,6 +40,7 @@ from gpuscan.monitors.damon_regions import (
     sure_inside,
     sure_regions,
 )
+from gpuscan.topology.sysfs import read_host
 
 STATE = damon_state.STATE_FILE
 
@@ -305,6 +309,54 @@ def test_a_kernel_without_the_operations(kernel):
         Damon("vaddr", System(kernel.root))
     assert nr_kdamonds(kernel) == "0"
     Damon("paddr", System(kernel.root)).close()
+
+
+def without(kernel, name, *, directory=False):
+    """Let contexts or schemes of the kernel lack a file or directory, as those of before it had one."""
+    make = "_scheme" if directory else "_context"
+    of_today = getattr(kernel, make)
+
+    def of_then(place):
+        of_today(place)
+        shutil.rmtree(place / name) if directory else (place / name).unlink()
+
+    setattr(kernel, make, of_then)
+
+
+def test_a_kernel_that_does_not_say_its_operations_is_refused_at_the_start(kernel):
+    """v5.18."""
+    without(kernel, "avail_operations")
+    with pytest.raises(DamonUnavailableError, match=r"no avail_operations.*take another --monitor"):
+        Damon("vaddr", System(kernel.root))
+    assert nr_kdamonds(kernel) == "0"
+
+
+def test_a_kernel_without_tried_regions_is_refused_at_the_start_unless_it_can_be_traced(
+    kernel, tmp_path, monkeypatch
+):
+    """v5.19 to v6.1."""
+    without(kernel, "tried_regions", directory=True)
+    kernel.refuses["update_schemes_tried_regions"] = errno.EINVAL
+    with pytest.raises(DamonUnavailableError, match=r"no tried_regions.*its tracepoint cannot be used"):
+        Damon("vaddr", System(kernel.root))
+    assert nr_kdamonds(kernel) == "0"
+    trace = TraceKernel(tmp_path, monkeypatch)
+    damon = started(kernel, 77)
+    trace.say(aggregation(FIRST_PID, (0x400000, 0x500000, 5, 1)))
+    assert [regions.n_accesses.tolist() for regions in damon.latest()] == [[5]]
+    damon.close()
+
+
+@pytest.mark.parametrize(("name", "is_directory"), [("avail_operations", False), ("tried_regions", True)])
+def test_auto_takes_the_next_monitor_of_a_kernel_whose_damon_says_too_little(kernel, name, is_directory):
+    without(kernel, name, directory=is_directory)
+    (kernel.root / "proc/kpageflags").write_bytes(b"")
+    here = Circumstances(read_host().topology, 1, system=System(kernel.root))
+    monitor, refused = open_monitor("auto", here)
+    monitor.close()
+    assert not monitor.name.startswith("damon")
+    assert [text.partition(":")[0] for text in refused][:2] == ["damon", "damon-paddr"]
+    assert all(f"no {name}" in text for text in refused[:2])
 
 
 def test_a_kernel_without_damon(tmp_path):

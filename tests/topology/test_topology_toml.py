@@ -113,7 +113,7 @@ def test_nodes_may_come_in_any_order():
         ("nid = 1\n", 'nid = 1\ncpus = "3"\n', r"^m.toml: nodes.1.cpus: CPU 3 is on node 0 too"),
         ('cpus = "0-3"', 'cpus = "0-3,2"', r"^m.toml: nodes.0.cpus: '0-3,2' names a CPU twice"),
         ('cpus = "0-3"', 'cpus = "3-0"', r"^m.toml: nodes.0.cpus: '3-0' is not"),
-        ('kind = "cxl"', 'kind = "hbm"', r"^m.toml: nodes.1.kind must be 'dram' or 'cxl', not 'hbm'$"),
+        ('kind = "cxl"', 'kind = "hbm"', r"^m.toml: nodes.1.kind must be 'dram', 'cxl' or 'gpu', not 'hbm'$"),
         ('memory = "1GiB"', 'memory = "1 lot"', r"^m.toml: nodes.1.memory: .*unknown unit"),
         ('memory = "1GiB"', 'memory = "0B"', r"^m.toml: nodes.1.memory: '0B' is not from one page"),
         ('memory = "1GiB"', 'memory = "4PiB"', r"^m.toml: nodes.1.memory: ends above 52-bit"),

@@ -1,0 +1,1 @@
+"""The machine sources of gpuscan, one file each."""
