@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from fuzz.campaign import Job
 from fuzz.machines import MACHINE_TARGETS
 from fuzz.targets import TARGETS
 
-N_SAMPLE, N_CAMPAIGN = 250, 100_000
+N_SAMPLE, N_CAMPAIGN = 250, int(os.environ.get("GPUSCAN_FUZZ_INPUTS", "100000"))
 N_WORKERS, N_PARTS = 2, 4
 
 
