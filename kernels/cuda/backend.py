@@ -107,8 +107,8 @@ class CudaKernels:
             self.scratch = Scratch(device, layout)
             self.stages = Stages(device, layout.fmt.dtype)
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
-            self._last_mask = np.zeros(N_NODES_MAX, dtype=np.uint8)
-            self._nodes_of_mask = device.upload(self._last_mask)
+            self._last_mask = b""
+            self._nodes_of_mask = device.empty(N_NODES_MAX, np.uint8)
             self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
                 **{spec.name: getattr(self.arrays, spec.name) for spec in ARRAYS},
                 **typed(
@@ -124,6 +124,7 @@ class CudaKernels:
                 "pfn_end": device.upload(pages.extent_pfn_end),
                 "flat_offset": device.upload(pages.extent_flat_offset),
                 "node_flags": device.upload(layout.node_flags),
+                **self.scratch.given,
             }
 
     @contextmanager
@@ -145,9 +146,10 @@ class CudaKernels:
         """
         if mask is None:
             return self._all_nodes
-        if not np.array_equal(mask, self._last_mask):
+        content = mask.tobytes()
+        if content != self._last_mask:
             self.device.write(self._nodes_of_mask, mask)
-            self._last_mask = mask.copy()
+            self._last_mask = content
         return self._nodes_of_mask
 
     def launch(self, kernel: str, n_threads: int, **given: Any) -> None:

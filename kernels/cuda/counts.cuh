@@ -107,9 +107,10 @@ static __device__ __forceinline__ i64 cells_within(const Counts& counts, const W
   return n_within;
 }
 
-/* The last block edge of the range before which there is a weight of at most `most`, which is not negative. All
- * lanes. */
-static __device__ __forceinline__ Edge edge_within(const Counts& counts, const Weights& weights, i64 most) {
+/* The last block edge of the range before which there is a weight of at most `most`, which is not negative; with
+ * kNearest the next one where that is nearer. All lanes. */
+template <bool kNearest>
+static __device__ __forceinline__ Edge edge_at(const Counts& counts, const Weights& weights, i64 most) {
   const i64 n_sections = n_sections_of(counts);
   const i64 cell = cells_within(counts, weights, most);
   Counted before = up_to_cell(counts, cell - 1);
@@ -148,10 +149,13 @@ static __device__ __forceinline__ Edge edge_within(const Counts& counts, const W
   u32 n_within = 0;
 #pragma unroll
   for (u32 half = 0; half < 2; ++half) {
-    const i64 end = first + ((i64)(2 * lane_id() + half + 1) << GS_BLOCK_SHIFT);
-    const i64 n_blocks = (min(max(end, counts.lo), counts.hi) - counts.lo) >> GS_BLOCK_SHIFT;
-    const Counted after = counted_with(before, half ? up_to : up_to - tallies[1], n_blocks);
-    n_within += (u32)__popc(__ballot_sync(GS_ALL_LANES, weight_of(weights, after) <= most));
+    const i64 start = first + ((i64)(2 * lane_id() + half) << GS_BLOCK_SHIFT);
+    const i64 n_before = (min(max(start, counts.lo), counts.hi) - counts.lo) >> GS_BLOCK_SHIFT;
+    const bool is_inside = start >= counts.lo && start < counts.hi;
+    const u64 tally = half ? up_to : up_to - tallies[1];
+    i64 weight = weight_of(weights, counted_with(before, tally, n_before + is_inside));
+    if (kNearest) weight = (weight + weight_of(weights, counted_with(before, tally - tallies[half], n_before))) / 2;
+    n_within += (u32)__popc(__ballot_sync(GS_ALL_LANES, weight <= most));
   }
   const u64 both = __shfl_sync(GS_ALL_LANES, up_to, (int)((n_within + 1) / 2 + 31) & 31);
   const u64 second = __shfl_sync(GS_ALL_LANES, tallies[1], (int)((n_within + 1) / 2 + 31) & 31);

@@ -14,13 +14,13 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   if (number > n_stretches) return;
   const Counted all = up_to_cell(counts, n_cells_of(counts) - 1);
   Edge end = {hi, all};
-  if (all.n_candidates > capacity) end = edge_within(counts, only_candidates, capacity);
+  if (all.n_candidates > capacity) end = edge_at<false>(counts, only_candidates, capacity);
   const i64 weight = weight_of(weights, end.before);
   Edge edge = {lo, {0, 0, 0, 0}};
   if (number == n_stretches) {
     edge = end;
   } else if (number > 0) {
-    edge = edge_within(counts, weights, weight / n_stretches * number + weight % n_stretches * number / n_stretches);
+    edge = edge_at<true>(counts, weights, weight / n_stretches * number + weight % n_stretches * number / n_stretches);
     if (edge.flat > end.flat) edge = end;
   }
   if (lane_id() != 0) return;

@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   i64 cursor = hi;
   if (last < n_stretches) {
     const i64 start = __ldcg(n_before + last);
-    const Edge edge = edge_within(counts, only_candidates, start + capacity - room_before);
+    const Edge edge = edge_at<false>(counts, only_candidates, start + capacity - room_before);
     const i64 room = min(__ldcg(n_before + last + 1) - start, most_claims[last]);
     const i64 end = room_before + min(room, edge.before.n_candidates - start);
     cursor = edge.flat;

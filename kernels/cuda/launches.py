@@ -9,7 +9,6 @@ nothing is swapped. A name means one thing, of one type, in all kernels. Those o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -147,11 +146,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """Parameters of each kernel, in the order of its signature."""
 
-_IN_ORDER = {kernel: itemgetter(*names) for kernel, names in PARAMETERS.items()}
-_TAKEN = {kernel: frozenset(names) for kernel, names in PARAMETERS.items()}
-_NUMBERS = {
-    kernel: tuple((name, NUMBER_TYPES[name]) for name in names if name in NUMBER_TYPES)
-    for kernel, names in PARAMETERS.items()
+_TYPED = {
+    kernel: tuple((name, NUMBER_TYPES.get(name)) for name in names) for kernel, names in PARAMETERS.items()
 }
 
 
@@ -171,15 +167,18 @@ def arguments_of(kernel: str, given: Mapping[str, Any], own: Mapping[str, Any]) 
     Raises:
         TypeError: something is missing, or given and not asked for.
     """
-    if not given.keys() <= _TAKEN[kernel]:
-        unknown = ", ".join(given.keys() - _TAKEN[kernel])
-        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
-    known = {**own, **given}
+    arguments: list[Any] = []
+    n_given = 0
     try:
-        for name, number_type in _NUMBERS[kernel]:
-            if name in given:
-                known[name] = number_type(known[name])
-        arguments: tuple[Any, ...] = _IN_ORDER[kernel](known)
+        for name, number_type in _TYPED[kernel]:
+            if name not in given:
+                arguments.append(own[name])
+                continue
+            n_given += 1
+            arguments.append(given[name] if number_type is None else number_type(given[name]))
     except KeyError as missing:
         raise TypeError(f"a launch of {kernel} lacks {missing.args[0]}") from None
-    return arguments
+    if n_given < len(given):
+        unknown = ", ".join(given.keys() - set(PARAMETERS[kernel]))
+        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
+    return tuple(arguments)

@@ -64,7 +64,7 @@ class Scan:
         totals, counts = self._count(node_mask)
         path, why = self._choose_path(totals)
         if path == "indexed" and totals[Total.SET_BLOCKS] == 0:
-            # Whatever is marked from now on comes with the next scan.
+            # What is marked from now on comes with the next scan.
             return self._empty_plan(why, n_bytes=_BLOCK_WORD_BYTES * self.n_sections)
         stage = self.kernels.stages.take()
         cuts = {} if self.cuts is None else _uploaded(self.device.upload, self.cuts)
@@ -76,23 +76,16 @@ class Scan:
         self._claim(path, stage.with_room(n_room), n_stretches, node_mask, cuts)
         return self._group(path, why, stage, n_stretches, n_room, [cuts[name] for name in QUOTAS if cuts])
 
-    def _count(self, node_mask: Any) -> tuple[list[int], dict[str, Any]]:
-        """Count candidates; return the totals, and what launches are given of the counts."""
-        lo, hi, scratch = self.request.lo, self.request.hi, self.kernels.scratch
+    def _count(self, node_mask: Any) -> tuple[list[int], dict[str, int]]:
+        """Count candidates; return the totals, and what launches are given of how."""
+        lo, hi = self.request.lo, self.request.hi
         cells = cells_of(lo, hi)
         self.n_sections = cells.n_sections
-        counts = {"lo": lo, "hi": hi, "cell_shift": cells.shift, **scratch.counts}
+        counts = {"lo": lo, "hi": hi, "cell_shift": cells.shift}
         self.kernels.launch(
-            "popcounts",
-            32 * cells.n_walkers,
-            node_mask=node_mask,
-            n_walkers=cells.n_walkers,
-            cell_tallies=scratch.cell_tallies,
-            n_done=scratch.n_done,
-            totals=scratch.report.totals,
-            **counts,
+            "popcounts", 32 * cells.n_walkers, node_mask=node_mask, n_walkers=cells.n_walkers, **counts
         )
-        return scratch.report.fetch_totals(), counts
+        return self.kernels.scratch.report.fetch_totals(), counts
 
     def _choose_path(self, totals: list[int]) -> tuple[Literal["dense", "indexed"], str]:
         asked = self.request.path
@@ -113,7 +106,7 @@ class Scan:
             f"{density:.2%} of the pages are candidates; up to {crossover:.1%} the bits are followed",
         )
 
-    def _cut(self, path: str, stage: Stage, totals: list[int], counts: dict[str, Any]) -> tuple[int, int]:
+    def _cut(self, path: str, stage: Stage, totals: list[int], counts: dict[str, int]) -> tuple[int, int]:
         """Cut the range into stretches; return how many, and the room that all of them have, in folios.
 
         Every stretch has room for its candidates; the range ends where they no longer fit the plan. What
@@ -128,9 +121,9 @@ class Scan:
         self._launch_cut("cut_stretches", stage, n_stretches, **counts, **weights)
         return n_stretches, min(n_candidates, capacity)
 
-    def _fit(self, cuts: Cutoffs, stage: Stage, totals: list[int], counts: dict[str, Any]) -> tuple[int, int]:
+    def _fit(self, cuts: Cutoffs, stage: Stage, totals: list[int], counts: dict[str, int]) -> tuple[int, int]:
         """Give a budget's chunks room, and shorten the range, as :meth:`_cut` does."""
-        device, scratch = self.device, self.kernels.scratch
+        device = self.device
         edges = np.clip(cuts.chunk_edges, self.request.lo, self.request.hi)
         n_stretches = len(edges) - 1
         device.write(stage.with_stretches(n_stretches).edges[: n_stretches + 1], edges)
@@ -141,29 +134,24 @@ class Scan:
             n_stretches,
             **counts,
             most_claims=device.upload(most),
-            n_before=scratch.n_before(n_stretches),
-            n_done=scratch.n_done,
+            n_before=self.kernels.scratch.n_before(n_stretches),
         )
         return n_stretches, min(totals[Total.CANDIDATES], self.request.capacity)
 
     def _launch_cut(self, kernel: str, stage: Stage, n_stretches: int, **given: Any) -> None:
-        scratch = self.kernels.scratch
         self.kernels.launch(
             kernel,
             32 * (n_stretches + 1),
             capacity=min(self.request.capacity, self.layout.n_pages),
             edges=stage.edges,
             n_stretches=n_stretches,
-            ends=stage.ends,
-            n_staged=stage.n_staged,
-            target_totals=scratch.target_totals,
-            totals=scratch.report.totals,
+            ends=stage.given["ends"],
+            n_staged=stage.given["n_staged"],
             **given,
         )
 
     def _claim(self, path: str, stage: Stage, n_stretches: int, node_mask: Any, cuts: dict[str, Any]) -> None:
-        scratch = self.kernels.scratch
-        target_counts, _ = scratch.columns(_n_chunks(n_stretches))
+        target_counts, _ = self.kernels.scratch.columns(_n_chunks(n_stretches))
         self.undo = lambda: self._undo(stage, n_stretches)
         self.kernels.launch(
             f"scan_{path}" + "_budget" * bool(cuts),
@@ -171,15 +159,13 @@ class Scan:
             node_mask=node_mask,
             n_stretches=n_stretches,
             target_counts=target_counts,
-            target_totals=scratch.target_totals,
-            totals=scratch.report.totals,
-            **stage.given(),
+            **stage.given,
             **cuts,
         )
 
     def _undo(self, stage: Stage, n_stretches: int) -> None:
         with self.kernels.working():
-            self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given())
+            self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given)
 
     def _group(
         self,
@@ -202,9 +188,7 @@ class Scan:
             32 * self.layout.n_targets,
             n_chunks=n_chunks,
             target_counts=target_counts,
-            target_totals=scratch.target_totals,
             places=places,
-            plan_offsets=report.offsets,
         )
         self.kernels.launch(
             "scatter",
@@ -213,7 +197,7 @@ class Scan:
             places=places,
             plan_flats=flats,
             plan_words=words,
-            **stage.given(),
+            **stage.given,
         )
         totals, offsets = report.fetch(has_plan=is_small)
         left = [device.fetch(quota) for quota in quotas]

@@ -1,6 +1,7 @@
 /* scatter: staged claims to their target's place in the plan, flat order kept.
  *
- * One block per chunk, one warp per stretch. The block's place in every group is what `group` summed up; that of a warp, from what the warps before it staged; that of a lane, from the lanes below. */
+ * One block per chunk, one warp per stretch. The block's place in every group is what `group` summed up; that of a
+ * warp comes from what the warps before it staged; that of a lane, from the lanes below. */
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     scatter(int fixed_target, u32 n_targets, const i64* edges, i64 n_stretches, const i64* ends,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gpuscan.records.formats import RecordFormat
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
@@ -20,6 +21,10 @@ _CELLS = 4096
 """Cells that a range is cut into, at most where they are not the largest."""
 _MAX_CELL_SHIFT = 11
 """A cell has up to 2^11 sections: what the tallies of counts.cuh hold."""
+_TILE_BYTES = 2048
+"""What a warp of the dense scan reads at a time."""
+_CLAIM = 134 + 60
+"""Instructions of 32 claims on sm_90, and of scattering them."""
 _LONGEST_BLOCKS = 1 << 22
 """Blocks of a stretch, roughly at most: offsets in one are 32-bit, which is 2^23 blocks."""
 
@@ -39,8 +44,9 @@ class Cells:
     n_sections: int
 
 
+@lru_cache(maxsize=256)
 def cells_of(lo: int, hi: int) -> Cells:
-    """Return how ``[lo, hi)``, not empty, is counted."""
+    """Return how ``[lo, hi)``, not empty, is counted; most scans are of the range of the one before."""
     n_sections = -(-hi // SECTION_PAGES) - lo // SECTION_PAGES
     shift = min(_MAX_CELL_SHIFT, (-(-n_sections // _CELLS) - 1).bit_length())
     return Cells(shift, min(_WALKERS, -(-n_sections // _WALKER_SECTIONS)), n_sections)
@@ -70,20 +76,16 @@ def weights_of(
     """
     if path == "dense":
         weights = {
-            "of_candidate": 134,
+            "of_candidate": _CLAIM,
             "of_set": 32 * 119,
-            "of_wanted": 32 * 90 * BLOCK_PAGES * fmt.n_bytes // _TILE_BYTES,
+            "of_wanted": 32 * 88 * BLOCK_PAGES * fmt.n_bytes // _TILE_BYTES,
             "of_block": 0,
         }
     else:
-        weights = {"of_candidate": 300, "of_set": 400, "of_wanted": 0, "of_block": 2}
+        weights = {"of_candidate": _CLAIM + 10, "of_set": 208, "of_wanted": 0, "of_block": 2}
     # What is empty or not asked for must not become one stretch of more pages than its offsets tell apart.
     whole = (
         weights["of_candidate"] * n_candidates + weights["of_set"] * n_set + weights["of_wanted"] * n_blocks
     )
     weights["of_block"] = max(weights["of_block"], -(-whole // (n_stretches * _LONGEST_BLOCKS)))
     return weights
-
-
-_TILE_BYTES = 2048
-"""What a warp of the dense scan reads at a time."""

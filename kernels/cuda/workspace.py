@@ -78,22 +78,29 @@ class Report:
 
 
 class Scratch:
-    """What a store's scans hand from launch to launch, by the names of the kernels' parameters."""
+    """What a store's scans hand from launch to launch.
+
+    Attributes:
+        report: what the host is told.
+        given: what every launch may be given of it, by name.
+    """
 
     def __init__(self, device: Device, layout: StoreLayout) -> None:
         self._device = device
         n_sections = layout.n_pages // SECTION_PAGES
         n_cells = most_cells(n_sections)
         self.report = Report(device, layout)
-        self.counts = {
+        self.given = {
             "section_counts": device.empty(n_sections, np.uint32),
             "block_counts": device.empty(64 * n_sections, np.uint16),
             "cell_ends": device.empty(3 * n_cells, np.int64),
+            # Both are 0 again after every launch that uses them.
+            "cell_tallies": device.zeros(n_cells, np.uint64),
+            "n_done": device.zeros(1, np.uint32),
+            "target_totals": device.empty(layout.n_targets, np.uint64),
+            "totals": self.report.totals,
+            "plan_offsets": self.report.offsets,
         }
-        # Both are 0 again after every launch that uses them.
-        self.cell_tallies = device.zeros(n_cells, np.uint64)
-        self.n_done = device.zeros(1, np.uint32)
-        self.target_totals = device.empty(layout.n_targets, np.uint64)
         self._n_targets = layout.n_targets
         self._n_before = device.empty(0, np.int64)
         self._grow_columns(-(-min(STRETCHES, n_sections * 8) // WARPS))
@@ -121,28 +128,35 @@ class Stage:
 
     Attributes:
         edges: device int64[n_stretches + 1], of a budget its chunks'.
-        ends: device int64[n_stretches], up to where each stretch has room.
-        n_staged: device int64[n_stretches].
-        offsets, words: device, claims by stretch in flat order; offsets from the stretch's first page.
         flats, plan_words: device, the plan.
+        given: what launches are given by name: ``edges``; ``ends``, device int64[n_stretches], up to where
+            each stretch has room; ``n_staged``; and claims by stretch in flat order, ``staged_offsets`` from
+            the stretch's first page and ``staged_words``.
     """
 
     def __init__(self, device: Device, record_dtype: np.dtype[Any]) -> None:
         self._device = device
         self._record_dtype = record_dtype
+        self.given: dict[str, Any] = {}
         self._take_stretches(STRETCHES)
         self._take_room(SMALL_PLAN)
 
     def _take_stretches(self, n_stretches: int) -> None:
         self._n_stretches = n_stretches
         self.edges = self._device.empty(n_stretches + 1, np.int64)
-        self.ends = self._device.empty(n_stretches, np.int64)
-        self.n_staged = self._device.empty(n_stretches, np.int64)
+        self.given |= {
+            "edges": self.edges,
+            "ends": self._device.empty(n_stretches, np.int64),
+            "n_staged": self._device.empty(n_stretches, np.int64),
+        }
 
     def _take_room(self, n_room: int) -> None:
         empty = self._device.empty
         self.n_room = n_room
-        self.offsets, self.words = empty(n_room, np.uint32), empty(n_room, self._record_dtype)
+        self.given |= {
+            "staged_offsets": empty(n_room, np.uint32),
+            "staged_words": empty(n_room, self._record_dtype),
+        }
         self.flats, self.plan_words = empty(n_room, np.int64), empty(n_room, self._record_dtype)
 
     def with_stretches(self, n_stretches: int) -> Stage:
@@ -156,16 +170,6 @@ class Stage:
         if n_room > self.n_room:
             self._take_room(n_room + n_room // 8)
         return self
-
-    def given(self) -> dict[str, Any]:
-        """Return what launches are given of it."""
-        return {
-            "edges": self.edges,
-            "ends": self.ends,
-            "staged_offsets": self.offsets,
-            "staged_words": self.words,
-            "n_staged": self.n_staged,
-        }
 
 
 class Stages:

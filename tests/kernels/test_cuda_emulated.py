@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulated import EmulatedDevice, SlowBus, emulated_backend
+from emulated import EmulatedDevice, SlowBus, emulated_backend, of_files
 from emulator.loader import Build, EmulatedModule, EmulatorError
 from emulator.presence import need
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
@@ -115,11 +114,7 @@ class SabotagedDevice(EmulatedDevice):
 
     def compile(self, source: str) -> Callable[[str], Kernel]:
         need(self.build)
-        parts = re.split(r'(?m)^(?=#line 1 ")', source)
-        names = [match[1] if (match := re.match(r'#line 1 "(\w+)\.cu"', part)) else "" for part in parts]
-        kept = "".join(
-            part for part, name in zip(parts, names, strict=True) if not name or name in self.files
-        )
+        kept = of_files(source, self.files)
         if kept.count(self.line) != 1:  # no assertion: a check that fails is what the tests below wait for
             raise ValueError(f"{self.line!r} stands {kept.count(self.line)} times in the sources, not once")
         changed = kept.replace(self.line, self.instead)
@@ -170,6 +165,26 @@ def plans_are_in_order(backend: Any) -> None:
     reference.load(arrays)
     request = ScanRequest(0, N_PAGES, N_PAGES, "indexed")
     assert_same_plan(kernels.scan(request), reference.scan(request))
+
+
+def full_blocks_are_in_order(backend: Any) -> None:
+    layout = LAYOUT
+    stores = [backend.open(layout), ReferenceBackend().open(layout)]
+    arrays = random_store(layout, Filling(1e-3, full_blocks=20), np.random.default_rng(1))
+    for kernels in stores:
+        kernels.load(arrays)
+    assert_same_plan(*(kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, "indexed")) for kernels in stores))
+
+
+def stores_of_many_cells_are_counted(backend: Any) -> None:
+    """Cut at a capacity inside the range, counted by several blocks."""
+    layout = plain_layout(n_sections=20)
+    stores = [backend.open(layout), ReferenceBackend().open(layout)]
+    arrays = random_store(layout, Filling(1e-3), np.random.default_rng(1))
+    for kernels in stores:
+        kernels.load(arrays)
+    request = ScanRequest(512, layout.n_pages, 700, "indexed")
+    assert_same_plan(*(kernels.scan(request) for kernels in stores))
 
 
 def far_pages_are_found(backend: Any) -> None:
@@ -229,8 +244,8 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     ),
     "the queue is read before it is written": (
         plans_are_in_order,
-        "    if (queuing) n_queued += n_new;\n    __syncwarp();\n",
-        "    if (queuing) n_queued += n_new;\n",
+        "    n_set = queues ? 0 : n_set;\n    __syncwarp();\n",
+        "    n_set = queues ? 0 : n_set;\n",
         INDEXED,
         "tsan",
     ),
@@ -240,6 +255,34 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         "queues = n_set > 0",
         INDEXED,
         "asan",
+    ),
+    "a stretch has less room than candidates": (
+        plans_are_in_order,
+        "ends[number - 1] = edge.before.n_candidates;",
+        "ends[number - 1] = edge.before.n_candidates - 64 * number;",
+        INDEXED,
+        "fast",
+    ),
+    "a chunk of claims begins where its target does": (
+        plans_are_in_order,
+        "places[column] = place + (i64)(up_to - n_claims);",
+        "places[column] = place;",
+        INDEXED,
+        "fast",
+    ),
+    "the cells are summed up by every block": (
+        stores_of_many_cells_are_counted,
+        "  if (n_before != gridDim.x - 1) return false;\n",
+        "",
+        INDEXED | {"count_ready"},
+        "fast",
+    ),
+    "a crowded block is queued from its end": (
+        full_blocks_are_in_order,
+        "(u32)__popc(bits & lanes_below())",
+        "(u32)__popc(bits & ~lanes_below()) - 1",
+        INDEXED,
+        "fast",
     ),
     "a 32-bit page index": (
         far_pages_are_found,
@@ -258,7 +301,13 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
 }
 
 
-@pytest.mark.parametrize("fault", list(FAULTS))
+_COMPILED_LATE = ("a stretch has less room than candidates", "the cells are summed up by every block")
+"""Each fault is a compilation of one to two seconds; these wait for the slow suite."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=SLOW if each in _COMPILED_LATE else ()) for each in FAULTS]
+)
 def test_a_planted_bug_is_found(fault: str) -> None:
     check, line, instead, files, build = FAULTS[fault]
     check(emulated_backend(build="fast", seed=2))
@@ -278,7 +327,7 @@ def test_claims_go_back_when_the_plan_is_lost(error: type[BaseException], path: 
     cuts = kernels.rank(budget, 0, N_PAGES)
     quotas = [cuts.above_pages.copy(), cuts.tie_pages_from.copy(), cuts.tie_pages_below.copy()]
 
-    def fail(_copies: Any) -> Callable[[], None]:
+    def fail(*_copies: Any) -> Callable[[], None]:
         assert kernels.count_ready() < int((arrays.records & 1).sum()), "nothing was claimed"
         raise error("on purpose")
 
