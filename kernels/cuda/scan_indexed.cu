@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     u64 n_bytes = 0;
     Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
     Claim<false> claim = {store, no_cuts, stage};
-    walk_index<true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+    walk_index<true, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
                      &n_bytes, claim);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     const Cuts cuts = cuts_of_stretch(now, cut_key, resume_flat, above_pages, tie_pages_from, tie_pages_below,
                                       stretch, n_targets);
     Claim<true> claim = {store, cuts, stage};
-    walk_index<true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+    walk_index<true, false>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
                      &n_bytes, claim);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }

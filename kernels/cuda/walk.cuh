@@ -104,8 +104,9 @@ static __device__ __forceinline__ void queue_block(u32* queue, u32 place, u32 fi
 }
 
 /* Give every candidate of [lo, hi) to visit(flat, is_candidate), which all lanes call together, in flat order.
+ * kCrowds: crowded blocks are queued by all lanes, which takes registers that scans with a budget do not have.
  * queue is this warp's u32[GS_WALK_QUEUE] in shared memory; pages and bytes read are added up. All lanes. */
-template <bool kTake, typename Visit>
+template <bool kTake, bool kCrowds, typename Visit>
 static __device__ __forceinline__ void walk_index(const Store& store, const u8* node_mask, i64 lo, i64 hi,
                                                   u32* queue, u64* n_pages, u64* n_bytes, Visit& visit) {
   const i64 end_section = (hi + (1 << GS_SECTION_SHIFT) - 1) >> GS_SECTION_SHIFT;
@@ -148,8 +149,8 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
     u32 place = n_queued + n_up_to - n_set;
     const u32 n_new = __shfl_sync(GS_ALL_LANES, n_up_to, 31 - __clz((int)(queuing | 1u)));
     if (queuing) n_queued += n_new;
-    const bool is_crowded = queues && n_set > GS_CROWDED;
-    for (u32 rest = __ballot_sync(GS_ALL_LANES, is_crowded); rest; rest &= rest - 1) {
+    const bool is_crowded = kCrowds && queues && n_set > GS_CROWDED;
+    for (u32 rest = kCrowds ? __ballot_sync(GS_ALL_LANES, is_crowded) : 0; rest; rest &= rest - 1) {
       const int source = __ffs((int)rest) - 1;
       queue_block(queue, __shfl_sync(GS_ALL_LANES, place, source), __shfl_sync(GS_ALL_LANES, first, source), words,
                   source);
