@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +68,9 @@ class EmulatedDevice:
         fetched: NDArray[Any] = array.copy()
         return fetched
 
+    def fetch_into(self, array: Any, into: NDArray[Any]) -> None:
+        into[:] = array
+
     def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
         return np.empty(length, dtype=dtype)
 
@@ -76,9 +80,6 @@ class EmulatedDevice:
                 into[:] = array
 
         return wait
-
-    def running_sum(self, array: Any) -> Any:
-        return np.cumsum(array, dtype=np.int64)
 
     def stable_order(self, keys: Any) -> Any:
         return np.argsort(keys, kind="stable")
@@ -97,6 +98,13 @@ def _of_its_types(name: str, kernel: Kernel, parameters: tuple[Parameter, ...]) 
         kernel(grid, block, args)
 
     return launch
+
+
+def of_files(source: str, files: Collection[str]) -> str:
+    """Return a module's source with the kernels of some ``.cu`` files only, by name: less to compile."""
+    parts = re.split(r'(?m)^(?=#line 1 ")', source)
+    names = [match[1] if (match := re.match(r'#line 1 "(\w+)\.cu"', part)) else "" for part in parts]
+    return "".join(part for part, name in zip(parts, names, strict=True) if not name or name in files)
 
 
 class SlowBus(EmulatedDevice):

@@ -1,7 +1,7 @@
 """What is measured: ceilings, scans beside peers and floors, producers, and the largest stores that fit.
 
 Times are nanoseconds. ``kernel`` and ``span`` are the device's own clock, CUDA events: around every
-kernel, sum and sort, added up; and from the first to the last of them, which is what can be told of a
+kernel and sort, added up; and from the first to the last of them, which is what can be told of a
 peer. ``wall`` is the caller's, with launches, looks at counters and the plan's transfer to the host.
 Everything is warm: each contestant ran once before.
 """

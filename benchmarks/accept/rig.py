@@ -186,7 +186,7 @@ class Laps:
 
 
 class TimedDevice:
-    """A device that says what each kernel, sum and sort took, while it is :meth:`watched`."""
+    """A device that says what each kernel and sort took, while it is :meth:`watched`."""
 
     def __init__(self, device: Device, clock: Clock) -> None:
         self._device = device
@@ -206,10 +206,6 @@ class TimedDevice:
             return lambda grid, block, args: self._lap(name, lambda: kernel(grid, block, args))
 
         return find_timed
-
-    def running_sum(self, array: Any) -> Any:
-        """Return the prefix sum, timed."""
-        return self._lap("cumsum", lambda: self._device.running_sum(array))
 
     def stable_order(self, keys: Any) -> Any:
         """Return the sorting permutation, timed."""

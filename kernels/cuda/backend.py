@@ -31,11 +31,12 @@ from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.launches import arguments_of, typed
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
+from gpuscan.kernels.cuda.workspace import Scratch, Stages, scratch_bytes
 from gpuscan.kernels.signatures import ARRAYS, Door, closed
 from gpuscan.records.formats import N_NODES_MAX
 
 WORKING_BYTES = 64 << 20
-"""What a store needs beside its arrays before the first plan: counts per target, edges, producers' items."""
+"""What a store needs beside its arrays before the first plan: counts per target, stages, producers' items."""
 _LOAD_BYTES = 16
 """What a thread reads at once where it reads records."""
 _COUNTING_BLOCKS = 2048
@@ -103,7 +104,11 @@ class CudaKernels:
         pages = layout.page_map
         with device.working():
             self.arrays = _allocate(layout, device)
+            self.scratch = Scratch(device, layout)
+            self.stages = Stages(device, layout.fmt.dtype)
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
+            self._last_mask = b""
+            self._nodes_of_mask = device.empty(N_NODES_MAX, np.uint8)
             self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
                 **{spec.name: getattr(self.arrays, spec.name) for spec in ARRAYS},
                 **typed(
@@ -119,6 +124,7 @@ class CudaKernels:
                 "pfn_end": device.upload(pages.extent_pfn_end),
                 "flat_offset": device.upload(pages.extent_flat_offset),
                 "node_flags": device.upload(layout.node_flags),
+                **self.scratch.given,
             }
 
     @contextmanager
@@ -134,10 +140,17 @@ class CudaKernels:
             yield
 
     def node_mask(self, mask: NDArray[np.uint8] | None) -> Any:
-        """Return which nodes are looked at, device uint8[1024]; every upload waits for the device."""
+        """Return which nodes are looked at, device uint8[1024], for launches that follow at once.
+
+        Kept from call to call: an upload waits for the device.
+        """
         if mask is None:
             return self._all_nodes
-        return self.device.upload(mask)
+        content = mask.tobytes()
+        if content != self._last_mask:
+            self.device.write(self._nodes_of_mask, mask)
+            self._last_mask = content
+        return self._nodes_of_mask
 
     def launch(self, kernel: str, n_threads: int, **given: Any) -> None:
         """Launch a kernel with at least ``n_threads`` threads.
@@ -334,6 +347,8 @@ class CudaKernels:
             self._own = {}
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
+            self.stages = Stages(self.device, self.layout.fmt.dtype)
+            del self.scratch, self._all_nodes, self._nodes_of_mask
 
 
 class HostBuffers:
@@ -369,7 +384,8 @@ def _counting_threads(n_reads: int) -> int:
 
 
 def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
-    needed, available = layout.n_bytes + WORKING_BYTES, device.free_bytes()
+    needed = layout.n_bytes + scratch_bytes(layout) + WORKING_BYTES
+    available = device.free_bytes()
     if needed > available:
         raise DeviceError(
             f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} "

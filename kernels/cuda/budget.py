@@ -36,14 +36,20 @@ class CudaKeyCounts:
         self._edges = _chunk_edges(lo, hi, n_targets)
         self._resume_flat = budget.resume_flat.copy()
         n_chunks = len(self._edges) - 1
+        self._node_mask = node_mask
         self._walked = {
-            "node_mask": kernels.node_mask(node_mask),
             "edges": device.upload(np.clip(self._edges, lo, hi)),
             "n_stretches": n_chunks,
             "now": budget.now,
         }
         counted = device.zeros(n_targets * n_keys, np.uint64)
-        kernels.launch("rank", 32 * n_chunks, **self._walked, pages_of_key=counted)
+        kernels.launch(
+            "rank",
+            32 * n_chunks,
+            node_mask=kernels.node_mask(node_mask),
+            **self._walked,
+            pages_of_key=counted,
+        )
         pages_of_key = device.fetch(counted).astype(np.int64).reshape(n_targets, n_keys)
         self.targets = np.flatnonzero(budget.limit_pages >= 0)
         self.pages_of_key = pages_of_key[self.targets]
@@ -59,6 +65,7 @@ class CudaKeyCounts:
             kernels.launch(
                 "rank_stretches",
                 32 * n_chunks,
+                node_mask=kernels.node_mask(self._node_mask),
                 **self._walked,
                 cut_key=device.upload(cut_key),
                 resume_flat=device.upload(self._resume_flat),

@@ -6,6 +6,7 @@
  */
 
 typedef unsigned char u8;
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
@@ -52,12 +53,39 @@ static __device__ __forceinline__ i64 stretch_id() {
 }
 
 /* Sum of the values of the lanes up to this one. All lanes. */
-static __device__ __forceinline__ u32 sum_up_to_lane(u32 value) {
+template <typename T>
+static __device__ __forceinline__ T sum_up_to_lane(T value) {
   for (u32 step = 1; step < GS_LANES; step <<= 1) {
-    const u32 other = __shfl_up_sync(GS_ALL_LANES, value, step);
+    const T other = __shfl_up_sync(GS_ALL_LANES, value, step);
     if (lane_id() >= step) value += other;
   }
   return value;
+}
+
+/* Sum of the values of the threads of the block up to this one; all of them in the last. warp_sums is T[GS_WARPS] in
+ * shared memory, which may be used again after a barrier. All threads. */
+template <typename T>
+static __device__ __forceinline__ T sum_up_to_thread(T value, T* warp_sums) {
+  const T up_to = sum_up_to_lane(value);
+  if (lane_id() == GS_LANES - 1) warp_sums[threadIdx.x >> 5] = up_to;
+  __syncthreads();
+  T before = 0;
+  for (u32 warp = 0; warp < threadIdx.x >> 5; ++warp) before += warp_sums[warp];
+  return before + up_to;
+}
+
+/* Whether this block is the last of the grid to come here; what the others wrote before is there for it then, past the
+ * first-level cache. No block waits for another. n_done is 0 before and afterwards. All threads. */
+static __device__ __forceinline__ bool is_last_block(u32* n_done) {
+  __shared__ u32 n_before;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) n_before = atomicAdd(n_done, 1u);
+  __syncthreads();
+  if (n_before != gridDim.x - 1) return false;
+  if (threadIdx.x == 0) atomicExch(n_done, 0u);
+  __threadfence();
+  return true;
 }
 
 /* Sum of the values of all lanes, in every lane. All lanes. */

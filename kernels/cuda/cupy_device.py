@@ -111,6 +111,10 @@ class CupyDevice:
         fetched: NDArray[Any] = array.get(stream=self._stream)
         return fetched
 
+    def fetch_into(self, array: Any, into: NDArray[Any]) -> None:
+        """Copy into pinned memory, and wait once."""
+        array.get(stream=self._stream, out=into)
+
     def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
         """Allocate pinned memory."""
         dtype = np.dtype(dtype)
@@ -141,11 +145,6 @@ class CupyDevice:
 
         kept = list(copies)
         return wait
-
-    def running_sum(self, array: Any) -> Any:
-        """Return the inclusive prefix sum."""
-        with self._allocating(2 * 8 * len(array)):
-            return self._cupy.cumsum(array, dtype=np.int64)
 
     def stable_order(self, keys: Any) -> Any:
         """Return the permutation that sorts; CuPy's argsort is Thrust's stable radix sort."""

@@ -1,4 +1,4 @@
-"""What the drivers ask of a device: memory, copies, two array operations, and kernels by name.
+"""What the drivers ask of a device: memory, copies, a sort, and kernels by name.
 
 The drivers know nothing else about it, so the same drivers and the same kernels run on
 CuPy (:mod:`gpuscan.kernels.cuda.cupy_device`) and wherever the tests execute them.
@@ -19,7 +19,7 @@ Kernel = Callable[[tuple[int], tuple[int], tuple[Any, ...]], None]
 class Device(Protocol):
     """A device that kernels run on. Arrays are one-dimensional, C-contiguous, aligned to 16 bytes or more.
 
-    Kernels, sums and copies that are begun inside :meth:`working` run one after the other.
+    Kernels, sorts and copies that are begun inside :meth:`working` run one after the other.
     """
 
     def describe(self) -> str:
@@ -62,6 +62,10 @@ class Device(Protocol):
         """Wait for what was begun, and return a copy in host memory; ``array`` may be a strided view."""
         ...
 
+    def fetch_into(self, array: Any, into: NDArray[Any]) -> None:
+        """Wait for what was begun, and copy an array into host memory of :meth:`host_empty`."""
+        ...
+
     def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
         """Allocate host memory that copies from the device are fast to (pinned)."""
         ...
@@ -73,10 +77,6 @@ class Device(Protocol):
             What waits for the copies, at its first call; may be called outside :meth:`working`, in any
             thread. It keeps both sides of every copy alive until then.
         """
-        ...
-
-    def running_sum(self, array: Any) -> Any:
-        """Return the inclusive prefix sum, int64."""
         ...
 
     def stable_order(self, keys: Any) -> Any:

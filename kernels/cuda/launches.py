@@ -9,7 +9,6 @@ nothing is swapped. A name means one thing, of one type, in all kernels. Those o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -37,15 +36,23 @@ ARRAY_TYPES: dict[str, str] = {
     "bitmap": "uint64",
     "n_set": "uint64",
     "taken": "uint8",
+    "section_counts": "uint32",
+    "block_counts": "uint16",
+    "cell_tallies": "uint64",
+    "cell_ends": "int64",
+    "n_done": "uint32",
+    "n_before": "int64",
+    "most_claims": "int64",
     "edges": "int64",
     "ends": "int64",
-    "n_candidates": "uint64",
     "totals": "uint64",
     "staged_offsets": "uint32",
     "staged_words": "record",
     "n_staged": "int64",
     "target_counts": "uint32",
-    "count_ends": "int64",
+    "target_totals": "uint64",
+    "places": "int64",
+    "plan_offsets": "int64",
     "plan_flats": "int64",
     "plan_words": "record",
     "pages_of_key": "uint64",
@@ -61,6 +68,16 @@ NUMBER_TYPES: dict[str, Any] = {
     "n_pages": np.int64,
     "n_words": np.int64,
     "n_stretches": np.int64,
+    "n_chunks": np.int64,
+    "n_walkers": np.int64,
+    "lo": np.int64,
+    "hi": np.int64,
+    "cell_shift": np.uint32,
+    "capacity": np.int64,
+    "of_candidate": np.int64,
+    "of_set": np.int64,
+    "of_wanted": np.int64,
+    "of_block": np.int64,
     "ordered": np.int32,
     "wants_outcomes": np.int32,
     "drop_top_tier": np.int32,
@@ -83,7 +100,10 @@ _PRODUCER = (
 _WALK = ("section_nid", "fixed_target", "n_targets", "node_mask", "edges", "n_stretches")
 _STAGE = ("staged_offsets", "staged_words", "n_staged")
 _CUTS = ("now", "cut_key", "resume_flat", *QUOTAS)
-_SCAN = (*_WALK, "ends", *_STAGE, "target_counts", "totals")
+_SCAN = (*_WALK, "ends", *_STAGE, "target_counts", "target_totals", "totals")
+_RANGE = ("lo", "hi")
+_COUNTS = ("section_counts", "block_counts", "cell_ends")
+_CUT = ("edges", "n_stretches", "ends", "n_staged", "target_totals", "totals")
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "resolve": ("eligible_bits", *_ORDERS, "section_nid", *_ITEMS, "drop_top_tier", "heads"),
@@ -100,9 +120,18 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "count_ready": ("records", "n_pages", "n_ready"),
     "count_bits": ("bitmap", "n_words", "n_set"),
     "popcounts": (
-        *("ready_bits", "block_bits", "section_nid", "node_mask", "edges", "n_stretches"),
-        *("n_candidates", "totals"),
+        *("ready_bits", "block_bits", "section_nid", "node_mask", *_RANGE, "n_walkers", "cell_shift"),
+        *("section_counts", "block_counts", "cell_tallies", "cell_ends", "n_done", "totals"),
     ),
+    "cut_stretches": (
+        *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "of_candidate", "of_set", "of_wanted", "of_block"),
+        *("n_targets", *_CUT),
+    ),
+    "fit_chunks": (
+        *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "n_targets", "most_claims", "n_before", *_CUT),
+        "n_done",
+    ),
+    "group": ("n_targets", "n_chunks", "target_counts", "target_totals", "places", "plan_offsets"),
     "scan_dense": (*_INDEX, *_SCAN),
     "scan_indexed": (*_INDEX, *_SCAN),
     "scan_dense_budget": (*_INDEX, *_ORDERS, *_SCAN, *_CUTS),
@@ -110,18 +139,15 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "undo": (*_INDEX, "edges", "n_stretches", "ends", *_STAGE),
     "scatter": (
         *("fixed_target", "n_targets", "edges", "n_stretches", "ends", *_STAGE),
-        *("target_counts", "count_ends", "plan_flats", "plan_words"),
+        *("places", "plan_flats", "plan_words"),
     ),
     "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
     "rank_stretches": (*_INDEX, *_ORDERS, *_WALK, *_CUTS),
 }
 """Parameters of each kernel, in the order of its signature."""
 
-_IN_ORDER = {kernel: itemgetter(*names) for kernel, names in PARAMETERS.items()}
-_TAKEN = {kernel: frozenset(names) for kernel, names in PARAMETERS.items()}
-_NUMBERS = {
-    kernel: tuple((name, NUMBER_TYPES[name]) for name in names if name in NUMBER_TYPES)
-    for kernel, names in PARAMETERS.items()
+_TYPED = {
+    kernel: tuple((name, NUMBER_TYPES.get(name)) for name in names) for kernel, names in PARAMETERS.items()
 }
 
 
@@ -141,15 +167,18 @@ def arguments_of(kernel: str, given: Mapping[str, Any], own: Mapping[str, Any]) 
     Raises:
         TypeError: something is missing, or given and not asked for.
     """
-    if not given.keys() <= _TAKEN[kernel]:
-        unknown = ", ".join(given.keys() - _TAKEN[kernel])
-        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
-    known = {**own, **given}
+    arguments: list[Any] = []
+    n_given = 0
     try:
-        for name, number_type in _NUMBERS[kernel]:
-            if name in given:
-                known[name] = number_type(known[name])
-        arguments: tuple[Any, ...] = _IN_ORDER[kernel](known)
+        for name, number_type in _TYPED[kernel]:
+            if name not in given:
+                arguments.append(own[name])
+                continue
+            n_given += 1
+            arguments.append(given[name] if number_type is None else number_type(given[name]))
     except KeyError as missing:
         raise TypeError(f"a launch of {kernel} lacks {missing.args[0]}") from None
-    return arguments
+    if n_given < len(given):
+        unknown = ", ".join(given.keys() - set(PARAMETERS[kernel]))
+        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
+    return tuple(arguments)

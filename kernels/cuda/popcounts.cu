@@ -1,38 +1,81 @@
-/* popcounts: candidates per stretch, counted in the index: ready bits under set block bits. What the path is
- * picked by, and what the room for claims is cut by. One warp per stretch; takes nothing. */
+/* popcounts: candidates of a range by section, block and cell, counted in the index: ready bits under set block bits.
+ * What the path is picked by, and what stretches are cut by. Takes nothing.
+ *
+ * A warp has sections that lie n_walkers apart, one a lane, so that a hot region is spread over many warps. The last
+ * block sums up the cells, and leaves their tallies at 0 for the next scan. */
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
-    popcounts(u64* ready_bits, u64* block_bits, const int* section_nid, const u8* node_mask, const i64* edges,
-              i64 n_stretches, u64* n_candidates, u64* totals) {
+    popcounts(u64* ready_bits, u64* block_bits, const int* section_nid, const u8* node_mask, i64 lo, i64 hi,
+              i64 n_walkers, u32 cell_shift, u32* section_counts, u16* block_counts, u64* cell_tallies,
+              i64* cell_ends, u32* n_done, u64* totals) {
+  __shared__ u32 candidates[GS_WARPS][GS_LANES];
+  __shared__ i64 warp_sums[3][GS_WARPS];
+  __shared__ i64 ended[3];
   Store store;
   store.ready_bits = ready_bits;
   store.block_bits = block_bits;
   store.section_nid = section_nid;
-  const i64 stretch = stretch_id();
-  if (stretch >= n_stretches) return;
-  const i64 lo = edges[stretch];
-  const i64 hi = edges[stretch + 1];
-  u32 n_wanted = 0;
-  u64 n_set_blocks = 0;
-  u64 n_ready = 0;
-  const i64 end_section = (hi + (1 << GS_SECTION_SHIFT) - 1) >> GS_SECTION_SHIFT;
-  for (i64 section = lo >> GS_SECTION_SHIFT; section < end_section; section += GS_LANES) {
-    u32 n_wanted_here;
-    const LaneBlocks group = set_blocks<false>(store, node_mask, lo, hi, section, &n_wanted_here);
-    n_wanted += n_wanted_here;
-    const u32 n_blocks = n_blocks_of(group);
-    n_set_blocks += n_blocks;
-    for (u32 first = 0; first < n_blocks; first += GS_LANES) {
-      const i64 first_word = first_word_of(group, first + lane_id());
-      u64 words[GS_WORDS_PER_BLOCK];
-      if (first_word >= 0) n_ready += load_ready_words<false>(store, first_word, words);
+  const Counts counts = {lo, hi, cell_shift, section_counts, block_counts, cell_ends};
+  const i64 first_section = first_section_of(counts);
+  const i64 n_sections = n_sections_of(counts);
+  u32* const of_lane = candidates[threadIdx.x >> 5];
+  for (i64 first = stretch_id(); first < n_sections && stretch_id() < n_walkers; first += GS_LANES * n_walkers) {
+    const i64 section = first + (i64)lane_id() * n_walkers;
+    u32 n_wanted;
+    const LaneBlocks group = set_blocks<false>(store, node_mask, lo, hi, first_section + section, &n_wanted);
+    of_lane[lane_id()] = 0;
+    if (group.blocks) {
+#pragma unroll
+      for (int i = 0; i < GS_SECTION_BLOCKS / 8; ++i)
+        ((uint4*)(block_counts + section * GS_SECTION_BLOCKS))[i] = make_uint4(0, 0, 0, 0);
     }
+    __syncwarp();
+    const u32 n_blocks = n_blocks_of(group);
+    for (u32 number = 0; number < n_blocks; number += GS_LANES) {
+      u32 source;
+      const int block = block_of(group, number + lane_id(), &source);
+      if (block >= 0) {
+        const i64 its_section = first + (i64)source * n_walkers;
+        const i64 first_word = ((first_section + its_section) << (GS_SECTION_SHIFT - 6)) + block * GS_WORDS_PER_BLOCK;
+        u64 words[GS_WORDS_PER_BLOCK];
+        const u32 n_ready = load_ready_words<false>(store, first_word, words);
+        block_counts[its_section * GS_SECTION_BLOCKS + block] = (u16)(GS_BLOCK_SET | n_ready);
+        if (n_ready) atomicAdd(of_lane + source, n_ready);
+      }
+    }
+    __syncwarp();
+    if (section < n_sections) {
+      const u32 packed = of_lane[lane_id()] | (u32)__popcll(group.blocks) << 16 | n_wanted << 24;
+      section_counts[section] = packed;
+      if (packed) atomicAdd(cell_tallies + (section >> cell_shift), tally_of_section(packed));
+    }
+    __syncwarp();
   }
-  n_ready = sum_of_warp(n_ready);
-  const u64 n_blocks_wanted = sum_of_warp(n_wanted);
-  if (lane_id() != 0) return;
-  n_candidates[stretch] = n_ready;
-  atomicAdd(totals + GS_TOTAL_CANDIDATES, n_ready);
-  atomicAdd(totals + GS_TOTAL_SET_BLOCKS, n_set_blocks);
-  atomicAdd(totals + GS_TOTAL_BLOCKS, n_blocks_wanted);
+  if (!is_last_block(n_done)) return;
+  const i64 n_cells = n_cells_of(counts);
+  if (threadIdx.x < 3) ended[threadIdx.x] = 0;
+  for (i64 first = 0; first < n_cells; first += GS_THREADS) {
+    const i64 cell = first + threadIdx.x;
+    const Counted none = {0, 0, 0, 0};
+    const Counted its = counted_with(none, cell < n_cells ? atomicExch(cell_tallies + cell, 0ull) : 0, 0);
+    const i64 parts[3] = {its.n_candidates, its.n_set, its.n_wanted};
+    i64 up_to[3];
+#pragma unroll
+    for (int part = 0; part < 3; ++part) up_to[part] = sum_up_to_thread(parts[part], warp_sums[part]);
+#pragma unroll
+    for (int part = 0; part < 3; ++part) {
+      up_to[part] += ended[part];
+      if (cell < n_cells) __stcg(cell_ends + part * n_cells + cell, up_to[part]);
+    }
+    __syncthreads();
+    if (threadIdx.x == GS_THREADS - 1) {
+      for (int part = 0; part < 3; ++part) ended[part] = up_to[part];
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) {
+    totals[GS_TOTAL_CANDIDATES] = (u64)ended[0];
+    totals[GS_TOTAL_SET_BLOCKS] = (u64)ended[1];
+    totals[GS_TOTAL_BLOCKS] = (u64)ended[2];
+  }
 }

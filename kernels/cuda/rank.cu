@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   u64 n_pages = 0;
   u64 n_bytes = 0;
   CountKeys count = {store, now, pages_of_key};
-  walk_index<false>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+  walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
                     &n_bytes, count);
 }
 
@@ -85,6 +85,6 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   const Cuts cuts = cuts_of_stretch(now, cut_key, resume_flat, above_pages, tie_pages_from, tie_pages_below,
                                     stretch, n_targets);
   CountSides count = {store, cuts};
-  walk_index<false>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+  walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
                     &n_bytes, count);
 }

@@ -8,7 +8,6 @@ chunk's quotas in flat order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,66 +16,19 @@ from numpy.typing import NDArray
 from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
 from gpuscan.kernels.cuda.launches import QUOTAS
 from gpuscan.kernels.cuda.source import WARPS, Total
+from gpuscan.kernels.cuda.stretches import cells_of, n_stretches_of, weights_of
 from gpuscan.kernels.cuda.transfer import Transfer
+from gpuscan.kernels.cuda.workspace import SMALL_PLAN, Stage
 from gpuscan.records.page_map import BLOCK_PAGES
 
 if TYPE_CHECKING:
     from gpuscan.kernels.cuda.backend import CudaKernels
 
-STRETCHES = 8192
-"""Stretches a range is cut into at most: 62 warps for each of an H100's 132 SMs. Its registers hold 48 of
-the dense scan at a time and 32 of the indexed one, so this is to be tuned where there is a GPU."""
-STRETCH_PAGES = 4096
-"""Pages of a stretch at least, and what longer ones are a multiple of."""
 _SECTOR_BYTES = 64
 """What looking at one candidate moves, in the sectors of its record and of its share of the ready words.
 Derived from the memory system's granularity, to be measured."""
-
-
-def stretch_edges(lo: int, hi: int) -> NDArray[np.int64]:
-    """Return int64[n_stretches + 1] that cut ``[lo, hi)``, not empty, into stretches."""
-    step = -(-(hi - lo) // (STRETCHES * STRETCH_PAGES)) * STRETCH_PAGES
-    return np.append(np.arange(lo, hi, step, dtype=np.int64), np.int64(hi))
-
-
-@dataclass(slots=True)
-class _Range:
-    """What a scan covers: edges of the stretches, and where each may stage.
-
-    Attributes:
-        hi: the cursor of the plan.
-        edges: device int64[n_stretches + 1].
-        ends: device int64[n_stretches], inclusive prefix sum of the rooms.
-        n_stretches, n_room: counts, ``n_room`` in folios over all.
-    """
-
-    hi: int
-    edges: Any
-    ends: Any
-    n_stretches: int
-    n_room: int
-
-    @property
-    def n_chunks(self) -> int:
-        return -(-self.n_stretches // WARPS)
-
-    def given(self) -> dict[str, Any]:
-        """Return what launches are given of it."""
-        return {"edges": self.edges, "n_stretches": self.n_stretches, "ends": self.ends}
-
-
-@dataclass(slots=True)
-class _Claims:
-    """What the scan kernel stages, on the device; see scan_dense.cu."""
-
-    offsets: Any
-    words: Any
-    n_staged: Any
-    counts: Any
-
-    def given(self) -> dict[str, Any]:
-        """Return what launches are given of the stage."""
-        return {"staged_offsets": self.offsets, "staged_words": self.words, "n_staged": self.n_staged}
+_BLOCK_WORD_BYTES = 8
+_NO_LIMIT = (1 << 63) - 1
 
 
 class Scan:
@@ -105,47 +57,44 @@ class Scan:
             raise
 
     def _launch(self) -> RawPlan:
-        request, device = self.request, self.device
+        request = self.request
         if request.lo == request.hi:
-            return self._empty_plan()
+            return self._empty_plan("the range is empty")
         node_mask = self.kernels.node_mask(request.node_mask)
-        edges = self._edges()
-        edges_there = device.upload(edges)
-        totals = device.zeros(len(Total), np.uint64)
-        n_candidates = self._count(edges_there, node_mask, totals)
-        counted = device.fetch(totals)
-        path, why = self._choose_path(counted)
-        covered = self._fit(edges, edges_there, node_mask, n_candidates, int(counted[Total.CANDIDATES]))
-        claims, quotas = self._claim(path, covered, node_mask, totals)
-        return self._group(path, why, covered, claims, quotas, totals)
-
-    def _edges(self) -> NDArray[np.int64]:
-        lo, hi = self.request.lo, self.request.hi
-        return stretch_edges(lo, hi) if self.cuts is None else np.clip(self.cuts.chunk_edges, lo, hi)
-
-    def _count(self, edges: Any, node_mask: Any, totals: Any) -> Any:
-        """Return candidates per stretch, device uint64[n_stretches]; ``edges`` are on the device."""
-        n_stretches = len(edges) - 1
-        n_candidates = self.device.empty(n_stretches, np.uint64)
-        self.kernels.launch(
-            "popcounts",
-            32 * n_stretches,
-            node_mask=node_mask,
-            edges=edges,
-            n_stretches=n_stretches,
-            n_candidates=n_candidates,
-            totals=totals,
+        totals, counts = self._count(node_mask)
+        path, why = self._choose_path(totals)
+        if path == "indexed" and totals[Total.SET_BLOCKS] == 0:
+            # What is marked from now on comes with the next scan.
+            return self._empty_plan(why, n_bytes=_BLOCK_WORD_BYTES * self.n_sections)
+        stage = self.kernels.stages.take()
+        cuts = {} if self.cuts is None else _uploaded(self.device.upload, self.cuts)
+        n_stretches, n_room = (
+            self._cut(path, stage, totals, counts)
+            if self.cuts is None
+            else self._fit(self.cuts, stage, totals, counts)
         )
-        return n_candidates
+        self._claim(path, stage.with_room(n_room), n_stretches, node_mask, cuts)
+        return self._group(path, why, stage, n_stretches, n_room, [cuts[name] for name in QUOTAS if cuts])
 
-    def _choose_path(self, counted: NDArray[np.uint64]) -> tuple[Literal["dense", "indexed"], str]:
+    def _count(self, node_mask: Any) -> tuple[list[int], dict[str, int]]:
+        """Count candidates; return the totals, and what launches are given of how."""
+        lo, hi = self.request.lo, self.request.hi
+        cells = cells_of(lo, hi)
+        self.n_sections = cells.n_sections
+        counts = {"lo": lo, "hi": hi, "cell_shift": cells.shift}
+        self.kernels.launch(
+            "popcounts", 32 * cells.n_walkers, node_mask=node_mask, n_walkers=cells.n_walkers, **counts
+        )
+        return self.kernels.scratch.report.fetch_totals(), counts
+
+    def _choose_path(self, totals: list[int]) -> tuple[Literal["dense", "indexed"], str]:
         asked = self.request.path
         if asked != "auto":
             return asked, "as asked"
-        n_set_blocks, n_blocks = int(counted[Total.SET_BLOCKS]), int(counted[Total.BLOCKS])
+        n_set_blocks, n_blocks = totals[Total.SET_BLOCKS], totals[Total.BLOCKS]
         if 2 * n_set_blocks <= n_blocks:
             return "indexed", f"{n_set_blocks} of {n_blocks} blocks have candidates"
-        density = int(counted[Total.CANDIDATES]) / (n_blocks * BLOCK_PAGES)
+        density = totals[Total.CANDIDATES] / (n_blocks * BLOCK_PAGES)
         crossover = self.layout.fmt.n_bytes / _SECTOR_BYTES
         if density > crossover:
             return (
@@ -157,127 +106,138 @@ class Scan:
             f"{density:.2%} of the pages are candidates; up to {crossover:.1%} the bits are followed",
         )
 
-    def _fit(
-        self,
-        edges: NDArray[np.int64],
-        edges_there: Any,
-        node_mask: Any,
-        n_candidates: Any,
-        n_all_candidates: int,
-    ) -> _Range:
-        """Give every stretch room for its candidates; shorten the range so that they fit the plan.
+    def _cut(self, path: str, stage: Stage, totals: list[int], counts: dict[str, int]) -> tuple[int, int]:
+        """Cut the range into stretches; return how many, and the room that all of them have, in folios.
 
-        ``edges_there`` is ``edges`` on the device.
-
-        What producers add after this count finds no room: it stays READY, and indexed.
+        Every stretch has room for its candidates; the range ends where they no longer fit the plan. What
+        producers add after the count finds no room: it stays READY, and indexed.
         """
-        device, capacity, n_stretches = self.device, self.request.capacity, len(edges) - 1
-        if self.cuts is None and n_all_candidates <= capacity:
-            ends = device.running_sum(n_candidates)
-            return _Range(self.request.hi, edges_there, ends, n_stretches, n_all_candidates)
-        rooms = device.fetch(n_candidates).astype(np.int64)
-        most = None if self.cuts is None else _most_claims(self.cuts)
-        if most is not None:
-            rooms = np.minimum(rooms, most)
-        ends_host = np.cumsum(rooms)
-        if ends_host[-1] > capacity:
-            last = int(np.searchsorted(ends_host, capacity, side="right"))
-            before = int(ends_host[last - 1]) if last else 0
-            blocks = np.arange(edges[last], edges[last + 1] + 1, BLOCK_PAGES, dtype=np.int64)
-            counts = self._count(device.upload(blocks), node_mask, device.zeros(len(Total), np.uint64))
-            upto = np.concatenate(([0], np.cumsum(device.fetch(counts).astype(np.int64))))
-            n_blocks = int(np.searchsorted(upto, capacity - before, side="right")) - 1
-            edges = np.append(edges[: last + 1], blocks[n_blocks])
-            ends_host = np.append(ends_host[:last], before + min(int(rooms[last]), int(upto[n_blocks])))
-            edges_there = device.upload(edges)
-        return _Range(
-            int(edges[-1]), edges_there, device.upload(ends_host), len(edges) - 1, int(ends_host[-1])
+        lo, hi, capacity = self.request.lo, self.request.hi, self.request.capacity
+        n_stretches, n_candidates = n_stretches_of(lo, hi), totals[Total.CANDIDATES]
+        n_blocks = (hi - lo) // BLOCK_PAGES
+        weights = weights_of(
+            path, self.layout.fmt, n_candidates, totals[Total.SET_BLOCKS], n_blocks, n_stretches
+        )
+        self._launch_cut("cut_stretches", stage, n_stretches, **counts, **weights)
+        return n_stretches, min(n_candidates, capacity)
+
+    def _fit(self, cuts: Cutoffs, stage: Stage, totals: list[int], counts: dict[str, int]) -> tuple[int, int]:
+        """Give a budget's chunks room, and shorten the range, as :meth:`_cut` does."""
+        device = self.device
+        edges = np.clip(cuts.chunk_edges, self.request.lo, self.request.hi)
+        n_stretches = len(edges) - 1
+        device.write(stage.with_stretches(n_stretches).edges[: n_stretches + 1], edges)
+        most = _most_claims(cuts)
+        self._launch_cut(
+            "fit_chunks",
+            stage,
+            n_stretches,
+            **counts,
+            most_claims=device.upload(most),
+            n_before=self.kernels.scratch.n_before(n_stretches),
+        )
+        return n_stretches, min(totals[Total.CANDIDATES], self.request.capacity)
+
+    def _launch_cut(self, kernel: str, stage: Stage, n_stretches: int, **given: Any) -> None:
+        self.kernels.launch(
+            kernel,
+            32 * (n_stretches + 1),
+            capacity=min(self.request.capacity, self.layout.n_pages),
+            edges=stage.edges,
+            n_stretches=n_stretches,
+            ends=stage.given["ends"],
+            n_staged=stage.given["n_staged"],
+            **given,
         )
 
-    def _claim(self, path: str, covered: _Range, node_mask: Any, totals: Any) -> tuple[_Claims, list[Any]]:
-        """Return the claims, and the quotas left, on the device; none without a budget."""
-        device = self.device
-        n_targets, word_type = self.layout.n_targets, self.layout.fmt.dtype
-        claims = _Claims(
-            device.empty(max(1, covered.n_room), np.uint32),
-            device.empty(max(1, covered.n_room), word_type),
-            device.zeros(covered.n_stretches, np.int64),
-            device.empty(n_targets * covered.n_chunks, np.uint32),
-        )
-        cuts = {} if self.cuts is None else _uploaded(device.upload, self.cuts)
-        self.undo = lambda: self._undo(covered, claims)
+    def _claim(self, path: str, stage: Stage, n_stretches: int, node_mask: Any, cuts: dict[str, Any]) -> None:
+        target_counts, _ = self.kernels.scratch.columns(_n_chunks(n_stretches))
+        self.undo = lambda: self._undo(stage, n_stretches)
         self.kernels.launch(
             f"scan_{path}" + "_budget" * bool(cuts),
-            32 * covered.n_stretches,
+            32 * n_stretches,
             node_mask=node_mask,
-            **covered.given(),
-            **claims.given(),
-            target_counts=claims.counts,
-            totals=totals,
+            n_stretches=n_stretches,
+            target_counts=target_counts,
+            **stage.given,
             **cuts,
         )
-        return claims, [cuts[name] for name in QUOTAS if cuts]
 
-    def _undo(self, covered: _Range, claims: _Claims) -> None:
+    def _undo(self, stage: Stage, n_stretches: int) -> None:
         with self.kernels.working():
-            self.kernels.launch("undo", 32 * covered.n_stretches, **covered.given(), **claims.given())
+            self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given)
 
     def _group(
         self,
         path: Literal["dense", "indexed"],
         why: str,
-        covered: _Range,
-        claims: _Claims,
+        stage: Stage,
+        n_stretches: int,
+        n_room: int,
         quotas: list[Any],
-        totals: Any,
     ) -> RawPlan:
-        """Scatter the claims: an inclusive prefix sum over (target, chunk), then stable copies."""
-        device, n_targets = self.device, self.layout.n_targets
-        count_ends = device.running_sum(claims.counts)
-        flats = device.empty(max(1, covered.n_room), np.int64)
-        words = device.empty(max(1, covered.n_room), self.layout.fmt.dtype)
+        """Find the places of the claims, scatter them there, and begin to fetch them."""
+        device, scratch = self.device, self.kernels.scratch
+        report = scratch.report
+        is_small = n_room <= SMALL_PLAN
+        flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
+        n_chunks = _n_chunks(n_stretches)
+        target_counts, places = scratch.columns(n_chunks)
+        self.kernels.launch(
+            "group",
+            32 * self.layout.n_targets,
+            n_chunks=n_chunks,
+            target_counts=target_counts,
+            places=places,
+        )
         self.kernels.launch(
             "scatter",
-            32 * covered.n_stretches,
-            **covered.given(),
-            **claims.given(),
-            target_counts=claims.counts,
-            count_ends=count_ends,
+            32 * n_stretches,
+            n_stretches=n_stretches,
+            places=places,
             plan_flats=flats,
             plan_words=words,
+            **stage.given,
         )
-        offsets = np.zeros(n_targets + 1, dtype=np.int64)
-        offsets[1:] = device.fetch(count_ends[covered.n_chunks - 1 :: covered.n_chunks])
-        counted = device.fetch(totals)
+        totals, offsets = report.fetch(has_plan=is_small)
         left = [device.fetch(quota) for quota in quotas]
         n_claims = int(offsets[-1])
-        buffers = self.kernels.host_buffers
-        plan_flats, plan_words = buffers.take(n_claims)
-        finish = device.fetch_beside(
-            [(flats[:n_claims], plan_flats[:n_claims]), (words[:n_claims], plan_words[:n_claims])]
-        )
-        transfer = Transfer(finish, lambda: self._undo(covered, claims))
+        if is_small:
+            plan_flats, plan_words = report.plan(n_claims)
+            transfer = None
+            self.kernels.stages.give(stage)
+            self.undo = None
+        else:
+            buffers = self.kernels.host_buffers
+            plan_flats, plan_words = buffers.take(n_claims)
+            finish = device.fetch_beside(
+                [(flats[:n_claims], plan_flats[:n_claims]), (words[:n_claims], plan_words[:n_claims])]
+            )
+            transfer = Transfer(
+                finish, lambda: self._undo(stage, n_stretches), lambda: self.kernels.stages.give(stage)
+            )
         plan = RawPlan(
             offsets=offsets,
             flat=plan_flats[:n_claims],
             words=plan_words[:n_claims],
-            cursor=covered.hi,
+            cursor=totals[Total.CURSOR],
             path=path,
             why=why,
-            examined_pages=int(counted[Total.PAGES]),
-            examined_bytes=int(counted[Total.BYTES]),
-            n_unknown_target=int(counted[Total.UNKNOWN]),
-            arrive=transfer.arrive,
-            on_recycle=lambda: buffers.give(plan_flats, plan_words),
+            examined_pages=totals[Total.PAGES],
+            examined_bytes=totals[Total.BYTES],
+            n_unknown_target=totals[Total.UNKNOWN],
+            arrive=None if transfer is None else transfer.arrive,
+            on_recycle=None if transfer is None else lambda: buffers.give(plan_flats, plan_words),
         )
-        transfer.keep_until_over(plan)
+        if transfer is not None:
+            transfer.keep_until_over(plan)
         # Now, since the next scan may want them; should the transfer fail, a budget is underfilled.
         if self.cuts is not None:
             for mine, after in zip(self.cuts.quotas, left, strict=True):
                 mine[:] = _whole(mine, after)
         return plan
 
-    def _empty_plan(self) -> RawPlan:
+    def _empty_plan(self, why: str, n_bytes: int = 0) -> RawPlan:
         path: Literal["dense", "indexed"] = "dense" if self.request.path == "dense" else "indexed"
         return RawPlan(
             offsets=np.zeros(self.layout.n_targets + 1, dtype=np.int64),
@@ -285,10 +245,14 @@ class Scan:
             words=np.zeros(0, dtype=self.layout.fmt.dtype),
             cursor=self.request.hi,
             path=path,
-            why="as asked" if self.request.path == path else "the range is empty",
+            why="as asked" if self.request.path == path else why,
             examined_pages=0,
-            examined_bytes=0,
+            examined_bytes=n_bytes,
         )
+
+
+def _n_chunks(n_stretches: int) -> int:
+    return -(-n_stretches // WARPS)
 
 
 def _whole(mine: NDArray[np.int64], after: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -306,9 +270,9 @@ def _uploaded(upload: Callable[[NDArray[Any]], Any], cuts: Cutoffs) -> dict[str,
     }
 
 
-def _most_claims(cuts: Cutoffs) -> NDArray[np.int64] | None:
-    """Return the most folios each chunk can give, int64[n_chunks]; None where a target has no limit."""
+def _most_claims(cuts: Cutoffs) -> NDArray[np.int64]:
+    """Return the most folios each chunk can give, int64[n_chunks]; no limit where a target has none."""
     if bool((cuts.cut_key < 0).any()):
-        return None
+        return np.full(len(cuts.chunk_edges) - 1, _NO_LIMIT)
     most: NDArray[np.int64] = np.sum([quota.sum(axis=1) for quota in cuts.quotas], axis=0)
     return most

@@ -157,7 +157,8 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_DENSE_BLOCKS_PER_SM)
     scan_dense(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
-               u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals) {
+               u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
+               u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
   __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
   Store store;
@@ -178,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_DENSE_BLOCKS_PER_SM)
                               queues[threadIdx.x >> 5], stage, &n_pages, &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
-  write_histogram(histogram, n_targets, target_counts);
+  write_histogram(histogram, n_targets, target_counts, target_totals);
 }
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
@@ -186,7 +187,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
                       int has_large_folios,
                       const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                       const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
-                      record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals, u32 now,
+                      record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
+               u64* totals, u32 now,
                       const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
                       u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
@@ -212,5 +214,5 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
                              stage, &n_pages, &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
-  write_histogram(histogram, n_targets, target_counts);
+  write_histogram(histogram, n_targets, target_counts, target_totals);
 }

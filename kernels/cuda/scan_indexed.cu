@@ -4,7 +4,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid,
                  int fixed_target,
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
-                 u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals) {
+                 u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
+               u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
   __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   Store store;
@@ -22,11 +23,11 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     u64 n_bytes = 0;
     Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
     Claim<false> claim = {store, no_cuts, stage};
-    walk_index<true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+    walk_index<true, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
                      &n_bytes, claim);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
-  write_histogram(histogram, n_targets, target_counts);
+  write_histogram(histogram, n_targets, target_counts, target_totals);
 }
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
@@ -34,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
                         int has_large_folios,
                         const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
                         const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
-                        record_t* staged_words, i64* n_staged, u32* target_counts, u64* totals, u32 now,
+                        record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
+               u64* totals, u32 now,
                         const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
                         u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
@@ -57,9 +59,9 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     const Cuts cuts = cuts_of_stretch(now, cut_key, resume_flat, above_pages, tie_pages_from, tie_pages_below,
                                       stretch, n_targets);
     Claim<true> claim = {store, cuts, stage};
-    walk_index<true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
+    walk_index<true, false>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
                      &n_bytes, claim);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
   }
-  write_histogram(histogram, n_targets, target_counts);
+  write_histogram(histogram, n_targets, target_counts, target_totals);
 }

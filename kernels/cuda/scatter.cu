@@ -1,12 +1,12 @@
 /* scatter: staged claims to their target's place in the plan, flat order kept.
  *
- * One block per chunk, one warp per stretch. The block's place in every group comes from the prefix sum over
- * (target, chunk); that of a warp, from what the warps before it staged; that of a lane, from the lanes below. */
+ * One block per chunk, one warp per stretch. The block's place in every group is what `group` summed up; that of a
+ * warp comes from what the warps before it staged; that of a lane, from the lanes below. */
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     scatter(int fixed_target, u32 n_targets, const i64* edges, i64 n_stretches, const i64* ends,
             const u32* staged_offsets, const record_t* staged_words, const i64* n_staged,
-            const u32* target_counts, const i64* count_ends, i64* plan_flats, record_t* plan_words) {
+            const i64* places, i64* plan_flats, record_t* plan_words) {
   __shared__ u32 next[GS_WARPS][GS_N_NODES_MAX];
   __shared__ int any_staged;
   Store store;
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     if (has_claim) {
       if ((peers & lanes_below()) == 0) next[warp][target] += (u32)__popc(peers);
       const i64 column = (i64)target * gridDim.x + blockIdx.x;
-      const i64 place = count_ends[column] - target_counts[column] + place_in_chunk;
+      const i64 place = places[column] + place_in_chunk;
       plan_flats[place] = edges[stretch] + staged_offsets[from];
       plan_words[place] = word;
     }

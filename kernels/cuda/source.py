@@ -25,7 +25,10 @@ WARPS = 8
 """Warps of a thread block; each works on one stretch."""
 THREADS = 32 * WARPS
 
-_SHARED = ("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "queue.cuh", "walk.cuh", "stretch.cuh")
+_SHARED = (
+    *("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "queue.cuh", "walk.cuh"),
+    *("counts.cuh", "stretch.cuh"),
+)
 _FOLDER = Path(__file__).parent
 
 
@@ -35,9 +38,10 @@ class Total(IntEnum):
     CANDIDATES = 0
     SET_BLOCKS = 1
     BLOCKS = 2
-    PAGES = 3
-    BYTES = 4
-    UNKNOWN = 5
+    CURSOR = 3
+    PAGES = 4
+    BYTES = 5
+    UNKNOWN = 6
 
 
 def kernel_source(fmt: RecordFormat, *, exclusive: bool) -> str:

@@ -30,9 +30,23 @@ static __device__ __forceinline__ void close_stage(const Stage& stage, i64 stret
   if (stage.n_unknown) atomicAdd(totals + GS_TOTAL_UNKNOWN, (u64)stage.n_unknown);
 }
 
-/* Write this block's column of counts, u32[n_targets][n_chunks]. All threads. */
-static __device__ __forceinline__ void write_histogram(const u32* histogram, u32 n_targets, u32* counts) {
+/* Set to 0 what a scan counts in, where it is told how much it claims of each target and reads. All threads. */
+static __device__ __forceinline__ void clear_scan_totals(u32 n_targets, u64* target_totals, u64* totals) {
+  if (blockIdx.x != 0) return;
+  for (u32 target = threadIdx.x; target < n_targets; target += GS_THREADS) target_totals[target] = 0;
+  if (threadIdx.x == 0) {
+    totals[GS_TOTAL_PAGES] = 0;
+    totals[GS_TOTAL_BYTES] = 0;
+    totals[GS_TOTAL_UNKNOWN] = 0;
+  }
+}
+
+/* Write this block's column of counts, u32[n_targets][n_chunks], and add it to the scan's. All threads. */
+static __device__ __forceinline__ void write_histogram(const u32* histogram, u32 n_targets, u32* counts,
+                                                       u64* target_totals) {
   __syncthreads();
-  for (u32 target = threadIdx.x; target < n_targets; target += GS_THREADS)
+  for (u32 target = threadIdx.x; target < n_targets; target += GS_THREADS) {
     counts[(i64)target * gridDim.x + blockIdx.x] = histogram[target];
+    if (histogram[target]) atomicAdd(target_totals + target, (u64)histogram[target]);
+  }
 }

@@ -16,11 +16,15 @@ class Transfer:
     Args:
         finish: waits for the copy, and keeps what it reads and writes until it is over.
         undo: puts the claims of the plan back.
+        give: takes back what the plan was copied from, and its claims, once both are there.
     """
 
-    def __init__(self, finish: Callable[[], None], undo: Callable[[], None]) -> None:
+    def __init__(
+        self, finish: Callable[[], None], undo: Callable[[], None], give: Callable[[], None]
+    ) -> None:
         self._finish: Callable[[], None] | None = finish
         self._undo: Callable[[], None] | None = undo
+        self._give: Callable[[], None] | None = give
         self._is_lost = False
         self._lock = threading.Lock()
 
@@ -42,7 +46,7 @@ class Transfer:
                     self._undo()
                 raise
             finally:
-                self._undo = None  # and with it the claims on the device
+                self._undo = self._give = None  # and with it the claims on the device
 
     def keep_until_over(self, plan: RawPlan) -> None:
         """Wait for the copy when ``plan`` goes unread: the memory it uses must not be given away before."""
@@ -56,3 +60,5 @@ class Transfer:
         if self._finish is not None:
             self._finish()
             self._finish = None
+            if self._give is not None:
+                self._give()

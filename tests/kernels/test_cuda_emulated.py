@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulated import EmulatedDevice, SlowBus, emulated_backend
+from emulated import EmulatedDevice, SlowBus, emulated_backend, of_files
 from emulator.loader import Build, EmulatedModule, EmulatorError
 from emulator.presence import need
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
@@ -115,12 +114,9 @@ class SabotagedDevice(EmulatedDevice):
 
     def compile(self, source: str) -> Callable[[str], Kernel]:
         need(self.build)
-        parts = re.split(r'(?m)^(?=#line 1 ")', source)
-        names = [match[1] if (match := re.match(r'#line 1 "(\w+)\.cu"', part)) else "" for part in parts]
-        kept = "".join(
-            part for part, name in zip(parts, names, strict=True) if not name or name in self.files
-        )
-        assert kept.count(self.line) == 1
+        kept = of_files(source, self.files)
+        if kept.count(self.line) != 1:  # no assertion: a check that fails is what the tests below wait for
+            raise ValueError(f"{self.line!r} stands {kept.count(self.line)} times in the sources, not once")
         changed = kept.replace(self.line, self.instead)
         find: Callable[[str], Kernel] = EmulatedModule(changed, (), self.build, self.seed).get_function
         return find
@@ -171,6 +167,26 @@ def plans_are_in_order(backend: Any) -> None:
     assert_same_plan(kernels.scan(request), reference.scan(request))
 
 
+def full_blocks_are_in_order(backend: Any) -> None:
+    layout = LAYOUT
+    stores = [backend.open(layout), ReferenceBackend().open(layout)]
+    arrays = random_store(layout, Filling(1e-3, full_blocks=20), np.random.default_rng(1))
+    for kernels in stores:
+        kernels.load(arrays)
+    assert_same_plan(*(kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, "indexed")) for kernels in stores))
+
+
+def stores_of_many_cells_are_counted(backend: Any) -> None:
+    """Cut at a capacity inside the range, counted by several blocks."""
+    layout = plain_layout(n_sections=20)
+    stores = [backend.open(layout), ReferenceBackend().open(layout)]
+    arrays = random_store(layout, Filling(1e-3), np.random.default_rng(1))
+    for kernels in stores:
+        kernels.load(arrays)
+    request = ScanRequest(512, layout.n_pages, 700, "indexed")
+    assert_same_plan(*(kernels.scan(request) for kernels in stores))
+
+
 def far_pages_are_found(backend: Any) -> None:
     n_pages = (1 << 32) + SECTION_PAGES
     kernels = backend.open(layout_of([Extent(0, n_pages, 1, 0)], "pghot-compact"))
@@ -188,7 +204,7 @@ def neighbours_of_a_byte_stay(backend: Any) -> None:
     assert kernels.count_ready() == layout.n_pages * 3 // 4
 
 
-INDEXED = {"popcounts", "scan_indexed", "scatter"}
+INDEXED = {"popcounts", "cut_stretches", "scan_indexed", "group", "scatter"}
 PRODUCED = {"resolve", "request", "set_eligible"}
 FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     "request does not index": (
@@ -228,17 +244,45 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     ),
     "the queue is read before it is written": (
         plans_are_in_order,
-        "    if (queuing) n_queued += n_new;\n    __syncwarp();\n",
-        "    if (queuing) n_queued += n_new;\n",
+        "    n_set = queues ? 0 : n_set;\n    __syncwarp();\n",
+        "    n_set = queues ? 0 : n_set;\n",
         INDEXED,
         "tsan",
     ),
     "the queue is too short": (
         plans_are_in_order,
-        "queues = n_set > 0 && n_queued + n_up_to <= GS_QUEUE",
+        "queues = n_set > 0 && n_queued + n_up_to <= GS_WALK_QUEUE",
         "queues = n_set > 0",
         INDEXED,
         "asan",
+    ),
+    "a stretch has less room than candidates": (
+        plans_are_in_order,
+        "ends[number - 1] = edge.before.n_candidates;",
+        "ends[number - 1] = edge.before.n_candidates - 64 * number;",
+        INDEXED,
+        "fast",
+    ),
+    "a chunk of claims begins where its target does": (
+        plans_are_in_order,
+        "places[column] = place + (i64)(up_to - n_claims);",
+        "places[column] = place;",
+        INDEXED,
+        "fast",
+    ),
+    "the cells are summed up by every block": (
+        stores_of_many_cells_are_counted,
+        "  if (n_before != gridDim.x - 1) return false;\n",
+        "",
+        INDEXED | {"count_ready"},
+        "fast",
+    ),
+    "a crowded block is queued from its end": (
+        full_blocks_are_in_order,
+        "(u32)__popc(bits & lanes_below())",
+        "(u32)__popc(bits & ~lanes_below()) - 1",
+        INDEXED,
+        "fast",
     ),
     "a 32-bit page index": (
         far_pages_are_found,
@@ -257,7 +301,13 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
 }
 
 
-@pytest.mark.parametrize("fault", list(FAULTS))
+_COMPILED_LATE = ("a stretch has less room than candidates", "the cells are summed up by every block")
+"""Each fault is a compilation of one to two seconds; these wait for the slow suite."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=SLOW if each in _COMPILED_LATE else ()) for each in FAULTS]
+)
 def test_a_planted_bug_is_found(fault: str) -> None:
     check, line, instead, files, build = FAULTS[fault]
     check(emulated_backend(build="fast", seed=2))
@@ -277,7 +327,7 @@ def test_claims_go_back_when_the_plan_is_lost(error: type[BaseException], path: 
     cuts = kernels.rank(budget, 0, N_PAGES)
     quotas = [cuts.above_pages.copy(), cuts.tie_pages_from.copy(), cuts.tie_pages_below.copy()]
 
-    def fail(_copies: Any) -> Callable[[], None]:
+    def fail(*_copies: Any) -> Callable[[], None]:
         assert kernels.count_ready() < int((arrays.records & 1).sum()), "nothing was claimed"
         raise error("on purpose")
 
@@ -300,17 +350,16 @@ def test_pages_marked_after_the_count_find_no_room(
 ) -> None:
     kernels, _ = filled(emulated_backend(exclusive=exclusive), 1e-2)
     ready = kernels.count_ready()
-    fit = Scan._fit
+    claim = Scan._claim
 
-    def late(self: Scan, *args: Any) -> Any:
-        covered = fit(self, *args)
+    def late(self: Scan, *args: Any) -> None:
         pfns = np.arange(0, N_PAGES, 7)
         nids = np.full(len(pfns), 3, dtype=np.int32)
         begun.append(int(kernels.request(pfns, nids, NONE)[Outcome.ACCEPTED]))
-        return covered
+        claim(self, *args)
 
     begun: list[int] = []
-    monkeypatch.setattr(Scan, "_fit", late)
+    monkeypatch.setattr(Scan, "_claim", late)
     plan = kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, path))
     assert begun[0] > 1000
     assert 0 < len(plan.flat) <= ready + 100  # a stale bit's place may go to a late page

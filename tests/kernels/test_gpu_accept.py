@@ -242,10 +242,10 @@ def test_kernels_are_timed(rig: EmulatedRig) -> None:
     with device.watched() as laps:
         drain(kernels, "dense", n_ready)
     wall_ns = time.perf_counter_ns() - started
-    assert {"popcounts", "scan_dense", "scatter", "cumsum"} <= set(laps.by_kernel)
+    assert {"popcounts", "cut_stretches", "scan_dense", "group", "scatter"} <= set(laps.by_kernel)
     assert 0 < laps.kernel_ns <= laps.span_ns <= wall_ns
     drain(kernels, "dense", n_ready)
-    assert laps.by_kernel.keys() == {"popcounts", "scan_dense", "scatter", "cumsum"}
+    assert laps.by_kernel.keys() == {"popcounts", "cut_stretches", "scan_dense", "group", "scatter"}
 
 
 SANITIZER = """#!/bin/sh

@@ -149,6 +149,9 @@ def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
     kernels.count_index()
     kernels.take_active()
     kernels.discard(flats)
+    many = np.arange(1000)  # of a plan that is fetched beside the next scan
+    kernels.set_eligible(many, True)
+    kernels.request(kernels.layout.page_map.pfn_of_flat(many), np.ones(1000, dtype=np.int32), NONE)
     device.fetch_beside = _broken  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="no copy"):
         kernels.scan(ScanRequest(0, n_pages, n_pages))
