@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpuscan.base.errors import InputError
+from gpuscan.files.reading import UnfitError, check_room, first_line, open_file
 from gpuscan.files.writing import create
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_FOOTER_BYTES_MAX = 64 << 20
+_FOOTER_ITEMS_MAX = 1 << 20
+"""Of Thrift lists: row groups and their columns."""
 
 
 def create_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
@@ -27,3 +34,65 @@ def create_table(path: Path, table: pa.Table, compression: str = "zstd") -> None
     pq.write_table(table, made, compression=compression)
     with create(path) as file:
         file.write(made.getvalue())
+
+
+def read_table(path: Path, columns: pa.Schema | None, row_bytes: int, what: str) -> pa.Table:
+    """Return the rows of a Parquet file that gpuscan wrote; its schema has the file's metadata.
+
+    What the file says of itself is looked at first: its columns, and how many rows they have. The decoding is
+    Arrow's, which reads through one door: what its metadata objects say of columns can end the process
+    (an exception where none is caught, Arrow 26). docs/files.md has what that leaves.
+
+    Args:
+        path: the file.
+        columns: all that it has; None: any numbers and texts.
+        row_bytes: of all columns, at most.
+        what: it should be: ``plan`` for a plan.parquet.
+
+    Raises:
+        InputError: it is not one, is cut short, or larger than memory allows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    foreign = f"{path} was not written by gpuscan; give a {what}.parquet of gpuscan"
+    try:
+        with (
+            os.fdopen(open_file(path), "rb") as file,
+            pq.ParquetFile(
+                file,
+                thrift_string_size_limit=_FOOTER_BYTES_MAX,
+                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
+            ) as parquet,
+        ):
+            schema, n_rows = parquet.schema_arrow, parquet.metadata.num_rows
+            if columns is not None and not schema.remove_metadata().equals(columns):
+                raise InputError(foreign)
+            check_room(n_rows * row_bytes)
+            table = parquet.read(use_threads=False)
+            table.validate(full=True)
+    except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
+        why = f"is not a readable {what} file ({first_line(error)})"
+        why = str(error) if isinstance(error, UnfitError) else why
+        raise InputError(f"{path} {why}; give a {what}.parquet of gpuscan") from error
+    if len(table) != n_rows:
+        raise InputError(foreign)
+    return table
+
+
+def check_schema(path: Path, metadata: dict[bytes, bytes], newest: int, what: str) -> None:
+    """Refuse a file whose ``gpuscan.schema`` is newer than what this gpuscan reads, or is none.
+
+    Raises:
+        InputError: so it is.
+    """
+    version = metadata.get(b"gpuscan.schema", b"")
+    if not version.isdigit() or len(version) > _DIGITS_MAX:
+        raise InputError(f"{path} was not written by gpuscan; give a {what}.parquet of gpuscan")
+    if int(version) > newest:
+        raise InputError(
+            f"{path} has schema {int(version)}, and this gpuscan reads up to {newest}; install a newer one"
+        )
+
+
+_DIGITS_MAX = 9
