@@ -23,18 +23,13 @@ _NODES_NAMED = 40
 _FLOW_WIDTH = 10.0
 
 
-def drawn(figures: Iterable[Figure], map_is_of: str) -> list[Any]:
-    """Return a model for each figure.
-
-    Args:
-        figures: what to draw; those that share the time of the map follow it.
-        map_is_of: the layer that a map shows first; empty without any.
-    """
+def drawn(figures: Iterable[Figure]) -> list[Any]:
+    """Return a model for each figure; those behind a map that share its time follow it."""
     time: list[Range1d] = []
     models = []
     for figure in figures:
         if isinstance(figure, Zoomed):
-            models.append(_map(figure, map_is_of, time))
+            models.append(_map(figure, time))
         elif isinstance(figure, Plot):
             models.append(_plot(figure, time))
         else:
@@ -72,7 +67,7 @@ def _plot(figure: Plot, time: list[Any]) -> Any:
     return model
 
 
-def _map(figure: Zoomed, first: str, time: list[Any]) -> Any:
+def _map(figure: Zoomed, time: list[Any]) -> Any:
     from bokeh.models import (
         CustomJSHover,
         CustomJSTickFormatter,
@@ -97,14 +92,12 @@ def _map(figure: Zoomed, first: str, time: list[Any]) -> Any:
         y_axis_label="page frame number (PFN)",
         tools="pan,wheel_zoom,box_zoom,reset,save,hover",
         active_scroll="wheel_zoom",
-        tooltips=[("PFN", "$y{custom}"), ("time (s)", "$x{0,0.000}"), (first, "@image{0,0}")],
+        tooltips=[("PFN", "$y{custom}"), ("time (s)", "$x{0,0.000}"), ("how many", "@image{0,0}")],
     )
     colours = LogColorMapper(palette=Cividis256, low=1, high=2, low_color="rgba(0,0,0,0)")
     pixels = np.zeros(_PIXELS, dtype=np.float32)
     model.image(image=[pixels], x=[0.0], y=[0.0], dw=[end_s], dh=[float(space.n_pages)], color_mapper=colours)
-    hover = model.hover[0]
-    hover.tooltips[-1] = ("how many", "@image{0,0}")
-    hover.formatters = {"$y": CustomJSHover(code="return gpuscanMap.where(value)")}
+    model.hover[0].formatters = {"$y": CustomJSHover(code="return gpuscanMap.where(value)")}
     model.yaxis.formatter = CustomJSTickFormatter(code="return '0x' + gpuscanMap.pfnOf(tick).toString(16)")
     model.background_fill_color = "#f4f4f4"
     nodes = _nodes(figure)

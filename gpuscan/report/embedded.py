@@ -1,7 +1,7 @@
 """A map as text in a page: its cells, from which the browser draws any window.
 
-Each layer is three arrays of uint32 in one gzip: the step from the row before, the column, the count. The lowest
-bytes of all cells come first, then the next ones: bytes that are alike lie together. ``map.js`` reads it.
+Each layer is three arrays of uint32 in one gzip: the step from the row before, the column, the count. The
+lowest bytes of all cells come first, then the next ones: what is alike lies together. ``map.js`` reads it.
 """
 
 from __future__ import annotations

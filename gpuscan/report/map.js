@@ -103,7 +103,7 @@ const gpuscanMap = (() => {
   function update() {
     if (!due && current !== null && plot !== null) {
       due = true;
-      requestAnimationFrame(draw);
+      setTimeout(draw, 0); // once for all ranges that change together
     }
   }
 

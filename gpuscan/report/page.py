@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,77 +56,82 @@ def page_html(page: Page, result: Path, max_bytes: int = MAX_BYTES) -> tuple[str
         InputError: Bokeh is not installed, or what is no map does not fit.
     """
     require_bokeh()
+    frame = _Frame(page, result)
+    heat = next((figure.heat for figure in page.figures if isinstance(figure, Zoomed)), None)
     notes: tuple[str, ...] = ()
     while True:
-        text = _rendered(replace(page, notes=page.notes + notes), result)
-        too_much = len(text.encode()) - max_bytes
-        if too_much <= 0:
+        cells = "" if heat is None else _inert(json.dumps(embedded(heat)))
+        text = frame.filled(page.notes + notes, cells)
+        n_bytes = len(text.encode())
+        if n_bytes <= max_bytes:
             return text, notes
-        heats = [figure.heat for figure in page.figures if isinstance(figure, Zoomed)]
-        if not any(len(layer.rows) > 1 for heat in heats for layer in heat.layers.values()):
-            least = format_bytes(len(text.encode()))
+        if heat is None or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
+            least = format_bytes(n_bytes)
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
-        page = replace(page, figures=tuple(_coarser(figure, too_much) for figure in page.figures))
-        notes = (_says_how_coarse(page, max_bytes),)
+        heat = _coarser(heat, max(0.0, 1 - (n_bytes - max_bytes) / len(cells)))
+        notes = (_says_how_coarse(heat, max_bytes),)
 
 
-def _coarser(figure: Figure, too_much: int) -> Figure:
-    if not isinstance(figure, Zoomed):
-        return figure
-    heat = figure.heat
-    cells = sum(len(layer.rows) for layer in heat.layers.values())
-    wanted = max(1, cells - too_much // 5)  # a cell takes about four bytes and a half, or fewer
-    while True:
+def _coarser(heat: HeatMap, share: float) -> HeatMap:
+    """Return a map with about so much of its cells, and fewer than it had."""
+    wanted = share * _n_cells(heat)
+    heat = heat.coarser()
+    while _n_cells(heat) > max(wanted, len(heat.layers)):
         heat = heat.coarser()
-        now = sum(len(layer.rows) for layer in heat.layers.values())
-        if now <= wanted or now <= len(heat.layers):
-            return replace(figure, heat=heat)
+    return heat
 
 
-def _says_how_coarse(page: Page, max_bytes: int) -> str:
-    said = []
-    for figure in page.figures:
-        if isinstance(figure, Zoomed):
-            step_s = figure.heat.space.step_ns / 1e9
-            said += [
-                f"{name} by {format_bytes(PAGE_BYTES << layer.row_shift)} "
-                f"and {step_s * (1 << layer.column_shift):g} s"
-                for name, layer in figure.heat.layers.items()
-            ]
+def _n_cells(heat: HeatMap) -> int:
+    return sum(len(layer.rows) for layer in heat.layers.values())
+
+
+def _says_how_coarse(heat: HeatMap, max_bytes: int) -> str:
+    step_s = heat.space.step_ns / 1e9
+    said = (
+        f"{name} by {format_bytes(PAGE_BYTES << layer.row_shift)} "
+        f"and {step_s * (1 << layer.column_shift):g} s"
+        for name, layer in heat.layers.items()
+    )
     return (
         f"The map is coarser than what was kept, so that the page has at most {max_bytes:,} bytes: "
         f"{', '.join(said)}. A larger --max-size shows more."
     )
 
 
-def _rendered(page: Page, result: Path) -> str:
-    from bokeh.embed import components
-    from bokeh.resources import INLINE, Resources
+class _Frame:
+    """A page without its notes and the cells of its map: what takes time to draw, and does not change."""
 
-    from gpuscan.report.drawing import drawn
+    def __init__(self, page: Page, result: Path) -> None:
+        from bokeh.embed import components
+        from bokeh.resources import Resources
 
-    heats = [figure.heat for figure in page.figures if isinstance(figure, Zoomed) and figure.heat.layers]
-    first = next(iter(heats[0].layers)) if heats else ""
-    shown = [figure for figure in page.figures if not isinstance(figure, Zoomed) or figure.heat.layers]
-    script, places = components(tuple(drawn(shown, first)), wrap_script=False)
-    bokeh_js = "\n".join(Resources(mode=INLINE.mode, components=["bokeh"]).js_raw)
-    sections = [
-        _section(figure, place, at) for at, (figure, place) in enumerate(zip(shown, places, strict=True))
-    ]
-    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
-    scripts = [_script(bokeh_js), *([] if not heats else _map_scripts(heats[0])), _script(script)]
-    facts = "".join(f"<tr><th>{_text(what)}</th><td>{_text(value)}</td></tr>" for what, value in page.facts)
-    notes = "".join(f"<p>{_text(note)}</p>" for note in page.notes)
-    made = _text(f"gpuscan report {shlex.quote(str(result))}")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{_text(page.title)}</title>\n'
-        f"<style>{style}</style>\n</head>\n<body>\n<h1>{_text(page.title)}</h1>\n"
-        f'<p class="sub">{_text(page.subtitle)}</p>\n<noscript><p>{_NOSCRIPT}</p></noscript>\n'
-        f"<table>{facts}</table>\n{notes}\n{''.join(sections)}\n"
-        f'<p class="made">Made by <code>{made}</code></p>\n{"".join(scripts)}</body>\n</html>\n'
-    )
+        from gpuscan.report.drawing import drawn
+
+        script, places = components(tuple(drawn(page.figures)), wrap_script=False)
+        bokeh_js = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+        numbered = enumerate(zip(page.figures, places, strict=True))
+        sections = "".join(_section(figure, place, at) for at, (figure, place) in numbered)
+        style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+        facts = "".join(
+            f"<tr><th>{_text(what)}</th><td>{_text(value)}</td></tr>" for what, value in page.facts
+        )
+        self._head = (
+            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+            f'<meta name="viewport" content="width=device-width">\n<title>{_text(page.title)}</title>\n'
+            f"<style>{style}</style>\n</head>\n<body>\n<h1>{_text(page.title)}</h1>\n"
+            f'<p class="sub">{_text(page.subtitle)}</p>\n<noscript><p>{_NOSCRIPT}</p></noscript>\n'
+            f"<table>{facts}</table>\n"
+        )
+        made = _text(f"gpuscan report {shlex.quote(str(result))}")
+        made = f'<p class="made">Made by <code>{made}</code></p>\n'
+        self._middle = f"{sections}\n{made}{_script(bokeh_js)}"
+        self._end = f"{_script(script)}</body>\n</html>\n"
+
+    def filled(self, notes: tuple[str, ...], cells: str) -> str:
+        """Return the page with its notes, and its cells as JSON; empty without a map."""
+        said = "".join(f"<p>{_text(note)}</p>\n" for note in notes)
+        return f"{self._head}{said}{self._middle}{_map_scripts(cells) if cells else ''}{self._end}"
 
 
 def _section(figure: Figure, place: str, at: int) -> str:
@@ -152,10 +156,9 @@ def _controls(heat: HeatMap) -> str:
     )
 
 
-def _map_scripts(heat: HeatMap) -> list[str]:
-    given = _inert(json.dumps(embedded(heat)))
+def _map_scripts(cells: str) -> str:
     code = (files(__package__) / "map.js").read_text(encoding="utf-8")
-    return [f'<script type="application/json" id="gpuscan-map">{given}</script>\n', _script(code)]
+    return f'<script type="application/json" id="gpuscan-map">{cells}</script>\n{_script(code)}'
 
 
 def _inert(text: str) -> str:

@@ -18,32 +18,12 @@ from gpuscan.heatmap.map import HeatMap, create_map, read_map
 from gpuscan.heatmap.request import window_of
 from gpuscan.heatmap.space import Space
 from gpuscan.topology.resolve import resolve_topology
-
-WORKLOAD = """
-shows = "a test"
-ticks = 12
-seed = 7
-[topology]
-machine = "two-socket-cxl"
-memory = "1GiB"
-[[processes]]
-name = "p"
-memory = "30%"
-cpus_of = [0]
-placement = { 0 = "20%", 2 = "80%" }
-accesses_per_gib_s = 666_667
-[producer.hint_faults]
-scan_size = "1GiB"
-"""
+from results import small_result
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("heatmap")
-    (folder / "small.toml").write_text(WORKLOAD, encoding="utf-8")
-    command = ["run", str(folder / "small.toml"), "--device", "cpu", "--threads", "1", "-q", "--json"]
-    assert main([*command, "--out", str(folder / "out")]) == 0
-    return folder / "out"
+    return small_result(tmp_path_factory.mktemp("heatmap"))
 
 
 def test_the_map_agrees_with_the_series(result: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuscan.base.units import format_bytes, format_number, format_time
 from gpuscan.files.parquet import read_table
-from gpuscan.heatmap.map import MAP_FILE, read_map
+from gpuscan.heatmap.map import MAP_FILE, HeatMap, read_map
 from gpuscan.report.contract import About, Figure, Flow, Line, Page, Plot, ResultKind, Zoomed
 
 _SERIES_FILE = "series.parquet"
@@ -34,7 +34,9 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     notes = [str(note) for note in document["notes"]]
     figures: list[Figure] = []
     if (result / MAP_FILE).exists():
-        figures.append(_map(result))
+        heat = read_map(result / MAP_FILE)
+        if heat.layers:
+            figures.append(_map(result, heat))
     else:
         notes.append(
             f"No map: this result has no {MAP_FILE} (an earlier gpuscan made it, or a run with checkpoints)."
@@ -46,14 +48,14 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     return Page(str(workload["name"]), str(workload["shows"]), tuple(facts), tuple(figures), tuple(notes))
 
 
-def _map(result: Path) -> Zoomed:
+def _map(result: Path, heat: HeatMap) -> Zoomed:
     about = About(
         "Where and when",
         "Every pixel is a range of page frames for a while; the brighter, the more happened there. Zoom with "
         "the wheel or the buttons until a pixel is as fine as what was kept.",
         f"gpuscan heatmap {result}",
     )
-    return Zoomed(about, read_map(result / MAP_FILE))
+    return Zoomed(about, heat)
 
 
 def _series(result: Path) -> list[Figure]:
