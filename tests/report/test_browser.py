@@ -58,7 +58,7 @@ def browser() -> str:
 
 
 def opened(browser: str, page: Path, profile: Path) -> tuple[str, list[str]]:
-    """Return the document as it is after the probe, and what the console said that is not Bokeh's greeting."""
+    """Return the document after the probe, and what the console said beside Bokeh's greeting."""
     flags = ["--headless", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # it refuses to start as root otherwise
