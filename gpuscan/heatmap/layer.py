@@ -12,7 +12,8 @@ from gpuscan.heatmap.cells import COLUMN_BITS, FREE, add_cells, add_pages, add_t
 N_CELLS_MAX = 1 << 20
 """Cells that a layer keeps by default."""
 _NO_PAGES = np.empty(0, dtype=np.int64)
-_FIRST_SLOTS = 1 << 12
+_FIRST_SLOTS = 1 << 14
+_GROWS_BY = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,13 +110,13 @@ class Counting:
 
     Args:
         n_pages: flat pages of the machine.
-        n_cells_max: cells to keep.
+        n_cells_max: cells to keep; a power of two, or less by up to a half.
         one_in: of so many things one is handed over.
     """
 
     def __init__(self, n_pages: int, n_cells_max: int = N_CELLS_MAX, one_in: int = 1) -> None:
         self._n_pages = n_pages
-        self._n_cells_max = max(n_cells_max, _FIRST_SLOTS // 2)
+        self._n_cells_max = max(1 << (n_cells_max.bit_length() - 1), _FIRST_SLOTS // 2)
         self._one_in = one_in
         self._row_shift = self._column_shift = 0
         self._last_step = 0
@@ -153,7 +154,7 @@ class Counting:
 
     def _make_room(self) -> None:
         if len(self._keys) < 2 * self._n_cells_max:
-            self._rebuild(0, 0, 2 * len(self._keys))
+            self._rebuild(0, 0, min(_GROWS_BY * len(self._keys), 2 * self._n_cells_max))
             return
         wanted = max(1, self._n_used * 3 // 4)
         while True:

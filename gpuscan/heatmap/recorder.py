@@ -10,8 +10,8 @@ from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.space import Space
 from gpuscan.topology import Topology
 
-ACCESSES_ONE_IN = 16
-"""Of so many accesses one is looked at: all of them would cost a tenth of a run and more."""
+ACCESSES_ONE_IN = 32
+"""Of so many accesses one is looked at: to look at all of them would cost more than a tenth of a run."""
 
 
 class MapRecorder:
@@ -38,9 +38,9 @@ class MapRecorder:
         }
 
     def sampled(self, n: int) -> NDArray[np.int64]:
-        """Return which of ``n`` accesses to look at, ascending: one of each sixteen, at random."""
+        """Return which of ``n`` accesses to look at, ascending: one of each thirty-two, at random."""
         first = np.arange(0, n - ACCESSES_ONE_IN + 1, ACCESSES_ONE_IN)
-        return first + self._random.integers(0, ACCESSES_ONE_IN, len(first))
+        return first + self._random.integers(0, ACCESSES_ONE_IN, len(first), dtype=np.uint8)
 
     def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
         """See the pages of accesses that :meth:`sampled` chose."""

@@ -44,6 +44,7 @@ class Plot:
         lines: at least one.
         shares_time: its x is the time of the map, and follows it.
         log_x: whether x is on a scale of logarithms.
+        names_recur: a line of the same name is of the same thing in other plots, and looks the same.
     """
 
     about: About
@@ -52,6 +53,7 @@ class Plot:
     lines: tuple[Line, ...]
     shares_time: bool = False
     log_x: bool = False
+    names_recur: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,13 @@ _FLOW_WIDTH = 10.0
 def drawn(figures: Iterable[Figure]) -> list[Any]:
     """Return a model for each figure; those behind a map that share its time follow it."""
     time: list[Range1d] = []
+    style_of: dict[str, int] = {}  # a line of one name looks the same in every plot
     models = []
     for figure in figures:
         if isinstance(figure, Zoomed):
             models.append(_map(figure, time))
         elif isinstance(figure, Plot):
-            models.append(_plot(figure, time))
+            models.append(_plot(figure, time, style_of))
         else:
             models.append(_flow(figure))
     return models
@@ -45,7 +46,7 @@ def _new(**options: Any) -> Any:
     return made
 
 
-def _plot(figure: Plot, time: list[Any]) -> Any:
+def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
     options: dict[str, Any] = {"x_axis_type": "log"} if figure.log_x else {}
     if figure.shares_time and time:
         options["x_range"] = time[0]
@@ -57,7 +58,8 @@ def _plot(figure: Plot, time: list[Any]) -> Any:
         tooltips=[("", "$name"), (figure.x_label, "$x{0,0.000}"), (figure.y_label, "$y{0,0.00}")],
         **options,
     )
-    for at, line in enumerate(figure.lines):
+    for line in figure.lines:
+        at = style_of.setdefault(line.name, len(style_of)) if figure.names_recur else figure.lines.index(line)
         y = [float("nan") if value is None else value for value in line.y]
         style = {"line_color": COLOURS[at % len(COLOURS)], "line_dash": _DASHES[at % len(_DASHES)]}
         model.line(list(line.x), y, name=line.name, legend_label=line.name, line_width=2, **style)
@@ -111,8 +113,8 @@ def _map(figure: Zoomed, time: list[Any]) -> Any:
             },
         )
         model.add_layout(axis, "right")
-    for start, _, _ in nodes[1:]:
-        model.add_layout(Span(location=start, dimension="width", line_color="#777777", line_width=1))
+        for start, _, _ in nodes[1:]:
+            model.add_layout(Span(location=start, dimension="width", line_color="#777777", line_width=1))
     return model
 
 

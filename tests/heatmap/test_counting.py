@@ -29,7 +29,7 @@ def page_by_page(
     return dict(cells)
 
 
-@pytest.mark.parametrize("n_cells_max", [2048, 1 << 20])
+@pytest.mark.parametrize("n_cells_max", [8192, 1 << 20])
 def test_every_base_page_is_counted_in_its_cell_however_coarse(n_cells_max: int) -> None:
     random = np.random.default_rng(7)
     adds = []
@@ -42,7 +42,7 @@ def test_every_base_page_is_counted_in_its_cell_however_coarse(n_cells_max: int)
     layer = counting.layer()
     assert counted(layer) == page_by_page(adds, layer.row_shift, layer.column_shift)
     assert len(layer.rows) <= n_cells_max
-    assert (layer.row_shift > 0) == (n_cells_max == 2048)
+    assert (layer.row_shift > 0) == (n_cells_max == 8192)
     coarser = layer.coarser(N_PAGES, 60)
     assert counted(coarser) == page_by_page(adds, coarser.row_shift, coarser.column_shift)
     assert (coarser.row_shift, coarser.column_shift) != (layer.row_shift, layer.column_shift)

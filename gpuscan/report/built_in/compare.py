@@ -46,6 +46,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
             "requests found by then (%)",
             delay,
             log_x=True,
+            names_recur=True,
         ),
         Plot(
             About(
@@ -56,6 +57,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
             "simulated time (s)",
             "accesses served by fast memory (%)",
             fast,
+            names_recur=True,
         ),
     ]
     found_none = [str(name) for name, curve in curves.items() if not curve["delay"]["ns"]]

@@ -104,9 +104,8 @@ def _series(result: Path) -> list[Figure]:
         ),
         plot(
             "Batches",
-            "How many batches each tick had, and how many base pages were in one of them on average.",
-            "batches, pages a batch",
-            line("batches", "n_batches"),
+            "How full batches are: base pages in one of them, on average of each tick.",
+            "base pages a batch (mean per tick)",
             Line(
                 "pages a batch",
                 seconds,
