@@ -72,13 +72,13 @@ def test_an_image_has_whole_cells_and_all_of_its_window() -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_million_points_take_bounded_memory() -> None:
-    """About 30 s of one core for 3 x 10^8 points; more would show nothing else, the table does not grow."""
+def test_many_points_take_bounded_memory() -> None:
+    """10^8 points all over 1 TiB: about 5 s of one core."""
     counting = Counting(1 << 28)
     random = np.random.default_rng(1)
     flats = random.integers(0, 1 << 28, 1_000_000)
-    for step in range(300):
+    for step in range(100):
         counting.add(step, (flats + step * 7_654_321) & ((1 << 28) - 1))
     layer = counting.layer()
-    assert layer.counts.sum() == 300_000_000
+    assert layer.counts.sum() == 100_000_000
     assert len(layer.rows) <= 1 << 20

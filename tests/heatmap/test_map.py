@@ -144,6 +144,33 @@ def test_the_histograms_add_up_to_the_memory(result: Path, capsys: pytest.Captur
         assert memory - sizes["never"] == moved
 
 
+def test_a_png_is_drawn_and_an_earlier_one_stays(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    png = tmp_path / "map.png"
+    assert main(["heatmap", str(result), "--of", "marks", "--png", str(png), "-q"]) == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+    drawn = png.read_bytes()
+    assert main(["heatmap", str(result), "--png", str(png)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert png.read_bytes() == drawn
+
+
+def test_a_model_has_accesses_alone(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workload = str(result.parent / "small.toml")
+    assert main(["run", workload, "--design", "rfc-v1", "--out", str(tmp_path / "model"), "-q"]) == 0
+    assert set(read_map(tmp_path / "model" / "map.parquet").layers) == {"accesses"}
+
+
+def test_a_run_with_checkpoints_keeps_no_map_and_says_so(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload, out = str(result.parent / "small.toml"), tmp_path / "out"
+    assert main(["run", workload, "--out", str(out), "--checkpoint", str(tmp_path / "state")]) == 0
+    assert "keeps no map.parquet" in capsys.readouterr().err
+    assert not (out / "map.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -141,6 +141,31 @@ def test_a_result_without_a_map_still_has_a_page(result: Path, tmp_path: Path) -
     assert any("no map.parquet" in note for note in page.notes)
 
 
+def test_a_comparison_has_a_line_for_each_design_that_found_something(tmp_path: Path) -> None:
+    fast = {"time_ns": [10**8, 2 * 10**8], "share": [0.3, None]}
+    curves = {
+        "gpuscan": {"delay": {"ns": [1e6, 2e6], "share": [0.5, 1.0]}, "fast": fast},
+        "hot-list": {"delay": {"ns": [], "share": []}, "fast": fast},
+    }
+    document = {
+        "kind": "compare",
+        "workload": {"name": HOSTILE},
+        "machine": {"memory_bytes": 1 << 30},
+        "seeds": [0],
+        "curves": curves,
+    }
+    (tmp_path / "compare.json").write_text(json.dumps(document), encoding="utf-8")
+    page = page_of(tmp_path)
+    delay, share = page.figures
+    assert isinstance(delay, Plot)
+    assert isinstance(share, Plot)
+    assert [line.name for line in delay.lines] == ["gpuscan"]
+    assert list(delay.lines[0].x) == [1.0, 2.0]
+    assert list(delay.lines[0].y) == [50.0, 100.0]
+    assert [list(line.y) for line in share.lines] == [[30.0, None]] * 2
+    assert page.notes == ("Not among the delays, they found none: hot-list.",)
+
+
 def test_damaged_and_foreign_results_are_refused(result: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no result of"):
         page_of(tmp_path)
