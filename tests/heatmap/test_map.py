@@ -41,6 +41,7 @@ def test_the_map_agrees_with_the_series(result: Path) -> None:
     assert from_nodes == {2}
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_with_and_without_a_map(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = json.loads((result / "report.json").read_text(encoding="utf-8"))
     command = ["run", str(result.parent / "small.toml"), "--device", "cpu", "--threads", "1", "-q", "--json"]
@@ -144,6 +145,7 @@ def test_the_histograms_add_up_to_the_memory(result: Path, capsys: pytest.Captur
         assert memory - sizes["never"] == moved
 
 
+@pytest.mark.slow
 def test_a_png_is_drawn_and_an_earlier_one_stays(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_page_says_what_its_plots_show_and_where_they_are_from(result: Path, t
             assert any(unit in figure.y_label for unit in ("(%)", "(ms)", "per tick", "batches"))
 
 
+@pytest.mark.slow
 def test_a_page_is_never_larger_than_it_may_be_and_says_what_that_cost(result: Path, text: str) -> None:
     whole = len(text.encode())
     assert whole < 5_000_000
@@ -191,6 +192,7 @@ def test_without_bokeh_a_user_is_told_what_to_install(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_an_earlier_page_is_replaced_with_force_alone(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
