@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gpuscan.cli.output import Output, Progress
     from gpuscan.engine.tick import PlanSink, RunReport
+    from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.run.checkpoints import RunCheckpoints
     from gpuscan.run.job import Job
     from gpuscan.run.request import RunRequest
@@ -67,6 +68,7 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
     from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
+    from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.run.out import open_out
 
     request = job.request
@@ -75,14 +77,21 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
     failure: RunFailedError | None = None
     try:
         with ExitStack() as stack:
-            kept, plan_sink = None, None
+            kept, plan_sink, recorder = None, None, None
             if request.out is not None:
                 policy = job.workload.engine_policy()
                 kept = stack.enter_context(open_out(request.out, policy, force=request.force))
-                plan_sink = kept.plan_sink if checkpoints is None else checkpoints.keep_plans()
-            done = _ran(job, output, checkpoints, plan_sink)
+                if checkpoints is None:
+                    plan_sink = kept.plan_sink
+                    recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
+                else:
+                    plan_sink = checkpoints.keep_plans()
+                    output.note("gpuscan: note: a run with checkpoints keeps no map.parquet")
+            done = _ran(job, output, checkpoints, plan_sink, recorder)
             if kept is not None:
-                kept.finish(done.report, done.document, () if checkpoints is None else checkpoints.plans())
+                plans = () if checkpoints is None else checkpoints.plans()
+                heat = None if recorder is None else recorder.map(done.summary.simulated_ns)
+                kept.finish(done.report, done.document, plans, heat)
     except RunFailedError as error:
         if done is None:
             raise
@@ -102,7 +111,13 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
         output.note(saved_sentence(checkpoints))
 
 
-def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink: PlanSink | None) -> _Done:
+def _ran(
+    job: Job,
+    output: Output,
+    checkpoints: RunCheckpoints | None,
+    plan_sink: PlanSink | None,
+    recorder: MapRecorder | None,
+) -> _Done:
     """Build what a job is of, and run it."""
     import time
 
@@ -134,6 +149,7 @@ def _ran(job: Job, output: Output, checkpoints: RunCheckpoints | None, plan_sink
             on_failure=output.note if job.request.fallback else None,
             on_checked=checked,
             on_read=reading,
+            recorder=recorder,
         )
         scenario = build(job, hooks, sharding)
         built = time.perf_counter()

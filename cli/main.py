@@ -43,6 +43,8 @@ COMMANDS = {
     "run": "Run a workload: sample, scan, batch, migrate; the main job.",
     "resume": "Go on with a run from its last checkpoint.",
     "live": "Move the pages of running processes between real nodes (root).",
+    "heatmap": "Show where and when a run's accesses and moves happened.",
+    "report": "Make one page of a result, to open in a browser.",
     "scan": "Scan a captured snapshot once and show what would be migrated.",
     "inspect": "Say what a file is, what is in it and what can be done with it.",
     "convert": "Write a trace of any format as Parquet or CSV.",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _HANDLER = "gpuscan.plain"
-_PLAIN = str.maketrans("▁▂▃▄▅▆▇█━─…µ×–", ".:-=+*#@=-~ux-")
+_PLAIN = str.maketrans("▁▂▃▄▅▆▇█━─…µ×–·░▒▓┬", ".:-=+*#@=-~ux-.:=#+")
 """One for one, so that columns stay where they are: bars, lines of progress, and what rich cuts with."""
 
 

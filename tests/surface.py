@@ -265,6 +265,7 @@ VALID: dict[str, Callable[[World], Any]] = {
     "policy": lambda _: gpuscan.Policy(),
     "verify_every_tick": lambda _: False,
     "plan_sink": lambda _: None,
+    "witness": lambda _: None,
     "ticks": lambda _: [],
     "counts": lambda _: dict.fromkeys(gpuscan.Outcome, 1),
     "reason": lambda _: "freed",

@@ -189,6 +189,23 @@ class Resumable(Protocol):
         ...
 
 
+@runtime_checkable
+class Witness(Protocol):
+    """What is told where and when something happened to pages; it changes nothing."""
+
+    def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
+        """See int64[n] pages that a source wants marked, in the tick that began at ``now_ns``."""
+        ...
+
+    def claimed(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
+        """See folios that a scan claimed: int64[n] flat heads, int64[n] base pages of each."""
+        ...
+
+    def moved(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
+        """See folios that were moved, at the place that they left."""
+        ...
+
+
 class Source(Protocol):
     """Where accesses come from."""
 

@@ -25,7 +25,15 @@ from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.rate_limit import RateLimit
 from gpuscan.engine.report import RunReport, TickReport, Walks
-from gpuscan.engine.stages import FolioEvents, MigrateResult, MigrateStatus, Migrator, Sampled, Source
+from gpuscan.engine.stages import (
+    FolioEvents,
+    MigrateResult,
+    MigrateStatus,
+    Migrator,
+    Sampled,
+    Source,
+    Witness,
+)
 from gpuscan.kernels.api import ReleaseOutcome
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.store.contract import PageStore
@@ -67,6 +75,7 @@ class Engine:
         verify_every_tick: count READY records after every tick and compare with the ledger
             (reads the whole store; it is always done at the end of :meth:`run`).
         plan_sink: sees every plan before it is migrated.
+        witness: is told which pages were marked, claimed and moved.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class Engine:
         *,
         verify_every_tick: bool = False,
         plan_sink: PlanSink | None = None,
+        witness: Witness | None = None,
     ) -> None:
         if not isinstance(store, PageStore):
             raise ArgumentError(f"an engine's store is {shown(store)}; give a gpuscan.Store")
@@ -86,6 +96,10 @@ class Engine:
         instance("an engine's policy", policy, Policy, "give a gpuscan.Policy")
         flag("an engine's verify_every_tick", verify_every_tick)
         function("an engine's plan_sink", plan_sink, "give one of tick, plan and batches")
+        if witness is not None:
+            has_methods(
+                "an engine's witness", witness, ("marked", "claimed", "moved"), "give one, or leave it out"
+            )
         if store.fmt.name != policy.record_format:
             raise ArgumentError(
                 f"an engine's policy is for records of format {policy.record_format}, and its store has "
@@ -102,6 +116,7 @@ class Engine:
         self.n_ticks = 0
         self._verify_every_tick = verify_every_tick
         self._plan_sink = plan_sink
+        self._witness = witness
         self._backoff = Backoff()
         self._active = np.zeros(N_NODES_MAX, dtype=np.uint8)
         self._interval_ns = np.full(N_NODES_MAX, policy.interval_ns, dtype=np.int64)
@@ -264,6 +279,8 @@ class Engine:
         policy = self.policy
         before = self.ledger.requested, self.ledger.refreshed, self.ledger.rejected.total()
         for part in sampled.produced:
+            if self._witness is not None:
+                self._witness.marked(report.now_ns, part.pfns)
             if part.kind == "request":
                 counts = self.store.request(part.pfns, part.nids)
             else:
@@ -344,6 +361,8 @@ class Engine:
                 self._plan_sink(report.tick, plan, batches)
             report.n_batches += len(batches)
             folio_pages = plan.folio_pages
+            if self._witness is not None:
+                self._witness.claimed(report.now_ns, plan.flat, folio_pages)
             for batch in self._in_order(batches):
                 part = slice(batch.lo, batch.hi)
                 result = self.migrator.migrate(batch.target_nid, plan.pfn[part], folio_pages[part])
@@ -405,6 +424,8 @@ class Engine:
         self.ledger.moved(n_moved)
         report.migrated += n_moved
         report.migrated_pages += int(folio_pages[moved].sum())
+        if self._witness is not None:
+            self._witness.moved(report.now_ns, flats[moved], folio_pages[moved])
         if n_moved == len(flats):
             self._backoff.settled(flats)
             return

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from gpuscan.base.errors import InputError
+from gpuscan.files.reading import UnfitError, check_room, first_line, open_file
 from gpuscan.files.writing import create
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+_FOOTER_BYTES_MAX = 64 << 20
+_FOOTER_ITEMS_MAX = 1 << 20
+"""Of Thrift lists: row groups and their columns."""
+_DIGITS_MAX = 9
+_MAGIC = b"PAR1"
 
 
 def create_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
@@ -74,3 +83,87 @@ class ParquetRows:
         if self._writer is not None:
             with suppress(Exception):  # else it tries again when it is collected, and complains
                 self._writer.close()
+
+
+def read_table(path: Path, columns: pa.Schema | None, row_bytes: int, what: str) -> pa.Table:
+    """Return the rows of a Parquet file that gpuscan wrote; its schema has the file's metadata.
+
+    What the file says of itself is looked at first: its columns, and how many rows they have. The decoding is
+    Arrow's, which reads through one door: what its metadata objects say of columns can end the process
+    (an exception where none is caught, Arrow 26). docs/files.md has what that leaves.
+
+    Args:
+        path: the file.
+        columns: all that it has; None: any numbers and texts.
+        row_bytes: of all columns, at most.
+        what: it should be: ``plan`` for a plan.parquet.
+
+    Raises:
+        InputError: it is not one, is cut short, or larger than memory allows.
+    """
+    import pyarrow as pa
+
+    foreign = f"{path} was not written by gpuscan; give a {what}.parquet of gpuscan"
+    try:
+        with (
+            os.fdopen(open_file(path), "rb") as file,
+            _footer_of(file) as parquet,
+        ):
+            schema, n_rows = parquet.schema_arrow, parquet.metadata.num_rows
+            if columns is not None and not schema.remove_metadata().equals(columns):
+                raise InputError(foreign)
+            check_room(n_rows * row_bytes)
+            table = parquet.read(use_threads=False)
+            table.validate(full=True)
+    except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
+        why = f"is not a readable {what} file ({first_line(error)})"
+        why = str(error) if isinstance(error, UnfitError) else why
+        raise InputError(f"{path} {why}; give a {what}.parquet of gpuscan") from error
+    if len(table) != n_rows:
+        raise InputError(foreign)
+    return table
+
+
+def has_columns(path: Path, columns: pa.Schema) -> bool:
+    """Whether a file looks like a Parquet file of these columns; reading it will tell whether it is whole.
+
+    Raises:
+        OSError: it cannot be opened.
+        UnfitError: it is no regular file.
+    """
+    import pyarrow as pa
+
+    with os.fdopen(open_file(path), "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            return False
+        try:
+            with _footer_of(file) as parquet:
+                is_one: bool = parquet.schema_arrow.remove_metadata().equals(columns)
+                return is_one
+        except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException):
+            return False
+
+
+def _footer_of(file: BinaryIO) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(
+        file,
+        thrift_string_size_limit=_FOOTER_BYTES_MAX,
+        thrift_container_size_limit=_FOOTER_ITEMS_MAX,
+    )
+
+
+def check_schema(path: Path, metadata: dict[bytes, bytes], newest: int, what: str) -> None:
+    """Refuse a file whose ``gpuscan.schema`` is newer than what this gpuscan reads, or is none.
+
+    Raises:
+        InputError: so it is.
+    """
+    version = metadata.get(b"gpuscan.schema", b"")
+    if not version.isdigit() or len(version) > _DIGITS_MAX:
+        raise InputError(f"{path} was not written by gpuscan; give a {what}.parquet of gpuscan")
+    if int(version) > newest:
+        raise InputError(
+            f"{path} has schema {int(version)}, and this gpuscan reads up to {newest}; install a newer one"
+        )

@@ -6,6 +6,8 @@ A ``--out`` directory holds::
     series.parquet  one row per tick: the fields of gpuscan.engine.tick.TickReport, then the
                     source's metrics as ``metric.<name>`` (null where a tick has none)
     ledger.json     where every request went, and refusals by reason
+    map.parquet     where and when: accesses, marks, claims and moves by page and time, see
+                    gpuscan.heatmap.map (not with checkpoints)
     report.json     the document that ``gpuscan run --json`` prints
 """
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.files.writing import Contents, create_json, new_directory
+from gpuscan.heatmap.map import MAP_FILE, HeatMap, create_map
 from gpuscan.run.report import ledger_document
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from gpuscan.store.plan_file import PatientPlanWriter
 
-OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", "report.json")
+OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", MAP_FILE, "report.json")
 _CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
 """Files of a ``--out`` directory."""
 
@@ -52,13 +55,18 @@ class OutDirectory:
         self.plan_sink: PlanSink = plans.append
 
     def finish(
-        self, report: RunReport, document: Mapping[str, Any], plans: Iterable[pa.RecordBatch] = ()
+        self,
+        report: RunReport,
+        document: Mapping[str, Any],
+        plans: Iterable[pa.RecordBatch] = (),
+        heat: HeatMap | None = None,
     ) -> None:
         """Write what is known only after the run.
 
         Args:
             report, document: of it.
             plans: rows of plans that did not go through :attr:`plan_sink` but were kept elsewhere.
+            heat: its map.
 
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
@@ -72,6 +80,8 @@ class OutDirectory:
         self._plans.check()
         series = pa.table(series_columns(report.ticks))
         create_table(self._directory / "series.parquet", series)
+        if heat is not None:
+            create_map(self._directory / MAP_FILE, heat)
         create_json(self._directory / "ledger.json", ledger_document(report))
         create_json(self._directory / "report.json", document)
 

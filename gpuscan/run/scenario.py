@@ -31,6 +31,7 @@ from gpuscan.workload.files import Workload
 
 if TYPE_CHECKING:
     from gpuscan.designs.engine import DesignEngine
+    from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.records.page_flags import Frames
     from gpuscan.shards.sharded_store import ShardedStore, Sharding
     from gpuscan.snapshot.snapshot import Snapshot
@@ -87,6 +88,7 @@ class Hooks:
         on_failure: called with a sentence when the CPU takes over.
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
         on_read: called with bytes of the workload's trace while it is checked.
+        recorder: counts where and when things happen; of a model of another design, accesses alone.
     """
 
     plan_sink: PlanSink | None = None
@@ -95,6 +97,7 @@ class Hooks:
     on_failure: Callable[[str], None] | None = None
     on_checked: Callable[[], None] | None = None
     on_read: Callable[[int], None] | None = None
+    recorder: MapRecorder | None = None
 
 
 def build_scenario(
@@ -184,6 +187,7 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
     if hooks.on_checked is not None:
         hooks.on_checked()
     machine, source, notes = _machine_and_source(job, spec, frames, surveyed)
+    machine.witness = hooks.recorder
     if policy.one_thread:
         from gpuscan.producers.demotions import DemotingSource
 
@@ -207,6 +211,7 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
         policy,
         plan_sink=hooks.plan_sink,
         verify_every_tick=hooks.verify_every_tick,
+        witness=hooks.recorder,
     )
     return Scenario(workload, topology, machine, store, engine, notes, request.fallback, request.design)
 

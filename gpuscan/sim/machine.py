@@ -22,7 +22,7 @@ from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
 from gpuscan.sim.kswapd import Kswapd, KswapdCounts
 from gpuscan.sim.loops import touch
-from gpuscan.sim.observer import Observer
+from gpuscan.sim.observer import AccessWitness, Observer
 from gpuscan.sim.placement import Contents, place
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.scanner import HintFaults, HintScanner
@@ -92,6 +92,7 @@ class SimulatedMachine:
         tiered: whether there is memory below the top tier.
         fast_means: what ``accesses_fast`` counts, for captions: ``top tier``, or ``local`` where
             all memory is top tier.
+        witness: is told of accesses, or None.
 
     Raises:
         InputError: the processes do not fit, or make no sense on this topology.
@@ -127,6 +128,7 @@ class SimulatedMachine:
         self.scanner = HintScanner(
             spec.hint_faults, self.space, self.page_map.section_nid, scanned.astype(np.uint8)
         )
+        self.witness: AccessWitness | None = None
         self._failed: list[NDArray[np.int64]] = []
         self._home = {nid: self._home_of(nid) for process in self.processes for nid in process.spec.cpu_nids}
 
@@ -242,12 +244,15 @@ class SimulatedMachine:
         metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
         return Elapsed(faults, tuple(events), metrics, tally.traffic)
 
-    def access(self, folios: NDArray[np.int64], cpu_nids: NDArray[np.int32]) -> dict[str, float]:
+    def access(
+        self, folios: NDArray[np.int64], cpu_nids: NDArray[np.int32], now_ns: int = 0
+    ) -> dict[str, float]:
         """Access folios from CPUs of nodes, beside what :meth:`run` does.
 
         Args:
             folios: int64[n], virtual.
             cpu_nids: int32[n], -1 = not known.
+            now_ns: about when.
 
         Returns:
             ``accesses`` and the metrics that go with it, as :meth:`run`.
@@ -263,6 +268,7 @@ class SimulatedMachine:
             section_nid = self.page_map.section_nid
             touch(mine, 0, space.frame_of, space.slot_shift, space.flags, section_nid, counts, faulted)
             tally.count(None, cpu_nid, counts)
+            self._tell(now_ns, mine, 0)
         return tally.metrics()
 
     def state(self) -> dict[str, Any]:
@@ -319,7 +325,14 @@ class SimulatedMachine:
                 faulted,
             )
             watching.accessed(process, stretch, first, folios, faulted[:n_faults])
+            self._tell(stretch.start_ns, folios, process.first_folio)
         tally.count(process, stretch.cpu_nid, counts)
+
+    def _tell(self, now_ns: int, folios: NDArray[np.int64], first_folio: int) -> None:
+        """Tell the witness, if there is one, where accesses happened."""
+        if self.witness is not None:
+            seen = first_folio + folios[self.witness.sampled(len(folios))]
+            self.witness.accessed(now_ns, self.space.frame_of[seen].astype(np.int64))
 
     def _home_of(self, cpu_nid: int) -> int | None:
         return cpu_nid if self.top_tier[cpu_nid] else self.topology.promotion_target(cpu_nid)

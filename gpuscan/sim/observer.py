@@ -46,6 +46,18 @@ class Observer(Protocol):
         ...
 
 
+class AccessWitness(Protocol):
+    """Is told where and when accesses happened, whatever watches them; it changes nothing."""
+
+    def sampled(self, n: int) -> NDArray[np.int64]:
+        """Return which of ``n`` accesses it wants to see: int64[m], ascending."""
+        ...
+
+    def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
+        """See int64[m] pages of accesses, about at ``now_ns``."""
+        ...
+
+
 class SeesAccesses:
     """What an :class:`Observer` has in common with others that see accesses and no page tables."""
 

@@ -13,7 +13,6 @@ File metadata: ``gpuscan.schema`` (1), ``gpuscan.record_format``, ``gpuscan.batc
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpuscan.base.errors import InputError
-from gpuscan.files.reading import UnfitError, check_room, first_line, open_file
+from gpuscan.files.parquet import check_schema, has_columns, read_table
+from gpuscan.files.reading import first_line
 from gpuscan.files.writing import create
 from gpuscan.store.plan import Batches, Plan
 
@@ -32,11 +32,7 @@ SCHEMA_VERSION = 1
 
 _ROW_BYTES = 34
 """Of all columns."""
-_FOOTER_BYTES_MAX = 64 << 20
-_FOOTER_ITEMS_MAX = 1 << 20
-"""Of Thrift lists: row groups, of which a plan is one, and their columns."""
-_DIGITS_MAX = 9
-_MAGIC = b"PAR1"
+_WHAT = "plan"
 
 _COLUMNS = pa.schema(
     [
@@ -184,58 +180,15 @@ def is_plan_file(path: Path) -> bool:
         OSError: it cannot be opened.
         UnfitError: it is no regular file.
     """
-    with os.fdopen(open_file(path), "rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            return False
-        try:
-            with pq.ParquetFile(
-                file,
-                thrift_string_size_limit=_FOOTER_BYTES_MAX,
-                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
-            ) as plans:
-                is_one: bool = plans.schema_arrow.remove_metadata().equals(_COLUMNS)
-                return is_one
-        except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException):
-            return False
+    return has_columns(path, _COLUMNS)
 
 
 def read_plans(path: Path) -> pa.Table:
     """Return the rows of a plan file.
 
-    What the file says of itself is looked at first: its columns, and how many rows they have. The decoding is
-    Arrow's, which reads through one door: what its metadata objects say of columns can end the process
-    (an exception where none is caught, Arrow 26). docs/files.md has what that leaves.
-
     Raises:
         InputError: it is not one, is cut short, of a newer schema, or larger than memory allows.
     """
-    foreign = f"{path} was not written by gpuscan; give a plan.parquet of gpuscan"
-    try:
-        with (
-            os.fdopen(open_file(path), "rb") as file,
-            pq.ParquetFile(
-                file,
-                thrift_string_size_limit=_FOOTER_BYTES_MAX,
-                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
-            ) as plans,
-        ):
-            schema, n_rows = plans.schema_arrow, plans.metadata.num_rows
-            if not schema.remove_metadata().equals(_COLUMNS):
-                raise InputError(foreign)
-            check_room(n_rows * _ROW_BYTES)
-            table = plans.read(use_threads=False)
-            table.validate(full=True)
-    except (UnfitError, OSError, EOFError, ValueError, MemoryError, pa.ArrowException) as error:
-        why = f"is not a readable plan file ({first_line(error)})"
-        why = str(error) if isinstance(error, UnfitError) else why
-        raise InputError(f"{path} {why}; give a plan.parquet of gpuscan") from error
-    metadata = schema.metadata or {}
-    version = metadata.get(b"gpuscan.schema", b"")
-    if not version.isdigit() or len(version) > _DIGITS_MAX or len(table) != n_rows:
-        raise InputError(foreign)
-    if int(version) > SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema {int(version)}, and this gpuscan reads up to {SCHEMA_VERSION}; "
-            "install a newer one"
-        )
+    table = read_table(path, _COLUMNS, _ROW_BYTES, _WHAT)
+    check_schema(path, table.schema.metadata or {}, SCHEMA_VERSION, _WHAT)
     return table

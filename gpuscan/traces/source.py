@@ -264,7 +264,7 @@ class TraceSource:
         for samples in self._until(self._start_ns + now_ns + duration_ns):
             cpu_nids = self._reader.nids(samples.cpu)
             for positions, flats in page_chunks(samples, self._machine.page_map):
-                produced += self._access(flats, cpu_nids[positions], counts)
+                produced += self._access(flats, cpu_nids[positions], counts, now_ns)
         counts.update({f"samples_{name}": count for name, count in self._reader.left_out.items()})
         self._reader.left_out.clear()
         metrics = {**elapsed.metrics, **self._no_counts(), **counts}
@@ -277,7 +277,7 @@ class TraceSource:
         return self._block is None
 
     def _access(
-        self, flats: NDArray[np.int64], cpu_nids: NDArray[np.int32], counts: Counter[str]
+        self, flats: NDArray[np.int64], cpu_nids: NDArray[np.int32], counts: Counter[str], now_ns: int
     ) -> list[Produced]:
         """Access pages by the frames they had at the start, and return what to mark."""
         folios = self._at_start.folios(flats)
@@ -286,7 +286,7 @@ class TraceSource:
         folios, cpu_nids = folios[there], cpu_nids[there]
         if not len(folios):
             return []
-        accesses = self._machine.access(folios, cpu_nids)
+        accesses = self._machine.access(folios, cpu_nids, now_ns)
         for name in ("accesses", "accesses_fast", "accesses_local"):
             counts[name] += int(accesses[name])
         frames = self._machine.space.frame_of[folios].astype(np.int64)

@@ -7,7 +7,7 @@ import pytest
 from gpuscan.compare.pace import Pace, Part
 from gpuscan.compare.parts import list_is_made, measuring_parts, parts_of
 from gpuscan.compare.settings import Settings
-from gpuscan.run.job import read_workload, topology_of
+from gpuscan.run.job import machine_of, read_workload
 from gpuscan.run.request import RunRequest
 
 
@@ -101,7 +101,7 @@ def test_a_kind_that_has_not_begun_fares_as_the_one_that_it_is_like() -> None:
 def large(memory_gib: int) -> Settings:
     """Return cxl-promote on a machine of so much memory, all of its accesses."""
     _, _, loaded = read_workload(RunRequest(workload="cxl-promote", memory=f"{memory_gib}GiB"))
-    topology = topology_of(loaded)
+    topology = machine_of(loaded).topology
     return Settings(
         topology, loaded.machine_spec(topology), loaded.engine_policy(), loaded.ticks * loaded.tick, 2
     )

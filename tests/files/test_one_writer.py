@@ -43,6 +43,7 @@ ALLOWED = {
     ("gpuscan/shards/unix_comm.py", "open"): "O_PATH",
     ("gpuscan/shards/unix_comm.py", "unlink"): "a socket of its own in a scratch directory",
     ("gpuscan/files/reading.py", "open"): "to read: its flags have no O_WRONLY, O_RDWR or O_CREAT",
+    ("gpuscan/topology/file_tree.py", "open"): "to read",
     ("cli/compare.py", "mkdir"): "in a scratch directory",
     ("gpuscan/compare/equal_cost_runs.py", "unlink"): "a list of its own in a scratch directory",
     ("benchmarks/accept/record.py", "mkdir"): "where the record is kept",
@@ -56,6 +57,8 @@ ALLOWED = {
     ("gpuscan/compare/start.py", "save"): "what create() gave",
     ("gpuscan/compare/request_list.py", "save"): "what new_file() gave",
     ("gpuscan/files/parquet.py", "write_table"): "memory",
+    ("gpuscan/heatmap/map.py", "write_table"): "memory",
+    ("gpuscan/report/picture.py", "savefig"): "what new_file() gave",
     ("gpuscan/store/plan_file.py", "ParquetWriter"): "what create() gave",
     # Zarr makes files below a directory that the writer made.
     ("gpuscan/checkpoint/arrays.py", "create_array"): "in a generation that is being filled",

@@ -1,0 +1,184 @@
+"""A map in memory, and as a file.
+
+A ``map.parquet`` has a row per cell that is not empty:
+
+    layer   dictionary of texts   what was counted: accesses, marks, claims, moves
+    row     int64                 flat pages from ``row << row_shift`` on
+    column  int64                 steps of time from ``column << column_shift`` on
+    count   int64                 base pages; of accesses and marks, how many
+
+ascending by row and column in each layer. File metadata: ``gpuscan.schema`` (1), and ``gpuscan.map``: JSON
+with the ``space`` (:class:`gpuscan.heatmap.space.Space`) and the shifts of each layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuscan.base import documents as checked
+from gpuscan.base.errors import InputError
+from gpuscan.files.writing import create, json_text
+from gpuscan.heatmap.cells import COLUMN_BITS
+from gpuscan.heatmap.layer import Layer
+from gpuscan.heatmap.space import Space
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAP_FILE = "map.parquet"
+LAYERS = {
+    "accesses": "accesses, each at the first page of its folio",
+    "marks": "pages that were marked, each at the first page of its folio",
+    "claims": "base pages that a scan claimed",
+    "moves": "base pages that were moved away",
+}
+"""What there may be -> what is counted."""
+MAP_BYTES_MAX = 16 << 20
+"""Of the file."""
+SCHEMA_VERSION = 1
+_ROW_BYTES = 64
+_WHAT = "map"
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """What happened where and when.
+
+    Attributes:
+        space: the axes.
+        layers: by name, one of :data:`LAYERS`.
+    """
+
+    space: Space
+    layers: dict[str, Layer]
+
+    def within(self, n_cells_max: int) -> HeatMap:
+        """Return the map with at most so many cells a layer."""
+        return replace(
+            self, layers={name: self._cut(layer, n_cells_max) for name, layer in self.layers.items()}
+        )
+
+    def coarser(self) -> HeatMap:
+        """Return the map with the largest of its layers at half the resolution."""
+        name = max(self.layers, key=lambda name: len(self.layers[name].rows))
+        layers = {**self.layers, name: self.layers[name].coarser(self.space.n_pages, self.space.n_steps)}
+        return replace(self, layers=layers)
+
+    def _cut(self, layer: Layer, n_cells_max: int) -> Layer:
+        while len(layer.rows) > max(1, n_cells_max):
+            layer = layer.coarser(self.space.n_pages, self.space.n_steps)
+        return layer
+
+
+def _table(heat: HeatMap) -> pa.Table:
+    import pyarrow as pa
+
+    names = list(heat.layers)
+    layers = list(heat.layers.values())
+    of_layer = np.repeat(np.arange(len(names), dtype=np.int32), [len(layer.rows) for layer in layers])
+    none = np.empty(0, dtype=np.int64)
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array(of_layer), pa.array(names, pa.string())),
+        *(
+            pa.array(np.concatenate([none, *(getattr(layer, field) for layer in layers)]))
+            for field in ("rows", "columns", "counts")
+        ),
+    ]
+    shifts = {
+        name: {"row_shift": layer.row_shift, "column_shift": layer.column_shift, "one_in": layer.one_in}
+        for name, layer in heat.layers.items()
+    }
+    metadata = {
+        "gpuscan.schema": str(SCHEMA_VERSION),
+        "gpuscan.map": json_text({"space": heat.space.document(), "layers": shifts}, indent=None),
+    }
+    return pa.Table.from_arrays(columns, schema=_columns().with_metadata(metadata))
+
+
+def _columns() -> pa.Schema:
+    import pyarrow as pa
+
+    numbers = [(name, pa.int64()) for name in ("row", "column", "count")]
+    return pa.schema([("layer", pa.dictionary(pa.int32(), pa.string())), *numbers])
+
+
+def create_map(path: Path, heat: HeatMap, n_bytes_max: int = MAP_BYTES_MAX) -> None:
+    """Write a map to a new file in a directory that is being filled; coarser where it would be too large.
+
+    Raises:
+        OSError: the system refused it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    while True:
+        made = pa.BufferOutputStream()
+        encodings = {"row": "DELTA_BINARY_PACKED", "column": "DELTA_BINARY_PACKED", "count": "PLAIN"}
+        pq.write_table(
+            _table(heat), made, compression="zstd", use_dictionary=["layer"], column_encoding=encodings
+        )
+        content = made.getvalue()
+        if len(content) <= n_bytes_max or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
+            break
+        heat = heat.coarser()
+    with create(path) as file:
+        file.write(content)
+
+
+def read_map(path: Path) -> HeatMap:
+    """Return a map from its file.
+
+    Raises:
+        InputError: it is not one, is cut short, of a newer schema, or larger than memory allows.
+    """
+    from gpuscan.files.parquet import check_schema, read_table
+    from gpuscan.files.reading import parse_json
+
+    table = read_table(path, _columns(), _ROW_BYTES, _WHAT)
+    metadata = table.schema.metadata or {}
+    check_schema(path, metadata, SCHEMA_VERSION, _WHAT)
+    try:
+        found = checked.table(
+            parse_json(metadata.get(b"gpuscan.map", b"")), "the map", ("schema", "space", "layers")
+        )
+        space = Space.parsed(found["space"])
+        layers = checked.table(found["layers"], "layers")
+        of_layer = np.asarray(table["layer"].cast("string").to_numpy(zero_copy_only=False), dtype=object)
+        cells = {name: table[name].to_numpy() for name in ("row", "column", "count")}
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
+        heat = HeatMap(
+            space,
+            {
+                name: _layer(said, [cells[each][of_layer == name] for each in cells], space)
+                for name, said in layers.items()
+                if name in LAYERS
+            },
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); give a {MAP_FILE} of gpuscan") from error
+    return heat
+
+
+def _layer(said: Any, cells: list[Any], space: Space) -> Layer:
+    found = checked.table(said, "a layer", ("row_shift", "column_shift", "one_in"))
+    row_shift = checked.whole(found["row_shift"], 0, 40, "row_shift")
+    column_shift = checked.whole(found["column_shift"], 0, 40, "column_shift")
+    one_in = checked.whole(found["one_in"], 1, 1 << 20, "one_in")
+    rows, columns, counts = cells
+    if len(rows):
+        bounds = (
+            (rows, space.n_pages - 1 >> row_shift),
+            (columns, (1 << COLUMN_BITS) - 1),
+            (counts, 1 << 62),
+        )
+        if any(int(each.min()) < 0 or int(each.max()) > most for each, most in bounds):
+            raise ValueError("a cell lies outside the machine")
+        keys = rows << COLUMN_BITS | columns
+        if (keys[1:] <= keys[:-1]).any():
+            raise ValueError("its cells are not in order")
+    return Layer(rows, columns, counts, row_shift, column_shift, one_in)

@@ -1,0 +1,65 @@
+"""What a run is asked to tell for its map: counted as it happens, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.heatmap.layer import N_CELLS_MAX, Counting
+from gpuscan.heatmap.map import HeatMap
+from gpuscan.heatmap.space import Space
+from gpuscan.topology import Topology
+
+ACCESSES_ONE_IN = 32
+"""Of so many accesses one is looked at: to look at all of them would cost more than a tenth of a run."""
+
+
+class MapRecorder:
+    """A :class:`gpuscan.engine.stages.Witness`, and one of a simulated machine's accesses.
+
+    Args:
+        topology: the machine's.
+        step_ns: the finest step of time, a tick.
+        n_cells_max: cells that each layer keeps.
+        seed: of which accesses are looked at.
+    """
+
+    def __init__(
+        self, topology: Topology, step_ns: int, *, n_cells_max: int = N_CELLS_MAX, seed: int = 0
+    ) -> None:
+        self._topology = topology
+        self._page_map = topology.page_map
+        self._step_ns = step_ns
+        self._random = np.random.default_rng([seed, 19])
+        n_pages = self._page_map.n_pages
+        self._layers = {
+            "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN),
+            **{name: Counting(n_pages, n_cells_max) for name in ("marks", "claims", "moves")},
+        }
+
+    def sampled(self, n: int) -> NDArray[np.int64]:
+        """Return which of ``n`` accesses to look at, ascending: one of each thirty-two, at random."""
+        first = np.arange(0, n - ACCESSES_ONE_IN + 1, ACCESSES_ONE_IN)
+        return first + self._random.integers(0, ACCESSES_ONE_IN, len(first), dtype=np.uint8)
+
+    def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
+        """See the pages of accesses that :meth:`sampled` chose."""
+        self._layers["accesses"].add(now_ns // self._step_ns, flats)
+
+    def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
+        """See pages that a source wants marked."""
+        self._layers["marks"].add(now_ns // self._step_ns, self._page_map.flat_of_pfn(pfns))
+
+    def claimed(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
+        """See folios that a scan claimed."""
+        self._layers["claims"].add(now_ns // self._step_ns, flats, n_pages)
+
+    def moved(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
+        """See folios that were moved, at the place that they left."""
+        self._layers["moves"].add(now_ns // self._step_ns, flats, n_pages)
+
+    def map(self, end_ns: int) -> HeatMap:
+        """Return the map of what happened until ``end_ns``; what nothing was told of is not in it."""
+        space = Space.of(self._topology, self._step_ns, max(1, -(-end_ns // self._step_ns)))
+        layers = {name: counted.layer() for name, counted in self._layers.items()}
+        return HeatMap(space, {name: layer for name, layer in layers.items() if len(layer.rows)})

@@ -1,0 +1,145 @@
+"""The two axes of a map: pages with their PFNs and nodes, and steps of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuscan.base import documents as checked
+from gpuscan.base.arguments import INT64_MAX
+from gpuscan.records.formats import N_NODES_MAX
+
+if TYPE_CHECKING:
+    from gpuscan.topology import Topology
+
+_PAGES_MAX = 1 << 39
+_STEP_NS_MAX = 86_400 * 10**9
+_KEYS = ("machine", "n_pages", "step_ns", "n_steps", "extents", "nodes")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a map is of.
+
+    Attributes:
+        machine: its name.
+        n_pages: flat pages, see :mod:`gpuscan.records.page_map`.
+        step_ns: of time, what one step lasts.
+        n_steps: how many were run.
+        extents: present pages: first flat page, first PFN, pages, nid, zone's name; ascending.
+        nodes: what a node is called, by nid: ``node 2 (cxl)``.
+    """
+
+    machine: str
+    n_pages: int
+    step_ns: int
+    n_steps: int
+    extents: tuple[tuple[int, int, int, int, str], ...]
+    nodes: dict[int, str]
+
+    @classmethod
+    def of(cls, topology: Topology, step_ns: int, n_steps: int) -> Space:
+        """Return that of a machine."""
+        page_map = topology.page_map
+        zones = {
+            start: zone.name for node in topology.nodes for zone in node.zones for start, _ in zone.present
+        }
+        starts = sorted(zones)
+        where = np.searchsorted(starts, page_map.extent_pfn_start, side="right") - 1
+        extents = zip(
+            (page_map.extent_pfn_start + page_map.extent_flat_offset).tolist(),
+            page_map.extent_pfn_start.tolist(),
+            (page_map.extent_pfn_end - page_map.extent_pfn_start).tolist(),
+            page_map.extent_nid.tolist(),
+            (zones[starts[at]] for at in where.tolist()),
+            strict=True,
+        )
+        nodes = {node.nid: f"node {node.nid} ({node.kind.value})" for node in topology.nodes}
+        return cls(topology.name, page_map.n_pages, step_ns, n_steps, tuple(extents), nodes)
+
+    @cached_property
+    def _starts(self) -> Any:
+        return np.array([extent[0] for extent in self.extents])
+
+    @cached_property
+    def _pfns(self) -> Any:
+        return np.array([extent[1] for extent in self.extents])
+
+    def pfn_of(self, flat: int) -> int:
+        """Return the PFN of a flat page; in what is not present, the one after what is before it."""
+        start, pfn, n_pages, _, _ = self.extents[
+            max(0, int(np.searchsorted(self._starts, flat, "right")) - 1)
+        ]
+        return pfn + min(max(flat - start, 0), n_pages)
+
+    def flat_of(self, pfn: int) -> int:
+        """Return the flat page of a PFN; of one in a hole, the first after it."""
+        at = int(np.searchsorted(self._pfns, pfn, "right")) - 1
+        if at < 0:
+            return self.extents[0][0]
+        start, first, n_pages, _, _ = self.extents[at]
+        if pfn - first < n_pages:
+            return start + pfn - first
+        return self.extents[at + 1][0] if at + 1 < len(self.extents) else start + n_pages
+
+    def node_of(self, flat: int) -> int:
+        """Return the nid of a flat page."""
+        return self.extents[max(0, int(np.searchsorted(self._starts, flat, "right")) - 1)][3]
+
+    def nodes_in(self, first: int, end: int) -> str:
+        """Return what to call the node, or the nodes, of flat pages ``[first, end)``."""
+        nids = sorted(
+            {extent[3] for extent in self.extents if extent[0] < end and extent[0] + extent[2] > first}
+        )
+        if not nids:
+            return "hole"
+        return self.nodes[nids[0]] if len(nids) == 1 else f"nodes {nids[0]}-{nids[-1]}"
+
+    def document(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "machine": self.machine,
+            "n_pages": self.n_pages,
+            "step_ns": self.step_ns,
+            "n_steps": self.n_steps,
+            "extents": [list(extent) for extent in self.extents],
+            "nodes": [[nid, name] for nid, name in self.nodes.items()],
+        }
+
+    @classmethod
+    def parsed(cls, document: Any) -> Space:
+        """Return what :meth:`document` was made of.
+
+        Raises:
+            ValueError: it was made of no map.
+        """
+        found = checked.table(document, "the space", _KEYS)
+        n_pages = checked.whole(found["n_pages"], 1, _PAGES_MAX, "n_pages")
+        nodes = {
+            checked.whole(nid, 0, N_NODES_MAX - 1, "a node"): checked.text(name, "a node's name")
+            for nid, name in checked.pairs(found["nodes"], "nodes")
+        }
+        extents = []
+        flat_end = pfn_end = 0
+        for one in checked.items(found["extents"], "extents"):
+            flat, pfn, count, nid, zone = checked.items(one, "an extent", n=5)
+            flat = checked.whole(flat, flat_end, n_pages - 1, "an extent's flat page")
+            pfn = checked.whole(pfn, pfn_end, INT64_MAX // 2, "an extent's PFN")
+            count = checked.whole(count, 1, n_pages - flat, "an extent's pages")
+            if checked.whole(nid, 0, N_NODES_MAX - 1, "an extent's node") not in nodes:
+                raise ValueError(f"an extent is of node {nid}, which has no name")
+            flat_end, pfn_end = flat + count, pfn + count
+            extents.append((flat, pfn, count, nid, checked.text(zone, "a zone's name")))
+        if not extents:
+            raise ValueError("there is no memory")
+        return cls(
+            checked.text(found["machine"], "machine"),
+            n_pages,
+            checked.whole(found["step_ns"], 1, _STEP_NS_MAX, "step_ns"),
+            checked.whole(found["n_steps"], 0, 1 << 40, "n_steps"),
+            tuple(extents),
+            nodes,
+        )

@@ -1,0 +1,45 @@
+"""All kinds of results that a page can be made of, and which of them a directory is.
+
+They are those in ``built_in``, and those of other packages by the entry points ``gpuscan.result_kinds``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpuscan.base.catalogue import Catalogue
+from gpuscan.base.documents import table
+from gpuscan.base.errors import InputError
+from gpuscan.files.reading import UnfitError, parse_json, read_file
+from gpuscan.report.contract import Page, ResultKind
+
+RESULT_KINDS = Catalogue("result kind", "gpuscan.report.built_in", ResultKind, "RESULT_KIND")
+
+
+def page_of(result: Path) -> Page:
+    """Return the page of a result.
+
+    Raises:
+        InputError: it is none, or damaged, or of a kind of which no page can be made yet.
+    """
+    kinds, _ = RESULT_KINDS.usable()
+    for kind in kinds.values():
+        path = result / kind.marker
+        if path.is_file() and (document := _document(path)).get("kind") == kind.document_kind:
+            try:
+                return kind.page(document, result)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"{path} is not what gpuscan writes ({type(error).__name__}: {error}); make it anew"
+                ) from error
+    raise InputError(f"{result} holds no result of {' or '.join(kinds)}; give the directory of their --out")
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return dict(table(parse_json(read_file(path)), "the document"))
+    except (UnfitError, ValueError, OSError) as error:
+        raise InputError(f"{path} is not a readable result ({error}); make it anew") from error

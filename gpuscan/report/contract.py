@@ -1,0 +1,117 @@
+"""What a kind of result offers to a page: texts and figures as plain data, of no library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuscan.heatmap.map import HeatMap
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What every figure has.
+
+    Attributes:
+        title: a few words.
+        sentence: what it shows.
+        command: what shows, or made, the same.
+    """
+
+    title: str
+    sentence: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a plot: a point for each x; None where there is none."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Lines over one axis; what the axes are has its unit in brackets.
+
+    Attributes:
+        about: what it is.
+        x_label, y_label: such as ``time (s)``.
+        lines: at least one.
+        shares_time: its x is the time of the map, and follows it.
+        log_x: whether x is on a scale of logarithms.
+        names_recur: a line of the same name is of the same thing in other plots, and looks the same.
+    """
+
+    about: About
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    shares_time: bool = False
+    log_x: bool = False
+    names_recur: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Where all of something went: its parts add up to the total.
+
+    Attributes:
+        about: what it is.
+        unit: what is counted.
+        whole: what is divided.
+        parts: name and count.
+    """
+
+    about: About
+    unit: str
+    whole: str
+    parts: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Zoomed:
+    """A map to zoom into."""
+
+    about: About
+    heat: HeatMap
+
+
+Figure = Plot | Flow | Zoomed
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a page says.
+
+    Attributes:
+        title, subtitle: at its head.
+        facts: what a reader wants first.
+        figures: in their order.
+        notes: sentences, of what is missing for example.
+    """
+
+    title: str
+    subtitle: str
+    facts: tuple[tuple[str, str], ...]
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultKind:
+    """What a kind of result declares; all of it.
+
+    Attributes:
+        marker: the file by which its directory is known: JSON, whose ``kind`` is ``document_kind``.
+        document_kind: so.
+        page: makes a page of the document and its directory.
+    """
+
+    marker: str
+    document_kind: str
+    page: Callable[[Mapping[str, Any], Path], Page]

@@ -1,0 +1,176 @@
+"""Figures as Bokeh's models. Lines have dashes beside colours, and maps a palette that rises in lightness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.report.contract import Figure, Flow, Plot, Zoomed
+
+if TYPE_CHECKING:
+    from bokeh.models import Range1d
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's, told apart by everyone."""
+_DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot")
+_HEIGHT, _MAP_HEIGHT = 280, 520
+_PIXELS = (512, 1024)
+"""Of a map, rows and columns at most."""
+_NODES_NAMED = 40
+_FLOW_WIDTH = 10.0
+
+
+def drawn(figures: Iterable[Figure]) -> list[Any]:
+    """Return a model for each figure; those behind a map that share its time follow it."""
+    time: list[Range1d] = []
+    style_of: dict[str, int] = {}  # a line of one name looks the same in every plot
+    models = []
+    for figure in figures:
+        if isinstance(figure, Zoomed):
+            models.append(_map(figure, time))
+        elif isinstance(figure, Plot):
+            models.append(_plot(figure, time, style_of))
+        else:
+            models.append(_flow(figure))
+    return models
+
+
+def _new(**options: Any) -> Any:
+    from bokeh.plotting import figure
+
+    made = figure(sizing_mode="stretch_width", **options)
+    made.toolbar.logo = None
+    return made
+
+
+def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
+    options: dict[str, Any] = {"x_axis_type": "log"} if figure.log_x else {}
+    if figure.shares_time and time:
+        options["x_range"] = time[0]
+    model = _new(
+        height=_HEIGHT,
+        x_axis_label=figure.x_label,
+        y_axis_label=figure.y_label,
+        tools="xpan,xwheel_zoom,box_zoom,reset,save,hover",
+        tooltips=[("", "$name"), (figure.x_label, "$x{0,0.000}"), (figure.y_label, "$y{0,0.00}")],
+        **options,
+    )
+    for line in figure.lines:
+        at = style_of.setdefault(line.name, len(style_of)) if figure.names_recur else figure.lines.index(line)
+        y = [float("nan") if value is None else value for value in line.y]
+        style = {"line_color": COLOURS[at % len(COLOURS)], "line_dash": _DASHES[at % len(_DASHES)]}
+        model.line(list(line.x), y, name=line.name, legend_label=line.name, line_width=2, **style)
+    if figure.lines:
+        model.legend.click_policy = "hide"
+        model.add_layout(model.legend[0], "right")
+    return model
+
+
+def _map(figure: Zoomed, time: list[Any]) -> Any:
+    from bokeh.models import (
+        CustomJSHover,
+        CustomJSTickFormatter,
+        FixedTicker,
+        LinearAxis,
+        LogColorMapper,
+        Range1d,
+        Span,
+    )
+    from bokeh.palettes import Cividis256
+
+    space = figure.heat.space
+    end_s = space.n_steps * space.step_ns / 1e9
+    x_range = Range1d(0.0, end_s)
+    time.append(x_range)
+    model = _new(
+        height=_MAP_HEIGHT,
+        name="gpuscan-map",
+        x_range=x_range,
+        y_range=Range1d(space.n_pages, 0),
+        x_axis_label="time of the machine (s)",
+        y_axis_label="page frame number (PFN)",
+        tools="pan,wheel_zoom,box_zoom,reset,save,hover",
+        active_scroll="wheel_zoom",
+        tooltips=[("PFN", "$y{custom}"), ("time (s)", "$x{0,0.000}"), ("how many", "@image{0,0}")],
+    )
+    colours = LogColorMapper(palette=Cividis256, low=1, high=2, low_color="rgba(0,0,0,0)")
+    pixels = np.zeros(_PIXELS, dtype=np.float32)
+    model.image(image=[pixels], x=[0.0], y=[0.0], dw=[end_s], dh=[float(space.n_pages)], color_mapper=colours)
+    model.hover[0].formatters = {"$y": CustomJSHover(code="return gpuscanMap.where(value)")}
+    model.yaxis.formatter = CustomJSTickFormatter(code="return '0x' + gpuscanMap.pfnOf(tick).toString(16)")
+    model.background_fill_color = "#f4f4f4"
+    nodes = _nodes(figure)
+    if len(nodes) <= _NODES_NAMED:
+        middles = [(start + end) / 2 for start, end, _ in nodes]
+        axis = LinearAxis(
+            ticker=FixedTicker(ticks=middles),
+            major_label_overrides={
+                middle: f"{name}, {format_bytes((end - start) * PAGE_BYTES)}"
+                for middle, (start, end, name) in zip(middles, nodes, strict=True)
+            },
+        )
+        model.add_layout(axis, "right")
+        for start, _, _ in nodes[1:]:
+            model.add_layout(Span(location=start, dimension="width", line_color="#777777", line_width=1))
+    return model
+
+
+def _nodes(figure: Zoomed) -> list[tuple[int, int, str]]:
+    """Return first and end flat page and name of every stretch that one node has."""
+    found: list[tuple[int, int, str]] = []
+    for flat, _, n_pages, nid, _ in figure.heat.space.extents:
+        name = figure.heat.space.nodes[nid]
+        if found and found[-1][2] == name:
+            found[-1] = (found[-1][0], flat + n_pages, name)
+        else:
+            found.append((flat, flat + n_pages, name))
+    return found
+
+
+def _flow(figure: Flow) -> Any:
+    """Return bands from one bar to one for each part, as wide as it is large."""
+    parts = [(name, n) for name, n in figure.parts if n]
+    total = max(1, sum(n for _, n in parts))
+    gap = total * 0.04
+    xs, ys, names, counts, shares, middles, colours = [], [], [], [], [], [], []
+    left, right = 0.0, 0.0
+    bend = np.linspace(0, 1, 24)
+    smooth = bend * bend * (3 - 2 * bend)
+    for at, (name, n) in enumerate(parts):
+        upper, lower = left + smooth * (right - left), left + n + smooth * (right - left)
+        x = bend * _FLOW_WIDTH
+        xs.append([*x, *x[::-1]])
+        ys.append([*upper, *lower[::-1]])
+        names.append(name)
+        counts.append(n)
+        shares.append(n / total)
+        middles.append(right + n / 2)
+        colours.append(COLOURS[at % len(COLOURS)])
+        left, right = left + n, right + n + gap
+    model = _new(
+        height=max(160, min(_HEIGHT, 60 + 40 * len(parts))),
+        x_range=(-3.5, _FLOW_WIDTH + 6),
+        y_range=(max(right, 1), 0),
+        tools="save,hover",
+        tooltips=[("", "@name"), (figure.unit, "@count{0,0}"), ("of all", "@share{0.0%}")],
+    )
+    data = {"xs": xs, "ys": ys, "name": names, "count": counts, "share": shares, "colour": colours}
+    model.patches("xs", "ys", source=data, fill_color="colour", line_color=None, fill_alpha=0.75)
+    told = [f"{name}: {n:,} ({n / total:.1%})" for name, n in parts]
+    model.text(
+        x=[_FLOW_WIDTH + 0.1] * len(told), y=middles, text=told, text_baseline="middle", text_font_size="13px"
+    )
+    model.text(
+        x=[-0.1],
+        y=[left / 2],
+        text=[f"{figure.whole}: {sum(n for _, n in parts):,} {figure.unit}"],
+        text_align="right",
+        text_baseline="middle",
+        text_font_size="13px",
+    )
+    model.axis.visible = model.grid.visible = False
+    model.outline_line_color = None
+    return model

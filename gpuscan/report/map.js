@@ -1,0 +1,151 @@
+"use strict";
+// Draws a window of a map from its cells, as gpuscan/heatmap/layer.py does: a pixel is a whole number of cells,
+// so nothing is counted twice. Window and pixels change with the ranges of the plot; the cells never do.
+const gpuscanMap = (() => {
+  const PLANES = 4, FACTOR = 0.5;
+  const given = JSON.parse(document.getElementById("gpuscan-map").textContent);
+  const nodeNames = new Map(given.nodes);
+  const layers = new Map();
+  let plot = null, source = null, colours = null, current = null, shown = null, due = false;
+
+  async function decode(layer) {
+    const packed = Uint8Array.from(atob(layer.cells), (character) => character.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const [steps, columns, counts] = [0, 1, 2].map((which) => {
+      const words = new Uint32Array(layer.n);
+      for (let plane = 0; plane < PLANES; plane++) {
+        const from = (which * PLANES + plane) * layer.n;
+        for (let at = 0; at < layer.n; at++) words[at] += bytes[from + at] * 2 ** (8 * plane);
+      }
+      return words;
+    });
+    const rows = new Float64Array(layer.n);
+    for (let at = 0, row = 0; at < layer.n; at++) rows[at] = row += steps[at];
+    layers.set(layer.name, { ...layer, cells: null, rows, columns, counts });
+  }
+
+  function firstFrom(rows, row) {
+    let low = 0, high = rows.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (rows[middle] < row) low = middle + 1; else high = middle;
+    }
+    return low;
+  }
+
+  function draw() {
+    due = false;
+    const layer = layers.get(current), image = source.data.image[0], [height, width] = image.shape;
+    const pages = 2 ** layer.row_shift, seconds = 2 ** layer.column_shift * given.step_ns / 1e9;
+    const nRows = Math.ceil(given.n_pages / pages), nColumns = Math.ceil(given.n_steps * given.step_ns / 1e9 / seconds);
+    const bounded = (value, most) => Math.min(Math.max(value, 0), most);
+    const row = bounded(Math.floor(Math.min(plot.y_range.start, plot.y_range.end) / pages), nRows - 1);
+    const endRow = bounded(Math.ceil(Math.max(plot.y_range.start, plot.y_range.end) / pages), nRows);
+    const column = bounded(Math.floor(plot.x_range.start / seconds + 1e-9), nColumns - 1);
+    const endColumn = bounded(Math.ceil(plot.x_range.end / seconds - 1e-9), nColumns);
+    const rowsEach = Math.max(1, Math.ceil((endRow - row) / height));
+    const columnsEach = Math.max(1, Math.ceil((endColumn - column) / width));
+    image.fill(0);
+    let most = 1, total = 0;
+    const end = firstFrom(layer.rows, endRow);
+    for (let at = firstFrom(layer.rows, row); at < end; at++) {
+      const x = Math.floor((layer.columns[at] - column) / columnsEach);
+      if (layer.columns[at] < column || layer.columns[at] >= endColumn) continue;
+      const pixel = Math.floor((layer.rows[at] - row) / rowsEach) * width + x;
+      image[pixel] += layer.counts[at];
+      total += layer.counts[at];
+      if (image[pixel] > most) most = image[pixel];
+    }
+    shown = {
+      layer: current, total, most, pages_each: rowsEach * pages, seconds_each: columnsEach * seconds,
+      first_page: row * pages, first_s: column * seconds,
+    };
+    const data = source.data;
+    data.x[0] = shown.first_s;
+    data.y[0] = shown.first_page;
+    data.dw[0] = width * shown.seconds_each;
+    data.dh[0] = height * shown.pages_each;
+    colours.high = Math.max(2, most);
+    source.change.emit();
+    tell(layer);
+  }
+
+  function tell(layer) {
+    const bytes = shown.pages_each * 4096;
+    const unit = Math.min(Math.floor(Math.log2(bytes) / 10), 4);
+    const size = `${+(bytes / 1024 ** unit).toPrecision(4)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}`;
+    const one = shown.pages_each === 1 ? "a single page frame" : `${shown.pages_each.toLocaleString("en")} page frames (${size})`;
+    const sampled = layer.one_in > 1 ? ` One in ${layer.one_in} was looked at, and counts as that many.` : "";
+    document.getElementById("gpuscan-pixel").textContent =
+      `Shown: ${layer.what}. A pixel is ${one} for ${+shown.seconds_each.toPrecision(4)} s.${sampled}`;
+  }
+
+  function extentOf(page) {
+    let found = given.extents[0];
+    for (const extent of given.extents) if (extent[0] <= page) found = extent; else break;
+    return found;
+  }
+
+  function pfnOf(page) {
+    const [flat, pfn, count] = extentOf(page);
+    return pfn + Math.min(Math.max(Math.floor(page) - flat, 0), count);
+  }
+
+  function where(page) {
+    if (shown === null) return "";
+    const first = shown.first_page + Math.floor((page - shown.first_page) / shown.pages_each) * shown.pages_each;
+    const extent = extentOf(page);
+    const last = pfnOf(first + shown.pages_each - 1);
+    return `0x${pfnOf(first).toString(16)} to 0x${last.toString(16)}, ${nodeNames.get(extent[3])}, zone ${extent[4]}`;
+  }
+
+  function update() {
+    if (!due && current !== null && plot !== null) {
+      due = true;
+      setTimeout(draw, 0); // once for all ranges that change together
+    }
+  }
+
+  function choose(name) {
+    current = name;
+    for (const button of document.querySelectorAll("[data-layer]"))
+      button.setAttribute("aria-pressed", String(button.dataset.layer === name));
+    update();
+  }
+
+  function move(x, y, zoom) {
+    for (const [range, by] of [[plot.x_range, x], [plot.y_range, y]]) {
+      const half = (range.end - range.start) / 2, centre = range.start + half + by * half;
+      range.setv({ start: centre - half * zoom, end: centre + half * zoom });
+    }
+  }
+
+  async function begin() {
+    const documents = window.Bokeh ? Bokeh.documents : [];
+    const found = documents.map((each) => each.get_model_by_name("gpuscan-map")).find((each) => each);
+    if (!found) { setTimeout(begin, 20); return; }
+    for (const layer of given.layers) await decode(layer);
+    source = found.renderers[0].data_source;
+    colours = found.renderers[0].glyph.color_mapper;
+    plot = found;
+    for (const range of [plot.x_range, plot.y_range])
+      for (const end of ["start", "end"]) range.properties[end].change.connect(update);
+    for (const button of document.querySelectorAll("[data-layer]"))
+      button.addEventListener("click", () => choose(button.dataset.layer));
+    const moves = {
+      in: [0, 0, FACTOR], out: [0, 0, 1 / FACTOR], left: [-FACTOR, 0, 1], right: [FACTOR, 0, 1],
+      up: [0, -FACTOR, 1], down: [0, FACTOR, 1],
+    };
+    for (const button of document.querySelectorAll("[data-move]"))
+      button.addEventListener("click", () => move(...moves[button.dataset.move]));
+    document.getElementById("gpuscan-whole").addEventListener("click", () => {
+      plot.x_range.reset();
+      plot.y_range.reset();
+    });
+    choose(given.layers[0].name);
+  }
+
+  return { begin, update, choose, move, where, pfnOf, state: () => shown };
+})();
+gpuscanMap.begin();

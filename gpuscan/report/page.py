@@ -1,0 +1,176 @@
+"""A page as one HTML file that opens anywhere: everything is in it, and it may request nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+import shlex
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuscan.base.errors import InputError
+from gpuscan.base.installing import install_command
+from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.report.contract import Figure, Page, Zoomed
+from gpuscan.report.embedded import embedded
+
+if TYPE_CHECKING:
+    from gpuscan.heatmap.map import HeatMap
+
+MAX_BYTES = 5_000_000
+"""Of a page, by default."""
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; form-action 'none'; base-uri 'none'"
+)
+"""The browser itself refuses whatever would be requested, whoever asks for it."""
+_NOSCRIPT = "This page draws its plots by a script of its own; allow it to run. It requests nothing."
+_MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
+_SAID = {"in": "zoom in", "out": "zoom out"}
+
+
+def require_bokeh() -> None:
+    """Check that a page can be made.
+
+    Raises:
+        InputError: Bokeh is not installed.
+    """
+    try:
+        import bokeh.plotting  # noqa: F401 (only whether it can be)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"a report needs {error.name}, which is not installed: {install_command('report', 'bokeh')}"
+        ) from error
+
+
+def page_html(page: Page, result: Path, max_bytes: int = MAX_BYTES) -> tuple[str, tuple[str, ...]]:
+    """Return a page as text, and sentences on what was made coarser for its size.
+
+    Args:
+        page: what it says.
+        result: where that came from, for the command at its foot.
+        max_bytes: it is never larger; maps are coarser then.
+
+    Raises:
+        InputError: Bokeh is not installed, or what is no map does not fit.
+    """
+    require_bokeh()
+    frame = _Frame(page, result)
+    heat = next((figure.heat for figure in page.figures if isinstance(figure, Zoomed)), None)
+    notes: tuple[str, ...] = ()
+    while True:
+        cells = "" if heat is None else _inert(json.dumps(embedded(heat)))
+        text = frame.filled(page.notes + notes, cells)
+        n_bytes = len(text.encode())
+        if n_bytes <= max_bytes:
+            return text, notes
+        if heat is None or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
+            least = format_bytes(n_bytes)
+            raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
+        heat = _coarser(heat, max(0.0, 1 - (n_bytes - max_bytes) / len(cells)))
+        notes = (_says_how_coarse(heat, max_bytes),)
+
+
+def _coarser(heat: HeatMap, share: float) -> HeatMap:
+    """Return a map with about so much of its cells, and fewer than it had."""
+    wanted = share * _n_cells(heat)
+    heat = heat.coarser()
+    while _n_cells(heat) > max(wanted, len(heat.layers)):
+        heat = heat.coarser()
+    return heat
+
+
+def _n_cells(heat: HeatMap) -> int:
+    return sum(len(layer.rows) for layer in heat.layers.values())
+
+
+def _says_how_coarse(heat: HeatMap, max_bytes: int) -> str:
+    step_s = heat.space.step_ns / 1e9
+    said = (
+        f"{name} by {format_bytes(PAGE_BYTES << layer.row_shift)} "
+        f"and {step_s * (1 << layer.column_shift):g} s"
+        for name, layer in heat.layers.items()
+    )
+    return (
+        f"The map is coarser than what was kept, so that the page has at most {max_bytes:,} bytes: "
+        f"{', '.join(said)}. A larger --max-size shows more."
+    )
+
+
+class _Frame:
+    """A page without its notes and the cells of its map: what takes time to draw, and does not change."""
+
+    def __init__(self, page: Page, result: Path) -> None:
+        from bokeh.embed import components
+        from bokeh.resources import Resources
+
+        from gpuscan.report.drawing import drawn
+
+        script, places = components(tuple(drawn(page.figures)), wrap_script=False)
+        bokeh_js = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+        numbered = enumerate(zip(page.figures, places, strict=True))
+        sections = "".join(_section(figure, place, at) for at, (figure, place) in numbered)
+        style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+        facts = "".join(
+            f"<tr><th>{_text(what)}</th><td>{_text(value)}</td></tr>" for what, value in page.facts
+        )
+        self._head = (
+            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+            f'<meta name="viewport" content="width=device-width">\n<title>{_text(page.title)}</title>\n'
+            f"<style>{style}</style>\n</head>\n<body>\n<h1>{_text(page.title)}</h1>\n"
+            f'<p class="sub">{_text(page.subtitle)}</p>\n<noscript><p>{_NOSCRIPT}</p></noscript>\n'
+            f"<table>{facts}</table>\n"
+        )
+        made = _text(f"gpuscan report {shlex.quote(str(result))}")
+        made = f'<p class="made">Made by <code>{made}</code></p>\n'
+        self._middle = f"{sections}\n{made}{_script(bokeh_js)}"
+        self._end = f"{_script(script)}</body>\n</html>\n"
+
+    def filled(self, notes: tuple[str, ...], cells: str) -> str:
+        """Return the page with its notes, and its cells as JSON; empty without a map."""
+        said = "".join(f"<p>{_text(note)}</p>\n" for note in notes)
+        return f"{self._head}{said}{self._middle}{_map_scripts(cells) if cells else ''}{self._end}"
+
+
+def _section(figure: Figure, place: str, at: int) -> str:
+    about = figure.about
+    controls = _controls(figure.heat) if isinstance(figure, Zoomed) else ""
+    return (
+        f'<section aria-labelledby="figure-{at}"><h2 id="figure-{at}">{_text(about.title)}</h2>\n'
+        f'<p>{_text(about.sentence)}</p>\n{controls}<figure class="plot">{place}</figure>\n'
+        f'<p class="made">From: <code>{_text(about.command)}</code></p></section>\n'
+    )
+
+
+def _controls(heat: HeatMap) -> str:
+    layers = "".join(f'<button type="button" data-layer="{name}">{name}</button> ' for name in heat.layers)
+    moves = "".join(
+        f'<button type="button" data-move="{move}" aria-label="{_SAID.get(move, move)}">{sign}</button> '
+        for move, sign in _MOVES.items()
+    )
+    whole = '<button type="button" id="gpuscan-whole">all of it</button>'
+    return (
+        f'<nav>{layers} | {moves}{whole}</nav>\n<p class="pixel" id="gpuscan-pixel" aria-live="polite"></p>\n'
+    )
+
+
+def _map_scripts(cells: str) -> str:
+    code = (files(__package__) / "map.js").read_text(encoding="utf-8")
+    return f'<script type="application/json" id="gpuscan-map">{cells}</script>\n{_script(code)}'
+
+
+def _inert(text: str) -> str:
+    """Return JSON text in which no tag can begin or end."""
+    return text.replace("<", r"\u003c").replace("\u2028", r"\u2028").replace("\u2029", r"\u2029")
+
+
+def _script(code: str) -> str:
+    if "</script" in code.lower() or "<!--" in code:
+        raise AssertionError("a script of the page would end, or begin a comment, in its middle")
+    return f"<script>{code}</script>\n"
+
+
+def _text(text: Any) -> str:
+    return html.escape(str(text))

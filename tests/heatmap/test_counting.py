@@ -1,0 +1,84 @@
+"""Layers of a map: against a definition that counts page by page."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from gpuscan.heatmap.layer import Counting, Layer
+
+N_PAGES = 1 << 20
+
+
+def counted(layer: Layer) -> dict[tuple[int, int], int]:
+    return dict(
+        zip(zip(layer.rows.tolist(), layer.columns.tolist(), strict=True), layer.counts.tolist(), strict=True)
+    )
+
+
+def page_by_page(
+    adds: list[tuple[int, list[int], list[int]]], row_shift: int, column_shift: int
+) -> dict[tuple[int, int], int]:
+    cells: Counter[tuple[int, int]] = Counter()
+    for step, flats, sizes in adds:
+        for flat, size in zip(flats, sizes, strict=True):
+            if flat >= 0:
+                cells.update((page >> row_shift, step >> column_shift) for page in range(flat, flat + size))
+    return dict(cells)
+
+
+@pytest.mark.parametrize("n_cells_max", [8192, 1 << 20])
+def test_every_base_page_is_counted_in_its_cell_however_coarse(n_cells_max: int) -> None:
+    random = np.random.default_rng(7)
+    adds = []
+    counting = Counting(N_PAGES, n_cells_max)
+    for step in range(0, 60, 3):
+        flats = random.integers(-1, N_PAGES - 600, 60)
+        sizes = random.choice([1, 1, 1, 16, 512], len(flats))
+        counting.add(step, flats, sizes)
+        adds.append((step, flats.tolist(), sizes.tolist()))
+    layer = counting.layer()
+    assert counted(layer) == page_by_page(adds, layer.row_shift, layer.column_shift)
+    assert len(layer.rows) <= n_cells_max
+    assert (layer.row_shift > 0) == (n_cells_max == 8192)
+    coarser = layer.coarser(N_PAGES, 60)
+    assert counted(coarser) == page_by_page(adds, coarser.row_shift, coarser.column_shift)
+    assert (coarser.row_shift, coarser.column_shift) != (layer.row_shift, layer.column_shift)
+
+
+def test_time_without_end_fits() -> None:
+    counting = Counting(N_PAGES)
+    steps = (0, 1 << 23, (1 << 26) + 5)
+    for step in steps:
+        counting.add(step, np.array([3]))
+    layer = counting.layer()
+    assert counted(layer) == page_by_page([(step, [3], [1]) for step in steps], 0, layer.column_shift)
+    assert layer.row_shift == 0
+
+
+def test_an_image_has_whole_cells_and_all_of_its_window() -> None:
+    rows = np.array([0, 1, 9, 9, 30], dtype=np.int64)
+    layer = Layer(rows, np.array([0, 2, 2, 7, 7]), np.array([1, 2, 3, 4, 5]), 2, 1)
+    image = layer.image((5, 64), (0, 16), (3, 100))
+    assert (image.first_page, image.pages_each, image.first_step, image.steps_each) == (4, 20, 0, 2)
+    assert image.pixels.shape == (3, 8)
+    assert image.pixels.sum() == 2 + 3 + 4
+    assert image.pixels[0, 2] == 2
+    assert image.pixels[1, 7] == 4
+    one = layer.image((0, 200), (0, 16), (1, 1))
+    assert one.pixels.tolist() == [[15.0]]
+
+
+@pytest.mark.slow
+def test_many_points_take_bounded_memory() -> None:
+    """10^8 points all over 1 TiB: about 5 s of one core."""
+    counting = Counting(1 << 28)
+    random = np.random.default_rng(1)
+    flats = random.integers(0, 1 << 28, 1_000_000)
+    for step in range(100):
+        counting.add(step, (flats + step * 7_654_321) & ((1 << 28) - 1))
+    layer = counting.layer()
+    assert layer.counts.sum() == 100_000_000
+    assert len(layer.rows) <= 1 << 20

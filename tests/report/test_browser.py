@@ -1,0 +1,106 @@
+"""A page in a real browser: nothing on its console, nothing requested, zoom and layers do what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuscan.heatmap.map import read_map
+from gpuscan.report.catalogue import page_of
+from gpuscan.report.page import page_html
+from results import small_result
+
+_BROWSER = "chromium"
+_REQUIRED = "GPUSCAN_BROWSER_REQUIRED"
+_PROBE = """<script>
+const violations = [];
+document.addEventListener("securitypolicyviolation", (event) => violations.push(event.blockedURI));
+(async () => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  while (gpuscanMap.state() === null) await pause(20);
+  const plot = Bokeh.documents[0].get_model_by_name("gpuscan-map"), seen = {};
+  const step = async (name, what) => { what(); await pause(50); seen[name] = gpuscanMap.state(); };
+  const click = (which) => document.querySelector(which).click();
+  await step("first", () => {});
+  await step("moves", () => click("[data-layer=moves]"));
+  await step("zoomed", () => click("[data-move=in]"));
+  await step("single", () => plot.y_range.setv({ start: PAGE + 50, end: PAGE - 50 }));
+  seen.where = gpuscanMap.where(PAGE + 0.5);
+  seen.says = document.getElementById("gpuscan-pixel").textContent;
+  await step("whole", () => click("#gpuscan-whole"));
+  seen.violations = violations;
+  seen.plots = document.querySelectorAll(".plot > div").length;
+  seen.title = document.title;
+  const said = document.createElement("pre");
+  said.id = "probe";
+  said.textContent = JSON.stringify(seen);
+  document.body.append(said);
+})();
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = shutil.which(_BROWSER)
+    if found is None:
+        if os.environ.get(_REQUIRED):
+            pytest.fail(f"{_REQUIRED} is set, and there is no {_BROWSER}")
+        pytest.skip(f"needs {_BROWSER} (Debian's package of that name)")
+    return found
+
+
+def opened(browser: str, page: Path, profile: Path) -> tuple[str, list[str]]:
+    """Return the document after the probe, and what the console said beside Bokeh's greeting."""
+    flags = ["--headless", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
+    if os.geteuid() == 0:
+        flags.append("--no-sandbox")  # it refuses to start as root otherwise
+    command = [browser, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line and "[bokeh " not in line]
+    return done.stdout, console
+
+
+def probed(text: str) -> dict[str, Any]:
+    found = re.search(r'<pre id="probe">(.*?)</pre>', text, re.DOTALL)
+    assert found is not None, text[-2000:]
+    seen: dict[str, Any] = json.loads(unescape(found[1]))
+    return seen
+
+
+@pytest.mark.slow
+def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -> None:
+    """About 10 s."""
+    result = small_result(tmp_path)
+    heat = read_map(result / "map.parquet")
+    moves = heat.layers["moves"]
+    page = int(moves.rows[len(moves.rows) // 2])
+    text = page_html(page_of(result), result)[0].replace(
+        "</body>", _PROBE.replace("PAGE", str(page)) + "</body>"
+    )
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    after, console = opened(browser, tmp_path / "page.html", tmp_path / "profile")
+    assert console == []
+    seen = probed(after)
+    assert seen["violations"] == []
+    assert seen["plots"] == len(page_of(result).figures)
+    assert seen["first"]["layer"] == "accesses"
+    assert seen["first"]["total"] == heat.layers["accesses"].counts.sum()
+    assert seen["moves"]["total"] == seen["whole"]["total"] == moves.counts.sum()
+    image = moves.image((0, heat.space.n_pages), (0, heat.space.n_steps), (512, 1024))
+    assert seen["moves"]["pages_each"] == image.pages_each > 1
+    assert seen["moves"]["most"] == image.pixels.max()
+    assert seen["zoomed"]["pages_each"] * 2 <= seen["moves"]["pages_each"] + 2
+    near = (moves.rows >= page - 50) & (moves.rows < page + 50) & (moves.columns >= 3) & (moves.columns < 9)
+    assert seen["single"]["pages_each"] == 1
+    assert seen["single"]["total"] == moves.counts[near].sum() > 0
+    assert "a single page frame" in seen["says"]
+    pfn = f"0x{heat.space.pfn_of(page):x}"
+    assert seen["where"] == f"{pfn} to {pfn}, node 2 (cxl), zone Movable"

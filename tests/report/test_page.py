@@ -1,0 +1,205 @@
+"""A page: what it says, how large it is, and that it asks nobody for anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuscan.base.errors import InputError
+from gpuscan.cli.main import main
+from gpuscan.heatmap.map import create_map, read_map
+from gpuscan.report.catalogue import page_of
+from gpuscan.report.contract import Flow, Plot, Zoomed
+from gpuscan.report.page import page_html
+from results import small_result
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u2028${x}"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_result(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(result: Path) -> str:
+    return page_html(page_of(result), result)[0]
+
+
+class Elements(HTMLParser):
+    """All elements of a page with their attributes, and the texts in some."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self._inside, []).append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(each == tag for each, _ in self.found)
+
+
+def test_a_page_requests_nothing(text: str) -> None:
+    elements = Elements(text)
+    for tag, attributes in elements.found:
+        assert tag not in {"link", "img", "iframe", "object", "embed", "base", "form", "a"}
+        assert not {"src", "href", "srcset", "action", "data"} & attributes.keys()
+    policy = next(a["content"] or "" for tag, a in elements.found if tag == "meta" and "http-equiv" in a)
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+    assert "connect-src" not in policy  # so default-src is in force for it
+    own = [code for code in elements.texts["script"] if "gpuscanMap" in code]
+    assert own
+    assert not any(
+        word in code for code in own for word in ("fetch(", "XMLHttpRequest", "import(", "WebSocket")
+    )
+
+
+def test_a_page_says_what_its_plots_show_and_where_they_are_from(result: Path, text: str) -> None:
+    page = page_of(result)
+    assert [type(figure) for figure in page.figures[:2]] == [Zoomed, Plot]
+    assert isinstance(page.figures[-1], Flow)
+    ledger = json.loads((result / "ledger.json").read_text(encoding="utf-8"))
+    assert sum(n for _, n in page.figures[-1].parts) == ledger["requested"] > 0
+    for figure in page.figures:
+        assert figure.about.sentence in text
+        assert figure.about.command in text
+        if isinstance(figure, Plot):
+            assert "(" in figure.x_label
+            assert any(unit in figure.y_label for unit in ("(%)", "(ms)", "per tick", "batches"))
+
+
+@pytest.mark.slow
+def test_a_page_is_never_larger_than_it_may_be_and_says_what_that_cost(result: Path, text: str) -> None:
+    whole = len(text.encode())
+    assert whole < 5_000_000
+    small, notes = page_html(page_of(result), result, whole - 20_000)
+    assert len(small.encode()) <= whole - 20_000
+    assert len(notes) == 1
+    assert notes[0] in small
+    assert "coarser" in notes[0]
+    assert "coarser than what was kept" not in text
+    with pytest.raises(InputError, match="without any map; give a --max-size of that or more"):
+        page_html(page_of(result), result, 100_000)
+
+
+def hostile_result(result: Path, folder: Path) -> Path:
+    """Return a copy of a result all of whose names try to be scripts."""
+    copy = folder / "hostile"
+    shutil.copytree(result, copy)
+
+    def hostile(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: hostile(each) for key, each in value.items()}
+        return HOSTILE if isinstance(value, str) else value
+
+    document = json.loads((copy / "report.json").read_text(encoding="utf-8"))
+    changed = hostile(document) | {"kind": "run", "notes": [HOSTILE]}
+    changed["ledger"]["dropped"] = {HOSTILE: 3}
+    changed["ledger"]["refusals"] = {HOSTILE: 3}
+    (copy / "report.json").write_text(json.dumps(changed), encoding="utf-8")
+    heat = read_map(copy / "map.parquet")
+    extents = tuple((*extent[:4], HOSTILE) for extent in heat.space.extents)
+    nodes = dict.fromkeys(heat.space.nodes, HOSTILE)
+    (copy / "map.parquet").unlink()
+    space = replace(heat.space, machine=HOSTILE, extents=extents, nodes=nodes)
+    create_map(copy / "map.parquet", replace(heat, space=space))
+    return copy
+
+
+def test_hostile_names_are_inert(result: Path, text: str, tmp_path: Path) -> None:
+    copy = hostile_result(result, tmp_path)
+    hostile = Elements(page_html(page_of(copy), copy)[0])
+    plain = Elements(text)
+    assert hostile.count("script") == plain.count("script")
+    assert hostile.count("img") == 0
+    assert "".join(hostile.texts["h1"]).strip() == HOSTILE
+    given = next(code for code in hostile.texts["script"] if code.startswith('{"machine"'))
+    assert json.loads(given)["machine"] == HOSTILE
+
+
+def test_a_result_without_a_map_still_has_a_page(result: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(result, old)
+    (old / "map.parquet").unlink()
+    page = page_of(old)
+    assert not any(isinstance(figure, Zoomed) for figure in page.figures)
+    assert any("no map.parquet" in note for note in page.notes)
+
+
+def test_a_comparison_has_a_line_for_each_design_that_found_something(tmp_path: Path) -> None:
+    fast = {"time_ns": [10**8, 2 * 10**8], "share": [0.3, None]}
+    curves = {
+        "gpuscan": {"delay": {"ns": [1e6, 2e6], "share": [0.5, 1.0]}, "fast": fast},
+        "hot-list": {"delay": {"ns": [], "share": []}, "fast": fast},
+    }
+    document = {
+        "kind": "compare",
+        "workload": {"name": HOSTILE},
+        "machine": {"memory_bytes": 1 << 30},
+        "seeds": [0],
+        "curves": curves,
+    }
+    (tmp_path / "compare.json").write_text(json.dumps(document), encoding="utf-8")
+    page = page_of(tmp_path)
+    delay, share = page.figures
+    assert isinstance(delay, Plot)
+    assert isinstance(share, Plot)
+    assert [line.name for line in delay.lines] == ["gpuscan"]
+    assert list(delay.lines[0].x) == [1.0, 2.0]
+    assert list(delay.lines[0].y) == [50.0, 100.0]
+    assert [list(line.y) for line in share.lines] == [[30.0, None]] * 2
+    assert page.notes == ("Not among the delays, they found none: hot-list.",)
+
+
+def test_damaged_and_foreign_results_are_refused(result: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no result of"):
+        page_of(tmp_path)
+    bad = tmp_path / "bad"
+    shutil.copytree(result, bad)
+    (bad / "report.json").write_text('{"kind": "run"}', encoding="utf-8")
+    with pytest.raises(InputError, match="is not what gpuscan writes"):
+        page_of(bad)
+    (bad / "report.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="not a readable result"):
+        page_of(bad)
+
+
+def test_without_bokeh_a_user_is_told_what_to_install(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    monkeypatch.delitem(sys.modules, "bokeh.plotting", raising=False)
+    assert main(["report", str(result), "-o", str(tmp_path / "page.html")]) == 2
+    said = capsys.readouterr().err
+    assert "a report needs bokeh" in said
+    assert "pip install" in said
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.slow
+def test_an_earlier_page_is_replaced_with_force_alone(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("mine", encoding="utf-8")
+    assert main(["report", str(result), "-o", str(page)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == "mine"
+    assert main(["report", str(result), "-o", str(page), "--force"]) == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

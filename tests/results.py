@@ -1,0 +1,32 @@
+"""A result of ``gpuscan run --out``, for the tests of what is made of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpuscan.cli.main import main
+
+_WORKLOAD = """
+shows = "a test"
+ticks = 12
+seed = 7
+[topology]
+machine = "two-socket-cxl"
+memory = "1GiB"
+[[processes]]
+name = "p"
+memory = "30%"
+cpus_of = [0]
+placement = { 0 = "20%", 2 = "80%" }
+accesses_per_gib_s = 666_667
+[producer.hint_faults]
+scan_size = "1GiB"
+"""
+
+
+def small_result(folder: Path) -> Path:
+    """Run 12 ticks on 1 GiB, which promote from node 2 alone; return the directory, beside small.toml."""
+    (folder / "small.toml").write_text(_WORKLOAD, encoding="utf-8")
+    command = ["run", str(folder / "small.toml"), "--device", "cpu", "--threads", "1", "--quiet"]
+    assert main([*command, "--out", str(folder / "out")]) == 0
+    return folder / "out"
