@@ -17,7 +17,7 @@ class Wanted:
     result: Path = described(
         Path(), Option("The directory of --out of run or compare.", metavar="RESULT", is_argument=True)
     )
-    out: Path = described(Path("report.html"), Option("The page.", ("--out", "-o"), metavar="FILE"))
+    out: Path = described(Path("report.html"), Option("The page.", ("--output", "-o"), metavar="FILE"))
     max_size: int = described(
         "5MB",
         Option("How large it may be; the map is coarser then.", metavar="SIZE", parse=parse_bytes),

@@ -282,6 +282,8 @@ VALID: dict[str, Callable[[World], Any]] = {
     "now_ns": lambda _: 1000,
     "observer": lambda _: None,
     "frame": lambda _: 2 * 32768,
+    "ends": lambda _: np.array([1, 3]),
+    "target_nids": lambda _: np.zeros(2, dtype=np.int64),
     "frames": lambda _: 2 * 32768 + np.arange(3),
     "n_pages": lambda _: np.ones(10, dtype=np.int64),
     "zone_pages.frames": lambda made: made.snapshot.frames(),

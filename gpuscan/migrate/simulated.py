@@ -29,6 +29,10 @@ ROUND_PAGES = 512
 """NR_MAX_BATCHED_MIGRATION: ``migrate_pages()`` closes a round with the folio that reaches it."""
 
 _FRAMES = (ArraySpec("frames", "int64", values=(0, "pages")),)
+_BATCHES = (
+    ArraySpec("ends", "int64", ("batches",), values=(0, "behind"), ascends=True),
+    ArraySpec("target_nids", "int64", ("batches",)),
+)
 NOT_BALANCED = 2
 """Of :meth:`SimulatedMigrator.refusals`."""
 _PENDING = 1
@@ -179,6 +183,13 @@ class SimulatedMigrator:
         machine, cost = self._machine, self._cost
         dims = {"pages": machine.page_map.n_pages}
         (frames,) = check_arrays("migrate_singles", _FRAMES, (frames,), dims)
+        dims["behind"] = len(frames) + 1
+        ends, target_nids = check_arrays("migrate_singles", _BATCHES, (ends, target_nids), dims)
+        if (ends[-1] if len(ends) else 0) != len(frames):
+            raise ArgumentError(
+                f"migrate_singles: ends cover another number of frames than the {len(frames):,} that were given"
+                "; give how many frames all batches up to each have, all of them in the last"
+            )
         sizes = np.diff(ends, prepend=0)
         each_nid, new = np.repeat(target_nids, sizes), np.empty(len(frames), dtype=np.int64)
         for nid in np.unique(target_nids).tolist():

@@ -111,7 +111,6 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
                                                   u32* queue, u64* n_pages, u64* n_bytes, Visit& visit) {
   const i64 end_section = (hi + (1 << GS_SECTION_SHIFT) - 1) >> GS_SECTION_SHIFT;
   i64 section = lo >> GS_SECTION_SHIFT;
-  i64 first_section = section;
   LaneBlocks group = {0, 0};
   u32 n_blocks = 0; /* set blocks of the group, and how many of them were come to */
   u32 n_come_to = 0;
@@ -126,7 +125,6 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
     if (!__any_sync(GS_ALL_LANES, n_set > 0)) {
       while (n_come_to >= n_blocks && section < end_section) {
         u32 n_wanted;
-        first_section = section;
         group = set_blocks<kTake>(store, node_mask, lo, hi, section + lane_id(), &n_wanted);
         n_blocks = n_blocks_of(group);
         n_come_to = 0;
@@ -136,7 +134,7 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
       }
       is_last = n_come_to >= n_blocks;
       /* -1 in every lane if there is none */
-      const i64 first_word = first_word_of(group, first_section, n_come_to + lane_id());
+      const i64 first_word = first_word_of(group, section - GS_LANES, n_come_to + lane_id());
       first = (u32)(first_word * 64 - lo);
       n_come_to += GS_LANES;
       if (first_word >= 0) n_set = load_ready_words<kTake>(store, first_word, words);

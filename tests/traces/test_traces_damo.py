@@ -254,6 +254,7 @@ def columns_of(blocks: Any) -> tuple[list[tuple[Any, ...]], int, int]:
     return sorted(rows), sum(block.n_idle for block in blocks), highest
 
 
+@pytest.mark.slow  # compiles the scanner, as those below do
 @given(st.data())
 @settings(max_examples=120, deadline=None)
 def test_pieces_are_what_the_whole_is(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -296,6 +297,7 @@ def test_pieces_are_what_the_whole_is(tmp_path_factory: pytest.TempPathFactory, 
         assert found == columns_of(damo._read_whole(path, lambda _: None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["damo-paddr.json", "damo-report.json"])
 @pytest.mark.parametrize("indent", [None, 1, 4])
 def test_what_damo_writes_is_read_in_pieces(
@@ -311,6 +313,9 @@ def test_what_damo_writes_is_read_in_pieces(
         streamed = damo_stream.stream(path, lambda _: None)
         assert streamed is not None
         assert columns_of(streamed) == expected
+    monkeypatch.setattr(damo, "_SMALL_BYTES", path.stat().st_size - 1)
+    monkeypatch.delattr(damo, "_read_whole")
+    assert columns_of(damo.read_damo(path, lambda _: None)) == expected
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5), st.booleans())
@@ -397,6 +402,7 @@ def test_a_record_is_read_at_a_million_and_a_half_regions_a_second(tmp_path: Pat
         (b'"end_time":', b'"no_time":'),
     ],
 )
+@pytest.mark.slow
 def test_what_is_odd_is_read_as_a_whole(tmp_path: Path, old: bytes, new: bytes) -> None:
     path = tmp_path / "damon.data"
     path.write_bytes(RECORD)

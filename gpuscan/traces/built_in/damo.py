@@ -41,6 +41,8 @@ _READ_BYTES = 1 << 20
 _TEXT_BYTES_MAX = 1 << 30
 """Of JSON: parsed it takes several times as much memory, of which there may be less. A snapshot of 1000
 regions has some 0.4 MB."""
+_SMALL_BYTES = 32 << 20
+"""Of a file that is read as a whole in a second or two: to compile the scanner takes 25 s, once."""
 _SETTINGS_BYTES_MAX = 1 << 20
 _ADDRESS_MAX = 1 << 56
 _COUNT_MAX = 1 << 62
@@ -77,14 +79,17 @@ _REMEDY = "give a file of damo record, or what damo report access --json prints"
 def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
     """Yield the accessed regions, by the end of their snapshot, some ten thousand at a time.
 
-    What is laid out as damo does it is read piece by piece (:mod:`gpuscan.traces.damo_stream`), anything else
-    as a whole.
+    A large file that is laid out as damo does it is read piece by piece (:mod:`gpuscan.traces.damo_stream`),
+    any other as a whole.
 
     Raises:
         InputError: the file is cut short or foreign (names line or key), or its addresses are virtual.
         OSError: the file cannot be read.
     """
     _refuse_virtual(path)
+    if path.stat().st_size <= _SMALL_BYTES:
+        yield from _read_whole(path, on_read)
+        return
     n_read = n_again = 0
 
     def count(n_bytes: int) -> None:
