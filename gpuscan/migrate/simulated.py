@@ -187,7 +187,7 @@ class SimulatedMigrator:
         ends, target_nids = check_arrays("migrate_singles", _BATCHES, (ends, target_nids), dims)
         if (ends[-1] if len(ends) else 0) != len(frames):
             raise ArgumentError(
-                f"migrate_singles: ends cover another number of frames than the {len(frames):,} that were given"
+                f"migrate_singles: ends cover more or fewer than the {len(frames):,} frames"
                 "; give how many frames all batches up to each have, all of them in the last"
             )
         sizes = np.diff(ends, prepend=0)

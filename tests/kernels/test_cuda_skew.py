@@ -49,7 +49,7 @@ _AT = {
         "tile with candidates",
         "1",
     ),
-    "        first_section = section;\n": ("sections", "1"),
+    "        n_come_to = 0;\n": ("sections", "1"),
     "      is_last = n_come_to >= n_blocks;\n": ("blocks", "1"),
     "    const bool queues_alone = queues && !is_crowded;\n": (
         "queue",
