@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _FOOTER_BYTES_MAX = 64 << 20
 _FOOTER_ITEMS_MAX = 1 << 20
 """Of Thrift lists: row groups and their columns."""
+_GROUP_ROWS = 1 << 16
+"""Of a file that is written some rows at a time: what wrote them in other pieces wrote the same."""
 _DIGITS_MAX = 9
 _MAGIC = b"PAR1"
 
@@ -42,7 +44,7 @@ def create_table(path: Path, table: pa.Table, compression: str = "zstd") -> None
 
 
 class ParquetRows:
-    """Writes columns to a file that is open, some rows at a time. Close it.
+    """Writes columns to a file that is open, some rows at a time, in row groups of one size. Close it.
 
     Args:
         file: as :func:`gpuscan.files.writing.new_file` gives it.
@@ -51,6 +53,7 @@ class ParquetRows:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._writer: pq.ParquetWriter | None = None
+        self._held: list[pa.Table] = []
 
     def rows(self, columns: Mapping[str, Any]) -> None:
         """Append rows, by column; all have the names and types of the first.
@@ -64,8 +67,9 @@ class ParquetRows:
         table = pa.table(dict(columns))
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
-        if len(table):
-            self._writer.write_table(table)
+        self._held.append(table)
+        if sum(map(len, self._held)) >= _GROUP_ROWS:
+            self._write(_GROUP_ROWS)
 
     def end(self, name: str, text: str) -> None:
         """Say something of what was written, one column at least, and bring the file to its end.
@@ -74,9 +78,21 @@ class ParquetRows:
             OSError: the system refused it.
         """
         assert self._writer is not None
+        self._write(1)
         self._writer.add_key_value_metadata({name: text})
         self._writer.close()
         self._writer = None
+
+    def _write(self, n_rows_min: int) -> None:
+        """Write what is held, group by group, as long as it has so many rows."""
+        import pyarrow as pa
+
+        assert self._writer is not None
+        table = pa.concat_tables(self._held)
+        while len(table) >= n_rows_min:
+            self._writer.write_table(table.slice(0, _GROUP_ROWS))
+            table = table.slice(_GROUP_ROWS)
+        self._held = [table]
 
     def close(self) -> None:
         """Give up what has not come to its end."""
