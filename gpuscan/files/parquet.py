@@ -147,17 +147,27 @@ def has_columns(path: Path, columns: pa.Schema) -> bool:
         OSError: it cannot be opened.
         UnfitError: it is no regular file.
     """
+    found = footer(path)
+    return found is not None and bool(found[0].remove_metadata().equals(columns))
+
+
+def footer(path: Path) -> tuple[pa.Schema, int] | None:
+    """Return the columns of a Parquet file and how many rows it says that it has; None if it is none.
+
+    Raises:
+        OSError: it cannot be opened.
+        UnfitError: it is no regular file.
+    """
     import pyarrow as pa
 
     with os.fdopen(open_file(path), "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
-            return False
+            return None
         try:
             with _footer_of(file) as parquet:
-                is_one: bool = parquet.schema_arrow.remove_metadata().equals(columns)
-                return is_one
+                return parquet.schema_arrow, parquet.metadata.num_rows
         except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException):
-            return False
+            return None
 
 
 def _footer_of(file: BinaryIO) -> pq.ParquetFile:

@@ -129,6 +129,18 @@ def create_map(path: Path, heat: HeatMap, n_bytes_max: int = MAP_BYTES_MAX) -> N
         file.write(content)
 
 
+def is_map_file(path: Path) -> bool:
+    """Whether a file looks like one of these; reading it will tell whether it is whole.
+
+    Raises:
+        OSError: it cannot be opened.
+        UnfitError: it is no regular file.
+    """
+    from gpuscan.files.parquet import has_columns
+
+    return has_columns(path, _columns())
+
+
 def read_map(path: Path) -> HeatMap:
     """Return a map from its file.
 

@@ -23,18 +23,33 @@ def page_of(result: Path) -> Page:
     Raises:
         InputError: it is none, or damaged, or of a kind of which no page can be made yet.
     """
+    kind, document = _kind_of(result)
+    try:
+        return kind.page(document, result)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        why = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{result / kind.marker} is not what gpuscan writes ({why}); make it anew"
+        ) from error
+
+
+def has_page(result: Path) -> bool:
+    """Whether a directory is a result of which a page can be made."""
+    try:
+        _kind_of(result)
+    except InputError:
+        return False
+    return True
+
+
+def _kind_of(result: Path) -> tuple[ResultKind, dict[str, Any]]:
     kinds, _ = RESULT_KINDS.usable()
     for kind in kinds.values():
         path = result / kind.marker
         if path.is_file() and (document := _document(path)).get("kind") == kind.document_kind:
-            try:
-                return kind.page(document, result)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(
-                    f"{path} is not what gpuscan writes ({type(error).__name__}: {error}); make it anew"
-                ) from error
+            return kind, document
     raise InputError(f"{result} holds no result of {' or '.join(kinds)}; give the directory of their --out")
 
 

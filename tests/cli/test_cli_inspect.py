@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpuscan.cli.main import COMMANDS, main
+from gpuscan.files.parquet import ParquetRows
+from gpuscan.heatmap.layer import Layer
+from gpuscan.heatmap.map import HeatMap, create_map
+from gpuscan.heatmap.space import Space
 from gpuscan.inspection.catalogue import FILE_KINDS
 from gpuscan.store.plan_file import PlanWriter
 from gpuscan.topology.resolve import resolve_topology
@@ -43,14 +49,22 @@ PFN {far} type Unmovable Block 8 type Movable Flags 0x17ffffc0000000()
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return one file of each kind."""
     place = tmp_path_factory.mktemp("files")
-    (place / "machine.toml").write_text(to_toml(resolve_topology("two-socket-cxl", 1 << 30)))
+    machine = resolve_topology("two-socket-cxl", 1 << 30)
+    (place / "machine.toml").write_text(to_toml(machine))
     (place / "workload.toml").write_text(builtin_text("cxl-promote"))
     plan = make_plan([[0] * 40, [9] * 3], with_order=True)
     (place / "result").mkdir()
     with PlanWriter(place / "result/plan.parquet", "rfc", 2) as writer:
         writer.append(0, plan, plan.batches(2))
+    with (place / "result/series.parquet").open("wb") as file, closing(ParquetRows(file)) as rows:
+        rows.rows({"tick": np.arange(3), "time_ns": np.arange(3)})
+        rows.end("gpuscan.test", "{}")
+    cells = np.arange(3)
+    create_map(
+        place / "result/map.parquet",
+        HeatMap(Space.of(machine, 10**8, 5), {"moves": Layer(cells, cells, cells + 1, 0, 0)}),
+    )
     (place / "result/report.json").write_text('{"schema": 1, "kind": "run", "notes": ["one"]}')
-    machine = resolve_topology("two-socket-cxl", 1 << 30)
     near, far = (machine.node(nid).zones[-1].present[0][0] for nid in (0, 2))
     (place / "numa_maps").write_text(NUMA_MAPS)
     (place / "page_owner.txt").write_text(PAGE_OWNER.format(near=near, far=far))
@@ -60,6 +74,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "snapshot": HOST,
         "checkpoint": DATA / "checkpoint",
         "plan": place / "result/plan.parquet",
+        "heat-map": place / "result/map.parquet",
+        "table": place / "result/series.parquet",
         "machine": place / "machine.toml",
         "workload": place / "workload.toml",
         "report": place / "result",
@@ -85,6 +101,17 @@ def test_each_kind_is_told(files: dict[str, Path], capsys: pytest.CaptureFixture
     assert commands
     for name, command, *_ in commands:
         assert name == "python" or command in COMMANDS
+
+
+def test_a_result_is_shown_and_made_a_page_of(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    commands = [entry["command"] for entry in inspected(capsys, str(files["report"]))["commands"]]
+    given = shlex.quote(str(files["report"]))
+    assert commands[:2] == [f"gpuscan heatmap {given}", f"gpuscan report {given} -o page.html"]
+    (tmp_path / "scan.json").write_text('{"schema": 1, "kind": "scan"}')
+    (entry,) = inspected(capsys, str(tmp_path))["commands"]
+    assert entry["command"].startswith("python -m json.tool")
 
 
 @pytest.mark.parametrize("kind", ["trace", "plan"])

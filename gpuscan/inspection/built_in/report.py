@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpuscan.heatmap.map import MAP_FILE
 from gpuscan.inspection.contract import FileKind, Findings
 from gpuscan.inspection.text import json_of
+from gpuscan.report.catalogue import has_page
 from gpuscan.topology import Topology
 
 _SHOWN = 60
@@ -32,8 +34,14 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     if path.is_dir():
         rows.append(("files", ", ".join(sorted(found.name for found in path.iterdir()))))
     rows += [(name, _short(value)) for name, value in document.items() if name not in ("kind", "schema")]
-    plans = sorted(path.glob("*.parquet")) if path.is_dir() else []
-    commands = [(f"gpuscan inspect {shlex.quote(str(plan))}", "shows what is in it") for plan in plans]
+    given = shlex.quote(str(path))
+    commands = []
+    if (path / MAP_FILE).is_file():
+        commands.append((f"gpuscan heatmap {given}", "shows where and when"))
+    if has_page(path):
+        commands.append((f"gpuscan report {given} -o page.html", "makes a page for a browser"))
+    tables = sorted(path.glob("*.parquet")) if path.is_dir() else []
+    commands += [(f"gpuscan inspect {shlex.quote(str(found))}", "shows what is in it") for found in tables]
     commands.append((f"python -m json.tool {shlex.quote(str(place))}", "shows all of it"))
     return Findings(
         what="a result of gpuscan", rows=tuple(rows), facts={"document": document}, commands=tuple(commands)
