@@ -35,6 +35,11 @@ from gpuscan.checkpoint.directory import STATE_FILE, CheckpointDirectory
 from gpuscan.checkpoint.state import canonical
 from gpuscan.checkpoint.store_state import KIND, load_store, save_store
 from gpuscan.engine.tick import Engine
+from gpuscan.heatmap.layer import Layer
+from gpuscan.heatmap.map import HeatMap, create_map, read_map
+from gpuscan.heatmap.request import window_of
+from gpuscan.heatmap.space import Space
+from gpuscan.heatmap.text import labels, levels, scale, time_axis, title
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.resume import ResumedRun
@@ -43,6 +48,7 @@ from gpuscan.snapshot.snapshot import Snapshot
 from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Topology
+from gpuscan.topology.resolve import resolve_topology
 from gpuscan.topology.toml import from_toml, to_toml
 from gpuscan.traces import open_trace
 from gpuscan.traces.catalogue import TRACES
@@ -423,6 +429,54 @@ class PlanTarget:
         return bytes(sink.getvalue())
 
 
+class MapTarget:
+    """Maps of where and when; what is read is drawn as a terminal shows it, whole and in part."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "map.parquet"
+        topology = resolve_topology("two-socket-cxl", 1 << 30)
+        cells = np.arange(20, dtype=np.int64)
+        layer = Layer(cells * 1000, cells, cells + 1, 2, 1)
+        create_map(self.path, HeatMap(Space.of(topology, 10**8, 60), {"moves": layer, "marks": layer}))
+        self.good = self.path.read_bytes()
+        self.footer = int.from_bytes(self.good[-8:-4], "little")
+        self.table = pq.read_table(self.path)
+        self.document = json.loads(self.table.schema.metadata[b"gpuscan.map"])
+
+    def attempt(self, rng: random.Random) -> None:
+        kind = rng.randrange(10)
+        if kind < 2:
+            data = mutate.in_bytes(rng, self.good)
+        elif kind < 4:
+            split = len(self.good) - 8 - self.footer
+            footer = mutate.in_bytes(rng, self.good[split:-8])
+            data = self.good[:split] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+        else:
+            data = self._changed(rng)
+        self.path.write_bytes(data)
+        heat = read_map(self.path)
+        for name, layer in heat.layers.items():
+            for window in (window_of(heat, None, None), window_of(heat, "0x1000-0x2000", "1s-2s")):
+                image = window.image(layer, (20, 60))
+                levels(image), labels(heat, image), scale(heat, image), time_axis(heat, image)
+            title(heat, name, layer)
+
+    def _changed(self, rng: random.Random) -> bytes:
+        """Return a sound Parquet file with another document, or other cells."""
+        table, document = self.table, self.document
+        if rng.random() < 0.6:
+            document = mutate.in_document(rng, document)
+        else:
+            at = rng.randrange(1, table.num_columns)
+            values = table.column(at).to_numpy().copy()
+            values[rng.randrange(len(values))] = rng.choice([-1, 0, 1 << 20, 1 << 40, 1 << 62, -(1 << 63)])
+            table = table.set_column(at, table.schema.names[at], pa.array(values))
+        text = json.dumps(document, default=str).encode("utf-8", "surrogatepass")
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata({b"gpuscan.schema": b"1", b"gpuscan.map": text}), sink)
+        return bytes(sink.getvalue())
+
+
 class WorkloadTarget:
     """Workloads in TOML."""
 
@@ -574,6 +628,7 @@ TARGETS: dict[str, Any] = {
     "checkpoint": CheckpointTarget,
     "shard-log": ShardLogTarget,
     "plan": PlanTarget,
+    "map": MapTarget,
     "workload": WorkloadTarget,
     "topology": TopologyTarget,
     **MACHINE_TARGETS,
