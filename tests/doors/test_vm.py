@@ -164,7 +164,13 @@ def qemu_of(parent: int) -> list[int]:
     """Return the process ids of the guests that ``parent`` started, oldest first."""
     tasks = Path(f"/proc/{parent}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return sorted(pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("qemu"))
+    guests = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("qemu")]
+    return sorted(guests, key=started)  # not by number, which wraps around
+
+
+def started(pid: int) -> int:
+    """Return when a process began: ``starttime`` of proc_pid_stat(5), ticks since the boot."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def is_running(pid: int) -> bool:

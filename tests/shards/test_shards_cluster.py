@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -472,37 +472,40 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert nothing_is_left(tmp_path, pids)
 
 
-def abandoned() -> set[str]:
-    """Return the files of semaphores that no process has mapped: tests that run beside have theirs mapped."""
-    files: dict[int, str] = {}
+def semaphores_of(pids: Iterable[int]) -> set[Path]:
+    """Return the files of semaphores that these processes have mapped, not those of tests that run beside."""
     mapped: set[int] = set()
-    for entry in Path("/dev/shm").glob("sem.*"):
+    for pid in pids:
+        with suppress(OSError):  # it has ended
+            # By inode: the maker has it mapped under the name that sem_open(3) gave it first.
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            mapped.update(int(line.split()[4]) for line in lines if "/sem." in line)
+    found = set()
+    for file in Path("/dev/shm").glob("sem.*"):
         with suppress(FileNotFoundError):
-            files[entry.stat().st_ino] = entry.name
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):  # it ended, or is another user's
-            # By inode: its maker has it mapped under the name that sem_open(3) gave it first.
-            mapped.update(int(line.split()[4]) for line in maps.read_text().splitlines() if "/sem." in line)
-    return {name for inode, name in files.items() if inode not in mapped}
+            if file.stat().st_ino in mapped:
+                found.add(file)
+    return found
 
 
-def none_more(before: set[str]) -> bool:
-    """Wait until none more is abandoned than before: one that is just being made is, for a moment."""
+def removed(files: set[Path]) -> bool:
+    """Wait until files are not there any more, and say whether they are not."""
     deadline = time.monotonic() + 30
-    while not abandoned() <= before and time.monotonic() < deadline:
+    while any(file.exists() for file in files) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return abandoned() <= before
+    return not any(file.exists() for file in files)
 
 
-def kill_after(engine: subprocess.Popen[str], state: Path, generation: int) -> list[int]:
-    """Send SIGKILL to an engine once it has written a checkpoint; return the processes it had."""
+def kill_after(engine: subprocess.Popen[str], state: Path, generation: int) -> tuple[list[int], set[Path]]:
+    """Send SIGKILL to an engine once it has written a checkpoint; return its processes and semaphores."""
     while engine.poll() is None and not (state / f"checkpoint-{generation:08}").exists():
         time.sleep(0.005)
     pids = family(engine.pid)
+    semaphores = semaphores_of(pids)
     engine.kill()
     _, err = engine.communicate()
     assert engine.returncode == -signal.SIGKILL, err
-    return pids
+    return pids, semaphores
 
 
 @pytest.mark.slow
@@ -511,14 +514,14 @@ def test_an_engine_that_is_killed_leaves_nobody_behind_and_its_run_goes_on(
 ) -> None:
     scratch, state = tmp_path / "tmp", tmp_path / "state"
     scratch.mkdir()
-    before = abandoned()
     engine = gpuscan(
         scratch, "--ticks", "6", "--workers", "2", "--checkpoint", str(state), "--every", "1", "--quiet"
     )
-    pids = kill_after(engine, state, 2)
+    pids, semaphores = kill_after(engine, state, 2)
     assert len(pids) >= 3
     assert gone(pids)
-    assert none_more(before)
+    assert semaphores
+    assert removed(semaphores)
     assert list(scratch.iterdir())  # what nobody could remove
 
     # The workers of the next one are of a cluster that stays, and it is killed too.
@@ -548,7 +551,7 @@ def watched(engine: subprocess.Popen[str], until: float, ready: Path | None = No
 
 @pytest.mark.slow
 def test_engines_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    started, rng, before = time.monotonic(), random.Random(8), abandoned()
+    started, rng = time.monotonic(), random.Random(8)
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     fresh = ("run", "cxl-promote", "--memory", "1GiB", "--ticks", "40", "--workers", "2", "--every", "1")
@@ -575,23 +578,22 @@ def test_engines_killed_at_random_moments(tmp_path: Path, capsys: pytest.Capture
                 else:
                     pids = watched(engine, born + rng.uniform(0, start_s))
                 if engine.poll() is None:
+                    semaphores = semaphores_of(pids)
                     engine.kill()
                     engine.communicate()
                     n_killed += 1
                     assert gone(list(pids))
                     if has_started:
-                        assert none_more(before)
-                    else:
-                        # sem_open(3) links a file that it made beside, then Python tells its resource
-                        # tracker: of an engine that is killed in between nobody knows what it left.
-                        before |= abandoned()
+                        assert semaphores
+                        assert removed(semaphores)
+                    # Else nobody may know of them: sem_open(3) links a file that it made beside, then Python
+                    # tells its resource tracker.
                     continue
             out, err = engine.communicate()
             assert engine.returncode == 0, err
             assert json.loads(out)["ledger"] == json.loads(whole)["ledger"]
             rest_s = rest_s or time.monotonic() - born - start_s
             break
-    assert none_more(before)
     assert len(list(scratch.iterdir())) <= 1  # each one removes what the one before could not
     with capsys.disabled():
         print(  # noqa: T201
