@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from gpuscan.base.errors import GpuscanError
 from gpuscan.cli.main import main
+from gpuscan.heatmap.map import read_map
 from gpuscan.snapshot.snapshot import Snapshot
 from hosts import small_host
 
@@ -120,12 +121,15 @@ def earlier(make: Callable[[Path], int], name: str) -> Callable[[Path], None]:
     return prepare
 
 
-def run_is_whole(path: Path) -> str:
-    """Say what is wrong with the directory of a run."""
+def run_is_whole(path: Path, *, has_map: bool = True) -> str:
+    """Say what is wrong with the directory of a run; one with checkpoints keeps no map."""
+    expected = ["ledger.json", *["map.parquet"] * has_map, "plan.parquet", "report.json", "series.parquet"]
     try:
         names = sorted(entry.name for entry in path.iterdir())
-        if names != ["ledger.json", "plan.parquet", "report.json", "series.parquet"]:
+        if names != expected:
             return f"it holds {names}"
+        if has_map:
+            read_map(path / "map.parquet")
         pq.read_table(path / "plan.parquet")
         assert len(pq.read_table(path / "series.parquet")) == 2
         json.loads((path / "ledger.json").read_text())
@@ -164,7 +168,7 @@ def checkpoint_wrong(directory: Path, state: str) -> str:
     except GpuscanError as error:
         return f"the newest checkpoint is not whole: {error}"
     out = directory / "out"
-    return run_is_whole(out) if state == "whole" or out.exists() else ""
+    return run_is_whole(out, has_map=False) if state == "whole" or out.exists() else ""
 
 
 def checkpoint_names(path: Path) -> list[str]:
