@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import chain
 
 import numpy as np
@@ -141,8 +141,10 @@ def last_aggregations(text: bytes) -> dict[int, Rows]:
     lines = _LINE.findall(text)
     if not lines:
         return {}
-    numbers = (int(text or b"0") for text in chain.from_iterable(lines))
-    table = np.fromiter(numbers, dtype=np.int64).reshape(-1, _N_COLUMNS)
+    texts: Iterable[bytes] = chain.from_iterable(lines)
+    if not all(line[-1] for line in lines):
+        texts = (text or b"0" for text in texts)
+    table = np.array(list(map(int, texts)), dtype=np.int64).reshape(-1, _N_COLUMNS)
     found = {}
     for pid in np.unique(table[:, _PID]).tolist():
         rows = table[table[:, _PID] == pid]
