@@ -12,17 +12,14 @@ characters at a time, and only what differs is parsed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic as untyped_intrinsic
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
+from gpuscan.traces.words import eight, low_zeros
 
 PAD_BYTES = 16
 """Behind the text, which are looked at and do not count; 0 each."""
@@ -67,33 +64,8 @@ _LOWER_E, _LOWER_I, _LOWER_S, _LOWER_M, _LOWER_H, _LOWER_D, _LOWER_N, _LOWER_U, 
 _UPPER_E, _UPPER_B, _UPPER_K, _UPPER_M, _UPPER_G, _UPPER_T, _UPPER_P = map(ord, "EBKMGTP")
 _PLUS, _PER_CENT = map(ord, "+%")
 _POWERS = tuple(map(ord, "KMGTPE"))
-_ONES = np.uint64(0x0101010101010101)
 _SPACES = np.uint64(0x2020202020202020)
 _PAGE, _SHIFT = PAGE_BYTES, PAGE_SHIFT
-
-intrinsic = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", untyped_intrinsic)
-
-
-@intrinsic
-def _eight(typing: Any, text: Any, at: Any) -> Any:
-    """Return the eight characters from ``text[at]`` on as a number, the first its lowest byte."""
-
-    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, given[0])
-        pointer = builder.gep(array.data, [given[1]])
-        return builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(text, types.int64), build
-
-
-@intrinsic
-def _low_zeros(typing: Any, word: Any) -> Any:
-    """Return how many bits of a number that is not 0 are 0 below its lowest 1."""
-
-    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), build
 
 
 def _word(text: str) -> tuple[np.uint64, np.uint64, int]:
@@ -117,8 +89,8 @@ def _space(text: NDArray[np.uint8], at: Any) -> Any:
     while True:
         char = text[at]
         if char == _SPACE:
-            other = _eight(text, at) ^ _SPACES
-            at += 8 if other == 0 else np.int64(_low_zeros(other) >> np.uint64(3))
+            other = eight(text, at) ^ _SPACES
+            at += 8 if other == 0 else np.int64(low_zeros(other) >> np.uint64(3))
         elif char in (_NEWLINE, _RETURN, _TAB):
             at += 1
         else:
@@ -192,6 +164,19 @@ def _key(
 
 
 @compiled
+def _behind_value(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, bool]:
+    """Return where the next key of a table begins behind a value, or what is behind the table: it is over."""
+    at = _space(text, at)
+    if at >= n:
+        return _NEED, False
+    if text[at] == _END_BRACE:
+        return at + 1, True
+    if text[at] != _COMMA:
+        return _WRONG, False
+    return _space(text, at + 1), False
+
+
+@compiled
 def _is_key(key: tuple[Any, Any, int], length: int, low: Any, high: Any) -> bool:
     return length == key[2] and low == key[0] and high == key[1]
 
@@ -236,7 +221,7 @@ def _word_of(text: NDArray[np.uint8], at: int, n: int) -> int:
     """Return what is behind ``null``, ``true`` or ``false``."""
     if at + 5 >= n:
         return _NEED
-    word = _eight(text, at) & np.uint64(0xFFFFFFFF)
+    word = eight(text, at) & np.uint64(0xFFFFFFFF)
     if word == np.uint64(0x6C6C756E) or word == np.uint64(0x65757274):  # null, true
         return at + 4
     if word == np.uint64(0x736C6166) and text[at + 4] == _LOWER_E:
@@ -335,7 +320,7 @@ def _scale(text: NDArray[np.uint8], first: int, end: int, unit: int) -> Any:
         if (
             length == 7
             and a == _LOWER_S
-            and (_eight(text, first) << np.uint64(8)) == (_K_SAMPLES[0] << np.uint64(8))
+            and (eight(text, first) << np.uint64(8)) == (_K_SAMPLES[0] << np.uint64(8))
         ):
             return np.int64(1)
         return none
@@ -541,17 +526,14 @@ def _region(
                 n_slots = -1 if is_list else _note_slot(text, region, first, at, _OTHER, slots, n_slots)
         if at < 0:
             return at, 0
-        at = _space(text, at)
-        if at >= n:
-            return _NEED, 0
-        if text[at] == _END_BRACE:
+        at, is_over = _behind_value(text, at, n)
+        if at < 0:
+            return at, 0
+        if is_over:
             break
-        if text[at] != _COMMA:
-            return _WRONG, 0
-        at = _space(text, at + 1)
     if not (has_start and has_end and has_accesses) or found[_END] < found[_START]:
         return _WRONG, 0
-    return at + 1, n_slots
+    return at, n_slots
 
 
 @compiled
@@ -593,14 +575,11 @@ def _accesses(
                 n_slots = _note_slot(text, region, first, at, _OTHER, slots, n_slots)
         if at < 0:
             return at, 0
-        at = _space(text, at)
-        if at >= n:
-            return _NEED, 0
-        if text[at] == _END_BRACE:
+        at, is_over = _behind_value(text, at, n)
+        if at < 0:
+            return at, 0
+        if is_over:
             break
-        if text[at] != _COMMA:
-            return _WRONG, 0
-        at = _space(text, at + 1)
     found[_SAMPLES + 1] = 0
     if samples_at < 0:
         if percent_at < 0:
@@ -610,7 +589,7 @@ def _accesses(
             return _WRONG, 0
         found[_SAMPLES + 1] = 100
         n_slots = -1
-    return at + 1, n_slots
+    return at, n_slots
 
 
 @compiled
@@ -639,14 +618,11 @@ def _others(
         if at < 0:
             return at, 0
         n_slots = _note_slot(text, region, first, at, _OTHER, slots, n_slots) if is_scalar else -1
-        at = _space(text, at)
-        if at >= n:
-            return _NEED, 0
-        if text[at] == _END_BRACE:
-            return at + 1, n_slots
-        if text[at] != _COMMA:
-            return _WRONG, 0
-        at = _space(text, at + 1)
+        at, is_over = _behind_value(text, at, n)
+        if at < 0:
+            return at, 0
+        if is_over:
+            return at, n_slots
 
 
 @compiled
@@ -654,14 +630,14 @@ def _is_same(text: NDArray[np.uint8], at: int, template: NDArray[np.uint8], firs
     """Whether the next characters are those of the template."""
     done = 0
     while done + 8 <= n_bytes:
-        if _eight(text, at + done) != _eight(template, first + done):
+        if eight(text, at + done) != eight(template, first + done):
             return False
         done += 8
     left = np.uint64(8 * (n_bytes - done))
     if left == 0:
         return True
     mask = (np.uint64(1) << left) - np.uint64(1)
-    return bool(((_eight(text, at + done) ^ _eight(template, first + done)) & mask) == 0)
+    return bool(((eight(text, at + done) ^ eight(template, first + done)) & mask) == 0)
 
 
 @compiled
@@ -749,19 +725,16 @@ def _intervals(
             at = _value(text, at, n, hashes)
         if at < 0:
             return at
-        at = _space(text, at)
-        if at >= n:
-            return _NEED
-        if text[at] == _END_BRACE:
+        at, is_over = _behind_value(text, at, n)
+        if at < 0:
+            return at
+        if is_over:
             break
-        if text[at] != _COMMA:
-            return _WRONG
-        at = _space(text, at + 1)
     if sample_ns < 0 or aggregation_ns < 0:
         return _WRONG
     if sample_ns > 0:
         state[N_LOOKS] = max(np.int64(1), aggregation_ns // sample_ns)
-    return at + 1
+    return at
 
 
 @compiled
@@ -884,7 +857,6 @@ def scan(
         n_keys = state[N_KEYS if is_record else N_SNAPSHOT_KEYS]
         at, length, low, high, _ = _key(text, at, n, hashes, noted, n_keys)
         if at == _NEED:
-            at = state[POSITION]
             return MORE
         if at < 0:
             return ODD

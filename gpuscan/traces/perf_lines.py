@@ -8,17 +8,14 @@ like that goes word by word, from the end of the line. Both give the same for wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic as untyped_intrinsic
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.base.units import PAGE_SHIFT
+from gpuscan.traces.words import eight, high_zeros, low_zeros
 
 PAD_BYTES = 16
 """Behind the text, which are looked at and do not count."""
@@ -63,39 +60,6 @@ _SIXES = np.uint64(0x0606060606060606)
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 _EVEN_PAIRS = np.uint64(0x0000FFFF0000FFFF)
 _NONE = np.int64(-1)
-intrinsic = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", untyped_intrinsic)
-
-
-@intrinsic
-def _eight(typing: Any, text: Any, at: Any) -> Any:
-    """Return the eight characters from ``text[at]`` on as a number, the first its lowest byte."""
-
-    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, given[0])
-        pointer = builder.gep(array.data, [given[1]])
-        return builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(text, types.int64), build
-
-
-@intrinsic
-def _low_zeros(typing: Any, word: Any) -> Any:
-    """Return how many bits of a number that is not 0 are 0 below its lowest 1."""
-
-    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), build
-
-
-@intrinsic
-def _high_zeros(typing: Any, word: Any) -> Any:
-    """Return how many bits of a number that is not 0 are 0 above its highest 1."""
-
-    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        return builder.ctlz(given[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), build
 
 
 @compiled
@@ -118,14 +82,14 @@ def _blank_bytes(word: Any) -> Any:
     other = word ^ _SPACES
     if other == 0:
         return np.uint64(8), np.uint64(0xFFFFFFFFFFFFFFFF)
-    n = _low_zeros(other) >> np.uint64(3)
+    n = low_zeros(other) >> np.uint64(3)
     return n, (np.uint64(1) << (n << np.uint64(3))) - np.uint64(1)
 
 
 @compiled
 def _padded_decimal(text: NDArray[np.uint8], at: int) -> Any:
     """Return the decimal number that is right-aligned in 16 columns; -1 for anything else."""
-    high, low = _eight(text, at), _eight(text, at + 8)
+    high, low = eight(text, at), eight(text, at + 8)
     n, blank = _blank_bytes(low)
     value = np.int64(0)
     if high != _SPACES:
@@ -164,7 +128,7 @@ def _eight_hexadecimal(word: Any, blank: Any) -> Any:
 @compiled
 def _padded_address(text: NDArray[np.uint8], at: int) -> Any:
     """Return the hexadecimal number of up to 14 digits that is right-aligned in 16 columns; -1 for others."""
-    high, low = _eight(text, at), _eight(text, at + 8)
+    high, low = eight(text, at), eight(text, at + 8)
     n, blank = _blank_bytes(low)
     if n == 8:
         return _NONE
@@ -182,24 +146,24 @@ def _padded_time(text: NDArray[np.uint8], colon: int) -> Any:
     """Return the time that ends before ``colon`` and where it begins; (-1, 0) where that is none."""
     if text[colon - 7] == _DOT:
         dot = colon - 7
-        digits = (_eight(text, colon - 8) ^ _ZEROS) & np.uint64(0xFFFFFFFFFFFF0000)
+        digits = (eight(text, colon - 8) ^ _ZEROS) & np.uint64(0xFFFFFFFFFFFF0000)
         if _no_digits(digits):
             return _NONE, 0
         fraction = _eight_decimal(digits) * 1000
     elif text[colon - 10] == _DOT:
         dot = colon - 10
-        digits = _eight(text, colon - 9) ^ _ZEROS
+        digits = eight(text, colon - 9) ^ _ZEROS
         last = np.int64(text[colon - 1]) - _ZERO
         if _no_digits(digits) or last < 0 or last > 9:
             return _NONE, 0
         fraction = _eight_decimal(digits) * 10 + last
     else:
         return _NONE, 0
-    digits = _eight(text, dot - 8) ^ _ZEROS
+    digits = eight(text, dot - 8) ^ _ZEROS
     others = _no_digits(digits)
     if others == 0:
         return _NONE, 0
-    n = np.int64(_high_zeros(others) >> np.uint64(3))
+    n = np.int64(high_zeros(others) >> np.uint64(3))
     if n == 0:
         return _NONE, 0
     digits &= ~np.uint64(0) << np.uint64(64 - 8 * n)
@@ -396,10 +360,10 @@ def _line_by_words(text: NDArray[np.uint8], start: int, end: int) -> Any:
 def _newline_from(text: NDArray[np.uint8], at: int) -> Any:
     """Return where the next newline is, from ``at`` on; there is one."""
     while True:
-        other = _eight(text, at) ^ _NEWLINES
+        other = eight(text, at) ^ _NEWLINES
         found = (other - _ONES) & ~other & _HIGH  # the lowest bit is a newline's; those above may not be
         if found:
-            return at + np.int64(_low_zeros(found) >> np.uint64(3))
+            return at + np.int64(low_zeros(found) >> np.uint64(3))
         at += 8
 
 

@@ -96,18 +96,14 @@ class Pieces:
                 data = self._read() if self._unpack.needs_input and not self._packed else self._packed
                 self._packed = b""
                 if self._unpack.needs_input and not data:
-                    raise PackedError(
-                        "the compressed record ends in this line of its text; copy it again whole"
-                    )
+                    raise PackedError(_ENDS)
                 part: bytes = self._unpack.decompress(data, n_bytes)
             else:
                 data = self._packed or self._read()
                 part = self._unpack.decompress(data, n_bytes)
                 self._packed = self._unpack.unconsumed_tail
                 if not data and not part and not self._unpack.eof:
-                    raise PackedError(
-                        "the compressed record ends in this line of its text; copy it again whole"
-                    )
+                    raise PackedError(_ENDS)
         except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
