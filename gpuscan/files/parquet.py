@@ -28,19 +28,26 @@ _MAGIC = b"PAR1"
 def create_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
     """Write a table to a new file, as :func:`gpuscan.files.writing.create` opens it.
 
-    It is made in memory first: a writer of pyarrow's that could not write tries again when it is collected,
-    and complains on stderr (``ParquetWriter.__del__``, pyarrow 18 to 26).
-
     Raises:
         OSError: the system refused it.
+    """
+    content = table_content(table, compression=compression)
+    with create(path) as file:
+        file.write(content)
+
+
+def table_content(table: pa.Table, **options: Any) -> pa.Buffer:
+    """Return a table as the content of a Parquet file; ``options`` are those of pyarrow's ``write_table()``.
+
+    It is made in memory: a writer of pyarrow's that could not write tries again when it is collected, and
+    complains on stderr (``ParquetWriter.__del__``, pyarrow 18 to 26).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     made = pa.BufferOutputStream()
-    pq.write_table(table, made, compression=compression)
-    with create(path) as file:
-        file.write(made.getvalue())
+    pq.write_table(table, made, **options)
+    return made.getvalue()
 
 
 class ParquetRows:
@@ -54,6 +61,7 @@ class ParquetRows:
         self._file = file
         self._writer: pq.ParquetWriter | None = None
         self._held: list[pa.Table] = []
+        self._n_held = 0
 
     def rows(self, columns: Mapping[str, Any]) -> None:
         """Append rows, by column; all have the names and types of the first.
@@ -68,7 +76,8 @@ class ParquetRows:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
         self._held.append(table)
-        if sum(map(len, self._held)) >= _GROUP_ROWS:
+        self._n_held += len(table)
+        if self._n_held >= _GROUP_ROWS:
             self._write(_GROUP_ROWS)
 
     def end(self, name: str, text: str) -> None:
@@ -92,7 +101,7 @@ class ParquetRows:
         while len(table) >= n_rows_min:
             self._writer.write_table(table.slice(0, _GROUP_ROWS))
             table = table.slice(_GROUP_ROWS)
-        self._held = [table]
+        self._held, self._n_held = [table], len(table)
 
     def close(self) -> None:
         """Give up what has not come to its end."""

@@ -22,6 +22,16 @@ _GOLDEN = 0x9E37_79B9_7F4A_7C15
 
 
 @compiled
+def _slot_of(keys: NDArray[np.int64], key: int) -> Any:
+    """Return the slot of a key, or the empty one that it may take."""
+    mask = np.uint64(len(keys) - 1)
+    slot = ((np.uint64(key) * np.uint64(_GOLDEN)) >> np.uint64(20)) & mask
+    while keys[slot] != FREE and keys[slot] != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@compiled
 def add_pages(
     keys: NDArray[np.int64],
     counts: NDArray[np.int64],
@@ -49,8 +59,6 @@ def add_pages(
     Returns:
         Where it stopped (``len(flats)``: nowhere), and how many slots are taken then.
     """
-    mask = np.uint64(len(keys) - 1)
-    golden = np.uint64(_GOLDEN)
     single = len(n_pages) == 0
     for at in range(first, len(flats)):
         flat = flats[at]
@@ -64,9 +72,7 @@ def add_pages(
         while row <= last_row:
             inside = min(end, (row + 1) << row_shift) - max(flat, row << row_shift)
             key = (row << COLUMN_BITS) | column
-            slot = ((np.uint64(key) * golden) >> np.uint64(20)) & mask
-            while keys[slot] != FREE and keys[slot] != key:
-                slot = (slot + np.uint64(1)) & mask
+            slot = _slot_of(keys, key)
             if keys[slot] == FREE:
                 keys[slot] = key
                 n_used += 1
@@ -88,8 +94,6 @@ def add_cells(
 
     Rows and columns become coarser by so many bits.
     """
-    mask = np.uint64(len(keys) - 1)
-    golden = np.uint64(_GOLDEN)
     n_used = 0
     for at in range(len(old_keys)):
         key = old_keys[at]
@@ -97,9 +101,7 @@ def add_cells(
             continue
         column = (key & ((1 << COLUMN_BITS) - 1)) >> columns_by
         key = ((key >> COLUMN_BITS) >> rows_by) << COLUMN_BITS | column
-        slot = ((np.uint64(key) * golden) >> np.uint64(20)) & mask
-        while keys[slot] != FREE and keys[slot] != key:
-            slot = (slot + np.uint64(1)) & mask
+        slot = _slot_of(keys, key)
         if keys[slot] == FREE:
             keys[slot] = key
             n_used += 1

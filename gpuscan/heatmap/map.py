@@ -112,16 +112,13 @@ def create_map(path: Path, heat: HeatMap, n_bytes_max: int = MAP_BYTES_MAX) -> N
     Raises:
         OSError: the system refused it.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from gpuscan.files.parquet import table_content
 
+    encodings = {"row": "DELTA_BINARY_PACKED", "column": "DELTA_BINARY_PACKED", "count": "PLAIN"}
     while True:
-        made = pa.BufferOutputStream()
-        encodings = {"row": "DELTA_BINARY_PACKED", "column": "DELTA_BINARY_PACKED", "count": "PLAIN"}
-        pq.write_table(
-            _table(heat), made, compression="zstd", use_dictionary=["layer"], column_encoding=encodings
+        content = table_content(
+            _table(heat), compression="zstd", use_dictionary=["layer"], column_encoding=encodings
         )
-        content = made.getvalue()
         if len(content) <= n_bytes_max or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
             break
         heat = heat.coarser()

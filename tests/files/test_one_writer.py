@@ -57,7 +57,6 @@ ALLOWED = {
     ("gpuscan/compare/start.py", "save"): "what create() gave",
     ("gpuscan/compare/request_list.py", "save"): "what new_file() gave",
     ("gpuscan/files/parquet.py", "write_table"): "memory",
-    ("gpuscan/heatmap/map.py", "write_table"): "memory",
     ("gpuscan/report/picture.py", "savefig"): "what new_file() gave",
     ("gpuscan/store/plan_file.py", "ParquetWriter"): "what create() gave",
     # Zarr makes files below a directory that the writer made.
