@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,3 +68,9 @@ def json_of(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnfitError("is no table of JSON")
     return found
+
+
+def rows_command(path: Path) -> tuple[str, str]:
+    """Return the command that shows the rows of a table in Parquet, and what it does."""
+    code = f"import polars; print(polars.read_parquet({str(path)!r}))"
+    return f"python -c {shlex.quote(code)}", "shows its rows"

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
 from gpuscan.heatmap.map import LAYERS, MAP_FILE, is_map_file, read_map
 from gpuscan.inspection.contract import FileKind, Findings
+from gpuscan.inspection.text import rows_command
 from gpuscan.topology import Topology
 
 
@@ -28,12 +29,11 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     commands = []
     if path.name == MAP_FILE:
         commands.append((f"gpuscan heatmap {shlex.quote(str(path.parent))}", "shows it"))
-    table = shlex.quote(f"import polars; print(polars.read_parquet({str(path)!r}))")
     return Findings(
         what="a map: where and when",
         rows=tuple(rows),
         facts={"machine": heat.space.machine, "memory_bytes": memory_bytes, "totals": totals},
-        commands=(*commands, (f"python -c {table}", "shows its rows")),
+        commands=(*commands, rows_command(path)),
     )
 
 

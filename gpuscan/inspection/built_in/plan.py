@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from gpuscan.base.units import format_bytes, format_number
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
 from gpuscan.inspection.contract import FileKind, Findings
+from gpuscan.inspection.text import rows_command
 from gpuscan.store.plan_file import is_plan_file, read_plans
 from gpuscan.topology import Topology
 
@@ -24,9 +24,9 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     n_ticks, n_batches = len(np.unique(ticks)), len(np.unique(batches))
     rows = [
         ("folios", format_number(len(table), "folio")),
-        ("memory", format_bytes(int(pages.sum()) << 12)),
+        ("memory", format_bytes(int(pages.sum()) * PAGE_BYTES)),
         ("batches", f"{format_number(n_batches, 'batch')} in {format_number(n_ticks, 'tick')}"),
-        *(("to node", f"{nid}: {format_bytes(n << 12)}") for nid, n in by_target.items()),
+        *(("to node", f"{nid}: {format_bytes(n * PAGE_BYTES)}") for nid, n in by_target.items()),
     ]
     return Findings(
         what="a plan: claimed folios and their batches",
@@ -38,12 +38,7 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
             "ticks": n_ticks,
             "pages_to_node": {str(nid): n for nid, n in by_target.items()},
         },
-        commands=(
-            (
-                f"python -c {shlex.quote(f'import polars; print(polars.read_parquet({str(path)!r}))')}",
-                "shows its rows",
-            ),
-        ),
+        commands=(rows_command(path),),
     )
 
 

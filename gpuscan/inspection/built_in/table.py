@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.units import format_number
 from gpuscan.files.parquet import footer
 from gpuscan.inspection.contract import FileKind, Findings
+from gpuscan.inspection.text import rows_command
 from gpuscan.topology import Topology
 from gpuscan.traces.columns import PLACES, TIMES
 
@@ -21,12 +21,11 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     on_read(path.stat().st_size)
     columns, n_rows = found
     rows = [("rows", format_number(n_rows, "row")), *((field.name, str(field.type)) for field in columns)]
-    table = shlex.quote(f"import polars; print(polars.read_parquet({str(path)!r}))")
     return Findings(
         what="a table in Parquet",
         rows=tuple(rows),
         facts={"rows": n_rows, "columns": {field.name: str(field.type) for field in columns}},
-        commands=((f"python -c {table}", "shows its rows"),),
+        commands=(rows_command(path),),
     )
 
 
