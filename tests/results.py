@@ -5,23 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpuscan.cli.main import main
+from workload_files import small
 
-_WORKLOAD = """
-shows = "a test"
-ticks = 12
-seed = 7
-[topology]
-machine = "two-socket-cxl"
-memory = "1GiB"
-[[processes]]
-name = "p"
-memory = "30%"
-cpus_of = [0]
-placement = { 0 = "20%", 2 = "80%" }
-accesses_per_gib_s = 666_667
-[producer.hint_faults]
-scan_size = "1GiB"
-"""
+_WORKLOAD = small(12)
 
 
 def small_result(folder: Path) -> Path:

@@ -23,6 +23,26 @@ accesses_per_gib_s = 1000
 """
 
 
+def small(ticks: int) -> str:
+    """Return a workload on a machine of 1 GiB, which is promoted from node 2 within a second of its time."""
+    return f"""
+shows = "a test"
+ticks = {ticks}
+seed = 7
+[topology]
+machine = "two-socket-cxl"
+memory = "1GiB"
+[[processes]]
+name = "p"
+memory = "30%"
+cpus_of = [0]
+placement = {{ 0 = "20%", 2 = "80%" }}
+accesses_per_gib_s = 666_667
+[producer.hint_faults]
+scan_size = "1GiB"
+"""
+
+
 def machine(n_gib: int = 2) -> Topology:
     """Nodes 0 (CPUs, n_gib) and 2 (CXL, n_gib), and 5: CPUs without memory, next to 2."""
 

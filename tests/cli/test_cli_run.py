@@ -18,24 +18,9 @@ from gpuscan.cli.output import Output
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.run.out import OUT_FILES
 from gpuscan.store.plan_file import read_plans
+from workload_files import small
 
-# A machine of 1 GiB that is promoted within a second of its time.
-SMALL = """
-shows = "a test"
-ticks = 12
-seed = 7
-[topology]
-machine = "two-socket-cxl"
-memory = "1GiB"
-[[processes]]
-name = "p"
-memory = "30%"
-cpus_of = [0]
-placement = { 0 = "20%", 2 = "80%" }
-accesses_per_gib_s = 666_667
-[producer.hint_faults]
-scan_size = "1GiB"
-"""
+SMALL = small(12)
 
 
 def test_the_help_names_every_design(capsys: pytest.CaptureFixture[str]) -> None:

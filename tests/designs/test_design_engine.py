@@ -37,24 +37,10 @@ from gpuscan.sim.spec import (
 )
 from gpuscan.topology import Topology
 from machines import node, tiered
+from workload_files import small
 
 MS = 1_000_000
-SMALL = """
-shows = "a test"
-ticks = 25
-seed = 7
-[topology]
-machine = "two-socket-cxl"
-memory = "1GiB"
-[[processes]]
-name = "p"
-memory = "30%"
-cpus_of = [0]
-placement = { 0 = "20%", 2 = "80%" }
-accesses_per_gib_s = 666_667
-[producer.hint_faults]
-scan_size = "1GiB"
-"""
+SMALL = small(25)
 
 
 def machine(
