@@ -64,6 +64,8 @@ def test_a_hundred_thousand_hostile_machines_of_each_kind() -> None:
         ("import os; os.kill(os.getpid(), 11)", "broken seed 2 was killed by SIGSEGV"),
         ("import time; time.sleep(60)", "broken seed 2 hung for 1.0 s"),
         ("bytearray(3 << 30)", "broken seed 2 ended in a traceback"),
+        ("self.compiles(2.0)", ""),
+        ("self.compiles(0.1); import time; time.sleep(60)", "broken seed 2 hung for 1.0 s"),
     ],
 )
 def test_what_no_input_may_do_is_found(
@@ -71,8 +73,11 @@ def test_what_no_input_may_do_is_found(
 ) -> None:
     program = tmp_path / "broken.py"
     program.write_text(
-        "import sys\nfrom pathlib import Path\nfrom fuzz import targets, worker\n"
+        "import sys, time\nfrom pathlib import Path\nfrom numba.core import event\n"
+        "from fuzz import targets, worker\n"
         "class Broken:\n    n = 0\n    def __init__(self, directory): pass\n"
+        "    def compiles(self, s):\n"
+        "        with event.trigger_event('numba:compile'):\n            time.sleep(s)\n"
         "    def attempt(self, rng):\n        self.n += 1\n"
         f"        if self.n == 3:\n            {crash}\n"
         "targets.TARGETS['broken'] = Broken\n"
@@ -84,3 +89,4 @@ def test_what_no_input_may_do_is_found(
     monkeypatch.setattr("fuzz.campaign.HANG_S", 1.0)
     job.run()
     assert how in job.failure
+    assert bool(how) == bool(job.failure)

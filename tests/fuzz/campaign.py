@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.worker import PROGRESS
+from fuzz.worker import COMPILES, PROGRESS
 
 HANG_S = 20.0
 _TESTS = Path(__file__).parents[1]
 _MEMORY = Path("/dev/shm")
 _START_S = 600.0
-"""Until the first input: a worker makes its good files first, and may compile kernels."""
+"""Until the first input, for which a worker makes its good files, and of each compilation (25 s for the
+scanner of text)."""
 
 
 @dataclass
@@ -74,9 +75,13 @@ def _watch(child: subprocess.Popen[bytes], progress: Path) -> float:
         now = _tried(progress)
         if now != tried:
             tried, since = now, time.monotonic()
-        elif time.monotonic() - since > (limit_s := HANG_S if " seed " in tried else _START_S):
+        elif time.monotonic() - since > (limit_s := _limit_s(tried)):
             return limit_s
     return 0.0
+
+
+def _limit_s(tried: str) -> float:
+    return HANG_S if " seed " in tried and not tried.endswith(COMPILES) else _START_S
 
 
 def _tried(progress: Path) -> str:

@@ -17,11 +17,46 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from numba.core import event
+
 from gpuscan.base.errors import GpuscanError
 
 MEMORY_BYTES = 2 << 30
 PROGRESS = "tried"
+COMPILES = "compiles"
+"""Ends what the progress says while the compiler is at work: the first input of a parser waits for it."""
 _PROGRESS_BYTES = 64
+
+
+class Progress(event.Listener):
+    """What is being tried, in a file that the parent maps."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("w+b") as file:
+            file.write(bytes(_PROGRESS_BYTES))
+            file.flush()
+            self._seen = mmap.mmap(file.fileno(), _PROGRESS_BYTES)
+        self._text = ""
+        self._n_compiling = 0
+
+    def tell(self, text: str) -> None:
+        """Say that this is being tried now."""
+        self._text = text
+        self._write(text)
+
+    def on_start(self, event: event.Event) -> None:
+        """Say that a function is being compiled; it may have others compiled on its way."""
+        self._n_compiling += 1
+        self._write(f"{self._text} {COMPILES}")
+
+    def on_end(self, event: event.Event) -> None:
+        """Say again what is tried, once the outermost function is compiled."""
+        self._n_compiling -= 1
+        if not self._n_compiling:
+            self._write(self._text)
+
+    def _write(self, text: str) -> None:
+        self._seen[:] = text.encode().ljust(_PROGRESS_BYTES, b"\0")
 
 
 def attempts(directory: Path, first: int, n: int, names: Sequence[str]) -> None:
@@ -32,17 +67,15 @@ def attempts(directory: Path, first: int, n: int, names: Sequence[str]) -> None:
     """
     from fuzz.targets import TARGETS, TRACE_TARGETS
 
-    with (directory / PROGRESS).open("w+b") as file:
-        file.write(bytes(_PROGRESS_BYTES))
-        file.flush()
-        seen = mmap.mmap(file.fileno(), _PROGRESS_BYTES)
+    progress = Progress(directory / PROGRESS)
+    event.register("numba:compile", progress)
     for name in names:
-        seen[:] = f"{name}".encode().ljust(_PROGRESS_BYTES, b"\0")
+        progress.tell(name)
         (directory / name).mkdir()
         target = {**TARGETS, **TRACE_TARGETS}[name](directory / name)
         with _memory_bounded():
             for seed in range(first, first + n):
-                seen[:] = f"{name} seed {seed}".encode().ljust(_PROGRESS_BYTES, b"\0")
+                progress.tell(f"{name} seed {seed}")
                 _attempt(target, random.Random(f"{name} {seed}"))
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if used > MEMORY_BYTES:
