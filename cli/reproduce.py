@@ -93,7 +93,8 @@ def _list(names: tuple[str, ...], output: Output) -> None:
 def _print(done: list[Reproduced], output: Output, *, markdown: bool) -> None:
     from rich.table import Table
 
-    from gpuscan.reproduce.report import cells_of, markdown_of, number, remarks_of
+    from gpuscan.base.units import format_figure
+    from gpuscan.reproduce.report import cells_of, markdown_of, remarks_of
 
     for one in done:
         if markdown:
@@ -116,7 +117,7 @@ def _print(done: list[Reproduced], output: Output, *, markdown: bool) -> None:
             output.line(table.title)
             shown = Table(*table.columns, box=None, header_style="bold", pad_edge=False)
             for cells in table.rows:
-                shown.add_row(*map(number, cells))
+                shown.add_row(*map(format_figure, cells))
             output.table(shown)
             output.line()
         for remark in remarks_of(one):

@@ -160,6 +160,15 @@ def _formatted(value: float, step: float, suffixes: tuple[str, ...]) -> str:
     return f"{number} {suffix}"
 
 
+def format_figure(value: str | float) -> str:
+    """Return a number with as many digits as are of use, or a text as it is."""
+    if isinstance(value, str):
+        return value
+    if value == round(value) and abs(value) < 1e15:
+        return f"{round(value):,}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
 def format_time(ns: float) -> str:
     """Return a duration with the largest unit that keeps it above one, ``1.25 ms``."""
     value = float(ns)

@@ -6,7 +6,7 @@ points for its axis; the file name says what it shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,13 +16,13 @@ from gpuscan.base.installing import install_command
 from gpuscan.base.program import PROGRAM
 from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.bench.peers.catalogue import PEERS
+from gpuscan.bench.report import series_along
 from gpuscan.files.writing import create
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SERIES_KEYS = ("n_pages", "density", "n_targets", "format", "device", "clustering")
 # Okabe and Ito's colours, told apart by everyone; the floors are grey.
 _STYLE: dict[str, dict[str, Any]] = {
     "read": {"color": "0.35", "linestyle": "--", "marker": ""},
@@ -53,7 +53,7 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
     """Draw every figure that the report has the points for; return the names without suffix."""
     require_matplotlib()
     names = []
-    for series in _series(document["scans"], "density"):
+    for series in series_along(document["scans"], "density"):
         tag = _tag(series[0], "density")
         names.append(save(_by_density(series), directory, f"time-by-density-{tag}"))
         if any(row["kind"] == "peer" for row in series[0]["results"]):
@@ -61,23 +61,11 @@ def draw(document: Mapping[str, Any], directory: Path) -> list[str]:
     figures = [
         *(
             (_growth(series), f"time-by-pages-{_tag(series[0], 'n_pages')}")
-            for series in _series(document["scans"], "n_pages")
+            for series in series_along(document["scans"], "n_pages")
         ),
         *((_requests(case), f"requests-{_tag(case, '')}") for case in document["requests"]),
     ]
     return names + [save(figure, directory, name) for figure, name in figures]
-
-
-def _series(cases: Iterable[Mapping[str, Any]], axis: str) -> list[list[Mapping[str, Any]]]:
-    """Return cases that differ in ``axis`` alone, ascending in it, at least two of them."""
-    groups: dict[tuple[Any, ...], dict[float, Mapping[str, Any]]] = {}
-    for case in cases:
-        key = tuple(case[name] for name in _SERIES_KEYS if name != axis)
-        kept = groups.setdefault(key, {})
-        # The same point may be in two grids, with and without peers: keep the one that has more.
-        if case[axis] > 0 and len(case["results"]) >= len(kept.get(case[axis], {"results": []})["results"]):
-            kept[case[axis]] = case
-    return [[kept[at] for at in sorted(kept)] for kept in groups.values() if len(kept) > 1]
 
 
 def _tag(case: Mapping[str, Any], axis: str) -> str:

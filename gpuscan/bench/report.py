@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_time
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_number, format_time
 from gpuscan.files.parquet import create_table
 from gpuscan.files.writing import Contents, create_json, new_directory
 
@@ -102,10 +102,27 @@ def run_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def case_title(case: Mapping[str, Any]) -> str:
     """Return what a case is, for a heading."""
-    memory = format_bytes(case["n_pages"] * PAGE_BYTES)
+    memory = f"{format_bytes(case['n_pages'] * PAGE_BYTES)}, " if "n_pages" in case else ""
+    density = f", density {case['density']:g}" if "density" in case else ""
     where = f", {case['clustering']}" if "clustering" in case else ""
-    density = f", density {case['density']:g}{where}" if "density" in case else ""
-    return f"{memory}, {case['n_targets']} targets, {case['format']} on {case['device']}{density}"
+    targets = format_number(case["n_targets"], "target")
+    return f"{memory}{targets}, {case['format']} on {case['device']}{density}{where}"
+
+
+SERIES_KEYS = ("n_pages", "density", "n_targets", "format", "device", "clustering")
+"""What tells one case of a scan from another."""
+
+
+def series_along(cases: Iterable[Mapping[str, Any]], axis: str) -> list[list[Mapping[str, Any]]]:
+    """Return cases that differ in ``axis`` alone, ascending in it, at least two of them."""
+    groups: dict[tuple[Any, ...], dict[float, Mapping[str, Any]]] = {}
+    for case in cases:
+        key = tuple(case[name] for name in SERIES_KEYS if name != axis)
+        kept = groups.setdefault(key, {})
+        # The same point may be in two grids, with and without peers: keep the one that has more.
+        if case[axis] > 0 and len(case["results"]) >= len(kept.get(case[axis], {"results": []})["results"]):
+            kept[case[axis]] = case
+    return [[kept[at] for at in sorted(kept)] for kept in groups.values() if len(kept) > 1]
 
 
 SCAN_COLUMNS = ("", "caches", "time", "p10", "p90", "read", "of floor", "auto is faster by")

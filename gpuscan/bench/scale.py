@@ -8,7 +8,7 @@ other numbers put in; what it rests on is in the document, and what was not meas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -307,7 +307,7 @@ def project(model: Model, density: float) -> list[dict[str, Any]]:
     return rows
 
 
-def scale_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def scale_rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of what was measured."""
     columns = (
         "scaling,shards,memory,folios,tick,slowest scan,overhead,its max,on the wire,1 M requests to one,"
@@ -330,7 +330,7 @@ def scale_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return columns.split(","), rows
 
 
-def projection_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def projection_rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of the projections."""
     columns = (
         "machine,shards,records a shard,fits,scan,overhead,on the wire a tick,requests (the shards' side),"

@@ -43,7 +43,8 @@ class Plot:
         x_label, y_label: such as ``time (s)``.
         lines: at least one.
         shares_time: its x is the time of the map, and follows it.
-        log_x: whether x is on a scale of logarithms.
+        log_x, log_y: whether that axis is on a scale of logarithms.
+        has_points: the values stand apart, so each has a mark.
         names_recur: a line of the same name is of the same thing in other plots, and looks the same.
     """
 
@@ -53,6 +54,8 @@ class Plot:
     lines: tuple[Line, ...]
     shares_time: bool = False
     log_x: bool = False
+    log_y: bool = False
+    has_points: bool = False
     names_recur: bool = False
 
 
@@ -81,7 +84,33 @@ class Zoomed:
     heat: HeatMap
 
 
-Figure = Plot | Flow | Zoomed
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A bar for each name, one below the other.
+
+    Attributes:
+        about: what it is.
+        label: what their length is, with its unit in brackets.
+        bars: name and length.
+        band: between these two the background is marked, since it is where a bar should end.
+    """
+
+    about: About
+    label: str
+    bars: tuple[tuple[str, float], ...]
+    band: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is rather read than seen: texts, all columns but the first to the right."""
+
+    about: About
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Figure = Plot | Flow | Bars | Table | Zoomed
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes
-from gpuscan.report.contract import Figure, Flow, Plot, Zoomed
+from gpuscan.report.contract import Bars, Figure, Flow, Plot, Table, Zoomed
 
 if TYPE_CHECKING:
     from bokeh.models import Range1d
@@ -24,7 +24,7 @@ _FLOW_WIDTH = 10.0
 
 
 def drawn(figures: Iterable[Figure]) -> list[Any]:
-    """Return a model for each figure; those behind a map that share its time follow it."""
+    """Return a model for each figure that is no table; those behind a map that share its time follow it."""
     time: list[Range1d] = []
     style_of: dict[str, int] = {}  # a line of one name looks the same in every plot
     models = []
@@ -33,7 +33,9 @@ def drawn(figures: Iterable[Figure]) -> list[Any]:
             models.append(_map(figure, time))
         elif isinstance(figure, Plot):
             models.append(_plot(figure, time, style_of))
-        else:
+        elif isinstance(figure, Bars):
+            models.append(_bars(figure))
+        elif not isinstance(figure, Table):
             models.append(_flow(figure))
     return models
 
@@ -48,6 +50,8 @@ def _new(**options: Any) -> Any:
 
 def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
     options: dict[str, Any] = {"x_axis_type": "log"} if figure.log_x else {}
+    if figure.log_y:
+        options["y_axis_type"] = "log"
     if figure.shares_time and time:
         options["x_range"] = time[0]
     model = _new(
@@ -63,6 +67,9 @@ def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
         y = [float("nan") if value is None else value for value in line.y]
         style = {"line_color": COLOURS[at % len(COLOURS)], "line_dash": _DASHES[at % len(_DASHES)]}
         model.line(list(line.x), y, name=line.name, legend_label=line.name, line_width=2, **style)
+        if figure.has_points:
+            colour = style["line_color"]
+            model.scatter(list(line.x), y, name=line.name, legend_label=line.name, size=7, color=colour)
     if figure.lines:
         model.legend.click_policy = "hide"
         model.add_layout(model.legend[0], "right")
@@ -128,6 +135,27 @@ def _nodes(figure: Zoomed) -> list[tuple[int, int, str]]:
         else:
             found.append((flat, flat + n_pages, name))
     return found
+
+
+def _bars(figure: Bars) -> Any:
+    from bokeh.models import BoxAnnotation
+
+    names = [f"{at + 1}. {name}" for at, (name, _) in enumerate(figure.bars)]  # Bokeh wants each only once
+    lengths = [length for _, length in figure.bars]
+    model = _new(
+        height=80 + 22 * len(names),
+        y_range=names[::-1],
+        x_axis_label=figure.label,
+        tools="save,hover",
+        tooltips=[("", "@name"), (figure.label, "@length{0,0.00}")],
+    )
+    if figure.band is not None:
+        low, high = figure.band
+        model.add_layout(BoxAnnotation(left=low, right=high, fill_color=COLOURS[2], fill_alpha=0.2))
+    data = {"name": names, "length": lengths}
+    model.hbar(y="name", right="length", source=data, height=0.6, color=COLOURS[0])
+    model.ygrid.visible = False
+    return model
 
 
 def _flow(figure: Flow) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
-from gpuscan.report.contract import Figure, Page, Zoomed
+from gpuscan.report.contract import Figure, Page, Table, Zoomed
 from gpuscan.report.embedded import embedded
 
 if TYPE_CHECKING:
@@ -107,10 +107,13 @@ class _Frame:
 
         from gpuscan.report.drawing import drawn
 
-        script, places = components(tuple(drawn(page.figures)), wrap_script=False)
-        bokeh_js = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
-        numbered = enumerate(zip(page.figures, places, strict=True))
-        sections = "".join(_section(figure, place, at) for at, (figure, place) in numbered)
+        models = tuple(drawn(page.figures))
+        script, places = components(models, wrap_script=False) if models else ("", ())
+        bokeh_js = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw) if models else ""
+        left = iter(places)
+        shown = (_table(each) if isinstance(each, Table) else _plot(next(left)) for each in page.figures)
+        numbered = enumerate(zip(page.figures, shown, strict=True))
+        sections = "".join(_section(figure, what, at) for at, (figure, what) in numbered)
         style = (files(__package__) / "page.css").read_text(encoding="utf-8")
         facts = "".join(
             f"<tr><th>{_text(what)}</th><td>{_text(value)}</td></tr>" for what, value in page.facts
@@ -134,12 +137,22 @@ class _Frame:
         return f"{self._head}{said}{self._middle}{_map_scripts(cells) if cells else ''}{self._end}"
 
 
-def _section(figure: Figure, place: str, at: int) -> str:
+def _plot(place: str) -> str:
+    return f'<figure class="plot">{place}</figure>'
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    return f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _section(figure: Figure, shown: str, at: int) -> str:
     about = figure.about
     controls = _controls(figure.heat) if isinstance(figure, Zoomed) else ""
     return (
         f'<section aria-labelledby="figure-{at}"><h2 id="figure-{at}">{_text(about.title)}</h2>\n'
-        f'<p>{_text(about.sentence)}</p>\n{controls}<figure class="plot">{place}</figure>\n'
+        f"<p>{_text(about.sentence)}</p>\n{controls}{shown}\n"
         f'<p class="made">From: <code>{_text(about.command)}</code></p></section>\n'
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuscan.base import markdown
 from gpuscan.base.program import PROGRAM
+from gpuscan.base.units import format_figure
 from gpuscan.bench.plots import save
 from gpuscan.files.writing import Contents, create, create_json, new_directory
 from gpuscan.reproduce.catalogue import EXPERIMENTS
@@ -34,6 +35,7 @@ def document_of(done: Sequence[Reproduced], seed: int, facts: Mapping[str, Any])
         facts: version and machine.
     """
     return {
+        "kind": "reproduce",
         **facts,
         "seed": seed,
         "bars": dict(BARS),
@@ -91,18 +93,9 @@ def _experiment(one: Reproduced) -> dict[str, Any]:
 def cells_of(row: JudgedRow) -> tuple[str, str, str, str, str]:
     """Return what a person reads of a row: what, published, ours, difference, verdict."""
     unit = f" {row.figure.unit}" if row.figure.unit else ""
-    ours = "-" if row.ours is None else number(row.ours) + unit
+    ours = "-" if row.ours is None else format_figure(row.ours) + unit
     difference = "" if row.difference is None else f"{round(row.difference, 4) + 0.0:+.1%}"
-    return row.figure.what, number(row.figure.value) + unit, ours, difference, row.verdict
-
-
-def number(value: str | float) -> str:
-    """Return a number with as many digits as are of use, or a text as it is."""
-    if isinstance(value, str):
-        return value
-    if value == round(value) and abs(value) < 1e15:
-        return f"{round(value):,}"
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return row.figure.what, format_figure(row.figure.value) + unit, ours, difference, row.verdict
 
 
 def remarks_of(one: Reproduced) -> Iterator[str]:
@@ -130,7 +123,7 @@ def markdown_of(one: Reproduced) -> str:
         head = ("", "published", "ours", "difference", "")
         lines += [*markdown.table(head, [cells_of(row) for row in judged.rows]), ""]
     for table in judged.outcome.tables:
-        rows = [[number(cell) for cell in row] for row in table.rows]
+        rows = [[format_figure(cell) for cell in row] for row in table.rows]
         lines += [f"{table.title}:", "", *markdown.table(table.columns, rows), ""]
     lines += [f"- {remark}" for remark in remarks_of(one)]
     return "\n".join([*lines, ""])

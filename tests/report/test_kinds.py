@@ -1,0 +1,178 @@
+"""Pages of results that are no runs: they say what the result says, and all of them can be drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuscan.bench.scale import Point, fit, project
+from gpuscan.cli.main import main
+from gpuscan.report.catalogue import page_of
+from gpuscan.report.contract import Bars, Page, Plot, Table
+from gpuscan.report.page import page_html
+from hosts import small_host
+
+RECORDED = Path(__file__).parents[2] / "benchmarks" / "results"
+HOST = {"cpu": "<b>", "n_cpus": 2, "memory_bytes": 1 << 34, "load_1min": 0.5, "kernel_sources": "0"}
+
+
+def drawn(result: Path) -> Page:
+    """Return the page of a result, after it has been drawn once."""
+    page = page_of(result)
+    text, notes = page_html(page, result)
+    assert not notes
+    for figure in page.figures:
+        assert figure.about.title
+        if isinstance(figure, Table):
+            assert all(len(row) == len(figure.columns) for row in figure.rows)
+    assert text.count("<section") == len(page.figures)
+    return page
+
+
+def kept(directory: Path, name: str, document: Mapping[str, Any]) -> Path:
+    (directory / name).write_text(json.dumps(document), encoding="utf-8")
+    return directory
+
+
+def test_a_scan_says_where_its_folios_lie_and_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_host().write(tmp_path / "host.zarr")
+    out = tmp_path / "out"
+    command = [
+        "scan",
+        str(tmp_path / "host.zarr"),
+        "--split-cxl",
+        "50%",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
+    assert main(command) == 0
+    capsys.readouterr()
+    document = json.loads((out / "scan.json").read_text())
+    pages = document["routes"][0]["pages"]
+    place, routes, batches = drawn(out).figures
+    assert isinstance(place, Plot)
+    (line,) = place.lines
+    assert sum(y or 0 for y in line.y) == pytest.approx(pages * 4096 / 2**20)
+    assert isinstance(routes, Bars)
+    assert routes.bars == (("node 1 to 0", pages * 4096 / 2**30),)
+    assert isinstance(batches, Table)
+    assert batches.rows[0][2] == f"{document['targets'][0]['batches']:,}"
+
+
+def test_a_scan_that_plans_nothing_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_host().write(tmp_path / "host.zarr")
+    assert main(["scan", str(tmp_path / "host.zarr"), "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    page = drawn(tmp_path / "out")
+    assert not page.figures
+    assert page.notes[0].startswith("Nothing would be moved")
+
+
+def test_a_benchmark_has_a_plot_for_each_series_and_a_table_for_each_case() -> None:
+    document = json.loads((RECORDED / "bench.json").read_text())
+    page = drawn(RECORDED)
+    plots = [figure for figure in page.figures if isinstance(figure, Plot)]
+    tables = [figure for figure in page.figures if isinstance(figure, Table)]
+    assert len(tables) == len(document["scans"]) + len(document["requests"]) + len(document["ticks"])
+    first = plots[0]
+    assert len({figure.about.title for figure in plots}) == len(plots)
+    by_name = {line.name: line for line in first.lines}
+    (case,) = (
+        case
+        for case in document["scans"]
+        if case["density"] == 1e-4 and case["clustering"] == "uniform" and len(case["results"]) > 12
+    )
+    (row,) = (row for row in case["results"] if row["name"] == "gpuscan indexed" and row["state"] == "cold")
+    at = list(by_name["gpuscan indexed"].x).index(1e-4)
+    assert by_name["gpuscan indexed"].y[at] == pytest.approx(row["scaled_ns"] * 1e-6)
+
+
+def test_shards_are_plotted_by_their_number(tmp_path: Path) -> None:
+    points = [
+        Point(
+            "strong",
+            n,
+            1 << 24,
+            1000 * n,
+            2e6,
+            1e6 / n,
+            1e6,
+            2e6,
+            10**6 * n,
+            1e8,
+            9e3,
+            3e5,
+            10**6,
+            5e7,
+            6e7,
+            12.0,
+        )
+        for n in (1, 2, 4)
+    ]
+    model = fit(points)
+    document = {
+        "kind": "bench-scale",
+        "host": HOST,
+        "settings": {"n_pages": 1 << 24, "density": 1e-4},
+        "points": [asdict(point) for point in points],
+        "model": asdict(model),
+        "projections": project(model, 1e-4),
+    }
+    plot, measured, projected = drawn(kept(tmp_path, "scale.json", document)).figures
+    assert isinstance(plot, Plot)
+    assert [list(line.x) for line in plot.lines] == [[1, 2, 4]] * 2
+    assert list(plot.lines[1].y) == [1.0, 0.5, 0.25]
+    assert isinstance(measured, Table)
+    assert isinstance(projected, Table)
+    assert (len(measured.rows), len(projected.rows)) == (3, len(document["projections"]))
+
+
+def test_published_experiments_are_laid_beside_ours(tmp_path: Path) -> None:
+    rows = [
+        {
+            "what": f"row {n}",
+            "unit": "GB/s",
+            "published": 2.0,
+            "ours": ours,
+            "difference": ours and ours / 2 - 1,
+        }
+        | {"verdict": "missed" if why else "reached", "missing": why}
+        for n, ours, why in ((1, 1.0, "no DMA"), (2, 2.0, ""), (3, None, "not run"))
+    ]
+    experiment = {
+        "name": "one",
+        "about": "about it",
+        "source": "</script>",
+        "fitted": ["a cost"],
+        "not_modelled": [],
+        "reached": 1,
+        "judged": 2,
+        "rows": rows,
+        "orders": [{"what": "all", "as_published": False, "missing": "an order"}],
+        "tables": [{"title": "more", "columns": ["a", "b"], "rows": [["x", 0.25]]}],
+    }
+    document = {
+        "kind": "reproduce",
+        "bars": {"count": 0.01, "rate": 0.1},
+        "reached": 1,
+        "judged": 2,
+        "seconds": 1.5,
+        "experiments": [experiment],
+    }
+    bars, table, more = drawn(kept(tmp_path, "reproduce.json", document)).figures
+    assert isinstance(bars, Bars)
+    assert bars.bars == (("row 1", 0.5), ("row 2", 1.0))
+    assert isinstance(table, Table)
+    assert table.rows[0] == ("row 1", "2 GB/s", "1 GB/s", "-50.0%", "missed")
+    assert table.rows[2] == ("row 3", "2 GB/s", "-", "", "missed")
+    assert "Missed: row 1: no DMA." in table.about.sentence
+    assert "Order of all not as published: an order." in table.about.sentence
+    assert isinstance(more, Table)
+    assert more.rows == (("x", "0.25"),)
