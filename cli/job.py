@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuscan.base.described import Option, described
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.output import Output, Progress
     from gpuscan.engine.tick import PlanSink, RunReport
     from gpuscan.heatmap.recorder import MapRecorder
@@ -42,11 +45,54 @@ def check_here(request: RunRequest, output: Output) -> None:
     check_threads(request.n_threads, output)
 
 
-def begin(job: Job, output: Output) -> None:
+@dataclass(frozen=True, slots=True)
+class PageOfRun:
+    """The page that a run makes of its result at once."""
+
+    path: Path | None = described(
+        None,
+        Option("Make one page of the result, for a browser; needs [report].", ("--report",), metavar="FILE"),
+    )
+
+    def check(self, *, force: bool) -> None:
+        """Check that it can be made, before the run.
+
+        Raises:
+            InputError: it cannot.
+        """
+        from gpuscan.cli.pages import check_page
+
+        if self.path is not None:
+            check_page(self.path, force=force)
+
+    def made(self, place: Path, result: Path | None, made_by: str, output: Output) -> RunFailedError | None:
+        """Make it of what was kept; return why that failed.
+
+        Args:
+            place: where it was kept.
+            result: where it stays, None: nowhere.
+            made_by: the command line.
+            output: where to say what was made coarser.
+        """
+        from gpuscan.base.errors import RunFailedError
+        from gpuscan.cli.pages import write_page
+        from gpuscan.report.catalogue import page_of
+
+        assert self.path is not None
+        try:
+            _, notes = write_page(page_of(place), self.path, result, made_by=made_by)
+        except RunFailedError as error:
+            return error
+        for note in notes:
+            output.note(f"gpuscan: note: {note}")
+        return None
+
+
+def begin(job: Job, output: Output, page: PageOfRun, made_by: str) -> None:
     """Conduct a job from its first tick, with checkpoints where they were asked for."""
     request = job.request
     if request.checkpoint is None:
-        conduct(job, output)
+        conduct(job, output, page, made_by)
         return
     from contextlib import closing
 
@@ -54,48 +100,30 @@ def begin(job: Job, output: Output) -> None:
 
     request.check_kept()
     with closing(RunCheckpoints(request.checkpoint, force=request.force)) as checkpoints:
-        conduct(job, output, checkpoints)
+        conduct(job, output, page, made_by, checkpoints)
 
 
-def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None) -> None:
+def conduct(
+    job: Job, output: Output, page: PageOfRun, made_by: str, checkpoints: RunCheckpoints | None = None
+) -> None:
     """Build what a job is of, run it, print and keep what came of it.
 
     Args:
         job: what to do.
         output: where to say it.
+        page: what is made of the result at once.
+        made_by: the command line, for that.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
-    from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
-    from gpuscan.heatmap.recorder import MapRecorder
-    from gpuscan.run.out import open_out
 
     request = job.request
     check_division(request, job.topology.page_map)
-    done: _Done | None = None
-    failure: RunFailedError | None = None
-    try:
-        with ExitStack() as stack:
-            kept, plan_sink, recorder = None, None, None
-            if request.out is not None:
-                policy = job.workload.engine_policy()
-                kept = stack.enter_context(open_out(request.out, policy, force=request.force))
-                if checkpoints is None:
-                    plan_sink = kept.plan_sink
-                    recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
-                else:
-                    plan_sink = checkpoints.keep_plans()
-                    output.note("gpuscan: note: a run with checkpoints keeps no map.parquet")
-            done = _ran(job, output, checkpoints, plan_sink, recorder)
-            if kept is not None:
-                plans = () if checkpoints is None else checkpoints.plans()
-                heat = None if recorder is None else recorder.map(done.summary.simulated_ns)
-                kept.finish(done.report, done.document, plans, heat)
-    except RunFailedError as error:
-        if done is None:
-            raise
-        failure = error  # --out could not be kept: what the run found is shown all the same
+    with _place(request.out, page) as place:
+        done, failure = _kept(job, output, checkpoints, place)
+        if page.path is not None and place is not None and failure is None:
+            failure = page.made(place, request.out, made_by, output)
     output.document(done.document)
     row = f"none, {request.design} is a model"
     if done.scenario.store is not None:
@@ -105,10 +133,58 @@ def conduct(job: Job, output: Output, checkpoints: RunCheckpoints | None = None)
         raise failure
     if request.out is not None:
         output.note(f"kept in {request.out}")
+    if page.path is not None:
+        output.note(f"the page is {page.path}; open it in a browser")
     if checkpoints is not None:
         from gpuscan.run.checkpoints import saved_sentence
 
         output.note(saved_sentence(checkpoints))
+
+
+@contextmanager
+def _place(out: Path | None, page: PageOfRun) -> Iterator[Path | None]:
+    """Yield where the result is kept: at ``out``, for the page alone where nobody wants more, or nowhere."""
+    if out is not None or page.path is None:
+        yield out
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="gpuscan-report-") as made:
+        yield Path(made) / "result"
+
+
+def _kept(
+    job: Job, output: Output, checkpoints: RunCheckpoints | None, place: Path | None
+) -> tuple[_Done, RunFailedError | None]:
+    """Run a job and keep what came of it; return that, and why it could not be kept."""
+    from gpuscan.base.errors import RunFailedError
+    from gpuscan.heatmap.recorder import MapRecorder
+    from gpuscan.run.out import open_out
+
+    request = job.request
+    done: _Done | None = None
+    try:
+        with ExitStack() as stack:
+            kept, plan_sink, recorder = None, None, None
+            if place is not None:
+                policy = job.workload.engine_policy()
+                kept = stack.enter_context(open_out(place, policy, force=request.force))
+                if checkpoints is None:
+                    plan_sink = kept.plan_sink if request.out is not None else None
+                    recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
+                else:
+                    plan_sink = checkpoints.keep_plans() if request.out is not None else None
+                    output.note("gpuscan: note: a run with checkpoints keeps no map.parquet")
+            done = _ran(job, output, checkpoints, plan_sink, recorder)
+            if kept is not None:
+                plans = () if checkpoints is None or plan_sink is None else checkpoints.plans()
+                heat = None if recorder is None else recorder.map(done.summary.simulated_ns)
+                kept.finish(done.report, done.document, plans, heat)
+    except RunFailedError as error:
+        if done is None:
+            raise
+        return done, error  # what the run found is shown all the same
+    return done, None
 
 
 def _ran(

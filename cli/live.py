@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscan.base.described import like
-from gpuscan.cli.main import OWN_PROCESS
 from gpuscan.cli.options import Voice, takes_options
 from gpuscan.live.request import LiveRequest
 
@@ -59,7 +58,7 @@ def live(
     """
     from contextlib import ExitStack
 
-    owns_process = context.obj == OWN_PROCESS
+    owns_process = context.obj.owns_process
     if owns_process:
         _import_without_threads()
     from gpuscan.base.allocator import keep_freed_memory

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import shlex
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from io import UnsupportedOperation
 from pathlib import Path
@@ -34,8 +36,19 @@ EXIT_SIGNAL = 128
 """Plus the number of the signal that ended the command, as shells report it."""
 EXIT_PIPE = EXIT_SIGNAL + signal.SIGPIPE
 
-OWN_PROCESS = "own process"
-"""What a command finds as ``Context.obj`` where it is all that this process is there for."""
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What a command finds as ``Context.obj``.
+
+    Attributes:
+        line: the command line, as it can be given again.
+        owns_process: the command is all that this process is there for.
+    """
+
+    line: str
+    owns_process: bool
+
 
 _ENDED_BY: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
@@ -174,13 +187,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
     with plain_streams(), _rare_collections(), _signals() as received, warnings.catch_warnings():
         warnings.showwarning = _note_warning
-        return _run(args, debug, received, OWN_PROCESS if argv is None else None)
+        called = Called(shlex.join((PROGRAM, *args)), owns_process=argv is None)
+        return _run(args, debug, received, called)
 
 
-def _run(args: list[str], debug: bool, received: list[int], place: object) -> int:
+def _run(args: list[str], debug: bool, received: list[int], called: Called) -> int:
     try:
         command = typer.main.get_command(app)
-        code = command.main(args, prog_name=PROGRAM, standalone_mode=False, obj=place)
+        code = command.main(args, prog_name=PROGRAM, standalone_mode=False, obj=called)
         sys.stdout.flush()
     except _USAGE_ERROR as error:
         return _fail(_usage_sentence(error), EXIT_USAGE, debug)

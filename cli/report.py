@@ -8,21 +8,21 @@ from pathlib import Path
 from gpuscan.base.described import Option, described
 from gpuscan.base.units import parse_bytes
 from gpuscan.cli.options import Voice, takes_options
+from gpuscan.cli.pages import check_page, show_page, write_page
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which page of which result."""
 
-    result: Path = described(
-        Path(), Option("The directory of --out of run or compare.", metavar="RESULT", is_argument=True)
-    )
+    result: Path = described(Path(), Option("A directory of --out.", metavar="RESULT", is_argument=True))
     out: Path = described(Path("report.html"), Option("The page.", ("--output", "-o"), metavar="FILE"))
     max_size: int = described(
         "5MB",
         Option("How large it may be; the map is coarser then.", metavar="SIZE", parse=parse_bytes),
     )
     force: bool = described(False, Option("Replace an earlier page."))
+    is_opened: bool = described(False, Option("Open it in a browser.", ("--open",)))
 
 
 @takes_options
@@ -33,21 +33,16 @@ def report(wanted: Wanted, voice: Voice) -> None:
     gpuscan run --out results
     gpuscan report results -o page.html
     gpuscan report results -o small.html --max-size 2MB
+    gpuscan report results --open
     """
-    from gpuscan.base.errors import InputError
-    from gpuscan.files.writing import check_file, write_file
     from gpuscan.report.catalogue import page_of
-    from gpuscan.report.page import page_html, require_bokeh
 
     output = voice.output()
-    require_bokeh()
-    check_file(wanted.out)
-    if wanted.out.exists() and not wanted.force:
-        raise InputError(f"{wanted.out} is there already; give another place, or --force to replace it")
-    text, notes = page_html(page_of(wanted.result), wanted.result, wanted.max_size)
-    write_file(wanted.out, text)
-    n_bytes = len(text.encode())
+    check_page(wanted.out, force=wanted.force)
+    n_bytes, notes = write_page(page_of(wanted.result), wanted.out, wanted.result, wanted.max_size)
     output.document({"kind": "page", "path": str(wanted.out), "bytes": n_bytes, "notes": list(notes)})
     for note in notes:
         output.note(f"gpuscan: note: {note}")
-    output.line(f"{wanted.out}: {n_bytes:,} bytes; open it in a browser")
+    output.line(f"{wanted.out}: {n_bytes:,} bytes" + ("" if wanted.is_opened else "; open it in a browser"))
+    if wanted.is_opened:
+        show_page(wanted.out, output)

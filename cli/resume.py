@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
+from gpuscan.cli.job import PageOfRun
 from gpuscan.cli.options import AGAIN, Voice, takes_options
 from gpuscan.run.request import RunRequest
 
 
 @takes_options
 def resume(
+    context: typer.Context,
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="The directory of --checkpoint, or one checkpoint in it.")
     ],
     changes: Annotated[RunRequest, AGAIN],
+    page: PageOfRun,
     voice: Voice,
 ) -> None:
     """Go on with a run from its last checkpoint, and go on keeping them.
@@ -39,8 +42,9 @@ def resume(
     output = voice.output()
     _ = changes.pace
     check_here(changes, output)
+    page.check(force=changes.force)
     with closing(ResumedRun(directory)) as resumed:
         job = resumed.kept.job(changes)
         resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
-        conduct(job, output, resumed)
+        conduct(job, output, page, context.obj.line, resumed)

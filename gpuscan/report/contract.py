@@ -9,6 +9,9 @@ from typing import Any
 
 from gpuscan.heatmap.map import HeatMap
 
+RESULT = "RESULT"
+"""In the command of a figure: the directory of the result, which a reader may have elsewhere, or nowhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -17,7 +20,7 @@ class About:
     Attributes:
         title: a few words.
         sentence: what it shows.
-        command: what shows, or made, the same.
+        command: what shows, or made, the same; :data:`RESULT` stands for the directory.
     """
 
     title: str

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
-from gpuscan.report.contract import Figure, Page, Table, Zoomed
+from gpuscan.report.contract import RESULT, Figure, Page, Table, Zoomed
 from gpuscan.report.embedded import embedded
 
 if TYPE_CHECKING:
@@ -44,19 +44,23 @@ def require_bokeh() -> None:
         ) from error
 
 
-def page_html(page: Page, result: Path, max_bytes: int = MAX_BYTES) -> tuple[str, tuple[str, ...]]:
+def page_html(
+    page: Page, result: Path | None, max_bytes: int = MAX_BYTES, made_by: str = ""
+) -> tuple[str, tuple[str, ...]]:
     """Return a page as text, and sentences on what was made coarser for its size.
 
     Args:
         page: what it says.
-        result: where that came from, for the command at its foot.
+        result: where that came from, for its commands; None: it is not kept.
         max_bytes: it is never larger; maps are coarser then.
+        made_by: the command at its foot, by default that which makes the page of ``result``.
 
     Raises:
         InputError: Bokeh is not installed, or what is no map does not fit.
     """
     require_bokeh()
-    frame = _Frame(page, result)
+    place = RESULT if result is None else shlex.quote(str(result))
+    frame = _Frame(page, place, made_by or f"gpuscan report {place}")
     heat = next((figure.heat for figure in page.figures if isinstance(figure, Zoomed)), None)
     notes: tuple[str, ...] = ()
     while True:
@@ -101,7 +105,7 @@ def _says_how_coarse(heat: HeatMap, max_bytes: int) -> str:
 class _Frame:
     """A page without its notes and the cells of its map: what takes time to draw, and does not change."""
 
-    def __init__(self, page: Page, result: Path) -> None:
+    def __init__(self, page: Page, place: str, made_by: str) -> None:
         from bokeh.embed import components
         from bokeh.resources import Resources
 
@@ -113,7 +117,7 @@ class _Frame:
         left = iter(places)
         shown = (_table(each) if isinstance(each, Table) else _plot(next(left)) for each in page.figures)
         numbered = enumerate(zip(page.figures, shown, strict=True))
-        sections = "".join(_section(figure, what, at) for at, (figure, what) in numbered)
+        sections = "".join(_section(figure, what, at, place) for at, (figure, what) in numbered)
         style = (files(__package__) / "page.css").read_text(encoding="utf-8")
         facts = "".join(
             f"<tr><th>{_text(what)}</th><td>{_text(value)}</td></tr>" for what, value in page.facts
@@ -126,8 +130,7 @@ class _Frame:
             f'<p class="sub">{_text(page.subtitle)}</p>\n<noscript><p>{_NOSCRIPT}</p></noscript>\n'
             f"<table>{facts}</table>\n"
         )
-        made = _text(f"gpuscan report {shlex.quote(str(result))}")
-        made = f'<p class="made">Made by <code>{made}</code></p>\n'
+        made = f'<p class="made">Made by <code>{_text(made_by)}</code></p>\n'
         self._middle = f"{sections}\n{made}{_script(bokeh_js)}"
         self._end = f"{_script(script)}</body>\n</html>\n"
 
@@ -147,13 +150,13 @@ def _table(table: Table) -> str:
     return f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def _section(figure: Figure, shown: str, at: int) -> str:
+def _section(figure: Figure, shown: str, at: int, place: str) -> str:
     about = figure.about
     controls = _controls(figure.heat) if isinstance(figure, Zoomed) else ""
     return (
         f'<section aria-labelledby="figure-{at}"><h2 id="figure-{at}">{_text(about.title)}</h2>\n'
         f"<p>{_text(about.sentence)}</p>\n{controls}{shown}\n"
-        f'<p class="made">From: <code>{_text(about.command)}</code></p></section>\n'
+        f'<p class="made">From: <code>{_text(about.command.replace(RESULT, place))}</code></p></section>\n'
     )
 
 

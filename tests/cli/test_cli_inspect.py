@@ -109,7 +109,7 @@ def test_a_result_is_shown_and_made_a_page_of(
     commands = [entry["command"] for entry in inspected(capsys, str(files["report"]))["commands"]]
     given = shlex.quote(str(files["report"]))
     assert commands[:2] == [f"gpuscan heatmap {given}", f"gpuscan report {given} -o page.html"]
-    (tmp_path / "scan.json").write_text('{"schema": 1, "kind": "scan"}')
+    (tmp_path / "grid.json").write_text('{"schema": 1, "kind": "compare-grid"}')
     (entry,) = inspected(capsys, str(tmp_path))["commands"]
     assert entry["command"].startswith("python -m json.tool")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
+import webbrowser
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,9 +18,11 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.heatmap.map import create_map, read_map
 from gpuscan.report.catalogue import page_of
-from gpuscan.report.contract import Flow, Plot, Zoomed
+from gpuscan.report.contract import RESULT, Flow, Plot, Zoomed
 from gpuscan.report.page import page_html
+from gpuscan.store.plan_file import read_plans
 from results import small_result
+from workload_files import small
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u2028${x}"
 
@@ -78,7 +82,7 @@ def test_a_page_says_what_its_plots_show_and_where_they_are_from(result: Path, t
     assert sum(n for _, n in page.figures[-1].parts) == ledger["requested"] > 0
     for figure in page.figures:
         assert figure.about.sentence in text
-        assert figure.about.command in text
+        assert figure.about.command.replace(RESULT, str(result)) in text
         if isinstance(figure, Plot):
             assert "(" in figure.x_label
             assert any(unit in figure.y_label for unit in ("(%)", "(ms)", "per tick", "batches"))
@@ -203,3 +207,64 @@ def test_an_earlier_page_is_replaced_with_force_alone(
     assert page.read_text(encoding="utf-8") == "mine"
     assert main(["report", str(result), "-o", str(page), "--force"]) == 0
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def run_with_page(folder: Path, *options: str) -> int:
+    (folder / "small.toml").write_text(small(4), encoding="utf-8")
+    command = ["run", str(folder / "small.toml"), "--device", "cpu", "--threads", "1", "--quiet"]
+    return main([*command, "--report", str(folder / "page.html"), *options])
+
+
+def test_a_run_makes_its_page_at_once_and_keeps_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    assert run_with_page(tmp_path) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert 'id="gpuscan-map"' in page
+    assert f"Made by <code>gpuscan run {tmp_path}/small.toml --device cpu" in page
+    assert "gpuscan heatmap RESULT" in page
+    assert {entry.name for entry in tmp_path.iterdir()} == {"small.toml", "page.html", "tmp"}
+    assert not list((tmp_path / "tmp").iterdir())
+    capsys.readouterr()
+    assert run_with_page(tmp_path) == 2
+    said = capsys.readouterr()
+    assert "page.html is there already" in said.err
+    assert not said.out  # refused before the run
+
+
+def test_a_page_and_a_result_are_made_of_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_with_page(tmp_path, "--out", str(out)) == 0
+    assert f"gpuscan heatmap {out}" in (tmp_path / "page.html").read_text()
+    assert len(read_plans(out / "plan.parquet"))
+
+
+@pytest.mark.slow  # 3 s: three runs
+def test_a_run_with_checkpoints_and_its_resumption_make_pages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = str(tmp_path / "state")
+    assert run_with_page(tmp_path, "--checkpoint", state) == 0
+    page = tmp_path / "page.html"
+    assert "No map" in page.read_text()
+    assert main(["resume", state, "--quiet", "--report", str(page), "--force"]) == 0
+    assert f"Made by <code>gpuscan resume {state}" in page.read_text()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_a_page_is_opened_where_there_is_a_browser(
+    result: Path,
+    tmp_path: Path,
+    has_browser: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda uri: opened.append(uri) or has_browser)
+    page = tmp_path / "a page.html"
+    assert main(["report", str(result), "-o", str(page), "--open"]) == 0
+    assert opened == [page.as_uri()]
+    assert ("there is no browser here" in capsys.readouterr().err) is not has_browser

@@ -17,7 +17,7 @@ from gpuscan.bench.report import (
     series_along,
     tick_table,
 )
-from gpuscan.report.contract import About, Figure, Line, Page, Plot, ResultKind, Table
+from gpuscan.report.contract import RESULT, About, Figure, Line, Page, Plot, ResultKind, Table
 
 _STATE = "cold"
 _TABLES = (
@@ -41,7 +41,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         ("read bandwidth", f"{document['ceilings']['read_bytes_per_s'] / 1e9:.1f} GB/s"),
         ("kernels", str(host["kernel_sources"])),
     )
-    command = f"bench.json in {result}"
+    command = f"bench.json in {RESULT}"
     figures: list[Figure] = [
         _plot(series, axis, command) for axis in _AXES for series in series_along(document["scans"], axis)
     ]

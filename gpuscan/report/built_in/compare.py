@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuscan.base.units import format_bytes, format_number
-from gpuscan.report.contract import About, Figure, Line, Page, Plot, ResultKind
+from gpuscan.report.contract import RESULT, About, Figure, Line, Page, Plot, ResultKind
 
 
 def page(document: Mapping[str, Any], result: Path) -> Page:
@@ -18,7 +18,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         ("designs", ", ".join(map(str, curves))),
         ("runs", format_number(len(document["seeds"]), "seed")),
     )
-    command = f"compare.json in {result}"
+    command = f"compare.json in {RESULT}"
     delay = tuple(
         Line(
             str(name), [ns * 1e-6 for ns in curve["delay"]["ns"]], [100 * s for s in curve["delay"]["share"]]

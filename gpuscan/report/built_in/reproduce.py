@@ -22,7 +22,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     )
     figures: list[Figure] = []
     for experiment in document["experiments"]:
-        figures += _of(experiment, result)
+        figures += _of(experiment)
     return Page(
         "Published experiments, run again",
         "what others measured, and what the models here give",
@@ -31,7 +31,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     )
 
 
-def _of(experiment: Mapping[str, Any], result: Path) -> Iterator[Figure]:
+def _of(experiment: Mapping[str, Any]) -> Iterator[Figure]:
     name = str(experiment["name"])
     rows = experiment["rows"]
     command = f"gpuscan reproduce {name}"

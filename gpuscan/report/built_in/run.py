@@ -9,7 +9,7 @@ from typing import Any
 from gpuscan.base.units import format_bytes, format_number, format_time
 from gpuscan.files.parquet import read_table
 from gpuscan.heatmap.map import MAP_FILE, HeatMap, read_map
-from gpuscan.report.contract import About, Figure, Flow, Line, Page, Plot, ResultKind, Zoomed
+from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Page, Plot, ResultKind, Zoomed
 
 _SERIES_FILE = "series.parquet"
 _SERIES_ROW_BYTES = 4096
@@ -36,24 +36,24 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     if (result / MAP_FILE).exists():
         heat = read_map(result / MAP_FILE)
         if heat.layers:
-            figures.append(_map(result, heat))
+            figures.append(_map(heat))
     else:
         notes.append(
             f"No map: this result has no {MAP_FILE} (an earlier gpuscan made it, or a run with checkpoints)."
         )
     figures += _series(result)
-    figures.append(_ledger(document, result))
+    figures.append(_ledger(document))
     if document["ledger"]["refusals"]:
-        figures.append(_refusals(document, result))
+        figures.append(_refusals(document))
     return Page(str(workload["name"]), str(workload["shows"]), tuple(facts), tuple(figures), tuple(notes))
 
 
-def _map(result: Path, heat: HeatMap) -> Zoomed:
+def _map(heat: HeatMap) -> Zoomed:
     about = About(
         "Where and when",
         "Every pixel is a range of page frames for a while; the brighter, the more happened there. Zoom with "
         "the wheel or the buttons until a pixel is as fine as what was kept.",
-        f"gpuscan heatmap {result}",
+        f"gpuscan heatmap {RESULT}",
     )
     return Zoomed(about, heat)
 
@@ -67,7 +67,7 @@ def _series(result: Path) -> list[Figure]:
         return Line(name, seconds, [None if v is None else v * scale for v in columns[column]])
 
     def plot(title: str, sentence: str, y_label: str, *lines: Line) -> Plot:
-        about = About(title, sentence, f"{_SERIES_FILE} in {result}")
+        about = About(title, sentence, f"{_SERIES_FILE} in {RESULT}")
         return Plot(about, _TIME, y_label, lines, shares_time=True)
 
     figures: list[Figure] = []
@@ -127,7 +127,7 @@ def _series(result: Path) -> list[Figure]:
     return figures
 
 
-def _ledger(document: Mapping[str, Any], result: Path) -> Flow:
+def _ledger(document: Mapping[str, Any]) -> Flow:
     ledger = document["ledger"]
     parts = [
         ("migrated", ledger["migrated"]),
@@ -139,17 +139,17 @@ def _ledger(document: Mapping[str, Any], result: Path) -> Flow:
     about = About(
         "Where every request went",
         "Each request ends in exactly one of these; together they are all that were made.",
-        f"ledger.json in {result}",
+        f"ledger.json in {RESULT}",
     )
     return Flow(about, "folios", "requested", tuple((str(name), int(n)) for name, n in parts))
 
 
-def _refusals(document: Mapping[str, Any], result: Path) -> Flow:
+def _refusals(document: Mapping[str, Any]) -> Flow:
     refusals = document["ledger"]["refusals"]
     about = About(
         "Why folios were refused",
         "Every refusal by its reason; a folio that tries again may meet several.",
-        f"ledger.json in {result}",
+        f"ledger.json in {RESULT}",
     )
     return Flow(about, "refusals", "refused", tuple((str(name), int(n)) for name, n in refusals.items()))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_time
 from gpuscan.bench.scale import projection_rows, scale_rows
-from gpuscan.report.contract import About, Figure, Line, Page, Plot, ResultKind, Table
+from gpuscan.report.contract import RESULT, About, Figure, Line, Page, Plot, ResultKind, Table
 
 
 def page(document: Mapping[str, Any], result: Path) -> Page:
@@ -23,7 +23,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         ),
         ("largest residual", f"{model['largest_residual']:.0%}"),
     )
-    command = f"scale.json in {result}"
+    command = f"scale.json in {RESULT}"
     kinds = dict.fromkeys(point["scaling"] for point in document["points"])
     lines = [
         Line(

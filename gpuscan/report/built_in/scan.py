@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_time
-from gpuscan.report.contract import About, Bars, Figure, Line, Page, Plot, ResultKind, Table
+from gpuscan.report.contract import RESULT, About, Bars, Figure, Line, Page, Plot, ResultKind, Table
 from gpuscan.store.plan_file import read_plans
 
 _PLAN_FILE = "plan.parquet"
@@ -27,7 +27,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         ("scan", f"{format_time(scan['time_ns'])}, {scan['path']} path, on {document['device']['name']}"),
         ("why that path", str(scan["why"])),
     )
-    command = f"scan.json in {result}"
+    command = f"scan.json in {RESULT}"
     routes = [
         (f"node {route['source_nid']} to {route['target_nid']}", route["pages"] * PAGE_BYTES / 2**30)
         for route in document["routes"]
@@ -85,7 +85,7 @@ def _by_place(result: Path) -> Plot | None:
         About(
             "Where they lie",
             f"Memory that would be moved from each {each} of physical addresses.",
-            f"{_PLAN_FILE} in {result}",
+            f"{_PLAN_FILE} in {RESULT}",
         ),
         "physical address (GiB)",
         "memory to move (MiB)",

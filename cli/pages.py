@@ -1,0 +1,56 @@
+"""A page that a command makes: checked before there is anything to put on it, written, and opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuscan.cli.output import Output
+    from gpuscan.report.contract import Page
+
+
+def check_page(path: Path, *, force: bool) -> None:
+    """Check that a page can be made and put there.
+
+    Raises:
+        InputError: Bokeh is not installed, or something is there already.
+    """
+    from gpuscan.base.errors import InputError
+    from gpuscan.files.writing import check_file
+    from gpuscan.report.page import require_bokeh
+
+    require_bokeh()
+    check_file(path)
+    if path.exists() and not force:
+        raise InputError(f"{path} is there already; give another place, or --force to replace it")
+
+
+def write_page(
+    page: Page, path: Path, result: Path | None, max_bytes: int | None = None, made_by: str = ""
+) -> tuple[int, tuple[str, ...]]:
+    """Write a page; return its bytes, and sentences on what was made coarser for its size.
+
+    Args:
+        page, result, made_by: see :func:`gpuscan.report.page.page_html`.
+        path: where; what is there is replaced.
+        max_bytes: by default 5 MB.
+
+    Raises:
+        InputError: what is no map does not fit.
+        RunFailedError: the system refused it; nothing was left.
+    """
+    from gpuscan.files.writing import write_file
+    from gpuscan.report.page import MAX_BYTES, page_html
+
+    text, notes = page_html(page, result, max_bytes or MAX_BYTES, made_by)
+    write_file(path, text)
+    return len(text.encode()), notes
+
+
+def show_page(path: Path, output: Output) -> None:
+    """Open a page in the user's browser, if there is one."""
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        output.note(f"gpuscan: note: there is no browser here to open {path} in; open it on another machine")
