@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.errors import InputError
@@ -156,14 +157,14 @@ def read_map(path: Path) -> HeatMap:
         )
         space = Space.parsed(found["space"])
         layers = checked.table(found["layers"], "layers")
-        of_layer = np.asarray(table["layer"].cast("string").to_numpy(zero_copy_only=False), dtype=object)
+        names, of_layer = _names(table["layer"])
         cells = {name: table[name].to_numpy() for name in ("row", "column", "count")}
         if any(column.null_count for column in table.columns):
             raise ValueError("a value is missing")
         heat = HeatMap(
             space,
             {
-                name: _layer(said, [cells[each][of_layer == name] for each in cells], space)
+                name: _layer(said, [cells[each][of_layer == names.get(name, -1)] for each in cells], space)
                 for name, said in layers.items()
                 if name in LAYERS
             },
@@ -171,6 +172,16 @@ def read_map(path: Path) -> HeatMap:
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); give a {MAP_FILE} of gpuscan") from error
     return heat
+
+
+def _names(column: pa.ChunkedArray) -> tuple[dict[str, int], NDArray[np.int32]]:
+    """Return a number for each text of a column, and that of each row."""
+    column = column.unify_dictionaries()
+    texts = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
+    if len(set(texts)) != len(texts):
+        raise ValueError("a layer is named twice")
+    rows = [chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return {text: at for at, text in enumerate(texts)}, np.concatenate([np.empty(0, np.int32), *rows])
 
 
 def _layer(said: Any, cells: list[Any], space: Space) -> Layer:

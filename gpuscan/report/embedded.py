@@ -31,7 +31,7 @@ def embedded(heat: HeatMap) -> dict[str, Any]:
                 "column_shift": layer.column_shift,
                 "one_in": layer.one_in,
                 "n": len(layer.rows),
-                "cells": base64.b64encode(gzip.compress(_bytes(layer), 6, mtime=0)).decode(),
+                "cells": base64.b64encode(gzip.compress(_bytes(layer), 4, mtime=0)).decode(),
             }
             for name, layer in heat.layers.items()
         ],
