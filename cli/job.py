@@ -174,12 +174,11 @@ def _kept(
                     recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
                 else:
                     plan_sink = checkpoints.keep_plans() if request.out is not None else None
-                    output.note("gpuscan: note: a run with checkpoints keeps no map.parquet")
+                    output.note("gpuscan: note: a run with checkpoints keeps no map, nodes and waits")
             done = _ran(job, output, checkpoints, plan_sink, recorder)
             if kept is not None:
                 plans = () if checkpoints is None or plan_sink is None else checkpoints.plans()
-                heat = None if recorder is None else recorder.map(done.summary.simulated_ns)
-                kept.finish(done.report, done.document, plans, heat)
+                kept.finish(done.report, done.document, plans, recorder)
     except RunFailedError as error:
         if done is None:
             raise

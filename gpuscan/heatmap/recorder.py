@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.heatmap.layer import N_CELLS_MAX, Counting
 from gpuscan.heatmap.map import HeatMap
+from gpuscan.heatmap.nodes import empty_nodes
 from gpuscan.heatmap.space import Space
+from gpuscan.heatmap.waits import Waits
 from gpuscan.topology import Topology
 
 ACCESSES_ONE_IN = 32
@@ -22,6 +26,10 @@ class MapRecorder:
         step_ns: the finest step of time, a tick.
         n_cells_max: cells that each layer keeps.
         seed: of which accesses are looked at.
+
+    Attributes:
+        nodes: how full each node was; empty where nobody told.
+        waits: how long pages waited from mark to claim.
     """
 
     def __init__(
@@ -31,6 +39,8 @@ class MapRecorder:
         self._page_map = topology.page_map
         self._step_ns = step_ns
         self._random = np.random.default_rng([seed, 19])
+        self.nodes = empty_nodes(topology)
+        self.waits = Waits()
         n_pages = self._page_map.n_pages
         self._layers = {
             "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN),
@@ -46,13 +56,22 @@ class MapRecorder:
         """See the pages of accesses that :meth:`sampled` chose."""
         self._layers["accesses"].add(now_ns // self._step_ns, flats)
 
+    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
+        """See how many pages of each node are free, by nid."""
+        for nid, node in self.nodes.items():
+            node.now_ns.append(now_ns)
+            node.free_pages.append(free_pages[nid])
+
     def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
         """See pages that a source wants marked."""
-        self._layers["marks"].add(now_ns // self._step_ns, self._page_map.flat_of_pfn(pfns))
+        flats = self._page_map.flat_of_pfn(pfns)
+        self._layers["marks"].add(now_ns // self._step_ns, flats)
+        self.waits.marked(now_ns, flats)
 
     def claimed(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
         """See folios that a scan claimed."""
         self._layers["claims"].add(now_ns // self._step_ns, flats, n_pages)
+        self.waits.claimed(now_ns, flats)
 
     def moved(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
         """See folios that were moved, at the place that they left."""

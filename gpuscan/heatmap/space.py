@@ -20,6 +20,11 @@ _STEP_NS_MAX = 86_400 * 10**9
 _KEYS = ("machine", "n_pages", "step_ns", "n_steps", "extents", "nodes")
 
 
+def node_names(topology: Topology) -> dict[int, str]:
+    """Return what each node is called, by nid."""
+    return {node.nid: f"node {node.nid} ({node.kind.value})" for node in topology.nodes}
+
+
 @dataclass(frozen=True)
 class Space:
     """What a map is of.
@@ -57,7 +62,7 @@ class Space:
             (zones[starts[at]] for at in where.tolist()),
             strict=True,
         )
-        nodes = {node.nid: f"node {node.nid} ({node.kind.value})" for node in topology.nodes}
+        nodes = node_names(topology)
         return cls(topology.name, page_map.n_pages, step_ns, n_steps, tuple(extents), nodes)
 
     @cached_property

@@ -7,7 +7,9 @@ A ``--out`` directory holds::
                     source's metrics as ``metric.<name>`` (null where a tick has none)
     ledger.json     where every request went, and refusals by reason
     map.parquet     where and when: accesses, marks, claims and moves by page and time, see
-                    gpuscan.heatmap.map (not with checkpoints)
+                    gpuscan.heatmap.map (neither this nor the next two with checkpoints)
+    nodes.parquet   how full each node was, over time, and its watermarks, see gpuscan.heatmap.nodes
+    waits.parquet   how long pages waited from mark to claim, see gpuscan.heatmap.waits
     report.json     the document that ``gpuscan run --json`` prints
 """
 
@@ -22,15 +24,26 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.files.writing import Contents, create_json, new_directory
-from gpuscan.heatmap.map import MAP_FILE, HeatMap, create_map
+from gpuscan.heatmap.map import MAP_FILE, create_map
+from gpuscan.heatmap.nodes import NODES_FILE, create_nodes
+from gpuscan.heatmap.waits import WAITS_FILE, create_waits
 from gpuscan.run.report import ledger_document
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.store.plan_file import PatientPlanWriter
 
-OUT_FILES = ("plan.parquet", "series.parquet", "ledger.json", MAP_FILE, "report.json")
+OUT_FILES = (
+    "plan.parquet",
+    "series.parquet",
+    "ledger.json",
+    MAP_FILE,
+    NODES_FILE,
+    WAITS_FILE,
+    "report.json",
+)
 _CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
 """Files of a ``--out`` directory."""
 
@@ -59,14 +72,14 @@ class OutDirectory:
         report: RunReport,
         document: Mapping[str, Any],
         plans: Iterable[pa.RecordBatch] = (),
-        heat: HeatMap | None = None,
+        recorder: MapRecorder | None = None,
     ) -> None:
         """Write what is known only after the run.
 
         Args:
             report, document: of it.
             plans: rows of plans that did not go through :attr:`plan_sink` but were kept elsewhere.
-            heat: its map.
+            recorder: what was told of it.
 
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
@@ -80,8 +93,12 @@ class OutDirectory:
         self._plans.check()
         series = pa.table(series_columns(report.ticks))
         create_table(self._directory / "series.parquet", series)
-        if heat is not None:
-            create_map(self._directory / MAP_FILE, heat)
+        if recorder is not None:
+            create_map(
+                self._directory / MAP_FILE, recorder.map(sum(tick.duration_ns for tick in report.ticks))
+            )
+            create_nodes(self._directory / NODES_FILE, recorder.nodes)
+            create_waits(self._directory / WAITS_FILE, recorder.waits.found)
         create_json(self._directory / "ledger.json", ledger_document(report))
         create_json(self._directory / "report.json", document)
 

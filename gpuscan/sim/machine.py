@@ -242,6 +242,9 @@ class SimulatedMachine:
         metrics["demoted_pages"] = kswapd.demoted_pages
         metrics["kswapd_no_lower_tier"] = kswapd.no_lower_tier
         metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
+        if self.witness is not None:
+            nids = (node.nid for node in self.topology.nodes if node.present_pages)
+            self.witness.filled(end_ns, {nid: self.frames.free_pages(nid) for nid in nids})
         return Elapsed(faults, tuple(events), metrics, tally.traffic)
 
     def access(

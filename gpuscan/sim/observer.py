@@ -6,7 +6,7 @@ An observer sees what its original could see and keeps it until its source
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +55,10 @@ class AccessWitness(Protocol):
 
     def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
         """See int64[m] pages of accesses, about at ``now_ns``."""
+        ...
+
+    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
+        """See how many pages of each node that has memory are free at ``now_ns``, by nid."""
         ...
 
 

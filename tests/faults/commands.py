@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from gpuscan.base.errors import GpuscanError
 from gpuscan.cli.main import main
 from gpuscan.heatmap.map import read_map
+from gpuscan.heatmap.nodes import read_nodes
+from gpuscan.heatmap.waits import read_waits
 from gpuscan.snapshot.snapshot import Snapshot
 from hosts import small_host
 
@@ -123,13 +125,16 @@ def earlier(make: Callable[[Path], int], name: str) -> Callable[[Path], None]:
 
 def run_is_whole(path: Path, *, has_map: bool = True) -> str:
     """Say what is wrong with the directory of a run; one with checkpoints keeps no map."""
-    expected = ["ledger.json", *["map.parquet"] * has_map, "plan.parquet", "report.json", "series.parquet"]
+    seen = ["map.parquet", "nodes.parquet", "waits.parquet"] if has_map else []
+    expected = sorted(["ledger.json", *seen, "plan.parquet", "report.json", "series.parquet"])
     try:
         names = sorted(entry.name for entry in path.iterdir())
         if names != expected:
             return f"it holds {names}"
         if has_map:
             read_map(path / "map.parquet")
+            read_nodes(path / "nodes.parquet")
+            read_waits(path / "waits.parquet")
         pq.read_table(path / "plan.parquet")
         assert len(pq.read_table(path / "series.parquet")) == 2
         json.loads((path / "ledger.json").read_text())

@@ -37,10 +37,12 @@ from gpuscan.checkpoint.store_state import KIND, load_store, save_store
 from gpuscan.engine.tick import Engine
 from gpuscan.heatmap.layer import Layer
 from gpuscan.heatmap.map import HeatMap, create_map, read_map
+from gpuscan.heatmap.nodes import create_nodes, empty_nodes, read_nodes
 from gpuscan.heatmap.request import window_of
 from gpuscan.heatmap.space import Space
 from gpuscan.heatmap.text import labels, levels, scale, time_axis, title
 from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.report.built_in.run import plot_of_nodes
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
@@ -429,19 +431,24 @@ class PlanTarget:
         return bytes(sink.getvalue())
 
 
-class MapTarget:
-    """Maps of where and when; what is read is drawn as a terminal shows it, whole and in part."""
+class _TableTarget(ABC):
+    """Parquet files that describe themselves in their metadata.
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "map.parquet"
-        topology = resolve_topology("two-socket-cxl", 1 << 30)
-        cells = np.arange(20, dtype=np.int64)
-        layer = Layer(cells * 1000, cells, cells + 1, 2, 1)
-        create_map(self.path, HeatMap(Space.of(topology, 10**8, 60), {"moves": layer, "marks": layer}))
-        self.good = self.path.read_bytes()
+    Args:
+        path: of a good one.
+        key: of its metadata.
+    """
+
+    def __init__(self, path: Path, key: bytes) -> None:
+        self.path, self.key = path, key
+        self.good = path.read_bytes()
         self.footer = int.from_bytes(self.good[-8:-4], "little")
-        self.table = pq.read_table(self.path)
-        self.document = json.loads(self.table.schema.metadata[b"gpuscan.map"])
+        self.table = pq.read_table(path)
+        self.document = json.loads(self.table.schema.metadata[key])
+
+    @abstractmethod
+    def read(self) -> None:
+        """Read the file, and use what was read."""
 
     def attempt(self, rng: random.Random) -> None:
         kind = rng.randrange(10)
@@ -454,12 +461,7 @@ class MapTarget:
         else:
             data = self._changed(rng)
         self.path.write_bytes(data)
-        heat = read_map(self.path)
-        for name, layer in heat.layers.items():
-            for window in (window_of(heat, None, None), window_of(heat, "0x1000-0x2000", "1s-2s")):
-                image = window.image(layer, (20, 60))
-                levels(image), labels(heat, image), scale(heat, image), time_axis(heat, image)
-            title(heat, name, layer)
+        self.read()
 
     def _changed(self, rng: random.Random) -> bytes:
         """Return a sound Parquet file with another document, or other cells."""
@@ -467,14 +469,51 @@ class MapTarget:
         if rng.random() < 0.6:
             document = mutate.in_document(rng, document)
         else:
-            at = rng.randrange(1, table.num_columns)
-            values = table.column(at).to_numpy().copy()
+            at = rng.choice([at for at, of in enumerate(table.schema.types) if pa.types.is_integer(of)])
+            values = table.column(at).to_numpy().astype(np.int64)
             values[rng.randrange(len(values))] = rng.choice([-1, 0, 1 << 20, 1 << 40, 1 << 62, -(1 << 63)])
-            table = table.set_column(at, table.schema.names[at], pa.array(values))
+            column = pa.array(values).cast(table.schema.types[at], safe=False)
+            table = table.set_column(at, table.schema.names[at], column)
         text = json.dumps(document, default=str).encode("utf-8", "surrogatepass")
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata({b"gpuscan.schema": b"1", b"gpuscan.map": text}), sink)
+        pq.write_table(table.replace_schema_metadata({b"gpuscan.schema": b"1", self.key: text}), sink)
         return bytes(sink.getvalue())
+
+
+class MapTarget(_TableTarget):
+    """Maps of where and when; what is read is drawn as a terminal shows it, whole and in part."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "map.parquet"
+        topology = resolve_topology("two-socket-cxl", 1 << 30)
+        cells = np.arange(20, dtype=np.int64)
+        layer = Layer(cells * 1000, cells, cells + 1, 2, 1)
+        create_map(path, HeatMap(Space.of(topology, 10**8, 60), {"moves": layer, "marks": layer}))
+        super().__init__(path, b"gpuscan.map")
+
+    def read(self) -> None:
+        heat = read_map(self.path)
+        for name, layer in heat.layers.items():
+            for window in (window_of(heat, None, None), window_of(heat, "0x1000-0x2000", "1s-2s")):
+                image = window.image(layer, (20, 60))
+                levels(image), labels(heat, image), scale(heat, image), time_axis(heat, image)
+            title(heat, name, layer)
+
+
+class NodesTarget(_TableTarget):
+    """How full nodes were."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "nodes.parquet"
+        nodes = empty_nodes(resolve_topology("two-socket-cxl", 1 << 30))
+        for fill in nodes.values():
+            fill.now_ns.extend(range(10))
+            fill.free_pages.extend(range(10))
+        create_nodes(path, nodes)
+        super().__init__(path, b"gpuscan.nodes")
+
+    def read(self) -> None:
+        plot_of_nodes(read_nodes(self.path))
 
 
 class WorkloadTarget:
@@ -629,6 +668,7 @@ TARGETS: dict[str, Any] = {
     "shard-log": ShardLogTarget,
     "plan": PlanTarget,
     "map": MapTarget,
+    "nodes": NodesTarget,
     "workload": WorkloadTarget,
     "topology": TopologyTarget,
     **MACHINE_TARGETS,

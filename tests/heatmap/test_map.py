@@ -169,7 +169,7 @@ def test_a_run_with_checkpoints_keeps_no_map_and_says_so(
 ) -> None:
     workload, out = str(result.parent / "small.toml"), tmp_path / "out"
     assert main(["run", workload, "--out", str(out), "--checkpoint", str(tmp_path / "state")]) == 0
-    assert "keeps no map.parquet" in capsys.readouterr().err
+    assert "keeps no map, nodes and waits" in capsys.readouterr().err
     assert not (out / "map.parquet").exists()
 
 

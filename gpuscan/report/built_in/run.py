@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuscan.base.units import format_bytes, format_number, format_time
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.files.parquet import read_table
 from gpuscan.heatmap.map import MAP_FILE, HeatMap, read_map
+from gpuscan.heatmap.nodes import NODES_FILE, NodeFill, read_nodes
+from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, read_waits
 from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Page, Plot, ResultKind, Zoomed
 
 _SERIES_FILE = "series.parquet"
 _SERIES_ROW_BYTES = 4096
+_NODES_TOLD = 8
 _TIME = "time of the machine (s)"
 
 
@@ -42,6 +45,10 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
             f"No map: this result has no {MAP_FILE} (an earlier gpuscan made it, or a run with checkpoints)."
         )
     figures += _series(result)
+    if (result / NODES_FILE).exists() and (nodes := read_nodes(result / NODES_FILE)):
+        figures.insert(len(figures) and 2, plot_of_nodes(nodes))
+    if (result / WAITS_FILE).exists() and (waits := read_waits(result / WAITS_FILE)):
+        figures.append(_waits(waits))
     figures.append(_ledger(document))
     if document["ledger"]["refusals"]:
         figures.append(_refusals(document))
@@ -56,6 +63,50 @@ def _map(heat: HeatMap) -> Zoomed:
         f"gpuscan heatmap {RESULT}",
     )
     return Zoomed(about, heat)
+
+
+def plot_of_nodes(nodes: Mapping[int, NodeFill]) -> Plot:
+    """Return how much of each node was free, above what it keeps."""
+    marks = "; ".join(
+        f"{node.name}: {format_bytes(node.n_pages * PAGE_BYTES)}, low {_share(node, 'low')}, "
+        f"high {_share(node, 'high')}, promo {_share(node, 'promo')}"
+        for node in list(nodes.values())[:_NODES_TOLD]
+    )
+    about = About(
+        "Free memory of nodes",
+        "At 0 a node is full: no more free than its low watermark, where kswapd wakes and promotions are "
+        f"refused. Watermarks, in shares of the node: {marks}.",
+        f"{NODES_FILE} in {RESULT}",
+    )
+    lines = tuple(
+        Line(
+            node.name,
+            [ns * 1e-9 for ns in node.now_ns],
+            [100 * (free - node.marks["low"]) / node.n_pages for free in node.free_pages],
+        )
+        for node in nodes.values()
+    )
+    return Plot(about, _TIME, "above the low watermark (% of node)", lines, shares_time=True)
+
+
+def _share(node: NodeFill, mark: str) -> str:
+    return f"{node.marks[mark] / node.n_pages:.1%}"
+
+
+def _waits(waits: Mapping[int, int]) -> Plot:
+    total = sum(waits.values())
+    found, until = 0, []
+    for n in waits.values():
+        found += n
+        until.append(100 * found / total)
+    about = About(
+        "How long pages waited",
+        "From the tick in which a page was marked to that in which a scan claimed it; what is never claimed "
+        f"is not in it. {format_number(total, 'page')}, one in {PAGES_ONE_IN} of all.",
+        f"{WAITS_FILE} in {RESULT}",
+    )
+    line = Line("claimed", [ns * 1e-9 for ns in waits], until)
+    return Plot(about, "waited at most (s)", "pages claimed (%)", (line,), has_points=True)
 
 
 def _series(result: Path) -> list[Figure]:

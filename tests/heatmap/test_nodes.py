@@ -1,0 +1,105 @@
+"""How full nodes were and how long pages waited: as the machine and the plans have it; and their files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gpuscan.base.errors import InputError
+from gpuscan.heatmap.nodes import NODES_FILE, create_nodes, empty_nodes, read_nodes
+from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, Waits, create_waits, followed, read_waits
+from gpuscan.topology.resolve import resolve_topology
+from results import small_result
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_result(tmp_path_factory.mktemp("nodes"))
+
+
+def test_nodes_fill_and_empty_by_what_is_moved(result: Path) -> None:
+    nodes = read_nodes(result / NODES_FILE)
+    moved = pq.read_table(result / "series.parquet")["migrated_pages"].to_numpy()
+    assert {name: len(node.now_ns) for name, node in nodes.items()} == {0: 12, 1: 12, 2: 12, 3: 12}
+    assert nodes[0].now_ns == [(tick + 1) * 10**8 for tick in range(12)]
+    # Free memory is looked at when a tick's accesses are over, before what it marked is moved.
+    assert np.diff(nodes[2].free_pages).tolist() == moved[:-1].tolist()
+    near = np.array(nodes[0].free_pages) + nodes[1].free_pages
+    assert np.diff(near).tolist() == (-moved[:-1]).tolist()
+    assert len(set(nodes[3].free_pages)) == 1
+
+
+def test_watermarks_are_the_sums_of_a_nodes_zones(result: Path) -> None:
+    topology = resolve_topology("two-socket-cxl", 1 << 30)
+    zones = topology.node(0).zones
+    assert len(zones) > 1
+    marks = read_nodes(result / NODES_FILE)[0].marks
+    for mark in ("min", "low", "high", "promo"):
+        assert marks[mark] == sum(getattr(zone.watermarks, mark) for zone in zones)
+
+
+def test_a_wait_is_from_the_first_mark_to_the_claim() -> None:
+    waits = Waits()
+    flats = np.arange(100_000, dtype=np.int64)
+    waits.marked(0, flats)
+    waits.marked(5, flats)
+    waits.claimed(30, flats[::2])
+    waits.claimed(50, flats)
+    waits.claimed(60, flats)  # claimed without a mark that was seen
+    waits.marked(70, np.array([-1, *flats[:1000]]))
+    waits.claimed(70, flats[:1000])
+    early, late, none = (len(followed(part)) for part in (flats[::2], flats[1::2], flats[:1000]))
+    assert waits.found == Counter({30: early, 50: late, 0: none})
+    assert 0.9 < (early + late) * PAGES_ONE_IN / len(flats) < 1.1
+
+
+def test_heads_of_huge_pages_are_followed_as_often_as_others() -> None:
+    heads = np.arange(0, 1 << 24, 512, dtype=np.int64)
+    assert 0.8 < len(followed(heads)) * PAGES_ONE_IN / len(heads) < 1.2
+
+
+def test_waits_of_a_run_are_of_pages_in_its_plan(result: Path) -> None:
+    waits, plan = read_waits(result / WAITS_FILE), pq.read_table(result / "plan.parquet")
+    assert 0 < sum(waits.values()) <= len(plan)
+    assert all(ns % 10**8 == 0 for ns in waits)
+
+
+def test_files_come_back_as_they_were(tmp_path: Path) -> None:
+    nodes = empty_nodes(resolve_topology("two-socket-cxl", 1 << 30))
+    for nid, node in nodes.items():
+        node.now_ns.extend([10, 20])
+        node.free_pages.extend([nid, nid + 100])
+    create_nodes(tmp_path / NODES_FILE, nodes)
+    assert read_nodes(tmp_path / NODES_FILE) == nodes
+    assert pq.read_table(tmp_path / NODES_FILE)["now_ns"].to_pylist() == [10] * 4 + [20] * 4
+    create_waits(tmp_path / WAITS_FILE, {30: 2, 10: 5})
+    assert read_waits(tmp_path / WAITS_FILE) == {10: 5, 30: 2}
+    create_waits(tmp_path / "none.parquet", {})
+    assert read_waits(tmp_path / "none.parquet") == {}
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"{}", b'{"nodes": [[0, 1, 2, {}]]}', b'{"nodes": [[9999, "a", 2, {}]]}']
+)
+def test_damaged_nodes_are_refused(result: Path, tmp_path: Path, said: bytes) -> None:
+    good = pq.read_table(result / NODES_FILE)
+    pq.write_table(
+        good.replace_schema_metadata({**good.schema.metadata, b"gpuscan.nodes": said}), tmp_path / NODES_FILE
+    )
+    with pytest.raises(InputError, match=r"nodes\.parquet is damaged"):
+        read_nodes(tmp_path / NODES_FILE)
+
+
+def test_damaged_waits_are_refused(result: Path, tmp_path: Path) -> None:
+    good = pq.read_table(result / WAITS_FILE)
+    bad = good.set_column(1, "n", pa.array([0] * len(good), pa.int64()))
+    pq.write_table(bad.replace_schema_metadata(good.schema.metadata), tmp_path / WAITS_FILE)
+    with pytest.raises(InputError, match=r"waits\.parquet is damaged"):
+        read_waits(tmp_path / WAITS_FILE)
+    with pytest.raises(InputError):
+        read_waits(result / NODES_FILE)
