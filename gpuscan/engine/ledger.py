@@ -14,13 +14,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX, instance, text, whole
+from gpuscan.base.arrow import ReadAsTable
 from gpuscan.base.errors import RunFailedError
 from gpuscan.kernels.api import Outcome
 from gpuscan.store.contract import Counts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _REJECTIONS = tuple(outcome for outcome in Outcome if outcome >= Outcome.UNKNOWN_TARGET)
 
@@ -29,7 +33,7 @@ _FOLIOS = "ledger: a number of folios"
 
 
 @dataclass(slots=True)
-class Ledger:
+class Ledger(ReadAsTable):
     """Counts of folios.
 
     Attributes:
@@ -149,6 +153,26 @@ class Ledger:
                 setattr(self, place.name, Counter(checked.counts(value, place.name)))
             else:
                 setattr(self, place.name, checked.whole(value, 0, INT64_MAX, place.name))
+
+    def to_arrow(self) -> pa.Table:
+        """Return a row for each number: ``what`` (as in :meth:`as_dict`), ``reason`` (null where there is
+        none) and ``n`` int64.
+        """
+        import pyarrow as pa
+
+        rows = [
+            (what, reason, n)
+            for what, value in self.as_dict().items()
+            for reason, n in (value.items() if isinstance(value, dict) else ((None, value),))
+        ]
+        whats, reasons, counts = zip(*rows, strict=True)
+        return pa.table(
+            {
+                "what": pa.array(whats, pa.string()),
+                "reason": pa.array(reasons, pa.string()),
+                "n": pa.array(counts, pa.int64()),
+            }
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers for a report, reasons sorted by count."""

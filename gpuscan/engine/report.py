@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.arrow import ReadAsTable
 from gpuscan.base.program import PROGRAM
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(slots=True)
@@ -84,7 +89,7 @@ class Walks:
 
 
 @dataclass(slots=True)
-class RunReport:
+class RunReport(ReadAsTable):
     """A whole run.
 
     Attributes:
@@ -113,3 +118,18 @@ class RunReport:
     counters: Counter[str] = field(default_factory=Counter)
     recovery_s: list[float] = field(default_factory=list)
     walks: Walks | None = None
+
+    def to_arrow(self) -> pa.Table:
+        """Return a row for each tick: the fields of :class:`TickReport`, then the metrics of the source as
+        ``metric.<name>``, in order of appearance; null where a tick has none.
+        """
+        import pyarrow as pa
+
+        columns = {
+            column.name: [getattr(tick, column.name) for tick in self.ticks]
+            for column in fields(TickReport)
+            if column.name != "metrics"
+        }
+        names = dict.fromkeys(name for tick in self.ticks for name in tick.metrics)
+        metrics = {f"metric.{name}": [tick.metrics.get(name) for tick in self.ticks] for name in names}
+        return pa.table(columns | metrics)

@@ -15,14 +15,13 @@ A ``--out`` directory holds::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuscan.engine.policy import Policy
-from gpuscan.engine.tick import PlanSink, RunReport, TickReport
+from gpuscan.engine.tick import PlanSink, RunReport
 from gpuscan.files.writing import Contents, create_json, new_directory
 from gpuscan.heatmap.map import MAP_FILE, create_map
 from gpuscan.heatmap.nodes import NODES_FILE, create_nodes
@@ -46,17 +45,6 @@ OUT_FILES = (
 )
 _CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
 """Files of a ``--out`` directory."""
-
-
-def series_columns(ticks: Sequence[TickReport]) -> dict[str, list[Any]]:
-    """Return one column per number of a tick, then one per metric of the source, in order of appearance."""
-    columns = {
-        column.name: [getattr(tick, column.name) for tick in ticks]
-        for column in fields(TickReport)
-        if column.name != "metrics"
-    }
-    names = dict.fromkeys(name for tick in ticks for name in tick.metrics)
-    return columns | {f"metric.{name}": [tick.metrics.get(name) for tick in ticks] for name in names}
 
 
 class OutDirectory:
@@ -84,15 +72,12 @@ class OutDirectory:
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
         """
-        import pyarrow as pa
-
         from gpuscan.files.parquet import create_table
 
         for rows in plans:
             self._plans.write(rows)
         self._plans.check()
-        series = pa.table(series_columns(report.ticks))
-        create_table(self._directory / "series.parquet", series)
+        create_table(self._directory / "series.parquet", report.to_arrow())
         if recorder is not None:
             create_map(
                 self._directory / MAP_FILE, recorder.map(sum(tick.duration_ns for tick in report.ticks))

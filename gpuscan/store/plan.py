@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import ArraySpec, check_arrays, integers, settle, shown, text, whole
+from gpuscan.base.arrow import ReadAsTable
 from gpuscan.base.errors import ArgumentError
 from gpuscan.records.formats import N_NODES_MAX
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BATCH_PAGES = 512
 """Base pages per batch: KMIGRATE_BATCH of RFC v1, and NR_MAX_BATCHED_MIGRATION (HPAGE_PMD_NR)
@@ -96,7 +100,7 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Plan(ReadAsTable):
     """Folios claimed by one scan.
 
     Attributes:
@@ -186,6 +190,22 @@ class Plan:
     def target_of_folio(self) -> NDArray[np.int32]:
         """Return int32[n]: the target of every folio."""
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
+
+    def to_arrow(self) -> pa.Table:
+        """Return a row for each folio, in the order of the plan: ``target_nid`` int32, ``pfn`` int64,
+        ``n_pages`` int64 (base pages) and ``record``, the word that was claimed, of the records' dtype.
+
+        PFNs and words are not copied: the table holds on to the plan's arrays.
+        """
+        import pyarrow as pa
+
+        columns = {
+            "target_nid": self.target_of_folio(),
+            "pfn": self.pfn,
+            "n_pages": self.folio_pages,
+            "record": self.words,
+        }
+        return pa.table({name: pa.array(column) for name, column in columns.items()})
 
     def batches(self, batch_pages: int = BATCH_PAGES) -> Batches:
         """Cut the plan into batches of at most ``batch_pages`` base pages, each for one target.

@@ -85,7 +85,9 @@ def test_a_page_says_what_its_plots_show_and_where_they_are_from(result: Path, t
         assert figure.about.command.replace(RESULT, str(result)) in text
         if isinstance(figure, Plot):
             assert "(" in figure.x_label
-            assert any(unit in figure.y_label for unit in ("(%)", "(% of node)", "(ms)", "per tick", "batches"))
+            assert any(
+                unit in figure.y_label for unit in ("(%)", "(% of node)", "(ms)", "per tick", "batches")
+            )
 
 
 @pytest.mark.slow

@@ -19,8 +19,10 @@ from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.files.writing import json_text
 from gpuscan.heatmap.map import MAP_FILE
+from gpuscan.heatmap.nodes import NODES_FILE
+from gpuscan.heatmap.waits import WAITS_FILE
 from gpuscan.producers.contract import Told
-from gpuscan.run.out import OUT_FILES, open_out, series_columns
+from gpuscan.run.out import OUT_FILES, open_out
 from gpuscan.run.report import ledger_rows, run_document, share_axis, sparkline, summary_rows
 from gpuscan.run.summary import fast_share, summarize
 from gpuscan.store.plan import Plan
@@ -162,7 +164,7 @@ def test_a_dip_is_said_with_when_it_was_over() -> None:
 def test_series_has_a_column_per_number_and_null_where_a_metric_is_missing() -> None:
     run = report(3)
     run.ticks[1].metrics = {"other": 2.0}
-    columns = series_columns(run.ticks)
+    columns = run.to_arrow().to_pydict()
     assert columns["tick"] == [0, 1, 2]
     assert columns["metric.accesses"] == [1000.0, None, 1000.0]
     assert columns["metric.other"] == [None, 2.0, None]
@@ -181,7 +183,7 @@ def fill(path: Path, *, force: bool = False) -> None:
 def test_out_directory_holds_plan_series_ledger_and_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     fill(out)
-    assert {entry.name for entry in out.iterdir()} == {*OUT_FILES} - {MAP_FILE}  # none was handed over
+    assert {entry.name for entry in out.iterdir()} == {*OUT_FILES} - {MAP_FILE, NODES_FILE, WAITS_FILE}  # nobody recorded
     plans = read_plans(out / "plan.parquet")
     assert plans["pfn"].to_pylist() == [100, 101, 102] * 2
     assert plans["batch"].to_pylist() == [0, 0, 1, 2, 2, 3]
