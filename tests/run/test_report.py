@@ -183,7 +183,8 @@ def fill(path: Path, *, force: bool = False) -> None:
 def test_out_directory_holds_plan_series_ledger_and_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     fill(out)
-    assert {entry.name for entry in out.iterdir()} == {*OUT_FILES} - {MAP_FILE, NODES_FILE, WAITS_FILE}  # nobody recorded
+    # nobody recorded where and when
+    assert {entry.name for entry in out.iterdir()} == {*OUT_FILES} - {MAP_FILE, NODES_FILE, WAITS_FILE}
     plans = read_plans(out / "plan.parquet")
     assert plans["pfn"].to_pylist() == [100, 101, 102] * 2
     assert plans["batch"].to_pylist() == [0, 0, 1, 2, 2, 3]
