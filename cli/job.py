@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.output import Output, Progress
-    from gpuscan.engine.tick import PlanSink, RunReport
-    from gpuscan.heatmap.recorder import MapRecorder
+    from gpuscan.engine.tick import RunReport
     from gpuscan.run.checkpoints import RunCheckpoints
     from gpuscan.run.job import Job
     from gpuscan.run.request import RunRequest
-    from gpuscan.run.scenario import Scenario
+    from gpuscan.run.scenario import Hooks, Scenario
     from gpuscan.run.summary import RunSummary
+    from gpuscan.timeline.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,36 @@ def check_here(request: RunRequest, output: Output) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class PageOfRun:
-    """The page that a run makes of its result at once."""
+class Views:
+    """What a run makes to be looked at, beside what it keeps."""
 
-    path: Path | None = described(
+    page: Path | None = described(
         None,
         Option("Make one page of the result, for a browser; needs [report].", ("--report",), metavar="FILE"),
     )
 
+    trace_events: Path | None = described(
+        None, Option("Keep a timeline (Trace Event Format, gzip) for Perfetto.", metavar="FILE")
+    )
+
     def check(self, *, force: bool) -> None:
-        """Check that it can be made, before the run.
+        """Check that they can be made, before the run.
 
         Raises:
-            InputError: it cannot.
+            InputError: one cannot.
         """
-        from gpuscan.cli.pages import check_page
+        from gpuscan.cli.pages import check_new, require_page
 
-        if self.path is not None:
-            check_page(self.path, force=force)
+        if self.page is not None:
+            require_page()
+        for path in (self.page, self.trace_events):
+            if path is not None:
+                check_new(path, force=force)
 
-    def made(self, place: Path, result: Path | None, made_by: str, output: Output) -> RunFailedError | None:
-        """Make it of what was kept; return why that failed.
+    def make_page(
+        self, place: Path, result: Path | None, made_by: str, output: Output
+    ) -> RunFailedError | None:
+        """Make the page of what was kept; return why that failed.
 
         Args:
             place: where it was kept.
@@ -78,9 +87,9 @@ class PageOfRun:
         from gpuscan.cli.pages import write_page
         from gpuscan.report.catalogue import page_of
 
-        assert self.path is not None
+        assert self.page is not None
         try:
-            _, notes = write_page(page_of(place), self.path, result, made_by=made_by)
+            _, notes = write_page(page_of(place), self.page, result, made_by=made_by)
         except RunFailedError as error:
             return error
         for note in notes:
@@ -88,11 +97,11 @@ class PageOfRun:
         return None
 
 
-def begin(job: Job, output: Output, page: PageOfRun, made_by: str) -> None:
+def begin(job: Job, output: Output, views: Views, made_by: str) -> None:
     """Conduct a job from its first tick, with checkpoints where they were asked for."""
     request = job.request
     if request.checkpoint is None:
-        conduct(job, output, page, made_by)
+        conduct(job, output, views, made_by)
         return
     from contextlib import closing
 
@@ -100,30 +109,39 @@ def begin(job: Job, output: Output, page: PageOfRun, made_by: str) -> None:
 
     request.check_kept()
     with closing(RunCheckpoints(request.checkpoint, force=request.force)) as checkpoints:
-        conduct(job, output, page, made_by, checkpoints)
+        conduct(job, output, views, made_by, checkpoints)
 
 
 def conduct(
-    job: Job, output: Output, page: PageOfRun, made_by: str, checkpoints: RunCheckpoints | None = None
+    job: Job, output: Output, views: Views, made_by: str, checkpoints: RunCheckpoints | None = None
 ) -> None:
     """Build what a job is of, run it, print and keep what came of it.
 
     Args:
         job: what to do.
         output: where to say it.
-        page: what is made of the result at once.
+        views: what is made of the result at once.
         made_by: the command line, for that.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
+    from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
+    from gpuscan.heatmap.space import node_names
+    from gpuscan.timeline.timeline import Timeline
 
     request = job.request
     check_division(request, job.topology.page_map)
-    with _place(request.out, page) as place:
-        done, failure = _kept(job, output, checkpoints, place)
-        if page.path is not None and place is not None and failure is None:
-            failure = page.made(place, request.out, made_by, output)
+    timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
+    with _place(request.out, views) as place:
+        done, failure = _kept(job, output, checkpoints, place, timeline)
+        if views.page is not None and place is not None and failure is None:
+            failure = views.make_page(place, request.out, made_by, output)
+    if views.trace_events is not None and timeline is not None:
+        try:
+            timeline.write(views.trace_events, done.report.ticks)
+        except RunFailedError as error:
+            failure = failure or error
     output.document(done.document)
     row = f"none, {request.design} is a model"
     if done.scenario.store is not None:
@@ -133,8 +151,10 @@ def conduct(
         raise failure
     if request.out is not None:
         output.note(f"kept in {request.out}")
-    if page.path is not None:
-        output.note(f"the page is {page.path}; open it in a browser")
+    if views.page is not None:
+        output.note(f"the page is {views.page}; open it in a browser")
+    if views.trace_events is not None:
+        output.note(f"the timeline is {views.trace_events}; open it in https://ui.perfetto.dev")
     if checkpoints is not None:
         from gpuscan.run.checkpoints import saved_sentence
 
@@ -142,9 +162,9 @@ def conduct(
 
 
 @contextmanager
-def _place(out: Path | None, page: PageOfRun) -> Iterator[Path | None]:
+def _place(out: Path | None, views: Views) -> Iterator[Path | None]:
     """Yield where the result is kept: at ``out``, for the page alone where nobody wants more, or nowhere."""
-    if out is not None or page.path is None:
+    if out is not None or views.page is None:
         yield out
         return
     import tempfile
@@ -154,12 +174,17 @@ def _place(out: Path | None, page: PageOfRun) -> Iterator[Path | None]:
 
 
 def _kept(
-    job: Job, output: Output, checkpoints: RunCheckpoints | None, place: Path | None
+    job: Job,
+    output: Output,
+    checkpoints: RunCheckpoints | None,
+    place: Path | None,
+    timeline: Timeline | None,
 ) -> tuple[_Done, RunFailedError | None]:
     """Run a job and keep what came of it; return that, and why it could not be kept."""
     from gpuscan.base.errors import RunFailedError
     from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.run.out import open_out
+    from gpuscan.run.scenario import Hooks
 
     request = job.request
     done: _Done | None = None
@@ -175,7 +200,8 @@ def _kept(
                 else:
                     plan_sink = checkpoints.keep_plans() if request.out is not None else None
                     output.note("gpuscan: note: a run with checkpoints keeps no map, nodes and waits")
-            done = _ran(job, output, checkpoints, plan_sink, recorder)
+            listening = Hooks(plan_sink=plan_sink, recorder=recorder, timeline=timeline)
+            done = _ran(job, output, checkpoints, listening)
             if kept is not None:
                 plans = () if checkpoints is None or plan_sink is None else checkpoints.plans()
                 kept.finish(done.report, done.document, plans, recorder)
@@ -190,16 +216,15 @@ def _ran(
     job: Job,
     output: Output,
     checkpoints: RunCheckpoints | None,
-    plan_sink: PlanSink | None,
-    recorder: MapRecorder | None,
+    listening: Hooks,
 ) -> _Done:
-    """Build what a job is of, and run it."""
+    """Build what a job is of, and run it; ``listening`` has what is told of it."""
     import time
 
     from gpuscan.cli.devices import COMPILING_THERE, note_if_compiling
     from gpuscan.cli.shards import open_shards
     from gpuscan.run.report import run_document
-    from gpuscan.run.scenario import Hooks, build
+    from gpuscan.run.scenario import build
     from gpuscan.run.summary import summarize
 
     with ExitStack() as stack, ExitStack() as preparing:
@@ -218,13 +243,12 @@ def _ran(
             preparing.close()
             output.note(f"building the machine of {job.workload.name}")
 
-        hooks = Hooks(
-            plan_sink=plan_sink,
+        hooks = replace(
+            listening,
             finish_tick=checkpoints is not None,
             on_failure=output.note if job.request.fallback else None,
             on_checked=checked,
             on_read=reading,
-            recorder=recorder,
         )
         scenario = build(job, hooks, sharding)
         built = time.perf_counter()

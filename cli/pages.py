@@ -10,17 +10,26 @@ if TYPE_CHECKING:
     from gpuscan.report.contract import Page
 
 
-def check_page(path: Path, *, force: bool) -> None:
-    """Check that a page can be made and put there.
+def require_page() -> None:
+    """Check that a page can be made.
 
     Raises:
-        InputError: Bokeh is not installed, or something is there already.
+        InputError: Bokeh is not installed.
     """
-    from gpuscan.base.errors import InputError
-    from gpuscan.files.writing import check_file
     from gpuscan.report.page import require_bokeh
 
     require_bokeh()
+
+
+def check_new(path: Path, *, force: bool) -> None:
+    """Check that a file can be put there, before there is anything to put there.
+
+    Raises:
+        InputError: something is there already, and ``force`` is not set, or it is no file.
+    """
+    from gpuscan.base.errors import InputError
+    from gpuscan.files.writing import check_file
+
     check_file(path)
     if path.exists() and not force:
         raise InputError(f"{path} is there already; give another place, or --force to replace it")

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpuscan.base.described import Option, described
 from gpuscan.base.units import parse_bytes
 from gpuscan.cli.options import Voice, takes_options
-from gpuscan.cli.pages import check_page, show_page, write_page
+from gpuscan.cli.pages import check_new, require_page, show_page, write_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ def report(wanted: Wanted, voice: Voice) -> None:
     from gpuscan.report.catalogue import page_of
 
     output = voice.output()
-    check_page(wanted.out, force=wanted.force)
+    require_page()
+    check_new(wanted.out, force=wanted.force)
     n_bytes, notes = write_page(page_of(wanted.result), wanted.out, wanted.result, wanted.max_size)
     output.document({"kind": "page", "path": str(wanted.out), "bytes": n_bytes, "notes": list(notes)})
     for note in notes:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpuscan.cli.job import PageOfRun
+from gpuscan.cli.job import Views
 from gpuscan.cli.options import AGAIN, Voice, takes_options
 from gpuscan.run.request import RunRequest
 
@@ -19,7 +19,7 @@ def resume(
         Path, typer.Argument(metavar="DIR", help="The directory of --checkpoint, or one checkpoint in it.")
     ],
     changes: Annotated[RunRequest, AGAIN],
-    page: PageOfRun,
+    views: Views,
     voice: Voice,
 ) -> None:
     """Go on with a run from its last checkpoint, and go on keeping them.
@@ -42,9 +42,9 @@ def resume(
     output = voice.output()
     _ = changes.pace
     check_here(changes, output)
-    page.check(force=changes.force)
+    views.check(force=changes.force)
     with closing(ResumedRun(directory)) as resumed:
         job = resumed.kept.job(changes)
         resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
-        conduct(job, output, page, context.obj.line, resumed)
+        conduct(job, output, views, context.obj.line, resumed)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from gpuscan.cli.job import PageOfRun
+from gpuscan.cli.job import Views
 from gpuscan.cli.options import Voice, takes_options
 from gpuscan.run.request import RunRequest
 
 
 @takes_options
-def run(context: typer.Context, request: RunRequest, page: PageOfRun, voice: Voice) -> None:
+def run(context: typer.Context, request: RunRequest, views: Views, voice: Voice) -> None:
     """Run a workload and show what its migrations were worth.
 
     Every tick the machine's accesses become marks, the scan claims the marked
@@ -26,6 +26,7 @@ def run(context: typer.Context, request: RunRequest, page: PageOfRun, voice: Voi
     gpuscan run cxl-promote --machine host.zarr --split-cxl 50%
     gpuscan run --trace mem.txt --machine host.zarr      recorded accesses
     gpuscan run cxl-promote --report page.html           a page for a browser
+    gpuscan run --trace-events run.json.gz               a timeline for ui.perfetto.dev
     gpuscan run --memory 1TiB --checkpoint state --every 10
     gpuscan run cxl-promote --workers 2                  in shards; see docs/scale.md
     """
@@ -33,9 +34,9 @@ def run(context: typer.Context, request: RunRequest, page: PageOfRun, voice: Voi
     from gpuscan.run.job import read_job
 
     output = voice.output()
-    page.check(force=request.force)
+    views.check(force=request.force)
     job = read_job(request)
     for note in job.notes:
         output.note(f"gpuscan: note: {note}")
     check_here(request, output)
-    begin(job, output, page, context.obj.line)
+    begin(job, output, views, context.obj.line)

@@ -27,7 +27,7 @@ from gpuscan.designs.simulated import SimulatedPages, migrate_counts
 from gpuscan.designs.threads import Marks, Threads, first_waits
 from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
-from gpuscan.engine.stages import MigrateStatus
+from gpuscan.engine.stages import Clocked, MigrateStatus
 from gpuscan.engine.tick import RunReport, TickReport, Walks
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
@@ -112,6 +112,7 @@ class DesignEngine:
         self._n_cpus = sum(len(node.cpus) for node in machine.topology.nodes)
         self._wait_ns = 0.0
         self._walk_times_ns: list[float] = []
+        self.clocked: Clocked | None = None
         self._random = np.random.default_rng([machine.spec.seed, 4])
         how, atomics = design.model, Atomics(self._cost.atomics_apart_ns, self._random)
         first = first_waits(
@@ -189,6 +190,8 @@ class DesignEngine:
             report.n_plans += 1
             report.path = "walk" if self.design.looks_at == "pages" else "turn"
             self._walk_times_ns.append(walked.look_ns)
+            if self.clocked is not None:
+                self.clocked.walk(due[1], due[0], walked.look_ns, walked.migrate_ns)
         report.migrate_busy_ns = max(busy_ns.values(), default=0)
         model.calls.clear()
         self._wait_ns += model.producer_wait_ns(interval_ns, self._cost, self._n_cpus)

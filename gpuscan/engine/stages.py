@@ -206,6 +206,18 @@ class Witness(Protocol):
         ...
 
 
+class Clocked(Protocol):
+    """What is told how long something took; it changes nothing."""
+
+    def batch(self, now_ns: int, target_nid: int, n_folios: int, n_pages: int, busy_ns: float) -> None:
+        """See a batch of a plan made at ``now_ns``, and how long its migrator took."""
+        ...
+
+    def walk(self, nid: int, start_ns: int, look_ns: float, migrate_ns: float) -> None:
+        """See a walk of a node's thread: when it began, how long it looked, and then moved."""
+        ...
+
+
 class Source(Protocol):
     """Where accesses come from."""
 

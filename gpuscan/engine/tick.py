@@ -26,6 +26,7 @@ from gpuscan.engine.policy import Policy
 from gpuscan.engine.rate_limit import RateLimit
 from gpuscan.engine.report import RunReport, TickReport, Walks
 from gpuscan.engine.stages import (
+    Clocked,
     FolioEvents,
     MigrateResult,
     MigrateStatus,
@@ -76,6 +77,7 @@ class Engine:
             (reads the whole store; it is always done at the end of :meth:`run`).
         plan_sink: sees every plan before it is migrated.
         witness: is told which pages were marked, claimed and moved.
+        clocked: is told how long each batch took.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Engine:
         verify_every_tick: bool = False,
         plan_sink: PlanSink | None = None,
         witness: Witness | None = None,
+        clocked: Clocked | None = None,
     ) -> None:
         if not isinstance(store, PageStore):
             raise ArgumentError(f"an engine's store is {shown(store)}; give a gpuscan.Store")
@@ -116,7 +119,9 @@ class Engine:
         self.n_ticks = 0
         self._verify_every_tick = verify_every_tick
         self._plan_sink = plan_sink
-        self._witness = witness
+        if clocked is not None:
+            has_methods("an engine's clocked", clocked, ("batch",), "give one, or leave it out")
+        self._witness, self._clocked = witness, clocked
         self._backoff = Backoff()
         self._active = np.zeros(N_NODES_MAX, dtype=np.uint8)
         self._interval_ns = np.full(N_NODES_MAX, policy.interval_ns, dtype=np.int64)
@@ -379,6 +384,10 @@ class Engine:
                 decided[part] = True
                 report.batch_pages += batch.n_pages
                 busy_ns[batch.target_nid] += int(result.busy_ns)
+                if self._clocked is not None:
+                    made_ns = report.now_ns + report.duration_ns
+                    facts = (batch.target_nid, batch.hi - batch.lo, batch.n_pages)
+                    self._clocked.batch(made_ns, *facts, result.busy_ns)
                 self._book(plan, part, folio_pages[part], result.status, report)
                 if self.policy.one_thread:
                     self._count_demoted(batch.target_nid, plan.flat[part], folio_pages[part], result, report)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gpuscan.records.page_flags import Frames
     from gpuscan.shards.sharded_store import ShardedStore, Sharding
     from gpuscan.snapshot.snapshot import Snapshot
+    from gpuscan.timeline.timeline import Timeline
     from gpuscan.traces.source import Survey
 
 
@@ -89,6 +90,7 @@ class Hooks:
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
         on_read: called with bytes of the workload's trace while it is checked.
         recorder: counts where and when things happen; of a model of another design, accesses alone.
+        timeline: keeps how long each batch, or each walk of a model's threads, took.
     """
 
     plan_sink: PlanSink | None = None
@@ -98,6 +100,7 @@ class Hooks:
     on_checked: Callable[[], None] | None = None
     on_read: Callable[[int], None] | None = None
     recorder: MapRecorder | None = None
+    timeline: Timeline | None = None
 
 
 def build_scenario(
@@ -197,9 +200,9 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
 
         if hooks.plan_sink is not None:
             notes += (f"the design {request.design} makes no plans: plan.parquet stays empty",)
-        return Scenario(
-            workload, topology, machine, None, design_engine(request.design, machine, policy), notes
-        )
+        model = design_engine(request.design, machine, policy)
+        model.clocked = hooks.timeline
+        return Scenario(workload, topology, machine, None, model, notes)
     for event in machine.folios():
         store.admit(event.allocated, event.order)
     if sharding is not None and sharding.directory is not None:
@@ -212,6 +215,7 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
         plan_sink=hooks.plan_sink,
         verify_every_tick=hooks.verify_every_tick,
         witness=hooks.recorder,
+        clocked=hooks.timeline,
     )
     return Scenario(workload, topology, machine, store, engine, notes, request.fallback, request.design)
 
