@@ -1,7 +1,8 @@
-"""Counting by cell, compiled: an open-addressing table of (row, column) -> count.
+"""Counting by cell: sorted arrays of what lies in which cell, and the compiled steps that go through them.
 
-A cell that nothing fell into takes no room. A key is ``row << COLUMN_BITS | column``; the table is a power of
-two long and at most half full, so a look-up ends after a slot or two.
+A cell that nothing fell into takes no room. Its key is ``row << COLUMN_BITS | column``. Points are gathered
+and sorted: where NumPy sorts with vectors that takes a fraction of what a look-up for each in a table beyond
+the caches takes.
 """
 
 from __future__ import annotations
@@ -15,98 +16,73 @@ from gpuscan.base.compiled import compiled
 
 COLUMN_BITS = 24
 """Of a key; the other 39 bits are the row's: 2 PiB of base pages."""
-FREE = -1
-"""Key of an empty slot."""
-_GOLDEN = 0x9E37_79B9_7F4A_7C15
-"""SplitMix64's increment (Steele, Lea and Flood, OOPSLA 2014): neighbours go far apart by its product."""
 
 
 @compiled
-def _slot_of(keys: NDArray[np.int64], key: int) -> Any:
-    """Return the slot of a key, or the empty one that it may take."""
-    mask = np.uint64(len(keys) - 1)
-    slot = ((np.uint64(key) * np.uint64(_GOLDEN)) >> np.uint64(20)) & mask
-    while keys[slot] != FREE and keys[slot] != key:
-        slot = (slot + np.uint64(1)) & mask
-    return slot
-
-
-@compiled
-def add_pages(
+def spread(
     keys: NDArray[np.int64],
     counts: NDArray[np.int64],
-    n_used: int,
-    limit: int,
     flats: NDArray[np.int64],
     n_pages: NDArray[np.int64],
-    first: int,
     row_shift: int,
     column: int,
-    weight: int,
-) -> tuple[int, int]:
-    """Count ``weight`` for every base page of folios, until the table has no room for one more.
+) -> None:
+    """Fill in the cells that folios lie in, folio by folio.
 
     Args:
-        keys, counts: int64[2^n], the table; changed.
-        n_used: slots that are taken.
-        limit: slots that may be.
-        flats: int64[n], heads; one of -1 is passed over.
-        n_pages: int64[n], base pages of each; empty: each has one.
-        first: which of them comes first.
+        keys, counts: int64[n_cells], written: as many as the folios have rows.
+        flats: int64[n], heads.
+        n_pages: int64[n], base pages of each.
         row_shift, column: a page's row is its flat index shifted by that.
-        weight: what a page counts.
-
-    Returns:
-        Where it stopped (``len(flats)``: nowhere), and how many slots are taken then.
     """
-    single = len(n_pages) == 0
-    for at in range(first, len(flats)):
-        flat = flats[at]
-        if flat < 0:
-            continue
-        end = flat + (1 if single else n_pages[at])
-        row = flat >> row_shift
-        last_row = (end - 1) >> row_shift
-        if n_used + (last_row - row + 1) > limit:
-            return at, n_used
-        while row <= last_row:
-            inside = min(end, (row + 1) << row_shift) - max(flat, row << row_shift)
-            key = (row << COLUMN_BITS) | column
-            slot = _slot_of(keys, key)
-            if keys[slot] == FREE:
-                keys[slot] = key
-                n_used += 1
-            counts[slot] += inside * weight
-            row += 1
-    return len(flats), n_used
+    at = 0
+    for i in range(len(flats)):
+        first, end = flats[i], flats[i] + n_pages[i]
+        for row in range(first >> row_shift, ((end - 1) >> row_shift) + 1):
+            keys[at] = (row << COLUMN_BITS) | column
+            counts[at] = min(end, (row + 1) << row_shift) - max(first, row << row_shift)
+            at += 1
 
 
 @compiled
-def add_cells(
+def add_up(keys: NDArray[np.int64], counts: NDArray[np.int64]) -> int:
+    """Make one cell of neighbours that are the same, in place; return how many cells there are then."""
+    n = 0
+    for at in range(len(keys)):
+        if n and keys[n - 1] == keys[at]:
+            counts[n - 1] += counts[at]
+        else:
+            keys[n] = keys[at]
+            counts[n] = counts[at]
+            n += 1
+    return n
+
+
+@compiled
+def merge(
     keys: NDArray[np.int64],
     counts: NDArray[np.int64],
-    old_keys: NDArray[np.int64],
-    old_counts: NDArray[np.int64],
-    rows_by: int,
-    columns_by: int,
+    one_keys: NDArray[np.int64],
+    one_counts: NDArray[np.int64],
+    other_keys: NDArray[np.int64],
+    other_counts: NDArray[np.int64],
 ) -> int:
-    """Count all cells of one table into an empty one that is large enough; return how many slots it takes.
-
-    Rows and columns become coarser by so many bits.
-    """
-    n_used = 0
-    for at in range(len(old_keys)):
-        key = old_keys[at]
-        if key == FREE:
-            continue
-        column = (key & ((1 << COLUMN_BITS) - 1)) >> columns_by
-        key = ((key >> COLUMN_BITS) >> rows_by) << COLUMN_BITS | column
-        slot = _slot_of(keys, key)
-        if keys[slot] == FREE:
-            keys[slot] = key
-            n_used += 1
-        counts[slot] += old_counts[at]
-    return n_used
+    """Merge the cells of two, each ascending and all different, into ``keys`` and ``counts``, which have room
+    for all; return how many cells there are."""
+    i = j = n = 0
+    while i < len(one_keys) or j < len(other_keys):
+        if j == len(other_keys) or (i < len(one_keys) and one_keys[i] < other_keys[j]):
+            keys[n], counts[n] = one_keys[i], one_counts[i]
+            i += 1
+        elif i == len(one_keys) or other_keys[j] < one_keys[i]:
+            keys[n], counts[n] = other_keys[j], other_counts[j]
+            j += 1
+        else:
+            keys[n], counts[n] = one_keys[i], one_counts[i] + other_counts[j]
+            i += 1
+            j += 1
+        n += 1
+    return n
 
 
 @compiled

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.heatmap.cells import COLUMN_BITS, FREE, add_cells, add_pages, add_to_image
+from gpuscan.heatmap.cells import COLUMN_BITS, add_to_image, add_up, merge, spread
 
 N_CELLS_MAX = 1 << 20
 """Cells that a layer keeps by default."""
 _NO_PAGES = np.empty(0, dtype=np.int64)
-_FIRST_SLOTS = 1 << 14
-_GROWS_BY = 4
+_GATHERED_MAX = 1 << 20
+"""Points that are gathered before they are sorted."""
+_FOLIOS_AT_ONCE = 1 << 11
+"""Of a folio there may be a point for each of its pages."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,22 +108,26 @@ class Image:
 
 
 class Counting:
-    """A layer that is being counted. Memory: 64 bytes a cell at most, twice that while it grows.
+    """A layer that is being counted.
+
+    Memory: 16 bytes a cell and as much a gathered point, twice that while they merge.
 
     Args:
         n_pages: flat pages of the machine.
-        n_cells_max: cells to keep; a power of two, or less by up to a half.
+        n_cells_max: cells to keep.
         one_in: of so many things one is handed over.
     """
 
     def __init__(self, n_pages: int, n_cells_max: int = N_CELLS_MAX, one_in: int = 1) -> None:
         self._n_pages = n_pages
-        self._n_cells_max = max(1 << (n_cells_max.bit_length() - 1), _FIRST_SLOTS // 2)
+        self._n_cells_max = n_cells_max
         self._one_in = one_in
         self._row_shift = self._column_shift = 0
         self._last_step = 0
-        self._keys, self._counts = _table(_FIRST_SLOTS)
-        self._n_used = 0
+        self._keys, self._counts = _NO_PAGES, _NO_PAGES
+        self._points: list[NDArray[np.int64]] = []
+        self._folios: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._n_gathered = 0
 
     def add(self, step: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64] = _NO_PAGES) -> None:
         """Count base pages.
@@ -133,60 +139,82 @@ class Counting:
         """
         self._last_step = max(self._last_step, step)
         while step >> self._column_shift >= 1 << COLUMN_BITS:
-            self._rebuild(0, 1)
-        done = 0
-        while True:
-            done, self._n_used = add_pages(
-                self._keys,
-                self._counts,
-                self._n_used,
-                len(self._keys) // 2,
-                flats,
-                n_pages,
-                done,
-                self._row_shift,
-                step >> self._column_shift,
-                self._one_in,
-            )
-            if done == len(flats):
-                return
-            self._make_room()
+            self._settle()
+            self._coarsen(0, 1)
+        is_one = flats >= 0
+        if not is_one.all():
+            flats, n_pages = flats[is_one], n_pages[is_one] if len(n_pages) else n_pages
+        if not len(n_pages) or n_pages.max() == 1:
+            for start in range(0, len(flats), _GATHERED_MAX):
+                self._gather(step, flats[start : start + _GATHERED_MAX])
+        else:
+            for start in range(0, len(flats), _FOLIOS_AT_ONCE):
+                part = slice(start, start + _FOLIOS_AT_ONCE)
+                self._gather_folios(step, flats[part], n_pages[part])
 
-    def _make_room(self) -> None:
-        if len(self._keys) < 2 * self._n_cells_max:
-            self._rebuild(0, 0, min(_GROWS_BY * len(self._keys), 2 * self._n_cells_max))
+    def _gather(self, step: int, flats: NDArray[np.int64]) -> None:
+        self._points.append((flats >> self._row_shift) << COLUMN_BITS | (step >> self._column_shift))
+        self._gathered(len(flats))
+
+    def _gather_folios(self, step: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
+        n_rows = ((flats + n_pages - 1) >> self._row_shift) - (flats >> self._row_shift) + 1
+        keys, counts = np.empty((2, int(n_rows.sum())), dtype=np.int64)
+        spread(keys, counts, flats, n_pages, self._row_shift, step >> self._column_shift)
+        self._folios.append((keys, counts))
+        self._gathered(len(keys))
+
+    def _gathered(self, n: int) -> None:
+        self._n_gathered += n
+        if self._n_gathered >= _GATHERED_MAX:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Sort what was gathered into the cells, and keep no more of them than there may be."""
+        if self._points:
+            points = np.concatenate(self._points)
+            points.sort()
+            self._merge(points, np.full(len(points), self._one_in, dtype=np.int64))
+        if self._folios:
+            keys, counts = (np.concatenate(each) for each in zip(*self._folios, strict=True))
+            order = np.argsort(keys)
+            self._merge(keys[order], counts[order] * self._one_in)
+        self._points, self._folios, self._n_gathered = [], [], 0
+        if len(self._keys) > self._n_cells_max:
+            wanted = max(1, self._n_cells_max * 3 // 4)
+            while len(self._keys) > wanted:
+                has_more_rows = (
+                    self._n_pages >> self._row_shift >= (self._last_step + 1) >> self._column_shift
+                )
+                self._coarsen(*((1, 0) if has_more_rows else (0, 1)))
+
+    def _merge(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Add cells that ascend, of which neighbours may be the same."""
+        n = add_up(keys, counts)
+        if not len(self._keys):
+            self._keys, self._counts = keys[:n].copy(), counts[:n].copy()
             return
-        wanted = max(1, self._n_used * 3 // 4)
-        while True:
-            if self._n_pages >> self._row_shift >= (self._last_step + 1) >> self._column_shift:
-                self._rebuild(1, 0)
-            else:
-                self._rebuild(0, 1)
-            if self._n_used <= wanted:
-                return
+        merged, sums = np.empty((2, len(self._keys) + n), dtype=np.int64)
+        n = merge(merged, sums, self._keys, self._counts, keys[:n], counts[:n])
+        self._keys, self._counts = merged[:n].copy(), sums[:n].copy()
 
-    def _rebuild(self, rows_by: int, columns_by: int, n_slots: int = 0) -> None:
-        keys, counts = _table(n_slots or len(self._keys))
-        self._n_used = add_cells(keys, counts, self._keys, self._counts, rows_by, columns_by)
-        self._keys, self._counts = keys, counts
+    def _coarsen(self, rows_by: int, columns_by: int) -> None:
+        columns = (self._keys & ((1 << COLUMN_BITS) - 1)) >> columns_by
+        keys = ((self._keys >> COLUMN_BITS) >> rows_by) << COLUMN_BITS | columns
+        order = np.argsort(keys)
+        keys, counts = keys[order], self._counts[order]
+        n = add_up(keys, counts)
+        self._keys, self._counts = keys[:n].copy(), counts[:n].copy()
         self._row_shift += rows_by
         self._column_shift += columns_by
 
     def layer(self) -> Layer:
         """Return what was counted so far."""
-        taken = self._keys != FREE
-        keys, counts = self._keys[taken], self._counts[taken]
-        order = np.argsort(keys)
-        keys, counts = keys[order], counts[order]
+        self._settle()
         return Layer(
-            keys >> COLUMN_BITS,
-            keys & ((1 << COLUMN_BITS) - 1),
-            counts,
+            self._keys >> COLUMN_BITS,
+            self._keys & ((1 << COLUMN_BITS) - 1),
+            self._counts,
             self._row_shift,
             self._column_shift,
             self._one_in,
         )
-
-
-def _table(n_slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.full(n_slots, FREE, dtype=np.int64), np.zeros(n_slots, dtype=np.int64)
