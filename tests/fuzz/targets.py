@@ -44,6 +44,7 @@ from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
+from gpuscan.snapshot.cgroups import PageCgroups, shares
 from gpuscan.snapshot.snapshot import Snapshot
 from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.store.single import Store
@@ -149,8 +150,9 @@ class SnapshotTarget:
             np.array([0, 1 << 5, 1 << 5 | 1 << 12, 1 << 10, 1 << 15], dtype=np.uint64), n_pages
         )
         counts = rng.integers(0, 3, n_pages).astype(np.uint32)
+        cgroups = PageCgroups(("none", "/", "/a"), rng.integers(0, 3, n_pages).astype(np.uint16))
         self.good = Snapshot(
-            machine, flags, counts, "6.18", 250, True, "2026-01-01T00:00:00+00:00", ("a note",)
+            machine, flags, counts, "6.18", 250, True, "2026-01-01T00:00:00+00:00", ("a note",), cgroups
         )
         self.good.write(directory / "a.zarr")
         self.tree = Tree(directory / "a.zarr")
@@ -199,7 +201,10 @@ class SnapshotTarget:
     def read(self, rng: random.Random) -> None:
         snapshot = Snapshot.read(self.tree.path)
         if rng.random() < 0.1:
-            snapshot.zone_pages(snapshot.frames())
+            frames = snapshot.frames()
+            snapshot.zone_pages(frames)
+            if snapshot.cgroups is not None:
+                shares(snapshot.cgroups, frames)
 
 
 def _two_nodes() -> Topology:
