@@ -46,6 +46,13 @@ class CaptureRequest:
     cgroups: bool = described(
         False, Option("Keep which cgroup each page is charged to, and the names of the cgroups.")
     )
+    core: Path | None = described(
+        None,
+        Option("Of the machine of this vmcore, or /proc/kcore, through drgn; needs [drgn].", metavar="FILE"),
+    )
+    symbols: Path | None = described(
+        None, Option("The vmlinux of --core with debug information; else where drgn looks.", metavar="FILE")
+    )
     tiers: tuple[str, ...] = described((), TIER_OPTION)
     force: bool = described(False, Option("Replace a snapshot that is there."))
 
@@ -67,6 +74,7 @@ def capture(
     charged to that cgroup.
 
     \b
+    gpuscan capture OUT.zarr --core vmcore           of another kernel's memory, by its debug information
     gpuscan scan OUT.zarr                            scans it
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
     """
@@ -89,6 +97,12 @@ def capture(
     tiers = parse_tiers(request.tiers)
     if request.pids and request.cgroup is not None:
         raise InputError("hot pages are chosen in one way only; give --pid or --cgroup")
+    if request.core is not None and (request.pids or request.cgroup is not None):
+        raise InputError(
+            "--pid and --cgroup are of the machine that runs; leave them out with --core, or --core with them"
+        )
+    if request.symbols is not None and request.core is None:
+        raise InputError("--symbols is of a dump; give that with --core")
     snapshot = tiered(_captured(output, request, for_ns), tiers)
     snapshot.write(out, force=request.force)
     frames = snapshot.frames()
@@ -155,6 +169,12 @@ def _captured(output: Output, request: CaptureRequest, for_ns: int) -> Snapshot:
                 on_watch=lambda name: output.note(f"{watching} {name}"),
                 with_cgroups=request.cgroups,
             )
+        if request.core is not None:
+            from gpuscan.snapshot.drgn_kernel import open_kernel
+            from gpuscan.snapshot.kernel_memory import snapshot_of
+
+            kernel = open_kernel(request.core, request.symbols)
+            return snapshot_of(kernel, advance, with_cgroups=request.cgroups)
         if request.cgroup is not None:
             return _hot_of_cgroup(request.cgroup, advance, keep=request.cgroups)
         return capture_machine(progress=advance, with_cgroups=request.cgroups)

@@ -46,6 +46,7 @@ from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
 from gpuscan.snapshot.cgroups import PageCgroups, shares
 from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.snapshot.struct_pages import FLAG_NAMES, PageLayout, page_words
 from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Topology
@@ -205,6 +206,31 @@ class SnapshotTarget:
             snapshot.zone_pages(frames)
             if snapshot.cgroups is not None:
                 shares(snapshot.cgroups, frames)
+
+
+class StructPagesTarget:
+    """The kernel's records of pages in a dump of memory, under layouts of other kernels."""
+
+    def __init__(self, directory: Path) -> None:
+        with np.load(Path(__file__).parents[1] / "data/struct_pages.npz") as data:
+            self.raw: bytes = data["raw"][:512].tobytes()
+
+    def attempt(self, rng: random.Random) -> None:
+        offsets = {
+            name: rng.choice((0, 8, 24, 40, 48, 56))
+            for name in ("flags", "compound_head", "mapping", "mapcount", "private", "memcg_data")
+        }
+        layout = PageLayout(
+            size=64,
+            **offsets,
+            entire_mapcount=rng.choice((None, 84, 20, 1000)),
+            bits={name: rng.randrange(64) for name in rng.sample(FLAG_NAMES, rng.randrange(len(FLAG_NAMES)))},
+            types={"buddy": rng.choice((0xF0000000, 0xFFFFFF7F)), "slab": 0xF5000000},
+        )
+        raw = mutate.in_bytes(rng, self.raw)
+        address = rng.choice((0xFFFFFB4D40000000 + 64 * 256, 0, 1 << 63, (1 << 64) - 64))
+        found = page_words(raw, address, layout)
+        assert len(found.flags) == len(found.mapcounts) == len(found.memcg) == len(raw) // 64
 
 
 def _two_nodes() -> Topology:
@@ -630,6 +656,7 @@ _TABLES = [
 
 TARGETS: dict[str, Any] = {
     "snapshot": SnapshotTarget,
+    "struct-pages": StructPagesTarget,
     "checkpoint": CheckpointTarget,
     "shard-log": ShardLogTarget,
     "plan": PlanTarget,
