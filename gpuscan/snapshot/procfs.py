@@ -88,6 +88,8 @@ def capture(
                     progress(n_done, page_map.n_present_pages)
     if not shows_flags:
         raise masked(root / "proc/kpageflags")
+    if not mapcounts.any():
+        raise masked(root / "proc/kpagecount", "mapping")
     notes = list(host.notes)
     if n_beyond:
         notes.append(f"{n_beyond} present pages lie past the end of /proc/kpageflags, taken as no page")
@@ -133,7 +135,13 @@ class _Charged:
         self._of_page[flat : flat + n_words] = np.repeat(np.array(numbers, dtype=np.uint16)[which], runs)
 
     def named(self, there: MemoryCgroups) -> PageCgroups:
-        """Return it with the paths of the cgroups that are there now."""
+        """Return it with the paths of the cgroups that are there now.
+
+        Raises:
+            InputError: no page is charged to any, not even to that at the top.
+        """
+        if len(self._number_of) == 1:
+            raise masked(self._path, "cgroup")
         names = [there.path_of.get(inode, f"inode {inode}") for inode in self._number_of if inode]
         return PageCgroups((UNCHARGED, *names), self._of_page)
 

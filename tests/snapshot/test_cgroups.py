@@ -184,7 +184,7 @@ def files(tmp_path: Path) -> Path:
     words[5002] = 1 << 40
     contents: dict[str, Any] = {
         "proc/kpageflags": np.full(N_PFNS, HOT).tobytes(),
-        "proc/kpagecount": np.zeros(N_PFNS, dtype=np.uint64).tobytes(),
+        "proc/kpagecount": np.ones(N_PFNS, dtype=np.uint64).tobytes(),
         "proc/kpagecgroup": words.tobytes(),
         "proc/zoneinfo": ZONEINFO.encode(),
         "proc/iomem": IOMEM.encode(),
@@ -216,6 +216,18 @@ def test_the_words_of_the_kernel(files: Path, monkeypatch: pytest.MonkeyPatch) -
         "/",
     ]
     assert np.count_nonzero(found.cgroups.of_page) == 4
+
+
+def test_masked_cgroups_are_not_pages_of_none(files: Path) -> None:
+    """As /dev/null, which container runtimes mount over what they hide; so are counts."""
+    for content in (b"", (files / "proc/kpagecgroup").read_bytes()[: 8 * 5000]):
+        (files / "proc/kpagecgroup").write_bytes(content)
+        with pytest.raises(InputError, match="kpagecgroup shows no cgroup of any page: it is masked"):
+            procfs.capture(files, with_cgroups=True)
+    procfs.capture(files)
+    (files / "proc/kpagecount").write_bytes(b"")
+    with pytest.raises(InputError, match="kpagecount shows no mapping of any page: it is masked"):
+        procfs.capture(files)
 
 
 def test_more_cgroups_than_a_kernel_has_are_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base.documents import shown
 from gpuscan.base.errors import InputError
@@ -68,6 +70,7 @@ _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
 }
 """What else has DAMON's regions, by its first bytes."""
+_INTERVALS = re.compile(rb'"intervals"\s*:\s*\{')
 _VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
 _IS_VIRTUAL = (
     "its addresses are virtual ({}), and which page was where a pagemap would have to say; record physical "
@@ -87,6 +90,31 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
         OSError: the file cannot be read.
     """
     _refuse_virtual(path)
+    most = 0
+    for samples in _read(path, on_read):
+        unknown = np.isnan(_share_of(samples))
+        if not unknown.any():
+            yield samples
+            continue
+        most = most or _most_accesses(path)
+        yield replace(samples, share=np.where(unknown, samples.weight / most, _share_of(samples)))
+
+
+def _share_of(samples: Samples) -> NDArray[np.float64]:
+    assert samples.share is not None  # regions have shares
+    return samples.share
+
+
+def _most_accesses(path: Path) -> int:
+    """Return in how many looks the most accessed region was accessed, of those whose looks nobody says."""
+    most = 1
+    for samples in _read(path, lambda n_bytes: None):
+        most = max(most, int(samples.weight[np.isnan(_share_of(samples))].max(initial=1)))
+    return most
+
+
+def _read(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+    """Yield the accessed regions; see :func:`read_damo`."""
     if path.stat().st_size <= _SMALL_BYTES:
         yield from _read_whole(path, on_read)
         return
@@ -315,6 +343,12 @@ def _advice(path: Path, start: bytes) -> str:
     return ""
 
 
+def _of_file(path: Path, start: bytes) -> TraceFormat:
+    if _INTERVALS.search(start):
+        return TRACE_FORMAT
+    return replace(TRACE_FORMAT, assumes="without intervals, as many looks as the most accessed region had")
+
+
 TRACE_FORMAT = TraceFormat(
     about="a damo record",
     noun="accessed region",
@@ -325,5 +359,5 @@ TRACE_FORMAT = TraceFormat(
     read=read_damo,
     is_virtual=False,
     assumes="",
-    of_file=None,
+    of_file=_of_file,
 )
