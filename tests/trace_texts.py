@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 PID = 4711 << 40
+
+
+def packed_by_arrow(data: bytes, codec: str) -> bytes:
+    """Return data as a codec of Arrow's compresses them, in one frame."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def zstd(data: bytes) -> bytes:
+    """Return data compressed by Zstandard."""
+    return packed_by_arrow(data, "zstd")
+
+
+def lz4(data: bytes) -> bytes:
+    """Return data compressed by LZ4."""
+    return packed_by_arrow(data, "lz4")
 
 
 @dataclass(frozen=True)

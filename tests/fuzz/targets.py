@@ -57,7 +57,7 @@ from gpuscan.workload.files import load_workload
 from machines import node, tiered
 from plans import make_plan
 from runs import Case
-from trace_texts import CASES
+from trace_texts import CASES, lz4, zstd
 
 _DISTANCE = np.array([[10, 20], [20, 10]], dtype=np.uint8)
 _SPARSE_BYTES = 10 << 30
@@ -599,7 +599,7 @@ class TraceTarget:
         elif rng.random() < 0.85:
             data = mutate.in_bytes(rng, data * rng.choice((1, 1, 1, 3)))
         else:
-            pack = rng.choice((gzip.compress, zlib.compress, bz2.compress, _xz))
+            pack = rng.choice((gzip.compress, zlib.compress, bz2.compress, _xz, zstd, lz4))
             data = pack(data)
             data = mutate.in_bytes(rng, data)
         self.path.write_bytes(data)

@@ -15,6 +15,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.files.reading import UnfitError, check_room, first_line, open_file
 from gpuscan.traces.columns import FACTS, REMEDY, TIMES, Columns, facts_of, of_file, only
 from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.pieces import check_plain
 from gpuscan.traces.samples import Samples
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _numbers(path: Path, name: str, column: Any) -> NDArray[Any]:
 
 
 def _of_file(path: Path, start: bytes) -> TraceFormat:
+    check_plain(path)
     with _opened(path) as table:
         return of_file(TRACE_FORMAT, _columns(path, table))
 

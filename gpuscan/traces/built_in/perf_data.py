@@ -23,6 +23,7 @@ from gpuscan.files.reading import open_file
 from gpuscan.traces.advice import DAMO
 from gpuscan.traces.built_in import damon_tracepoint, perf
 from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.pieces import check_plain
 from gpuscan.traces.samples import Samples
 from gpuscan.traces.text import lines_in
 
@@ -141,6 +142,7 @@ def _turned(path: Path, why: str) -> str:
 
 
 def _of_file(path: Path, start: bytes) -> TraceFormat:
+    check_plain(path)
     if not _is_of_damon(path):
         return TRACE_FORMAT
     same = damon_tracepoint.TRACE_FORMAT
