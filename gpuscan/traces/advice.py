@@ -7,6 +7,12 @@ from pathlib import Path
 DAMO = "damo report access --json --input"
 """What turns DAMON's regions, however they were recorded, into a trace that is read; a path follows."""
 
+ONLY_PHYSICAL = (
+    ", and record physical memory (damo record paddr), or say which page is where: --given pages=FILE "
+    "(gpuscan capture --pages)"
+)
+"""Of regions that may be a process's, after "give the machine it was recorded on"."""
+
 _PACKED = {
     b"\x02\x21\x4c\x18": "unlz4",
     b"\x1f\x9d": "uncompress",

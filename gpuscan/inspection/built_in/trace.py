@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,14 @@ from gpuscan.inspection.contract import FileKind, Findings
 from gpuscan.topology import Topology
 from gpuscan.traces import UNKNOWN_CPU, open_trace
 from gpuscan.traces.made_up import RULE
+from gpuscan.traces.samples import LEFT_OUT
 from gpuscan.traces.source import page_chunks
 
-_LEFT_OUT = {
-    "n_unresolved": "at physical address 0",
-    "n_repeated": "lines that say an access once more",
-    "n_idle": "not accessed",
-}
 
-
-def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) -> Findings:
-    trace = open_trace(path)
+def _look(
+    path: Path, machine: Topology | None, on_read: Callable[[int], None], given: Mapping[str, str]
+) -> Findings:
+    trace = open_trace(path, given)
     fmt = trace.format
     n_samples = n_pages = n_outside = 0
     first_ns = last_ns = low = high = -1
@@ -33,8 +30,7 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     left_out: Counter[str] = Counter()
     by_node: Counter[int] = Counter()
     for samples in trace.blocks(on_read):
-        for name in _LEFT_OUT:
-            left_out[name] += getattr(samples, name)
+        left_out.update(samples.left_out())
         if not len(samples):
             continue
         first_ns = int(samples.time_ns[0]) if first_ns < 0 else first_ns
@@ -54,7 +50,7 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     if not n_samples and not left_out.total():
         raise InputError(f"{path} has no samples; record it again")
     cpus.discard(UNKNOWN_CPU)
-    reasons = ", ".join(f"{left_out[name]:,} {why}" for name, why in _LEFT_OUT.items() if left_out[name])
+    reasons = ", ".join(f"{left_out[name]:,} {why}" for name, why in LEFT_OUT.items() if left_out[name])
     span_ns = max(0, last_ns - first_ns)
     virtual = "virtual" if fmt.is_virtual else "physical"
     rows = [
@@ -77,7 +73,12 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
         )
     if fmt.assumes:
         rows.append(("assumed", fmt.assumes))
-    shown = shlex.quote(str(path))
+    shown = " ".join(
+        (
+            shlex.quote(str(path)),
+            *(f"--given {shlex.quote(f'{key}={value}')}" for key, value in given.items()),
+        )
+    )
     place = "--topology cxl-pool" if fmt.is_virtual else "--machine SNAPSHOT"
     return Findings(
         what=f"a trace: {fmt.about.removeprefix('a ')}",
@@ -109,5 +110,6 @@ FILE_KIND = FileKind(
     about="traces (perf, damo and others: docs/traces.md)",
     order=90,
     is_one=lambda path: path.is_file(),  # what it lacks to be one is said when it is opened
-    look=_look,
+    look=lambda path, machine, on_read: _look(path, machine, on_read, {}),
+    look_with=_look,
 )
