@@ -38,6 +38,13 @@ class CaptureRequest:
     monitor: str = described(
         "auto", Option("Who watches them, as for gpuscan live.", metavar="NAME", was=("--source",))
     )
+    pages: Path | None = described(
+        None,
+        Option(
+            "Keep which page of those processes is in which frame there, .parquet or .csv: for their traces.",
+            metavar="FILE",
+        ),
+    )
     tiers: tuple[str, ...] = described((), TIER_OPTION)
     force: bool = described(False, Option("Replace a snapshot that is there."))
 
@@ -60,6 +67,8 @@ def capture(
     \b
     gpuscan scan OUT.zarr                            scans it
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
+    gpuscan capture OUT.zarr --pid 4711 --pages p.parquet      and where its pages are
+    gpuscan run --trace T --given pages=p.parquet --machine OUT.zarr      for a trace of its addresses
     """
     from gpuscan.base.errors import InputError
     from gpuscan.base.units import format_number, parse_time_ns
@@ -75,9 +84,12 @@ def capture(
             f"--for {request.for_time}: nothing is seen in no time; give a time above 0, for example 2s"
         )
     check_free(out, force=request.force)
+    if request.pages is not None:
+        _check_pages(request.pages, request)
     tiers = parse_tiers(request.tiers)
     snapshot = tiered(_captured(output, request.pids, for_ns, request.monitor), tiers)
     snapshot.write(out, force=request.force)
+    n_pages = None if request.pages is None else _write_pages(request.pages, request.pids)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)
     output.document(
@@ -101,6 +113,8 @@ def capture(
                 for zone in zones
             ],
             "notes": snapshot.notes,
+            "pages": request.pages,
+            "n_pages_written": n_pages,
         }
     )
     output.table(_table(zones))
@@ -108,6 +122,11 @@ def capture(
     if frames.n_torn:
         output.line(f"{format_number(frames.n_torn, 'folio')} changed while read, so left out.")
     output.line(f"Written to {out}; scan it with: gpuscan scan {out}")
+    if n_pages is not None:
+        output.line(
+            f"Written to {request.pages}: {format_number(n_pages, 'page')}; replay a trace of addresses "
+            f"with: gpuscan run --trace FILE --given pages={request.pages} --machine {out}"
+        )
     for note in snapshot.notes:
         output.note(f"gpuscan: note: {note}")
 
@@ -137,6 +156,25 @@ def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, monit
                 on_watch=lambda name: output.note(f"{watching} {name}"),
             )
         return capture_machine(progress=advance)
+
+
+def _check_pages(pages: Path, request: CaptureRequest) -> None:
+    """Refuse a page table that could not be written, before anything is watched."""
+    from gpuscan.base.errors import InputError
+    from gpuscan.traces.table_file import check_suffix
+
+    if not request.pids:
+        raise InputError("--pages is of the processes of --pid; give one too, or leave it out")
+    check_suffix(pages)
+    if pages.exists() and not request.force:
+        raise InputError(f"{pages} is there; give another place, or --force to replace it")
+
+
+def _write_pages(pages: Path, pids: tuple[int, ...]) -> int:
+    from gpuscan.live.page_tables import page_tables
+    from gpuscan.traces.page_table_file import write_page_table
+
+    return write_page_table(pages, page_tables(pids))
 
 
 def _table(zones: list[ZonePages]) -> Table:

@@ -124,7 +124,7 @@ class Source(Model):
 
     kind: Literal["processes", "trace"] = "processes"
     trace: str = ""
-    given: dict[str, Annotated[str, BeforeValidator(_as_text)]] = Field(default_factory=dict)
+    given: dict[str, Annotated[str, BeforeValidator(_as_text)]] = Field({})
     min_weight: Annotated[int, Field(ge=0, lt=2**62)] = 0
     min_share: Share = 0.5
 

@@ -136,7 +136,7 @@ def test_a_run_by_what_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[s
     machine = ["--topology", "two-socket-cxl", "--memory", "4GiB"]
     command = ["run", "--trace", str(path), *machine, *options]
     assert main(command) == 0
-    assert "units of 4 KiB from 0x200000000 on, as given" in capsys.readouterr().err
+    assert "units of 4 KiB from 0x200000000 on, as given" in capsys.readouterr().out
     assert main(["inspect", str(path), *options, "--json"]) == 0
     assert '"samples": 4' in capsys.readouterr().out
     workload = tmp_path / "mine.toml"
@@ -145,6 +145,6 @@ def test_a_run_by_what_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[s
         f'shows = "hot"\n[source]\nkind = "trace"\n{table}\n[topology]\nmachine = "two-socket-cxl"\n'
     )
     assert main(["run", str(workload), "--memory", "4GiB", "--ticks", "2"]) == 0
-    assert "units of 4 KiB from 0x200000000 on, as given" in capsys.readouterr().err
+    assert "units of 4 KiB from 0x200000000 on, as given" in capsys.readouterr().out
     assert main(command[:-2]) == 2
     assert "give --given base=" in capsys.readouterr().err
