@@ -168,6 +168,6 @@ def test_a_virtual_trace_is_not_for_a_captured_machine(
     ]
     assert main(args) == 2
     assert (
-        "has virtual addresses, and which page of a captured machine is whose nobody knows"
+        "has virtual addresses, and which page of a captured machine is whose nobody says; give that, --given"
         in capsys.readouterr().err
     )
