@@ -101,6 +101,10 @@ class Pieces:
                 place[: len(part)] = part
                 return len(part)
 
+    def close(self) -> None:
+        """Let go of what inflates. Arrow holds what it reads from, which is this: nobody else ends that."""
+        self._unpacking = None
+
     def _read(self, n_bytes: int) -> bytes:
         read = os.read(self._fd, n_bytes)
         self._n_read += len(read)
@@ -248,7 +252,11 @@ def open_pieces(path: Path, on_read: Callable[[int], None]) -> Iterator[Pieces]:
     """
     fd = open_file(path)
     try:
-        yield Pieces(fd, on_read)
+        pieces = Pieces(fd, on_read)
+        try:
+            yield pieces
+        finally:
+            pieces.close()
     finally:
         os.close(fd)
 

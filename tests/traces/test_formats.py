@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import lzma
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
-from gpuscan.traces import open_trace
+from gpuscan.traces import open_trace, pieces
 from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import Sniff, TraceFormat
 from trace_texts import lz4, zstd
@@ -155,6 +157,23 @@ def test_a_file_that_inflates_beyond_measure_is_refused(
     path.write_bytes(pack(b"\n" * (6 << 20)))
     with pytest.raises(InputError, match=r"packed:\d+: .*B inflate to more than \d.* MiB, which no"):
         list(open_trace(path).blocks())
+
+
+def test_what_arrow_reads_from_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's streams hold it where Python's collector does not look."""
+    seen: list[weakref.ref[pieces._File]] = []
+
+    class Seen(pieces._File):
+        def __init__(self, read: Callable[[int], bytes]) -> None:
+            super().__init__(read)
+            seen.append(weakref.ref(self))
+
+    monkeypatch.setattr(pieces, "_File", Seen)
+    path = tmp_path / "mem.txt"
+    path.write_bytes(zstd(PERF.encode()))
+    list(open_trace(path).blocks())
+    gc.collect()
+    assert [found() for found in seen] == [None] * len(seen) != []
 
 
 def test_what_takes_too_much_memory_to_inflate_is_not_called_damaged(tmp_path: Path) -> None:
