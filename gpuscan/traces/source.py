@@ -144,9 +144,9 @@ def _remedy(trace: Trace, left_out: Counter[str]) -> str:
         return "give the page table of the process that was recorded, as it was at that time"
     if left_out["outside"]:
         return _ANOTHER_MACHINE + trace.format.outside_advice
-    for name, setting in (("rare", "source.min_share"), ("light", "source.min_weight")):
+    for name, setting in (("rare", "source.min_share=0%"), ("light", "source.min_weight=0")):
         if left_out[name]:
-            return f"--set {setting}=0 keeps those"
+            return f"--set {setting} keeps those"
     return "record it again" if left_out["idle"] and not left_out["unknown_cpu"] else _ANOTHER_MACHINE
 
 

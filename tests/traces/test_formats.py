@@ -7,6 +7,7 @@ import gc
 import gzip
 import lzma
 import weakref
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
+from gpuscan.inspection import inspect
 from gpuscan.traces import open_trace, pieces
 from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import Sniff, TraceFormat
@@ -157,6 +159,15 @@ def test_a_file_that_inflates_beyond_measure_is_refused(
     path.write_bytes(pack(b"\n" * (6 << 20)))
     with pytest.raises(InputError, match=r"packed:\d+: .*B inflate to more than \d.* MiB, which no"):
         list(open_trace(path).blocks())
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, zstd, lz4, zlib.compress])
+def test_inspect_takes_a_packed_trace_for_one(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """And not for an archive of a machine's files, which are packed like that too."""
+    path = tmp_path / "mem.txt.packed"
+    path.write_bytes(pack(PERF.encode()))
+    kind, found = inspect(path)
+    assert (kind, found.facts["format"], found.facts["samples"]) == ("trace", "perf", 1)
 
 
 def test_what_arrow_reads_from_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.traces import open_trace
+from gpuscan.workload.files import load_workload
 from trace_texts import CASES
 
 
@@ -137,9 +138,10 @@ def test_where_all_regions_are_rare_the_setting_is_named(tmp_path: Path) -> None
     event = "k 4000 [000] 1.000000: damon:damon_aggregated: target_id=0 nr_regions=2 "
     path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}{first + 8192}-{first + 16384}: 0 9\n")
     with pytest.raises(
-        InputError, match=r"1 not accessed, 1 accessed in a smaller .*; --set source.min_share=0 keeps"
+        InputError, match=r"1 not accessed, 1 accessed in a smaller .*; --set source.min_share=0% keeps"
     ):
         survey(open_trace(path), machine, min_share=0.5)
+    assert load_workload("cxl-promote", ["source.min_share=0%", "source.min_weight=0"]).source.min_share == 0
     assert survey(open_trace(path), machine).n_samples == 1
     path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}140737310400512-140737310404608: 0 9\n")
     with pytest.raises(InputError, match=r"a region begins at 128 TiB, and .*--given pages=FILE"):
