@@ -12,6 +12,7 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
+from gpuscan.inspection import inspect
 from gpuscan.traces import open_trace
 from gpuscan.workload.files import load_workload
 from trace_texts import CASES
@@ -146,6 +147,17 @@ def test_where_all_regions_are_rare_the_setting_is_named(tmp_path: Path) -> None
     path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}140737310400512-140737310404608: 0 9\n")
     with pytest.raises(InputError, match=r"a region begins at 128 TiB, and .*--given pages=FILE"):
         survey(open_trace(path), machine)
+
+
+def test_inspect_says_processes_and_addresses_apart(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text(CASES["memtierd"].text)
+    found = inspect(path)[1]
+    assert ("addresses", "virtual, 0x7f0000001000 to 0x7f0000003000") in found.rows
+    assert ("processes", "1: 4711") in found.rows
+    assert (found.facts["pids"], found.facts["lowest_page"]) == ([4711], 0x7F0000001)
+    path.write_text(CASES["lackey"].text)
+    assert not dict(inspect(path)[1].rows).get("processes")
 
 
 @pytest.mark.slow

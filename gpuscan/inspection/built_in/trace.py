@@ -17,6 +17,9 @@ from gpuscan.traces import UNKNOWN_CPU, open_trace
 from gpuscan.traces.made_up import RULE
 from gpuscan.traces.samples import LEFT_OUT
 from gpuscan.traces.source import page_chunks
+from gpuscan.traces.text import PID_SHIFT
+
+_PIDS_SHOWN = 8
 
 
 def _look(
@@ -27,6 +30,7 @@ def _look(
     n_samples = n_pages = n_outside = 0
     first_ns = last_ns = low = high = -1
     cpus: set[int] = set()
+    pids: set[int] = set()
     left_out: Counter[str] = Counter()
     by_node: Counter[int] = Counter()
     for samples in trace.blocks(on_read):
@@ -37,7 +41,11 @@ def _look(
         last_ns = int(samples.time_ns[-1])
         n_samples += len(samples)
         n_pages += int(samples.n_pages.sum())
-        start, end = int(samples.pfn.min()), int((samples.pfn + samples.n_pages).max())
+        page = samples.pfn
+        if fmt.is_virtual:
+            pids.update(np.unique(page >> PID_SHIFT).tolist())
+            page = page & ((1 << PID_SHIFT) - 1)
+        start, end = int(page.min()), int((page + samples.n_pages).max())
         low, high = start if low < 0 else min(low, start), max(high, end)
         cpus.update(np.unique(samples.cpu).tolist())
         if machine is not None and not fmt.is_virtual:
@@ -50,6 +58,7 @@ def _look(
     if not n_samples and not left_out.total():
         raise InputError(f"{path} has no samples; record it again")
     cpus.discard(UNKNOWN_CPU)
+    pids.discard(0)
     reasons = ", ".join(f"{left_out[name]:,} {why}" for name, why in LEFT_OUT.items() if left_out[name])
     span_ns = max(0, last_ns - first_ns)
     virtual = "virtual" if fmt.is_virtual else "physical"
@@ -64,6 +73,9 @@ def _look(
         ),
         ("CPUs", f"{len(cpus):,}, {min(cpus)} to {max(cpus)}" if cpus else "not said"),
     ]
+    if pids:
+        shown_pids = ", ".join(map(str, sorted(pids)[:_PIDS_SHOWN]))
+        rows.append(("processes", f"{len(pids):,}: {shown_pids}{', ...' if len(pids) > _PIDS_SHOWN else ''}"))
     n_all = sum(by_node.values()) + n_outside
     for nid, n in sorted(by_node.items()):
         rows.append((f"on node {nid}", f"{n / n_all:.1%} of its pages, {format_bytes(n << PAGE_SHIFT)}"))
@@ -94,6 +106,7 @@ def _look(
             "lowest_page": low,
             "end_page": high,
             "cpus": sorted(cpus),
+            "pids": sorted(pids),
             "pages_on_node": {str(nid): n for nid, n in sorted(by_node.items())},
             "pages_outside": n_outside,
         },
