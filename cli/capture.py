@@ -53,6 +53,13 @@ class CaptureRequest:
     symbols: Path | None = described(
         None, Option("The vmlinux of --core with debug information; else where drgn looks.", metavar="FILE")
     )
+    pages: Path | None = described(
+        None,
+        Option(
+            "Keep which page of those processes is in which frame there, .parquet or .csv: for their traces.",
+            metavar="FILE",
+        ),
+    )
     tiers: tuple[str, ...] = described((), TIER_OPTION)
     force: bool = described(False, Option("Replace a snapshot that is there."))
 
@@ -77,6 +84,8 @@ def capture(
     gpuscan capture OUT.zarr --core vmcore           of another kernel's memory, by its debug information
     gpuscan scan OUT.zarr                            scans it
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
+    gpuscan capture OUT.zarr --pid 4711 --pages p.parquet      and where its pages are
+    gpuscan run --trace T --given pages=p.parquet --machine OUT.zarr      for a trace of its addresses
     """
     from gpuscan.base.errors import InputError
     from gpuscan.base.units import format_number, parse_time_ns
@@ -94,6 +103,8 @@ def capture(
             f"--for {request.for_time}: nothing is seen in no time; give a time above 0, for example 2s"
         )
     check_free(out, force=request.force)
+    if request.pages is not None:
+        _check_pages(request.pages, request)
     tiers = parse_tiers(request.tiers)
     if request.pids and request.cgroup is not None:
         raise InputError("hot pages are chosen in one way only; give --pid or --cgroup")
@@ -105,6 +116,7 @@ def capture(
         raise InputError("--symbols is of a dump; give that with --core")
     snapshot = tiered(_captured(output, request, for_ns), tiers)
     snapshot.write(out, force=request.force)
+    n_pages = None if request.pages is None else _write_pages(request.pages, request.pids)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)
     charged = None if snapshot.cgroups is None else shares(snapshot.cgroups, frames)
@@ -130,6 +142,8 @@ def capture(
             ],
             **({} if charged is None else {"cgroups": [share.document() for share in charged]}),
             "notes": snapshot.notes,
+            "pages": request.pages,
+            "n_pages_written": n_pages,
         }
     )
     output.table(_table(zones))
@@ -140,6 +154,11 @@ def capture(
     if frames.n_torn:
         output.line(f"{format_number(frames.n_torn, 'folio')} changed while read, so left out.")
     output.line(f"Written to {out}; scan it with: gpuscan scan {out}")
+    if n_pages is not None:
+        output.line(
+            f"Written to {request.pages}: {format_number(n_pages, 'page')}; replay a trace of addresses "
+            f"with: gpuscan run --trace FILE --given pages={request.pages} --machine {out}"
+        )
     for note in snapshot.notes:
         output.note(f"gpuscan: note: {note}")
 
@@ -197,6 +216,25 @@ def _hot_of_cgroup(path: Path, progress: Callable[[int, int], None], *, keep: bo
         cgroups=snapshot.cgroups if keep else None,
         notes=(*snapshot.notes, f"hot: only what is charged to the cgroup {name}, or to one below it"),
     )
+
+
+def _check_pages(pages: Path, request: CaptureRequest) -> None:
+    """Refuse a page table that could not be written, before anything is watched."""
+    from gpuscan.base.errors import InputError
+    from gpuscan.traces.table_file import check_suffix
+
+    if not request.pids:
+        raise InputError("--pages is of the processes of --pid; give one too, or leave it out")
+    check_suffix(pages)
+    if pages.exists() and not request.force:
+        raise InputError(f"{pages} is there; give another place, or --force to replace it")
+
+
+def _write_pages(pages: Path, pids: tuple[int, ...]) -> int:
+    from gpuscan.live.page_tables import page_tables
+    from gpuscan.traces.page_table_file import write_page_table
+
+    return write_page_table(pages, page_tables(pids))
 
 
 def _table(zones: list[ZonePages]) -> Table:

@@ -257,7 +257,7 @@ def test_addresses_of_a_process_are_refused(tmp_path: Path) -> None:
         path = damo(tmp_path / "t", (1, [(NODE[0] + 3, 10, 3), (0x7FFF_FFFF_E, 10, n_accesses)]))
         with pytest.raises(
             InputError,
-            match=r"a region begins at 128 TiB, and the memory of 'tiered-test' ends at .*need a pagemap",
+            match=r"a region begins at 128 TiB, and the memory of 'tiered-test' ends at .*--given pages=FILE",
         ):
             survey(open_trace(path), tiered())
 

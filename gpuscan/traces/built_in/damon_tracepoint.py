@@ -11,7 +11,9 @@ The event says in how many looks a region was accessed, and not how many there w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ import numpy as np
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.linux.damon_trace import AGGREGATED
+from gpuscan.traces.advice import ONLY_PHYSICAL
 from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.given import PAGES, check_one_target
 from gpuscan.traces.samples import Samples
 from gpuscan.traces.text import Lines, accesses, first_line_of, lines_of, pages_between, whole_numbers
 
@@ -37,24 +41,38 @@ _PATTERN = re.compile(
 _IS = re.compile(rb"^[^\n]* \[[0-9]+\][^\n]* [0-9]+\.[0-9]+: (?:damon:)?damon_aggregated: ")
 
 
-def read_tracepoint(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+def read_tracepoint(
+    path: Path, on_read: Callable[[int], None], *, one_target: bool = False
+) -> Iterator[Samples]:
     """Yield the accessed regions, some thousand at a time.
 
+    Args:
+        path: of the file.
+        on_read: called with the bytes of the file read since the last call.
+        one_target: several are refused.
+
     Raises:
-        InputError: a line is cut short, foreign or earlier than the one before; names the line.
+        InputError: a line is cut short, foreign or earlier than the one before; names the line. Or there are
+            several targets.
         OSError: the file cannot be read.
     """
-    yield from samples_in(path, lines_of(path, on_read))
+    yield from samples_in(path, lines_of(path, on_read), one_target=one_target)
 
 
-def samples_in(path: Path, blocks: Iterator[tuple[int, bytes]]) -> Iterator[Samples]:
+def samples_in(
+    path: Path, blocks: Iterator[tuple[int, bytes]], *, one_target: bool = False
+) -> Iterator[Samples]:
     """Yield the accessed regions in lines; see :func:`read_tracepoint`."""
+    targets: set[bytes] = set()
     lines = Lines(path, _PATTERN, "give what perf script prints of damon:damon_aggregated, and nothing else")
     for number, text in blocks:
         rows = [row for row in lines.rows(number, text) if row[0]]
         if not rows:
             continue
-        seconds, fraction, _, _, start, end, n_accesses, _ = zip(*rows, strict=True)
+        seconds, fraction, target, _, start, end, n_accesses, _ = zip(*rows, strict=True)
+        if one_target:
+            targets.update(target)
+            check_one_target(path, len(targets))
         scale = np.array([10 ** (9 - len(text)) for text in fraction], dtype=np.int64)
         time_ns = whole_numbers(seconds) * 1_000_000_000 + whole_numbers(fraction) * scale
         lines.in_order(number, time_ns)
@@ -76,15 +94,22 @@ def samples_in(path: Path, blocks: Iterator[tuple[int, bytes]]) -> Iterator[Samp
         )
 
 
+def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
+    if PAGES not in given:
+        return TRACE_FORMAT
+    return replace(TRACE_FORMAT, is_virtual=True, read=partial(read_tracepoint, one_target=True))
+
+
 TRACE_FORMAT = TraceFormat(
     about="text of DAMON's tracepoint",
     noun="accessed region",
     knows_cpus=False,
     sniff=lambda start: Sniff.IS if _IS.match(first_line_of(start)) else Sniff.NO,
     advice=lambda path, start: "",
-    outside_advice=", and record physical memory (damo record paddr), since virtual addresses need a pagemap",
+    outside_advice=ONLY_PHYSICAL,
     read=read_tracepoint,
     assumes=f"aggregations of {LOOKS} looks, as DAMON makes them by default",
     is_virtual=False,
-    of_file=None,
+    given={},
+    of_file=_of_file,
 )

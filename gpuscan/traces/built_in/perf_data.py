@@ -13,9 +13,10 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gpuscan.base.errors import InputError
@@ -23,6 +24,8 @@ from gpuscan.files.reading import open_file
 from gpuscan.traces.advice import DAMO
 from gpuscan.traces.built_in import damon_tracepoint, perf
 from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.given import PAGES
+from gpuscan.traces.pieces import check_plain
 from gpuscan.traces.samples import Samples
 from gpuscan.traces.text import lines_in
 
@@ -100,11 +103,13 @@ def _is_of_damon(path: Path) -> bool:
     return _DAMON in listed[:_LIST_BYTES_MAX]
 
 
-def read_perf_data(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
-    """Yield the samples or regions of a recording.
+def read_perf_data(
+    path: Path, on_read: Callable[[int], None], *, one_target: bool = False
+) -> Iterator[Samples]:
+    """Yield the samples or regions of a recording; ``one_target``: regions of several are refused.
 
     Raises:
-        InputError: perf cannot read it, or prints what is none of both.
+        InputError: perf cannot read it, or prints what is none of both, or there are several targets.
         OSError: the file cannot be read.
     """
     of_damon = _is_of_damon(path)
@@ -113,7 +118,7 @@ def read_perf_data(path: Path, on_read: Callable[[int], None]) -> Iterator[Sampl
         assert child.stdout is not None
         output = _Output(child.stdout.fileno())
         if of_damon:
-            yield from damon_tracepoint.samples_in(path, lines_in(path, output))
+            yield from damon_tracepoint.samples_in(path, lines_in(path, output), one_target=one_target)
         else:
             yield from perf.samples_in(path, output)
         ended = child.wait()
@@ -140,12 +145,14 @@ def _turned(path: Path, why: str) -> str:
     )
 
 
-def _of_file(path: Path, start: bytes) -> TraceFormat:
+def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
+    check_plain(path)
     if not _is_of_damon(path):
         return TRACE_FORMAT
     same = damon_tracepoint.TRACE_FORMAT
     return replace(
         TRACE_FORMAT,
+        read=partial(read_perf_data, one_target=PAGES in given),
         noun=same.noun,
         knows_cpus=same.knows_cpus,
         outside_advice=same.outside_advice,
@@ -163,5 +170,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_perf_data,
     is_virtual=False,
     assumes="",
+    given={},
     of_file=_of_file,
 )
