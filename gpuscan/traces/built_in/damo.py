@@ -70,6 +70,10 @@ _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
 _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
+    rb"(?:[^\n]*\n){0,8}?(?:kdamond [0-9]+ / context [0-9]+|base_time_absolute:|# total recorded snapshots"
+    rb"|monitoring time: |heatmap: [0-9]+\n|[0-9]+ +addr +[^\n]* size +[^\n]* access )": (
+        "a report of damo for people"
+    ),
 }
 """What else has DAMON's regions, by its first bytes."""
 _INTERVALS = re.compile(rb'"intervals"\s*:\s*\{')
@@ -378,7 +382,8 @@ def _is_numbered(start: bytes) -> bool:
 def _advice(path: Path, start: bytes) -> str:
     for looks_like, what in _OTHERS.items():
         if re.match(looks_like, start):
-            return f"is {what}; have damo turn it into JSON: {DAMO} {path}"
+            source = path if "record" in what else "RECORD"
+            return f"is {what}; have damo turn it into JSON: {DAMO} {source}"
     return ""
 
 
