@@ -246,6 +246,10 @@ def test_what_is_given_of_a_trace_is_of_the_workload(tmp_path: Path) -> None:
         trace=trace, given=("unit=4KiB", "base=0x1000", "pages=1"), topology="two-socket-cxl"
     )
     assert read_job(request).workload.source.given == {"unit": "4KiB", "base": "0x1000", "pages": "1"}
+    mine = tmp_path / "mine.toml"
+    mine.write_text('shows = "x"\n[source]\nkind = "trace"\ntrace = "a"\ngiven = { pages = "b", way = 1 }\n')
+    source = read_job(RunRequest(workload=str(mine))).workload.source
+    assert source.given == {"pages": str(tmp_path / "b"), "way": "1"}
     for given, said in (
         (("unit",), "--given unit: that is not KEY=VALUE; write for example"),
         (("unit=1", "unit=2"), "--given unit=2: unit is 1 too; give one of them"),
