@@ -66,6 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     (place / "result/report.json").write_text('{"schema": 1, "kind": "run", "notes": ["one"]}')
     near, far = (machine.node(nid).zones[-1].present[0][0] for nid in (0, 2))
+    (place / "pages.csv").write_text("virtual_page,pfn\n1,2\n")
     (place / "numa_maps").write_text(NUMA_MAPS)
     (place / "page_owner.txt").write_text(PAGE_OWNER.format(near=near, far=far))
     return {
@@ -75,6 +76,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "checkpoint": DATA / "checkpoint",
         "plan": place / "result/plan.parquet",
         "heat-map": place / "result/map.parquet",
+        "page-table": place / "pages.csv",
         "table": place / "result/series.parquet",
         "machine": place / "machine.toml",
         "workload": place / "workload.toml",
