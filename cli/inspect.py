@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Say what a file is, what is in it and what can be done with it.
 
-    Knows traces, snapshots, checkpoints, plans, results, machines and workloads.
+    Knows traces, page tables, snapshots, checkpoints, plans, results, machines and workloads.
 
     \b
     gpuscan inspect mem.txt                         a trace: time, addresses, CPUs

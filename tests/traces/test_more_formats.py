@@ -91,6 +91,20 @@ def test_the_share_of_an_aggregation_is_of_twenty_looks(tmp_path: Path) -> None:
     assert block.highest_pfn == 2
 
 
+def test_another_number_of_looks_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text(CASES["tracepoint"].text.replace(": 3 5", ": 30 5"))
+    with pytest.raises(InputError, match=r"trace:1: .* accessed in 30 of 20 looks, .*; give --given looks=N"):
+        list(open_trace(path).blocks())
+    trace = open_trace(path, {"looks": "100"})
+    (samples,) = trace.blocks()
+    assert samples.share is not None
+    assert (samples.share.tolist(), trace.format.assumes) == ([0.3], "aggregations of 100 looks, as given")
+    assert open_trace(path).format.assumes == "aggregations of 20 looks, as DAMON makes them by default"
+    with pytest.raises(InputError, match="--given looks=0: that is no number from 1"):
+        open_trace(path, {"looks": "0"})
+
+
 def test_a_trace_of_virtual_addresses_runs_on_pages_that_are_made_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

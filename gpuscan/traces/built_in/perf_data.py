@@ -16,7 +16,6 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from gpuscan.base.errors import InputError
@@ -24,7 +23,6 @@ from gpuscan.files.reading import open_file
 from gpuscan.traces.advice import DAMO
 from gpuscan.traces.built_in import damon_tracepoint, perf
 from gpuscan.traces.contract import Sniff, TraceFormat
-from gpuscan.traces.given import PAGES
 from gpuscan.traces.pieces import check_plain
 from gpuscan.traces.samples import Samples
 from gpuscan.traces.text import lines_in
@@ -104,9 +102,13 @@ def _is_of_damon(path: Path) -> bool:
 
 
 def read_perf_data(
-    path: Path, on_read: Callable[[int], None], *, one_target: bool = False
+    path: Path,
+    on_read: Callable[[int], None],
+    *,
+    one_target: bool = False,
+    n_looks: int = damon_tracepoint.LOOKS,
 ) -> Iterator[Samples]:
-    """Yield the samples or regions of a recording; ``one_target``: regions of several are refused.
+    """Yield the samples or regions of a recording, these as :func:`damon_tracepoint.read_tracepoint`.
 
     Raises:
         InputError: perf cannot read it, or prints what is none of both, or there are several targets.
@@ -118,7 +120,9 @@ def read_perf_data(
         assert child.stdout is not None
         output = _Output(child.stdout.fileno())
         if of_damon:
-            yield from damon_tracepoint.samples_in(path, lines_in(path, output), one_target=one_target)
+            yield from damon_tracepoint.samples_in(
+                path, lines_in(path, output), one_target=one_target, n_looks=n_looks
+            )
         else:
             yield from perf.samples_in(path, output)
         ended = child.wait()
@@ -150,14 +154,14 @@ def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
     if not _is_of_damon(path):
         return TRACE_FORMAT
     same = damon_tracepoint.TRACE_FORMAT
-    return replace(
+    of_regions = replace(
         TRACE_FORMAT,
-        read=partial(read_perf_data, one_target=PAGES in given),
         noun=same.noun,
         knows_cpus=same.knows_cpus,
         outside_advice=same.outside_advice,
-        assumes=same.assumes,
+        given=same.given,
     )
+    return damon_tracepoint.as_given(of_regions, read_perf_data, given)
 
 
 TRACE_FORMAT = TraceFormat(
