@@ -34,6 +34,10 @@ from gpuscan.traces.samples import LEFT_OUT
 
 _NOWHERE = -1
 _ANOTHER_MACHINE = "give the machine it was recorded on with --topology, or --machine for a captured one"
+_IS_PHYSICAL = (
+    "addresses are taken for physical ones, but accesses where the machine has no memory are a sign of a "
+    "process's own"
+)
 _CHUNK_PAGES = 1 << 20
 """Pages of regions that are looked at at once."""
 
@@ -75,6 +79,8 @@ class Survey:
         )
         of_format = self.trace.format
         assumed = [of_format.assumes, RULE if of_format.is_virtual else ""]
+        if of_format.outside_advice and self.left_out["outside"]:
+            assumed.append(_IS_PHYSICAL)
         taken = "".join(f"; {assumption}" for assumption in assumed if assumption)
         return f"trace {self.trace.path.name}: {kept}; left out: {self.reasons() or 'none'}{taken}"
 

@@ -44,7 +44,9 @@ from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
+from gpuscan.snapshot.cgroups import PageCgroups, shares
 from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.snapshot.struct_pages import FLAG_NAMES, PageLayout, page_words
 from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Topology
@@ -150,8 +152,9 @@ class SnapshotTarget:
             np.array([0, 1 << 5, 1 << 5 | 1 << 12, 1 << 10, 1 << 15], dtype=np.uint64), n_pages
         )
         counts = rng.integers(0, 3, n_pages).astype(np.uint32)
+        cgroups = PageCgroups(("none", "/", "/a"), rng.integers(0, 3, n_pages).astype(np.uint16))
         self.good = Snapshot(
-            machine, flags, counts, "6.18", 250, True, "2026-01-01T00:00:00+00:00", ("a note",)
+            machine, flags, counts, "6.18", 250, True, "2026-01-01T00:00:00+00:00", ("a note",), cgroups
         )
         self.good.write(directory / "a.zarr")
         self.tree = Tree(directory / "a.zarr")
@@ -200,7 +203,35 @@ class SnapshotTarget:
     def read(self, rng: random.Random) -> None:
         snapshot = Snapshot.read(self.tree.path)
         if rng.random() < 0.1:
-            snapshot.zone_pages(snapshot.frames())
+            frames = snapshot.frames()
+            snapshot.zone_pages(frames)
+            if snapshot.cgroups is not None:
+                shares(snapshot.cgroups, frames)
+
+
+class StructPagesTarget:
+    """The kernel's records of pages in a dump of memory, under layouts of other kernels."""
+
+    def __init__(self, directory: Path) -> None:
+        with np.load(Path(__file__).parents[1] / "data/struct_pages.npz") as data:
+            self.raw: bytes = data["raw"][:512].tobytes()
+
+    def attempt(self, rng: random.Random) -> None:
+        offsets = {
+            name: rng.choice((0, 8, 24, 40, 48, 56))
+            for name in ("flags", "compound_head", "mapping", "mapcount", "private", "memcg_data")
+        }
+        layout = PageLayout(
+            size=64,
+            **offsets,
+            entire_mapcount=rng.choice((None, 84, 20, 1000)),
+            bits={name: rng.randrange(64) for name in rng.sample(FLAG_NAMES, rng.randrange(len(FLAG_NAMES)))},
+            types={"buddy": rng.choice((0xF0000000, 0xFFFFFF7F)), "slab": 0xF5000000},
+        )
+        raw = mutate.in_bytes(rng, self.raw)
+        address = rng.choice((0xFFFFFB4D40000000 + 64 * 256, 0, 1 << 63, (1 << 64) - 64))
+        found = page_words(raw, address, layout)
+        assert len(found.flags) == len(found.mapcounts) == len(found.memcg) == len(raw) // 64
 
 
 def _two_nodes() -> Topology:
@@ -662,6 +693,7 @@ _TABLES = [
 
 TARGETS: dict[str, Any] = {
     "snapshot": SnapshotTarget,
+    "struct-pages": StructPagesTarget,
     "checkpoint": CheckpointTarget,
     "shard-log": ShardLogTarget,
     "plan": PlanTarget,

@@ -145,6 +145,32 @@ def test_a_compressed_trace_is_read_as_it_is(
             list(open_trace(path).blocks())
 
 
+# What damo report access prints for people, of several versions.
+DAMO_TEXTS = (
+    "heatmap: 00000000000000008888\n# min/max temperatures: -1,850,000,000, 0, column size: 766.684 MiB\n"
+    "intervals: sample 5 ms aggr 100 ms (max access hz 200)\n# damon filters (df): none\n"
+    "0   addr 4.000 GiB    size 7.484 GiB   access 0 hz   age 18.500 s\n",
+    "kdamond 0 / context 0 / scheme None / target id 0 / recorded for total 50.2 s from 16 m 3.0 s\n",
+    "base_time_absolute: 8 m 59.809 s\n\nmonitoring_start: 0 ns\n",
+    "0   addr 1.000 GiB   size 62.5 MiB  access 0 %   age 3.2 s\n",
+)
+
+
+@pytest.mark.parametrize("text", DAMO_TEXTS)
+def test_reports_of_damo_for_people_are_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"is a report of damo for people; .* --json --input RECORD"):
+        list(open_trace(path).blocks())
+
+
+def test_a_recording_of_trace_cmd_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "trace.dat"
+    path.write_bytes(b"\x17\x08\x44tracing6\0\0\0\0")
+    with pytest.raises(InputError, match=rf"own recording; turn it into text: trace-cmd report -i {path}"):
+        list(open_trace(path).blocks())
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, zstd])
 def test_a_file_that_inflates_beyond_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]

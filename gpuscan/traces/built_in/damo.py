@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base.documents import shown
 from gpuscan.base.errors import InputError
@@ -69,8 +70,13 @@ _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
 _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
+    rb"(?:[^\n]*\n){0,8}?(?:kdamond [0-9]+ / context [0-9]+|base_time_absolute:|# total recorded snapshots"
+    rb"|monitoring time: |heatmap: [0-9]+\n|[0-9]+ +addr +[^\n]* size +[^\n]* access )": (
+        "a report of damo for people"
+    ),
 }
 """What else has DAMON's regions, by its first bytes."""
+_INTERVALS = re.compile(rb'"intervals"\s*:\s*\{')
 _VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
 _IS_VIRTUAL = (
     "its addresses are virtual ({}), and which page is where nobody says; give that, --given pages=FILE "
@@ -97,6 +103,31 @@ def read_damo(path: Path, on_read: Callable[[int], None], *, is_virtual: bool = 
     """
     if not is_virtual:
         _refuse_virtual(path)
+    most = 0
+    for samples in _read(path, on_read, is_virtual=is_virtual):
+        unknown = np.isnan(_share_of(samples))
+        if not unknown.any():
+            yield samples
+            continue
+        most = most or _most_accesses(path, is_virtual=is_virtual)
+        yield replace(samples, share=np.where(unknown, samples.weight / most, _share_of(samples)))
+
+
+def _share_of(samples: Samples) -> NDArray[np.float64]:
+    assert samples.share is not None  # regions have shares
+    return samples.share
+
+
+def _most_accesses(path: Path, *, is_virtual: bool) -> int:
+    """Return in how many looks the most accessed region was accessed, of those whose looks nobody says."""
+    most = 1
+    for samples in _read(path, lambda n_bytes: None, is_virtual=is_virtual):
+        most = max(most, int(samples.weight[np.isnan(_share_of(samples))].max(initial=1)))
+    return most
+
+
+def _read(path: Path, on_read: Callable[[int], None], *, is_virtual: bool) -> Iterator[Samples]:
+    """Yield the accessed regions, with NaN for a share that nobody says; see :func:`read_damo`."""
     if path.stat().st_size <= _SMALL_BYTES:
         yield from _read_whole(path, on_read, is_virtual=is_virtual)
         return
@@ -325,13 +356,16 @@ def _refuse_virtual(path: Path) -> None:
 
 
 def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
+    fmt = TRACE_FORMAT
+    if not _INTERVALS.search(start):
+        fmt = replace(fmt, assumes="without intervals, as many looks as the most accessed region had")
     if PAGES not in given:
-        return TRACE_FORMAT
+        return fmt
     if "paddr" in _all_ops(path):
         raise InputError(
             f"{path}: its addresses are physical ({_settings(path).name} says ops = paddr); leave out {PAGES}"
         )
-    return replace(TRACE_FORMAT, is_virtual=True, read=partial(read_damo, is_virtual=True))
+    return replace(fmt, is_virtual=True, read=partial(read_damo, is_virtual=True))
 
 
 def _sniff(start: bytes) -> Sniff:
@@ -348,7 +382,8 @@ def _is_numbered(start: bytes) -> bool:
 def _advice(path: Path, start: bytes) -> str:
     for looks_like, what in _OTHERS.items():
         if re.match(looks_like, start):
-            return f"is {what}; have damo turn it into JSON: {DAMO} {path}"
+            source = path if "record" in what else "RECORD"
+            return f"is {what}; have damo turn it into JSON: {DAMO} {source}"
     return ""
 
 

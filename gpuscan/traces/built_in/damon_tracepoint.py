@@ -31,6 +31,8 @@ LOOKS = 20
 """Of an aggregation of 100 ms with a look each 5 ms: what DAMON and damo take where nobody says otherwise
 (DAMON_LRU_SORT and DAMON_RECLAIM, mm/damon/modules-common.h, v6.12; damo's --sample and --aggr)."""
 _LOOKS_MAX = 1 << 30
+_TRACE_DAT = b"\x17\x08\x44tracing"
+"""Magic of trace-cmd's trace.dat (trace-cmd.dat.v6(5))."""
 _ADDRESS_MAX = 1 << 56
 _PATTERN = re.compile(
     rb"^(?:(?=[^\n]*damon_aggregated: )[^\n]*? "
@@ -131,12 +133,18 @@ def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
     return as_given(TRACE_FORMAT, read_tracepoint, given)
 
 
+def _advice(path: Path, start: bytes) -> str:
+    if start.startswith(_TRACE_DAT):
+        return f"is trace-cmd's own recording; turn it into text: trace-cmd report -i {path}"
+    return ""
+
+
 TRACE_FORMAT = TraceFormat(
     about="text of DAMON's tracepoint",
     noun="accessed region",
     knows_cpus=False,
     sniff=lambda start: Sniff.IS if _IS.match(first_line_of(start)) else Sniff.NO,
-    advice=lambda path, start: "",
+    advice=_advice,
     outside_advice=ONLY_PHYSICAL,
     read=read_tracepoint,
     assumes="",
