@@ -30,9 +30,9 @@ from gpuscan.traces.text import Lines, accesses, first_line_of, lines_of, pages_
 LOOKS = 20
 """Of an aggregation of 100 ms with a look each 5 ms: what DAMON and damo take where nobody says otherwise
 (DAMON_LRU_SORT and DAMON_RECLAIM, mm/damon/modules-common.h, v6.12; damo's --sample and --aggr)."""
+_LOOKS_MAX = 1 << 30
 _TRACE_DAT = b"\x17\x08\x44tracing"
 """Magic of trace-cmd's trace.dat (trace-cmd.dat.v6(5))."""
-_LOOKS_MAX = 1 << 30
 _ADDRESS_MAX = 1 << 56
 _PATTERN = re.compile(
     rb"^(?:(?=[^\n]*damon_aggregated: )[^\n]*? "
