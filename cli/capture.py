@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,8 @@ from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.cli.options import takes_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
     from gpuscan.cli.output import Output, Progress
@@ -38,6 +40,26 @@ class CaptureRequest:
     monitor: str = described(
         "auto", Option("Who watches them, as for gpuscan live.", metavar="NAME", was=("--source",))
     )
+    cgroup: Path | None = described(
+        None, Option("Hot is only what is charged to this memory cgroup or one below it.", metavar="PATH")
+    )
+    cgroups: bool = described(
+        False, Option("Keep which cgroup each page is charged to, and the names of the cgroups.")
+    )
+    core: Path | None = described(
+        None,
+        Option("Of the machine of this vmcore, or /proc/kcore, through drgn; needs [drgn].", metavar="FILE"),
+    )
+    symbols: Path | None = described(
+        None, Option("The vmlinux of --core with debug information; else where drgn looks.", metavar="FILE")
+    )
+    pages: Path | None = described(
+        None,
+        Option(
+            "Keep which page of those processes is in which frame there, .parquet or .csv: for their traces.",
+            metavar="FILE",
+        ),
+    )
     tiers: tuple[str, ...] = described((), TIER_OPTION)
     force: bool = described(False, Option("Replace a snapshot that is there."))
 
@@ -55,17 +77,23 @@ def capture(
     settings; nothing of what is in the pages. The machine goes on running meanwhile.
 
     With --pid the hot pages are those that the processes were seen to use, and no others:
-    what gpuscan live would move.
+    what gpuscan live would move. With --cgroup they are those that the kernel calls hot and has
+    charged to that cgroup.
 
     \b
+    gpuscan capture OUT.zarr --core vmcore           of another kernel's memory, by its debug information
     gpuscan scan OUT.zarr                            scans it
     gpuscan run cxl-promote --machine OUT.zarr       runs a workload on it
+    gpuscan capture OUT.zarr --pid 4711 --pages p.parquet      and where its pages are
+    gpuscan run --trace T --given pages=p.parquet --machine OUT.zarr      for a trace of its addresses
     """
     from gpuscan.base.errors import InputError
     from gpuscan.base.units import format_number, parse_time_ns
+    from gpuscan.cli.cgroups import cgroup_table
     from gpuscan.cli.output import Output
     from gpuscan.records.page_flags import hot_rule
     from gpuscan.run.job import tiered
+    from gpuscan.snapshot.cgroups import shares
     from gpuscan.snapshot.snapshot import check_free
 
     output = Output(as_json)
@@ -75,11 +103,23 @@ def capture(
             f"--for {request.for_time}: nothing is seen in no time; give a time above 0, for example 2s"
         )
     check_free(out, force=request.force)
+    if request.pages is not None:
+        _check_pages(request.pages, request)
     tiers = parse_tiers(request.tiers)
-    snapshot = tiered(_captured(output, request.pids, for_ns, request.monitor), tiers)
+    if request.pids and request.cgroup is not None:
+        raise InputError("hot pages are chosen in one way only; give --pid or --cgroup")
+    if request.core is not None and (request.pids or request.cgroup is not None):
+        raise InputError(
+            "--pid and --cgroup are of the machine that runs; leave them out with --core, or --core with them"
+        )
+    if request.symbols is not None and request.core is None:
+        raise InputError("--symbols is of a dump; give that with --core")
+    snapshot = tiered(_captured(output, request, for_ns), tiers)
     snapshot.write(out, force=request.force)
+    n_pages = None if request.pages is None else _write_pages(request.pages, request.pids)
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)
+    charged = None if snapshot.cgroups is None else shares(snapshot.cgroups, frames)
     output.document(
         {
             "snapshot": out,
@@ -100,19 +140,30 @@ def capture(
                 }
                 for zone in zones
             ],
+            **({} if charged is None else {"cgroups": [share.document() for share in charged]}),
             "notes": snapshot.notes,
+            "pages": request.pages,
+            "n_pages_written": n_pages,
         }
     )
     output.table(_table(zones))
+    if charged is not None:
+        output.line()
+        output.table(cgroup_table(charged))
     output.line(f"\nIn pages of 4 KiB; {hot_rule(snapshot.lru_gen)}.")
     if frames.n_torn:
         output.line(f"{format_number(frames.n_torn, 'folio')} changed while read, so left out.")
     output.line(f"Written to {out}; scan it with: gpuscan scan {out}")
+    if n_pages is not None:
+        output.line(
+            f"Written to {request.pages}: {format_number(n_pages, 'page')}; replay a trace of addresses "
+            f"with: gpuscan run --trace FILE --given pages={request.pages} --machine {out}"
+        )
     for note in snapshot.notes:
         output.note(f"gpuscan: note: {note}")
 
 
-def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, monitor: str = "auto") -> Snapshot:
+def _captured(output: Output, request: CaptureRequest, for_ns: int) -> Snapshot:
     from gpuscan.live.capture import capture_processes
     from gpuscan.snapshot.procfs import capture as capture_machine
 
@@ -127,16 +178,63 @@ def _captured(output: Output, pids: tuple[int, ...] = (), for_ns: int = 0, monit
             bar.advance(n_done - n_before)
             n_before = n_done
 
-        if pids:
-            watching = f"watching {', '.join(map(str, pids))} for {for_ns / 1e9:g} s with"
+        if request.pids:
+            watching = f"watching {', '.join(map(str, request.pids))} for {for_ns / 1e9:g} s with"
             return capture_processes(
-                pids,
+                request.pids,
                 for_ns,
-                monitor=monitor,
+                monitor=request.monitor,
                 progress=advance,
                 on_watch=lambda name: output.note(f"{watching} {name}"),
+                with_cgroups=request.cgroups,
             )
-        return capture_machine(progress=advance)
+        if request.core is not None:
+            from gpuscan.snapshot.drgn_kernel import open_kernel
+            from gpuscan.snapshot.kernel_memory import snapshot_of
+
+            kernel = open_kernel(request.core, request.symbols)
+            return snapshot_of(kernel, advance, with_cgroups=request.cgroups)
+        if request.cgroup is not None:
+            return _hot_of_cgroup(request.cgroup, advance, keep=request.cgroups)
+        return capture_machine(progress=advance, with_cgroups=request.cgroups)
+
+
+def _hot_of_cgroup(path: Path, progress: Callable[[int, int], None], *, keep: bool) -> Snapshot:
+    """Capture the machine; only what is charged to a cgroup stays hot.
+
+    Raises:
+        InputError: there is no such cgroup, or it has no page that can move.
+    """
+    from gpuscan.linux.cgroups import MemoryCgroups, is_in
+    from gpuscan.snapshot.cgroups import hot_of
+    from gpuscan.snapshot.procfs import capture as capture_machine
+
+    name = MemoryCgroups(Path("/")).name_of(path)
+    snapshot = hot_of(capture_machine(progress=progress, with_cgroups=True), lambda other: is_in(other, name))
+    return replace(
+        snapshot,
+        cgroups=snapshot.cgroups if keep else None,
+        notes=(*snapshot.notes, f"hot: only what is charged to the cgroup {name}, or to one below it"),
+    )
+
+
+def _check_pages(pages: Path, request: CaptureRequest) -> None:
+    """Refuse a page table that could not be written, before anything is watched."""
+    from gpuscan.base.errors import InputError
+    from gpuscan.traces.table_file import check_suffix
+
+    if not request.pids:
+        raise InputError("--pages is of the processes of --pid; give one too, or leave it out")
+    check_suffix(pages)
+    if pages.exists() and not request.force:
+        raise InputError(f"{pages} is there; give another place, or --force to replace it")
+
+
+def _write_pages(pages: Path, pids: tuple[int, ...]) -> int:
+    from gpuscan.live.page_tables import page_tables
+    from gpuscan.traces.page_table_file import write_page_table
+
+    return write_page_table(pages, page_tables(pids))
 
 
 def _table(zones: list[ZonePages]) -> Table:

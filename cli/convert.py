@@ -7,10 +7,16 @@ from typing import Annotated
 
 import typer
 
+from gpuscan.base.given import GIVEN_OPTION
+
 
 def convert(
     trace: Annotated[Path, typer.Argument(metavar="IN", help="A trace of any format that is read.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.parquet or NAME.csv.")],
+    given: Annotated[
+        list[str] | None,
+        typer.Option(*GIVEN_OPTION.flags, metavar=GIVEN_OPTION.metavar, help=GIVEN_OPTION.help),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -22,6 +28,7 @@ def convert(
     gpuscan run --trace mem.parquet           replays it
     """
     from gpuscan.base.errors import InputError
+    from gpuscan.base.given import parse_given
     from gpuscan.base.units import format_number
     from gpuscan.cli.output import Output
     from gpuscan.traces import open_trace
@@ -30,7 +37,7 @@ def convert(
     output = Output(as_json)
     if out.exists() and not force:
         raise InputError(f"{out} is there; give another place, or --force to replace it")
-    found = open_trace(trace)
+    found = open_trace(trace, parse_given(given or ()))
     with output.progress(f"reading {trace.name}", found.n_bytes, unit="bytes") as bar:
         counts = write(found, out, bar.advance)
     output.document({"trace": trace, "format": found.kind, "out": out, **counts})

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpuscan.base.given import GIVEN_OPTION
+
 if TYPE_CHECKING:
     from gpuscan.topology.model import Topology
 
@@ -20,11 +22,15 @@ def inspect(
         ),
     ] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="Size of a preset.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(*GIVEN_OPTION.flags, metavar=GIVEN_OPTION.metavar, help=GIVEN_OPTION.help),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say what a file is, what is in it and what can be done with it.
 
-    Knows traces, snapshots, checkpoints, plans, results, machines and workloads.
+    Knows traces, page tables, snapshots, checkpoints, plans, results, machines and workloads.
 
     \b
     gpuscan inspect mem.txt                         a trace: time, addresses, CPUs
@@ -32,13 +38,14 @@ def inspect(
     """
     from rich.table import Table
 
+    from gpuscan.base.given import parse_given
     from gpuscan.cli.output import Output
     from gpuscan.inspection import inspect as look
 
     output = Output(as_json)
     of_machine = None if machine is None else _machine(machine, memory)
     with output.progress(f"reading {path.name}", None, unit="bytes") as bar:
-        kind, found = look(path, of_machine, bar.advance)
+        kind, found = look(path, of_machine, bar.advance, parse_given(given or ()))
     output.document(
         {
             "file": path,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpuscan.run.scenario import Hooks, Scenario
     from gpuscan.run.summary import RunSummary
     from gpuscan.timeline.timeline import Timeline
+    from gpuscan.workload.model import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ def _ran(
             preparing.enter_context(output.note_if_slow(COMPILING_THERE))
         reading = None
         if job.workload.source.kind == "trace":
-            reading = preparing.enter_context(_reading(Path(job.workload.source.trace), output)).advance
+            reading = preparing.enter_context(_reading(job.workload, output)).advance
 
         def checked() -> None:
             nonlocal checked_at
@@ -296,10 +297,11 @@ def _after_device_failure(checkpoints: RunCheckpoints | None) -> Iterator[None]:
         ) from error
 
 
-def _reading(trace: Path, output: Output) -> Progress:
+def _reading(workload: Workload, output: Output) -> Progress:
     from gpuscan.traces import open_trace
 
-    return output.progress(f"reading {trace.name}", open_trace(trace).n_bytes, unit="bytes")
+    trace = open_trace(Path(workload.source.trace), workload.source.given)
+    return output.progress(f"reading {trace.path.name}", trace.n_bytes, unit="bytes")
 
 
 def _run(scenario: Scenario, output: Output, checkpoints: RunCheckpoints | None) -> tuple[RunReport, float]:

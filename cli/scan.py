@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.kernels.api import ScanPath
     from gpuscan.records.page_flags import Frames
+    from gpuscan.snapshot.cgroups import PageCgroups
     from gpuscan.snapshot.snapshot import Snapshot
     from gpuscan.store.plan import Batches, Plan
     from gpuscan.store.plan_file import PatientPlanWriter
     from gpuscan.store.single import Store
 
 _PLAN_FILE, _REPORT_FILE = "plan.parquet", "scan.json"
+_N_CGROUPS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ def scan(
             writer, out_file = _plan_file(stack, request)
             found, answers = _scanned(stack, snapshot, frames, request, writer, output)
             document = {**facts, **answers, **found.document(request.batch_pages)}
+            if snapshot.cgroups is not None:
+                document["cgroups"] = [{"cgroup": name, "pages": n} for name, n in found.by_cgroup()]
             if writer is not None and out_file is not None:
                 writer.check()
                 create_json(out_file, document)
@@ -158,7 +162,7 @@ def _scanned(
         "device": {"name": store.backend.name, "reason": store.device_reason},
         "recorded": _record(store, snapshot, frames, request.target),
     }
-    return _drain(store, path, request.batch_pages, writer), answers
+    return _drain(store, path, request.batch_pages, writer, snapshot.cgroups), answers
 
 
 @dataclass(slots=True)
@@ -168,6 +172,7 @@ class _Found:
     folios: Counter[tuple[int, int]] = field(default_factory=Counter)
     pages: Counter[tuple[int, int]] = field(default_factory=Counter)
     batches: Counter[int] = field(default_factory=Counter)
+    cgroups: Counter[str] = field(default_factory=Counter)
     n_plans: int = 0
     scan_ns: int = 0
     examined_pages: int = 0
@@ -175,8 +180,8 @@ class _Found:
     path: str = ""
     why: str = ""
 
-    def add(self, plan: Plan, batches: Batches, store: Store) -> None:
-        """Count a plan."""
+    def add(self, plan: Plan, batches: Batches, store: Store, charged: PageCgroups | None) -> None:
+        """Count a plan; pages by cgroup, too, where it is known which they are charged to."""
         import numpy as np
 
         self.n_plans += 1
@@ -193,6 +198,14 @@ class _Found:
             mine = inverse == index
             self.folios[tuple(pair)] += int(mine.sum())
             self.pages[tuple(pair)] += int(folio_pages[mine].sum())
+        if charged is not None:
+            of_folio = charged.of_page[plan.flat]
+            for index in np.unique(of_folio).tolist():
+                self.cgroups[charged.names[index]] += int(folio_pages[of_folio == index].sum())
+
+    def by_cgroup(self) -> list[tuple[str, int]]:
+        """Return the pages of each cgroup, the largest first."""
+        return sorted(self.cgroups.items(), key=lambda item: (-item[1], item[0]))
 
     def document(self, batch_pages: int) -> dict[str, Any]:
         """Return the counts for JSON."""
@@ -263,11 +276,17 @@ def _record(store: Store, snapshot: Snapshot, frames: Frames, target: int | None
     return {outcome.name.lower(): n for outcome, n in counts.items() if n}
 
 
-def _drain(store: Store, path: ScanPath, batch_pages: int, writer: PatientPlanWriter | None) -> _Found:
+def _drain(
+    store: Store,
+    path: ScanPath,
+    batch_pages: int,
+    writer: PatientPlanWriter | None,
+    charged: PageCgroups | None,
+) -> _Found:
     found = _Found()
     for plan in store.drain(path=path):
         batches = plan.batches(batch_pages)
-        found.add(plan, batches, store)
+        found.add(plan, batches, store, charged)
         if writer is not None:
             writer.append(0, plan, batches)
     return found
@@ -301,6 +320,9 @@ def _show(output: Output, snapshot: Snapshot, found: _Found, document: dict[str,
             f"Node {target['nid']} gets {format_number(target['batches'], 'batch')} of up to "
             f"{document['batch_pages']:,} pages, {target['fill']:.0%} full."
         )
+    n_all = found.cgroups.total()
+    for name, n_pages in found.by_cgroup()[:_N_CGROUPS_SHOWN]:
+        output.line(f"{n_pages / n_all:.1%} of these pages, {n_pages:,}, are charged to the cgroup {name}.")
     output.line(
         f"Scanned {topology.page_map.n_present_pages:,} pages in {format_time(found.scan_ns)} on "
         f"{document['device']['name']}, {found.path} path ({found.why}); {document['hot_rule']}."

@@ -25,6 +25,7 @@ from gpuscan.linux.system import HERE
 from gpuscan.records.page_map import PageMap
 from gpuscan.shards.sharded_store import ShardedStore
 from gpuscan.sim.spec import HintFaultSpec, MachineSpec, PatternSpec, ProcessSpec
+from gpuscan.snapshot.cgroups import PageCgroups
 from machines import tiered
 
 EXTRA: dict[str, Any] = {
@@ -289,6 +290,7 @@ VALID: dict[str, Callable[[World], Any]] = {
     "zone_pages.frames": lambda made: made.snapshot.frames(),
     "flags": lambda made: made.snapshot.flags,
     "mapcounts": lambda made: made.snapshot.mapcounts,
+    "cgroups": lambda made: PageCgroups(("none",), np.zeros(len(made.snapshot.flags), dtype=np.uint16)),
     "kernel_release": lambda _: "6.12",
     "hz": lambda _: 250,
     "lru_gen": lambda _: False,

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 PID = 4711 << 40
+
+
+def packed_by_arrow(data: bytes, codec: str) -> bytes:
+    """Return data as a codec of Arrow's compresses them, in one frame."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def zstd(data: bytes) -> bytes:
+    """Return data compressed by Zstandard."""
+    return packed_by_arrow(data, "zstd")
+
+
+def lz4(data: bytes) -> bytes:
+    """Return data compressed by LZ4."""
+    return packed_by_arrow(data, "lz4")
 
 
 @dataclass(frozen=True)
@@ -17,6 +37,7 @@ class Case:
     n_idle: int = 0
     n_unresolved: int = 0
     bad: str = "no such line\n"
+    given: dict[str, str] = field(default_factory=dict)
 
 
 CASES = {
@@ -90,5 +111,27 @@ CASES = {
         "1234,1235,0xffffffff81a00b20,0xffff88810a1b2c40,0x000000010a1b2c40,4K,311,0x68100142,x:f\n"
         "1234,1235,0xffffffff81a00b20,0xffff88810a1b2c40,0x000000010a1b3c40,N/A,12,0x68100142,x:f\n",
         [(0, 0x10A1B2, 1, 311), (1000, 0x10A1B3, 1, 12)],
+    ),
+    "hot lists": Case(
+        "cxl-hmu",
+        # Laid out as perf does, the numbers made up.
+        "\n0x1a8 [0x70]: event: 1\n.\n. ... raw event: size 112 bytes\n.  0000:  01 00 00 00 01 00 70 00\n\n"
+        "-1 -1 0x1a8 [0x70]: PERF_RECORD_MMAP -1/0: [0xffff800080000000(0x1000) @ 0]: x [kernel.kallsyms]\n\n"
+        "0x300 [0x30]: event: 71\n.\n. ... raw event: size 48 bytes\n\n"
+        "0 0 0x300 [0x30]: PERF_RECORD_AUXTRACE size: 0x48  offset: 0  ref: 0x5ab6  idx: 2  tid: -1  cpu: 2\n.\n"
+        ". ... CXL_HMU data: size 72 bytes\nHeader 0: units: 3 counter_width 10\nHeader 1 : deadbeef\n"
+        "0000000000000283\n0000000000010364\n00000000000c0366\n"
+        "Header 0: units: 1 counter_width 8\nHeader 1 : deadbeef\n00000000000001ff\n\n"
+        "2 1500000000 0x400 [0x40]: PERF_RECORD_AUX offset: 0 size: 0x28 flags: 0 []\n"
+        "3 1600000000 0x440 [0x40]: PERF_RECORD_AUX offset: 0x28 size: 0x18 flags: 0 []\n"
+        "2 1700000000 0x480 [0x40]: PERF_RECORD_AUX offset: 0x28 size: 0x20 flags: 0 []\n",
+        [
+            (1_500_000_000, 1 << 20, 1, 0x283),
+            (1_500_000_000, (1 << 20) + 1, 1, 0x364),
+            (1_500_000_000, (1 << 20) + 12, 1, 0x366),
+            (1_700_000_000, (1 << 20) + 1, 1, 0xFF),
+        ],
+        bad="Header 0: units: 2 counter_width 10\nHeader 1 : deadbeef\n0000000000000001\n",
+        given={"unit": "4KiB", "base": "0x100000000"},
     ),
 }

@@ -20,6 +20,7 @@ class CompareRequest:
     workload: str = like(RunRequest, "workload", default=DEFAULT_COMPARISON)
     designs: str = described(ALL_DESIGNS, Option("Designs, with commas between, or all.", metavar="NAMES"))
     trace: Path | None = like(RunRequest, "trace")
+    given: tuple[str, ...] = like(RunRequest, "given")
     machine: Path | None = like(RunRequest, "machine", help="Compare on a captured machine.")
     topology: str | None = like(
         RunRequest,

@@ -228,9 +228,12 @@ class MarksAsFaults:
 
 
 def file_digest(surveyed: Survey) -> str:
-    """Return the SHA-256 of a trace's file."""
-    with surveyed.trace.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a trace's files, one after the other."""
+    digests = []
+    for path in surveyed.trace.files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return ",".join(digests)
 
 
 def observed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gpuscan.base.catalogue import Catalogue
@@ -15,7 +15,10 @@ FILE_KINDS = Catalogue("file kind", "gpuscan.inspection.built_in", FileKind, "FI
 
 
 def inspect(
-    path: Path, machine: Topology | None = None, on_read: Callable[[int], None] | None = None
+    path: Path,
+    machine: Topology | None = None,
+    on_read: Callable[[int], None] | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> tuple[str, Findings]:
     """Return of which kind a file is, by name, and what is in it.
 
@@ -23,6 +26,7 @@ def inspect(
         path: of the file or directory.
         machine: whose memory it is about, where the file does not say.
         on_read: called with the bytes read since the last call.
+        given: what the user says of it because it does not, by key.
 
     Raises:
         InputError: it is not there, no kind knows it, or it is damaged.
@@ -36,6 +40,10 @@ def inspect(
     kinds, unusable = FILE_KINDS.usable()
     for name, kind in sorted(kinds.items(), key=lambda item: item[1].order):
         if _is_one(kind, path):
+            if kind.look_with is not None:
+                return name, kind.look_with(path, machine, on_read or _ignore, given or {})
+            if given:
+                raise InputError(f"{path} is {kind.about}, which says all that there is; leave out --given")
             return name, kind.look(path, machine, on_read or _ignore)
     if unusable:
         raise next(iter(unusable.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,14 @@ class FileKind:
         look: reads it. Is given the path, the machine that the user has named or None, and what to call with
             the bytes read since the last call. Raises an :class:`gpuscan.base.errors.InputError` where it is
             damaged.
+        look_with: the same, given what the user says of it because it does not (``--given``), by key; None:
+            there is nothing to say.
     """
 
     about: str
     order: int
     is_one: Callable[[Path], bool]
     look: Callable[[Path, Topology | None, Callable[[int], None]], Findings]
+    look_with: (
+        Callable[[Path, Topology | None, Callable[[int], None], Mapping[str, str]], Findings] | None
+    ) = None

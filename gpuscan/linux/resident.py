@@ -232,11 +232,11 @@ def resident_by_nid(process: Process, page_map: PageMap, flags: PageFlags) -> di
     return dict(zip(nids.tolist(), counts.tolist(), strict=True))
 
 
-def masked(path: Path) -> InputError:
-    """Return what is said of /proc/kpageflags where it shows nothing."""
+def masked(path: Path, what: str = "flag") -> InputError:
+    """Return what is said of /proc/kpageflags, or one of those beside it, where it shows nothing."""
     return InputError(
-        f"{path} shows no flag of any page: it is masked, as container runtimes do; run gpuscan on the host "
-        "itself"
+        f"{path} shows no {what} of any page: it is masked, as container runtimes do; run gpuscan on the "
+        "host itself"
     )
 
 

@@ -38,6 +38,7 @@ def capture_processes(
     system: System = HERE,
     progress: Progress | None = None,
     on_watch: Callable[[str], None] = lambda name: None,
+    with_cgroups: bool = False,
 ) -> Snapshot:
     """Watch processes for a while, then read the machine's page flags.
 
@@ -50,7 +51,7 @@ def capture_processes(
         for_ns: how long to watch.
         monitor: one of :data:`gpuscan.monitors.catalogue.MONITORS`, or ``auto`` for the first that works.
         system: where they run.
-        progress: as for :func:`gpuscan.snapshot.procfs.capture`.
+        progress, with_cgroups: as for :func:`gpuscan.snapshot.procfs.capture`.
         on_watch: called with the name of the monitor once it is on.
 
     Raises:
@@ -81,7 +82,7 @@ def capture_processes(
         watched = format_time(system.monotonic_ns() - begun_ns)
         heads, counts = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *looks]), return_counts=True)
         before = _heads(roster, flags)
-        snapshot = capture(system.root, progress)
+        snapshot = capture(system.root, progress, with_cgroups=with_cgroups)
         _note_ends(ended_after, pids, roster, system.monotonic_ns() - begun_ns)
         theirs = np.intersect1d(before, _heads(roster, flags), assume_unique=True)
     named = ", ".join(map(str, pids))

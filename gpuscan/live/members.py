@@ -11,11 +11,11 @@ from typing import Protocol
 
 from gpuscan.base.errors import InputError
 from gpuscan.linux.capabilities import Right
+from gpuscan.linux.cgroups import CGROUPS
 from gpuscan.linux.process import Process, read_stat
 from gpuscan.linux.system import HERE, System
 from gpuscan.live.starter import Program
 
-_CGROUPS = Path("sys/fs/cgroup")
 END_WITHIN_S = 5.0
 """How long whoever was asked to end may take."""
 _STDERR = 2
@@ -60,7 +60,7 @@ class Cgroup:
 
     def __init__(self, path: Path, system: System = HERE) -> None:
         self._system = system
-        self._path = system.root / _CGROUPS / path
+        self._path = system.root / CGROUPS / path
         if not system.is_file(self._path / "cgroup.procs"):
             raise InputError(f"{self._path} is no cgroup (it has no cgroup.procs); give the path of one")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuscan.base.errors import InputError
+from gpuscan.base.given import parse_given
 from gpuscan.run.request import RunRequest
 from gpuscan.topology import Topology
 from gpuscan.topology.contract import Host
@@ -148,6 +149,7 @@ def trace_notes(request: RunRequest, workload: Workload) -> tuple[str, ...]:
 def _overrides(request: RunRequest) -> list[str]:
     """Return the options as overrides of the workload's keys; ``--set`` comes last and wins."""
     options = [] if request.trace is None else _replaying(request.trace)
+    options += [f"source.given.{key}={_quoted(value)}" for key, value in parse_given(request.given).items()]
     if request.topology is not None:
         options.append(f"topology={{ machine = {_quoted(request.topology)} }}")
     for key, value in (

@@ -209,9 +209,11 @@ def inputs_of(workload: Workload, snapshot: Snapshot | None) -> dict[str, str]:
     """Return the SHA-256 of what a run reads, by what it is."""
     inputs = {}
     if workload.source.kind == "trace":
-        trace = Path(workload.source.trace)
-        trace = trace.parent.resolve() / trace.name
-        inputs[f"the trace {trace}"] = digest_of_file(trace)
+        source = workload.source
+        for what, name in (("trace", source.trace), ("page table", source.given.get("pages"))):
+            if name is not None:
+                path = Path(name).parent.resolve() / Path(name).name
+                inputs[f"the {what} {path}"] = digest_of_file(path)
     if snapshot is not None:
         digest = hashlib.sha256(snapshot.flags.data)
         digest.update(snapshot.mapcounts.data)

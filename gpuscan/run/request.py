@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gpuscan.base.described import Again, Option, described
 from gpuscan.base.errors import InputError
+from gpuscan.base.given import GIVEN_OPTION
 from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.base.program import PROGRAM
 from gpuscan.base.units import parse_share, parse_time_ns
@@ -64,6 +65,7 @@ class RunRequest:
     trace: Path | None = described(
         None, Option("Replay recorded accesses: text of perf script, a damo record.", metavar="FILE")
     )
+    given: tuple[str, ...] = described((), GIVEN_OPTION)
     machine: Path | None = described(
         None, Option("Run on a captured machine.", metavar="SNAPSHOT", kept=True)
     )

@@ -231,7 +231,8 @@ def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, M
         if frames is not None and surveyed.trace.format.is_virtual:
             raise InputError(
                 f"{surveyed.trace.path} has virtual addresses, and which page of a captured machine is whose "
-                "nobody knows; give --topology instead, whose pages it then gets"
+                "nobody says; give that, --given pages=FILE (gpuscan capture --pages), or --topology, whose "
+                "pages it then gets"
             )
         return replace(job, workload=workload), trace_spec(workload, topology, surveyed.n_pages), surveyed
     if frames is None:

@@ -30,7 +30,7 @@ def survey_trace(
     Raises:
         InputError: the trace is broken, or nothing in it could be promoted on this machine.
     """
-    trace = open_trace(Path(workload.source.trace))
+    trace = open_trace(Path(workload.source.trace), workload.source.given)
     if not has_lower_tier(topology) and (workload.producer.only_lower_tier or not trace.format.knows_cpus):
         remedy = lower_tier_remedy(topology, is_captured=is_captured)
         if trace.format.knows_cpus:

@@ -147,6 +147,17 @@ class Interleaving:
         return PageRuns(frames, of_unit, starts_run, len(dpa_pages))
 
     def _hpa_of(self, way: int, dpa: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return int64[n], the place of each byte of a device in its region."""
-        granule, within = np.divmod(dpa, self._granularity_bytes)
-        return (granule * self._ways + way) * self._granularity_bytes + within
+        return place_in_region(dpa, way, self._ways, self._granularity_bytes)
+
+
+def place_in_region(dpa: NDArray[np.int64], way: int, ways: int, granularity_bytes: int) -> NDArray[np.int64]:
+    """Return int64[n], the place of each byte of a device in its region.
+
+    Args:
+        dpa: int64[n], bytes on the device, from the region's first there.
+        way: the place of the device among the ``ways`` of the region.
+        ways, granularity_bytes: of :data:`WAYS` and :data:`GRANULARITIES`.
+    """
+    granule, within = np.divmod(dpa, granularity_bytes)
+    place: NDArray[np.int64] = (granule * ways + way) * granularity_bytes + within
+    return place

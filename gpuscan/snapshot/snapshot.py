@@ -2,11 +2,13 @@
 
 A snapshot holds flags and mapcounts of PFNs, the machine's zones and a handful of
 facts about its kernel; nothing of what is in the pages, and no name of the
-machine or its users. On disk (Zarr v3)::
+machine or its users. Names of cgroups may be names of users: they are there where
+somebody asked for them. On disk (Zarr v3)::
 
     OUT.zarr/zarr.json              attributes: schema, kind, facts, topology
              node0/kpageflags       uint64[n], one per flat page of node 0
              node0/kpagecount       uint32[n]
+             node0/kpagecgroup      uint16[n], where cgroups were captured: an index of the attribute cgroups
              node1/...
 
 A chunk of zeros has no file, so every array carries the CRC-32 of each of its chunks; one
@@ -46,6 +48,7 @@ from gpuscan.files.settled import settled
 from gpuscan.files.writing import Contents, check_place, new_directory
 from gpuscan.records.page_flags import Frames, count_pages, find_frames
 from gpuscan.records.page_map import SECTION_PAGES
+from gpuscan.snapshot.cgroups import N_CGROUPS_MAX, PageCgroups
 from gpuscan.topology import Topology
 from gpuscan.topology.serialize import topology_from_dict, topology_to_dict
 from gpuscan.topology.split import split_cxl
@@ -62,7 +65,8 @@ _ROOT = "zarr.json"
 _CONTENTS = Contents(_ROOT, ("node[0-9]*",))
 _WORDS = (ArraySpec("flags", "uint64", ("flags",)), ArraySpec("mapcounts", "uint32", ("mapcounts",)))
 _ARRAYS = {"kpageflags": np.dtype(np.uint64), "kpagecount": np.dtype(np.uint32)}
-_PAGE_BYTES = 12
+_CGROUP = "kpagecgroup"
+_PAGE_BYTES = 14
 """Of all arrays, for a page."""
 _HZ_MAX = 1_000_000
 _NOTES_MAX = 10_000
@@ -97,6 +101,7 @@ class Snapshot:
         lru_gen: whether the multi-generation LRU was on.
         captured_at: UTC, ISO 8601, to the second.
         notes: what could not be told for certain, one sentence each.
+        cgroups: which memory cgroup each page is charged to; None where that was not captured.
     """
 
     topology: Topology
@@ -107,6 +112,7 @@ class Snapshot:
     lru_gen: bool
     captured_at: str
     notes: tuple[str, ...] = ()
+    cgroups: PageCgroups | None = None
 
     def __post_init__(self) -> None:
         instance("snapshot: topology", self.topology, Topology, "give what resolve_topology() returns")
@@ -123,6 +129,14 @@ class Snapshot:
             raise SnapshotError(
                 f"{len(self.flags)} flags and {len(self.mapcounts)} mapcounts do not fit the {n_pages} flat "
                 f"pages of {self.topology.name!r}; give one of each per flat page"
+            )
+        if self.cgroups is None:
+            return
+        instance("snapshot: cgroups", self.cgroups, PageCgroups, "give which cgroup each page is of, or None")
+        if self.cgroups.of_page.shape != (n_pages,):
+            raise SnapshotError(
+                f"cgroups of {len(self.cgroups.of_page)} pages do not fit the {n_pages} flat pages of "
+                f"{self.topology.name!r}; give one per flat page"
             )
 
     def frames(self) -> Frames:
@@ -186,6 +200,8 @@ class Snapshot:
             "notes": list(self.notes),
             "topology": topology_to_dict(self.topology),
         }
+        if self.cgroups is not None:
+            attributes["cgroups"] = list(self.cgroups.names)
         root = zarr.create_group(directory, attributes=attributes, zarr_format=3)
         for nid, name, flat in self._arrays():
             crcs = []
@@ -211,6 +227,8 @@ class Snapshot:
         for node in self.topology.nodes:
             yield node.nid, "kpageflags", self.flags
             yield node.nid, "kpagecount", self.mapcounts
+            if self.cgroups is not None:
+                yield node.nid, _CGROUP, self.cgroups.of_page
 
     @classmethod
     def read(cls, path: Path) -> Snapshot:
@@ -221,14 +239,19 @@ class Snapshot:
         """
         path = place_of("read: path", path)
         with _opened(path) as folder:
-            topology, facts = _facts(path, _root_attributes(path, folder))
+            topology, cgroups, facts = _facts(path, _root_attributes(path, folder))
             page_map = topology.page_map
-            flat = {name: np.empty(page_map.n_pages, dtype) for name, dtype in _ARRAYS.items()}
+            dtypes = _ARRAYS if cgroups is None else {**_ARRAYS, _CGROUP: np.dtype(np.uint16)}
+            flat = {name: np.empty(page_map.n_pages, dtype) for name, dtype in dtypes.items()}
             for node in topology.nodes:
                 sections = np.flatnonzero(page_map.section_nid == node.nid)
                 for name, pages in flat.items():
                     _read_array(folder, node.nid, name, sections, pages.reshape(-1, SECTION_PAGES))
-        return cls(topology, flat["kpageflags"], flat["kpagecount"], **facts)
+        try:
+            of_pages = None if cgroups is None else PageCgroups(cgroups, flat[_CGROUP])
+        except SnapshotError as error:
+            raise SnapshotError(f"{path}: {error}; {_AGAIN}") from None
+        return cls(topology, flat["kpageflags"], flat["kpagecount"], cgroups=of_pages, **facts)
 
 
 def check_free(path: Path, *, force: bool = False) -> None:
@@ -279,7 +302,8 @@ def _root_attributes(path: Path, folder: Folder) -> dict[str, Any]:
     return attributes
 
 
-def _facts(path: Path, attributes: dict[str, Any]) -> tuple[Topology, dict[str, Any]]:
+def _facts(path: Path, attributes: dict[str, Any]) -> tuple[Topology, tuple[str, ...] | None, dict[str, Any]]:
+    """Return the machine, the names of cgroups where they were captured, and the rest."""
     schema = attributes.get("schema")
     if type(schema) is not int or not 0 < schema <= SCHEMA:
         raise SnapshotError(
@@ -298,9 +322,11 @@ def _facts(path: Path, attributes: dict[str, Any]) -> tuple[Topology, dict[str, 
             "lru_gen": lru_gen,
             "notes": tuple(checked.texts(attributes.get("notes"), "notes", _NOTES_MAX)),
         }
+        listed = attributes.get("cgroups")
+        cgroups = None if listed is None else tuple(checked.texts(listed, "cgroups", N_CGROUPS_MAX))
         topology = topology_from_dict(attributes.get("topology"))
         check_room(topology.page_map.n_pages * _PAGE_BYTES)
-        return topology, facts
+        return topology, cgroups, facts
     except TopologyError as error:
         raise SnapshotError(f"{place}: {error}") from None
     except UnfitError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from gpuscan.base.catalogue import Catalogue
@@ -44,10 +45,16 @@ def told_by(path: Path, start: bytes) -> str:
     raise InputError(f"{path} is no trace that can be read; {remedy()}")
 
 
-def of_file(name: str, path: Path, start: bytes) -> TraceFormat | None:
-    """Return what is true of a file that has a format, where that differs from file to file."""
-    found = TRACES.get(name).of_file
-    return found(path, start) if found is not None else None
+def of_file(name: str, path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
+    """Return what is true of a file that has a format.
+
+    Args:
+        name: of the format.
+        path, start: of the file, and how it begins.
+        given: what its user says of it.
+    """
+    fmt = TRACES.get(name)
+    return fmt if fmt.of_file is None else fmt.of_file(path, start, given)
 
 
 def remedy() -> str:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.files.reading import UnfitError, parse_json
+from gpuscan.traces.advice import ONLY_PHYSICAL
 from gpuscan.traces.contract import TraceFormat
-from gpuscan.traces.samples import UNKNOWN_CPU, Samples
+from gpuscan.traces.samples import LEFT_OUT, UNKNOWN_CPU, Samples
 
 TIMES = {"time_ns": 1, "time_us": 10**3, "time_ms": 10**6, "time_s": 10**9}
 """Column -> nanoseconds in its unit."""
@@ -36,13 +37,13 @@ REMEDY = (
     f"give columns with a heading: one of {', '.join(TIMES)}, one of {', '.join(PLACES)}, and of "
     f"{', '.join(OTHERS)} what there is"
 )
-OF_REGIONS = ", and record physical memory, since virtual addresses need a pagemap"
-"""Added where a region lies beyond the machine."""
 _TIME_MAX, _COUNT_MAX = 1 << 62, 1 << 62
 _PAGE_MAX, _VIRTUAL_MAX, _CPU_MAX = 1 << 44, 1 << 62, 1 << 24
 FACTS = b"gpuscan.trace"
 """Where the metadata of Parquet say what was left out."""
-_FACTS = ("n_unresolved", "n_repeated", "n_idle", "highest_pfn")
+_FACTS = (*LEFT_OUT, "highest_pfn")
+_LATER = {"n_unmapped": 0}
+"""What files that were written before do not say."""
 _TEXT_MAX = 4096
 
 
@@ -149,7 +150,7 @@ def facts_of(path: Path, text: bytes) -> dict[str, int]:
         found = parse_json(text)
     except UnfitError as error:
         raise InputError(f"{path} {error}, in what it says of itself; convert it again") from error
-    facts = {name: found.get(name) for name in _FACTS} if isinstance(found, dict) else {}
+    facts = {name: found.get(name, _LATER.get(name)) for name in _FACTS} if isinstance(found, dict) else {}
     counts = {name: n for name, n in facts.items() if type(n) is int and -1 <= n < _COUNT_MAX}
     if len(counts) < len(_FACTS) or found.get("gpuscan_trace") != 1:
         raise InputError(f"{path} says of itself what this gpuscan cannot read; convert it again")
@@ -171,5 +172,5 @@ def of_file(fmt: TraceFormat, columns: Columns) -> TraceFormat:
         knows_cpus="cpu" in columns.names,
         is_virtual=columns.is_virtual,
         noun="accessed region" if columns.of_regions else fmt.noun,
-        outside_advice=OF_REGIONS if columns.of_regions else "",
+        outside_advice=ONLY_PHYSICAL if columns.of_regions else "",
     )

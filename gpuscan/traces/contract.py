@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -41,6 +41,13 @@ class TraceFormat:
         read: yields the samples of a file, ascending by time; tells how many bytes it has read since it told
             last. Raises an :class:`InputError` that names line or key where the file is cut short, out of
             order or foreign, and lets :class:`OSError` pass.
+        is_virtual: whether its addresses are a process's: its pages get frames of their own, or a page table
+            is given.
+        assumes: what it does not say and is taken to be, for the reader of a result; may be empty.
+        given: what a user may say of a file because it does not, by key: what that is
+            (``--given``, :mod:`gpuscan.traces.given`).
+        of_file: returns what is true of the file at a path, which begins with these bytes and of which this
+            was given; None where that is the same for all files.
     """
 
     about: str
@@ -52,4 +59,5 @@ class TraceFormat:
     read: Callable[[Path, Callable[[int], None]], Iterator[Samples]]
     is_virtual: bool
     assumes: str
-    of_file: Callable[[Path, bytes], TraceFormat] | None
+    given: Mapping[str, str]
+    of_file: Callable[[Path, bytes, Mapping[str, str]], TraceFormat] | None

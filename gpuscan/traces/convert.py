@@ -6,16 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpuscan.base.errors import InputError
-from gpuscan.files.parquet import ParquetRows
 from gpuscan.files.writing import new_file
 from gpuscan.traces.columns import FACTS, facts_text
 from gpuscan.traces.files import Trace
-from gpuscan.traces.samples import Samples
-
-SUFFIXES = (".parquet", ".csv")
+from gpuscan.traces.samples import LEFT_OUT, Samples
+from gpuscan.traces.table_file import check_suffix, table_writer
 
 
 def convert(trace: Trace, out: Path, on_read: Callable[[int], None] | None = None) -> Counter[str]:
@@ -30,18 +28,16 @@ def convert(trace: Trace, out: Path, on_read: Callable[[int], None] | None = Non
         InputError: the trace is broken, or ``out`` has another suffix.
         RunFailedError: it cannot be written; nothing is left there.
     """
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"{out} ends in neither {' nor '.join(SUFFIXES)}; give a name that does")
-    counts: Counter[str] = Counter(samples=0, n_unresolved=0, n_repeated=0, n_idle=0)
+    check_suffix(out)
+    counts: Counter[str] = Counter(dict.fromkeys(("samples", *LEFT_OUT), 0))
     highest = -1
-    with new_file(out) as file, closing((ParquetRows if out.suffix == ".parquet" else _Csv)(file)) as writer:
+    with new_file(out) as file, closing(table_writer(out, file)) as writer:
         n_blocks = 0
         for samples in trace.blocks(on_read):
             writer.rows(_table(trace, samples))
             n_blocks += 1
             counts["samples"] += len(samples)
-            for name in ("n_unresolved", "n_repeated", "n_idle"):
-                counts[name] += getattr(samples, name)
+            counts.update(samples.left_out())
             highest = max(highest, samples.highest_pfn)
         if not n_blocks:
             raise InputError(f"{trace.path} has no samples; record it again")
@@ -57,23 +53,3 @@ def _table(trace: Trace, samples: Samples) -> dict[str, Any]:
         table["cpu"] = samples.cpu
     table |= {"n_pages": samples.n_pages, "weight": samples.weight}
     return table if samples.share is None else table | {"share": samples.share}
-
-
-class _Csv:
-    """Writes rows as text; what is said of them stands behind them, in a comment."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._has_heading = file, False
-
-    def rows(self, columns: dict[str, Any]) -> None:
-        if not self._has_heading:
-            self._file.write(f"{','.join(columns)}\n".encode())
-            self._has_heading = True
-        cells = [map(repr if name == "share" else str, column.tolist()) for name, column in columns.items()]
-        self._file.write("".join(f"{','.join(row)}\n" for row in zip(*cells, strict=True)).encode())
-
-    def end(self, name: str, facts: str) -> None:
-        self._file.write(f"# {facts}\n".encode())
-
-    def close(self) -> None:
-        """Nothing is held back."""

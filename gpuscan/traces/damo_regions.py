@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
-from gpuscan.traces.words import eight, low_zeros
+from gpuscan.traces.words import byte, eight, low_zeros
 
 PAD_BYTES = 16
 """Behind the text, which are looked at and do not count; 0 each."""
@@ -662,22 +662,25 @@ def _like_template(
         is_text = kind >= _IN_STRING
         first, n_digits, value = at, 0, np.int64(0)
         while True:
-            digit = np.int64(text[at]) - _ZERO
+            char = byte(text, at)
+            digit = np.int64(char) - _ZERO
             if 0 <= digit <= 9:
                 value = value * 10 + digit
                 n_digits += 1
-            elif text[at] != _COMMA or not is_text or at == first:
+            elif char != _COMMA or not is_text or at == first:
                 break
             at += 1
         if n_digits == 0 or n_digits > _DIGITS_MAX or at - first > 24:
             return -1
         if is_text:
             kind -= _IN_STRING
-            if text[at] != _QUOTE:
+            if byte(text, at) != _QUOTE:
                 if kind == _OTHER:
-                    while text[at] > 31 and text[at] < 127 and text[at] != _QUOTE and text[at] != _BACKSLASH:
+                    char = byte(text, at)
+                    while char > 31 and char < 127 and char != _QUOTE and char != _BACKSLASH:
                         at += 1
-                    if text[at] != _QUOTE:
+                        char = byte(text, at)
+                    if char != _QUOTE:
                         return -1
                 else:
                     limit = _COUNT_MAX if kind == _SAMPLES else _ADDRESS_MAX
@@ -686,7 +689,7 @@ def _like_template(
                     if at < 0:
                         return -1
                     at -= 1
-        elif text[first] == _ZERO and n_digits > 1:
+        elif byte(text, first) == _ZERO and n_digits > 1:
             return -1
         if kind != _OTHER:
             found[kind] = value

@@ -27,8 +27,10 @@ _N_RECORDS_MAX = 64
 """Targets that are read side by side; each takes 6 MB."""
 
 
-def stream(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples] | None:
-    """Go through a file and return its regions; None where it has to be read as a whole.
+def stream(path: Path, on_read: Callable[[int], None]) -> tuple[int, Iterator[Samples]] | None:
+    """Go through a file and return how many targets it has, and its regions.
+
+    None where it has to be read as a whole.
 
     Args:
         path: of the file.
@@ -51,10 +53,11 @@ def stream(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples] | No
     except (PackedError, _OddError):
         return None
     if kept is not None:
-        return iter(kept) if len(targets) < 2 or not kept else iter([Samples.joined(kept)])
+        joined = iter(kept) if len(targets) < 2 or not kept else iter([Samples.joined(kept)])
+        return len(targets), joined
     if len(targets) > _N_RECORDS_MAX:
         return None
-    return _merged([_target(path, offset) for offset in targets])
+    return len(targets), _merged([_target(path, offset) for offset in targets])
 
 
 class _OddError(Exception):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuscan.base.errors import InputError
 from gpuscan.files.reading import UnfitError
-from gpuscan.traces.catalogue import TRACES, of_file, remedy, told_by
+from gpuscan.traces.catalogue import of_file, remedy, told_by
 from gpuscan.traces.contract import START_BYTES, TraceFormat
+from gpuscan.traces.given import PAGES, check_known
+from gpuscan.traces.page_table import PageTable
+from gpuscan.traces.page_table_file import read_page_table
 from gpuscan.traces.pieces import PackedError, start_of
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
@@ -22,18 +25,20 @@ class Trace:
         path: the file.
         kind: the name of its format.
         n_bytes: its size.
-        own_format: what is true of this file, where that differs from file to file.
+        format: what can be said of it before it is read.
+        table: what its virtual addresses are translated by, where one was given.
     """
 
     path: Path
     kind: str
     n_bytes: int
-    own_format: TraceFormat | None = None
+    format: TraceFormat
+    table: PageTable | None = None
 
     @property
-    def format(self) -> TraceFormat:
-        """What can be said of the trace before it is read."""
-        return self.own_format or TRACES.get(self.kind)
+    def files(self) -> tuple[Path, ...]:
+        """All that is read of it."""
+        return (self.path,) if self.table is None else (self.path, self.table.path)
 
     def blocks(self, on_read: Callable[[int], None] | None = None) -> Iterator[Samples]:
         """Read the trace once more from its beginning, block by block, ascending by time.
@@ -45,8 +50,12 @@ class Trace:
             InputError: the file is cut short, out of order or no such trace; names the line. Or its format
                 does not say of CPUs what it declares.
         """
+        read = self._samples(on_read or _ignore)
+        yield from read if self.table is None else self.table.frames(read)
+
+    def _samples(self, on_read: Callable[[int], None]) -> Iterator[Samples]:
         try:
-            for samples in self.format.read(self.path, on_read or _ignore):
+            for samples in self.format.read(self.path, on_read):
                 if bool(((samples.cpu != UNKNOWN_CPU) != self.format.knows_cpus).any()):
                     raise InputError(
                         f"{self.path}: the trace format {self.kind} declares knows_cpus = "
@@ -59,12 +68,18 @@ class Trace:
             raise InputError(f"{self.path} {error}; give the trace again") from error
 
 
-def open_trace(path: Path) -> Trace:
+def open_trace(path: Path, given: Mapping[str, str] | None = None) -> Trace:
     """Look at the beginning of a trace file.
 
+    Args:
+        path: of the file.
+        given: what its user says of it, by key (:mod:`gpuscan.traces.given`).
+
     Raises:
-        InputError: it cannot be read, is no regular file, is empty, or no format that can be read.
+        InputError: it cannot be read, is no regular file, is empty, or no format that can be read; or what
+            was given does not fit it, or is too little.
     """
+    given = given or {}
     try:
         start = start_of(path, START_BYTES)
         n_bytes = path.stat().st_size
@@ -80,9 +95,16 @@ def open_trace(path: Path) -> Trace:
         raise InputError(f"{path}:1: the trace is empty; record it again")
     kind = told_by(path, start)
     try:
-        return Trace(path, kind, n_bytes, of_file(kind, path, start))
+        fmt = of_file(kind, path, start, given)
     except OSError as error:
         raise _unreadable(path, error) from error
+    check_known(path, kind, fmt, given)
+    if PAGES not in given:
+        return Trace(path, kind, n_bytes, fmt)
+    pages = read_page_table(Path(given[PAGES]))
+    assumes = "; ".join(filter(None, (fmt.assumes, pages.sentence())))
+    translated = replace(fmt, is_virtual=False, outside_advice="", assumes=assumes)
+    return Trace(path, kind, n_bytes, translated, pages)
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

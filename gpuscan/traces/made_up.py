@@ -57,10 +57,8 @@ class MadeUpPages:
             self._pfns[position],
             samples.n_pages,
             samples.weight,
-            n_unresolved=samples.n_unresolved,
-            n_repeated=samples.n_repeated,
-            n_idle=samples.n_idle,
             share=samples.share,
+            **samples.left_out(),
         )
 
     def _position(self, page: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -120,6 +118,6 @@ def _page_by_page(samples: Samples) -> Samples:
         samples.pfn[repeated] + offset,
         np.ones(n_pages, dtype=np.int64),
         samples.weight[repeated],
-        n_idle=samples.n_idle,
+        **samples.left_out(),
         share=None if samples.share is None else samples.share[repeated],
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.base.units import PAGE_SHIFT
-from gpuscan.traces.words import eight, high_zeros, low_zeros
+from gpuscan.traces.words import byte, eight, high_zeros, low_zeros
 
 PAD_BYTES = 16
 """Behind the text, which are looked at and do not count."""
@@ -144,16 +144,16 @@ def _padded_address(text: NDArray[np.uint8], at: int) -> Any:
 @compiled
 def _padded_time(text: NDArray[np.uint8], colon: int) -> Any:
     """Return the time that ends before ``colon`` and where it begins; (-1, 0) where that is none."""
-    if text[colon - 7] == _DOT:
+    if byte(text, colon - 7) == _DOT:
         dot = colon - 7
         digits = (eight(text, colon - 8) ^ _ZEROS) & np.uint64(0xFFFFFFFFFFFF0000)
         if _no_digits(digits):
             return _NONE, 0
         fraction = _eight_decimal(digits) * 1000
-    elif text[colon - 10] == _DOT:
+    elif byte(text, colon - 10) == _DOT:
         dot = colon - 10
         digits = eight(text, colon - 9) ^ _ZEROS
-        last = np.int64(text[colon - 1]) - _ZERO
+        last = np.int64(byte(text, colon - 1)) - _ZERO
         if _no_digits(digits) or last < 0 or last > 9:
             return _NONE, 0
         fraction = _eight_decimal(digits) * 10 + last
@@ -203,20 +203,20 @@ def _padded_line(text: NDArray[np.uint8], start: int, end: int) -> Any:
         return nothing
     heavy = np.int64(1)
     colon = end - _COLUMNS - 1
-    if colon - start >= _BEFORE_TIME and text[colon] == _COLON:
-        if text[colon + 1] != _SPACE:
+    if colon - start >= _BEFORE_TIME and byte(text, colon) == _COLON:
+        if byte(text, colon + 1) != _SPACE:
             return nothing
         heavy = _padded_decimal(text, colon + 2)
         if heavy < 0:
             return nothing
     else:
         colon = end - _FIELD - 2
-        if text[colon] != _COLON or text[colon + 1] != _SPACE:
+        if byte(text, colon) != _COLON or byte(text, colon + 1) != _SPACE:
             return nothing
     where = _padded_address(text, end - _FIELD)
     if where < 0:
         return nothing
-    if text[colon - 7] != _DOT and text[colon - 10] != _DOT:
+    if byte(text, colon - 7) != _DOT and byte(text, colon - 10) != _DOT:
         colon = _colon_before_event(text, start, colon)
         if colon - start < _BEFORE_TIME:
             return nothing
@@ -224,18 +224,18 @@ def _padded_line(text: NDArray[np.uint8], start: int, end: int) -> Any:
     if when < 0:
         return nothing
     close = first - 1
-    if text[close] != _SPACE:
+    if byte(text, close) != _SPACE:
         return nothing
-    while close > start and text[close] == _SPACE:
+    while close > start and byte(text, close) == _SPACE:
         close -= 1
     opening = close - 4
-    if text[close] != _CLOSE or opening < start or text[opening] != _OPEN:
+    if byte(text, close) != _CLOSE or opening < start or byte(text, opening) != _OPEN:
         return nothing
-    hundreds, tens = np.int64(text[close - 3]) - _ZERO, np.int64(text[close - 2]) - _ZERO
-    ones = np.int64(text[close - 1]) - _ZERO
+    hundreds, tens = np.int64(byte(text, close - 3)) - _ZERO, np.int64(byte(text, close - 2)) - _ZERO
+    ones = np.int64(byte(text, close - 1)) - _ZERO
     if not (0 <= hundreds <= 9 and 0 <= tens <= 9 and 0 <= ones <= 9):
         return nothing
-    if opening > start and text[opening - 1] != _SPACE:
+    if opening > start and byte(text, opening - 1) != _SPACE:
         return nothing
     return when, hundreds * 100 + tens * 10 + ones, where, heavy, opening
 
@@ -413,13 +413,13 @@ def parse_lines(
         start = position
         end = start + length
         # As long as the line before: nothing in it is a newline where its CPU begins it.
-        is_guess = end < n_bytes and text[end] == _NEWLINE and text[start] == _OPEN
+        is_guess = end < n_bytes and byte(text, end) == _NEWLINE and byte(text, start) == _OPEN
         if not is_guess:
             end = _newline_from(text, start)
             length = end - start
-            while start < end and _is_blank(text[start]):
+            while start < end and _is_blank(byte(text, start)):
                 start += 1
-            if start == end or text[start] == _HASH:
+            if start == end or byte(text, start) == _HASH:
                 n_lines += 1
                 position = end + 1
                 continue

@@ -1,13 +1,14 @@
 """The bytes of a trace, piece by piece: as they are, or inflated where the file is compressed.
 
 A few bytes may hold gigabytes, so no more is inflated at once than was asked for, and text of very many times
-the size of its file is refused: gzip makes at most 1,032 times of it, and of the traces that are read hardly
-100.
+the size of its file is refused: gzip makes at most 1,032 times of it, Zstandard any number, and of the traces
+that are read hardly 100. gzip, zlib, xz and bzip2 are Python's own, Zstandard and LZ4 are Arrow's.
 """
 
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import os
 import zlib
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from gpuscan.base.errors import InputError
 from gpuscan.base.units import format_bytes
 from gpuscan.files.reading import open_file
 
@@ -27,8 +29,12 @@ _FREE_BYTES = 64 << 20
 """So much may come of any file."""
 _RATIO_MAX = 400
 _ENDS = "the compressed record ends in this line of its text; copy it again whole"
+_BREAKS = "the compressed record breaks in or after this line of its text; copy it again whole"
+_TOO_MUCH = "what it was compressed with takes too much memory to inflate; unpack it yourself if it is sound"
 _MAGIC_BYTES = 8
 """Enough for any of :data:`_MAGIC`."""
+_SKIPPED = 0x184D2A5
+"""Upper bits of the magic number of a frame that is passed over (RFC 8878); pzstd begins with one."""
 _XZ_BYTES = 256 << 20
 """Memory for a dictionary of xz; -9 takes 65 MiB."""
 
@@ -44,6 +50,18 @@ class Readable(Protocol):
         """Fill ``place`` with what is next; return how many bytes that were, 0 at the end."""
 
 
+class _Unpacking(Protocol):
+    """What inflates a file."""
+
+    def next(self, n_bytes: int) -> bytes | None:
+        """Return up to ``n_bytes`` more, maybe none for now; None at the end.
+
+        Raises:
+            PackedError: the file breaks or ends here.
+            OSError: the system refused it.
+        """
+
+
 class Pieces:
     """The text of a file, from its beginning.
 
@@ -54,10 +72,8 @@ class Pieces:
 
     def __init__(self, fd: int, on_read: Callable[[int], None]) -> None:
         self._fd, self._on_read = fd, on_read
-        start = os.pread(fd, _MAGIC_BYTES, 0)
-        self._make = _unpacker(start)
-        self._unpack: Any = self._make() if self._make is not None else None
-        self._packed = b""
+        make = _unpacking(os.pread(fd, _MAGIC_BYTES, 0))
+        self._unpacking: _Unpacking | None = None if make is None else make(self._read)
         self._n_read = self._n_given = 0
 
     def readinto(self, place: memoryview) -> int:
@@ -67,39 +83,64 @@ class Pieces:
             PackedError: a compressed file breaks or ends here, or inflates beyond measure.
             OSError: the system refused it.
         """
-        if self._unpack is None:
+        if self._unpacking is None:
             n_bytes = os.readv(self._fd, [place])
             self._on_read(n_bytes)
             return n_bytes
         while True:
-            part = self._next(len(place))
+            part = self._unpacking.next(len(place))
             if part is None:
                 return 0
+            self._n_given += len(part)
+            if self._n_given > max(_FREE_BYTES, _RATIO_MAX * self._n_read):
+                raise PackedError(
+                    f"{format_bytes(self._n_read)} inflate to more than {format_bytes(self._n_given)}, which "
+                    "no trace does; unpack it yourself if it is sound"
+                )
             if part:
                 place[: len(part)] = part
                 return len(part)
 
-    def _next(self, n_bytes: int) -> bytes | None:
-        """Return up to ``n_bytes`` more, maybe none for now; None at the end."""
-        if self._unpack.eof:
-            behind = self._unpack.unused_data
-            while len(behind) < _MAGIC_BYTES and (more := self._read()):
-                behind += more
-            if not behind:
-                return None
-            make = _unpacker(behind)
-            if make is None or make is not self._make or make is zlib.decompressobj:
-                raise PackedError("something follows the end of the compressed record; copy it again whole")
-            self._unpack, self._packed = make(), behind  # gzip and others: one after the other
+    def close(self) -> None:
+        """Let go of what inflates. Arrow holds what it reads from, which is this: nobody else ends that."""
+        self._unpacking = None
+
+    def _read(self, n_bytes: int) -> bytes:
+        read = os.read(self._fd, n_bytes)
+        self._n_read += len(read)
+        self._on_read(len(read))
+        return read
+
+
+_Read = Callable[[int], bytes]
+
+
+class _OfPython:
+    """Inflates by what Python has: gzip, xz and bzip2, of which several may follow each other, and zlib.
+
+    Args:
+        make: what makes an object that inflates one of them.
+        read: gives up to so many bytes of the file.
+    """
+
+    def __init__(self, make: Callable[[], Any], read: _Read) -> None:
+        self._make, self._read = make, read
+        self._unpack, self._packed = make(), b""
+
+    def next(self, n_bytes: int) -> bytes | None:
+        """See :class:`_Unpacking`."""
+        if self._unpack.eof and not self._begins_anew():
+            return None
         try:
             if isinstance(self._unpack, (lzma.LZMADecompressor, bz2.BZ2Decompressor)):
-                data = self._read() if self._unpack.needs_input and not self._packed else self._packed
-                self._packed = b""
+                data = b""
+                if self._packed or self._unpack.needs_input:
+                    data, self._packed = self._packed or self._read(_READ_BYTES), b""
                 if self._unpack.needs_input and not data:
                     raise PackedError(_ENDS)
                 part: bytes = self._unpack.decompress(data, n_bytes)
             else:
-                data = self._packed or self._read()
+                data = self._packed or self._read(_READ_BYTES)
                 part = self._unpack.decompress(data, n_bytes)
                 self._packed = self._unpack.unconsumed_tail
                 if not data and not part and not self._unpack.eof:
@@ -107,26 +148,74 @@ class Pieces:
         except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            raise PackedError(
-                "the compressed record breaks in or after this line of its text; copy it again whole"
-            ) from error
-        self._n_given += len(part)
-        if self._n_given > max(_FREE_BYTES, _RATIO_MAX * self._n_read):
-            raise PackedError(
-                f"{format_bytes(self._n_read)} inflate to more than {format_bytes(self._n_given)}, which no "
-                "trace does; unpack it yourself if it is sound"
-            )
+            raise PackedError(_TOO_MUCH if "usage limit" in str(error) else _BREAKS) from error
         return part
 
-    def _read(self) -> bytes:
-        read = os.read(self._fd, _READ_BYTES)
-        self._n_read += len(read)
-        self._on_read(len(read))
-        return read
+    def _begins_anew(self) -> bool:
+        """Whether another follows the one that has ended."""
+        behind = self._unpack.unused_data
+        while len(behind) < _MAGIC_BYTES and (more := self._read(_READ_BYTES)):
+            behind += more
+        if not behind:
+            return False
+        if self._make is zlib.decompressobj or _maker(behind) is not self._make:
+            raise PackedError("something follows the end of the compressed record; copy it again whole")
+        self._unpack, self._packed = self._make(), behind
+        return True
 
 
-def _unpacker(start: bytes) -> Callable[[], Any] | None:
-    """Return what makes an unpacker for a file that begins like this, None where it is not compressed."""
+class _File(io.RawIOBase):
+    """What Arrow reads from."""
+
+    def __init__(self, read: _Read) -> None:
+        super().__init__()
+        self._read = read
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        return self._read(min(n_bytes, _READ_BYTES) if n_bytes >= 0 else _READ_BYTES)
+
+
+class _OfArrow:
+    """Inflates by what Arrow has: frames one after the other, of windows of up to 128 MiB.
+
+    Args:
+        codec: Arrow's name of it.
+        read: gives up to so many bytes of the file.
+    """
+
+    def __init__(self, codec: str, read: _Read) -> None:
+        import pyarrow as pa  # 0.1 s, and few traces are compressed like that
+
+        self._stream = pa.CompressedInputStream(pa.PythonFile(_File(read), "r"), codec)
+
+    def next(self, n_bytes: int) -> bytes | None:
+        """See :class:`_Unpacking`."""
+        try:
+            part: bytes = self._stream.read(n_bytes)
+        except OSError as error:
+            if error.errno:
+                raise
+            why = str(error)
+            if "Truncated" in why:
+                raise PackedError(_ENDS) from error
+            raise PackedError(_TOO_MUCH if "too much memory" in why else _BREAKS) from error
+        return part or None
+
+
+def _unpacking(start: bytes) -> Callable[[_Read], _Unpacking] | None:
+    """Return what makes the unpacking of a file that begins like this, None where it is not compressed."""
+    make = _maker(start)
+    if make is not None:
+        return lambda read: _OfPython(make, read)
+    codec = "zstd" if int.from_bytes(start[:4], "little") >> 4 == _SKIPPED else _OF_ARROW.get(start[:4])
+    return None if codec is None else lambda read: _OfArrow(codec, read)
+
+
+def _maker(start: bytes) -> Callable[[], Any] | None:
+    """Return what makes an object of Python that inflates what begins like this, None where there is none."""
     if len(start) > 1 and start[0] == _ZLIB and int.from_bytes(start[:2], "big") % 31 == 0:
         return zlib.decompressobj
     for magic, make in _MAGIC.items():
@@ -149,6 +238,8 @@ _MAGIC: dict[bytes, Callable[[], Any]] = {
     b"BZh": bz2.BZ2Decompressor,
 }
 """By their first bytes (magic numbers of gzip, xz and bzip2)."""
+_OF_ARROW = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+"""The same of Zstandard and LZ4."""
 
 
 @contextmanager
@@ -161,7 +252,27 @@ def open_pieces(path: Path, on_read: Callable[[int], None]) -> Iterator[Pieces]:
     """
     fd = open_file(path)
     try:
-        yield Pieces(fd, on_read)
+        pieces = Pieces(fd, on_read)
+        try:
+            yield pieces
+        finally:
+            pieces.close()
+    finally:
+        os.close(fd)
+
+
+def check_plain(path: Path) -> None:
+    """Refuse a compressed file of a format that is not read from its beginning on.
+
+    Raises:
+        InputError: it is compressed.
+        UnfitError: it is no regular file.
+        OSError: it cannot be opened or read.
+    """
+    fd = open_file(path)
+    try:
+        if _unpacking(os.pread(fd, _MAGIC_BYTES, 0)) is not None:
+            raise InputError(f"{path} is compressed, and is not read from its beginning on; unpack it first")
     finally:
         os.close(fd)
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN_CPU = -1
 """The trace does not say which CPU accessed the pages."""
+LEFT_OUT = {
+    "n_unresolved": "at physical address 0",
+    "n_repeated": "lines that say an access once more",
+    "n_idle": "not accessed",
+    "n_unmapped": "at addresses without a page in the page table",
+}
+"""Why samples are left out of a trace as it is read, by the attribute that counts them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +35,7 @@ class Samples:
             resolve it.
         n_repeated: samples left out because they say an access once more.
         n_idle: regions left out because nothing accessed them.
+        n_unmapped: samples left out because the page table that was given has none of their pages.
         share: float64[n], in which part of its looks a region was accessed, NaN where nobody says; None for
             sampled accesses.
         highest_pfn: where the highest region begins, those left out too; -1 without regions.
@@ -40,6 +49,7 @@ class Samples:
     n_unresolved: int = 0
     n_repeated: int = 0
     n_idle: int = 0
+    n_unmapped: int = 0
     highest_pfn: int = -1
     share: NDArray[np.float64] | None = None
 
@@ -59,13 +69,11 @@ class Samples:
 
     def with_counts_of(self, other: Samples) -> Samples:
         """Return these samples with what was left out of others."""
-        return replace(
-            self,
-            n_unresolved=other.n_unresolved,
-            n_repeated=other.n_repeated,
-            n_idle=other.n_idle,
-            highest_pfn=other.highest_pfn,
-        )
+        return replace(self, **other.left_out(), highest_pfn=other.highest_pfn)
+
+    def left_out(self) -> dict[str, Any]:
+        """Return how many were left out, by the keys of :data:`LEFT_OUT`."""
+        return {name: getattr(self, name) for name in LEFT_OUT}
 
     @classmethod
     def joined(cls, parts: Sequence[Samples]) -> Samples:
@@ -82,9 +90,7 @@ class Samples:
             np.concatenate([part.pfn for part in parts])[order],
             np.concatenate([part.n_pages for part in parts])[order],
             np.concatenate([part.weight for part in parts])[order],
-            n_unresolved=sum(part.n_unresolved for part in parts),
-            n_repeated=sum(part.n_repeated for part in parts),
-            n_idle=sum(part.n_idle for part in parts),
+            **{name: sum(getattr(part, name) for part in parts) for name in LEFT_OUT},
             highest_pfn=max(part.highest_pfn for part in parts),
             share=np.concatenate(shares)[order] if shares else None,
         )

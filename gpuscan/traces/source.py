@@ -30,16 +30,19 @@ from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.topology import Topology
 from gpuscan.traces import UNKNOWN_CPU, Samples, Trace
 from gpuscan.traces.made_up import RULE, MadeUpPages
+from gpuscan.traces.samples import LEFT_OUT
 
 _NOWHERE = -1
 _ANOTHER_MACHINE = "give the machine it was recorded on with --topology, or --machine for a captured one"
+_IS_PHYSICAL = (
+    "addresses are taken for physical ones, but accesses where the machine has no memory are a sign of a "
+    "process's own"
+)
 _CHUNK_PAGES = 1 << 20
 """Pages of regions that are looked at at once."""
 
 _LEFT_OUT = {
-    "unresolved": "at physical address 0",
-    "repeated": "lines that say an access once more",
-    "idle": "not accessed",
+    **{name.removeprefix("n_"): why for name, why in LEFT_OUT.items()},
     "light": "below source.min_weight",
     "rare": "accessed in a smaller share of its looks than source.min_share",
     "unknown_cpu": "from a CPU that the machine does not have",
@@ -76,6 +79,8 @@ class Survey:
         )
         of_format = self.trace.format
         assumed = [of_format.assumes, RULE if of_format.is_virtual else ""]
+        if of_format.outside_advice and self.left_out["outside"]:
+            assumed.append(_IS_PHYSICAL)
         taken = "".join(f"; {assumption}" for assumption in assumed if assumption)
         return f"trace {self.trace.path.name}: {kept}; left out: {self.reasons() or 'none'}{taken}"
 
@@ -141,11 +146,13 @@ def survey(
 
 def _remedy(trace: Trace, left_out: Counter[str]) -> str:
     """Return what to do where all samples were left out."""
+    if left_out["unmapped"]:
+        return "give the page table of the process that was recorded, as it was at that time"
     if left_out["outside"]:
         return _ANOTHER_MACHINE + trace.format.outside_advice
-    for name, setting in (("rare", "source.min_share"), ("light", "source.min_weight")):
+    for name, setting in (("rare", "source.min_share=0%"), ("light", "source.min_weight=0")):
         if left_out[name]:
-            return f"--set {setting}=0 keeps those"
+            return f"--set {setting} keeps those"
     return "record it again" if left_out["idle"] and not left_out["unknown_cpu"] else _ANOTHER_MACHINE
 
 
@@ -214,7 +221,8 @@ class TraceSource:
     Adds to the machine's metrics: ``accesses``, ``accesses_fast``, ``accesses_local`` (as
     :meth:`SimulatedMachine.run`, of the trace; a region counts once per page and snapshot);
     ``samples_unresolved`` (physical address 0), ``samples_repeated`` (another line of the same access),
-    ``samples_idle`` (regions without an access), ``samples_light`` (below ``min_weight``),
+    ``samples_idle`` (regions without an access), ``samples_unmapped`` (no page in the page table that was
+    given), ``samples_light`` (below ``min_weight``),
     ``samples_rare`` (below ``min_share``), ``samples_unknown_cpu``, ``samples_outside`` (not in the
     machine's memory); of the pages accessed: ``pages_unmovable`` (no folio of the machine),
     ``pages_no_target``, ``pages_at_home``, ``pages_top_tier`` (with ``only_lower_tier``) and ``marks``.
@@ -379,9 +387,7 @@ class _Reader:
         """Return the samples that count."""
         if self._made_up is not None:
             samples = self._made_up.mapped(samples)
-        self.left_out["unresolved"] += samples.n_unresolved
-        self.left_out["repeated"] += samples.n_repeated
-        self.left_out["idle"] += samples.n_idle
+        self.left_out.update({name.removeprefix("n_"): n for name, n in samples.left_out().items()})
         inside = self._touches_memory(samples)
         samples = self._leave_out("outside", ~inside, samples)
         unknown = (samples.cpu != UNKNOWN_CPU) & (self.nids(samples.cpu) == _NOWHERE)

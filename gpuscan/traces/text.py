@@ -19,13 +19,13 @@ BLOCK_BYTES = 1 << 20
 LINE_BYTES_MAX = 1 << 16
 _SHOWN = 60
 _N_SNIFFED = 8
-_PID_SHIFT = 40
+PID_SHIFT = 40
 """Below: virtual pages of one process; 52 bits of address. Above: its PID, of 22 bits (PID_MAX_LIMIT)."""
 
 
 def page_of(pid: int, address: int) -> int:
     """Return one number for a virtual page of a process, of those below 2**52."""
-    return pid << _PID_SHIFT | (address >> PAGE_SHIFT) & ((1 << _PID_SHIFT) - 1)
+    return pid << PID_SHIFT | (address >> PAGE_SHIFT) & ((1 << PID_SHIFT) - 1)
 
 
 def lines_of(path: Path, on_read: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:

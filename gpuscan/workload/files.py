@@ -29,8 +29,8 @@ from gpuscan.workload.producer_model import Producer, table_names
 
 __all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_text", "builtin_workloads", "load_workload"]
 
-_FILES = (("topology", "machine", names_file), ("source", "trace", bool))
-"""Tables and keys whose value is a path, if it is one: in a workload file it is relative to that file."""
+_FILES = (("topology.machine", names_file), ("source.trace", bool), ("source.given.pages", bool))
+"""Keys whose value is a path, if it is one: in a workload file it is relative to that file."""
 
 
 def builtin_workloads() -> list[tuple[str, str]]:
@@ -84,10 +84,18 @@ def with_paths(document: dict[str, Any], locate: Callable[[str], Path]) -> dict[
     What is no table or no string, as in a document that is not checked yet, stays as it is.
     """
     found = dict(document)
-    for table, key, names_a_file in _FILES:
-        value = found[table].get(key) if isinstance(found.get(table), dict) else None
-        if isinstance(value, str) and names_a_file(value):
-            found[table] = {**found[table], key: str(locate(value))}
+    for key, names_a_file in _FILES:
+        *tables, name = key.split(".")
+        at = found
+        for table in tables:
+            if not isinstance(at.get(table), dict):
+                break
+            at[table] = dict(at[table])
+            at = at[table]
+        else:
+            value = at.get(name)
+            if isinstance(value, str) and names_a_file(value):
+                at[name] = str(locate(value))
     return found
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from gpuscan.base.arguments import instance
 from gpuscan.base.errors import InputError, TopologyError
@@ -112,12 +112,19 @@ class Process(Model):
         return self
 
 
+def _as_text(value: Any) -> Any:
+    """Return a number as it is written on a command line."""
+    return str(value) if type(value) is int else value
+
+
 class Source(Model):
     """Where accesses come from: the workload's processes, or with ``kind = "trace"`` a recorded trace, see
-    :class:`gpuscan.traces.source.TraceSource`."""
+    :class:`gpuscan.traces.source.TraceSource`; ``given`` is what its file does not say,
+    :mod:`gpuscan.traces.given`."""
 
     kind: Literal["processes", "trace"] = "processes"
     trace: str = ""
+    given: dict[str, Annotated[str, BeforeValidator(_as_text)]] = Field({})
     min_weight: Annotated[int, Field(ge=0, lt=2**62)] = 0
     min_share: Share = 0.5
 
@@ -125,6 +132,8 @@ class Source(Model):
     def _has_a_trace(self) -> Self:
         if (self.kind == "trace") != bool(self.trace):
             raise ValueError("kind = 'trace' and a file in trace go together; give both or neither")
+        if self.given and not self.trace:
+            raise ValueError("given says something of a trace, and there is none; leave it out")
         return self
 
 

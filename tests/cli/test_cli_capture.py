@@ -20,7 +20,7 @@ def captured(monkeypatch):
     """Let capture find a captured machine."""
     host = small_host()
 
-    def capture(progress):
+    def capture(progress, with_cgroups):
         n_pages = host.topology.page_map.n_present_pages
         progress(n_pages // 2, n_pages)
         progress(n_pages, n_pages)
@@ -55,7 +55,9 @@ def test_an_existing_snapshot_stops_it_before_the_capture(captured, tmp_path, ca
     path = tmp_path / "a.zarr"
     assert main(["capture", str(path)]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(procfs, "capture", lambda progress: pytest.fail("it captured all the same"))
+    monkeypatch.setattr(
+        procfs, "capture", lambda progress, with_cgroups: pytest.fail("it captured all the same")
+    )
     assert main(["capture", str(path)]) == 2
     assert "holds an earlier result; give another place, or --force" in capsys.readouterr().err
 
@@ -96,6 +98,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(captured, tmp_path, caps
 
 @pytest.mark.parametrize("command", [["capture"], ["compare", "--memory", "1GiB", "--out"], ["run", "--out"]])
 def test_a_place_that_cannot_be_written_is_refused_at_once(command, capsys, monkeypatch):
-    monkeypatch.setattr(procfs, "capture", lambda progress: pytest.fail("it captured all the same"))
+    monkeypatch.setattr(
+        procfs, "capture", lambda progress, with_cgroups: pytest.fail("it captured all the same")
+    )
     assert main([*command, "/proc/nothing-goes-here"]) == 2
     assert "cannot write /proc/nothing-goes-here: No such file" in capsys.readouterr().err

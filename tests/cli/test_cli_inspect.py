@@ -45,6 +45,17 @@ PFN {far} type Unmovable Block 8 type Movable Flags 0x17ffffc0000000()
 """
 
 
+def vmcore(elf_type: int = 4, note: bytes = b"VMCOREINFO\0") -> bytes:
+    """Return the beginning of a dump: an ELF header, and the note that says which kernel it is of."""
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + elf_type.to_bytes(2, "little") + bytes(46)
+    return (
+        header
+        + note
+        + b"\0OSRELEASE=6.12.95\nPAGESIZE=4096\nSYMBOL(x)=1\nCRASHTIME=1767225600\n"
+        + bytes(999)
+    )
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return one file of each kind."""
@@ -66,15 +77,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     (place / "result/report.json").write_text('{"schema": 1, "kind": "run", "notes": ["one"]}')
     near, far = (machine.node(nid).zones[-1].present[0][0] for nid in (0, 2))
+    (place / "pages.csv").write_text("virtual_page,pfn\n1,2\n")
     (place / "numa_maps").write_text(NUMA_MAPS)
     (place / "page_owner.txt").write_text(PAGE_OWNER.format(near=near, far=far))
+    (place / "vmcore").write_bytes(vmcore())
     return {
+        "memory-dump": place / "vmcore",
         "numa-maps": place / "numa_maps",
         "page-owner": place / "page_owner.txt",
         "snapshot": HOST,
         "checkpoint": DATA / "checkpoint",
         "plan": place / "result/plan.parquet",
         "heat-map": place / "result/map.parquet",
+        "page-table": place / "pages.csv",
         "table": place / "result/series.parquet",
         "machine": place / "machine.toml",
         "workload": place / "workload.toml",
@@ -182,3 +197,18 @@ def test_page_state(files: dict[str, Path], capsys: pytest.CaptureFixture[str], 
     damaged.write_text(NUMA_MAPS + "nothing\n")
     assert main(["inspect", str(damaged)]) == 2
     assert "numa_maps:5: the line is none of numa_maps" in capsys.readouterr().err
+
+
+def test_a_dump_of_memory_says_of_which_kernel(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    document = inspected(capsys, str(files["memory-dump"]))
+    assert document["vmcoreinfo"] == {"OSRELEASE": "6.12.95", "PAGESIZE": "4096", "CRASHTIME": "1767225600"}
+    (command,) = (entry["command"] for entry in document["commands"])
+    assert command.startswith("gpuscan capture OUT.zarr --core ")
+    (tmp_path / "flat").write_bytes(b"KDUMP   " + bytes(999))
+    assert inspected(capsys, str(tmp_path / "flat"))["kind"] == "memory-dump"
+    for other in (vmcore(elf_type=2), vmcore(note=b"CORE\0")):  # a program, a process
+        (tmp_path / "other").write_bytes(other)
+        assert main(["inspect", str(tmp_path / "other")]) == 2
+        assert "dump" not in capsys.readouterr().out

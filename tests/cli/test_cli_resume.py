@@ -286,6 +286,24 @@ def test_a_trace_must_be_the_one_it_was(here: Path, capsys: pytest.CaptureFixtur
     assert timeless(asked(capsys, "resume", "state")) == timeless(whole)
 
 
+def test_a_page_table_must_be_the_one_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = resolve_topology("two-socket-cxl", 512 << 20).node(2).zones[0].present[0][0]
+    pages = "".join(f"{100_000 + page},{first + page}\n" for page in range(1000))
+    lines = [f"{page * 900},{(100_000 + page) << 12}\n" for page in range(1000)]
+    (here / "mem.csv").write_text("time_us,virtual_address\n" + "".join(lines))
+    (here / "pages.csv").write_text(f"virtual_page,pfn\n{pages}")
+    args = ("--trace", "mem.csv", "--given", "pages=pages.csv", "--memory", "512MiB")
+    whole = asked(capsys, "run", *args)
+    assert whole["ledger"]["migrated"]
+    crashed(5, *args)
+    (here / "pages.csv").write_text("virtual_page,pfn\n" + pages.replace("100000,", "7,"))
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    assert "pages.csv was changed since the run began; bring it back" in capsys.readouterr().err
+    (here / "pages.csv").write_text(f"virtual_page,pfn\n{pages}")
+    assert timeless(asked(capsys, "resume", "state")) == timeless(whole)
+
+
 def test_a_captured_machine_must_be_the_one_it_was(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_host().write(here / "host.zarr")
     args = ("host.zarr", "--split-cxl", "50%", "--ticks", "9")

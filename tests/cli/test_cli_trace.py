@@ -101,6 +101,107 @@ def test_a_damo_record_on_a_captured_machine(tmp_path: Path, capsys: pytest.Capt
     assert metrics["marks"] == metrics["accesses"] - metrics["pages_at_home"]
 
 
+SMALL_CXL = """
+[[nodes]]
+nid = 0
+kind = "cxl"
+[[nodes.zones]]
+name = "Normal"
+present = [[1048576, 1179648]]
+[[nodes]]
+nid = 1
+cpus = "0-63"
+[[nodes.zones]]
+name = "Normal"
+present = [[2097152, 2228224]]
+"""
+SPE_EVENTS = ("l1d-miss", "l1d-access", "llc-access", "tlb-access", "remote-access", "memory")
+TRACEPOINT = (
+    "  kdamond.0  4000 [000]  820.{us:06d}: damon:damon_aggregated: "
+    "target_id=0 nr_regions=2 {start}-{end}: {n} 5\n"
+)
+NEAR, FAR = 1 << 32, (1 << 32) + (400 << 20)
+
+
+def regions_of(*rows: tuple[int, int, int]) -> str:
+    """Return text of DAMON's tracepoint of regions of (start, end, accesses)."""
+    return "".join(
+        TRACEPOINT.format(us=place, start=start, end=end, n=n) for place, (start, end, n) in enumerate(rows)
+    )
+
+
+def record_of(*rows: tuple[int, int, int]) -> str:
+    """Return a record of damo that does not say its intervals, of the same."""
+    regions = [{"start": start, "end": end, "nr_accesses": {"samples": n}} for start, end, n in rows]
+    return json.dumps([{"intervals": None, "snapshots": [{"end_time": 1, "regions": regions}]}])
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "requested", "says"),
+    [
+        # An access that Arm SPE says as six events is one, also with all that perf can print beside it.
+        (
+            "".join(
+                f"    stream  77/78  [034]  5496.{ns:09d}:          1 {event:>14}: {12:16d} {FAR + 64:16x}\n"
+                for ns in (733_475_120,)
+                for event in SPE_EVENTS
+            ),
+            ("producer.mark=record",),
+            0,
+            "1 sample over 0 ns on 1 page; left out: 5 lines that say an access once more",
+        ),
+        # A period before an event's name is no weight.
+        (
+            "".join(
+                f"stream 77 [003]  1.{us:06d}: {100_003:10d}      mem-loads: {FAR + (us << 12):16x}\n"
+                for us in range(3)
+            ),
+            (),
+            3,
+            "3 samples over 2 us on 3 pages",
+        ),
+        # Regions that few looks found accessed, where the text does not say how many looks there were.
+        (regions_of((NEAR, FAR, 2), (FAR, FAR + (1 << 20), 20)), (), 256, "aggregations of 20 looks"),
+        (
+            record_of((NEAR, FAR, 2), (FAR, FAR + (1 << 20), 20)),
+            (),
+            256,
+            "as many looks as the most accessed",
+        ),
+        # A process whose stack lies where this machine has a hole, since it has 32 bits.
+        (
+            record_of((FAR, FAR + (1 << 20), 20), (0xFFF0_0000, 0xFFFF_0000, 3)),
+            (),
+            256,
+            "physical ones, but accesses where the machine has no memory are a sign of a process's own",
+        ),
+    ],
+)
+def test_what_formats_say_in_other_words(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    settings: tuple[str, ...],
+    requested: int,
+    says: str,
+) -> None:
+    (tmp_path / "m.toml").write_text(SMALL_CXL)
+    (tmp_path / "t").write_text(text)
+    options = [word for setting in settings for word in ("--set", setting)]
+    document = run_json(
+        capsys, "--trace", str(tmp_path / "t"), "--machine", str(tmp_path / "m.toml"), *options
+    )
+    assert document["ledger"]["requested"] == requested
+    assert says in document["notes"][0]
+
+
+def test_the_tracepoint_of_a_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.toml").write_text(SMALL_CXL)
+    (tmp_path / "t").write_text(regions_of((NEAR, FAR, 20), (1 << 47, (1 << 47) + 4096, 0)))
+    said = refused(capsys, "--trace", str(tmp_path / "t"), "--machine", str(tmp_path / "m.toml"))
+    assert "a region begins at 128 TiB, and the memory of 'm' ends at" in said
+
+
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert main(["run", *args, "--device", "cpu", "--quiet"]) == 2
     out, err = capsys.readouterr()

@@ -46,7 +46,9 @@ from gpuscan.report.built_in.run import plot_of_nodes
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
+from gpuscan.snapshot.cgroups import PageCgroups, shares
 from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.snapshot.struct_pages import FLAG_NAMES, PageLayout, page_words
 from gpuscan.store.plan_file import PlanRows, PlanWriter, parse_rows, read_plans
 from gpuscan.store.single import Store
 from gpuscan.topology import MemoryKind, Topology
@@ -54,12 +56,13 @@ from gpuscan.topology.resolve import resolve_topology
 from gpuscan.topology.toml import from_toml, to_toml
 from gpuscan.traces import open_trace
 from gpuscan.traces.catalogue import TRACES
+from gpuscan.traces.page_table_file import write_page_table
 from gpuscan.traces.source import survey
 from gpuscan.workload.files import load_workload
 from machines import node, tiered
 from plans import make_plan
 from runs import Case
-from trace_texts import CASES
+from trace_texts import CASES, lz4, zstd
 
 _DISTANCE = np.array([[10, 20], [20, 10]], dtype=np.uint8)
 _SPARSE_BYTES = 10 << 30
@@ -151,8 +154,9 @@ class SnapshotTarget:
             np.array([0, 1 << 5, 1 << 5 | 1 << 12, 1 << 10, 1 << 15], dtype=np.uint64), n_pages
         )
         counts = rng.integers(0, 3, n_pages).astype(np.uint32)
+        cgroups = PageCgroups(("none", "/", "/a"), rng.integers(0, 3, n_pages).astype(np.uint16))
         self.good = Snapshot(
-            machine, flags, counts, "6.18", 250, True, "2026-01-01T00:00:00+00:00", ("a note",)
+            machine, flags, counts, "6.18", 250, True, "2026-01-01T00:00:00+00:00", ("a note",), cgroups
         )
         self.good.write(directory / "a.zarr")
         self.tree = Tree(directory / "a.zarr")
@@ -201,7 +205,35 @@ class SnapshotTarget:
     def read(self, rng: random.Random) -> None:
         snapshot = Snapshot.read(self.tree.path)
         if rng.random() < 0.1:
-            snapshot.zone_pages(snapshot.frames())
+            frames = snapshot.frames()
+            snapshot.zone_pages(frames)
+            if snapshot.cgroups is not None:
+                shares(snapshot.cgroups, frames)
+
+
+class StructPagesTarget:
+    """The kernel's records of pages in a dump of memory, under layouts of other kernels."""
+
+    def __init__(self, directory: Path) -> None:
+        with np.load(Path(__file__).parents[1] / "data/struct_pages.npz") as data:
+            self.raw: bytes = data["raw"][:512].tobytes()
+
+    def attempt(self, rng: random.Random) -> None:
+        offsets = {
+            name: rng.choice((0, 8, 24, 40, 48, 56))
+            for name in ("flags", "compound_head", "mapping", "mapcount", "private", "memcg_data")
+        }
+        layout = PageLayout(
+            size=64,
+            **offsets,
+            entire_mapcount=rng.choice((None, 84, 20, 1000)),
+            bits={name: rng.randrange(64) for name in rng.sample(FLAG_NAMES, rng.randrange(len(FLAG_NAMES)))},
+            types={"buddy": rng.choice((0xF0000000, 0xFFFFFF7F)), "slab": 0xF5000000},
+        )
+        raw = mutate.in_bytes(rng, self.raw)
+        address = rng.choice((0xFFFFFB4D40000000 + 64 * 256, 0, 1 << 63, (1 << 64) - 64))
+        found = page_words(raw, address, layout)
+        assert len(found.flags) == len(found.mapcounts) == len(found.memcg) == len(raw) // 64
 
 
 def _two_nodes() -> Topology:
@@ -619,6 +651,14 @@ class TraceTarget:
         texts += [("comma-separated", text.encode()) for text in _TABLES]
         texts.append(("parquet", self._parquet()))
         self.good = [text for name, text in texts if kind in ("", name)]
+        pages = directory / "pages.csv"
+        pages.write_text("virtual_address,pfn,n_pages\n0x1ffefff000,700,9\n0x100000000,0,65536\n")
+        lists = {"unit": "64KiB", "base": "0x8000000", "epoch": "1ms"}
+        interleaved = {**lists, "ways": "3", "granularity": "4KiB", "way": "1"}
+        by_table: dict[str, str] = {"pages": str(pages)}
+        self.given = {"": [{}, {}, by_table, lists], "cxl-hmu": [lists, interleaved]}.get(
+            kind, [{}, by_table]
+        )
 
     def _parquet(self) -> bytes:
         sink = pa.BufferOutputStream()
@@ -638,11 +678,39 @@ class TraceTarget:
         elif rng.random() < 0.85:
             data = mutate.in_bytes(rng, data * rng.choice((1, 1, 1, 3)))
         else:
-            pack = rng.choice((gzip.compress, zlib.compress, bz2.compress, _xz))
+            pack = rng.choice((gzip.compress, zlib.compress, bz2.compress, _xz, zstd, lz4))
             data = pack(data)
             data = mutate.in_bytes(rng, data)
         self.path.write_bytes(data)
-        survey(open_trace(self.path), self.machine)
+        survey(open_trace(self.path, rng.choice(self.given)), self.machine)
+
+
+class PageTableTarget:
+    """Page tables as CSV and Parquet, plain and compressed; a trace is read by what is taken."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path, self.trace = directory / "pages", directory / "trace"
+        self.trace.write_text(CASES["memtierd"].text)
+        part = {"pid": [7, 4711], "virtual_page": [5, 0x7F0000001], "pfn": [50, 40], "n_pages": [2, 1]}
+        columns = {name: np.array(values, dtype=np.int64) for name, values in part.items()}
+        self.good = [b"virtual_address,address\n0x7f0000001000,4096\n0x9000,8192\n# end\n"]
+        for name in ("a.csv", "a.parquet"):
+            write_page_table(directory / name, [columns])
+            self.good.append((directory / name).read_bytes())
+
+    def attempt(self, rng: random.Random) -> None:
+        data = rng.choice(self.good)
+        if data[:4] == b"PAR1" and rng.random() < 0.5:
+            split = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+            footer = mutate.in_bytes(rng, data[split:-8])
+            data = data[:split] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+        else:
+            data = mutate.in_bytes(rng, data)
+        if rng.random() < 0.1:
+            data = mutate.in_bytes(rng, rng.choice((gzip.compress, zstd, lz4))(data))
+        self.path.write_bytes(data)
+        for samples in open_trace(self.trace, {"pages": str(self.path)}).blocks():
+            assert int(samples.n_pages.sum()) <= 2
 
 
 def _xz(data: bytes) -> bytes:
@@ -664,6 +732,7 @@ _TABLES = [
 
 TARGETS: dict[str, Any] = {
     "snapshot": SnapshotTarget,
+    "struct-pages": StructPagesTarget,
     "checkpoint": CheckpointTarget,
     "shard-log": ShardLogTarget,
     "plan": PlanTarget,
@@ -673,6 +742,7 @@ TARGETS: dict[str, Any] = {
     "topology": TopologyTarget,
     **MACHINE_TARGETS,
     "trace": TraceTarget,
+    "page-table": PageTableTarget,
 }
 TRACE_TARGETS = {f"trace-{name}": one_format(name) for name in TRACES.names if name != "perf-data"}
 """One format each, to be run by hand."""

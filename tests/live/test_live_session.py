@@ -543,6 +543,68 @@ def test_a_capture_marks_nothing_of_a_process_that_has_ended(tmp_path, sleeper, 
     assert "30 s" not in hot
 
 
+GIVES_BACK = """
+import mmap
+memory = [mmap.mmap(-1, 4 << 20) for _ in range(2)]
+for each in memory:
+    each.write(b"x" * len(each))
+print("ready", flush=True)
+input()
+memory.pop().close()
+print("gone", flush=True)
+input()
+"""
+
+
+@needs_root
+def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
+    """It goes on, and its frames are another's."""
+    from gpuscan.live import capture as capture_module
+    from gpuscan.monitors.built_in.kpageflags import ReferencedFlags
+    from gpuscan.monitors.touched import Touched
+    from gpuscan.snapshot.snapshot import Snapshot
+    from gpuscan.topology.sysfs import read_host
+
+    child = subprocess.Popen(
+        [sys.executable, "-c", GIVES_BACK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process = members.Process(child.pid)
+    had = []
+
+    def pages():
+        return pages_in(process, mapped(process, writable=True))
+
+    class Scripted(ReferencedFlags):
+        def observe(self, now_ns):
+            if len(had) == 2:  # looks at all of it
+                child.stdin.write("\n")
+                child.stdin.flush()
+                assert child.stdout.readline() == "gone\n"
+            seen = pages()
+            had.append(seen.pfn)
+            return [Touched(seen)]
+
+    def captured(root, progress, *, with_cgroups):
+        machine = read_host().topology
+        flags = np.zeros(machine.page_map.n_pages, dtype=np.uint64)
+        return Snapshot(machine, flags, flags.astype(np.uint32), "6.18", None, False, "2026-01-01")
+
+    monkeypatch.setattr(capture_module, "open_monitor", lambda *args, **kwargs: (Scripted(), []))
+    monkeypatch.setattr(capture_module, "capture", captured)
+    try:
+        assert child.stdout.readline() == "ready\n"
+        snapshot = capture_module.capture_processes([child.pid], 10**9)
+        kept = pages().pfn
+    finally:
+        child.kill()
+        child.communicate()
+    gone = np.setdiff1d(had[0], kept)
+    assert len(gone) >= 1024  # 4 MiB
+    hot = snapshot.topology.page_map.pfn_of_flat(np.flatnonzero(snapshot.flags))
+    assert len(hot) > 0
+    assert not np.isin(hot, gone).any()
+
+
 @needs_root
 @pytest.mark.parametrize(
     ("argv", "code", "how"),

@@ -240,6 +240,26 @@ def test_a_topology_by_its_own_name_and_by_the_earlier_one(tmp_path: Path) -> No
     assert read_job(RunRequest(topology="two-socket", workload="uniform")).topology.name == "two-socket"
 
 
+def test_what_is_given_of_a_trace_is_of_the_workload(tmp_path: Path) -> None:
+    trace = tmp_path / "mem.txt"
+    request = RunRequest(
+        trace=trace, given=("unit=4KiB", "base=0x1000", "pages=1"), topology="two-socket-cxl"
+    )
+    assert read_job(request).workload.source.given == {"unit": "4KiB", "base": "0x1000", "pages": "1"}
+    mine = tmp_path / "mine.toml"
+    mine.write_text('shows = "x"\n[source]\nkind = "trace"\ntrace = "a"\ngiven = { pages = "b", way = 1 }\n')
+    source = read_job(RunRequest(workload=str(mine))).workload.source
+    assert source.given == {"pages": str(tmp_path / "b"), "way": "1"}
+    for given, said in (
+        (("unit",), "--given unit: that is not KEY=VALUE; write for example"),
+        (("unit=1", "unit=2"), "--given unit=2: unit is 1 too; give one of them"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_job(RunRequest(trace=trace, given=given))
+    with pytest.raises(InputError, match="given says something of a trace, and there is none"):
+        read_job(RunRequest(given=("unit=4KiB",)))
+
+
 def test_a_checkpoint_of_before_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It was written when a run had five descriptions."""
     shutil.copytree(ROOT / "tests/data/checkpoint", tmp_path / "state")

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.linux.cgroups import MemoryCgroups
 from gpuscan.records.page_flags import NO_PAGE
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.snapshot import procfs
+from gpuscan.snapshot.cgroups import shares
 
 N_PFNS = 3 * SECTION_PAGES
 ZONEINFO = """\
@@ -216,10 +218,25 @@ def test_a_failing_read_is_one_sentence(root, monkeypatch):
 def test_this_machine():
     if not Path("/proc/kpageflags").exists():
         pytest.skip("this kernel has no CONFIG_PROC_PAGE_MONITOR")
-    captured = procfs.capture()
+    charges = Path("/proc/kpagecgroup").exists()
+    captured = procfs.capture(with_cgroups=charges)
     frames = captured.frames()
     zones = captured.zone_pages(frames)
     # The pages of this very process are on an LRU list; most of what is managed is accounted for.
     assert sum(zone.pages["anon"] for zone in zones) > 1000
     assert sum(zone.pages["free"] for zone in zones) > 0
     assert captured.kernel_release == os.uname().release
+    if charges:
+        assert captured.cgroups is not None
+        found = shares(captured.cgroups, frames)
+        assert sum(share.folios for share in found) == np.count_nonzero(frames.eligible)
+        own = next(
+            (line for line in Path("/proc/self/cgroup").read_text().splitlines() if "memory" in line), ""
+        )
+        name = own.rpartition(":")[2]
+        # Where the hierarchy is another one, or a namespace shows a part of it, its paths are others.
+        assert (
+            not own
+            or name not in MemoryCgroups(Path("/")).path_of.values()
+            or any(share.cgroup == name and share.pages > 1000 for share in found)
+        )

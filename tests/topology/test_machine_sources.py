@@ -213,6 +213,43 @@ def test_numactl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "cpus_of", "far", "said"),
+    [
+        # numa=fake: node 1 is another part of node 0's memory.
+        ({"node 1 cpus: 4 5 6 7": "node 1 cpus: 0 1 2 3"}, [(0, 1, 2, 3), (), ()], [2], ""),
+        # All CPUs are on a node without memory.
+        (
+            {"0 cpus: 0 1 2 3": "0 cpus:", "1 cpus: 4 5 6 7": "1 cpus: 0 1", "1 size: 2047": "1 size: 0"},
+            [(), (0, 1), ()],
+            [],
+            "",
+        ),
+        (
+            {NUMACTL[NUMACTL.index("node distances") :]: ""},
+            [(0, 1, 2, 3), (4, 5, 6, 7), ()],
+            [2],
+            "20 is taken between all nodes",
+        ),
+    ],
+)
+def test_machines_that_are_odd_in_a_tree_are_no_others_in_numactl(
+    tmp_path: Path, changes: dict[str, str], cpus_of: list[tuple[int, ...]], far: list[int], said: str
+) -> None:
+    path = tmp_path / "there.txt"
+    text = NUMACTL
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    host = resolve_machine(str(path))
+    assert [node.cpus for node in host.topology.nodes] == cpus_of
+    assert [node.nid for node in host.topology.nodes if node.kind is MemoryKind.CXL] == far
+    assert [node.nid for node in host.topology.nodes if node.tier] == far
+    assert any(said in note for note in host.notes)
+    read_back(host)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("node 2 size: 4096 MB\n", "", "node 2 lacks its cpus or its size"),

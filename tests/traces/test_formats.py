@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import lzma
+import weakref
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +17,11 @@ import pytest
 
 from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
-from gpuscan.traces import open_trace
+from gpuscan.inspection import inspect
+from gpuscan.traces import open_trace, pieces
 from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import Sniff, TraceFormat
+from trace_texts import lz4, zstd
 
 PERF = "[000] 1.000000: 7 1000\n"
 
@@ -85,12 +90,12 @@ def test_a_broken_format_is_told_of_where_no_other_is_sure(
         opened(monkeypatch, trace, first=broken, second=says(Sniff.NO))
 
 
-def test_a_format_gives_cpus_as_it_declares(monkeypatch: pytest.MonkeyPatch, trace: Path) -> None:
+def test_a_format_gives_cpus_as_it_declares(trace: Path) -> None:
     found = open_trace(trace)
     assert [len(samples) for samples in found.blocks()] == [1]
-    monkeypatch.setitem(TRACES._loaded, "perf", replace(TRACES.get("perf"), knows_cpus=False))
+    otherwise = replace(found, format=replace(found.format, knows_cpus=False))
     with pytest.raises(InputError, match=r"trace format perf declares knows_cpus = False, and gives samples"):
-        list(found.blocks())
+        list(otherwise.blocks())
 
 
 @pytest.mark.parametrize(
@@ -109,9 +114,18 @@ def test_other_forms_of_damons_regions_are_named_with_what_helps(
         list(open_trace(path).blocks())
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def pzstd(data: bytes) -> bytes:
+    """Return what begins with a frame that is passed over, as pzstd has it."""
+    return b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + bytes(4) + zstd(data)
+
+
+@pytest.mark.parametrize(
+    ("pack", "at"),
+    # Arrow's frames have no checksums: of these the header of a block is hit.
+    [(gzip.compress, 60), (lzma.compress, 60), (bz2.compress, 60), (zstd, 6), (lz4, 9), (pzstd, 18)],
+)
 def test_a_compressed_trace_is_read_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes], at: int
 ) -> None:
     path = tmp_path / "mem.txt.packed"
     lines = [f"[000] {second}.000000: 7 {second:x}000\n".encode() for second in range(1, 300)]
@@ -123,26 +137,107 @@ def test_a_compressed_trace_is_read_as_it_is(
     whole = path.read_bytes()
     for damaged, why in (
         (whole[:-9], "ends in this line of its text"),
-        (whole + b"more", "breaks in or after|something follows"),
-        (whole[:60] + bytes([whole[60] ^ 255]) + whole[61:], "breaks in or after"),
+        (whole + b"more, behind", "breaks in or after|something follows"),
+        (whole[:at] + bytes([whole[at] ^ 0x7E]) + whole[at + 1 :], "breaks in or after"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=rf"mem.txt.packed:\d+: .*({why}).*; copy it again whole"):
             list(open_trace(path).blocks())
 
 
-def test_a_file_that_inflates_beyond_measure_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mem.txt.gz"
-    path.write_bytes(gzip.compress(bytes(1 << 20)))
-    with pytest.raises(InputError, match=r"mem.txt.gz:1: (.* inflate to more than|the line is longer than)"):
+# What damo report access prints for people, of several versions.
+DAMO_TEXTS = (
+    "heatmap: 00000000000000008888\n# min/max temperatures: -1,850,000,000, 0, column size: 766.684 MiB\n"
+    "intervals: sample 5 ms aggr 100 ms (max access hz 200)\n# damon filters (df): none\n"
+    "0   addr 4.000 GiB    size 7.484 GiB   access 0 hz   age 18.500 s\n",
+    "kdamond 0 / context 0 / scheme None / target id 0 / recorded for total 50.2 s from 16 m 3.0 s\n",
+    "base_time_absolute: 8 m 59.809 s\n\nmonitoring_start: 0 ns\n",
+    "0   addr 1.000 GiB   size 62.5 MiB  access 0 %   age 3.2 s\n",
+)
+
+
+@pytest.mark.parametrize("text", DAMO_TEXTS)
+def test_reports_of_damo_for_people_are_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"is a report of damo for people; .* --json --input RECORD"):
         list(open_trace(path).blocks())
-    path.write_bytes(gzip.compress(b"\n" * (70 << 20)))
-    with pytest.raises(InputError, match=r"gz:\d+: .* KiB inflate to more than 6\d.* MiB, which no"):
+
+
+def test_a_recording_of_trace_cmd_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "trace.dat"
+    path.write_bytes(b"\x17\x08\x44tracing6\0\0\0\0")
+    with pytest.raises(InputError, match=rf"own recording; turn it into text: trace-cmd report -i {path}"):
         list(open_trace(path).blocks())
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, zstd])
+def test_a_file_that_inflates_beyond_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "mem.txt.packed"
+    monkeypatch.setattr("gpuscan.traces.pieces._FREE_BYTES", 4 << 20)
+    path.write_bytes(pack(bytes(1 << 20)))
+    with pytest.raises(
+        InputError, match=r"mem.txt.packed:1: (.* inflate to more than|the line is longer than)"
+    ):
+        list(open_trace(path).blocks())
+    path.write_bytes(pack(b"\n" * (6 << 20)))
+    with pytest.raises(InputError, match=r"packed:\d+: .*B inflate to more than \d.* MiB, which no"):
+        list(open_trace(path).blocks())
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, zstd, lz4, zlib.compress])
+def test_inspect_takes_a_packed_trace_for_one(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """And not for an archive of a machine's files, which are packed like that too."""
+    path = tmp_path / "mem.txt.packed"
+    path.write_bytes(pack(PERF.encode()))
+    kind, found = inspect(path)
+    assert (kind, found.facts["format"], found.facts["samples"]) == ("trace", "perf", 1)
+
+
+def test_what_arrow_reads_from_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's streams hold it where Python's collector does not look."""
+    seen: list[weakref.ref[pieces._File]] = []
+
+    class Seen(pieces._File):
+        def __init__(self, read: Callable[[int], bytes]) -> None:
+            super().__init__(read)
+            seen.append(weakref.ref(self))
+
+    monkeypatch.setattr(pieces, "_File", Seen)
+    path = tmp_path / "mem.txt"
+    path.write_bytes(zstd(PERF.encode()))
+    list(open_trace(path).blocks())
+    gc.collect()
+    assert [found() for found in seen] == [None] * len(seen) != []
+
+
+def test_what_takes_too_much_memory_to_inflate_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "mem.txt"
+    # A frame of Zstandard with a window of 512 MiB (RFC 8878, 3.1.1.1.2) and an empty last block.
+    path.write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([19 << 3]) + b"\x01\x00\x00")
+    with pytest.raises(InputError, match=r"mem.txt:1: .* too much memory to inflate; unpack it yourself"):
+        open_trace(path)
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 300 << 20}]
+    path.write_bytes(lzma.compress(b"[000] 1.000000: 7 1000\n", filters=filters))
+    with pytest.raises(InputError, match=r"mem.txt:1: .* too much memory to inflate; unpack it yourself"):
+        open_trace(path)
+
+
+@pytest.mark.parametrize("start", [b"PERFILE2", b"PAR1"])
+def test_what_is_not_read_from_its_beginning_on_is_to_be_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    path = tmp_path / "trace.gz"
+    path.write_bytes(gzip.compress(start + bytes(99)))
+    monkeypatch.setattr("gpuscan.traces.built_in.perf_data._perf", lambda: "perf")
+    with pytest.raises(InputError, match=r"trace.gz is compressed, .*; unpack it first"):
+        open_trace(path)
 
 
 def test_what_unpacks_a_trace_that_cannot_be_inflated_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "mem.txt.zst"
-    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(99))
-    with pytest.raises(InputError, match=rf"is compressed; unpack it first: unzstd {path}"):
+    path = tmp_path / "mem.txt.lz4"
+    path.write_bytes(b"\x02\x21\x4c\x18" + bytes(99))
+    with pytest.raises(InputError, match=rf"is compressed; unpack it first: unlz4 {path}"):
         open_trace(path)

@@ -12,12 +12,14 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
+from gpuscan.inspection import inspect
 from gpuscan.traces import open_trace
+from gpuscan.workload.files import load_workload
 from trace_texts import CASES
 
 
-def columns(path: Path, kind: str) -> tuple[list[tuple[Any, ...]], int, int]:
-    trace = open_trace(path)
+def columns(path: Path, kind: str, given: dict[str, str]) -> tuple[list[tuple[Any, ...]], int, int]:
+    trace = open_trace(path, given)
     assert trace.kind == kind
     blocks = list(trace.blocks())
     names = ("time_ns", "pfn", "n_pages", "weight")
@@ -32,13 +34,13 @@ def test_what_tools_write_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "trace"
     path.write_text(case.text)
     expected = (case.rows, case.n_idle, case.n_unresolved)
-    assert columns(path, case.kind) == expected
+    assert columns(path, case.kind, case.given) == expected
     path.write_bytes(gzip.compress(case.text.encode()))
     monkeypatch.setattr("gpuscan.traces.text.BLOCK_BYTES", 7)
-    assert columns(path, case.kind) == expected
+    assert columns(path, case.kind, case.given) == expected
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"hot lists"}))
 def test_another_line_is_named(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     path = tmp_path / "trace"
@@ -89,6 +91,20 @@ def test_the_share_of_an_aggregation_is_of_twenty_looks(tmp_path: Path) -> None:
     assert block.highest_pfn == 2
 
 
+def test_another_number_of_looks_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text(CASES["tracepoint"].text.replace(": 3 5", ": 30 5"))
+    with pytest.raises(InputError, match=r"trace:1: .* accessed in 30 of 20 looks, .*; give --given looks=N"):
+        list(open_trace(path).blocks())
+    trace = open_trace(path, {"looks": "100"})
+    (samples,) = trace.blocks()
+    assert samples.share is not None
+    assert (samples.share.tolist(), trace.format.assumes) == ([0.3], "aggregations of 100 looks, as given")
+    assert open_trace(path).format.assumes == "aggregations of 20 looks, as DAMON makes them by default"
+    with pytest.raises(InputError, match="--given looks=0: that is no number from 1"):
+        open_trace(path, {"looks": "0"})
+
+
 def test_a_trace_of_virtual_addresses_runs_on_pages_that_are_made_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,15 +153,25 @@ def test_where_all_regions_are_rare_the_setting_is_named(tmp_path: Path) -> None
     event = "k 4000 [000] 1.000000: damon:damon_aggregated: target_id=0 nr_regions=2 "
     path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}{first + 8192}-{first + 16384}: 0 9\n")
     with pytest.raises(
-        InputError, match=r"1 not accessed, 1 accessed in a smaller .*; --set source.min_share=0 keeps"
+        InputError, match=r"1 not accessed, 1 accessed in a smaller .*; --set source.min_share=0% keeps"
     ):
         survey(open_trace(path), machine, min_share=0.5)
+    assert load_workload("cxl-promote", ["source.min_share=0%", "source.min_weight=0"]).source.min_share == 0
     assert survey(open_trace(path), machine).n_samples == 1
     path.write_text(f"{event}{first}-{first + 8192}: 3 5\n{event}140737310400512-140737310404608: 0 9\n")
-    with pytest.raises(
-        InputError, match=r"a region begins at 128 TiB, and .*virtual addresses need a pagemap"
-    ):
+    with pytest.raises(InputError, match=r"a region begins at 128 TiB, and .*--given pages=FILE"):
         survey(open_trace(path), machine)
+
+
+def test_inspect_says_processes_and_addresses_apart(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text(CASES["memtierd"].text)
+    found = inspect(path)[1]
+    assert ("addresses", "virtual, 0x7f0000001000 to 0x7f0000003000") in found.rows
+    assert ("processes", "1: 4711") in found.rows
+    assert (found.facts["pids"], found.facts["lowest_page"]) == ([4711], 0x7F0000001)
+    path.write_text(CASES["lackey"].text)
+    assert not dict(inspect(path)[1].rows).get("processes")
 
 
 @pytest.mark.slow
@@ -170,6 +196,6 @@ def test_a_virtual_trace_is_not_for_a_captured_machine(
     ]
     assert main(args) == 2
     assert (
-        "has virtual addresses, and which page of a captured machine is whose nobody knows"
+        "has virtual addresses, and which page of a captured machine is whose nobody says; give that, --given"
         in capsys.readouterr().err
     )

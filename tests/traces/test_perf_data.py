@@ -60,6 +60,16 @@ def test_regions_of_damo(recording: Path) -> None:
     assert (block.pfn.tolist(), block.n_idle) == ([1 << 20], 1)
 
 
+def test_what_is_given_of_regions_of_damo(recording: Path) -> None:
+    perf(recording, "damon:damon_aggregated", "  ", CASES["tracepoint"].text)
+    pages = recording.parent / "pages.csv"
+    pages.write_text("virtual_page,pfn\n0x100001,7\n")
+    trace = open_trace(recording, {"looks": "4", "pages": str(pages)})
+    (block,) = trace.blocks()
+    assert block.share is not None
+    assert (block.pfn.tolist(), block.share.tolist(), trace.format.is_virtual) == ([7], [0.75], False)
+
+
 def test_what_perf_cannot_read_is_said(recording: Path) -> None:
     options = "--ns -F cpu,time,weight,phys_addr"
     perf(recording, "cycles", options, "[003] 1.000000001: 7 1000\n", ended=3)

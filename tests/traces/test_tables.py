@@ -18,12 +18,12 @@ from trace_texts import CASES
 
 DATA = Path(__file__).parents[1] / "data/traces"
 NAMES = ("time_ns", "cpu", "pfn", "n_pages", "weight")
-COUNTS = ("n_unresolved", "n_repeated", "n_idle")
+COUNTS = ("n_unresolved", "n_repeated", "n_idle", "n_unmapped")
 
 
-def whole(path: Path) -> tuple[dict[str, Any], tuple[bool, bool, str]]:
+def whole(path: Path, given: dict[str, str]) -> tuple[dict[str, Any], tuple[bool, bool, str]]:
     """Return all that is in a trace, and what its format says of it."""
-    trace = open_trace(path)
+    trace = open_trace(path, given)
     found = Samples.joined(list(trace.blocks()))
     columns = {name: getattr(found, name).tolist() for name in NAMES}
     columns |= {name: getattr(found, name) for name in (*COUNTS, "highest_pfn")}
@@ -31,25 +31,26 @@ def whole(path: Path) -> tuple[dict[str, Any], tuple[bool, bool, str]]:
     return columns, (trace.format.knows_cpus, trace.format.is_virtual, trace.format.outside_advice[:5])
 
 
-def traces(directory: Path) -> list[Path]:
-    """Return traces of every kind."""
+def traces(directory: Path) -> list[tuple[Path, dict[str, str]]]:
+    """Return traces of every kind, and what has to be given of each."""
     made = []
     for name, case in CASES.items():
         path = directory / name.replace(" ", "-")
         path.write_text(case.text)
-        made.append(path)
-    return [*made, *sorted(DATA.iterdir())]
+        made.append((path, case.given))
+    return [*made, *((path, {}) for path in sorted(DATA.iterdir()))]
 
 
 def test_a_converted_trace_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in traces(tmp_path):
-        expected = whole(path)
+    for path, given in traces(tmp_path):
+        expected = whole(path, given)
+        options = [option for key, value in given.items() for option in ("--given", f"{key}={value}")]
         for suffix in (".parquet", ".csv"):
             out, again = tmp_path / f"out{suffix}", tmp_path / f"again{suffix}"
-            assert main(["convert", str(path), str(out), "--force", "--json"]) == 0
+            assert main(["convert", str(path), str(out), "--force", "--json", *options]) == 0
             document = json.loads(capsys.readouterr().out)
             assert document["samples"] == len(expected[0]["pfn"])
-            assert whole(out) == expected
+            assert whole(out, {}) == expected
             assert main(["convert", str(out), str(again), "--force"]) == 0
             capsys.readouterr()
             assert again.read_bytes() == out.read_bytes()
@@ -89,7 +90,7 @@ def test_nothing_is_replaced_unasked_or_left_behind(
 def test_tables_by_hand(tmp_path: Path, text: str, rows: list[tuple[int, ...]]) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(text)
-    (found, facts) = whole(path)
+    (found, facts) = whole(path, {})
     assert list(zip(*(found[name] for name in NAMES), strict=True)) == rows
     assert facts[:2] == ("cpu" in text, "virtual" in text)
 

@@ -168,7 +168,8 @@ def test_regions_go_to_the_promotion_target_and_end_with_the_memory(tmp_path: Pa
         ({"sample_us": 5000, "aggr_us": 100_000}, 0.51, [20]),
         ({"sample_us": 5000, "aggr_us": 100_000}, 0.0, [2, 10, 20]),
         ({"sample_us": 5000, "aggr_us": 20_000}, 0.5, [2, 10, 20]),  # 4 looks
-        (None, 0.5, [2, 10, 20]),
+        (None, 0.5, [10, 20]),  # as many looks as the most accessed region had
+        (None, 0.51, [20]),
     ],
 )
 def test_regions_that_few_looks_found_accessed_are_left_out(
@@ -256,7 +257,7 @@ def test_addresses_of_a_process_are_refused(tmp_path: Path) -> None:
         path = damo(tmp_path / "t", (1, [(NODE[0] + 3, 10, 3), (0x7FFF_FFFF_E, 10, n_accesses)]))
         with pytest.raises(
             InputError,
-            match=r"a region begins at 128 TiB, and the memory of 'tiered-test' ends at .*need a pagemap",
+            match=r"a region begins at 128 TiB, and the memory of 'tiered-test' ends at .*--given pages=FILE",
         ):
             survey(open_trace(path), tiered())
 

@@ -11,11 +11,14 @@ from .parts import Parts
 INIT = Path(__file__).parent / "init"
 
 
-def initramfs(parts: Parts) -> bytes:
+def initramfs(parts: Parts, init: Path = INIT) -> bytes:
     """Return a gzipped cpio archive in the form that the kernel unpacks (``newc``)."""
-    files = {"init": INIT, "bin/busybox": parts.busybox}
+    files = {"init": init, "bin/busybox": parts.busybox}
     files |= {f"modules/{module.name}": module for module in parts.modules}
-    entries = [_entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "modules", "host", "root")]
+    entries = [
+        _entry(name, stat.S_IFDIR | 0o755)
+        for name in ("bin", "modules", "host", "root", "proc", "sys", "dev")
+    ]
     entries += [_entry(name, stat.S_IFREG | 0o755, path.read_bytes()) for name, path in files.items()]
     entries.append(_entry("TRAILER!!!", 0))
     return gzip.compress(b"".join(entries), compresslevel=1)

@@ -10,10 +10,12 @@ from gpuscan.base.units import format_bytes, format_number
 from gpuscan.inspection.contract import FileKind, Findings
 from gpuscan.inspection.machines import machine_facts, machine_rows
 from gpuscan.records.page_flags import hot_rule
+from gpuscan.snapshot.cgroups import CgroupShare, shares
 from gpuscan.snapshot.snapshot import Snapshot
 from gpuscan.topology import Topology
 
 _KINDS = ("lru", "anon", "file", "hot", "free")
+_N_CGROUPS_SHOWN = 8
 
 
 def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) -> Findings:
@@ -25,6 +27,7 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
     shown = shlex.quote(str(path))
     has_tiers = any(node.present_pages and not topology.is_top_tier(node.nid) for node in topology.nodes)
     split = "" if has_tiers else " --split-cxl 50%"
+    charged = [] if found.cgroups is None else shares(found.cgroups, frames)
     pages = ", ".join(f"{format_bytes(n << 12)} {kind}" for kind, n in sums.items())
     return Findings(
         what="a snapshot of page flags",
@@ -33,6 +36,7 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
             *machine_rows(topology),
             ("folios", f"{format_number(int(frames.eligible.sum()), 'folio')} that can move"),
             ("pages", f"{pages}; {hot_rule(found.lru_gen)}"),
+            *_cgroup_rows(charged),
         ),
         facts={
             **machine_facts(topology),
@@ -41,6 +45,7 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
             "n_folios": int(frames.eligible.sum()),
             "n_torn_folios": frames.n_torn,
             "pages": sums,
+            **({} if found.cgroups is None else {"cgroups": [share.document() for share in charged]}),
         },
         commands=(
             (f"gpuscan scan {shown}{split}", "shows what would be migrated from it now"),
@@ -53,6 +58,22 @@ def _look(path: Path, machine: Topology | None, on_read: Callable[[int], None]) 
         ),
         notes=found.notes,
     )
+
+
+def _cgroup_rows(charged: list[CgroupShare]) -> list[tuple[str, str]]:
+    """Return a row for each of the largest cgroups."""
+    n_all = max(1, sum(share.pages for share in charged))
+    rows = [
+        (
+            "" if place else "cgroups",
+            f"{share.cgroup}: {share.pages / n_all:.1%}, {format_bytes(share.pages << 12)}, "
+            f"{format_bytes(share.hot_pages << 12)} of it hot",
+        )
+        for place, share in enumerate(charged[:_N_CGROUPS_SHOWN])
+    ]
+    if len(charged) > _N_CGROUPS_SHOWN:
+        rows.append(("", f"and {len(charged) - _N_CGROUPS_SHOWN:,} more"))
+    return rows
 
 
 FILE_KIND = FileKind(

@@ -9,16 +9,18 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import os
 import re
 import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.base.units import format_bytes
-from gpuscan.files.reading import UnfitError, first_line, read_file
-from gpuscan.topology.contract import Host, MachineSource
+from gpuscan.files.reading import UnfitError, first_line, open_file, read_file
+from gpuscan.topology.contract import START_BYTES, Host, MachineSource
 from gpuscan.topology.file_tree import BLOCKS, GATHERED, IOMEM, NODES, ZONEINFO, Files, check_size
 from gpuscan.topology.model import HOST
 from gpuscan.topology.sysfs import read_tree
@@ -32,6 +34,15 @@ _OPENERS: dict[bytes, Callable[[io.BytesIO], bz2.BZ2File | gzip.GzipFile]] = {
     b"BZh": bz2.BZ2File,
     b"\x1f\x8b": lambda packed: gzip.GzipFile(fileobj=packed),
 }
+_UNPACKERS: dict[bytes, Callable[[], Any]] = {
+    b"BZh": bz2.BZ2Decompressor,
+    b"\x1f\x8b": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
+}
+_HEAD_BYTES = 512
+"""Of the first member of an archive."""
+_BLOCK_BYTES_MAX = 1 << 20
+"""bzip2 gives nothing before a block of up to 900,000 bytes is whole."""
+_NAMED = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?)$")
 _TAR_MAGIC, _TAR_AT = b"ustar", 257
 _WANTED = re.compile(
     rf"(.*?/|)({NODES}|{BLOCKS}|sys/devices/virtual/memory_tiering|sys/devices/system/cpu/online$"
@@ -42,8 +53,30 @@ _AGAIN = "give the archive as hwloc-gather-topology writes it"
 
 
 def _knows(path: Path, start: bytes) -> bool:
-    is_tar = start[_TAR_AT : _TAR_AT + len(_TAR_MAGIC)] == _TAR_MAGIC
-    return is_tar or any(start.startswith(magic) for magic in _OPENERS)
+    """Whether it is an archive, packed or not; anything may be packed, traces too."""
+    made = next((made for magic, made in _UNPACKERS.items() if start.startswith(magic)), None)
+    if made is None:
+        return _is_tar(start)
+    return _NAMED.search(path.name) is not None or _is_tar(_inflated_start(path, made()))
+
+
+def _is_tar(start: bytes) -> bool:
+    return start[_TAR_AT : _TAR_AT + len(_TAR_MAGIC)] == _TAR_MAGIC
+
+
+def _inflated_start(path: Path, unpack: Any) -> bytes:
+    """Return how what is packed begins; nothing where it breaks before."""
+    found = b""
+    try:
+        with os.fdopen(open_file(path), "rb") as file:
+            while len(found) < _HEAD_BYTES and file.tell() < _BLOCK_BYTES_MAX and not unpack.eof:
+                data = file.read(START_BYTES)
+                if not data:
+                    break
+                found += unpack.decompress(data, _HEAD_BYTES)
+    except (OSError, EOFError, ValueError, zlib.error):
+        return b""
+    return found
 
 
 def _read(path: Path) -> Host:

@@ -14,11 +14,14 @@ of a process has regions far above, its stack and libraries.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base.documents import shown
 from gpuscan.base.errors import InputError
@@ -31,9 +34,10 @@ from gpuscan.files.reading import (
     read_file,
     room_bytes,
 )
-from gpuscan.traces.advice import DAMO
+from gpuscan.traces.advice import DAMO, ONLY_PHYSICAL
 from gpuscan.traces.contract import Sniff, TraceFormat
 from gpuscan.traces.damo_stream import stream
+from gpuscan.traces.given import PAGES, check_one_target
 from gpuscan.traces.pieces import PackedError, open_pieces
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
 
@@ -66,29 +70,66 @@ _COUNTS = {"": 1, "samples": 1}
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{0,8})")
 _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
+    rb"(?:[^\n]*\n){0,8}?(?:kdamond [0-9]+ / context [0-9]+|base_time_absolute:|# total recorded snapshots"
+    rb"|monitoring time: |heatmap: [0-9]+\n|[0-9]+ +addr +[^\n]* size +[^\n]* access )": (
+        "a report of damo for people"
+    ),
 }
 """What else has DAMON's regions, by its first bytes."""
+_INTERVALS = re.compile(rb'"intervals"\s*:\s*\{')
 _VIRTUAL = re.compile(rb'"(?:fvaddr|vaddr)"')
 _IS_VIRTUAL = (
-    "its addresses are virtual ({}), and which page was where a pagemap would have to say; record physical "
-    "memory with damo record paddr"
+    "its addresses are virtual ({}), and which page is where nobody says; give that, --given pages=FILE "
+    "(gpuscan capture --pages), or record physical memory with damo record paddr"
 )
 _REMEDY = "give a file of damo record, or what damo report access --json prints"
 
 
-def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+def read_damo(path: Path, on_read: Callable[[int], None], *, is_virtual: bool = False) -> Iterator[Samples]:
     """Yield the accessed regions, by the end of their snapshot, some ten thousand at a time.
 
     A large file that is laid out as damo does it is read piece by piece (:mod:`gpuscan.traces.damo_stream`),
     any other as a whole.
 
+    Args:
+        path: of the file.
+        on_read: called with the bytes of the file read since the last call.
+        is_virtual: its addresses are those of one process, whatever it says.
+
     Raises:
-        InputError: the file is cut short or foreign (names line or key), or its addresses are virtual.
+        InputError: the file is cut short or foreign (names line or key), its addresses are virtual and nobody
+            said so, or they are of several processes.
         OSError: the file cannot be read.
     """
-    _refuse_virtual(path)
+    if not is_virtual:
+        _refuse_virtual(path)
+    most = 0
+    for samples in _read(path, on_read, is_virtual=is_virtual):
+        unknown = np.isnan(_share_of(samples))
+        if not unknown.any():
+            yield samples
+            continue
+        most = most or _most_accesses(path, is_virtual=is_virtual)
+        yield replace(samples, share=np.where(unknown, samples.weight / most, _share_of(samples)))
+
+
+def _share_of(samples: Samples) -> NDArray[np.float64]:
+    assert samples.share is not None  # regions have shares
+    return samples.share
+
+
+def _most_accesses(path: Path, *, is_virtual: bool) -> int:
+    """Return in how many looks the most accessed region was accessed, of those whose looks nobody says."""
+    most = 1
+    for samples in _read(path, lambda n_bytes: None, is_virtual=is_virtual):
+        most = max(most, int(samples.weight[np.isnan(_share_of(samples))].max(initial=1)))
+    return most
+
+
+def _read(path: Path, on_read: Callable[[int], None], *, is_virtual: bool) -> Iterator[Samples]:
+    """Yield the accessed regions, with NaN for a share that nobody says; see :func:`read_damo`."""
     if path.stat().st_size <= _SMALL_BYTES:
-        yield from _read_whole(path, on_read)
+        yield from _read_whole(path, on_read, is_virtual=is_virtual)
         return
     n_read = n_again = 0
 
@@ -103,11 +144,17 @@ def read_damo(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
         if n_again > n_read:
             count(n_again - n_read)
 
-    streamed = stream(path, count)
-    yield from _read_whole(path, count_again) if streamed is None else streamed
+    found = stream(path, count)
+    if found is None:
+        yield from _read_whole(path, count_again, is_virtual=is_virtual)
+        return
+    n_targets, streamed = found
+    if is_virtual:
+        check_one_target(path, n_targets)
+    yield from streamed
 
 
-def _read_whole(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
+def _read_whole(path: Path, on_read: Callable[[int], None], *, is_virtual: bool = False) -> Iterator[Samples]:
     """Yield the accessed regions of every snapshot, one block per snapshot; raises as :func:`read_damo`."""
     text = _text(path, on_read)
     try:
@@ -118,12 +165,15 @@ def _read_whole(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]
         ) from error
     except UnfitError as error:
         raise InputError(f"{path} {error}; record for a shorter time, or {_REMEDY}") from error
-    if text_says := _VIRTUAL.search(text):
+    if not is_virtual and (text_says := _VIRTUAL.search(text)):
         raise InputError(f"{path}: {_IS_VIRTUAL.format(f'it says {text_says[0].decode()}')}")
     del text
     at = _Place(path)
     snapshots: list[tuple[int, Samples]] = []
-    for index, record in enumerate(at.list_of(records, "the document")):
+    records = at.list_of(records, "the document")
+    if is_virtual:
+        check_one_target(path, len(records))
+    for index, record in enumerate(records):
         here = f"[{index}]"
         found = at.list_of(at.get(record, here, "snapshots", required=True), f"{here}.snapshots")
         if record.get("data_source") == "damon_stat":
@@ -284,17 +334,38 @@ def _line(text: bytearray) -> int:
     return text.count(b"\n") + 1
 
 
+def _settings(path: Path) -> Path:
+    return path.with_name(f"{path.name}.kdamonds")
+
+
+def _all_ops(path: Path) -> list[Any]:
+    """Return whose addresses a record has by its settings, as far as there are any."""
+    try:
+        kdamonds = parse_json(read_file(_settings(path), _SETTINGS_BYTES_MAX))
+        return [context["ops"] for kdamond in kdamonds for context in kdamond["contexts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # no settings, or not damo's: the machine's PFNs will tell
+
+
 def _refuse_virtual(path: Path) -> None:
     """Refuse a record whose settings say that its addresses are virtual."""
-    beside = path.with_name(f"{path.name}.kdamonds")
-    try:
-        kdamonds = parse_json(read_file(beside, _SETTINGS_BYTES_MAX))
-        all_ops = [context["ops"] for kdamond in kdamonds for context in kdamond["contexts"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # no settings, or not damo's: the machine's PFNs will tell
-    for ops in all_ops:
+    for ops in _all_ops(path):
         if ops != "paddr":
-            raise InputError(f"{path}: {_IS_VIRTUAL.format(f'{beside.name} says ops = {shown(ops)}')}")
+            said = f"{_settings(path).name} says ops = {shown(ops)}"
+            raise InputError(f"{path}: {_IS_VIRTUAL.format(said)}")
+
+
+def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
+    fmt = TRACE_FORMAT
+    if not _INTERVALS.search(start):
+        fmt = replace(fmt, assumes="without intervals, as many looks as the most accessed region had")
+    if PAGES not in given:
+        return fmt
+    if "paddr" in _all_ops(path):
+        raise InputError(
+            f"{path}: its addresses are physical ({_settings(path).name} says ops = paddr); leave out {PAGES}"
+        )
+    return replace(fmt, is_virtual=True, read=partial(read_damo, is_virtual=True))
 
 
 def _sniff(start: bytes) -> Sniff:
@@ -311,7 +382,8 @@ def _is_numbered(start: bytes) -> bool:
 def _advice(path: Path, start: bytes) -> str:
     for looks_like, what in _OTHERS.items():
         if re.match(looks_like, start):
-            return f"is {what}; have damo turn it into JSON: {DAMO} {path}"
+            source = path if "record" in what else "RECORD"
+            return f"is {what}; have damo turn it into JSON: {DAMO} {source}"
     return ""
 
 
@@ -321,9 +393,10 @@ TRACE_FORMAT = TraceFormat(
     knows_cpus=False,
     sniff=_sniff,
     advice=_advice,
-    outside_advice=", and record physical memory (damo record paddr), since virtual addresses need a pagemap",
+    outside_advice=ONLY_PHYSICAL,
     read=read_damo,
     is_virtual=False,
     assumes="",
-    of_file=None,
+    given={},
+    of_file=_of_file,
 )

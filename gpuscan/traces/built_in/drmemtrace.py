@@ -74,5 +74,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_view,
     is_virtual=True,
     assumes="accesses are at the last timestamp before them",
+    given={},
     of_file=None,
 )

@@ -54,5 +54,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_lackey,
     is_virtual=True,
     assumes="an instruction takes 1 ns",
+    given={},
     of_file=None,
 )

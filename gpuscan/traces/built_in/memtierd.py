@@ -80,5 +80,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_dump,
     is_virtual=True,
     assumes="",
+    given={},
     of_file=None,
 )

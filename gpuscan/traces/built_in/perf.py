@@ -161,5 +161,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_perf,
     is_virtual=False,
     assumes="",
+    given={},
     of_file=None,
 )

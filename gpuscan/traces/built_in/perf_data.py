@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from gpuscan.files.reading import open_file
 from gpuscan.traces.advice import DAMO
 from gpuscan.traces.built_in import damon_tracepoint, perf
 from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.pieces import check_plain
 from gpuscan.traces.samples import Samples
 from gpuscan.traces.text import lines_in
 
@@ -100,11 +101,17 @@ def _is_of_damon(path: Path) -> bool:
     return _DAMON in listed[:_LIST_BYTES_MAX]
 
 
-def read_perf_data(path: Path, on_read: Callable[[int], None]) -> Iterator[Samples]:
-    """Yield the samples or regions of a recording.
+def read_perf_data(
+    path: Path,
+    on_read: Callable[[int], None],
+    *,
+    one_target: bool = False,
+    n_looks: int = damon_tracepoint.LOOKS,
+) -> Iterator[Samples]:
+    """Yield the samples or regions of a recording, these as :func:`damon_tracepoint.read_tracepoint`.
 
     Raises:
-        InputError: perf cannot read it, or prints what is none of both.
+        InputError: perf cannot read it, or prints what is none of both, or there are several targets.
         OSError: the file cannot be read.
     """
     of_damon = _is_of_damon(path)
@@ -113,7 +120,9 @@ def read_perf_data(path: Path, on_read: Callable[[int], None]) -> Iterator[Sampl
         assert child.stdout is not None
         output = _Output(child.stdout.fileno())
         if of_damon:
-            yield from damon_tracepoint.samples_in(path, lines_in(path, output))
+            yield from damon_tracepoint.samples_in(
+                path, lines_in(path, output), one_target=one_target, n_looks=n_looks
+            )
         else:
             yield from perf.samples_in(path, output)
         ended = child.wait()
@@ -140,17 +149,19 @@ def _turned(path: Path, why: str) -> str:
     )
 
 
-def _of_file(path: Path, start: bytes) -> TraceFormat:
+def _of_file(path: Path, start: bytes, given: Mapping[str, str]) -> TraceFormat:
+    check_plain(path)
     if not _is_of_damon(path):
         return TRACE_FORMAT
     same = damon_tracepoint.TRACE_FORMAT
-    return replace(
+    of_regions = replace(
         TRACE_FORMAT,
         noun=same.noun,
         knows_cpus=same.knows_cpus,
         outside_advice=same.outside_advice,
-        assumes=same.assumes,
+        given=same.given,
     )
+    return damon_tracepoint.as_given(of_regions, read_perf_data, given)
 
 
 TRACE_FORMAT = TraceFormat(
@@ -163,5 +174,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_perf_data,
     is_virtual=False,
     assumes="",
+    given={},
     of_file=_of_file,
 )

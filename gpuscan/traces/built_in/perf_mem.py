@@ -85,5 +85,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_samples,
     assumes="a sample each microsecond",
     is_virtual=False,
+    given={},
     of_file=None,
 )

@@ -58,5 +58,6 @@ TRACE_FORMAT = TraceFormat(
     read=read_ramulator,
     is_virtual=True,
     assumes="an instruction takes 1 ns",
+    given={},
     of_file=None,
 )
