@@ -12,6 +12,7 @@ sections takes is little, so a walk is where its looks alone bring it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -365,7 +366,8 @@ class Threads:
         else:  # for each of them two distances are drawn
             longest_ns = sum(map(self._model.n_examined, node.spans)) * self._pace.look_ns
             longest_ns += _MEANS_MAX * self._atomics.apart_ns
-        end = int(np.searchsorted(marks.times_ns, start_ns + longest_ns))
+        # A whole number: for any other NumPy makes floats of all times, those of the whole list.
+        end = int(np.searchsorted(marks.times_ns, start_ns + math.ceil(longest_ns)))
         mine = (marks.own_nids[n_marked:end] == nid) & ~marks.done[n_marked:end]
         found: NDArray[np.int64] = n_marked + np.flatnonzero(mine)
         return found
