@@ -47,7 +47,7 @@ def parts_of(designs: Sequence[str], settings: Settings, n_requests: int | None,
     for name in designs:
         is_model = not DESIGNS.get(name).runs_on_a_store
         parts += [
-            Part(f"{of}{name}, {loop}", _kind(loop, is_model), usual_s, is_model, LISTING)
+            Part(f"{of}{name}, {loop}", _kind(loop, is_model), usual_s, is_model or loop == _CLOSED, LISTING)
             for loop, usual_s in (
                 (_CLOSED, _closed_s(n_accesses, n_listed, is_model)),
                 (_OPEN, _open_s(n_listed, is_model)),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.base.errors import RunFailedError
+from gpuscan.kernels.cpu.atomics import prefetch
 
 OVERWRITTEN_NID = "overwritten nid"
 """A newer request for another node took the place of one that was still pending."""
@@ -59,6 +60,8 @@ STRANDED_ZONE = "stranded by a cleared zone flag"
 NOBODY = -2
 """In arrays of nodes that were asked for: nobody asked."""
 _NONE, _SHIFT = 0, 2
+_AHEAD = 16
+"""How many requests before its own the line of a page is asked for."""
 
 
 @compiled
@@ -71,6 +74,8 @@ def ask_all(
     """Do :meth:`RequestLedger.ask` for each; return how many pages had no request, and how many the same."""
     n_fresh = n_same = 0
     for i in range(len(positions)):
+        if i + _AHEAD < len(positions):
+            prefetch(asked, positions[i + _AHEAD])
         before, word = asked[positions[i]], nids[i] + _SHIFT
         if before == _NONE:
             n_fresh += 1

@@ -28,6 +28,7 @@ from gpuscan.engine.policy import Policy
 from gpuscan.topology import Topology
 
 _NS_PER_S = 1_000_000_000
+_COUNTED_MAX = 1 << 16
 _MEANS_MAX = 20
 """A drawn distance between two atomics is longer than so many means once in 500 million."""
 
@@ -296,7 +297,9 @@ class Threads:
         marks = self._marks
         spans = np.searchsorted(node.starts, marks.pfns[coming], side="right") - 1
         inside = (spans >= 0) & (marks.pfns[coming] < node.ends[spans])
-        order = np.flatnonzero(inside)[np.argsort(spans[inside], kind="stable")]
+        # Numbers of 16 bits are sorted by counting.
+        numbers = spans[inside].astype(np.uint16 if len(node.spans) <= _COUNTED_MAX else np.int64)
+        order = np.flatnonzero(inside)[np.argsort(numbers, kind="stable")]
         mine, spans = coming[order], spans[order]
         ahead = MarksAhead(
             marks.times_ns[mine],
