@@ -218,7 +218,7 @@ class OpenLoop:
         positions = ledger.positions
         return OpenResult(
             design.name,
-            digest_entries(self._entries[self.marks.done]),
+            digest_entries(self._entries, self.marks.done),
             requested=ledger.requested,
             found=len(positions),
             pending=ledger.pending,

@@ -66,7 +66,7 @@ _AHEAD = 16
 
 @compiled
 def ask_all(
-    asked: NDArray[np.int32],
+    asked: NDArray[np.int16],
     positions: NDArray[np.int64],
     nids: NDArray[np.int32],
     keeps_nid: bool,  # compiled functions take arguments by place
@@ -109,7 +109,7 @@ class RequestLedger:
         self.stale_claims = 0
         self.pending = 0
         # By position, 0 where nothing is asked for, else the node + 2. Pages never asked for take no memory.
-        self._open = np.zeros(n_positions, dtype=np.int32)
+        self._open = np.zeros(n_positions, dtype=np.int16)
 
     def ask(self, position: int, nid: int, *, keeps_nid: bool = True, time_ns: int | None = None) -> None:
         """Begin a request; one that the page had already ends.
@@ -261,7 +261,7 @@ class RequestLedger:
 
     def _make_room(self, position: int) -> None:
         if position >= len(self._open):
-            self._open = np.concatenate((self._open, np.zeros(position + 1, dtype=np.int32)))
+            self._open = np.concatenate((self._open, np.zeros(position + 1, dtype=np.int16)))
 
     def verify(self, findable: NDArray[np.bool_] | None = None) -> None:
         """Prove conservation.
