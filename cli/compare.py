@@ -30,18 +30,17 @@ class _Asked:
 
     @property
     def n_processes(self) -> int:
-        """Models that run at once."""
+        """Loops that run at once."""
         import os
 
         return min(self.request.jobs or len(os.sched_getaffinity(0)), self.n_loops)
 
     @property
     def n_loops(self) -> int:
-        """Loops of models, which is what may run at once."""
+        """Loops that may run at once: all of models, and of others those whose scans are not timed."""
         from gpuscan.designs.catalogue import DESIGNS
 
-        models = [name for name in self.prepared.names if not DESIGNS.get(name).runs_on_a_store]
-        return max(1, 2 * len(models))
+        return sum(1 if DESIGNS.get(name).runs_on_a_store else 2 for name in self.prepared.names)
 
     def settings(self, scratch: Path) -> Settings:
         """Return machine and policy, with the frames of a captured machine in files."""
@@ -96,8 +95,8 @@ def compare(request: CompareRequest, voice: Voice) -> None:
     asked = _Asked(request, prepared, output)
     if request.jobs is not None and request.jobs > asked.n_loops:
         output.note(
-            f"gpuscan: note: --jobs {request.jobs}: there are {asked.n_loops} loops of models, so no more "
-            "run at once"
+            f"gpuscan: note: --jobs {request.jobs}: there are {asked.n_loops} loops that may run at "
+            "once, and no more do"
         )
     if request.grid:
         check_intervals(combinations, prepared.settings)

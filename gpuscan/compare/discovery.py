@@ -30,6 +30,7 @@ class TimedLedger(RequestLedger):
         self.now_ns = 0
         self.place = place
         self._heads, self._times_ns = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        self._sorted = True
         self._waits = np.zeros(n_positions, dtype=np.int32)
         """By position, the place of its beginning; of pages without a pending request it is of old."""
         self._begun_ns, self._n_begun = np.empty(1024, dtype=np.int64), 0
@@ -53,8 +54,7 @@ class TimedLedger(RequestLedger):
             heads: int64[n], of their folios, all different.
             times_ns: int64[n].
         """
-        order = np.argsort(heads)
-        self._heads, self._times_ns = heads[order], times_ns[order]
+        self._heads, self._times_ns, self._sorted = heads, times_ns, False
 
     def ask(self, position: int, nid: int, *, keeps_nid: bool = True, time_ns: int | None = None) -> None:
         """See :class:`RequestLedger`."""
@@ -81,7 +81,9 @@ class TimedLedger(RequestLedger):
             self._make_room(int(positions.max()))
             free = self._is_free(positions)
             fresh = positions[free]
-            if times_ns is None:
+            if times_ns is None and np.array_equal(positions, self._heads):
+                self._begin(fresh, self._times_ns[free])
+            elif times_ns is None:
                 self._begin(fresh, self._marked_ns(fresh))
             else:  # of several requests for a page the first begins the wait
                 fresh, firsts = np.unique(fresh, return_index=True)
@@ -153,6 +155,9 @@ class TimedLedger(RequestLedger):
 
     def _marked_ns(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return when the marks that come together ask for pages, which are heads of their folios or not."""
+        if not self._sorted:
+            order = np.argsort(self._heads)
+            self._heads, self._times_ns, self._sorted = self._heads[order], self._times_ns[order], True
         heads = self.place.heads(positions)
         return self._times_ns[np.searchsorted(self._heads, heads)]
 

@@ -35,6 +35,7 @@ OnMarks = Callable[[int], None]
 
 _NS_PER_S = 1_000_000_000
 _FOR_EVER_NS = 1 << 62
+_CHUNK_PAGES = 1 << 20
 _WALKS_AFTER_END = 3
 """Waits of a thread after the list in which nothing was found: what is pending then will never be."""
 
@@ -218,7 +219,7 @@ class OpenLoop:
         positions = ledger.positions
         return OpenResult(
             design.name,
-            digest_entries(self._entries[self.marks.done]),
+            digest_entries(self._entries, self.marks.done),
             requested=ledger.requested,
             found=len(positions),
             pending=ledger.pending,
@@ -286,12 +287,15 @@ def run_model(
 def places_in_zone(topology: Topology, flats: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return float32[n]: where pages lie in the span of their zone, 0 its start, 1 its end."""
     page_map = topology.page_map
-    zone_ids = page_map.section_zone[flats // SECTION_PAGES]
     starts, lengths = [], []
     for _, zone in topology.zones:
         first = zone.present[0][0] if zone.present else 0
         starts.append(first)
         lengths.append((zone.present[-1][1] - first) if zone.present else 1)
-    pfns = page_map.pfn_of_flat(flats)
-    share: NDArray[np.float64] = (pfns - np.array(starts)[zone_ids]) / np.array(lengths)[zone_ids]
-    return share.astype(np.float32)
+    places = np.empty(len(flats), dtype=np.float32)
+    for start in range(0, len(flats), _CHUNK_PAGES):
+        part = flats[start : start + _CHUNK_PAGES]
+        zone_ids = page_map.section_zone[part // SECTION_PAGES]
+        behind = page_map.pfn_of_flat(part) - np.array(starts)[zone_ids]
+        places[start : start + len(part)] = behind / np.array(lengths)[zone_ids]
+    return places

@@ -20,11 +20,11 @@ _OPEN, _CLOSED = "open loop", "closed loop"
 _REQUESTS_PER_ACCESS = 0.05
 """Of cxl-interleave; known once the list is made."""
 _STEP_S, _MEASURE_S = 1.5, 10.0
-_RECORD_NS, _LIST_NS, _CLOSED_NS = 85, 100, 130
+_RECORD_NS, _LIST_NS, _CLOSED_NS = 85, 65, 80
 """For each access."""
-_REQUEST_NS, _STORE_REQUEST_NS = 3000, 1000
+_REQUEST_NS, _STORE_REQUEST_NS = 2000, 1000
 """For each request, of a model and of a store."""
-_EQUAL_COST_S = 10.0
+_EQUAL_COST_S = 3.0
 _BEGIN_S = 0.5
 """What a loop takes however little there is to do."""
 
@@ -47,7 +47,7 @@ def parts_of(designs: Sequence[str], settings: Settings, n_requests: int | None,
     for name in designs:
         is_model = not DESIGNS.get(name).runs_on_a_store
         parts += [
-            Part(f"{of}{name}, {loop}", _kind(loop, is_model), usual_s, is_model, LISTING)
+            Part(f"{of}{name}, {loop}", _kind(loop, is_model), usual_s, is_model or loop == _CLOSED, LISTING)
             for loop, usual_s in (
                 (_CLOSED, _closed_s(n_accesses, n_listed, is_model)),
                 (_OPEN, _open_s(n_listed, is_model)),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gpuscan.designs.folio_steps import FolioSteps
 from gpuscan.designs.machine import BatchResult, BatchResults, migrate_one_by_one
 from gpuscan.designs.simulated import SimulatedPages
-from gpuscan.migrate.simulated import SimulatedMigrator, rounds
+from gpuscan.migrate.simulated import ROUND_PAGES, SimulatedMigrator, rounds
 from gpuscan.sim.machine import SimulatedMachine
 
 
@@ -27,6 +27,8 @@ class StillPages(SimulatedPages):
 
     def n_steps(self, start_pfn: int, end_pfn: int, nid: int | None = None) -> int:
         """See :class:`gpuscan.designs.machine.Machine`."""
+        if not self._large:
+            return end_pfn - start_pfn
         return int(self.steps_to(start_pfn, np.array([end_pfn]), nid)[0])
 
     def _folio_steps(self, nid: int | None) -> FolioSteps:
@@ -78,4 +80,11 @@ class StillPages(SimulatedPages):
         self, heads: NDArray[np.int64], ends: NDArray[np.int64], nids: NDArray[np.int64]
     ) -> BatchResults:
         """See :class:`gpuscan.designs.machine.Machine`; takes no time."""
-        return migrate_one_by_one(self, heads, ends, nids)
+        if self._large:
+            return migrate_one_by_one(self, heads, ends, nids)
+        sizes = np.diff(ends, prepend=0)
+        moved = np.repeat(self._have_memory(nids), sizes)
+        n_moved = int(np.count_nonzero(moved))
+        counts = {"pgmigrate_success": n_moved, "pgmigrate_fail": len(heads) - n_moved}
+        counts["migrate_pages_rounds"] = int((-(-sizes // ROUND_PAGES))[self._have_memory(nids)].sum())
+        return BatchResults(moved, np.zeros(len(ends)), (), counts)

@@ -205,6 +205,10 @@ class Machine(Protocol):
         given) instead of looking at each of their pages."""
         ...
 
+    def n_steps_each(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n], :meth:`n_steps` from each of these to its end."""
+        ...
+
     def steps_to(self, start_pfn: int, pfns: NDArray[np.int64], nid: int | None = None) -> NDArray[np.int64]:
         """Return int64[n]: how many PFNs such a walk, which begins at ``start_pfn``, looks at before it comes
         to each of these, or past it."""
@@ -504,6 +508,11 @@ class ArrayMachine:
             looked_at = (self._head[lo:hi] == pages) | (pages == start_pfn - self._first_pfn)
             n_stepped_over += int((found & ~looked_at).sum())
         return end_pfn - start_pfn - n_stepped_over
+
+    def n_steps_each(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`Machine`."""
+        parts = zip(starts.tolist(), ends.tolist(), strict=True)
+        return np.array([self.n_steps(start, end) for start, end in parts], dtype=np.int64)
 
     def steps_to(self, start_pfn: int, pfns: NDArray[np.int64], nid: int | None = None) -> NDArray[np.int64]:
         """See :class:`Machine`."""

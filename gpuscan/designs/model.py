@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.distinct import distinct
 from gpuscan.designs.machine import BatchCall, Machine, Page, ZoneSpan
 from gpuscan.designs.races import Race
 from gpuscan.designs.requests import (
@@ -379,12 +380,12 @@ class Model(ABC):
         if (pages.n_pages > 1).any():
             return 0
         go = window.looked & pages.lru & (pages.nid != nids)
-        targets, from_nids = set(np.unique(nids[go]).tolist()), set(np.unique(pages.nid[go]).tolist())
+        targets, from_nids = set(distinct(nids[go])), set(distinct(pages.nid[go]))
         n_listed = sum(map(len, batch.heads))
         if n_listed:
             listed = np.concatenate(batch.heads)
             targets.add(batch.nid)
-            from_nids.update(np.unique(machine.nids_at(listed)).tolist())
+            from_nids.update(distinct(machine.nids_at(listed)))
             if machine.refusals(listed, np.full(n_listed, batch.nid)).any():
                 return 0  # they were isolated when their target was balanced, and may not find room now
         if not targets <= machine.nids or targets & from_nids:

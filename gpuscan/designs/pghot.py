@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.distinct import distinct
 from gpuscan.designs.candidates import ready_in_ranges
 from gpuscan.designs.machine import Machine, Pages, ZoneSpan
 from gpuscan.designs.pghot_marks import PghotRecords, PghotTunables
@@ -117,11 +118,11 @@ class SectionFlag(PghotRecords):
             return 0
         spans, ends, n = spans[:n_spans], ends[:n_spans], int(ends[n_spans - 1])
         positions, seen = positions[:n], seen.first(n)
-        n_looks = np.array([self.n_examined(span) for span in spans], dtype=np.int64)
+        starts = np.array([span.start_pfn for span in spans], dtype=np.int64)
+        n_looks = self.machine.n_steps_each(starts, starts + SECTION_PAGES)
         self._enter(n_looks.tolist())
         self.span = None
         window, sizes = self._window(positions, seen), np.diff(ends, prepend=0)
-        starts = np.array([span.start_pfn for span in spans], dtype=np.int64)
         n_before = self.machine.pfns(positions) - np.repeat(starts, sizes)
         for at in np.flatnonzero((n_looks < SECTION_PAGES) & (sizes > 0)).tolist():
             part = slice(int(ends[at] - sizes[at]), int(ends[at]))
@@ -140,7 +141,7 @@ class SectionFlag(PghotRecords):
         """Return in how many sections, whose pages end at ``ends``, all that may move leaves it as it is
         whether its target is balanced, and has room."""
         n_spans = len(ends)
-        for nid in np.unique(asked.nids[asked.at_stake]).tolist():
+        for nid in distinct(asked.nids[asked.at_stake]):
             n_pages = np.where(asked.at_stake & (asked.nids == nid), asked.n_pages, 0)
             n_at_most = np.concatenate(([0], n_pages.cumsum()))[ends]
             n_fit = np.searchsorted(n_at_most, self.machine.steady_pages(nid), side="right")

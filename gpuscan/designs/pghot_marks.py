@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.distinct import distinct
 from gpuscan.base.errors import InputError
 from gpuscan.designs.lower_tier import LowerTier
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, ZoneSpan
@@ -249,11 +250,10 @@ class PghotRecords(Model):
         coming = self._coming(marks.pfns, nids, marks.jiffies, counts)
         if coming is None:
             return None
-        n_looks = np.array([self.n_examined(span) for span in spans], dtype=np.int64)
-        n_before = np.empty(len(marks.pfns), dtype=np.int64)
-        starts = np.diff(ends, prepend=0)
-        numbers = np.array([span.start_pfn for span in spans], dtype=np.int64) // SECTION_PAGES
-        n_before = marks.pfns - np.repeat(numbers * SECTION_PAGES, starts)
+        firsts = np.array([span.start_pfn for span in spans], dtype=np.int64)
+        n_looks = self.machine.n_steps_each(firsts, firsts + SECTION_PAGES)
+        numbers, starts = firsts // SECTION_PAGES, np.diff(ends, prepend=0)
+        n_before = marks.pfns - np.repeat(firsts, starts)
         for at in np.flatnonzero((n_looks < SECTION_PAGES) & (starts > 0)).tolist():
             part = slice(int(ends[at] - starts[at]), int(ends[at]))
             n_before[part] = self.n_before(spans[at], marks.pfns[part])
@@ -341,7 +341,7 @@ class PghotRecords(Model):
         self._charge(1, atomics=1, n_marks=n_recorded - n_ready)
         if n_ready:
             self._hot[coming.pfns[ready] // SECTION_PAGES] = True
-            self._active.update(np.unique(coming.own_nids[ready]).tolist())
+            self._active.update(distinct(coming.own_nids[ready]))
 
     def _ask_each(self, reports: Reports, times_ns: NDArray[np.int64] | None) -> None:
         """Begin the requests of reports that ask, and end those of pages that are not READY any more."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
+from gpuscan.kernels.cpu.atomics import prefetch
 from gpuscan.records.formats import RecordFormat
 
 NID_KNOWN = 1 << 27
@@ -18,6 +19,8 @@ NOT_RECORDED, COUNTED, ASKS, COOLS = range(4)
 AHEAD_OF_IT, DURING = 1, 2
 """When a walk meets a report: see :func:`meet_reports`."""
 _MS_PER_S = 1000
+_AHEAD = 16
+"""How many reports before its own the lines of a page are asked for."""
 
 
 class Rules(NamedTuple):
@@ -164,7 +167,11 @@ def _take(records: Records, rules: Rules, reports: Reports, i: int, as_posted: b
 @compiled
 def count_reports(records: Records, rules: Rules, reports: Reports, as_posted: bool) -> None:
     """Count accesses that are reported; ``as_posted``: as v7 does, which takes one access a report."""
-    for i in range(len(reports.positions)):
+    n = len(reports.positions)
+    for i in range(n):
+        if i + _AHEAD < n and reports.does[i + _AHEAD] != NOT_RECORDED:
+            prefetch(records.words, reports.positions[i + _AHEAD])
+            prefetch(records.last_access, reports.positions[i + _AHEAD])
         if reports.does[i] != NOT_RECORDED:
             _take(records, rules, reports, i, as_posted)
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.distinct import distinct
 from gpuscan.producers.promotion import PromotionControl
 
 PROMOTION_THRESHOLD_WINDOW_MS = 60_000
@@ -108,7 +109,7 @@ class Admission:
 
     def __init__(self, limit: PromotionLimit, asked: Asked, has_room: Callable[[int], bool]) -> None:
         self._limit, self._asked = limit, asked
-        nids = np.unique(asked.nids[asked.at_stake]).tolist()
+        nids = distinct(asked.nids[asked.at_stake])
         self._kept = {nid: limit.kept(nid) for nid in nids}
         self._roomy = [nid for nid in nids if has_room(nid)]
         self._n_candidates, self._n_with_room = 0, 0
@@ -143,7 +144,7 @@ class Admission:
                 with_room |= its
         self._n_with_room, self._n_candidates = int(asked.n_pages[:n][with_room].sum()), 0
         which = np.flatnonzero(at_stake & ~with_room)
-        for nid in np.unique(asked.nids[which]).tolist():
+        for nid in distinct(asked.nids[which]):
             mine = which[asked.nids[which] == nid]
             admitted[mine], n_candidates = self._limit.admit_each(
                 nid, asked.n_pages[mine], asked.latencies[mine], asked.now_ms

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
 from gpuscan.base.errors import RunFailedError
+from gpuscan.kernels.cpu.atomics import prefetch
 
 OVERWRITTEN_NID = "overwritten nid"
 """A newer request for another node took the place of one that was still pending."""
@@ -59,11 +60,13 @@ STRANDED_ZONE = "stranded by a cleared zone flag"
 NOBODY = -2
 """In arrays of nodes that were asked for: nobody asked."""
 _NONE, _SHIFT = 0, 2
+_AHEAD = 16
+"""How many requests before its own the line of a page is asked for."""
 
 
 @compiled
 def ask_all(
-    asked: NDArray[np.int32],
+    asked: NDArray[np.int16],
     positions: NDArray[np.int64],
     nids: NDArray[np.int32],
     keeps_nid: bool,  # compiled functions take arguments by place
@@ -71,6 +74,8 @@ def ask_all(
     """Do :meth:`RequestLedger.ask` for each; return how many pages had no request, and how many the same."""
     n_fresh = n_same = 0
     for i in range(len(positions)):
+        if i + _AHEAD < len(positions):
+            prefetch(asked, positions[i + _AHEAD])
         before, word = asked[positions[i]], nids[i] + _SHIFT
         if before == _NONE:
             n_fresh += 1
@@ -104,7 +109,7 @@ class RequestLedger:
         self.stale_claims = 0
         self.pending = 0
         # By position, 0 where nothing is asked for, else the node + 2. Pages never asked for take no memory.
-        self._open = np.zeros(n_positions, dtype=np.int32)
+        self._open = np.zeros(n_positions, dtype=np.int16)
 
     def ask(self, position: int, nid: int, *, keeps_nid: bool = True, time_ns: int | None = None) -> None:
         """Begin a request; one that the page had already ends.
@@ -256,7 +261,7 @@ class RequestLedger:
 
     def _make_room(self, position: int) -> None:
         if position >= len(self._open):
-            self._open = np.concatenate((self._open, np.zeros(position + 1, dtype=np.int32)))
+            self._open = np.concatenate((self._open, np.zeros(position + 1, dtype=np.int16)))
 
     def verify(self, findable: NDArray[np.bool_] | None = None) -> None:
         """Prove conservation.

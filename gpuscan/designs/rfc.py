@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.designs.candidates import sorted_candidates
+from gpuscan.base.distinct import distinct
+from gpuscan.designs.candidates import MarkedLines, sorted_candidates
 from gpuscan.designs.machine import EINVAL, NUMA_NO_NODE, Machine, Pages, ZoneSpan
 from gpuscan.designs.model import Model
 from gpuscan.designs.races import Race
@@ -55,6 +56,7 @@ class Kmigrated(Model):
         self.batch_folios = KMIGRATE_BATCH
         self.records: NDArray[np.uint32] = np.zeros(machine.n_positions, dtype=np.uint32)
         """uint32[n_positions], format ``rfc``."""
+        self._lines = MarkedLines(machine.n_positions)
 
     def has_thread(self, nid: int) -> bool:
         """See :class:`gpuscan.designs.model.Model`."""
@@ -81,7 +83,7 @@ class Kmigrated(Model):
         """Book as lost what waits on nodes without a thread."""
         pending = self.ledger.pending_positions()
         nids = self.machine.nids_at(pending)
-        for nid in np.unique(nids).tolist():
+        for nid in distinct(nids):
             if not self.has_thread(nid):
                 self.ledger.end_pending_many(pending[nids == nid], NO_THREAD)
 
@@ -123,6 +125,7 @@ class Kmigrated(Model):
         shift = _FORMAT.nid.shift
         targets = (nids & self.NID_MASK).astype(np.uint32) << np.uint32(shift) | np.uint32(_READY)
         self.records[positions] = self.records[positions] & ~np.uint32(self.NID_MASK << shift) | targets
+        self._lines.note(positions)
         self.ledger.ask_many(positions, nids)
         self._activate_many(pfns, self.machine.nids_at(positions))
 
@@ -153,7 +156,7 @@ class Kmigrated(Model):
         counters["pfns_examined"] += self.n_examined(zone)
         batch = Batch(self.RULE, self.batch_folios)
         ranges = machine.ranges(zone.start_pfn, zone.end_pfn)
-        positions = sorted_candidates(self.records, _READY, ranges, tuple(races))
+        positions = sorted_candidates(self.records, _READY, ranges, tuple(races), self._lines)
         start = 0
         for raced in np.flatnonzero(np.isin(positions, list(races))).tolist() if races else ():
             self._take_marked(positions[start:raced], zone, batch)
@@ -284,6 +287,7 @@ class Kmigrated(Model):
 
     def _set_ready(self, position: int, nid: int) -> None:
         self.records[position] |= np.uint32(_READY)
+        self._lines.note(position)
         self.ledger.ask(position, nid)
 
     def _activate(self, position: int) -> None:
@@ -291,7 +295,7 @@ class Kmigrated(Model):
 
     def _activate_many(self, pfns: NDArray[np.int64], nids: NDArray[np.int64]) -> None:
         """Set the flags for pages that were marked, of these nodes."""
-        self._active.update(np.unique(nids).tolist())
+        self._active.update(distinct(nids))
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         ready: NDArray[np.bool_] = self.records[positions] & np.uint32(_READY) != 0

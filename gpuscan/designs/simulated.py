@@ -192,6 +192,13 @@ class SimulatedPages:
                 n_stepped_over += n_folios * ((1 << mapping.order) - 1)
         return end_pfn - start_pfn - n_stepped_over
 
+    def n_steps_each(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`gpuscan.designs.machine.Machine`."""
+        if not self._large:
+            return ends - starts
+        parts = zip(starts.tolist(), ends.tolist(), strict=True)
+        return np.array([self.n_steps(start, end) for start, end in parts], dtype=np.int64)
+
     def steps_to(self, start_pfn: int, pfns: NDArray[np.int64], nid: int | None = None) -> NDArray[np.int64]:
         """See :class:`gpuscan.designs.machine.Machine`; no folio lies across ``start_pfn``."""
         return self._folio_steps(nid).before(start_pfn, pfns) if self._large else pfns - start_pfn

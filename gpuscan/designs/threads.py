@@ -12,6 +12,7 @@ sections takes is little, so a walk is where its looks alone bring it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -27,6 +28,7 @@ from gpuscan.engine.policy import Policy
 from gpuscan.topology import Topology
 
 _NS_PER_S = 1_000_000_000
+_COUNTED_MAX = 1 << 16
 _MEANS_MAX = 20
 """A drawn distance between two atomics is longer than so many means once in 500 million."""
 
@@ -295,7 +297,9 @@ class Threads:
         marks = self._marks
         spans = np.searchsorted(node.starts, marks.pfns[coming], side="right") - 1
         inside = (spans >= 0) & (marks.pfns[coming] < node.ends[spans])
-        order = np.flatnonzero(inside)[np.argsort(spans[inside], kind="stable")]
+        # Numbers of 16 bits are sorted by counting.
+        numbers = spans[inside].astype(np.uint16 if len(node.spans) <= _COUNTED_MAX else np.int64)
+        order = np.flatnonzero(inside)[np.argsort(numbers, kind="stable")]
         mine, spans = coming[order], spans[order]
         ahead = MarksAhead(
             marks.times_ns[mine],
@@ -365,7 +369,8 @@ class Threads:
         else:  # for each of them two distances are drawn
             longest_ns = sum(map(self._model.n_examined, node.spans)) * self._pace.look_ns
             longest_ns += _MEANS_MAX * self._atomics.apart_ns
-        end = int(np.searchsorted(marks.times_ns, start_ns + longest_ns))
+        # A whole number: for any other NumPy makes floats of all times, those of the whole list.
+        end = int(np.searchsorted(marks.times_ns, start_ns + math.ceil(longest_ns)))
         mine = (marks.own_nids[n_marked:end] == nid) & ~marks.done[n_marked:end]
         found: NDArray[np.int64] = n_marked + np.flatnonzero(mine)
         return found

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import ArraySpec, check_arrays, flag, instance, whole
+from gpuscan.base.distinct import distinct
 from gpuscan.base.errors import ArgumentError, RunFailedError
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.sim.frames import PMD_ORDER
@@ -192,7 +193,7 @@ class SimulatedMigrator:
             )
         sizes = np.diff(ends, prepend=0)
         each_nid, new = np.repeat(target_nids, sizes), np.empty(len(frames), dtype=np.int64)
-        for nid in np.unique(target_nids).tolist():
+        for nid in distinct(target_nids):
             self._check_target(nid)
             mine = np.flatnonzero(each_nid == nid)
             found = machine.frames.alloc(len(mine), nid)
@@ -244,7 +245,7 @@ class SimulatedMigrator:
             if self._has_vma:
                 batch.refuse(is_file & (flags & EXEC_SHARED != 0), MigrateStatus.EACCES, "shared executable")
             batch.refuse(is_file & (flags & DIRTY != 0), MigrateStatus.EAGAIN, "dirty file page")
-        for order in np.unique(orders[batch.pending]).tolist():
+        for order in distinct(orders[batch.pending]):
             if not machine.frames.is_balanced(target_nid, 1 << order):
                 batch.refuse(orders == order, MigrateStatus.EAGAIN, "target not balanced")
                 self._not_balanced(target_nid)
@@ -276,7 +277,7 @@ class SimulatedMigrator:
             n_charged += bool(len(unmapped))
             waits = copy_fails[unmapped]
             n_passes += bool(len(unmapped)) + self._retry(waits)
-            for order in np.unique(orders[unmapped]).tolist():
+            for order in distinct(orders[unmapped]):
                 same = orders[unmapped] == order
                 self._machine.frames.free(new[same & waits], order)
                 moved, frames = unmapped[same & ~waits], new[same & ~waits]
@@ -368,8 +369,8 @@ class ManyFolios:
                 stays |= flags & EXEC_SHARED != 0
             refused[is_file & stays] = 1
         orders = space.orders_of(space.folios_at(frames))
-        for nid in np.unique(target_nids).tolist():
-            for order in np.unique(orders[target_nids == nid]).tolist():
+        for nid in distinct(target_nids):
+            for order in distinct(orders[target_nids == nid]):
                 if not self._migrator._machine.frames.is_balanced(nid, 1 << order):
                     refused[(target_nids == nid) & (orders == order) & (refused == 0)] = NOT_BALANCED
         return refused

@@ -76,6 +76,7 @@ class AddressSpace:
         self._first_folios = [mapping.first_folio for mapping in mappings]
         self._starts = np.array(self._first_folios, dtype=np.int64)
         self._orders = np.array([mapping.order for mapping in mappings], dtype=np.int64)
+        self._one_order = len({mapping.order for mapping in mappings}) == 1
 
     @property
     def n_bytes(self) -> int:
@@ -106,7 +107,7 @@ class AddressSpace:
 
     def orders_of(self, folios: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the order of folios; any for the folio -1."""
-        if len(self._orders) == 1:
+        if self._one_order:
             return np.full(len(folios), self._orders[0])
         return self._orders[np.searchsorted(self._starts, folios, side="right") - 1]
 

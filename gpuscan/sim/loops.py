@@ -2,7 +2,7 @@
 
 All of them live in this one file on purpose: Numba's cache is keyed by the file
 of the outermost function, so a caller of a helper elsewhere would go stale when
-the helper changes. Everything is serial and releases the GIL.
+the helper changes (``prefetch`` changes no result). Everything is serial and releases the GIL.
 
 Random numbers are a function of (key, access index) rather than a stream
 (SplitMix64, Steele, Lea and Flood, OOPSLA 2014), so a run is the same whatever
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled as _compiled
+from gpuscan.kernels.cpu.atomics import prefetch
 from gpuscan.sim.interleave import Regions
 
 REFERENCED = 1
@@ -35,6 +36,8 @@ _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 _SECTION_SHIFT = 15
 _SECTION_MASK = (1 << _SECTION_SHIFT) - 1
 _PAGE_SHIFT = 12
+_FRAMES_AHEAD, _FLAGS_AHEAD = 32, 16
+"""How many accesses before its own a line of the page table, and of the flags, is asked for."""
 
 
 @_compiled
@@ -152,8 +155,13 @@ def touch(
     Returns:
         How many faulted.
     """
-    n_faults = 0
-    for i in range(len(folios)):
+    n, n_faults = len(folios), 0
+    for i in range(n):
+        # Each access is to other lines of both arrays than those before: they are on their way by then.
+        if i + _FRAMES_AHEAD < n:
+            prefetch(frame_of, base + folios[i + _FRAMES_AHEAD])
+        if i + _FLAGS_AHEAD < n:
+            prefetch(flags, np.int64(frame_of[base + folios[i + _FLAGS_AHEAD]]) >> slot_shift)
         frame = np.int64(frame_of[base + folios[i]])
         counts[section_nid[frame >> _SECTION_SHIFT]] += 1
         slot = frame >> slot_shift

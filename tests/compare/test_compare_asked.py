@@ -176,4 +176,4 @@ def test_a_captured_machine_is_compared_and_a_walk_of_its_memory_is_told(
 def test_jobs_beyond_the_loops_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch("gpuscan.cli.compare._run"):
         assert main(["compare", "--designs", "rfc-v1,gpuscan", "--jobs", "64"]) == 0
-    assert "--jobs 64: there are 2 loops of models, so no more run at once" in capsys.readouterr().err
+    assert "--jobs 64: there are 3 loops that may run at once, and no more do" in capsys.readouterr().err

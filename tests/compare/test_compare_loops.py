@@ -21,7 +21,7 @@ from gpuscan.compare.settings import Parameters, Settings, ticks_within
 from gpuscan.compare.static_machine import StillPages
 from gpuscan.compare.store_loop import StoreLoop
 from gpuscan.compare.stream import RecordedStream
-from gpuscan.compare.suite import ModelJob
+from gpuscan.compare.suite import LoopJob
 from gpuscan.designs.built_in.hot_list import HotList
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.requests import RequestLedger
@@ -399,13 +399,13 @@ def test_a_timed_ledger_counts_from_the_first_mark() -> None:
 
 
 def test_jobs_in_processes_give_what_they_give_here(stream: RecordedStream, requests: RequestList) -> None:
-    jobs = [ModelJob("percpu-list", loop, settings(), stream, requests, COSTS) for loop in ("closed", "open")]
+    jobs = [LoopJob("percpu-list", loop, settings(), stream, requests, COSTS) for loop in ("closed", "open")]
     shares: dict[str, float] = {}
 
     def on_share(name: str, share: float) -> None:
         shares[name] = shares.get(name, 0.0) + share
 
-    found = {job.loop: result for job, result in run_jobs(jobs, 2, on_share) if isinstance(job, ModelJob)}
+    found = {job.loop: result for job, result in run_jobs(jobs, 2, on_share) if isinstance(job, LoopJob)}
     assert found["closed"] == run_closed("percpu-list", settings(), stream)
     here = open_loop("percpu-list", stream.open().machine, requests)
     np.testing.assert_array_equal(found["open"].delays_ns, here.delays_ns)
@@ -415,9 +415,7 @@ def test_jobs_in_processes_give_what_they_give_here(stream: RecordedStream, requ
 def test_a_job_s_error_ends_the_comparison(stream: RecordedStream, requests: RequestList) -> None:
     with pytest.raises(InputError, match="unknown design 'nobody'"):
         list(
-            run_jobs(
-                [ModelJob("nobody", "open", settings(), stream, requests, COSTS)] * 2, 2, lambda *_: None
-            )
+            run_jobs([LoopJob("nobody", "open", settings(), stream, requests, COSTS)] * 2, 2, lambda *_: None)
         )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpuscan.base.errors import RunFailedError
 from gpuscan.compare.open_loop import OpenLoop, StepCosts
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.static_machine import StillPages
 from gpuscan.designs.catalogue import DESIGNS, make_model
+from gpuscan.designs.machine import migrate_one_by_one
 from gpuscan.engine.policy import Policy
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
@@ -165,3 +169,19 @@ def test_a_page_found_before_it_was_marked_is_an_error() -> None:
     loop.place.begin(1)
     with pytest.raises(RunFailedError, match="found at 1 ns, 1 ns before it was marked; this is a bug"):
         loop.ledger.claim(7)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 1200), st.sampled_from([0, 2, 7])), min_size=1, max_size=6))
+def test_batches_together_are_counted_as_one_by_one(batches: list[tuple[int, int]]) -> None:
+    process = ProcessSpec("app", 8192, (0,), 1.0, ((2, 1.0),))
+    sim = SimulatedMachine(tiered(), MachineSpec((process,)))
+    still, sizes = StillPages(sim), np.array([size for size, _ in batches])
+    heads = sim.space.frame_of[: sizes.sum()].astype(np.int64)
+    nids = np.array([nid for _, nid in batches])
+    together = still.migrate_each(heads, sizes.cumsum(), nids)
+    single = migrate_one_by_one(still, heads, sizes.cumsum(), nids)
+    assert together.moved.tolist() == single.moved.tolist()
+    assert together.busy_ns.tolist() == single.busy_ns.tolist()
+    assert together.events == single.events
+    assert +Counter(together.counts) == +Counter(single.counts)

@@ -578,6 +578,10 @@ def test_pages_of_a_simulated_machine() -> None:
     (zone,) = seen.zones(2)
     assert seen.n_steps(zone.start_pfn, zone.end_pfn, 2) == SECTION_PAGES - 4 * 511
     assert seen.n_steps(zone.start_pfn, zone.end_pfn, 3) == SECTION_PAGES
+    starts = np.array([zone.start_pfn, 0])
+    n_steps = [seen.n_steps(start, start + SECTION_PAGES) for start in starts.tolist()]
+    assert seen.n_steps_each(starts, starts + SECTION_PAGES).tolist() == n_steps
+    assert n_steps[0] == SECTION_PAGES - 4 * 511
     assert seen.ranges(0, 8 * SECTION_PAGES) == [
         (n * SECTION_PAGES, (n + 1) * SECTION_PAGES) for n in range(4)
     ]

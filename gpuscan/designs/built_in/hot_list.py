@@ -417,9 +417,10 @@ class HotList(Model):
         return self._heaps.entries[which, : self._heaps.lengths[which]]
 
     def _ready_at(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        heaped = [np.empty(0, dtype=np.int32), *map(self._in_heap, range(len(self._nids)))]
-        found = np.concatenate(heaped)
-        return np.isin(positions, self._entries.position[found[~self._entries.freed[found]]])
+        none = np.empty(0, dtype=np.int32)
+        found = np.concatenate([none, *map(self._in_heap, range(len(self._nids)))])
+        heaped = self._entries.position[found[~self._entries.freed[found]]]
+        return np.isin(positions, heaped, kind="table")
 
 
 def _made(machine: Machine, policy: Policy) -> HotList:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.distinct import distinct
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import EINVAL, Machine
 from gpuscan.designs.model import Model
@@ -111,7 +112,7 @@ class PercpuList(Model):
         positions, nids, cpus = positions[there], nids[there], cpus[there]
         own_nids = self.machine.nids_at(positions)
         taken = np.zeros(len(positions), dtype=np.bool_)
-        for nid in np.unique(own_nids).tolist():
+        for nid in distinct(own_nids):
             mine = np.flatnonzero((own_nids == nid) & (nids != nid))
             if len(mine):
                 taken[mine] = self._append(nid, positions[mine], nids[mine], cpus[mine])

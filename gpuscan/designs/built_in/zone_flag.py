@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.distinct import distinct
 from gpuscan.designs.contract import Charge, Design, Modelled, PlotStyle
 from gpuscan.designs.machine import Machine, ZoneSpan
 from gpuscan.designs.races import Race
@@ -66,7 +67,7 @@ class ZoneFlag(RfcFixed):
 
     def _activate_many(self, pfns: NDArray[np.int64], nids: NDArray[np.int64]) -> None:
         super()._activate_many(pfns, nids)
-        for nid in np.unique(nids).tolist():
+        for nid in distinct(nids):
             mine = pfns[nids == nid]
             for zone in self.machine.zones(nid):
                 if ((mine >= zone.start_pfn) & (mine < zone.end_pfn)).any():
