@@ -72,6 +72,10 @@ class IdleDevice:
         """Return host memory."""
         return np.empty(length, dtype=dtype)
 
+    def clear(self, array: Any) -> None:
+        """Do it."""
+        array[:] = 0
+
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy."""
         return array.copy()

@@ -56,6 +56,9 @@ class EmulatedDevice:
         array.view(np.uint8)[: 1 << 20] = 0xA5  # whoever counts on zeros shows
         return array
 
+    def clear(self, array: Any) -> None:
+        array[:] = 0
+
     def upload(self, array: NDArray[Any]) -> Any:
         copy = self.zeros(len(array), array.dtype)
         copy[:] = array

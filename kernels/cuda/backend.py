@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import flag
-from gpuscan.base.errors import DeviceError
+from gpuscan.base.errors import ArgumentError, DeviceError
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
     N_OUTCOMES,
@@ -25,8 +25,8 @@ from gpuscan.kernels.api import (
     StoreArrays,
     StoreLayout,
 )
-from gpuscan.kernels.budgets import cut_budget
-from gpuscan.kernels.cuda.budget import CudaKeyCounts
+from gpuscan.kernels.cuda.budget import CudaKeyCounts, rank
+from gpuscan.kernels.cuda.cuts import DeviceCuts
 from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.launches import arguments_of, typed
 from gpuscan.kernels.cuda.scan import Scan
@@ -106,6 +106,7 @@ class CudaKernels:
             self.arrays = _allocate(layout, device)
             self.scratch = Scratch(device, layout)
             self.stages = Stages(device, layout.fmt.dtype)
+            self.cuts = DeviceCuts(device, layout, self.scratch.report)
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
             self._last_mask = b""
             self._nodes_of_mask = device.empty(N_NODES_MAX, np.uint8)
@@ -237,11 +238,19 @@ class CudaKernels:
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """Find the cut-offs that spend a budget on the hottest pages of a range."""
-        return cut_budget(self.count_keys(budget, lo, hi, node_mask), budget)
+        lo, hi, node_mask = self._door.ranking(budget, lo, hi, node_mask)
+        with self.working():
+            return rank(self, budget, lo, hi, node_mask)
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
         self._door.scan(request)
+        cuts = request.cuts
+        if cuts is not None and len(cuts.chunk_edges) != 2:
+            raise ArgumentError(
+                f"scan: the cut-offs have {len(cuts.chunk_edges) - 1} chunks, a GPU takes those of its own, "
+                "which have one; rank with this store"
+            )
         return Scan(self, request).run()
 
     def release(
@@ -348,7 +357,7 @@ class CudaKernels:
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
             self.stages = Stages(self.device, self.layout.fmt.dtype)
-            del self.scratch, self._all_nodes, self._nodes_of_mask
+            del self.scratch, self.cuts, self._all_nodes, self._nodes_of_mask
 
 
 class HostBuffers:

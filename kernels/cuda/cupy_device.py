@@ -77,7 +77,7 @@ class CupyDevice:
     def zeros(self, length: int, dtype: Any) -> Any:
         """Allocate zeros."""
         array = self.empty(length, dtype)
-        array.fill(0)
+        self.clear(array)
         return array
 
     def empty(self, length: int, dtype: Any) -> Any:
@@ -94,6 +94,10 @@ class CupyDevice:
                 f"the GPU has {format_bytes(self.free_bytes())} free, {format_bytes(needed_bytes)} more are "
                 "needed; close what else uses it, scan with a smaller plan, or use --device cpu"
             ) from None
+
+    def clear(self, array: Any) -> None:
+        """Set memory, on the kernel stream."""
+        array.fill(0)
 
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy on the GPU. The host array may change as soon as this returns."""

@@ -50,6 +50,10 @@ class Device(Protocol):
         """Allocate without initialising; raises as :meth:`zeros`."""
         ...
 
+    def clear(self, array: Any) -> None:
+        """Begin to make a device array zeros."""
+        ...
+
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy on the device; raises as :meth:`zeros`."""
         ...

@@ -41,7 +41,6 @@ ARRAY_TYPES: dict[str, str] = {
     "cell_tallies": "uint64",
     "cell_ends": "int64",
     "n_done": "uint32",
-    "n_before": "int64",
     "most_claims": "int64",
     "edges": "int64",
     "ends": "int64",
@@ -56,6 +55,10 @@ ARRAY_TYPES: dict[str, str] = {
     "plan_flats": "int64",
     "plan_words": "record",
     "pages_of_key": "uint64",
+    "stop_from": "int64",
+    "stop_below": "int64",
+    "ties": "uint32",
+    "wrapped_ties": "uint32",
 }
 """NumPy's name for the items of each array; ``record`` is a record of the store's format."""
 
@@ -74,6 +77,7 @@ NUMBER_TYPES: dict[str, Any] = {
     "hi": np.int64,
     "cell_shift": np.uint32,
     "capacity": np.int64,
+    "is_shared": np.int32,
     "of_candidate": np.int64,
     "of_set": np.int64,
     "of_wanted": np.int64,
@@ -99,7 +103,9 @@ _PRODUCER = (
 )
 _WALK = ("section_nid", "fixed_target", "n_targets", "node_mask", "edges", "n_stretches")
 _STAGE = ("staged_offsets", "staged_words", "n_staged")
-_CUTS = ("now", "cut_key", "resume_flat", *QUOTAS)
+_STOPS = ("stop_from", "stop_below")
+_CUTS = ("now", "cut_key", "resume_flat", *_STOPS, *QUOTAS)
+_TIES = ("now", "cut_key", "resume_flat", *QUOTAS[1:], "ties", "wrapped_ties")
 _SCAN = (*_WALK, "ends", *_STAGE, "target_counts", "target_totals", "totals")
 _RANGE = ("lo", "hi")
 _COUNTS = ("section_counts", "block_counts", "cell_ends")
@@ -127,9 +133,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "of_candidate", "of_set", "of_wanted", "of_block"),
         *("n_targets", *_CUT),
     ),
-    "fit_chunks": (
-        *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "n_targets", "most_claims", "n_before", *_CUT),
-        "n_done",
+    "fit_claims": (
+        *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "most_claims"),
+        *("edges", "n_stretches", "ends", "totals"),
     ),
     "group": ("n_targets", "n_chunks", "target_counts", "target_totals", "places", "plan_offsets"),
     "scan_dense": (*_INDEX, *_SCAN),
@@ -142,7 +148,10 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *("places", "plan_flats", "plan_words"),
     ),
     "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
-    "rank_stretches": (*_INDEX, *_ORDERS, *_WALK, *_CUTS),
+    "cut_keys": ("n_targets", "limit_pages", "pages_of_key", "cut_key", *QUOTAS, "seen_pages"),
+    "rank_ties": (*_INDEX, *_ORDERS, *_WALK, *_TIES),
+    "cut_ties": (*_INDEX, *_ORDERS, *_WALK, *_TIES, "is_shared", *_STOPS),
+    "count_claims": (*_INDEX, *_WALK, "now", "cut_key", "resume_flat", *_STOPS, "most_claims"),
 }
 """Parameters of each kernel, in the order of its signature."""
 

@@ -1,4 +1,4 @@
-"""What a scan asks of the device: launches, waits, copies and memory, counted."""
+"""What scans and rankings ask of the device: launches, waits, copies and memory, counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from emulated import EmulatedDevice
-from gpuscan.kernels.api import Kernels, ScanRequest
+from gpuscan.kernels.api import Budget, Cutoffs, Kernels, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.workspace import SMALL_PLAN
@@ -63,6 +63,9 @@ class CountedDevice(EmulatedDevice):
 
     def empty(self, length: int, dtype: Any) -> Any:
         return self._count("allocations", lambda: EmulatedDevice.empty(self, length, dtype))
+
+    def clear(self, array: Any) -> None:
+        self._count("clear", lambda: EmulatedDevice.clear(self, array))
 
     def upload(self, array: NDArray[Any]) -> Any:
         return self._count("upload", lambda: EmulatedDevice.upload(self, array))
@@ -192,6 +195,33 @@ def test_a_store_scans_ranges_and_plans_of_any_size_in_turn(device: CountedDevic
         assert first + len(rest.flat) == n_ready
         kernels.release(rest.flat, rest.words, NONE)
         kernels.load(arrays)
+
+
+def ranked(kernels: Kernels, limit: int) -> Cutoffs:
+    """Return the cut-offs of a budget of ``limit`` pages for every target, with ties that are cut."""
+    n_targets = kernels.layout.n_targets
+    return kernels.rank(Budget(np.full(n_targets, limit), np.full(n_targets, 3000), 0), 0, N_PAGES)
+
+
+@pytest.mark.parametrize("n_targets", [8, 1024])
+def test_cut_offs_stay_on_the_device(n_targets: int) -> None:
+    """A ranking uploads its limits; scans with what it found, one after the other, upload nothing."""
+    device = CountedDevice()
+    kernels = CudaBackend(device).open(plain_layout(n_sections=2, n_targets=n_targets))
+    kernels.load(random_store(kernels.layout, Filling(3e-2), np.random.default_rng(2)))
+    ranked(kernels, 1)
+    device.taken()
+    cuts = ranked(kernels, 2)
+    assert (cuts.cut_key < kernels.layout.fmt.n_keys).any(), "no budget is cut"
+    assert device.taken() == {"launches": 6, "write": 1, "clear": 2, "fetch_into": 2}
+    found = 0
+    for lo, hi in ((0, 40_960), (40_960, N_PAGES)):
+        plan = kernels.scan(ScanRequest(lo, hi, N_PAGES, "indexed", cuts=cuts))
+        found += len(plan.flat)
+        asked = device.taken()
+        asked.pop("fetch_beside", None), asked.pop("allocations", None), asked.pop("pinned", None)
+        assert asked == {"launches": 5, "fetch_into": 2}
+    assert 0 < found <= 2 * n_targets
 
 
 def test_what_the_benchmark_measures_is_a_scan() -> None:
