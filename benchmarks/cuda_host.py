@@ -84,6 +84,10 @@ class IdleDevice:
         """Copy."""
         array[:] = content
 
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        """Copy."""
+        array[:] = content
+
     def fetch(self, array: Any) -> NDArray[Any]:
         """Return a copy."""
         fetched: NDArray[Any] = array.copy()
@@ -102,10 +106,6 @@ class IdleDevice:
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
         """Copy nothing."""
         return lambda: None
-
-    def stable_order(self, keys: Any) -> Any:
-        """Return the permutation."""
-        return np.argsort(keys, kind="stable")
 
 
 def layout() -> StoreLayout:

@@ -67,6 +67,9 @@ class EmulatedDevice:
     def write(self, array: Any, content: NDArray[Any]) -> None:
         array[:] = content
 
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        array[:] = content
+
     def fetch(self, array: Any) -> NDArray[Any]:
         fetched: NDArray[Any] = array.copy()
         return fetched
@@ -83,9 +86,6 @@ class EmulatedDevice:
                 into[:] = array
 
         return wait
-
-    def stable_order(self, keys: Any) -> Any:
-        return np.argsort(keys, kind="stable")
 
 
 def _of_its_types(name: str, kernel: Kernel, parameters: tuple[Parameter, ...]) -> Kernel:

@@ -15,7 +15,6 @@ from gpuscan.base.arguments import flag
 from gpuscan.base.errors import ArgumentError, DeviceError
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
-    N_OUTCOMES,
     N_RELEASE_OUTCOMES,
     Budget,
     Cutoffs,
@@ -29,6 +28,7 @@ from gpuscan.kernels.cuda.budget import CudaKeyCounts, rank
 from gpuscan.kernels.cuda.cuts import DeviceCuts
 from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.launches import arguments_of, typed
+from gpuscan.kernels.cuda.producing import Producing
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
 from gpuscan.kernels.cuda.workspace import Scratch, Stages, scratch_bytes
@@ -49,8 +49,8 @@ class CudaBackend:
     Args:
         device: what kernels run on; by default the current GPU of CuPy.
         ordered: items of one ``request`` or ``record`` call that name one folio are worked on in
-            call order, as every backend does it. That takes a sort; False leaves the order to
-            the hardware, and all else as it is.
+            call order, as every backend does it. That takes a look at all of them before; False
+            leaves the order to the hardware, and all else as it is.
         exclusive: claims are plain stores. For callers who own their stores: nothing but this
             backend's own calls, from this process, changes records or index.
 
@@ -108,6 +108,7 @@ class CudaKernels:
             self.stages = Stages(device, layout.fmt.dtype)
             self.cuts = DeviceCuts(device, layout, self.scratch.report)
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
+            self._producing = Producing(self)
             self._last_mask = b""
             self._nodes_of_mask = device.empty(N_NODES_MAX, np.uint8)
             self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
@@ -197,31 +198,8 @@ class CudaKernels:
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
-        n_items, device = len(pfns), self.device
         with self.working():
-            if n_items == 0:
-                return np.zeros(N_OUTCOMES, dtype=np.int64)
-            items = {"pfns": device.upload(pfns), "nids": device.upload(nids), "n_items": n_items}
-            heads = order = device.empty(0, np.int64)
-            if self.ordered:
-                heads = device.empty(n_items, np.int64)
-                self.launch("resolve", n_items, **items, drop_top_tier=drop_top_tier, heads=heads)
-                order = device.stable_order(heads)
-            ended = device.empty(len(outcomes), np.uint8)
-            counts = device.zeros(N_OUTCOMES, np.uint64)
-            self.launch(
-                name,
-                n_items,
-                **items,
-                ordered=self.ordered,
-                heads=heads,
-                order=order,
-                outcomes=ended,
-                wants_outcomes=len(outcomes) > 0,
-                counts=counts,
-                **decides,
-            )
-            return self._counted(counts, ended, outcomes)
+            return self._producing.run(name, pfns, nids, outcomes, drop_top_tier, decides)
 
     def _counted(self, counts: Any, ended: Any, outcomes: NDArray[np.uint8]) -> NDArray[np.int64]:
         if len(outcomes):
@@ -357,7 +335,7 @@ class CudaKernels:
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
             self.stages = Stages(self.device, self.layout.fmt.dtype)
-            del self.scratch, self.cuts, self._all_nodes, self._nodes_of_mask
+            del self.scratch, self.cuts, self._producing, self._all_nodes, self._nodes_of_mask
 
 
 class HostBuffers:

@@ -110,6 +110,10 @@ class CupyDevice:
         array.set(np.ascontiguousarray(content), stream=self._stream)
         self._stream.synchronize()
 
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        """Copy from pinned memory, which waits for nothing."""
+        array.set(content, stream=self._stream)
+
     def fetch(self, array: Any) -> NDArray[Any]:
         """Return a copy in host memory."""
         fetched: NDArray[Any] = array.get(stream=self._stream)
@@ -149,11 +153,6 @@ class CupyDevice:
 
         kept = list(copies)
         return wait
-
-    def stable_order(self, keys: Any) -> Any:
-        """Return the permutation that sorts; CuPy's argsort is Thrust's stable radix sort."""
-        with self._allocating(4 * keys.nbytes):
-            return self._cupy.argsort(keys, kind="stable")
 
 
 def _usable_cupy() -> Any:

@@ -1,4 +1,4 @@
-"""What the drivers ask of a device: memory, copies, a sort, and kernels by name.
+"""What the drivers ask of a device: memory, copies, and kernels by name.
 
 The drivers know nothing else about it, so the same drivers and the same kernels run on
 CuPy (:mod:`gpuscan.kernels.cuda.cupy_device`) and wherever the tests execute them.
@@ -19,7 +19,7 @@ Kernel = Callable[[tuple[int], tuple[int], tuple[Any, ...]], None]
 class Device(Protocol):
     """A device that kernels run on. Arrays are one-dimensional, C-contiguous, aligned to 16 bytes or more.
 
-    Kernels, sorts and copies that are begun inside :meth:`working` run one after the other.
+    Kernels and copies that are begun inside :meth:`working` run one after the other.
     """
 
     def describe(self) -> str:
@@ -62,6 +62,12 @@ class Device(Protocol):
         """Overwrite a device array."""
         ...
 
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        """Begin to overwrite a device array from memory of :meth:`host_empty`, which stays as it is until
+        something was waited for.
+        """
+        ...
+
     def fetch(self, array: Any) -> NDArray[Any]:
         """Wait for what was begun, and return a copy in host memory; ``array`` may be a strided view."""
         ...
@@ -81,8 +87,4 @@ class Device(Protocol):
             What waits for the copies, at its first call; may be called outside :meth:`working`, in any
             thread. It keeps both sides of every copy alive until then.
         """
-        ...
-
-    def stable_order(self, keys: Any) -> Any:
-        """Return the permutation, int64, that sorts ``keys`` and leaves equal ones in order."""
         ...

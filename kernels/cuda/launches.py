@@ -29,8 +29,10 @@ ARRAY_TYPES: dict[str, str] = {
     "pfn_start": "int64",
     "pfn_end": "int64",
     "flat_offset": "int64",
-    "heads": "int64",
-    "order": "int64",
+    "folio_heads": "uint64",
+    "folio_lasts": "uint32",
+    "folio_notes": "uint32",
+    "slots": "uint32",
     "counts": "uint64",
     "n_ready": "uint64",
     "bitmap": "uint64",
@@ -78,6 +80,8 @@ NUMBER_TYPES: dict[str, Any] = {
     "cell_shift": np.uint32,
     "capacity": np.int64,
     "is_shared": np.int32,
+    "notes_count": np.int32,
+    "n_slots": np.uint32,
     "of_candidate": np.int64,
     "of_set": np.int64,
     "of_wanted": np.int64,
@@ -97,9 +101,10 @@ _INDEX = ("records", "ready_bits", "block_bits")
 _ORDERS = ("folio_order", "has_large_folios")
 _MACHINE = ("pfn_start", "pfn_end", "flat_offset", "n_extents", "node_flags")
 _ITEMS = ("fixed_target", *_MACHINE, "pfns", "nids", "n_items")
+_FOLIOS = ("folio_heads", "folio_lasts", "folio_notes", "n_slots")
 _PRODUCER = (
     *(*_INDEX, "eligible_bits", *_ORDERS, "node_active", "section_nid", *_ITEMS),
-    *("ordered", "heads", "order", "outcomes", "wants_outcomes", "counts"),
+    *("ordered", "slots", *_FOLIOS, "outcomes", "wants_outcomes", "counts"),
 )
 _WALK = ("section_nid", "fixed_target", "n_targets", "node_mask", "edges", "n_stretches")
 _STAGE = ("staged_offsets", "staged_words", "n_staged")
@@ -112,7 +117,16 @@ _COUNTS = ("section_counts", "block_counts", "cell_ends")
 _CUT = ("edges", "n_stretches", "ends", "n_staged", "target_totals", "totals")
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "resolve": ("eligible_bits", *_ORDERS, "section_nid", *_ITEMS, "drop_top_tier", "heads"),
+    "resolve": (
+        "eligible_bits",
+        *_ORDERS,
+        "section_nid",
+        *_ITEMS,
+        "drop_top_tier",
+        "notes_count",
+        *_FOLIOS,
+        "slots",
+    ),
     "request": _PRODUCER,
     "record": (*_PRODUCER, "now", "window", "threshold", "drop_top_tier"),
     "release": (

@@ -16,7 +16,7 @@ from emulator.presence import need
 from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.budgets import Limits, keep_within
-from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda import CudaBackend, producing
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.reference import ReferenceBackend
@@ -258,23 +258,37 @@ PRODUCED = {"resolve", "request", "set_eligible"}
 FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     "request does not index": (
         requests_are_indexed,
-        "        set_index(store, run.head);\n        activate_node(store, run.head);\n",
-        "        activate_node(store, run.head);\n",
+        "        set_index(store, turn.head);\n        activate_node(store, turn.head);\n",
+        "        activate_node(store, turn.head);\n",
         PRODUCED,
         "fast",
     ),
     "the first request of a call stands": (
         the_last_request_stands,
-        "nids[item_at(items, run.end - 1)]",
-        "nids[run.item]",
+        "  if (items.folios.lasts[slot] != (u32)item + 1) return",
+        "  if (items.folios.notes[slot] != ~(u32)item) return",
         PRODUCED,
         "fast",
     ),
-    "a run of a folio's items ends where a step does": (
+    "a folio's items are counted by the lane": (
         runs_of_any_length_end_alike,
-        "  while (outside - inside > 1) {",
-        "  while (false) {",
+        "atomicAdd(folio_notes + slot, (u32)__popc(peers));",
+        "atomicAdd(folio_notes + slot, 1u);",
         {"resolve", "record", "set_eligible", "discard"},
+        "fast",
+    ),
+    "a folio that finds its slot taken takes it too": (
+        runs_of_any_length_end_alike,
+        "    if (seen == 0 || seen == key) return slot;\n",
+        "    return slot;\n",
+        {"resolve", "record", "set_eligible", "discard"},
+        "fast",
+    ),
+    "a folio's last item is that of its first lane": (
+        the_last_request_stands,
+        "(u32)item + n_after + 1",
+        "(u32)item + 1",
+        PRODUCED,
         "fast",
     ),
     "the access that makes a folio READY is counted as one below": (
@@ -390,6 +404,10 @@ _COMPILED_LATE = {"a stretch has less room than candidates", "the cells are summ
     for name, (check, *_) in FAULTS.items()
     if check in (budgets_are_spent_in_order, a_quota_of_all_warps_is_not_overdrawn)
 }
+_COMPILED_LATE |= {
+    "a folio that finds its slot taken takes it too",
+    "a folio's last item is that of its first lane",
+}
 """Each fault is a compilation of one to two seconds; these wait for the slow suite."""
 
 
@@ -475,7 +493,7 @@ def test_cut_offs_of_another_backend_are_refused() -> None:
     cuts.chunk_edges = np.array([0, SECTION_PAGES, N_PAGES])
     for name in ("above_pages", "tie_pages_from", "tie_pages_below"):
         setattr(cuts, name, np.zeros((2, 8), dtype=np.int64))
-    with pytest.raises(ArgumentError, match="have 2 chunks, .* which have one; rank with this store"):
+    with pytest.raises(ArgumentError, match=r"have 2 chunks, .* which have one; rank with this store"):
         kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, cuts=cuts))
 
 
@@ -558,6 +576,24 @@ def test_claims_go_back_when_the_transfer_fails(error: type[BaseException], scan
     del plan
     gc.collect()  # the error's traceback holds it too
     assert "end 0" in device.happened, "memory was given away under a transfer"
+
+
+@pytest.mark.parametrize("name", ["request", "record"])
+def test_calls_longer_than_a_launch_are_in_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing, "PIECE_ITEMS", 700)
+    rng = np.random.default_rng(3)
+    pfns = rng.integers(0, 150, 2000)
+    nids = rng.integers(-1, 9, 2000).astype(np.int32)
+    found = []
+    for backend in (emulated_backend(), ReferenceBackend()):
+        kernels = backend.open(LAYOUT)
+        kernels.set_eligible(np.arange(100), eligible=True)
+        outcomes = np.full(2000, 99, dtype=np.uint8)
+        params = () if name == "request" else (RecordParams(1 << 20, 1 << 10, 3, drop_top_tier=False),)
+        counts = getattr(kernels, name)(pfns, nids, *params, outcomes)
+        assert counts.tolist() == np.bincount(outcomes, minlength=len(counts)).tolist()
+        found.append((outcomes.tolist(), kernels.dump().records.tolist()))
+    assert found[0] == found[1]
 
 
 def test_without_order_the_same_pages_are_marked() -> None:

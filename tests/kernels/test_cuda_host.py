@@ -73,6 +73,9 @@ class CountedDevice(EmulatedDevice):
     def write(self, array: Any, content: NDArray[Any]) -> None:
         self._count("write", lambda: EmulatedDevice.write(self, array, content))
 
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        self._count("write_from", lambda: EmulatedDevice.write_from(self, array, content))
+
     def fetch(self, array: Any) -> NDArray[Any]:
         fetched: NDArray[Any] = self._count("fetch", lambda: EmulatedDevice.fetch(self, array))
         return fetched
@@ -222,6 +225,21 @@ def test_cut_offs_stay_on_the_device(n_targets: int) -> None:
         asked.pop("fetch_beside", None), asked.pop("allocations", None), asked.pop("pinned", None)
         assert asked == {"launches": 5, "fetch_into": 2}
     assert 0 < found <= 2 * n_targets
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_requests_come_in_one_copy_and_are_waited_for_once(ordered: bool) -> None:
+    device = CountedDevice()
+    kernels = CudaBackend(device, ordered=ordered).open(LAYOUT)
+    pfns, nids = np.arange(0, 60_000, 60), np.zeros(1000, dtype=np.int32)
+    kernels.set_eligible(pfns, True)
+    kernels.request(pfns, nids, NONE)
+    device.taken()
+    kernels.request(pfns, nids, NONE)
+    asked = {"write_from": 1, "clear": 1, "launches": 1 + ordered, "fetch_into": 1}
+    assert device.taken() == asked
+    kernels.request(pfns, nids, np.zeros(1000, dtype=np.uint8))
+    assert device.taken() == {**asked, "fetch_into": 2}
 
 
 def test_what_the_benchmark_measures_is_a_scan() -> None:
