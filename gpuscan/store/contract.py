@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.base.arguments import INT64_MAX, instance, whole
+from gpuscan.base.arguments import INT64_MAX, instance, is_on_gpu, whole
 from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.kernels.api import (
     Budget,
@@ -69,6 +69,8 @@ class PageStore(ABC):
     """
 
     device_reason: str
+    _may_be_on_gpu = False
+    """Whether kernels are given arrays of a GPU as they are."""
 
     def __init__(self, topology: Topology, layout: StoreLayout) -> None:
         self.topology = topology
@@ -113,7 +115,8 @@ class PageStore(ABC):
         """Ask for pages to be moved to nodes (RFC v1 ``kmigrated_add_pfn``).
 
         Args:
-            pfns: any page of a folio, n of them.
+            pfns: any page of a folio, n of them. A store on a GPU takes int64 and int32 that are there
+                already (``__cuda_array_interface__``, DLPack), n of each, without a copy.
             nids: target nodes, n of them or one for all.
 
         Returns:
@@ -126,8 +129,9 @@ class PageStore(ABC):
 
     def request_outcomes(self, pfns: ArrayLike, nids: ArrayLike, outcomes: NDArray[np.uint8]) -> Counts:
         """Do :meth:`request` and fill ``outcomes`` (uint8[n]) with the :class:`Outcome` of each element."""
-        pfn, nid = pages_and_nodes(pfns, nids)
-        pfn, nid, outcomes = self._door.arrays("request", pfn, nid, outcomes)
+        pfn, nid = pages_and_nodes(pfns, nids, may_be_on_gpu=self._may_be_on_gpu)
+        if not is_on_gpu(pfn):
+            pfn, nid, outcomes = self._door.arrays("request", pfn, nid, outcomes)
         return _counts(self._request(pfn, nid, outcomes))
 
     def record(
@@ -155,7 +159,7 @@ class PageStore(ABC):
         """
         params = RecordParams(now_jiffies, window_jiffies, threshold, drop_top_tier)
         self.check_threshold(params.threshold)
-        pfn, nid = pages_and_nodes(pfns, nids)
+        pfn, nid = pages_and_nodes(pfns, nids, may_be_on_gpu=self._may_be_on_gpu)
         return _counts(self._record(pfn, nid, params))
 
     def check_threshold(self, threshold: int) -> None:

@@ -60,6 +60,8 @@ class Store(PageStore):
         TopologyError: ``fixed_target`` is not a node with memory.
     """
 
+    _may_be_on_gpu = True
+
     def __init__(
         self,
         topology: Topology,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.base.arguments import flag
+from gpuscan.base.arguments import check_arrays, flag, is_on_gpu
 from gpuscan.base.errors import ArgumentError, DeviceError
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
@@ -27,12 +27,13 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.cuda.budget import CudaKeyCounts, rank
 from gpuscan.kernels.cuda.cuts import DeviceCuts
 from gpuscan.kernels.cuda.device import Device, Kernel
+from gpuscan.kernels.cuda.given import adopted
 from gpuscan.kernels.cuda.launches import arguments_of, typed
 from gpuscan.kernels.cuda.producing import Producing
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
 from gpuscan.kernels.cuda.workspace import Scratch, Stages, scratch_bytes
-from gpuscan.kernels.signatures import ARRAYS, Door, closed
+from gpuscan.kernels.signatures import ARRAYS, OPERATIONS, Door, closed
 from gpuscan.records.formats import N_NODES_MAX
 
 WORKING_BYTES = 64 << 20
@@ -87,6 +88,10 @@ class CudaBackend:
 class CudaKernels:
     """The operations on one store on a device; see :class:`gpuscan.kernels.api.Kernels`.
 
+    ``request`` and ``record`` take PFNs and nids that are on the device already, int64 and int32, without a
+    copy (``__cuda_array_interface__``, DLPack). The device waits for the stream that they come with; when
+    the call returns they are no longer used.
+
     Calls from several threads are safe: launches take turns. The transfer of a plan runs beside
     whatever is called next, in this thread or another; see :class:`gpuscan.kernels.api.RawPlan`.
     """
@@ -111,7 +116,7 @@ class CudaKernels:
             self._producing = Producing(self)
             self._last_mask = b""
             self._nodes_of_mask = device.empty(N_NODES_MAX, np.uint8)
-            self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
+            self.own: dict[str, Any] = {  # what launches are given of the store itself, by name
                 **{spec.name: getattr(self.arrays, spec.name) for spec in ARRAYS},
                 **typed(
                     {
@@ -162,7 +167,7 @@ class CudaKernels:
             n_threads: is rounded up to whole blocks.
             given: its parameters by name, but for what the store has itself.
         """
-        args = arguments_of(kernel, given, self._own)
+        args = arguments_of(kernel, given, self.own)
         self._find(kernel)((max(1, -(-n_threads // THREADS)),), (THREADS,), args)
 
     def request(
@@ -197,9 +202,17 @@ class CudaKernels:
         decides: dict[str, int],
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
+        are_there = is_on_gpu(pfns) or is_on_gpu(nids)
+        if are_there:
+            *items, its_outcomes = OPERATIONS[name]
+            pfns, nids = adopted(self.device, name, items, (pfns, nids))
+            (outcomes,) = check_arrays(name, (its_outcomes,), (outcomes,), {"n": len(pfns)})
+        else:
+            pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
         with self.working():
-            return self._producing.run(name, pfns, nids, outcomes, drop_top_tier, decides)
+            return self._producing.run(
+                name, pfns, nids, outcomes, drop_top_tier, decides, are_there=are_there
+            )
 
     def _counted(self, counts: Any, ended: Any, outcomes: NDArray[np.uint8]) -> NDArray[np.int64]:
         if len(outcomes):
@@ -331,7 +344,7 @@ class CudaKernels:
         """Let go of the arrays."""
         with self._lock, self.device.working():
             self._is_open = False
-            self._own = {}
+            self.own = {}
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
             self.stages = Stages(self.device, self.layout.fmt.dtype)

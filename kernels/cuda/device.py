@@ -62,6 +62,22 @@ class Device(Protocol):
         """Overwrite a device array."""
         ...
 
+    def adopt(self, array: Any) -> Any:
+        """Return an array that another library has on this device, without a copy: what is begun from now on
+        comes after what its stream was given so far.
+
+        Args:
+            array: has ``__cuda_array_interface__``, or DLPack's methods.
+
+        Raises:
+            ArgumentError: it is on another device, or cannot be read.
+        """
+        ...
+
+    def address(self, array: Any) -> int:
+        """Return where a device array begins, as kernels see it."""
+        ...
+
     def write_from(self, array: Any, content: NDArray[Any]) -> None:
         """Begin to overwrite a device array from memory of :meth:`host_empty`, which stays as it is until
         something was waited for.

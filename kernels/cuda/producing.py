@@ -52,6 +52,8 @@ class Producing:
         outcomes: NDArray[np.uint8],
         drop_top_tier: bool,
         decides: dict[str, int],
+        *,
+        are_there: bool,
     ) -> NDArray[np.int64]:
         """Do one call, in pieces where it is long; return its counts, int64[N_OUTCOMES].
 
@@ -63,26 +65,28 @@ class Producing:
             outcomes: uint8[n] to fill, or uint8[0].
             drop_top_tier: whether items on top-tier nodes are dropped.
             decides: what the kernel is given besides, by name.
+            are_there: items are on the device.
         """
         counts = np.zeros(N_OUTCOMES, dtype=np.int64)
         for lo in range(0, len(pfns), PIECE_ITEMS):
             part = slice(lo, lo + PIECE_ITEMS)
-            counts += self._piece(name, pfns[part], nids[part], outcomes[part], drop_top_tier, decides)
+            if min(PIECE_ITEMS, len(pfns) - lo) > self._room:
+                self._grow(min(PIECE_ITEMS, len(pfns) - lo))
+            items = {"pfns": pfns[part], "nids": nids[part], "n_items": len(pfns[part])}
+            if not are_there:
+                items = self._stage(pfns[part], nids[part])
+            counts += self._piece(name, items, outcomes[part], drop_top_tier, decides)
         return counts
 
     def _piece(
         self,
         name: str,
-        pfns: NDArray[np.int64],
-        nids: NDArray[np.int32],
+        items: dict[str, Any],
         outcomes: NDArray[np.uint8],
         drop_top_tier: bool,
         decides: dict[str, int],
     ) -> NDArray[np.int64]:
-        kernels, device, n_items = self._kernels, self._kernels.device, len(pfns)
-        if n_items > self._room:
-            self._grow(n_items)
-        items = self._stage(pfns, nids)
+        kernels, device, n_items = self._kernels, self._kernels.device, items["n_items"]
         ordered = kernels.ordered
         n_slots = 2 * n_items if ordered else 0
         device.clear(self._table[: N_OUTCOMES + 2 * n_slots])

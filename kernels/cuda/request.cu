@@ -34,21 +34,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     }
     if (turn.head >= 0 && turn.works) {
       /* The last item's target stands, whatever those before it asked for. */
-      const u32 target = (u32)wanted_target(store, nids[item]);
-      const u32 renewed = ((target & GS_NID_MAX) << GS_NID_SHIFT) | GS_READY;
-      u32 word = load_record(store, turn.head);
-      for (;;) {
-        const u32 marked = (word & ~(GS_NID_MAX << GS_NID_SHIFT)) | renewed;
-        const u32 seen = exchange_record_if(store, turn.head, word, marked);
-        if (seen == word) break;
-        word = seen;
-      }
-      /* Whoever made it READY owes the index bits: they are set, or about to be. */
-      if (!is_ready(word)) {
-        set_index(store, turn.head);
-        activate_node(store, turn.head);
-        outcome = GS_ACCEPTED;
-      }
+      if (request_folio(store, turn.head, (u32)wanted_target(store, nids[item]))) outcome = GS_ACCEPTED;
       if (first != item) {
         atomicAdd(block_counts + outcome, 1u);
         if (wants_outcomes) outcomes[first] = (u8)outcome;

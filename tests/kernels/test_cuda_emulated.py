@@ -132,6 +132,13 @@ def requests_are_indexed(backend: Any) -> None:
     assert_indexed(kernels)
 
 
+def every_folio_of_a_call_is_marked(backend: Any) -> None:
+    kernels = backend.open(LAYOUT)
+    kernels.set_eligible(np.arange(N_PAGES), eligible=True)
+    kernels.request(np.arange(0, N_PAGES, 99), np.full(len(range(0, N_PAGES, 99)), 3, dtype=np.int32), NONE)
+    assert kernels.count_ready() == len(range(0, N_PAGES, 99))
+
+
 def the_last_request_stands(backend: Any) -> None:
     kernels = backend.open(LAYOUT)
     kernels.set_eligible(np.arange(N_PAGES), eligible=True)
@@ -258,8 +265,8 @@ PRODUCED = {"resolve", "request", "set_eligible"}
 FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     "request does not index": (
         requests_are_indexed,
-        "        set_index(store, turn.head);\n        activate_node(store, turn.head);\n",
-        "        activate_node(store, turn.head);\n",
+        "  if (is_ready(word)) return false;\n  set_index(store, head);\n",
+        "  if (is_ready(word)) return false;\n",
         PRODUCED,
         "fast",
     ),
@@ -278,10 +285,10 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         "fast",
     ),
     "a folio that finds its slot taken takes it too": (
-        runs_of_any_length_end_alike,
+        every_folio_of_a_call_is_marked,
         "    if (seen == 0 || seen == key) return slot;\n",
         "    return slot;\n",
-        {"resolve", "record", "set_eligible", "discard"},
+        PRODUCED | {"count_ready"},
         "fast",
     ),
     "a folio's last item is that of its first lane": (
