@@ -53,8 +53,9 @@ class CupyDevice:
 
     def free_bytes(self) -> int:
         """Return what the driver and CuPy's pool have free; with another allocator all there is."""
-        pool: Any = self._cupy.get_default_memory_pool()
-        if getattr(self._cupy.cuda.get_allocator(), "__self__", None) is not pool:
+        pool = self._cupy.get_default_memory_pool()
+        owner: Any = getattr(self._cupy.cuda.get_allocator(), "__self__", None)
+        if owner is not pool:
             return int(
                 self._device.mem_info[1]
             )  # only it knows; what lacks shows when it is asked for memory
