@@ -199,12 +199,23 @@ class PageStore(ABC):
             InputError: the capacity is too small, or an argument is of another type, length or range.
             TopologyError: the machine has no such node.
         """
-        mask = self._node_mask("scan", nodes, node_mask)
-        stop = self.n_pages if end is None else end
-        request = ScanRequest(self.cursor, stop, self._capacity(capacity), path, mask, cuts)
-        plan = self._scan_on(request)
+        plan = self._scan_on(self._from_cursor(capacity, path, nodes, node_mask, end, cuts))
         self.cursor = plan.cursor % self.n_pages
         return plan
+
+    def _from_cursor(
+        self,
+        capacity: int | None,
+        path: ScanPath,
+        nodes: Iterable[int] | None,
+        node_mask: NDArray[np.uint8] | None,
+        end: int | None,
+        cuts: Cutoffs | None,
+    ) -> ScanRequest:
+        """Return the request of a scan from the cursor on; arguments as :meth:`scan`."""
+        mask = self._node_mask("scan", nodes, node_mask)
+        stop = self.n_pages if end is None else end
+        return ScanRequest(self.cursor, stop, self._capacity(capacity), path, mask, cuts)
 
     def _scan_on(self, request: ScanRequest) -> Plan:
         """Scan from the cursor on."""
@@ -339,7 +350,8 @@ class PageStore(ABC):
 
         Args:
             flats: int64[n], ``Plan.flat`` of the folios; none twice.
-            words: ``Plan.words`` of them.
+            words: ``Plan.words`` of them. Both may be on the store's GPU (``Store.scan_on_device``), where
+                what is no claim counts as freed.
 
         Returns:
             How many are READY again, were superseded by a newer request, or were freed meanwhile.
@@ -347,7 +359,8 @@ class PageStore(ABC):
         Raises:
             ArgumentError: a folio is not one of the store, or a word not of a claim.
         """
-        flats, words, _ = self._door.arrays("release", flats, words, NO_OUTCOMES)
+        if not (self._may_be_on_gpu and is_on_gpu(flats)):
+            flats, words, _ = self._door.arrays("release", flats, words, NO_OUTCOMES)
         counted = self._release(flats, words)
         return {outcome: int(counted[outcome]) for outcome in ReleaseOutcome}
 

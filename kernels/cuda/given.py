@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gpuscan.base.arguments import ArraySpec, is_on_gpu
 from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.cuda.device import Device
 
 
-def adopted(device: Device, place: str, specs: Sequence[ArraySpec], given: Sequence[Any]) -> list[Any]:
+def adopted(
+    device: Device, place: str, specs: Sequence[ArraySpec], given: Sequence[Any], record_dtype: np.dtype[Any]
+) -> list[Any]:
     """Return arrays of a device as kernels take them: as they are, of as many items each.
 
     Their values are looked at by kernels only. Not called while working: a library that has a current stream
@@ -21,6 +25,7 @@ def adopted(device: Device, place: str, specs: Sequence[ArraySpec], given: Seque
         place: the operation, for the sentence.
         specs: of each its name and dtype.
         given: the arrays.
+        record_dtype: what ``record`` stands for in a spec.
 
     Raises:
         ArgumentError: one is of another dtype, shape or device, or not contiguous.
@@ -28,7 +33,8 @@ def adopted(device: Device, place: str, specs: Sequence[ArraySpec], given: Seque
     taken: list[Any] = []
     for spec, array in zip(specs, given, strict=True):
         n_items = f"{len(taken[0])}" if taken else "n"
-        remedy = f"give {spec.dtype}[{n_items}], contiguous, on the store's device"
+        dtype = record_dtype.name if spec.dtype == "record" else spec.dtype
+        remedy = f"give {dtype}[{n_items}], contiguous, on the store's device"
         if not is_on_gpu(array):
             raise ArgumentError(f"{place}: {spec.name} is in host memory, and not all are; {remedy}")
         try:
@@ -36,7 +42,7 @@ def adopted(device: Device, place: str, specs: Sequence[ArraySpec], given: Seque
         except ArgumentError as error:
             raise ArgumentError(f"{place}: {spec.name} {error}; {remedy}") from None
         fault = ""
-        if mine.dtype.name != spec.dtype:
+        if mine.dtype.name != dtype:
             fault = f"has dtype {mine.dtype}"
         elif mine.ndim != 1 or (len(mine) > 1 and mine.strides != (mine.itemsize,)):
             fault = "is not one row of memory"

@@ -1,6 +1,6 @@
 """What the kernels are given: their parameters by name, in order, and the type of each name.
 
-A driver names what it passes; :func:`arguments_of` puts it in order and gives numbers their width, so
+A driver names what it passes; :class:`Launch` puts it in order and gives numbers their width, so
 nothing is swapped. A name means one thing, of one type, in all kernels. Those of the contract are as
 :mod:`gpuscan.kernels.signatures` has them; ``tests/kernels/test_launches.py`` holds all against the
 ``.cu`` files.
@@ -57,6 +57,9 @@ ARRAY_TYPES: dict[str, str] = {
     "plan_flats": "int64",
     "plan_words": "record",
     "pages_of_key": "uint64",
+    "section_pfn": "int64",
+    "kept_offsets": "int64",
+    "plan_pfns": "int64",
     "stop_from": "int64",
     "stop_below": "int64",
     "ties": "uint32",
@@ -131,7 +134,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "record": (*_PRODUCER, "now", "window", "threshold", "drop_top_tier"),
     "release": (
         *(*_INDEX, "eligible_bits", "node_active", "section_nid"),
-        *("flats", "words", "n_items", "outcomes", "wants_outcomes", "counts"),
+        *("n_pages", "flats", "words", "n_items", "outcomes", "wants_outcomes", "counts"),
     ),
     "discard": ("records", "flats", "n_items", "n_ready"),
     "set_eligible": ("eligible_bits", "flats", "n_items", "eligible"),
@@ -161,6 +164,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *("fixed_target", "n_targets", "edges", "n_stretches", "ends", *_STAGE),
         *("places", "plan_flats", "plan_words"),
     ),
+    "name_pfns": (
+        *("n_targets", "plan_offsets", "plan_flats", "n_items", "section_pfn", "kept_offsets", "plan_pfns"),
+    ),
     "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
     "cut_keys": ("n_targets", "limit_pages", "pages_of_key", "cut_key", *QUOTAS, "seen_pages"),
     "rank_ties": (*_INDEX, *_ORDERS, *_WALK, *_TIES),
@@ -169,39 +175,47 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """Parameters of each kernel, in the order of its signature."""
 
-_TYPED = {
-    kernel: tuple((name, NUMBER_TYPES.get(name)) for name in names) for kernel, names in PARAMETERS.items()
-}
-
 
 def typed(numbers: Mapping[str, int]) -> dict[str, Any]:
     """Return numbers by name, each of its type: once, for what is given to every launch."""
     return {name: NUMBER_TYPES[name](number) for name, number in numbers.items()}
 
 
-def arguments_of(kernel: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the arguments of a launch, in order.
+class Launch:
+    """The arguments of a kernel's launches on one store.
 
     Args:
         kernel: its name.
-        given: arrays and numbers by name.
-        own: what a store has for every launch, its numbers :func:`typed`; what is given stands before it.
-
-    Raises:
-        TypeError: something is missing, or given and not asked for.
+        own: what the store has for every launch, by name, its numbers :func:`typed`.
     """
-    arguments: list[Any] = []
-    n_given = 0
-    try:
-        for name, number_type in _TYPED[kernel]:
-            if name not in given:
-                arguments.append(own[name])
-                continue
-            n_given += 1
-            arguments.append(given[name] if number_type is None else number_type(given[name]))
-    except KeyError as missing:
-        raise TypeError(f"a launch of {kernel} lacks {missing.args[0]}") from None
-    if n_given < len(given):
-        unknown = ", ".join(given.keys() - set(PARAMETERS[kernel]))
-        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
-    return tuple(arguments)
+
+    def __init__(self, kernel: str, own: Mapping[str, Any]) -> None:
+        names = PARAMETERS[kernel]
+        self._kernel = kernel
+        self._filled = [own.get(name) for name in names]
+        self._places = {
+            name: (place, NUMBER_TYPES.get(name)) for place, name in enumerate(names) if name not in own
+        }
+
+    def arguments(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments in order.
+
+        Args:
+            given: arrays and numbers by name, all that the store has not.
+
+        Raises:
+            TypeError: something is missing, or given and not asked for.
+        """
+        arguments = self._filled.copy()
+        try:
+            for name, value in given.items():
+                place, number_type = self._places[name]
+                arguments[place] = value if number_type is None else number_type(value)
+        except KeyError as unknown:
+            raise TypeError(
+                f"a launch of {self._kernel} was given {unknown.args[0]}, which it does not take"
+            ) from None
+        if len(given) < len(self._places):
+            missing = self._places.keys() - given.keys()
+            raise TypeError(f"a launch of {self._kernel} lacks {', '.join(sorted(missing))}")
+        return tuple(arguments)

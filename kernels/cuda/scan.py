@@ -7,7 +7,7 @@ block works on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from gpuscan.kernels.cuda.counting import CountedRange
 from gpuscan.kernels.cuda.source import WARPS, Total
 from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.kernels.cuda.workspace import SMALL_PLAN, Stage
+from gpuscan.kernels.device_plan import DevicePlan
 from gpuscan.records.page_map import BLOCK_PAGES
 
 if TYPE_CHECKING:
@@ -28,8 +29,21 @@ Derived from the memory system's granularity, to be measured."""
 _BLOCK_WORD_BYTES = 8
 
 
+_Plan = TypeVar("_Plan")
+
+
+class _Claimed(NamedTuple):
+    """Claims in a stage: of so many stretches, and at most ``n_room`` folios."""
+
+    path: Literal["dense", "indexed"]
+    why: str
+    stage: Stage
+    n_stretches: int
+    n_room: int
+
+
 class Scan:
-    """A scan under way. :meth:`run` is called once."""
+    """A scan under way. :meth:`run` or :meth:`run_on_device` is called, once."""
 
     def __init__(self, kernels: CudaKernels, request: ScanRequest) -> None:
         self.kernels = kernels
@@ -45,18 +59,25 @@ class Scan:
         Raises:
             Whatever went wrong, after every claim was put back.
         """
+        return self._put_back_on_error(lambda: self._launch(self._empty_plan, self._fetch))
+
+    def run_on_device(self) -> DevicePlan:
+        """Claim and return the plan, whose arrays are there, and stay there; raises as :meth:`run`."""
+        return self._put_back_on_error(lambda: self._launch(self._empty_device_plan, self._keep))
+
+    def _put_back_on_error(self, launch: Callable[[], _Plan]) -> _Plan:
         try:
             with self.kernels.working():
-                return self._launch()
+                return launch()
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             if self.undo is not None:
                 self.undo()
             raise
 
-    def _launch(self) -> RawPlan:
+    def _launch(self, empty: Callable[[str, int], _Plan], finish: Callable[[_Claimed], _Plan]) -> _Plan:
         request = self.request
         if request.lo == request.hi:
-            return self._empty_plan("the range is empty")
+            return empty("the range is empty", 0)
         cuts = {} if self.cuts is None else bring(self.kernels, self.cuts, request.node_mask)
         node_mask = self.kernels.node_mask(request.node_mask)
         counted = CountedRange(self.kernels, request.lo, request.hi, node_mask)
@@ -66,12 +87,12 @@ class Scan:
             # What is marked from now on comes with the next scan.
             if self.cuts is not None:
                 self.kernels.cuts.know(self.cuts)
-            return self._empty_plan(why, n_bytes=_BLOCK_WORD_BYTES * counted.n_sections)
+            return empty(why, _BLOCK_WORD_BYTES * counted.n_sections)
         stage = self.kernels.stages.take()
         n_stretches = self._cut(path, stage, counted, node_mask, cuts)
         n_room = min(totals[Total.CANDIDATES], request.capacity)
         self._claim(path, stage.with_room(n_room), n_stretches, node_mask, cuts)
-        return self._group(path, why, stage, n_stretches, n_room)
+        return finish(_Claimed(path, why, stage, n_stretches, n_room))
 
     def _choose_path(self, totals: list[int]) -> tuple[Literal["dense", "indexed"], str]:
         asked = self.request.path
@@ -144,21 +165,10 @@ class Scan:
         with self.kernels.working():
             self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given)
 
-    def _group(
-        self,
-        path: Literal["dense", "indexed"],
-        why: str,
-        stage: Stage,
-        n_stretches: int,
-        n_room: int,
-    ) -> RawPlan:
-        """Find the places of the claims, scatter them there, and begin to fetch them."""
-        device, scratch = self.device, self.kernels.scratch
-        report = scratch.report
-        is_small = n_room <= SMALL_PLAN
-        flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
-        n_chunks = _n_chunks(n_stretches)
-        target_counts, places = scratch.columns(n_chunks)
+    def _group(self, claimed: _Claimed, flats: Any, words: Any) -> None:
+        """Find the places of the claims, and scatter them there."""
+        n_chunks = _n_chunks(claimed.n_stretches)
+        target_counts, places = self.kernels.scratch.columns(n_chunks)
         self.kernels.launch(
             "group",
             32 * self.layout.n_targets,
@@ -168,15 +178,66 @@ class Scan:
         )
         self.kernels.launch(
             "scatter",
-            32 * n_stretches,
-            n_stretches=n_stretches,
+            32 * claimed.n_stretches,
+            n_stretches=claimed.n_stretches,
             places=places,
             plan_flats=flats,
             plan_words=words,
-            **stage.given,
+            **claimed.stage.given,
         )
+
+    def _settle_quotas(self) -> None:
+        """Tell the caller what is left of a budget: now, since the next scan may want it.
+
+        Should the plan be lost on its way, the budget is underfilled.
+        """
+        if self.cuts is not None:
+            for mine, after in zip(self.cuts.quotas, self.kernels.scratch.report.quotas(), strict=True):
+                mine[:] = after
+            self.kernels.cuts.know(self.cuts)
+
+    def _keep(self, claimed: _Claimed) -> DevicePlan:
+        """Let the plan have arrays of its own, on the device."""
+        device, report, n_room = self.device, self.kernels.scratch.report, claimed.n_room
+        flats, pfns = device.empty(n_room, np.int64), device.empty(n_room, np.int64)
+        words = device.empty(n_room, self.layout.fmt.dtype)
+        kept_offsets = device.empty(self.layout.n_targets + 1, np.int64)
+        self._group(claimed, flats, words)
+        self.kernels.launch(
+            "name_pfns",
+            max(n_room, self.layout.n_targets + 1),
+            plan_flats=flats,
+            n_items=n_room,
+            section_pfn=self.kernels.section_pfn(),
+            kept_offsets=kept_offsets,
+            plan_pfns=pfns,
+        )
+        totals, offsets = report.fetch(has_plan=False, has_budget=self.cuts is not None)
+        self.undo = None
+        self.kernels.stages.give(claimed.stage)
+        self._settle_quotas()
+        n_claims = int(offsets[-1])
+        return DevicePlan(
+            offsets=offsets,
+            device_offsets=kept_offsets,
+            pfn=pfns[:n_claims],
+            flat=flats[:n_claims],
+            words=words[:n_claims],
+            cursor=totals[Total.CURSOR],
+            path=claimed.path,
+            why=claimed.why,
+            examined_pages=totals[Total.PAGES],
+            examined_bytes=totals[Total.BYTES],
+            n_unknown_target=totals[Total.UNKNOWN],
+        )
+
+    def _fetch(self, claimed: _Claimed) -> RawPlan:
+        """Begin to fetch the plan."""
+        device, report, stage = self.device, self.kernels.scratch.report, claimed.stage
+        is_small = claimed.n_room <= SMALL_PLAN
+        flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
+        self._group(claimed, flats, words)
         totals, offsets = report.fetch(has_plan=is_small, has_budget=self.cuts is not None)
-        left = report.quotas() if self.cuts is not None else None
         n_claims = int(offsets[-1])
         if is_small:
             plan_flats, plan_words = report.plan(n_claims)
@@ -190,42 +251,55 @@ class Scan:
                 [(flats[:n_claims], plan_flats[:n_claims]), (words[:n_claims], plan_words[:n_claims])]
             )
             transfer = Transfer(
-                finish, lambda: self._undo(stage, n_stretches), lambda: self.kernels.stages.give(stage)
+                finish,
+                lambda: self._undo(stage, claimed.n_stretches),
+                lambda: self.kernels.stages.give(stage),
             )
         plan = RawPlan(
             offsets=offsets,
             flat=plan_flats[:n_claims],
             words=plan_words[:n_claims],
             cursor=totals[Total.CURSOR],
-            path=path,
-            why=why,
+            path=claimed.path,
+            why=claimed.why,
             examined_pages=totals[Total.PAGES],
             examined_bytes=totals[Total.BYTES],
             n_unknown_target=totals[Total.UNKNOWN],
             arrive=None if transfer is None else transfer.arrive,
             on_recycle=None if transfer is None else lambda: buffers.give(plan_flats, plan_words),
         )
-        if transfer is not None:
-            transfer.keep_until_over(plan)
-        # Now, since the next scan may want them; should the transfer fail, a budget is underfilled.
-        if self.cuts is not None and left is not None:
-            for mine, after in zip(self.cuts.quotas, left, strict=True):
-                mine[:] = after
-            self.kernels.cuts.know(self.cuts)
+        self._settle_quotas()
         return plan
 
-    def _empty_plan(self, why: str, n_bytes: int = 0) -> RawPlan:
-        path: Literal["dense", "indexed"] = "dense" if self.request.path == "dense" else "indexed"
+    def _empty_plan(self, why: str, n_bytes: int) -> RawPlan:
         return RawPlan(
             offsets=np.zeros(self.layout.n_targets + 1, dtype=np.int64),
             flat=np.zeros(0, dtype=np.int64),
             words=np.zeros(0, dtype=self.layout.fmt.dtype),
-            cursor=self.request.hi,
-            path=path,
-            why="as asked" if self.request.path == path else why,
-            examined_pages=0,
-            examined_bytes=n_bytes,
+            **self._empty_facts(why, n_bytes),
         )
+
+    def _empty_device_plan(self, why: str, n_bytes: int) -> DevicePlan:
+        n_offsets = self.layout.n_targets + 1
+        return DevicePlan(
+            offsets=np.zeros(n_offsets, dtype=np.int64),
+            device_offsets=self.device.zeros(n_offsets, np.int64),
+            pfn=self.device.empty(0, np.int64),
+            flat=self.device.empty(0, np.int64),
+            words=self.device.empty(0, self.layout.fmt.dtype),
+            n_unknown_target=0,
+            **self._empty_facts(why, n_bytes),
+        )
+
+    def _empty_facts(self, why: str, n_bytes: int) -> dict[str, Any]:
+        path = "dense" if self.request.path == "dense" else "indexed"
+        return {
+            "cursor": self.request.hi,
+            "path": path,
+            "why": "as asked" if self.request.path == path else why,
+            "examined_pages": 0,
+            "examined_bytes": n_bytes,
+        }
 
 
 def _n_chunks(n_stretches: int) -> int:

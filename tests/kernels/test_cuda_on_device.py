@@ -13,8 +13,8 @@ from cuda_compiler import MARK, cubin_of, memory_steps, missing
 from emulated import EmulatedDevice, ForeignArray, emulated_backend
 from emulator.loader import EmulatedModule
 from emulator.presence import need
-from gpuscan.base.errors import ArgumentError
-from gpuscan.kernels.api import Outcome, RecordParams
+from gpuscan.base.errors import ArgumentError, InputError
+from gpuscan.kernels.api import Budget, Outcome, RecordParams, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.own_kernels import VIEW, header, view_of
 from gpuscan.kernels.reference import ReferenceBackend
@@ -106,6 +106,110 @@ def test_a_store_takes_them_where_its_backend_does() -> None:
         store.request(*given)
 
 
+# Plans that stay
+
+
+@pytest.mark.parametrize("density", [0.0, 1e-3, 3e-2])
+@pytest.mark.parametrize("path", ["dense", "indexed"])
+def test_a_plan_that_stays_on_the_device_is_the_one_that_comes(path: Any, density: float) -> None:
+    extents = [Extent(5 * SECTION_PAGES, 6 * SECTION_PAGES, 0, 0), Extent(7 << 20, (7 << 20) + 700, 1, 1)]
+    layout = layout_of(extents)
+    device = EmulatedDevice()
+    fetched: list[int] = []
+    device.fetch_beside = lambda copies: fetched.append(len(copies))  # type: ignore
+    kernels, reference = CudaBackend(device).open(layout), ReferenceBackend().open(layout)
+    arrays = random_store(layout, Filling(density, unknown_targets=True), np.random.default_rng(1))
+    budget = Budget(np.full(8, 20), np.full(8, 9000), 0)
+    for limited in (False, True):
+        requests = []
+        for each in (kernels, reference):
+            each.load(arrays)
+            cuts = each.rank(budget, 0, layout.n_pages) if limited else None
+            requests.append(ScanRequest(0, layout.n_pages, layout.n_pages, path, cuts=cuts))
+        mine, theirs = kernels.scan_on_device(requests[0]), reference.scan(requests[1])
+        np.testing.assert_array_equal(mine.offsets, theirs.offsets)
+        np.testing.assert_array_equal(mine.device_offsets, theirs.offsets)
+        np.testing.assert_array_equal(mine.flat, theirs.flat)
+        np.testing.assert_array_equal(mine.words, theirs.words)
+        np.testing.assert_array_equal(mine.pfn, layout.page_map.pfn_of_flat(theirs.flat))
+        assert (mine.cursor, len(mine)) == (theirs.cursor, len(theirs.flat))
+        assert mine.n_unknown_target == theirs.n_unknown_target
+        assert_same_store(kernels, reference)
+    assert fetched == [], "a plan came to the host"
+
+
+def test_plans_that_stay_are_not_written_to_by_the_next_scan() -> None:
+    kernels = emulated_backend().open(LAYOUT)
+    found = []
+    for seed in range(3):
+        kernels.load(random_store(LAYOUT, Filling(1e-2), np.random.default_rng(seed)))
+        plan = kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+        found.append((plan, plan.flat.copy(), plan.words.copy(), plan.pfn.copy()))
+    for plan, flats, words, pfns in found:
+        np.testing.assert_array_equal(plan.flat, flats)
+        np.testing.assert_array_equal(plan.words, words)
+        np.testing.assert_array_equal(plan.pfn, pfns)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_claims_go_back_when_a_plan_that_stays_is_lost(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = emulated_backend().open(LAYOUT)
+    arrays = random_store(LAYOUT, Filling(1e-2), np.random.default_rng(1))
+    kernels.load(arrays)
+
+    def fail(**_: Any) -> Any:
+        raise error("on purpose")
+
+    monkeypatch.setattr(kernels.scratch.report, "fetch", fail)
+    with pytest.raises(error, match="on purpose"):
+        kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+    np.testing.assert_array_equal(kernels.dump().records, arrays.records)
+    assert_indexed(kernels)
+
+
+def test_claims_are_released_from_the_device() -> None:
+    """What is no page or no claim is dropped by the kernel, which nobody has looked for."""
+    kernels: Any = emulated_backend().open(LAYOUT)
+    arrays = random_store(LAYOUT, Filling(1e-2), np.random.default_rng(1))
+    arrays.eligible_bits[:] = ~np.uint64(0)
+    kernels.load(arrays)
+    plan = kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+    flats, words = plan.flat.copy(), plan.words.copy()
+    flats[:3] = [-1, LAYOUT.n_pages, 1 << 50]
+    words[3] = 0
+    outcomes = np.full(len(flats), 99, dtype=np.uint8)
+    counts = kernels.release(ForeignArray(flats), ForeignArray(words), outcomes)
+    assert counts.tolist() == [len(flats) - 4, 0, 4]
+    assert (outcomes[:4] == ReleaseOutcome.INELIGIBLE).all()
+    before = arrays.records.copy()
+    before[plan.flat[:4]] = 0
+    np.testing.assert_array_equal(kernels.dump().records, before)
+    assert_indexed(kernels)
+    with pytest.raises(ArgumentError, match="release: words has dtype int64; give uint32"):
+        kernels.release(ForeignArray(flats), ForeignArray(flats), NONE)
+
+
+def test_a_store_leaves_its_plans_on_the_device() -> None:
+    machine = gpuscan.resolve_topology("two-socket-cxl", 2 << 30)
+    pfns = machine.page_map.pfn_of_flat(np.arange(0, machine.page_map.n_pages, 99))
+    with gpuscan.Store(machine, device=emulated_backend()) as store:
+        store.load_pages(store.page_map.present_bits())
+        n_accepted = store.request(pfns, 0)[Outcome.ACCEPTED]
+        plan = store.scan_on_device(end=store.n_pages // 2)
+        assert store.cursor == plan.cursor == store.n_pages // 2
+        rest = store.scan_on_device()
+        assert (len(plan) + len(rest), store.cursor) == (n_accepted, 0)
+        given: Any = (ForeignArray(plan.flat), ForeignArray(plan.words))
+        assert store.release(*given)[ReleaseOutcome.RESTORED] == len(plan)
+    with (
+        gpuscan.Store(machine, device="reference") as store,
+        pytest.raises(InputError, match="plans of the device reference are made in host memory"),
+    ):
+        store.scan_on_device()
+
+
 # Kernels of others
 
 MINE = """
@@ -117,7 +221,10 @@ extern "C" __global__ void mine(const gpuscan::View* view, const long long* pfns
 """
 
 
-@pytest.mark.parametrize("format_name", STORE_FORMATS)
+@pytest.mark.parametrize(
+    "format_name",  # a compilation each
+    [pytest.param(name, marks=() if name == "rfc" else pytest.mark.slow) for name in STORE_FORMATS],
+)
 def test_a_kernel_of_somebody_else_marks_pages_as_a_request_does(format_name: str) -> None:
     need("fast")
     device = EmulatedDevice()

@@ -18,7 +18,7 @@ from gpuscan.kernels.cuda.launches import (
     NODE_FLAG_WORDS,
     NUMBER_TYPES,
     PARAMETERS,
-    arguments_of,
+    Launch,
 )
 from gpuscan.kernels.cuda.source import kernel_source
 from gpuscan.kernels.signatures import ARRAYS, CUTOFFS, NODE_FLAGS, NODE_MASK, OPERATIONS
@@ -97,14 +97,16 @@ def test_every_operation_is_of_a_kernel_or_moves_arrays() -> None:
 
 
 def test_what_is_missing_or_not_asked_for_is_refused() -> None:
-    own = {"records": "R"}
+    launch = Launch("discard", {"records": "R"})
     given = {"flats": "F", "n_items": 3, "n_ready": "N"}
-    assert arguments_of("discard", dict(given), own) == ("R", "F", 3, "N")
-    assert type(arguments_of("discard", dict(given), own)[2]) is np.int64
+    assert launch.arguments(given) == ("R", "F", 3, "N")
+    assert type(launch.arguments(given)[2]) is np.int64
     with pytest.raises(TypeError, match="discard lacks n_items"):
-        arguments_of("discard", {"flats": "F", "n_ready": "N"}, own)
-    with pytest.raises(TypeError, match="was given nids, which it does not take"):
-        arguments_of("discard", {**given, "nids": "?"}, own)
+        launch.arguments({"flats": "F", "n_ready": "N"})
+    for more in ("nids", "records"):  # the second is the store's
+        with pytest.raises(TypeError, match=f"was given {more}, which it does not take"):
+            launch.arguments({**given, more: "?"})
+    assert launch.arguments(given)[0] == "R", "what was given once stays"
 
 
 class Watched(EmulatedDevice):
@@ -145,6 +147,7 @@ def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
             kernels.release(plan.flat, plan.words, NONE)
     cuts = kernels.rank(Budget(limits, np.zeros_like(limits), 0), 0, n_pages)
     kernels.scan(ScanRequest(0, n_pages, 1, "indexed", None, cuts))  # of more candidates than the plan holds
+    kernels.scan_on_device(ScanRequest(0, n_pages, n_pages, "dense"))
     kernels.count_ready()
     kernels.count_index()
     kernels.take_active()
