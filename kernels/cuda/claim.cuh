@@ -47,10 +47,10 @@ static __device__ __forceinline__ u64* quota_of(const Store& store, const Cuts& 
 }
 
 /* Pages that this lane and those of the peers below want, which want from the same quota. All lanes. */
-static __device__ __forceinline__ u64 wanted_up_to_lane(const Store& store, u32 peers, u32 n_pages) {
+static __device__ __forceinline__ u32 wanted_up_to_lane(const Store& store, u32 peers, u32 n_pages) {
   const u32 up_to_lane = peers & (lanes_below() | 1u << lane_id());
-  if (!store.has_large_folios) return (u64)__popc(up_to_lane) * n_pages;
-  u64 wanted = 0;
+  if (!store.has_large_folios) return (u32)__popc(up_to_lane) * n_pages;
+  u32 wanted = 0; /* of 32 folios of at most a section */
   for (u32 lane = 0; lane < GS_LANES; ++lane) {
     const u32 pages = __shfl_sync(GS_ALL_LANES, n_pages, (int)lane);
     if (up_to_lane >> lane & 1u) wanted += pages;
@@ -63,12 +63,15 @@ static __device__ __forceinline__ u64 wanted_up_to_lane(const Store& store, u32 
  * never more. All lanes. */
 static __device__ __forceinline__ bool reserve(const Store& store, u64* quota, u32 n_pages) {
   const u32 peers = __match_any_sync(GS_ALL_LANES, (u64)quota);
-  const u64 wanted = wanted_up_to_lane(store, peers, n_pages);
-  const u64 all = __shfl_sync(GS_ALL_LANES, wanted, 31 - __clz((int)peers));
-  u64 left = 0;
-  if (quota && (peers & lanes_below()) == 0) left = atomicAdd(quota, 0ull - all);
+  const u32 wanted = wanted_up_to_lane(store, peers, n_pages);
+  const u32 all = __shfl_sync(GS_ALL_LANES, wanted, 31 - __clz((int)peers));
+  u32 left = 0; /* of what all want */
+  if (quota && (peers & lanes_below()) == 0) {
+    const i64 had = (i64)atomicAdd(quota, 0ull - all);
+    left = had < 0 ? 0 : had < all ? (u32)had : all;
+  }
   left = __shfl_sync(GS_ALL_LANES, left, __ffs((int)peers) - 1);
-  const bool fits = !quota || (i64)wanted <= (i64)left;
+  const bool fits = !quota || wanted <= left;
   if (!fits) atomicAdd(quota, (u64)n_pages);
   return fits;
 }

@@ -384,8 +384,8 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     ),
     "a quota is looked at before it is drawn on": (
         a_quota_of_all_warps_is_not_overdrawn,
-        "left = atomicAdd(quota, 0ull - all);",
-        "left = __ldcg(quota);",
+        "(i64)atomicAdd(quota, 0ull - all);",
+        "(i64)__ldcg(quota);",
         BUDGETED | {"scan_dense", "record", "resolve", "set_eligible"},
         "fast",
     ),
