@@ -147,7 +147,7 @@ class Store(PageStore):
         scan = getattr(self.kernels, "scan_on_device", None)
         if scan is None:
             raise InputError(
-                f"scan_on_device: plans of the device {self.device_name} are made in host memory; use scan()"
+                "scan_on_device: the plans of this store are made in host memory; use scan(), or a GPU"
             )
         request = self._from_cursor(capacity, path, nodes, node_mask, end, cuts)
         self._put_back(self._ahead)  # of a drain that stands still

@@ -205,7 +205,7 @@ def test_a_store_leaves_its_plans_on_the_device() -> None:
         assert store.release(*given)[ReleaseOutcome.RESTORED] == len(plan)
     with (
         gpuscan.Store(machine, device="reference") as store,
-        pytest.raises(InputError, match="plans of the device reference are made in host memory"),
+        pytest.raises(InputError, match="the plans of this store are made in host memory"),
     ):
         store.scan_on_device()
 
