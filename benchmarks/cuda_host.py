@@ -72,11 +72,27 @@ class IdleDevice:
         """Return host memory."""
         return np.empty(length, dtype=dtype)
 
+    def clear(self, array: Any) -> None:
+        """Do it."""
+        array[:] = 0
+
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy."""
         return array.copy()
 
     def write(self, array: Any, content: NDArray[Any]) -> None:
+        """Copy."""
+        array[:] = content
+
+    def adopt(self, array: Any) -> Any:
+        """Return it."""
+        return array
+
+    def address(self, array: Any) -> int:
+        """Return its address."""
+        return int(array.ctypes.data)
+
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
         """Copy."""
         array[:] = content
 
@@ -98,10 +114,6 @@ class IdleDevice:
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
         """Copy nothing."""
         return lambda: None
-
-    def stable_order(self, keys: Any) -> Any:
-        """Return the permutation."""
-        return np.argsort(keys, kind="stable")
 
 
 def layout() -> StoreLayout:

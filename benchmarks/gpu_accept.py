@@ -11,6 +11,7 @@ when a check or an answer was wrong, or 3 without a GPU.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
     parser = argparse.ArgumentParser(description="Check gpuscan's CUDA backend on this GPU, then measure it.")
     parser.add_argument(
-        "--out", type=Path, default=Path("gpu-accept"), help="directory for gpu.json and gpu.md"
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("OUT", "gpu-accept")),
+        help="directory for gpu.json and gpu.md; by default $OUT, or gpu-accept",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, under 3 minutes")
     parser.add_argument(

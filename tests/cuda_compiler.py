@@ -24,6 +24,19 @@ ARCHITECTURES = (75, 80, 90, 100, 120)
 _WHEELS = ("nvidia-cuda-nvrtc", "nvidia-cuda-cuobjdump", "nvidia-cuda-nvdisasm")
 _FUNCTION = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
+_MEMORY = {
+    r"MEMBAR\.SC\.GPU": "fence",
+    r"ATOMG?\.E\.CAS\.STRONG\.GPU": "exchange record",
+    r"(ATOMG?|RED)\.E\.OR\.64": "set bit",
+    r"(ATOMG?|RED)\.E\.OR\.STRONG": "set flag",
+    r"ATOMG\.E\.AND\.64": "take blocks",
+    r"ATOMG\.E\.EXCH\.64": "take bits",
+    r"LDG\.E(\.\w+)?\.STRONG\.GPU": "look",
+}
+"""Machine instructions on what other threads see. Counters (ADD) and a kernel's own arrays are left out."""
+MARK = ["exchange record", "fence", "look", "set bit", "fence", "look", "set bit"]
+"""How a page is marked: the record, then its index bits, each after a fence."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -52,10 +65,15 @@ def compiled(format_name: str, exclusive: bool, architecture: int) -> Path:
     Raises:
         AssertionError: it does not compile; the message is NVRTC's.
     """
+    source = kernel_source(FORMATS[format_name], exclusive=exclusive)
+    return cubin_of(source, f"{format_name}-{exclusive}", architecture)
+
+
+def cubin_of(source: str, name: str, architecture: int) -> Path:
+    """Return a cubin of any source; raises as :func:`compiled`."""
     nvrtc, program, size = _nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
-    source = kernel_source(FORMATS[format_name], exclusive=exclusive).encode()
     options = (b"--std=c++17", f"--gpu-architecture=sm_{architecture}".encode())
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"gpuscan.cu", 0, None, None)
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"gpuscan.cu", 0, None, None)
     failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
@@ -65,7 +83,7 @@ def compiled(format_name: str, exclusive: bool, architecture: int) -> Path:
     cubin = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetCUBIN(program, cubin)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    path = Path(_folder().name) / f"{format_name}-{exclusive}-{architecture}.cubin"
+    path = Path(_folder().name) / f"{name}-{architecture}.cubin"
     path.write_bytes(cubin.raw)
     return path
 
@@ -84,6 +102,16 @@ def instructions(cubin: Path, kernel: str) -> list[str]:
 def listing(cubin: Path, kernel: str) -> str:
     """Return the machine code of a kernel as cuobjdump prints it."""
     return _cuobjdump("-sass", "-fun", kernel, str(cubin))
+
+
+def memory_steps(cubin: Path, kernel: str) -> list[str]:
+    """Return what a kernel does to what other threads see, in the order of its code, repetitions once."""
+    steps: list[str] = []
+    for line in instructions(cubin, kernel):
+        step = next((step for pattern, step in _MEMORY.items() if re.search(pattern, line)), None)
+        if step is not None and steps[-1:] != [step]:
+            steps.append(step)
+    return steps
 
 
 def table() -> str:

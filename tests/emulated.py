@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from cuda_signatures import Parameter, declared
 from emulator.loader import Build, EmulatedModule
 from emulator.presence import need
+from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.launches import NODE_FLAG_WORDS
@@ -26,6 +28,8 @@ class EmulatedDevice:
     def __init__(self, build: Build = "fast", seed: int = 0) -> None:
         self.build = build
         self.seed = seed
+        self.waited_for: list[int] = []
+        """Streams of arrays that were adopted."""
         self._modules: dict[str, EmulatedModule] = {}
 
     def describe(self) -> str:
@@ -56,12 +60,28 @@ class EmulatedDevice:
         array.view(np.uint8)[: 1 << 20] = 0xA5  # whoever counts on zeros shows
         return array
 
+    def clear(self, array: Any) -> None:
+        array[:] = 0
+
     def upload(self, array: NDArray[Any]) -> Any:
         copy = self.zeros(len(array), array.dtype)
         copy[:] = array
         return copy
 
     def write(self, array: Any, content: NDArray[Any]) -> None:
+        array[:] = content
+
+    def adopt(self, array: Any) -> Any:
+        told = array.__cuda_array_interface__
+        if array.device_number != 0:
+            raise ArgumentError(f"is on GPU {array.device_number}, the store on GPU 0")
+        self.waited_for.append(told["stream"])
+        return np.asarray(SimpleNamespace(__array_interface__=told, owner=array))
+
+    def address(self, array: Any) -> int:
+        return int(array.ctypes.data)
+
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
         array[:] = content
 
     def fetch(self, array: Any) -> NDArray[Any]:
@@ -80,9 +100,6 @@ class EmulatedDevice:
                 into[:] = array
 
         return wait
-
-    def stable_order(self, keys: Any) -> Any:
-        return np.argsort(keys, kind="stable")
 
 
 def _of_its_types(name: str, kernel: Kernel, parameters: tuple[Parameter, ...]) -> Kernel:
@@ -105,6 +122,26 @@ def of_files(source: str, files: Collection[str]) -> str:
     parts = re.split(r'(?m)^(?=#line 1 ")', source)
     names = [match[1] if (match := re.match(r'#line 1 "(\w+)\.cu"', part)) else "" for part in parts]
     return "".join(part for part, name in zip(parts, names, strict=True) if not name or name in files)
+
+
+class ForeignArray:
+    """An array of another library "on a GPU": NumPy's, which is not seen to be NumPy's."""
+
+    def __init__(self, array: NDArray[Any], device_number: int = 0, stream: int = 7) -> None:
+        self.array = array
+        self.device_number = device_number
+        self.stream = stream
+
+    def __array__(self, *_: Any, **__: Any) -> NDArray[Any]:
+        raise TypeError("no conversion to NumPy that nobody asked for")
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        told = self.array.__array_interface__
+        return {
+            **{name: told[name] for name in ("shape", "typestr", "data")},
+            **{"version": 3, "stream": self.stream, "strides": self.array.strides},
+        }
 
 
 class SlowBus(EmulatedDevice):

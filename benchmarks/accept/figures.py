@@ -1,7 +1,7 @@
 """What is measured: ceilings, scans beside peers and floors, producers, and the largest stores that fit.
 
 Times are nanoseconds. ``kernel`` and ``span`` are the device's own clock, CUDA events: around every
-kernel and sort, added up; and from the first to the last of them, which is what can be told of a
+kernel, added up; and from the first to the last of them, which is what can be told of a
 peer. ``wall`` is the caller's, with launches, looks at counters and the plan's transfer to the host.
 Everything is warm: each contestant ran once before.
 """
@@ -264,6 +264,7 @@ def request_case(rig: Rig, n_pages: int, n_items: int, rounds: int, seed: int = 
     runs = _Runs()
     atomics = rig.device.compile(own_source(layout.fmt, "bed"))("random_atomics")
     with rig.device.working():
+        there = rig.device.upload(pfns), rig.device.upload(nids)
         words = rig.device.zeros(n_pages, np.uint32)
         positions = rig.device.upload(flats)
     hit = partial(launch, atomics, n_items, words, positions, np.int64(n_items))
@@ -280,6 +281,7 @@ def request_case(rig: Rig, n_pages: int, n_items: int, rounds: int, seed: int = 
             calls: dict[str, Callable[[], Any]] = {
                 "request": partial(kernels.request, pfns, nids, NO_OUTCOMES),
                 "record": partial(kernels.record, pfns, nids, _RECORD, NO_OUTCOMES),
+                "request from the device": partial(kernels.request, *there, NO_OUTCOMES),
             }
             for turn in range(rounds + 1):
                 for name, call in calls.items():

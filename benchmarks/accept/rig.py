@@ -186,7 +186,7 @@ class Laps:
 
 
 class TimedDevice:
-    """A device that says what each kernel and sort took, while it is :meth:`watched`."""
+    """A device that says what each kernel took, while it is :meth:`watched`."""
 
     def __init__(self, device: Device, clock: Clock) -> None:
         self._device = device
@@ -206,10 +206,6 @@ class TimedDevice:
             return lambda grid, block, args: self._lap(name, lambda: kernel(grid, block, args))
 
         return find_timed
-
-    def stable_order(self, keys: Any) -> Any:
-        """Return the sorting permutation, timed."""
-        return self._lap("argsort", lambda: self._device.stable_order(keys))
 
     def _lap(self, name: str, run: Callable[[], Any]) -> Any:
         if self._begun is not None:

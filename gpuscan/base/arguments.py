@@ -190,6 +190,20 @@ def integers(what: str, value: object) -> NDArray[Any]:
     return array
 
 
+_DLPACK_CUDA = (2, 13)
+"""kDLCUDA and kDLCUDAManaged of ``DLDeviceType``, dlpack.h."""
+
+
+def is_on_gpu(value: object) -> bool:
+    """Return whether an array is in a GPU's memory, as ``__cuda_array_interface__`` or DLPack say."""
+    if isinstance(value, np.ndarray):
+        return False
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    tell = getattr(value, "__dlpack_device__", None)
+    return tell is not None and int(tell()[0]) in _DLPACK_CUDA
+
+
 def settle(instance_of_frozen: object, **values: object) -> None:
     """Set fields of a frozen dataclass to what its checks made of them; for its ``__post_init__``."""
     for name, value in values.items():
@@ -319,6 +333,8 @@ def _fault(
 def _converted(spec: ArraySpec, value: Any, dtype: np.dtype[Any]) -> tuple[str, Any]:
     if isinstance(value, np.ma.MaskedArray):
         return "is a masked array, whose masked values would count", None
+    if is_on_gpu(value):
+        return "is in a GPU's memory", None
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError):  # ragged lists, arrays of another device

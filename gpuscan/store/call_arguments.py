@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.base.arguments import INT64_MAX, integers, whole
+from gpuscan.base.arguments import INT64_MAX, integers, is_on_gpu, whole
 from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.kernels.signatures import Door
 from gpuscan.records.formats import N_NODES_MAX
@@ -16,12 +17,16 @@ from gpuscan.records.page_map import BLOCK_PAGES
 from gpuscan.topology import Topology
 
 
-def pages_and_nodes(pfns: ArrayLike, nids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return PFNs and a target nid for each.
+def pages_and_nodes(
+    pfns: ArrayLike, nids: ArrayLike, *, may_be_on_gpu: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return PFNs and a target nid for each; those on a GPU as they are, where kernels check them.
 
     Raises:
         ArgumentError: they are no whole numbers, or neither one nid for all nor one for each.
     """
+    if may_be_on_gpu and (is_on_gpu(pfns) or is_on_gpu(nids)):
+        return cast(NDArray[np.int64], pfns), cast(NDArray[np.int32], nids)
     pfn, nid = np.atleast_1d(integers("PFNs", pfns)), integers("target nids", nids)
     if pfn.ndim != 1:
         raise ArgumentError(f"PFNs come as one dimension, not {pfn.ndim}; flatten the array")

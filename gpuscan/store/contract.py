@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuscan.base.arguments import INT64_MAX, instance, whole
+from gpuscan.base.arguments import INT64_MAX, instance, is_on_gpu, whole
 from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.kernels.api import (
     Budget,
@@ -69,6 +69,8 @@ class PageStore(ABC):
     """
 
     device_reason: str
+    _may_be_on_gpu = False
+    """Whether kernels are given arrays of a GPU as they are."""
 
     def __init__(self, topology: Topology, layout: StoreLayout) -> None:
         self.topology = topology
@@ -113,7 +115,8 @@ class PageStore(ABC):
         """Ask for pages to be moved to nodes (RFC v1 ``kmigrated_add_pfn``).
 
         Args:
-            pfns: any page of a folio, n of them.
+            pfns: any page of a folio, n of them. A store on a GPU takes int64 and int32 that are there
+                already (``__cuda_array_interface__``, DLPack), n of each, without a copy.
             nids: target nodes, n of them or one for all.
 
         Returns:
@@ -126,8 +129,9 @@ class PageStore(ABC):
 
     def request_outcomes(self, pfns: ArrayLike, nids: ArrayLike, outcomes: NDArray[np.uint8]) -> Counts:
         """Do :meth:`request` and fill ``outcomes`` (uint8[n]) with the :class:`Outcome` of each element."""
-        pfn, nid = pages_and_nodes(pfns, nids)
-        pfn, nid, outcomes = self._door.arrays("request", pfn, nid, outcomes)
+        pfn, nid = pages_and_nodes(pfns, nids, may_be_on_gpu=self._may_be_on_gpu)
+        if not is_on_gpu(pfn):
+            pfn, nid, outcomes = self._door.arrays("request", pfn, nid, outcomes)
         return _counts(self._request(pfn, nid, outcomes))
 
     def record(
@@ -155,7 +159,7 @@ class PageStore(ABC):
         """
         params = RecordParams(now_jiffies, window_jiffies, threshold, drop_top_tier)
         self.check_threshold(params.threshold)
-        pfn, nid = pages_and_nodes(pfns, nids)
+        pfn, nid = pages_and_nodes(pfns, nids, may_be_on_gpu=self._may_be_on_gpu)
         return _counts(self._record(pfn, nid, params))
 
     def check_threshold(self, threshold: int) -> None:
@@ -195,12 +199,23 @@ class PageStore(ABC):
             InputError: the capacity is too small, or an argument is of another type, length or range.
             TopologyError: the machine has no such node.
         """
-        mask = self._node_mask("scan", nodes, node_mask)
-        stop = self.n_pages if end is None else end
-        request = ScanRequest(self.cursor, stop, self._capacity(capacity), path, mask, cuts)
-        plan = self._scan_on(request)
+        plan = self._scan_on(self._from_cursor(capacity, path, nodes, node_mask, end, cuts))
         self.cursor = plan.cursor % self.n_pages
         return plan
+
+    def _from_cursor(
+        self,
+        capacity: int | None,
+        path: ScanPath,
+        nodes: Iterable[int] | None,
+        node_mask: NDArray[np.uint8] | None,
+        end: int | None,
+        cuts: Cutoffs | None,
+    ) -> ScanRequest:
+        """Return the request of a scan from the cursor on; arguments as :meth:`scan`."""
+        mask = self._node_mask("scan", nodes, node_mask)
+        stop = self.n_pages if end is None else end
+        return ScanRequest(self.cursor, stop, self._capacity(capacity), path, mask, cuts)
 
     def _scan_on(self, request: ScanRequest) -> Plan:
         """Scan from the cursor on."""
@@ -335,7 +350,8 @@ class PageStore(ABC):
 
         Args:
             flats: int64[n], ``Plan.flat`` of the folios; none twice.
-            words: ``Plan.words`` of them.
+            words: ``Plan.words`` of them. Both may be on the store's GPU (``Store.scan_on_device``), where
+                what is no claim counts as freed.
 
         Returns:
             How many are READY again, were superseded by a newer request, or were freed meanwhile.
@@ -343,7 +359,8 @@ class PageStore(ABC):
         Raises:
             ArgumentError: a folio is not one of the store, or a word not of a claim.
         """
-        flats, words, _ = self._door.arrays("release", flats, words, NO_OUTCOMES)
+        if not (self._may_be_on_gpu and is_on_gpu(flats)):
+            flats, words, _ = self._door.arrays("release", flats, words, NO_OUTCOMES)
         counted = self._release(flats, words)
         return {outcome: int(counted[outcome]) for outcome in ReleaseOutcome}
 

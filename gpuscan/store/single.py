@@ -6,7 +6,7 @@ index, keeps records and index bits on a device, and hands out plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import flag, has_methods, instance
-from gpuscan.base.errors import DeviceError
+from gpuscan.base.errors import DeviceError, InputError
 from gpuscan.kernels.api import (
     Backend,
     Budget,
@@ -23,9 +23,11 @@ from gpuscan.kernels.api import (
     Kernels,
     RecordParams,
     ReleaseOutcome,
+    ScanPath,
     ScanRequest,
     StoreArrays,
 )
+from gpuscan.kernels.device_plan import DevicePlan
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
 from gpuscan.records.formats import N_NODES_MAX
@@ -59,6 +61,8 @@ class Store(PageStore):
         DeviceError: the device is not there or too small.
         TopologyError: ``fixed_target`` is not a node with memory.
     """
+
+    _may_be_on_gpu = True
 
     def __init__(
         self,
@@ -124,6 +128,32 @@ class Store(PageStore):
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             self._put_back(in_flight)
             raise
+
+    def scan_on_device(
+        self,
+        *,
+        capacity: int | None = None,
+        path: ScanPath = "auto",
+        nodes: Iterable[int] | None = None,
+        node_mask: NDArray[np.uint8] | None = None,
+        end: int | None = None,
+        cuts: Cutoffs | None = None,
+    ) -> DevicePlan:
+        """Do :meth:`scan`, and leave the plan in the GPU's memory; arguments as there.
+
+        Raises:
+            InputError: as :meth:`scan`, or the store's plans are not made on a GPU.
+        """
+        scan = getattr(self.kernels, "scan_on_device", None)
+        if scan is None:
+            raise InputError(
+                "scan_on_device: the plans of this store are made in host memory; use scan(), or a GPU"
+            )
+        request = self._from_cursor(capacity, path, nodes, node_mask, end, cuts)
+        self._put_back(self._ahead)  # of a drain that stands still
+        plan: DevicePlan = scan(request)
+        self.cursor = plan.cursor % self.n_pages
+        return plan
 
     def _go_around(self, request: ScanRequest) -> Generator[Plan, None, None]:
         """Do as :class:`PageStore` says.

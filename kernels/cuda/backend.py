@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.base.arguments import flag
-from gpuscan.base.errors import DeviceError
+from gpuscan.base.arguments import check_arrays, flag, is_on_gpu
+from gpuscan.base.errors import ArgumentError, DeviceError
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
-    N_OUTCOMES,
     N_RELEASE_OUTCOMES,
     Budget,
     Cutoffs,
@@ -25,18 +24,21 @@ from gpuscan.kernels.api import (
     StoreArrays,
     StoreLayout,
 )
-from gpuscan.kernels.budgets import cut_budget
-from gpuscan.kernels.cuda.budget import CudaKeyCounts
+from gpuscan.kernels.cuda.budget import CudaKeyCounts, rank
+from gpuscan.kernels.cuda.cuts import DeviceCuts
 from gpuscan.kernels.cuda.device import Device, Kernel
-from gpuscan.kernels.cuda.launches import arguments_of, typed
+from gpuscan.kernels.cuda.given import adopted
+from gpuscan.kernels.cuda.launches import Launch, typed
+from gpuscan.kernels.cuda.producing import Producing
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
 from gpuscan.kernels.cuda.workspace import Scratch, Stages, scratch_bytes
-from gpuscan.kernels.signatures import ARRAYS, Door, closed
+from gpuscan.kernels.device_plan import DevicePlan
+from gpuscan.kernels.signatures import ARRAYS, OPERATIONS, Door, closed
 from gpuscan.records.formats import N_NODES_MAX
 
-WORKING_BYTES = 64 << 20
-"""What a store needs beside its arrays before the first plan: counts per target, stages, producers' items."""
+WORKING_BYTES = 128 << 20
+"""What a store may need beside its arrays before the first plan: counts, stages, items, budgets."""
 _LOAD_BYTES = 16
 """What a thread reads at once where it reads records."""
 _COUNTING_BLOCKS = 2048
@@ -49,8 +51,8 @@ class CudaBackend:
     Args:
         device: what kernels run on; by default the current GPU of CuPy.
         ordered: items of one ``request`` or ``record`` call that name one folio are worked on in
-            call order, as every backend does it. That takes a sort; False leaves the order to
-            the hardware, and all else as it is.
+            call order, as every backend does it. That takes a look at all of them before; False
+            leaves the order to the hardware, and all else as it is.
         exclusive: claims are plain stores. For callers who own their stores: nothing but this
             backend's own calls, from this process, changes records or index.
 
@@ -87,6 +89,10 @@ class CudaBackend:
 class CudaKernels:
     """The operations on one store on a device; see :class:`gpuscan.kernels.api.Kernels`.
 
+    ``request``, ``record`` and ``release`` take items that are on the device already, of the kernels' types,
+    without a copy (``__cuda_array_interface__``, DLPack). The device waits for the stream that they come
+    with; when the call returns they are no longer used.
+
     Calls from several threads are safe: launches take turns. The transfer of a plan runs beside
     whatever is called next, in this thread or another; see :class:`gpuscan.kernels.api.RawPlan`.
     """
@@ -106,10 +112,14 @@ class CudaKernels:
             self.arrays = _allocate(layout, device)
             self.scratch = Scratch(device, layout)
             self.stages = Stages(device, layout.fmt.dtype)
+            self.cuts = DeviceCuts(device, layout, self.scratch.report)
             self._all_nodes = device.upload(np.ones(N_NODES_MAX, dtype=np.uint8))
+            self._producing = Producing(self)
+            self._section_pfn: Any = None
             self._last_mask = b""
             self._nodes_of_mask = device.empty(N_NODES_MAX, np.uint8)
-            self._own: dict[str, Any] = {  # what launches are given of the store itself, by name
+            self._launches: dict[str, Launch] = {}
+            self.own: dict[str, Any] = {  # what launches are given of the store itself, by name
                 **{spec.name: getattr(self.arrays, spec.name) for spec in ARRAYS},
                 **typed(
                     {
@@ -160,7 +170,10 @@ class CudaKernels:
             n_threads: is rounded up to whole blocks.
             given: its parameters by name, but for what the store has itself.
         """
-        args = arguments_of(kernel, given, self._own)
+        launch = self._launches.get(kernel)
+        if launch is None:
+            launch = self._launches[kernel] = Launch(kernel, self.own)
+        args = launch.arguments(given)
         self._find(kernel)((max(1, -(-n_threads // THREADS)),), (THREADS,), args)
 
     def request(
@@ -195,32 +208,20 @@ class CudaKernels:
         decides: dict[str, int],
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
-        pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
-        n_items, device = len(pfns), self.device
+        are_there = is_on_gpu(pfns) or is_on_gpu(nids)
+        if are_there:
+            pfns, nids, outcomes = self._adopted(name, (pfns, nids), outcomes)
+        else:
+            pfns, nids, outcomes = self._door.arrays(name, pfns, nids, outcomes)
         with self.working():
-            if n_items == 0:
-                return np.zeros(N_OUTCOMES, dtype=np.int64)
-            items = {"pfns": device.upload(pfns), "nids": device.upload(nids), "n_items": n_items}
-            heads = order = device.empty(0, np.int64)
-            if self.ordered:
-                heads = device.empty(n_items, np.int64)
-                self.launch("resolve", n_items, **items, drop_top_tier=drop_top_tier, heads=heads)
-                order = device.stable_order(heads)
-            ended = device.empty(len(outcomes), np.uint8)
-            counts = device.zeros(N_OUTCOMES, np.uint64)
-            self.launch(
-                name,
-                n_items,
-                **items,
-                ordered=self.ordered,
-                heads=heads,
-                order=order,
-                outcomes=ended,
-                wants_outcomes=len(outcomes) > 0,
-                counts=counts,
-                **decides,
+            return self._producing.run(
+                name, pfns, nids, outcomes, drop_top_tier, decides, are_there=are_there
             )
-            return self._counted(counts, ended, outcomes)
+
+    def _adopted(self, name: str, given: tuple[Any, Any], outcomes: NDArray[np.uint8]) -> list[Any]:
+        *items, its_outcomes = OPERATIONS[name]
+        taken = adopted(self.device, name, items, given, self.layout.fmt.dtype)
+        return [*taken, *check_arrays(name, (its_outcomes,), (outcomes,), {"n": len(taken[0])})]
 
     def _counted(self, counts: Any, ended: Any, outcomes: NDArray[np.uint8]) -> NDArray[np.int64]:
         if len(outcomes):
@@ -237,18 +238,44 @@ class CudaKernels:
 
     def rank(self, budget: Budget, lo: int, hi: int, node_mask: NDArray[np.uint8] | None = None) -> Cutoffs:
         """Find the cut-offs that spend a budget on the hottest pages of a range."""
-        return cut_budget(self.count_keys(budget, lo, hi, node_mask), budget)
+        lo, hi, node_mask = self._door.ranking(budget, lo, hi, node_mask)
+        with self.working():
+            return rank(self, budget, lo, hi, node_mask)
 
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
-        self._door.scan(request)
+        self._check_scan(request)
         return Scan(self, request).run()
+
+    def scan_on_device(self, request: ScanRequest) -> DevicePlan:
+        """Do :meth:`scan`, and leave the plan on the device."""
+        self._check_scan(request)
+        return Scan(self, request).run_on_device()
+
+    def _check_scan(self, request: ScanRequest) -> None:
+        self._door.scan(request)
+        cuts = request.cuts
+        if cuts is not None and len(cuts.chunk_edges) != 2:
+            raise ArgumentError(
+                f"scan: the cut-offs have {len(cuts.chunk_edges) - 1} chunks, a GPU takes those of its own, "
+                "which have one; rank with this store"
+            )
+
+    def section_pfn(self) -> Any:
+        """Return the PFN at which each section begins, device int64[n_sections]. Called while working."""
+        if self._section_pfn is None:
+            self._section_pfn = self.device.upload(self.layout.page_map.section_pfn)
+        return self._section_pfn
 
     def release(
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Put claimed pages back."""
-        flats, words, outcomes = self._door.arrays("release", flats, words, outcomes)
+        """Put claimed pages back. What of arrays on the device is no claim counts as INELIGIBLE."""
+        are_there = is_on_gpu(flats) or is_on_gpu(words)
+        if are_there:
+            flats, words, outcomes = self._adopted("release", (flats, words), outcomes)
+        else:
+            flats, words, outcomes = self._door.arrays("release", flats, words, outcomes)
         with self.working():
             if len(flats) == 0:
                 return np.zeros(N_RELEASE_OUTCOMES, dtype=np.int64)
@@ -257,8 +284,9 @@ class CudaKernels:
             self.launch(
                 "release",
                 len(flats),
-                flats=self.device.upload(flats),
-                words=self.device.upload(words),
+                flats=flats if are_there else self.device.upload(flats),
+                words=words if are_there else self.device.upload(words),
+                n_pages=self.layout.n_pages,
                 n_items=len(flats),
                 outcomes=ended,
                 wants_outcomes=len(outcomes) > 0,
@@ -344,11 +372,12 @@ class CudaKernels:
         """Let go of the arrays."""
         with self._lock, self.device.working():
             self._is_open = False
-            self._own = {}
+            self.own = {}
+            self._launches.clear()
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
             self.stages = Stages(self.device, self.layout.fmt.dtype)
-            del self.scratch, self._all_nodes, self._nodes_of_mask
+            del self.scratch, self.cuts, self._producing, self._all_nodes, self._nodes_of_mask
 
 
 class HostBuffers:

@@ -1,11 +1,15 @@
 /* The claim: one compare-exchange from an observed READY word to 0, if the budget allows it and the stage has
  * room. A warp claims up to 32 candidates at a time, one per lane, in flat order. */
 
-/* Cut-offs as gpuscan.kernels.api.Cutoffs, and the row of this stretch, which is its warp's alone. */
+/* What a budget leaves to claim, per target. Above the cut-off it is all that was counted; ties are claimed up to a
+ * flat page, the first that no longer fits, on each side of resume_flat. So who is claimed does not depend on which
+ * warp comes first. The quotas are of all warps: they bound what is claimed of pages that nobody has counted. */
 struct Cuts {
   u32 now;
-  const int* cut_key;
+  const int* cut_key; /* as gpuscan.kernels.api.Cutoffs */
   const i64* resume_flat;
+  const i64* stop_from; /* ties from resume_flat on are claimed before it, */
+  const i64* stop_below; /* and those below before this one */
   u64* above_pages;
   u64* tie_pages_from;
   u64* tie_pages_below;
@@ -22,33 +26,54 @@ struct Stage {
   u32* histogram;  /* u32[1024] in shared memory: claims of this block per target */
 };
 
-/* A claim's quota, or a null pointer where it needs none; is_tie: in that case the first that does not fit ends
- * the ties of its side. */
-static __device__ __forceinline__ u64* quota_of(const Store& store, const Cuts& cuts, i64 flat, u32 word,
-                                                u32 target, bool* may_claim, bool* is_tie) {
-  *may_claim = true;
-  *is_tie = false;
-  if (target >= store.n_targets || cuts.cut_key[target] < 0) return 0;
-  const int key = (int)hotness_key(word, cuts.now);
-  if (key < cuts.cut_key[target]) return cuts.above_pages + target;
-  if (key > cuts.cut_key[target]) {
-    *may_claim = false;
-    return 0;
-  }
-  *is_tie = true;
-  return (flat >= cuts.resume_flat[target] ? cuts.tie_pages_from : cuts.tie_pages_below) + target;
+/* Whether a word is at the cut-off of its target, which has a limit. */
+static __device__ __forceinline__ bool is_tie(const Cuts& cuts, u32 word, u32 target) {
+  return (int)hotness_key(word, cuts.now) == cuts.cut_key[target];
 }
 
-/* Pages that this lane and the lanes below want from the same quota. All lanes. */
-static __device__ __forceinline__ u64 wanted_up_to_lane(const Store& store, const u64* quota, u32 n_pages) {
-  const u32 peers = __match_any_sync(GS_ALL_LANES, (u64)quota) & (lanes_below() | 1u << lane_id());
-  if (!store.has_large_folios) return (u64)__popc(peers) * n_pages;
-  u64 wanted = 0;
+/* A claim's quota, or a null pointer where it needs none. */
+static __device__ __forceinline__ u64* quota_of(const Store& store, const Cuts& cuts, i64 flat, u32 word,
+                                                u32 target, bool* may_claim) {
+  *may_claim = true;
+  if (target >= store.n_targets || cuts.cut_key[target] < 0) return 0;
+  if ((int)hotness_key(word, cuts.now) < cuts.cut_key[target]) return cuts.above_pages + target;
+  if (is_tie(cuts, word, target)) {
+    const bool is_from = flat >= cuts.resume_flat[target];
+    if (flat < (is_from ? cuts.stop_from : cuts.stop_below)[target])
+      return (is_from ? cuts.tie_pages_from : cuts.tie_pages_below) + target;
+  }
+  *may_claim = false;
+  return 0;
+}
+
+/* Pages that this lane and those of the peers below want, which want from the same quota. All lanes. */
+static __device__ __forceinline__ u32 wanted_up_to_lane(const Store& store, u32 peers, u32 n_pages) {
+  const u32 up_to_lane = peers & (lanes_below() | 1u << lane_id());
+  if (!store.has_large_folios) return (u32)__popc(up_to_lane) * n_pages;
+  u32 wanted = 0; /* of 32 folios of at most a section */
   for (u32 lane = 0; lane < GS_LANES; ++lane) {
     const u32 pages = __shfl_sync(GS_ALL_LANES, n_pages, (int)lane);
-    if (peers >> lane & 1u) wanted += pages;
+    if (up_to_lane >> lane & 1u) wanted += pages;
   }
   return wanted;
+}
+
+/* Take the pages of the lanes out of their quotas, at once for those that draw on the same one; return whether this
+ * lane's could be. Who does not claim gives them back. Other warps may find too little meanwhile, and claim less,
+ * never more. All lanes. */
+static __device__ __forceinline__ bool reserve(const Store& store, u64* quota, u32 n_pages) {
+  const u32 peers = __match_any_sync(GS_ALL_LANES, (u64)quota);
+  const u32 wanted = wanted_up_to_lane(store, peers, n_pages);
+  const u32 all = __shfl_sync(GS_ALL_LANES, wanted, 31 - __clz((int)peers));
+  u32 left = 0; /* of what all want */
+  if (quota && (peers & lanes_below()) == 0) {
+    const i64 had = (i64)atomicAdd(quota, 0ull - all);
+    left = had < 0 ? 0 : had < all ? (u32)had : all;
+  }
+  left = __shfl_sync(GS_ALL_LANES, left, __ffs((int)peers) - 1);
+  const bool fits = !quota || wanted <= left;
+  if (!fits) atomicAdd(quota, (u64)n_pages);
+  return fits;
 }
 
 static __device__ __forceinline__ u32 take_record(const Store& store, i64 flat, u32 word) {
@@ -78,17 +103,14 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     bool may_claim = is_open;
     u64* quota = 0;
     u32 n_pages = 0;
-    bool ends_ties = false;
     if (kBudget) {
-      bool is_tie = false;
       if (is_open) {
-        quota = quota_of(store, cuts, flat, word, target, &may_claim, &is_tie);
+        quota = quota_of(store, cuts, flat, word, target, &may_claim);
         n_pages = quota ? (u32)folio_pages(store, flat) : 0;
       }
-      const u64 wanted = wanted_up_to_lane(store, quota, n_pages);
-      const bool fits = !quota || wanted <= __ldcg(quota);
+      const bool fits = reserve(store, quota, n_pages);
+      if (!fits) quota = 0;
       may_claim = may_claim && fits;
-      ends_ties = is_tie && !fits;
     }
     /* Only what is staged needs room. */
     const bool is_known = target < store.n_targets;
@@ -102,16 +124,11 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
       const u32 seen = take_record(store, flat, word);
       has_taken = seen == word;
       taken = has_taken ? word : taken;
-      if (kBudget && has_taken && quota) atomicAdd(quota, 0ull - n_pages);
       word = seen; /* if somebody was faster, what is there now decides again */
       is_open = !has_taken && is_ready(seen);
     }
     n_reserved += (u32)__popc(__ballot_sync(GS_ALL_LANES, has_taken && is_known));
-    if (kBudget) {
-      /* After all have paid, so that what is left is 0; before the next round and batch look. */
-      if (ends_ties) atomicExch(quota, 0ull);
-      __syncwarp();
-    }
+    if (kBudget && quota && !has_taken) atomicAdd(quota, (u64)n_pages);
   }
   if (stays) set_index(store, flat);
   const u32 target = taken ? target_of(store, taken) : GS_N_NODES_MAX;

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.base.errors import DeviceError
+from gpuscan.base.errors import ArgumentError, DeviceError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.cuda.device import Kernel
@@ -24,15 +24,19 @@ Derived from the bus, to be measured (``overlap`` of benchmarks/gpu_accept.py)."
 
 
 class CupyDevice:
-    """The current GPU of CuPy (CUDA_VISIBLE_DEVICES picks it), a stream for kernels, one to fetch plans.
+    """A GPU through CuPy, a stream for kernels, one to fetch plans; memory of CuPy's current allocator.
+
+    Args:
+        number: of the GPU, as CuPy counts them; None = its current one. So stores of one process may be
+            on several GPUs.
 
     Raises:
         DeviceError: CuPy, the driver or a suitable GPU is missing; says which, and what to do.
     """
 
-    def __init__(self) -> None:
-        self._cupy = _usable_cupy()
-        self._device = self._cupy.cuda.Device()
+    def __init__(self, number: int | None = None) -> None:
+        self._cupy = _usable_cupy(number)
+        self._device = self._cupy.cuda.Device(number)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
             self._copies = self._cupy.cuda.Stream(non_blocking=True)
@@ -48,8 +52,14 @@ class CupyDevice:
         )
 
     def free_bytes(self) -> int:
-        """Return what the driver and CuPy's pool have free."""
-        return int(self._device.mem_info[0]) + int(self._cupy.get_default_memory_pool().free_bytes())
+        """Return what the driver and CuPy's pool have free; with another allocator all there is."""
+        pool = self._cupy.get_default_memory_pool()
+        owner: Any = getattr(self._cupy.cuda.get_allocator(), "__self__", None)
+        if owner is not pool:
+            return int(
+                self._device.mem_info[1]
+            )  # only it knows; what lacks shows when it is asked for memory
+        return int(self._device.mem_info[0]) + int(pool.free_bytes())
 
     def compile(self, source: str) -> Callable[[str], Kernel]:
         """Compile with NVRTC, at the first kernel asked for, for this GPU."""
@@ -77,7 +87,7 @@ class CupyDevice:
     def zeros(self, length: int, dtype: Any) -> Any:
         """Allocate zeros."""
         array = self.empty(length, dtype)
-        array.fill(0)
+        self.clear(array)
         return array
 
     def empty(self, length: int, dtype: Any) -> Any:
@@ -89,11 +99,15 @@ class CupyDevice:
     def _allocating(self, needed_bytes: int) -> Iterator[None]:
         try:
             yield
-        except self._cupy.cuda.memory.OutOfMemoryError:
+        except MemoryError:  # CuPy's own is one, and that of another allocator
             raise DeviceError(
                 f"the GPU has {format_bytes(self.free_bytes())} free, {format_bytes(needed_bytes)} more are "
                 "needed; close what else uses it, scan with a smaller plan, or use --device cpu"
             ) from None
+
+    def clear(self, array: Any) -> None:
+        """Set memory, on the kernel stream."""
+        array.fill(0)
 
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy on the GPU. The host array may change as soon as this returns."""
@@ -105,6 +119,38 @@ class CupyDevice:
         """Overwrite a device array."""
         array.set(np.ascontiguousarray(content), stream=self._stream)
         self._stream.synchronize()
+
+    def adopt(self, array: Any) -> Any:
+        """Return a view; the kernel stream waits for the caller's."""
+        if not hasattr(array, "__cuda_array_interface__"):
+            self._refuse_other(int(array.__dlpack_device__()[1]))
+            with self._device, self._stream:  # DLPack: the array's library makes this stream wait
+                return self._cupy.from_dlpack(array)
+        told = array.__cuda_array_interface__  # of CuPy's arrays with the caller's current stream
+        shape, dtype = tuple(told["shape"]), np.dtype(told["typestr"])
+        address, n_items = int(told["data"][0]), int(np.prod(shape))
+        with self._device:
+            if n_items == 0:
+                return self._cupy.empty(shape, dtype=dtype)
+            self._refuse_other(int(self._cupy.cuda.runtime.pointerGetAttributes(address).device))
+            if told.get("stream") is not None:
+                caller = self._cupy.cuda.ExternalStream(int(told["stream"]))
+                self._stream.wait_event(caller.record())
+            memory = self._cupy.cuda.UnownedMemory(address, n_items * dtype.itemsize, array)
+            pointer = self._cupy.cuda.MemoryPointer(memory, 0)
+            return self._cupy.ndarray(shape, dtype, pointer, strides=told.get("strides"))
+
+    def _refuse_other(self, device_id: int) -> None:
+        if device_id != self._device.id:
+            raise ArgumentError(f"is on GPU {device_id}, the store on GPU {self._device.id}")
+
+    def address(self, array: Any) -> int:
+        """Return the device pointer."""
+        return int(array.data.ptr)
+
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        """Copy from pinned memory, which waits for nothing."""
+        array.set(content, stream=self._stream)
 
     def fetch(self, array: Any) -> NDArray[Any]:
         """Return a copy in host memory."""
@@ -146,13 +192,8 @@ class CupyDevice:
         kept = list(copies)
         return wait
 
-    def stable_order(self, keys: Any) -> Any:
-        """Return the permutation that sorts; CuPy's argsort is Thrust's stable radix sort."""
-        with self._allocating(4 * keys.nbytes):
-            return self._cupy.argsort(keys, kind="stable")
 
-
-def _usable_cupy() -> Any:
+def _usable_cupy(number: int | None) -> Any:
     try:
         import cupy
     except ImportError as error:
@@ -183,7 +224,10 @@ def _usable_cupy() -> Any:
         ) from None
     if not cupy.is_available():
         raise DeviceError("the NVIDIA driver finds no GPU; check nvidia-smi, or use --device cpu")
-    capability = cupy.cuda.Device().compute_capability
+    n_devices = runtime.getDeviceCount()
+    if number is not None and not 0 <= number < n_devices:
+        raise DeviceError(f"there is no GPU {number}; give 0 to {n_devices - 1}, or use --device cpu")
+    capability = cupy.cuda.Device(number).compute_capability
     if int(capability) < _MIN_COMPUTE_CAPABILITY:
         raise DeviceError(
             f"the GPU has compute capability {int(capability) / 10:.1f}, the kernels need "

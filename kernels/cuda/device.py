@@ -1,4 +1,4 @@
-"""What the drivers ask of a device: memory, copies, a sort, and kernels by name.
+"""What the drivers ask of a device: memory, copies, and kernels by name.
 
 The drivers know nothing else about it, so the same drivers and the same kernels run on
 CuPy (:mod:`gpuscan.kernels.cuda.cupy_device`) and wherever the tests execute them.
@@ -19,7 +19,7 @@ Kernel = Callable[[tuple[int], tuple[int], tuple[Any, ...]], None]
 class Device(Protocol):
     """A device that kernels run on. Arrays are one-dimensional, C-contiguous, aligned to 16 bytes or more.
 
-    Kernels, sorts and copies that are begun inside :meth:`working` run one after the other.
+    Kernels and copies that are begun inside :meth:`working` run one after the other.
     """
 
     def describe(self) -> str:
@@ -50,12 +50,38 @@ class Device(Protocol):
         """Allocate without initialising; raises as :meth:`zeros`."""
         ...
 
+    def clear(self, array: Any) -> None:
+        """Begin to make a device array zeros."""
+        ...
+
     def upload(self, array: NDArray[Any]) -> Any:
         """Return a copy on the device; raises as :meth:`zeros`."""
         ...
 
     def write(self, array: Any, content: NDArray[Any]) -> None:
         """Overwrite a device array."""
+        ...
+
+    def adopt(self, array: Any) -> Any:
+        """Return an array that another library has on this device, without a copy: what is begun from now on
+        comes after what its stream was given so far.
+
+        Args:
+            array: has ``__cuda_array_interface__``, or DLPack's methods.
+
+        Raises:
+            ArgumentError: it is on another device, or cannot be read.
+        """
+        ...
+
+    def address(self, array: Any) -> int:
+        """Return where a device array begins, as kernels see it."""
+        ...
+
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        """Begin to overwrite a device array from memory of :meth:`host_empty`, which stays as it is until
+        something was waited for.
+        """
         ...
 
     def fetch(self, array: Any) -> NDArray[Any]:
@@ -77,8 +103,4 @@ class Device(Protocol):
             What waits for the copies, at its first call; may be called outside :meth:`working`, in any
             thread. It keeps both sides of every copy alive until then.
         """
-        ...
-
-    def stable_order(self, keys: Any) -> Any:
-        """Return the permutation, int64, that sorts ``keys`` and leaves equal ones in order."""
         ...

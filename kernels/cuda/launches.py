@@ -1,6 +1,6 @@
 """What the kernels are given: their parameters by name, in order, and the type of each name.
 
-A driver names what it passes; :func:`arguments_of` puts it in order and gives numbers their width, so
+A driver names what it passes; :class:`Launch` puts it in order and gives numbers their width, so
 nothing is swapped. A name means one thing, of one type, in all kernels. Those of the contract are as
 :mod:`gpuscan.kernels.signatures` has them; ``tests/kernels/test_launches.py`` holds all against the
 ``.cu`` files.
@@ -29,8 +29,10 @@ ARRAY_TYPES: dict[str, str] = {
     "pfn_start": "int64",
     "pfn_end": "int64",
     "flat_offset": "int64",
-    "heads": "int64",
-    "order": "int64",
+    "folio_heads": "uint64",
+    "folio_lasts": "uint32",
+    "folio_notes": "uint32",
+    "slots": "uint32",
     "counts": "uint64",
     "n_ready": "uint64",
     "bitmap": "uint64",
@@ -41,7 +43,6 @@ ARRAY_TYPES: dict[str, str] = {
     "cell_tallies": "uint64",
     "cell_ends": "int64",
     "n_done": "uint32",
-    "n_before": "int64",
     "most_claims": "int64",
     "edges": "int64",
     "ends": "int64",
@@ -56,6 +57,13 @@ ARRAY_TYPES: dict[str, str] = {
     "plan_flats": "int64",
     "plan_words": "record",
     "pages_of_key": "uint64",
+    "section_pfn": "int64",
+    "kept_offsets": "int64",
+    "plan_pfns": "int64",
+    "stop_from": "int64",
+    "stop_below": "int64",
+    "ties": "uint32",
+    "wrapped_ties": "uint32",
 }
 """NumPy's name for the items of each array; ``record`` is a record of the store's format."""
 
@@ -74,6 +82,9 @@ NUMBER_TYPES: dict[str, Any] = {
     "hi": np.int64,
     "cell_shift": np.uint32,
     "capacity": np.int64,
+    "is_shared": np.int32,
+    "notes_count": np.int32,
+    "n_slots": np.uint32,
     "of_candidate": np.int64,
     "of_set": np.int64,
     "of_wanted": np.int64,
@@ -93,25 +104,37 @@ _INDEX = ("records", "ready_bits", "block_bits")
 _ORDERS = ("folio_order", "has_large_folios")
 _MACHINE = ("pfn_start", "pfn_end", "flat_offset", "n_extents", "node_flags")
 _ITEMS = ("fixed_target", *_MACHINE, "pfns", "nids", "n_items")
+_FOLIOS = ("folio_heads", "folio_lasts", "folio_notes", "n_slots")
 _PRODUCER = (
     *(*_INDEX, "eligible_bits", *_ORDERS, "node_active", "section_nid", *_ITEMS),
-    *("ordered", "heads", "order", "outcomes", "wants_outcomes", "counts"),
+    *("ordered", "slots", *_FOLIOS, "outcomes", "wants_outcomes", "counts"),
 )
 _WALK = ("section_nid", "fixed_target", "n_targets", "node_mask", "edges", "n_stretches")
 _STAGE = ("staged_offsets", "staged_words", "n_staged")
-_CUTS = ("now", "cut_key", "resume_flat", *QUOTAS)
+_STOPS = ("stop_from", "stop_below")
+_CUTS = ("now", "cut_key", "resume_flat", *_STOPS, *QUOTAS)
+_TIES = ("now", "cut_key", "resume_flat", *QUOTAS[1:], "ties", "wrapped_ties")
 _SCAN = (*_WALK, "ends", *_STAGE, "target_counts", "target_totals", "totals")
 _RANGE = ("lo", "hi")
 _COUNTS = ("section_counts", "block_counts", "cell_ends")
 _CUT = ("edges", "n_stretches", "ends", "n_staged", "target_totals", "totals")
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "resolve": ("eligible_bits", *_ORDERS, "section_nid", *_ITEMS, "drop_top_tier", "heads"),
+    "resolve": (
+        "eligible_bits",
+        *_ORDERS,
+        "section_nid",
+        *_ITEMS,
+        "drop_top_tier",
+        "notes_count",
+        *_FOLIOS,
+        "slots",
+    ),
     "request": _PRODUCER,
     "record": (*_PRODUCER, "now", "window", "threshold", "drop_top_tier"),
     "release": (
         *(*_INDEX, "eligible_bits", "node_active", "section_nid"),
-        *("flats", "words", "n_items", "outcomes", "wants_outcomes", "counts"),
+        *("n_pages", "flats", "words", "n_items", "outcomes", "wants_outcomes", "counts"),
     ),
     "discard": ("records", "flats", "n_items", "n_ready"),
     "set_eligible": ("eligible_bits", "flats", "n_items", "eligible"),
@@ -127,9 +150,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "of_candidate", "of_set", "of_wanted", "of_block"),
         *("n_targets", *_CUT),
     ),
-    "fit_chunks": (
-        *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "n_targets", "most_claims", "n_before", *_CUT),
-        "n_done",
+    "fit_claims": (
+        *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "most_claims"),
+        *("edges", "n_stretches", "ends", "totals"),
     ),
     "group": ("n_targets", "n_chunks", "target_counts", "target_totals", "places", "plan_offsets"),
     "scan_dense": (*_INDEX, *_SCAN),
@@ -141,14 +164,16 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *("fixed_target", "n_targets", "edges", "n_stretches", "ends", *_STAGE),
         *("places", "plan_flats", "plan_words"),
     ),
+    "name_pfns": (
+        *("n_targets", "plan_offsets", "plan_flats", "n_items", "section_pfn", "kept_offsets", "plan_pfns"),
+    ),
     "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
-    "rank_stretches": (*_INDEX, *_ORDERS, *_WALK, *_CUTS),
+    "cut_keys": ("n_targets", "limit_pages", "pages_of_key", "cut_key", *QUOTAS, "seen_pages"),
+    "rank_ties": (*_INDEX, *_ORDERS, *_WALK, *_TIES),
+    "cut_ties": (*_INDEX, *_ORDERS, *_WALK, *_TIES, "is_shared", *_STOPS),
+    "count_claims": (*_INDEX, *_WALK, "now", "cut_key", "resume_flat", *_STOPS, "most_claims"),
 }
 """Parameters of each kernel, in the order of its signature."""
-
-_TYPED = {
-    kernel: tuple((name, NUMBER_TYPES.get(name)) for name in names) for kernel, names in PARAMETERS.items()
-}
 
 
 def typed(numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -156,29 +181,41 @@ def typed(numbers: Mapping[str, int]) -> dict[str, Any]:
     return {name: NUMBER_TYPES[name](number) for name, number in numbers.items()}
 
 
-def arguments_of(kernel: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the arguments of a launch, in order.
+class Launch:
+    """The arguments of a kernel's launches on one store.
 
     Args:
         kernel: its name.
-        given: arrays and numbers by name.
-        own: what a store has for every launch, its numbers :func:`typed`; what is given stands before it.
-
-    Raises:
-        TypeError: something is missing, or given and not asked for.
+        own: what the store has for every launch, by name, its numbers :func:`typed`.
     """
-    arguments: list[Any] = []
-    n_given = 0
-    try:
-        for name, number_type in _TYPED[kernel]:
-            if name not in given:
-                arguments.append(own[name])
-                continue
-            n_given += 1
-            arguments.append(given[name] if number_type is None else number_type(given[name]))
-    except KeyError as missing:
-        raise TypeError(f"a launch of {kernel} lacks {missing.args[0]}") from None
-    if n_given < len(given):
-        unknown = ", ".join(given.keys() - set(PARAMETERS[kernel]))
-        raise TypeError(f"a launch of {kernel} was given {unknown}, which it does not take")
-    return tuple(arguments)
+
+    def __init__(self, kernel: str, own: Mapping[str, Any]) -> None:
+        names = PARAMETERS[kernel]
+        self._kernel = kernel
+        self._filled = [own.get(name) for name in names]
+        self._places = {
+            name: (place, NUMBER_TYPES.get(name)) for place, name in enumerate(names) if name not in own
+        }
+
+    def arguments(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments in order.
+
+        Args:
+            given: arrays and numbers by name, all that the store has not.
+
+        Raises:
+            TypeError: something is missing, or given and not asked for.
+        """
+        arguments = self._filled.copy()
+        try:
+            for name, value in given.items():
+                place, number_type = self._places[name]
+                arguments[place] = value if number_type is None else number_type(value)
+        except KeyError as unknown:
+            raise TypeError(
+                f"a launch of {self._kernel} was given {unknown.args[0]}, which it does not take"
+            ) from None
+        if len(given) < len(self._places):
+            missing = self._places.keys() - given.keys()
+            raise TypeError(f"a launch of {self._kernel} lacks {', '.join(sorted(missing))}")
+        return tuple(arguments)

@@ -162,6 +162,23 @@ static __device__ __forceinline__ i64 find_head(const Store& store, const Machin
   return head;
 }
 
+/* Make a folio READY, for a target, and index it; return whether it was not READY. */
+static __device__ __forceinline__ bool request_folio(const Store& store, i64 head, u32 target) {
+  const u32 renewed = ((target & GS_NID_MAX) << GS_NID_SHIFT) | GS_READY;
+  u32 word = load_record(store, head);
+  for (;;) {
+    const u32 marked = (word & ~(GS_NID_MAX << GS_NID_SHIFT)) | renewed;
+    const u32 seen = exchange_record_if(store, head, word, marked);
+    if (seen == word) break;
+    word = seen;
+  }
+  /* Whoever made it READY owes the index bits: they are set, or about to be. */
+  if (is_ready(word)) return false;
+  set_index(store, head);
+  activate_node(store, head);
+  return true;
+}
+
 /* Restore a claimed word, indexed, unless the page is READY again; return whether it was restored. */
 static __device__ __forceinline__ bool put_back(const Store& store, i64 flat, u32 claimed) {
   u32 word = load_record(store, flat);

@@ -1,66 +1,56 @@
-/* What request and record share: items in call order, and outcomes counted per block. */
+/* What request and record share: the items of one call by folio, and outcomes counted per block.
+ *
+ * Two items that name one folio end as if made in call order. So items are counted into a hash table by folio first
+ * (`resolve`): the last item of a folio is known then, and works for all of them. No sort, and nobody waits. */
 
-/* Items of one call. With ordered, heads and order come from `resolve` and a stable sort: the items of a folio
- * stand together, in call order, and the first of them works for all. */
+#define GS_DROPPED 0xffffff00u /* slots from here on say why an item is dropped: ~outcome */
+
+/* A table of the folios of one call, all 0 before. Slots are at least twice as many as items. */
+struct Folios {
+  u64* heads; /* + 1; 0 where a slot is free */
+  u32* lasts; /* number of the last item, + 1 */
+  u32* notes; /* request: ~number of the first item; record: how many there are */
+  u32 n_slots;
+};
+
+/* The items of one call; without ordered each is a folio of its own, and the hardware picks the order. */
 struct Items {
   const i64* pfns;
   const int* nids;
   i64 n_items;
   int ordered;
-  const i64* heads;
-  const i64* order;
+  const u32* slots;
+  Folios folios;
 };
 
-/* Position in the sorted order: the item, the head (or -1 - outcome), and the end of the folio's run. */
-struct Run {
-  i64 item;
-  i64 head;
-  i64 end;
-  bool is_first;
+/* What one thread has to do. */
+struct Turn {
+  i64 head; /* or -1 - outcome where the item is dropped; 0 where another one works */
+  u32 slot;
+  bool works; /* for all items of its folio */
 };
 
-/* Head of the item at a position of the sorted order. */
-static __device__ __forceinline__ i64 head_at(const Items& items, i64 position) {
-  return items.heads[items.order[position]];
+/* The slot of a folio, taken where it has none. */
+static __device__ __forceinline__ u32 slot_of(const Folios& folios, i64 head) {
+  const u64 key = (u64)head + 1;
+  const u64 hash = key * 0x9e3779b97f4a7c15ull >> 32;
+  u32 slot = (u32)(hash * folios.n_slots >> 32);
+  for (;;) {
+    u64 seen = __ldcg(folios.heads + slot);
+    if (seen == 0) seen = atomicCAS(folios.heads + slot, 0ull, key);
+    if (seen == 0 || seen == key) return slot;
+    slot = slot + 1 == folios.n_slots ? 0 : slot + 1;
+  }
 }
 
-/* End of the run of a folio's items that begins at a position: steps that double, then a binary search, so that
- * a folio with a million items costs its thread 40 looks. */
-static __device__ __forceinline__ i64 end_of_run(const Items& items, i64 first, i64 head) {
-  i64 inside = first; /* the last position known to be the folio's, and the first known not to be */
-  i64 outside = first + 1;
-  while (outside < items.n_items && head_at(items, outside) == head) {
-    inside = outside;
-    outside = first + 2 * (outside - first);
-  }
-  outside = min(outside, items.n_items);
-  while (outside - inside > 1) {
-    const i64 middle = inside + (outside - inside) / 2;
-    if (head_at(items, middle) == head)
-      inside = middle;
-    else
-      outside = middle;
-  }
-  return outside;
-}
-
-static __device__ __forceinline__ Run run_at(const Store& store, const Machine& machine, const Items& items,
-                                             i64 position, bool drop_top_tier) {
-  Run run = {position, 0, position + 1, true};
-  if (!items.ordered) {
-    run.head = find_head(store, machine, items.pfns[position], items.nids[position], drop_top_tier);
-    return run;
-  }
-  run.item = items.order[position];
-  run.head = items.heads[run.item];
-  if (run.head < 0) return run; /* dropped: nothing to do together */
-  run.is_first = position == 0 || head_at(items, position - 1) != run.head;
-  if (run.is_first) run.end = end_of_run(items, position, run.head);
-  return run;
-}
-
-static __device__ __forceinline__ i64 item_at(const Items& items, i64 position) {
-  return items.ordered ? items.order[position] : position;
+static __device__ __forceinline__ Turn turn_of(const Store& store, const Machine& machine, const Items& items,
+                                               i64 item, bool drop_top_tier) {
+  if (!items.ordered)
+    return {find_head(store, machine, items.pfns[item], items.nids[item], drop_top_tier), 0, true};
+  const u32 slot = items.slots[item];
+  if (slot >= GS_DROPPED) return {-1 - (i64)~slot, 0, false};
+  if (items.folios.lasts[slot] != (u32)item + 1) return {0, slot, false};
+  return {(i64)items.folios.heads[slot] - 1, slot, true};
 }
 
 /* Where each block counts outcomes before it adds them to the call's. */

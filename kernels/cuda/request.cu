@@ -1,12 +1,13 @@
-/* request: producers ask for pages to be moved. One thread per item; with ordered, per folio. */
+/* request: producers ask for pages to be moved. One thread per item; with ordered, the last of a folio works for all. */
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     request(record_t* records, u64* ready_bits, u64* block_bits, const u64* eligible_bits,
             const u8* folio_order, int has_large_folios, u32* node_active, const int* section_nid,
             int fixed_target,
             const i64* pfn_start, const i64* pfn_end, const i64* flat_offset, i64 n_extents,
-            const u8* node_flags, const i64* pfns, const int* nids, i64 n_items, int ordered,
-            const i64* heads, const i64* order, u8* outcomes, int wants_outcomes, u64* counts) {
+            const u8* node_flags, const i64* pfns, const int* nids, i64 n_items, int ordered, const u32* slots,
+            u64* folio_heads, u32* folio_lasts, u32* folio_notes, u32 n_slots, u8* outcomes, int wants_outcomes,
+            u64* counts) {
   __shared__ u32 block_counts[GS_N_OUTCOMES];
   Store store;
   store.records = records;
@@ -19,34 +20,31 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   store.section_nid = section_nid;
   store.fixed_target = fixed_target;
   const Machine machine = {pfn_start, pfn_end, flat_offset, n_extents, node_flags};
-  const Items items = {pfns, nids, n_items, ordered, heads, order};
+  const Items items = {pfns, nids, n_items, ordered, slots, {folio_heads, folio_lasts, folio_notes, n_slots}};
   begin_counts(block_counts, GS_N_OUTCOMES);
-  const i64 position = (i64)blockIdx.x * GS_THREADS + threadIdx.x;
-  if (position < n_items) {
-    const Run run = run_at(store, machine, items, position, false);
+  const i64 item = (i64)blockIdx.x * GS_THREADS + threadIdx.x;
+  if (item < n_items) {
+    const Turn turn = turn_of(store, machine, items, item, false);
     u32 outcome = GS_REFRESHED;
-    if (run.head < 0) {
-      outcome = (u32)(-1 - run.head);
-    } else if (run.is_first) {
+    i64 first = item; /* what the record was when the call began is that item's to tell */
+    if (turn.head < 0) {
+      outcome = (u32)(-1 - turn.head);
+    } else if (ordered) {
+      first = ~folio_notes[turn.slot];
+    }
+    if (turn.head >= 0 && turn.works) {
       /* The last item's target stands, whatever those before it asked for. */
-      const u32 target = (u32)wanted_target(store, nids[item_at(items, run.end - 1)]);
-      const u32 renewed = ((target & GS_NID_MAX) << GS_NID_SHIFT) | GS_READY;
-      u32 word = load_record(store, run.head);
-      for (;;) {
-        const u32 marked = (word & ~(GS_NID_MAX << GS_NID_SHIFT)) | renewed;
-        const u32 seen = exchange_record_if(store, run.head, word, marked);
-        if (seen == word) break;
-        word = seen;
-      }
-      /* Whoever made it READY owes the index bits: they are set, or about to be. */
-      if (!is_ready(word)) {
-        set_index(store, run.head);
-        activate_node(store, run.head);
-        outcome = GS_ACCEPTED;
+      if (request_folio(store, turn.head, (u32)wanted_target(store, nids[item]))) outcome = GS_ACCEPTED;
+      if (first != item) {
+        atomicAdd(block_counts + outcome, 1u);
+        if (wants_outcomes) outcomes[first] = (u8)outcome;
+        outcome = GS_REFRESHED;
       }
     }
-    atomicAdd(block_counts + outcome, 1u);
-    if (wants_outcomes) outcomes[run.item] = (u8)outcome;
+    if (turn.works || first != item || turn.head < 0) {
+      atomicAdd(block_counts + outcome, 1u);
+      if (wants_outcomes) outcomes[item] = (u8)outcome;
+    }
   }
   end_counts(block_counts, GS_N_OUTCOMES, counts);
 }

@@ -1,24 +1,23 @@
 """One scan from request to plan: count, pick the path, cut the range, claim and stage, group, fetch.
 
 A range is cut into *stretches*, one per warp; 8 of them are a *chunk*, which one thread
-block works on. With a budget the stretches are its chunks, since one warp spends a
-chunk's quotas in flat order.
+block works on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpuscan.kernels.api import Cutoffs, RawPlan, ScanRequest
-from gpuscan.kernels.cuda.launches import QUOTAS
+from gpuscan.kernels.api import RawPlan, ScanRequest
+from gpuscan.kernels.cuda.budget import bring
+from gpuscan.kernels.cuda.counting import CountedRange
 from gpuscan.kernels.cuda.source import WARPS, Total
-from gpuscan.kernels.cuda.stretches import cells_of, n_stretches_of, weights_of
 from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.kernels.cuda.workspace import SMALL_PLAN, Stage
+from gpuscan.kernels.device_plan import DevicePlan
 from gpuscan.records.page_map import BLOCK_PAGES
 
 if TYPE_CHECKING:
@@ -28,11 +27,23 @@ _SECTOR_BYTES = 64
 """What looking at one candidate moves, in the sectors of its record and of its share of the ready words.
 Derived from the memory system's granularity, to be measured."""
 _BLOCK_WORD_BYTES = 8
-_NO_LIMIT = (1 << 63) - 1
+
+
+_Plan = TypeVar("_Plan")
+
+
+class _Claimed(NamedTuple):
+    """Claims in a stage: of so many stretches, and at most ``n_room`` folios."""
+
+    path: Literal["dense", "indexed"]
+    why: str
+    stage: Stage
+    n_stretches: int
+    n_room: int
 
 
 class Scan:
-    """A scan under way. :meth:`run` is called once."""
+    """A scan under way. :meth:`run` or :meth:`run_on_device` is called, once."""
 
     def __init__(self, kernels: CudaKernels, request: ScanRequest) -> None:
         self.kernels = kernels
@@ -48,44 +59,40 @@ class Scan:
         Raises:
             Whatever went wrong, after every claim was put back.
         """
+        return self._put_back_on_error(lambda: self._launch(self._empty_plan, self._fetch))
+
+    def run_on_device(self) -> DevicePlan:
+        """Claim and return the plan, whose arrays are there, and stay there; raises as :meth:`run`."""
+        return self._put_back_on_error(lambda: self._launch(self._empty_device_plan, self._keep))
+
+    def _put_back_on_error(self, launch: Callable[[], _Plan]) -> _Plan:
         try:
             with self.kernels.working():
-                return self._launch()
+                return launch()
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             if self.undo is not None:
                 self.undo()
             raise
 
-    def _launch(self) -> RawPlan:
+    def _launch(self, empty: Callable[[str, int], _Plan], finish: Callable[[_Claimed], _Plan]) -> _Plan:
         request = self.request
         if request.lo == request.hi:
-            return self._empty_plan("the range is empty")
+            return empty("the range is empty", 0)
+        cuts = {} if self.cuts is None else bring(self.kernels, self.cuts, request.node_mask)
         node_mask = self.kernels.node_mask(request.node_mask)
-        totals, counts = self._count(node_mask)
+        counted = CountedRange(self.kernels, request.lo, request.hi, node_mask)
+        totals = counted.totals
         path, why = self._choose_path(totals)
         if path == "indexed" and totals[Total.SET_BLOCKS] == 0:
             # What is marked from now on comes with the next scan.
-            return self._empty_plan(why, n_bytes=_BLOCK_WORD_BYTES * self.n_sections)
+            if self.cuts is not None:
+                self.kernels.cuts.know(self.cuts)
+            return empty(why, _BLOCK_WORD_BYTES * counted.n_sections)
         stage = self.kernels.stages.take()
-        cuts = {} if self.cuts is None else _uploaded(self.device.upload, self.cuts)
-        n_stretches, n_room = (
-            self._cut(path, stage, totals, counts)
-            if self.cuts is None
-            else self._fit(self.cuts, stage, totals, counts)
-        )
+        n_stretches = self._cut(path, stage, counted, node_mask, cuts)
+        n_room = min(totals[Total.CANDIDATES], request.capacity)
         self._claim(path, stage.with_room(n_room), n_stretches, node_mask, cuts)
-        return self._group(path, why, stage, n_stretches, n_room, [cuts[name] for name in QUOTAS if cuts])
-
-    def _count(self, node_mask: Any) -> tuple[list[int], dict[str, int]]:
-        """Count candidates; return the totals, and what launches are given of how."""
-        lo, hi = self.request.lo, self.request.hi
-        cells = cells_of(lo, hi)
-        self.n_sections = cells.n_sections
-        counts = {"lo": lo, "hi": hi, "cell_shift": cells.shift}
-        self.kernels.launch(
-            "popcounts", 32 * cells.n_walkers, node_mask=node_mask, n_walkers=cells.n_walkers, **counts
-        )
-        return self.kernels.scratch.report.fetch_totals(), counts
+        return finish(_Claimed(path, why, stage, n_stretches, n_room))
 
     def _choose_path(self, totals: list[int]) -> tuple[Literal["dense", "indexed"], str]:
         asked = self.request.path
@@ -106,49 +113,40 @@ class Scan:
             f"{density:.2%} of the pages are candidates; up to {crossover:.1%} the bits are followed",
         )
 
-    def _cut(self, path: str, stage: Stage, totals: list[int], counts: dict[str, int]) -> tuple[int, int]:
-        """Cut the range into stretches; return how many, and the room that all of them have, in folios.
+    def _cut(
+        self, path: str, stage: Stage, counted: CountedRange, node_mask: Any, cuts: dict[str, Any]
+    ) -> int:
+        """Cut the range into stretches, and return how many.
 
-        Every stretch has room for its candidates; the range ends where they no longer fit the plan. What
-        producers add after the count finds no room: it stays READY, and indexed.
+        Where there are more candidates than the plan holds, a budget may let fewer of them claim: then
+        these are counted, and the plan covers as far as they fit.
         """
-        lo, hi, capacity = self.request.lo, self.request.hi, self.request.capacity
-        n_stretches, n_candidates = n_stretches_of(lo, hi), totals[Total.CANDIDATES]
-        n_blocks = (hi - lo) // BLOCK_PAGES
-        weights = weights_of(
-            path, self.layout.fmt, n_candidates, totals[Total.SET_BLOCKS], n_blocks, n_stretches
-        )
-        self._launch_cut("cut_stretches", stage, n_stretches, **counts, **weights)
-        return n_stretches, min(n_candidates, capacity)
-
-    def _fit(self, cuts: Cutoffs, stage: Stage, totals: list[int], counts: dict[str, int]) -> tuple[int, int]:
-        """Give a budget's chunks room, and shorten the range, as :meth:`_cut` does."""
-        device = self.device
-        edges = np.clip(cuts.chunk_edges, self.request.lo, self.request.hi)
-        n_stretches = len(edges) - 1
-        device.write(stage.with_stretches(n_stretches).edges[: n_stretches + 1], edges)
-        most = _most_claims(cuts)
-        self._launch_cut(
-            "fit_chunks",
-            stage,
-            n_stretches,
-            **counts,
-            most_claims=device.upload(most),
-            n_before=self.kernels.scratch.n_before(n_stretches),
-        )
-        return n_stretches, min(totals[Total.CANDIDATES], self.request.capacity)
-
-    def _launch_cut(self, kernel: str, stage: Stage, n_stretches: int, **given: Any) -> None:
+        capacity = self.request.capacity
+        if not cuts or counted.totals[Total.CANDIDATES] <= capacity:
+            return counted.cut(stage, path, capacity)
+        n_stretches = counted.cut(stage, path, self.layout.n_pages)
+        most_claims = self.kernels.scratch.most_claims
         self.kernels.launch(
-            kernel,
-            32 * (n_stretches + 1),
-            capacity=min(self.request.capacity, self.layout.n_pages),
+            "count_claims",
+            32 * n_stretches,
+            node_mask=node_mask,
+            edges=stage.edges,
+            n_stretches=n_stretches,
+            now=cuts["now"],
+            most_claims=most_claims,
+            **self.kernels.cuts.some("cut_key", "resume_flat", "stop_from", "stop_below"),
+        )
+        self.kernels.launch(
+            "fit_claims",
+            1,
+            capacity=min(capacity, self.layout.n_pages),
+            most_claims=most_claims,
             edges=stage.edges,
             n_stretches=n_stretches,
             ends=stage.given["ends"],
-            n_staged=stage.given["n_staged"],
-            **given,
+            **counted.given,
         )
+        return n_stretches
 
     def _claim(self, path: str, stage: Stage, n_stretches: int, node_mask: Any, cuts: dict[str, Any]) -> None:
         target_counts, _ = self.kernels.scratch.columns(_n_chunks(n_stretches))
@@ -167,22 +165,10 @@ class Scan:
         with self.kernels.working():
             self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given)
 
-    def _group(
-        self,
-        path: Literal["dense", "indexed"],
-        why: str,
-        stage: Stage,
-        n_stretches: int,
-        n_room: int,
-        quotas: list[Any],
-    ) -> RawPlan:
-        """Find the places of the claims, scatter them there, and begin to fetch them."""
-        device, scratch = self.device, self.kernels.scratch
-        report = scratch.report
-        is_small = n_room <= SMALL_PLAN
-        flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
-        n_chunks = _n_chunks(n_stretches)
-        target_counts, places = scratch.columns(n_chunks)
+    def _group(self, claimed: _Claimed, flats: Any, words: Any) -> None:
+        """Find the places of the claims, and scatter them there."""
+        n_chunks = _n_chunks(claimed.n_stretches)
+        target_counts, places = self.kernels.scratch.columns(n_chunks)
         self.kernels.launch(
             "group",
             32 * self.layout.n_targets,
@@ -192,15 +178,66 @@ class Scan:
         )
         self.kernels.launch(
             "scatter",
-            32 * n_stretches,
-            n_stretches=n_stretches,
+            32 * claimed.n_stretches,
+            n_stretches=claimed.n_stretches,
             places=places,
             plan_flats=flats,
             plan_words=words,
-            **stage.given,
+            **claimed.stage.given,
         )
-        totals, offsets = report.fetch(has_plan=is_small)
-        left = [device.fetch(quota) for quota in quotas]
+
+    def _settle_quotas(self) -> None:
+        """Tell the caller what is left of a budget: now, since the next scan may want it.
+
+        Should the plan be lost on its way, the budget is underfilled.
+        """
+        if self.cuts is not None:
+            for mine, after in zip(self.cuts.quotas, self.kernels.scratch.report.quotas(), strict=True):
+                mine[:] = after
+            self.kernels.cuts.know(self.cuts)
+
+    def _keep(self, claimed: _Claimed) -> DevicePlan:
+        """Let the plan have arrays of its own, on the device."""
+        device, report, n_room = self.device, self.kernels.scratch.report, claimed.n_room
+        flats, pfns = device.empty(n_room, np.int64), device.empty(n_room, np.int64)
+        words = device.empty(n_room, self.layout.fmt.dtype)
+        kept_offsets = device.empty(self.layout.n_targets + 1, np.int64)
+        self._group(claimed, flats, words)
+        self.kernels.launch(
+            "name_pfns",
+            max(n_room, self.layout.n_targets + 1),
+            plan_flats=flats,
+            n_items=n_room,
+            section_pfn=self.kernels.section_pfn(),
+            kept_offsets=kept_offsets,
+            plan_pfns=pfns,
+        )
+        totals, offsets = report.fetch(has_plan=False, has_budget=self.cuts is not None)
+        self.undo = None
+        self.kernels.stages.give(claimed.stage)
+        self._settle_quotas()
+        n_claims = int(offsets[-1])
+        return DevicePlan(
+            offsets=offsets,
+            device_offsets=kept_offsets,
+            pfn=pfns[:n_claims],
+            flat=flats[:n_claims],
+            words=words[:n_claims],
+            cursor=totals[Total.CURSOR],
+            path=claimed.path,
+            why=claimed.why,
+            examined_pages=totals[Total.PAGES],
+            examined_bytes=totals[Total.BYTES],
+            n_unknown_target=totals[Total.UNKNOWN],
+        )
+
+    def _fetch(self, claimed: _Claimed) -> RawPlan:
+        """Begin to fetch the plan."""
+        device, report, stage = self.device, self.kernels.scratch.report, claimed.stage
+        is_small = claimed.n_room <= SMALL_PLAN
+        flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
+        self._group(claimed, flats, words)
+        totals, offsets = report.fetch(has_plan=is_small, has_budget=self.cuts is not None)
         n_claims = int(offsets[-1])
         if is_small:
             plan_flats, plan_words = report.plan(n_claims)
@@ -214,65 +251,56 @@ class Scan:
                 [(flats[:n_claims], plan_flats[:n_claims]), (words[:n_claims], plan_words[:n_claims])]
             )
             transfer = Transfer(
-                finish, lambda: self._undo(stage, n_stretches), lambda: self.kernels.stages.give(stage)
+                finish,
+                lambda: self._undo(stage, claimed.n_stretches),
+                lambda: self.kernels.stages.give(stage),
             )
         plan = RawPlan(
             offsets=offsets,
             flat=plan_flats[:n_claims],
             words=plan_words[:n_claims],
             cursor=totals[Total.CURSOR],
-            path=path,
-            why=why,
+            path=claimed.path,
+            why=claimed.why,
             examined_pages=totals[Total.PAGES],
             examined_bytes=totals[Total.BYTES],
             n_unknown_target=totals[Total.UNKNOWN],
             arrive=None if transfer is None else transfer.arrive,
             on_recycle=None if transfer is None else lambda: buffers.give(plan_flats, plan_words),
         )
-        if transfer is not None:
-            transfer.keep_until_over(plan)
-        # Now, since the next scan may want them; should the transfer fail, a budget is underfilled.
-        if self.cuts is not None:
-            for mine, after in zip(self.cuts.quotas, left, strict=True):
-                mine[:] = _whole(mine, after)
+        self._settle_quotas()
         return plan
 
-    def _empty_plan(self, why: str, n_bytes: int = 0) -> RawPlan:
-        path: Literal["dense", "indexed"] = "dense" if self.request.path == "dense" else "indexed"
+    def _empty_plan(self, why: str, n_bytes: int) -> RawPlan:
         return RawPlan(
             offsets=np.zeros(self.layout.n_targets + 1, dtype=np.int64),
             flat=np.zeros(0, dtype=np.int64),
             words=np.zeros(0, dtype=self.layout.fmt.dtype),
-            cursor=self.request.hi,
-            path=path,
-            why="as asked" if self.request.path == path else why,
-            examined_pages=0,
-            examined_bytes=n_bytes,
+            **self._empty_facts(why, n_bytes),
         )
+
+    def _empty_device_plan(self, why: str, n_bytes: int) -> DevicePlan:
+        n_offsets = self.layout.n_targets + 1
+        return DevicePlan(
+            offsets=np.zeros(n_offsets, dtype=np.int64),
+            device_offsets=self.device.zeros(n_offsets, np.int64),
+            pfn=self.device.empty(0, np.int64),
+            flat=self.device.empty(0, np.int64),
+            words=self.device.empty(0, self.layout.fmt.dtype),
+            n_unknown_target=0,
+            **self._empty_facts(why, n_bytes),
+        )
+
+    def _empty_facts(self, why: str, n_bytes: int) -> dict[str, Any]:
+        path = "dense" if self.request.path == "dense" else "indexed"
+        return {
+            "cursor": self.request.hi,
+            "path": path,
+            "why": "as asked" if self.request.path == path else why,
+            "examined_pages": 0,
+            "examined_bytes": n_bytes,
+        }
 
 
 def _n_chunks(n_stretches: int) -> int:
     return -(-n_stretches // WARPS)
-
-
-def _whole(mine: NDArray[np.int64], after: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return after.view(np.int64).reshape(mine.shape)
-
-
-def _uploaded(upload: Callable[[NDArray[Any]], Any], cuts: Cutoffs) -> dict[str, Any]:
-    """Return cut-offs as kernels are given them."""
-    quotas = (upload(quota.ravel().view(np.uint64)) for quota in cuts.quotas)
-    return {
-        "now": cuts.now,
-        "cut_key": upload(np.ascontiguousarray(cuts.cut_key, dtype=np.int32)),
-        "resume_flat": upload(np.ascontiguousarray(cuts.resume_flat, dtype=np.int64)),
-        **dict(zip(QUOTAS, quotas, strict=True)),
-    }
-
-
-def _most_claims(cuts: Cutoffs) -> NDArray[np.int64]:
-    """Return the most folios each chunk can give, int64[n_chunks]; no limit where a target has none."""
-    if bool((cuts.cut_key < 0).any()):
-        return np.full(len(cuts.chunk_edges) - 1, _NO_LIMIT)
-    most: NDArray[np.int64] = np.sum([quota.sum(axis=1) for quota in cuts.quotas], axis=0)
-    return most

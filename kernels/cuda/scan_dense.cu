@@ -189,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
                       const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
                       record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
                u64* totals, u32 now,
-                      const int* cut_key, const i64* resume_flat, u64* above_pages, u64* tie_pages_from,
-                      u64* tie_pages_below) {
+                      const int* cut_key, const i64* resume_flat, const i64* stop_from, const i64* stop_below,
+                      u64* above_pages, u64* tie_pages_from, u64* tie_pages_below) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
   __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
   Store store;
@@ -208,8 +208,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     u64 n_pages = 0;
     u64 n_bytes = 0;
     Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
-    const Cuts cuts = cuts_of_stretch(now, cut_key, resume_flat, above_pages, tie_pages_from, tie_pages_below,
-                                      stretch, n_targets);
+    const Cuts cuts = {now, cut_key, resume_flat, stop_from, stop_below, above_pages, tie_pages_from,
+                       tie_pages_below};
     scan_dense_stretch<true>(store, cuts, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5],
                              stage, &n_pages, &n_bytes);
     close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);

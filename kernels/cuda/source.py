@@ -52,6 +52,11 @@ def kernel_source(fmt: RecordFormat, *, exclusive: bool) -> str:
         exclusive: claims are plain stores: nobody else changes records or the index while a
             scan runs.
     """
+    return definitions(fmt, exclusive=exclusive) + _kernel_files()
+
+
+def definitions(fmt: RecordFormat, *, exclusive: bool) -> str:
+    """Return what stands before the files: the record layout, and the constants of the contract."""
     constants = {
         "N_NODES_MAX": N_NODES_MAX,
         "NODE_HAS_MEMORY": NODE_HAS_MEMORY,
@@ -65,7 +70,7 @@ def kernel_source(fmt: RecordFormat, *, exclusive: bool) -> str:
         "WARPS": WARPS,
     }
     defines = "".join(f"#define GS_{name} {value}\n" for name, value in constants.items())
-    return c_prelude(fmt) + defines + _kernel_files()
+    return c_prelude(fmt) + defines
 
 
 def source_hash() -> str:

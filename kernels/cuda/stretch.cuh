@@ -8,13 +8,6 @@ static __device__ __forceinline__ Stage open_stage(const i64* edges, const i64* 
   return {edges[stretch], offsets + first, words + first, 0, ends[stretch] - first, 0, histogram};
 }
 
-static __device__ __forceinline__ Cuts cuts_of_stretch(u32 now, const int* cut_key, const i64* resume_flat,
-                                                       u64* above_pages, u64* tie_pages_from,
-                                                       u64* tie_pages_below, i64 stretch, u32 n_targets) {
-  const i64 row = stretch * n_targets;
-  return {now, cut_key, resume_flat, above_pages + row, tie_pages_from + row, tie_pages_below + row};
-}
-
 static __device__ __forceinline__ void clear_histogram(u32* histogram) {
   for (u32 target = threadIdx.x; target < GS_N_NODES_MAX; target += GS_THREADS) histogram[target] = 0;
   __syncthreads();

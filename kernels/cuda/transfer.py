@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
-
-from gpuscan.kernels.api import RawPlan
 
 
 class Transfer:
@@ -48,11 +45,8 @@ class Transfer:
             finally:
                 self._undo = self._give = None  # and with it the claims on the device
 
-    def keep_until_over(self, plan: RawPlan) -> None:
-        """Wait for the copy when ``plan`` goes unread: the memory it uses must not be given away before."""
-        weakref.finalize(plan, self._end_unread).atexit = False
-
-    def _end_unread(self) -> None:
+    def __del__(self) -> None:
+        """Wait for a copy that nobody waited for: the memory it uses is given away next."""
         with suppress(Exception):  # nobody asked for this plan; a broken device says so at its next call
             self._end_copy()
 

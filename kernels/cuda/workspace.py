@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cuda.device import Device
+from gpuscan.kernels.cuda.launches import QUOTAS
 from gpuscan.kernels.cuda.source import WARPS, Total
 from gpuscan.kernels.cuda.stretches import STRETCHES, most_cells
 from gpuscan.kernels.layout import StoreLayout
@@ -42,24 +43,33 @@ class Report:
     Attributes:
         totals: device uint64[len(Total)], followed by
         offsets: device int64[n_targets + 1], followed by
-        flats, words: device int64 and records[SMALL_PLAN].
+        flats, words: device int64 and records[SMALL_PLAN], followed by
+        left: device uint64[3 * n_targets], the quotas of a budget, followed by
+        seen_pages: device int64[n_targets], followed by
+        cut_key: device int32[n_targets], of a ranking.
     """
 
     def __init__(self, device: Device, layout: StoreLayout) -> None:
         self._device = device
-        n_totals, n_offsets, fmt = len(Total), layout.n_targets + 1, layout.fmt
-        ends = np.cumsum([n_totals, n_offsets, SMALL_PLAN, SMALL_PLAN * fmt.n_bytes // 8]).tolist()
+        n_targets, fmt = layout.n_targets, layout.fmt
+        n_words = (
+            *(len(Total), n_targets + 1, SMALL_PLAN, SMALL_PLAN * fmt.n_bytes // 8),
+            *(len(QUOTAS) * n_targets, n_targets, -(-n_targets // 2)),
+        )
+        ends = np.cumsum(n_words).tolist()
         there = device.zeros(ends[-1], np.uint64)
         here = device.host_empty(ends[-1], np.uint64)
-        types = (np.uint64, np.int64, np.int64, fmt.dtype)
+        types = (np.uint64, np.int64, np.int64, fmt.dtype, np.uint64, np.int64, np.int32)
         places = list(zip([0, *ends], ends, types, strict=False))
-        self.totals, self.offsets, self.flats, self.words = (
-            there[lo:hi].view(dtype) for lo, hi, dtype in places
-        )
-        self._totals, self._offsets, self._flats, self._words = (
-            here[lo:hi].view(dtype) for lo, hi, dtype in places
-        )
+        parts = [there[lo:hi].view(dtype) for lo, hi, dtype in places]
+        self.totals, self.offsets, self.flats, self.words = parts[:4]
+        self.left, self.seen_pages, self.cut_key = parts[4:]
+        parts = [here[lo:hi].view(dtype) for lo, hi, dtype in places]
+        self._totals, self._offsets, self._flats, self._words = parts[:4]
+        self._left, self._seen_pages, self._cut_key = parts[4:]
+        self._n_targets = n_targets
         self._copies = [(there[:end], here[:end]) for end in ends]
+        self._ranking = there[ends[3] :], here[ends[3] :]
 
     def fetch_totals(self) -> list[int]:
         """Wait for the device; return its totals."""
@@ -67,10 +77,20 @@ class Report:
         totals: list[int] = self._totals.tolist()
         return totals
 
-    def fetch(self, *, has_plan: bool) -> tuple[list[int], NDArray[np.int64]]:
-        """Wait for the device; return its totals and offsets. The plan comes with them where it is small."""
-        self._device.fetch_into(*self._copies[3 if has_plan else 1])
+    def fetch(self, *, has_plan: bool, has_budget: bool) -> tuple[list[int], NDArray[np.int64]]:
+        """Wait for the device; return its totals and offsets. What else there is comes with them."""
+        self._device.fetch_into(*self._copies[4 if has_budget else 3 if has_plan else 1])
         return self._totals.tolist(), self._offsets.copy()
+
+    def fetch_ranking(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Wait for the device; return cut_key, seen_pages, and the quotas as :meth:`quotas` does."""
+        self._device.fetch_into(*self._ranking)
+        return self._cut_key[: self._n_targets].copy(), self._seen_pages.copy(), self.quotas()
+
+    def quotas(self) -> NDArray[np.int64]:
+        """Return what was fetched of the quotas, int64[3, n_targets]."""
+        quotas: NDArray[np.int64] = self._left.view(np.int64).reshape(len(QUOTAS), self._n_targets).copy()
+        return quotas
 
     def plan(self, n_claims: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return flat pages and words of the plan that was fetched."""
@@ -82,6 +102,7 @@ class Scratch:
 
     Attributes:
         report: what the host is told.
+        most_claims: device int64[STRETCHES], folios that a budget lets claim of each stretch.
         given: what every launch may be given of it, by name.
     """
 
@@ -101,8 +122,8 @@ class Scratch:
             "totals": self.report.totals,
             "plan_offsets": self.report.offsets,
         }
+        self.most_claims = device.empty(STRETCHES, np.int64)
         self._n_targets = layout.n_targets
-        self._n_before = device.empty(0, np.int64)
         self._grow_columns(-(-min(STRETCHES, n_sections * 8) // WARPS))
 
     def _grow_columns(self, n_chunks: int) -> None:
@@ -116,18 +137,12 @@ class Scratch:
             self._grow_columns(n_chunks)
         return self._target_counts, self._places
 
-    def n_before(self, n_stretches: int) -> Any:
-        """Return device int64[n_stretches + 1] at least."""
-        if len(self._n_before) <= n_stretches:
-            self._n_before = self._device.empty(n_stretches + 1, np.int64)
-        return self._n_before
-
 
 class Stage:
     """Where one scan stages its claims, until its plan is in host memory.
 
     Attributes:
-        edges: device int64[n_stretches + 1], of a budget its chunks'.
+        edges: device int64[n_stretches + 1].
         flats, plan_words: device, the plan.
         given: what launches are given by name: ``edges``; ``ends``, device int64[n_stretches], up to where
             each stretch has room; ``n_staged``; and claims by stretch in flat order, ``staged_offsets`` from
@@ -138,17 +153,13 @@ class Stage:
         self._device = device
         self._record_dtype = record_dtype
         self.given: dict[str, Any] = {}
-        self._take_stretches(STRETCHES)
-        self._take_room(SMALL_PLAN)
-
-    def _take_stretches(self, n_stretches: int) -> None:
-        self._n_stretches = n_stretches
-        self.edges = self._device.empty(n_stretches + 1, np.int64)
+        self.edges = device.empty(STRETCHES + 1, np.int64)
         self.given |= {
             "edges": self.edges,
-            "ends": self._device.empty(n_stretches, np.int64),
-            "n_staged": self._device.empty(n_stretches, np.int64),
+            "ends": device.empty(STRETCHES, np.int64),
+            "n_staged": device.empty(STRETCHES, np.int64),
         }
+        self._take_room(SMALL_PLAN)
 
     def _take_room(self, n_room: int) -> None:
         empty = self._device.empty
@@ -158,12 +169,6 @@ class Stage:
             "staged_words": empty(n_room, self._record_dtype),
         }
         self.flats, self.plan_words = empty(n_room, np.int64), empty(n_room, self._record_dtype)
-
-    def with_stretches(self, n_stretches: int) -> Stage:
-        """Make it large enough for so many stretches."""
-        if n_stretches > self._n_stretches:
-            self._take_stretches(n_stretches)
-        return self
 
     def with_room(self, n_room: int) -> Stage:
         """Make it large enough for so many folios."""

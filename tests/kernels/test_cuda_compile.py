@@ -11,7 +11,7 @@ import pytest
 
 import cuda_compiler
 import cuda_paths
-from cuda_compiler import ARCHITECTURES, Usage, compiled, instructions, missing, usage
+from cuda_compiler import ARCHITECTURES, MARK, Usage, compiled, instructions, memory_steps, missing, usage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cuda.md"
 SM_REGISTERS = 65_536
@@ -122,17 +122,6 @@ def test_a_claim_round_serves_full_warps() -> None:
     assert counts.plain < 100
 
 
-MEMORY = {
-    r"MEMBAR\.SC\.GPU": "fence",
-    r"ATOMG\.E\.CAS\.STRONG\.GPU": "exchange record",
-    r"(ATOMG|RED)\.E\.OR\.64": "set bit",
-    r"(ATOMG|RED)\.E\.OR\.STRONG": "set flag",
-    r"ATOMG\.E\.AND\.64": "take blocks",
-    r"ATOMG\.E\.EXCH\.64": "take bits",
-    r"LDG\.E(\.\w+)?\.STRONG\.GPU": "look",
-}
-"""Machine instructions on what other threads see. Counters (ADD) and a kernel's own arrays are left out."""
-MARK = ["exchange record", "fence", "look", "set bit", "fence", "look", "set bit"]
 DESCEND = ["look", "take blocks", "fence", "take bits", "fence", "look"]
 LOOKING = ["look", "take blocks", "fence", "look", "take bits", "fence", "look"]
 ORDERS = {
@@ -147,11 +136,7 @@ ORDERS = {
 
 
 def assert_in_order(kernel: str, format_name: str, architecture: int) -> None:
-    steps: list[str] = []
-    for line in instructions(compiled(format_name, False, architecture), kernel):
-        step = next((step for pattern, step in MEMORY.items() if re.search(pattern, line)), None)
-        if step is not None and steps[-1:] != [step]:
-            steps.append(step)
+    steps = memory_steps(compiled(format_name, False, architecture), kernel)
     order = ORDERS[kernel]
     start = steps.index(order[0]) if kernel.startswith("scan") else steps.index("exchange record")
     assert steps[start : start + len(order)] == order

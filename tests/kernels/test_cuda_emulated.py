@@ -13,8 +13,10 @@ import pytest
 from emulated import EmulatedDevice, SlowBus, emulated_backend, of_files
 from emulator.loader import Build, EmulatedModule, EmulatorError
 from emulator.presence import need
+from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
-from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.budgets import Limits, keep_within
+from gpuscan.kernels.cuda import CudaBackend, producing
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.reference import ReferenceBackend
@@ -29,6 +31,7 @@ from stores import (
     assert_indexed,
     assert_same_plan,
     assert_same_store,
+    drained,
     layout_of,
     plain_layout,
     random_store,
@@ -129,6 +132,13 @@ def requests_are_indexed(backend: Any) -> None:
     assert_indexed(kernels)
 
 
+def every_folio_of_a_call_is_marked(backend: Any) -> None:
+    kernels = backend.open(LAYOUT)
+    kernels.set_eligible(np.arange(N_PAGES), eligible=True)
+    kernels.request(np.arange(0, N_PAGES, 99), np.full(len(range(0, N_PAGES, 99)), 3, dtype=np.int32), NONE)
+    assert kernels.count_ready() == len(range(0, N_PAGES, 99))
+
+
 def the_last_request_stands(backend: Any) -> None:
     kernels = backend.open(LAYOUT)
     kernels.set_eligible(np.arange(N_PAGES), eligible=True)
@@ -165,6 +175,50 @@ def plans_are_in_order(backend: Any) -> None:
     reference.load(arrays)
     request = ScanRequest(0, N_PAGES, N_PAGES, "indexed")
     assert_same_plan(kernels.scan(request), reference.scan(request))
+
+
+def budgets_are_spent_in_order(backend: Any) -> None:
+    """All pages are ties, and more are claimed than a plan holds."""
+    kernels, arrays = filled(backend, 0.05)
+    arrays.records &= LAYOUT.fmt.ready.mask | LAYOUT.fmt.nid.mask
+    reference = ReferenceBackend().open(LAYOUT)
+    found = []
+    for each, capacity in ((kernels, 512), (kernels, N_PAGES), (reference, N_PAGES)):
+        each.load(arrays)
+        budget = Budget(np.arange(8) * 30, np.arange(8) * 4000, 0)
+        cuts = each.rank(budget, 0, N_PAGES)
+        found.append(
+            drained(
+                each,
+                lambda at, capacity=capacity, cuts=cuts: ScanRequest(  # type: ignore[misc]
+                    at or 0, N_PAGES, capacity, "indexed", cuts=cuts
+                ),
+            )
+        )
+    assert found[0] == found[1] == found[2]
+
+
+def a_quota_of_all_warps_is_not_overdrawn(backend: Any) -> None:
+    """Hotter pages than those ranked come meanwhile, to warps that all draw on one quota."""
+    kernels, _ = filled(backend, 1e-2)
+    limits = np.array([-1, 0, 20, 20, 20, 300, 300, 300])
+    cuts = kernels.rank(Budget(limits, np.full(8, 9000), 0), 0, N_PAGES)
+    claim = Scan._claim
+
+    def late(self: Scan, *args: Any) -> None:
+        pfns = np.arange(0, N_PAGES, 11)
+        nids = (pfns % 8).astype(np.int32)
+        kernels.record(pfns, nids, RecordParams(0, 1 << 20, 1, drop_top_tier=False), NONE)
+        claim(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scan, "_claim", late)
+        plan = kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, "dense", cuts=cuts))
+    claimed = np.diff(plan.offsets)
+    assert (claimed[1:] <= limits[1:]).all()
+    assert claimed[5:].sum() > 0
+    assert all((quota >= 0).all() for quota in cuts.quotas)
+    assert_indexed(kernels)
 
 
 def full_blocks_are_in_order(backend: Any) -> None:
@@ -205,27 +259,43 @@ def neighbours_of_a_byte_stay(backend: Any) -> None:
 
 
 INDEXED = {"popcounts", "cut_stretches", "scan_indexed", "group", "scatter"}
+BUDGETED = {"popcounts", "cut_stretches", "scan_indexed", "group", "scatter", "rank", "cut_keys", "cut_ties"}
+BUDGETED |= {"fit_claims"}
 PRODUCED = {"resolve", "request", "set_eligible"}
 FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     "request does not index": (
         requests_are_indexed,
-        "        set_index(store, run.head);\n        activate_node(store, run.head);\n",
-        "        activate_node(store, run.head);\n",
+        "  if (is_ready(word)) return false;\n  set_index(store, head);\n",
+        "  if (is_ready(word)) return false;\n",
         PRODUCED,
         "fast",
     ),
     "the first request of a call stands": (
         the_last_request_stands,
-        "nids[item_at(items, run.end - 1)]",
-        "nids[run.item]",
+        "  if (items.folios.lasts[slot] != (u32)item + 1) return",
+        "  if (items.folios.notes[slot] != ~(u32)item) return",
         PRODUCED,
         "fast",
     ),
-    "a run of a folio's items ends where a step does": (
+    "a folio's items are counted by the lane": (
         runs_of_any_length_end_alike,
-        "  while (outside - inside > 1) {",
-        "  while (false) {",
+        "atomicAdd(folio_notes + slot, (u32)__popc(peers));",
+        "atomicAdd(folio_notes + slot, 1u);",
         {"resolve", "record", "set_eligible", "discard"},
+        "fast",
+    ),
+    "a folio that finds its slot taken takes it too": (
+        every_folio_of_a_call_is_marked,
+        "    if (seen == 0 || seen == key) return slot;\n",
+        "    return slot;\n",
+        PRODUCED | {"count_ready"},
+        "fast",
+    ),
+    "a folio's last item is that of its first lane": (
+        the_last_request_stands,
+        "(u32)item + n_after + 1",
+        "(u32)item + 1",
+        PRODUCED,
         "fast",
     ),
     "the access that makes a folio READY is counted as one below": (
@@ -284,6 +354,41 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         INDEXED,
         "fast",
     ),
+    "ties are claimed wherever they are": (
+        budgets_are_spent_in_order,
+        "    if (flat < (is_from ? cuts.stop_from : cuts.stop_below)[target])\n",
+        "",
+        BUDGETED,
+        "fast",
+    ),
+    "ties below the resume point are served with those of their stretch": (
+        budgets_are_spent_in_order,
+        "flat < resume && resume < end ? wrapped_ties + target : ",
+        "",
+        BUDGETED,
+        "fast",
+    ),
+    "a block's counts of keys stay in the block": (
+        budgets_are_spent_in_order,
+        "  close_block_counts(block);\n",
+        "",
+        BUDGETED,
+        "fast",
+    ),
+    "a plan has room for the claims of the stretch before": (
+        budgets_are_spent_in_order,
+        "    ends[stretch] = room_before + room;\n",
+        "    ends[stretch] = room_before;\n",
+        BUDGETED,
+        "fast",
+    ),
+    "a quota is looked at before it is drawn on": (
+        a_quota_of_all_warps_is_not_overdrawn,
+        "(i64)atomicAdd(quota, 0ull - all);",
+        "(i64)__ldcg(quota);",
+        BUDGETED | {"scan_dense", "record", "resolve", "set_eligible"},
+        "fast",
+    ),
     "a 32-bit page index": (
         far_pages_are_found,
         "visit(lo + (is_candidate",
@@ -301,7 +406,15 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
 }
 
 
-_COMPILED_LATE = ("a stretch has less room than candidates", "the cells are summed up by every block")
+_COMPILED_LATE = {"a stretch has less room than candidates", "the cells are summed up by every block"} | {
+    name
+    for name, (check, *_) in FAULTS.items()
+    if check in (budgets_are_spent_in_order, a_quota_of_all_warps_is_not_overdrawn)
+}
+_COMPILED_LATE |= {
+    "a folio that finds its slot taken takes it too",
+    "a folio's last item is that of its first lane",
+}
 """Each fault is a compilation of one to two seconds; these wait for the slow suite."""
 
 
@@ -341,6 +454,54 @@ def test_claims_go_back_when_the_plan_is_lost(error: type[BaseException], path: 
         (cuts.above_pages, cuts.tie_pages_from, cuts.tie_pages_below), quotas, strict=True
     ):
         np.testing.assert_array_equal(mine, before)
+
+
+def test_a_budget_is_never_overfilled_by_pages_marked_after_it_was_ranked() -> None:
+    a_quota_of_all_warps_is_not_overdrawn(emulated_backend(seed=3))
+
+
+def test_quotas_that_a_coordinator_cut_are_kept_to() -> None:
+    """As the reference, which serves them in flat order; ranked anew, the quotas are the ranking's."""
+    arrays = random_store(LAYOUT, Filling(5e-2), np.random.default_rng(8))
+    budget = Budget(np.full(8, 1000), np.full(8, 9000), 0)
+    limits = Limits(np.full(8, 1000), np.arange(8) * 2, 9 - np.arange(8))
+    found = []
+    for backend in (emulated_backend(), ReferenceBackend()):
+        kernels = backend.open(LAYOUT)
+        kernels.load(arrays)
+        counted = kernels.count_keys(budget, 0, N_PAGES)
+        cuts = counted.cut(counted.pages_of_key.argmax(axis=1).astype(np.int32))
+        keep_within(cuts, limits)
+        plan = kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, "indexed", cuts=cuts))
+        found.append((plan.offsets.tolist(), plan.flat.tolist(), [quota.sum() for quota in cuts.quotas]))
+    assert found[0] == found[1]
+    assert found[0][0][-1] > 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_small_budget_is_one_plan_however_many_candidates_there_are(path: Any) -> None:
+    kernels, arrays = filled(emulated_backend(), 0.05)
+    reference = ReferenceBackend().open(LAYOUT)
+    reference.load(arrays)
+    budget = Budget(np.full(8, 40), np.full(8, 9000), 0)
+    plans = [
+        each.scan(ScanRequest(0, N_PAGES, 512, path, cuts=each.rank(budget, 0, N_PAGES)))
+        for each in (kernels, reference)
+    ]
+    assert plans[0].cursor == N_PAGES, "the plan was bounded by what it does not claim"
+    assert len(plans[0].flat) == 320
+    assert_same_plan(plans[0], plans[1])
+    assert_same_store(kernels, reference)
+
+
+def test_cut_offs_of_another_backend_are_refused() -> None:
+    kernels, _ = filled(emulated_backend(), 1e-3)
+    cuts = kernels.rank(Budget(np.full(8, 5), np.zeros(8, dtype=np.int64), 0), 0, N_PAGES)
+    cuts.chunk_edges = np.array([0, SECTION_PAGES, N_PAGES])
+    for name in ("above_pages", "tie_pages_from", "tie_pages_below"):
+        setattr(cuts, name, np.zeros((2, 8), dtype=np.int64))
+    with pytest.raises(ArgumentError, match=r"have 2 chunks, .* which have one; rank with this store"):
+        kernels.scan(ScanRequest(0, N_PAGES, N_PAGES, cuts=cuts))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -422,6 +583,24 @@ def test_claims_go_back_when_the_transfer_fails(error: type[BaseException], scan
     del plan
     gc.collect()  # the error's traceback holds it too
     assert "end 0" in device.happened, "memory was given away under a transfer"
+
+
+@pytest.mark.parametrize("name", ["request", "record"])
+def test_calls_longer_than_a_launch_are_in_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing, "PIECE_ITEMS", 700)
+    rng = np.random.default_rng(3)
+    pfns = rng.integers(0, 150, 2000)
+    nids = rng.integers(-1, 9, 2000).astype(np.int32)
+    found = []
+    for backend in (emulated_backend(), ReferenceBackend()):
+        kernels = backend.open(LAYOUT)
+        kernels.set_eligible(np.arange(100), eligible=True)
+        outcomes = np.full(2000, 99, dtype=np.uint8)
+        params = () if name == "request" else (RecordParams(1 << 20, 1 << 10, 3, drop_top_tier=False),)
+        counts = getattr(kernels, name)(pfns, nids, *params, outcomes)
+        assert counts.tolist() == np.bincount(outcomes, minlength=len(counts)).tolist()
+        found.append((outcomes.tolist(), kernels.dump().records.tolist()))
+    assert found[0] == found[1]
 
 
 def test_without_order_the_same_pages_are_marked() -> None:

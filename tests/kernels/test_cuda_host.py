@@ -1,4 +1,4 @@
-"""What a scan asks of the device: launches, waits, copies and memory, counted."""
+"""What scans and rankings ask of the device: launches, waits, copies and memory, counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from emulated import EmulatedDevice
-from gpuscan.kernels.api import Kernels, ScanRequest
+from gpuscan.kernels.api import Budget, Cutoffs, Kernels, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.workspace import SMALL_PLAN
@@ -64,11 +64,17 @@ class CountedDevice(EmulatedDevice):
     def empty(self, length: int, dtype: Any) -> Any:
         return self._count("allocations", lambda: EmulatedDevice.empty(self, length, dtype))
 
+    def clear(self, array: Any) -> None:
+        self._count("clear", lambda: EmulatedDevice.clear(self, array))
+
     def upload(self, array: NDArray[Any]) -> Any:
         return self._count("upload", lambda: EmulatedDevice.upload(self, array))
 
     def write(self, array: Any, content: NDArray[Any]) -> None:
         self._count("write", lambda: EmulatedDevice.write(self, array, content))
+
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        self._count("write_from", lambda: EmulatedDevice.write_from(self, array, content))
 
     def fetch(self, array: Any) -> NDArray[Any]:
         fetched: NDArray[Any] = self._count("fetch", lambda: EmulatedDevice.fetch(self, array))
@@ -192,6 +198,48 @@ def test_a_store_scans_ranges_and_plans_of_any_size_in_turn(device: CountedDevic
         assert first + len(rest.flat) == n_ready
         kernels.release(rest.flat, rest.words, NONE)
         kernels.load(arrays)
+
+
+def ranked(kernels: Kernels, limit: int) -> Cutoffs:
+    """Return the cut-offs of a budget of ``limit`` pages for every target, with ties that are cut."""
+    n_targets = kernels.layout.n_targets
+    return kernels.rank(Budget(np.full(n_targets, limit), np.full(n_targets, 3000), 0), 0, N_PAGES)
+
+
+@pytest.mark.parametrize("n_targets", [8, 1024])
+def test_cut_offs_stay_on_the_device(n_targets: int) -> None:
+    """A ranking uploads its limits; scans with what it found, one after the other, upload nothing."""
+    device = CountedDevice()
+    kernels = CudaBackend(device).open(plain_layout(n_sections=2, n_targets=n_targets))
+    kernels.load(random_store(kernels.layout, Filling(3e-2), np.random.default_rng(2)))
+    ranked(kernels, 1)
+    device.taken()
+    cuts = ranked(kernels, 2)
+    assert (cuts.cut_key < kernels.layout.fmt.n_keys).any(), "no budget is cut"
+    assert device.taken() == {"launches": 6, "write": 1, "clear": 2, "fetch_into": 2}
+    found = 0
+    for lo, hi in ((0, 40_960), (40_960, N_PAGES)):
+        plan = kernels.scan(ScanRequest(lo, hi, N_PAGES, "indexed", cuts=cuts))
+        found += len(plan.flat)
+        asked = device.taken()
+        asked.pop("fetch_beside", None), asked.pop("allocations", None), asked.pop("pinned", None)
+        assert asked == {"launches": 5, "fetch_into": 2}
+    assert 0 < found <= 2 * n_targets
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_requests_come_in_one_copy_and_are_waited_for_once(ordered: bool) -> None:
+    device = CountedDevice()
+    kernels = CudaBackend(device, ordered=ordered).open(LAYOUT)
+    pfns, nids = np.arange(0, 60_000, 60), np.zeros(1000, dtype=np.int32)
+    kernels.set_eligible(pfns, True)
+    kernels.request(pfns, nids, NONE)
+    device.taken()
+    kernels.request(pfns, nids, NONE)
+    asked = {"write_from": 1, "clear": 1, "launches": 1 + ordered, "fetch_into": 1}
+    assert device.taken() == asked
+    kernels.request(pfns, nids, np.zeros(1000, dtype=np.uint8))
+    assert device.taken() == {**asked, "fetch_into": 2}
 
 
 def test_what_the_benchmark_measures_is_a_scan() -> None:

@@ -18,7 +18,7 @@ from gpuscan.kernels.cuda.launches import (
     NODE_FLAG_WORDS,
     NUMBER_TYPES,
     PARAMETERS,
-    arguments_of,
+    Launch,
 )
 from gpuscan.kernels.cuda.source import kernel_source
 from gpuscan.kernels.signatures import ARRAYS, CUTOFFS, NODE_FLAGS, NODE_MASK, OPERATIONS
@@ -30,16 +30,15 @@ DECLARED = declared(kernel_source(record_format("rfc"), exclusive=False))
 LAYOUT = layout_of(
     [Extent(0, SECTION_PAGES, 0, 0), Extent(SECTION_PAGES, 2 * SECTION_PAGES, 1, 1)], large_folios=True
 )
-KERNELS_OF = {"request": "request", "record": "record", "release": "release", "discard": "discard"} | {
-    "set_eligible": "set_eligible",
-    "set_order": "set_order",
-    "count_keys": "rank",
-    "cut": "rank_stretches",
-    "scan": "scan_dense_budget",
+KERNELS_OF = {
+    name: (name,) for name in ("request", "record", "release", "discard", "set_eligible", "set_order")
+} | {
+    "count_keys": ("rank", "cut_keys", "rank_ties"),
+    "cut": ("rank_ties", "cut_ties"),
+    "scan": ("cut_keys", "scan_dense_budget"),
 }
-"""The kernel that does each operation."""
-NOT_PASSED = {"limit_pages": "the host finds the cut-offs", "chunk_edges": "``edges``, cut to the range"}
-NOT_PASSED |= {"seen_pages": "what a ranking returns"}
+"""The kernels that do each operation."""
+NOT_PASSED = {"chunk_edges": "``edges``, cut to the range"}
 
 
 def expected(name: str) -> Parameter:
@@ -85,10 +84,9 @@ def test_a_name_is_of_one_type_in_all_kernels_and_formats() -> None:
 @pytest.mark.parametrize("operation", sorted(KERNELS_OF))
 def test_a_kernel_takes_the_arrays_of_its_operation(operation: str) -> None:
     specs = [*OPERATIONS[operation], *(CUTOFFS if operation == "scan" else ())]
-    names = PARAMETERS[KERNELS_OF[operation]]
+    names = {name for kernel in KERNELS_OF[operation] for name in PARAMETERS[kernel]}
     for spec in specs:
-        if operation != "count_keys" or spec.name != "resume_flat":  # ties are told apart at the cut
-            assert (spec.name in names) != (spec.name in NOT_PASSED), spec.name
+        assert (spec.name in names) != (spec.name in NOT_PASSED), spec.name
 
 
 def test_every_operation_is_of_a_kernel_or_moves_arrays() -> None:
@@ -99,14 +97,16 @@ def test_every_operation_is_of_a_kernel_or_moves_arrays() -> None:
 
 
 def test_what_is_missing_or_not_asked_for_is_refused() -> None:
-    own = {"records": "R"}
+    launch = Launch("discard", {"records": "R"})
     given = {"flats": "F", "n_items": 3, "n_ready": "N"}
-    assert arguments_of("discard", dict(given), own) == ("R", "F", 3, "N")
-    assert type(arguments_of("discard", dict(given), own)[2]) is np.int64
+    assert launch.arguments(given) == ("R", "F", 3, "N")
+    assert type(launch.arguments(given)[2]) is np.int64
     with pytest.raises(TypeError, match="discard lacks n_items"):
-        arguments_of("discard", {"flats": "F", "n_ready": "N"}, own)
-    with pytest.raises(TypeError, match="was given nids, which it does not take"):
-        arguments_of("discard", {**given, "nids": "?"}, own)
+        launch.arguments({"flats": "F", "n_ready": "N"})
+    for more in ("nids", "records"):  # the second is the store's
+        with pytest.raises(TypeError, match=f"was given {more}, which it does not take"):
+            launch.arguments({**given, more: "?"})
+    assert launch.arguments(given)[0] == "R", "what was given once stays"
 
 
 class Watched(EmulatedDevice):
@@ -145,6 +145,9 @@ def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
             cuts = kernels.rank(budget, 0, n_pages) if is_limited else None
             plan = kernels.scan(ScanRequest(0, n_pages, n_pages, path, None, cuts))  # type: ignore[arg-type]
             kernels.release(plan.flat, plan.words, NONE)
+    cuts = kernels.rank(Budget(limits, np.zeros_like(limits), 0), 0, n_pages)
+    kernels.scan(ScanRequest(0, n_pages, 1, "indexed", None, cuts))  # of more candidates than the plan holds
+    kernels.scan_on_device(ScanRequest(0, n_pages, n_pages, "dense"))
     kernels.count_ready()
     kernels.count_index()
     kernels.take_active()

@@ -103,10 +103,11 @@ class FakeCupy:
             runtime=SimpleNamespace(
                 driverGetVersion=lambda: driver,
                 runtimeGetVersion=lambda: 13000,
+                getDeviceCount=lambda: 2,
                 CUDARuntimeError=RuntimeError,
             ),
             nvrtc=SimpleNamespace(getVersion=nvrtc_version),
-            Device=lambda: SimpleNamespace(compute_capability=capability),
+            Device=lambda number=None: SimpleNamespace(compute_capability=capability),
         )
 
 
@@ -125,3 +126,10 @@ def test_what_a_gpu_lacks(cupy: Any, message: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     with pytest.raises(DeviceError, match=message):
         CupyDevice()
+
+
+@pytest.mark.parametrize("number", [-1, 2])
+def test_a_gpu_that_is_not_there(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(13010))
+    with pytest.raises(DeviceError, match=f"there is no GPU {number}; give 0 to 1"):
+        CupyDevice(number)
