@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,6 +75,7 @@ class EqualCostJob:
             pages = StillPages(machine)
             result = run_model(self.design, settings, pages, part, costs, waits_out=True)
         path.unlink()
+        gc.collect()  # as between jobs
         return result
 
     def _settings(self, interval_ns: int) -> Settings:

@@ -6,6 +6,7 @@ forked: NumPy and the scan's threads are around.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import time
@@ -50,6 +51,7 @@ def run_jobs(
         for job in jobs:
             on_share(job.name, 0.0)
             yield job, job.run(partial(on_share, job.name))
+            gc.collect()
         return
     waiting, workers = list(jobs), dict[Connection, _Worker]()
     try:
@@ -124,6 +126,7 @@ def _work(connection: Connection) -> None:
     try:
         while (job := connection.recv()) is not None:
             _do(job, connection)
+            gc.collect()  # a model and its ledger know each other: gigabytes would wait for their turn
     except EOFError:  # whoever started us is gone
         return
     finally:
