@@ -58,8 +58,9 @@ bench: $(VENV)/installed-bench
 	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results --force $(ARGS)
 	$(BIN)/python benchmarks/bars.py benchmarks/results/bench.json
 
+# Not --quiet: with it MkDocs counts no warnings, and nothing is strict.
 docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
