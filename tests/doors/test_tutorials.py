@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,6 +21,21 @@ ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
 NOTEBOOK = ROOT / "docs/notebooks/explore.ipynb"
 BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+DRIVER = """
+import contextlib, io, json, sys
+from gpuscan.cli.main import main
+said = []
+for kind, what in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        if kind == "python":
+            exec(what, {"__name__": "__main__"})
+        elif code := main(what):
+            sys.exit(f"{what} ended with exit code {code}")
+    said.append(out.getvalue())
+json.dump(said, sys.stdout)
+"""
+"""Does steps one after the other: Numba and all are imported once."""
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +61,23 @@ def blocks_of(tutorial: Path) -> list[Block]:
     ]
 
 
-def ran(command: list[str], place: Path) -> str:
-    """Run a command as a reader would, in ``place``, and return what it said."""
+def ran(steps: list[tuple[str, Any]], place: Path) -> list[str]:
+    """Do steps as a reader would, in ``place``, and return what each said."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     packages = f"{place}:{os.environ.get('PYTHONPATH', '')}"
-    env = {**os.environ, "PATH": path, "PYTHONPATH": packages, "MPLBACKEND": "agg"}
-    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
+    env = {**os.environ, "PATH": path, "PYTHONPATH": packages}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(steps),
+        cwd=place,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said: list[str] = json.loads(done.stdout)
+    return said
 
 
 def lay_down(place: Path) -> None:
@@ -78,7 +104,8 @@ def test_a_tutorial_does_what_it_says(tutorial: Path, tmp_path: Path) -> None:
         pytest.skip("page frame numbers are root's to see")
     if "host.zarr" in text:
         small_host().write(tmp_path / "host.zarr")
-    said, n_run = "", 0
+    steps: list[tuple[str, Any]] = []
+    shown: dict[int, str] = {}  # by step
     for block in blocks:
         if not block.is_run:
             continue
@@ -88,19 +115,21 @@ def test_a_tutorial_does_what_it_says(tutorial: Path, tmp_path: Path) -> None:
             if block.file_name == "pyproject.toml":
                 lay_down(tmp_path)
         elif block.language == "python":
-            said = ran([sys.executable, "-c", block.text], tmp_path)
+            steps.append(("python", block.text))
         elif block.language == "console":
-            lines = block.text.splitlines()
-            assert all(line.startswith("$ ") for line in lines)
-            commands = [line.removeprefix("$ ").removeprefix("sudo ") for line in lines]
-            said = ran(["bash", "-ec", "\n".join(commands)], tmp_path)
-            n_run += len(commands)
+            for line in block.text.splitlines():
+                prompt, *command = shlex.split(line.replace("sudo ", "", 1))
+                assert (prompt, command[0]) == ("$", "gpuscan"), line
+                steps.append(("command", command[1:]))
         else:
             assert block.language == "text"
-            found = [line.split() for line in said.splitlines()]
-            for line in block.text.splitlines():
-                assert line.split() in found, said
-    assert n_run > 0
+            shown[len(steps) - 1] = block.text
+    assert any(kind == "command" for kind, _ in steps)
+    said = ran(steps, tmp_path)
+    for step, text in shown.items():
+        found = [line.split() for line in said[step].splitlines()]
+        for line in text.splitlines():
+            assert line.split() in found, said[step]
 
 
 def test_the_notebook_runs_and_is_kept_without_outputs(tmp_path: Path) -> None:
