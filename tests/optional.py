@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gpuscan.base.installing import install_command
+
 _BROWSER = "chromium"
 _REQUIRED = "GPUSCAN_BROWSER_REQUIRED"
 
@@ -18,7 +20,7 @@ def package_or_skip(module: str, extra: str) -> None:
     """Skip where ``module``, of an extra of pyproject.toml, is not installed."""
     if importlib.util.find_spec(module) is None:
         say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"needs {module}: pip install -e '.[{extra}]'")
+        say(f"needs {module}: {install_command(extra)}")
 
 
 def browser_or_skip() -> str:
