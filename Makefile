@@ -13,7 +13,7 @@ IN_GUEST = -p no:cacheprovider tests/guest
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: run test test-slow test-live soak-live live-peers bench lint format clean help
+.PHONY: run test test-slow test-live soak-live live-peers bench docs lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
@@ -22,6 +22,7 @@ help:
 	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
 	@echo "make live-peers  compare it there with what the kernel has of its own"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
+	@echo "make docs    build the documentation site into build/site"
 	@echo "make lint    ruff, mypy --strict and import-linter"
 	@echo "make format  apply ruff's fixes and formatting"
 	@echo "make clean   remove $(VENV), caches and build output"
@@ -33,7 +34,7 @@ test: $(VENV)/installed-$(TEST_EXTRA)
 	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/installed-$(TEST_EXTRA)
+test-slow: $(VENV)/installed-$(TEST_EXTRA) $(VENV)/installed-docs
 	$(BIN)/pytest -m 'slow and not guest and not alone' -n auto --maxprocesses 4 --dist worksteal --timeout 1800 $(ARGS)
 	$(BIN)/pytest -m 'slow and alone and not guest' --timeout 1800 $(ARGS)
 
@@ -56,6 +57,10 @@ live-peers: $(VENV)/installed-test
 bench: $(VENV)/installed-bench
 	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results --force $(ARGS)
 	$(BIN)/python benchmarks/bars.py benchmarks/results/bench.json
+
+# Not --quiet: with it MkDocs counts no warnings, and nothing is strict.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

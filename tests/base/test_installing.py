@@ -146,7 +146,9 @@ def test_nobody_else_says_what_to_install() -> None:
     assert own_words == []
 
 
-@pytest.mark.parametrize("file", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md"], ids=lambda f: f.name
+)
 def test_no_page_installs_gpuscan_from_an_index(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"pip install [^\n`]*gpuscan", text)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,9 @@ import pytest
 from gpuscan.heatmap.map import read_map
 from gpuscan.report.catalogue import page_of
 from gpuscan.report.page import page_html
+from optional import browser_or_skip, opened
 from results import small_result
 
-_BROWSER = "chromium"
-_REQUIRED = "GPUSCAN_BROWSER_REQUIRED"
 _PROBE = """<script>
 const violations = [];
 document.addEventListener("securitypolicyviolation", (event) => violations.push(event.blockedURI));
@@ -49,23 +45,7 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = shutil.which(_BROWSER)
-    if found is None:
-        if os.environ.get(_REQUIRED):
-            pytest.fail(f"{_REQUIRED} is set, and there is no {_BROWSER}")
-        pytest.skip(f"needs {_BROWSER} (Debian's package of that name)")
-    return found
-
-
-def opened(browser: str, page: Path, profile: Path) -> tuple[str, list[str]]:
-    """Return the document after the probe, and what the console said beside Bokeh's greeting."""
-    flags = ["--headless", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
-    if os.geteuid() == 0:
-        flags.append("--no-sandbox")  # it refuses to start as root otherwise
-    command = [browser, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line and "[bokeh " not in line]
-    return done.stdout, console
+    return browser_or_skip()
 
 
 def probed(text: str) -> dict[str, Any]:
@@ -86,8 +66,8 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
         "</body>", _PROBE.replace("PAGE", str(page)) + "</body>"
     )
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    after, console = opened(browser, tmp_path / "page.html", tmp_path / "profile")
-    assert console == []
+    after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
+    assert [line for line in console if "[bokeh " not in line] == []  # its greeting
     seen = probed(after)
     assert seen["violations"] == []
     assert seen["plots"] == len(page_of(result).figures)
