@@ -35,14 +35,15 @@ class _Done:
     document: dict[str, Any]
 
 
-def check_here(request: RunRequest, output: Output) -> None:
+def check_here(request: RunRequest, views: Views, output: Output) -> None:
     """Check what only this machine knows, before anything is done.
 
     Raises:
-        InputError: it has not that many CPUs.
+        InputError: it has not that many CPUs, or what is to be looked at cannot be made.
     """
     from gpuscan.cli.devices import check_threads
 
+    views.check(force=request.force)
     check_threads(request.n_threads, output)
 
 
@@ -168,10 +169,10 @@ def _place(out: Path | None, views: Views) -> Iterator[Path | None]:
     if out is not None or views.page is None:
         yield out
         return
-    import tempfile
+    from gpuscan.files.scratch import scratch_directory
 
-    with tempfile.TemporaryDirectory(prefix="gpuscan-report-") as made:
-        yield Path(made) / "result"
+    with scratch_directory("report") as scratch:
+        yield scratch / "result"
 
 
 def _kept(

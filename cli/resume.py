@@ -41,8 +41,7 @@ def resume(
 
     output = voice.output()
     _ = changes.pace
-    check_here(changes, output)
-    views.check(force=changes.force)
+    check_here(changes, views, output)
     with closing(ResumedRun(directory)) as resumed:
         job = resumed.kept.job(changes)
         resumed.check_out(job.request)

@@ -34,9 +34,8 @@ def run(context: typer.Context, request: RunRequest, views: Views, voice: Voice)
     from gpuscan.run.job import read_job
 
     output = voice.output()
-    views.check(force=request.force)
     job = read_job(request)
     for note in job.notes:
         output.note(f"gpuscan: note: {note}")
-    check_here(request, output)
+    check_here(request, views, output)
     begin(job, output, views, context.obj.line)

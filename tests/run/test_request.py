@@ -199,10 +199,10 @@ def flags_of(command: str) -> set[str]:
 
 def test_a_command_has_the_options_that_are_described() -> None:
     described = {flag_of(each) for each in FIELDS.values() if not each.option.is_argument}
-    own = {"workload", "--json", "--quiet", "-q"}
-    assert flags_of("run") == described | own
+    own = {"--report", "--trace-events", "--json", "--quiet", "-q"}
+    assert flags_of("run") == described | own | {"workload"}
     again = {flag_of(each) for each in FIELDS.values() if each.option.again is not None}
-    assert flags_of("resume") == again | {"directory", "--json", "--quiet", "-q"}
+    assert flags_of("resume") == again | own | {"directory"}
 
 
 def test_a_comparison_makes_a_run_of_what_it_shares_with_one() -> None:
