@@ -267,6 +267,7 @@ VALID: dict[str, Callable[[World], Any]] = {
     "verify_every_tick": lambda _: False,
     "plan_sink": lambda _: None,
     "witness": lambda _: None,
+    "clocked": lambda _: None,
     "ticks": lambda _: [],
     "counts": lambda _: dict.fromkeys(gpuscan.Outcome, 1),
     "reason": lambda _: "freed",

@@ -496,7 +496,7 @@ def test_the_command_says_what_it_needs(
     monkeypatch.setitem(sys.modules, "drgn", None)
     out = str(tmp_path / "a.zarr")
     for arguments, says in (
-        (["--core", "vmcore"], "vmcore would be read through drgn, which is not installed: pip install"),
+        (["--core", "vmcore"], "vmcore would be read through drgn, which is not installed: "),
         (["--core", "vmcore", "--pid", "1"], "--pid and --cgroup are of the machine that runs"),
         (["--core", "vmcore", "--cgroup", "a"], "--pid and --cgroup are of the machine that runs"),
         (["--symbols", "vmlinux"], "--symbols is of a dump; give that with --core"),
