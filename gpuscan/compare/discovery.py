@@ -103,7 +103,7 @@ class TimedLedger(RequestLedger):
         self,
         positions: NDArray[np.int64],
         n_to_come: NDArray[np.int64] | None = None,
-        stops: NDArray[np.bool_] | None = None,
+        stops: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int32]:
         """See :class:`RequestLedger`.
 
@@ -118,7 +118,7 @@ class TimedLedger(RequestLedger):
         self,
         positions: NDArray[np.int64],
         n_to_come: NDArray[np.int64] | None = None,
-        stops: NDArray[np.bool_] | None = None,
+        stops: NDArray[np.uint8] | None = None,
     ) -> None:
         found_ns = self.place.reached(positions, n_to_come, stops)
         self._make_room(int(positions.max()))
@@ -209,7 +209,7 @@ class WalkPlace:
         self,
         positions: NDArray[np.int64],
         n_to_come: NDArray[np.int64] | None = None,
-        stops: NDArray[np.bool_] | None = None,
+        stops: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int64]:
         """Return int64[n], when the walk that is under way reached pages; it is at the last one.
 
@@ -230,7 +230,7 @@ class WalkPlace:
             n_looks = self._before_span + model.n_before(span, model.machine.pfns(positions))
         reached_ns: NDArray[np.int64] = (self._start_ns + n_looks * self.look_ns).astype(np.int64)
         if stops is not None:
-            for stop_ns in reached_ns[stops].tolist():
+            for stop_ns in np.repeat(reached_ns, stops).tolist():
                 self._reschedule(stop_ns)
                 self._rescheds += 1
         self._at_ns = int(reached_ns[-1])

@@ -364,7 +364,7 @@ class Model(ABC):
         window.stops = stops if batch.reschedules else None
         heads, asked = self._book(window, became)
         if batch.reschedules:
-            self.counters["cond_resched"] += int(np.count_nonzero(stops))
+            self.counters["cond_resched"] += int(stops.sum())
         batch_ends = batch_ends + sum(map(len, batch.heads))
         batch.add(heads, asked)
         if len(batch_ends):

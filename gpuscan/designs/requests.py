@@ -168,7 +168,7 @@ class RequestLedger:
         self,
         positions: NDArray[np.int64],
         n_to_come: NDArray[np.int64] | None = None,
-        stops: NDArray[np.bool_] | None = None,
+        stops: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int32]:
         """Take the requests of pages that are all different, in this order: see :meth:`claim`.
 

@@ -114,7 +114,8 @@ class Window:
         n_to_come: int64[n], how many entries of a list the thread has yet to look at when it has this one;
             None: it has looked at all of them.
         entries: int64[n], what the model knows each by, where that is not its position.
-        stops: bool[n], where the thread reschedules, in a window of several spans.
+        stops: uint8[n], how often the thread reschedules at each, in a window of several spans: before one
+            whose batch is another, and behind one that fills its own.
     """
 
     positions: NDArray[np.int64]
@@ -128,19 +129,19 @@ class Window:
     asked: NDArray[np.int32] | None = None
     n_to_come: NDArray[np.int64] | None = None
     entries: NDArray[np.int64] | None = None
-    stops: NDArray[np.bool_] | None = None
+    stops: NDArray[np.uint8] | None = None
 
     def take_spans(
         self, batch: Batch, ends: NDArray[np.int64], when_off_lru: int, *, closes: bool
-    ) -> tuple[NDArray[np.int8], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """Go through the first candidates, span after span: see :func:`take_spans`.
 
         Returns:
-            What became of each; where the thread stops; and of each batch, how many of the folios that go
-            are in all up to it, and its node.
+            What became of each; how often the thread stops there; and of each batch, how many of the folios
+            that go are in all up to it, and its node.
         """
         n = int(ends[-1])
-        became, stops = np.zeros(n, dtype=np.int8), np.zeros(n, dtype=np.bool_)
+        became, stops = np.zeros(n, dtype=np.int8), np.zeros(n, dtype=np.uint8)
         batch_ends, batch_nids = np.empty(2 * n, dtype=np.int64), np.empty(2 * n, dtype=np.int64)
         admitted = np.ones(n, dtype=np.bool_) if self.admission is None else self.admission.admitted
         n_batches = take_spans(
@@ -306,7 +307,7 @@ def take_spans(
     when_off_lru: int,
     closes: bool,  # compiled functions take arguments by place
     became: NDArray[np.int8],
-    stops: NDArray[np.bool_],
+    stops: NDArray[np.uint8],
     batch_ends: NDArray[np.int64],
     batch_nids: NDArray[np.int64],
 ) -> int:
@@ -319,7 +320,7 @@ def take_spans(
         ends: int64[n_spans], the first candidate behind those of each.
         closes: a batch ends with its span, the last one's too.
         became: int8[n], of PASSED_OVER, becomes what each becomes.
-        stops: bool[n], becomes where the thread stops (and reschedules, if its rule does).
+        stops: uint8[n], of 0, becomes how often the thread stops there (and reschedules, if its rule does).
         batch_ends, batch_nids: int64[2 * n], become how many of the folios that go are in all batches up to
             each, and its node.
 
@@ -338,17 +339,18 @@ def take_spans(
                 i += 1
                 continue
             why = _stops(state, rule, limit, nids[i], memcgs[i])
-            stops[i] = why != WALK_ENDS
             if why in (FLUSH_BEFORE_IT, RESCHED_BEFORE_IT):
                 if why == FLUSH_BEFORE_IT:
                     batch_ends[n_batches], batch_nids[n_batches] = n_listed, state[_NID]
                     n_batches += 1
                 state[_NID], state[_MEMCG] = nids[i], memcgs[i]
                 state[_N_COUNTED], state[_N_LISTED] = int(rule == PGHOT), 1
+                stops[i] = 1
             n_listed += 1
             if why == FLUSH_WITH_IT or (rule == PGHOT and state[_N_COUNTED] > limit):
                 batch_ends[n_batches], batch_nids[n_batches] = n_listed, state[_NID]
                 n_batches += 1
+                stops[i] += 1
                 state[_N_COUNTED] = state[_N_LISTED] = 0
             i += 1
         if closes and state[_N_LISTED]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -223,3 +223,14 @@ def test_memory_that_goes_takes_requests_along_and_memory_that_comes_changes_tar
     design, found = compare(low_node(fault, Hotplug(9, False), Walk(1)))
     assert calls_of(design) == []
     assert found["prepare_refused"] == 1
+
+
+def test_a_folio_may_begin_a_batch_and_fill_it() -> None:
+    """With batch_nr 0 each folio is a batch; the thread reschedules before one for another node, too."""
+    low = SECTION_PAGES
+    marks = [Mark(low + page, (0, 9)[page % 2], 1) for page in range(8)]
+    case = low_node(*marks, Walk(1))
+    tunables = replace(case.base.tunables, batch_nr=0, freq_threshold=1)
+    design, _ = compare(replace(case, base=replace(case.base, tunables=tunables)))
+    assert design.counters["claimed"] == 8
+    assert design.counters["cond_resched"] == 8 + 7
