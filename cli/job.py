@@ -13,7 +13,7 @@ from gpuscan.base.described import Option, described
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gpuscan.base.errors import RunFailedError
+    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.output import Output, Progress
     from gpuscan.engine.tick import RunReport
     from gpuscan.run.checkpoints import RunCheckpoints
@@ -43,7 +43,7 @@ def check_here(request: RunRequest, views: Views, output: Output) -> None:
     """
     from gpuscan.cli.devices import check_threads
 
-    views.check(force=request.force)
+    views.check(request)
     check_threads(request.n_threads, output)
 
 
@@ -60,43 +60,47 @@ class Views:
         None, Option("Keep a timeline (Trace Event Format, gzip) for Perfetto.", metavar="FILE")
     )
 
-    def check(self, *, force: bool) -> None:
+    def check(self, request: RunRequest) -> None:
         """Check that they can be made, before the run.
 
         Raises:
-            InputError: one cannot.
+            InputError: one cannot, or two of what is kept would have one place.
         """
+        from gpuscan.base.errors import InputError
         from gpuscan.cli.pages import check_new, require_page
+
+        places = [request.out, request.checkpoint, self.page, self.trace_events]
+        kept = [place.resolve() for place in places if place is not None]
+        if len(set(kept)) < len(kept):
+            twice = next(place for place in kept if kept.count(place) > 1)
+            raise InputError(f"two results would be kept at {twice}; give each a place of its own")
 
         if self.page is not None:
             require_page()
         for path in (self.page, self.trace_events):
             if path is not None:
-                check_new(path, force=force)
+                check_new(path, force=request.force)
 
-    def make_page(
-        self, place: Path, result: Path | None, made_by: str, output: Output
-    ) -> RunFailedError | None:
-        """Make the page of what was kept; return why that failed.
+    def make_page(self, place: Path, result: Path | None, made_by: str, output: Output) -> None:
+        """Make the page of what was kept.
 
         Args:
             place: where it was kept.
             result: where it stays, None: nowhere.
             made_by: the command line.
             output: where to say what was made coarser.
+
+        Raises:
+            GpuscanError: it cannot be made.
         """
-        from gpuscan.base.errors import RunFailedError
         from gpuscan.cli.pages import write_page
         from gpuscan.report.catalogue import page_of
 
-        assert self.page is not None
-        try:
-            _, notes = write_page(page_of(place), self.page, result, made_by=made_by)
-        except RunFailedError as error:
-            return error
+        if self.page is None:
+            return
+        _, notes = write_page(page_of(place), self.page, result, made_by=made_by)
         for note in notes:
             output.note(f"gpuscan: note: {note}")
-        return None
 
 
 def begin(job: Job, output: Output, views: Views, made_by: str) -> None:
@@ -126,7 +130,7 @@ def conduct(
         made_by: the command line, for that.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
-    from gpuscan.base.errors import RunFailedError
+    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
     from gpuscan.heatmap.space import node_names
@@ -137,12 +141,13 @@ def conduct(
     timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
     with _place(request.out, views) as place:
         done, failure = _kept(job, output, checkpoints, place, timeline)
-        if views.page is not None and place is not None and failure is None:
-            failure = views.make_page(place, request.out, made_by, output)
-    if views.trace_events is not None and timeline is not None:
+        # Whatever cannot be made or kept, what the run found is shown all the same.
         try:
-            timeline.write(views.trace_events, done.report.ticks)
-        except RunFailedError as error:
+            if place is not None and failure is None:
+                views.make_page(place, request.out, made_by, output)
+            if views.trace_events is not None and timeline is not None:
+                timeline.write(views.trace_events, done.report.ticks)
+        except GpuscanError as error:
             failure = failure or error
     output.document(done.document)
     row = f"none, {request.design} is a model"
@@ -181,7 +186,7 @@ def _kept(
     checkpoints: RunCheckpoints | None,
     place: Path | None,
     timeline: Timeline | None,
-) -> tuple[_Done, RunFailedError | None]:
+) -> tuple[_Done, GpuscanError | None]:
     """Run a job and keep what came of it; return that, and why it could not be kept."""
     from gpuscan.base.errors import RunFailedError
     from gpuscan.heatmap.recorder import MapRecorder

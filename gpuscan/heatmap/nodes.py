@@ -53,6 +53,10 @@ class NodeFill:
     now_ns: list[int]
     free_pages: list[int]
 
+    def spare(self, free_pages: int) -> float:
+        """Return what is free above the low watermark, as a share of the node."""
+        return (free_pages - self.marks["low"]) / self.n_pages
+
 
 def empty_nodes(topology: Topology) -> dict[int, NodeFill]:
     """Return every node that has memory, with nothing counted yet, by nid."""

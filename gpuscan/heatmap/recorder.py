@@ -18,6 +18,10 @@ ACCESSES_ONE_IN = 32
 """Of so many accesses one is looked at: to look at all of them would cost more than a tenth of a run."""
 
 
+MOMENTS_MAX = 2048
+"""Of how full nodes were; from then on every second one is kept, then every fourth, and so on."""
+
+
 class MapRecorder:
     """A :class:`gpuscan.engine.stages.Witness`, and one of a simulated machine's accesses.
 
@@ -41,6 +45,7 @@ class MapRecorder:
         self._random = np.random.default_rng([seed, 19])
         self.nodes = empty_nodes(topology)
         self.waits = Waits()
+        self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
         self._layers = {
             "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN),
@@ -58,9 +63,16 @@ class MapRecorder:
 
     def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
         """See how many pages of each node are free, by nid."""
+        self._n_filled += 1
+        if (self._n_filled - 1) % self._fills_each:
+            return
         for nid, node in self.nodes.items():
             node.now_ns.append(now_ns)
             node.free_pages.append(free_pages[nid])
+        if self._n_filled > MOMENTS_MAX * self._fills_each:
+            self._fills_each *= 2
+            for node in self.nodes.values():
+                del node.now_ns[1::2], node.free_pages[1::2]
 
     def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
         """See pages that a source wants marked."""

@@ -1,5 +1,7 @@
 """How long pages waited from their first mark to their claim: a sample of pages, and a ``waits.parquet``.
 
+The first mark is any: one that begins a request, is counted towards a threshold, or is refused.
+
     wait_ns  int64   from the tick of the mark to the tick of the claim
     n        int64   pages of the sample
 
@@ -26,6 +28,8 @@ SCHEMA_VERSION = 1
 PAGES_ONE_IN = 64
 """Of so many pages one is followed, always the same: which, a hash decides, so that heads of folios are as
 likely as any other page."""
+_FOLLOWED_MAX = 1 << 18
+"""Pages that wait at once; more begin to be followed when some of these are claimed."""
 _SHIFT = np.uint64(64 - PAGES_ONE_IN.bit_length() + 1)
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 """SplitMix64's increment (Steele, Lea and Flood, OOPSLA 2014)."""
@@ -46,8 +50,9 @@ class Waits:
 
     def marked(self, now_ns: int, flats: NDArray[np.int64]) -> None:
         """See pages marked: int64[n], -1 is none."""
-        for flat in followed(flats).tolist():
-            self._since.setdefault(flat, now_ns)
+        if len(self._since) < _FOLLOWED_MAX:
+            for flat in followed(flats).tolist():
+                self._since.setdefault(flat, now_ns)
 
     def claimed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
         """See pages claimed: int64[n]."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes
-from gpuscan.report.contract import Bars, Figure, Flow, Plot, Table, Zoomed
+from gpuscan.report.contract import Bars, Figure, Flow, Line, Plot, Table, Zoomed
 
 if TYPE_CHECKING:
     from bokeh.models import Range1d
@@ -21,6 +21,8 @@ _PIXELS = (512, 1024)
 """Of a map, rows and columns at most."""
 _NODES_NAMED = 40
 _FLOW_WIDTH = 10.0
+_POINTS_MAX = 1000
+"""Of a line: a screen has no more columns, and each takes some 30 bytes of the page."""
 
 
 def drawn(figures: Iterable[Figure]) -> list[Any]:
@@ -64,12 +66,12 @@ def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
     )
     for line in figure.lines:
         at = style_of.setdefault(line.name, len(style_of)) if figure.names_recur else figure.lines.index(line)
-        y = [float("nan") if value is None else value for value in line.y]
+        x, y = _thinned(line)
         style = {"line_color": COLOURS[at % len(COLOURS)], "line_dash": _DASHES[at % len(_DASHES)]}
-        model.line(list(line.x), y, name=line.name, legend_label=line.name, line_width=2, **style)
+        model.line(x, y, name=line.name, legend_label=line.name, line_width=2, **style)
         if figure.has_points:
             colour = style["line_color"]
-            model.scatter(list(line.x), y, name=line.name, legend_label=line.name, size=7, color=colour)
+            model.scatter(x, y, name=line.name, legend_label=line.name, size=7, color=colour)
     if figure.lines:
         model.legend.click_policy = "hide"
         model.add_layout(model.legend[0], "right")
@@ -135,6 +137,20 @@ def _nodes(figure: Zoomed) -> list[tuple[int, int, str]]:
         else:
             found.append((flat, flat + n_pages, name))
     return found
+
+
+def _thinned(line: Line) -> tuple[list[float], list[float]]:
+    """Return the points of a line; of a long one the lowest and the highest of each stretch of it."""
+    x = np.asarray(line.x, dtype=np.float64)
+    y = np.array([np.nan if value is None else value for value in line.y], dtype=np.float64)
+    if len(x) > _POINTS_MAX:
+        kept = set()
+        for part in np.array_split(np.arange(len(x)), _POINTS_MAX // 2):
+            known = part[~np.isnan(y[part])]
+            kept.update({known[y[known].argmin()], known[y[known].argmax()]} if len(known) else {part[0]})
+        which = np.array(sorted(kept))
+        x, y = x[which], y[which]
+    return x.tolist(), y.tolist()
 
 
 def _bars(figure: Bars) -> Any:

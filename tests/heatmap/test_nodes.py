@@ -12,6 +12,7 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.heatmap.nodes import NODES_FILE, create_nodes, empty_nodes, read_nodes
+from gpuscan.heatmap.recorder import MOMENTS_MAX, MapRecorder
 from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, Waits, create_waits, followed, read_waits
 from gpuscan.topology.resolve import resolve_topology
 from results import small_result
@@ -103,3 +104,15 @@ def test_damaged_waits_are_refused(result: Path, tmp_path: Path) -> None:
         read_waits(tmp_path / WAITS_FILE)
     with pytest.raises(InputError):
         read_waits(result / NODES_FILE)
+
+
+def test_a_long_run_keeps_every_second_moment_then_every_fourth() -> None:
+    topology = resolve_topology("two-socket-cxl", 1 << 30)
+    recorder = MapRecorder(topology, 10)
+    free = dict.fromkeys(recorder.nodes, 7)
+    for tick in range(5 * MOMENTS_MAX):
+        recorder.filled(tick, free)
+        assert len(recorder.nodes[0].now_ns) <= MOMENTS_MAX + 1
+    kept = recorder.nodes[0].now_ns
+    assert kept == list(range(0, 5 * MOMENTS_MAX, 8))
+    assert len(recorder.nodes[0].free_pages) == len(kept)

@@ -17,10 +17,14 @@ import pytest
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.heatmap.map import create_map, read_map
+from gpuscan.heatmap.nodes import empty_nodes
+from gpuscan.report.built_in.run import plot_of_nodes
 from gpuscan.report.catalogue import page_of
 from gpuscan.report.contract import RESULT, Flow, Plot, Zoomed
+from gpuscan.report.drawing import drawn
 from gpuscan.report.page import page_html
 from gpuscan.store.plan_file import read_plans
+from gpuscan.topology.resolve import resolve_topology
 from results import small_result
 from workload_files import small
 
@@ -270,3 +274,47 @@ def test_a_page_is_opened_where_there_is_a_browser(
     assert main(["report", str(result), "-o", str(page), "--open"]) == 0
     assert opened == [page.as_uri()]
     assert ("there is no browser here" in capsys.readouterr().err) is not has_browser
+
+
+def test_a_page_that_cannot_be_made_costs_nobody_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise InputError("the page takes too much")
+
+    monkeypatch.setattr("gpuscan.report.page.page_html", too_large)
+    timeline = tmp_path / "t.json.gz"
+    assert run_with_page(tmp_path, "--out", str(tmp_path / "out")) == 2
+    said = capsys.readouterr()
+    assert "requested" in said.out
+    assert "the page takes too much" in said.err
+    assert (tmp_path / "out" / "report.json").exists()
+    assert not timeline.exists()
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--trace-events", "--checkpoint"])
+def test_two_results_in_one_place_are_refused_before_the_run(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with_page(tmp_path, option, str(tmp_path / "there" / ".." / "page.html")) == 2
+    said = capsys.readouterr()
+    assert "two results would be kept at" in said.err
+    assert not said.out
+    assert {entry.name for entry in tmp_path.iterdir()} == {"small.toml"}
+
+
+def test_of_many_nodes_the_fullest_are_drawn_and_long_lines_are_thinned() -> None:
+    nodes = empty_nodes(resolve_topology("cxl-pool"))
+    for nid, node in nodes.items():
+        node.now_ns.extend(range(5000))
+        node.free_pages.extend([node.n_pages] * 5000)
+        node.free_pages[2500] = node.n_pages if nid % 100 else nid
+    plot = plot_of_nodes(nodes)
+    assert [line.name for line in plot.lines] == [nodes[nid].name for nid in range(0, 800, 100)]
+    assert plot.about.sentence.startswith("The 8 nodes of 1,024 that were fullest.")
+    (model,) = drawn([plot])
+    sources = [renderer.data_source.data for renderer in model.renderers]
+    assert all(len(source["x"]) <= 1000 for source in sources)
+    assert all(min(source["y"]) < 0 for source in sources[:1])
+    assert 2500e-9 in sources[0]["x"]

@@ -15,7 +15,7 @@ from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Page, Plo
 
 _SERIES_FILE = "series.parquet"
 _SERIES_ROW_BYTES = 4096
-_NODES_TOLD = 8
+_NODES_SHOWN = 8
 _TIME = "time of the machine (s)"
 
 
@@ -66,25 +66,30 @@ def _map(heat: HeatMap) -> Zoomed:
 
 
 def plot_of_nodes(nodes: Mapping[int, NodeFill]) -> Plot:
-    """Return how much of each node was free, above what it keeps."""
+    """Return how much of each node was free, above what it keeps; of many nodes, the fullest."""
+    least = {nid: min(map(node.spare, node.free_pages), default=1.0) for nid, node in nodes.items()}
+    shown = [nodes[nid] for nid in sorted(sorted(nodes, key=least.__getitem__)[:_NODES_SHOWN])]
     marks = "; ".join(
         f"{node.name}: {format_bytes(node.n_pages * PAGE_BYTES)}, low {_share(node, 'low')}, "
         f"high {_share(node, 'high')}, promo {_share(node, 'promo')}"
-        for node in list(nodes.values())[:_NODES_TOLD]
+        for node in shown
+    )
+    which = (
+        "" if len(shown) == len(nodes) else f"The {len(shown)} nodes of {len(nodes):,} that were fullest. "
     )
     about = About(
         "Free memory of nodes",
-        "At 0 a node is full: no more free than its low watermark, where kswapd wakes and promotions are "
-        f"refused. Watermarks, in shares of the node: {marks}.",
+        f"{which}At 0 a node is full: no more free than its low watermark, where kswapd wakes and promotions "
+        f"are refused. Watermarks, in shares of the node: {marks}.",
         f"{NODES_FILE} in {RESULT}",
     )
     lines = tuple(
         Line(
             node.name,
             [ns * 1e-9 for ns in node.now_ns],
-            [100 * (free - node.marks["low"]) / node.n_pages for free in node.free_pages],
+            [100 * node.spare(free) for free in node.free_pages],
         )
-        for node in nodes.values()
+        for node in shown
     )
     return Plot(about, _TIME, "above the low watermark (% of node)", lines, shares_time=True)
 
@@ -101,8 +106,9 @@ def _waits(waits: Mapping[int, int]) -> Plot:
         until.append(100 * found / total)
     about = About(
         "How long pages waited",
-        "From the tick in which a page was marked to that in which a scan claimed it; what is never claimed "
-        f"is not in it. {format_number(total, 'page')}, one in {PAGES_ONE_IN} of all.",
+        "From the tick in which a page was first marked (whether that began a request, was counted or "
+        "refused) to that in which a scan claimed it; what is never claimed is not in it. "
+        f"{format_number(total, 'page')}, one in {PAGES_ONE_IN} of all.",
         f"{WAITS_FILE} in {RESULT}",
     )
     line = Line("claimed", [ns * 1e-9 for ns in waits], until)
