@@ -6,6 +6,7 @@ pagemap.rst). Hierarchies of cgroup v1 number theirs each for itself, so that of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -82,5 +83,6 @@ def _walked(top: Path) -> dict[int, str]:
 
 
 def _name(directory: Path, top: Path) -> str:
-    below = directory.relative_to(top).as_posix()
+    """Return a path below the top as a text: whoever may make a cgroup may give it any bytes for a name."""
+    below = os.fsencode(directory.relative_to(top)).decode("utf-8", "replace")
     return "/" if below == "." else f"/{below}"

@@ -127,9 +127,5 @@ class _Charged:
 
     def named(self, name_of: Callable[[int], str]) -> PageCgroups:
         """Return it with names; cgroups of one name, such as those that were removed, are one."""
-        names = {UNCHARGED: 0}
-        new = [
-            names.setdefault(name_of(address) if address else UNCHARGED, len(names))
-            for address in self._number_of
-        ]
-        return PageCgroups(tuple(names), np.array(new, dtype=np.uint16)[self._of_page])
+        names = (name_of(address) if address else UNCHARGED for address in self._number_of)
+        return PageCgroups.merged(names, self._of_page)

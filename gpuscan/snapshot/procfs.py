@@ -135,7 +135,7 @@ class _Charged:
         self._of_page[flat : flat + n_words] = np.repeat(np.array(numbers, dtype=np.uint16)[which], runs)
 
     def named(self, there: MemoryCgroups) -> PageCgroups:
-        """Return it with the paths of the cgroups that are there now.
+        """Return it with the paths of the cgroups that are there now; those of one name are one.
 
         Raises:
             InputError: no page is charged to any, not even to that at the top.
@@ -143,7 +143,7 @@ class _Charged:
         if len(self._number_of) == 1:
             raise masked(self._path, "cgroup")
         names = [there.path_of.get(inode, f"inode {inode}") for inode in self._number_of if inode]
-        return PageCgroups((UNCHARGED, *names), self._of_page)
+        return PageCgroups.merged((UNCHARGED, *names), self._of_page)
 
 
 @contextmanager

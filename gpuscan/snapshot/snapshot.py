@@ -122,6 +122,7 @@ class Snapshot:
         text("snapshot: kernel_release", self.kernel_release)
         text("snapshot: captured_at", self.captured_at)
         notes = items("snapshot: notes", self.notes, str, "give sentences")
+        checked.texts(notes, "snapshot: notes", _NOTES_MAX)  # as they are read
         flags, mapcounts = check_arrays("snapshot", _WORDS, (self.flags, self.mapcounts), {})
         settle(self, flags=flags, mapcounts=mapcounts, notes=notes)
         n_pages = self.topology.page_map.n_pages
