@@ -217,10 +217,15 @@ def test_the_pages_of_a_process_that_runs() -> None:
         try:
             assert child.stdout is not None
             first = (int(child.stdout.readline()) + 4095) >> 12
-            tables = list(page_tables((child.pid,)))
             addresses = np.arange(first, first + 500, dtype=np.int64) << 12
             with Process(child.pid) as process:
+                tables = list(page_tables([process]))
                 pfns = pfns_at(process, addresses)
+                of_ended = page_tables([process])
+                next(of_ended)
+                child.kill()
+                child.wait()
+                assert list(of_ended) == []
         finally:
             child.kill()
     assert {pid for part in tables for pid in part["pid"].tolist()} == {child.pid}
@@ -243,16 +248,19 @@ def test_capture_writes_pages_beside_a_snapshot(
     part = {"pid": [7], "virtual_page": [0x421C], "pfn": [pfn], "n_pages": [1]}
     columns = {name: np.array(values, dtype=np.int64) for name, values in part.items()}
     watched: list[Any] = []
-    monkeypatch.setattr(
-        "gpuscan.live.capture.capture_processes", lambda pids, *_, **__: watched.append(pids) or host
-    )
-    monkeypatch.setattr("gpuscan.live.page_tables.page_tables", lambda pids: [columns])
+
+    def capture_processes(pids: Any, *_: Any, on_captured: Any, **__: Any) -> Any:
+        watched.append(pids)
+        on_captured([columns])
+        return host
+
+    monkeypatch.setattr("gpuscan.live.capture.capture_processes", capture_processes)
     snapshot, pages = str(tmp_path / "a.zarr"), str(tmp_path / "pages.parquet")
     assert main(["capture", snapshot, "--pid", "7", "--pages", pages, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n_pages_written"] == 1
     assert watched == [(7,)]
     assert main(["capture", str(tmp_path / "b.zarr"), "--pid", "7", "--pages", pages]) == 2
-    assert "pages.parquet is there; give another place, or --force" in capsys.readouterr().err
+    assert "pages.parquet is there already; give another place, or --force" in capsys.readouterr().err
     trace = tmp_path / "lackey"
     trace.write_text(CASES["lackey"].text)
     assert main(["inspect", pages, "--machine", snapshot, "--json"]) == 0
@@ -269,16 +277,48 @@ def test_capture_writes_pages_beside_a_snapshot(
     assert "leave out --given" in capsys.readouterr().err
 
 
+def test_a_snapshot_is_there_where_its_pages_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The processes were watched, and the machine was captured: that is not done again for a table."""
+
+    def refused(error: Exception) -> Any:
+        raise error
+        yield
+
+    made: list[Any] = [iter(()), refused(PermissionError(1, "Operation not permitted", "/proc/7/pagemap"))]
+
+    def capture_processes(*_: Any, on_captured: Any, **__: Any) -> Any:
+        on_captured(made.pop(0))
+        return small_host()
+
+    monkeypatch.setattr("gpuscan.live.capture.capture_processes", capture_processes)
+    for name, code, why in (
+        ("a", 2, "no page of these processes is there"),
+        ("b", 1, "Operation not permitted"),
+    ):
+        argv = ["capture", str(tmp_path / name), "--pid", "7", "--pages", str(tmp_path / "p.csv"), "--json"]
+        assert main(argv) == code, name
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["n_pages_written"] is None
+        assert why in shown.err
+        assert (tmp_path / name / "zarr.json").is_file()
+        assert not (tmp_path / "p.csv").exists()
+
+
 def test_what_is_wrong_with_pages_is_said_before_anything_is_watched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there.csv").touch()
+    (tmp_path / "folder.csv").mkdir()
     for options, why in (
         (("--pages", "pages.csv"), "--pages is of the processes of --pid; give one too, or leave it out"),
         (("--pid", "7", "--pages", "pages.txt"), "pages.txt ends in neither .parquet nor .csv"),
+        (("--pid", "7", "--force", "--pages", str(tmp_path / "folder.csv")), "folder.csv is a directory"),
+        (("--pid", "7", "--pages", str(tmp_path / "none/new.csv")), "none"),
         (
             ("--pid", "7", "--pages", str(tmp_path / "there.csv")),
-            "there.csv is there; give another place, or",
+            "there.csv is there already; give another place, or",
         ),
     ):
         assert main(["capture", str(tmp_path / "a.zarr"), *options]) == 2
