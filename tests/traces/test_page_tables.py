@@ -163,6 +163,8 @@ def test_processes_are_told_apart(tmp_path: Path) -> None:
         ("virtual_page,pfn\n1,2,3\n", "pages.csv:2: the line has 3 values"),
         ("virtual_page,pfn\n1,0xfffffffffffff\n", "row 1: pfn is out of range"),
         ("virtual_page,pfn,n_pages\n1,2,0\n", "row 1: n_pages is out of range"),
+        (f"pid,virtual_page,pfn,n_pages\n7,{(1 << 40) - 1},2,2\n", r"row 1: virtual_page \+ n_pages is out"),
+        (f"virtual_page,pfn,n_pages\n1,{(1 << 44) - 1},2\n", r"row 1: pfn \+ n_pages is out of range"),
         ("pid,virtual_page,pfn\n0,1,2\n", "row 1: pid is out of range"),
         ("virtual_page,pfn,n_pages\n1,2,3\n3,9,1\n", "the page at 0x3000 has two frames"),
         ("virtual_page,pfn\n1,2", "ends in the middle of this line"),
@@ -183,6 +185,17 @@ def test_a_table_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     path.write_text("[000] 1.000000: 7 1000\n")
     with pytest.raises(InputError, match=r"format perf, of which may be given: nothing; leave out pages"):
         open_trace(path, {"pages": str(tmp_path)})
+
+
+def test_rows_are_counted_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file says of its rows is not what it has."""
+    path = tmp_path / "pages.parquet"
+    pq.write_table(pa.table({"virtual_page": [1, 2, 3], "pfn": [4, 5, 6]}), path)
+    assert len(read_page_table(path).page) == 3
+    batch = pa.RecordBatch.from_pydict({"virtual_page": [1, 2], "pfn": [4, 5]})
+    monkeypatch.setattr("gpuscan.traces.page_table_file.batches_of", lambda table: iter([batch, batch]))
+    with pytest.raises(InputError, match="has more rows than the 3 that it says"):
+        read_page_table(path)
 
 
 def test_tables_are_written_and_read_alike(tmp_path: Path) -> None:
