@@ -208,14 +208,18 @@ def _hot_of_cgroup(path: Path, progress: Callable[[int, int], None], *, keep: bo
     """Capture the machine; only what is charged to a cgroup stays hot.
 
     Raises:
-        InputError: there is no such cgroup, or it has no page that can move.
+        InputError: there is no such cgroup, or no page is charged to it or one below it.
     """
+    from gpuscan.base.errors import InputError
     from gpuscan.linux.cgroups import MemoryCgroups, is_in
     from gpuscan.snapshot.cgroups import hot_of
     from gpuscan.snapshot.procfs import capture as capture_machine
 
     name = MemoryCgroups(Path("/")).name_of(path)
-    snapshot = hot_of(capture_machine(progress=progress, with_cgroups=True), lambda other: is_in(other, name))
+    machine = capture_machine(progress=progress, with_cgroups=True)
+    if machine.cgroups is None or not any(is_in(other, name) for other in machine.cgroups.names):
+        raise InputError(f"no page is charged to the cgroup {name}; give one that has memory")
+    snapshot = hot_of(machine, lambda other: is_in(other, name))
     return replace(
         snapshot,
         cgroups=snapshot.cgroups if keep else None,

@@ -141,7 +141,11 @@ class _Charged:
             InputError: no page is charged to any, not even to that at the top.
         """
         if len(self._number_of) == 1:
-            raise masked(self._path, "cgroup")
+            raise InputError(
+                f"{self._path} shows no cgroup of any page: it is masked, as container runtimes do, or the "
+                "kernel was started with cgroup_disable=memory; run gpuscan on the host itself, or capture "
+                "without cgroups"
+            )
         names = [there.path_of.get(inode, f"inode {inode}") for inode in self._number_of if inode]
         return PageCgroups.merged((UNCHARGED, *names), self._of_page)
 

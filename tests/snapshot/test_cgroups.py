@@ -57,9 +57,10 @@ def test_cgroups_are_named_by_the_inode_numbers_of_the_memory_hierarchy(tmp_path
     assert there.name_of(top / "jobs/one") == "/jobs/one"
     assert there.name_of(Path(os.path.relpath(top / "jobs", tmp_path / "sys/fs/cgroup"))) == "/jobs"
     assert there.name_of(top) == "/"
+    assert [there.name_of(Path(name)) for name in ("/", "/jobs", "/jobs/one")] == ["/", "/jobs", "/jobs/one"]
     for path, why in (
         (top / "none", "is no cgroup"),
-        (tmp_path, "is not below"),
+        (Path("/none"), "is no cgroup"),
         (top / "jobs/../..", "below"),
     ):
         with pytest.raises(InputError, match=why):
@@ -255,7 +256,10 @@ def test_masked_cgroups_are_not_pages_of_none(files: Path) -> None:
     """As /dev/null, which container runtimes mount over what they hide; so are counts."""
     for content in (b"", (files / "proc/kpagecgroup").read_bytes()[: 8 * 5000]):
         (files / "proc/kpagecgroup").write_bytes(content)
-        with pytest.raises(InputError, match="kpagecgroup shows no cgroup of any page: it is masked"):
+        with pytest.raises(
+            InputError,
+            match=r"kpagecgroup shows no cgroup of any page: it is masked, .* cgroup_disable=memory",
+        ):
             procfs.capture(files, with_cgroups=True)
     procfs.capture(files)
     (files / "proc/kpagecount").write_bytes(b"")
@@ -322,3 +326,5 @@ def test_capture_scan_and_inspect_say_the_shares(
     assert "in one way only; give --pid or --cgroup" in capsys.readouterr().err
     assert main(["capture", chosen, "--force", "--cgroup", "none"]) == 2
     assert "none is no cgroup" in capsys.readouterr().err
+    assert main(["capture", chosen, "--force", "--cgroup", "/jobs2"]) == 2
+    assert "no page is charged to the cgroup /jobs2; give one that has memory" in capsys.readouterr().err
