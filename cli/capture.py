@@ -14,11 +14,12 @@ from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.cli.options import takes_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.table import Table
 
     from gpuscan.cli.output import Output, Progress
+    from gpuscan.live.page_tables import Table as Columns
     from gpuscan.snapshot.snapshot import Snapshot, ZonePages
 
 _SHOWN = ("lru", "anon", "shmem", "file", "dirty", "large", "hot", "free")
@@ -114,9 +115,10 @@ def capture(
         )
     if request.symbols is not None and request.core is None:
         raise InputError("--symbols is of a dump; give that with --core")
-    snapshot = tiered(_captured(output, request, for_ns), tiers)
+    pages = None if request.pages is None else _PagesFile(request.pages)
+    snapshot = tiered(_captured(output, request, for_ns, pages), tiers)
     snapshot.write(out, force=request.force)
-    n_pages = None if request.pages is None else _write_pages(request.pages, request.pids)
+    n_pages = None if pages is None else pages.n_pages
     frames = snapshot.frames()
     zones = snapshot.zone_pages(frames)
     charged = None if snapshot.cgroups is None else shares(snapshot.cgroups, frames)
@@ -161,9 +163,11 @@ def capture(
         )
     for note in snapshot.notes:
         output.note(f"gpuscan: note: {note}")
+    if pages is not None and pages.failure is not None:
+        raise pages.failure
 
 
-def _captured(output: Output, request: CaptureRequest, for_ns: int) -> Snapshot:
+def _captured(output: Output, request: CaptureRequest, for_ns: int, pages: _PagesFile | None) -> Snapshot:
     from gpuscan.live.capture import capture_processes
     from gpuscan.snapshot.procfs import capture as capture_machine
 
@@ -187,6 +191,7 @@ def _captured(output: Output, request: CaptureRequest, for_ns: int) -> Snapshot:
                 progress=advance,
                 on_watch=lambda name: output.note(f"{watching} {name}"),
                 with_cgroups=request.cgroups,
+                on_captured=None if pages is None else pages.write,
             )
         if request.core is not None:
             from gpuscan.snapshot.drgn_kernel import open_kernel
@@ -203,14 +208,18 @@ def _hot_of_cgroup(path: Path, progress: Callable[[int, int], None], *, keep: bo
     """Capture the machine; only what is charged to a cgroup stays hot.
 
     Raises:
-        InputError: there is no such cgroup, or it has no page that can move.
+        InputError: there is no such cgroup, or no page is charged to it or one below it.
     """
+    from gpuscan.base.errors import InputError
     from gpuscan.linux.cgroups import MemoryCgroups, is_in
     from gpuscan.snapshot.cgroups import hot_of
     from gpuscan.snapshot.procfs import capture as capture_machine
 
     name = MemoryCgroups(Path("/")).name_of(path)
-    snapshot = hot_of(capture_machine(progress=progress, with_cgroups=True), lambda other: is_in(other, name))
+    machine = capture_machine(progress=progress, with_cgroups=True)
+    if machine.cgroups is None or not any(is_in(other, name) for other in machine.cgroups.names):
+        raise InputError(f"no page is charged to the cgroup {name}; give one that has memory")
+    snapshot = hot_of(machine, lambda other: is_in(other, name))
     return replace(
         snapshot,
         cgroups=snapshot.cgroups if keep else None,
@@ -221,20 +230,37 @@ def _hot_of_cgroup(path: Path, progress: Callable[[int, int], None], *, keep: bo
 def _check_pages(pages: Path, request: CaptureRequest) -> None:
     """Refuse a page table that could not be written, before anything is watched."""
     from gpuscan.base.errors import InputError
+    from gpuscan.cli.pages import check_new
     from gpuscan.traces.table_file import check_suffix
 
     if not request.pids:
         raise InputError("--pages is of the processes of --pid; give one too, or leave it out")
     check_suffix(pages)
-    if pages.exists() and not request.force:
-        raise InputError(f"{pages} is there; give another place, or --force to replace it")
+    check_new(pages, force=request.force)
 
 
-def _write_pages(pages: Path, pids: tuple[int, ...]) -> int:
-    from gpuscan.live.page_tables import page_tables
-    from gpuscan.traces.page_table_file import write_page_table
+class _PagesFile:
+    """The page table beside a snapshot, which is there whether the table can be written or not.
 
-    return write_page_table(pages, page_tables(pids))
+    Attributes:
+        n_pages: how many it has, None while it is not written.
+        failure: why it could not be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.n_pages: int | None = None
+        self.failure: Exception | None = None
+
+    def write(self, tables: Iterator[Columns]) -> None:
+        """Write it, or note why that cannot be done."""
+        from gpuscan.base.errors import GpuscanError
+        from gpuscan.traces.page_table_file import write_page_table
+
+        try:
+            self.n_pages = write_page_table(self._path, tables)
+        except (GpuscanError, OSError) as error:
+            self.failure = error
 
 
 def _table(zones: list[ZonePages]) -> Table:

@@ -27,16 +27,15 @@ def convert(
     gpuscan inspect mem.parquet               what is in it
     gpuscan run --trace mem.parquet           replays it
     """
-    from gpuscan.base.errors import InputError
     from gpuscan.base.given import parse_given
     from gpuscan.base.units import format_number
     from gpuscan.cli.output import Output
+    from gpuscan.cli.pages import check_new
     from gpuscan.traces import open_trace
     from gpuscan.traces.convert import convert as write
 
     output = Output(as_json)
-    if out.exists() and not force:
-        raise InputError(f"{out} is there; give another place, or --force to replace it")
+    check_new(out, force=force)
     found = open_trace(trace, parse_given(given or ()))
     with output.progress(f"reading {trace.name}", found.n_bytes, unit="bytes") as bar:
         counts = write(found, out, bar.advance)

@@ -132,7 +132,7 @@ def read_table(path: Path, columns: pa.Schema | None, row_bytes: int, what: str)
     try:
         with (
             os.fdopen(open_file(path), "rb") as file,
-            _footer_of(file) as parquet,
+            footer_of(file) as parquet,
         ):
             schema, n_rows = parquet.schema_arrow, parquet.metadata.num_rows
             if columns is not None and not schema.remove_metadata().equals(columns):
@@ -173,13 +173,14 @@ def footer(path: Path) -> tuple[pa.Schema, int] | None:
         if file.read(len(_MAGIC)) != _MAGIC:
             return None
         try:
-            with _footer_of(file) as parquet:
+            with footer_of(file) as parquet:
                 return parquet.schema_arrow, parquet.metadata.num_rows
         except (OSError, EOFError, ValueError, MemoryError, pa.ArrowException):
             return None
 
 
-def _footer_of(file: BinaryIO) -> pq.ParquetFile:
+def footer_of(file: BinaryIO) -> pq.ParquetFile:
+    """Return an open Parquet file, of whose footer no more is taken in than such a file may have."""
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(

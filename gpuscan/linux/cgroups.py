@@ -6,6 +6,7 @@ pagemap.rst). Hierarchies of cgroup v1 number theirs each for itself, so that of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,16 +33,17 @@ class MemoryCgroups:
         """Return the name of a cgroup: its path below the top.
 
         Args:
-            path: of its directory; a relative one is below /sys/fs/cgroup.
+            path: of its directory, below /sys/fs/cgroup if it is relative; or its name, as is returned.
 
         Raises:
             InputError: there is no such memory cgroup.
         """
-        place = self._mounts / path
         if self._top is None:
             raise InputError(
                 f"{self._mounts} has no memory cgroups; mount cgroup2 there, or capture without --cgroup"
             )
+        is_name = path.is_absolute() and not path.is_relative_to(self._mounts)
+        place = self._top / path.relative_to(path.anchor) if is_name else self._mounts / path
         try:
             name = _name(place.resolve(), self._top.resolve())
         except ValueError:
@@ -82,5 +84,6 @@ def _walked(top: Path) -> dict[int, str]:
 
 
 def _name(directory: Path, top: Path) -> str:
-    below = directory.relative_to(top).as_posix()
+    """Return a path below the top as a text: whoever may make a cgroup may give it any bytes for a name."""
+    below = os.fsencode(directory.relative_to(top)).decode("utf-8", "replace")
     return "/" if below == "." else f"/{below}"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -17,6 +17,7 @@ from gpuscan.linux import capabilities
 from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.linux.system import HERE, System
 from gpuscan.live.members import Pids, Roster
+from gpuscan.live.page_tables import Table, page_tables
 from gpuscan.live.request import INTERVAL_NS
 from gpuscan.live.session import THRESHOLD
 from gpuscan.monitors.catalogue import open_monitor
@@ -39,6 +40,7 @@ def capture_processes(
     progress: Progress | None = None,
     on_watch: Callable[[str], None] = lambda name: None,
     with_cgroups: bool = False,
+    on_captured: Callable[[Iterator[Table]], None] | None = None,
 ) -> Snapshot:
     """Watch processes for a while, then read the machine's page flags.
 
@@ -53,6 +55,8 @@ def capture_processes(
         system: where they run.
         progress, with_cgroups: as for :func:`gpuscan.snapshot.procfs.capture`.
         on_watch: called with the name of the monitor once it is on.
+        on_captured: called right after the page flags were read, with the pages of these very processes as
+            they are read (:func:`gpuscan.live.page_tables.page_tables`).
 
     Raises:
         InputError: a process cannot be watched, rights are missing, or no monitor works.
@@ -85,6 +89,8 @@ def capture_processes(
         snapshot = capture(system.root, progress, with_cgroups=with_cgroups)
         _note_ends(ended_after, pids, roster, system.monotonic_ns() - begun_ns)
         theirs = np.intersect1d(before, _heads(roster, flags), assume_unique=True)
+        if on_captured is not None:
+            on_captured(page_tables(process for _, process in roster.alive()))
     named = ", ".join(map(str, pids))
     notes = [f"not {text}" for text in refused]
     notes += [

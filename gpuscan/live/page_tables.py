@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,35 +10,32 @@ from numpy.typing import NDArray
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import Pages, pages_in
-from gpuscan.linux.system import HERE, System
-from gpuscan.live.members import Pids, Roster
 from gpuscan.monitors.touched import mapped
 
+Table = dict[str, NDArray[np.int64]]
+"""Columns ``pid``, ``virtual_page``, ``pfn`` and ``n_pages``, int64[n]."""
 
-def page_tables(pids: Sequence[int], system: System = HERE) -> Iterator[dict[str, NDArray[np.int64]]]:
+
+def page_tables(processes: Iterable[Process]) -> Iterator[Table]:
     """Yield the pages of processes that have frames, mapping by mapping: pages one behind the other in frames
     one behind the other are one row.
 
     Args:
-        pids: of the processes.
-        system: where they run.
+        processes: whose; what is read of one that ended meanwhile may be another's, and is left out.
 
     Raises:
-        InputError: there is no such process.
-        OSError: its pagemap may not be opened.
+        OSError: a pagemap may not be opened.
     """
-    roster = Roster(Pids(pids), system)
-    try:
-        for _, process in roster.alive():
-            for mapping in mapped(process):
-                pages = pages_in(process, mapping[None])
-                if len(pages):
-                    yield _rows(process, pages)
-    finally:
-        roster.close()
+    for process in processes:
+        for mapping in mapped(process):
+            pages = pages_in(process, mapping[None])
+            if not process.is_alive():
+                break
+            if len(pages):
+                yield _rows(process, pages)
 
 
-def _rows(process: Process, pages: Pages) -> dict[str, NDArray[np.int64]]:
+def _rows(process: Process, pages: Pages) -> Table:
     page, pfn = pages.address >> PAGE_SHIFT, pages.pfn
     begins = np.flatnonzero(np.append(True, (np.diff(page) != 1) | (np.diff(pfn) != 1)))
     return {

@@ -7,13 +7,14 @@ a tail page, include/linux/memcontrol.h, v6.1).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base import documents
 from gpuscan.base.arguments import ArraySpec, check_arrays, items, settle
 from gpuscan.base.errors import SnapshotError
 from gpuscan.records.page_flags import Frames, Kpf, bits, page_slices
@@ -46,6 +47,7 @@ class PageCgroups:
     def __post_init__(self) -> None:
         names = items("cgroups: names", self.names, str, "give paths")
         (of_page,) = check_arrays("cgroups", _OF_PAGE, (self.of_page,), {})
+        documents.texts(names, "cgroups: names", len(names))  # as a snapshot is read
         settle(self, names=names, of_page=of_page)
         if not names or names[0] != UNCHARGED or len(names) > N_CGROUPS_MAX or len(set(names)) != len(names):
             raise SnapshotError(
@@ -58,6 +60,20 @@ class PageCgroups:
                 f"a page is of cgroup {highest}, and there are {len(names)}; "
                 "give an index of names for each page"
             )
+
+    @classmethod
+    def merged(cls, names: Iterable[str], of_page: NDArray[np.uint16]) -> PageCgroups:
+        """Return it where several cgroups may have one name, which makes them one.
+
+        Args:
+            names: of each number in ``of_page``, from 0; the first one is :data:`UNCHARGED`.
+            of_page: uint16[n_pages], by flat index.
+        """
+        number_of: dict[str, int] = {}
+        new = [number_of.setdefault(name, len(number_of)) for name in names]
+        if len(number_of) < len(new):
+            of_page = np.array(new, dtype=np.uint16)[of_page]
+        return cls(tuple(number_of), of_page)
 
 
 @dataclass(frozen=True, slots=True)

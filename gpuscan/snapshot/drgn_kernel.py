@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gpuscan.base.documents import TEXT_MAX
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.snapshot.kernel_memory import KernelMemory
@@ -23,6 +24,10 @@ from gpuscan.topology.file_tree import IOMEM, NODES, ZONEINFO, Files
 _TYPE_VALUE = re.compile(r"^NUMBER\(PAGE_([A-Z]+)_MAPCOUNT_VALUE\)=(-?[0-9]{1,11})$", re.MULTILINE)
 """Types of pages, as those who filter dumps are told (crash_save_vmcoreinfo_init(), kernel/vmcore_info.c)."""
 _CUT = "the dump was cut short, or leaves out the kernel's records of pages; make it again"
+_LISTED_MAX = 1 << 20
+"""Of nodes, stretches of memory, resources: more than any machine has."""
+_DEPTH_MAX = 1 << 12
+"""Of cgroups."""
 _TYPES = ("buddy", "offline", "slab", "hugetlb")
 
 
@@ -106,7 +111,7 @@ class _Kernel:
         prog = self._prog
         arrays = [
             (start, end, int(mem_map) + start * prog.type("struct page").size)
-            for start, end, mem_map in for_each_valid_page_range(prog)
+            for start, end, mem_map in self._listed(for_each_valid_page_range(prog))
         ]
         texts = dict(self._texts())
         seconds = int(ktime_get_real_seconds(prog))
@@ -122,6 +127,13 @@ class _Kernel:
             lru_gen=self._lru_gen(),
             captured_at=datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds"),
         )
+
+    def _listed(self, found: Iterable[Any]) -> Iterator[Any]:
+        """Yield what is in a list of the kernel's, which in a damaged or made-up dump may have no end."""
+        for number, each in enumerate(found):
+            if number == _LISTED_MAX:
+                raise InputError(f"{self._path}: a list of the kernel's has no end: {_CUT}")
+            yield each
 
     def _read(self, address: int, n_bytes: int) -> bytes:
         import drgn
@@ -177,8 +189,13 @@ class _Kernel:
         """Yield what /proc and /sys would say of zones and nodes, by file."""
         from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
-        nodes = {int(node.node_id): node for node in for_each_online_pgdat(self._prog)}
-        yield ZONEINFO, "".join(_zone_text(nid, zone) for nid, node in nodes.items() for zone in _zones(node))
+        nodes = {int(node.node_id): node for node in self._listed(for_each_online_pgdat(self._prog))}
+        yield (
+            ZONEINFO,
+            "".join(
+                _zone_text(nid, zone) for nid, node in nodes.items() for zone in self._listed(_zones(node))
+            ),
+        )
         yield IOMEM, "".join(self._ram())
         yield f"{NODES}/online", ",".join(map(str, nodes)) + "\n"
         tiers: dict[int, list[int]] = {}
@@ -195,7 +212,7 @@ class _Kernel:
     def _ram(self) -> Iterator[str]:
         from drgn.helpers.linux.ioport import for_each_resource
 
-        for resource in for_each_resource(self._prog["iomem_resource"].address_of_()):
+        for resource in self._listed(for_each_resource(self._prog["iomem_resource"].address_of_())):
             name = resource.name.string_().decode(errors="replace") if resource.name else ""
             if name.startswith("System RAM"):
                 yield f"{int(resource.start):08x}-{int(resource.end):08x} : {name}\n"
@@ -236,14 +253,18 @@ class _Kernel:
         import drgn
         from drgn.helpers.linux.cgroup import cgroup_path
 
+        unnamed = f"mem_cgroup {address:#x}"
         try:
             memcg = drgn.Object(self._prog, "struct mem_cgroup *", value=address)
             state = memcg.css.address_of_()
-            while state.parent and not state.flags & self._prog.constant("CSS_ONLINE"):
+            for _ in range(_DEPTH_MAX):
+                if not state.parent or state.flags & self._prog.constant("CSS_ONLINE"):
+                    path = str(cgroup_path(state.cgroup).decode(errors="replace"))
+                    return path if len(path) <= TEXT_MAX else unnamed
                 state = state.parent
-            return str(cgroup_path(state.cgroup).decode(errors="replace"))
         except (LookupError, drgn.FaultError):
-            return f"mem_cgroup {address:#x}"
+            pass
+        return unnamed
 
 
 def _zones(node: Any) -> Iterator[Any]:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
+from gpuscan.files.reading import UnfitError, check_room
 from gpuscan.records.page_flags import NO_PAGE
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.snapshot.cgroups import N_CGROUPS_MAX, UNCHARGED, PageCgroups
-from gpuscan.snapshot.snapshot import Snapshot
+from gpuscan.snapshot.snapshot import ARRAY_BYTES, Snapshot
 from gpuscan.snapshot.struct_pages import PageLayout, page_words
 from gpuscan.topology.file_tree import FileTree
 from gpuscan.topology.page_size import check_page_size
@@ -65,12 +66,17 @@ def snapshot_of(
         with_cgroups: keep which memory cgroup each page is charged to.
 
     Raises:
-        InputError: the memory cannot be read, or names more cgroups than a kernel has.
+        InputError: the memory cannot be read, names more cgroups than a kernel has, or would take too much of
+            this machine's.
         TopologyError: its zones and nodes do not fit together, or pages are not 4 KiB.
     """
     check_page_size(kernel.page_bytes, "capture")
     host = read_tree(kernel.files, "host", kernel.page_bytes)
     page_map = host.topology.page_map
+    try:
+        check_room(page_map.n_pages * ARRAY_BYTES)
+    except UnfitError as error:
+        raise InputError(f"the machine of the dump {error}; read it on one that has more") from error
     flags = np.full(page_map.n_pages, NO_PAGE)
     mapcounts = np.zeros(page_map.n_pages, dtype=np.uint32)
     charged = _Charged(page_map.n_pages) if with_cgroups else None
@@ -127,9 +133,5 @@ class _Charged:
 
     def named(self, name_of: Callable[[int], str]) -> PageCgroups:
         """Return it with names; cgroups of one name, such as those that were removed, are one."""
-        names = {UNCHARGED: 0}
-        new = [
-            names.setdefault(name_of(address) if address else UNCHARGED, len(names))
-            for address in self._number_of
-        ]
-        return PageCgroups(tuple(names), np.array(new, dtype=np.uint16)[self._of_page])
+        names = (name_of(address) if address else UNCHARGED for address in self._number_of)
+        return PageCgroups.merged(names, self._of_page)

@@ -135,15 +135,19 @@ class _Charged:
         self._of_page[flat : flat + n_words] = np.repeat(np.array(numbers, dtype=np.uint16)[which], runs)
 
     def named(self, there: MemoryCgroups) -> PageCgroups:
-        """Return it with the paths of the cgroups that are there now.
+        """Return it with the paths of the cgroups that are there now; those of one name are one.
 
         Raises:
             InputError: no page is charged to any, not even to that at the top.
         """
         if len(self._number_of) == 1:
-            raise masked(self._path, "cgroup")
+            raise InputError(
+                f"{self._path} shows no cgroup of any page: it is masked, as container runtimes do, or the "
+                "kernel was started with cgroup_disable=memory; run gpuscan on the host itself, or capture "
+                "without cgroups"
+            )
         names = [there.path_of.get(inode, f"inode {inode}") for inode in self._number_of if inode]
-        return PageCgroups((UNCHARGED, *names), self._of_page)
+        return PageCgroups.merged((UNCHARGED, *names), self._of_page)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ _CONTENTS = Contents(_ROOT, ("node[0-9]*",))
 _WORDS = (ArraySpec("flags", "uint64", ("flags",)), ArraySpec("mapcounts", "uint32", ("mapcounts",)))
 _ARRAYS = {"kpageflags": np.dtype(np.uint64), "kpagecount": np.dtype(np.uint32)}
 _CGROUP = "kpagecgroup"
-_PAGE_BYTES = 14
+ARRAY_BYTES = 14
 """Of all arrays, for a page."""
 _HZ_MAX = 1_000_000
 _NOTES_MAX = 10_000
@@ -122,6 +122,7 @@ class Snapshot:
         text("snapshot: kernel_release", self.kernel_release)
         text("snapshot: captured_at", self.captured_at)
         notes = items("snapshot: notes", self.notes, str, "give sentences")
+        checked.texts(notes, "snapshot: notes", _NOTES_MAX)  # as they are read
         flags, mapcounts = check_arrays("snapshot", _WORDS, (self.flags, self.mapcounts), {})
         settle(self, flags=flags, mapcounts=mapcounts, notes=notes)
         n_pages = self.topology.page_map.n_pages
@@ -325,7 +326,7 @@ def _facts(path: Path, attributes: dict[str, Any]) -> tuple[Topology, tuple[str,
         listed = attributes.get("cgroups")
         cgroups = None if listed is None else tuple(checked.texts(listed, "cgroups", N_CGROUPS_MAX))
         topology = topology_from_dict(attributes.get("topology"))
-        check_room(topology.page_map.n_pages * _PAGE_BYTES)
+        check_room(topology.page_map.n_pages * ARRAY_BYTES)
         return topology, cgroups, facts
     except TopologyError as error:
         raise SnapshotError(f"{place}: {error}") from None

@@ -20,7 +20,7 @@ from gpuscan.traces.text import lines_of
 _NUMBER = rb"(0|0x[0-9a-f]{1,15})"
 _EVENT = (
     rb"(?:(-1|[0-9]{1,18}) )?(?:(-1|[0-9]{1,18}) )?"
-    rb"0x[0-9a-f]{1,16}(?:@[^\n]*?)? \[0x[0-9a-f]+\]: PERF_RECORD_"
+    rb"0x[0-9a-f]{1,16}(?:@[^\n]{0,4096}?)? \[0x[0-9a-f]{1,16}\]: PERF_RECORD_"
 )
 _AUX = re.compile(
     rb"^" + _EVENT + rb"AUX offset: " + _NUMBER + rb" size: " + _NUMBER + rb"(?![^\s])", re.MULTILINE
@@ -31,7 +31,7 @@ _AUXTRACE = re.compile(
     + _NUMBER
     + rb" +offset: "
     + _NUMBER
-    + rb" .* idx: ([0-9]{1,9}) +tid: -?[0-9]{1,9} +cpu: (-?[0-9]{1,9})\s*"
+    + rb" +ref: (?:0|0x[0-9a-f]{1,16}) +idx: ([0-9]{1,9}) +tid: -?[0-9]{1,9} +cpu: (-?[0-9]{1,9})\s*"
 )
 _DATA = re.compile(rb"\. \.\.\. CXL_HMU data: size ([0-9]{1,18}) bytes\s*")
 _HEADER_0 = re.compile(rb"Header 0: units: ([0-9a-f]{1,4}) counter_width ([0-9a-f]{1,2})\s*")

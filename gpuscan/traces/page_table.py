@@ -65,6 +65,8 @@ class PageTable:
             (virtual, page, 0, _PAGE_MAX),
             (physical, pfn, 0, _PFN_MAX),
             ("n_pages", n_pages, 1, _PFN_MAX),
+            (f"{virtual} + n_pages", page + n_pages, 1, _PAGE_MAX + 1),
+            (f"{physical} + n_pages", pfn + n_pages, 1, _PFN_MAX + 1),
             ("pid", pid, int("pid" in columns), _PID_MAX),
         ):
             wrong = (numbers < low) | (numbers >= high)

@@ -53,10 +53,15 @@ def _of_parquet(path: Path) -> dict[str, NDArray[Any]]:
         names = names_of_parquet(path, table, (), REMEDY)
         check_columns(path, tuple(names))
         check_room(table.metadata.num_rows * _ROW_BYTES)
-        parts = [
-            [numbers_of_parquet(path, name, batch.column(at), 1, REMEDY) for at, name in enumerate(names)]
-            for batch in batches_of(table)
-        ]
+        parts: list[list[NDArray[Any]]] = []
+        n_left = table.metadata.num_rows
+        for batch in batches_of(table):
+            n_left -= batch.num_rows
+            if n_left < 0:
+                raise UnfitError(f"has more rows than the {table.metadata.num_rows:,} that it says")
+            parts.append(
+                [numbers_of_parquet(path, name, batch.column(at), 1, REMEDY) for at, name in enumerate(names)]
+            )
     return _joined(names, parts)
 
 

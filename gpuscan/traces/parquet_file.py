@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
+from gpuscan.files.parquet import footer_of
 from gpuscan.files.reading import UnfitError, check_room, first_line, open_file
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 MAGIC = b"PAR1"
 _BATCH_ROWS = 1 << 16
-_FOOTER_BYTES_MAX = 64 << 20
-_FOOTER_ITEMS_MAX = 1 << 20
-"""Of Thrift lists: row groups and their columns."""
 _COLUMNS_MAX = 16
 _SCALE_MAX = (1 << 62) // 10**9
 
@@ -35,17 +33,9 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         InputError: it is damaged.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with (
-            os.fdopen(open_file(path), "rb") as file,
-            pq.ParquetFile(
-                file,
-                thrift_string_size_limit=_FOOTER_BYTES_MAX,
-                thrift_container_size_limit=_FOOTER_ITEMS_MAX,
-            ) as table,
-        ):
+        with os.fdopen(open_file(path), "rb") as file, footer_of(file) as table:
             yield table
     except InputError:
         raise

@@ -51,18 +51,27 @@ def lines_in(path: Path, pieces: Readable) -> Iterator[tuple[int, bytes]]:
         text = left + place[:n_bytes]
         if not n_bytes:
             break
+        _check_lines(path, number, text)
         whole = text.rfind(b"\n") + 1
         left = text[whole:]
-        if len(left) > LINE_BYTES_MAX:
-            number += text.count(b"\n")
-            raise InputError(
-                f"{path}:{number}: the line is longer than {LINE_BYTES_MAX:,} bytes; give a trace"
-            )
         if whole:
             yield number, text[:whole]
             number += text.count(b"\n", 0, whole)
     if left.strip():
         raise InputError(f"{path}:{number}: the trace ends in the middle of this line; copy it again whole")
+
+
+def _check_lines(path: Path, number: int, text: bytes) -> None:
+    """Refuse a line that is too long, the last one, which does not end yet, too."""
+    start = 0
+    while len(text) - start > LINE_BYTES_MAX:
+        end = text.rfind(b"\n", start, start + LINE_BYTES_MAX + 1)
+        if end < 0:
+            number += text.count(b"\n", 0, start)
+            raise InputError(
+                f"{path}:{number}: the line is longer than {LINE_BYTES_MAX:,} bytes; give a trace"
+            )
+        start = end + 1
 
 
 class Lines:

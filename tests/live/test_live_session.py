@@ -570,6 +570,7 @@ def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
     )
     process = members.Process(child.pid)
     had = []
+    tables = []
 
     def pages():
         return pages_in(process, mapped(process, writable=True))
@@ -593,7 +594,7 @@ def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
     monkeypatch.setattr(capture_module, "capture", captured)
     try:
         assert child.stdout.readline() == "ready\n"
-        snapshot = capture_module.capture_processes([child.pid], 10**9)
+        snapshot = capture_module.capture_processes([child.pid], 10**9, on_captured=tables.extend)
         kept = pages().pfn
     finally:
         child.kill()
@@ -603,6 +604,8 @@ def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
     hot = snapshot.topology.page_map.pfn_of_flat(np.flatnonzero(snapshot.flags))
     assert len(hot) > 0
     assert not np.isin(hot, gone).any()
+    assert np.isin(kept, np.concatenate([part["pfn"] for part in tables])).any()
+    assert {pid for part in tables for pid in part["pid"].tolist()} == {child.pid}
 
 
 @needs_root

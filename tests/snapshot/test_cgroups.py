@@ -57,9 +57,10 @@ def test_cgroups_are_named_by_the_inode_numbers_of_the_memory_hierarchy(tmp_path
     assert there.name_of(top / "jobs/one") == "/jobs/one"
     assert there.name_of(Path(os.path.relpath(top / "jobs", tmp_path / "sys/fs/cgroup"))) == "/jobs"
     assert there.name_of(top) == "/"
+    assert [there.name_of(Path(name)) for name in ("/", "/jobs", "/jobs/one")] == ["/", "/jobs", "/jobs/one"]
     for path, why in (
         (top / "none", "is no cgroup"),
-        (tmp_path, "is not below"),
+        (Path("/none"), "is no cgroup"),
         (top / "jobs/../..", "below"),
     ):
         with pytest.raises(InputError, match=why):
@@ -218,11 +219,47 @@ def test_the_words_of_the_kernel(files: Path, monkeypatch: pytest.MonkeyPatch) -
     assert np.count_nonzero(found.cgroups.of_page) == 4
 
 
+def test_names_of_any_bytes_are_read_back(files: Path) -> None:
+    """Whoever a cgroup is delegated to may make others below it, by any name but for ``/`` and NUL."""
+    path = files / "proc/kpagecgroup"
+    words = np.frombuffer(path.read_bytes(), dtype=np.uint64).copy()
+    for pfn, name in ((5003, b"\xff"), (5004, b"\xfe"), (5005, b"a\nb"), (5006, "\u00fc".encode())):
+        made = Path(os.fsdecode(os.fsencode(files) + b"/sys/fs/cgroup/jobs/" + name))
+        made.mkdir()
+        words[pfn] = made.stat().st_ino
+    path.write_bytes(words.tobytes())
+    procfs.capture(files, with_cgroups=True).write(files / "kept.zarr")
+    found = Snapshot.read(files / "kept.zarr")
+    assert found.cgroups is not None
+    flats = found.topology.page_map.flat_of_pfn(np.arange(5000, 5007))
+    assert [found.cgroups.names[of] for of in found.cgroups.of_page[flats].tolist()] == [
+        "/jobs",
+        "/jobs/one",
+        f"inode {1 << 40}",
+        "/jobs/\ufffd",
+        "/jobs/\ufffd",
+        "/jobs/a\nb",
+        "/jobs/\u00fc",
+    ]
+
+
+@pytest.mark.parametrize("name", ["/\udcff", "/" + 4096 * "a"])
+def test_what_would_not_be_read_back_is_not_made(name: str) -> None:
+    there = machine()
+    with pytest.raises(ArgumentError, match="cgroups: names is"):
+        PageCgroups(("none", name), np.zeros(1, dtype=np.uint16))
+    with pytest.raises(ArgumentError, match="snapshot: notes is"):
+        replace(there, notes=(name,))
+
+
 def test_masked_cgroups_are_not_pages_of_none(files: Path) -> None:
     """As /dev/null, which container runtimes mount over what they hide; so are counts."""
     for content in (b"", (files / "proc/kpagecgroup").read_bytes()[: 8 * 5000]):
         (files / "proc/kpagecgroup").write_bytes(content)
-        with pytest.raises(InputError, match="kpagecgroup shows no cgroup of any page: it is masked"):
+        with pytest.raises(
+            InputError,
+            match=r"kpagecgroup shows no cgroup of any page: it is masked, .* cgroup_disable=memory",
+        ):
             procfs.capture(files, with_cgroups=True)
     procfs.capture(files)
     (files / "proc/kpagecount").write_bytes(b"")
@@ -289,3 +326,5 @@ def test_capture_scan_and_inspect_say_the_shares(
     assert "in one way only; give --pid or --cgroup" in capsys.readouterr().err
     assert main(["capture", chosen, "--force", "--cgroup", "none"]) == 2
     assert "none is no cgroup" in capsys.readouterr().err
+    assert main(["capture", chosen, "--force", "--cgroup", "/jobs2"]) == 2
+    assert "no page is charged to the cgroup /jobs2; give one that has memory" in capsys.readouterr().err

@@ -7,6 +7,7 @@ its memory has of them (``raw``), and what /proc/kpageflags and /proc/kpagecount
 
 from __future__ import annotations
 
+import itertools
 import struct
 import sys
 from collections.abc import Callable
@@ -20,9 +21,10 @@ import pytest
 
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.cli.main import main
+from gpuscan.files import reading
 from gpuscan.records.page_flags import NO_PAGE, Kpf, bits
 from gpuscan.records.page_map import SECTION_PAGES
-from gpuscan.snapshot import kernel_memory
+from gpuscan.snapshot import drgn_kernel, kernel_memory
 from gpuscan.snapshot.drgn_kernel import open_kernel
 from gpuscan.snapshot.kernel_memory import KernelMemory, snapshot_of
 from gpuscan.snapshot.struct_pages import FLAG_NAMES, PageLayout, page_words
@@ -443,6 +445,26 @@ def test_drgn_shows_a_kernel(program: Program, tmp_path: Path) -> None:
     symbols.touch()
     open_kernel(Path("vmcore"), symbols)
     assert program.symbols == [str(symbols)]
+
+
+def test_a_machine_that_does_not_fit_into_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "SMALL_BYTES", 0)
+    monkeypatch.setattr(reading, "room_bytes", lambda: 14 * SECTION_PAGES)
+    with pytest.raises(InputError, match=r"the machine of the dump takes .* of memory to read"):
+        snapshot_of(kernel())
+
+
+def test_lists_of_a_kernel_that_go_round(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = cgroup("/ring", flags=0)
+    ring.parent = ring
+    for made in (ring, cgroup("/" + 4096 * "a")):
+        monkeypatch.setitem(CGROUPS, 0xA000, made)
+        assert open_kernel(Path("vmcore")).cgroup_of(0xA000) == "mem_cgroup 0xa000"
+    monkeypatch.setattr(drgn_kernel, "_LISTED_MAX", 1000)
+    ioport = sys.modules["drgn.helpers.linux.ioport"]
+    monkeypatch.setattr(ioport, "for_each_resource", lambda root: itertools.repeat(RAM))
+    with pytest.raises(InputError, match="a list of the kernel's has no end: the dump was cut short"):
+        open_kernel(Path("vmcore"))
 
 
 def test_kernels_that_lack_something(program: Program) -> None:

@@ -6,6 +6,7 @@ import bz2
 import gc
 import gzip
 import lzma
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,8 +20,9 @@ from gpuscan.base.catalogue import Catalogue
 from gpuscan.base.errors import InputError
 from gpuscan.inspection import inspect
 from gpuscan.traces import open_trace, pieces
+from gpuscan.traces.built_in import damo
 from gpuscan.traces.catalogue import TRACES
-from gpuscan.traces.contract import Sniff, TraceFormat
+from gpuscan.traces.contract import START_BYTES, Sniff, TraceFormat
 from trace_texts import lz4, zstd
 
 PERF = "[000] 1.000000: 7 1000\n"
@@ -154,6 +156,17 @@ DAMO_TEXTS = (
     "base_time_absolute: 8 m 59.809 s\n\nmonitoring_start: 0 ns\n",
     "0   addr 1.000 GiB   size 62.5 MiB  access 0 %   age 3.2 s\n",
 )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"1 addr{' ' * 900}{' size ' * 500}", f"1{' ' * 1000}addr{' ' * 1000}size{' ' * 1000}"],
+    ids=["many sizes", "blanks"],
+)
+def test_what_is_nearly_a_report_of_damo_is_told_at_once(text: str) -> None:
+    began = time.process_time()
+    assert damo.TRACE_FORMAT.advice(Path("x"), text[:START_BYTES].encode()) == ""
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("text", DAMO_TEXTS)

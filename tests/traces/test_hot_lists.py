@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from gpuscan.cli.main import main
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.interleave import Interleaving
 from gpuscan.topology import MemoryKind, Topology
-from gpuscan.traces import Samples, open_trace
+from gpuscan.traces import Samples, hot_lists, open_trace
+from gpuscan.traces.text import LINE_BYTES_MAX, lines_of
 from machines import node
 from trace_texts import CASES
 
@@ -127,6 +129,24 @@ def test_what_is_wrong_with_a_dump_is_said(tmp_path: Path, text: str, why: str) 
     path.write_text(text)
     with pytest.raises(InputError, match=why):
         read(path, AT_0)
+
+
+def test_a_line_takes_time_by_its_length() -> None:
+    line = b"0x1@" + b" [0x1]: PERF_RECORD_AUXTRACE size: 0 offset: 0  ref: 0x1 idx: " * 10_000
+    began = time.process_time()
+    assert not hot_lists._AUXTRACE.fullmatch(line)
+    assert not hot_lists._AUX.search(line)
+    assert time.process_time() - began < 1
+
+
+def test_lines_are_as_long_as_they_may_be_wherever_they_end(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    longest = b"x" * LINE_BYTES_MAX + b"\n"
+    path.write_bytes(longest * 3)
+    assert sum(text.count(b"\n") for _, text in lines_of(path, lambda _: None)) == 3
+    path.write_bytes(b"\n\nx" + longest * 3)
+    with pytest.raises(InputError, match="text:3: the line is longer than 65,536 bytes"):
+        list(lines_of(path, lambda _: None))
 
 
 def test_a_run_by_what_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

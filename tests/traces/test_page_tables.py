@@ -163,6 +163,8 @@ def test_processes_are_told_apart(tmp_path: Path) -> None:
         ("virtual_page,pfn\n1,2,3\n", "pages.csv:2: the line has 3 values"),
         ("virtual_page,pfn\n1,0xfffffffffffff\n", "row 1: pfn is out of range"),
         ("virtual_page,pfn,n_pages\n1,2,0\n", "row 1: n_pages is out of range"),
+        (f"pid,virtual_page,pfn,n_pages\n7,{(1 << 40) - 1},2,2\n", r"row 1: virtual_page \+ n_pages is out"),
+        (f"virtual_page,pfn,n_pages\n1,{(1 << 44) - 1},2\n", r"row 1: pfn \+ n_pages is out of range"),
         ("pid,virtual_page,pfn\n0,1,2\n", "row 1: pid is out of range"),
         ("virtual_page,pfn,n_pages\n1,2,3\n3,9,1\n", "the page at 0x3000 has two frames"),
         ("virtual_page,pfn\n1,2", "ends in the middle of this line"),
@@ -183,6 +185,17 @@ def test_a_table_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     path.write_text("[000] 1.000000: 7 1000\n")
     with pytest.raises(InputError, match=r"format perf, of which may be given: nothing; leave out pages"):
         open_trace(path, {"pages": str(tmp_path)})
+
+
+def test_rows_are_counted_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file says of its rows is not what it has."""
+    path = tmp_path / "pages.parquet"
+    pq.write_table(pa.table({"virtual_page": [1, 2, 3], "pfn": [4, 5, 6]}), path)
+    assert len(read_page_table(path).page) == 3
+    batch = pa.RecordBatch.from_pydict({"virtual_page": [1, 2], "pfn": [4, 5]})
+    monkeypatch.setattr("gpuscan.traces.page_table_file.batches_of", lambda table: iter([batch, batch]))
+    with pytest.raises(InputError, match="has more rows than the 3 that it says"):
+        read_page_table(path)
 
 
 def test_tables_are_written_and_read_alike(tmp_path: Path) -> None:
@@ -217,10 +230,15 @@ def test_the_pages_of_a_process_that_runs() -> None:
         try:
             assert child.stdout is not None
             first = (int(child.stdout.readline()) + 4095) >> 12
-            tables = list(page_tables((child.pid,)))
             addresses = np.arange(first, first + 500, dtype=np.int64) << 12
             with Process(child.pid) as process:
+                tables = list(page_tables([process]))
                 pfns = pfns_at(process, addresses)
+                of_ended = page_tables([process])
+                next(of_ended)
+                child.kill()
+                child.wait()
+                assert list(of_ended) == []
         finally:
             child.kill()
     assert {pid for part in tables for pid in part["pid"].tolist()} == {child.pid}
@@ -243,16 +261,19 @@ def test_capture_writes_pages_beside_a_snapshot(
     part = {"pid": [7], "virtual_page": [0x421C], "pfn": [pfn], "n_pages": [1]}
     columns = {name: np.array(values, dtype=np.int64) for name, values in part.items()}
     watched: list[Any] = []
-    monkeypatch.setattr(
-        "gpuscan.live.capture.capture_processes", lambda pids, *_, **__: watched.append(pids) or host
-    )
-    monkeypatch.setattr("gpuscan.live.page_tables.page_tables", lambda pids: [columns])
+
+    def capture_processes(pids: Any, *_: Any, on_captured: Any, **__: Any) -> Any:
+        watched.append(pids)
+        on_captured([columns])
+        return host
+
+    monkeypatch.setattr("gpuscan.live.capture.capture_processes", capture_processes)
     snapshot, pages = str(tmp_path / "a.zarr"), str(tmp_path / "pages.parquet")
     assert main(["capture", snapshot, "--pid", "7", "--pages", pages, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n_pages_written"] == 1
     assert watched == [(7,)]
     assert main(["capture", str(tmp_path / "b.zarr"), "--pid", "7", "--pages", pages]) == 2
-    assert "pages.parquet is there; give another place, or --force" in capsys.readouterr().err
+    assert "pages.parquet is there already; give another place, or --force" in capsys.readouterr().err
     trace = tmp_path / "lackey"
     trace.write_text(CASES["lackey"].text)
     assert main(["inspect", pages, "--machine", snapshot, "--json"]) == 0
@@ -269,16 +290,48 @@ def test_capture_writes_pages_beside_a_snapshot(
     assert "leave out --given" in capsys.readouterr().err
 
 
+def test_a_snapshot_is_there_where_its_pages_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The processes were watched, and the machine was captured: that is not done again for a table."""
+
+    def refused(error: Exception) -> Any:
+        raise error
+        yield
+
+    made: list[Any] = [iter(()), refused(PermissionError(1, "Operation not permitted", "/proc/7/pagemap"))]
+
+    def capture_processes(*_: Any, on_captured: Any, **__: Any) -> Any:
+        on_captured(made.pop(0))
+        return small_host()
+
+    monkeypatch.setattr("gpuscan.live.capture.capture_processes", capture_processes)
+    for name, code, why in (
+        ("a", 2, "no page of these processes is there"),
+        ("b", 1, "Operation not permitted"),
+    ):
+        argv = ["capture", str(tmp_path / name), "--pid", "7", "--pages", str(tmp_path / "p.csv"), "--json"]
+        assert main(argv) == code, name
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["n_pages_written"] is None
+        assert why in shown.err
+        assert (tmp_path / name / "zarr.json").is_file()
+        assert not (tmp_path / "p.csv").exists()
+
+
 def test_what_is_wrong_with_pages_is_said_before_anything_is_watched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there.csv").touch()
+    (tmp_path / "folder.csv").mkdir()
     for options, why in (
         (("--pages", "pages.csv"), "--pages is of the processes of --pid; give one too, or leave it out"),
         (("--pid", "7", "--pages", "pages.txt"), "pages.txt ends in neither .parquet nor .csv"),
+        (("--pid", "7", "--force", "--pages", str(tmp_path / "folder.csv")), "folder.csv is a directory"),
+        (("--pid", "7", "--pages", str(tmp_path / "none/new.csv")), "none"),
         (
             ("--pid", "7", "--pages", str(tmp_path / "there.csv")),
-            "there.csv is there; give another place, or",
+            "there.csv is there already; give another place, or",
         ),
     ):
         assert main(["capture", str(tmp_path / "a.zarr"), *options]) == 2

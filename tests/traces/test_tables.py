@@ -71,7 +71,7 @@ def test_nothing_is_replaced_unasked_or_left_behind(
         assert main(["convert", str(broken), str(tmp_path / f"new{suffix}")]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.txt", "out.parquet"]
     err = capsys.readouterr().err
-    assert "--force to replace it" in err
+    assert "out.parquet is there already; give another place, or --force to replace it" in err
     assert "ends in neither .parquet nor .csv" in err
 
 

@@ -71,7 +71,8 @@ _QUANTITY = re.compile(r"\s*(-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,40})?)\s*([A-Za-z]{
 _OTHERS = {
     rb"damon_recfmt_ver": "a binary record of an old damo",
     rb"(?:[^\n]*\n){0,8}?(?:kdamond [0-9]+ / context [0-9]+|base_time_absolute:|# total recorded snapshots"
-    rb"|monitoring time: |heatmap: [0-9]+\n|[0-9]+ +addr +[^\n]* size +[^\n]* access )": (
+    rb"|monitoring time: |heatmap: [0-9]+\n"
+    rb"|[0-9]{1,9} {1,9}addr {1,9}[^\n]{0,200} size {1,9}[^\n]{0,200} access )": (
         "a report of damo for people"
     ),
 }
