@@ -163,12 +163,12 @@ class Stage:
 
     def _take_room(self, n_room: int) -> None:
         empty = self._device.empty
-        self.n_room = n_room
         self.given |= {
             "staged_offsets": empty(n_room, np.uint32),
             "staged_words": empty(n_room, self._record_dtype),
         }
         self.flats, self.plan_words = empty(n_room, np.int64), empty(n_room, self._record_dtype)
+        self.n_room = n_room  # what is there, also where memory lacks
 
     def with_room(self, n_room: int) -> Stage:
         """Make it large enough for so many folios."""
