@@ -119,7 +119,6 @@ def bring(kernels: CudaKernels, cuts: Cutoffs, node_mask: NDArray[np.uint8] | No
             stage = kernels.stages.take()
             _Walk(kernels, stage, lo, hi, node_mask).cut_ties(cuts.now, is_shared=False)
             kernels.stages.give(stage)
-    mine.forget()
     return {"now": cuts.now, **mine.given}
 
 

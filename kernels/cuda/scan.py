@@ -85,9 +85,9 @@ class Scan:
         path, why = self._choose_path(totals)
         if path == "indexed" and totals[Total.SET_BLOCKS] == 0:
             # What is marked from now on comes with the next scan.
-            if self.cuts is not None:
-                self.kernels.cuts.know(self.cuts)
             return empty(why, _BLOCK_WORD_BYTES * counted.n_sections)
+        if cuts:
+            self.kernels.cuts.forget()  # they are about to be counted down
         stage = self.kernels.stages.take()
         n_stretches = self._cut(path, stage, counted, node_mask, cuts)
         n_room = min(totals[Total.CANDIDATES], request.capacity)
