@@ -92,6 +92,31 @@ def test_items_that_are_not_one_row_or_not_all_there_are_refused() -> None:
     assert kernels.count_ready() == 0
 
 
+class MaskedArray(ForeignArray):
+    """One whose library leaves out some elements."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            **super().__cuda_array_interface__,
+            "mask": ForeignArray(np.ones(len(self.array), dtype=bool)),
+        }
+
+
+@pytest.mark.parametrize("masked", ["pfns", "nids"])
+def test_masked_items_are_refused(masked: str) -> None:
+    """Kernels would take the elements that the mask leaves out."""
+    kernels: Any = emulated_backend().open(LAYOUT)
+    given = [
+        (MaskedArray if masked == name else ForeignArray)(each)
+        for name, each in zip(("pfns", "nids"), items(), strict=True)
+    ]
+    with pytest.raises(
+        ArgumentError, match=f"request: {masked} has a mask, and kernels take every element; give"
+    ):
+        kernels.request(*given, NONE)
+
+
 def test_a_store_takes_them_where_its_backend_does() -> None:
     machine = gpuscan.resolve_topology("two-socket-cxl", 2 << 30)
     pfns = machine.page_map.extent_pfn_start[:1]
