@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -141,13 +141,21 @@ class CudaKernels:
     def working(self) -> Iterator[None]:
         """Hold the lock, with the device current.
 
+        Who leaves by an error waits for what was begun: it works on arrays of the caller, and on memory that
+        the next call writes to.
+
         Raises:
             ArgumentError: the store was closed.
         """
         with self._lock, self.device.working():
             if not self._is_open:
                 raise closed()
-            yield
+            try:
+                yield
+            except BaseException:  # KeyboardInterrupt too
+                with suppress(Exception):  # a broken device: what is raised already says so
+                    self.device.wait()
+                raise
 
     def node_mask(self, mask: NDArray[np.uint8] | None) -> Any:
         """Return which nodes are looked at, device uint8[1024], for launches that follow at once.

@@ -156,6 +156,10 @@ class CupyDevice:
         """Copy from pinned memory, which waits for nothing."""
         array.set(content, stream=self._stream)
 
+    def wait(self) -> None:
+        """Wait for the kernel stream."""
+        self._stream.synchronize()
+
     def fetch(self, array: Any) -> NDArray[Any]:
         """Return a copy in host memory."""
         fetched: NDArray[Any] = array.get(stream=self._stream)

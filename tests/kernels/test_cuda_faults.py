@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from emulated import EmulatedDevice
+from emulated import EmulatedDevice, ForeignArray
 from gpuscan.base.errors import DeviceError
-from gpuscan.kernels.api import RecordParams
+from gpuscan.kernels.api import RecordParams, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.reference import ReferenceBackend
-from stores import assert_same_store, plain_layout
+from stores import NONE, assert_same_store, plain_layout
 
 LAYOUT = plain_layout(n_sections=1)
 
@@ -61,3 +63,82 @@ def test_a_call_that_finds_no_memory_can_be_made_again(name: str) -> None:
         getattr(kernels, name)(pfns, nids, *params, outcomes)
         np.testing.assert_array_equal(outcomes, expected)
         assert_same_store(kernels, reference)
+
+
+class LateDevice(EmulatedDevice):
+    """A device that knows whether something it was asked for may still be running; its fetches fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_running = False
+        self.error: BaseException | None = None
+
+    def compile(self, source: str) -> Callable[[str], Kernel]:
+        find = super().compile(source)
+
+        def find_late(name: str) -> Kernel:
+            self.is_running = True
+            return find(name)
+
+        return find_late
+
+    def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        self.is_running = True
+        super().write_from(array, content)
+
+    def wait(self) -> None:
+        self.is_running = False
+
+    def fetch(self, array: Any) -> NDArray[Any]:
+        self._fail()
+        return super().fetch(array)
+
+    def fetch_into(self, array: Any, into: NDArray[Any]) -> None:
+        self._fail()
+        super().fetch_into(array, into)
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.is_running = False
+
+
+FLATS = np.arange(0, 300, 3)
+NIDS = np.zeros(len(FLATS), dtype=np.int32)
+WORDS = np.zeros(len(FLATS), dtype=LAYOUT.fmt.dtype)
+CALLS: dict[str, Callable[[Any], object]] = {
+    "request": lambda kernels: kernels.request(FLATS, NIDS, NONE),
+    "request of the device's": lambda kernels: kernels.request(ForeignArray(FLATS), ForeignArray(NIDS), NONE),
+    "record": lambda kernels: kernels.record(FLATS, NIDS, RecordParams(9, 9, 1), NONE),
+    "release of the device's": lambda kernels: kernels.release(
+        ForeignArray(FLATS), ForeignArray(WORDS), NONE
+    ),
+    "discard": lambda kernels: kernels.discard(FLATS),
+    "count_ready": lambda kernels: kernels.count_ready(),
+    "scan": lambda kernels: kernels.scan(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages)),
+}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_is_cut_short_waits_for_what_it_began(call: str, error: type[BaseException]) -> None:
+    """Its arrays are free again, as after any call."""
+    device = LateDevice()
+    kernels = CudaBackend(device).open(LAYOUT)
+    device.error = error("on purpose")
+    with pytest.raises(error, match="on purpose"):
+        CALLS[call](kernels)
+    assert not device.is_running
+
+
+def test_a_broken_device_does_not_hide_what_went_wrong() -> None:
+    device = LateDevice()
+    kernels = CudaBackend(device).open(LAYOUT)
+    device.error = KeyboardInterrupt("on purpose")
+
+    def broken() -> None:
+        raise RuntimeError("the device is lost")
+
+    device.wait = broken  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt, match="on purpose"):
+        kernels.count_ready()
