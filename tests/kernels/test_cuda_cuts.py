@@ -13,7 +13,7 @@ from emulated import emulated_backend
 from gpuscan.kernels.api import Budget, Cutoffs, Kernels, ScanRequest
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.page_map import SECTION_PAGES, Extent
-from stores import NONE, assert_same_store, layout_of
+from stores import NONE, assert_same_plan, assert_same_store, layout_of
 
 LAYOUT = layout_of(
     [Extent(at * SECTION_PAGES, (at + 1) * SECTION_PAGES, at + 1, at + 1) for at in range(2)], n_targets=4
@@ -73,3 +73,25 @@ def test_cut_offs_are_those_that_a_scan_is_given(work: Callable[[Kernels], list[
     assert found == work(reference)
     assert len(found[1]) == 100
     assert_same_store(mine, reference)
+
+
+@pytest.mark.parametrize("path", ["dense", "indexed"])
+def test_a_folio_that_nobody_counted_leaves_their_quota_to_those_that_were(path: Any) -> None:
+    """It is below the pages that were ranked, so it comes first, in one round with them."""
+    layout = layout_of([Extent(0, SECTION_PAGES, 1, 1)], n_targets=4, large_folios=True)
+    hot = np.arange(512, 532)
+    limits = np.full(layout.n_targets, len(hot))
+    plans, stores = [], []
+    for backend in (emulated_backend(), ReferenceBackend()):
+        kernels = backend.open(layout)
+        kernels.set_order(np.array([0]), 9)
+        kernels.set_eligible(np.arange(layout.n_pages), True)
+        kernels.request(hot, np.zeros(len(hot), dtype=np.int32), NONE)
+        cuts = kernels.rank(Budget(limits, np.zeros_like(limits), 0), 0, layout.n_pages)
+        kernels.request(np.array([0]), np.zeros(1, dtype=np.int32), NONE)
+        plans.append(kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages, path, cuts=cuts)))
+        stores.append(kernels)
+        assert cuts.above_pages[0, 0] == 0
+    assert plans[0].flat.tolist() == hot.tolist()
+    assert_same_plan(*plans)
+    assert_same_store(*stores)
