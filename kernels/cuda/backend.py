@@ -379,13 +379,16 @@ class CudaKernels:
     def close(self) -> None:
         """Let go of the arrays."""
         with self._lock, self.device.working():
+            if not self._is_open:
+                return
             self._is_open = False
             self.own = {}
             self._launches.clear()
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
             self.stages = Stages(self.device, self.layout.fmt.dtype)
-            del self.scratch, self.cuts, self._producing, self._all_nodes, self._nodes_of_mask
+            del self.scratch, self.cuts, self._producing
+            del self._all_nodes, self._nodes_of_mask, self._section_pfn
 
 
 class HostBuffers:

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from emulated import EmulatedDevice, ForeignArray
-from gpuscan.base.errors import DeviceError
-from gpuscan.kernels.api import RecordParams, ScanRequest
+from gpuscan.base.errors import ArgumentError, DeviceError
+from gpuscan.kernels.api import Budget, RecordParams, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.reference import ReferenceBackend
@@ -63,6 +63,20 @@ def test_a_call_that_finds_no_memory_can_be_made_again(name: str) -> None:
         getattr(kernels, name)(pfns, nids, *params, outcomes)
         np.testing.assert_array_equal(outcomes, expected)
         assert_same_store(kernels, reference)
+
+
+def test_a_store_is_closed_once_and_lets_go_of_all_it_had() -> None:
+    kernels = CudaBackend(EmulatedDevice()).open(LAYOUT)
+    limits = np.full(LAYOUT.n_targets, 9)
+    counted = kernels.count_keys(Budget(limits, np.zeros_like(limits), 0), 0, LAYOUT.n_pages)
+    kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages, "dense"))
+    assert kernels.section_pfn() is not None
+    kernels.close()
+    kernels.close()
+    with pytest.raises(ArgumentError, match="the store is closed"):
+        counted.cut(np.zeros(LAYOUT.n_targets, dtype=np.int32))
+    kept = {name for name, value in vars(kernels).items() if isinstance(value, np.ndarray)}
+    assert kept == set(), "memory of the device"
 
 
 class LateDevice(EmulatedDevice):
