@@ -13,10 +13,11 @@ from cuda_compiler import MARK, cubin_of, memory_steps, missing
 from emulated import EmulatedDevice, ForeignArray, emulated_backend
 from emulator.loader import EmulatedModule
 from emulator.presence import need
-from gpuscan.base.errors import ArgumentError, InputError
+from gpuscan.base.errors import ArgumentError, DeviceFailedError, InputError
 from gpuscan.kernels.api import Budget, Outcome, RecordParams, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.own_kernels import VIEW, header, view_of
+from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import STORE_FORMATS, record_format
 from gpuscan.records.page_map import SECTION_PAGES, Extent
@@ -236,6 +237,33 @@ def test_a_store_leaves_its_plans_on_the_device() -> None:
         pytest.raises(InputError, match="the plans of this store are made in host memory"),
     ):
         store.scan_on_device()
+
+
+@pytest.mark.parametrize("falls_back", [False, True])
+def test_a_guard_that_nobody_takes_over_from_leaves_arrays_on_the_device(falls_back: bool) -> None:
+    backend = GuardedBackend(emulated_backend(), ReferenceBackend if falls_back else None)
+    kernels: Any = backend.open(LAYOUT)
+    pfns = np.arange(0, 3000, 30)
+    kernels.set_eligible(pfns, True)
+    given = ForeignArray(pfns), ForeignArray(np.ones(len(pfns), dtype=np.int32))
+    if falls_back:
+        with pytest.raises(ArgumentError, match="pfns is in a GPU's memory; give int64"):
+            kernels.request(*given, NONE)
+        assert kernels.scan_on_device is None
+        return
+    assert kernels.request(*given, NONE)[Outcome.ACCEPTED] == len(pfns)
+    assert kernels.record(*given, PARAMS, NONE)[Outcome.REFRESHED] == len(pfns)
+    plan = kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+    assert plan.flat.tolist() == pfns.tolist()
+    counts = kernels.release(ForeignArray(plan.flat), ForeignArray(plan.words), NONE)
+    assert counts[ReleaseOutcome.RESTORED] == len(pfns)
+    kernels._kernels.launch = _lost
+    with pytest.raises(DeviceFailedError, match=r"the device cuda failed in scan \(RuntimeError: lost\)"):
+        kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+
+
+def _lost(*_: Any, **__: Any) -> None:
+    raise RuntimeError("lost")
 
 
 # Kernels of others
