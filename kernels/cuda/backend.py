@@ -429,7 +429,7 @@ def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
     if needed > available:
         raise DeviceError(
             f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} "
-            f"on the device, {format_bytes(available)} are free; simulate less, use the format "
+            f"on the device, at most {format_bytes(available)} are free; simulate less, use the format "
             "pghot-compact, or use --device cpu"
         )
     return StoreArrays.zeroed(layout, device.zeros)

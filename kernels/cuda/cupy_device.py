@@ -57,12 +57,15 @@ class CupyDevice:
 
     def free_bytes(self) -> int:
         """Return what the driver and CuPy's pool have free; with another allocator all there is."""
+        known = self._known_free_bytes()
+        return int(self._device.mem_info[1]) if known is None else known
+
+    def _known_free_bytes(self) -> int | None:
+        """Return what is free, or None: only another allocator knows what it has."""
         pool = self._cupy.get_default_memory_pool()
         owner: Any = getattr(self._cupy.cuda.get_allocator(), "__self__", None)
         if owner is not pool:
-            return int(
-                self._device.mem_info[1]
-            )  # only it knows; what lacks shows when it is asked for memory
+            return None
         return int(self._device.mem_info[0]) + int(pool.free_bytes())
 
     def compile(self, source: str) -> Callable[[str], Kernel]:
@@ -104,9 +107,11 @@ class CupyDevice:
         try:
             yield
         except MemoryError:  # CuPy's own is one, and that of another allocator
+            known = self._known_free_bytes()
+            free = "the GPU has an unknown amount" if known is None else f"the GPU has {format_bytes(known)}"
             raise DeviceError(
-                f"the GPU has {format_bytes(self.free_bytes())} free, {format_bytes(needed_bytes)} more are "
-                "needed; close what else uses it, scan with a smaller plan, or use --device cpu"
+                f"{free} free, {format_bytes(needed_bytes)} more are needed; close what else uses it, scan "
+                "with a smaller plan, or use --device cpu"
             ) from None
 
     def clear(self, array: Any) -> None:

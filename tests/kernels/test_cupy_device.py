@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpuscan.base.errors import ArgumentError
+from gpuscan.base.errors import ArgumentError, DeviceError
 from gpuscan.kernels.cuda import cupy_device
 from gpuscan.kernels.cuda.cupy_device import CupyDevice
 
@@ -37,6 +37,7 @@ class FakeGpu:
 
     def __init__(self, number: int | None) -> None:
         self.id = number or 0
+        self.mem_info = (3 << 20, 80 << 20)
 
     def __enter__(self) -> None:
         pass
@@ -45,13 +46,27 @@ class FakeGpu:
         pass
 
 
+class FakePool:
+    """CuPy's own memory."""
+
+    def malloc(self, n_bytes: int) -> None:
+        raise AssertionError("nobody asks for it here")
+
+    def free_bytes(self) -> int:
+        return 1 << 20
+
+
 class FakeCupy:
     """CuPy with GPU 0 current; arrays are where they say they are."""
 
     def __init__(self) -> None:
         self.current: FakeStream | None = None
+        self.pool = FakePool()
+        self.allocator: Any = self.pool.malloc
+        self.get_default_memory_pool = lambda: self.pool
         self.cuda = SimpleNamespace(
             Device=FakeGpu,
+            get_allocator=lambda: self.allocator,
             Stream=lambda non_blocking: FakeStream(self, "store's"),
             ExternalStream=lambda pointer: FakeStream(self, pointer),
             UnownedMemory=lambda address, n_bytes, owner: (address, n_bytes, owner),
@@ -63,6 +78,9 @@ class FakeCupy:
 
     def ndarray(self, shape: Any, dtype: Any, pointer: Any, strides: Any) -> Any:
         return SimpleNamespace(shape=shape, dtype=dtype, memory=pointer, strides=strides)
+
+    def empty(self, length: int, dtype: Any) -> Any:
+        raise MemoryError
 
     def from_dlpack(self, array: Any) -> Any:
         return array.__dlpack__(stream=self.current)
@@ -146,3 +164,18 @@ def test_an_array_of_another_gpu_is_refused(device: Any, array: Any) -> None:
     with pytest.raises(ArgumentError, match="is on GPU 1, the store on GPU 0"):
         device.adopt(array)
     assert device._stream.waited_for == []
+
+
+@pytest.mark.parametrize(
+    ("is_others", "free_bytes", "says"),
+    [(False, 4 << 20, "the GPU has 4 MiB free"), (True, 80 << 20, "the GPU has an unknown amount free")],
+)
+def test_what_is_free_is_said_where_it_is_known(
+    device: Any, is_others: bool, free_bytes: int, says: str
+) -> None:
+    """Another allocator alone knows; a store is opened unless the GPU as a whole is too small."""
+    if is_others:
+        device._cupy.allocator = lambda n_bytes: None
+    assert device.free_bytes() == free_bytes
+    with pytest.raises(DeviceError, match=f"{says}, 8 MiB more are needed; close"):
+        device.empty(1 << 20, "int64")
