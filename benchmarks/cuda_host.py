@@ -96,6 +96,9 @@ class IdleDevice:
         """Copy."""
         array[:] = content
 
+    def wait(self) -> None:
+        """Do nothing."""
+
     def fetch(self, array: Any) -> NDArray[Any]:
         """Return a copy."""
         fetched: NDArray[Any] = array.copy()

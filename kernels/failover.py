@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base.arguments import is_on_gpu
 from gpuscan.base.errors import DeviceError, DeviceFailedError, InputError
 from gpuscan.kernels.api import (
     Backend,
@@ -36,6 +37,7 @@ from gpuscan.kernels.api import (
     StoreArrays,
     StoreLayout,
 )
+from gpuscan.kernels.device_plan import DevicePlan
 from gpuscan.kernels.signatures import Door
 
 _CALLERS_FAULT = (InputError, ValueError, TypeError)
@@ -54,7 +56,8 @@ class GuardedBackend:
     Args:
         primary: where stores are opened.
         fallback: opens the backend that takes over; None = nobody does. Then nothing is kept on the
-            host either, and operations may run side by side; with one, they take turns.
+            host either, operations may run side by side, and arrays and plans may be on the device; with
+            one, they take turns, and are in host memory.
         on_failure: called with a sentence when the fallback has taken over.
 
     Attributes:
@@ -116,7 +119,7 @@ class GuardedKernels:
         self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """See :meth:`Kernels.request`."""
-        pfns, nids, outcomes = self._door.arrays("request", pfns, nids, outcomes)
+        pfns, nids, outcomes = self._arrays("request", pfns, nids, outcomes)
         return self._do(
             "request",
             lambda kernels: kernels.request(pfns, nids, outcomes),
@@ -132,7 +135,7 @@ class GuardedKernels:
         outcomes: NDArray[np.uint8],
     ) -> NDArray[np.int64]:
         """See :meth:`Kernels.record`."""
-        pfns, nids, outcomes = self._door.arrays("record", pfns, nids, outcomes)
+        pfns, nids, outcomes = self._arrays("record", pfns, nids, outcomes)
         return self._do(
             "record",
             lambda kernels: kernels.record(pfns, nids, params, outcomes),
@@ -175,11 +178,19 @@ class GuardedKernels:
                 self._renew()
         return raw
 
+    @property
+    def scan_on_device(self) -> Callable[[ScanRequest], DevicePlan] | None:
+        """As its kernels have it; None where these make plans in host memory, or a fallback may take over."""
+        scan: Callable[[ScanRequest], DevicePlan] | None = getattr(self._kernels, "scan_on_device", None)
+        if scan is None or self._guards:
+            return None
+        return lambda request: self._do("scan", lambda _: scan(request))
+
     def release(
         self, flats: NDArray[np.int64], words: NDArray[Any], outcomes: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """See :meth:`Kernels.release`."""
-        flats, words, outcomes = self._door.arrays("release", flats, words, outcomes)
+        flats, words, outcomes = self._arrays("release", flats, words, outcomes)
         return self._do(
             "release",
             lambda kernels: kernels.release(flats, words, outcomes),
@@ -250,6 +261,12 @@ class GuardedKernels:
         self._kernels.close()
         self.arrays = self._kernels.arrays
         self._base, self._journal = None, []
+
+    def _arrays(self, operation: str, *given: Any) -> list[Any]:
+        """Return the arrays of a call. Those on a device are its kernels' to check; no journal keeps them."""
+        if not self._guards and any(is_on_gpu(array) for array in given):
+            return list(given)
+        return self._door.arrays(operation, *given)
 
     def _do(
         self,

@@ -84,6 +84,9 @@ class EmulatedDevice:
     def write_from(self, array: Any, content: NDArray[Any]) -> None:
         array[:] = content
 
+    def wait(self) -> None:
+        pass
+
     def fetch(self, array: Any) -> NDArray[Any]:
         fetched: NDArray[Any] = array.copy()
         return fetched

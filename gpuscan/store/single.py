@@ -147,7 +147,8 @@ class Store(PageStore):
         scan = getattr(self.kernels, "scan_on_device", None)
         if scan is None:
             raise InputError(
-                "scan_on_device: the plans of this store are made in host memory; use scan(), or a GPU"
+                "scan_on_device: the plans of this store are made in host memory; use scan(), or a GPU "
+                "that no other backend takes over from"
             )
         request = self._from_cursor(capacity, path, nodes, node_mask, end, cuts)
         self._put_back(self._ahead)  # of a drain that stands still

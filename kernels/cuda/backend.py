@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -141,13 +141,21 @@ class CudaKernels:
     def working(self) -> Iterator[None]:
         """Hold the lock, with the device current.
 
+        Who leaves by an error waits for what was begun: it works on arrays of the caller, and on memory that
+        the next call writes to.
+
         Raises:
             ArgumentError: the store was closed.
         """
         with self._lock, self.device.working():
             if not self._is_open:
                 raise closed()
-            yield
+            try:
+                yield
+            except BaseException:  # KeyboardInterrupt too
+                with suppress(Exception):  # a broken device: what is raised already says so
+                    self.device.wait()
+                raise
 
     def node_mask(self, mask: NDArray[np.uint8] | None) -> Any:
         """Return which nodes are looked at, device uint8[1024], for launches that follow at once.
@@ -371,13 +379,16 @@ class CudaKernels:
     def close(self) -> None:
         """Let go of the arrays."""
         with self._lock, self.device.working():
+            if not self._is_open:
+                return
             self._is_open = False
             self.own = {}
             self._launches.clear()
             self.arrays = self.arrays.map(lambda array: self.device.empty(0, array.dtype))
             self.host_buffers = HostBuffers(self.device, self.layout.fmt.dtype)
             self.stages = Stages(self.device, self.layout.fmt.dtype)
-            del self.scratch, self.cuts, self._producing, self._all_nodes, self._nodes_of_mask
+            del self.scratch, self.cuts, self._producing
+            del self._all_nodes, self._nodes_of_mask, self._section_pfn
 
 
 class HostBuffers:
@@ -418,7 +429,7 @@ def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
     if needed > available:
         raise DeviceError(
             f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} "
-            f"on the device, {format_bytes(available)} are free; simulate less, use the format "
+            f"on the device, at most {format_bytes(available)} are free; simulate less, use the format "
             "pghot-compact, or use --device cpu"
         )
     return StoreArrays.zeroed(layout, device.zeros)

@@ -119,7 +119,6 @@ def bring(kernels: CudaKernels, cuts: Cutoffs, node_mask: NDArray[np.uint8] | No
             stage = kernels.stages.take()
             _Walk(kernels, stage, lo, hi, node_mask).cut_ties(cuts.now, is_shared=False)
             kernels.stages.give(stage)
-    mine.forget()
     return {"now": cuts.now, **mine.given}
 
 
@@ -144,13 +143,14 @@ class CudaKeyCounts:
 
     def cut(self, cut_key: NDArray[np.int32]) -> Cutoffs:
         """Return cut-offs at these keys whose quotas are all that was counted, of ties all there are now."""
-        kernels, cuts, layout = self._kernels, self._kernels.cuts, self._kernels.layout
+        kernels, layout = self._kernels, self._kernels.layout
         cut_key = check_cut_key(cut_key, layout.n_targets, layout.fmt.n_keys)
         quotas = np.zeros((len(QUOTAS), layout.n_targets), dtype=np.int64)
         is_above = np.arange(layout.fmt.n_keys) < cut_key[self.targets, None]
         quotas[0, self.targets] = np.where(is_above, self.pages_of_key, 0).sum(axis=1)
         lo, hi = self._range
         with kernels.working():
+            cuts = kernels.cuts
             if lo < hi:
                 cuts.put(
                     cut_key, self._budget.resume_flat, np.vstack((quotas[:1], np.full_like(quotas[1:], _ALL)))

@@ -46,32 +46,47 @@ static __device__ __forceinline__ u64* quota_of(const Store& store, const Cuts& 
   return 0;
 }
 
-/* Pages that this lane and those of the peers below want, which want from the same quota. All lanes. */
-static __device__ __forceinline__ u32 wanted_up_to_lane(const Store& store, u32 peers, u32 n_pages) {
-  const u32 up_to_lane = peers & (lanes_below() | 1u << lane_id());
-  if (!store.has_large_folios) return (u32)__popc(up_to_lane) * n_pages;
+/* Of lanes that want from the same quota, whose folios are `left` pages at most: whether this one's fits. They take in
+ * lane order, each what fits; a tie that does not fit ends the ties. All lanes. */
+static __device__ __forceinline__ bool fits_in_turn(u32 peers, u32 n_pages, u32 left, bool ends) {
+  bool fits = false;
+  for (u32 lane = 0; lane < GS_LANES; ++lane) {
+    const u32 pages = __shfl_sync(GS_ALL_LANES, n_pages, (int)lane);
+    if (peers >> lane & 1u) {
+      const bool its_fits = pages <= left;
+      fits = lane == lane_id() ? its_fits : fits;
+      left = its_fits ? left - pages : ends ? 0 : left;
+    }
+  }
+  return fits;
+}
+
+/* Pages that the peers want. All lanes. */
+static __device__ __forceinline__ u32 wanted_by(const Store& store, u32 peers, u32 n_pages) {
+  if (!store.has_large_folios) return (u32)__popc(peers) * n_pages;
   u32 wanted = 0; /* of 32 folios of at most a section */
   for (u32 lane = 0; lane < GS_LANES; ++lane) {
     const u32 pages = __shfl_sync(GS_ALL_LANES, n_pages, (int)lane);
-    if (up_to_lane >> lane & 1u) wanted += pages;
+    if (peers >> lane & 1u) wanted += pages;
   }
   return wanted;
 }
 
 /* Take the pages of the lanes out of their quotas, at once for those that draw on the same one; return whether this
  * lane's could be. Who does not claim gives them back. Other warps may find too little meanwhile, and claim less,
- * never more. All lanes. */
-static __device__ __forceinline__ bool reserve(const Store& store, u64* quota, u32 n_pages) {
+ * never more. is_tie: the quota is of ties. All lanes. */
+static __device__ __forceinline__ bool reserve(const Store& store, u64* quota, u32 n_pages, bool is_tie) {
   const u32 peers = __match_any_sync(GS_ALL_LANES, (u64)quota);
-  const u32 wanted = wanted_up_to_lane(store, peers, n_pages);
-  const u32 all = __shfl_sync(GS_ALL_LANES, wanted, 31 - __clz((int)peers));
+  const u32 all = wanted_by(store, peers, n_pages);
   u32 left = 0; /* of what all want */
   if (quota && (peers & lanes_below()) == 0) {
     const i64 had = (i64)atomicAdd(quota, 0ull - all);
     left = had < 0 ? 0 : had < all ? (u32)had : all;
   }
   left = __shfl_sync(GS_ALL_LANES, left, __ffs((int)peers) - 1);
-  const bool fits = !quota || wanted <= left;
+  bool fits = (u32)__popc(peers & lanes_below()) < left; /* a page each */
+  if (store.has_large_folios) fits = fits_in_turn(peers, n_pages, left, is_tie);
+  fits = fits || !quota;
   if (!fits) atomicAdd(quota, (u64)n_pages);
   return fits;
 }
@@ -108,7 +123,7 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
         quota = quota_of(store, cuts, flat, word, target, &may_claim);
         n_pages = quota ? (u32)folio_pages(store, flat) : 0;
       }
-      const bool fits = reserve(store, quota, n_pages);
+      const bool fits = reserve(store, quota, n_pages, quota != cuts.above_pages + target);
       if (!fits) quota = 0;
       may_claim = may_claim && fits;
     }

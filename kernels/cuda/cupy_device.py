@@ -21,6 +21,10 @@ _PIECE_BYTES = 2 << 20
 """Plans are fetched in pieces of this size, 40 to 80 us each on PCIe 5 and 4. One engine copies to the host
 and serves the streams in turn: the next scan's looks at its counters are not to wait for a whole plan.
 Derived from the bus, to be measured (``overlap`` of benchmarks/gpu_accept.py)."""
+_LEGACY_STREAM = 1
+"""CUDA's ``cudaStreamLegacy``: comes after all that blocking streams were given. It is waited for where an
+array names no stream, as Numba's of the default one (None) and interfaces before version 3; this device's
+streams are non-blocking, and would not wait by themselves."""
 
 
 class CupyDevice:
@@ -53,12 +57,15 @@ class CupyDevice:
 
     def free_bytes(self) -> int:
         """Return what the driver and CuPy's pool have free; with another allocator all there is."""
+        known = self._known_free_bytes()
+        return int(self._device.mem_info[1]) if known is None else known
+
+    def _known_free_bytes(self) -> int | None:
+        """Return what is free, or None: only another allocator knows what it has."""
         pool = self._cupy.get_default_memory_pool()
         owner: Any = getattr(self._cupy.cuda.get_allocator(), "__self__", None)
         if owner is not pool:
-            return int(
-                self._device.mem_info[1]
-            )  # only it knows; what lacks shows when it is asked for memory
+            return None
         return int(self._device.mem_info[0]) + int(pool.free_bytes())
 
     def compile(self, source: str) -> Callable[[str], Kernel]:
@@ -100,9 +107,11 @@ class CupyDevice:
         try:
             yield
         except MemoryError:  # CuPy's own is one, and that of another allocator
+            known = self._known_free_bytes()
+            free = "the GPU has an unknown amount" if known is None else f"the GPU has {format_bytes(known)}"
             raise DeviceError(
-                f"the GPU has {format_bytes(self.free_bytes())} free, {format_bytes(needed_bytes)} more are "
-                "needed; close what else uses it, scan with a smaller plan, or use --device cpu"
+                f"{free} free, {format_bytes(needed_bytes)} more are needed; close what else uses it, scan "
+                "with a smaller plan, or use --device cpu"
             ) from None
 
     def clear(self, array: Any) -> None:
@@ -122,20 +131,20 @@ class CupyDevice:
 
     def adopt(self, array: Any) -> Any:
         """Return a view; the kernel stream waits for the caller's."""
-        if not hasattr(array, "__cuda_array_interface__"):
+        told = getattr(array, "__cuda_array_interface__", None)  # of CuPy with the caller's current stream
+        stream = None if told is None else told.get("stream")
+        if told is None or (stream is None and hasattr(array, "__dlpack__")):
             self._refuse_other(int(array.__dlpack_device__()[1]))
             with self._device, self._stream:  # DLPack: the array's library makes this stream wait
                 return self._cupy.from_dlpack(array)
-        told = array.__cuda_array_interface__  # of CuPy's arrays with the caller's current stream
         shape, dtype = tuple(told["shape"]), np.dtype(told["typestr"])
         address, n_items = int(told["data"][0]), int(np.prod(shape))
         with self._device:
             if n_items == 0:
                 return self._cupy.empty(shape, dtype=dtype)
             self._refuse_other(int(self._cupy.cuda.runtime.pointerGetAttributes(address).device))
-            if told.get("stream") is not None:
-                caller = self._cupy.cuda.ExternalStream(int(told["stream"]))
-                self._stream.wait_event(caller.record())
+            caller = self._cupy.cuda.ExternalStream(_LEGACY_STREAM if stream is None else int(stream))
+            self._stream.wait_event(caller.record())
             memory = self._cupy.cuda.UnownedMemory(address, n_items * dtype.itemsize, array)
             pointer = self._cupy.cuda.MemoryPointer(memory, 0)
             return self._cupy.ndarray(shape, dtype, pointer, strides=told.get("strides"))
@@ -151,6 +160,10 @@ class CupyDevice:
     def write_from(self, array: Any, content: NDArray[Any]) -> None:
         """Copy from pinned memory, which waits for nothing."""
         array.set(content, stream=self._stream)
+
+    def wait(self) -> None:
+        """Wait for the kernel stream."""
+        self._stream.synchronize()
 
     def fetch(self, array: Any) -> NDArray[Any]:
         """Return a copy in host memory."""

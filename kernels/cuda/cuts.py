@@ -20,8 +20,9 @@ from gpuscan.kernels.layout import StoreLayout
 
 @dataclass(eq=False)
 class _Known:
-    """What the device has: the fields of :class:`Cutoffs`, quotas as int64[3, n_targets]."""
+    """What the device has: whose, and their fields as they were; quotas as int64[3, n_targets]."""
 
+    cuts: Cutoffs
     now: int
     cut_key: NDArray[np.int32]
     resume_flat: NDArray[np.int64]
@@ -97,17 +98,23 @@ class DeviceCuts:
 
     def know(self, cuts: Cutoffs) -> None:
         """Remember that the device has just these cut-offs."""
-        self._known = _Known(cuts.now, cuts.cut_key.copy(), cuts.resume_flat.copy(), np.vstack(cuts.quotas))
+        self._known = _Known(
+            cuts, cuts.now, cuts.cut_key.copy(), cuts.resume_flat.copy(), np.vstack(cuts.quotas)
+        )
 
     def forget(self) -> None:
         """Know of none: a scan is about to count them down."""
         self._known = None
 
     def has(self, cuts: Cutoffs) -> bool:
-        """Return whether the device has these cut-offs, with what is left of them."""
+        """Return whether the device has these cut-offs, with what is left of them.
+
+        Numbers alone do not tell: up to where ties go is of the range and the nodes that were ranked.
+        """
         known = self._known
         return (
             known is not None
+            and known.cuts is cuts
             and known.now == cuts.now
             and np.array_equal(known.cut_key, cuts.cut_key)
             and np.array_equal(known.resume_flat, cuts.resume_flat)

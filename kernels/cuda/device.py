@@ -84,6 +84,10 @@ class Device(Protocol):
         """
         ...
 
+    def wait(self) -> None:
+        """Wait for what was begun."""
+        ...
+
     def fetch(self, array: Any) -> NDArray[Any]:
         """Wait for what was begun, and return a copy in host memory; ``array`` may be a strided view."""
         ...

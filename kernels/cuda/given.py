@@ -28,7 +28,7 @@ def adopted(
         record_dtype: what ``record`` stands for in a spec.
 
     Raises:
-        ArgumentError: one is of another dtype, shape or device, or not contiguous.
+        ArgumentError: one is of another dtype, shape or device, not contiguous, or masked.
     """
     taken: list[Any] = []
     for spec, array in zip(specs, given, strict=True):
@@ -37,6 +37,9 @@ def adopted(
         remedy = f"give {dtype}[{n_items}], contiguous, on the store's device"
         if not is_on_gpu(array):
             raise ArgumentError(f"{place}: {spec.name} is in host memory, and not all are; {remedy}")
+        told = getattr(array, "__cuda_array_interface__", None)
+        if told is not None and told.get("mask") is not None:
+            raise ArgumentError(f"{place}: {spec.name} has a mask, and kernels take every element; {remedy}")
         try:
             mine = device.adopt(array)
         except ArgumentError as error:

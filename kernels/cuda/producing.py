@@ -34,15 +34,19 @@ class Producing:
 
     def _grow(self, n_items: int) -> None:
         device, ordered = self._kernels.device, self._kernels.ordered
-        self._room = room = min(PIECE_ITEMS, max(n_items, 2 * self._room))
+        room = min(PIECE_ITEMS, max(n_items, 2 * self._room))
         n_words = room + (room + 1) // 2  # an int64 and an int32 for each
-        self._items_here = device.host_empty(n_words, np.uint64)
-        self._items_there = device.empty(n_words, np.uint64)
-        self._outcomes_here = device.host_empty(room, np.uint8)
-        self._outcomes_there = device.empty(room, np.uint8)
-        # Counts of outcomes, then the table: twice as many slots as items, of 16 bytes each.
-        self._table = device.empty(N_OUTCOMES + (4 * room if ordered else 0), np.uint64)
-        self._slots = device.empty(room if ordered else 0, np.uint32)
+        grown = (
+            *(device.host_empty(n_words, np.uint64), device.empty(n_words, np.uint64)),
+            *(device.host_empty(room, np.uint8), device.empty(room, np.uint8)),
+            # Counts of outcomes, then the table: twice as many slots as items, of 16 bytes each.
+            device.empty(N_OUTCOMES + (4 * room if ordered else 0), np.uint64),
+            device.empty(room if ordered else 0, np.uint32),
+        )
+        # All or nothing: where memory lacks, what is there stays as long as the room says.
+        self._items_here, self._items_there, self._outcomes_here, self._outcomes_there = grown[:4]
+        self._table, self._slots = grown[4:]
+        self._room = room
 
     def run(
         self,

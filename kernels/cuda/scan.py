@@ -85,9 +85,9 @@ class Scan:
         path, why = self._choose_path(totals)
         if path == "indexed" and totals[Total.SET_BLOCKS] == 0:
             # What is marked from now on comes with the next scan.
-            if self.cuts is not None:
-                self.kernels.cuts.know(self.cuts)
             return empty(why, _BLOCK_WORD_BYTES * counted.n_sections)
+        if cuts:
+            self.kernels.cuts.forget()  # they are about to be counted down
         stage = self.kernels.stages.take()
         n_stretches = self._cut(path, stage, counted, node_mask, cuts)
         n_room = min(totals[Total.CANDIDATES], request.capacity)
@@ -149,14 +149,13 @@ class Scan:
         return n_stretches
 
     def _claim(self, path: str, stage: Stage, n_stretches: int, node_mask: Any, cuts: dict[str, Any]) -> None:
-        target_counts, _ = self.kernels.scratch.columns(_n_chunks(n_stretches))
         self.undo = lambda: self._undo(stage, n_stretches)
         self.kernels.launch(
             f"scan_{path}" + "_budget" * bool(cuts),
             32 * n_stretches,
             node_mask=node_mask,
             n_stretches=n_stretches,
-            target_counts=target_counts,
+            target_counts=self.kernels.scratch.target_counts,
             **stage.given,
             **cuts,
         )
@@ -167,20 +166,19 @@ class Scan:
 
     def _group(self, claimed: _Claimed, flats: Any, words: Any) -> None:
         """Find the places of the claims, and scatter them there."""
-        n_chunks = _n_chunks(claimed.n_stretches)
-        target_counts, places = self.kernels.scratch.columns(n_chunks)
+        scratch = self.kernels.scratch
         self.kernels.launch(
             "group",
             32 * self.layout.n_targets,
-            n_chunks=n_chunks,
-            target_counts=target_counts,
-            places=places,
+            n_chunks=-(-claimed.n_stretches // WARPS),
+            target_counts=scratch.target_counts,
+            places=scratch.places,
         )
         self.kernels.launch(
             "scatter",
             32 * claimed.n_stretches,
             n_stretches=claimed.n_stretches,
-            places=places,
+            places=scratch.places,
             plan_flats=flats,
             plan_words=words,
             **claimed.stage.given,
@@ -300,7 +298,3 @@ class Scan:
             "examined_pages": 0,
             "examined_bytes": n_bytes,
         }
-
-
-def _n_chunks(n_stretches: int) -> int:
-    return -(-n_stretches // WARPS)

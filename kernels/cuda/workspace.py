@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gpuscan.kernels.cuda.device import Device
 from gpuscan.kernels.cuda.launches import QUOTAS
 from gpuscan.kernels.cuda.source import WARPS, Total
-from gpuscan.kernels.cuda.stretches import STRETCHES, most_cells
+from gpuscan.kernels.cuda.stretches import STRETCHES, most_cells, n_stretches_of
 from gpuscan.kernels.layout import StoreLayout
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -103,11 +103,13 @@ class Scratch:
     Attributes:
         report: what the host is told.
         most_claims: device int64[STRETCHES], folios that a budget lets claim of each stretch.
+        target_counts: device uint32[n_targets * n_chunks], claims per (target, chunk), with room for the most
+            chunks that a scan has, and
+        places: device int64[n_targets * n_chunks], of the first of each in the plan.
         given: what every launch may be given of it, by name.
     """
 
     def __init__(self, device: Device, layout: StoreLayout) -> None:
-        self._device = device
         n_sections = layout.n_pages // SECTION_PAGES
         n_cells = most_cells(n_sections)
         self.report = Report(device, layout)
@@ -123,19 +125,9 @@ class Scratch:
             "plan_offsets": self.report.offsets,
         }
         self.most_claims = device.empty(STRETCHES, np.int64)
-        self._n_targets = layout.n_targets
-        self._grow_columns(-(-min(STRETCHES, n_sections * 8) // WARPS))
-
-    def _grow_columns(self, n_chunks: int) -> None:
-        self.n_chunks = n_chunks
-        self._target_counts = self._device.empty(self._n_targets * n_chunks, np.uint32)
-        self._places = self._device.empty(self._n_targets * n_chunks, np.int64)
-
-    def columns(self, n_chunks: int) -> tuple[Any, Any]:
-        """Return room for the counts of claims per (target, chunk), and for their places."""
-        if n_chunks > self.n_chunks:
-            self._grow_columns(n_chunks)
-        return self._target_counts, self._places
+        most_chunks = -(-n_stretches_of(0, layout.n_pages) // WARPS)
+        self.target_counts = device.empty(layout.n_targets * most_chunks, np.uint32)
+        self.places = device.empty(layout.n_targets * most_chunks, np.int64)
 
 
 class Stage:
@@ -163,12 +155,12 @@ class Stage:
 
     def _take_room(self, n_room: int) -> None:
         empty = self._device.empty
-        self.n_room = n_room
         self.given |= {
             "staged_offsets": empty(n_room, np.uint32),
             "staged_words": empty(n_room, self._record_dtype),
         }
         self.flats, self.plan_words = empty(n_room, np.int64), empty(n_room, self._record_dtype)
+        self.n_room = n_room  # what is there, also where memory lacks
 
     def with_room(self, n_room: int) -> Stage:
         """Make it large enough for so many folios."""

@@ -13,10 +13,11 @@ from cuda_compiler import MARK, cubin_of, memory_steps, missing
 from emulated import EmulatedDevice, ForeignArray, emulated_backend
 from emulator.loader import EmulatedModule
 from emulator.presence import need
-from gpuscan.base.errors import ArgumentError, InputError
+from gpuscan.base.errors import ArgumentError, DeviceFailedError, InputError
 from gpuscan.kernels.api import Budget, Outcome, RecordParams, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.own_kernels import VIEW, header, view_of
+from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import STORE_FORMATS, record_format
 from gpuscan.records.page_map import SECTION_PAGES, Extent
@@ -92,13 +93,41 @@ def test_items_that_are_not_one_row_or_not_all_there_are_refused() -> None:
     assert kernels.count_ready() == 0
 
 
+class MaskedArray(ForeignArray):
+    """One whose library leaves out some elements."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            **super().__cuda_array_interface__,
+            "mask": ForeignArray(np.ones(len(self.array), dtype=bool)),
+        }
+
+
+@pytest.mark.parametrize("masked", ["pfns", "nids"])
+def test_masked_items_are_refused(masked: str) -> None:
+    """Kernels would take the elements that the mask leaves out."""
+    kernels: Any = emulated_backend().open(LAYOUT)
+    given = [
+        (MaskedArray if masked == name else ForeignArray)(each)
+        for name, each in zip(("pfns", "nids"), items(), strict=True)
+    ]
+    with pytest.raises(
+        ArgumentError, match=f"request: {masked} has a mask, and kernels take every element; give"
+    ):
+        kernels.request(*given, NONE)
+
+
 def test_a_store_takes_them_where_its_backend_does() -> None:
     machine = gpuscan.resolve_topology("two-socket-cxl", 2 << 30)
-    pfns = machine.page_map.extent_pfn_start[:1]
+    pfns = machine.page_map.extent_pfn_start[-1:]  # of a slow node
     given: Any = (ForeignArray(pfns.copy()), ForeignArray(np.zeros(1, dtype=np.int32)))
     with gpuscan.Store(machine, device=emulated_backend()) as store:
-        assert sum(store.request(*given).values()) == 1
-        assert sum(store.record(*given, now_jiffies=1, window_jiffies=1, threshold=1).values()) == 1
+        store.load_pages(store.page_map.present_bits())
+        assert store.request(*given)[Outcome.ACCEPTED] == 1
+        assert len(store.scan().flat) == 1
+        counts = store.record(*given, now_jiffies=1, window_jiffies=1, threshold=1)
+        assert counts[Outcome.ACCEPTED] == 1
     with (
         gpuscan.Store(machine, device="reference") as store,
         pytest.raises(ArgumentError, match="pfns is in a GPU's memory; give int64"),
@@ -208,6 +237,33 @@ def test_a_store_leaves_its_plans_on_the_device() -> None:
         pytest.raises(InputError, match="the plans of this store are made in host memory"),
     ):
         store.scan_on_device()
+
+
+@pytest.mark.parametrize("falls_back", [False, True])
+def test_a_guard_that_nobody_takes_over_from_leaves_arrays_on_the_device(falls_back: bool) -> None:
+    backend = GuardedBackend(emulated_backend(), ReferenceBackend if falls_back else None)
+    kernels: Any = backend.open(LAYOUT)
+    pfns = np.arange(0, 3000, 30)
+    kernels.set_eligible(pfns, True)
+    given = ForeignArray(pfns), ForeignArray(np.ones(len(pfns), dtype=np.int32))
+    if falls_back:
+        with pytest.raises(ArgumentError, match="pfns is in a GPU's memory; give int64"):
+            kernels.request(*given, NONE)
+        assert kernels.scan_on_device is None
+        return
+    assert kernels.request(*given, NONE)[Outcome.ACCEPTED] == len(pfns)
+    assert kernels.record(*given, PARAMS, NONE)[Outcome.REFRESHED] == len(pfns)
+    plan = kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+    assert plan.flat.tolist() == pfns.tolist()
+    counts = kernels.release(ForeignArray(plan.flat), ForeignArray(plan.words), NONE)
+    assert counts[ReleaseOutcome.RESTORED] == len(pfns)
+    kernels._kernels.launch = _lost
+    with pytest.raises(DeviceFailedError, match=r"the device cuda failed in scan \(RuntimeError: lost\)"):
+        kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages))
+
+
+def _lost(*_: Any, **__: Any) -> None:
+    raise RuntimeError("lost")
 
 
 # Kernels of others
