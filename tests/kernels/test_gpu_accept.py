@@ -173,7 +173,7 @@ def test_too_small_a_device_is_told_and_is_no_wrong_answer(
     status, document, text = run(tmp_path, rig, TOY, "correctness", "scans", "large")
     assert (status, document["correct"]) == (0, True)
     results = document["parts"]["correctness"]["results"]
-    assert all("on the device, at most 97.7 KiB are free" in result["left_out"] for result in results)
+    assert all("on the device, 97.7 KiB are free" in result["left_out"] for result in results)
     assert document["parts"]["scans"]["status"] == "failed"
     assert "DeviceError" in text
     assert document["parts"]["large"]["results"] == []
