@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpuscan.base.described import Option, described
 from gpuscan.cli.options import Voice, takes_options
+from gpuscan.cli.pages import check_new
 
 if TYPE_CHECKING:
     from gpuscan.cli.output import Output
@@ -47,7 +48,6 @@ def heatmap(shown: Shown, voice: Voice) -> None:
     gpuscan heatmap results --pfn 0x100000-0x13ffff --png map.png
     gpuscan heatmap results --style temperature-sz-hist
     """
-    from gpuscan.base.errors import InputError
     from gpuscan.heatmap.map import read_map
     from gpuscan.heatmap.request import layer_of, window_of
 
@@ -58,8 +58,7 @@ def heatmap(shown: Shown, voice: Voice) -> None:
     if shown.png is not None:
         from gpuscan.report.picture import draw_map
 
-        if shown.png.exists() and not shown.force:
-            raise InputError(f"{shown.png} is there already; give another place, or --force to replace it")
+        check_new(shown.png, force=shown.force)
         draw_map(heat, shown.of, layer, window, shown.png)
         output.note(f"drawn in {shown.png}")
     if shown.style == "map":

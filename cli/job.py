@@ -67,16 +67,16 @@ class Views:
             InputError: one cannot, or two of what is kept would have one place.
         """
         from gpuscan.base.errors import InputError
-        from gpuscan.cli.pages import check_new, require_page
+        from gpuscan.cli.pages import check_new
+        from gpuscan.report.page import require_bokeh
 
         places = [request.out, request.checkpoint, self.page, self.trace_events]
         kept = [place.resolve() for place in places if place is not None]
         if len(set(kept)) < len(kept):
             twice = next(place for place in kept if kept.count(place) > 1)
             raise InputError(f"two results would be kept at {twice}; give each a place of its own")
-
         if self.page is not None:
-            require_page()
+            require_bokeh()
         for path in (self.page, self.trace_events):
             if path is not None:
                 check_new(path, force=request.force)

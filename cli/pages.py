@@ -10,17 +10,6 @@ if TYPE_CHECKING:
     from gpuscan.report.contract import Page
 
 
-def require_page() -> None:
-    """Check that a page can be made.
-
-    Raises:
-        InputError: Bokeh is not installed.
-    """
-    from gpuscan.report.page import require_bokeh
-
-    require_bokeh()
-
-
 def check_new(path: Path, *, force: bool) -> None:
     """Check that a file can be put there, before there is anything to put there.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpuscan.base.described import Option, described
 from gpuscan.base.units import parse_bytes
 from gpuscan.cli.options import Voice, takes_options
-from gpuscan.cli.pages import check_new, require_page, show_page, write_page
+from gpuscan.cli.pages import check_new, show_page, write_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ def report(wanted: Wanted, voice: Voice) -> None:
     gpuscan report results --open
     """
     from gpuscan.report.catalogue import page_of
+    from gpuscan.report.page import require_bokeh
 
     output = voice.output()
-    require_page()
+    require_bokeh()
     check_new(wanted.out, force=wanted.force)
     n_bytes, notes = write_page(page_of(wanted.result), wanted.out, wanted.result, wanted.max_size)
     output.document({"kind": "page", "path": str(wanted.out), "bytes": n_bytes, "notes": list(notes)})
