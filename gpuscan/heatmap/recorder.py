@@ -30,6 +30,7 @@ class MapRecorder:
         step_ns: the finest step of time, a tick.
         n_cells_max: cells that each layer keeps.
         seed: of which accesses are looked at.
+        waits: that follow pages in another way than by default.
 
     Attributes:
         nodes: how full each node was; empty where nobody told.
@@ -37,14 +38,20 @@ class MapRecorder:
     """
 
     def __init__(
-        self, topology: Topology, step_ns: int, *, n_cells_max: int = N_CELLS_MAX, seed: int = 0
+        self,
+        topology: Topology,
+        step_ns: int,
+        *,
+        n_cells_max: int = N_CELLS_MAX,
+        seed: int = 0,
+        waits: Waits | None = None,
     ) -> None:
         self._topology = topology
         self._page_map = topology.page_map
         self._step_ns = step_ns
         self._random = np.random.default_rng([seed, 19])
         self.nodes = empty_nodes(topology)
-        self.waits = Waits()
+        self.waits = Waits() if waits is None else waits
         self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
         self._layers = {
@@ -53,9 +60,13 @@ class MapRecorder:
         }
 
     def sampled(self, n: int) -> NDArray[np.int64]:
-        """Return which of ``n`` accesses to look at, ascending: one of each thirty-two, at random."""
-        first = np.arange(0, n - ACCESSES_ONE_IN + 1, ACCESSES_ONE_IN)
-        return first + self._random.integers(0, ACCESSES_ONE_IN, len(first), dtype=np.uint8)
+        """Return which of ``n`` accesses to look at, ascending: one of each thirty-two, at random.
+
+        Of fewer than that at the end it is one with as much less of a chance.
+        """
+        first = np.arange(0, n, ACCESSES_ONE_IN)
+        chosen = first + self._random.integers(0, ACCESSES_ONE_IN, len(first), dtype=np.uint8)
+        return chosen if not n % ACCESSES_ONE_IN or chosen[-1] < n else chosen[:-1]
 
     def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
         """See the pages of accesses that :meth:`sampled` chose."""

@@ -99,7 +99,7 @@ def _map(figure: Zoomed, time: list[Any]) -> Any:
         name="gpuscan-map",
         x_range=x_range,
         y_range=Range1d(space.n_pages, 0),
-        x_axis_label="time of the machine (s)",
+        x_axis_label=figure.x_label,
         y_axis_label="page frame number (PFN)",
         tools="pan,wheel_zoom,box_zoom,reset,save,hover",
         active_scroll="wheel_zoom",
