@@ -26,7 +26,8 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   const plot = Bokeh.documents[0].get_model_by_name("gpuscan-map"), seen = {};
   const step = async (name, what) => { what(); await pause(50); seen[name] = gpuscanMap.state(); };
   const click = (which) => document.querySelector(which).click();
-  const named = () => edge.filter((name) => name), holes = Bokeh.documents[0].get_model_by_name("gpuscan-holes");
+  const named = () => edge.filter((name) => name);
+  const holes = Bokeh.documents[0].get_model_by_name("gpuscan-holes");
   const edge = Bokeh.documents[0].get_model_by_name("gpuscan-bands").data.text;
   await step("first", () => {});
   seen.named = named();
@@ -99,12 +100,8 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     pfn = f"0x{heat.space.pfn_of(page):x}"
     assert seen["named"] == ["DMA32", "Normal", "Movable", "Movable", *NAMED]
     assert seen["namedNear"] == ["Movable", NAMED[2]]
+    holes = [(hole.pfn, hole.pfn + hole.n_pages - 1, hole.n_pages) for hole in heat.space.holes()]
     assert seen["holes"] == [
-        [
-            "hole, left out",
-            format_bytes(hole.n_pages * 4096),
-            f"{hole.pfn:#x} to {hole.pfn + hole.n_pages - 1:#x}",
-        ]
-        for hole in heat.space.holes()
+        ["hole, left out", format_bytes(n * 4096), f"{first:#x} to {last:#x}"] for first, last, n in holes
     ]
     assert seen["where"] == f"{pfn} to {pfn}, node 2 (cxl), zone Movable"
