@@ -84,6 +84,8 @@ def conduct(
     request = job.request
     check_division(request, job.topology.page_map)
     timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
+    if timeline is not None and checkpoints is not None and checkpoints.earlier:
+        output.note(f"gpuscan: note: the timeline has batches from tick {len(checkpoints.earlier)} on")
     with place_of(request.out, "report", is_wanted=views.page is not None) as place:
         done, failure = _kept(job, output, checkpoints, place, timeline)
         # Whatever cannot be made or kept, what the run found is shown all the same.
@@ -131,12 +133,9 @@ def _kept(
             if place is not None:
                 policy = job.workload.engine_policy()
                 kept = stack.enter_context(open_out(place, policy, force=request.force))
-                if checkpoints is None:
-                    plan_sink = kept.plan_sink if request.out is not None else None
-                    recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
-                else:
-                    plan_sink = checkpoints.keep_plans() if request.out is not None else None
-                    output.note("gpuscan: note: a run with checkpoints keeps no map, nodes and waits")
+                recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
+                if request.out is not None:
+                    plan_sink = kept.plan_sink if checkpoints is None else checkpoints.keep_plans()
             listening = Hooks(plan_sink=plan_sink, recorder=recorder, timeline=timeline)
             done = _ran(job, output, checkpoints, listening)
             if kept is not None:

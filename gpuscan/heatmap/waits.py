@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base import documents as checked
+from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ FOUND_MAX = 4096
 _SHIFT = np.uint64(64 - PAGES_ONE_IN.bit_length() + 1)
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 """SplitMix64's increment (Steele, Lea and Flood, OOPSLA 2014)."""
+_STATE = ("found", "is_rounding", "flats", "since_ns")
 _ROW_BYTES = 16
 _WHAT = "waits"
 
@@ -93,6 +96,34 @@ class Waits:
             exact, self.found = self.found, Counter()
             for wait_ns, n in exact.items():
                 self.found[_rounded(wait_ns)] += n
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found, and who waits."""
+        since = np.array(list(self._since.items()), dtype=np.int64).reshape(-1, 2)
+        return {
+            "found": sorted(self.found.items()),
+            "is_rounding": self._is_rounding,
+            "flats": since[:, 0].copy(),
+            "since_ns": since[:, 1].copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, without a lapse.
+
+        Raises:
+            ArgumentError: that was something else.
+        """
+        found = checked.table(state, "the waits", _STATE)
+        flats = checked.array(found["flats"], np.int64, "pages that wait", lowest=0)
+        since_ns = checked.array(found["since_ns"], np.int64, "since when", n=len(flats), lowest=0)
+        self.found = Counter(
+            {
+                checked.whole(ns, 0, INT64_MAX, "a wait"): checked.whole(n, 1, INT64_MAX, "pages of a wait")
+                for ns, n in checked.pairs(found["found"], "the waits")
+            }
+        )
+        self._is_rounding = checked.flag(found["is_rounding"], "is_rounding")
+        self._since = dict(zip(flats.tolist(), since_ns.tolist(), strict=True))
 
 
 def _rounded(wait_ns: int) -> int:

@@ -7,7 +7,7 @@ A ``--out`` directory holds::
                     source's metrics as ``metric.<name>`` (null where a tick has none)
     ledger.json     where every request went, and refusals by reason
     map.parquet     where and when: accesses, marks, claims and moves by page and time, see
-                    gpuscan.heatmap.map (neither this nor the next two with checkpoints)
+                    gpuscan.heatmap.map
     nodes.parquet   how full each node was, over time, and its watermarks, see gpuscan.heatmap.nodes
     waits.parquet   how long pages waited from mark to claim, see gpuscan.heatmap.waits
     report.json     the document that ``gpuscan run --json`` prints

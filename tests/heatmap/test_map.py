@@ -187,15 +187,6 @@ def test_a_model_has_accesses_alone(result: Path, tmp_path: Path, capsys: pytest
     assert set(read_map(tmp_path / "model" / "map.parquet").layers) == {"accesses"}
 
 
-def test_a_run_with_checkpoints_keeps_no_map_and_says_so(
-    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    workload, out = str(result.parent / "small.toml"), tmp_path / "out"
-    assert main(["run", workload, "--out", str(out), "--checkpoint", str(tmp_path / "state")]) == 0
-    assert "keeps no map, nodes and waits" in capsys.readouterr().err
-    assert not (out / "map.parquet").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -254,7 +254,7 @@ def test_a_run_with_checkpoints_and_its_resumption_make_pages(
     state = str(tmp_path / "state")
     assert run_with_page(tmp_path, "--checkpoint", state) == 0
     page = tmp_path / "page.html"
-    assert "No map" in page.read_text()
+    assert 'id="gpuscan-map"' in page.read_text()
     assert main(["resume", state, "--quiet", "--report", str(page), "--force"]) == 0
     assert f"Made by <code>gpuscan resume {state}" in page.read_text()
     capsys.readouterr()

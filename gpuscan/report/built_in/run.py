@@ -34,9 +34,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     if (heat := map_of(result, _TIME)) is not None:
         figures.append(heat)
     elif not (result / MAP_FILE).exists():
-        notes.append(
-            f"No map: this result has no {MAP_FILE} (an earlier gpuscan made it, or a run with checkpoints)."
-        )
+        notes.append(f"No map: this result has no {MAP_FILE} (an earlier gpuscan made it).")
     figures += _series(Series(result, _TIME))
     figures[len(figures) and 2 : len(figures) and 2] = nodes_of(result, _TIME)
     figures += [*waits_of(result), *ledger_of(document)]
