@@ -48,9 +48,7 @@ def test_a_view_outlives_its_store_and_a_closed_one_has_none() -> None:
         store.view()
     del store
     gc.collect()
-    others = [
-        np.full(len(records), 7, dtype=records.dtype) for _ in range(4)
-    ]  # in room that was free
+    others = [np.full(len(records), 7, dtype=records.dtype) for _ in range(4)]  # in room that was free
     assert np.array_equal(records, kept)
     assert np.count_nonzero(kept) == 1
     assert len(others) == 4
