@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ _GATHERED_MAX = 1 << 20
 _KEYS, _COUNTS = ("keys", "folio_keys", "points"), ("counts", "folio_counts")
 _STATE = (*_KEYS, *_COUNTS, "row_shift", "column_shift", "last_step")
 _SHIFT_MAX = 40
+_STRETCHES = 4
 _FOLIOS_AT_ONCE = 1 << 11
 """Of a folio there may be a point for each of its pages."""
 
@@ -47,9 +48,12 @@ class Layer:
     def coarser(self, n_pages: int, n_steps: int) -> Layer:
         """Return the same at half the resolution, pages or time, whichever has more of it."""
         if n_pages >> self.row_shift >= n_steps >> self.column_shift:
-            rows_by, columns_by = 1, 0
-        else:
-            rows_by, columns_by = 0, 1
+            return self.at(self.row_shift + 1, self.column_shift)
+        return self.at(self.row_shift, self.column_shift + 1)
+
+    def at(self, row_shift: int, column_shift: int) -> Layer:
+        """Return the same as coarse as that; finer than it is it cannot be."""
+        rows_by, columns_by = row_shift - self.row_shift, column_shift - self.column_shift
         keys = (self.rows >> rows_by) << COLUMN_BITS | (self.columns >> columns_by)
         order = np.argsort(keys, kind="stable")  # which is fast where most is in order already
         keys = keys[order]
@@ -59,10 +63,17 @@ class Layer:
             unique >> COLUMN_BITS,
             unique & ((1 << COLUMN_BITS) - 1),
             counts,
-            self.row_shift + rows_by,
-            self.column_shift + columns_by,
+            row_shift,
+            column_shift,
             self.one_in,
         )
+
+    def part(self, one_in: int) -> Layer:
+        """Return about one in so many cells, in a few long stretches: what they say holds for all."""
+        n_stretches = one_in * _STRETCHES
+        length = -(-len(self.rows) // n_stretches)
+        kept = np.arange(len(self.rows)) // max(1, length) % one_in == 0
+        return replace(self, rows=self.rows[kept], columns=self.columns[kept], counts=self.counts[kept])
 
     def image(self, pages: tuple[int, int], steps: tuple[int, int], most: tuple[int, int]) -> Image:
         """Return a window as an image; its pixels are whole cells, so nothing is counted twice.

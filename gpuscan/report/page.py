@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shlex
+from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,8 @@ _POLICY = (
 )
 """The browser itself refuses whatever would be requested, whoever asks for it."""
 _NOSCRIPT = "This page draws its plots by a script of its own; allow it to run. It requests nothing."
+_PART, _NEARLY, _FEW_CELLS = 4, 1.05, 1 << 16
+"""Of a large map one cell in so many is packed to see how large it would be, to so much."""
 _BOKEH_JS = ("bokeh.min.js", "bokeh-api.min.js")
 _PLOT = '<figure class="plot"></figure>'
 _MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
@@ -77,6 +80,10 @@ def page_html(
     frame = _Frame(page, place, made_by or f"gpuscan report {place}")
     heat = next((figure.heat for figure in page.figures if isinstance(figure, Zoomed)), None)
     notes: tuple[str, ...] = ()
+    if heat is not None:
+        whole, heat = heat, _fitted(heat, max_bytes - len(frame.filled(page.notes, "{}").encode()))
+        if heat is not whole:
+            notes = (_says_how_coarse(heat, max_bytes),)
     while True:
         cells = "" if heat is None else json.dumps(embedded(heat))
         text = frame.filled(page.notes + notes, cells)
@@ -88,6 +95,17 @@ def page_html(
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
         heat = _coarser(heat, max(0.0, 1 - (n_bytes - max_bytes) / len(cells)))
         notes = (_says_how_coarse(heat, max_bytes),)
+
+
+def _fitted(heat: HeatMap, n_bytes: int) -> HeatMap:
+    """Return a map whose cells take about so many bytes; a part of it says how coarse it has to be."""
+    part = replace(heat, layers={name: layer.part(_PART) for name, layer in heat.layers.items()})
+    n_found = _PART * len(json.dumps(embedded(part)["layers"]))
+    if n_found <= n_bytes * _NEARLY or _n_cells(heat) < _FEW_CELLS:
+        return heat
+    part = _coarser(part, max(0.0, n_bytes / n_found))
+    shifts = {name: (layer.row_shift, layer.column_shift) for name, layer in part.layers.items()}
+    return replace(heat, layers={name: layer.at(*shifts[name]) for name, layer in heat.layers.items()})
 
 
 def _coarser(heat: HeatMap, share: float) -> HeatMap:

@@ -127,3 +127,21 @@ def test_a_state_of_something_else_is_refused(name: str, value: object, said: st
     Counting(N_PAGES).restore(state)
     with pytest.raises(ArgumentError, match=said):
         Counting(N_PAGES).restore({**state, name: value})
+
+
+def test_a_part_of_a_layer_is_of_all_of_it_and_becomes_as_coarse() -> None:
+    random = np.random.default_rng(2)
+    counting = Counting(N_PAGES)
+    for step in range(16):
+        counting.add(step, random.integers(0, N_PAGES, 4000))
+    layer = counting.layer()
+    part = layer.part(8)
+    assert len(part.rows) * 8 == pytest.approx(len(layer.rows), rel=0.05)
+    assert np.isin(part.rows, layer.rows).all()
+    assert np.bincount(part.rows * 4 // N_PAGES, minlength=4).min() > 0
+    assert counted(layer.at(3, 1)).keys() >= counted(part.at(3, 1)).keys()
+    step_by_step = layer.coarser(N_PAGES, 16).coarser(N_PAGES, 16)
+    assert counted(step_by_step) == counted(layer.at(step_by_step.row_shift, step_by_step.column_shift))
+    few = Layer(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
+    assert 0 < len(few.part(8).rows) <= 3
+    assert not len(few.part(8).part(8).at(2, 2).part(1).rows) - 1
