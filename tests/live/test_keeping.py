@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.engine.report import TickReport
 from gpuscan.files.writing import create_json, new_directory
 from gpuscan.heatmap.map import read_map
@@ -106,6 +106,29 @@ def test_a_signal_ends_it_with_all_that_was_found_and_until_then_the_earlier_one
     assert (document["end"]["reason"], document["end"]["ticks"]) == ("interrupted", n_ticks)
     assert len(pq.read_table(out / "series.parquet")) == n_ticks == 6  # the last one's sleep was cut short
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out"]
+
+
+def test_what_was_found_before_a_failure_is_kept_and_says_so(tmp_path):
+    machine = Machine(QUIET)
+    system = SimulatedSystem(machine)
+    request = LiveRequest(
+        pids=tuple(machine.world.processes), monitor="soft-dirty", device="cpu", n_threads=1
+    )
+
+    def on_tick(tick, *_):
+        if tick.tick == 3:
+            raise RunFailedError("the kernel refused")
+
+    with Keeping(tmp_path / "out") as keeping:
+        with LiveSession(request, system, keeping=keeping) as session:
+            with pytest.raises(RunFailedError):
+                session.run(lambda: None, on_tick)
+            report = session.engine.report([])
+        keeping.finish(report, kept_document(session, report, {}, ""))
+    system.end()
+    end = json.loads((tmp_path / "out" / DOCUMENT).read_text())["end"]
+    assert (end["reason"], end["ledger_balanced"], end["ticks"]) == ("the kernel refused", False, 4)
+    assert len(pq.read_table(tmp_path / "out" / "series.parquet")) == 4
 
 
 def test_what_was_not_finished_leaves_nothing_new(tmp_path):
