@@ -37,7 +37,6 @@ class Views:
         """
         from gpuscan.base.errors import InputError
         from gpuscan.cli.pages import check_new
-        from gpuscan.report.page import require_bokeh
 
         places = [*others, self.page, self.trace_events]
         kept = [place.resolve() for place in places if place is not None]
@@ -45,6 +44,8 @@ class Views:
             twice = next(place for place in kept if kept.count(place) > 1)
             raise InputError(f"two results would be kept at {twice}; give each a place of its own")
         if self.page is not None:
+            from gpuscan.report.page import require_bokeh
+
             require_bokeh()
         for path in (self.page, self.trace_events):
             if path is not None:

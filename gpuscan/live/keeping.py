@@ -16,27 +16,29 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gpuscan.engine.report import RunReport, TickReport
 from gpuscan.files.scratch import place_of
 from gpuscan.files.writing import Contents, check_place, create_json, new_directory
-from gpuscan.heatmap.layer import Counting
-from gpuscan.heatmap.recorder import MapRecorder
 from gpuscan.heatmap.space import node_names
-from gpuscan.heatmap.waits import Waits
 from gpuscan.live.series import Series
-from gpuscan.run.out import TABLES, create_tables
 from gpuscan.timeline.timeline import Timeline
 from gpuscan.topology.model import Topology
 
+if TYPE_CHECKING:
+    from gpuscan.heatmap.recorder import MapRecorder
+
 DOCUMENT = "live.json"
-CONTENTS = Contents(DOCUMENT, TABLES)
-"""Files of ``gpuscan live --out``."""
 N_CELLS_MAX = 1 << 18
 """Of each layer of the map: gpuscan has some 100 MiB for all of it."""
+
+
+def contents() -> Contents:
+    """Return what a directory of ``gpuscan live --out`` holds."""
+    from gpuscan.run.out import TABLES
+
+    return Contents(DOCUMENT, TABLES)
 
 
 class Keeping:
@@ -85,7 +87,7 @@ class Keeping:
         """
         self._check()
         if self.place is not None:
-            check_place(self.place, CONTENTS, force=self._force)
+            check_place(self.place, contents(), force=self._force)
 
     def begin(self, topology: Topology, interval_ns: int, lapse_ns: int) -> None:
         """Make the files, with the rights that are left.
@@ -109,7 +111,10 @@ class Keeping:
             return
         import pyarrow.parquet  # noqa: F401 (found to be missing now, not at the end)
 
-        self._directory = self._inner.enter_context(new_directory(self.place, CONTENTS, force=self._force))
+        from gpuscan.heatmap.recorder import MapRecorder
+        from gpuscan.heatmap.waits import Waits
+
+        self._directory = self._inner.enter_context(new_directory(self.place, contents(), force=self._force))
         self.recorder = MapRecorder(
             topology, max(1, interval_ns), n_cells_max=N_CELLS_MAX, waits=Waits(lapse_ns)
         )
@@ -133,6 +138,8 @@ class Keeping:
         Raises:
             RunFailedError: it cannot be written; nothing new is left, and an earlier result is as it was.
         """
+        from gpuscan.run.out import create_tables
+
         ticks = self._series.rows()
         if self._directory is not None:
             with self._inner:
@@ -161,6 +168,10 @@ class _NotFinishedError(Exception):
 
 def _warm_up() -> None:
     """Load the compiled steps: compiling them must not fall into a tick."""
+    import numpy as np
+
+    from gpuscan.heatmap.layer import Counting
+
     counting = Counting(1 << 9, 1)
     for step in range(2):
         counting.add(step, np.arange(2))

@@ -20,7 +20,7 @@ from gpuscan.files.writing import create_json, new_directory
 from gpuscan.heatmap.map import read_map
 from gpuscan.heatmap.nodes import read_nodes
 from gpuscan.live.document import end_document, kept_document, start_document
-from gpuscan.live.keeping import CONTENTS, DOCUMENT, Keeping
+from gpuscan.live.keeping import DOCUMENT, Keeping, contents
 from gpuscan.live.series import Series
 from gpuscan.live.session import LiveRequest, LiveSession
 from gpuscan.report.catalogue import page_of
@@ -81,7 +81,7 @@ def test_a_session_is_kept_and_agrees_with_itself(tmp_path):
 
 def test_a_signal_ends_it_with_all_that_was_found_and_until_then_the_earlier_one_stays(tmp_path):
     out = tmp_path / "out"
-    with new_directory(out, CONTENTS) as directory:
+    with new_directory(out, contents()) as directory:
         create_json(directory / DOCUMENT, {"earlier": True})
     machine = Machine(QUIET)
     system = SimulatedSystem(machine)
@@ -133,7 +133,7 @@ def test_what_was_found_before_a_failure_is_kept_and_says_so(tmp_path):
 
 def test_what_was_not_finished_leaves_nothing_new(tmp_path):
     out = tmp_path / "out"
-    with new_directory(out, CONTENTS) as directory:
+    with new_directory(out, contents()) as directory:
         create_json(directory / DOCUMENT, {"earlier": True})
     machine = Machine(QUIET)
     with Keeping(out, force=True) as keeping:
@@ -206,7 +206,7 @@ def test_what_could_not_be_replaced_at_the_end_is_refused_at_the_start(tmp_path)
     for name in ("theirs", "shared", "ours"):
         (tmp_path / name).mkdir()
         result = tmp_path / name / "out"
-        with new_directory(result, CONTENTS) as directory:
+        with new_directory(result, contents()) as directory:
             create_json(directory / DOCUMENT, {})
         page = tmp_path / name / "page.html"
         page.write_text("earlier")
