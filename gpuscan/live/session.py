@@ -21,6 +21,7 @@ from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.ended_by import until_signal
+from gpuscan.live.keeping import Keeping
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
 from gpuscan.live.request import LiveRequest
 from gpuscan.live.starter import Starter, plainly
@@ -29,7 +30,7 @@ from gpuscan.live.totals import CpuClock, LiveTotals
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
-from gpuscan.monitors.source import LiveSource
+from gpuscan.monitors.source import IDLE_FACTOR, STALE_TICKS, LiveSource
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.page_size import check_page_size
@@ -63,6 +64,7 @@ class LiveSession:
         plan_sink: sees every plan before it is carried out.
         owns_process: the process is there for this run alone: rights that it does not need are given up for
             good, before there are threads beside the calling one.
+        keeping: is begun when they are, and told what happens; whoever made it has it finish.
 
     Raises:
         InputError: the request makes no sense on this machine, or rights are missing; one sentence.
@@ -76,8 +78,10 @@ class LiveSession:
         *,
         plan_sink: PlanSink | None = None,
         owns_process: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         self.request = request
+        self._keeping = Keeping() if keeping is None else keeping
         self._owns_process = owns_process
         self.notes: list[str] = []
         self.totals = LiveTotals()
@@ -115,6 +119,7 @@ class LiveSession:
             starter = Starter(self._give_up_rights)
             self._stack.callback(starter.close)
         self._give_up_rights()  # before the store has threads, which begin with what this one has
+        self._begin_keeping()
         self.store = self._stack.enter_context(
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
@@ -138,15 +143,15 @@ class LiveSession:
         self.roster = roster
         self.addresses = AddressMap()
         page_map = self.topology.page_map
+        self._room = Room(system)
         self.migrator: MovePagesMigrator | DryRunMigrator
         if request.dry_run:
             self.migrator = DryRunMigrator(self.addresses, page_map)
         else:
-            room = Room(system)
-            room.pages(0)  # the first reading takes the longest
+            self._room.pages(0)  # the first reading takes the longest
             tiers = {node.nid: node.tier for node in self.topology.nodes} if request.demote else None
             self.migrator = MovePagesMigrator(
-                roster.processes, self.addresses, page_map, room, system, tiers=tiers
+                roster.processes, self.addresses, page_map, self._room, system, tiers=tiers
             )
         self.source = LiveSource(
             self.monitor,
@@ -157,9 +162,18 @@ class LiveSession:
             self._stop.wait,
             demote=request.demote,
             allowance_of=self._allowance_of,
+            witness=self._keeping.recorder,
             system=system,
         )
-        self.engine = Engine(self.store, self.source, self.migrator, self._policy(), plan_sink=plan_sink)
+        self.engine = Engine(
+            self.store,
+            self.source,
+            self.migrator,
+            self._policy(),
+            plan_sink=plan_sink,
+            witness=self._keeping.recorder,
+            clocked=self._keeping.timeline,
+        )
         if self._owns_process and (n_threads := privileges.n_threads_with_more()):
             self.notes.append(f"{n_threads} threads of libraries keep rights that gpuscan does not need")
 
@@ -187,6 +201,20 @@ class LiveSession:
         rights += DryRunMigrator.keeps if self.request.dry_run else MovePagesMigrator.keeps
         rights += Command.keeps if self.request.command else ()
         privileges.give_up(rights)
+
+    def _begin_keeping(self) -> None:
+        """Make the files of what is kept, with the rights of the end.
+
+        Raises:
+            InputError: they cannot be made.
+        """
+        interval_ns = self.request.interval_ns
+        try:
+            self._keeping.begin(self.topology, interval_ns, STALE_TICKS * IDLE_FACTOR * interval_ns)
+        except InputError as error:
+            if not self._owns_process:
+                raise
+            raise InputError(f"with the rights that live keeps, {error}") from error
 
     def _roster(self, selection: Selection) -> Roster:
         roster = Roster(selection, self._system)
@@ -303,26 +331,42 @@ class LiveSession:
             self.source.start_clock(self.request.for_ns)
             started = CpuClock(system, self.monitor)
         self.totals.resident_pages = self.source.resident_pages()
+        self._tell_free()
         on_start()
         refreshed_ns = system.monotonic_ns()
-        while not self.source.finished():
-            now_ns = system.monotonic_ns()
-            refusals = self.engine.refusals.copy()
-            with _refusals_said():
-                if now_ns - refreshed_ns >= _ROSTER_NS:
-                    refreshed_ns = now_ns
-                    if self.roster.refresh() and (alive := self.roster.alive()):
-                        self.source.watch(alive)
-                tick = self.engine.tick()
-                self._widen_window(tick)
-                self._sum(tick, started)
-            on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
-        self.engine.put_back()
-        self.engine.verify()
+        try:
+            while not self.source.finished():
+                now_ns = system.monotonic_ns()
+                refusals = self.engine.refusals.copy()
+                with _refusals_said():
+                    if now_ns - refreshed_ns >= _ROSTER_NS:
+                        refreshed_ns = now_ns
+                        self._tell_free()
+                        if self.roster.refresh() and (alive := self.roster.alive()):
+                            self.source.watch(alive)
+                    tick = self.engine.tick()
+                    self._widen_window(tick)
+                    self._sum(tick, started)
+                self._keeping.on_tick(tick)
+                on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
+            self.engine.put_back()
+            self.engine.verify()
+        except RunFailedError as error:
+            self.totals.failure = str(error)
+            raise
         # Of Ctrl-C on a terminal a command may have ended before this run's next look.
         is_interrupted = self.totals.ended_by is not None
         self.totals.end_reason = "interrupted" if is_interrupted else self.source.end_reason
         return self.engine.report([])
+
+    def _tell_free(self) -> None:
+        """Tell who keeps a map how full the nodes are; those that a dry run pretends are nobody's."""
+        recorder = self._keeping.recorder
+        if recorder is None or self._pretends:
+            return
+        free = {nid: self._room.free_pages(nid) for nid in recorder.nodes}
+        if None not in free.values():
+            recorder.filled(self.engine.now_ns, {nid: n or 0 for nid, n in free.items()})
 
     def _widen_window(self, tick: TickReport) -> None:
         """Let the next look fall into the window, too: it comes an interval after this one's moves."""

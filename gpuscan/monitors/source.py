@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.engine.stages import FolioEvents, Produced, Sampled
+from gpuscan.engine.stages import AccessWitness, FolioEvents, Produced, Sampled
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
@@ -32,7 +32,7 @@ that goes a little beyond the hot set would take a huge page of cold memory alon
 all of its pages."""
 STALE_TICKS = 20
 """Ticks after which a candidate that was not seen again is given up: it has cooled, or its frame is gone."""
-_IDLE_FACTOR = 10
+IDLE_FACTOR = 10
 """While nothing is found the pause between two looks grows up to as many intervals: a settled process
 is watched for less than one that moves."""
 _ALLOWANCE_SHARE = 20
@@ -71,6 +71,7 @@ class LiveSource:
         sleep: waits, and tells when the run shall end.
         demote: whether cold pages are to go down.
         allowance_of: reads what a process is allowed.
+        witness: is told which pages were seen accessed.
         system: whose clock counts.
     """
 
@@ -85,8 +86,10 @@ class LiveSource:
         *,
         demote: bool = False,
         allowance_of: Callable[[Process], Allowance] = read_allowance,
+        witness: AccessWitness | None = None,
         system: System = HERE,
     ) -> None:
+        self._witness = witness
         self._monitor = monitor
         self._targets = targets
         self._page_map = page_map
@@ -178,7 +181,7 @@ class LiveSource:
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
         """Sleep until ``duration_ns`` after ``now_ns`` and return what was accessed since the last look."""
-        pause_ns = duration_ns * min(1 + self._idle_ticks // 2, _IDLE_FACTOR)
+        pause_ns = duration_ns * min(1 + self._idle_ticks // 2, IDLE_FACTOR)
         if not self._tick:
             pause_ns = 0
         due_ns = self._started_ns + now_ns + pause_ns
@@ -198,6 +201,9 @@ class LiveSource:
                     member.allowance.resident.values()
                 )
             metrics["hot_pages"] += len(pages.hot)
+            if self._witness is not None:
+                seen = pages.hot.pfn[self._witness.sampled(len(pages.hot))]
+                self._witness.accessed(now_ns, self._page_map.flat_of_pfn(seen))
             if len(self._going_down):
                 self._keep_up(pages.hot, events)
             self._mark(member, pages.hot, events, produced, metrics, sure=pages.sure)
