@@ -14,6 +14,7 @@ from gpuscan.linux.targets import Targets
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.source import STALE_TICKS, LiveSource
 from gpuscan.monitors.touched import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
+from gpuscan.monitors.treatment import Same, Treatment
 from gpuscan.store.single import Store
 from machines import tiered
 from procfs import FakeProcess, large_folio, write_flags
@@ -72,7 +73,7 @@ class Bed:
             self.flags,
             self.addresses,
             lambda seconds: self.stop,
-            demote=demote,
+            keeper=Same(Treatment(demotes=demote)),
         )
         if dry_run:
             migrator = DryRunMigrator(self.addresses, topology.page_map)
