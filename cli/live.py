@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpuscan.base.described import like
+from gpuscan.cli.alone import import_without_threads
 from gpuscan.cli.options import Voice, takes_options
 from gpuscan.live.request import LiveRequest
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from gpuscan.engine.tick import RunReport, TickReport
     from gpuscan.live.metrics import Exporter
     from gpuscan.live.session import LiveSession, LiveTotals
-
-_OPENBLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def live(
 
     owns_process = context.obj.owns_process
     if owns_process:
-        _import_without_threads()
+        import_without_threads()
     from gpuscan.base.allocator import keep_freed_memory
     from gpuscan.cli.devices import check_threads
     from gpuscan.live.session import LiveSession
@@ -85,22 +83,6 @@ def live(
     _line(end_document(session, report), output)
     _print(session, report, output)
     raise typer.Exit(session.totals.exit_code)
-
-
-def _import_without_threads() -> None:
-    """Import NumPy with no threads beside this one: theirs would be the rights that are to be given up.
-
-    OpenBLAS starts one per CPU when it is loaded; gpuscan has no use for them.
-    """
-    import os
-
-    before = os.environ.get(_OPENBLAS_THREADS)
-    os.environ[_OPENBLAS_THREADS] = "1"
-    import_module("numpy")
-    if before is None:
-        del os.environ[_OPENBLAS_THREADS]  # nor shall the command see it
-    else:
-        os.environ[_OPENBLAS_THREADS] = before
 
 
 def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> RunReport:

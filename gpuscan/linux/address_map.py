@@ -154,7 +154,8 @@ class AddressMap:
     def of_process(self, process: int) -> NDArray[np.int64]:
         """Return the heads of the folios of a process, by its number."""
         process = whole("address map: process", process)
-        return self._entries.head[self._is_in & (self._entries.process == process)]
+        heads: NDArray[np.int64] = self._entries.head[self._is_in & (self._entries.process == process)]
+        return heads
 
     def pages_by_process(self) -> dict[int, int]:
         """Return how many base pages the folios of each process have, by its number."""

@@ -53,7 +53,7 @@ class Manner:
         steward: budgets; None where there are none.
         allowance_of: reads what a process is allowed.
         pause_of: see :class:`gpuscan.monitors.source.LiveSource`.
-        roster_ns: how often it is looked up who came and went.
+        roster_ns: how often it is looked up who came and went; None: whoever steps the pipeline does it.
         goes_on: it does not end with the processes.
     """
 
@@ -65,7 +65,7 @@ class Manner:
     steward: Steward | None = None
     allowance_of: Callable[[Process], Allowance] = read_allowance
     pause_of: Callable[[int], int] = int
-    roster_ns: int = ROSTER_NS
+    roster_ns: int | None = ROSTER_NS
     goes_on: bool = False
 
 
@@ -152,10 +152,11 @@ class Pipeline:
         """Wait until a look is due, look, and move; return the tick and its refusals by reason."""
         refusals = self.engine.refusals.copy()
         with refusals_said():
-            now_ns = self._system.monotonic_ns()
-            if now_ns - self._refreshed_ns >= self.manner.roster_ns:
-                self._refreshed_ns = now_ns
-                self.refresh()
+            if self.manner.roster_ns is not None:
+                now_ns = self._system.monotonic_ns()
+                if now_ns - self._refreshed_ns >= self.manner.roster_ns:
+                    self._refreshed_ns = now_ns
+                    self.refresh()
             tick = self.engine.tick()
             self._widen_window(tick)
             self._sum(tick)
@@ -168,6 +169,12 @@ class Pipeline:
             self.source.watch(alive)
         self.roster.let_go()
         return changed
+
+    def use_monitor(self, monitor: Monitor) -> None:
+        """Go by another monitor from now on; it watches nobody yet."""
+        self.monitor = monitor
+        self.source.use_monitor(monitor)
+        self._clock = CpuClock(self._system, monitor)
 
     def end(self) -> RunReport:
         """End all waits, prove conservation, and return what happened.

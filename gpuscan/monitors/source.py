@@ -136,6 +136,10 @@ class LiveSource:
         """The processes watched now."""
         return [member.process for member in self.members]
 
+    def use_monitor(self, monitor: Monitor) -> None:
+        """Let another monitor tell what is accessed; it watches nobody yet."""
+        self._monitor = monitor
+
     def start_clock(self, for_ns: int | None = None) -> None:
         """Let the run's time begin now, and end after ``for_ns``."""
         self._started_ns = self._system.monotonic_ns()
