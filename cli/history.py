@@ -87,7 +87,5 @@ def _print(notes: list[dict[str, Any]], since: str, output: Output, *, all_of_th
         if all_of_them or note["kind"] not in ("moved", "process"):
             when = datetime.datetime.fromtimestamp(note["t_ns"] / 1e9).isoformat(" ", "seconds")
             rest = {key: value for key, value in note.items() if key not in ("t_ns", "kind", "policy")}
-            said = ", ".join(
-                f"{key} {value}" for key, value in rest.items() if value not in (None, "", [], {})
-            )
+            said = ", ".join(f"{key} {value}" for key, value in rest.items() if value)
             output.line(f"{when}  {note['kind']}{' of ' + note['policy'] if note['policy'] else ''}: {said}")
