@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,23 @@ from gpuscan.service.wire import ANSWER_BYTES, parse_answer, request_line
 
 ANSWER_S = 130.0
 """A look may be under way, and orders come after it: the longest pause, and as long again."""
+
+_AGAIN_S = 0.05
+
+
+def _connect(connection: socket.socket, path: str, limit_s: float) -> None:
+    """Connect, also where so many wait there that the kernel says to try again (connect(2), EAGAIN)."""
+    connection.settimeout(limit_s)
+    until_s = time.monotonic() + limit_s
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def ask(path: Path, order: str, nid: int | None = None, *, limit_s: float = ANSWER_S) -> dict[str, Any]:
@@ -21,9 +39,8 @@ def ask(path: Path, order: str, nid: int | None = None, *, limit_s: float = ANSW
         RunFailedError: it was refused, or no answer came.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-        connection.settimeout(limit_s)
         try:
-            connection.connect(str(path))
+            _connect(connection, str(path), limit_s)
         except PermissionError:
             raise InputError(
                 f"{path} may not be used by this user; use sudo, or be a member of the group of the service"

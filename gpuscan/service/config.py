@@ -123,6 +123,7 @@ class Rule(Who):
         return self.policy in ("demote", "both")
 
 
+HISTORY_BYTES_MIN = 4 << 20
 COLD_AFTER_NS_MIN = 1_000_000_000
 
 
@@ -184,6 +185,8 @@ class Settings(Model):
             raise ValueError("cpu is 0%, so that it could never look; write for example 2%")
         if not self.batch:
             raise ValueError("batch is 0, so that nothing could move; write for example 20ms")
+        if 0 < self.history < HISTORY_BYTES_MIN:
+            raise ValueError("history is less than its log takes; write 4MiB or more, or 0B for none")
         return self
 
 

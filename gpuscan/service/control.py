@@ -30,7 +30,8 @@ _CREDENTIALS = struct.Struct("3i")
 _MOST_PEERS = 16
 _PEER_S = 10.0
 """Whoever has not sent a request, or not taken the answer, after so long is hung up on."""
-_MOST_GROUPS = 65_536
+_GROUPS_BYTES = 1024
+"""The most that getsockopt() of Python takes: 256 groups."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +40,7 @@ class _Peer:
 
     socket: socket.socket
     until_s: float
+    may_speak: bool
     received: bytes = b""
     to_send: bytes = b""
     is_ordering: bool = False
@@ -145,10 +147,8 @@ class ControlSocket:
         with contextlib.suppress(OSError):  # it has gone again, or there are no descriptors left
             connection, _ = self._socket.accept()
             connection.setblocking(False)
-            peer = _Peer(connection, time.monotonic() + _PEER_S)
-            self._peers.append(peer)
-            if not self._may_speak(connection):
-                self._answer(peer, {"error": "only root, and members of service.group, may; use sudo"})
+            may_speak = self._may_speak(connection)
+            self._peers.append(_Peer(connection, time.monotonic() + _PEER_S, may_speak))
 
     def _may_speak(self, connection: socket.socket) -> bool:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -181,6 +181,9 @@ class ControlSocket:
             self._order(peer, orders)
 
     def _order(self, peer: _Peer, orders: list[Order]) -> None:
+        if not peer.may_speak:
+            self._answer(peer, {"error": "only root, and members of service.group, may; use sudo"})
+            return
         try:
             name, nid = parse_request(peer.received.partition(b"\n")[0])
         except InputError as error:
@@ -223,8 +226,8 @@ class ControlSocket:
 
 
 def _groups_of(connection: socket.socket) -> list[int]:
-    with contextlib.suppress(OSError):  # before v4.13
-        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
+    with contextlib.suppress(OSError):  # before v4.13, or too many
+        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
         return list(struct.unpack(f"{len(packed) // 4}I", packed))
     return []
 
@@ -248,6 +251,6 @@ def _make_room(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # many wait there already
             pass
     raise InputError(f"another service listens at {path}; end that one first")

@@ -11,10 +11,11 @@ counted, and the status says why.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,16 @@ _VERSION = 1
 _MOST_WAITING = 10_000
 _PAGE_BYTES = 4096
 _WAL_PAGES = 256
-_PART_DROPPED = 10
-"""A tenth of the rows goes at once where it is full."""
+_AT_A_TIME = 500
+_ROW_BYTES = 128
+_SPARE_PAGES = 8
+_INSERT = "INSERT INTO note (t_ns, kind, policy, body) VALUES (?, ?, ?, ?)"
+_DROP = (
+    "DELETE FROM note WHERE id IN "
+    "(SELECT id FROM note ORDER BY id LIMIT 1 + (SELECT count(*) FROM note) / 10)"
+)
+"""A tenth of the rows, the oldest."""
+_Note = tuple[int, str, str | None, str]
 _BUSY_MS = 200
 _READ_MS = 5_000
 _TABLE = """
@@ -49,14 +58,14 @@ class History:
 
     Args:
         path: of the database; its directory is made.
-        most_bytes: that it may take, with its log.
+        most_bytes: that it may take, with its log; see :data:`gpuscan.service.config.HISTORY_BYTES_MIN`.
         system: whose clock counts.
     """
 
     def __init__(self, path: Path, most_bytes: int, system: System = HERE) -> None:
         self._path, self._system = path, system
-        self._most_pages = max(16, most_bytes // _PAGE_BYTES - _WAL_PAGES)
-        self._waiting: deque[tuple[int, str, str | None, str]] = deque()
+        self._most_pages = most_bytes // _PAGE_BYTES - _WAL_PAGES
+        self._waiting: deque[_Note] = deque()
         self._database: sqlite3.Connection | None = None
         self.lost = 0
         self.problem = ""
@@ -70,19 +79,20 @@ class History:
         self._waiting.append((self._system.wall_ns(), kind, policy, json.dumps(body)))
 
     def flush(self) -> None:
-        """Write what waits, in one transaction; where that fails it waits on."""
+        """Write what waits, in a transaction or a few; where that fails it waits on."""
         try:
             database = self._opened()
-            with database:
-                self._make_room(database)
-                database.executemany(
-                    "INSERT INTO note (t_ns, kind, policy, body) VALUES (?, ?, ?, ?)", self._waiting
-                )
+            while self._waiting:
+                notes = list(itertools.islice(self._waiting, _AT_A_TIME))
+                with database:
+                    self._make_room(database, notes)
+                    database.executemany(_INSERT, notes)
+                for _ in notes:
+                    self._waiting.popleft()
         except (sqlite3.Error, OSError) as error:
             self.problem = f"{self._path} cannot be written ({error}); make room, and it goes on"
             self._let_go()
             return
-        self._waiting.clear()
         self.problem = ""
 
     def _opened(self) -> sqlite3.Connection:
@@ -106,17 +116,20 @@ class History:
             self._database = database
         return self._database
 
-    def _make_room(self, database: sqlite3.Connection) -> None:
-        """Let the oldest rows go where what waits might not fit; pages that are free are used again."""
-        n_bytes = sum(len(body) + 128 for _, _, _, body in self._waiting)
+    def _make_room(self, database: sqlite3.Connection, notes: Sequence[_Note]) -> None:
+        """Let the oldest rows go where new ones might not fit; pages that are free are used again."""
+        n_bytes = sum(len(body.encode()) + _ROW_BYTES for _, _, _, body in notes)
+        most = self._most_pages - _SPARE_PAGES - 2 * n_bytes // _PAGE_BYTES
+        while self._used_pages(database) > most:
+            dropped = database.execute(_DROP)
+            if not dropped.rowcount:
+                return
+
+    def _used_pages(self, database: sqlite3.Connection) -> int:
         used, free = (
-            database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count")
+            int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count")
         )
-        if used - free + 2 * n_bytes // _PAGE_BYTES + 8 > self._most_pages:
-            database.execute(
-                "DELETE FROM note WHERE id IN (SELECT id FROM note ORDER BY id LIMIT "
-                f"1 + (SELECT count(*) FROM note) / {_PART_DROPPED})"
-            )
+        return used - free
 
     def _let_go(self) -> None:
         database, self._database = self._database, None
