@@ -8,6 +8,7 @@ A stage never calls back: what it found out is in what it returns.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -209,6 +210,22 @@ class Witness(Protocol):
 
     def moved(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
         """See folios that were moved, at the place that they left."""
+        ...
+
+
+class AccessWitness(Protocol):
+    """Is told where and when accesses happened, whatever watches them; it changes nothing."""
+
+    def sampled(self, n: int) -> NDArray[np.int64]:
+        """Return which of ``n`` accesses it wants to see: int64[m], ascending."""
+        ...
+
+    def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
+        """See int64[m] pages of accesses, about at ``now_ns``."""
+        ...
+
+    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
+        """See how many pages of each node that has memory are free at ``now_ns``, by nid."""
         ...
 
 

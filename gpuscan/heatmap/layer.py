@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base import documents as checked
+from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.cells import COLUMN_BITS, add_to_image, add_up, merge, spread
 
 N_CELLS_MAX = 1 << 20
@@ -14,6 +17,9 @@ N_CELLS_MAX = 1 << 20
 _NO_PAGES = np.empty(0, dtype=np.int64)
 _GATHERED_MAX = 1 << 20
 """Points that are gathered before they are sorted."""
+_KEYS, _COUNTS = ("keys", "folio_keys", "points"), ("counts", "folio_counts")
+_STATE = (*_KEYS, *_COUNTS, "row_shift", "column_shift", "last_step")
+_SHIFT_MAX = 40
 _FOLIOS_AT_ONCE = 1 << 11
 """Of a folio there may be a point for each of its pages."""
 
@@ -206,6 +212,51 @@ class Counting:
         self._keys, self._counts = keys[:n].copy(), counts[:n].copy()
         self._row_shift += rows_by
         self._column_shift += columns_by
+
+    def state(self) -> dict[str, Any]:
+        """Return all that counting has changed.
+
+        What is gathered is not sorted for it: when that is done decides how coarse a layer becomes.
+        """
+        self._points = [np.concatenate([_NO_PAGES, *self._points])]
+        folios = [(_NO_PAGES, _NO_PAGES), *self._folios]
+        self._folios = [tuple(np.concatenate(each) for each in zip(*folios, strict=True))]  # type: ignore[list-item]
+        ((keys, counts),) = self._folios
+        return {
+            "row_shift": self._row_shift,
+            "column_shift": self._column_shift,
+            "last_step": self._last_step,
+            "keys": self._keys,
+            "counts": self._counts,
+            "points": self._points[0],
+            "folio_keys": keys,
+            "folio_counts": counts,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, of as many pages.
+
+        Raises:
+            ArgumentError: that was something else.
+        """
+        found = checked.table(state, "a layer of the map", _STATE)
+        row_shift = checked.whole(found["row_shift"], 0, _SHIFT_MAX, "row_shift")
+        end = ((self._n_pages - 1 >> row_shift) + 1) << COLUMN_BITS
+        arrays = [
+            checked.array(found[name], np.int64, f"{name} of the map", lowest=0, end=end) for name in _KEYS
+        ]
+        counts = [
+            checked.array(found[name], np.int64, f"{name} of the map", n=len(keys), lowest=1)
+            for name, keys in zip(_COUNTS, arrays, strict=False)
+        ]
+        if (np.diff(arrays[0]) <= 0).any():
+            raise ArgumentError("keys of the map do not ascend")
+        self._row_shift = row_shift
+        self._column_shift = checked.whole(found["column_shift"], 0, _SHIFT_MAX, "column_shift")
+        self._last_step = checked.whole(found["last_step"], 0, checked.TIME_NS_MAX, "last_step")
+        (self._keys, folio_keys, points), (self._counts, folio_counts) = arrays, counts
+        self._points, self._folios = [points], [(folio_keys, folio_counts)]
+        self._n_gathered = len(points) + len(folio_keys)
 
     def layer(self) -> Layer:
         """Return what was counted so far."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from gpuscan.base.errors import RunFailedError
 from gpuscan.engine.policy import Policy
+from gpuscan.engine.stages import AccessWitness, Clocked, Witness
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, Room, read_allowance
@@ -69,6 +71,10 @@ class Manner:
     goes_on: bool = False
 
 
+class SeeingWitness(Witness, AccessWitness, Protocol):
+    """Is told of accesses, too."""
+
+
 class Pipeline:
     """From a monitor to move_pages(2), one look at a time.
 
@@ -83,6 +89,9 @@ class Pipeline:
         system: where they run.
         totals: to sum up in.
         plan_sink: sees every plan before it is carried out.
+        witness: is told which pages were seen accessed, marked, claimed and moved.
+        clocked: is told how long each batch took.
+        on_roster: called each time before it is looked up who came and went.
     """
 
     def __init__(
@@ -98,6 +107,9 @@ class Pipeline:
         *,
         totals: LiveTotals | None = None,
         plan_sink: PlanSink | None = None,
+        witness: SeeingWitness | None = None,
+        clocked: Clocked | None = None,
+        on_roster: Callable[[], None] = lambda: None,
     ) -> None:
         self.roster = roster
         self.monitor = monitor
@@ -105,16 +117,23 @@ class Pipeline:
         self.totals = LiveTotals() if totals is None else totals
         self.addresses = AddressMap()
         self._system = system
+        self._on_roster = on_roster
         page_map = store.topology.page_map
+        self.room = Room(system)
         self.migrator: MovePagesMigrator | DryRunMigrator
         if manner.dry_run:
             self.migrator = DryRunMigrator(self.addresses, page_map)
         else:
-            room = Room(system)
-            room.pages(0)  # the first reading takes the longest
+            self.room.pages(0)  # the first reading takes the longest
             tiers = {node.nid: node.tier for node in store.topology.nodes} if manner.demotes else None
             self.migrator = MovePagesMigrator(
-                roster.processes, self.addresses, page_map, room, system, tiers=tiers, steward=manner.steward
+                roster.processes,
+                self.addresses,
+                page_map,
+                self.room,
+                system,
+                tiers=tiers,
+                steward=manner.steward,
             )
         self.source = LiveSource(
             monitor,
@@ -127,6 +146,7 @@ class Pipeline:
             allowance_of=manner.allowance_of,
             pause_of=manner.pause_of,
             goes_on=manner.goes_on,
+            witness=witness,
             system=system,
         )
         policy = Policy(
@@ -136,7 +156,9 @@ class Pipeline:
             drop_top_tier=False,
             rate_limit_bytes_per_s=manner.rate_limit_bytes_per_s,
         )
-        self.engine = Engine(store, self.source, self.migrator, policy, plan_sink=plan_sink)
+        self.engine = Engine(
+            store, self.source, self.migrator, policy, plan_sink=plan_sink, witness=witness, clocked=clocked
+        )
 
     def start(self, for_ns: int | None = None) -> None:
         """Switch the monitor on; the time begins, and ends after ``for_ns``."""
@@ -164,6 +186,7 @@ class Pipeline:
 
     def refresh(self) -> bool:
         """Look who came and went, and watch who is there now; return whether anybody did."""
+        self._on_roster()
         changed = self.roster.refresh()
         if changed and ((alive := self.roster.alive()) or self.manner.goes_on):
             self.source.watch(alive)

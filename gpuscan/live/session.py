@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -19,6 +19,7 @@ from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.ended_by import until_signal
+from gpuscan.live.keeping import Keeping
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
 from gpuscan.live.pipeline import THRESHOLD, WINDOW_NS, Manner, Pipeline, refusals_said, warm_up
 from gpuscan.live.request import LiveRequest
@@ -28,6 +29,7 @@ from gpuscan.live.totals import LiveTotals
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
+from gpuscan.monitors.source import IDLE_FACTOR, STALE_TICKS
 from gpuscan.monitors.treatment import Same, Treatment
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
@@ -53,6 +55,7 @@ class LiveSession:
         plan_sink: sees every plan before it is carried out.
         owns_process: the process is there for this run alone: rights that it does not need are given up for
             good, before there are threads beside the calling one.
+        keeping: is begun when they are, and told what happens; whoever made it has it finish.
 
     Raises:
         InputError: the request makes no sense on this machine, or rights are missing; one sentence.
@@ -66,8 +69,10 @@ class LiveSession:
         *,
         plan_sink: PlanSink | None = None,
         owns_process: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         self.request = request
+        self._keeping = Keeping() if keeping is None else keeping
         self._owns_process = owns_process
         self.notes: list[str] = []
         self.totals = LiveTotals()
@@ -105,6 +110,7 @@ class LiveSession:
             starter = Starter(self._give_up_rights)
             self._stack.callback(starter.close)
         self._give_up_rights()  # before the store has threads, which begin with what this one has
+        self._begin_keeping()
         self.store = self._stack.enter_context(
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
@@ -137,6 +143,9 @@ class LiveSession:
             system,
             totals=self.totals,
             plan_sink=plan_sink,
+            witness=self._keeping.recorder,
+            clocked=self._keeping.timeline,
+            on_roster=self._tell_free,
         )
         self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
         self.migrator, self.engine = self.pipeline.migrator, self.pipeline.engine
@@ -167,6 +176,20 @@ class LiveSession:
         rights += DryRunMigrator.keeps if self.request.dry_run else MovePagesMigrator.keeps
         rights += Command.keeps if self.request.command else ()
         privileges.give_up(rights)
+
+    def _begin_keeping(self) -> None:
+        """Make the files of what is kept, with the rights of the end.
+
+        Raises:
+            InputError: they cannot be made.
+        """
+        interval_ns = self.request.interval_ns
+        try:
+            self._keeping.begin(self.topology, interval_ns, STALE_TICKS * IDLE_FACTOR * interval_ns)
+        except InputError as error:
+            if not self._owns_process:
+                raise
+            raise InputError(f"with the rights that live keeps, {error}") from error
 
     def _roster(self, selection: Selection) -> Roster:
         roster = Roster(selection, self._system)
@@ -278,15 +301,30 @@ class LiveSession:
         """
         self._heed()
         self.pipeline.start(self.request.for_ns)
+        self._tell_free()
         on_start()
-        while not self.source.finished():
-            tick, refusals = self.pipeline.step()
-            on_tick(tick, self.totals, refusals)
-        report = self.pipeline.end()
+        try:
+            while not self.source.finished():
+                tick, refusals = self.pipeline.step()
+                self._keeping.on_tick(tick)
+                on_tick(tick, self.totals, refusals)
+            report = self.pipeline.end()
+        except RunFailedError as error:
+            self.totals.failure = str(error)
+            raise
         # Of Ctrl-C on a terminal a command may have ended before this run's next look.
         is_interrupted = self.totals.ended_by is not None
         self.totals.end_reason = "interrupted" if is_interrupted else self.source.end_reason
         return report
+
+    def _tell_free(self) -> None:
+        """Tell who keeps a map how full the nodes are; those that a dry run pretends are nobody's."""
+        recorder = self._keeping.recorder
+        if recorder is None or self._pretends:
+            return
+        free = {nid: self.pipeline.room.free_pages(nid) for nid in recorder.nodes}
+        if None not in free.values():
+            recorder.filled(self.engine.now_ns, {nid: n or 0 for nid, n in free.items()})
 
     def _end_command(self) -> None:
         if self.command is not None:

@@ -26,7 +26,7 @@ class LiveTotals:
             was on.
         spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
-        end_reason: why it ended; ended_by: the signal, where it was one.
+        end_reason: why it ended; ended_by: the signal, where it was one; failure: what broke it off.
         command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
     """
 
@@ -47,6 +47,7 @@ class LiveTotals:
     n_split: int = 0
     end_reason: str = ""
     ended_by: int | None = None
+    failure: str = ""
     command_exit: int | None = None
     command_was_ended: bool = False
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.engine.stages import FolioEvents, Produced, Sampled
+from gpuscan.engine.stages import AccessWitness, FolioEvents, Produced, Sampled
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
@@ -34,7 +34,7 @@ all of its pages."""
 _SHARES: dict[Way, float] = {"up": LARGE_SHARE, "down": 1.0, "out": 0.0}
 STALE_TICKS = 20
 """Ticks after which a candidate that was not seen again is given up: it has cooled, or its frame is gone."""
-_IDLE_FACTOR = 10
+IDLE_FACTOR = 10
 """While nothing is found the pause between two looks grows up to as many intervals: a settled process
 is watched for less than one that moves."""
 _ALLOWANCE_SHARE = 20
@@ -88,6 +88,7 @@ class LiveSource:
         allowance_of: reads what a process is allowed.
         pause_of: returns how long the pause before a look is to be, given how long it would be, in ns.
         goes_on: it does not end with the processes: others may come.
+        witness: is told which pages were seen accessed.
         system: whose clock counts.
     """
 
@@ -104,8 +105,10 @@ class LiveSource:
         allowance_of: Callable[[Process], Allowance] = read_allowance,
         pause_of: Callable[[int], int] = int,
         goes_on: bool = False,
+        witness: AccessWitness | None = None,
         system: System = HERE,
     ) -> None:
+        self._witness = witness
         self._monitor = monitor
         self._targets = targets
         self._page_map = page_map
@@ -216,7 +219,7 @@ class LiveSource:
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
         """Sleep until ``duration_ns`` after ``now_ns`` and return what was accessed since the last look."""
-        pause_ns = self._pause_of(duration_ns * min(1 + self._idle_ticks // 2, _IDLE_FACTOR))
+        pause_ns = self._pause_of(duration_ns * min(1 + self._idle_ticks // 2, IDLE_FACTOR))
         if not self._tick:
             pause_ns = 0
         due_ns = self._started_ns + now_ns + pause_ns
@@ -235,6 +238,9 @@ class LiveSource:
                 self.skipped["of a process not watched, there are too many"] += sum(
                     member.allowance.resident.values()
                 )
+            if self._witness is not None:
+                seen = pages.hot.pfn[self._witness.sampled(len(pages.hot))]
+                self._witness.accessed(now_ns, self._page_map.flat_of_pfn(seen))
             if len(self._going_down):
                 self._keep_up(pages.hot, events)
             self._take(member, pages, looked_ns, events, produced)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.report.contract import Bars, Figure, Flow, Line, Plot, Table, Zoomed
+from gpuscan.report.map_drawing import map_model
 
 if TYPE_CHECKING:
     from bokeh.models import Range1d
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's, told apart by everyone."""
 _DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot")
-_HEIGHT, _MAP_HEIGHT = 280, 520
-_PIXELS = (512, 1024)
-"""Of a map, rows and columns at most."""
-_NODES_NAMED = 40
+_HEIGHT = 280
 _FLOW_WIDTH = 10.0
 _POINTS_MAX = 1000
 """Of a line: a screen has no more columns, and each takes some 30 bytes of the page."""
@@ -32,7 +29,7 @@ def drawn(figures: Iterable[Figure]) -> list[Any]:
     models = []
     for figure in figures:
         if isinstance(figure, Zoomed):
-            models.append(_map(figure, time))
+            models.append(map_model(figure, time))
         elif isinstance(figure, Plot):
             models.append(_plot(figure, time, style_of))
         elif isinstance(figure, Bars):
@@ -76,67 +73,6 @@ def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
         model.legend.click_policy = "hide"
         model.add_layout(model.legend[0], "right")
     return model
-
-
-def _map(figure: Zoomed, time: list[Any]) -> Any:
-    from bokeh.models import (
-        CustomJSHover,
-        CustomJSTickFormatter,
-        FixedTicker,
-        LinearAxis,
-        LogColorMapper,
-        Range1d,
-        Span,
-    )
-    from bokeh.palettes import Cividis256
-
-    space = figure.heat.space
-    end_s = space.n_steps * space.step_ns / 1e9
-    x_range = Range1d(0.0, end_s)
-    time.append(x_range)
-    model = _new(
-        height=_MAP_HEIGHT,
-        name="gpuscan-map",
-        x_range=x_range,
-        y_range=Range1d(space.n_pages, 0),
-        x_axis_label="time of the machine (s)",
-        y_axis_label="page frame number (PFN)",
-        tools="pan,wheel_zoom,box_zoom,reset,save,hover",
-        active_scroll="wheel_zoom",
-        tooltips=[("PFN", "$y{custom}"), ("time (s)", "$x{0,0.000}"), ("how many", "@image{0,0}")],
-    )
-    colours = LogColorMapper(palette=Cividis256, low=1, high=2, low_color="rgba(0,0,0,0)")
-    pixels = np.zeros(_PIXELS, dtype=np.float32)
-    model.image(image=[pixels], x=[0.0], y=[0.0], dw=[end_s], dh=[float(space.n_pages)], color_mapper=colours)
-    model.hover[0].formatters = {"$y": CustomJSHover(code="return gpuscanMap.where(value)")}
-    model.yaxis.formatter = CustomJSTickFormatter(code="return '0x' + gpuscanMap.pfnOf(tick).toString(16)")
-    model.background_fill_color = "#f4f4f4"
-    nodes = _nodes(figure)
-    if len(nodes) <= _NODES_NAMED:
-        middles = [(start + end) / 2 for start, end, _ in nodes]
-        axis = LinearAxis(
-            ticker=FixedTicker(ticks=middles),
-            major_label_overrides={
-                middle: f"{name}, {format_bytes((end - start) * PAGE_BYTES)}"
-                for middle, (start, end, name) in zip(middles, nodes, strict=True)
-            },
-        )
-        model.add_layout(axis, "right")
-        for start, _, _ in nodes[1:]:
-            model.add_layout(Span(location=start, dimension="width", line_color="#777777", line_width=1))
-    return model
-
-
-def _nodes(figure: Zoomed) -> list[tuple[int, int, str]]:
-    """Return first and end flat page and name of every stretch that one node has."""
-    found: list[tuple[int, int, str]] = []
-    for flat, _, n_pages, nid, _ in figure.heat.space.extents:
-        name = figure.heat.space.nodes[nid]
-        if found and found[-1][2] == name:
-            found[-1] = (found[-1][0], flat + n_pages, name)
-        else:
-            found.append((flat, flat + n_pages, name))
-    return found
 
 
 def _thinned(line: Line) -> tuple[list[float], list[float]]:

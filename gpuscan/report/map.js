@@ -2,11 +2,11 @@
 // Draws a window of a map from its cells, as gpuscan/heatmap/layer.py does: a pixel is a whole number of cells,
 // so nothing is counted twice. Window and pixels change with the ranges of the plot; the cells never do.
 const gpuscanMap = (() => {
-  const PLANES = 4, FACTOR = 0.5;
+  const PLANES = 4, FACTOR = 0.5, NAMED = 0.035;
   const given = JSON.parse(document.getElementById("gpuscan-map").textContent);
   const nodeNames = new Map(given.nodes);
   const layers = new Map();
-  let plot = null, source = null, colours = null, current = null, shown = null, due = false;
+  let plot = null, source = null, bands = null, colours = null, current = null, shown = null, due = false;
 
   async function decode(layer) {
     const packed = Uint8Array.from(atob(layer.cells), (character) => character.charCodeAt(0));
@@ -68,6 +68,7 @@ const gpuscanMap = (() => {
     data.dh[0] = height * shown.pages_each;
     colours.high = Math.max(2, most);
     source.change.emit();
+    nameBands();
     tell(layer);
   }
 
@@ -100,6 +101,18 @@ const gpuscanMap = (() => {
     return `0x${pfnOf(first).toString(16)} to 0x${last.toString(16)}, ${nodeNames.get(extent[3])}, zone ${extent[4]}`;
   }
 
+  // A band's name stands in the middle of what is seen of it, if there is room for it.
+  function nameBands() {
+    const data = bands.data, low = Math.min(plot.y_range.start, plot.y_range.end);
+    const high = Math.max(plot.y_range.start, plot.y_range.end);
+    for (let at = 0; at < data.start.length; at++) {
+      const from = Math.max(data.start[at], low), to = Math.min(data.end[at], high);
+      data.y[at] = (from + to) / 2;
+      data.text[at] = to - from >= NAMED * (high - low) ? data.label[at] : "";
+    }
+    bands.change.emit();
+  }
+
   function update() {
     if (!due && current !== null && plot !== null) {
       due = true;
@@ -127,6 +140,7 @@ const gpuscanMap = (() => {
     if (!found) { setTimeout(begin, 20); return; }
     for (const layer of given.layers) await decode(layer);
     source = found.renderers[0].data_source;
+    bands = found.document.get_model_by_name("gpuscan-edge").renderers[0].data_source;
     colours = found.renderers[0].glyph.color_mapper;
     plot = found;
     for (const range of [plot.x_range, plot.y_range])

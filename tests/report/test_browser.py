@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpuscan.base.units import format_bytes
 from gpuscan.heatmap.map import read_map
 from gpuscan.report.catalogue import page_of
 from gpuscan.report.page import page_html
@@ -25,11 +26,17 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   const plot = Bokeh.documents[0].get_model_by_name("gpuscan-map"), seen = {};
   const step = async (name, what) => { what(); await pause(50); seen[name] = gpuscanMap.state(); };
   const click = (which) => document.querySelector(which).click();
+  const named = () => edge.filter((name) => name);
+  const holes = Bokeh.documents[0].get_model_by_name("gpuscan-holes");
+  const edge = Bokeh.documents[0].get_model_by_name("gpuscan-bands").data.text;
   await step("first", () => {});
+  seen.named = named();
+  seen.holes = holes.data.name.map((name, at) => [name, holes.data.size[at], holes.data.pfns[at]]);
   await step("moves", () => click("[data-layer=moves]"));
   await step("zoomed", () => click("[data-move=in]"));
   await step("single", () => plot.y_range.setv({ start: PAGE + 50, end: PAGE - 50 }));
   seen.where = gpuscanMap.where(PAGE + 0.5);
+  seen.namedNear = named();
   seen.says = document.getElementById("gpuscan-pixel").textContent;
   await step("whole", () => click("#gpuscan-whole"));
   seen.violations = violations;
@@ -41,6 +48,14 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   document.body.append(said);
 })();
 </script>"""
+
+NAMED = [
+    "node 0 (dram), 256 MiB",
+    "node 1 (dram), 256 MiB",
+    "node 2 (cxl), 256 MiB",
+    "node 3 (cxl), 256 MiB",
+]
+"""At the edge of the map."""
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +98,10 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert seen["single"]["total"] == moves.counts[near].sum() > 0
     assert "a single page frame" in seen["says"]
     pfn = f"0x{heat.space.pfn_of(page):x}"
+    assert seen["named"] == ["DMA32", "Normal", "Movable", "Movable", *NAMED]
+    assert seen["namedNear"] == ["Movable", NAMED[2]]
+    holes = [(hole.pfn, hole.pfn + hole.n_pages - 1, hole.n_pages) for hole in heat.space.holes()]
+    assert seen["holes"] == [
+        ["hole, left out", format_bytes(n * 4096), f"{first:#x} to {last:#x}"] for first, last, n in holes
+    ]
     assert seen["where"] == f"{pfn} to {pfn}, node 2 (cxl), zone Movable"

@@ -18,11 +18,11 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.heatmap.map import create_map, read_map
 from gpuscan.heatmap.nodes import empty_nodes
-from gpuscan.report.built_in.run import plot_of_nodes
 from gpuscan.report.catalogue import page_of
 from gpuscan.report.contract import RESULT, Flow, Plot, Zoomed
 from gpuscan.report.drawing import drawn
 from gpuscan.report.page import page_html
+from gpuscan.report.run_parts import plot_of_nodes
 from gpuscan.store.plan_file import read_plans
 from gpuscan.topology.resolve import resolve_topology
 from results import small_result
@@ -254,7 +254,7 @@ def test_a_run_with_checkpoints_and_its_resumption_make_pages(
     state = str(tmp_path / "state")
     assert run_with_page(tmp_path, "--checkpoint", state) == 0
     page = tmp_path / "page.html"
-    assert "No map" in page.read_text()
+    assert 'id="gpuscan-map"' in page.read_text()
     assert main(["resume", state, "--quiet", "--report", str(page), "--force"]) == 0
     assert f"Made by <code>gpuscan resume {state}" in page.read_text()
     capsys.readouterr()
@@ -310,7 +310,7 @@ def test_of_many_nodes_the_fullest_are_drawn_and_long_lines_are_thinned() -> Non
         node.now_ns.extend(range(5000))
         node.free_pages.extend([node.n_pages] * 5000)
         node.free_pages[2500] = node.n_pages if nid % 100 else nid
-    plot = plot_of_nodes(nodes)
+    plot = plot_of_nodes(nodes, "time (s)")
     assert [line.name for line in plot.lines] == [nodes[nid].name for nid in range(0, 800, 100)]
     assert plot.about.sentence.startswith("The 8 nodes of 1,024 that were fullest.")
     (model,) = drawn([plot])

@@ -223,9 +223,7 @@ def test_others_may_not_speak_unless_they_are_of_the_group(tmp_path_factory):
 def test_a_group_that_is_not_there():
     assert group_id("") is None
     assert isinstance(group_id("daemon"), int)
-    with pytest.raises(
-        InputError, match=r"service.group names the group 'no-such-group'"
-    ):
+    with pytest.raises(InputError, match=r"service.group names the group 'no-such-group'"):
         group_id("no-such-group")
 
 
