@@ -38,11 +38,8 @@ class Pace:
         """
         most = self.share * _SAVED_NS
         self._saved_ns = min(most, self._saved_ns + self.share * elapsed_ns - cpu_ns)
-        # Quick to learn that a look costs more, slow to believe that it costs less.
-        if cpu_ns > self.cost_ns:
-            self.cost_ns = float(cpu_ns)
-        else:
-            self.cost_ns += _WEIGHT * (cpu_ns - self.cost_ns)
+        # What one look cost beyond the others, when processes came for example, is owed once, not at each.
+        self.cost_ns += (_WEIGHT if self.cost_ns else 1.0) * (cpu_ns - self.cost_ns)
         if self._needed_ns() > LONGEST_NS:
             self.n_exceeded += 1
             self._saved_ns = max(self._saved_ns, -self.share * LONGEST_NS)

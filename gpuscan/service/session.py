@@ -110,7 +110,7 @@ class ServiceSession:
 
     def _open(self, open_inbox: OpenInbox) -> None:
         config, system = self.config, self.system
-        capabilities.check_live(foreign=True, system=system)
+        capabilities.check_live(foreign=True, system=system, command="service")
         host = system.read_host()
         check_page_size(host.page_bytes, "service")
         self.notes += host.notes
@@ -128,7 +128,7 @@ class ServiceSession:
         self._cold_ns = config.monitor_cold_ns
         self.monitor = self._open_monitor(config.service.monitor)
         keeps = MONITORS.get(self.monitor.name).keeps
-        capabilities.check_live(foreign=True, monitor=keeps, system=system)
+        capabilities.check_live(foreign=True, monitor=keeps, system=system, command="service")
         inbox = open_inbox(self.stop)
         self._stack.callback(inbox.close)
         self._give_up_rights(keeps)  # before the store has threads, which begin with what this one has
@@ -216,9 +216,9 @@ class ServiceSession:
             KeyboardInterrupt: a second signal broke it off.
         """
         self._heed()
-        self._since = Since(self.system)
         with refusals_said():
             self.pipeline.start()
+        self._since = Since(self.system)
         self._assign()
         self._refreshed_ns = self.system.monotonic_ns()
         self._told_ns = self._refreshed_ns

