@@ -56,7 +56,7 @@ COMMANDS = {
     "run": "Run a workload: sample, scan, batch, migrate; the main job.",
     "resume": "Go on with a run from its last checkpoint.",
     "live": "Move the pages of running processes between real nodes (root).",
-    "service": "Keep chosen processes' pages where they belong, by rules (root).",
+    "service": "Keep pages of chosen processes where they belong (root).",
     "ctl": "Ask the service, or tell it what to do.",
     "history": "Show what the service did.",
     "heatmap": "Show where and when a run's accesses and moves happened.",

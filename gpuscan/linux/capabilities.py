@@ -84,4 +84,5 @@ def check_live(
     """
     lacking = missing([FRAMES, FLAGS, *([OTHERS, OTHERS_FILES, *monitor] if foreign else [])], system)
     if lacking:
-        raise InputError(f"gpuscan {command} lacks {lacking}; run it with sudo, or give it these capabilities")
+        remedy = "run it with sudo, or give it these capabilities"
+        raise InputError(f"gpuscan {command} lacks {lacking}; {remedy}")

@@ -31,9 +31,6 @@ from gpuscan.monitors.source import LiveSource, Sleep
 from gpuscan.monitors.treatment import Keeper
 from gpuscan.store.single import Store
 
-ROSTER_NS = 1_000_000_000
-"""Who came and who ended is looked up this often."""
-
 THRESHOLD = 2
 """Looks that must find a page accessed, within the window, before it moves: one look promotes what is
 touched once."""
@@ -67,7 +64,7 @@ class Manner:
     steward: Steward | None = None
     allowance_of: Callable[[Process], Allowance] = read_allowance
     pause_of: Callable[[int], int] = int
-    roster_ns: int | None = ROSTER_NS
+    roster_ns: int | None = None
     goes_on: bool = False
 
 

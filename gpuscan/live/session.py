@@ -39,6 +39,7 @@ from gpuscan.topology.tiers import tier_options, with_tiers
 
 __all__ = ["THRESHOLD", "WINDOW_NS", "LiveRequest", "LiveSession", "LiveTotals", "OnTick"]
 
+_ROSTER_NS = 1_000_000_000
 _DRY_SPLIT = 0.5
 _HEARD_WITHIN_S = 1.0
 
@@ -272,6 +273,7 @@ class LiveSession:
             demotes=request.demote,
             rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,
             allowance_of=self._allowance_of,
+            roster_ns=_ROSTER_NS,
         )
 
     def _allowance_of(self, process: Process) -> Allowance:

@@ -151,7 +151,6 @@ class ServiceSession:
                 steward=self.governor,
                 demotes=True,
                 pause_of=self.pace.pause_ns,
-                roster_ns=None,
                 goes_on=True,
             ),
             system,
