@@ -90,9 +90,10 @@ def _serve(
     config = load_config(path)
     gid = group_id(config.service.group)
     keep_freed_memory()
-    recorder: Recorder = Nowhere()
-    if config.service.history:
-        recorder = History(history or HERE.root / HISTORY, config.service.history)
+
+    def open_recorder() -> Recorder:
+        most_bytes = config.service.history
+        return History(history or HERE.root / HISTORY, most_bytes) if most_bytes else Nowhere()
 
     def open_inbox(stop: Stop) -> ControlSocket:
         return ControlSocket(socket or HERE.root / SOCKET, gid, stop)
@@ -103,7 +104,7 @@ def _serve(
                 config,
                 lambda: load_config(path),
                 open_inbox,
-                recorder=recorder,
+                open_recorder=open_recorder,
                 notifier=Notifier(),
                 owns_process=owns_process,
             )
@@ -112,8 +113,8 @@ def _serve(
         def on_start() -> None:
             for note in session.notes:
                 output.note(f"gpuscan: note: {note}")
-            if recorder.problem:
-                output.note(f"gpuscan: note: {recorder.problem}")
+            if session.recorder.problem:
+                output.note(f"gpuscan: note: {session.recorder.problem}")
             output.note(f"gpuscan: {status_line(session)}, with {session.pipeline.monitor.name}")
 
         session.run(on_start, lambda _: None)

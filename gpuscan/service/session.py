@@ -64,7 +64,7 @@ class ServiceSession:
         reload: returns what to do from now on; raises a GpuscanError where that makes no sense.
         open_inbox: opens where orders come from.
         system: where it runs.
-        recorder: keeps what was done.
+        open_recorder: opens what keeps what was done.
         notifier: tells a service manager.
         owns_process: the process is there for this alone: rights that it does not need are given up.
 
@@ -80,13 +80,13 @@ class ServiceSession:
         open_inbox: OpenInbox,
         system: System = HERE,
         *,
-        recorder: Recorder | None = None,
+        open_recorder: Callable[[], Recorder] = Nowhere,
         notifier: Notifier | None = None,
         owns_process: bool = False,
     ) -> None:
         self.config = config
         self.system = system
-        self.recorder = recorder or Nowhere()
+        self.recorder: Recorder = Nowhere()
         self.notifier = notifier or Notifier({})
         self.totals = LiveTotals()
         self.monitor: Monitor | None = None
@@ -104,11 +104,11 @@ class ServiceSession:
             self.stop = Stop(system)
         with refusals_said(), self._heeding, self._stack:
             self._stack.callback(self.stop.close)
-            self._open(open_inbox)
+            self._open(open_inbox, open_recorder)
             self._stack = self._stack.pop_all()
             self._heeding = self._heeding.pop_all()
 
-    def _open(self, open_inbox: OpenInbox) -> None:
+    def _open(self, open_inbox: OpenInbox, open_recorder: Callable[[], Recorder]) -> None:
         config, system = self.config, self.system
         capabilities.check_live(foreign=True, system=system, command="service")
         host = system.read_host()
@@ -131,6 +131,8 @@ class ServiceSession:
         capabilities.check_live(foreign=True, monitor=keeps, system=system, command="service")
         inbox = open_inbox(self.stop)
         self._stack.callback(inbox.close)
+        self.recorder = open_recorder()
+        self._stack.callback(self.recorder.close)
         self._give_up_rights(keeps)  # before the store has threads, which begin with what this one has
         self.store = self._stack.enter_context(
             Store(self.topology, device="cpu", large_folios=True, n_threads=1)
@@ -420,7 +422,6 @@ class ServiceSession:
         self._heed()
         with refusals_said(), self._heeding:
             self._stack.close()
-        self.recorder.close()
         self.notifier.close()
 
     def __enter__(self) -> ServiceSession:

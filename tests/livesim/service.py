@@ -200,7 +200,7 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
 
     noted = Noted()
     pace = _Moved(world.now_ns)
-    with ServiceSession(configs[0], reload, open_inbox, system, recorder=noted) as session:
+    with ServiceSession(configs[0], reload, open_inbox, system, open_recorder=lambda: noted) as session:
         pipeline = session.pipeline
         parts = SimpleNamespace(store=session.store, migrator=pipeline.migrator, engine=pipeline.engine)
         accountant = Accountant(parts)

@@ -20,7 +20,7 @@ NAMES = st.sampled_from(["a", "b", "c"])
 FOLIOS = st.lists(st.sampled_from([1, 1, 1, 8, 512]), max_size=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(-5, 10_000), st.dictionaries(st.text(max_size=3), st.integers(0, 5_000), max_size=6))
 def test_shares_are_fair_and_leave_nothing(total, wanted):
     shares = fair_shares(total, wanted)
@@ -32,7 +32,7 @@ def test_shares_are_fair_and_leave_nothing(total, wanted):
             assert shares[name] >= max(shares.values()) - 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.none() | st.integers(1, 50_000).map(lambda pages: pages * PAGE_BYTES),
     st.tuples(*[st.none() | st.integers(1, 50_000).map(lambda pages: pages * PAGE_BYTES)] * 3),
@@ -59,7 +59,7 @@ def test_no_rate_is_exceeded_but_for_a_folio(rate, rates, looks):
         assert sum(granted.values()) == sum(sum(folios) for _, asked in looks for _, folios in asked)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(40, 400), st.lists(st.integers(1, 4_000), min_size=2, max_size=2))
 def test_two_that_want_more_than_there_is_get_as_much_and_all_of_it(pages_per_look, wanted):
     budgets = Budgets(pages_per_look * PAGE_BYTES, {"a": None, "b": None})
@@ -110,7 +110,7 @@ def test_candidates_are_what_can_move_in_two_seconds_or_pauses(rate, own, pause_
     assert Budgets(rate, {"a": own}).backlog_pages("a", pause_ns) == pages
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.floats(0.005, 0.5),
     st.integers(_MS, 200 * _MS),
@@ -128,7 +128,7 @@ def test_the_share_of_a_core_is_kept_whatever_looks_cost(share, wanted_ns, costs
     assert cpu_ns <= share * elapsed_ns + share * _S + 2 * max(costs) or pace.n_exceeded
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.005, 0.5), st.integers(_MS, 60 * _MS))
 def test_a_pause_is_not_longer_than_it_need_be(share, cost_ns):
     pace = Pace(share)
@@ -153,7 +153,7 @@ def test_what_no_pause_can_keep_is_counted_and_a_quiet_time_makes_it_short_again
     assert pace.n_lengthened == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(10_000, 100 * _MS),
     st.integers(100, 2 * _MS),
@@ -181,7 +181,7 @@ def test_calls_shrink_at_once_where_pages_take_longer():
     assert hold_ups.pages * 100_000 <= 20 * _MS
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 3 * _S)), max_size=60))
 def test_looks_stay_within_bounds_and_rise_only_where_more_is_held_than_moves(steps):
     hot = HotLooks(2, 7)
@@ -221,7 +221,7 @@ def test_cold_comes_sooner_without_room_above_and_later_with_it():
     assert cold.ns == 600 * _S
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, DAY_MIN - 1), st.integers(0, DAY_MIN - 1), st.integers(0, DAY_MIN - 1))
 def test_hours_are_those_that_a_clock_passes(start, end, minute):
     if start == end:

@@ -36,7 +36,7 @@ def by_regex(path, pattern):
     return re.fullmatch("".join(parts) + _ANY, path.rstrip("/")) is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(PARTS, max_size=4), st.lists(PATTERNS, max_size=4))
 def test_a_pattern_names_a_cgroup_and_all_below(path, pattern):
     cgroup, wanted = "/" + "/".join(path), "/".join(pattern)
