@@ -51,9 +51,10 @@ class Layer:
         else:
             rows_by, columns_by = 0, 1
         keys = (self.rows >> rows_by) << COLUMN_BITS | (self.columns >> columns_by)
-        unique, where = np.unique(keys, return_inverse=True)
-        counts = np.zeros(len(unique), dtype=np.int64)
-        np.add.at(counts, where, self.counts)
+        order = np.argsort(keys, kind="stable")  # which is fast where most is in order already
+        keys = keys[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        unique, counts = keys[first], np.add.reduceat(self.counts[order], first) if len(first) else _NO_PAGES
         return Layer(
             unique >> COLUMN_BITS,
             unique & ((1 << COLUMN_BITS) - 1),

@@ -134,15 +134,13 @@ const gpuscanMap = (() => {
     }
   }
 
-  async function begin() {
-    const documents = window.Bokeh ? Bokeh.documents : [];
-    const found = documents.map((each) => each.get_model_by_name("gpuscan-map")).find((each) => each);
-    if (!found) { setTimeout(begin, 20); return; }
+  async function begin(drawn) {
     for (const layer of given.layers) await decode(layer);
-    source = found.renderers[0].data_source;
-    bands = found.document.get_model_by_name("gpuscan-edge").renderers[0].data_source;
-    colours = found.renderers[0].glyph.color_mapper;
-    plot = found;
+    plot = drawn.get("map");
+    const shows = plot.renderers[0];
+    source = shows.data_source;
+    colours = shows.glyph.color_mapper;
+    bands = drawn.get("bands");
     for (const range of [plot.x_range, plot.y_range])
       for (const end of ["start", "end"]) range.properties[end].change.connect(update);
     for (const button of document.querySelectorAll("[data-layer]"))
@@ -162,4 +160,3 @@ const gpuscanMap = (() => {
 
   return { begin, update, choose, move, where, pfnOf, state: () => shown };
 })();
-gpuscanMap.begin();

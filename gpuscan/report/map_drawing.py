@@ -1,10 +1,11 @@
-"""A map as Bokeh's models: the plot itself, and beside it, along the same pages, zones, nodes and holes."""
+"""A map as plain data for ``draw.js``: its axes, and along the same pages, zones, nodes and holes.
+
+What is in its cells is in the page besides (``embedded``), and drawn by ``map.js``.
+"""
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.heatmap.space import Band, Space
@@ -25,69 +26,34 @@ _SHADES = ("#dbe4ee", "#f4f4f4")
 _HOLE_COLOUR = "#D55E00"
 
 
-def map_model(figure: Zoomed, time: list[Any]) -> Any:
-    """Return a map with its edge; its range of time is added to ``time``."""
-    from bokeh.layouts import row
-    from bokeh.models import Range1d
-
+def drawn_map(figure: Zoomed) -> dict[str, Any]:
+    """Return what is to be drawn of a map, for JSON."""
     space = figure.heat.space
-    x_range, y_range = Range1d(0.0, space.n_steps * space.step_ns / 1e9), Range1d(space.n_pages, 0)
-    time.append(x_range)
-    return row(_map(figure, x_range, y_range), _edge(space, y_range), sizing_mode="stretch_width")
-
-
-def _map(figure: Zoomed, x_range: Any, y_range: Any) -> Any:
-    from bokeh.models import CustomJSHover, CustomJSTickFormatter, LogColorMapper, Span
-    from bokeh.palettes import Cividis256
-    from bokeh.plotting import figure as new
-
-    space = figure.heat.space
-    model = new(
-        height=_HEIGHT,
-        min_border_top=_ABOVE,
-        min_border_bottom=_BELOW,
-        sizing_mode="stretch_width",
-        name="gpuscan-map",
-        x_range=x_range,
-        y_range=y_range,
-        x_axis_label=figure.x_label,
-        y_axis_label="page frame number (PFN); holes are left out",
-        tools="pan,wheel_zoom,box_zoom,reset,save,hover",
-        active_scroll="wheel_zoom",
-        tooltips=[("PFN", "$y{custom}"), ("time (s)", "$x{0,0.000}"), ("how many", "@image{0,0}")],
-    )
-    model.toolbar.logo = None
-    colours = LogColorMapper(palette=Cividis256, low=1, high=2, low_color="rgba(0,0,0,0)")
-    pixels, size = np.zeros(_PIXELS, dtype=np.float32), (x_range.end, float(space.n_pages))
-    model.image(image=[pixels], x=[0.0], y=[0.0], dw=[size[0]], dh=[size[1]], color_mapper=colours)
-    model.hover[0].formatters = {"$y": CustomJSHover(code="return gpuscanMap.where(value)")}
-    model.yaxis.formatter = CustomJSTickFormatter(code="return '0x' + gpuscanMap.pfnOf(tick).toString(16)")
-    model.background_fill_color = "#f4f4f4"
     nodes = space.bands(by_zone=False)
-    if len(nodes) <= _LINES_MAX:
-        for node in nodes[1:]:
-            model.add_layout(Span(location=node.start, dimension="width", line_color="#777777", line_width=1))
-    return model
+    return {
+        "kind": "map",
+        "height": _HEIGHT,
+        "above": _ABOVE,
+        "below": _BELOW,
+        "pixels": _PIXELS,
+        "end_s": space.n_steps * space.step_ns / 1e9,
+        "n_pages": space.n_pages,
+        "x_label": figure.x_label,
+        "y_label": "page frame number (PFN); holes are left out",
+        "lines": [node.start for node in nodes[1:]] if len(nodes) <= _LINES_MAX else [],
+        "edge": {
+            "width": _EDGE_WIDTH,
+            "end": _END,
+            "label": "zones, nodes, holes (orange)",
+            "colour": _HOLE_COLOUR,
+            "bands": _bands(space),
+            "holes": _holes(space),
+        },
+    }
 
 
-def _edge(space: Space, y_range: Any) -> Any:
-    """Return zones, nodes and holes; ``map.js`` puts names where their bands are seen."""
-    from bokeh.models import ColumnDataSource, HoverTool
-    from bokeh.plotting import figure as new
-
-    model = new(
-        height=_HEIGHT,
-        width=_EDGE_WIDTH,
-        min_border_top=_ABOVE,
-        min_border_bottom=_BELOW,
-        sizing_mode="fixed",
-        name="gpuscan-edge",
-        x_range=(_ZONES, _END),
-        y_range=y_range,
-        x_axis_label="zones, nodes, holes (orange)",
-        tools="",
-        toolbar_location=None,
-    )
+def _bands(space: Space) -> dict[str, list[Any]]:
+    """Return columns of zones and nodes; what is shown of a name depends on the window."""
     bands = [
         (band, left, right)
         for found, left, right in (
@@ -97,7 +63,7 @@ def _edge(space: Space, y_range: Any) -> Any:
         if len(found) <= _BANDS_MAX
         for band in found
     ]
-    data = {
+    return {
         "left": [left for _, left, _ in bands],
         "right": [right for _, _, right in bands],
         "start": [band.start for band, _, _ in bands],
@@ -113,37 +79,19 @@ def _edge(space: Space, y_range: Any) -> Any:
         "y": [(band.start + band.end) / 2 for band, _, _ in bands],
         "text": [""] * len(bands),
     }
-    source = ColumnDataSource(data, name="gpuscan-bands")
-    shown = [
-        model.quad("left", "right", "start", "end", source=source, fill_color="shade", line_color="#777777")
-    ]
-    model.text("x", "y", "text", source=source, text_baseline="middle", text_font_size="12px")
+
+
+def _holes(space: Space) -> dict[str, list[Any]]:
     holes = space.holes()
-    if len(holes) <= _BANDS_MAX:
-        shown.append(
-            model.scatter(
-                "x",
-                "y",
-                source=ColumnDataSource(
-                    {
-                        "x": [(_HOLES + _END) / 2] * len(holes),
-                        "y": [hole.flat for hole in holes],
-                        "name": ["hole, left out"] * len(holes),
-                        "size": [_size(hole.n_pages) for hole in holes],
-                        "pfns": [_pfns(hole.pfn, hole.pfn + hole.n_pages - 1) for hole in holes],
-                    },
-                    name="gpuscan-holes",
-                ),
-                marker="triangle",
-                angle=np.pi / 2,
-                size=9,
-                color=_HOLE_COLOUR,
-            )
-        )
-    model.add_tools(HoverTool(renderers=shown, tooltips=[("", "@name"), ("size", "@size"), ("PFN", "@pfns")]))
-    model.xaxis.ticker = []
-    model.yaxis.visible = model.grid.visible = False
-    return model
+    if len(holes) > _BANDS_MAX:
+        holes = []
+    return {
+        "x": [(_HOLES + _END) / 2] * len(holes),
+        "y": [hole.flat for hole in holes],
+        "name": ["hole, left out"] * len(holes),
+        "size": [_size(hole.n_pages) for hole in holes],
+        "pfns": [_pfns(hole.pfn, hole.pfn + hole.n_pages - 1) for hole in holes],
+    }
 
 
 def _name(space: Space, band: Band, is_zone: bool) -> str:

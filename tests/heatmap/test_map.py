@@ -117,6 +117,8 @@ def test_damaged_foreign_and_newer_maps_are_refused(result: Path, tmp_path: Path
     refused(good.replace_schema_metadata({b"gpuscan.schema": b"1"}), "damaged")
     refused(good.drop_columns("count"), "not written by gpuscan")
     refused(good.take(list(range(len(good) - 1, -1, -1))), "not in order")
+    refused(pa.concat_tables([good.slice(5), good.slice(0, 5)]), "lies in several places")
+    refused(good.set_column(3, "count", pa.array([None, *good["count"].to_pylist()[1:]])), "value is missing")
     rows = good["row"].to_numpy().copy()
     rows[-1] = 1 << 60
     refused(good.set_column(1, "row", pa.array(rows)), "outside the machine")
