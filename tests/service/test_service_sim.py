@@ -16,7 +16,7 @@ from gpuscan.service.selection import RuleSelection
 from gpuscan.service.since import Since
 from livesim.service import run_service
 
-N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "400"))
+N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
 
 
 def _broken(first: int, last: int) -> list[tuple[int, list[str]]]:
