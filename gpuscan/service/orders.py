@@ -9,7 +9,6 @@ from gpuscan.base.errors import GpuscanError
 from gpuscan.service.waiting import AT_ONCE, Inbox, Order, unheard
 
 _MOST_WAITING = 64
-_SLICE_S = 5.0
 
 
 class Served(Protocol):
@@ -58,10 +57,12 @@ class Orders:
     Args:
         inbox: where they come from.
         served: who carries them out.
+        slice_s: how often it is said, while nothing comes, that the service is alive.
     """
 
-    def __init__(self, inbox: Inbox, served: Served) -> None:
+    def __init__(self, inbox: Inbox, served: Served, slice_s: float = 5.0) -> None:
         self._inbox = inbox
+        self._slice_s = slice_s
         self._served = served
         self._waiting: deque[Order] = deque()
         self.hung_up = False
@@ -72,7 +73,7 @@ class Orders:
         until_ns = self._served.now_ns() + int(limit_s * 1e9)
         while not self._served.is_over() and not self.hung_up:
             left_s = (until_ns - self._served.now_ns()) / 1e9
-            for order in self._inbox.wait(max(0.0, min(left_s, _SLICE_S))):
+            for order in self._inbox.wait(max(0.0, min(left_s, self._slice_s))):
                 self._take(order)
             self._served.alive()
             if self._waiting or left_s <= 0:

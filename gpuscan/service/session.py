@@ -158,7 +158,7 @@ class ServiceSession:
             system,
             totals=self.totals,
         )
-        self.orders = Orders(inbox, self)
+        self.orders = Orders(inbox, self, min(5.0, (self.notifier.watchdog_s or _REST_S * 10) / 3))
 
     def _check_machine(self, config: Config) -> None:
         """Refuse a configuration that names nodes which are not there, or a machine that has only one."""
