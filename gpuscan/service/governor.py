@@ -81,7 +81,7 @@ class Governor:
             state.rule = rule
             self.policies[rule.name] = state
         self.budgets = Budgets(config.budget.rate, {rule.name: rule.rate for rule in config.rule})
-        self._monitor_cold_ns = monitor_cold_ns
+        self.monitor_cold_ns = monitor_cold_ns
         self.hold_ups.limit_ns = config.service.batch
         self.assign({})
 
@@ -119,7 +119,7 @@ class Governor:
         state = self.policies[name]
         rule = state.rule
         backlog = self.budgets.backlog_pages(name, self._pause_ns)
-        cold_ns = self._monitor_cold_ns
+        cold_ns = self.monitor_cold_ns
         return Treatment(
             promotes=rule.promotes,
             demotes=rule.demotes,

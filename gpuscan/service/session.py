@@ -313,13 +313,13 @@ class ServiceSession:
             self.problem = f"{', '.join(later)} of [service] will be used at the next start"
         self.selection.use(config.rule)
         self.pace.share = config.service.cpu
-        cold_ns = config.monitor_cold_ns
-        if cold_ns is not None and (self._cold_ns is None or cold_ns < self._cold_ns):
-            self._cold_ns = cold_ns
-            self._reopen_monitor()
         self.governor.configure(config, self._cold_ns)
         self._settle_rest()
-        self.refresh()
+        self.refresh()  # before a monitor that is opened anew watches any whom no rule is for any more
+        cold_ns = config.monitor_cold_ns
+        if cold_ns is not None and (self._cold_ns is None or cold_ns < self._cold_ns):
+            self._cold_ns = self.governor.monitor_cold_ns = cold_ns
+            self._reopen_monitor()
         self.recorder.note("config", None, {"rules": [rule.name for rule in config.rule], "later": later})
 
     def _reopen_monitor(self) -> None:

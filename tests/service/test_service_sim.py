@@ -19,6 +19,16 @@ from livesim.service import run_service
 N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
 
 
+FOUND = {
+    227: "a monitor that a reload opened anew watched whom no rule was for any more",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_a_seed_found_stays_mended(seed):
+    assert run_service(seed).broken == []
+
+
 def _broken(first: int, last: int) -> list[tuple[int, list[str]]]:
     return [(seed, broken) for seed in range(first, last) if (broken := run_service(seed).broken)]
 
