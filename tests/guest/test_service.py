@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from gpuscan.service.client import ask
+from gpuscan.service.history import read_notes
 from guest import kernel
 from guest.damon_scheme import n_kdamonds
 from guest.processes import Program, Workload, eventually
@@ -47,13 +48,9 @@ class Service(Program):
         super().__init__(command, folder, name)
         eventually(lambda: "running, " in self.complaints(), "the service runs", 300)
 
-    def ctl(self, *order: str) -> dict[str, Any]:
-        """Give an order and return the answer."""
-        command = [sys.executable, "-m", "gpuscan", "ctl", *order, "--socket", str(self.socket), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + self.complaints()
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+    def ctl(self, order: str, nid: int | None = None) -> dict[str, Any]:
+        """Give an order and return the answer, as ``gpuscan ctl`` does, without another Python."""
+        return ask(self.socket, order, nid)
 
     def policy(self, name: str) -> dict[str, Any]:
         """Return the status of a rule's policy."""
@@ -110,7 +107,7 @@ def test_a_service_goes_by_its_rules_through_reload_and_kill(tmp_path: Path) -> 
             service.kill()
         eventually(lambda: n_kdamonds() == 0, "the watchdog has cleaned up", 60)
         with Service(tmp_path, "second") as service:
-            assert service.ctl("drain", "0")["nodes"][0]["draining"]
+            assert service.ctl("drain", 0)["nodes"][0]["draining"]
             eventually(
                 lambda: (fast.nodes() != 0).all() and (slow.nodes() != 0).all(), "node 0 is empty", 240
             )
@@ -118,12 +115,6 @@ def test_a_service_goes_by_its_rules_through_reload_and_kill(tmp_path: Path) -> 
             assert service.end(120) == 0
     assert n_kdamonds() == 0
     assert not service.socket.exists()
-    notes = subprocess.run(
-        [sys.executable, "-m", "gpuscan", "history", "--json", "--history", str(service.history)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    kinds = [json.loads(line)["kind"] for line in notes]
+    kinds = [note["kind"] for note in read_notes(service.history, 0)]
     assert kinds.count("start") == 2
     assert {"config", "control", "moved", "process", "rest", "stop"} <= set(kinds)
