@@ -122,6 +122,9 @@ def _serve(
 
 
 def _check(config: Config, path: Path, output: Output) -> None:
+    from gpuscan.service.control import group_id
+
+    group_id(config.service.group)
     rules = [
         {"name": rule.name, "policy": rule.policy, "rate_bytes_per_s": rule.rate} for rule in config.rule
     ]

@@ -206,7 +206,9 @@ class MovePagesMigrator:
             part = left[: n_first(n_pages[left], steward.chunk_pages())]
             started_ns = self._system.monotonic_ns()
             self._call(process, target_nid, part, addresses, status, reasons)
-            steward.called(int(n_pages[part].sum()), self._system.monotonic_ns() - started_ns)
+            busy_ns = self._system.monotonic_ns() - started_ns
+            moved = part[status[part] == MigrateStatus.MOVED]
+            steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
             left = left[len(part) :]
 
     def _call(

@@ -25,8 +25,8 @@ class Steward(Protocol):
         """Return how many base pages one call may move, one folio at least."""
         ...
 
-    def called(self, n_pages: int, busy_ns: int) -> None:
-        """Hear how long one call took."""
+    def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
+        """Hear how long one call took, for how many base pages, and how many of them moved."""
         ...
 
     def settled(

@@ -9,7 +9,7 @@ longer fits is counted and left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,6 +61,8 @@ class Member:
         allowance: what it was allowed when last asked, and where its memory was.
         read_again_ns: when that is due again.
         hot_pages, hot_near_pages, cold_pages: what the last look found.
+        full_looks: looks in a row in which there was no room for another candidate.
+        last_heads: the candidate that was let in last, by way.
         long_cold: since when its pages are cold, for who must be so for longer than the monitor says.
     """
 
@@ -71,6 +73,8 @@ class Member:
     hot_pages: int = 0
     hot_near_pages: int = 0
     cold_pages: int = 0
+    full_looks: int = 0
+    last_heads: dict[Way, int] = field(default_factory=dict)
     long_cold: LastSeen = field(default_factory=LastSeen)
 
 
@@ -154,7 +158,8 @@ class LiveSource:
         now_ns = self._system.monotonic_ns()
         asked = {number for number, _ in processes}
         for number in known.keys() - asked:
-            self._let_go(known[number])
+            is_alive = known[number].process.is_alive()
+            self._let_go(known[number], "not watched any more" if is_alive else "process ended")
         self.members = [
             known.get(number) or Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
             for number, process in processes
@@ -165,12 +170,31 @@ class LiveSource:
                 self._read(member)
         self._monitor.watch([member.process for member in self.members])
 
-    def _let_go(self, member: Member) -> None:
-        """End the requests for pages of a process that is not watched any more."""
+    def let_go(self, numbers: Iterable[int], why: str) -> None:
+        """End the requests for pages of some processes: something else is to be done with them now.
+
+        Args:
+            numbers: of the processes.
+            why: the reason in the ledger.
+        """
+        asked = set(numbers)
+        for member in self.members:
+            if member.number in asked:
+                self._let_go(member, why)
+
+    def pending_pages(self) -> dict[int, tuple[int, int]]:
+        """Return the base pages of the candidates of each process, those to go up (or out), and down."""
+        down = self._addresses.pages_by_process(self._going_down)
+        return {
+            number: (n_pages - down.get(number, 0), down.get(number, 0))
+            for number, n_pages in self._addresses.pages_by_process().items()
+        }
+
+    def _let_go(self, member: Member, why: str) -> None:
+        """End the requests for pages of a process."""
         heads = self._addresses.of_process(member.number)
         if len(heads):
             self._addresses.drop(heads)
-            why = "not watched any more" if member.process.is_alive() else "process ended"
             self._left.append(FolioEvents(self._page_map.flat_of_pfn(heads), _NONE, why=why))
 
     def _rehearse(self) -> None:
@@ -287,26 +311,43 @@ class LiveSource:
         treatment = self._keeper.treatment(member.number)
         member.hot_pages = len(pages.hot)
         member.cold_pages = len(pages.cold) if treatment.demotes else 0
+        way: Way = "up"
         marked = self._mark(member, pages.hot, events, produced, treatment, sure=pages.sure)
+        marked_up = marked
         if self._targets.drained:
-            treatment = self._after(member, treatment, marked)
+            treatment = self._after(member, treatment, marked, "up")
             out = pages_in(member.process, mapped(member.process))
-            marked = self._mark(member, out, events, produced, treatment, way="out")
+            marked, way = self._mark(member, out, events, produced, treatment, way="out"), "out"
+            marked_up += marked
         if treatment.demotes:
             cold = pages.cold
             if treatment.cold_wait_ns:
                 is_hot = np.zeros(len(cold), dtype=np.bool_)
                 cold = cold.take(member.long_cold.cold(cold.address, is_hot, now_ns, treatment.cold_wait_ns))
-            treatment = self._after(member, treatment, marked)
-            marked = self._mark(member, cold, events, produced, treatment, way="down")
+            treatment = self._after(member, treatment, marked, "out" if self._targets.drained else "up")
+            marked, way = self._mark(member, cold, events, produced, treatment, way="down"), "down"
         if marked:
-            self._keeper.entered(member.number, marked)
+            self._keeper.entered(member.number, marked, way)
+        self._take_turns(member, events, is_full=not marked_up and treatment.room_pages == 0)
 
-    def _after(self, member: Member, treatment: Treatment, n_marked: int) -> Treatment:
+    def _take_turns(self, member: Member, events: list[FolioEvents], *, is_full: bool) -> None:
+        """Let others be candidates where those of a process have filled its room for long.
+
+        What is refused again and again, for want of room above or because it is pinned, would else keep all
+        others out as long as it is seen.
+        """
+        member.full_looks = member.full_looks + 1 if is_full else 0
+        if member.full_looks >= STALE_TICKS:
+            member.full_looks = 0
+            self._let_go(member, "gave way to others")
+            events += self._left
+            self._left = []
+
+    def _after(self, member: Member, treatment: Treatment, n_marked: int, way: Way) -> Treatment:
         """Return the treatment once so many pages have become candidates."""
         if not n_marked:
             return treatment
-        self._keeper.entered(member.number, n_marked)
+        self._keeper.entered(member.number, n_marked, way)
         return self._keeper.treatment(member.number)
 
     def _mark(
@@ -352,8 +393,9 @@ class LiveSource:
         enough = n_seen >= _SHARES[way] * (1 << orders)
         self.skipped["part of a large folio"] += int(n_seen[~enough].sum())
         heads, first, orders = heads[enough], first[enough], orders[enough]
-        if treatment.room_pages is not None and len(heads):
-            fits = self._fits(heads, orders, treatment.room_pages)
+        room_pages = treatment.room_down_pages if way == "down" else treatment.room_pages
+        if room_pages is not None and len(heads):
+            fits = self._fits(member, heads, orders, room_pages, way)
             self.skipped["held back, the budget has no room yet"] += int((1 << orders[~fits]).sum())
             heads, first, orders = heads[fits], first[fits], orders[fits]
         if not len(heads):
@@ -375,11 +417,23 @@ class LiveSource:
         return n_new
 
     def _fits(
-        self, heads: NDArray[np.int64], orders: NDArray[np.int64], room_pages: int
+        self,
+        member: Member,
+        heads: NDArray[np.int64],
+        orders: NDArray[np.int64],
+        room_pages: int,
+        way: Way,
     ) -> NDArray[np.bool_]:
-        """Return bool[n]: which folios are candidates already, or may become some."""
+        """Return bool[n]: which folios are candidates already, or may become some; by turns, as PFNs go."""
         _, known = self._addresses.find(heads)
-        return known | (np.cumsum(np.where(known, 0, 1 << orders)) <= room_pages)
+        first = int(np.searchsorted(heads, member.last_heads.get(way, -1), side="right"))
+        turn = np.roll(np.arange(len(heads)), -first)
+        fits = known.copy()
+        fits[turn] |= np.cumsum(np.where(known, 0, 1 << orders)[turn]) <= room_pages
+        new = turn[(fits & ~known)[turn]]
+        if len(new):
+            member.last_heads[way] = int(heads[new[-1]])
+        return fits
 
     def _keep_up(self, hot: Pages, events: list[FolioEvents]) -> None:
         """End the requests to go down of what was accessed again: with a rate limit they wait long."""

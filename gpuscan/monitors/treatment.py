@@ -18,7 +18,8 @@ class Treatment:
         threshold: looks that must find a page accessed; None for the engine's policy.
         nids: nodes that pages may go to, of those that the process allows; None for all.
         cold_wait_ns: how much longer than the monitor's word for cold a page must have stayed so.
-        room_pages: base pages that may become candidates; None without limit.
+        room_pages, room_down_pages: base pages that may become candidates to go up (or out), and down; None
+            without limit.
     """
 
     promotes: bool = True
@@ -27,6 +28,7 @@ class Treatment:
     nids: frozenset[int] | None = None
     cold_wait_ns: int = 0
     room_pages: int | None = None
+    room_down_pages: int | None = None
 
 
 class Keeper(Protocol):
@@ -36,7 +38,7 @@ class Keeper(Protocol):
         """Return what may be done now with the pages of a process, by its number."""
         ...
 
-    def entered(self, number: int, n_pages: int) -> None:
+    def entered(self, number: int, n_pages: int, way: Way) -> None:
         """Hear that so many base pages of a process became candidates."""
         ...
 
@@ -55,5 +57,5 @@ class Same:
         """See :class:`Keeper`."""
         return self._treatment
 
-    def entered(self, number: int, n_pages: int) -> None:
+    def entered(self, number: int, n_pages: int, way: Way) -> None:
         """See :class:`Keeper`."""

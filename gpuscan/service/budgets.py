@@ -1,7 +1,8 @@
 """What each policy may move now: a rate of its own, and its fair part of one that all share.
 
-Allowances grow with time and are kept for a second, as :mod:`gpuscan.engine.rate_limit` keeps them. A folio
-may go where any allowance is left, and what it takes beyond is owed: a huge page passes under a small rate.
+Allowances grow with time and are kept for a second, or from one look to the next
+(:mod:`gpuscan.engine.rate_limit`). A folio may go where any allowance is left, and what it takes beyond is
+owed: a huge page passes under a small rate.
 """
 
 from __future__ import annotations
@@ -44,15 +45,26 @@ class Budgets:
     Args:
         rate_bytes_per_s: of all together; None without limit.
         rates: of each policy in bytes per second, None without limit, by name.
+        before: those that were in force: where a rate stays, what is left or owed does, too.
     """
 
-    def __init__(self, rate_bytes_per_s: int | None, rates: Mapping[str, int | None]) -> None:
+    def __init__(
+        self,
+        rate_bytes_per_s: int | None,
+        rates: Mapping[str, int | None],
+        before: Budgets | None = None,
+    ) -> None:
         self._rate = rate_bytes_per_s
         self._rates = dict(rates)
         self._shared = None if rate_bytes_per_s is None else RateLimit(rate_bytes_per_s, [_ALL], 0)
         self._own = {
             name: RateLimit(rate, [_ALL], 0) for name, rate in self._rates.items() if rate is not None
         }
+        if before is not None:
+            if before._rate == rate_bytes_per_s:
+                self._shared = before._shared
+            kept = {name for name in self._own if before._rates.get(name) == self._rates[name]}
+            self._own |= {name: before._own[name] for name in kept}
         self._asked: dict[str, int] = {}
         self._parts: dict[str, int] = {}
         self._asking: dict[str, int] = dict.fromkeys(self._rates, 0)

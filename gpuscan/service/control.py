@@ -28,6 +28,8 @@ _SO_PEERGROUPS = 59
 """include/uapi/asm-generic/socket.h"""
 _CREDENTIALS = struct.Struct("3i")
 _MOST_PEERS = 16
+_DEAF_S = 1.0
+"""Where a connection cannot be taken it is not asked for so long: it would be ready at once, for ever."""
 _PEER_S = 10.0
 """Whoever has not sent a request, or not taken the answer, after so long is hung up on."""
 _GROUPS_BYTES = 1024
@@ -81,6 +83,7 @@ class ControlSocket:
     def __init__(self, path: Path, gid: int | None, stop: Stop) -> None:
         self._path, self._gid, self._stop = path, gid, stop
         self._peers: list[_Peer] = []
+        self._deaf_until_s = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._bind()
@@ -127,7 +130,7 @@ class ControlSocket:
         """Wait for anything and take it in; return whether somebody woke whoever waits."""
         poll = select.poll()
         poll.register(self._stop.fd, select.POLLIN)
-        if len(self._peers) < _MOST_PEERS:
+        if len(self._peers) < _MOST_PEERS and time.monotonic() >= self._deaf_until_s:
             poll.register(self._socket, select.POLLIN)
         peers = {peer.fileno(): peer for peer in self._peers}
         for fd, peer in peers.items():
@@ -144,8 +147,10 @@ class ControlSocket:
         return woken
 
     def _accept(self) -> None:
+        self._deaf_until_s = time.monotonic() + _DEAF_S
         with contextlib.suppress(OSError):  # it has gone again, or there are no descriptors left
             connection, _ = self._socket.accept()
+            self._deaf_until_s = 0.0
             connection.setblocking(False)
             may_speak = self._may_speak(connection)
             self._peers.append(_Peer(connection, time.monotonic() + _PEER_S, may_speak))
@@ -207,7 +212,9 @@ class ControlSocket:
 
     def _hang_up_on_the_slow(self) -> None:
         now_s = time.monotonic()
-        for peer in [peer for peer in self._peers if now_s > peer.until_s]:
+        # One whose order waits is not slow: the service is.
+        waiting = [peer for peer in self._peers if not peer.is_ordering or peer.to_send]
+        for peer in [peer for peer in waiting if now_s > peer.until_s]:
             self._drop(peer)
 
     def _drop(self, peer: _Peer) -> None:

@@ -38,6 +38,7 @@ _DROP = (
     "(SELECT id FROM note ORDER BY id LIMIT 1 + (SELECT count(*) FROM note) / 10)"
 )
 """A tenth of the rows, the oldest."""
+_SELECT = "SELECT id, t_ns, kind, policy, body FROM note WHERE t_ns >= ? AND id > ? ORDER BY id LIMIT 1000"
 _Note = tuple[int, str, str | None, str]
 _BUSY_MS = 200
 _READ_MS = 5_000
@@ -100,6 +101,7 @@ class History:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             database = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000)
             try:
+                self._path.chmod(0o600)  # and so its log, which is made with the mode of the database
                 version = database.execute("PRAGMA user_version").fetchone()[0]
                 if version not in (0, _VERSION):
                     raise sqlite3.DatabaseError(f"it is of version {version}, and {_VERSION} is known")
@@ -154,11 +156,11 @@ def read_notes(path: Path, since_ns: int) -> Iterator[dict[str, Any]]:
     try:
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_READ_MS / 1000)
         with contextlib.closing(database):
-            rows = database.execute(
-                "SELECT t_ns, kind, policy, body FROM note WHERE t_ns >= ? ORDER BY id", (since_ns,)
-            )
-            for t_ns, kind, policy, body in rows:
-                yield {"t_ns": t_ns, "kind": kind, "policy": policy, **json.loads(body)}
+            last = -1
+            # In parts: while one is read, the log cannot be begun anew.
+            while rows := database.execute(_SELECT, (since_ns, last)).fetchall():
+                for last, t_ns, kind, policy, body in rows:  # noqa: B007
+                    yield {"t_ns": t_ns, "kind": kind, "policy": policy, **json.loads(body)}
     except (sqlite3.Error, ValueError) as error:
         raise InputError(
             f"the history {path} cannot be read ({error}); give another place, or use sudo"

@@ -28,8 +28,14 @@ class HoldUps:
         self.n_exceeded = 0
         self.longest_ns = 0
 
-    def took(self, n_pages: int, busy_ns: int) -> None:
-        """Hear how long a call took: fewer next time where pages take long, more, step by step, where not."""
+    def took(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
+        """Hear how long a call took: fewer next time where pages take long, more, step by step, where not.
+
+        Args:
+            n_pages: that it was for.
+            n_moved: of these, that moved: what was refused took next to nothing.
+            busy_ns: how long.
+        """
         self.n_calls += 1
         self.n_exceeded += busy_ns > self.limit_ns
         self.longest_ns = max(self.longest_ns, busy_ns)
@@ -40,5 +46,5 @@ class HoldUps:
             # A call of few pages says little of many: what every call costs is not spread over them.
             if busy_ns > _AIM * self.limit_ns or n_pages >= self.pages:
                 self.pages = max(1, fits)
-        elif n_pages >= self.pages // 2:
+        elif n_moved >= self.pages // 2:
             self.pages = min(MOST_PAGES, 2 * self.pages, fits)

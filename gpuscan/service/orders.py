@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
-from gpuscan.base.errors import GpuscanError
+from gpuscan.base.errors import GpuscanError, RunFailedError
 from gpuscan.service.waiting import AT_ONCE, Inbox, Order, unheard
 
 _MOST_WAITING = 64
@@ -87,6 +87,11 @@ class Orders:
         else:
             order.answer({"error": f"{_MOST_WAITING} orders wait already; ask again"})
 
+    @property
+    def is_any(self) -> bool:
+        """Whether something waits to be carried out."""
+        return self.hung_up or bool(self._waiting)
+
     def carry_out(self) -> None:
         """Carry out what waits; a look is over, and the next one has not begun."""
         if self.hung_up:
@@ -97,6 +102,9 @@ class Orders:
             refused = ""
             try:
                 self._carry_out(order)
+            except RunFailedError as error:  # and so the service ends
+                order.answer({"error": str(error)})
+                raise
             except GpuscanError as error:
                 refused = str(error)
             self._served.told(order.name, order.nid, refused)

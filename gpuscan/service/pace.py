@@ -36,13 +36,16 @@ class Pace:
             cpu_ns: CPU time.
             elapsed_ns: how long that was.
         """
-        most = self.share * _SAVED_NS
-        self._saved_ns = min(most, self._saved_ns + self.share * elapsed_ns - cpu_ns)
+        self.rested(cpu_ns, elapsed_ns)
         # What one look cost beyond the others, when processes came for example, is owed once, not at each.
         self.cost_ns += (_WEIGHT if self.cost_ns else 1.0) * (cpu_ns - self.cost_ns)
         if self._needed_ns() > LONGEST_NS:
             self.n_exceeded += 1
             self._saved_ns = max(self._saved_ns, -self.share * LONGEST_NS)
+
+    def rested(self, cpu_ns: int, elapsed_ns: int) -> None:
+        """Hear what a time without a look cost."""
+        self._saved_ns = min(self.share * _SAVED_NS, self._saved_ns + self.share * elapsed_ns - cpu_ns)
 
     def _needed_ns(self) -> float:
         return max(0.0, (_CAUTION * self.cost_ns - self._saved_ns) / self.share)

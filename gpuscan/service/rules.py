@@ -32,9 +32,11 @@ class Facts:
 
     @property
     def unit(self) -> str:
-        """The unit of systemd that it belongs to; empty for none."""
-        parts = [part for part in self.cgroup.split("/") if part.endswith(_UNITS)]
-        return parts[-1] if parts else ""
+        """The unit of systemd that it belongs to; empty for none.
+
+        The first of its path: cgroups below may be delegated, and then their names are anybody's choice.
+        """
+        return next((part for part in self.cgroup.split("/") if part.endswith(_UNITS)), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,21 @@ from gpuscan.service.rules import Facts, Verdict, verdict
 _AGAIN_AT_A_TIME = 64
 _YOUNG_LOOKS = 4
 _UIDS = re.compile(r"^Uid:\s+[0-9]+\s+([0-9]+)", re.MULTILINE)
+_PARENT = re.compile(r"^PPid:\s+([0-9]+)", re.MULTILINE)
 _MEMORY = "memory"
+MOST_PROCESSES = 512
+"""Each that is watched takes a descriptor; of more, those with the lowest PIDs are."""
 
 
-def read_facts(pid: int, system: System) -> Facts | None:
+def read_facts(pid: int, system: System, *, but_children_of: int = 0) -> Facts | None:
     """Return what rules ask of a process; None where there is none, or it is a thread of the kernel's.
 
     The user is the one in effect, as ``ps`` shows it.
+
+    Args:
+        pid: of it.
+        system: where it runs.
+        but_children_of: whose children are as if they were not there.
     """
     stat = read_stat(pid, system)
     if stat is None or stat.is_kernel_thread or stat.state == "Z":
@@ -36,6 +44,9 @@ def read_facts(pid: int, system: System) -> Facts | None:
         status = system.read_text(system.root / f"proc/{pid}/status")
     except (FileNotFoundError, ProcessLookupError):
         return None
+    parent = _PARENT.search(status)
+    if parent is not None and int(parent[1]) == but_children_of:
+        return None
     uid = _UIDS.search(status)
     number = int(uid[1]) if uid else -1
     return Facts(pid, stat.comm, system.user_name(number), number, cgroup_of(cgroups))
@@ -44,7 +55,7 @@ def read_facts(pid: int, system: System) -> Facts | None:
 def cgroup_of(text: str) -> str:
     """Return the cgroup in /proc/PID/cgroup: that of v2, else of v1's memory controller (cgroups(7))."""
     found = "/"
-    for line in text.splitlines():
+    for line in text.split("\n"):  # names of cgroups may have other ends of lines in them
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers and path != "/":
@@ -72,6 +83,8 @@ class RuleSelection:
         self._n_read: Counter[int] = Counter()
         self.verdicts: dict[int, Verdict] = {}
         """Of those that are selected, by PID."""
+        self.n_left_out = 0
+        """Processes that a rule is for, beyond those that can be watched."""
 
     def use(self, rules: Sequence[Rule]) -> None:
         """Go by other rules from now on."""
@@ -93,7 +106,9 @@ class RuleSelection:
             found = verdict(self._rules, facts)
             if found.rule is not None and found.rule.policy != "off":
                 self.verdicts[pid] = found
-        return sorted(self.verdicts)
+        chosen = sorted(self.verdicts)
+        self.n_left_out = len(chosen[MOST_PROCESSES:])
+        return chosen[:MOST_PROCESSES]
 
     def _due(self, listed: set[int]) -> set[int]:
         """Return whom to read: those that are new or selected, and some of the others."""
@@ -108,5 +123,5 @@ class RuleSelection:
 
     def _read(self, pid: int) -> Facts | None:
         with contextlib.suppress(PermissionError):  # hidepid: not ours to see
-            return read_facts(pid, self._system)
+            return read_facts(pid, self._system, but_children_of=self._system.getpid())
         return None

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
-from gpuscan.base.errors import GpuscanError, InputError
+from gpuscan.base.errors import GpuscanError, InputError, RunFailedError
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -28,7 +28,7 @@ from gpuscan.live.totals import LiveTotals
 from gpuscan.migrate.move_pages import MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor
-from gpuscan.service.config import Config
+from gpuscan.service.config import Config, Rule
 from gpuscan.service.governor import Governor
 from gpuscan.service.hours import are_quiet
 from gpuscan.service.notify import Notifier
@@ -85,6 +85,8 @@ class ServiceSession:
         owns_process: bool = False,
     ) -> None:
         self.config = config
+        self.started = config.service
+        """As it was at the start: some of it holds until the end."""
         self.system = system
         self.recorder: Recorder = Nowhere()
         self.notifier = notifier or Notifier({})
@@ -140,6 +142,9 @@ class ServiceSession:
         warm_up(self.store)
         self.pace = Pace(config.service.cpu)
         self.governor = Governor(config, self._cold_ns)
+        self.governor.on_call = self.alive
+        self.governor.is_held = self._is_held
+        self.governor.up_nids = frozenset(self.targets.promotion.values())
         self.pipeline = Pipeline(
             self.roster,
             self.monitor,
@@ -226,10 +231,25 @@ class ServiceSession:
         self.recorder.note("start", None, {"monitor": self.pipeline.monitor.name, "notes": self.notes})
         on_start()
         self.notifier.ready(status_line(self))
+        try:
+            self._go_on(on_tick)
+        finally:
+            self._note_moved()
+            self.recorder.note("stop", None, {"moved_pages": self.totals.moved_pages})
+            self.recorder.flush()
+        self.notifier.stopping()
+        report = self.pipeline.end()
+        self.totals.end_reason = "ended by a signal"
+        return report
+
+    def _go_on(self, on_tick: Callable[[TickReport], None]) -> None:
+        """Look, rest and listen until it is to end."""
         while not self.stop.is_set:
             self._settle_rest()
             if self.is_resting:
                 self.orders.hear(_REST_S)
+                self.pace.rested(*self._since.look())
+                self._since.budget_ns()  # what a rest would have let through is not owed after it
             else:
                 self._refresh_if_due()
                 tick, _ = self.pipeline.step()
@@ -237,17 +257,14 @@ class ServiceSession:
                 on_tick(tick)
             self.orders.carry_out()
             self._tell_if_due()
-        self.notifier.stopping()
-        report = self.pipeline.end()
-        self.totals.end_reason = "ended by a signal"
-        self._note_moved()
-        self.recorder.note("stop", None, {"moved_pages": self.totals.moved_pages})
-        return report
 
     @property
     def is_resting(self) -> bool:
         """Whether nothing is looked at: it was told to pause, or the hours are quiet."""
         return self.is_paused or self.is_quiet
+
+    def _is_held(self) -> bool:
+        return self.stop.is_set or self.is_resting
 
     def is_over(self) -> bool:
         """Whether it is being ended."""
@@ -284,53 +301,87 @@ class ServiceSession:
             InputError: it has no memory, or no other node would be left.
         """
         self.targets.drain(() if nid is None else self.targets.drained | {nid})
+        # Whatever is on its way there is not to arrive.
+        self.pipeline.source.let_go(self.roster.processes, "another order came")
 
     def reload(self) -> None:
         """Go by the configuration as it is now, or by the one before where that makes no sense.
 
         Raises:
             GpuscanError: why it makes no sense.
+            RunFailedError: and the service cannot go on.
         """
         self.notifier.reloading(self.system.monotonic_ns())
         try:
             config = self._reload()
             self._check_machine(config)
+            self._use(config)
+        except RunFailedError:
+            raise
         except GpuscanError as error:
             self.problem = str(error)
             self.recorder.note("config", None, {"refused": str(error)})
             raise
-        else:
-            self._use(config)
         finally:
             self.notifier.ready(status_line(self))
 
     def _use(self, config: Config) -> None:
-        before, self.config, self.problem = self.config, config, ""
-        later = [
-            key for key in _AT_NEXT_START if getattr(config.service, key) != getattr(before.service, key)
-        ]
+        cold_ns = config.monitor_cold_ns
+        is_colder = cold_ns is not None and (self._cold_ns is None or cold_ns < self._cold_ns)
+        if is_colder:  # what may fail comes first
+            self._reopen_monitor(cold_ns)
+        self._note_moved()  # a rule that goes takes its figures with it
+        before, self.config, self.problem = self._rules(), config, ""
+        later = [key for key in _AT_NEXT_START if getattr(config.service, key) != getattr(self.started, key)]
         if later:
             self.problem = f"{', '.join(later)} of [service] will be used at the next start"
         self.selection.use(config.rule)
         self.pace.share = config.service.cpu
         self.governor.configure(config, self._cold_ns)
         self._settle_rest()
-        self.refresh()  # before a monitor that is opened anew watches any whom no rule is for any more
-        cold_ns = config.monitor_cold_ns
-        if cold_ns is not None and (self._cold_ns is None or cold_ns < self._cold_ns):
-            self._cold_ns = self.governor.monitor_cold_ns = cold_ns
-            self._reopen_monitor()
+        self.refresh()
+        if is_colder and not self.is_resting:
+            with refusals_said():
+                self.pipeline.source.watch(self.roster.alive())
+        after = self._rules()
+        changed = [number for number, rule in before.items() if rule != after.get(number)]
+        self.pipeline.source.let_go(changed, "another rule holds")
         self.recorder.note("config", None, {"rules": [rule.name for rule in config.rule], "later": later})
 
-    def _reopen_monitor(self) -> None:
-        """Let the monitor call a page cold earlier than it was opened for."""
+    def _rules(self) -> dict[int, Rule]:
+        """Return the rule of each process, by its number."""
+        names = {number: self.governor.rule_of(number) for number in self.roster.processes}
+        return {n: self.governor.policies[name].rule for n, name in names.items() if name is not None}
+
+    def _reopen_monitor(self, cold_ns: int | None) -> None:
+        """Let the monitor call a page cold earlier than it was opened for; it watches nobody yet.
+
+        Raises:
+            GpuscanError: it cannot be opened again; as it was it could.
+            RunFailedError: neither way, so that the service ends.
+        """
+        name = self.pipeline.monitor.name
+        before_ns, self._cold_ns = self._cold_ns, cold_ns
         with refusals_said():
-            name = self.pipeline.monitor.name
             self._close_monitor()
-            self.monitor = self._open_monitor(name)
+            try:
+                self.monitor = self._open_monitor(name)
+            except (GpuscanError, OSError):
+                self._cold_ns = before_ns
+                self._open_again(name)
+                raise
             self.pipeline.use_monitor(self.monitor)
-            if not self.is_resting:
-                self.pipeline.source.watch(self.roster.alive())
+
+    def _open_again(self, name: str) -> None:
+        try:
+            self.monitor = self._open_monitor(name)
+        except (GpuscanError, OSError) as error:
+            raise RunFailedError(
+                f"the monitor {name} cannot be opened again ({error}); start it anew"
+            ) from error
+        self.pipeline.use_monitor(self.monitor)
+        if not self.is_resting:
+            self.pipeline.source.watch(self.roster.alive())
 
     def _settle_rest(self) -> None:
         """Let go of all processes where a rest begins, and take them up again where it ends."""
@@ -355,6 +406,7 @@ class ServiceSession:
         """Hold the rules against all processes: who came is watched, who went or changed is let go."""
         self._refreshed_ns = self.system.monotonic_ns()
         known = dict(self.roster.processes)
+        rules_before = {number: self.governor.rule_of(number) for number in known}
         with refusals_said():
             if self.is_resting:
                 self.roster.refresh()
@@ -367,7 +419,7 @@ class ServiceSession:
             what = "went" if number in known else "came"
             self.recorder.note(
                 "process",
-                self.governor.rule_of(number),
+                rules_before[number] if number in known else self.governor.rule_of(number),
                 {"what": what, "pid": process.pid, "command": process.comm},
             )
 
@@ -382,10 +434,18 @@ class ServiceSession:
 
     def _sleep(self, limit_s: float) -> bool:
         """Wait for the next look, and hear what comes meanwhile; return whether to end instead."""
-        self.pace.lengthens(self.config.service.interval)
+        self.pace.lengthens(self.started.interval)
+        until_ns = self.system.monotonic_ns() + int(limit_s * 1e9)
         self.orders.hear(limit_s)
-        pause_ns = self.pace.pause_ns(self.config.service.interval)
-        self.governor.begin(self._since.budget_ns(), self.pipeline.addresses.pages_by_process(), pause_ns)
+        # Nothing of this look has begun: what waits is carried out, and the rest of the pause is made.
+        while self.orders.is_any and not self.stop.is_set:
+            self.orders.carry_out()
+            self._settle_rest()
+            if self.is_resting:
+                break
+            self.orders.hear(max(0, until_ns - self.system.monotonic_ns()) / 1e9)
+        pause_ns = self.pace.pause_ns(self.started.interval)
+        self.governor.begin(self._since.budget_ns(), self.pipeline.source.pending_pages(), pause_ns)
         return self.stop.is_set
 
     def _tell_if_due(self) -> None:

@@ -39,6 +39,7 @@ class Since:
     def changes(self, policies: Mapping[str, PolicyState]) -> dict[str, dict[str, Any]]:
         """Return what each policy did since the last call, those that did nothing left out."""
         found: dict[str, dict[str, Any]] = {}
+        self._before = {name: before for name, before in self._before.items() if name in policies}
         for name, state in policies.items():
             moved, demoted, refused = self._before.get(name, (Counter(), 0, Counter()))
             new_moved, new_refused = state.moved_to - moved, state.refused - refused

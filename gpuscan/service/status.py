@@ -49,6 +49,7 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
         "monitor": service.pipeline.monitor.name,
         "sees": service.pipeline.monitor.sees,
         "n_processes": len(source.members),
+        "n_left_out": service.selection.n_left_out,
         "ticks": totals.n_ticks,
         "running_s": round(totals.spent_within_s, 3),
         "nodes": [
@@ -101,9 +102,9 @@ def _policy(service: ServiceSession, name: str, state: PolicyState, members: lis
 
 def _next(service: ServiceSession, name: str, state: PolicyState) -> dict[str, Any]:
     """Return what would be done next: candidates, how many of them the budget lets go, and when."""
-    pause_ns = service.pace.pause_ns(service.config.service.interval)
+    pause_ns = service.pace.pause_ns(service.started.interval)
     return {
-        "candidate_pages": state.pending_pages,
+        "candidate_pages": state.pending_pages + state.pending_down_pages,
         "budget_left_pages": service.governor.budgets.left_pages(name),
         "within_s": None if service.is_resting else pause_ns / 1e9,
     }
@@ -116,7 +117,7 @@ def _cost(service: ServiceSession) -> dict[str, Any]:
         "cpu_ceiling": pace.share,
         "kernel_threads_share": round(totals.kernel_share, 5),
         "look_cpu_ms": round(pace.cost_ns / 1e6, 3),
-        "pause_ms": round(pace.pause_ns(service.config.service.interval) / 1e6, 3),
+        "pause_ms": round(pace.pause_ns(service.started.interval) / 1e6, 3),
         "pauses_lengthened": pace.n_lengthened,
         "ceiling_exceeded": pace.n_exceeded,
         "calls": hold_ups.n_calls,

@@ -20,6 +20,7 @@ ALLOWED = {
     ("gpuscan/service/control.py", "chmod"): "its own socket",
     ("gpuscan/service/control.py", "chown"): "its own socket",
     ("gpuscan/service/history.py", "mkdir"): "the directory of the history, which stays",
+    ("gpuscan/service/history.py", "chmod"): "its own database",
     ("gpuscan/service/install.py", "mkdir"): "directories below /etc, which stay",
     ("gpuscan/service/install.py", "chmod"): "files that the writer made: what it holds is no secret",
     # Files of the kernel: a value written is a command, there is nothing to rename.

@@ -216,7 +216,7 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
     if told != session.totals.moved_pages:
         broken.append(f"the kernel told of {told} pages on their targets, the service of others")
     in_notes = sum(sum(body["moved_pages_to"].values()) for kind, _, body in noted.notes if kind == "moved")
-    if in_notes != told and not n_reloads:  # a rule that is gone takes its figures with it
+    if in_notes != told:
         broken.append(f"the history has {in_notes} moved pages, {told} were")
     (inbox,) = inboxes
     if not inbox.is_closed or inbox.n_given != inbox.n_answered:

@@ -213,8 +213,8 @@ class Steward:
     def chunk_pages(self):
         return self.chunk
 
-    def called(self, n_pages, busy_ns):
-        self.calls.append(n_pages)
+    def called(self, n_pages, n_moved, busy_ns):
+        self.calls.append((n_pages, n_moved))
 
     def settled(self, number, target_nid, n_pages, n_demoted, reasons):
         self.heard.append((number, target_nid, n_pages, n_demoted, dict(reasons)))
@@ -236,7 +236,7 @@ def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
     result = bed.migrate()
     assert result.status.tolist() == [0, -errno.EBUSY, 0, 0, 0, *[MigrateStatus.EDQUOT] * 3]
     assert [len(call) for call in bed.kernel.calls] == [2, 2, 1]
-    assert steward.calls == [2, 2, 1]
+    assert steward.calls == [(2, 1), (2, 2), (1, 1)]
     reasons = {"EBUSY: busy, could not be isolated": 1, "EDQUOT: held, a budget is used up": 3}
     assert result.reasons == reasons
     assert steward.heard == [(0, NEAR, 4, 0, reasons)]

@@ -353,7 +353,7 @@ class Keeper:
     def treatment(self, number):
         return Treatment(room_pages=self.room_pages, **self.kind)
 
-    def entered(self, number, n_pages):
+    def entered(self, number, n_pages, way):
         self.entered_pages.append(n_pages)
         if self.room_pages is not None:
             self.room_pages -= n_pages
@@ -445,3 +445,49 @@ def test_a_source_that_goes_on_outlives_its_processes(bed):
     bed.source.watch([])
     assert not bed.source.finished()
     assert bed.tick().candidates == 0
+
+
+class Backlog:
+    """Has room for so many candidates at a time, as they stand in the address map; down apart from up."""
+
+    def __init__(self, most, **treatment):
+        self.most, self.kind, self.source = most, treatment, None
+
+    def treatment(self, number):
+        up, down = self.source.pending_pages().get(number, (0, 0))
+        rooms = {"room_pages": max(0, self.most - up), "room_down_pages": max(0, self.most - down)}
+        return Treatment(**rooms, **self.kind)
+
+    def entered(self, number, n_pages, way):
+        pass
+
+
+def test_candidates_that_find_no_room_above_hinder_neither_those_that_go_down_nor_others_for_long(tmp_path):
+    keeper = Backlog(4, demotes=True)
+    bed = Bed(tmp_path, keeper=keeper, room=Room(0))
+    keeper.source = bed.source
+    bed.process.map(0x90_0000, range(NEAR_PFN + 100, NEAR_PFN + 110))
+    bed.tick(3)
+    first = set(bed.addresses.of_process(0).tolist())
+    assert len(first) == 4
+    bed.monitor.cold = [(0x90_0000, 0x90_A000)]
+    bed.tick()
+    assert bed.source.pending_pages() == {0: (4, 4)}
+    bed.monitor.cold = []
+    bed.tick(STALE_TICKS + 6)
+    later = {head for head in bed.addresses.of_process(0).tolist() if head >= FAR_PFN}
+    assert later
+    assert not first & later
+    assert any(why.startswith("gave way to others") for why in bed.engine.ledger.dropped)
+
+
+def test_what_is_on_its_way_is_let_go_when_another_rule_holds(tmp_path):
+    bed = Bed(tmp_path, room=Room(0))
+    bed.tick(2)
+    bed.source.let_go([7], "another rule holds")
+    assert len(bed.addresses) == N
+    bed.source.let_go([0], "another rule holds")
+    bed.monitor.hot = []
+    bed.tick()
+    assert bed.engine.ledger.pending + bed.engine.ledger.in_flight == 0
+    assert any(why.startswith("another rule holds") for why in bed.engine.ledger.dropped)

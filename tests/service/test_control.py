@@ -163,6 +163,25 @@ def test_whoever_does_not_take_the_answer_is_hung_up_on(place, monkeypatch):
         assert ask(place, "status", limit_s=20)["done"] == []
 
 
+def test_whoever_ordered_is_answered_however_long_the_service_takes(place, monkeypatch):
+    monkeypatch.setattr(control, "_PEER_S", 0.05)
+    stop = Stop()
+    inbox = ControlSocket(place, None, stop)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(place))
+        connection.sendall(b'{"order": "pause"}\n')
+        orders = []
+        while not orders:
+            orders = inbox.wait(0.1)
+        time.sleep(0.1)  # a look
+        assert inbox.wait(0.0) == []
+        orders[0].answer({"state": "paused"})
+        assert json.loads(connection.makefile().readline())["state"] == "paused"
+    inbox.close()
+    stop.close()
+
+
 def test_what_is_too_long_to_answer_is_said(place, monkeypatch):
     monkeypatch.setattr(control, "ANSWER_BYTES", 1000)
     with listening(place) as served:

@@ -163,7 +163,7 @@ def test_calls_settle_below_the_limit_and_not_far_below(limit_ns, page_ns, call_
     hold_ups = HoldUps(limit_ns)
     for _ in range(30):
         n = hold_ups.pages
-        hold_ups.took(n, call_ns + n * page_ns)
+        hold_ups.took(n, n, call_ns + n * page_ns)
     last_ns = call_ns + hold_ups.pages * page_ns
     assert 1 <= hold_ups.pages <= MOST_PAGES
     assert last_ns <= limit_ns or hold_ups.pages == 1
@@ -174,9 +174,9 @@ def test_calls_settle_below_the_limit_and_not_far_below(limit_ns, page_ns, call_
 def test_calls_shrink_at_once_where_pages_take_longer():
     hold_ups = HoldUps(20 * _MS)
     for _ in range(10):
-        hold_ups.took(hold_ups.pages, hold_ups.pages * 1_000)
+        hold_ups.took(hold_ups.pages, hold_ups.pages, hold_ups.pages * 1_000)
     assert hold_ups.pages == MOST_PAGES
-    hold_ups.took(512, 512 * 100_000)
+    hold_ups.took(512, 512, 512 * 100_000)
     assert (hold_ups.n_exceeded, hold_ups.longest_ns) == (1, 512 * 100_000)
     assert hold_ups.pages * 100_000 <= 20 * _MS
 
@@ -238,3 +238,30 @@ def test_all_day_and_no_time_at_all():
     for text in ("22:00", "22:60-23:00", "25:00-26:00", "x", "07:00-07:00"):
         with pytest.raises(ValueError, match="write for example 22:00-06:00"):
             parse_hours(text)
+
+
+def test_calls_that_move_nothing_do_not_teach_that_pages_are_quick():
+    hold_ups = HoldUps(20 * _MS)
+    before = hold_ups.pages
+    for _ in range(20):
+        hold_ups.took(hold_ups.pages, 0, 1_000)
+    assert hold_ups.pages == before
+
+
+def test_what_is_owed_is_owed_after_a_reload_too():
+    before = Budgets(None, {"a": 10 * PAGE_BYTES, "b": 10 * PAGE_BYTES})
+    before.begin(_S)
+    assert before.grant("a", np.array([512], dtype=np.int64)) == 1
+    assert before.grant("b", np.array([512], dtype=np.int64)) == 1
+    after = Budgets(None, {"a": 10 * PAGE_BYTES, "b": 99 * PAGE_BYTES}, before)
+    after.begin(_S)
+    assert after.grant("a", np.ones(1, dtype=np.int64)) == 0
+    assert after.grant("b", np.ones(1, dtype=np.int64)) == 1  # another rate begins anew
+
+
+def test_the_cost_of_a_rest_is_no_look_s():
+    pace = Pace(0.02)
+    pace.took(_MS, 50 * _MS)
+    pace.rested(3 * _S, 7200 * _S)
+    assert pace.cost_ns == _MS
+    assert pace.pause_ns(100 * _MS) == 100 * _MS

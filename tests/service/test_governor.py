@@ -46,13 +46,14 @@ def test_each_process_is_treated_as_its_rule_says():
 
 def test_candidates_fill_the_room_of_a_rule_and_not_of_others():
     governor = governor_of({"name": "a", "rate": "4MB/s"}, {"name": "b"})
-    governor.begin(_S, {0: 500, 5: 900}, 0)
+    governor.begin(_S, {0: (500, 7), 5: (900, 0)}, 0)
     room = 2 * 4_000_000 // PAGE_BYTES
     assert governor.treatment(0).room_pages == room - 500
-    governor.entered(0, 100)
+    governor.entered(0, 100, "up")
     assert governor.treatment(0).room_pages == room - 600
-    governor.entered(0, 10**6)
+    governor.entered(0, 10**6, "out")
     assert governor.treatment(0).room_pages == 0
+    assert governor.treatment(0).room_down_pages == room - 7  # what waits for room above does not hinder it
     assert governor.treatment(1).room_pages is None
 
 

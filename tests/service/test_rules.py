@@ -77,7 +77,7 @@ def test_the_first_that_fits_and_why_each_before_it_does_not():
     ("cgroup", "unit"),
     [
         ("/system.slice/redis.service", "redis.service"),
-        ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope", "app-x.scope"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/redis.service", "user@1000.service"),
         ("/system.slice/docker-1.scope/child", "docker-1.scope"),
         ("/kubepods/pod1", ""),
         ("/", ""),
@@ -93,6 +93,7 @@ def test_the_unit_of_a_cgroup(cgroup, unit):
         ("0::/system.slice/a.service\n", "/system.slice/a.service"),
         ("5:cpu,memory:/jobs/a:b\n1:name=systemd:/x\n0::/\n", "/jobs/a:b"),
         ("0::/\n", "/"),
+        ("0::/jobs/a\x0c0::/system.slice/b\x85\n", "/jobs/a\x0c0::/system.slice/b\x85"),
         ("", "/"),
     ],
 )

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,7 @@ def test_a_status_of_a_service_can_be_shown(capsys):
     from gpuscan.service.session import ServiceSession
 
     scenario, _ = script(4)
-    machine = Machine(scenario)
+    machine = Machine(replace(scenario, events=()))
     machine.world.spawn(40, command="database")
     system = SimulatedSystem(machine)
     what = Script((), ((900, "dump", None),), 1_500)
