@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpuscan.base.described import like
+from gpuscan.cli.alone import import_without_threads
 from gpuscan.cli.options import Voice, takes_options
 from gpuscan.cli.views import Views
 from gpuscan.live.request import LiveRequest
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from gpuscan.live.keeping import Keeping
     from gpuscan.live.metrics import Exporter
     from gpuscan.live.session import LiveSession, LiveTotals
-
-_OPENBLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def live(
 
     owns_process = context.obj.owns_process
     if owns_process:
-        _import_without_threads()
+        import_without_threads()
     from gpuscan.base.allocator import keep_freed_memory
     from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.devices import check_threads
@@ -130,22 +128,6 @@ def _keep(run: _Run, keeping: Keeping, views: Views, made_by: str, output: Outpu
         views.make_page(keeping.place, run.session.request.out, made_by, output)
     if views.trace_events is not None and keeping.timeline is not None:
         keeping.timeline.write(views.trace_events, ticks)
-
-
-def _import_without_threads() -> None:
-    """Import NumPy with no threads beside this one: theirs would be the rights that are to be given up.
-
-    OpenBLAS starts one per CPU when it is loaded; gpuscan has no use for them.
-    """
-    import os
-
-    before = os.environ.get(_OPENBLAS_THREADS)
-    os.environ[_OPENBLAS_THREADS] = "1"
-    import_module("numpy")
-    if before is None:
-        del os.environ[_OPENBLAS_THREADS]  # nor shall the command see it
-    else:
-        os.environ[_OPENBLAS_THREADS] = before
 
 
 class _Run:

@@ -56,6 +56,8 @@ class MigrateStatus(IntEnum):
     """Busy."""
     EINVAL = -22
     """Not a page that can be moved."""
+    EDQUOT = -122
+    """Not tried: a budget is used up. It stays READY, and no attempt is counted."""
     ECANCELED = -125
     """Not tried: a dry run."""
 
@@ -92,16 +94,20 @@ class Produced:
         kind: ``request`` marks outright, ``record`` counts accesses.
         pfns: int64[n].
         nids: int32[n], target nodes.
+        threshold: accesses after which a recorded page is READY; None = the policy's.
     """
 
     kind: Literal["request", "record"]
     pfns: NDArray[np.int64]
     nids: NDArray[np.int32]
+    threshold: int | None = None
 
     def __post_init__(self) -> None:
         one_of("produced: kind", self.kind, ("request", "record"))
         pfns, nids = check_arrays("produced", _PRODUCED, (self.pfns, self.nids), {})
         settle(self, pfns=pfns, nids=nids)
+        if self.threshold is not None:
+            settle(self, threshold=whole("produced: threshold", self.threshold, 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -57,6 +57,16 @@ class LiveTotals:
         return (self.gpuscan_cpu_s + self.kernel_cpu_s) / self.spent_within_s if self.spent_within_s else 0.0
 
     @property
+    def own_share(self) -> float:
+        """Part of one CPU that gpuscan itself took; 0 before the first tick."""
+        return self.gpuscan_cpu_s / self.spent_within_s if self.spent_within_s else 0.0
+
+    @property
+    def kernel_share(self) -> float:
+        """Part of one CPU that kernel threads took for it; 0 before the first tick."""
+        return self.kernel_cpu_s / self.spent_within_s if self.spent_within_s else 0.0
+
+    @property
     def exit_code(self) -> int:
         """The code to end with: that of a command that ended by itself (128 + n after signal n), else 0."""
         if self.command_exit is None or self.command_was_ended:
