@@ -44,7 +44,7 @@ test-live: $(VENV)/installed-test
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)
 
-# The tables of docs/live.md; a quarter of an hour on a quiet machine.
+# The tables of docs/live.md and docs/notes/live-speed.md; a quarter of an hour on a quiet machine.
 live-peers: $(VENV)/installed-test
 	mkdir -p build
 	$(GUEST) --limit 1800 $(BIN)/python -m tests.guest.peers --patterns fixed --until-enough --for-s 12 --rounds 5 \

@@ -1,4 +1,4 @@
-"""The tables of docs/live.md: ``python -m tests.guest.peers_table FILE...``, of what ``peers`` printed."""
+"""The tables of docs/live.md and its notes: ``python -m tests.guest.peers_table FILE...``, of ``peers``."""
 
 from __future__ import annotations
 
