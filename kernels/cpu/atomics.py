@@ -107,7 +107,10 @@ def plain_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
 
 @_intrinsic
 def element_bits(_context: Any, array: Any) -> tuple[Any, _Codegen]:
-    """``element_bits(array)``: how wide an element is. A constant, which ``itemsize`` is not: loops over it unroll."""
+    """``element_bits(array)``: how wide an element is.
+
+    A constant, which ``itemsize`` is not: loops over it are unrolled.
+    """
 
     def codegen(_context: Any, _builder: Any, signature: Any, _args: Any) -> Any:
         return _I64(signature.args[0].dtype.bitwidth)
@@ -132,7 +135,7 @@ def plain_store(_context: Any, array: Any, _index: Any, _word: Any) -> tuple[Any
 
 @_intrinsic
 def store_group(_context: Any, array: Any, _index: Any, _group: Any) -> tuple[Any, _Codegen]:
-    """``store_group(array, index, group)``: store 64 bits over the elements from ``index`` on, wherever that is.
+    """``store_group(array, index, group)``: store 64 bits over elements from ``index`` on, aligned or not.
 
     For arrays that no other thread touches.
     """
@@ -214,7 +217,7 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
 
 @_intrinsic
 def differ_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _Codegen]:
-    """``differ_64(array, index, mask)``: not 0 where the 64 elements from ``index`` on differ in a bit of ``mask``.
+    """``differ_64(array, index, mask)``: not 0 where 64 elements differ from each other in a bit of ``mask``.
 
     For arrays that no other thread writes.
     """
@@ -240,7 +243,7 @@ def differ_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, 
 
 @_intrinsic
 def copy_64(_context: Any, to: Any, _place: Any, array: Any, _index: Any, _base: Any) -> tuple[Any, _Codegen]:
-    """``copy_64(to, place, array, index, base)``: 64 elements, zero-extended to those of ``to``, ``base`` added.
+    """``copy_64(to, place, array, index, base)``: 64 elements, extended to those of ``to``, ``base`` added.
 
     For arrays that no other thread touches, and that do not overlap.
     """

@@ -33,7 +33,7 @@ TILE_WORDS = 32
 _LINES_PER_WORD = 4
 """Cache lines of the next tile that are prefetched per word of candidates."""
 _MANY = 32
-"""Candidates of 64 pages from which neighbours are claimed together: below, too few of them are READY side by side."""
+"""Candidates of 64 pages from which neighbours are claimed together. Below, few are READY side by side."""
 
 
 @helper

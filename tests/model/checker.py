@@ -34,7 +34,6 @@ from enum import Enum
 from itertools import product
 from typing import Any
 
-
 Words = tuple[int, ...]
 """What some locations hold."""
 

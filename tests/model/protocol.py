@@ -81,10 +81,10 @@ class Event(NamedTuple):
     """What a thread did to a page, from what its atomics returned.
 
     ``began`` READY 0 -> 1, ``refreshed`` it was READY already, ``accessed`` counted,
-    ``claimed``, with ``together`` in one step with its neighbour; ``restored`` and ``superseded`` (by release), ``discarded`` while READY,
-    ``withdrawn`` by its producer, ``left`` READY by a bounded scan, ``stale`` index bit on
-    a record that is not READY, ``skipped`` a bit that was set already. ``told``: the target
-    that a plan was given.
+    ``claimed``, ``together`` in one step with its neighbour, ``restored`` and ``superseded``
+    (by release), ``discarded`` while READY, ``withdrawn`` by its producer, ``left`` READY by a
+    bounded scan, ``stale`` index bit on a record that is not READY, ``skipped`` a bit that was set
+    already. ``told``: the target that a plan was given.
     """
 
     what: str
