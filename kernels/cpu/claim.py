@@ -1,4 +1,7 @@
-"""The claim: one compare-exchange from an observed READY word to 0, if the budget allows it."""
+"""The claim: one compare-exchange from an observed READY word to 0, if the budget allows it.
+
+Without a budget, neighbours that are all READY are claimed by one of 8 bytes.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ def claim_group(store: Store, flat: int) -> int:
     return group if atomic_compare_exchange(store.wide_records, index, group, 0) == group else 0
 
 
-@shared_step
+@helper
 def claim_many(
     store: Store,
     first: int,

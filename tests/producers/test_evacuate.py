@@ -16,11 +16,11 @@ from gpuscan.run.summary import RunSummary, summarize
 from gpuscan.topology.presets import preset
 from gpuscan.workload.files import load_workload
 
-SMALL = ("topology.memory=1GiB", "processes.0.accesses_per_gib_s=2_000")
+SMALL = ("topology.memory=1GiB", "processes.0.accesses_per_gib_s=200")
 CLEAN = ("processes.0.dirty=0%",)
 
 
-def ran(*settings: str, ticks: int = 40) -> tuple[Scenario, RunReport, RunSummary]:
+def ran(*settings: str, ticks: int = 20) -> tuple[Scenario, RunReport, RunSummary]:
     workload = load_workload("evacuate", [*SMALL, f"ticks={ticks}", *settings])
     scenario = build_scenario(workload, device="cpu", n_threads=1)
     report = scenario.run()
@@ -49,7 +49,7 @@ def test_a_node_is_empty_afterwards(node: int) -> None:
 
 
 def test_what_is_refused_stays_and_is_asked_again() -> None:
-    scenario, report, summary = ran(ticks=80)
+    scenario, report, summary = ran("producer.evacuate.pass_every=2s", ticks=45)
     metrics, left = summary.metrics, int(pages_by_node(scenario)[3])
     assert 0 < left < metrics["drain_pages"]
     assert metrics["left_asked_pages"] == left
@@ -61,7 +61,7 @@ def test_what_is_refused_stays_and_is_asked_again() -> None:
 
 def test_what_finds_no_room_is_told_apart() -> None:
     full = "processes.0.placement={ 0 = '29%', 1 = '29%', 2 = '21%', 3 = '21%' }"
-    scenario, _, summary = ran(*CLEAN, full, "processes.0.memory=95%", "processes.0.file=0%", ticks=60)
+    scenario, _, summary = ran(*CLEAN, full, "processes.0.memory=95%", "processes.0.file=0%", ticks=30)
     metrics, left = summary.metrics, int(pages_by_node(scenario)[3])
     assert left > 0
     assert metrics["left_no_room_pages"] > 0
