@@ -19,7 +19,9 @@ N_WORD = 64
 def dense_store(layout: StoreLayout, n_alike: int, rng: np.random.Generator) -> StoreArrays:
     """Return records that are READY in a share of each 64 pages that is drawn for these 64.
 
-    ``n_alike`` pages in a row have one target, which may be none of the machine's.
+    Half of the ready words have stale bits besides, all 64: what looks as if it could be claimed together
+    has neighbours that are not READY. ``n_alike`` pages in a row have one target, which may be none of the
+    machine's.
     """
     n_pages, fmt = layout.n_pages, layout.fmt
     shares = rng.choice([0.0, 0.3, 0.6, 0.95, 1.0], n_pages // N_WORD)
@@ -33,7 +35,8 @@ def dense_store(layout: StoreLayout, n_alike: int, rng: np.random.Generator) -> 
         time=rng.integers(0, fmt.time.max + 1, n_pages),
     )
     ready_bits = np.packbits(ready, bitorder="little").view(np.uint64)
-    block_bits = np.packbits(ready.reshape(-1, 512).any(axis=1), bitorder="little").view(np.uint64)
+    ready_bits[rng.random(len(ready_bits)) < 0.5] = ~np.uint64(0)
+    block_bits = np.packbits(np.ones(n_pages // 512, dtype=np.bool_), bitorder="little").view(np.uint64)
     return StoreArrays(records, ready_bits, block_bits, None, None, None)
 
 
