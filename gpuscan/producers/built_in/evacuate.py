@@ -199,7 +199,7 @@ class EvacuationSource(Producer):
     def state(self) -> dict[str, Any]:
         """Return who is on the node, and how far the passes are."""
         return {
-            "there": self._there,
+            "there": self._there.view(np.uint8),
             "next_pass_ns": self._next_pass_ns,
             "n_no_room": self._n_no_room,
             "left": dict(self._left),
@@ -212,10 +212,12 @@ class EvacuationSource(Producer):
             ValueError: it was of another machine's.
         """
         found = checked.table(state, "evacuate", ("there", "next_pass_ns", "n_no_room", "left"))
-        there = checked.array(found["there"], np.bool_, "there", n=self._machine.space.n_folios)
+        there = checked.array(
+            found["there"], np.uint8, "there", n=self._machine.space.n_folios, lowest=0, end=2
+        )
         left = checked.table(found["left"], "left", tuple(self._left))
         n_pages = self._machine.page_map.n_pages
-        self._there = there
+        self._there = there.astype(np.bool_)
         self._next_pass_ns = checked.whole(found["next_pass_ns"], 0, TIME_NS_MAX, "next_pass_ns")
         self._n_no_room = checked.whole(found["n_no_room"], 0, n_pages, "n_no_room")
         self._left = {name: checked.whole(value, 0, n_pages, name) for name, value in left.items()}
