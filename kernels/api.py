@@ -13,7 +13,8 @@ Update order, every update an atomic read-modify-write:
 - producers (``request``, ``record``, ``release``): record, ready bit, block bit;
 - ``scan``, the dense path included: block word, ready words, records. A claim is
   one compare-exchange from an observed READY word to 0; when it fails, reload
-  and decide again. Bits that were taken and whose pages stay READY are set again,
+  and decide again. Neighbours that are all READY may be claimed by one of them all;
+  when that fails none of them is. Bits that were taken and whose pages stay READY are set again,
   ready bit before block bit, before ``scan`` returns, also on error.
 
 ``request``, ``record``, ``release``, ``discard``, ``set_eligible``, ``rank`` and

@@ -36,9 +36,18 @@ CASES = {
         name: Case(name, (QUICK, "producer.hint_faults.scan_size=50%", *SOON.get(name, ())))
         for name, _ in builtin_workloads()
         # pool-promote has 144 GiB at least: a checkpoint after every tick takes minutes. What cxl-interleave
-        # has, cxl-promote has.
-        if name not in ("pool-promote", "cxl-interleave")
+        # has, cxl-promote has. Evacuation is over in a round, but for what is refused: see below.
+        if name not in ("pool-promote", "cxl-interleave", "evacuate")
     },
+    "a node that is drained": Case(
+        "evacuate",
+        (
+            "processes.0.accesses_per_gib_s=2_000",
+            "cost.isolation_failures=50%",
+            "producer.evacuate.pass_every=500ms",
+        ),
+        memory="1GiB",
+    ),
     "refusals and a rate": Case("phase-shift", (QUICK, *BUSY)),
     "a budget": Case(
         "cxl-promote", (QUICK, "policy.budget_pages=300", "producer.mark=record", "policy.freq_threshold=1")

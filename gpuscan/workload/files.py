@@ -48,8 +48,9 @@ def load_workload(name_or_path: str, overrides: Sequence[str] = ()) -> Workload:
     Args:
         name_or_path: a name of :func:`builtin_workloads`, or a path (anything with a
             slash or the suffix ``.toml``); paths in the file are relative to it.
-        overrides: ``key=value`` with dotted keys, paths relative to the working directory, list items by
-            position (``processes.0.memory=30%``); values as in TOML, strings without quotes too.
+        overrides: ``key=value`` with dotted keys, or names that the file's ``[parameters]`` has for them;
+            paths relative to the working directory, list items by position (``processes.0.memory=30%``);
+            values as in TOML, strings without quotes too.
 
     Raises:
         InputError: no such workload or file, a TOML error, an unknown key, a value that does not fit.
@@ -78,8 +79,9 @@ def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple
     else:
         where, name = f"workload {name_or_path}", name_or_path
         document = parse_toml_text(where, builtin_text(name, meant_file(name, "", ".toml", ".zarr")))
+    parameters = _taken_parameters(where, document)
     for override in overrides:
-        _apply_override(document, override)
+        _apply_override(document, override, parameters)
     document.setdefault("name", name)
     return where, document
 
@@ -148,9 +150,24 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _apply_override(document: dict[str, Any], override: str) -> None:
+def _taken_parameters(where: str, document: dict[str, Any]) -> dict[str, str]:
+    """Take off what a file calls keys that are likely to be set: names without a dot, and the keys.
+
+    Raises:
+        InputError: it is nothing like that.
+    """
+    parameters = document.pop("parameters", {})
+    if not isinstance(parameters, dict) or not all(isinstance(key, str) for key in parameters.values()):
+        raise InputError(
+            f'{where}: parameters are no table of keys; write for example node = "topology.memory"'
+        )
+    return parameters
+
+
+def _apply_override(document: dict[str, Any], override: str, parameters: dict[str, str]) -> None:
     key, equals, value = override.partition("=")
-    steps = key.strip().split(".")
+    key = key.strip()
+    steps = parameters.get(key, key).split(".")
     if not equals or not all(steps):
         raise InputError(
             f"--set {override}: not of the form key=value; write for example policy.batch_pages=256"

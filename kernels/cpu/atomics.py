@@ -106,6 +106,50 @@ def plain_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
 
 
 @_intrinsic
+def element_bits(_context: Any, array: Any) -> tuple[Any, _Codegen]:
+    """``element_bits(array)``: how wide an element is.
+
+    A constant, which ``itemsize`` is not: loops over it are unrolled.
+    """
+
+    def codegen(_context: Any, _builder: Any, signature: Any, _args: Any) -> Any:
+        return _I64(signature.args[0].dtype.bitwidth)
+
+    return types.int64(array), codegen
+
+
+@_intrinsic
+def plain_store(_context: Any, array: Any, _index: Any, _word: Any) -> tuple[Any, _Codegen]:
+    """``plain_store(array, index, word)``: for arrays that no other thread touches.
+
+    An assignment would look first whether the index counts from the end, at every store.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        builder.store(_narrowed(builder, args[2], element_type), pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+@_intrinsic
+def store_group(_context: Any, array: Any, _index: Any, _group: Any) -> tuple[Any, _Codegen]:
+    """``store_group(array, index, group)``: store 64 bits over elements from ``index`` on, aligned or not.
+
+    For arrays that no other thread touches.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        stored = builder.store(args[2], builder.bitcast(pointer, _I64.as_pointer()))
+        stored.align = element_type.width // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+@_intrinsic
 def count_trailing_zeros(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
     """``count_trailing_zeros(word)``: position of the lowest set bit; 64 for 0."""
 
@@ -157,9 +201,7 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
         vector_type = ir.VectorType(element_type, n_lanes)
         vectors = builder.bitcast(pointer, vector_type.as_pointer())
         mask = _narrowed(builder, args[2], element_type)
-        lane = builder.insert_element(ir.Constant(vector_type, ir.Undefined), mask, ir.IntType(32)(0))
-        every_lane = ir.Constant(ir.VectorType(ir.IntType(32), n_lanes), [0] * n_lanes)
-        masks = builder.shuffle_vector(lane, ir.Constant(vector_type, ir.Undefined), every_lane)
+        masks = _every_lane(builder, mask, n_lanes)
         matched = _I64(0)
         for step in range(64 // n_lanes):
             loaded = _vector_load(builder, vectors, step, element_type.width // 8)
@@ -171,6 +213,82 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
         return matched
 
     return types.int64(array, types.int64, types.int64), codegen
+
+
+@_intrinsic
+def differ_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _Codegen]:
+    """``differ_64(array, index, mask)``: not 0 where 64 elements differ from each other in a bit of ``mask``.
+
+    For arrays that no other thread writes.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        n_lanes = 256 // element_type.width
+        vector_type = ir.VectorType(element_type, n_lanes)
+        vectors = builder.bitcast(pointer, vector_type.as_pointer())
+        firsts = _every_lane(builder, builder.load(pointer), n_lanes)
+        differing = ir.Constant(vector_type, [0] * n_lanes)
+        for step in range(64 // n_lanes):
+            loaded = _vector_load(builder, vectors, step, element_type.width // 8)
+            differing = builder.or_(differing, builder.xor(loaded, firsts))
+        masks = _every_lane(builder, _narrowed(builder, args[2], element_type), n_lanes)
+        hits = builder.icmp_unsigned(
+            "!=", builder.and_(differing, masks), ir.Constant(vector_type, [0] * n_lanes)
+        )
+        return builder.zext(builder.bitcast(hits, ir.IntType(n_lanes)), _I64)
+
+    return types.int64(array, types.int64, types.int64), codegen
+
+
+@_intrinsic
+def copy_64(_context: Any, to: Any, _place: Any, array: Any, _index: Any, _base: Any) -> tuple[Any, _Codegen]:
+    """``copy_64(to, place, array, index, base)``: 64 elements, extended to those of ``to``, ``base`` added.
+
+    For arrays that no other thread touches, and that do not overlap.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, target_type = _element(context, builder, signature.args[0], args[0], args[1])
+        source, source_type = _element(context, builder, signature.args[2], args[2], args[3])
+        n_lanes = 256 // target_type.width
+        vector_type = ir.VectorType(target_type, n_lanes)
+        targets = builder.bitcast(target, vector_type.as_pointer())
+        sources = builder.bitcast(source, ir.VectorType(source_type, n_lanes).as_pointer())
+        bases = _every_lane(builder, _narrowed(builder, args[4], target_type), n_lanes)
+        for step in range(64 // n_lanes):
+            loaded = _vector_load(builder, sources, step, source_type.width // 8)
+            if source_type.width < target_type.width:
+                loaded = builder.zext(loaded, vector_type)
+            place = builder.gep(targets, [ir.IntType(32)(step)], inbounds=True)
+            stored = builder.store(builder.add(loaded, bases), place)
+            stored.align = target_type.width // 8
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, array, types.int64, types.int64), codegen
+
+
+@_intrinsic
+def store_ascending_64(_context: Any, array: Any, _index: Any, _first: Any) -> tuple[Any, _Codegen]:
+    """``store_ascending_64(array, index, first)``: store ``first`` and the 63 numbers after it.
+
+    For arrays that no other thread touches.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        n_lanes = 256 // element_type.width
+        vector_type = ir.VectorType(element_type, n_lanes)
+        vectors = builder.bitcast(pointer, vector_type.as_pointer())
+        firsts = _every_lane(builder, _narrowed(builder, args[2], element_type), n_lanes)
+        for step in range(64 // n_lanes):
+            behind = ir.Constant(vector_type, [step * n_lanes + lane for lane in range(n_lanes)])
+            place = builder.gep(vectors, [ir.IntType(32)(step)], inbounds=True)
+            stored = builder.store(builder.add(firsts, behind), place)
+            stored.align = element_type.width // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
 
 
 @_intrinsic
@@ -187,6 +305,14 @@ def prefetch(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
+
+
+def _every_lane(builder: Any, word: Any, n_lanes: int) -> Any:
+    """Return a vector with ``word`` in each of its lanes."""
+    nothing = ir.Constant(ir.VectorType(word.type, n_lanes), ir.Undefined)
+    lane = builder.insert_element(nothing, word, ir.IntType(32)(0))
+    every_lane = ir.Constant(ir.VectorType(ir.IntType(32), n_lanes), [0] * n_lanes)
+    return builder.shuffle_vector(lane, nothing, every_lane)
 
 
 def _vector_load(builder: Any, vectors: Any, step: int, align: int) -> Any:

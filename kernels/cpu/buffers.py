@@ -13,6 +13,8 @@ from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, N_RUNS, N_STAGED, STATE_L
 
 SEGMENT_FOLIOS = 32_768
 """Claims a staging segment holds, 6 bytes each with 4-byte records: a whole section, 192 KiB."""
+LARGE_SEGMENT_FOLIOS = 8 * SEGMENT_FOLIOS
+"""Of a segment where many claims are expected: each takes two calls of a kernel."""
 SEGMENT_RUNS = 4096
 """Sections that the claims of a segment are in."""
 
@@ -22,11 +24,11 @@ store. With 4-byte records, a 1 % dense store takes 3 % for its plan and 1.5 % f
 _KEEP_BYTES = 16 << 20
 
 
-def empty_segment(record_dtype: np.dtype[Any]) -> Segment:
-    """Return a segment in which nothing is staged."""
+def empty_segment(record_dtype: np.dtype[Any], n_folios: int) -> Segment:
+    """Return a segment for ``n_folios`` claims in which nothing is staged."""
     return Segment(
-        lows=np.empty(SEGMENT_FOLIOS, dtype=np.uint16),
-        words=np.empty(SEGMENT_FOLIOS, dtype=record_dtype),
+        lows=np.empty(n_folios, dtype=np.uint16),
+        words=np.empty(n_folios, dtype=record_dtype),
         runs=np.empty((SEGMENT_RUNS, 2), dtype=np.int64),
         state=np.zeros(STATE_LENGTH, dtype=np.int64),
     )
@@ -46,21 +48,24 @@ class Buffers:
         self.record_dtype = record_dtype
         self.keep_bytes = max(record_bytes // _KEEP_SHARE, _KEEP_BYTES)
         self._folio_bytes = 8 + record_dtype.itemsize
-        segment_bytes = SEGMENT_FOLIOS * (2 + record_dtype.itemsize) + SEGMENT_RUNS * 16
-        self._segments: deque[Segment] = deque(maxlen=self.keep_bytes // segment_bytes)
+        self._segments: dict[int, deque[Segment]] = {}
+        for n_folios in (SEGMENT_FOLIOS, LARGE_SEGMENT_FOLIOS):
+            segment_bytes = n_folios * (2 + record_dtype.itemsize) + SEGMENT_RUNS * 16
+            self._segments[n_folios] = deque(maxlen=self.keep_bytes // segment_bytes)
         self._plans: deque[tuple[NDArray[np.int64], NDArray[Any]]] = deque(maxlen=1)
         self._gathered: deque[NDArray[np.int64]] = deque(maxlen=64)
 
-    def segment(self) -> Segment:
+    def segment(self, *, large: bool = False) -> Segment:
         """Return a segment; what is in it is to be overwritten."""
+        n_folios = LARGE_SEGMENT_FOLIOS if large else SEGMENT_FOLIOS
         try:
-            return self._segments.pop()
+            return self._segments[n_folios].pop()
         except IndexError:
-            return empty_segment(self.record_dtype)
+            return empty_segment(self.record_dtype, n_folios)
 
     def give_segment(self, segment: Segment) -> None:
         """Take a segment back."""
-        self._segments.append(segment)
+        self._segments[len(segment.words)].append(segment)
 
     def gathered(self) -> NDArray[np.int64]:
         """Return scratch for candidates, int64[GATHERED_LENGTH, 2]."""

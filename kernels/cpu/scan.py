@@ -96,6 +96,7 @@ class Scan:
         self.n_superseded = 0
         self.pieces: list[Piece] = []
         self.is_guess = False
+        self.has_large_segments = False
         self.n_sampled_candidates: float | None = None
 
     def _prepare(self) -> None:
@@ -115,6 +116,10 @@ class Scan:
             )
             if not self.is_guess:
                 self.pieces = self._cut_to_capacity(self.pieces)
+        n_expected: float = min(self.n_set_blocks * BLOCK_PAGES, request.capacity)
+        if self.n_sampled_candidates is not None:
+            n_expected = min(n_expected, self.n_sampled_candidates)
+        self.has_large_segments = n_expected > 2 * SEGMENT_FOLIOS * len(self.pieces)
 
     def _count_blocks(self) -> tuple[int, int]:
         """Return the set blocks of the range on the nodes asked for, and all blocks."""
@@ -297,7 +302,7 @@ class Scan:
         kernel = (scan_dense if self.path == "dense" else scan_indexed).for_bits(self.bits)
         gathered = self.buffers.gathered()
         while piece.position < piece.hi:
-            segment = self.buffers.segment()
+            segment = self.buffers.segment(large=self.has_large_segments)
             segment.state[N_STAGED] = 0
             piece.segments.append(segment)
             kernel(

@@ -1,4 +1,7 @@
-"""The stable scatter: staged claims, chunk by chunk, to their target's place in the plan."""
+"""The stable scatter: staged claims, chunk by chunk, to their target's place in the plan.
+
+Where 64 of them in a row have one target, as when a node is drained to the one next to it, they are copied.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Fields, Segment
-from gpuscan.kernels.cpu.atomics import plain_load, prefetch
+from gpuscan.kernels.cpu.atomics import copy_64, differ_64, plain_load, plain_store, prefetch
 from gpuscan.kernels.cpu.claim import N_RUNS
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import target_of
@@ -57,20 +60,30 @@ def scatter_segment(
     """
     lows, words, runs, state = segment
     unknown = len(next_of_target) - 1
+    target_mask = fields.nid_max << fields.nid_shift
     begin = 0
     for run in range(state[N_RUNS]):
         first = runs[run, 0] << 15
         end = runs[run, 1]
-        for index in range(begin, end):
-            word = plain_load(words, index)
-            target = min(target_of(fields, word), unknown)
-            place = next_of_target[target]
-            next_of_target[target] = place + 1
-            prefetch(plan_flats, place + _AHEAD)
-            prefetch(plan_words, place + _AHEAD)
-            plan_flats[place] = first + plain_load(lows, index)
-            plan_words[place] = words[index]
-        begin = end
+        while begin < end:
+            stop = min(end, begin + 64)
+            if stop == begin + 64 and differ_64(words, begin, target_mask) == 0:
+                target = min(target_of(fields, plain_load(words, begin)), unknown)
+                place = plain_load(next_of_target, target)
+                plain_store(next_of_target, target, place + 64)
+                copy_64(plan_flats, place, lows, begin, first)
+                copy_64(plan_words, place, words, begin, 0)
+                begin = stop
+            for index in range(begin, stop):
+                word = plain_load(words, index)
+                target = min(target_of(fields, word), unknown)
+                place = plain_load(next_of_target, target)
+                plain_store(next_of_target, target, place + 1)
+                prefetch(plan_flats, place + _AHEAD)
+                prefetch(plan_words, place + _AHEAD)
+                plain_store(plan_flats, place, first + plain_load(lows, index))
+                plain_store(plan_words, place, word)
+            begin = stop
 
 
 @kernel

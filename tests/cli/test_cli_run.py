@@ -223,7 +223,7 @@ def test_a_producer_by_name(small: str, capsys: pytest.CaptureFixture[str]) -> N
     assert " useless, " in row
     assert row.endswith("of CPU time (modelled)")
     assert main(["run", small, "--producer", "tea-leaves"]) == 2
-    assert "'tea-leaves' is not one of 'a-bit', 'hint-faults'" in capsys.readouterr().err
+    assert "'tea-leaves' is not one of 'a-bit', 'evacuate'" in capsys.readouterr().err
 
 
 def test_a_fallback_from_the_cpu_is_noted(small: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,18 @@ from gpuscan.kernels.cpu.atomics import (
     atomic_exchange,
     atomic_load,
     atomic_or,
+    copy_64,
     count_ones,
     count_trailing_zeros,
+    differ_64,
+    element_bits,
     match_64,
     or_256_bytes,
     plain_load,
+    plain_store,
     prefetch,
+    store_ascending_64,
+    store_group,
 )
 
 DTYPES = [np.uint8, np.uint32, np.uint64]
@@ -64,6 +70,33 @@ def bit_counts(word: int) -> Any:
 @njit(nogil=True)
 def wide(words: Any, wide_words: Any, index: int, mask: int) -> Any:
     return match_64(words, index, mask), or_256_bytes(wide_words, 0)
+
+
+@njit(nogil=True)
+def plain_steps(words: Any, longs: Any, at: int, mask: int) -> Any:
+    """Store one word, 64 bits of words, and 64 ascending ones; copy those to longs; compare."""
+    plain_store(words, at, 7)
+    store_group(words, at + 1, 0x0807_0605_0403_0201)
+    differ = differ_64(words, at + 8, mask)
+    store_ascending_64(words, at + 80, 5)
+    copy_64(longs, at, words, at + 80, 1 << 40)
+    return element_bits(words), differ
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("at", [0, 1, 7])
+def test_plain_steps_at_any_place(dtype: Any, at: int) -> None:
+    words = np.zeros(200, dtype=dtype)
+    longs = np.zeros(200, dtype=np.int64)
+    words[at + 20], bits = 0x42, dtype().itemsize * 8
+    assert plain_steps(words, longs, at, 0x40)[0] == bits
+    group = np.array([0x0807_0605_0403_0201], dtype=np.uint64).view(dtype)
+    assert words[at : at + 1 + len(group)].tolist() == [7, *group.tolist()]
+    assert words[at + 80 : at + 145].tolist() == [*range(5, 69), 0]
+    assert longs[at : at + 65].tolist() == [*range((1 << 40) + 5, (1 << 40) + 69), 0]
+    assert not longs[:at].any()
+    assert plain_steps(words, longs, at, 0x40)[1] != 0
+    assert plain_steps(words, longs, at, 0x80)[1] == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

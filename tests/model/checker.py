@@ -28,10 +28,14 @@ finite, so there is nothing to say about progress.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import product
 from typing import Any
+
+Words = tuple[int, ...]
+"""What some locations hold."""
 
 
 class Order(Enum):
@@ -52,31 +56,46 @@ class Fence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One atomic access.
+    """One atomic access, to one memory word or to several in one step.
 
     Attributes:
-        location: name of a memory word.
+        locations: names of the memory words.
         label: what a trace calls it.
-        effect: old word -> new word; None is a load.
-        see: old word -> what the thread keeps of it; None: the thread does not look.
+        effect: old words -> new words, in the order of ``locations``; None is a load.
+        see: old words -> what the thread keeps of them; None: the thread does not look.
     """
 
-    location: str
+    locations: tuple[str, ...]
     label: str
-    effect: Callable[[int], int] | None
-    see: Callable[[int], Hashable] | None
+    effect: Callable[[Words], Words] | None
+    see: Callable[[Words], Hashable] | None
 
 
 def load(location: str, see: Callable[[int], Hashable]) -> Access:
     """Return a load."""
-    return Access(location, "load", None, see)
+    return Access((location,), "load", None, lambda words: see(words[0]))
 
 
 def update(
     location: str, label: str, effect: Callable[[int], int], see: Callable[[int], Hashable] | None = None
 ) -> Access:
     """Return an atomic read-modify-write (a compare-exchange loop is one: a failed round writes nothing)."""
-    return Access(location, label, effect, see)
+    return Access(
+        (location,),
+        label,
+        lambda words: (effect(words[0]),),
+        None if see is None else lambda words: see(words[0]),
+    )
+
+
+def update_together(
+    locations: Sequence[str],
+    label: str,
+    effect: Callable[[Words], Words],
+    see: Callable[[Words], Hashable] | None = None,
+) -> Access:
+    """Return an atomic read-modify-write of several words, that others access one by one."""
+    return Access(tuple(locations), label, effect, see)
 
 
 Step = Access | Fence
@@ -140,7 +159,7 @@ class _Placed:
     def before(self, later: _Placed) -> bool:
         """Whether this access must be performed before ``later``, which its thread issues afterwards."""
         return (
-            self.access.location == later.access.location
+            not set(self.access.locations).isdisjoint(later.access.locations)
             or self.n_full < later.n_full
             or (self.n_release < later.n_release and later.access.effect is not None)
         )
@@ -161,14 +180,15 @@ _History = tuple[_Issued, ...]
 class _Choice:
     """One access that a thread may perform next.
 
-    ``moves``: word found -> (the thread's state afterwards, word left), None for a wrong guess.
+    ``positions``: of its words in a state. ``moves``: words found -> (the thread's state afterwards, words
+    left), None for a wrong guess.
     """
 
     access: Access
-    location: int
+    positions: tuple[int, ...]
     history: _History
     index: int
-    moves: dict[int, tuple[int, int] | None] = field(default_factory=dict)
+    moves: dict[Words, tuple[int, Words] | None] = field(default_factory=dict)
 
     @property
     def late(self) -> bool:
@@ -261,20 +281,23 @@ class _Thread:
     def _guesses(self, access: Access) -> set[Hashable]:
         if access.see is None:
             return {_UNSEEN}
-        return {access.see(word) for word in self._domains[access.location]}
+        domains = (self._domains[location] for location in access.locations)
+        return {access.see(words) for words in product(*domains)}
 
     def _choice(self, placed: _Placed, history: _History, index: int) -> _Choice:
-        return _Choice(placed.access, self._locations[placed.access.location], history, index)
+        positions = tuple(self._locations[location] for location in placed.access.locations)
+        return _Choice(placed.access, positions, history, index)
 
-    def perform(self, choice: _Choice, word: int) -> tuple[int, int] | None:
-        """Return the thread's state after ``choice`` found ``word``, and the word left; None: wrong guess."""
+    def perform(self, choice: _Choice, words: Words) -> tuple[int, Words] | None:
+        """Return the thread's state after ``choice`` found ``words``, and those left; None: wrong guess."""
         access, history, index = choice.access, choice.history, choice.index
-        seen = access.see(word) if access.see is not None else _UNSEEN
+        seen = access.see(words) if access.see is not None else _UNSEEN
         if choice.late and history[index].result != seen:
             return None
-        left = word if access.effect is None else access.effect(word)
-        if left not in self._domains[access.location]:
-            raise DomainError(f"{access.location}: {left} is not in its domain")
+        left = words if access.effect is None else access.effect(words)
+        for location, word in zip(access.locations, left, strict=True):
+            if word not in self._domains[location]:
+                raise DomainError(f"{location}: {word} is not in its domain")
         after = self.number((*history[:index], _Issued(False, seen), *history[index + 1 :]))
         return after, left
 
@@ -311,16 +334,17 @@ def check(system: System, order: Order) -> Result:
             local = thread.locals[state[position]]
             n_ended += local.ended
             for choice in local.choices:
-                location = choice.location
-                word = state[location]
-                if word not in choice.moves:
-                    choice.moves[word] = thread.perform(choice, word)
-                move = choice.moves[word]
+                words = tuple([state[place] for place in choice.positions])
+                if words not in choice.moves:
+                    choice.moves[words] = thread.perform(choice, words)
+                move = choice.moves[words]
                 if move is None:
                     continue
                 result.n_steps += 1
                 reached = list(state)
-                reached[position], reached[location] = move
+                reached[position], left = move
+                for place, word in zip(choice.positions, left, strict=True):
+                    reached[place] = word
                 key = tuple(reached)
                 if key not in came_from:
                     came_from[key] = (state, position - n_words, choice)
@@ -349,11 +373,12 @@ def _trace(system: System, came_from: _CameFrom, state: tuple[int, ...]) -> list
     while (step := came_from[state]) is not None:
         before, who, choice = step
         access = choice.access
-        old, new = before[choice.location], state[choice.location]
-        change = system.show(access.location, old)
-        if access.effect is not None and old != new:
-            change += f" -> {system.show(access.location, new)}"
         late = " (late)" if choice.late else ""
-        lines.append(f"{names[who]:<10} {access.label + late:<22} {access.location:<9} {change}")
+        for location, place in [*zip(access.locations, choice.positions, strict=True)][::-1]:
+            old, new = before[place], state[place]
+            change = system.show(location, old)
+            if access.effect is not None and old != new:
+                change += f" -> {system.show(location, new)}"
+            lines.append(f"{names[who]:<10} {access.label + late:<22} {location:<9} {change}")
         state = before
     return lines[::-1]

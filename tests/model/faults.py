@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .checker import Fence, Order, Program, Step, System, load, update
+from .checker import Fence, Order, Program, Step, System, Words, load, update, update_together
 from .judge import system
 from .protocol import (
     BLOCK,
@@ -25,7 +25,10 @@ from .protocol import (
     Event,
     Rules,
     Taken,
+    all_taken,
+    as_loaded,
     claim,
+    claim_together,
     clear_bits,
     discard,
     free,
@@ -38,12 +41,14 @@ from .protocol import (
     request,
     scan,
     set_bits,
+    take_bits,
     take_blocks,
     take_word,
     word_of,
 )
 
 ONE_PAGE = Rules(ready_words=(0,), blocks=(0,))
+TWO_PAGES = Rules(ready_words=(0, 0), blocks=(0, 0))
 TWO_BLOCKS = Rules(ready_words=(0, 1), blocks=(0, 1))
 
 
@@ -158,6 +163,58 @@ def claim_with_an_exchange(page: int) -> _Claiming:
     """Exchange the record with 0, whatever it was."""
     word = yield update(record(page), "exchange", lambda old: 0, see=ready_word)
     return None if word is None else Claim(page, word, told=nid_of(word))
+
+
+_ClaimingTogether = Generator[Step, Any, tuple[Claim, ...]]
+
+
+def _load_all(pages: Sequence[int]) -> Generator[Step, Any, Words]:
+    hint: Words = ()
+    for page in pages:
+        hint += ((yield load(record(page), see=int)),)
+    return hint
+
+
+def claim_together_with_a_store(pages: Sequence[int]) -> _ClaimingTogether:
+    """Load all, store 0 to all: each store is one step, load and store are two."""
+    hint = yield from _load_all(pages)
+    if not all(is_ready(word) for word in hint):
+        return ()
+    yield update_together([record(page) for page in pages], "store 0", lambda words: (0,) * len(words))
+    return tuple(Claim(page, word, told=nid_of(word)) for page, word in zip(pages, hint, strict=True))
+
+
+def claim_together_if_any_is_ready(pages: Sequence[int]) -> _ClaimingTogether:
+    """Compare and exchange all where only one of them is READY."""
+    hint = yield from _load_all(pages)
+    if not any(is_ready(word) for word in hint):
+        return ()
+    done = yield update_together(
+        [record(page) for page in pages], "claim together", partial(all_taken, hint), partial(as_loaded, hint)
+    )
+    claims = zip(pages, hint, strict=True) if done else ()
+    return tuple(Claim(page, word, told=nid_of(word)) for page, word in claims if is_ready(word))
+
+
+def claim_together_in_halves(pages: Sequence[int]) -> _ClaimingTogether:
+    """Take back nothing where the exchange of the first succeeded and that of the second did not."""
+    hint = yield from _load_all(pages)
+    if not all(is_ready(word) for word in hint):
+        return ()
+    done = True
+    for page, word in zip(pages, hint, strict=True):
+        done &= yield update_together(
+            [record(page)], "claim half", partial(all_taken, (word,)), partial(as_loaded, (word,))
+        )
+    claims = zip(pages, hint, strict=True) if done else ()
+    return tuple(Claim(page, word, told=nid_of(word)) for page, word in claims)
+
+
+def scan_that_gives_up_together(rules: Rules, pages: Sequence[int]) -> Program:
+    """Go on to the next pages when the exchange of all fails."""
+    yield from take_bits(rules, pages)
+    claims = yield from claim_together(pages)
+    return tuple(Event("claimed", page, nid_of(word), told) for page, word, told in claims)
 
 
 # --- producers -----------------------------------------------------------------------------
@@ -283,6 +340,29 @@ def _stale_hot_page() -> System:
     return system(ONE_PAGE, threads, records={0: word_of(ready=False, nid=1, freq=1)}, indexed=(0,))
 
 
+def _together(claim: Callable[[Sequence[int]], _ClaimingTogether], second: int = PENDING) -> System:
+    """Return a request of one page against a scan that claims it together with its neighbour."""
+    threads = {
+        "producer": partial(request, TWO_PAGES, 1, 1),
+        "scan": partial(scan, TWO_PAGES, (0, 1), dense=True, claim_together=claim),
+    }
+    return system(TWO_PAGES, threads, records={0: PENDING, 1: second}, indexed=(0, 1))
+
+
+def _together_with_stores() -> System:
+    scanner = partial(scan, TWO_PAGES, (0, 1), dense=True, claim_together=claim_together_with_a_store)
+    return system(TWO_PAGES, {"scan 1": scanner, "scan 2": scanner}, records={0: PENDING, 1: PENDING})
+
+
+def _given_up_together() -> System:
+    rules = replace(TWO_PAGES, refreshed_skips=True)
+    threads = {
+        "producer": partial(request, rules, 1, 1),
+        "scan": partial(scan_that_gives_up_together, rules, (0, 1)),
+    }
+    return system(rules, threads, records={0: PENDING, 1: PENDING})
+
+
 def _freed_and_requested() -> System:
     threads = {"free": partial(discard_with_bits, ONE_PAGE, 0), "producer": partial(request, ONE_PAGE, 0, 1)}
     return system(ONE_PAGE, threads)
@@ -364,6 +444,22 @@ FAULTS = (
             records={0: PENDING},
         ),
         LOST,
+    ),
+    Fault("pages claimed together give up when their exchange fails", _given_up_together, LOST),
+    Fault(
+        "pages claimed together by load and store",
+        _together_with_stores,
+        "node 3 was served twice",
+    ),
+    Fault(
+        "pages claimed together where one is READY",
+        partial(_together, claim_together_if_any_is_ready, word_of(ready=False, nid=1, freq=1)),
+        "page 1 was neither claimed nor freed and lost its FREQ",
+    ),
+    Fault(
+        "pages claimed together by an exchange of each",
+        partial(_together, claim_together_in_halves),
+        "conservation: page 0 began 1 requests, 0 ended",
     ),
     Fault("record that is not READY exchanged with 0", _stale_hot_page, "lost its FREQ"),
     Fault(

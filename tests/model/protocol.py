@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from .checker import Access, Fence, Program, Step, load, update
+from .checker import Access, Fence, Program, Step, Words, load, update, update_together
 
 READY = 1
 NID_SHIFT, NID_MAX = 1, 7
@@ -81,10 +81,10 @@ class Event(NamedTuple):
     """What a thread did to a page, from what its atomics returned.
 
     ``began`` READY 0 -> 1, ``refreshed`` it was READY already, ``accessed`` counted,
-    ``claimed``, ``restored`` and ``superseded`` (by release), ``discarded`` while READY,
-    ``withdrawn`` by its producer, ``left`` READY by a bounded scan, ``stale`` index bit on
-    a record that is not READY, ``skipped`` a bit that was set already. ``told``: the target
-    that a plan was given.
+    ``claimed``, ``together`` in one step with its neighbour, ``restored`` and ``superseded``
+    (by release), ``discarded`` while READY, ``withdrawn`` by its producer, ``left`` READY by a
+    bounded scan, ``stale`` index bit on a record that is not READY, ``skipped`` a bit that was set
+    already. ``told``: the target that a plan was given.
     """
 
     what: str
@@ -408,6 +408,42 @@ def claim(page: int) -> Generator[Step, Any, Claim | None]:
     return None if word is None else Claim(page, word, told=nid_of(word))
 
 
+def all_taken(hint: Words, words: Words) -> Words:
+    """Return records after a claim of all of them in one step, which succeeds if they are still as loaded."""
+    return (0,) * len(words) if words == hint else words
+
+
+def as_loaded(hint: Words, words: Words) -> bool:
+    """Return whether records are still as they were loaded."""
+    return words == hint
+
+
+def claim_together(pages: Sequence[int]) -> Generator[Step, Any, tuple[Claim, ...]]:
+    """Claim neighbours in one step, if all are READY and still as they were loaded; else none of them.
+
+    ::
+
+        hint = the records, one load or several
+        if all READY and cas of all(records, hint, 0):  return hint
+        return nothing: whoever called claims each by itself
+    """
+    hint: Words = ()
+    for page in pages:
+        word = yield load(record(page), see=ready_word)
+        if word is None:
+            return ()
+        hint += (word,)
+    done = yield update_together(
+        [record(page) for page in pages],
+        "claim together",
+        partial(all_taken, hint),
+        see=partial(as_loaded, hint),
+    )
+    if not done:
+        return ()
+    return tuple(Claim(page, word, told=nid_of(word)) for page, word in zip(pages, hint, strict=True))
+
+
 def put_bits_back(rules: Rules, left: Sequence[int]) -> Generator[Step, Any, None]:
     """Index again what a scan leaves READY; what is set may be left alone, as by a producer.
 
@@ -436,6 +472,7 @@ def scan(
     refuse: bool = False,
     take: Callable[[Rules, Sequence[int]], Generator[Step, Any, Taken]] = take_bits,
     claim: Callable[[int], Generator[Step, Any, Claim | None]] = claim,
+    claim_together: Callable[[Sequence[int]], Generator[Step, Any, tuple[Claim, ...]]] | None = None,
     put_back: Callable[[Rules, Sequence[int]], Generator[Step, Any, None]] = put_bits_back,
     release: Callable[[Rules, int, int], Generator[Step, Any, tuple[Event, ...]]] = release,
 ) -> Program:
@@ -444,6 +481,7 @@ def scan(
     ::
 
         take bits
+        claim_together, and all of the range are candidates: try it, go on with those that it did not claim
         for page in range (dense: every one; indexed: those whose bit was taken):
             limit reached:  leave it; remember it if it is READY
             else:           claim it
@@ -454,7 +492,13 @@ def scan(
     events: tuple[Event, ...] = ()
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()
+    if claim_together is not None and (dense or all(found.has(rules, page) for page in pages)):
+        claims = yield from claim_together(pages)
+        for page, word, told in claims:
+            events += (Event("claimed", page, nid_of(word), told), Event("together", page))
     for page in pages:
+        if any(page == claimed.page for claimed in claims):
+            continue
         has_bit = found.has(rules, page)
         if not (dense or has_bit):
             continue

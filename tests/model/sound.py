@@ -13,6 +13,7 @@ from .protocol import (
     PENDING,
     Rules,
     access,
+    claim_together,
     discard,
     free,
     request,
@@ -20,6 +21,7 @@ from .protocol import (
     scan,
     take_first_block,
     take_range,
+    word_of,
 )
 
 ONE_PAGE = Rules(ready_words=(0,), blocks=(0,))
@@ -179,6 +181,41 @@ def _full_after_first_block(rules: Rules) -> System:
     return system(rules, threads, records={1: PENDING})
 
 
+_REQUESTED = (0, PENDING, word_of(ready=True, nid=1), word_of(ready=True, nid=2))
+"""All that a record holds where pages are requested and claimed only: fewer guesses, where two are loaded."""
+
+
+def _together(rules: Rules) -> System:
+    """A scan that claims both of two pages in one step if it can, beside a request and a bounded one."""
+    threads: Threads = {
+        "producer": partial(request, rules, 0, 1),
+        "scan": partial(scan, rules, BOTH, claim_together=claim_together),
+        "bounded": partial(scan, rules, BOTH, limit=1),
+    }
+    return system(rules, threads, records={1: PENDING}, indexed=BOTH, possible_words=_REQUESTED)
+
+
+def _together_dense(rules: Rules) -> System:
+    """A dense scan that claims both in one step, against one that claims them one by one."""
+    threads: Threads = {
+        "producer": partial(request, rules, 0, 1),
+        "dense": partial(scan, rules, BOTH, dense=True, claim_together=claim_together),
+        "scan": partial(scan, rules, BOTH),
+    }
+    return system(rules, threads, records={0: PENDING, 1: PENDING}, possible_words=_REQUESTED)
+
+
+def _together_refused(rules: Rules) -> System:
+    """Both pages are claimed in one step and put back one by one, beside a request and a free."""
+    threads: Threads = {
+        "producer": partial(request, rules, 0, 1),
+        "discard": partial(discard, 1),
+        "refused": partial(scan, rules, BOTH, claim_together=claim_together, refuse=True),
+        "bounded": partial(scan, rules, BOTH, limit=0),
+    }
+    return system(rules, threads, records={0: PENDING, 1: PENDING}, possible_words=_REQUESTED)
+
+
 _SYSTEMS: tuple[tuple[str, Callable[[Rules], System], Rules, str], ...] = (
     ("claim and restore, one ready word", _claim_and_restore, ONE_WORD, "began refreshed claimed left"),
     ("claim and restore, two ready words", _claim_and_restore, TWO_WORDS, "began refreshed claimed left"),
@@ -190,6 +227,14 @@ _SYSTEMS: tuple[tuple[str, Callable[[Rules], System], Rules, str], ...] = (
     ("release", _release, ONE_PAGE, "began claimed restored superseded left"),
     ("two releases", _two_releases, ONE_PAGE, "claimed restored superseded"),
     ("hot page with stale bits", _hot_page, ONE_PAGE, "counted began stale claimed left"),
+    ("claimed together", _together, ONE_WORD, "began claimed together stale left"),
+    ("claimed together, dense", _together_dense, ONE_WORD, "began refreshed claimed together"),
+    (
+        "release of pages claimed together",
+        _together_refused,
+        ONE_WORD,
+        "claimed together restored superseded",
+    ),
     ("discard", _discard, ONE_PAGE, "discarded claimed restored superseded stale"),
     ("freed while requested", _eligible, ONE_PAGE, "began discarded withdrawn claimed"),
     ("part of a block word", _part_of_a_word, TWO_BLOCKS, "began refreshed claimed left"),
@@ -203,8 +248,14 @@ _LARGE = {
     "dense",
     "dense, skip set bits",
     "dense, skip set bits, skip when refreshed",
+    "claimed together, dense",
+    "claimed together, dense, skip set bits",
+    "claimed together, dense, skip set bits, skip when refreshed",
+    "release of pages claimed together",
+    "release of pages claimed together, skip set bits",
+    "release of pages claimed together, skip set bits, skip when refreshed",
 }
-"""Over a second each in relaxed order, on one core."""
+"""Over half a second each in relaxed order, on one core."""
 
 
 def _cases() -> Iterator[Case]:

@@ -53,6 +53,14 @@ def produce_few(kernels: Kernels, ledger: Ledger, rng: np.random.Generator) -> N
     ledger.add(begun=int(begun))
 
 
+def produce_neighbours(kernels: Kernels, ledger: Ledger, rng: np.random.Generator) -> None:
+    """Request stretches of pages, whole words of them: they are claimed together, and refreshed meanwhile."""
+    first = int(rng.integers(0, LAYOUT.n_pages - 4096))
+    nids = np.full(4096, rng.integers(2, 8), dtype=np.int32)
+    begun = kernels.request(np.arange(first, first + 4096), nids, NONE)[Outcome.ACCEPTED]
+    ledger.add(begun=int(begun))
+
+
 def free(kernels: Kernels, ledger: Ledger, rng: np.random.Generator) -> None:
     """Free pages and allocate them again."""
     flats = rng.integers(0, LAYOUT.n_pages, 20)
@@ -107,6 +115,7 @@ MIXES = {
     "indexed": [produce, produce_few, plain_scan("indexed")],
     "dense": [produce, produce_few, plain_scan("dense")],
     "two scans": [produce_few, produce, plain_scan("indexed"), plain_scan("dense")],
+    "neighbours": [produce_neighbours, produce, plain_scan("indexed"), plain_scan("dense")],
     "bounded": [produce, free, bounded_scan("indexed"), bounded_scan("dense")],
     "budgets": [produce, produce_few, budget_scan("indexed"), budget_scan("dense")],
 }

@@ -53,7 +53,7 @@ def test_the_example_is_valid_and_gives_the_defaults(tmp_path: Path) -> None:
     workload = load_workload(str(path))
     producer = workload.producer
     models: list[BaseModel] = [workload, workload.source, producer, producer.hint_faults]
-    models += [producer.sampler, producer.a_bit, producer.hotness_unit]
+    models += [producer.sampler, producer.a_bit, producer.hotness_unit, producer.evacuate]
     models += [workload.policy, workload.cost]
     process = workload.processes[0]
     assert process.demand is not None

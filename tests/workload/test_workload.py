@@ -261,6 +261,18 @@ def test_set_overrides_any_key(override: str, expected: tuple[str, Any]) -> None
     assert value == expected[1]
 
 
+def test_a_file_has_names_for_its_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + '[parameters]\nrounds = "ticks"\nhot = "processes.0.pattern.hot"\n')
+    workload = load_workload(str(path), ["rounds=7", "hot=5%"])
+    assert (workload.ticks, workload.processes[0].pattern.hot) == (7, 0.05)
+    assert load_workload(str(path), ["rounds=7", "ticks=8"]).ticks == 8
+    with pytest.raises(InputError, match="unknown key round;"):
+        load_workload(str(path), ["round=7"])
+    for text in ("parameters = 3\n" + MINIMAL, MINIMAL + "[parameters]\nrounds = 3\n"):
+        with pytest.raises(InputError, match="parameters are no table of keys"):
+            load_workload(str(write(tmp_path, text)))
+
+
 def test_a_set_cannot_smuggle_in_a_second_key() -> None:
     with pytest.raises(InputError, match="ticks must be a whole number"):
         load_workload(DEFAULT_WORKLOAD, ["ticks=3\nseed=9"])

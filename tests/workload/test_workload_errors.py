@@ -44,7 +44,10 @@ WRONG = [
     (['processes.0.cpus_of=[0,"a"]'], r"processes.0.cpus_of.1 must be a whole number"),
     (["processes.0.cpus_of=[2000]"], r"processes.0.cpus_of.0 must be below 1024"),
     (["processes.0.cpus_of=[0]", "processes.0.move_at=3s"], r"need a second node in cpus_of"),
-    (["producer.kind=ibs"], r"producer.kind must be 'a-bit', 'hint-faults', 'hotness-unit' or 'sampler'"),
+    (
+        ["producer.kind=ibs"],
+        r"producer.kind must be 'a-bit', 'evacuate', 'hint-faults', 'hotness-unit' or 'sampler'",
+    ),
     (["producer.hint_fault.two_stage=true"], r"unknown key producer.hint_fault \(did you mean 'hint_faults'"),
     (["producer.a_bit.period=1s"], r"unknown key producer.a_bit.period \(did you mean 'walk_period'\?\)"),
     (["producer.hint_faults.scan_period=0s"], r"scan_period: a scanner that never pauses"),
@@ -85,7 +88,8 @@ def test_a_wrong_value_is_one_sentence_with_its_key(overrides: list[str], messag
 
 def test_an_unknown_name_gets_the_close_one_and_the_list() -> None:
     with pytest.raises(
-        InputError, match=r"\(did you mean 'cxl-promote'\?\); choose one of cxl-interleave, cxl-promote, numa"
+        InputError,
+        match=r"\(did you mean 'cxl-promote'\?\); choose one of cxl-interleave, cxl-promote, evacuate, numa",
     ):
         load_workload("cxl-promot")
 
