@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 
 from gpuscan.designs.machine import BatchCall
 
-FORMATS = ("A %lx %d", "W %d", "G %lx %d", "F %d %zu")
-"""As ``printk_formats`` has them, where the running kernel says these things."""
-
 _LINE = re.compile(
     r"^ *\S.*-(?P<task>\d+) +\[\d+\] +\S+ +(?P<t_s>\d+\.\d+): \S+: (?P<kind>[AWEGF]) (?P<words>.*)$"
 )

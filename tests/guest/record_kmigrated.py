@@ -1,0 +1,48 @@
+"""Have the RFC's threads of the guest's kernel at work and keep what it says of them.
+
+``python -m tests.guest.record_kmigrated`` leaves in ``$GUEST_OUT`` the trace and /proc/zoneinfo. For the guest:
+it switches NUMA balancing on and off. Two processes on different nodes whose pages lie by turns on one node
+get batches with several targets, and a process with more hot pages than a batch holds gets full ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import kernel, kmigrated
+from .processes import Pair, Workload
+
+PAIR_S, ONE_S = 20, 15
+NOT_TRACED = 3
+"""Exit status: the running kernel does not say what kmigrated does."""
+
+
+def main() -> int:
+    """Record a part in each mode of NUMA balancing."""
+    if not kmigrated.is_traced():
+        sys.stderr.write("the guest's kernel does not say what its kmigrated does\n")
+        return NOT_TRACED
+    kmigrated.enlarge_buffer()
+    kernel.settle()
+    with tempfile.TemporaryDirectory() as name:
+        with Pair(Path(name)):
+            kernel.set_numa_balancing(1)
+            time.sleep(PAIR_S)
+            kernel.settle()
+        with Workload(Path(name), "--pause-ms", "1"):
+            kernel.set_numa_balancing(2)
+            time.sleep(ONE_S)
+            kernel.settle()
+        trace = kmigrated.trace()
+    out = Path(os.environ["GUEST_OUT"])
+    (out / "trace").write_text(trace)
+    (out / "zoneinfo").write_text(Path("/proc/zoneinfo").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
