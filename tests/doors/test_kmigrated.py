@@ -1,4 +1,4 @@
-"""The thread of RFC v1 in a guest's kernel and its model: every walk that the kernel tells of, batch by batch.
+"""The thread of RFC v1 in a guest's kernel and its model: each walk that the kernel tells of, batch by batch.
 
 The environment says which kernel (docs/kmigrated.md):
 ``GPUSCAN_GUEST_KERNEL=DIR .venv/bin/pytest -m guest tests/doors/test_kmigrated.py``.
