@@ -45,7 +45,7 @@ test-slow: $(VENV)/installed-$(TEST_EXTRA) $(VENV)/installed-docs
 
 test-live: $(VENV)/installed-test
 	$(GUEST) --limit 900 $(BIN)/pytest $(IN_GUEST) -m 'guest and not slow' $(ARGS)
-	$(BIN)/pytest -m guest tests/doors
+	$(BIN)/pytest -m guest tests/doors/test_kmigrated.py
 
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)

@@ -1,4 +1,4 @@
-"""The closed loop of the model ``rfc-v1`` beside the kernel's: the share of hot memory that is near each second.
+"""The closed loop of ``rfc-v1`` beside the kernel's: the share of hot memory that is near, each second.
 
 ``python -m tests.kmigrated.loop FILE...`` of files that :mod:`tests.guest.peers` printed on a kernel that has
 kmigrated (``--patterns fixed``, to the end) runs ``rfc-v1`` on a simulated machine that is equal to the guest
