@@ -55,10 +55,11 @@ def test_every_walk_of_the_kernel_is_the_models(
     with capsys.disabled():
         print(f"\n{summary(done)}")  # noqa: T201 - what docs/kmigrated.md has
     assert done.differences == []
-    # Both kinds of work were there: batches of several targets, and full ones.
+    # All kinds of work were there: batches of several targets, full ones, pages that are where they belong.
     assert done.n_mixed > 0
+    assert done.n_at_home > 0
     assert max(len(batch.pfns) for walk in told[0].walks for batch in walk.batches) == 512
-    assert done.n_folios > 8 * done.n_refused, "the replay is not told most of what it should find"
+    assert done.n_taken > 8 * done.n_off_lru, "the replay is not told most of what it should find"
 
 
 def test_another_thread_would_be_told_from_it(told: tuple[Trace, list[ZoneSpan]]) -> None:

@@ -43,13 +43,14 @@ def is_traced() -> bool:
     return bool(threads()) and all(f'"{words}' in formats for words in SAID)
 
 
-def enlarge_buffer() -> None:
-    """Make room for a trace that is whole; what is in the buffer since the boot stays."""
+def begin_trace() -> None:
+    """Make room for a trace that is whole, and begin it: while a buffer grows nothing is written to it."""
     (TRACING / "buffer_size_kb").write_text(str(TRACE_KIB_PER_CPU))
+    (TRACING / "trace").write_text("")
 
 
 def trace() -> str:
-    """Return all that was traced, once each thread has walked a last time over what was marked until now."""
+    """Return what was traced since, once each thread has walked over what is marked now."""
     time.sleep(2.5 * WALK_PAUSE_S)
     (TRACING / "tracing_on").write_text("0")
     try:

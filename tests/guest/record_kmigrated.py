@@ -42,12 +42,15 @@ def main() -> int:
     if not kmigrated.is_traced():
         sys.stderr.write("the guest's kernel does not say what its kmigrated does\n")
         return NOT_TRACED
-    kmigrated.enlarge_buffer()
     kernel.settle()
+    kmigrated.begin_trace()
     changes: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as name:
         with Pair(Path(name)), counted("two processes, mode 1", changes):
             kernel.set_numa_balancing(1)
+            time.sleep(PAIR_S)
+        with Pair(Path(name)), counted("two processes, mode 2", changes):
+            kernel.set_numa_balancing(2)
             time.sleep(PAIR_S)
         with Workload(Path(name), "--pause-ms", "1"), counted("one process, mode 2", changes):
             kernel.set_numa_balancing(2)

@@ -1,12 +1,14 @@
-"""What a kernel whose kmigrated is traced says: marks, walks, pages that go onto the list, batches.
+"""What a kernel whose kmigrated is traced says: marks, walks, marks that are taken, batches.
 
 Each event is a line of ``/sys/kernel/tracing/trace`` that trace_printk() made::
 
     A pfn nid       a page is marked (hexadecimal, decimal)
     W nid, E nid    a node's walk begins, ends
-    G pfn nid       a page goes onto the list, for this target
+    G pfn nid       the thread takes the mark of a page, which asks for this target
     F nid n [last]  a batch of n folios goes to a node; at the end of a zone it is the last
 
+A page whose mark was taken goes onto the list, unless it is on its target already or a check refuses it. A
+batch that is not the last of its zone goes before the page whose mark was taken last is on the list.
 The threads of several nodes run at the same time: what a thread says belongs to the walk that it began.
 """
 
@@ -25,7 +27,7 @@ _WORDS = {
     "W": re.compile(r"(\d+)"),
     "E": re.compile(r"(\d+)"),
     "G": re.compile(r"([0-9a-f]+) (-?\d+)"),
-    "F": re.compile(r"(-?\d+) (\d+)(?: last)?"),
+    "F": re.compile(r"(-?\d+) (\d+)( last)?"),
 }
 _LOST = re.compile(r"\[LOST .*\]")
 _ENTRIES = re.compile(r"^# entries-in-buffer/entries-written: (\d+)/(\d+) ")
@@ -57,7 +59,7 @@ class Walk:
         nid: the node.
         began, ended: numbers of its first and last line.
         t_s: when it began, of the trace's clock.
-        listed: pages in the order in which they went onto the list, and their targets.
+        taken: marks in the order in which the thread took them.
         batches: what went out, each in the order of its list, the page that was added last first.
     """
 
@@ -65,7 +67,7 @@ class Walk:
     began: int
     t_s: float
     ended: int = -1
-    listed: list[Mark] = field(default_factory=list)
+    taken: list[Mark] = field(default_factory=list)
     batches: list[BatchCall] = field(default_factory=list)
 
 
@@ -83,16 +85,18 @@ class Trace:
 
 
 def parse(text: str) -> Trace:
-    """Return what a trace tells; lines of others are passed over.
+    """Return what a trace tells; lines of others are passed over, and walks that it does not have whole.
 
     Raises:
-        TraceError: events were lost, a line is not complete, or they do not fit each other: a batch has
-            another number of folios than went onto the list, or a thread does something outside of a walk.
+        TraceError: events were lost, a line is not complete, or they do not fit each other: a thread does
+            something outside of a walk, or a batch has another number of folios than there were pages for the
+            list, so that a check refused one, and which is not told.
     """
     marks: list[Mark] = []
     ended: list[Walk] = []
     walks: dict[str, Walk] = {}
     waiting: dict[str, list[int]] = {}
+    begun: set[str] = set()
     for at, line in enumerate(text.splitlines(), 1):
         _refuse_gaps(at, line)
         event = _LINE.match(line)
@@ -108,22 +112,29 @@ def parse(text: str) -> Trace:
         if kind == "W":
             if task in walks:
                 raise _error(at, line, "a walk begins in a walk")
+            begun.add(task)
             walks[task], waiting[task] = Walk(int(words[1]), at, float(event["t_s"])), []
             continue
         walk = walks.get(task)
+        if walk is None and kind == "E" and task not in begun:
+            begun.add(task)
+            continue
         if walk is None:
             raise _error(at, line, "outside of a walk")
+        pages = waiting[task]
         if kind == "G":
-            walk.listed.append(Mark(at, int(words[1], 16), int(words[2])))
-            waiting[task].append(walk.listed[-1].pfn)
+            walk.taken.append(Mark(at, int(words[1], 16), int(words[2])))
+            if walk.taken[-1].nid != walk.nid:
+                pages.append(walk.taken[-1].pfn)
         elif kind == "F":
-            if int(words[2]) != len(waiting[task]):
-                raise _error(at, line, f"{len(waiting[task])} folios went onto the list")
-            walk.batches.append(BatchCall(tuple(reversed(waiting[task])), int(words[1])))
-            waiting[task] = []
+            n_listed = len(pages) if words[3] else len(pages) - 1
+            if int(words[2]) != n_listed:
+                raise _error(at, line, f"{n_listed} pages were for the list")
+            walk.batches.append(BatchCall(tuple(reversed(pages[:n_listed])), int(words[1])))
+            waiting[task] = pages[n_listed:]
         else:
-            if waiting[task] or int(words[1]) != walk.nid:
-                raise _error(at, line, f"the walk of node {walk.nid} has {len(waiting[task])} folios listed")
+            if pages or int(words[1]) != walk.nid:
+                raise _error(at, line, f"the walk of node {walk.nid} has {len(pages)} pages for the list")
             walk.ended = at
             ended.append(walks.pop(task))
     return Trace(marks, sorted(ended, key=lambda walk: walk.began))

@@ -1,13 +1,12 @@
 """Walks that a kernel told of, done again by the model ``rfc-v1``, and its batches laid beside the kernel's.
 
-The model is given the marks, in their order, and what only the machine knows: which marked pages were
-refused or off their LRU list when the thread came by. The trace shows that of pages that did not go onto
-the list: one that goes in a later walk, without another mark, was off its LRU list and kept its mark; every
-other one lost it in the checks. All else the model has to find: which pages go, in which order and for
-which target, where a batch ends, and where it goes.
+The model is given the marks, in their order, and what only the machine knows: which marked pages were off
+their LRU list when the thread came by. These are the ones whose mark it did not take. All else the model
+has to find: which marks the thread takes, for which target, which pages go and in which order, where a
+batch ends, and where it goes.
 
-Whether a thread met a mark that came during its walk follows from the pages that it listed before and
-after: it had passed the page, or had not. The mark of a page that it did not list waits for the next walk.
+Whether a thread met a mark that came during its walk follows from the marks that it took before and after:
+it had passed the page, or had not. A mark that it did not take waits for the next walk.
 """
 
 from __future__ import annotations
@@ -35,10 +34,11 @@ class Replayed:
 
     Attributes:
         n_walks, n_batches, n_folios: compared; empty batches are none of these.
-        n_marked_walks: walks that found a mark.
-        n_mixed: batches whose pages had several targets.
+        n_marked_walks: walks that took a mark.
+        n_taken: marks that were taken; n_at_home: those of them whose page was on its target.
+        n_mixed: batches whose pages had several targets; n_elsewhere: pages that went to another than theirs.
         n_met: marks that came during a walk and were met by it.
-        n_refused, n_off_lru: marked pages that did not go, by walk, see the module.
+        n_off_lru: marked pages whose mark a walk did not take, see the module.
         differences: what differs, a line for each walk: its first batch that differs, and the page.
     """
 
@@ -46,15 +46,17 @@ class Replayed:
     n_marked_walks: int = 0
     n_batches: int = 0
     n_folios: int = 0
+    n_taken: int = 0
+    n_at_home: int = 0
     n_mixed: int = 0
+    n_elsewhere: int = 0
     n_met: int = 0
-    n_refused: int = 0
     n_off_lru: int = 0
     differences: list[str] = field(default_factory=list)
 
 
 class TracedMachine(ArrayMachine):
-    """The pages of a machine, of which each walk finds others refused or off their LRU lists."""
+    """The pages of a machine, of which each walk finds others off their LRU lists."""
 
     def __init__(self, zones: Sequence[ZoneSpan]) -> None:
         nid = np.full(max(zone.end_pfn for zone in zones), -1, dtype=np.int64)
@@ -62,11 +64,10 @@ class TracedMachine(ArrayMachine):
             nid[zone.start_pfn : zone.end_pfn] = zone.nid
         super().__init__(nid, zones)
 
-    def before_walk(self, refused: Iterable[int], off_lru: Iterable[int]) -> None:
+    def before_walk(self, off_lru: Sequence[int]) -> None:
         """Let all pages be in order but these."""
-        self._lru[:], self._prepare[:] = True, 0
+        self._lru[:] = True
         self._lru[list(off_lru)] = False
-        self._prepare[list(refused)] = -1
 
     def pfns_of(self, nid: int) -> NDArray[np.int64]:
         """Return the PFNs of a node, ascending."""
@@ -93,20 +94,22 @@ def replay(trace: Trace, zones: Sequence[ZoneSpan], design: type[Kmigrated] = Rf
         mine = pages[walk.nid]
         ready = mine[model.records[mine] & _FORMAT.ready.mask != 0]
         targets = dict(zip(ready.tolist(), _targets(model, ready), strict=True))
-        listed = {page.pfn for page in walk.listed}
-        stopped = [pfn for pfn, nid in targets.items() if pfn not in listed and nid != walk.nid]
-        off_lru = [pfn for pfn in stopped if later.goes_unmarked(pfn, walk.ended)]
-        refused = set(stopped) - set(off_lru)
-        machine.before_walk(refused, off_lru)
+        taken = {mark.pfn: mark.nid for mark in walk.taken}
+        off_lru = [pfn for pfn in targets if pfn not in taken]
+        machine.before_walk(off_lru)
         n_before = len(model.calls)
         model.walk(walk.nid)
         done.n_walks += 1
-        done.n_marked_walks += bool(targets)
-        done.n_refused += len(refused)
+        done.n_marked_walks += bool(taken)
+        done.n_taken += len(walk.taken)
+        done.n_at_home += sum(nid == walk.nid for nid in taken.values())
         done.n_off_lru += len(off_lru)
-        done.n_batches += sum(bool(batch.pfns) for batch in walk.batches)
-        done.n_folios += len(walk.listed)
-        done.n_mixed += _n_mixed(walk)
+        for batch in walk.batches:
+            asked = [taken[pfn] for pfn in batch.pfns]
+            done.n_batches += bool(asked)
+            done.n_folios += len(asked)
+            done.n_mixed += len(set(asked)) > 1
+            done.n_elsewhere += sum(nid != batch.nid for nid in asked)
         why = _difference(walk, model.calls[n_before:], targets)
         if why:
             done.differences.append(f"walk {number} (node {walk.nid}, {walk.t_s:.6f} s): {why}")
@@ -121,13 +124,13 @@ class _Later:
         for mark in trace.marks:
             self._events[mark.pfn].append((mark.at, False))
         for walk in trace.walks:
-            for page in walk.listed:
-                self._events[page.pfn].append((page.at, True))
+            for mark in walk.taken:
+                self._events[mark.pfn].append((mark.at, True))
         for events in self._events.values():
             events.sort()
 
-    def goes_unmarked(self, pfn: int, at: int) -> bool:
-        """Return whether a page goes onto a list, from a line on, before anybody marks it."""
+    def is_taken_unmarked(self, pfn: int, at: int) -> bool:
+        """Return whether the mark of a page is taken, from a line on, before anybody makes one."""
         events = self._events[pfn]
         following = bisect_left(events, (at, False))
         return following < len(events) and events[following][1]
@@ -144,28 +147,28 @@ def _by_node(
 
 def _met(marks: list[Mark], walk: Walk, later: _Later) -> tuple[list[Mark], list[Mark]]:
     """Return the marks of a node that a walk finds, and those that it does not."""
-    by_pfn = {page.pfn: page for page in walk.listed}
-    at = [page.at for page in walk.listed]
+    taken = {mark.pfn: mark for mark in walk.taken}
+    at = [mark.at for mark in walk.taken]
     found, left = [], []
     for number, mark in enumerate(marks):
         if mark.at > walk.ended:
             left += marks[number:]
             break
-        if mark.at < walk.began or _is_met(mark, by_pfn.get(mark.pfn), walk, at, later):
+        if mark.at < walk.began or _is_met(mark, taken.get(mark.pfn), walk, at, later):
             found.append(mark)
         else:
             left.append(mark)
     return found, left
 
 
-def _is_met(mark: Mark, listed: Mark | None, walk: Walk, at: list[int], later: _Later) -> bool:
+def _is_met(mark: Mark, taken: Mark | None, walk: Walk, at: list[int], later: _Later) -> bool:
     """Return whether a mark that came during a walk came before the thread was at its page."""
     n_before = bisect_left(at, mark.at)
-    passed = n_before > 0 and mark.pfn <= walk.listed[n_before - 1].pfn
-    if passed or listed is None:
+    passed = n_before > 0 and mark.pfn <= walk.taken[n_before - 1].pfn
+    if passed or taken is None:
         return False
     # It may have come between the thread's look at the page and the line that says so.
-    return listed.nid == mark.nid & RfcV1.NID_MASK and not later.goes_unmarked(mark.pfn, listed.at + 1)
+    return taken.nid == mark.nid & RfcV1.NID_MASK and not later.is_taken_unmarked(mark.pfn, taken.at + 1)
 
 
 def _mark(model: Kmigrated, marks: Sequence[Mark]) -> None:
@@ -183,17 +186,12 @@ def _targets(model: Kmigrated, positions: NDArray[np.int64]) -> list[int]:
     return nids
 
 
-def _n_mixed(walk: Walk) -> int:
-    target = {page.pfn: page.nid for page in walk.listed}
-    return sum(len({target[pfn] for pfn in batch.pfns}) > 1 for batch in walk.batches)
-
-
 def _difference(walk: Walk, calls: Sequence[BatchCall], targets: dict[int, int]) -> str:
     """Return what is the first thing that differs, or nothing."""
-    for page in walk.listed:
-        if targets.get(page.pfn) != page.nid:
-            there = f"for node {targets[page.pfn]}" if page.pfn in targets else "without a mark"
-            return f"page {page.pfn:#x} goes to node {page.nid} in the kernel and is {there} in the model"
+    for taken in walk.taken:
+        if targets.get(taken.pfn) != taken.nid:
+            there = f"for node {targets[taken.pfn]}" if taken.pfn in targets else "without a mark"
+            return f"page {taken.pfn:#x} is for node {taken.nid} in the kernel and {there} in the model"
     for number, (kernel, model) in enumerate(zip(walk.batches, calls, strict=False)):
         if kernel.nid != model.nid:
             return f"batch {number} goes to node {kernel.nid} in the kernel, to node {model.nid} in the model"
