@@ -51,3 +51,5 @@ def test_the_models_curve_stands_beside_the_kernels_second_by_second(tmp_path: P
     _, _, first, second = curves_table({"kernel": real, "model": [[0.25, 1.0]]}).splitlines()
     assert first == "| 1 s | 10.0% (0%-20%) | 25.0% |"
     assert second == "| 2 s | 60.0% (50%-70%) | 100.0% |"
+    *_, last = curves_table({"model": [[0.5, 1.0, 1.0, 1.0]]}).splitlines()
+    assert last == "| 2 s | 100.0% |", "what does not change any more is left out"
