@@ -7,7 +7,7 @@ ARGS ?=
 # test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
 TEST_EXTRA ?= test
 SWEEP ?= benchmarks/sweep.toml
-# Another kernel for the guest, a folder with vmlinuz-RELEASE and its modules: docs/kmigrated.md.
+# Another kernel for the guest, a folder with vmlinuz-RELEASE and its modules: docs/notes/kmigrated.md.
 GUEST_KERNEL ?= $(GPUSCAN_GUEST_KERNEL)
 export GPUSCAN_GUEST_KERNEL := $(GUEST_KERNEL)
 GUEST = $(BIN)/python -m tests.vm --fetch
@@ -50,7 +50,7 @@ test-live: $(VENV)/installed-test
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)
 
-# The tables of docs/live.md and docs/kmigrated.md; half an hour on a quiet machine.
+# The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md; half an hour on a quiet machine.
 live-peers: $(VENV)/installed-test
 	mkdir -p build
 	$(PEERS_IN_GUEST) --patterns fixed --until-enough --for-s 30 --rounds 5 \

@@ -1,6 +1,6 @@
 """NVRTC and cuobjdump from the wheels of the ``test-cuda`` extra: compile for any architecture without a GPU.
 
-``python tests/cuda_compiler.py`` prints the table of docs/cuda.md.
+``python tests/cuda_compiler.py`` prints the table of docs/notes/cuda-machine-code.md.
 """
 
 from __future__ import annotations

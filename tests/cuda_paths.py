@@ -1,6 +1,6 @@
 """How many machine instructions a warp issues on its way round a loop, read from a kernel's SASS.
 
-``python tests/cuda_paths.py`` prints the table of docs/cuda.md.
+``python tests/cuda_paths.py`` prints the table of docs/notes/cuda-machine-code.md.
 
 The control flow is that of one listing: branches by address, with lanes together (``BRA.DIV`` is not taken,
 ``BRA.CONV`` always; some branches are called ``CALL.REL.NOINC``). A loop's shortest way round is what it

@@ -4,5 +4,5 @@
 :mod:`gpuscan.checkpoint.arrays` writes the arrays of one (only chunks that changed),
 :mod:`gpuscan.checkpoint.log` appends what only grows, and
 :mod:`gpuscan.checkpoint.store_state` does a single :class:`gpuscan.store.single.Store`.
-docs/checkpoint.md has the layout on disk and the argument.
+docs/checkpoint.md has the layout on disk, docs/notes/checkpoint.md the argument.
 """

@@ -7,7 +7,8 @@ another way, has escapes or characters beyond ASCII, or is wrong is :data:`ODD`:
 then, which says what is wrong with it.
 
 Regions are alike but for their numbers. What is between the numbers of the last one is compared eight
-characters at a time, and only what differs is parsed.
+characters at a time, and only what differs is parsed. ``text`` is the address of a piece's first character
+(:func:`gpuscan.traces.words.base_of`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.base.compiled import compiled
+from gpuscan.base.compiled import compiled, inlined
 from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
-from gpuscan.traces.words import byte, eight, low_zeros
+from gpuscan.traces.words import base_of, byte_from, eight_from, low_zeros
 
 PAD_BYTES = 16
 """Behind the text, which are looked at and do not count; 0 each."""
@@ -83,13 +84,13 @@ _K_SAMPLES, _K_PERCENT = map(_word, ("samples", "percent"))
 _S_STAT, _S_VADDR, _S_FVADDR = map(_word, ("damon_stat", "vaddr", "fvaddr"))
 
 
-@compiled
-def _space(text: NDArray[np.uint8], at: Any) -> Any:
+@inlined
+def _space(text: int, at: Any) -> Any:
     """Return where something else than white space follows; what is behind the text is something else."""
     while True:
-        char = text[at]
+        char = byte_from(text, at)
         if char == _SPACE:
-            other = eight(text, at) ^ _SPACES
+            other = eight_from(text, at) ^ _SPACES
             at += 8 if other == 0 else np.int64(low_zeros(other) >> np.uint64(3))
         elif char in (_NEWLINE, _RETURN, _TAB):
             at += 1
@@ -98,7 +99,7 @@ def _space(text: NDArray[np.uint8], at: Any) -> Any:
 
 
 @compiled
-def _string(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, int, Any, Any, Any]:
+def _string(text: int, at: int, n: int) -> tuple[int, int, Any, Any, Any]:
     """Return what is behind the string at ``at``, its length, its first 16 characters, and its hash.
 
     One that names virtual addresses is odd.
@@ -106,7 +107,7 @@ def _string(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, int, Any, An
     nothing = np.uint64(0)
     if at >= n:
         return _NEED, 0, nothing, nothing, nothing
-    if text[at] != _QUOTE:
+    if byte_from(text, at) != _QUOTE:
         return _WRONG, 0, nothing, nothing, nothing
     at += 1
     first = at
@@ -115,7 +116,7 @@ def _string(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, int, Any, An
     while True:
         if at >= n:
             return _NEED, 0, nothing, nothing, nothing
-        char = text[at]
+        char = byte_from(text, at)
         if char == _QUOTE:
             break
         if char < 32 or char > 126 or char == _BACKSLASH:
@@ -136,7 +137,7 @@ def _string(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, int, Any, An
 
 @compiled
 def _key(
-    text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64], first: int, n_keys: int
+    text: int, at: int, n: int, hashes: NDArray[np.uint64], first: int, n_keys: int
 ) -> tuple[int, int, Any, Any, Any]:
     """Return where the value begins of the key at ``at``, and the key as :func:`_string` does.
 
@@ -154,7 +155,7 @@ def _key(
     at = _space(text, end)
     if at >= n:
         return _NEED, 0, low, high, hashed
-    if text[at] != _COLON:
+    if byte_from(text, at) != _COLON:
         return _WRONG, 0, low, high, hashed
     at = _space(text, at + 1)
     if at >= n:
@@ -164,14 +165,14 @@ def _key(
 
 
 @compiled
-def _behind_value(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, bool]:
+def _behind_value(text: int, at: int, n: int) -> tuple[int, bool]:
     """Return where the next key of a table begins behind a value, or what is behind the table: it is over."""
     at = _space(text, at)
     if at >= n:
         return _NEED, False
-    if text[at] == _END_BRACE:
+    if byte_from(text, at) == _END_BRACE:
         return at + 1, True
-    if text[at] != _COMMA:
+    if byte_from(text, at) != _COMMA:
         return _WRONG, False
     return _space(text, at + 1), False
 
@@ -182,32 +183,32 @@ def _is_key(key: tuple[Any, Any, int], length: int, low: Any, high: Any) -> bool
 
 
 @compiled
-def _bare_number(text: NDArray[np.uint8], at: int, n: int) -> int:
+def _bare_number(text: int, at: int, n: int) -> int:
     """Return what is behind a number of JSON that begins at ``at``."""
-    if text[at] == _MINUS:
+    if byte_from(text, at) == _MINUS:
         at += 1
     first = at
-    while _ZERO <= text[at] <= _NINE:
+    while _ZERO <= byte_from(text, at) <= _NINE:
         at += 1
     if at >= n:
         return _NEED
-    if at == first or (text[first] == _ZERO and at - first > 1) or at - first > _DIGITS_MAX:
+    if at == first or (byte_from(text, first) == _ZERO and at - first > 1) or at - first > _DIGITS_MAX:
         return _WRONG
-    if text[at] == _DOT:
+    if byte_from(text, at) == _DOT:
         first = at + 1
         at = first
-        while _ZERO <= text[at] <= _NINE:
+        while _ZERO <= byte_from(text, at) <= _NINE:
             at += 1
         if at >= n:
             return _NEED
         if at == first:
             return _WRONG
-    if text[at] == _LOWER_E or text[at] == _UPPER_E:
+    if byte_from(text, at) == _LOWER_E or byte_from(text, at) == _UPPER_E:
         at += 1
-        if text[at] == _MINUS or text[at] == _PLUS:
+        if byte_from(text, at) == _MINUS or byte_from(text, at) == _PLUS:
             at += 1
         first = at
-        while _ZERO <= text[at] <= _NINE:
+        while _ZERO <= byte_from(text, at) <= _NINE:
             at += 1
         if at >= n:
             return _NEED
@@ -217,22 +218,22 @@ def _bare_number(text: NDArray[np.uint8], at: int, n: int) -> int:
 
 
 @compiled
-def _word_of(text: NDArray[np.uint8], at: int, n: int) -> int:
+def _word_of(text: int, at: int, n: int) -> int:
     """Return what is behind ``null``, ``true`` or ``false``."""
     if at + 5 >= n:
         return _NEED
-    word = eight(text, at) & np.uint64(0xFFFFFFFF)
+    word = eight_from(text, at) & np.uint64(0xFFFFFFFF)
     if word == np.uint64(0x6C6C756E) or word == np.uint64(0x65757274):  # null, true
         return at + 4
-    if word == np.uint64(0x736C6166) and text[at + 4] == _LOWER_E:
+    if word == np.uint64(0x736C6166) and byte_from(text, at + 4) == _LOWER_E:
         return at + 5
     return _WRONG
 
 
 @compiled
-def _scalar(text: NDArray[np.uint8], at: int, n: int) -> int:
+def _scalar(text: int, at: int, n: int) -> int:
     """Return what is behind a string, number or word that begins at ``at``."""
-    char = text[at]
+    char = byte_from(text, at)
     if char == _QUOTE:
         return _string(text, at, n)[0]
     if char == _MINUS or _ZERO <= char <= _NINE:
@@ -241,16 +242,16 @@ def _scalar(text: NDArray[np.uint8], at: int, n: int) -> int:
 
 
 @compiled
-def _value(text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64]) -> int:
+def _value(text: int, at: int, n: int, hashes: NDArray[np.uint64]) -> int:
     """Return what is behind any value that begins at ``at``."""
-    if at < n and text[at] != _BRACE and text[at] != _OPEN:
+    if at < n and byte_from(text, at) != _BRACE and byte_from(text, at) != _OPEN:
         return _scalar(text, at, n)
     depth = 0
     is_table, n_keys = np.zeros(_DEPTH_MAX, dtype=np.bool_), np.zeros(_DEPTH_MAX, dtype=np.int64)
     while True:
         if at >= n:
             return _NEED
-        char = text[at]
+        char = byte_from(text, at)
         if char in (_BRACE, _OPEN):
             if depth == _DEPTH_MAX:
                 return _WRONG
@@ -259,7 +260,7 @@ def _value(text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64])
             at = _space(text, at + 1)
             if at >= n:
                 return _NEED
-            if text[at] == (_END_BRACE if is_table[depth - 1] else _CLOSE):
+            if byte_from(text, at) == (_END_BRACE if is_table[depth - 1] else _CLOSE):
                 at += 1
                 depth -= 1
             elif is_table[depth - 1]:
@@ -278,7 +279,7 @@ def _value(text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64])
             at = _space(text, at)
             if at >= n:
                 return _NEED
-            if text[at] == _COMMA:
+            if byte_from(text, at) == _COMMA:
                 at = _space(text, at + 1)
                 if at >= n:
                     return _NEED
@@ -289,7 +290,7 @@ def _value(text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64])
                     if at < 0:
                         return at
                 break
-            if text[at] != (_END_BRACE if is_table[depth - 1] else _CLOSE):
+            if byte_from(text, at) != (_END_BRACE if is_table[depth - 1] else _CLOSE):
                 return _WRONG
             at += 1
             depth -= 1
@@ -298,13 +299,13 @@ def _value(text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64])
 
 
 @compiled
-def _scale(text: NDArray[np.uint8], first: int, end: int, unit: int) -> Any:
+def _scale(text: int, first: int, end: int, unit: int) -> Any:
     """Return by what a number is multiplied whose unit is ``text[first:end]``, 0 where that is unknown."""
     length = end - first
     none, thousand = np.int64(0), np.int64(1000)
     if length == 0:
         return thousand if unit == _MICROSECONDS else np.int64(1)
-    a, b, c = text[first], text[first + 1], text[first + 2]
+    a, b, c = byte_from(text, first), byte_from(text, first + 1), byte_from(text, first + 2)
     if unit == _BYTES:
         if length == 1 and a == _UPPER_B:
             return np.int64(1)
@@ -320,7 +321,7 @@ def _scale(text: NDArray[np.uint8], first: int, end: int, unit: int) -> Any:
         if (
             length == 7
             and a == _LOWER_S
-            and (eight(text, first) << np.uint64(8)) == (_K_SAMPLES[0] << np.uint64(8))
+            and (eight_from(text, first) << np.uint64(8)) == (_K_SAMPLES[0] << np.uint64(8))
         ):
             return np.int64(1)
         return none
@@ -344,25 +345,23 @@ def _scale(text: NDArray[np.uint8], first: int, end: int, unit: int) -> Any:
 
 
 @compiled
-def _quantity(
-    text: NDArray[np.uint8], at: int, n: int, unit: int, lowest: int, limit: int
-) -> tuple[int, Any]:
+def _quantity(text: int, at: int, n: int, unit: int, lowest: int, limit: int) -> tuple[int, Any]:
     """Return what is behind a quantity that begins at ``at``, in a string or bare, and its value."""
     nothing = np.int64(0)
-    is_text = text[at] == _QUOTE
+    is_text = byte_from(text, at) == _QUOTE
     at += is_text
     total, total_float, is_float = nothing, 0.0, False
     n_parts = 0
     while True:
-        while is_text and text[at] == _SPACE:
+        while is_text and byte_from(text, at) == _SPACE:
             at += 1
-        is_negative = text[at] == _MINUS
+        is_negative = byte_from(text, at) == _MINUS
         if is_negative and (lowest == 0 or n_parts):
             return _WRONG, nothing
         at += is_negative
         first, n_digits, value = at, 0, nothing
         while True:
-            char = text[at]
+            char = byte_from(text, at)
             if _ZERO <= char <= _NINE:
                 value = value * 10 + (np.int64(char) - _ZERO)
                 n_digits += 1
@@ -376,7 +375,11 @@ def _quantity(
         if n_digits == 0:
             return _WRONG, nothing
         if not is_text:
-            if (text[first] == _ZERO and n_digits > 1) or text[at] == _DOT or (text[at] | 32) == _LOWER_E:
+            if (
+                (byte_from(text, first) == _ZERO and n_digits > 1)
+                or byte_from(text, at) == _DOT
+                or (byte_from(text, at) | 32) == _LOWER_E
+            ):
                 return _WRONG, nothing
             if unit == _MICROSECONDS:
                 if value > limit // 1000:
@@ -385,11 +388,11 @@ def _quantity(
             value = -value if is_negative else value
             return (at, value) if lowest <= value <= limit else (_WRONG, nothing)
         power = 1.0
-        if text[at] == _DOT:
+        if byte_from(text, at) == _DOT:
             at += 1
             first = at
-            while _ZERO <= text[at] <= _NINE:
-                value = value * 10 + (np.int64(text[at]) - _ZERO)
+            while _ZERO <= byte_from(text, at) <= _NINE:
+                value = value * 10 + (np.int64(byte_from(text, at)) - _ZERO)
                 power *= 10.0
                 n_digits += 1
                 if n_digits > _EXACT_DIGITS_MAX:
@@ -399,10 +402,10 @@ def _quantity(
                 return _NEED, nothing
             if at == first or is_negative:
                 return _WRONG, nothing
-        while text[at] == _SPACE:
+        while byte_from(text, at) == _SPACE:
             at += 1
         first = at
-        while _LOWER_A <= (text[at] | 32) <= _LOWER_Z and at - first < 9:
+        while _LOWER_A <= (byte_from(text, at) | 32) <= _LOWER_Z and at - first < 9:
             at += 1
         if at >= n:
             return _NEED, nothing
@@ -422,7 +425,7 @@ def _quantity(
             if total > limit:
                 return _WRONG, nothing
         n_parts += 1
-        if text[at] == _QUOTE:
+        if byte_from(text, at) == _QUOTE:
             break
         if n_parts > 8 or is_negative:
             return _WRONG, nothing
@@ -434,32 +437,32 @@ def _quantity(
 
 
 @compiled
-def _percent(text: NDArray[np.uint8], at: int, n: int) -> tuple[int, Any]:
+def _percent(text: int, at: int, n: int) -> tuple[int, Any]:
     """Return what is behind a percentage at ``at``, and its value: ``65``, ``"65"``, ``"65 %"``."""
-    is_text = text[at] == _QUOTE
+    is_text = byte_from(text, at) == _QUOTE
     at += is_text
     value, first = np.int64(0), at
-    while _ZERO <= text[at] <= _NINE and at - first < 4:
-        value = value * 10 + (np.int64(text[at]) - _ZERO)
+    while _ZERO <= byte_from(text, at) <= _NINE and at - first < 4:
+        value = value * 10 + (np.int64(byte_from(text, at)) - _ZERO)
         at += 1
     if at >= n:
         return _NEED, value
-    if at == first or value > 100 or (text[first] == _ZERO and at - first > 1):
+    if at == first or value > 100 or (byte_from(text, first) == _ZERO and at - first > 1):
         return _WRONG, value
     if not is_text:
-        ends = text[at] == _DOT or (text[at] | 32) == _LOWER_E
+        ends = byte_from(text, at) == _DOT or (byte_from(text, at) | 32) == _LOWER_E
         return (_WRONG if ends else at), value
-    while text[at] == _SPACE:
+    while byte_from(text, at) == _SPACE:
         at += 1
-    at += text[at] == _PER_CENT
+    at += byte_from(text, at) == _PER_CENT
     if at >= n:
         return _NEED, value
-    return (at + 1 if text[at] == _QUOTE else _WRONG), value
+    return (at + 1 if byte_from(text, at) == _QUOTE else _WRONG), value
 
 
 @compiled
 def _note_slot(
-    text: NDArray[np.uint8],
+    text: int,
     region: int,
     first: int,
     end: int,
@@ -470,13 +473,13 @@ def _note_slot(
     """Note a number of a region, if it is one; return how many are noted, -1 where it is not like others."""
     if n_slots < 0:
         return n_slots
-    is_text = text[first] == _QUOTE
+    is_text = byte_from(text, first) == _QUOTE
     first += is_text
     end -= is_text
-    if not _ZERO <= text[first] <= _NINE:
+    if not _ZERO <= byte_from(text, first) <= _NINE:
         return n_slots if kind == _OTHER else -1  # a word stays what it is
     for i in range(first, end):
-        if not is_text and not _ZERO <= text[i] <= _NINE:
+        if not is_text and not _ZERO <= byte_from(text, i) <= _NINE:
             return -1
     if n_slots == N_SLOTS_MAX:
         return -1
@@ -487,7 +490,7 @@ def _note_slot(
 
 @compiled
 def _region(
-    text: NDArray[np.uint8],
+    text: int,
     region: int,
     n: int,
     hashes: NDArray[np.uint64],
@@ -517,12 +520,12 @@ def _region(
         elif _is_key(_K_ACCESSES, length, low, high):
             at, n_slots = _accesses(text, at, n, hashes, region, slots, n_slots, found)
             has_accesses = True
-        elif text[at] == _BRACE:
+        elif byte_from(text, at) == _BRACE:
             at, n_slots = _others(text, at, n, hashes, region, slots, n_slots)
         else:
             at = _value(text, at, n, hashes)
             if at >= 0:
-                is_list = text[first] == _OPEN
+                is_list = byte_from(text, first) == _OPEN
                 n_slots = -1 if is_list else _note_slot(text, region, first, at, _OTHER, slots, n_slots)
         if at < 0:
             return at, 0
@@ -538,7 +541,7 @@ def _region(
 
 @compiled
 def _accesses(
-    text: NDArray[np.uint8],
+    text: int,
     at: int,
     n: int,
     hashes: NDArray[np.uint64],
@@ -548,7 +551,7 @@ def _accesses(
     found: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Return what is behind ``nr_accesses``, and how many numbers are noted; see :func:`_region`."""
-    if text[at] != _BRACE:
+    if byte_from(text, at) != _BRACE:
         return _WRONG, 0
     n_keys, samples_at, percent_at = 0, -1, -1
     at = _space(text, at + 1)
@@ -558,14 +561,14 @@ def _accesses(
             return at, 0
         n_keys += 1
         first = at
-        if text[at] == _LOWER_N:
+        if byte_from(text, at) == _LOWER_N:
             at = _word_of(text, at, n)
         elif _is_key(_K_SAMPLES, length, low, high):
             samples_at = at
             at, found[_SAMPLES] = _quantity(text, at, n, _COUNT, -1, _COUNT_MAX)
             if at >= 0:
                 n_slots = _note_slot(text, region, first, at, _SAMPLES, slots, n_slots)
-        elif text[at] == _BRACE or text[at] == _OPEN:
+        elif byte_from(text, at) == _BRACE or byte_from(text, at) == _OPEN:
             return _WRONG, 0
         else:
             if _is_key(_K_PERCENT, length, low, high):
@@ -594,7 +597,7 @@ def _accesses(
 
 @compiled
 def _others(
-    text: NDArray[np.uint8],
+    text: int,
     at: int,
     n: int,
     hashes: NDArray[np.uint64],
@@ -605,7 +608,7 @@ def _others(
     """Return what is behind a table of a region that is not read, and how many numbers are noted."""
     n_keys = 0
     at = _space(text, at + 1)
-    if at < n and text[at] == _END_BRACE:
+    if at < n and byte_from(text, at) == _END_BRACE:
         return at + 1, n_slots
     while True:
         at = _key(text, at, n, hashes, _OF_INSIDE, n_keys)[0]
@@ -613,7 +616,7 @@ def _others(
             return at, 0
         n_keys += 1
         first = at
-        is_scalar = text[at] != _BRACE and text[at] != _OPEN
+        is_scalar = byte_from(text, at) != _BRACE and byte_from(text, at) != _OPEN
         at = _value(text, at, n, hashes)
         if at < 0:
             return at, 0
@@ -625,24 +628,24 @@ def _others(
             return at, n_slots
 
 
-@compiled
-def _is_same(text: NDArray[np.uint8], at: int, template: NDArray[np.uint8], first: int, n_bytes: int) -> bool:
+@inlined
+def _is_same(text: int, at: int, template: int, first: int, n_bytes: int) -> bool:
     """Whether the next characters are those of the template."""
     done = 0
     while done + 8 <= n_bytes:
-        if eight(text, at + done) != eight(template, first + done):
+        if eight_from(text, at + done) != eight_from(template, first + done):
             return False
         done += 8
     left = np.uint64(8 * (n_bytes - done))
     if left == 0:
         return True
     mask = (np.uint64(1) << left) - np.uint64(1)
-    return bool(((eight(text, at + done) ^ eight(template, first + done)) & mask) == 0)
+    return bool(((eight_from(text, at + done) ^ eight_from(template, first + done)) & mask) == 0)
 
 
-@compiled
+@inlined
 def _like_template(
-    text: NDArray[np.uint8],
+    text: int,
     at: int,
     n: int,
     template: NDArray[np.uint8],
@@ -655,14 +658,14 @@ def _like_template(
     behind = 0
     for slot in range(n_slots):
         n_same = slots[slot, 0] - behind
-        if at + n_same + 32 > n or not _is_same(text, at, template, behind, n_same):
+        if at + n_same + 32 > n or not _is_same(text, at, base_of(template), behind, n_same):
             return -1
         at += n_same
         kind = slots[slot, 2]
         is_text = kind >= _IN_STRING
         first, n_digits, value = at, 0, np.int64(0)
         while True:
-            char = byte(text, at)
+            char = byte_from(text, at)
             digit = np.int64(char) - _ZERO
             if 0 <= digit <= 9:
                 value = value * 10 + digit
@@ -674,12 +677,12 @@ def _like_template(
             return -1
         if is_text:
             kind -= _IN_STRING
-            if byte(text, at) != _QUOTE:
+            if byte_from(text, at) != _QUOTE:
                 if kind == _OTHER:
-                    char = byte(text, at)
+                    char = byte_from(text, at)
                     while char > 31 and char < 127 and char != _QUOTE and char != _BACKSLASH:
                         at += 1
-                        char = byte(text, at)
+                        char = byte_from(text, at)
                     if char != _QUOTE:
                         return -1
                 else:
@@ -689,13 +692,13 @@ def _like_template(
                     if at < 0:
                         return -1
                     at -= 1
-        elif byte(text, first) == _ZERO and n_digits > 1:
+        elif byte_from(text, first) == _ZERO and n_digits > 1:
             return -1
         if kind != _OTHER:
             found[kind] = value
         behind = slots[slot, 1]
     n_same = n_template - behind
-    if at + n_same >= n or not _is_same(text, at, template, behind, n_same):
+    if at + n_same >= n or not _is_same(text, at, base_of(template), behind, n_same):
         return -1
     if found[_START] > _ADDRESS_MAX or found[_END] > _ADDRESS_MAX or found[_END] < found[_START]:
         return -1
@@ -704,13 +707,11 @@ def _like_template(
 
 
 @compiled
-def _intervals(
-    text: NDArray[np.uint8], at: int, n: int, hashes: NDArray[np.uint64], state: NDArray[np.int64]
-) -> int:
+def _intervals(text: int, at: int, n: int, hashes: NDArray[np.uint64], state: NDArray[np.int64]) -> int:
     """Return what is behind the value of ``intervals``; note how many looks an aggregation has."""
-    if text[at] == _LOWER_N:
+    if byte_from(text, at) == _LOWER_N:
         return _word_of(text, at, n)
-    if text[at] != _BRACE:
+    if byte_from(text, at) != _BRACE:
         return _WRONG
     sample_ns = aggregation_ns = np.int64(-1)
     n_keys = 0
@@ -742,7 +743,7 @@ def _intervals(
 
 @compiled
 def scan(
-    text: NDArray[np.uint8],
+    piece: NDArray[np.uint8],
     n: int,
     state: NDArray[np.int64],
     hashes: NDArray[np.uint64],
@@ -757,7 +758,7 @@ def scan(
     """Go on from ``state[POSITION]``, to the end of the text or of the room; return why it ended.
 
     Args:
-        text: uint8[n + 16], of which ``n`` count; 0 from there on.
+        piece: uint8[n + 16], of text, of which ``n`` count; 0 from there on.
         n: bytes of text.
         state: int64[16], from call to call; ``POSITION`` is where it has come to.
         hashes: uint64[N_HASHES], from call to call.
@@ -765,6 +766,7 @@ def scan(
         slots: int64[16, 3], from call to call: begin and end of a number in it, and what that is.
         time_ns, pfn, n_pages, weight, share: filled from ``state[N_ROWS]`` on, one per accessed region.
     """
+    text = base_of(piece)
     found = np.zeros(4, dtype=np.int64)
     at = state[POSITION]
     while True:
@@ -773,7 +775,7 @@ def scan(
         if at >= n:
             return MORE
         mode, is_first = state[MODE], state[FIRST]
-        char = text[at]
+        char = byte_from(text, at)
         if mode == _DOCUMENT:
             if char != _OPEN:
                 return ODD
@@ -798,7 +800,7 @@ def scan(
                 at = _space(text, at + 1)
                 if at >= n:
                     return MORE
-            if text[at] != _BRACE:
+            if byte_from(text, at) != _BRACE:
                 return ODD
             if mode == _REGIONS:
                 if state[N_ROWS] == len(time_ns):
@@ -815,7 +817,7 @@ def scan(
                     if end < 0:
                         return ODD
                     if end - at <= TEMPLATE_BYTES and n_slots > 0:
-                        template[: end - at] = text[at:end]
+                        template[: end - at] = piece[at:end]
                         state[N_SLOTS], state[N_TEMPLATE] = n_slots, end - at
                 at = end
                 state[FIRST] = 0
@@ -871,7 +873,7 @@ def scan(
                 state[SEEN] = 1
             elif _is_key(_K_INTERVALS, length, low, high):
                 end = _WRONG if state[SEEN] else _intervals(text, at, n, hashes, state)
-            elif _is_key(_K_SOURCE, length, low, high) and text[at] == _QUOTE:
+            elif _is_key(_K_SOURCE, length, low, high) and byte_from(text, at) == _QUOTE:
                 end, length, low, high, _ = _string(text, at, n)
                 if end >= 0 and _is_key(_S_STAT, length, low, high):
                     end = _WRONG
@@ -895,7 +897,7 @@ def scan(
         if end < 0:
             return ODD
         if is_list:
-            if text[at] != _OPEN:
+            if byte_from(text, at) != _OPEN:
                 return ODD
             end = at + 1
             state[MODE] = mode + 1

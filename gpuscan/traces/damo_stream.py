@@ -8,9 +8,11 @@ begins. Of a small one the regions are kept; a large one is gone through again, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.traces import damo_regions as regions
@@ -27,10 +29,35 @@ _N_RECORDS_MAX = 64
 """Targets that are read side by side; each takes 6 MB."""
 
 
-def stream(path: Path, on_read: Callable[[int], None]) -> tuple[int, Iterator[Samples]] | None:
-    """Go through a file and return how many targets it has, and its regions.
+@dataclass(frozen=True)
+class Streamed:
+    """The regions of a file, and what was learnt when it was gone through.
 
-    None where it has to be read as a whole.
+    Attributes:
+        n_targets: how many targets it has.
+        most_accesses: in how many looks the most accessed region was accessed, of those whose looks nobody
+            says; at least 1.
+        blocks: the accessed regions, in the order of time; NaN is a share that nobody says.
+    """
+
+    n_targets: int
+    most_accesses: int
+    blocks: Iterator[Samples]
+
+
+def share_of(samples: Samples) -> NDArray[np.float64]:
+    """Return in which share of the looks each region was accessed, NaN where nobody says."""
+    assert samples.share is not None  # regions have shares
+    return samples.share
+
+
+def most_accesses(samples: Samples) -> int:
+    """Return in how many looks the most accessed region was accessed, of those with no share; at least 1."""
+    return int(samples.weight[np.isnan(share_of(samples))].max(initial=1))
+
+
+def stream(path: Path, on_read: Callable[[int], None]) -> Streamed | None:
+    """Go through a file and return its regions, None where it has to be read as a whole.
 
     Args:
         path: of the file.
@@ -41,11 +68,12 @@ def stream(path: Path, on_read: Callable[[int], None]) -> tuple[int, Iterator[Sa
     """
     targets: list[int] = []
     kept: list[Samples] | None = []
-    n_kept = 0
+    n_kept, most = 0, 1
     try:
         with open_pieces(path, on_read) as pieces:
             for samples in _Scan(pieces).blocks(targets.append):
                 n_kept += len(samples)
+                most = max(most, most_accesses(samples))
                 if n_kept > _N_KEPT:
                     kept = None
                 elif kept is not None:
@@ -54,10 +82,10 @@ def stream(path: Path, on_read: Callable[[int], None]) -> tuple[int, Iterator[Sa
         return None
     if kept is not None:
         joined = iter(kept) if len(targets) < 2 or not kept else iter([Samples.joined(kept)])
-        return len(targets), joined
+        return Streamed(len(targets), most, joined)
     if len(targets) > _N_RECORDS_MAX:
         return None
-    return len(targets), _merged([_target(path, offset) for offset in targets])
+    return Streamed(len(targets), most, _merged([_target(path, offset) for offset in targets]))
 
 
 class _OddError(Exception):
@@ -81,10 +109,7 @@ class _Scan:
         self._hashes = np.zeros(regions.N_HASHES, dtype=np.uint64)
         self._template = np.zeros(regions.TEMPLATE_BYTES + regions.PAD_BYTES, dtype=np.uint8)
         self._slots = np.zeros((regions.N_SLOTS_MAX, 3), dtype=np.int64)
-        self._time_ns, self._pfn, self._n_pages, self._weight = (
-            np.empty(_N_ROWS, dtype=np.int64) for _ in range(4)
-        )
-        self._share = np.empty(_N_ROWS)
+        self._make_room()
 
     def blocks(self, on_target: Callable[[int], None]) -> Iterator[Samples]:
         """Yield the regions; say where each target begins.
@@ -154,20 +179,33 @@ class _Scan:
         self._state[regions.MODE], self._state[regions.FIRST] = regions.IN_RECORD, 1
 
     def _taken(self) -> Samples:
+        """Return the regions that were found; full columns are given away, not copied."""
         state = self._state
         n = int(state[regions.N_ROWS])
-        samples = Samples(
-            self._time_ns[:n].copy(),
+        is_full = n == len(self._time_ns)
+        columns = (self._time_ns, self._pfn, self._n_pages, self._weight)
+        time_ns, pfn, n_pages, weight = (column if is_full else column[:n].copy() for column in columns)
+        share = self._share if is_full else self._share[:n].copy()
+        if is_full:
+            self._make_room()
+        state[regions.N_ROWS], n_idle = 0, int(state[regions.N_IDLE])
+        state[regions.N_IDLE] = 0
+        return Samples(
+            time_ns,
             np.full(n, UNKNOWN_CPU, dtype=np.int32),
-            self._pfn[:n].copy(),
-            self._n_pages[:n].copy(),
-            self._weight[:n].copy(),
-            n_idle=int(state[regions.N_IDLE]),
+            pfn,
+            n_pages,
+            weight,
+            n_idle=n_idle,
             highest_pfn=int(state[regions.HIGHEST]) >> PAGE_SHIFT,
-            share=self._share[:n].copy(),
+            share=share,
         )
-        state[regions.N_ROWS] = state[regions.N_IDLE] = 0
-        return samples
+
+    def _make_room(self) -> None:
+        self._time_ns, self._pfn, self._n_pages, self._weight = (
+            np.empty(_N_ROWS, dtype=np.int64) for _ in range(4)
+        )
+        self._share = np.empty(_N_ROWS)
 
 
 def _target(path: Path, offset: int) -> Iterator[Samples]:

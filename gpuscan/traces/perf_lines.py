@@ -3,7 +3,8 @@
 A line as perf pads it is parsed eight characters at a time: its newline is looked for where the last line had
 it, and every character in between is checked on the way back to the bracket of its CPU. What is not laid out
 like that goes word by word, from the end of the line. Both give the same for whatever the first takes
-(``tests/traces/test_traces_perf.py``).
+(``tests/traces/test_traces_perf.py``). ``text`` is the address of a block's first character
+(:func:`gpuscan.traces.words.base_of`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.base.compiled import compiled
+from gpuscan.base.compiled import compiled, inlined
 from gpuscan.base.units import PAGE_SHIFT
-from gpuscan.traces.words import byte, eight, high_zeros, low_zeros
+from gpuscan.traces.words import base_of, byte_from, eight_from, high_zeros, low_zeros
 
 PAD_BYTES = 16
 """Behind the text, which are looked at and do not count."""
@@ -62,7 +63,7 @@ _EVEN_PAIRS = np.uint64(0x0000FFFF0000FFFF)
 _NONE = np.int64(-1)
 
 
-@compiled
+@inlined
 def _eight_decimal(word: Any) -> Any:
     """Return the number that eight digits are, each as its value (0 to 9)."""
     pairs = (word * np.uint64(10) + (word >> np.uint64(8))) & _EVEN_BYTES
@@ -70,13 +71,13 @@ def _eight_decimal(word: Any) -> Any:
     return np.int64((fours * np.uint64(10_000) + (fours >> np.uint64(32))) & np.uint64(0xFFFFFFFF))
 
 
-@compiled
+@inlined
 def _no_digits(digits: Any) -> Any:
     """Return the high bit of each byte that is above 9."""
     return (((digits & _LOW7) + _ABOVE_9) | digits) & _HIGH
 
 
-@compiled
+@inlined
 def _blank_bytes(word: Any) -> Any:
     """Return how many of eight characters are blanks before the first that is none, and the mask of those."""
     other = word ^ _SPACES
@@ -86,10 +87,10 @@ def _blank_bytes(word: Any) -> Any:
     return n, (np.uint64(1) << (n << np.uint64(3))) - np.uint64(1)
 
 
-@compiled
-def _padded_decimal(text: NDArray[np.uint8], at: int) -> Any:
+@inlined
+def _padded_decimal(text: int, at: int) -> Any:
     """Return the decimal number that is right-aligned in 16 columns; -1 for anything else."""
-    high, low = eight(text, at), eight(text, at + 8)
+    high, low = eight_from(text, at), eight_from(text, at + 8)
     n, blank = _blank_bytes(low)
     value = np.int64(0)
     if high != _SPACES:
@@ -108,7 +109,7 @@ def _padded_decimal(text: NDArray[np.uint8], at: int) -> Any:
     return value + _eight_decimal(digits)
 
 
-@compiled
+@inlined
 def _eight_hexadecimal(word: Any, blank: Any) -> Any:
     """Return the number that eight lower-case hexadecimal digits are, blanks for 0; -1 for anything else."""
     word = (word & ~blank) | (_ZEROS & blank)
@@ -125,10 +126,10 @@ def _eight_hexadecimal(word: Any, blank: Any) -> Any:
     return np.int64(((fours << np.uint64(16)) | (fours >> np.uint64(32))) & np.uint64(0xFFFFFFFF))
 
 
-@compiled
-def _padded_address(text: NDArray[np.uint8], at: int) -> Any:
+@inlined
+def _padded_address(text: int, at: int) -> Any:
     """Return the hexadecimal number of up to 14 digits that is right-aligned in 16 columns; -1 for others."""
-    high, low = eight(text, at), eight(text, at + 8)
+    high, low = eight_from(text, at), eight_from(text, at + 8)
     n, blank = _blank_bytes(low)
     if n == 8:
         return _NONE
@@ -141,25 +142,25 @@ def _padded_address(text: NDArray[np.uint8], at: int) -> Any:
     return _NONE if upper < 0 or lower < 0 else (upper << 32) | lower
 
 
-@compiled
-def _padded_time(text: NDArray[np.uint8], colon: int) -> Any:
+@inlined
+def _padded_time(text: int, colon: int) -> Any:
     """Return the time that ends before ``colon`` and where it begins; (-1, 0) where that is none."""
-    if byte(text, colon - 7) == _DOT:
+    if byte_from(text, colon - 7) == _DOT:
         dot = colon - 7
-        digits = (eight(text, colon - 8) ^ _ZEROS) & np.uint64(0xFFFFFFFFFFFF0000)
+        digits = (eight_from(text, colon - 8) ^ _ZEROS) & np.uint64(0xFFFFFFFFFFFF0000)
         if _no_digits(digits):
             return _NONE, 0
         fraction = _eight_decimal(digits) * 1000
-    elif byte(text, colon - 10) == _DOT:
+    elif byte_from(text, colon - 10) == _DOT:
         dot = colon - 10
-        digits = eight(text, colon - 9) ^ _ZEROS
-        last = np.int64(byte(text, colon - 1)) - _ZERO
+        digits = eight_from(text, colon - 9) ^ _ZEROS
+        last = np.int64(byte_from(text, colon - 1)) - _ZERO
         if _no_digits(digits) or last < 0 or last > 9:
             return _NONE, 0
         fraction = _eight_decimal(digits) * 10 + last
     else:
         return _NONE, 0
-    digits = eight(text, dot - 8) ^ _ZEROS
+    digits = eight_from(text, dot - 8) ^ _ZEROS
     others = _no_digits(digits)
     if others == 0:
         return _NONE, 0
@@ -171,29 +172,29 @@ def _padded_time(text: NDArray[np.uint8], colon: int) -> Any:
 
 
 @compiled
-def _colon_before_event(text: NDArray[np.uint8], start: int, colon: int) -> int:
+def _colon_before_event(text: int, start: int, colon: int) -> int:
     """Return where the time ends that is before an event and maybe a period; ``start`` where that is none."""
     at = colon - 1
-    while at > start and text[at] > _SPACE:
+    while at > start and byte_from(text, at) > _SPACE:
         at -= 1
-    while at > start and text[at] == _SPACE:
+    while at > start and byte_from(text, at) == _SPACE:
         at -= 1
     n_digits = 0
-    while at > start and _ZERO <= text[at] <= _NINE:
+    while at > start and _ZERO <= byte_from(text, at) <= _NINE:
         at -= 1
         n_digits += 1
     if n_digits > _WEIGHT_DIGITS_MAX:
         return start
     if n_digits:
-        if text[at] != _SPACE:
+        if byte_from(text, at) != _SPACE:
             return start
-        while at > start and text[at] == _SPACE:
+        while at > start and byte_from(text, at) == _SPACE:
             at -= 1
-    return at if text[at] == _COLON else start
+    return at if byte_from(text, at) == _COLON else start
 
 
-@compiled
-def _padded_line(text: NDArray[np.uint8], start: int, end: int) -> Any:
+@inlined
+def _padded_line(text: int, start: int, end: int) -> Any:
     """Return time, CPU, address, weight and where the CPU begins of a line as perf pads it; for others -1.
 
     Nothing between bracket and ``end`` is a newline.
@@ -203,20 +204,20 @@ def _padded_line(text: NDArray[np.uint8], start: int, end: int) -> Any:
         return nothing
     heavy = np.int64(1)
     colon = end - _COLUMNS - 1
-    if colon - start >= _BEFORE_TIME and byte(text, colon) == _COLON:
-        if byte(text, colon + 1) != _SPACE:
+    if colon - start >= _BEFORE_TIME and byte_from(text, colon) == _COLON:
+        if byte_from(text, colon + 1) != _SPACE:
             return nothing
         heavy = _padded_decimal(text, colon + 2)
         if heavy < 0:
             return nothing
     else:
         colon = end - _FIELD - 2
-        if byte(text, colon) != _COLON or byte(text, colon + 1) != _SPACE:
+        if byte_from(text, colon) != _COLON or byte_from(text, colon + 1) != _SPACE:
             return nothing
     where = _padded_address(text, end - _FIELD)
     if where < 0:
         return nothing
-    if byte(text, colon - 7) != _DOT and byte(text, colon - 10) != _DOT:
+    if byte_from(text, colon - 7) != _DOT and byte_from(text, colon - 10) != _DOT:
         colon = _colon_before_event(text, start, colon)
         if colon - start < _BEFORE_TIME:
             return nothing
@@ -224,18 +225,21 @@ def _padded_line(text: NDArray[np.uint8], start: int, end: int) -> Any:
     if when < 0:
         return nothing
     close = first - 1
-    if byte(text, close) != _SPACE:
+    if byte_from(text, close) != _SPACE:
         return nothing
-    while close > start and byte(text, close) == _SPACE:
+    while close > start and byte_from(text, close) == _SPACE:
         close -= 1
     opening = close - 4
-    if byte(text, close) != _CLOSE or opening < start or byte(text, opening) != _OPEN:
+    if byte_from(text, close) != _CLOSE or opening < start or byte_from(text, opening) != _OPEN:
         return nothing
-    hundreds, tens = np.int64(byte(text, close - 3)) - _ZERO, np.int64(byte(text, close - 2)) - _ZERO
-    ones = np.int64(byte(text, close - 1)) - _ZERO
+    hundreds, tens = (
+        np.int64(byte_from(text, close - 3)) - _ZERO,
+        np.int64(byte_from(text, close - 2)) - _ZERO,
+    )
+    ones = np.int64(byte_from(text, close - 1)) - _ZERO
     if not (0 <= hundreds <= 9 and 0 <= tens <= 9 and 0 <= ones <= 9):
         return nothing
-    if opening > start and byte(text, opening - 1) != _SPACE:
+    if opening > start and byte_from(text, opening - 1) != _SPACE:
         return nothing
     return when, hundreds * 100 + tens * 10 + ones, where, heavy, opening
 
@@ -246,13 +250,13 @@ def _is_blank(char: int) -> bool:
 
 
 @compiled
-def _decimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> Any:
+def _decimal(text: int, start: int, end: int, n_max: int) -> Any:
     """Return the number in ``[start, end)``, -1 where that is none or has over ``n_max`` digits."""
     if start >= end or end - start > n_max:
         return -1
     value: Any = 0
     for i in range(start, end):
-        digit = np.int64(text[i]) - _ZERO
+        digit = np.int64(byte_from(text, i)) - _ZERO
         if digit < 0 or digit > 9:
             return -1
         value = value * 10 + digit
@@ -260,13 +264,13 @@ def _decimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> Any:
 
 
 @compiled
-def _hexadecimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> Any:
+def _hexadecimal(text: int, start: int, end: int, n_max: int) -> Any:
     """Return the number in ``[start, end)`` in lower-case hexadecimal, -1 as :func:`_decimal`."""
     if start >= end or end - start > n_max:
         return -1
     value: Any = 0
     for i in range(start, end):
-        char = np.int64(text[i])
+        char = np.int64(byte_from(text, i))
         if _LOWER_A <= char <= _LOWER_F:
             digit = char - _LOWER_A + 10
         else:
@@ -278,10 +282,10 @@ def _hexadecimal(text: NDArray[np.uint8], start: int, end: int, n_max: int) -> A
 
 
 @compiled
-def _nanoseconds(text: NDArray[np.uint8], start: int, end: int) -> Any:
+def _nanoseconds(text: int, start: int, end: int) -> Any:
     """Return the time in ``[start, end)``, seconds with 6 or 9 decimals; -1 where that is none."""
     dot = start
-    while dot < end and text[dot] != _DOT:
+    while dot < end and byte_from(text, dot) != _DOT:
         dot += 1
     n_decimals = end - dot - 1
     seconds = _decimal(text, start, dot, _SECONDS_DIGITS_MAX)
@@ -292,12 +296,12 @@ def _nanoseconds(text: NDArray[np.uint8], start: int, end: int) -> Any:
 
 
 @compiled
-def _token_before(text: NDArray[np.uint8], start: int, end: int) -> tuple[int, int]:
+def _token_before(text: int, start: int, end: int) -> tuple[int, int]:
     """Return where the last word of ``[start, end)`` begins and ends; both ``start`` without one."""
-    while end > start and _is_blank(text[end - 1]):
+    while end > start and _is_blank(byte_from(text, end - 1)):
         end -= 1
     first = end
-    while first > start and not _is_blank(text[first - 1]):
+    while first > start and not _is_blank(byte_from(text, first - 1)):
         first -= 1
     return first, end
 
@@ -311,7 +315,7 @@ def _is_period(n_columns: int, n_digits: int) -> bool:
 
 
 @compiled
-def _line_by_words(text: NDArray[np.uint8], start: int, end: int) -> Any:
+def _line_by_words(text: int, start: int, end: int) -> Any:
     """Return what is wrong with a line (0: nothing), its time, CPU, address and weight.
 
     It begins with something else than a blank.
@@ -323,7 +327,7 @@ def _line_by_words(text: NDArray[np.uint8], start: int, end: int) -> Any:
     first, after = _token_before(text, start, first)
     heavy: Any = 1
     number_end = n_digits = 0
-    if after > first and text[after - 1] != _COLON:
+    if after > first and byte_from(text, after - 1) != _COLON:
         heavy = _decimal(text, first, after, _WEIGHT_DIGITS_MAX)
         if heavy < 0:
             return NOT_A_WEIGHT, -1, -1, -1, -1
@@ -334,7 +338,7 @@ def _line_by_words(text: NDArray[np.uint8], start: int, end: int) -> Any:
             if _is_period(after - behind, after - first):
                 number_end = n_digits = 0
                 first, after = before, behind
-    if after == first or text[after - 1] != _COLON:
+    if after == first or byte_from(text, after - 1) != _COLON:
         return NO_TIME, -1, -1, -1, -1
     when = _nanoseconds(text, first, after - 1)
     if when >= 0 and _is_period(number_end - after, n_digits):
@@ -343,13 +347,13 @@ def _line_by_words(text: NDArray[np.uint8], start: int, end: int) -> Any:
         first, after = _token_before(text, start, first)
         if _decimal(text, first, after, _WEIGHT_DIGITS_MAX) >= 0:
             first, after = _token_before(text, start, first)
-        if after > first and text[after - 1] == _COLON:
+        if after > first and byte_from(text, after - 1) == _COLON:
             when = _nanoseconds(text, first, after - 1)
     if when < 0:
         return NO_TIME, -1, -1, -1, -1
     first, after = _token_before(text, start, first)
     who: Any = -1
-    if after - first > 2 and text[first] == _OPEN and text[after - 1] == _CLOSE:
+    if after - first > 2 and byte_from(text, first) == _OPEN and byte_from(text, after - 1) == _CLOSE:
         who = _decimal(text, first + 1, after - 1, _CPU_DIGITS_MAX)
     if who < 0:
         return NO_CPU, -1, -1, -1, -1
@@ -357,10 +361,10 @@ def _line_by_words(text: NDArray[np.uint8], start: int, end: int) -> Any:
 
 
 @compiled
-def _newline_from(text: NDArray[np.uint8], at: int) -> Any:
+def _newline_from(text: int, at: int) -> Any:
     """Return where the next newline is, from ``at`` on; there is one."""
     while True:
-        other = eight(text, at) ^ _NEWLINES
+        other = eight_from(text, at) ^ _NEWLINES
         found = (other - _ONES) & ~other & _HIGH  # the lowest bit is a newline's; those above may not be
         if found:
             return at + np.int64(low_zeros(found) >> np.uint64(3))
@@ -383,7 +387,7 @@ def _is_repeated(instant: NDArray[np.int64], cpu: int, address: int) -> bool:
 
 @compiled
 def parse_lines(
-    text: NDArray[np.uint8],
+    block: NDArray[np.uint8],
     n_bytes: int,
     time_ns: NDArray[np.int64],
     cpu: NDArray[np.int32],
@@ -396,7 +400,7 @@ def parse_lines(
     """Parse whole lines up to the first that is wrong.
 
     Args:
-        text: uint8[n], of which ``n_bytes`` count, and at least :data:`PAD_BYTES` follow.
+        block: uint8[n], of which ``n_bytes`` count, and at least :data:`PAD_BYTES` follow.
         n_bytes: whole lines: 0, or the last of them is a newline.
         time_ns, cpu, pfn, weight: filled, one element per sample.
         instant: int64[64, 2]: CPU and address of the accesses at the last time, -1 behind them; from block to
@@ -406,6 +410,7 @@ def parse_lines(
             that line begins and ends, and lines that say an access once more.
         is_slow: every line goes word by word.
     """
+    text = base_of(block)
     n = n_lines = n_unresolved = n_repeated = problem = 0
     last_ns = state[LAST_NS]
     position = bad_start = bad_end = length = 0
@@ -413,13 +418,13 @@ def parse_lines(
         start = position
         end = start + length
         # As long as the line before: nothing in it is a newline where its CPU begins it.
-        is_guess = end < n_bytes and byte(text, end) == _NEWLINE and byte(text, start) == _OPEN
+        is_guess = end < n_bytes and byte_from(text, end) == _NEWLINE and byte_from(text, start) == _OPEN
         if not is_guess:
             end = _newline_from(text, start)
             length = end - start
-            while start < end and _is_blank(byte(text, start)):
+            while start < end and _is_blank(byte_from(text, start)):
                 start += 1
-            if start == end or byte(text, start) == _HASH:
+            if start == end or byte_from(text, start) == _HASH:
                 n_lines += 1
                 position = end + 1
                 continue

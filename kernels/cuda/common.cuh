@@ -2,7 +2,7 @@
  *
  * In front of this file stand the record layout (gpuscan.records.formats.c_prelude) and the
  * constants of the contract (source.py). Page indexes and counts are 64-bit. Warps
- * have 32 lanes (docs/cuda.md, AMD, has all that follows from it); wherever a comment says "all lanes", every lane of
+ * have 32 lanes (docs/notes/cuda.md has all that follows from it); wherever a comment says "all lanes", every lane of
  * the warp comes by.
  */
 

@@ -65,7 +65,7 @@ def n_stretches_of(lo: int, hi: int) -> int:
 def weights_of(
     path: str, fmt: RecordFormat, n_candidates: int, n_set: int, n_blocks: int, n_stretches: int
 ) -> dict[str, int]:
-    """Return what walking each thing takes a warp, in instructions times 32 (docs/cuda.md has the tables).
+    """Return what walking each thing takes a warp, in instructions x 32 (docs/notes/cuda-machine-code.md).
 
     Args:
         path: ``dense`` or ``indexed``.

@@ -1,6 +1,6 @@
 """The thread of RFC v1 in a guest's kernel and its model: each walk that the kernel tells of, batch by batch.
 
-The environment says which kernel (docs/kmigrated.md):
+The environment says which kernel (docs/notes/kmigrated.md):
 ``GPUSCAN_GUEST_KERNEL=DIR .venv/bin/pytest -m guest tests/doors/test_kmigrated.py``.
 """
 
@@ -53,7 +53,7 @@ def test_every_walk_of_the_kernel_is_the_models(
 ) -> None:
     done = replay(*told)
     with capsys.disabled():
-        print(f"\n{summary(done)}")  # noqa: T201 - what docs/kmigrated.md has
+        print(f"\n{summary(done)}")  # noqa: T201 - what docs/notes/kmigrated.md has
     assert done.differences == []
     # All kinds of work were there: batches of several targets, full ones, pages that are where they belong.
     assert done.n_mixed > 0

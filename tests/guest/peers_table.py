@@ -1,4 +1,4 @@
-"""The tables of docs/live.md and docs/kmigrated.md: ``python -m tests.guest.peers_table FILE...``.
+"""The tables of docs/live.md and its notes: ``python -m tests.guest.peers_table FILE...``.
 
 The files are what ``peers`` printed.
 """

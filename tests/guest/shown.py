@@ -1,4 +1,4 @@
-"""What the live tests measured besides passing: the table of "What the guest shows" in docs/live.md."""
+"""What the live tests measured besides passing: the table of "What the guest shows" in docs/notes/live.md."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import cuda_compiler
 import cuda_paths
 from cuda_compiler import ARCHITECTURES, MARK, Usage, compiled, instructions, memory_steps, missing, usage
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "cuda.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "notes" / "cuda-machine-code.md"
 SM_REGISTERS = 65_536
 THREADS = 256
 OTHERS = [
@@ -159,5 +159,5 @@ def test_machine_code_of_the_compact_module_does(kernel: str, architecture: int)
 @pytest.mark.parametrize("module", [cuda_compiler, cuda_paths])
 def test_the_document_has_the_tables(module: ModuleType) -> None:
     assert module.table() in DOCUMENT.read_text(), (
-        f"run python tests/{module.__name__}.py and put its table into docs/cuda.md"
+        f"run python tests/{module.__name__}.py and put its table into docs/notes/cuda-machine-code.md"
     )

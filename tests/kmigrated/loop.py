@@ -2,7 +2,7 @@
 
 ``python -m tests.kmigrated.loop FILE...`` of files that :mod:`tests.guest.peers` printed on a kernel that has
 kmigrated (``--patterns fixed``, to the end) runs ``rfc-v1`` on a simulated machine that is equal to the guest
-as far as a workload can say, and prints both curves. docs/kmigrated.md says what is not modelled.
+as far as a workload can say, and prints both curves. docs/notes/kmigrated.md says what is not modelled.
 """
 
 from __future__ import annotations

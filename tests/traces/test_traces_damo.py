@@ -292,9 +292,9 @@ def test_pieces_are_what_the_whole_is(tmp_path_factory: pytest.TempPathFactory, 
         patch.setattr(damo_stream, "_N_ROWS", data.draw(st.sampled_from([1, 3, 1 << 10])))
         patch.setattr(damo_stream, "_N_KEPT", data.draw(st.sampled_from([0, 1 << 20])))
         streamed = damo_stream.stream(path, lambda _: None)
-        found = None if streamed is None else columns_of(streamed[1])
+        found = None if streamed is None else columns_of(streamed.blocks)
     if found is not None:
-        assert found == columns_of(damo._read_whole(path, lambda _: None))
+        assert found == columns_of(damo._read_whole(path, lambda _: None)[1])
 
 
 @pytest.mark.slow
@@ -306,17 +306,42 @@ def test_what_damo_writes_is_read_in_pieces(
     document = json.loads((DATA / name).read_text())
     path = tmp_path / "damon.data"
     path.write_text(json.dumps(document, indent=indent))
-    expected = columns_of(damo._read_whole(path, lambda _: None))
+    expected = columns_of(damo._read_whole(path, lambda _: None)[1])
     with_shares = columns_of(damo.read_damo(path, lambda _: None))
     monkeypatch.setattr(damo_stream, "_PIECE_BYTES", 100)
     for n_kept in (0, 100):
         monkeypatch.setattr(damo_stream, "_N_KEPT", n_kept)
         streamed = damo_stream.stream(path, lambda _: None)
         assert streamed is not None
-        assert columns_of(streamed[1]) == expected
+        assert columns_of(streamed.blocks) == expected
     monkeypatch.setattr(damo, "_SMALL_BYTES", path.stat().st_size - 1)
     monkeypatch.delattr(damo, "_read_whole")
     assert columns_of(damo.read_damo(path, lambda _: None)) == with_shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_a_record_without_intervals_is_gone_through_no_more_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    path = tmp_path / "damon.data"
+    opened: list[Path] = []
+    monkeypatch.setattr(damo, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(damo_stream, "_N_KEPT", kept)
+    monkeypatch.setattr(
+        damo_stream, "open_pieces", lambda *args: opened.append(args[0]) or pieces.open_pieces(*args)
+    )
+    n_reads = {}
+    for name, intervals in (("with", {"sample_us": "5 ms", "aggr_us": "100 ms"}), ("without", None)):
+        document = [
+            dict(sorted((record | {"intervals": intervals}).items())) for record in json.loads(RECORD)
+        ]
+        path.write_text(json.dumps(document, indent=1))
+        opened.clear()
+        blocks = list(damo.read_damo(path, lambda _: None))
+        assert all(np.isfinite(block.share).all() for block in blocks)
+        n_reads[name] = len(opened)
+    assert n_reads["with"] == n_reads["without"] >= 1
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5), st.booleans())

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuscan.base.documents import shown
 from gpuscan.base.errors import InputError
@@ -36,7 +35,7 @@ from gpuscan.files.reading import (
 )
 from gpuscan.traces.advice import DAMO, ONLY_PHYSICAL
 from gpuscan.traces.contract import Sniff, TraceFormat
-from gpuscan.traces.damo_stream import stream
+from gpuscan.traces.damo_stream import most_accesses, share_of, stream
 from gpuscan.traces.given import PAGES, check_one_target
 from gpuscan.traces.pieces import PackedError, open_pieces
 from gpuscan.traces.samples import UNKNOWN_CPU, Samples
@@ -104,34 +103,22 @@ def read_damo(path: Path, on_read: Callable[[int], None], *, is_virtual: bool = 
     """
     if not is_virtual:
         _refuse_virtual(path)
-    most = 0
-    for samples in _read(path, on_read, is_virtual=is_virtual):
-        unknown = np.isnan(_share_of(samples))
-        if not unknown.any():
+    most, found = _read(path, on_read, is_virtual=is_virtual)
+    for samples in found:
+        unknown = np.isnan(share_of(samples))
+        if unknown.any():
+            yield replace(samples, share=np.where(unknown, samples.weight / most, share_of(samples)))
+        else:
             yield samples
-            continue
-        most = most or _most_accesses(path, is_virtual=is_virtual)
-        yield replace(samples, share=np.where(unknown, samples.weight / most, _share_of(samples)))
 
 
-def _share_of(samples: Samples) -> NDArray[np.float64]:
-    assert samples.share is not None  # regions have shares
-    return samples.share
+def _read(path: Path, on_read: Callable[[int], None], *, is_virtual: bool) -> tuple[int, Iterator[Samples]]:
+    """Return the accessed regions, with NaN for a share that nobody says, and what these are shares of.
 
-
-def _most_accesses(path: Path, *, is_virtual: bool) -> int:
-    """Return in how many looks the most accessed region was accessed, of those whose looks nobody says."""
-    most = 1
-    for samples in _read(path, lambda n_bytes: None, is_virtual=is_virtual):
-        most = max(most, int(samples.weight[np.isnan(_share_of(samples))].max(initial=1)))
-    return most
-
-
-def _read(path: Path, on_read: Callable[[int], None], *, is_virtual: bool) -> Iterator[Samples]:
-    """Yield the accessed regions, with NaN for a share that nobody says; see :func:`read_damo`."""
+    That is in how many looks the most accessed of them was accessed; see :func:`read_damo`.
+    """
     if path.stat().st_size <= _SMALL_BYTES:
-        yield from _read_whole(path, on_read, is_virtual=is_virtual)
-        return
+        return _read_whole(path, on_read, is_virtual=is_virtual)
     n_read = n_again = 0
 
     def count(n_bytes: int) -> None:
@@ -147,16 +134,16 @@ def _read(path: Path, on_read: Callable[[int], None], *, is_virtual: bool) -> It
 
     found = stream(path, count)
     if found is None:
-        yield from _read_whole(path, count_again, is_virtual=is_virtual)
-        return
-    n_targets, streamed = found
+        return _read_whole(path, count_again, is_virtual=is_virtual)
     if is_virtual:
-        check_one_target(path, n_targets)
-    yield from streamed
+        check_one_target(path, found.n_targets)
+    return found.most_accesses, found.blocks
 
 
-def _read_whole(path: Path, on_read: Callable[[int], None], *, is_virtual: bool = False) -> Iterator[Samples]:
-    """Yield the accessed regions of every snapshot, one block per snapshot; raises as :func:`read_damo`."""
+def _read_whole(
+    path: Path, on_read: Callable[[int], None], *, is_virtual: bool = False
+) -> tuple[int, Iterator[Samples]]:
+    """Return what :func:`_read` does, a block per snapshot; raises as :func:`read_damo`."""
     text = _text(path, on_read)
     try:
         records = parse_json(text)
@@ -195,8 +182,9 @@ def _read_whole(path: Path, on_read: Callable[[int], None], *, is_virtual: bool 
             snapshots.append((end_ns, _regions(at, snapshot, there, end_ns, n_looks)))
     del records
     # Targets are recorded side by side.
-    for _, samples in sorted(snapshots, key=lambda of_time: of_time[0]):
-        yield samples
+    snapshots.sort(key=lambda of_time: of_time[0])
+    most = max((most_accesses(samples) for _, samples in snapshots), default=1)
+    return most, (samples for _, samples in snapshots)
 
 
 def _looks(at: _Place, record: Any, here: str) -> float:
