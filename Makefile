@@ -50,7 +50,7 @@ test-live: $(VENV)/installed-test
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)
 
-# The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md; half an hour on a quiet machine.
+# The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md: three boots, half an hour each at most.
 live-peers: $(VENV)/installed-test
 	mkdir -p build
 	$(PEERS_IN_GUEST) --patterns fixed --until-enough --for-s 30 --rounds 5 \

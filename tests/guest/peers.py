@@ -1,8 +1,8 @@
 """Who brings a process's hot pages near, how fast, and what else it moves: ``python -m tests.guest.peers``.
 
 For the guest: it switches NUMA balancing and DAMON on and off. Prints one JSON object a line for each run;
-:mod:`tests.guest.peers_table` makes tables of them. On a kernel that has kmigrated (docs/notes/kmigrated.md) NUMA
-balancing is called that.
+:mod:`tests.guest.peers_table` makes tables of them. On a kernel that has kmigrated NUMA balancing is called
+that (docs/notes/kmigrated.md).
 """
 
 from __future__ import annotations
