@@ -7,7 +7,12 @@ ARGS ?=
 # test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
 TEST_EXTRA ?= test
 SWEEP ?= benchmarks/sweep.toml
+# Another kernel for the guest, a folder with vmlinuz-RELEASE and its modules: docs/notes/kmigrated.md.
+GUEST_KERNEL ?= $(GPUSCAN_GUEST_KERNEL)
+export GPUSCAN_GUEST_KERNEL := $(GUEST_KERNEL)
 GUEST = $(BIN)/python -m tests.vm --fetch
+PEERS = build/peers$(if $(GUEST_KERNEL),-$(notdir $(abspath $(GUEST_KERNEL))))
+PEERS_IN_GUEST = $(GUEST) --limit 1800 $(BIN)/python -m tests.guest.peers
 IN_GUEST = -p no:cacheprovider tests/guest
 # setuptools warns at length that folders may shadow an editable install; the links gpuscan/kernels and
 # gpuscan/cli see to that.
@@ -20,7 +25,7 @@ help:
 	@echo "make test    install into $(VENV) and run the tests (under 5 minutes)"
 	@echo "make test-live   boot a guest with four NUMA nodes and run the live tests in it (Debian, QEMU)"
 	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
-	@echo "make live-peers  compare it there with what the kernel has of its own"
+	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make docs    build the documentation site into build/site"
 	@echo "make lint    ruff, mypy --strict and import-linter"
@@ -40,19 +45,23 @@ test-slow: $(VENV)/installed-$(TEST_EXTRA) $(VENV)/installed-docs
 
 test-live: $(VENV)/installed-test
 	$(GUEST) --limit 900 $(BIN)/pytest $(IN_GUEST) -m 'guest and not slow' $(ARGS)
+	$(BIN)/pytest -m guest tests/doors/test_kmigrated.py
 
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)
 
-# The tables of docs/live.md and docs/notes/live-speed.md; a quarter of an hour on a quiet machine.
+# The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md: three boots, half an hour each at most.
 live-peers: $(VENV)/installed-test
 	mkdir -p build
-	$(GUEST) --limit 1800 $(BIN)/python -m tests.guest.peers --patterns fixed --until-enough --for-s 12 --rounds 5 \
-		--methods numa-balancing-2 damon-migrate-hot gpuscan >build/peers-speed.part
-	mv build/peers-speed.part build/peers-speed.jsonl
-	$(GUEST) --limit 1800 $(BIN)/python -m tests.guest.peers >build/peers-placement.part
-	mv build/peers-placement.part build/peers-placement.jsonl
-	$(BIN)/python -m tests.guest.peers_table build/peers-speed.jsonl build/peers-placement.jsonl
+	$(PEERS_IN_GUEST) --patterns fixed --until-enough --for-s 30 --rounds 5 \
+		--methods numa-balancing-1 numa-balancing-2 damon-migrate-hot gpuscan >$(PEERS)-speed.part
+	mv $(PEERS)-speed.part $(PEERS)-speed.jsonl
+	$(PEERS_IN_GUEST) >$(PEERS)-placement.part
+	mv $(PEERS)-placement.part $(PEERS)-placement.jsonl
+	$(PEERS_IN_GUEST) --patterns interleaved idle --for-s 20 --rounds 3 \
+		--methods numa-balancing-1 numa-balancing-2 >$(PEERS)-interleaved.part
+	mv $(PEERS)-interleaved.part $(PEERS)-interleaved.jsonl
+	$(BIN)/python -m tests.guest.peers_table $(PEERS)-speed.jsonl $(PEERS)-placement.jsonl $(PEERS)-interleaved.jsonl
 
 bench: $(VENV)/installed-bench
 	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results --force $(ARGS)

@@ -160,6 +160,37 @@ def test_what_is_missing_is_said_with_the_command_that_installs_it(
     assert parts.INSTALL in (parts.missing() or "")
 
 
+def test_a_folder_without_a_guests_kernel_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    def refused() -> str:
+        with pytest.raises(parts.PartsError) as raised:
+            parts.find(tmp_path)
+        return str(raised.value)
+
+    wanted = (
+        "give one with one vmlinuz-RELEASE and netfs.ko, 9pnet.ko, 9p.ko, 9pnet_virtio.ko, not compressed"
+    )
+    is_none = f"{tmp_path} is not the folder of a guest's kernel, it has"
+    assert refused() == f"{is_none} no files vmlinuz-*; {wanted}"
+    (tmp_path / "vmlinuz-1").touch()
+    for name in ("netfs.ko", "9pnet.ko", "9p.ko.xz"):
+        (tmp_path / name).touch()
+    assert refused() == f"{is_none} no 9p.ko; {wanted}"
+    for name in ("9p.ko", "9pnet_virtio.ko"):
+        (tmp_path / name).touch()
+    found = parts.find(tmp_path)
+    assert (found.release, found.modules[0]) == ("1", tmp_path / "netfs.ko")
+    (tmp_path / "vmlinuz-2").touch()
+    assert refused() == f"{is_none} 2 files vmlinuz-*; {wanted}"
+
+
+def test_the_command_says_the_same_and_boots_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.vm", "--fetch", "--kernel", str(tmp_path), "true"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{tmp_path} is not the folder of a guest's kernel, it has no files")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def qemu_of(parent: int) -> list[int]:
     """Return the process ids of the guests that ``parent`` started, oldest first."""
     tasks = Path(f"/proc/{parent}/task").iterdir()

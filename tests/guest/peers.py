@@ -1,94 +1,36 @@
 """Who brings a process's hot pages near, how fast, and what else it moves: ``python -m tests.guest.peers``.
 
 For the guest: it switches NUMA balancing and DAMON on and off. Prints one JSON object a line for each run;
-:mod:`tests.guest.peers_table` makes tables of them.
+:mod:`tests.guest.peers_table` makes tables of them. On a kernel that has kmigrated NUMA balancing is called
+that (docs/notes/kmigrated.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from . import damon_scheme, kernel
-from .observed import observe
-from .processes import Live, Workload
+from . import damon_scheme, kernel, kmigrated
+from .observed import observe, observe_pair
+from .peer_methods import METHODS, NEAR, called
+from .processes import Pair, Workload
 
-NEAR = 0
-PATTERNS = ("fixed", "shifting", "uniform")
+OF_ONE = ("fixed", "shifting", "uniform")
+INTERLEAVED, IDLE = "interleaved", "idle"
+"""Two processes on different nodes whose pages lie by turns on one; nobody at all."""
+PATTERNS = (*OF_ONE, INTERLEAVED, IDLE)
 SHARES_AT_S = (2, 5, 10, 30)
 ENOUGH = 0.95
-DAMON_MIN_ACCESSES = 10
-"""Of 20 samples. With 1 or 5 DAMON moved nearly everything, with 20 it left a third of the hot set behind."""
 
 
-@dataclass
-class Spent:
-    """What a method takes.
-
-    Attributes:
-        cpu_s: ends it if need be and returns the CPU time of whoever moves the pages; None where it is in the
-            process's own.
-        enabled_s: when it was switched on (time.monotonic()).
-        startup_s: how long it took before that.
-    """
-
-    cpu_s: Callable[[], float | None]
-    enabled_s: float
-    startup_s: float = 0.0
-
-
-@contextmanager
-def nothing(workload: Workload, folder: Path) -> Iterator[Spent]:
-    """Leave all as it is."""
-    yield Spent(lambda: 0.0, time.monotonic())
-
-
-@contextmanager
-def numa_balancing(workload: Workload, folder: Path) -> Iterator[Spent]:
-    """NUMA balancing between memory tiers, demotion on."""
-    kernel.set_demotion(True)
-    enabled_s = time.monotonic()
-    kernel.set_numa_balancing(2)
-    try:
-        yield Spent(lambda: None, enabled_s)
-    finally:
-        kernel.settle()
-
-
-@contextmanager
-def damon(workload: Workload, folder: Path) -> Iterator[Spent]:
-    """DAMON's own scheme on the physical memory of the nodes without CPUs."""
-    pid = damon_scheme.promote_hot((2, 3), NEAR, min_accesses=DAMON_MIN_ACCESSES)
-    try:
-        yield Spent(lambda: sum(kernel.cpu_s(pid)), time.monotonic())
-    finally:
-        damon_scheme.switch_off()
-
-
-@contextmanager
-def gpuscan(workload: Workload, folder: Path) -> Iterator[Spent]:
-    """``gpuscan live``; time counts from when its monitor is on, and starting is told apart."""
-    with Live(folder, [workload.pid]) as live:
-        yield Spent(lambda: sum(live.interrupt()["cpu_s"].values()), live.started_s, live.start["startup_s"])
-
-
-METHODS: dict[str, Callable[[Workload, Path], AbstractContextManager[Spent]]] = {
-    "nothing": nothing,
-    "numa-balancing-2": numa_balancing,
-    "damon-migrate-hot": damon,
-    "gpuscan": gpuscan,
-}
-
-
-def measured_or_not(method: str, pattern: str, for_s: float, *, until_enough: bool) -> dict[str, object]:
+def measured_or_not(method: str, pattern: str, for_s: float, *, until_enough: bool) -> dict[str, Any]:
     """Return what :func:`measured` does, or why there is nothing; the others can still be measured."""
     try:
         return measured(method, pattern, for_s, until_enough=until_enough)
@@ -97,16 +39,20 @@ def measured_or_not(method: str, pattern: str, for_s: float, *, until_enough: bo
         if damon_scheme.n_kdamonds():
             damon_scheme.switch_off()
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return {"method": method, "pattern": pattern, "until_enough": until_enough, "failed": why}
+        return {**_named(method, pattern), "until_enough": until_enough, "failed": why}
 
 
-def measured(method: str, pattern: str, for_s: float, *, until_enough: bool) -> dict[str, object]:
+def measured(method: str, pattern: str, for_s: float, *, until_enough: bool) -> dict[str, Any]:
     """Return what one method did to one workload."""
     kernel.settle()
+    if pattern == INTERLEAVED:
+        return measured_pair(method, for_s)
+    if pattern == IDLE:
+        return measured_idle(method, for_s)
     with (
         tempfile.TemporaryDirectory() as name,
         Workload(Path(name), "--pattern", pattern) as workload,
-        METHODS[method](workload, Path(name)) as spent,
+        METHODS[method]([workload.pid], Path(name)) as spent,
     ):
         before, touched = kernel.vmstat(), workload.n_touched()
         user_before_s, system_before_s = kernel.cpu_s(workload.pid)
@@ -117,15 +63,16 @@ def measured(method: str, pattern: str, for_s: float, *, until_enough: bool) -> 
         done = workload.n_touched() - touched
         cpu_s = spent.cpu_s()
     return {
-        "method": method,
-        "pattern": pattern,
+        **_named(method, pattern),
         "until_enough": until_enough,
         "for_s": round(seen.t_s[-1], 2),
         "hot_near": {str(at_s): seen.share_at(at_s) for at_s in SHARES_AT_S},
+        "hot_near_each_s": seen.share_each_s(),
         "time_to_95_s": seen.time_to(ENOUGH),
         "migrated_pages": after["pgmigrate_success"] - before["pgmigrate_success"],
         "arrived_pages": seen.n_arrived,
         "arrived_cold_pages": seen.n_arrived_cold,
+        "arrived_elsewhere_pages": seen.n_arrived_elsewhere,
         "cpu_s": cpu_s,
         "process_user_s": round(user_s - user_before_s, 2),
         "process_system_s": round(system_s - system_before_s, 2),
@@ -134,11 +81,52 @@ def measured(method: str, pattern: str, for_s: float, *, until_enough: bool) -> 
     }
 
 
+def measured_pair(method: str, for_s: float) -> dict[str, Any]:
+    """Return what one method did to two processes whose pages lie by turns on one node."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Pair(Path(name)) as pair,
+        METHODS[method](pair.pids, Path(name)) as spent,
+    ):
+        before = kernel.vmstat()
+        seen = observe_pair(pair, for_s, began_s=spent.enabled_s)
+        after = kernel.vmstat()
+        cpu_s = spent.cpu_s()
+    return {
+        **_named(method, INTERLEAVED),
+        "until_enough": False,
+        "for_s": round(seen.t_s[-1], 2),
+        "migrated_pages": after["pgmigrate_success"] - before["pgmigrate_success"],
+        "arrived_right_pages": seen.n_right,
+        "arrived_wrong_pages": seen.n_wrong,
+        "right_at_end": seen.right[-1],
+        "cpu_s": cpu_s,
+    }
+
+
+def measured_idle(method: str, for_s: float) -> dict[str, Any]:
+    """Return what the threads of a kernel that has kmigrated take while nobody has anything to move."""
+    with METHODS[method]([], Path()):
+        before_s = kmigrated.cpu_s()
+        time.sleep(for_s if before_s else 0)
+        after_s = kmigrated.cpu_s()
+    return {
+        **_named(method, IDLE),
+        "until_enough": False,
+        "for_s": for_s,
+        "thread_cpu_s": {str(nid): round(after_s[nid] - before_s[nid], 2) for nid in before_s},
+    }
+
+
+def _named(method: str, pattern: str) -> dict[str, Any]:
+    return {"method": called(method), "pattern": pattern, "kernel": platform.release()}
+
+
 def main() -> None:
     """Measure the methods one after the other, in as many rounds as asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.guest.peers", description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(OF_ONE))
     parser.add_argument("--for-s", type=float, default=31)
     parser.add_argument("--until-enough", action="store_true", help="end a run at 95 %% near")
     parser.add_argument("--rounds", type=int, default=1)

@@ -17,6 +17,7 @@ THP_BYTES = 2 << 20
 # Linux, include/uapi/linux/mempolicy.h and the x86-64 system call table
 _MPOL_DEFAULT, _MPOL_BIND = 0, 2
 _SYS_MBIND, _SYS_SET_MEMPOLICY = 237, 238
+_MADV_DONTNEED = 4  # include/uapi/asm-generic/mman-common.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,6 +39,13 @@ def private_memory(n_bytes: int, *, thp: bool) -> NDArray[np.uint8]:
     memory = np.frombuffer(mapping, dtype=np.uint8)
     skipped = -memory.ctypes.data % THP_BYTES
     return memory[skipped : skipped + n_bytes]
+
+
+def give_back(memory: NDArray[np.uint8]) -> None:
+    """Unmap pages of private memory; touched again they are new ones."""
+    address, n_bytes = ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes)
+    if _libc.madvise(address, n_bytes, _MADV_DONTNEED):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def bind(memory: NDArray[np.uint8], nid: int) -> None:

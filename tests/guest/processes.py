@@ -111,6 +111,22 @@ class Workload(Program):
         return page_nodes(self.pid, self.address + first * PAGE_BYTES, n_pages * PAGE_BYTES)
 
 
+class Pair(Program):
+    """``pair.py``, running, the memory of both its processes in place."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__([sys.executable, str(HERE / "pair.py"), *options], folder, "pair")
+        place = self.wait_for(lambda line: "address" in line, 60)
+        self.pids: list[int] = place["pids"]
+        self.cpus: list[int] = place["cpus"]
+        self._address, self._n_bytes = place["address"], place["n_bytes"]
+        self.wait_for(lambda line: "in_place" in line, 60)
+
+    def nodes(self, which: int) -> NDArray[np.int64]:
+        """Return the node of every page of one of its processes, 0 or 1."""
+        return page_nodes(self.pids[which], self._address, self._n_bytes)[which::2]
+
+
 class Live(Program):
     """``gpuscan live`` on running processes, its monitor on."""
 

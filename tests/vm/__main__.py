@@ -1,4 +1,4 @@
-"""Run a command in a guest: ``python -m tests.vm [--limit 600] [--out DIR] COMMAND...``."""
+"""Run a command in a guest: ``python -m tests.vm [--limit 600] [--out DIR] [--kernel DIR] COMMAND...``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .guest import Guest, GuestError
-from .parts import PartsError, fetch
+from .parts import KERNEL_VARIABLE, PartsError, fetch, kernel_folder
 
 
 def main() -> int:
@@ -19,17 +19,24 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="fetch the kernel if it is not there yet")
     parser.add_argument("--limit", type=float, default=600, help="seconds the command may take")
     parser.add_argument("--out", type=Path, help="where to keep what the command leaves in $GUEST_OUT")
+    parser.add_argument(
+        "--kernel",
+        type=Path,
+        default=kernel_folder(),
+        metavar="DIR",
+        help=f"boot the kernel of this folder, not the fetched one (default: ${KERNEL_VARIABLE})",
+    )
     parser.add_argument("--kernel-log", action="store_true", help="show the guest's kernel log at the end")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     # Ended from outside, it still stops the guest and takes its files away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        if options.fetch:
+        if options.fetch and options.kernel is None:
             sys.stderr.write(f"kernel {fetch().release}\n")
         if not options.command:
             return 0
-        with Guest(out=options.out) as guest:
+        with Guest(out=options.out, kernel=options.kernel) as guest:
             result = guest.run(options.command, limit_s=options.limit, stdout=_to(1), stderr=_to(2))
             if options.kernel_log:
                 sys.stderr.write(guest.kernel_log())

@@ -65,14 +65,17 @@ class Guest:
     Args:
         machine: what QEMU is to emulate.
         out: a folder that commands may write to, as ``GUEST_OUT``; made if it is not there.
+        kernel: the folder of another kernel than the fetched one, see :func:`tests.vm.parts.find`.
 
     Raises:
         PartsError: QEMU, busybox or the kernel is missing.
         GuestError: it does not start.
     """
 
-    def __init__(self, machine: Machine | None = None, *, out: Path | None = None) -> None:
-        self.parts = guest_parts.find()
+    def __init__(
+        self, machine: Machine | None = None, *, out: Path | None = None, kernel: Path | None = None
+    ) -> None:
+        self.parts = guest_parts.find(kernel)
         self._machine = machine or Machine()
         self._scratch = tempfile.TemporaryDirectory(prefix="gpuscan-guest-")
         self._shared = Path(self._scratch.name)

@@ -1,4 +1,4 @@
-"""What a guest is made of: the host's QEMU and static busybox, a kernel fetched once into a cache folder."""
+"""What a guest is made of: the host's QEMU and static busybox, and a kernel, fetched once or one's own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 PACKAGES = ("qemu-system-x86", "busybox-static")
 INSTALL = "apt-get install --no-install-recommends " + " ".join(PACKAGES)
 FETCH = "python -m tests.vm --fetch"
+KERNEL_VARIABLE = "GPUSCAN_GUEST_KERNEL"
+"""Environment variable: a folder with another kernel for the guest, the default of ``--kernel``."""
 
 _MODULES = ("netfs", "9pnet", "9p", "9pnet_virtio")
 """In the order of their dependencies; virtio over PCI is built into Debian's kernels."""
@@ -50,17 +52,27 @@ def cache_dir() -> Path:
     return path
 
 
-def missing() -> str | None:
-    """Return why no guest can be booted here and the command that changes it, or None."""
+def kernel_folder() -> Path | None:
+    """Return the folder that the environment names, or None."""
+    named = os.environ.get(KERNEL_VARIABLE)
+    return Path(named) if named else None
+
+
+def missing(folder: Path | None = None) -> str | None:
+    """Return why no guest can be booted here and the command that changes it, or None; see :func:`find`."""
     try:
-        find()
+        find(folder)
     except PartsError as error:
         return str(error)
     return None
 
 
-def find() -> Parts:
+def find(folder: Path | None = None) -> Parts:
     """Return the parts, fetching nothing.
+
+    Args:
+        folder: with a kernel, ``vmlinuz-RELEASE``, and its modules, which are read where they are; by
+            default the fetched one.
 
     Raises:
         PartsError: one of them is not there.
@@ -72,12 +84,28 @@ def find() -> Parts:
         raise PartsError(f"the guest needs {'QEMU' if qemu is None else 'busybox'}: {INSTALL}")
     if b"/ld-linux" in Path(busybox).read_bytes():
         raise PartsError(f"the guest starts without libraries, so its busybox must be static: {INSTALL}")
-    kernels = sorted(cache_dir().glob("kernel/vmlinuz-*"))
-    if not kernels:
-        raise PartsError(f"the guest's kernel was not fetched yet (100 MB, once): {FETCH}")
-    kernel = kernels[-1]
+    if folder is None:
+        kernels = sorted(cache_dir().glob("kernel/vmlinuz-*"))
+        if not kernels:
+            raise PartsError(f"the guest's kernel was not fetched yet (100 MB, once): {FETCH}")
+        kernel = kernels[-1]
+    else:
+        kernel = _kernel_in(folder)
     modules = tuple(kernel.parent / f"{name}.ko" for name in _MODULES)
     return Parts(Path(qemu), Path(busybox), kernel, modules)
+
+
+def _kernel_in(folder: Path) -> Path:
+    """Return the one kernel of a folder that has its modules, too."""
+    kernels = sorted(folder.glob("vmlinuz-*"))
+    absent = [name for name in (f"{module}.ko" for module in _MODULES) if not (folder / name).is_file()]
+    if len(kernels) == 1 and not absent:
+        return kernels[0]
+    found = f"no {absent[0]}" if len(kernels) == 1 else f"{len(kernels) or 'no'} files vmlinuz-*"
+    raise PartsError(
+        f"{folder} is not the folder of a guest's kernel, it has {found}; give one with one vmlinuz-RELEASE "
+        f"and {', '.join(f'{module}.ko' for module in _MODULES)}, not compressed"
+    )
 
 
 def fetch() -> Parts:
