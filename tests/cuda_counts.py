@@ -1,21 +1,21 @@
-"""What the kernels' machine code takes, for the model of their times: registers, shared bytes, instructions by way.
+"""What the kernels' machine code takes, for the model of their times: registers, shared bytes, instructions.
 
-``python tests/cuda_counts.py`` counts again and writes ``gpuscan/bench/gpu/counts.json``, which the model reads where
-no compiler is. A way is the shortest one: what a loop's round, or a kernel from its begin to its end, issues at least.
+``python tests/cuda_counts.py`` counts again and writes ``gpuscan/bench/gpu/counts.json``, so the model needs
+no compiler. A way is the shortest one: what a loop's round, or a kernel from begin to end, issues at least.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gpuscan.bench.gpu.counts as recorded
 from cuda_compiler import compiled, usage
 from cuda_paths import Paths, paths
-
-import gpuscan.bench.gpu.counts as recorded
 from gpuscan.files.writing import json_text, write_file
 
 FILE = Path(recorded.__file__).with_name(recorded.FILE)
@@ -35,7 +35,7 @@ def _whole(found: Paths, *by: int) -> int:
     edges = [0, *by]
     ends = found.places(r"^EXIT")
     last = min(found.n_between(edges[-1], end) for end in ends)
-    return int(sum(found.n_between(*pair) for pair in zip(edges, edges[1:], strict=False)) + last)
+    return int(sum(found.n_between(*pair) for pair in itertools.pairwise(edges)) + last)
 
 
 def _claim(found: Paths, after: int) -> int:

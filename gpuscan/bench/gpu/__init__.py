@@ -1,1 +1,1 @@
-"""A roofline model of the CUDA kernels: what each is expected to take on a GPU, before one has measured it."""
+"""A roofline model of the CUDA kernels: what each should take on a GPU, before anybody measured it."""

@@ -1,9 +1,10 @@
 """How long a kernel takes, and what binds it, from what its warps do.
 
-A scheduler and its resident warps are a closed queue: a warp is served (its instructions are issued, one a cycle),
-then it is away (it waits for memory, or for its own last instruction), and comes back. With N warps, D cycles served and
-Z away, Schweitzer's approximation has the time of one turn in closed form. What all warps share (bytes, the
-second-level cache, one address) is a bound beside it, wave by wave: the warps that fit, and then the rest.
+A scheduler and its resident warps are a closed queue: a warp is served (its instructions are issued, one a
+cycle), then it is away (it waits for memory, or for its own last instruction), and comes back. With N warps,
+D cycles served and Z away, Schweitzer's approximation has the time of one turn in closed form. What all warps
+share (bytes, the second-level cache, one address) is a bound beside it, wave by wave: the warps that fit, and
+then the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from gpuscan.bench.gpu.assumptions import Assumptions
 from gpuscan.bench.gpu.catalogue import MAX_WARPS, SCHEDULERS, SM_REGISTERS, SM_SHARED_BYTES, Gpu
 from gpuscan.bench.gpu.counts import WARPS_PER_BLOCK, KernelCounts
+
+_NEAR = 1e-7
+"""How exact a time is found, relative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +121,17 @@ def turn_cycles(n_warps: float, served: float, away: float) -> float:
 def predict(gpu: Gpu, work: Work, assumed: Assumptions = Assumptions()) -> Modelled:  # noqa: B008 - frozen
     """Return what a launch takes on a GPU."""
     shared = _shared(gpu, work, assumed)
-    low, high = 0.0, 1e15
-    for _ in range(100):  # memory is slower the more of it is used, and less is used the longer it takes
-        middle = math.sqrt(max(low, 1e-3) * high)
-        if _body(gpu, work, assumed, shared, middle)[0] > middle:
+    # Memory is slower the more of it is used, and less of it is used the longer a launch takes.
+    dram_ns = work.dram_bytes / gpu.dram_bytes_per_s * 1e9
+    low, high = (_body(gpu, work, assumed, shared, used)[0] for used in (0.0, 1.0))
+    while high - low > _NEAR * high:
+        middle = (low + high) / 2
+        if _body(gpu, work, assumed, shared, min(1.0, dram_ns / middle))[0] > middle:
             low = middle
         else:
             high = middle
-        if high - low < 1e-6 * high:
-            break
-    body, latency, longest = _body(gpu, work, assumed, shared, high)
+    used = min(1.0, dram_ns / high) if high else 0.0
+    body, latency, longest = _body(gpu, work, assumed, shared, used)
     issue = sum(crowd.n_warps * crowd.steps.instructions for crowd in work.crowds) / gpu.n_schedulers
     tail = _alone(gpu, work.tail, assumed)
     parts = {
@@ -138,7 +143,9 @@ def predict(gpu: Gpu, work: Work, assumed: Assumptions = Assumptions()) -> Model
         "launch": assumed.launch_ns,
     }
     ns = (assumed.launch_ns + body + tail) * work.n_launches
-    return Modelled(work.kernel, ns, _binding(parts, body), {k: v * work.n_launches for k, v in parts.items()})
+    return Modelled(
+        work.kernel, ns, _binding(parts, body), {k: v * work.n_launches for k, v in parts.items()}
+    )
 
 
 def _shared(gpu: Gpu, work: Work, assumed: Assumptions) -> dict[str, float]:
@@ -153,10 +160,14 @@ def _shared(gpu: Gpu, work: Work, assumed: Assumptions) -> dict[str, float]:
 
 
 def _body(
-    gpu: Gpu, work: Work, assumed: Assumptions, shared: Mapping[str, float], lasts_ns: float
+    gpu: Gpu, work: Work, assumed: Assumptions, shared: Mapping[str, float], used: float
 ) -> tuple[float, float, float]:
-    """Return (what the warps take, by latency and occupancy alone, the slowest warp), ns, were it ``lasts_ns``."""
-    used = min(1.0, work.dram_bytes / gpu.dram_bytes_per_s * 1e9 / lasts_ns)
+    """Return ns of the warps: in all, by latency and occupancy alone, and of the slowest.
+
+    Args:
+        gpu, work, assumed, shared: as above.
+        used: share of the published bandwidth of memory.
+    """
     n_warps = sum(crowd.n_warps for crowd in work.crowds)
     whole = Steps()
     for crowd in work.crowds:
@@ -181,9 +192,7 @@ def _body(
 def _away(gpu: Gpu, steps: Steps, assumed: Assumptions, used: float) -> float:
     """Return the cycles that a warp is not waiting to be served."""
     loaded = gpu.dram_ns * (1 + assumed.loaded_latency * used)
-    l2_waits = (
-        steps.l2_waits + steps.exchanges * assumed.exchange_waits + steps.fences * assumed.fence_waits
-    )
+    l2_waits = steps.l2_waits + steps.exchanges * assumed.exchange_waits + steps.fences * assumed.fence_waits
     return (
         (assumed.block_start_ns + steps.dram_waits * loaded) * gpu.clock_hz / 1e9
         + l2_waits * gpu.l2_cycles
@@ -211,4 +220,8 @@ def _binding(parts: Mapping[str, float], body: float) -> str:
         most = "exchanges"
     if body <= parts[most] * 1.05:
         return most
-    return "slowest warp" if body <= parts["slowest warp"] * 1.01 and parts["slowest warp"] > parts["latency"] else "latency"
+    return (
+        "slowest warp"
+        if body <= parts["slowest warp"] * 1.01 and parts["slowest warp"] > parts["latency"]
+        else "latency"
+    )

@@ -1,11 +1,12 @@
-"""The cases of ``benchmarks/gpu_accept.py`` on a GPU of the catalogue, the bars they are held to, and what would change them."""
+"""The cases of ``benchmarks/gpu_accept.py`` on a GPU of the catalogue, and the bars they are held to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.bench.gpu.assumptions import Assumptions, reasons, varied
 from gpuscan.bench.gpu.bounds import Modelled, Work, predict
@@ -16,6 +17,7 @@ from gpuscan.bench.gpu.layouts import Clustering, Filled, Path
 from gpuscan.bench.gpu.others import budget_works, request_works
 from gpuscan.bench.gpu.scans import scan_works
 from gpuscan.records.formats import STORE_FORMATS, record_format
+from gpuscan.records.page_map import SECTION_PAGES
 
 DENSITIES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HOT_DENSITIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -25,6 +27,9 @@ _N_REQUESTS = 1 << 24
 _DENSE_BARS = {1e-6: 1.10, 1e-5: 1.10, 1e-4: 1.10, 1e-3: 1.10, 1e-2: 1.25}
 _HOT_BAR = 1.3
 _EMPTY_BAR = 2
+_MOST_BYTES = 1 << 50
+_NEARLY_ALL = 0.94
+"""Of the published bandwidth: what triad reaches on a GH200 (gpu-stream/gh200.txt of gpu-benches)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Case:
         what: ``dense``, ``indexed``, ``budget``, ``request`` or ``request, any order``.
         filled: the store.
         n_items: candidates or requests.
-        floor_ns: of the bytes alone that must move, at what a plain read reaches; None where there is no such floor.
+        floor_ns: of the bytes that must move, at what a plain read reaches; None where none are named.
         kernels: the launches in order.
     """
 
@@ -72,13 +77,15 @@ def scan_case(gpu: Gpu, filled: Filled, path: Path, assumed: Assumptions) -> Cas
     return _case(gpu, path, filled, filled.n_candidates, floor_ns, works, assumed)
 
 
-def request_case(gpu: Gpu, filled: Filled, assumed: Assumptions, *, ordered: bool) -> Case:
+def request_case(
+    gpu: Gpu, filled: Filled, assumed: Assumptions, *, ordered: bool, n_items: int = _N_REQUESTS
+) -> Case:
     """Model calls that mark random pages."""
     counts = counts_of(filled.format_name, gpu.architecture)
     fmt = record_format(filled.format_name)
-    works = request_works(counts, fmt, _N_REQUESTS, gpu.l2_bytes, assumed, ordered=ordered)
+    works = request_works(counts, fmt, n_items, gpu.l2_bytes, assumed, ordered=ordered)
     what = "request" if ordered else "request, any order"
-    return _case(gpu, what, filled, _N_REQUESTS, None, works, assumed)
+    return _case(gpu, what, filled, n_items, None, works, assumed)
 
 
 def budget_case(gpu: Gpu, filled: Filled, assumed: Assumptions) -> Case:
@@ -88,17 +95,32 @@ def budget_case(gpu: Gpu, filled: Filled, assumed: Assumptions) -> Case:
 
 
 def _case(
-    gpu: Gpu, what: str, filled: Filled, n_items: float, floor_ns: float | None, works: list[Work], assumed: Assumptions
+    gpu: Gpu,
+    what: str,
+    filled: Filled,
+    n_items: float,
+    floor_ns: float | None,
+    works: list[Work],
+    assumed: Assumptions,
 ) -> Case:
     return Case(what, filled, n_items, floor_ns, tuple(predict(gpu, work, assumed) for work in works))
 
 
-def store(n_pages: int, format_name: str, density: float, clustering: Clustering = "uniform") -> Filled:
-    """Return a store of the cases: 16 targets where records have one."""
-    return Filled(n_pages, format_name, density, clustering, 16 if record_format(format_name).has_nid else 1)
+def store(
+    n_pages: int,
+    format_name: str,
+    density: float,
+    clustering: Clustering = "uniform",
+    n_targets: int = 16,
+) -> Filled:
+    """Return a store of the cases; where records have no target there is one."""
+    n_targets = n_targets if record_format(format_name).has_nid else 1
+    return Filled(n_pages, format_name, density, clustering, n_targets)
 
 
-def all_cases(gpu: Gpu, n_pages: int, assumed: Assumptions, formats: Sequence[str] = STORE_FORMATS) -> Iterator[Case]:
+def all_cases(
+    gpu: Gpu, n_pages: int, assumed: Assumptions, formats: Sequence[str] = STORE_FORMATS
+) -> Iterator[Case]:
     """Yield every case on stores of one size."""
     for name in formats:
         for path in PATHS:
@@ -148,19 +170,40 @@ def bars(cases: Sequence[Case]) -> Iterator[Bar]:
             yield Bar(f"launches of a scan that finds nothing, {where}", _EMPTY_BAR, len(case.kernels), "")
 
 
+def whole_sections(n_bytes: int) -> int:
+    """Return the pages of so much memory.
+
+    Raises:
+        InputError: it is not a number of whole sections that a GPU could have records of.
+    """
+    section_bytes = SECTION_PAGES * PAGE_BYTES
+    if n_bytes % section_bytes or not section_bytes <= n_bytes <= _MOST_BYTES:
+        raise InputError(
+            f"--memory: {format_bytes(n_bytes)} is no multiple of {format_bytes(section_bytes)}, a section, "
+            f"up to {format_bytes(_MOST_BYTES)}; write for example 1TiB"
+        )
+    return n_bytes // PAGE_BYTES
+
+
 def _why(case: Case) -> str:
     """Return what of a case is not its longest kernel, in short, and what binds that."""
     beside = case.ns - case.longest.ns
     return f"{case.longest.kernel}: {case.longest.binds}; the others {beside / 1e3:.0f} us"
 
 
-def sensitivity(gpu: Gpu, n_pages: int) -> dict[str, dict[str, float]]:
-    """Return how many times as long cases take, by what is assumed otherwise, then by case."""
-    found: dict[str, dict[str, float]] = {}
+def sensitivity(gpu: Gpu, n_pages: int) -> list[dict[str, Any]]:
+    """Return how many times as long cases take, for each thing that is assumed otherwise."""
     plain = dict(_sensitive(gpu, n_pages, Assumptions()))
-    for name, assumed in varied().items():
-        found[name] = {case: ns / plain[case] for case, ns in _sensitive(gpu, n_pages, assumed)}
-    return found
+    tried = [(name, getattr(assumed, name), gpu, assumed) for name, assumed in varied().items()]
+    tried.append(("attained_share", _NEARLY_ALL, replace(gpu, attained_share=_NEARLY_ALL), Assumptions()))
+    return [
+        {
+            "assumed": name,
+            "value": value,
+            "times": {case: ns / plain[case] for case, ns in _sensitive(other, n_pages, assumed)},
+        }
+        for name, value, other, assumed in tried
+    ]
 
 
 def _sensitive(gpu: Gpu, n_pages: int, assumed: Assumptions) -> Iterator[tuple[str, float]]:
@@ -171,7 +214,7 @@ def _sensitive(gpu: Gpu, n_pages: int, assumed: Assumptions) -> Iterator[tuple[s
 
 
 def document(gpu: Gpu, n_pages: int, formats: Sequence[str] = STORE_FORMATS) -> dict[str, Any]:
-    """Return everything of one GPU: cases, bars, assumptions, sensitivity and checks; all times are modelled."""
+    """Return everything of one GPU: cases, bars, assumptions, sensitivity, checks. All times are modelled."""
     assumed = Assumptions()
     cases = list(all_cases(gpu, n_pages, assumed, formats))
     return {

@@ -2,10 +2,10 @@
 
 A GPU more is an entry more. Sources, by their mark in the comments:
 
-- [sheet] NVIDIA's data sheets: H100 (SXM: 3.35 TB/s, 67 TFLOPS of FP32), H200 (4.8 TB/s, 67 TFLOPS), HGX B200.
-- [tuning] NVIDIA's Hopper and Blackwell tuning guides (docs.nvidia.com/cuda/hopper-tuning-guide, .../blackwell-tuning-
-  guide), 1.4: 64 warps, 65,536 registers and 228 KiB of shared memory an SM; 4 schedulers, each issues one warp
-  instruction a cycle, in the H100 architecture white paper.
+- [sheet] NVIDIA's data sheets: H100 (SXM: 3.35 TB/s, 67 TFLOPS of FP32), H200 (4.8 TB/s, 67 TFLOPS).
+- [tuning] NVIDIA's tuning guides for Hopper and Blackwell (docs.nvidia.com/cuda/hopper-tuning-guide and
+  blackwell-tuning-guide), 1.4.1: 64 warps, 65,536 registers and 228 KiB of shared memory an SM. The white
+  paper of the H100 has its 4 schedulers, each of which issues one warp instruction a cycle.
 - [latency] github.com/markdewing/AI_kernels, latency/README.md at 0d701ad: a pointer chase, in cycles.
 - [benches] github.com/RRZE-HPC/gpu-benches at 1038c5d: measured, the file is named.
 - [driver] github.com/pytorch/ao/pull/4002: what the driver says of a B200.
@@ -25,7 +25,7 @@ SM_REGISTERS = 65_536
 SM_SHARED_BYTES = 228 << 10
 SCHEDULERS = 4
 """Of an SM, each with a quarter of its warps and registers. All four [tuning], for sm_90 and sm_100."""
-_SPARE_OF_COPY = 2.96 / 3.35
+_COPY_SHARE = 2.96 / 3.35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ GPUS = {
             n_sms=132,  # [sheet] white paper, SXM5
             clock_hz=1.98e9,  # [sheet] 67 TFLOPS are 132 SMs x 128 lanes x 2 x this
             dram_bytes_per_s=3.35e12,  # [sheet]
-            attained_share=_SPARE_OF_COPY,  # [copy] 2,959 GB/s
+            attained_share=_COPY_SHARE,  # [copy] 2,959 GB/s
             l2_bytes=50 << 20,  # [sheet]
             l2_bytes_per_s=9.7e12,  # the H200's: the same die and clock
             dram_ns=700 / 1.98,  # [latency] H100 SXM
@@ -103,9 +103,9 @@ GPUS = {
             device="NVIDIA B200",
             architecture=100,
             n_sms=148,  # [driver]
-            clock_hz=1.965e9,  # [latency]'s clock is not said; as high as an H100 SXM's by Chips and Cheese (2025)
+            clock_hz=1.965e9,  # about an H100 SXM's: Chips and Cheese, "Nvidia's B200" (2025)
             dram_bytes_per_s=7.672e12,  # [driver] 7,680 bits at 3,996 MHz; the sheet rounds it to 8 TB/s
-            attained_share=_SPARE_OF_COPY,  # the H100's: none was found
+            attained_share=_COPY_SHARE,  # the H100's: none was found
             l2_bytes=126 << 20,  # [driver]
             l2_bytes_per_s=9.7e12 * 148 / 132,  # as much an SM as the H200's: none was found
             dram_ns=860 / 1.965,  # [latency]

@@ -1,8 +1,9 @@
 """What is known without our own measurement, beside what the model says of it.
 
 - ``fitted``: the file that two assumptions are from (gpu-stream/gh200.txt of gpu-benches at 1038c5d).
-- ``free``: nothing of it is in the model: the same kernel on another card (gpu-stream/h100_pcie.txt), and the ratios of a
-  cycle-level simulator, which executed ``scan_dense`` on 2^21 pages. Its GPU is another one, so only ratios count.
+- ``free``: nothing of it is in the model. The same kernel on another card (gpu-stream/h100_pcie.txt), and the
+  ratios of a cycle-level simulator, which executed ``scan_dense`` on 2^21 pages, on some other GPU: its times
+  are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gpuscan.bench.gpu.scans import Counts, dense
 _READ_WARPS = 1 << 23
 """A warp reads 256 bytes, one load of 8 bytes a lane: 2^28 doubles."""
 _READ_INSTRUCTIONS = 12
+"""Not read from its machine code: an index, a look, a comparison."""
 _GH200 = replace(GPUS["h200"], dram_bytes_per_s=4.0e12, attained_share=3.94 / 4.0)  # 96 GB of HBM3; init
 _READ_GB_PER_S = {
     "GH200": {512: 935, 1024: 1715, 1536: 2314, 2048: 2775},
@@ -27,7 +29,7 @@ _READ_GB_PER_S = {
 """``read`` by threads of an SM."""
 _SIMULATED_PAGES = 1 << 21
 _OLD_ROUND = 137
-"""Instructions of a round of claims when each 32 records with a hit were one: (690 - 88) / 4.4 of a tile at 1e-2."""
+"""Instructions of a round of claims when 32 records with a hit were one each: (690 - 88) / 4.4, at 1e-2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +52,17 @@ def checks(counts: Counts, assumed: Assumptions) -> list[Check]:
     """Return all of them; ``counts`` are those of the format ``rfc`` on sm_90."""
     found = []
     for name, gpu, kind in (("GH200", _GH200, "fitted"), ("H100 PCIe", GPUS["h100-pcie"], "free")):
-        for threads, known in _READ_GB_PER_S[name].items():
+        for threads, rate in _READ_GB_PER_S[name].items():
             what = f"{name}, one load of 8 bytes a thread, {threads:,} threads an SM"
-            found.append(Check(what, kind, "GB/s", known, _read_gb_per_s(gpu, threads, assumed)))
+            found.append(Check(what, kind, "GB/s", rate, _read_gb_per_s(gpu, threads, assumed)))
     plain = _simulated(counts, 0, assumed, old=True)
     for density, known in ((1e-3, 107 / 75), (1e-2, 311 / 75)):
         what = f"a simulator, claims a tile at a time, {density:g} of reading only"
         found.append(Check(what, "free", "x", known, _simulated(counts, density, assumed, old=True) / plain))
     old, new = (_simulated(counts, 7.8e-3, assumed, old=each) for each in (True, False))
-    found.append(Check("a simulator, queued claims at 7.8e-3 of those before", "free", "x", 67 / 158, new / old))
+    found.append(
+        Check("a simulator, queued claims at 7.8e-3 of those before", "free", "x", 67 / 158, new / old)
+    )
     return found
 
 
@@ -71,7 +75,7 @@ def _read_gb_per_s(gpu: Gpu, threads: int, assumed: Assumptions) -> float:
 
 
 def _simulated(counts: Counts, density: float, assumed: Assumptions, *, old: bool) -> float:
-    """Return the time of a dense scan's kernel without its launch, ns; ``old``: claims by 32 records with a hit."""
+    """Return ns of a dense scan without its launch; ``old``: claims by 32 records with a hit."""
     filled = Filled(_SIMULATED_PAGES, "rfc", density)
     if old:
         work = dense(counts, replace(filled, density=0.0), assumed)

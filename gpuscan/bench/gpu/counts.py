@@ -1,7 +1,7 @@
-"""What the kernels' machine code takes, as it was counted: registers, shared bytes, instructions of a warp by way.
+"""What the kernels' machine code takes, as it was counted: registers, shared bytes, instructions by way.
 
-``counts.json`` is written by ``tests/cuda_counts.py``, from the machine code that NVRTC makes; a test holds it
-against that. So the model needs no compiler.
+``counts.json`` is written by ``tests/cuda_counts.py`` from what NVRTC compiles, and a test holds it against
+that. So the model needs no compiler.
 """
 
 from __future__ import annotations
@@ -35,4 +35,6 @@ class KernelCounts:
 def counts_of(format_name: str, architecture: int) -> dict[str, KernelCounts]:
     """Return the kernels of a module by name; claims are atomic."""
     modules = json.loads(Path(__file__).with_name(FILE).read_text(encoding="utf-8"))["modules"]
-    return {name: KernelCounts(**counted) for name, counted in modules[format_name][str(architecture)].items()}
+    return {
+        name: KernelCounts(**counted) for name, counted in modules[format_name][str(architecture)].items()
+    }

@@ -63,7 +63,7 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What warps of a scan walk: so many stretches, each of so many pages, blocks with candidates, candidates."""
+    """So many stretches, a warp each, of so many pages, blocks with candidates, and candidates."""
 
     n_warps: float
     n_pages: float

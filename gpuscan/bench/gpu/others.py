@@ -19,9 +19,15 @@ _SLOTS_PER_ITEM = 2
 
 
 def request_works(
-    counts: Counts, fmt: RecordFormat, n_items: int, l2_bytes: int, assumed: Assumptions, *, ordered: bool = True
+    counts: Counts,
+    fmt: RecordFormat,
+    n_items: int,
+    l2_bytes: int,
+    assumed: Assumptions,
+    *,
+    ordered: bool = True,
 ) -> list[Work]:
-    """Return the launches of a call that marks random pages of a large store; their items are on the device."""
+    """Return the launches of a call that marks random pages of a large store; its items are on the GPU."""
     n_launches = math.ceil(n_items / ITEMS_PER_LAUNCH)
     n = min(n_items, ITEMS_PER_LAUNCH)
     table_bytes = n * _SLOTS_PER_ITEM * _SLOT_BYTES
@@ -85,8 +91,8 @@ def request(
 def budget_works(counts: Counts, filled: Filled, assumed: Assumptions) -> list[Work]:
     """Return the launches of a ranking whose budget cuts no ties, and of the indexed scan after it.
 
-    Left out, since each is a warp a target with little to do: ``cut_keys``, ``rank_ties`` (which ends at once) and
-    ``cut_ties``, of which each takes a launch.
+    Of ``cut_keys``, ``rank_ties`` (which ends at once) and ``cut_ties`` there are only the launches: a warp
+    has a target, and little to do.
     """
     ranked = walk_only(counts, "rank", filled, assumed, same_address=0)
     nothing = Crowd(filled.n_targets, Steps())

@@ -1,7 +1,6 @@
-"""What the launches of a scan do: instructions by way from the machine code, waits and bytes read from the sources.
+"""What the launches of a scan do: instructions from the machine code; waits and bytes from the sources.
 
-What is waited for stands beside each kernel: loads of what a launch before has just brought come from the second-level
-cache, records and ready words from memory.
+What a launch before has just brought comes from the second-level cache, records and ready words from memory.
 """
 
 from __future__ import annotations
@@ -26,7 +25,9 @@ _LANES = 32
 Counts = dict[str, KernelCounts]
 
 
-def scan_works(counts: Counts, filled: Filled, path: Path, assumed: Assumptions, *, budget: bool = False) -> list[Work]:
+def scan_works(
+    counts: Counts, filled: Filled, path: Path, assumed: Assumptions, *, budget: bool = False
+) -> list[Work]:
     """Return the launches of a scan; where no block is set, the first is all (but on the dense path)."""
     works = [popcounts(counts, filled)]
     if filled.n_candidates == 0 and path == "indexed":
@@ -56,13 +57,15 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
         tiles = stretch.n_pages / tile_pages
         queued = stretch.n_pages / queued_pages * share_hit(density, queued_pages)
         walked = Steps(ways["once"], l2_waits=4, exchanges=1)  # edges, ends; then what is reported
-        # The section's node, its mask, the block word, which is taken where blocks are set; a fence after each level.
+        # The section's node, its mask, the block word, taken where blocks are set; a fence after each level.
         walked += Steps(ways["section"], l2_waits=3, exchanges=min(1.0, stretch.n_set), fences=2) * parts
         # 128 ready words a look, those under set blocks.
         looks = stretch.n_pages / (64 * 4 * _LANES) if stretch.n_set else 0
         walked += Steps(ways["looks"], dram_waits=1) * looks
         walked += Steps(ways["plain"], dram_waits=1) * tiles + Steps(ways["queued"]) * queued
-        return walked + _claims(ways["claim"], stretch.n_candidates, density, filled, in_l2=True, budget=budget)
+        return walked + _claims(
+            ways["claim"], stretch.n_candidates, density, filled, in_l2=True, budget=budget
+        )
 
     crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "dense"))
     record_array = filled.n_pages * record_bytes
@@ -173,7 +176,7 @@ def group(counts: Counts, filled: Filled, path: Path) -> Work:
 
 
 def scatter(counts: Counts, filled: Filled, path: Path) -> Work:
-    """The plan: a warp counts its claims by target, then writes each where it belongs, 32 a round of either."""
+    """The plan: a warp counts its claims by target, then writes each to its place, 32 a round."""
     ways = counts["scatter"].ways
 
     def steps(stretch: Stretch) -> Steps:
@@ -222,7 +225,7 @@ def _claim_of(counts: KernelCounts, filled: Filled, *, budget: bool) -> Callable
 def _claims(
     instructions: int, n_candidates: float, density: float, filled: Filled, *, in_l2: bool, budget: bool
 ) -> Steps:
-    """Return the rounds of claims of a warp: a look and an exchange, one after the other, for 32 candidates."""
+    """Return the rounds of claims of a warp: for 32 candidates a look, then an exchange."""
     # Candidates that share an aligned word of 1-byte records change it one after the other.
     sharing = 1 + 3 * density if filled.fmt.n_bytes == 1 else 1.0
     extra = Steps(l2_waits=2, exchanges=1) if budget else Steps()  # cut-off and stop of the target, its quota
@@ -248,7 +251,7 @@ def _staged_bytes(filled: Filled) -> int:
 
 
 def _same_address(filled: Filled, crowds: tuple[Crowd, ...], *, budget: bool) -> float:
-    """Return how many atomics the busiest address has: a total's of all warps, or a quota's, of each round one."""
+    """Return how many atomics the busiest address has: a total's of all warps, or a quota's of all rounds."""
     of_totals = sum(crowd.n_warps for crowd in crowds)
     rounds = sum(each.n_warps * _rounds(each.n_candidates) for each in stretches_of(filled, "indexed"))
     share = 1 - (1 - 1 / filled.n_targets) ** _LANES  # of rounds that have a claim of one target
