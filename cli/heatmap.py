@@ -79,8 +79,7 @@ def map_of(result: Path) -> Path:
     path = result / MAP_FILE if result.is_dir() else result
     if not path.exists():
         raise InputError(
-            f"{result} has no {MAP_FILE}: an earlier gpuscan made it, or a run with checkpoints; make one by "
-            "'gpuscan run --out DIR'"
+            f"{result} has no {MAP_FILE}: an earlier gpuscan made it; make one by 'gpuscan run --out DIR'"
         )
     return path
 

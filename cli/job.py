@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuscan.base.described import Option, described
+from gpuscan.cli.views import Views
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,64 +43,8 @@ def check_here(request: RunRequest, views: Views, output: Output) -> None:
     """
     from gpuscan.cli.devices import check_threads
 
-    views.check(request)
+    views.check(request.force, request.out, request.checkpoint)
     check_threads(request.n_threads, output)
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """What a run makes to be looked at, beside what it keeps."""
-
-    page: Path | None = described(
-        None,
-        Option("Make one page of the result, for a browser; needs [report].", ("--report",), metavar="FILE"),
-    )
-
-    trace_events: Path | None = described(
-        None, Option("Keep a timeline (Trace Event Format, gzip) for Perfetto.", metavar="FILE")
-    )
-
-    def check(self, request: RunRequest) -> None:
-        """Check that they can be made, before the run.
-
-        Raises:
-            InputError: one cannot, or two of what is kept would have one place.
-        """
-        from gpuscan.base.errors import InputError
-        from gpuscan.cli.pages import check_new
-        from gpuscan.report.page import require_bokeh
-
-        places = [request.out, request.checkpoint, self.page, self.trace_events]
-        kept = [place.resolve() for place in places if place is not None]
-        if len(set(kept)) < len(kept):
-            twice = next(place for place in kept if kept.count(place) > 1)
-            raise InputError(f"two results would be kept at {twice}; give each a place of its own")
-        if self.page is not None:
-            require_bokeh()
-        for path in (self.page, self.trace_events):
-            if path is not None:
-                check_new(path, force=request.force)
-
-    def make_page(self, place: Path, result: Path | None, made_by: str, output: Output) -> None:
-        """Make the page of what was kept.
-
-        Args:
-            place: where it was kept.
-            result: where it stays, None: nowhere.
-            made_by: the command line.
-            output: where to say what was made coarser.
-
-        Raises:
-            GpuscanError: it cannot be made.
-        """
-        from gpuscan.cli.pages import write_page
-        from gpuscan.report.catalogue import page_of
-
-        if self.page is None:
-            return
-        _, notes = write_page(page_of(place), self.page, result, made_by=made_by)
-        for note in notes:
-            output.note(f"gpuscan: note: {note}")
 
 
 def begin(job: Job, output: Output, views: Views, made_by: str) -> None:
@@ -133,13 +77,16 @@ def conduct(
     from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
+    from gpuscan.files.scratch import place_of
     from gpuscan.heatmap.space import node_names
     from gpuscan.timeline.timeline import Timeline
 
     request = job.request
     check_division(request, job.topology.page_map)
     timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
-    with _place(request.out, views) as place:
+    if timeline is not None and checkpoints is not None and checkpoints.earlier:
+        output.note(f"gpuscan: note: the timeline has batches from tick {len(checkpoints.earlier)} on")
+    with place_of(request.out, "report", is_wanted=views.page is not None) as place:
         done, failure = _kept(job, output, checkpoints, place, timeline)
         # Whatever cannot be made or kept, what the run found is shown all the same.
         try:
@@ -158,26 +105,11 @@ def conduct(
         raise failure
     if request.out is not None:
         output.note(f"kept in {request.out}")
-    if views.page is not None:
-        output.note(f"the page is {views.page}; open it in a browser")
-    if views.trace_events is not None:
-        output.note(f"the timeline is {views.trace_events}; open it in https://ui.perfetto.dev")
+    views.say(output)
     if checkpoints is not None:
         from gpuscan.run.checkpoints import saved_sentence
 
         output.note(saved_sentence(checkpoints))
-
-
-@contextmanager
-def _place(out: Path | None, views: Views) -> Iterator[Path | None]:
-    """Yield where the result is kept: at ``out``, for the page alone where nobody wants more, or nowhere."""
-    if out is not None or views.page is None:
-        yield out
-        return
-    from gpuscan.files.scratch import scratch_directory
-
-    with scratch_directory("report") as scratch:
-        yield scratch / "result"
 
 
 def _kept(
@@ -201,12 +133,9 @@ def _kept(
             if place is not None:
                 policy = job.workload.engine_policy()
                 kept = stack.enter_context(open_out(place, policy, force=request.force))
-                if checkpoints is None:
-                    plan_sink = kept.plan_sink if request.out is not None else None
-                    recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
-                else:
-                    plan_sink = checkpoints.keep_plans() if request.out is not None else None
-                    output.note("gpuscan: note: a run with checkpoints keeps no map, nodes and waits")
+                recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
+                if request.out is not None:
+                    plan_sink = kept.plan_sink if checkpoints is None else checkpoints.keep_plans()
             listening = Hooks(plan_sink=plan_sink, recorder=recorder, timeline=timeline)
             done = _ran(job, output, checkpoints, listening)
             if kept is not None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpuscan.base.described import like
+from gpuscan.cli.alone import import_without_threads
 from gpuscan.cli.options import Voice, takes_options
+from gpuscan.cli.views import Views
 from gpuscan.live.request import LiveRequest
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from gpuscan.base.errors import RunFailedError
     from gpuscan.cli.output import Output
     from gpuscan.engine.tick import RunReport, TickReport
+    from gpuscan.live.keeping import Keeping
     from gpuscan.live.metrics import Exporter
     from gpuscan.live.session import LiveSession, LiveTotals
-
-_OPENBLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class LiveVoice(Voice):
 def live(
     context: typer.Context,
     request: LiveRequest,
+    views: Views,
     *,
     metrics: Annotated[
         str | None,
@@ -55,14 +57,18 @@ def live(
     sudo gpuscan live --pid 4711 --demote --rate-limit 100MB/s
     sudo gpuscan live --for 30s -- redis-server
     sudo gpuscan live --dry-run --pid 4711              moves nothing
+    sudo gpuscan live --pid 4711 --report page.html     a page for a browser
     """
     from contextlib import ExitStack
 
     owns_process = context.obj.owns_process
     if owns_process:
-        _import_without_threads()
+        import_without_threads()
     from gpuscan.base.allocator import keep_freed_memory
+    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.devices import check_threads
+    from gpuscan.live.document import end_document
+    from gpuscan.live.keeping import Keeping
     from gpuscan.live.session import LiveSession
 
     output = voice.output()
@@ -70,66 +76,120 @@ def live(
     request = replace(request, quiet_command=voice.as_json)
     # Under emulation page faults were three quarters of what entering 8,192 candidates took.
     keep_freed_memory()
+
+    def check() -> None:
+        views.check(request.force, request.out)
+
+    failure: GpuscanError | None = None
     with ExitStack() as stack:
-        exporter = None
-        if metrics is not None:
-            from gpuscan.live.metrics import Exporter, parse_address
+        keeping = stack.enter_context(
+            Keeping(
+                request.out,
+                has_page=views.page is not None,
+                has_timeline=views.trace_events is not None,
+                force=request.force,
+                check=check,
+            )
+        )
+        keeping.check()  # and the session once more, with the rights that are left
+        with ExitStack() as ending:
+            exporter = None
+            if metrics is not None:
+                from gpuscan.live.metrics import Exporter, parse_address
 
-            exporter = Exporter(*parse_address(metrics))
-            stack.callback(exporter.close)
-        session = stack.enter_context(LiveSession(request, owns_process=owns_process))
-        report = _run(session, output, exporter)
-    # Now that the session is over, the command has its exit code.
-    from gpuscan.live.document import end_document
-
-    _line(end_document(session, report), output)
-    _print(session, report, output)
+                exporter = Exporter(*parse_address(metrics))
+                ending.callback(exporter.close)
+            session = ending.enter_context(LiveSession(request, owns_process=owns_process, keeping=keeping))
+            run = _Run(session, output, exporter)
+            failure = run.run(keeping)
+        # Now that the session is over, the command has its exit code.
+        try:
+            _keep(run, keeping, views, context.obj.line, output)
+        except GpuscanError as error:
+            failure = failure or error
+    if not session.totals.failure:
+        _line(end_document(session, run.report), output)
+        _print(session, run.report, output)
+    if failure is not None:
+        raise failure
+    if request.out is not None:
+        output.note(f"kept in {request.out}")
+    views.say(output)
     raise typer.Exit(session.totals.exit_code)
 
 
-def _import_without_threads() -> None:
-    """Import NumPy with no threads beside this one: theirs would be the rights that are to be given up.
+def _keep(run: _Run, keeping: Keeping, views: Views, made_by: str, output: Output) -> None:
+    """Write what is kept of a session, and make what is to be looked at."""
+    from gpuscan.live.document import kept_document
 
-    OpenBLAS starts one per CPU when it is loaded; gpuscan has no use for them.
+    document = kept_document(run.session, run.report, run.start, made_by)
+    ticks = keeping.finish(run.report, document)
+    if keeping.place is not None:
+        views.make_page(keeping.place, run.session.request.out, made_by, output)
+    if views.trace_events is not None and keeping.timeline is not None:
+        keeping.timeline.write(views.trace_events, ticks)
+
+
+class _Run:
+    """A session from its start to its end, told line by line.
+
+    Attributes:
+        session: it.
+        start: the first line.
+        report: what came of it.
     """
-    import os
 
-    before = os.environ.get(_OPENBLAS_THREADS)
-    os.environ[_OPENBLAS_THREADS] = "1"
-    import_module("numpy")
-    if before is None:
-        del os.environ[_OPENBLAS_THREADS]  # nor shall the command see it
-    else:
-        os.environ[_OPENBLAS_THREADS] = before
+    report: RunReport
 
+    def __init__(self, session: LiveSession, output: Output, exporter: Exporter | None) -> None:
+        self.session = session
+        self.start: dict[str, Any] = {}
+        self._output = output
+        self._exporter = exporter
+        self._display = _Display(output)
 
-def _run(session: LiveSession, output: Output, exporter: Exporter | None) -> RunReport:
-    from gpuscan.cli.job import process_age_s
-    from gpuscan.live.document import start_document, tick_document
+    def run(self, keeping: Keeping) -> RunFailedError | None:
+        """Run it; return why it failed, where what was found until then is kept.
 
-    display = _Display(output)
+        Raises:
+            RunFailedError: it failed, and nothing is kept.
+        """
+        from gpuscan.base.errors import RunFailedError
 
-    def on_start() -> None:
+        try:
+            self.report = self.session.run(self._on_start, self._on_tick)
+        except RunFailedError as error:
+            if not keeping.is_wanted:
+                raise
+            self.report = self.session.engine.report([])
+            return error
+        finally:
+            self._display.stop()
+        return None
+
+    def _on_start(self) -> None:
+        from gpuscan.cli.job import process_age_s
+        from gpuscan.live.document import start_document
+
+        session, output = self.session, self._output
         for note in session.notes:
             output.note(f"gpuscan: note: {note}")
-        _line(start_document(session, process_age_s()), output)
+        self.start = start_document(session, process_age_s())
+        _line(self.start, output)
         if session.source.processes:
             output.note(
                 f"watching {', '.join(f'{p.pid} ({p.comm})' for p in session.source.processes)} with "
                 f"{session.monitor.name}: {session.monitor.sees}"
             )
-        display.start()
+        self._display.start()
 
-    def on_tick(tick: TickReport, totals: LiveTotals, failed: dict[str, int]) -> None:
-        _line(tick_document(session, tick, totals, failed), output)
-        display.show(session, tick)
-        if exporter is not None:
-            exporter.update(session)
+    def _on_tick(self, tick: TickReport, totals: LiveTotals, failed: dict[str, int]) -> None:
+        from gpuscan.live.document import tick_document
 
-    try:
-        return session.run(on_start, on_tick)
-    finally:
-        display.stop()
+        _line(tick_document(self.session, tick, totals, failed), self._output)
+        self._display.show(self.session, tick)
+        if self._exporter is not None:
+            self._exporter.update(self.session)
 
 
 def _line(document: dict[str, Any], output: Output) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gpuscan.cli.job import Views
 from gpuscan.cli.options import AGAIN, Voice, takes_options
+from gpuscan.cli.views import Views
 from gpuscan.run.request import RunRequest
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from gpuscan.cli.job import Views
 from gpuscan.cli.options import Voice, takes_options
+from gpuscan.cli.views import Views
 from gpuscan.run.request import RunRequest
 
 

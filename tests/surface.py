@@ -364,6 +364,7 @@ VALID: dict[str, Callable[[World], Any]] = {
     "process": lambda _: 0,
     "before_tick": lambda _: 5,
     "AddressMap.tick": lambda _: 5,
+    "MovePagesMigrator.steward": lambda _: None,
     "fresh_ns": lambda _: 1000,
     "take.n_pages": lambda _: 5,
     "pid": lambda _: os.getppid(),

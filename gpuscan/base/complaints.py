@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
+
+
+def suggestion(given: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown name: the close match, if any, and all that are known."""
+    close = get_close_matches(given, known, n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{meant}; choose one of {', '.join(known)}"
+
 
 _MUST_BE = {
     "int_type": "a whole number",

@@ -66,7 +66,7 @@ class TickReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Walks:
-    """What the threads of another design did; the figures are defined in docs/compare.md.
+    """What the threads of another design did; the figures are defined in docs/figures.md.
 
     Attributes:
         kind: ``walk`` through pages, or ``turn`` of a thread that empties lists.

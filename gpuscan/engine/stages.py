@@ -8,6 +8,7 @@ A stage never calls back: what it found out is in what it returns.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -55,6 +56,8 @@ class MigrateStatus(IntEnum):
     """Busy."""
     EINVAL = -22
     """Not a page that can be moved."""
+    EDQUOT = -122
+    """Not tried: a budget is used up. It stays READY, and no attempt is counted."""
     ECANCELED = -125
     """Not tried: a dry run."""
 
@@ -91,16 +94,20 @@ class Produced:
         kind: ``request`` marks outright, ``record`` counts accesses.
         pfns: int64[n].
         nids: int32[n], target nodes.
+        threshold: accesses after which a recorded page is READY; None = the policy's.
     """
 
     kind: Literal["request", "record"]
     pfns: NDArray[np.int64]
     nids: NDArray[np.int32]
+    threshold: int | None = None
 
     def __post_init__(self) -> None:
         one_of("produced: kind", self.kind, ("request", "record"))
         pfns, nids = check_arrays("produced", _PRODUCED, (self.pfns, self.nids), {})
         settle(self, pfns=pfns, nids=nids)
+        if self.threshold is not None:
+            settle(self, threshold=whole("produced: threshold", self.threshold, 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,6 +210,22 @@ class Witness(Protocol):
 
     def moved(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
         """See folios that were moved, at the place that they left."""
+        ...
+
+
+class AccessWitness(Protocol):
+    """Is told where and when accesses happened, whatever watches them; it changes nothing."""
+
+    def sampled(self, n: int) -> NDArray[np.int64]:
+        """Return which of ``n`` accesses it wants to see: int64[m], ascending."""
+        ...
+
+    def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
+        """See int64[m] pages of accesses, about at ``now_ns``."""
+        ...
+
+    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
+        """See how many pages of each node that has memory are free at ``now_ns``, by nid."""
         ...
 
 

@@ -294,7 +294,7 @@ class Engine:
                     part.nids,
                     now_jiffies=policy.jiffies(self.now_ns),
                     window_jiffies=policy.jiffies(policy.window_in_force_ns),
-                    threshold=policy.freq_threshold,
+                    threshold=policy.freq_threshold if part.threshold is None else part.threshold,
                     drop_top_tier=policy.drop_top_tier,
                 )
             self.ledger.produced(counts)
@@ -440,13 +440,16 @@ class Engine:
             return
         report.refused += len(flats) - n_moved
         retry = np.isin(status, _RETRIED) if self.policy.on_refused == "retry" else np.zeros_like(moved)
-        self._drop(status, ~moved & ~retry, "", report)
+        held = status == MigrateStatus.EDQUOT
+        if held.any():
+            self._release(flats[held], words[held])
+        self._drop(status, ~moved & ~retry & ~held, "", report)
         attempts = self._backoff.refused(flats[retry])
         exhausted = np.flatnonzero(retry)[attempts >= self.policy.max_attempts]
         give_up = np.zeros_like(moved)
         give_up[exhausted] = True
         self._drop(status, give_up, f" after {self.policy.max_attempts} attempts", report)
-        self._backoff.settled(flats[~retry | give_up])
+        self._backoff.settled(flats[(~retry & ~held) | give_up])
         waits = retry & ~give_up
         self._backoff.wait(flats[waits], words[waits], report.tick + self.policy.backoff_ticks)
 

@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.files.owned import Temporary, abandoned, let_go, note_left, opened
+from gpuscan.files.replacing import why_not_ours_to_replace
 
 SCHEMA = 1
 """Of every JSON document gpuscan prints or writes; goes up when readers of the old one would misread it."""
@@ -98,7 +99,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     path = path.absolute()
     with writing_to(path):
-        check_file(path)
+        _check_regular(path)
         with _beside(path) as (parent, place):
             with _created("new", place) as file:
                 yield file
@@ -112,9 +113,16 @@ def check_file(path: Path) -> None:
     """Refuse a name that :func:`new_file` would not give to a file: asked before a long job, not after it.
 
     Raises:
-        InputError: something other than a file has it (a link, a device), or its directory is not there.
+        InputError: something other than a file has it (a link, a device), its directory is not there, or this
+            process may not write there, or not replace what has the name.
     """
     path = path.absolute()
+    _check_regular(path)
+    _check_writable(path)
+    _check_ours(path)
+
+
+def _check_regular(path: Path) -> None:
     _check_parent(path)
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise InputError(f"{path} is {_kind_of(path)}, not a file; give another place")
@@ -222,6 +230,13 @@ def _check_writable(path: Path) -> None:
             raise InputError(f"cannot write {path}: {said}; give another place") from error
 
 
+def _check_ours(path: Path) -> None:
+    """Refuse what has a name where this process may not take that from it."""
+    why = why_not_ours_to_replace(path)
+    if why:
+        raise InputError(f"{path} cannot be replaced: {why}; give another place")
+
+
 def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"the directory {path.parent} is not there; make it, or give another place")
@@ -233,6 +248,7 @@ def _check_replaceable(path: Path, contents: Contents, *, force: bool) -> None:
         return
     if path.is_symlink() or not path.is_dir():
         raise InputError(f"{path} is {_kind_of(path)}, not a directory; give another place")
+    _check_ours(path)  # and so it may be looked into
     if not any(path.iterdir()):
         return
     if not stat.S_ISREG(_mode_of(path / contents.marker)):

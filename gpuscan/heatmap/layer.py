@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base import documents as checked
+from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.cells import COLUMN_BITS, add_to_image, add_up, merge, spread
 
 N_CELLS_MAX = 1 << 20
@@ -14,6 +17,10 @@ N_CELLS_MAX = 1 << 20
 _NO_PAGES = np.empty(0, dtype=np.int64)
 _GATHERED_MAX = 1 << 20
 """Points that are gathered before they are sorted."""
+_KEYS, _COUNTS = ("keys", "folio_keys", "points"), ("counts", "folio_counts")
+_STATE = (*_KEYS, *_COUNTS, "row_shift", "column_shift", "last_step")
+_SHIFT_MAX = 40
+_STRETCHES = 4
 _FOLIOS_AT_ONCE = 1 << 11
 """Of a folio there may be a point for each of its pages."""
 
@@ -41,21 +48,32 @@ class Layer:
     def coarser(self, n_pages: int, n_steps: int) -> Layer:
         """Return the same at half the resolution, pages or time, whichever has more of it."""
         if n_pages >> self.row_shift >= n_steps >> self.column_shift:
-            rows_by, columns_by = 1, 0
-        else:
-            rows_by, columns_by = 0, 1
+            return self.at(self.row_shift + 1, self.column_shift)
+        return self.at(self.row_shift, self.column_shift + 1)
+
+    def at(self, row_shift: int, column_shift: int) -> Layer:
+        """Return the same as coarse as that; finer than it is it cannot be."""
+        rows_by, columns_by = row_shift - self.row_shift, column_shift - self.column_shift
         keys = (self.rows >> rows_by) << COLUMN_BITS | (self.columns >> columns_by)
-        unique, where = np.unique(keys, return_inverse=True)
-        counts = np.zeros(len(unique), dtype=np.int64)
-        np.add.at(counts, where, self.counts)
+        order = np.argsort(keys, kind="stable")  # which is fast where most is in order already
+        keys = keys[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        unique, counts = keys[first], np.add.reduceat(self.counts[order], first) if len(first) else _NO_PAGES
         return Layer(
             unique >> COLUMN_BITS,
             unique & ((1 << COLUMN_BITS) - 1),
             counts,
-            self.row_shift + rows_by,
-            self.column_shift + columns_by,
+            row_shift,
+            column_shift,
             self.one_in,
         )
+
+    def part(self, one_in: int) -> Layer:
+        """Return about one in so many cells, in a few long stretches: what they say holds for all."""
+        n_stretches = one_in * _STRETCHES
+        length = -(-len(self.rows) // n_stretches)
+        kept = np.arange(len(self.rows)) // max(1, length) % one_in == 0
+        return replace(self, rows=self.rows[kept], columns=self.columns[kept], counts=self.counts[kept])
 
     def image(self, pages: tuple[int, int], steps: tuple[int, int], most: tuple[int, int]) -> Image:
         """Return a window as an image; its pixels are whole cells, so nothing is counted twice.
@@ -206,6 +224,51 @@ class Counting:
         self._keys, self._counts = keys[:n].copy(), counts[:n].copy()
         self._row_shift += rows_by
         self._column_shift += columns_by
+
+    def state(self) -> dict[str, Any]:
+        """Return all that counting has changed.
+
+        What is gathered is not sorted for it: when that is done decides how coarse a layer becomes.
+        """
+        self._points = [np.concatenate([_NO_PAGES, *self._points])]
+        folios = [(_NO_PAGES, _NO_PAGES), *self._folios]
+        self._folios = [tuple(np.concatenate(each) for each in zip(*folios, strict=True))]  # type: ignore[list-item]
+        ((keys, counts),) = self._folios
+        return {
+            "row_shift": self._row_shift,
+            "column_shift": self._column_shift,
+            "last_step": self._last_step,
+            "keys": self._keys,
+            "counts": self._counts,
+            "points": self._points[0],
+            "folio_keys": keys,
+            "folio_counts": counts,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, of as many pages.
+
+        Raises:
+            ArgumentError: that was something else.
+        """
+        found = checked.table(state, "a layer of the map", _STATE)
+        row_shift = checked.whole(found["row_shift"], 0, _SHIFT_MAX, "row_shift")
+        end = ((self._n_pages - 1 >> row_shift) + 1) << COLUMN_BITS
+        arrays = [
+            checked.array(found[name], np.int64, f"{name} of the map", lowest=0, end=end) for name in _KEYS
+        ]
+        counts = [
+            checked.array(found[name], np.int64, f"{name} of the map", n=len(keys), lowest=1)
+            for name, keys in zip(_COUNTS, arrays, strict=False)
+        ]
+        if (np.diff(arrays[0]) <= 0).any():
+            raise ArgumentError("keys of the map do not ascend")
+        self._row_shift = row_shift
+        self._column_shift = checked.whole(found["column_shift"], 0, _SHIFT_MAX, "column_shift")
+        self._last_step = checked.whole(found["last_step"], 0, checked.TIME_NS_MAX, "last_step")
+        (self._keys, folio_keys, points), (self._counts, folio_counts) = arrays, counts
+        self._points, self._folios = [points], [(folio_keys, folio_counts)]
+        self._n_gathered = len(points) + len(folio_keys)
 
     def layer(self) -> Layer:
         """Return what was counted so far."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.errors import InputError
@@ -42,6 +41,8 @@ MAP_BYTES_MAX = 16 << 20
 """Of the file."""
 SCHEMA_VERSION = 1
 _ROW_BYTES = 64
+_FIELDS = ("rows", "columns", "counts")
+_NOWHERE = slice(0, 0)
 _WHAT = "map"
 
 
@@ -80,15 +81,14 @@ def _table(heat: HeatMap) -> pa.Table:
 
     names = list(heat.layers)
     layers = list(heat.layers.values())
-    of_layer = np.repeat(np.arange(len(names), dtype=np.int32), [len(layer.rows) for layer in layers])
-    none = np.empty(0, dtype=np.int64)
-    columns = [
-        pa.DictionaryArray.from_arrays(pa.array(of_layer), pa.array(names, pa.string())),
-        *(
-            pa.array(np.concatenate([none, *(getattr(layer, field) for layer in layers)]))
-            for field in ("rows", "columns", "counts")
-        ),
+    named, schema = pa.array(names, pa.string()), _columns()
+    of_layer = [
+        pa.DictionaryArray.from_arrays(pa.array(np.full(len(layer.rows), at, dtype=np.int32)), named)
+        for at, layer in enumerate(layers)
     ]
+    numbers = [[pa.array(getattr(layer, field)) for layer in layers] for field in _FIELDS]
+    chunks = zip([of_layer, *numbers], schema.types, strict=True)
+    columns = [pa.chunked_array(each, kind) for each, kind in chunks]  # as they are, not put together
     shifts = {
         name: {"row_shift": layer.row_shift, "column_shift": layer.column_shift, "one_in": layer.one_in}
         for name, layer in heat.layers.items()
@@ -97,7 +97,7 @@ def _table(heat: HeatMap) -> pa.Table:
         "gpuscan.schema": str(SCHEMA_VERSION),
         "gpuscan.map": json_text({"space": heat.space.document(), "layers": shifts}, indent=None),
     }
-    return pa.Table.from_arrays(columns, schema=_columns().with_metadata(metadata))
+    return pa.Table.from_arrays(columns, schema=schema.with_metadata(metadata))
 
 
 def _columns() -> pa.Schema:
@@ -157,14 +157,14 @@ def read_map(path: Path) -> HeatMap:
         )
         space = Space.parsed(found["space"])
         layers = checked.table(found["layers"], "layers")
-        names, of_layer = _names(table["layer"])
-        cells = {name: table[name].to_numpy() for name in ("row", "column", "count")}
         if any(column.null_count for column in table.columns):
             raise ValueError("a value is missing")
+        where = _where(table["layer"])
+        cells = {name: table[name].to_numpy() for name in ("row", "column", "count")}
         heat = HeatMap(
             space,
             {
-                name: _layer(said, [cells[each][of_layer == names.get(name, -1)] for each in cells], space)
+                name: _layer(said, [cells[each][where.get(name, _NOWHERE)] for each in cells], space)
                 for name, said in layers.items()
                 if name in LAYERS
             },
@@ -174,14 +174,25 @@ def read_map(path: Path) -> HeatMap:
     return heat
 
 
-def _names(column: pa.ChunkedArray) -> tuple[dict[str, int], NDArray[np.int32]]:
-    """Return a number for each text of a column, and that of each row."""
+def _where(column: pa.ChunkedArray) -> dict[str, slice]:
+    """Return the rows of each layer, which lie together."""
     column = column.unify_dictionaries()
     texts = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
     if len(set(texts)) != len(texts):
         raise ValueError("a layer is named twice")
     rows = [chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return {text: at for at, text in enumerate(texts)}, np.concatenate([np.empty(0, np.int32), *rows])
+    of_row = np.concatenate([np.empty(0, np.int32), *rows])
+    if len(of_row) and not 0 <= of_row.min() <= of_row.max() < len(texts):
+        raise ValueError("a row is of no layer")
+    starts = np.flatnonzero(np.diff(of_row, prepend=-1))
+    ends = [*starts[1:].tolist(), len(of_row)]
+    found = {
+        texts[at]: slice(start, end)
+        for at, start, end in zip(of_row[starts].tolist(), starts.tolist(), ends, strict=True)
+    }
+    if len(found) != len(starts):
+        raise ValueError("a layer lies in several places")
+    return found
 
 
 def _layer(said: Any, cells: list[Any], space: Space) -> Layer:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.base import documents as checked
+from gpuscan.base.arguments import INT64_MAX
 from gpuscan.heatmap.layer import N_CELLS_MAX, Counting
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.nodes import empty_nodes
@@ -17,6 +20,7 @@ from gpuscan.topology import Topology
 ACCESSES_ONE_IN = 32
 """Of so many accesses one is looked at: to look at all of them would cost more than a tenth of a run."""
 
+_STATE = ("random", "layers", "waits", "n_filled", "fills_each", "filled_ns", "free_pages")
 
 MOMENTS_MAX = 2048
 """Of how full nodes were; from then on every second one is kept, then every fourth, and so on."""
@@ -30,6 +34,7 @@ class MapRecorder:
         step_ns: the finest step of time, a tick.
         n_cells_max: cells that each layer keeps.
         seed: of which accesses are looked at.
+        waits: that follow pages in another way than by default.
 
     Attributes:
         nodes: how full each node was; empty where nobody told.
@@ -37,14 +42,20 @@ class MapRecorder:
     """
 
     def __init__(
-        self, topology: Topology, step_ns: int, *, n_cells_max: int = N_CELLS_MAX, seed: int = 0
+        self,
+        topology: Topology,
+        step_ns: int,
+        *,
+        n_cells_max: int = N_CELLS_MAX,
+        seed: int = 0,
+        waits: Waits | None = None,
     ) -> None:
         self._topology = topology
         self._page_map = topology.page_map
         self._step_ns = step_ns
         self._random = np.random.default_rng([seed, 19])
         self.nodes = empty_nodes(topology)
-        self.waits = Waits()
+        self.waits = Waits() if waits is None else waits
         self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
         self._layers = {
@@ -53,9 +64,13 @@ class MapRecorder:
         }
 
     def sampled(self, n: int) -> NDArray[np.int64]:
-        """Return which of ``n`` accesses to look at, ascending: one of each thirty-two, at random."""
-        first = np.arange(0, n - ACCESSES_ONE_IN + 1, ACCESSES_ONE_IN)
-        return first + self._random.integers(0, ACCESSES_ONE_IN, len(first), dtype=np.uint8)
+        """Return which of ``n`` accesses to look at, ascending: one of each thirty-two, at random.
+
+        Of fewer than that at the end it is one with as much less of a chance.
+        """
+        first = np.arange(0, n, ACCESSES_ONE_IN)
+        chosen = first + self._random.integers(0, ACCESSES_ONE_IN, len(first), dtype=np.uint8)
+        return chosen if not n % ACCESSES_ONE_IN or chosen[-1] < n else chosen[:-1]
 
     def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
         """See the pages of accesses that :meth:`sampled` chose."""
@@ -88,6 +103,40 @@ class MapRecorder:
     def moved(self, now_ns: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
         """See folios that were moved, at the place that they left."""
         self._layers["moves"].add(now_ns // self._step_ns, flats, n_pages)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that it was told so far, in as much room as it has: 130 MiB at most, mostly a few."""
+        nodes = list(self.nodes.values())
+        return {
+            "random": self._random.bit_generator.state,
+            "layers": {name: counting.state() for name, counting in self._layers.items()},
+            "waits": self.waits.state(),
+            "n_filled": self._n_filled,
+            "fills_each": self._fills_each,
+            "filled_ns": np.array(nodes[0].now_ns if nodes else [], dtype=np.int64),
+            "free_pages": np.array([node.free_pages for node in nodes], dtype=np.int64).reshape(-1),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of, on the same machine.
+
+        Raises:
+            ArgumentError: that was something else.
+        """
+        found = checked.table(state, "the map", _STATE)
+        layers = checked.table(found["layers"], "layers of the map", tuple(self._layers))
+        self._random.bit_generator.state = checked.random_state(found["random"], "the map's random numbers")
+        for name, counting in self._layers.items():
+            counting.restore(layers[name])
+        self.waits.restore(found["waits"])
+        self._n_filled = checked.whole(found["n_filled"], 0, INT64_MAX, "n_filled")
+        self._fills_each = checked.whole(found["fills_each"], 1, INT64_MAX, "fills_each")
+        nodes = list(self.nodes.values())
+        filled_ns = checked.array(found["filled_ns"], np.int64, "filled_ns", lowest=0)
+        n_free = len(filled_ns) * len(nodes)
+        free = checked.array(found["free_pages"], np.int64, "free_pages", n=n_free, lowest=0)
+        for node, pages in zip(nodes, free.reshape(len(nodes), -1), strict=True):
+            node.now_ns[:], node.free_pages[:] = filled_ns.tolist(), pages.tolist()
 
     def map(self, end_ns: int) -> HeatMap:
         """Return the map of what happened until ``end_ns``; what nothing was told of is not in it."""

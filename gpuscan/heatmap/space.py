@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,37 @@ _KEYS = ("machine", "n_pages", "step_ns", "n_steps", "extents", "nodes")
 def node_names(topology: Topology) -> dict[int, str]:
     """Return what each node is called, by nid."""
     return {node.nid: f"node {node.nid} ({node.kind.value})" for node in topology.nodes}
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A stretch of a map that has a name.
+
+    Attributes:
+        start, end: flat pages.
+        nid, name: of the node; what it is called, a zone by its name.
+        n_pages: present in it.
+    """
+
+    start: int
+    end: int
+    nid: int
+    name: str
+    n_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Page frame numbers that have no memory, and no room of their own in a map.
+
+    Attributes:
+        flat: the page that a map has there.
+        pfn, n_pages: the first, and how many.
+    """
+
+    flat: int
+    pfn: int
+    n_pages: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +134,29 @@ class Space:
         if not nids:
             return "hole"
         return self.nodes[nids[0]] if len(nids) == 1 else f"nodes {nids[0]}-{nids[-1]}"
+
+    def bands(self, *, by_zone: bool) -> list[Band]:
+        """Return the stretches of one node, or of one zone of a node, from the lowest page on.
+
+        A hole within is in it, and not counted.
+        """
+        found: list[Band] = []
+        for flat, _, n_pages, nid, zone in self.extents:
+            name = zone if by_zone else self.nodes[nid]
+            last = found[-1] if found else None
+            if last is not None and (last.nid, last.name) == (nid, name):
+                found[-1] = Band(last.start, flat + n_pages, nid, name, last.n_pages + n_pages)
+            else:
+                found.append(Band(flat, flat + n_pages, nid, name, n_pages))
+        return found
+
+    def holes(self) -> list[Hole]:
+        """Return where PFNs between two that are present are not, from the lowest on."""
+        return [
+            Hole(flat + n_pages, pfn + n_pages, other_pfn - pfn - n_pages)
+            for (flat, pfn, n_pages, _, _), (_, other_pfn, *_) in pairwise(self.extents)
+            if other_pfn > pfn + n_pages
+        ]
 
     def document(self) -> dict[str, Any]:
         """Return it for JSON."""

@@ -151,6 +151,27 @@ class AddressMap:
         before_tick = whole("address map: before_tick", before_tick, -INT64_MAX)
         return self._entries.head[self._is_in & (self._entries.seen_tick < before_tick)]
 
+    def of_process(self, process: int) -> NDArray[np.int64]:
+        """Return the heads of the folios of a process, by its number."""
+        process = whole("address map: process", process)
+        heads: NDArray[np.int64] = self._entries.head[self._is_in & (self._entries.process == process)]
+        return heads
+
+    def pages_by_process(self, heads: NDArray[np.int64] | None = None) -> dict[int, int]:
+        """Return how many base pages the folios of each process have, by its number.
+
+        Args:
+            heads: int64[n], of those that count, as far as they are in here; None for all.
+        """
+        if heads is None:
+            entries = self._entries.take(self._is_in)
+        else:
+            found, known = self.find(heads)
+            entries = found.take(known)
+        numbers, place = np.unique(entries.process, return_inverse=True)
+        n_pages = np.bincount(place, weights=(1 << entries.order).astype(np.float64), minlength=len(numbers))
+        return dict(zip(numbers.tolist(), n_pages.astype(np.int64).tolist(), strict=True))
+
     def plan_once(self, heads: NDArray[np.int64]) -> None:
         """Note folios that a dry run planned."""
         (heads,) = check_arrays("address map: plan_once", _HEADS, (heads,), {})

@@ -68,17 +68,21 @@ def missing(rights: Iterable[Right], system: System = HERE) -> str:
     return ", ".join(f"{one.name} ({one.why})" for one in lacking.values())
 
 
-def check_live(*, foreign: bool, monitor: Iterable[Right] = (), system: System = HERE) -> None:
+def check_live(
+    *, foreign: bool, monitor: Iterable[Right] = (), system: System = HERE, command: str = "live"
+) -> None:
     """Refuse a live run that lacks rights.
 
     Args:
         foreign: whether a process of another user is among those asked for.
         monitor: what the monitor needs for such a one.
         system: whose /proc says what this process may.
+        command: what runs.
 
     Raises:
         InputError: a capability is missing; says which and for what.
     """
     lacking = missing([FRAMES, FLAGS, *([OTHERS, OTHERS_FILES, *monitor] if foreign else [])], system)
     if lacking:
-        raise InputError(f"gpuscan live lacks {lacking}; run it with sudo, or give it these capabilities")
+        remedy = "run it with sudo, or give it these capabilities"
+        raise InputError(f"gpuscan {command} lacks {lacking}; {remedy}")

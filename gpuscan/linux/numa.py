@@ -148,7 +148,7 @@ class Room:
         """Return the base pages that a node can take now."""
         nid = whole("room: nid", nid)
         now_ns = self._system.monotonic_ns()
-        free = self._free_now(nid)
+        free = self.free_pages(nid)
         fresh_ns = self._fresh_ns if free is not None else self._fresh_ns // _UNWATCHED
         is_old = self._read_ns < 0 or now_ns - self._read_ns > fresh_ns
         if is_old or 2 * self._left(nid, free) < self._told.get(nid, 0):
@@ -165,8 +165,9 @@ class Room:
         gone = 0 if free is None else self._free.get(nid, 0) - free
         return self._told.get(nid, 0) - max(0, gone, self._taken[nid])
 
-    def _free_now(self, nid: int) -> int | None:
-        """Return the free pages of a node, None where it does not say."""
+    def free_pages(self, nid: int) -> int | None:
+        """Return the base pages that are free on a node now, all of them; None where it does not say."""
+        nid = whole("room: nid", nid)
         try:
             fd = self._system.open(f"{self._nodes}/node{nid}/vmstat", os.O_RDONLY)
         except OSError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -184,6 +185,22 @@ class System:
     def monotonic_ns(self) -> int:
         """Return the time of CLOCK_MONOTONIC."""
         return time.monotonic_ns()
+
+    def wall_ns(self) -> int:
+        """Return the time since 1970, which may be set."""
+        return time.time_ns()
+
+    def minute_of_day(self) -> int:
+        """Return the minute of the day, 0 to 1439, of the machine's local time."""
+        now = time.localtime()
+        return now.tm_hour * 60 + now.tm_min
+
+    def user_name(self, uid: int) -> str:
+        """Return the name of a user; the number where there is none."""
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return str(uid)
 
     def process_time(self) -> float:
         """Return the CPU time of this process, in seconds."""

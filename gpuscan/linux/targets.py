@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,45 @@ class Targets:
             what = "has no memory" if is_node else "is not there or not online"
             raise InputError(f"node {to_nid} {what}; give one of the nodes with memory: {known}")
         self._to_nid = to_nid
-        everywhere = frozenset(self._nids)
         self._gpu_nids = frozenset(node.nid for node in topology.nodes if node.kind is MemoryKind.GPU)
-        self.promotion = self._table(self._promotion, everywhere)
-        self.demotion = self._table(self._demotion, everywhere)
+        self.drain(())
+
+    def drain(self, nids: Iterable[int]) -> None:
+        """Let nodes be emptied: nothing goes there, and what is there goes elsewhere.
+
+        Args:
+            nids: all that are to be emptied from now on; those before are not any more.
+
+        Raises:
+            InputError: one has no memory, or there would be no other node.
+        """
+        drained = frozenset(nids)
+        for nid in sorted(drained - set(self._nids)):
+            known = ", ".join(map(str, self._nids))
+            raise InputError(f"node {nid} has no memory here; give one of the nodes with memory: {known}")
+        if drained and not set(self._nids) - drained:
+            raise InputError("all nodes with memory would be emptied; leave one of them")
+        self.drained = drained
+        open_to_all = frozenset(self._nids) - drained
+        self.promotion = self._table(self._promotion, open_to_all)
+        self.demotion = self._table(self._demotion, open_to_all)
+        self.draining = self._table(self._draining, open_to_all)
+
+    def _draining(self, nid: int, allowed: frozenset[int]) -> int | None:
+        """Return the nearest node of the same tier, else of the next lower, else of the next higher one."""
+        topology = self.topology
+        if nid not in self.drained:
+            return None
+        own_tier = topology.node(nid).tier
+        others = [node for node in topology.nodes if node.nid in allowed - self._gpu_nids - {nid}]
+        tiers = sorted(
+            {node.tier for node in others}, key=lambda tier: (tier < own_tier, abs(tier - own_tier))
+        )
+        for tier in tiers:
+            found = topology.nearest(nid, [node.nid for node in others if node.tier == tier])
+            if found is not None:
+                return found
+        return None
 
     def _table(self, target_of: _Rule, allowed: frozenset[int]) -> dict[int, int]:
         found = {nid: target_of(nid, allowed) for nid in self._nids}
@@ -87,7 +123,7 @@ class Targets:
         addresses: NDArray[np.int64],
         allowance: Allowance,
         *,
-        demote: bool = False,
+        way: Literal["up", "down", "out"] = "up",
     ) -> NDArray[np.int32]:
         """Return int32[n]: the target of each page, :data:`NO_TARGET` or :data:`NOT_ALLOWED`.
 
@@ -95,15 +131,19 @@ class Targets:
             nids: int32[n], where the pages are.
             addresses: int64[n], of the pages in their process.
             allowance: of the process.
-            demote: whether they go down instead of up.
+            way: they are hot and go up, are cold and go down, or leave a node that is emptied.
         """
-        rule: _Rule = self._demotion if demote else self._promotion
-        free: Mapping[int, int] = self.demotion if demote else self.promotion
+        ways: dict[str, tuple[_Rule, Mapping[int, int]]] = {
+            "up": (self._promotion, self.promotion),
+            "down": (self._demotion, self.demotion),
+            "out": (self._draining, self.draining),
+        }
+        rule, free = ways[way]
         targets = np.full(len(nids), NO_TARGET, dtype=np.int32)
         policies = allowance.policy_of(addresses)
         for number in np.unique(policies).tolist():
             limit = allowance.policies[number]
-            allowed = allowance.nids if limit is None else allowance.nids & limit
+            allowed = (allowance.nids if limit is None else allowance.nids & limit) - self.drained
             of_policy = policies == number
             for nid in np.unique(nids[of_policy]).tolist():
                 if nid not in free:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuscan import __version__
+from gpuscan.base.program import PROGRAM
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.live.session import LiveSession
 from gpuscan.live.totals import LiveTotals
@@ -88,7 +90,7 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
     return {
         "event": "end",
         "t_s": round(totals.elapsed_ns / 1e9, 4),
-        "reason": totals.end_reason,
+        "reason": totals.failure or totals.end_reason,
         "ticks": totals.n_ticks,
         "resident_pages": totals.resident_pages,
         "planned_pages": totals.planned_pages,
@@ -105,5 +107,31 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
         "overhead_percent": round(100 * totals.overhead, 2),
         "command_exit": totals.command_exit,
         "command_was_ended": totals.command_was_ended,
-        "ledger_balanced": True,
+        "ledger_balanced": not totals.failure,
+    }
+
+
+def kept_document(
+    session: LiveSession, report: RunReport, start: dict[str, Any], made_by: str
+) -> dict[str, Any]:
+    """Return the document of a directory of ``--out``: what was said at the start and at the end.
+
+    Args:
+        session, report: of the run, which has ended.
+        start: what :func:`start_document` returned.
+        made_by: the command line.
+    """
+    topology = session.topology
+    return {
+        "kind": "live",
+        PROGRAM: __version__,
+        "made_by": made_by,
+        "machine": {
+            "topology": topology.name,
+            "memory_bytes": topology.memory_bytes,
+            "n_nodes": len(topology.nodes),
+        },
+        "start": start,
+        "end": end_document(session, report),
+        "ledger": ledger_document(report),
     }

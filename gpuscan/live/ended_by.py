@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,9 +16,22 @@ _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[None]:
-    """Let the first signal end the run after its tick, and note it; a second one breaks it off."""
+def until_signal(
+    system: System,
+    stop: Stop,
+    totals: LiveTotals,
+    ended_by: Sequence[int] = _ENDED_BY,
+    others: Mapping[int, Callable[[int, FrameType | None], object]] | None = None,
+) -> Iterator[None]:
+    """Let the first signal end the run after its tick, and note it; a second one breaks it off.
 
+    Args:
+        system: whose signals these are.
+        stop: is raised.
+        totals: note which one it was.
+        ended_by: the signals that end it.
+        others: what other signals do meanwhile.
+    """
     before: dict[int, Any] = {}
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -31,8 +44,10 @@ def until_signal(system: System, stop: Stop, totals: LiveTotals) -> Iterator[Non
         stop.set()
 
     try:
-        for heeded in _ENDED_BY:
+        for heeded in ended_by:
             before[heeded] = system.on_signal(heeded, note)
+        for signum, handler in (others or {}).items():
+            before[signum] = system.on_signal(signum, handler)
         yield
     finally:
         for signum, handler in before.items():

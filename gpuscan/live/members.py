@@ -171,15 +171,18 @@ class Roster:
     Args:
         selection: what was asked for.
         system: where they run.
+        releases: lets go of those that run on and do not belong any more.
 
     Raises:
         InputError: a process that was named cannot be watched.
     """
 
-    def __init__(self, selection: Selection, system: System = HERE) -> None:
+    def __init__(self, selection: Selection, system: System = HERE, *, releases: bool = False) -> None:
         self._selection = selection
+        self._releases = releases
         self._system = system
         self.processes: dict[int, Process] = {}
+        self._leaving: list[Process] = []
         self._n_seen = 0
         try:
             if selection.changes:
@@ -205,8 +208,11 @@ class Roster:
             return changed
         known = {process.pid for process in self.processes.values()}
         newcomers: list[Process] = []
+        pids = self._selection.pids()
+        if self._releases:
+            changed |= self._release(known - set(pids))
         try:
-            for pid in self._selection.pids():
+            for pid in pids:
                 stat = read_stat(pid, self._system)
                 if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
                     continue
@@ -226,6 +232,18 @@ class Roster:
                 process.close()
         return changed
 
+    def _release(self, pids: set[int]) -> bool:
+        """Take off processes that run on; return whether there were any."""
+        gone = [number for number, process in self.processes.items() if process.pid in pids]
+        self._leaving += [self.processes.pop(number) for number in gone]
+        return bool(gone)
+
+    def let_go(self) -> None:
+        """Close those that were taken off while they run: nobody watches them any more."""
+        leaving, self._leaving = self._leaving, []
+        for process in leaving:
+            process.close()
+
     def alive(self) -> list[tuple[int, Process]]:
         """Return the processes that run, with their numbers."""
         return [(number, process) for number, process in self.processes.items() if process.is_alive()]
@@ -242,5 +260,6 @@ class Roster:
 
     def close(self) -> None:
         """Let go of all of them."""
+        self.let_go()
         for process in self.processes.values():
             process.close()

@@ -30,6 +30,7 @@ class LiveRequest:
         split_share: of a dry run on a one-node machine: the upper share of its memory that counts
             as CXL memory.
         tiers: that nodes are put into, whatever the kernel says: ``2=1``.
+        out, force: where the result is kept, and whether it replaces an earlier one.
         quiet_command: keep the command's standard output out of gpuscan's.
     """
 
@@ -92,6 +93,10 @@ class LiveRequest:
     n_threads: int | None = described(
         None, Option("Worker threads of the CPU device.", ("--threads",), metavar="N", low=1)
     )
+    out: Path | None = described(
+        None, Option("Keep the result: series, map, nodes, document.", metavar="DIR")
+    )
+    force: bool = described(False, Option("Replace earlier results."))
     quiet_command: bool = False
 
     @property

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from gpuscan.base.errors import InputError, RunFailedError
-from gpuscan.engine.policy import Policy
-from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
+from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
-from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
-from gpuscan.linux.numa import Allowance, Room, read_allowance
+from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.ended_by import until_signal
+from gpuscan.live.keeping import Keeping
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
+from gpuscan.live.pipeline import THRESHOLD, WINDOW_NS, Manner, Pipeline, refusals_said, warm_up
 from gpuscan.live.request import LiveRequest
 from gpuscan.live.starter import Starter, plainly
 from gpuscan.live.stop import Stop
-from gpuscan.live.totals import CpuClock, LiveTotals
+from gpuscan.live.totals import LiveTotals
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
-from gpuscan.monitors.source import LiveSource
+from gpuscan.monitors.source import IDLE_FACTOR, STALE_TICKS
+from gpuscan.monitors.treatment import Same, Treatment
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.page_size import check_page_size
@@ -41,14 +42,6 @@ __all__ = ["THRESHOLD", "WINDOW_NS", "LiveRequest", "LiveSession", "LiveTotals",
 _ROSTER_NS = 1_000_000_000
 _DRY_SPLIT = 0.5
 _HEARD_WITHIN_S = 1.0
-
-THRESHOLD = 2
-"""Looks that must find a page accessed, within the window, before it moves: one look promotes what is
-touched once."""
-WINDOW_NS = 2_000_000_000
-"""Or as long as three looks with their pauses take: two must fall into it."""
-_WINDOW_LOOKS = 3
-
 
 OnTick = Callable[[TickReport, LiveTotals, dict[str, int]], None]
 """Called with each tick, the totals after it, and refusals of the tick by reason."""
@@ -63,6 +56,7 @@ class LiveSession:
         plan_sink: sees every plan before it is carried out.
         owns_process: the process is there for this run alone: rights that it does not need are given up for
             good, before there are threads beside the calling one.
+        keeping: is begun when they are, and told what happens; whoever made it has it finish.
 
     Raises:
         InputError: the request makes no sense on this machine, or rights are missing; one sentence.
@@ -76,8 +70,10 @@ class LiveSession:
         *,
         plan_sink: PlanSink | None = None,
         owns_process: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         self.request = request
+        self._keeping = Keeping() if keeping is None else keeping
         self._owns_process = owns_process
         self.notes: list[str] = []
         self.totals = LiveTotals()
@@ -86,9 +82,9 @@ class LiveSession:
         self._stack = ExitStack()
         self._heeding = ExitStack()
         self._heeds = False
-        with _refusals_said():
+        with refusals_said():
             self._stop = Stop(system)
-        with _refusals_said(), self._heeding, self._stack:
+        with refusals_said(), self._heeding, self._stack:
             self._stack.callback(self._stop.close)
             self._open(plan_sink)
             self._stack = self._stack.pop_all()
@@ -115,10 +111,11 @@ class LiveSession:
             starter = Starter(self._give_up_rights)
             self._stack.callback(starter.close)
         self._give_up_rights()  # before the store has threads, which begin with what this one has
+        self._begin_keeping()
         self.store = self._stack.enter_context(
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
-        _warm_up(self.store)
+        warm_up(self.store)
         if starter is not None:
             # From here on a signal ends the run rather than this process: the command must not stay behind.
             self._heed()
@@ -136,30 +133,23 @@ class LiveSession:
             self._stack.callback(self._end_all, self.command, roster)
         assert roster is not None
         self.roster = roster
-        self.addresses = AddressMap()
-        page_map = self.topology.page_map
-        self.migrator: MovePagesMigrator | DryRunMigrator
-        if request.dry_run:
-            self.migrator = DryRunMigrator(self.addresses, page_map)
-        else:
-            room = Room(system)
-            room.pages(0)  # the first reading takes the longest
-            tiers = {node.nid: node.tier for node in self.topology.nodes} if request.demote else None
-            self.migrator = MovePagesMigrator(
-                roster.processes, self.addresses, page_map, room, system, tiers=tiers
-            )
-        self.source = LiveSource(
+        self.pipeline = Pipeline(
+            roster,
             self.monitor,
+            self.store,
             self.targets,
-            page_map,
             self.flags,
-            self.addresses,
             self._stop.wait,
-            demote=request.demote,
-            allowance_of=self._allowance_of,
-            system=system,
+            self._manner(),
+            system,
+            totals=self.totals,
+            plan_sink=plan_sink,
+            witness=self._keeping.recorder,
+            clocked=self._keeping.timeline,
+            on_roster=self._tell_free,
         )
-        self.engine = Engine(self.store, self.source, self.migrator, self._policy(), plan_sink=plan_sink)
+        self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
+        self.migrator, self.engine = self.pipeline.migrator, self.pipeline.engine
         if self._owns_process and (n_threads := privileges.n_threads_with_more()):
             self.notes.append(f"{n_threads} threads of libraries keep rights that gpuscan does not need")
 
@@ -187,6 +177,20 @@ class LiveSession:
         rights += DryRunMigrator.keeps if self.request.dry_run else MovePagesMigrator.keeps
         rights += Command.keeps if self.request.command else ()
         privileges.give_up(rights)
+
+    def _begin_keeping(self) -> None:
+        """Make the files of what is kept, with the rights of the end.
+
+        Raises:
+            InputError: they cannot be made.
+        """
+        interval_ns = self.request.interval_ns
+        try:
+            self._keeping.begin(self.topology, interval_ns, STALE_TICKS * IDLE_FACTOR * interval_ns)
+        except InputError as error:
+            if not self._owns_process:
+                raise
+            raise InputError(f"with the rights that live keeps, {error}") from error
 
     def _roster(self, selection: Selection) -> Roster:
         roster = Roster(selection, self._system)
@@ -260,14 +264,16 @@ class LiveSession:
     def _monitor_keeps(self) -> Sequence[Right]:
         return MONITORS.get(self.monitor.name).keeps
 
-    def _policy(self) -> Policy:
+    def _manner(self) -> Manner:
         request = self.request
-        return Policy(
+        return Manner(
             interval_ns=request.interval_ns,
-            freq_threshold=THRESHOLD,
-            window_ns=max(WINDOW_NS, _WINDOW_LOOKS * request.interval_ns),
-            drop_top_tier=False,
+            keeper=Same(Treatment(demotes=request.demote)),
+            dry_run=request.dry_run,
+            demotes=request.demote,
             rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,
+            allowance_of=self._allowance_of,
+            roster_ns=_ROSTER_NS,
         )
 
     def _allowance_of(self, process: Process) -> Allowance:
@@ -295,58 +301,32 @@ class LiveSession:
             RunFailedError: conservation broke, or the kernel refused to go on.
             KeyboardInterrupt: a second signal broke it off.
         """
-        system = self._system
         self._heed()
-        with _refusals_said():
-            if alive := self.roster.alive():
-                self.source.watch(alive)
-            self.source.start_clock(self.request.for_ns)
-            started = CpuClock(system, self.monitor)
-        self.totals.resident_pages = self.source.resident_pages()
+        self.pipeline.start(self.request.for_ns)
+        self._tell_free()
         on_start()
-        refreshed_ns = system.monotonic_ns()
-        while not self.source.finished():
-            now_ns = system.monotonic_ns()
-            refusals = self.engine.refusals.copy()
-            with _refusals_said():
-                if now_ns - refreshed_ns >= _ROSTER_NS:
-                    refreshed_ns = now_ns
-                    if self.roster.refresh() and (alive := self.roster.alive()):
-                        self.source.watch(alive)
-                tick = self.engine.tick()
-                self._widen_window(tick)
-                self._sum(tick, started)
-            on_tick(tick, self.totals, dict(self.engine.refusals - refusals))
-        self.engine.put_back()
-        self.engine.verify()
+        try:
+            while not self.source.finished():
+                tick, refusals = self.pipeline.step()
+                self._keeping.on_tick(tick)
+                on_tick(tick, self.totals, refusals)
+            report = self.pipeline.end()
+        except RunFailedError as error:
+            self.totals.failure = str(error)
+            raise
         # Of Ctrl-C on a terminal a command may have ended before this run's next look.
         is_interrupted = self.totals.ended_by is not None
         self.totals.end_reason = "interrupted" if is_interrupted else self.source.end_reason
-        return self.engine.report([])
+        return report
 
-    def _widen_window(self, tick: TickReport) -> None:
-        """Let the next look fall into the window, too: it comes an interval after this one's moves."""
-        busy_ns = int(tick.metrics.get("observe_ns", 0) + tick.migrate_busy_ns)
-        window_ns = max(WINDOW_NS, _WINDOW_LOOKS * (self.request.interval_ns + busy_ns))
-        if window_ns != self.engine.policy.window_ns:
-            self.engine.policy = dataclasses.replace(self.engine.policy, window_ns=window_ns)
-
-    def _sum(self, tick: TickReport, started: CpuClock) -> None:
-        totals = self.totals
-        totals.n_ticks += 1
-        totals.elapsed_ns = self.engine.now_ns
-        totals.moved_pages += tick.migrated_pages
-        totals.planned_pages += tick.candidate_pages
-        totals.moved_to = self.migrator.moved_pages
-        if isinstance(self.migrator, DryRunMigrator):
-            totals.planned_to = self.migrator.planned_pages
-        totals.n_split = self.migrator.n_split
-        totals.resident_pages = self.source.resident_pages()
-        totals.hot_pages = int(tick.metrics.get("hot_pages", 0))
-        totals.hot_near_pages = int(tick.metrics.get("hot_near_pages", 0))
-        totals.skipped = self.source.skipped
-        totals.demoted_pages = self.migrator.demoted_pages
-        totals.gpuscan_cpu_s, totals.kernel_cpu_s, totals.spent_within_s = started.spent()
+    def _tell_free(self) -> None:
+        """Tell who keeps a map how full the nodes are; those that a dry run pretends are nobody's."""
+        recorder = self._keeping.recorder
+        if recorder is None or self._pretends:
+            return
+        free = {nid: self.pipeline.room.free_pages(nid) for nid in recorder.nodes}
+        if None not in free.values():
+            recorder.filled(self.engine.now_ns, {nid: n or 0 for nid, n in free.items()})
 
     def _end_command(self) -> None:
         if self.command is not None:
@@ -372,7 +352,7 @@ class LiveSession:
             KeyboardInterrupt: a second signal broke it off; the watchdog puts DAMON back.
         """
         self._heed()
-        with _refusals_said(), self._heeding:
+        with refusals_said(), self._heeding:
             self._stack.close()
 
     def __enter__(self) -> LiveSession:
@@ -380,23 +360,3 @@ class LiveSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _warm_up(store: Store) -> None:
-    """Load all kernels: compiling them must not fall into the first tick."""
-    store.warm(record=True)
-    store.warm(record=False)
-    store.count_ready()
-    for _ in (*store.drain(), *store.drain(budget_pages=0)):
-        pass
-    store.kernels.take_active()
-
-
-@contextmanager
-def _refusals_said() -> Iterator[None]:
-    """Say in one sentence what the kernel refused; what callers print is none of this."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or "a system call"
-        raise RunFailedError(f"{place} failed ({error.strerror}); try again") from error

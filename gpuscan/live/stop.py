@@ -22,10 +22,28 @@ class Stop:
     def set(self) -> None:
         """Raise the flag; from a signal handler, too."""
         self._is_set = True
-        if self._write_end < 0:  # closed
-            return
-        with contextlib.suppress(BlockingIOError):  # full of what said so before
-            self._system.write(self._write_end, b".")
+        self.wake()
+
+    @property
+    def fd(self) -> int:
+        """The end of the pipe to read from: readable once the flag is raised, or :meth:`wake` called."""
+        return self._read_end
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the flag is raised."""
+        return self._is_set
+
+    def wake(self) -> None:
+        """Wake whoever waits for the pipe, without the flag; from a signal handler, too."""
+        if self._write_end >= 0:  # not closed
+            with contextlib.suppress(BlockingIOError):  # full of what said so before
+                self._system.write(self._write_end, b".")
+
+    def slept(self) -> None:
+        """Take out what woke up whoever waited."""
+        if not self._is_set and self._system.is_readable(self._read_end):
+            self._system.read(self._read_end, 64)
 
     def wait(self, limit_s: float) -> bool:
         """Wait until the flag is raised, up to so many seconds; return whether it is."""

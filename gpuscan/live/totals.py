@@ -26,7 +26,7 @@ class LiveTotals:
             was on.
         spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
-        end_reason: why it ended; ended_by: the signal, where it was one.
+        end_reason: why it ended; ended_by: the signal, where it was one; failure: what broke it off.
         command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
     """
 
@@ -47,6 +47,7 @@ class LiveTotals:
     n_split: int = 0
     end_reason: str = ""
     ended_by: int | None = None
+    failure: str = ""
     command_exit: int | None = None
     command_was_ended: bool = False
 
@@ -54,6 +55,16 @@ class LiveTotals:
     def overhead(self) -> float:
         """Part of one CPU that gpuscan and its kernel threads took; 0 before the first tick."""
         return (self.gpuscan_cpu_s + self.kernel_cpu_s) / self.spent_within_s if self.spent_within_s else 0.0
+
+    @property
+    def own_share(self) -> float:
+        """Part of one CPU that gpuscan itself took; 0 before the first tick."""
+        return self.gpuscan_cpu_s / self.spent_within_s if self.spent_within_s else 0.0
+
+    @property
+    def kernel_share(self) -> float:
+        """Part of one CPU that kernel threads took for it; 0 before the first tick."""
+        return self.kernel_cpu_s / self.spent_within_s if self.spent_within_s else 0.0
 
     @property
     def exit_code(self) -> int:

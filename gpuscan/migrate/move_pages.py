@@ -29,6 +29,7 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.linux.system import HERE, System
+from gpuscan.migrate.steward import Steward, n_first
 from gpuscan.records.page_map import PageMap
 
 _MOST_CALLS = 4
@@ -58,6 +59,7 @@ class MovePagesMigrator:
         room: what the nodes can take.
         system: where they run.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
+        steward: has budgets of processes; None where nothing is held back.
     """
 
     keeps = (OTHERS,)
@@ -72,6 +74,7 @@ class MovePagesMigrator:
         system: System = HERE,
         *,
         tiers: Mapping[int, int] | None = None,
+        steward: Steward | None = None,
     ) -> None:
         instance("a migrator's processes", processes, dict, "give gpuscan.Process by number")
         instance("a migrator's addresses", addresses, AddressMap, "give a gpuscan.AddressMap")
@@ -80,12 +83,16 @@ class MovePagesMigrator:
         instance("a migrator's system", system, System, "leave it out")
         if tiers is not None:
             has_methods("a migrator's tiers", tiers, ("items", "keys"), "give tiers by nid")
+        if steward is not None:
+            asked = ("grant", "chunk_pages", "called", "settled")
+            has_methods("a migrator's steward", steward, asked, "leave it out")
         self._processes = processes
         self._addresses = addresses
         self._page_map = page_map
         self._room = room
         self._system = system
         self._tiers = tiers
+        self._steward = steward
         self.moved_pages: Counter[int] = Counter()
         """Base pages moved, by target nid."""
         self.demoted_pages = 0
@@ -114,28 +121,34 @@ class MovePagesMigrator:
         _refuse(status, ~known, MigrateStatus.ENOENT, "no candidate any more", reasons)
         for number in np.unique(entries.process[known]).tolist():
             mine = known & (entries.process == number)
-            self._migrate_of(self._processes.get(number), target_nid, mine, entries, n_pages, status, reasons)
+            own: Counter[str] = Counter()
+            self._migrate_of(number, target_nid, mine, entries, n_pages, status, own)
+            reasons.update(own)
+            if self._steward is not None:
+                moved = mine & (status == MigrateStatus.MOVED)
+                n_demoted = self._n_demoted(target_nid, pfns[moved], n_pages[moved])
+                self._steward.settled(number, target_nid, int(n_pages[moved].sum()), n_demoted, own)
         gone = status == MigrateStatus.ENOENT
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
-        if self._tiers is not None:
-            self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved], self._tiers)
+        self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved])
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
         return MigrateResult(status, dict(reasons), float(self._system.monotonic_ns() - started_ns), events)
 
-    def _n_demoted(
-        self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64], tiers: Mapping[int, int]
-    ) -> int:
+    def _n_demoted(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> int:
         """Return how many base pages moved to a lower tier: a target may take pages from above and below."""
+        tiers = self._tiers
+        if tiers is None:
+            return 0
         nids = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(pfns))
         above = [nid for nid, tier in tiers.items() if tier < tiers[target_nid]]
         return int(n_pages[np.isin(nids, above)].sum())
 
     def _migrate_of(
         self,
-        process: Process | None,
+        number: int,
         target_nid: int,
         mine: NDArray[np.bool_],
         entries: Entries,
@@ -144,6 +157,7 @@ class MovePagesMigrator:
         reasons: Counter[str],
     ) -> None:
         """Move the folios of one process."""
+        process = self._processes.get(number)
         if process is None or not process.is_alive():
             _refuse(status, mine, MigrateStatus.ENOENT, "process ended", reasons)
             return
@@ -157,9 +171,13 @@ class MovePagesMigrator:
         fits = np.cumsum(n_pages[which]) <= self._room.pages(target_nid)
         _refuse(status, which[~fits], MigrateStatus.EAGAIN, "target not balanced", reasons)
         which, pfns = which[fits], pfns[fits]
+        if self._steward is not None:
+            n_granted = self._steward.grant(number, n_pages[which])
+            _refuse(status, which[n_granted:], MigrateStatus.EDQUOT, "held, a budget is used up", reasons)
+            which, pfns = which[:n_granted], pfns[:n_granted]
         if not len(which):
             return
-        self._call(process, target_nid, which, entries.address, status, reasons)
+        self._call_in_parts(process, target_nid, which, entries.address, n_pages, status, reasons)
         is_moved = status[which] == MigrateStatus.MOVED
         moved = which[is_moved]
         self._room.take(target_nid, int(n_pages[moved].sum()))
@@ -167,6 +185,31 @@ class MovePagesMigrator:
             # A large folio may be mapped at any address, not only at a multiple of its size.
             starts = entries.address[moved] - (pfns[is_moved] - entries.head[moved]) * PAGE_BYTES
             self._count_split(process, target_nid, starts, n_pages[moved])
+
+    def _call_in_parts(
+        self,
+        process: Process,
+        target_nid: int,
+        which: NDArray[np.intp],
+        addresses: NDArray[np.int64],
+        n_pages: NDArray[np.int64],
+        status: NDArray[np.int16],
+        reasons: Counter[str],
+    ) -> None:
+        """Call move_pages(2) for as many pages at a time as the steward says."""
+        steward = self._steward
+        if steward is None:
+            self._call(process, target_nid, which, addresses, status, reasons)
+            return
+        left = which
+        while len(left):
+            part = left[: n_first(n_pages[left], steward.chunk_pages())]
+            started_ns = self._system.monotonic_ns()
+            self._call(process, target_nid, part, addresses, status, reasons)
+            busy_ns = self._system.monotonic_ns() - started_ns
+            moved = part[status[part] == MigrateStatus.MOVED]
+            steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
+            left = left[len(part) :]
 
     def _call(
         self,

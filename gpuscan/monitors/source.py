@@ -9,13 +9,13 @@ longer fits is counted and left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.engine.stages import FolioEvents, Produced, Sampled
+from gpuscan.engine.stages import AccessWitness, FolioEvents, Produced, Sampled
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
@@ -23,16 +23,18 @@ from gpuscan.linux.resident import PageFlags, Pages, pages_in
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.monitors.contract import Monitor
-from gpuscan.monitors.touched import REHEARSED_PAGES, mapped
+from gpuscan.monitors.touched import REHEARSED_PAGES, LastSeen, Touched, mapped
+from gpuscan.monitors.treatment import Keeper, Same, Treatment, Way
 from gpuscan.records.page_map import PageMap
 
 LARGE_SHARE = 0.5
 """Part of a large folio that must be accessed for it to move: it moves as a whole, and a region of DAMON
 that goes a little beyond the hot set would take a huge page of cold memory along. A cold one is cold in
 all of its pages."""
+_SHARES: dict[Way, float] = {"up": LARGE_SHARE, "down": 1.0, "out": 0.0}
 STALE_TICKS = 20
 """Ticks after which a candidate that was not seen again is given up: it has cooled, or its frame is gone."""
-_IDLE_FACTOR = 10
+IDLE_FACTOR = 10
 """While nothing is found the pause between two looks grows up to as many intervals: a settled process
 is watched for less than one that moves."""
 _ALLOWANCE_SHARE = 20
@@ -50,13 +52,30 @@ Sleep = Callable[[float], bool]
 
 
 @dataclass(slots=True)
-class _Member:
-    """A process with its number in the address map, and what it was allowed when last asked."""
+class Member:
+    """A process that is watched.
+
+    Attributes:
+        process: which.
+        number: its own in the address map.
+        allowance: what it was allowed when last asked, and where its memory was.
+        read_again_ns: when that is due again.
+        hot_pages, hot_near_pages, cold_pages: what the last look found.
+        full_looks: looks in a row in which there was no room for another candidate.
+        last_heads: the candidate that was let in last, by way.
+        long_cold: since when its pages are cold, for who must be so for longer than the monitor says.
+    """
 
     process: Process
     number: int
     allowance: Allowance
     read_again_ns: int
+    hot_pages: int = 0
+    hot_near_pages: int = 0
+    cold_pages: int = 0
+    full_looks: int = 0
+    last_heads: dict[Way, int] = field(default_factory=dict)
+    long_cold: LastSeen = field(default_factory=LastSeen)
 
 
 class LiveSource:
@@ -69,8 +88,11 @@ class LiveSource:
         flags: /proc/kpageflags.
         addresses: filled with the candidates; shared with the migrator.
         sleep: waits, and tells when the run shall end.
-        demote: whether cold pages are to go down.
+        keeper: says what is to be done with whose pages; by default hot ones of all go up.
         allowance_of: reads what a process is allowed.
+        pause_of: returns how long the pause before a look is to be, given how long it would be, in ns.
+        goes_on: it does not end with the processes: others may come.
+        witness: is told which pages were seen accessed.
         system: whose clock counts.
     """
 
@@ -83,23 +105,31 @@ class LiveSource:
         addresses: AddressMap,
         sleep: Sleep,
         *,
-        demote: bool = False,
+        keeper: Keeper | None = None,
         allowance_of: Callable[[Process], Allowance] = read_allowance,
+        pause_of: Callable[[int], int] = int,
+        goes_on: bool = False,
+        witness: AccessWitness | None = None,
         system: System = HERE,
     ) -> None:
+        self._witness = witness
         self._monitor = monitor
         self._targets = targets
         self._page_map = page_map
         self._flags = flags
         self._addresses = addresses
         self._sleep = sleep
-        self._demote = demote
+        self._keeper = keeper or Same(Treatment())
         self._allowance_of = allowance_of
+        self._pause_of = pause_of
+        self._goes_on = goes_on
         self._system = system
+        self._left: list[FolioEvents] = []
+        """Candidates of those that are not watched any more."""
         self._going_down = _NONE
         """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
         self._until_ns: int | None = None
-        self._members: list[_Member] = []
+        self.members: list[Member] = []
         self._tick = 0
         self._idle_ticks = 0
         self._ended = False
@@ -111,7 +141,11 @@ class LiveSource:
     @property
     def processes(self) -> list[Process]:
         """The processes watched now."""
-        return [member.process for member in self._members]
+        return [member.process for member in self.members]
+
+    def use_monitor(self, monitor: Monitor) -> None:
+        """Let another monitor tell what is accessed; it watches nobody yet."""
+        self._monitor = monitor
 
     def start_clock(self, for_ns: int | None = None) -> None:
         """Let the run's time begin now, and end after ``for_ns``."""
@@ -120,17 +154,48 @@ class LiveSource:
 
     def watch(self, processes: Sequence[tuple[int, Process]]) -> None:
         """Watch these processes, each with a number that is its own for good."""
-        known = {member.number: member for member in self._members}
+        known = {member.number: member for member in self.members}
         now_ns = self._system.monotonic_ns()
-        self._members = [
-            known.get(number) or _Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
+        asked = {number for number, _ in processes}
+        for number in known.keys() - asked:
+            is_alive = known[number].process.is_alive()
+            self._let_go(known[number], "not watched any more" if is_alive else "process ended")
+        self.members = [
+            known.get(number) or Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
             for number, process in processes
         ]
         if not known:
             self._rehearse()
-            for member in self._members:  # so that it is not due when the first look is in
+            for member in self.members:  # so that it is not due when the first look is in
                 self._read(member)
-        self._monitor.watch([member.process for member in self._members])
+        self._monitor.watch([member.process for member in self.members])
+
+    def let_go(self, numbers: Iterable[int], why: str) -> None:
+        """End the requests for pages of some processes: something else is to be done with them now.
+
+        Args:
+            numbers: of the processes.
+            why: the reason in the ledger.
+        """
+        asked = set(numbers)
+        for member in self.members:
+            if member.number in asked:
+                self._let_go(member, why)
+
+    def pending_pages(self) -> dict[int, tuple[int, int]]:
+        """Return the base pages of the candidates of each process, those to go up (or out), and down."""
+        down = self._addresses.pages_by_process(self._going_down)
+        return {
+            number: (n_pages - down.get(number, 0), down.get(number, 0))
+            for number, n_pages in self._addresses.pages_by_process().items()
+        }
+
+    def _let_go(self, member: Member, why: str) -> None:
+        """End the requests for pages of a process."""
+        heads = self._addresses.of_process(member.number)
+        if len(heads):
+            self._addresses.drop(heads)
+            self._left.append(FolioEvents(self._page_map.flat_of_pfn(heads), _NONE, why=why))
 
     def _rehearse(self) -> None:
         """Go once through what a look does, on a few pages, and keep nothing.
@@ -148,21 +213,21 @@ class LiveSource:
             system=self._system,
         )
         n_left = REHEARSED_PAGES
-        for member in self._members:
+        for member in self.members:
             pages = pages_in(member.process, mapped(member.process), n_most=n_left)
             n_left -= len(pages)
             flats = self._page_map.flat_of_pfn(pages.pfn)
             far = np.isin(self._page_map.nid_of_flat(np.maximum(flats, 0)), list(self._targets.promotion))
             pages = pages.take(np.flatnonzero(far & (flats >= 0))[:_MARKED_PAGES])
             sure = np.ones(len(pages), dtype=np.bool_)
-            scratch._mark(member, pages, [], [], Counter(), sure=sure)
+            scratch._mark(member, pages, [], [], Treatment(), sure=sure)
             if n_left <= 0:
                 break
 
     def resident_pages(self) -> dict[int, int]:
         """Return the base pages of all processes by nid, as numa_maps last said."""
         total: Counter[int] = Counter()
-        for member in self._members:
+        for member in self.members:
             total.update(member.allowance.resident)
         return dict(sorted(total.items()))
 
@@ -172,13 +237,13 @@ class LiveSource:
             self.end_reason = self.end_reason or "interrupted"
         elif self._until_ns is not None and self._system.monotonic_ns() >= self._until_ns:
             self.end_reason = "time is over"
-        elif not any(member.process.is_alive() for member in self._members):
+        elif not self._goes_on and not any(member.process.is_alive() for member in self.members):
             self.end_reason = "process ended"
         return bool(self.end_reason)
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
         """Sleep until ``duration_ns`` after ``now_ns`` and return what was accessed since the last look."""
-        pause_ns = duration_ns * min(1 + self._idle_ticks // 2, _IDLE_FACTOR)
+        pause_ns = self._pause_of(duration_ns * min(1 + self._idle_ticks // 2, IDLE_FACTOR))
         if not self._tick:
             pause_ns = 0
         due_ns = self._started_ns + now_ns + pause_ns
@@ -188,22 +253,24 @@ class LiveSource:
         looked_ns = self._system.monotonic_ns()
         before = self.skipped.copy()
         metrics: Counter[str] = Counter()
-        events: list[FolioEvents] = []
+        events, self._left = self._left, []
         produced: list[Produced] = []
         touched = self._monitor.observe(looked_ns) if not self._ended else []
-        for member, pages in zip(self._members, touched, strict=False):
+        for member, pages in zip(self.members, touched, strict=False):
             self._refresh(member)
             if pages.unseen:
                 self.skipped["of a process not watched, there are too many"] += sum(
                     member.allowance.resident.values()
                 )
-            metrics["hot_pages"] += len(pages.hot)
+            if self._witness is not None:
+                seen = pages.hot.pfn[self._witness.sampled(len(pages.hot))]
+                self._witness.accessed(now_ns, self._page_map.flat_of_pfn(seen))
             if len(self._going_down):
                 self._keep_up(pages.hot, events)
-            self._mark(member, pages.hot, events, produced, metrics, sure=pages.sure)
-            if self._demote:
-                metrics["cold_pages"] += len(pages.cold)
-                self._mark(member, pages.cold, events, produced, metrics, demote=True)
+            self._take(member, pages, looked_ns, events, produced)
+            metrics["hot_pages"] += member.hot_pages
+            metrics["hot_near_pages"] += member.hot_near_pages
+            metrics["cold_pages"] += member.cold_pages
         stale = self._addresses.stale(self._tick - STALE_TICKS)
         if len(stale):
             self._addresses.drop(stale)
@@ -221,43 +288,100 @@ class LiveSource:
             elapsed_ns=ended_ns - self._started_ns - now_ns,
         )
 
-    def _refresh(self, member: _Member) -> None:
+    def _refresh(self, member: Member) -> None:
         if self._system.monotonic_ns() < member.read_again_ns or not member.process.is_alive():
             return
         self._read(member)
 
-    def _read(self, member: _Member) -> None:
+    def _read(self, member: Member) -> None:
         started_ns = self._system.monotonic_ns()
         member.allowance = self._allowance_of(member.process)
         ended_ns = self._system.monotonic_ns()
         member.read_again_ns = ended_ns + max(_ALLOWANCE_NS, _ALLOWANCE_SHARE * (ended_ns - started_ns))
 
+    def _take(
+        self,
+        member: Member,
+        pages: Touched,
+        now_ns: int,
+        events: list[FolioEvents],
+        produced: list[Produced],
+    ) -> None:
+        """Mark what was seen of one process, as far as its treatment goes."""
+        treatment = self._keeper.treatment(member.number)
+        member.hot_pages = len(pages.hot)
+        member.cold_pages = len(pages.cold) if treatment.demotes else 0
+        way: Way = "up"
+        marked = self._mark(member, pages.hot, events, produced, treatment, sure=pages.sure)
+        marked_up = marked
+        if self._targets.drained:
+            treatment = self._after(member, treatment, marked, "up")
+            out = pages_in(member.process, mapped(member.process))
+            marked, way = self._mark(member, out, events, produced, treatment, way="out"), "out"
+            marked_up += marked
+        if treatment.demotes:
+            cold = pages.cold
+            if treatment.cold_wait_ns:
+                is_hot = np.zeros(len(cold), dtype=np.bool_)
+                cold = cold.take(member.long_cold.cold(cold.address, is_hot, now_ns, treatment.cold_wait_ns))
+            treatment = self._after(member, treatment, marked, "out" if self._targets.drained else "up")
+            marked, way = self._mark(member, cold, events, produced, treatment, way="down"), "down"
+        if marked:
+            self._keeper.entered(member.number, marked, way)
+        self._take_turns(member, events, is_full=not marked_up and treatment.room_pages == 0)
+
+    def _take_turns(self, member: Member, events: list[FolioEvents], *, is_full: bool) -> None:
+        """Let others be candidates where those of a process have filled its room for long.
+
+        What is refused again and again, for want of room above or because it is pinned, would else keep all
+        others out as long as it is seen.
+        """
+        member.full_looks = member.full_looks + 1 if is_full else 0
+        if member.full_looks >= STALE_TICKS:
+            member.full_looks = 0
+            self._let_go(member, "gave way to others")
+            events += self._left
+            self._left = []
+
+    def _after(self, member: Member, treatment: Treatment, n_marked: int, way: Way) -> Treatment:
+        """Return the treatment once so many pages have become candidates."""
+        if not n_marked:
+            return treatment
+        self._keeper.entered(member.number, n_marked, way)
+        return self._keeper.treatment(member.number)
+
     def _mark(
         self,
-        member: _Member,
+        member: Member,
         pages: Pages,
         events: list[FolioEvents],
         produced: list[Produced],
-        metrics: Counter[str],
+        treatment: Treatment,
         *,
         sure: NDArray[np.bool_] | None = None,
-        demote: bool = False,
-    ) -> None:
+        way: Way = "up",
+    ) -> int:
+        """Mark pages of a process that may move; return how many base pages became candidates."""
         flats = self._page_map.flat_of_pfn(pages.pfn)
         known = flats >= 0
         self.skipped["not in a known zone"] += len(pages) - int(known.sum())
         pages, flats = pages.take(known), flats[known]
         nids = self._page_map.nid_of_flat(flats)
-        targets = self._targets.of_pages(nids, pages.address, member.allowance, demote=demote)
-        if not demote:
-            metrics["hot_near_pages"] += int((targets == NO_TARGET).sum())
+        allowance = member.allowance
+        if treatment.nids is not None:
+            allowance = replace(allowance, nids=allowance.nids & treatment.nids)
+        targets = self._targets.of_pages(nids, pages.address, allowance, way=way)
+        if way == "up":
+            member.hot_near_pages = int((targets == NO_TARGET).sum())
+            if not treatment.promotes:
+                return 0
         self.skipped["not allowed there (cpuset or memory policy)"] += int((targets == NOT_ALLOWED).sum())
         movable = targets >= 0
         shared = movable & ~pages.exclusive
         self.skipped["mapped by several processes"] += int(shared.sum())
         movable &= pages.exclusive
         if not movable.any():
-            return
+            return 0
         pages, targets = pages.take(movable), targets[movable]
         folios = self._flags.folios_of(pages.pfn)
         self.skipped["not on an LRU list"] += len(pages) - int(folios.movable.sum())
@@ -266,16 +390,22 @@ class LiveSource:
             candidate = candidate & ~np.isin(folios.head, self._addresses.planned)
         heads, first, n_seen = np.unique(folios.head[candidate], return_index=True, return_counts=True)
         orders = folios.order[candidate][first]
-        enough = n_seen >= (1.0 if demote else LARGE_SHARE) * (1 << orders)
+        enough = n_seen >= _SHARES[way] * (1 << orders)
         self.skipped["part of a large folio"] += int(n_seen[~enough].sum())
         heads, first, orders = heads[enough], first[enough], orders[enough]
+        room_pages = treatment.room_down_pages if way == "down" else treatment.room_pages
+        if room_pages is not None and len(heads):
+            fits = self._fits(member, heads, orders, room_pages, way)
+            self.skipped["held back, the budget has no room yet"] += int((1 << orders[~fits]).sum())
+            heads, first, orders = heads[fits], first[fits], orders[fits]
         if not len(heads):
-            return
-        self._enter(member, heads, pages.address[candidate][first], orders, events)
-        if demote:
+            return 0
+        n_new = self._enter(member, heads, pages.address[candidate][first], orders, events)
+        if way == "down":
             self._going_down = np.union1d(self._going_down, heads)
         nid_of_folio = targets[candidate][first]
-        produced.append(Produced("request" if demote else "record", heads, nid_of_folio))
+        threshold = treatment.threshold
+        produced.append(Produced("record" if way == "up" else "request", heads, nid_of_folio, threshold))
         if sure is not None:
             # One look that stands for many: counted as a second access.
             again = np.zeros(len(heads), dtype=np.bool_)
@@ -283,7 +413,27 @@ class LiveSource:
             place = np.minimum(np.searchsorted(heads, seen_sure), len(heads) - 1)
             again[place[heads[place] == seen_sure]] = True
             if again.any():
-                produced.append(Produced("record", heads[again], nid_of_folio[again]))
+                produced.append(Produced("record", heads[again], nid_of_folio[again], threshold))
+        return n_new
+
+    def _fits(
+        self,
+        member: Member,
+        heads: NDArray[np.int64],
+        orders: NDArray[np.int64],
+        room_pages: int,
+        way: Way,
+    ) -> NDArray[np.bool_]:
+        """Return bool[n]: which folios are candidates already, or may become some; by turns, as PFNs go."""
+        _, known = self._addresses.find(heads)
+        first = int(np.searchsorted(heads, member.last_heads.get(way, -1), side="right"))
+        turn = np.roll(np.arange(len(heads)), -first)
+        fits = known.copy()
+        fits[turn] |= np.cumsum(np.where(known, 0, 1 << orders)[turn]) <= room_pages
+        new = turn[(fits & ~known)[turn]]
+        if len(new):
+            member.last_heads[way] = int(heads[new[-1]])
+        return fits
 
     def _keep_up(self, hot: Pages, events: list[FolioEvents]) -> None:
         """End the requests to go down of what was accessed again: with a rate limit they wait long."""
@@ -303,12 +453,13 @@ class LiveSource:
 
     def _enter(
         self,
-        member: _Member,
+        member: Member,
         heads: NDArray[np.int64],
         addresses: NDArray[np.int64],
         orders: NDArray[np.int64],
         events: list[FolioEvents],
-    ) -> None:
+    ) -> int:
+        """Enter folios into the address map; return how many base pages are new there."""
         new, reused = self._addresses.put(heads, addresses, orders, member.number, self._tick)
         flats = self._page_map.flat_of_pfn(heads)
         if reused.any():
@@ -319,3 +470,4 @@ class LiveSource:
             FolioEvents(_NONE, flats[admitted & (orders == order)], order)
             for order in np.unique(orders[admitted]).tolist()
         )
+        return int((1 << orders[new]).sum())

@@ -81,10 +81,17 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Zoomed:
-    """A map to zoom into."""
+    """A map to zoom into.
+
+    Attributes:
+        about: what it is.
+        heat: the map.
+        x_label: of its axis of time, with the unit in brackets.
+    """
 
     about: About
     heat: HeatMap
+    x_label: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,145 +1,64 @@
-"""Figures as Bokeh's models. Lines have dashes beside colours, and maps a palette that rises in lightness."""
+"""Figures as plain data for ``draw.js``, which draws them by BokehJS in the browser.
+
+Lines have dashes beside colours, and maps a palette that rises in lightness.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.report.contract import Bars, Figure, Flow, Line, Plot, Table, Zoomed
-
-if TYPE_CHECKING:
-    from bokeh.models import Range1d
+from gpuscan.report.map_drawing import drawn_map
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's, told apart by everyone."""
 _DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot")
-_HEIGHT, _MAP_HEIGHT = 280, 520
-_PIXELS = (512, 1024)
-"""Of a map, rows and columns at most."""
-_NODES_NAMED = 40
+_HEIGHT = 280
 _FLOW_WIDTH = 10.0
 _POINTS_MAX = 1000
 """Of a line: a screen has no more columns, and each takes some 30 bytes of the page."""
 
 
-def drawn(figures: Iterable[Figure]) -> list[Any]:
-    """Return a model for each figure that is no table; those behind a map that share its time follow it."""
-    time: list[Range1d] = []
+def drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+    """Return what is to be drawn, for JSON, of each figure that is no table."""
     style_of: dict[str, int] = {}  # a line of one name looks the same in every plot
-    models = []
+    found = []
     for figure in figures:
         if isinstance(figure, Zoomed):
-            models.append(_map(figure, time))
+            found.append(drawn_map(figure))
         elif isinstance(figure, Plot):
-            models.append(_plot(figure, time, style_of))
+            found.append(_plot(figure, style_of))
         elif isinstance(figure, Bars):
-            models.append(_bars(figure))
+            found.append(_bars(figure))
         elif not isinstance(figure, Table):
-            models.append(_flow(figure))
-    return models
-
-
-def _new(**options: Any) -> Any:
-    from bokeh.plotting import figure
-
-    made = figure(sizing_mode="stretch_width", **options)
-    made.toolbar.logo = None
-    return made
-
-
-def _plot(figure: Plot, time: list[Any], style_of: dict[str, int]) -> Any:
-    options: dict[str, Any] = {"x_axis_type": "log"} if figure.log_x else {}
-    if figure.log_y:
-        options["y_axis_type"] = "log"
-    if figure.shares_time and time:
-        options["x_range"] = time[0]
-    model = _new(
-        height=_HEIGHT,
-        x_axis_label=figure.x_label,
-        y_axis_label=figure.y_label,
-        tools="xpan,xwheel_zoom,box_zoom,reset,save,hover",
-        tooltips=[("", "$name"), (figure.x_label, "$x{0,0.000}"), (figure.y_label, "$y{0,0.00}")],
-        **options,
-    )
-    for line in figure.lines:
-        at = style_of.setdefault(line.name, len(style_of)) if figure.names_recur else figure.lines.index(line)
-        x, y = _thinned(line)
-        style = {"line_color": COLOURS[at % len(COLOURS)], "line_dash": _DASHES[at % len(_DASHES)]}
-        model.line(x, y, name=line.name, legend_label=line.name, line_width=2, **style)
-        if figure.has_points:
-            colour = style["line_color"]
-            model.scatter(x, y, name=line.name, legend_label=line.name, size=7, color=colour)
-    if figure.lines:
-        model.legend.click_policy = "hide"
-        model.add_layout(model.legend[0], "right")
-    return model
-
-
-def _map(figure: Zoomed, time: list[Any]) -> Any:
-    from bokeh.models import (
-        CustomJSHover,
-        CustomJSTickFormatter,
-        FixedTicker,
-        LinearAxis,
-        LogColorMapper,
-        Range1d,
-        Span,
-    )
-    from bokeh.palettes import Cividis256
-
-    space = figure.heat.space
-    end_s = space.n_steps * space.step_ns / 1e9
-    x_range = Range1d(0.0, end_s)
-    time.append(x_range)
-    model = _new(
-        height=_MAP_HEIGHT,
-        name="gpuscan-map",
-        x_range=x_range,
-        y_range=Range1d(space.n_pages, 0),
-        x_axis_label="time of the machine (s)",
-        y_axis_label="page frame number (PFN)",
-        tools="pan,wheel_zoom,box_zoom,reset,save,hover",
-        active_scroll="wheel_zoom",
-        tooltips=[("PFN", "$y{custom}"), ("time (s)", "$x{0,0.000}"), ("how many", "@image{0,0}")],
-    )
-    colours = LogColorMapper(palette=Cividis256, low=1, high=2, low_color="rgba(0,0,0,0)")
-    pixels = np.zeros(_PIXELS, dtype=np.float32)
-    model.image(image=[pixels], x=[0.0], y=[0.0], dw=[end_s], dh=[float(space.n_pages)], color_mapper=colours)
-    model.hover[0].formatters = {"$y": CustomJSHover(code="return gpuscanMap.where(value)")}
-    model.yaxis.formatter = CustomJSTickFormatter(code="return '0x' + gpuscanMap.pfnOf(tick).toString(16)")
-    model.background_fill_color = "#f4f4f4"
-    nodes = _nodes(figure)
-    if len(nodes) <= _NODES_NAMED:
-        middles = [(start + end) / 2 for start, end, _ in nodes]
-        axis = LinearAxis(
-            ticker=FixedTicker(ticks=middles),
-            major_label_overrides={
-                middle: f"{name}, {format_bytes((end - start) * PAGE_BYTES)}"
-                for middle, (start, end, name) in zip(middles, nodes, strict=True)
-            },
-        )
-        model.add_layout(axis, "right")
-        for start, _, _ in nodes[1:]:
-            model.add_layout(Span(location=start, dimension="width", line_color="#777777", line_width=1))
-    return model
-
-
-def _nodes(figure: Zoomed) -> list[tuple[int, int, str]]:
-    """Return first and end flat page and name of every stretch that one node has."""
-    found: list[tuple[int, int, str]] = []
-    for flat, _, n_pages, nid, _ in figure.heat.space.extents:
-        name = figure.heat.space.nodes[nid]
-        if found and found[-1][2] == name:
-            found[-1] = (found[-1][0], flat + n_pages, name)
-        else:
-            found.append((flat, flat + n_pages, name))
+            found.append(_flow(figure))
     return found
 
 
-def _thinned(line: Line) -> tuple[list[float], list[float]]:
+def _plot(figure: Plot, style_of: dict[str, int]) -> dict[str, Any]:
+    lines = []
+    for number, line in enumerate(figure.lines):
+        at = style_of.setdefault(line.name, len(style_of)) if figure.names_recur else number
+        x, y = _thinned(line)
+        style = {"colour": COLOURS[at % len(COLOURS)], "dash": _DASHES[at % len(_DASHES)]}
+        lines.append({"name": line.name, "x": x, "y": y, **style})
+    return {
+        "kind": "plot",
+        "height": _HEIGHT,
+        "x_label": figure.x_label,
+        "y_label": figure.y_label,
+        "log_x": figure.log_x,
+        "log_y": figure.log_y,
+        "shares_time": figure.shares_time,
+        "has_points": figure.has_points,
+        "lines": lines,
+    }
+
+
+def _thinned(line: Line) -> tuple[list[float], list[float | None]]:
     """Return the points of a line; of a long one the lowest and the highest of each stretch of it."""
     x = np.asarray(line.x, dtype=np.float64)
     y = np.array([np.nan if value is None else value for value in line.y], dtype=np.float64)
@@ -150,71 +69,57 @@ def _thinned(line: Line) -> tuple[list[float], list[float]]:
             kept.update({known[y[known].argmin()], known[y[known].argmax()]} if len(known) else {part[0]})
         which = np.array(sorted(kept))
         x, y = x[which], y[which]
-    return x.tolist(), y.tolist()
+    return x.tolist(), [value if np.isfinite(value) else None for value in y.tolist()]
 
 
-def _bars(figure: Bars) -> Any:
-    from bokeh.models import BoxAnnotation
-
+def _bars(figure: Bars) -> dict[str, Any]:
     names = [f"{at + 1}. {name}" for at, (name, _) in enumerate(figure.bars)]  # Bokeh wants each only once
-    lengths = [length for _, length in figure.bars]
-    model = _new(
-        height=80 + 22 * len(names),
-        y_range=names[::-1],
-        x_axis_label=figure.label,
-        tools="save,hover",
-        tooltips=[("", "@name"), (figure.label, "@length{0,0.00}")],
-    )
-    if figure.band is not None:
-        low, high = figure.band
-        model.add_layout(BoxAnnotation(left=low, right=high, fill_color=COLOURS[2], fill_alpha=0.2))
-    data = {"name": names, "length": lengths}
-    model.hbar(y="name", right="length", source=data, height=0.6, color=COLOURS[0])
-    model.ygrid.visible = False
-    return model
+    return {
+        "kind": "bars",
+        "height": 80 + 22 * len(names),
+        "label": figure.label,
+        "names": names,
+        "lengths": [length for _, length in figure.bars],
+        "band": figure.band,
+        "colour": COLOURS[0],
+        "band_colour": COLOURS[2],
+    }
 
 
-def _flow(figure: Flow) -> Any:
+def _flow(figure: Flow) -> dict[str, Any]:
     """Return bands from one bar to one for each part, as wide as it is large."""
     parts = [(name, n) for name, n in figure.parts if n]
     total = max(1, sum(n for _, n in parts))
     gap = total * 0.04
-    xs, ys, names, counts, shares, middles, colours = [], [], [], [], [], [], []
+    xs, ys, middles = [], [], []
     left, right = 0.0, 0.0
     bend = np.linspace(0, 1, 24)
     smooth = bend * bend * (3 - 2 * bend)
-    for at, (name, n) in enumerate(parts):
+    x = bend * _FLOW_WIDTH
+    for _, n in parts:
         upper, lower = left + smooth * (right - left), left + n + smooth * (right - left)
-        x = bend * _FLOW_WIDTH
-        xs.append([*x, *x[::-1]])
-        ys.append([*upper, *lower[::-1]])
-        names.append(name)
-        counts.append(n)
-        shares.append(n / total)
+        xs.append([*x.tolist(), *x[::-1].tolist()])
+        ys.append([*upper.tolist(), *lower[::-1].tolist()])
         middles.append(right + n / 2)
-        colours.append(COLOURS[at % len(COLOURS)])
         left, right = left + n, right + n + gap
-    model = _new(
-        height=max(160, min(_HEIGHT, 60 + 40 * len(parts))),
-        x_range=(-3.5, _FLOW_WIDTH + 6),
-        y_range=(max(right, 1), 0),
-        tools="save,hover",
-        tooltips=[("", "@name"), (figure.unit, "@count{0,0}"), ("of all", "@share{0.0%}")],
-    )
-    data = {"xs": xs, "ys": ys, "name": names, "count": counts, "share": shares, "colour": colours}
-    model.patches("xs", "ys", source=data, fill_color="colour", line_color=None, fill_alpha=0.75)
-    told = [f"{name}: {n:,} ({n / total:.1%})" for name, n in parts]
-    model.text(
-        x=[_FLOW_WIDTH + 0.1] * len(told), y=middles, text=told, text_baseline="middle", text_font_size="13px"
-    )
-    model.text(
-        x=[-0.1],
-        y=[left / 2],
-        text=[f"{figure.whole}: {sum(n for _, n in parts):,} {figure.unit}"],
-        text_align="right",
-        text_baseline="middle",
-        text_font_size="13px",
-    )
-    model.axis.visible = model.grid.visible = False
-    model.outline_line_color = None
-    return model
+    told = [
+        {"x": _FLOW_WIDTH + 0.1, "y": middle, "text": f"{name}: {n:,} ({n / total:.1%})", "align": "left"}
+        for middle, (name, n) in zip(middles, parts, strict=True)
+    ]
+    whole = f"{figure.whole}: {sum(n for _, n in parts):,} {figure.unit}"
+    return {
+        "kind": "flow",
+        "height": max(160, min(_HEIGHT, 60 + 40 * len(parts))),
+        "unit": figure.unit,
+        "x_range": (-3.5, _FLOW_WIDTH + 6),
+        "y_range": (max(right, 1), 0),
+        "bands": {
+            "xs": xs,
+            "ys": ys,
+            "name": [name for name, _ in parts],
+            "count": [n for _, n in parts],
+            "share": [n / total for _, n in parts],
+            "colour": [COLOURS[at % len(COLOURS)] for at in range(len(parts))],
+        },
+        "texts": [*told, {"x": -0.1, "y": left / 2, "text": whole, "align": "right"}],
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _UINT32_MAX = (1 << 32) - 1
 
 def embedded(heat: HeatMap) -> dict[str, Any]:
     """Return what :func:`map.js` draws of, for JSON."""
+    with ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
+        cells = list(pool.map(_packed, heat.layers.values()))
     return {
         **heat.space.document(),
         "layers": [
@@ -31,11 +34,15 @@ def embedded(heat: HeatMap) -> dict[str, Any]:
                 "column_shift": layer.column_shift,
                 "one_in": layer.one_in,
                 "n": len(layer.rows),
-                "cells": base64.b64encode(gzip.compress(_bytes(layer), 4, mtime=0)).decode(),
+                "cells": packed,
             }
-            for name, layer in heat.layers.items()
+            for (name, layer), packed in zip(heat.layers.items(), cells, strict=True)
         ],
     }
+
+
+def _packed(layer: Layer) -> str:
+    return base64.b64encode(gzip.compress(_bytes(layer), 4, mtime=0)).decode()
 
 
 def _bytes(layer: Layer) -> bytes:

@@ -2,11 +2,11 @@
 // Draws a window of a map from its cells, as gpuscan/heatmap/layer.py does: a pixel is a whole number of cells,
 // so nothing is counted twice. Window and pixels change with the ranges of the plot; the cells never do.
 const gpuscanMap = (() => {
-  const PLANES = 4, FACTOR = 0.5;
+  const PLANES = 4, FACTOR = 0.5, NAMED = 0.035;
   const given = JSON.parse(document.getElementById("gpuscan-map").textContent);
   const nodeNames = new Map(given.nodes);
   const layers = new Map();
-  let plot = null, source = null, colours = null, current = null, shown = null, due = false;
+  let plot = null, source = null, bands = null, colours = null, current = null, shown = null, due = false;
 
   async function decode(layer) {
     const packed = Uint8Array.from(atob(layer.cells), (character) => character.charCodeAt(0));
@@ -68,6 +68,7 @@ const gpuscanMap = (() => {
     data.dh[0] = height * shown.pages_each;
     colours.high = Math.max(2, most);
     source.change.emit();
+    nameBands();
     tell(layer);
   }
 
@@ -100,6 +101,18 @@ const gpuscanMap = (() => {
     return `0x${pfnOf(first).toString(16)} to 0x${last.toString(16)}, ${nodeNames.get(extent[3])}, zone ${extent[4]}`;
   }
 
+  // A band's name stands in the middle of what is seen of it, if there is room for it.
+  function nameBands() {
+    const data = bands.data, low = Math.min(plot.y_range.start, plot.y_range.end);
+    const high = Math.max(plot.y_range.start, plot.y_range.end);
+    for (let at = 0; at < data.start.length; at++) {
+      const from = Math.max(data.start[at], low), to = Math.min(data.end[at], high);
+      data.y[at] = (from + to) / 2;
+      data.text[at] = to - from >= NAMED * (high - low) ? data.label[at] : "";
+    }
+    bands.change.emit();
+  }
+
   function update() {
     if (!due && current !== null && plot !== null) {
       due = true;
@@ -121,14 +134,13 @@ const gpuscanMap = (() => {
     }
   }
 
-  async function begin() {
-    const documents = window.Bokeh ? Bokeh.documents : [];
-    const found = documents.map((each) => each.get_model_by_name("gpuscan-map")).find((each) => each);
-    if (!found) { setTimeout(begin, 20); return; }
+  async function begin(drawn) {
     for (const layer of given.layers) await decode(layer);
-    source = found.renderers[0].data_source;
-    colours = found.renderers[0].glyph.color_mapper;
-    plot = found;
+    plot = drawn.get("map");
+    const shows = plot.renderers[0];
+    source = shows.data_source;
+    colours = shows.glyph.color_mapper;
+    bands = drawn.get("bands");
     for (const range of [plot.x_range, plot.y_range])
       for (const end of ["start", "end"]) range.properties[end].change.connect(update);
     for (const button of document.querySelectorAll("[data-layer]"))
@@ -148,4 +160,3 @@ const gpuscanMap = (() => {
 
   return { begin, update, choose, move, where, pfnOf, state: () => shown };
 })();
-gpuscanMap.begin();

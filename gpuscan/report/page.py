@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import json
 import shlex
+from dataclasses import replace
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.report.contract import RESULT, Figure, Page, Table, Zoomed
+from gpuscan.report.drawing import drawn
 from gpuscan.report.embedded import embedded
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ _POLICY = (
 )
 """The browser itself refuses whatever would be requested, whoever asks for it."""
 _NOSCRIPT = "This page draws its plots by a script of its own; allow it to run. It requests nothing."
+_PART, _NEARLY, _FEW_CELLS = 4, 1.05, 1 << 16
+"""Of a large map one cell in so many is packed to see how large it would be, to so much."""
+_BOKEH_JS = ("bokeh.min.js", "bokeh-api.min.js")
+_PLOT = '<figure class="plot"></figure>'
 _MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
 _SAID = {"in": "zoom in", "out": "zoom out"}
 
@@ -36,12 +43,22 @@ def require_bokeh() -> None:
     Raises:
         InputError: Bokeh is not installed.
     """
-    try:
-        import bokeh.plotting  # noqa: F401 (only whether it can be)
-    except ModuleNotFoundError as error:
+    _bokeh_js()
+
+
+def _bokeh_js() -> list[Path]:
+    """Return the scripts of BokehJS. Bokeh itself is not imported: that takes longer than the whole page."""
+    found = find_spec("bokeh")
+    if found is None or not found.submodule_search_locations:
         raise InputError(
-            f"a report needs {error.name}, which is not installed: {install_command('report', 'bokeh')}"
-        ) from error
+            f"a report needs bokeh, which is not installed: {install_command('report', 'bokeh')}"
+        )
+    folder = Path(found.submodule_search_locations[0]) / "server" / "static" / "js"
+    paths = [folder / name for name in _BOKEH_JS]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]} is not there, and bokeh has it: {install_command('report', 'bokeh')}")
+    return paths
 
 
 def page_html(
@@ -63,8 +80,12 @@ def page_html(
     frame = _Frame(page, place, made_by or f"gpuscan report {place}")
     heat = next((figure.heat for figure in page.figures if isinstance(figure, Zoomed)), None)
     notes: tuple[str, ...] = ()
+    if heat is not None:
+        whole, heat = heat, _fitted(heat, max_bytes - len(frame.filled(page.notes, "{}").encode()))
+        if heat is not whole:
+            notes = (_says_how_coarse(heat, max_bytes),)
     while True:
-        cells = "" if heat is None else _inert(json.dumps(embedded(heat)))
+        cells = "" if heat is None else json.dumps(embedded(heat))
         text = frame.filled(page.notes + notes, cells)
         n_bytes = len(text.encode())
         if n_bytes <= max_bytes:
@@ -74,6 +95,17 @@ def page_html(
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
         heat = _coarser(heat, max(0.0, 1 - (n_bytes - max_bytes) / len(cells)))
         notes = (_says_how_coarse(heat, max_bytes),)
+
+
+def _fitted(heat: HeatMap, n_bytes: int) -> HeatMap:
+    """Return a map whose cells take about so many bytes; a part of it says how coarse it has to be."""
+    part = replace(heat, layers={name: layer.part(_PART) for name, layer in heat.layers.items()})
+    n_found = _PART * len(json.dumps(embedded(part)["layers"]))
+    if n_found <= n_bytes * _NEARLY or _n_cells(heat) < _FEW_CELLS:
+        return heat
+    part = _coarser(part, max(0.0, n_bytes / n_found))
+    shifts = {name: (layer.row_shift, layer.column_shift) for name, layer in part.layers.items()}
+    return replace(heat, layers={name: layer.at(*shifts[name]) for name, layer in heat.layers.items()})
 
 
 def _coarser(heat: HeatMap, share: float) -> HeatMap:
@@ -106,19 +138,11 @@ class _Frame:
     """A page without its notes and the cells of its map: what takes time to draw, and does not change."""
 
     def __init__(self, page: Page, place: str, made_by: str) -> None:
-        from bokeh.embed import components
-        from bokeh.resources import Resources
-
-        from gpuscan.report.drawing import drawn
-
-        models = tuple(drawn(page.figures))
-        script, places = components(models, wrap_script=False) if models else ("", ())
-        bokeh_js = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw) if models else ""
-        left = iter(places)
-        shown = (_table(each) if isinstance(each, Table) else _plot(next(left)) for each in page.figures)
+        figures = drawn(page.figures)
+        shown = (_table(each) if isinstance(each, Table) else _PLOT for each in page.figures)
         numbered = enumerate(zip(page.figures, shown, strict=True))
         sections = "".join(_section(figure, what, at, place) for at, (figure, what) in numbered)
-        style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+        style = _own("page.css")
         facts = "".join(
             f"<tr><th>{_text(what)}</th><td>{_text(value)}</td></tr>" for what, value in page.facts
         )
@@ -131,17 +155,17 @@ class _Frame:
             f"<table>{facts}</table>\n"
         )
         made = f'<p class="made">Made by <code>{_text(made_by)}</code></p>\n'
-        self._middle = f"{sections}\n{made}{_script(bokeh_js)}"
-        self._end = f"{_script(script)}</body>\n</html>\n"
+        scripts = _bokeh_js() if figures else []
+        bokeh_js = "".join(_script(path.read_text(encoding="utf-8")) for path in scripts)
+        self._middle = f"{sections}\n{made}{bokeh_js}"
+        given = _given("gpuscan-figures", json.dumps(figures, allow_nan=False))
+        drawing = f"{given}{_script(_own('draw.js'))}" if figures else ""
+        self._end = f"{drawing}</body>\n</html>\n"
 
     def filled(self, notes: tuple[str, ...], cells: str) -> str:
         """Return the page with its notes, and its cells as JSON; empty without a map."""
         said = "".join(f"<p>{_text(note)}</p>\n" for note in notes)
         return f"{self._head}{said}{self._middle}{_map_scripts(cells) if cells else ''}{self._end}"
-
-
-def _plot(place: str) -> str:
-    return f'<figure class="plot">{place}</figure>'
 
 
 def _table(table: Table) -> str:
@@ -173,8 +197,16 @@ def _controls(heat: HeatMap) -> str:
 
 
 def _map_scripts(cells: str) -> str:
-    code = (files(__package__) / "map.js").read_text(encoding="utf-8")
-    return f'<script type="application/json" id="gpuscan-map">{cells}</script>\n{_script(code)}'
+    return f"{_given('gpuscan-map', cells)}{_script(_own('map.js'))}"
+
+
+def _given(name: str, text: str) -> str:
+    """Return an element that has JSON for a script."""
+    return f'<script type="application/json" id="{name}">{_inert(text)}</script>\n'
+
+
+def _own(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _inert(text: str) -> str:

@@ -7,10 +7,12 @@ A ``--out`` directory holds::
                     source's metrics as ``metric.<name>`` (null where a tick has none)
     ledger.json     where every request went, and refusals by reason
     map.parquet     where and when: accesses, marks, claims and moves by page and time, see
-                    gpuscan.heatmap.map (neither this nor the next two with checkpoints)
+                    gpuscan.heatmap.map
     nodes.parquet   how full each node was, over time, and its watermarks, see gpuscan.heatmap.nodes
     waits.parquet   how long pages waited from mark to claim, see gpuscan.heatmap.waits
     report.json     the document that ``gpuscan run --json`` prints
+
+All but the first and the last are those of ``gpuscan live --out``, too (:mod:`gpuscan.live.keeping`).
 """
 
 from __future__ import annotations
@@ -34,15 +36,9 @@ if TYPE_CHECKING:
     from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.store.plan_file import PatientPlanWriter
 
-OUT_FILES = (
-    "plan.parquet",
-    "series.parquet",
-    "ledger.json",
-    MAP_FILE,
-    NODES_FILE,
-    WAITS_FILE,
-    "report.json",
-)
+SERIES_FILE, LEDGER_FILE = "series.parquet", "ledger.json"
+TABLES = (SERIES_FILE, LEDGER_FILE, MAP_FILE, NODES_FILE, WAITS_FILE)
+OUT_FILES = ("plan.parquet", *TABLES, "report.json")
 _CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
 """Files of a ``--out`` directory."""
 
@@ -72,20 +68,27 @@ class OutDirectory:
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
         """
-        from gpuscan.files.parquet import create_table
-
         for rows in plans:
             self._plans.write(rows)
         self._plans.check()
-        create_table(self._directory / "series.parquet", report.to_arrow())
-        if recorder is not None:
-            create_map(
-                self._directory / MAP_FILE, recorder.map(sum(tick.duration_ns for tick in report.ticks))
-            )
-            create_nodes(self._directory / NODES_FILE, recorder.nodes)
-            create_waits(self._directory / WAITS_FILE, recorder.waits.found)
-        create_json(self._directory / "ledger.json", ledger_document(report))
-        create_json(self._directory / "report.json", document)
+        create_tables(self._directory, report, recorder)
+        create_json(self._directory / OUT_FILES[-1], document)
+
+
+def create_tables(directory: Path, report: RunReport, recorder: MapRecorder | None) -> None:
+    """Write :data:`TABLES` into a directory that is being filled; those of a recorder where there is one.
+
+    Raises:
+        OSError: the system refused it.
+    """
+    from gpuscan.files.parquet import create_table
+
+    create_table(directory / SERIES_FILE, report.to_arrow())
+    if recorder is not None:
+        create_map(directory / MAP_FILE, recorder.map(sum(tick.duration_ns for tick in report.ticks)))
+        create_nodes(directory / NODES_FILE, recorder.nodes)
+        create_waits(directory / WAITS_FILE, recorder.waits.found)
+    create_json(directory / LEDGER_FILE, ledger_document(report))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from gpuscan.run.kept import KeptRequest
 from gpuscan.run.out import OUT_FILES
 from gpuscan.run.request import RunRequest
 from gpuscan.run.scenario import Scenario
-from gpuscan.run.states import is_made_of, restore_scenario
+from gpuscan.run.states import RECORDER, is_made_of, restore_scenario
 from gpuscan.run.tick_log import TICKS_LOG, tick_report
 from gpuscan.topology.serialize import topology_from_dict
 
@@ -66,7 +66,7 @@ class ResumedRun(RunCheckpoints):
             raise
 
     def _read(self, state: State) -> None:
-        table(state, "the checkpoint", _STATE)
+        table({name: value for name, value in state.items() if name != RECORDER}, "the checkpoint", _STATE)
         engine = table(state["engine"], "the engine")
         self.kept = KeptRequest.of(state["request"])
         made = table(state["made"], "what was made", ("policy", "spec", "ticks"))
@@ -144,6 +144,9 @@ class ResumedRun(RunCheckpoints):
             )
         with _fits(self._place):
             restore_scenario(scenario, state)
+        if scenario.recorder is not None and RECORDER not in state and self.earlier:
+            n_done = len(self.earlier)
+            scenario.notes += (f"map, nodes and waits begin at tick {n_done}: the checkpoint there has none",)
         del self._state  # arrays of the size of the machine
 
 

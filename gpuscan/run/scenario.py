@@ -62,6 +62,7 @@ class Scenario:
     notes: tuple[str, ...]
     goes_on: bool = False
     design: str = PROGRAM
+    recorder: MapRecorder | None = None
 
     def run(
         self,
@@ -217,7 +218,8 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
         witness=hooks.recorder,
         clocked=hooks.timeline,
     )
-    return Scenario(workload, topology, machine, store, engine, notes, request.fallback, request.design)
+    goes_on, recorder = request.fallback, hooks.recorder
+    return Scenario(workload, topology, machine, store, engine, notes, goes_on, request.design, recorder)
 
 
 def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, MachineSpec, Survey | None]:

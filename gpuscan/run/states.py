@@ -11,6 +11,9 @@ from gpuscan.engine.stages import Resumable
 from gpuscan.engine.tick import Engine
 from gpuscan.run.scenario import Scenario
 
+RECORDER = "recorder"
+"""Of a map; the state of a run that keeps none, or of an earlier gpuscan's, has none."""
+
 
 def scenario_state(scenario: Scenario) -> State:
     """Return the states of a scenario's parts, between two ticks.
@@ -24,12 +27,15 @@ def scenario_state(scenario: Scenario) -> State:
 def restore_scenario(scenario: Scenario, state: State) -> None:
     """Put the states into the parts of a scenario that was built alike and has not run.
 
+    A recorder that the state knows nothing of begins here.
+
     Raises:
         InputError: a part takes none.
         KeyError, TypeError, ValueError: they are of something else.
     """
     for name, part in parts_of(scenario).items():
-        part.restore(state[name])
+        if name != RECORDER or name in state:
+            part.restore(state[name])
 
 
 def made_of(scenario: Scenario) -> State:
@@ -93,13 +99,15 @@ def parts_of(scenario: Scenario) -> dict[str, Resumable]:
         InputError: a part has none.
     """
     engine = engine_of(scenario)
-    parts = {
+    parts: dict[str, Any] = {
         "engine": engine,
         "store": engine.store,
         "machine": scenario.machine,
         "source": engine.source,
         "migrator": engine.migrator,
     }
+    if scenario.recorder is not None:
+        parts[RECORDER] = scenario.recorder
     resumable: dict[str, Resumable] = {}
     for name, part in parts.items():
         if not isinstance(part, Resumable):

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX, ArraySpec, check_arrays, has_methods, instance, whole
-from gpuscan.engine.stages import FolioEvents
+from gpuscan.engine.stages import AccessWitness, FolioEvents
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
 from gpuscan.sim.kswapd import Kswapd, KswapdCounts
 from gpuscan.sim.loops import touch
-from gpuscan.sim.observer import AccessWitness, Observer
+from gpuscan.sim.observer import Observer
 from gpuscan.sim.placement import Contents, place
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.scanner import HintFaults, HintScanner

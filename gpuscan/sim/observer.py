@@ -6,7 +6,7 @@ An observer sees what its original could see and keeps it until its source
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -43,22 +43,6 @@ class Observer(Protocol):
             folios: int64[n], what was accessed, from 0 in the process, in order.
             faulted: int64[m], positions in ``folios`` of the accesses that met PROT_NONE, ascending.
         """
-        ...
-
-
-class AccessWitness(Protocol):
-    """Is told where and when accesses happened, whatever watches them; it changes nothing."""
-
-    def sampled(self, n: int) -> NDArray[np.int64]:
-        """Return which of ``n`` accesses it wants to see: int64[m], ascending."""
-        ...
-
-    def accessed(self, now_ns: int, flats: NDArray[np.int64]) -> None:
-        """See int64[m] pages of accesses, about at ``now_ns``."""
-        ...
-
-    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
-        """See how many pages of each node that has memory are free at ``now_ns``, by nid."""
         ...
 
 

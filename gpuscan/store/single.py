@@ -30,6 +30,7 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.device_plan import DevicePlan
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, open_backend
+from gpuscan.kernels.signatures import closed
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import PageMap
 from gpuscan.store.contract import NO_OUTCOMES, PageStore
@@ -242,6 +243,20 @@ class Store(PageStore):
         arrays = self.kernels.arrays
         return arrays if isinstance(arrays.records, np.ndarray) else self.kernels.dump()
 
+    def view(self) -> StoreArrays:
+        """Return the arrays where they are, without a copy: NumPy's read-only, on a GPU CuPy's own.
+
+        They change as the store does. Whoever has them has their memory, after the store's close, too. Each
+        is for :func:`numpy.from_dlpack` and its like.
+
+        Raises:
+            ArgumentError: the store is closed.
+        """
+        arrays = self.kernels.arrays
+        if not len(arrays.records):
+            raise closed()
+        return arrays.map(_read_only)
+
     def state(self) -> dict[str, Any]:
         """Return all there is to know, for :meth:`restore`. The store must be at rest.
 
@@ -313,3 +328,12 @@ def _begin_next(begin: Callable[[int, int], None], lo: int, ends: list[int]) -> 
         end = ends[0]
     with suppress(DeviceError):  # if it is more than a lack of room, it comes again without this plan
         begin(lo, end)
+
+
+def _read_only(array: Any) -> Any:
+    """Return a view that refuses to be written; CuPy's arrays know no such."""
+    if not isinstance(array, np.ndarray):
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view

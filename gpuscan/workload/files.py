@@ -17,17 +17,20 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from gpuscan.base import arguments as checks
-from gpuscan.base.complaints import first_complaint
+from gpuscan.base.complaints import first_complaint, suggestion
 from gpuscan.base.errors import InputError
 from gpuscan.base.nearby import meant_file
-from gpuscan.files.reading import TOML_BYTES_MAX, UnfitError, parse_toml, read_file, toml_place
+from gpuscan.files.reading import parse_toml
+from gpuscan.files.toml_text import parse_toml_text, read_toml_text
 from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.topology.resolve import names_file
 from gpuscan.workload import DEFAULT_WORKLOAD
-from gpuscan.workload.model import MODELS, Workload, suggestion
+from gpuscan.workload.model import MODELS, Workload
 from gpuscan.workload.producer_model import Producer, table_names
 
 __all__ = ["DEFAULT_WORKLOAD", "Workload", "builtin_text", "builtin_workloads", "load_workload"]
+
+_REMEDY = "give a built-in name or a TOML file"
 
 _FILES = (("topology.machine", names_file), ("source.trace", bool), ("source.given.pages", bool))
 """Keys whose value is a path, if it is one: in a workload file it is relative to that file."""
@@ -68,10 +71,13 @@ def workload_document(name_or_path: str, overrides: Sequence[str] = ()) -> tuple
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = Path(name_or_path)
         where, name = name_or_path, _text(path.stem)
-        document = with_paths(_parse_toml(where, _read(path)), lambda named: path.parent / named)
+        document = with_paths(
+            parse_toml_text(where, read_toml_text(path, "workload", _REMEDY)),
+            lambda named: path.parent / named,
+        )
     else:
         where, name = f"workload {name_or_path}", name_or_path
-        document = _parse_toml(where, builtin_text(name, meant_file(name, "", ".toml", ".zarr")))
+        document = parse_toml_text(where, builtin_text(name, meant_file(name, "", ".toml", ".zarr")))
     for override in overrides:
         _apply_override(document, override)
     document.setdefault("name", name)
@@ -140,29 +146,6 @@ def builtin_text(name: str, meant: str = "") -> str:
 def _text(name: str) -> str:
     """Return a file's name as text: under the C locale, or where it is no UTF-8, it is made of surrogates."""
     return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_file(path, TOML_BYTES_MAX).decode()
-    except OSError as error:
-        raise InputError(
-            f"cannot read the workload {path}: {error.strerror}; give a built-in name or a TOML file"
-        ) from error
-    except UnfitError as error:
-        raise InputError(f"the workload {path} {error}; give a built-in name or a TOML file") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}); a workload is a TOML file") from error
-
-
-def _parse_toml(where: str, text: str) -> dict[str, Any]:
-    try:
-        return parse_toml(text)
-    except tomllib.TOMLDecodeError as error:
-        place, message = toml_place(error)
-        raise InputError(f"{where}{place}: {message}; fix the TOML there") from error
-    except ValueError as error:  # a number of 5000 digits; lists in lists in lists
-        raise InputError(f"{where}: TOML that cannot be read ({error}); simplify it") from error
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:

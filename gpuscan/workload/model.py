@@ -8,12 +8,12 @@ except ``shows``, ``processes`` (but for a trace) and, in a process, ``name``, `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from gpuscan.base.arguments import instance
+from gpuscan.base.complaints import suggestion
 from gpuscan.base.errors import InputError, TopologyError
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_time
 from gpuscan.base.values import Bytes, FineTimeNs, Memory, Model, Rate, Share, TimeNs, bytes_of, one_of_names
@@ -45,13 +45,6 @@ MAX_ACCESSES_PER_TICK = 10**9
 """Of all processes together. A core simulates some 20 million a second, so a tick of these takes a minute."""
 MAX_TURNS_PER_TICK = 10**4
 """Visits of the scanner, rotations and shifts of a process: each costs a loop of its own."""
-
-
-def suggestion(given: str, known: Sequence[str]) -> str:
-    """Return the end of a sentence about an unknown name: the close match, if any, and all that are known."""
-    close = get_close_matches(given, known, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{meant}; choose one of {', '.join(known)}"
 
 
 class TopologyChoice(Model):

@@ -151,7 +151,7 @@ def test_the_documents_say_what_may_be_set() -> None:
 
 
 def test_bytes_of_a_look_are_those_of_the_documents() -> None:
-    text = " ".join((ROOT / "docs/compare.md").read_text(encoding="utf-8").split())
+    text = " ".join((ROOT / "docs/figures.md").read_text(encoding="utf-8").split())
     for design in DESIGNS.in_order:
         if design.record_bytes is not None:
             n_bytes = design.record_bytes(Policy(record_format="pghot-compact"))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from effort import share_of
 from fuzz.campaign import Job
 from fuzz.machines import MACHINE_TARGETS
 from fuzz.targets import TARGETS
 
-N_SAMPLE, N_CAMPAIGN = 250, int(os.environ.get("GPUSCAN_FUZZ_INPUTS", "100000"))
+N_SAMPLE, N_CAMPAIGN = 250, share_of(100_000)
 N_WORKERS, N_PARTS = 2, 4
 
 

@@ -20,6 +20,7 @@ import pytest
 
 import gpuscan
 import surface
+from effort import share_of
 
 CHILD = Path(__file__).parents[1] / "surface_child.py"
 
@@ -52,9 +53,10 @@ def test_spoilt_arguments(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_spoilt_arguments(tmp_path: Path) -> None:
+    n_each = share_of(25_000, at_least=5000)
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(cases, 100 + seed, 25_000, tmp_path / str(seed)) for seed in range(4)]
-        check([future.result() for future in futures], 100_000)
+        futures = [pool.submit(cases, 100 + seed, n_each, tmp_path / str(seed)) for seed in range(4)]
+        check([future.result() for future in futures], 4 * n_each)
 
 
 def test_the_whole_surface_is_known() -> None:

@@ -405,3 +405,33 @@ def test_a_store_that_breaks_is_reported_and_not_what_follows(monkeypatch: pytes
 
     with pytest.raises(RunFailedError, match="the disk is full"):
         engine.run(3, break_down)
+
+
+def test_what_a_budget_holds_back_is_ready_again_and_no_attempt_is_counted() -> None:
+    store = open_store()
+    pfns = pfns_of(store, 2, 0, 1, 2, 3)
+    verdicts = Verdicts({int(pfn): MigrateStatus.EDQUOT for pfn in pfns[2:]})
+    engine = Engine(
+        store, Script([request(pfns, 0)]), verdicts, Policy(max_attempts=2), verify_every_tick=True
+    )
+    for _ in range(6):
+        engine.tick()
+    assert (engine.ledger.pending, engine.ledger.migrated) == (2, 2)
+    assert engine.ledger.dropped.total() == 0
+    assert engine.refusals == {"EDQUOT": 12}
+    verdicts.refuse.clear()
+    engine.tick()
+    assert (engine.ledger.pending, engine.ledger.migrated) == (0, 4)
+
+
+def test_a_source_may_ask_for_more_looks_than_the_policy() -> None:
+    store = open_store()
+    pfns = pfns_of(store, 2, 0, 1)
+    nids = np.zeros(1, dtype=np.int32)
+    seen = Sampled((Produced("record", pfns[:1], nids), Produced("record", pfns[1:], nids, threshold=4)))
+    engine = Engine(
+        store, Script([seen] * 4), Verdicts(), Policy(drop_top_tier=False), verify_every_tick=True
+    )
+    assert [engine.tick().migrated for _ in range(4)] == [0, 1, 0, 1 + 1]
+    with pytest.raises(InputError, match="produced: threshold"):
+        Produced("record", pfns, np.zeros(2, dtype=np.int32), threshold=0)

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.layer import Counting, Layer
 
 N_PAGES = 1 << 20
@@ -82,3 +83,65 @@ def test_many_points_take_bounded_memory() -> None:
     layer = counting.layer()
     assert layer.counts.sum() == 100_000_000
     assert len(layer.rows) <= 1 << 20
+
+
+@pytest.mark.parametrize("at", [1, 7, 15])
+def test_counting_goes_on_from_its_state_and_becomes_as_coarse_as_undisturbed(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sorted, and cut, when enough was gathered and not when its state is taken."""
+    monkeypatch.setattr("gpuscan.heatmap.layer._GATHERED_MAX", 3000)
+    whole, first, second = Counting(N_PAGES, 5000), Counting(N_PAGES, 5000), Counting(N_PAGES, 5000)
+    random = np.random.default_rng(5)
+    for step in range(20):
+        flats = random.integers(0, N_PAGES - 600, 400)
+        sizes = random.choice([1, 16], 40)
+        for counting in (whole, first if step < at else second):
+            counting.add(step, flats)
+            counting.add(step, flats[:40], sizes)
+        if step == at - 1:
+            second.restore(first.state())
+    one, other = whole.layer(), second.layer()
+    assert counted(one) == counted(other)
+    assert (one.row_shift, one.column_shift) == (other.row_shift, other.column_shift)
+    assert one.row_shift > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("row_shift", 41, "row_shift"),
+        ("keys", np.array([5, 5]), "do not ascend"),
+        ("keys", np.array([5]), "counts of the map has 2 elements, not 1"),
+        ("keys", np.array([5, N_PAGES << 24]), "not below"),
+        ("points", np.array([-1]), "below 0"),
+        ("counts", np.array([1, 0]), "below 1"),
+        ("counts", np.array([1.0, 2.0]), "not an array of int64"),
+    ],
+)
+def test_a_state_of_something_else_is_refused(name: str, value: object, said: str) -> None:
+    counting = Counting(N_PAGES)
+    counting.add(0, np.array([3, 4]))
+    counting.layer()
+    state = counting.state()
+    Counting(N_PAGES).restore(state)
+    with pytest.raises(ArgumentError, match=said):
+        Counting(N_PAGES).restore({**state, name: value})
+
+
+def test_a_part_of_a_layer_is_of_all_of_it_and_becomes_as_coarse() -> None:
+    random = np.random.default_rng(2)
+    counting = Counting(N_PAGES)
+    for step in range(16):
+        counting.add(step, random.integers(0, N_PAGES, 4000))
+    layer = counting.layer()
+    part = layer.part(8)
+    assert len(part.rows) * 8 == pytest.approx(len(layer.rows), rel=0.05)
+    assert np.isin(part.rows, layer.rows).all()
+    assert np.bincount(part.rows * 4 // N_PAGES, minlength=4).min() > 0
+    assert counted(layer.at(3, 1)).keys() >= counted(part.at(3, 1)).keys()
+    step_by_step = layer.coarser(N_PAGES, 16).coarser(N_PAGES, 16)
+    assert counted(step_by_step) == counted(layer.at(step_by_step.row_shift, step_by_step.column_shift))
+    few = Layer(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
+    assert 0 < len(few.part(8).rows) <= 3
+    assert not len(few.part(8).part(8).at(2, 2).part(1).rows) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,28 @@ def test_pfns_and_flat_pages_are_each_others(result: Path) -> None:
     assert Space.parsed(json.loads(json.dumps(space.document()))) == space
 
 
+def test_bands_are_the_machines_zones_and_nodes_and_holes_what_is_between() -> None:
+    topology = resolve_topology("two-socket-cxl", 1 << 30)
+    space = Space.of(topology, 1, 1)
+    nodes, zones = space.bands(by_zone=False), space.bands(by_zone=True)
+    assert [(band.nid, band.n_pages) for band in nodes] == [
+        (node.nid, node.present_pages) for node in topology.nodes
+    ]
+    assert [(band.nid, band.name, band.n_pages) for band in zones] == [
+        (node.nid, zone.name, zone.present_pages) for node in topology.nodes for zone in node.zones
+    ]
+    for bands in (nodes, zones):
+        assert all(band.end <= other.start for band, other in pairwise(bands))
+        assert all(band.end - band.start >= band.n_pages for band in bands)
+        assert bands[-1].end <= space.n_pages
+    present = sorted(present for node in topology.nodes for zone in node.zones for present in zone.present)
+    ends = pairwise(present)
+    absent = [(end, start - end) for (_, end), (start, _) in ends if start > end]
+    assert [(hole.pfn, hole.n_pages) for hole in space.holes()] == absent
+    assert len(absent) > 2
+    assert all(space.flat_of(hole.pfn + hole.n_pages) >= hole.flat for hole in space.holes())
+
+
 def test_damaged_foreign_and_newer_maps_are_refused(result: Path, tmp_path: Path) -> None:
     good = pq.read_table(result / "map.parquet")
 
@@ -94,6 +117,8 @@ def test_damaged_foreign_and_newer_maps_are_refused(result: Path, tmp_path: Path
     refused(good.replace_schema_metadata({b"gpuscan.schema": b"1"}), "damaged")
     refused(good.drop_columns("count"), "not written by gpuscan")
     refused(good.take(list(range(len(good) - 1, -1, -1))), "not in order")
+    refused(pa.concat_tables([good.slice(5), good.slice(0, 5)]), "lies in several places")
+    refused(good.set_column(3, "count", pa.array([None, *good["count"].to_pylist()[1:]])), "value is missing")
     rows = good["row"].to_numpy().copy()
     rows[-1] = 1 << 60
     refused(good.set_column(1, "row", pa.array(rows)), "outside the machine")
@@ -162,15 +187,6 @@ def test_a_model_has_accesses_alone(result: Path, tmp_path: Path, capsys: pytest
     workload = str(result.parent / "small.toml")
     assert main(["run", workload, "--design", "rfc-v1", "--out", str(tmp_path / "model"), "-q"]) == 0
     assert set(read_map(tmp_path / "model" / "map.parquet").layers) == {"accesses"}
-
-
-def test_a_run_with_checkpoints_keeps_no_map_and_says_so(
-    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    workload, out = str(result.parent / "small.toml"), tmp_path / "out"
-    assert main(["run", workload, "--out", str(out), "--checkpoint", str(tmp_path / "state")]) == 0
-    assert "keeps no map, nodes and waits" in capsys.readouterr().err
-    assert not (out / "map.parquet").exists()
 
 
 @pytest.mark.parametrize(

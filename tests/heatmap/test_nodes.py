@@ -13,7 +13,15 @@ import pytest
 from gpuscan.base.errors import InputError
 from gpuscan.heatmap.nodes import NODES_FILE, create_nodes, empty_nodes, read_nodes
 from gpuscan.heatmap.recorder import MOMENTS_MAX, MapRecorder
-from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, Waits, create_waits, followed, read_waits
+from gpuscan.heatmap.waits import (
+    FOUND_MAX,
+    PAGES_ONE_IN,
+    WAITS_FILE,
+    Waits,
+    create_waits,
+    followed,
+    read_waits,
+)
 from gpuscan.topology.resolve import resolve_topology
 from results import small_result
 
@@ -116,3 +124,50 @@ def test_a_long_run_keeps_every_second_moment_then_every_fourth() -> None:
     kept = recorder.nodes[0].now_ns
     assert kept == list(range(0, 5 * MOMENTS_MAX, 8))
     assert len(recorder.nodes[0].free_pages) == len(kept)
+
+
+def test_in_real_time_waits_are_rounded_up_when_too_many_differ() -> None:
+    waits, (flat, *_) = Waits(), followed(np.arange(1 << 12))
+    page, exact = np.array([flat]), []
+    for at in range(FOUND_MAX + 3000):
+        now_ns = at * 10**9
+        exact.append(10**6 + at * 997)
+        waits.marked(now_ns, page)
+        waits.claimed(now_ns + exact[-1], page)
+    assert sum(waits.found.values()) == FOUND_MAX + 3000
+    assert len(waits.found) < 500
+    ascending = [wait for wait, n in sorted(waits.found.items()) for _ in range(n)]
+    assert all(wait <= told <= wait * 65 / 64 for wait, told in zip(exact, ascending, strict=True))
+
+
+def test_a_page_that_was_not_marked_again_waits_no_more_where_frames_are_given_out_again() -> None:
+    (one, other, *many) = followed(np.arange(1 << 12)).tolist()
+    waits = Waits(lapse_ns=100)
+    for now_ns in (0, 90, 180):  # in force all the time
+        waits.marked(now_ns, np.array([one]))
+    waits.marked(0, np.array([other]))
+    waits.marked(170, np.array([other]))  # that of 0 had lapsed
+    waits.claimed(200, np.array([one, other]))
+    assert waits.found == Counter({200: 1, 30: 1})
+    assert len(many) > 10
+
+
+def test_those_that_lapsed_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpuscan.heatmap.waits._FOLLOWED_MAX", 4)
+    pages = followed(np.arange(1 << 12))[:8]
+    waits = Waits(lapse_ns=100)
+    waits.marked(0, pages[:4])
+    waits.marked(50, pages[4:])  # no room
+    waits.claimed(60, pages[4:])
+    assert not waits.found
+    waits.marked(200, pages[4:])
+    waits.claimed(260, pages)
+    assert waits.found == Counter({60: 4})
+
+
+def test_as_many_accesses_are_looked_at_as_there_are_on_average() -> None:
+    recorder = MapRecorder(resolve_topology("two-socket-cxl", 1 << 30), 1)
+    for n in (0, 7, 32, 45, 64):
+        seen = [recorder.sampled(n) for _ in range(2000)]
+        assert all(len(one) == 0 or (one[-1] < n and (np.diff(one) > 0).all()) for one in seen)
+        assert sum(map(len, seen)) * 32 == pytest.approx(2000 * n, rel=0.15)

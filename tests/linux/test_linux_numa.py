@@ -101,7 +101,7 @@ EVERYWHERE = Allowance(frozenset(range(4)), np.zeros(1, dtype=np.int64), (None,)
 def test_demotion_goes_down_and_never_up():
     targets = Targets(tiered())
     assert targets.demotion == {0: 2, 1: 3}
-    assert targets_of(targets, EVERYWHERE, [0, 1, 2], [0, 0, 0], demote=True) == [2, 3, NO_TARGET]
+    assert targets_of(targets, EVERYWHERE, [0, 1, 2], [0, 0, 0], way="down") == [2, 3, NO_TARGET]
 
 
 def test_a_node_that_was_named_takes_what_is_beside_and_below():

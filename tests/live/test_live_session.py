@@ -319,9 +319,9 @@ def test_two_looks_fall_into_the_window_however_long_they_take(sleeper):
     with LiveSession(request) as session:
         assert session.engine.policy.window_ns == 6_000_000_000
         slow = TickReport(0, 0, 0, metrics={"observe_ns": 1_500_000_000.0}, migrate_busy_ns=500_000_000)
-        session._widen_window(slow)
+        session.pipeline._widen_window(slow)
         assert session.engine.policy.window_ns == 12_000_000_000
-        session._widen_window(TickReport(1, 0, 0))
+        session.pipeline._widen_window(TickReport(1, 0, 0))
         assert session.engine.policy.window_ns == 6_000_000_000
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
 
+from effort import share_of
 from gpuscan.linux import damon_state
 from gpuscan.linux.damon import Damon
 from gpuscan.linux.damon_trace import AggregationTrace
@@ -17,7 +17,7 @@ from gpuscan.store.single import Store
 from livesim.run import run, shrink
 from livesim.scenario import scenario
 
-N_SLOW = int(os.environ.get("GPUSCAN_LIVESIM_SEEDS", "100000"))
+N_SLOW = share_of(100_000, at_least=1000)
 FOUND = {
     4: "the hold on a process leaked where another one of those named had ended",
     23: "a read of /proc that failed was no GpuscanError",

@@ -32,11 +32,11 @@ def give_pids_again(world: World, step: int) -> None:
     for at, pid in [one for one in world.waiting if one[0] <= step]:
         world.waiting.remove((at, pid))
         world.log.append(f"  process {pid} is another one now")
-        world.spawn(20, is_target=False, pid=pid)
+        world.spawn(20, is_target=False, pid=pid, command="stranger")
 
 
 def _fork(world: World, proc: Proc, chance: random.Random) -> None:
-    world.spawn(chance.randint(1, 20), is_target=proc.is_target, parent=proc)
+    world.spawn(chance.randint(1, 20), is_target=proc.is_target, parent=proc, command=proc.command)
 
 
 def _exec(world: World, proc: Proc, chance: random.Random) -> None:
@@ -88,7 +88,16 @@ def _fill(world: World, chance: random.Random) -> None:
     world.pressure[nid] = chance.choice((0, 32_700, 32_768))
 
 
+def _spawn(world: World, chance: random.Random) -> None:
+    """Somebody starts a program."""
+    command = chance.choice(COMMANDS)
+    proc = world.spawn(chance.randint(4, 60), is_target=world.is_chosen(command), command=command)
+    world.log.append(f"  process {proc.pid} ({command}) comes")
+
+
+COMMANDS = ("worker", "database", "cache", "stranger")
 _OF_MACHINE: dict[str, Callable[[World, random.Random], None]] = {
+    "spawn": _spawn,
     "offline": _offline,
     "jump": _jump,
     "fill": _fill,

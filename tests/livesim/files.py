@@ -48,14 +48,16 @@ class Files:
         if proc is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         if name == "stat":
-            return _stat(pid, "worker", "S" if proc.is_alive else "Z", 0x400000, proc.start_ticks)
+            return _stat(pid, proc.command, "S" if proc.is_alive else "Z", 0x400000, proc.start_ticks)
         if name == "maps":
             return "".join(
                 f"{BASE_PAGE + first << 12:x}-{BASE_PAGE + first + n << 12:x} rw-p 00000000 00:00 0 \n"
                 for first, n in proc.mappings
             )
         if name == "status":
-            return f"Name:\tworker\nTgid:\t{pid}\nMems_allowed_list:\t0-2\n"
+            return f"Name:\t{proc.command}\nTgid:\t{pid}\nUid:\t0\t0\t0\t0\nMems_allowed_list:\t0-2\n"
+        if name == "cgroup":
+            return f"0::/system.slice/{proc.command}.service\n"
         if name == "statm":
             return f"512 {(proc.words != 0).sum()} 0 0 0 0 0\n"
         if name == "numa_maps":

@@ -89,15 +89,15 @@ def run(scenario: Scenario, *, is_logging: bool = False) -> Result:
         how = f"{type(error).__name__}: {error}"
         broken.append(f"no GpuscanError: {how}")
     if how != "killed":
-        broken += _left(machine, system, is_broken_off=how == "broken off")
+        broken += left(machine, system, is_broken_off=how == "broken off")
     system.end()
     for watchdog in machine.watchdogs:
         watchdog.run()
-    if _damon_left(machine) or (
+    if damon_left(machine) or (
         scenario.seed % 8 == 0 and (how in ("killed", "broken off") or machine.n_faults)
     ):
         _again(machine, broken)  # where nothing is left the next start is that of any other seed
-    broken += _damon_left(machine)
+    broken += damon_left(machine)
     return Result(broken, how, machine.step, machine.world.moved_pages, machine.world.log)
 
 
@@ -130,7 +130,7 @@ def _live(
     return session.totals.end_reason
 
 
-def _left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = False) -> list[str]:
+def left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = False) -> list[str]:
     """Return what a gpuscan that ended by itself left behind."""
     # A second Ctrl-C may come between a call and the name for what it returned, or while the watchdog is
     # waited for, which ends by itself then; the process ends with it.
@@ -138,10 +138,10 @@ def _left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = Fa
     found = [f"open: {', '.join(system.left_open())}"] if is_open else []
     waited_for = [each for each in system.children if not (is_broken_off and each in machine.watchdogs)]
     found += [f"child {child.pid} was not waited for" for child in waited_for if child.returncode is None]
-    return found if machine.n_faults or is_broken_off else found + _damon_left(machine)
+    return found if machine.n_faults or is_broken_off else found + damon_left(machine)
 
 
-def _damon_left(machine: Machine) -> list[str]:
+def damon_left(machine: Machine) -> list[str]:
     damon = machine.damon
     found = []
     if damon.files["nr_kdamonds"] != "0" or damon.on:
@@ -169,7 +169,7 @@ def _again(machine: Machine, broken: list[str]) -> None:
         _live(machine, system, "damon", 100, "cgroup", broken)
     except GpuscanError as error:
         broken.append(f"the next gpuscan: {error}")
-    broken += _left(machine, system)
+    broken += left(machine, system)
     system.end()
 
 

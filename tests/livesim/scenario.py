@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 CHANGES = ("die", "reuse", "fork", "exec", "unmap", "remap", "map", "others", "offline", "jump", "fill")
 """What happens to the machine."""
+COMES = "spawn"
+"""And somebody comes, where rules choose."""
 FAULTS = ("errno", "short", "signal", "kill")
 """What happens to gpuscan at a system call."""
 

@@ -22,7 +22,7 @@ from gpuscan.linux.system import System
 from .changes import change, give_pids_again
 from .files import CGROUP, INSTANCES, KDAMONDS
 from .machine import Machine
-from .scenario import CHANGES
+from .scenario import CHANGES, COMES
 from .world import BASE_PAGE, HOST, PRESENT, SOFT_DIRTY, SPAN_PAGES, Proc
 
 _MOST_STEPS = 60_000
@@ -95,7 +95,7 @@ class SimulatedSystem(System):
         if world.waiting:
             give_pids_again(world, machine.step)
         for event in machine.events.get(machine.step, ()):
-            if event.kind in CHANGES:
+            if event.kind in (*CHANGES, COMES):
                 change(world, event.kind, event.choice, machine.step)
                 continue
             world.log.append(f"  {event.kind} {event.choice}")
@@ -189,6 +189,8 @@ class SimulatedSystem(System):
             below = str(self._handles[place].data).removeprefix(KDAMONDS) + "/"
             found = [path.removeprefix(below) for path in self.machine.damon.files if path.startswith(below)]
             return sorted({path.partition("/")[0] for path in found})
+        if place == Path("/proc"):
+            return ["self", *map(str, self.world.processes)]
         pid = place.parent.name
         if int(pid) not in self.world.processes:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(place))
@@ -232,6 +234,10 @@ class SimulatedSystem(System):
             n_bytes = n_bytes // 3 if fault else n_bytes
             self.machine.damon.text[handle.data] = text[n_bytes:]
             return text[:n_bytes]
+        if handle.kind == "pipe":
+            said = b"".join(handle.data)
+            handle.data.clear()
+            return said
         part = handle.data[handle.at : handle.at + n_bytes]
         handle.at += len(part)
         return bytes(part)
@@ -359,7 +365,16 @@ class SimulatedSystem(System):
         return self.world.now_ns
 
     def process_time(self) -> float:
-        return self.world.now_ns / 1e10
+        return self.machine.step * 2e-6
+
+    def wall_ns(self) -> int:
+        return self.world.now_ns
+
+    def minute_of_day(self) -> int:
+        return self.world.now_ns // 60_000_000_000 % 1440
+
+    def user_name(self, uid: int) -> str:
+        return "root"
 
     def sleep(self, seconds: float) -> None:
         self._enter("sleep", seconds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +61,7 @@ class Proc:
         mappings: (first page, number of pages), counted from ``BASE_PAGE``, ascending.
         hot: bool[SPAN_PAGES], pages that it keeps touching.
         is_target: whether it was asked for.
+        command: its name.
     """
 
     pid: int
@@ -72,6 +74,7 @@ class Proc:
     is_alive: bool = True
     is_zombie: bool = False
     code: int | None = None
+    command: str = "worker"
 
 
 class World:
@@ -95,6 +98,8 @@ class World:
         self.confirmed_pages = 0
         """Pages that the kernel told gpuscan are on the target that it asked for."""
         self.moved_pages = 0
+        self.is_chosen: Callable[[str], bool] = lambda command: True
+        """Whether a process of a name is one that was asked for, where names decide."""
         self.broken: list[str] = []
         """Invariants that did not hold."""
         self.log: list[str] = []
@@ -118,11 +123,18 @@ class World:
         return max(0, SECTION - self.n_used[nid] - self.pressure[nid])
 
     def spawn(
-        self, n_pages: int, *, is_target: bool = True, parent: Proc | None = None, pid: int | None = None
+        self,
+        n_pages: int,
+        *,
+        is_target: bool = True,
+        parent: Proc | None = None,
+        pid: int | None = None,
+        command: str = "worker",
     ) -> Proc:
         """Start a process with a mapping of so many pages."""
         pid = next(self._pids) if pid is None else pid
         proc = Proc(pid, self.now_ns // 10_000_000 + pid, np.zeros(SPAN_PAGES, np.uint64), is_target, parent)
+        proc.command = command
         self.processes[pid] = proc
         self.map(proc, n_pages)
         return proc

@@ -10,6 +10,7 @@ import pytest
 from gpuscan.engine.stages import MigrateStatus
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
+from gpuscan.migrate.steward import n_first
 from machines import tiered
 from procfs import FakeProcess
 from two_nodes import BASE, FAR, FAR_PFN, NEAR, NEAR_PFN, Kernel, Room
@@ -194,3 +195,55 @@ def test_a_dry_run_calls_nothing_and_plans_each_folio_once(bed):
     assert result.reasons == {"ECANCELED: dry run": 8}
     assert bed.addresses.planned.tolist() == bed.heads.tolist()
     assert bed.kernel.calls == []
+
+
+class Steward:
+    """Grants so many pages, in calls of so many, and notes what it hears."""
+
+    def __init__(self, most, chunk):
+        self.left, self.chunk = most, chunk
+        self.calls = []
+        self.heard = []
+
+    def grant(self, number, n_pages):
+        n = int((np.cumsum(n_pages) <= self.left).sum())
+        self.left -= int(n_pages[:n].sum())
+        return n
+
+    def chunk_pages(self):
+        return self.chunk
+
+    def called(self, n_pages, n_moved, busy_ns):
+        self.calls.append((n_pages, n_moved))
+
+    def settled(self, number, target_nid, n_pages, n_demoted, reasons):
+        self.heard.append((number, target_nid, n_pages, n_demoted, dict(reasons)))
+
+
+def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
+    bed = Bed(tmp_path, n=8)
+    steward = Steward(most=5, chunk=2)
+    bed.migrator = MovePagesMigrator(
+        {0: bed.process},
+        bed.addresses,
+        bed.page_map,
+        bed.room,
+        bed.kernel,
+        tiers={0: 0, 1: 0, 2: 1, 3: 1},
+        steward=steward,
+    )
+    bed.kernel.status[int(bed.at[1])] = -errno.EBUSY
+    result = bed.migrate()
+    assert result.status.tolist() == [0, -errno.EBUSY, 0, 0, 0, *[MigrateStatus.EDQUOT] * 3]
+    assert [len(call) for call in bed.kernel.calls] == [2, 2, 1]
+    assert steward.calls == [(2, 1), (2, 2), (1, 1)]
+    reasons = {"EBUSY: busy, could not be isolated": 1, "EDQUOT: held, a budget is used up": 3}
+    assert result.reasons == reasons
+    assert steward.heard == [(0, NEAR, 4, 0, reasons)]
+    assert len(bed.addresses) == 4  # what is held or busy is still a candidate
+
+
+def test_a_folio_that_is_larger_than_a_call_is_one_of_its_own():
+    n_pages = np.array([1, 512, 1, 1], dtype=np.int64)
+    assert [n_first(n_pages[i:], 2) for i in range(4)] == [1, 1, 2, 1]
+    assert n_first(n_pages, 513) == 2

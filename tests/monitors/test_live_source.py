@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpuscan.base.errors import InputError
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import Engine
 from gpuscan.linux import resident
@@ -14,6 +15,7 @@ from gpuscan.linux.targets import Targets
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.source import STALE_TICKS, LiveSource
 from gpuscan.monitors.touched import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
+from gpuscan.monitors.treatment import Same, Treatment
 from gpuscan.store.single import Store
 from machines import tiered
 from procfs import FakeProcess, large_folio, write_flags
@@ -53,7 +55,9 @@ class ScriptedMonitor:
 
 
 class Bed:
-    def __init__(self, tmp_path, *, flags=None, dry_run=False, demote=False, room=None, budget_pages=0):
+    def __init__(
+        self, tmp_path, *, flags=None, dry_run=False, demote=False, room=None, budget_pages=0, keeper=None
+    ):
         topology = tiered()
         write_flags(tmp_path, 8 << 15, flags)
         self.process = FakeProcess(tmp_path)
@@ -65,14 +69,15 @@ class Bed:
         self.store = Store(topology, device="reference", large_folios=True)
         self.flags = PageFlags(tmp_path / "proc/kpageflags")
         self.stop = False
+        self.targets = Targets(topology)
         self.source = LiveSource(
             self.monitor,
-            Targets(topology),
+            self.targets,
             topology.page_map,
             self.flags,
             self.addresses,
             lambda seconds: self.stop,
-            demote=demote,
+            keeper=keeper or Same(Treatment(demotes=demote)),
         )
         if dry_run:
             migrator = DryRunMigrator(self.addresses, topology.page_map)
@@ -337,3 +342,151 @@ def test_the_memory_of_a_process_that_is_not_watched_is_counted(tmp_path, monkey
     monkeypatch.setattr(bed.monitor, "observe", lambda now_ns: [UNSEEN])
     bed.engine.tick()
     assert bed.source.skipped["of a process not watched, there are too many"] == N
+
+
+class Keeper:
+    """Treats all alike, with room for so many pages, and notes what became a candidate."""
+
+    def __init__(self, room_pages=None, **treatment):
+        self.kind, self.room_pages, self.entered_pages = treatment, room_pages, []
+
+    def treatment(self, number):
+        return Treatment(room_pages=self.room_pages, **self.kind)
+
+    def entered(self, number, n_pages, way):
+        self.entered_pages.append(n_pages)
+        if self.room_pages is not None:
+            self.room_pages -= n_pages
+
+
+def test_a_process_has_as_many_candidates_as_there_is_room_for(tmp_path):
+    keeper = Keeper(room_pages=5)
+    bed = Bed(tmp_path, keeper=keeper)
+    bed.tick()
+    assert (len(bed.addresses), keeper.entered_pages) == (5, [5])
+    assert bed.source.skipped["held back, the budget has no room yet"] == N - 5
+    bed.tick()  # those that are candidates are seen again, without room for others
+    assert bed.near() == 5
+    keeper.room_pages = N
+    bed.tick(2)
+    assert bed.near() == N
+
+
+def test_what_is_not_to_go_up_stays_and_is_counted(tmp_path):
+    bed = Bed(tmp_path, keeper=Keeper(promotes=False))
+    report = bed.tick(3)
+    assert (bed.near(), len(bed.addresses)) == (0, 0)
+    assert report.metrics["hot_pages"] == N
+    (member,) = bed.source.members
+    assert (member.hot_pages, member.hot_near_pages) == (N, 0)
+
+
+@pytest.mark.parametrize(("nids", "moves"), [({NEAR, FAR}, True), ({FAR}, False)])
+def test_pages_go_to_nodes_that_their_treatment_names(tmp_path, nids, moves):
+    bed = Bed(tmp_path, keeper=Keeper(nids=frozenset(nids)))
+    bed.tick(3)
+    assert bed.near() == (N if moves else 0)
+    skipped = bed.source.skipped["not allowed there (cpuset or memory policy)"]
+    assert bool(skipped) != moves
+
+
+def test_more_looks_may_be_asked_for(tmp_path):
+    bed = Bed(tmp_path, keeper=Keeper(threshold=4))
+    bed.tick(3)
+    assert bed.near() == 0
+    bed.tick()
+    assert bed.near() == N
+
+
+def test_cold_memory_may_have_to_stay_so_for_longer(tmp_path):
+    keeper = Keeper(demotes=True, cold_wait_ns=1 << 60)
+    bed = Bed(tmp_path, keeper=keeper)
+    bed.process.map(0x90_0000, range(NEAR_PFN + 100, NEAR_PFN + 110))
+    bed.monitor.hot, bed.monitor.cold = [], [(0x90_0000, 0x90_A000)]
+    bed.tick(3)
+    assert len(bed.addresses) == 0
+    keeper.kind["cold_wait_ns"] = 1
+    bed.tick()
+    assert all(bed.process.pfn_at(0x90_0000 + i * 4096) >= FAR_PFN for i in range(10))
+
+
+def test_a_node_is_emptied_whatever_is_hot_there_and_nothing_goes_there(tmp_path):
+    bed = Bed(tmp_path, keeper=Keeper(promotes=False))
+    (bed.process.proc / "maps").write_text(f"{BASE:x}-{BASE + N * 4096:x} rw-p 00000000 00:00 0\n")
+    bed.targets.drain([NEAR])
+    assert NEAR not in {*bed.targets.promotion.values(), *bed.targets.demotion.values()}
+    bed.tick(2)
+    assert bed.near() == 0
+    bed.targets.drain([FAR, 3])  # so there is none of the same tier, and up it goes
+    assert bed.targets.draining == {FAR: NEAR, 3: 1}
+    bed.tick(2)
+    assert bed.near() == N
+    with pytest.raises(InputError, match="node 9 has no memory here"):
+        bed.targets.drain([9])
+    with pytest.raises(InputError, match="all nodes with memory would be emptied"):
+        bed.targets.drain(range(4))
+    assert bed.targets.drained == {FAR, 3}
+
+
+def test_requests_of_who_is_not_watched_any_more_end(tmp_path):
+    bed = Bed(tmp_path, room=Room(0))
+    bed.tick(2)
+    assert bed.engine.ledger.pending + bed.engine.ledger.in_flight == N
+    bed.source.watch([])
+    assert len(bed.addresses) == 0
+    bed.tick()
+    assert bed.engine.ledger.pending + bed.engine.ledger.in_flight == 0
+    (reason,) = bed.engine.ledger.dropped
+    assert reason.startswith("not watched any more")
+
+
+def test_a_source_that_goes_on_outlives_its_processes(bed):
+    bed.source._goes_on = True
+    bed.source.watch([])
+    assert not bed.source.finished()
+    assert bed.tick().candidates == 0
+
+
+class Backlog:
+    """Has room for so many candidates at a time, as they stand in the address map; down apart from up."""
+
+    def __init__(self, most, **treatment):
+        self.most, self.kind, self.source = most, treatment, None
+
+    def treatment(self, number):
+        up, down = self.source.pending_pages().get(number, (0, 0))
+        rooms = {"room_pages": max(0, self.most - up), "room_down_pages": max(0, self.most - down)}
+        return Treatment(**rooms, **self.kind)
+
+    def entered(self, number, n_pages, way):
+        pass
+
+
+def test_candidates_that_find_no_room_above_hinder_neither_those_that_go_down_nor_others_for_long(tmp_path):
+    keeper = Backlog(4, demotes=True)
+    bed = Bed(tmp_path, keeper=keeper, room=Room(0))
+    keeper.source = bed.source
+    bed.process.map(0x90_0000, range(NEAR_PFN + 100, NEAR_PFN + 110))
+    bed.tick(3)
+    first = set(bed.addresses.of_process(0).tolist())
+    assert len(first) == 4
+    bed.monitor.cold = [(0x90_0000, 0x90_A000)]
+    bed.tick()
+    assert bed.source.pending_pages() == {0: (4, 4)}
+    bed.monitor.cold = []
+    bed.tick(STALE_TICKS + 6)
+    later = {head for head in bed.addresses.of_process(0).tolist() if head >= FAR_PFN}
+    assert later
+    assert not first & later
+
+
+def test_what_is_on_its_way_is_let_go_when_another_rule_holds(tmp_path):
+    bed = Bed(tmp_path, room=Room(0))
+    bed.tick(2)
+    bed.source.let_go([7], "another rule holds")
+    assert len(bed.addresses) == N
+    bed.source.let_go([0], "another rule holds")
+    bed.monitor.hot = []
+    bed.tick()
+    assert bed.engine.ledger.pending + bed.engine.ledger.in_flight == 0
+    assert any(why.startswith("another rule holds") for why in bed.engine.ledger.dropped)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from gpuscan.base.units import format_bytes
 from gpuscan.heatmap.map import read_map
 from gpuscan.report.catalogue import page_of
+from gpuscan.report.contract import About, Bars, Flow, Line, Page, Plot, Table
 from gpuscan.report.page import page_html
 from optional import browser_or_skip, opened
 from results import small_result
@@ -22,14 +24,20 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
 (async () => {
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
   while (gpuscanMap.state() === null) await pause(20);
-  const plot = Bokeh.documents[0].get_model_by_name("gpuscan-map"), seen = {};
+  const plot = gpuscanFigures.drawn.get("map"), seen = {};
   const step = async (name, what) => { what(); await pause(50); seen[name] = gpuscanMap.state(); };
   const click = (which) => document.querySelector(which).click();
+  const named = () => edge.filter((name) => name);
+  const holes = gpuscanFigures.drawn.get("holes");
+  const edge = gpuscanFigures.drawn.get("bands").data.text;
   await step("first", () => {});
+  seen.named = named();
+  seen.holes = holes.data.name.map((name, at) => [name, holes.data.size[at], holes.data.pfns[at]]);
   await step("moves", () => click("[data-layer=moves]"));
   await step("zoomed", () => click("[data-move=in]"));
   await step("single", () => plot.y_range.setv({ start: PAGE + 50, end: PAGE - 50 }));
   seen.where = gpuscanMap.where(PAGE + 0.5);
+  seen.namedNear = named();
   seen.says = document.getElementById("gpuscan-pixel").textContent;
   await step("whole", () => click("#gpuscan-whole"));
   seen.violations = violations;
@@ -42,17 +50,24 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
 })();
 </script>"""
 
+NAMED = [
+    "node 0 (dram), 256 MiB",
+    "node 1 (dram), 256 MiB",
+    "node 2 (cxl), 256 MiB",
+    "node 3 (cxl), 256 MiB",
+]
+"""At the edge of the map."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> str:
     return browser_or_skip()
 
 
-def probed(text: str) -> dict[str, Any]:
+def probed(text: str) -> Any:
     found = re.search(r'<pre id="probe">(.*?)</pre>', text, re.DOTALL)
     assert found is not None, text[-2000:]
-    seen: dict[str, Any] = json.loads(unescape(found[1]))
-    return seen
+    return json.loads(unescape(found[1]))
 
 
 @pytest.mark.slow
@@ -83,4 +98,42 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert seen["single"]["total"] == moves.counts[near].sum() > 0
     assert "a single page frame" in seen["says"]
     pfn = f"0x{heat.space.pfn_of(page):x}"
+    assert seen["named"] == ["DMA32", "Normal", "Movable", "Movable", *NAMED]
+    assert seen["namedNear"] == ["Movable", NAMED[2]]
+    holes = [(hole.pfn, hole.pfn + hole.n_pages - 1, hole.n_pages) for hole in heat.space.holes()]
+    assert seen["holes"] == [
+        ["hole, left out", format_bytes(n * 4096), f"{first:#x} to {last:#x}"] for first, last, n in holes
+    ]
     assert seen["where"] == f"{pfn} to {pfn}, node 2 (cxl), zone Movable"
+
+
+_COUNT = """<script>
+(async () => {
+  const drawn = () => [...document.querySelectorAll(".plot > *")].filter((each) => each.clientHeight > 50);
+  for (let at = 0; at < 200 && drawn().length < 5; at++) await new Promise((done) => setTimeout(done, 20));
+  const said = document.createElement("pre");
+  said.id = "probe";
+  said.textContent = JSON.stringify(drawn().map((each) => each.clientHeight));
+  document.body.append(said);
+})();
+</script>"""
+
+
+@pytest.mark.slow
+def test_every_kind_of_figure_is_drawn(browser: str, tmp_path: Path) -> None:
+    """About 6 s."""
+    about = About("a title", "A sentence.", "a command")
+    lines = (Line("one", [0.1, 1.0, 10.0], [1.0, None, 3.0]), Line("</script>${x}", [0.1, 1.0], [0.5, 2.0]))
+    figures = (
+        Plot(about, "x (s)", "y (s)", lines, log_x=True, log_y=True, has_points=True),
+        Plot(about, "x (s)", "y (s)", (), shares_time=True),
+        Bars(about, "ours over theirs", (("a", 1.0), ("a", 2.0), ("b", 0.5)), (0.9, 1.1)),
+        Bars(about, "of all (%)", (("a", 1.0),)),
+        Table(about, ("what", "how"), (("a", "b"),)),
+        Flow(about, "folios", "requested", (("moved", 3), ("dropped", 0), ("pending", 1))),
+    )
+    text, _ = page_html(Page("a page", "of all kinds", (), figures), None)
+    (tmp_path / "page.html").write_text(text.replace("</body>", _COUNT + "</body>"), encoding="utf-8")
+    after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
+    assert [line for line in console if "[bokeh " not in line] == []
+    assert probed(after) == [280, 280, 146, 102, 160]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from crashes import fork, in_child
+from effort import share_of
 from gpuscan.checkpoint.directory import generations
 from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.sharded_store import Sharding
@@ -31,6 +32,7 @@ KILLS_IN_A_ROW = 4
 HUNG_S = 60
 
 
+N_KILLS = share_of(50, at_least=20)
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
@@ -103,9 +105,9 @@ class Victim:
     ("part", "n_kills", "max_shards"),
     [
         pytest.param(0, 6, 0, marks=SLOW),
-        *(pytest.param(part, 50, 0, marks=SLOW) for part in range(1, 5)),
+        *(pytest.param(part, N_KILLS, 0, marks=SLOW) for part in range(1, 5)),
         pytest.param(5, 2, 3, marks=SLOW),
-        pytest.param(6, 50, 3, marks=SLOW),
+        pytest.param(6, N_KILLS, 3, marks=SLOW),
     ],
 )
 def test_killed_at_random_moments(

@@ -325,17 +325,19 @@ def test_a_record_without_intervals_is_gone_through_no_more_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     path = tmp_path / "damon.data"
+    opened: list[Path] = []
+    monkeypatch.setattr(damo, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(damo_stream, "_N_KEPT", kept)
+    monkeypatch.setattr(
+        damo_stream, "open_pieces", lambda *args: opened.append(args[0]) or pieces.open_pieces(*args)
+    )
     n_reads = {}
-    for name, document in (("with", json.loads(RECORD)), ("without", json.loads(RECORD))):
-        for record in document:
-            record["intervals"] = {"sample_us": "5 ms", "aggr_us": "100 ms"} if name == "with" else None
-        path.write_text(json.dumps([dict(sorted(record.items())) for record in document], indent=1))
-        opened = []
-        monkeypatch.setattr(damo, "_SMALL_BYTES", 0)
-        monkeypatch.setattr(damo_stream, "_N_KEPT", kept)
-        monkeypatch.setattr(
-            damo_stream, "open_pieces", lambda *args: opened.append(args) or pieces.open_pieces(*args)
-        )
+    for name, intervals in (("with", {"sample_us": "5 ms", "aggr_us": "100 ms"}), ("without", None)):
+        document = [
+            dict(sorted((record | {"intervals": intervals}).items())) for record in json.loads(RECORD)
+        ]
+        path.write_text(json.dumps(document, indent=1))
+        opened.clear()
         blocks = list(damo.read_damo(path, lambda _: None))
         assert all(np.isfinite(block.share).all() for block in blocks)
         n_reads[name] = len(opened)

@@ -22,7 +22,7 @@ def _document(path: Path) -> Path:
     if not path.is_dir():
         return path
     documents = sorted(path.glob("*.json"))
-    named = [found for found in documents if found.stem in ("report", "scan", "compare", "grid")]
+    named = [found for found in documents if found.stem in ("report", "live", "scan", "compare", "grid")]
     return (named or documents or [path / "report.json"])[0]
 
 

@@ -1,0 +1,183 @@
+"""``gpuscan service``: keep the memory of chosen processes where it belongs while the machine runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuscan.cli.alone import import_without_threads
+
+if TYPE_CHECKING:
+    from gpuscan.cli.output import Output
+    from gpuscan.service.config import Config
+
+
+def service(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="What to do.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say whether CONFIG makes sense, and end.")] = False,
+    explain: Annotated[
+        int | None, typer.Option(metavar="PID", help="Say which rule a process goes by, and why.")
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Write systemd's unit and a first CONFIG below /etc, and end.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --install: replace what is there.")] = False,
+    socket: Annotated[Path | None, typer.Option(metavar="PATH", help="Listen there for gpuscan ctl.")] = None,
+    history: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Keep there what was done, for gpuscan history.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes.")] = False,
+) -> None:
+    """Watch the processes that rules choose, and move their pages between near and far memory.
+
+    Runs until SIGTERM, reads CONFIG again at SIGHUP or 'gpuscan ctl reload', and leaves the
+    kernel's settings as they were. What it does: 'gpuscan ctl status'; what it did: 'gpuscan history'.
+
+    \b
+    gpuscan service mine.toml --check              does it make sense?
+    gpuscan service mine.toml --explain 4711       which rule, and why
+    sudo gpuscan service --install                 unit and first CONFIG
+    sudo gpuscan service mine.toml
+    """
+    from gpuscan.base.errors import InputError
+    from gpuscan.cli.output import Output
+
+    output = Output(as_json, quiet=quiet)
+    if sum((check, explain is not None, install)) > 1:
+        raise InputError("--check, --explain and --install end with what they do; give one of them")
+    if force and not install:
+        raise InputError("--force replaces files of --install; give both, or neither")
+    if install:
+        _install(output, force=force)
+        return
+    if config is None:
+        raise InputError("say what to do: gpuscan service CONFIG.toml; --install writes a first one")
+    if check or explain is not None:
+        from gpuscan.service.load import load_config
+
+        found = load_config(config)
+        if explain is None:
+            _check(found, config, output)
+        else:
+            _explain(found, explain, output)
+        return
+    if context.obj.owns_process:
+        import_without_threads()
+    _serve(config, socket, history, output, owns_process=context.obj.owns_process)
+
+
+def _serve(
+    path: Path, socket: Path | None, history: Path | None, output: Output, *, owns_process: bool
+) -> None:
+    from contextlib import ExitStack
+
+    from gpuscan.base.allocator import keep_freed_memory
+    from gpuscan.linux.system import HERE
+    from gpuscan.live.stop import Stop
+    from gpuscan.service.control import ControlSocket, group_id
+    from gpuscan.service.history import HISTORY, History
+    from gpuscan.service.load import load_config
+    from gpuscan.service.notify import Notifier
+    from gpuscan.service.recording import Nowhere, Recorder
+    from gpuscan.service.session import ServiceSession
+    from gpuscan.service.status import status_line
+    from gpuscan.service.wire import SOCKET
+
+    config = load_config(path)
+    gid = group_id(config.service.group)
+    keep_freed_memory()
+
+    def open_recorder() -> Recorder:
+        most_bytes = config.service.history
+        return History(history or HERE.root / HISTORY, most_bytes) if most_bytes else Nowhere()
+
+    def open_inbox(stop: Stop) -> ControlSocket:
+        return ControlSocket(socket or HERE.root / SOCKET, gid, stop)
+
+    with ExitStack() as stack:
+        session = stack.enter_context(
+            ServiceSession(
+                config,
+                lambda: load_config(path),
+                open_inbox,
+                open_recorder=open_recorder,
+                notifier=Notifier(),
+                owns_process=owns_process,
+            )
+        )
+
+        def on_start() -> None:
+            for note in session.notes:
+                output.note(f"gpuscan: note: {note}")
+            if session.recorder.problem:
+                output.note(f"gpuscan: note: {session.recorder.problem}")
+            output.note(f"gpuscan: {status_line(session)}, with {session.pipeline.monitor.name}")
+
+        session.run(on_start, lambda _: None)
+        output.note(f"gpuscan: ended; {status_line(session)}")
+
+
+def _check(config: Config, path: Path, output: Output) -> None:
+    from gpuscan.service.control import group_id
+
+    group_id(config.service.group)
+    rules = [
+        {"name": rule.name, "policy": rule.policy, "rate_bytes_per_s": rule.rate} for rule in config.rule
+    ]
+    output.document({"config": str(path), "ok": True, "rules": rules})
+    n = len(config.rule)
+    output.line(f"{path} makes sense: {n} rule{'' if n == 1 else 's'}")
+    if not n:
+        output.note("gpuscan: note: without a rule nothing is watched; add a [[rule]]")
+    for rule in config.rule[:-1]:
+        if not (rule.cgroup or rule.unit or rule.command or rule.user or rule.exclude.model_fields_set):
+            output.note(f"gpuscan: note: rule {rule.name} fits every process, so none after it ever does")
+            break
+
+
+def _explain(config: Config, pid: int, output: Output) -> None:
+    from gpuscan.base.errors import InputError
+    from gpuscan.linux.system import HERE
+    from gpuscan.service.rules import verdict
+    from gpuscan.service.selection import read_facts
+
+    facts = read_facts(pid, HERE)
+    if facts is None:
+        raise InputError(
+            f"there is no process {pid}, or it is a thread of the kernel's; give one of a program"
+        )
+    found = verdict(config.rule, facts)
+    output.document(
+        {
+            "pid": pid,
+            "command": facts.command,
+            "user": facts.user,
+            "cgroup": facts.cgroup,
+            "unit": facts.unit or None,
+            "rule": found.rule.name if found.rule else None,
+            "policy": found.rule.policy if found.rule else None,
+            "why": found.why,
+            "not": [{"rule": name, "why": why} for name, why in found.passed],
+        }
+    )
+    output.line(f"process {pid}: command {facts.command}, user {facts.user}, cgroup {facts.cgroup}")
+    for name, why in found.passed:
+        output.line(f"  not rule {name}: {why}")
+    if found.rule is None:
+        output.line(f"  {found.why}")
+    else:
+        output.line(f"  rule {found.rule.name} (policy {found.rule.policy}): {found.why}")
+
+
+def _install(output: Output, *, force: bool) -> None:
+    from gpuscan.service.install import install
+
+    written = install(force=force)
+    output.document({"written": written})
+    for path in written:
+        output.line(f"wrote {path}")
+    output.line("now: edit the configuration; then systemctl daemon-reload; systemctl enable --now gpuscan")

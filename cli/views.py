@@ -1,0 +1,80 @@
+"""What a run, simulated or live, makes to be looked at, beside what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuscan.base.described import Option, described
+
+if TYPE_CHECKING:
+    from gpuscan.cli.output import Output
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What a run makes to be looked at, beside what it keeps."""
+
+    page: Path | None = described(
+        None,
+        Option("Make one page of the result, for a browser; needs [report].", ("--report",), metavar="FILE"),
+    )
+
+    trace_events: Path | None = described(
+        None, Option("Keep a timeline (Trace Event Format, gzip) for Perfetto.", metavar="FILE")
+    )
+
+    def check(self, force: bool, *others: Path | None) -> None:
+        """Check that they can be made, before the run.
+
+        Args:
+            force: replace earlier ones.
+            others: where else something is kept.
+
+        Raises:
+            InputError: one cannot, or two of what is kept would have one place.
+        """
+        from gpuscan.base.errors import InputError
+        from gpuscan.cli.pages import check_new
+
+        places = [*others, self.page, self.trace_events]
+        kept = [place.resolve() for place in places if place is not None]
+        if len(set(kept)) < len(kept):
+            twice = next(place for place in kept if kept.count(place) > 1)
+            raise InputError(f"two results would be kept at {twice}; give each a place of its own")
+        if self.page is not None:
+            from gpuscan.report.page import require_bokeh
+
+            require_bokeh()
+        for path in (self.page, self.trace_events):
+            if path is not None:
+                check_new(path, force=force)
+
+    def make_page(self, place: Path, result: Path | None, made_by: str, output: Output) -> None:
+        """Make the page of what was kept.
+
+        Args:
+            place: where it was kept.
+            result: where it stays, None: nowhere.
+            made_by: the command line.
+            output: where to say what was made coarser.
+
+        Raises:
+            GpuscanError: it cannot be made.
+        """
+        from gpuscan.cli.pages import write_page
+        from gpuscan.report.catalogue import page_of
+
+        if self.page is None:
+            return
+        _, notes = write_page(page_of(place), self.page, result, made_by=made_by)
+        for note in notes:
+            output.note(f"gpuscan: note: {note}")
+
+    def say(self, output: Output) -> None:
+        """Say where they are."""
+        if self.page is not None:
+            output.note(f"the page is {self.page}; open it in a browser")
+        if self.trace_events is not None:
+            output.note(f"the timeline is {self.trace_events}; open it in https://ui.perfetto.dev")

@@ -1,0 +1,54 @@
+"""Who says how much of whose memory may move now, and how much in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Steward(Protocol):
+    """Budgets of processes, by their numbers in the address map."""
+
+    def grant(self, number: int, n_pages: NDArray[np.int64]) -> int:
+        """Return how many folios of a process may move now, the first ones of those that would.
+
+        Args:
+            number: of the process.
+            n_pages: int64[n], base pages of each folio.
+        """
+        ...
+
+    def chunk_pages(self) -> int:
+        """Return how many base pages one call may move, one folio at least."""
+        ...
+
+    def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
+        """Hear how long one call took, for how many base pages, and how many of them moved."""
+        ...
+
+    def settled(
+        self, number: int, target_nid: int, n_pages: int, n_demoted: int, reasons: Mapping[str, int]
+    ) -> None:
+        """Hear what became of a part of a batch.
+
+        Args:
+            number: of the process.
+            target_nid: where to.
+            n_pages: base pages that moved; ``n_demoted``: of these, to a lower tier.
+            n_demoted: see there.
+            reasons: folios that did not, by reason.
+        """
+        ...
+
+
+def n_first(n_pages: NDArray[np.int64], most_pages: int) -> int:
+    """Return how many folios, from the front, have up to so many base pages together, one at least.
+
+    Args:
+        n_pages: int64[n], base pages of each; n is above 0.
+        most_pages: of all.
+    """
+    return max(1, int(np.searchsorted(np.cumsum(n_pages), most_pages, side="right")))

@@ -1,0 +1,215 @@
+"""Figures of what a run keeps beside its document, simulated or live: map, nodes, waits, series, ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
+from gpuscan.files.parquet import read_table
+from gpuscan.heatmap.map import MAP_FILE, HeatMap, read_map
+from gpuscan.heatmap.nodes import NODES_FILE, NodeFill, read_nodes
+from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, read_waits
+from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Zoomed
+
+SERIES_FILE = "series.parquet"
+_SERIES_ROW_BYTES = 4096
+_NODES_SHOWN = 8
+_TICKS = "metric.ticks"
+"""Of a long live session a row of the series is several ticks."""
+
+_SAID_OF_MAP = (
+    "Every pixel is a range of page frames for a while; the brighter, the more happened there. Zoom with "
+    "the wheel or the buttons until a pixel is as fine as what was kept."
+)
+
+
+class Series:
+    """The rows of a series, each a tick or several of them, over one axis of time.
+
+    Args:
+        result: the directory.
+        time_label: of the axis.
+
+    Attributes:
+        columns: values by name.
+    """
+
+    def __init__(self, result: Path, time_label: str) -> None:
+        table = read_table(result / SERIES_FILE, None, _SERIES_ROW_BYTES, "series")
+        self.columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in table.column_names}
+        self._time_label = time_label
+        self._seconds = [ns * 1e-9 for ns in self.columns["now_ns"]]
+        self._n_ticks = self.columns.get(_TICKS, [1] * len(self._seconds))
+
+    def line(self, name: str, column: str) -> Line:
+        """Return what each row has."""
+        return Line(name, self._seconds, self.columns[column])
+
+    def mean(self, name: str, column: str, scale: float = 1.0) -> Line:
+        """Return the mean of each row's ticks."""
+        pairs = zip(self.columns[column], self._n_ticks, strict=True)
+        return Line(name, self._seconds, [None if v is None else v * scale / n for v, n in pairs])
+
+    def ratio(self, name: str, column: str, other: str, scale: float = 1.0) -> Line:
+        """Return how much of one column there is for each of another."""
+        pairs = zip(self.columns[column], self.columns[other], strict=True)
+        return Line(name, self._seconds, [scale * v / n if n and v is not None else None for v, n in pairs])
+
+    def plot(self, title: str, sentence: str, y_label: str, *lines: Line) -> Plot:
+        """Return a plot over time."""
+        about = About(title, sentence, f"{SERIES_FILE} in {RESULT}")
+        return Plot(about, self._time_label, y_label, lines, shares_time=True)
+
+
+def map_of(result: Path, time_label: str, sentence: str = "") -> Zoomed | None:
+    """Return the map of a result; None if there is none, or nothing in it.
+
+    Args:
+        result: the directory.
+        time_label: of the axis of time.
+        sentence: what there is to say of it beside what it is.
+    """
+    if not (result / MAP_FILE).exists():
+        return None
+    heat = read_map(result / MAP_FILE)
+    return _zoomed(heat, time_label, sentence) if heat.layers else None
+
+
+def _zoomed(heat: HeatMap, time_label: str, sentence: str) -> Zoomed:
+    sentences = (_SAID_OF_MAP, sentence) if sentence else (_SAID_OF_MAP,)
+    about = About(
+        "Where and when",
+        " ".join(sentences),
+        f"gpuscan heatmap {RESULT}",
+    )
+    return Zoomed(about, heat, time_label)
+
+
+def nodes_of(result: Path, time_label: str) -> list[Figure]:
+    """Return how full nodes were, where that was kept."""
+    path = result / NODES_FILE
+    nodes = read_nodes(path) if path.exists() else {}
+    return [plot_of_nodes(nodes, time_label)] if any(node.now_ns for node in nodes.values()) else []
+
+
+def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
+    """Return how much of each node was free, above what it keeps; of many nodes, the fullest."""
+    least = {nid: min(map(node.spare, node.free_pages), default=1.0) for nid, node in nodes.items()}
+    shown = [nodes[nid] for nid in sorted(sorted(nodes, key=least.__getitem__)[:_NODES_SHOWN])]
+    marks = "; ".join(
+        f"{node.name}: {format_bytes(node.n_pages * PAGE_BYTES)}, low {_share(node, 'low')}, "
+        f"high {_share(node, 'high')}, promo {_share(node, 'promo')}"
+        for node in shown
+    )
+    which = (
+        "" if len(shown) == len(nodes) else f"The {len(shown)} nodes of {len(nodes):,} that were fullest. "
+    )
+    about = About(
+        "Free memory of nodes",
+        f"{which}At 0 a node is full: no more free than its low watermark, where kswapd wakes and promotions "
+        f"are refused. Watermarks, in shares of the node: {marks}.",
+        f"{NODES_FILE} in {RESULT}",
+    )
+    lines = tuple(
+        Line(
+            node.name,
+            [ns * 1e-9 for ns in node.now_ns],
+            [100 * node.spare(free) for free in node.free_pages],
+        )
+        for node in shown
+    )
+    return Plot(about, time_label, "above the low watermark (% of node)", lines, shares_time=True)
+
+
+def _share(node: NodeFill, mark: str) -> str:
+    return f"{node.marks[mark] / node.n_pages:.1%}"
+
+
+def waits_of(result: Path) -> list[Figure]:
+    """Return how long pages waited, where that was kept and one did."""
+    path = result / WAITS_FILE
+    waits = read_waits(path) if path.exists() else {}
+    return [_waits(waits)] if waits else []
+
+
+def _waits(waits: Mapping[int, int]) -> Plot:
+    total = sum(waits.values())
+    found, until = 0, []
+    for n in waits.values():
+        found += n
+        until.append(100 * found / total)
+    about = About(
+        "How long pages waited",
+        "From the tick in which a page was first marked (whether that began a request, was counted or "
+        "refused) to that in which a scan claimed it; what is never claimed is not in it. "
+        f"{format_number(total, 'page')}, one in {PAGES_ONE_IN} of all.",
+        f"{WAITS_FILE} in {RESULT}",
+    )
+    line = Line("claimed", [ns * 1e-9 for ns in waits], until)
+    return Plot(about, "waited at most (s)", "pages claimed (%)", (line,), has_points=True)
+
+
+def requests_of(series: Series) -> list[Figure]:
+    """Return what was asked for, moved and not moved, and how full batches were."""
+    return [
+        series.plot(
+            "Marked, claimed, waiting",
+            "Requests that began in each tick, folios that its scan claimed, and what was still READY after "
+            "it: a growing rest means that budget, rate or room is short.",
+            "folios per tick",
+            series.mean("marked", "marked"),
+            series.mean("claimed", "candidates"),
+            series.line("READY afterwards", "pending"),
+        ),
+        series.plot(
+            "Moved and not moved",
+            "Folios that were moved, refused (they may try again) and given up in each tick.",
+            "folios per tick",
+            series.mean("moved", "migrated"),
+            series.mean("refused", "refused"),
+            series.mean("dropped", "dropped"),
+        ),
+        series.plot(
+            "Batches",
+            "How full batches are: base pages in one of them, on average of each tick.",
+            "base pages a batch (mean per tick)",
+            series.ratio("pages a batch", "batch_pages", "n_batches"),
+        ),
+    ]
+
+
+def ledger_of(document: Mapping[str, Any]) -> list[Figure]:
+    """Return where requests went, and why folios were refused if some were."""
+    figures: list[Figure] = [_ledger(document)]
+    if document["ledger"]["refusals"]:
+        figures.append(_refusals(document))
+    return figures
+
+
+def _ledger(document: Mapping[str, Any]) -> Flow:
+    ledger = document["ledger"]
+    parts = [
+        ("migrated", ledger["migrated"]),
+        *((f"dropped: {reason}", n) for reason, n in ledger["dropped"].items()),
+        ("superseded", ledger["superseded"]),
+        ("in flight", ledger["in_flight"]),
+        ("pending", ledger["pending"]),
+    ]
+    about = About(
+        "Where every request went",
+        "Each request ends in exactly one of these; together they are all that were made.",
+        f"ledger.json in {RESULT}",
+    )
+    return Flow(about, "folios", "requested", tuple((str(name), int(n)) for name, n in parts))
+
+
+def _refusals(document: Mapping[str, Any]) -> Flow:
+    refusals = document["ledger"]["refusals"]
+    about = About(
+        "Why folios were refused",
+        "Every refusal by its reason; a folio that tries again may meet several.",
+        f"ledger.json in {RESULT}",
+    )
+    return Flow(about, "refusals", "refused", tuple((str(name), int(n)) for name, n in refusals.items()))

@@ -1,0 +1,167 @@
+"""What the service decided and did, on the disk, in bounded room: a database of SQLite.
+
+SQLite rather than Parquet: rows come a few at a time and are there after each transaction, a kill leaves what
+was committed, old rows go without a rewrite, and ``sqlite3`` reads it anywhere. It writes ahead (WAL):
+whoever reads does not wait for the service, and the service for nobody.
+
+The service never fails for it: what cannot be written waits in bounded memory, then the oldest is dropped and
+counted, and the status says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuscan.base.errors import InputError
+from gpuscan.linux.system import HERE, System
+from gpuscan.service.recording import Kind
+
+HISTORY = Path("var/lib/gpuscan/history.sqlite")
+"""Below the root."""
+_VERSION = 1
+_MOST_WAITING = 10_000
+_PAGE_BYTES = 4096
+_WAL_PAGES = 256
+_AT_A_TIME = 500
+_ROW_BYTES = 128
+_SPARE_PAGES = 8
+_INSERT = "INSERT INTO note (t_ns, kind, policy, body) VALUES (?, ?, ?, ?)"
+_DROP = (
+    "DELETE FROM note WHERE id IN "
+    "(SELECT id FROM note ORDER BY id LIMIT 1 + (SELECT count(*) FROM note) / 10)"
+)
+"""A tenth of the rows, the oldest."""
+_SELECT = "SELECT id, t_ns, kind, policy, body FROM note WHERE t_ns >= ? AND id > ? ORDER BY id LIMIT 1000"
+_Note = tuple[int, str, str | None, str]
+_BUSY_MS = 200
+_READ_MS = 5_000
+_TABLE = """
+CREATE TABLE IF NOT EXISTS note (
+    id INTEGER PRIMARY KEY,
+    t_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    policy TEXT,
+    body TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS note_t ON note (t_ns);
+"""
+
+
+class History:
+    """A :class:`gpuscan.service.recording.Recorder` in a file.
+
+    Args:
+        path: of the database; its directory is made.
+        most_bytes: that it may take, with its log; see :data:`gpuscan.service.config.HISTORY_BYTES_MIN`.
+        system: whose clock counts.
+    """
+
+    def __init__(self, path: Path, most_bytes: int, system: System = HERE) -> None:
+        self._path, self._system = path, system
+        self._most_pages = most_bytes // _PAGE_BYTES - _WAL_PAGES
+        self._waiting: deque[_Note] = deque()
+        self._database: sqlite3.Connection | None = None
+        self.lost = 0
+        self.problem = ""
+        self.flush()
+
+    def note(self, kind: Kind, policy: str | None, body: dict[str, Any]) -> None:
+        """See :class:`gpuscan.service.recording.Recorder`."""
+        if len(self._waiting) >= _MOST_WAITING:
+            self._waiting.popleft()
+            self.lost += 1
+        self._waiting.append((self._system.wall_ns(), kind, policy, json.dumps(body)))
+
+    def flush(self) -> None:
+        """Write what waits, in a transaction or a few; where that fails it waits on."""
+        try:
+            database = self._opened()
+            while self._waiting:
+                notes = list(itertools.islice(self._waiting, _AT_A_TIME))
+                with database:
+                    self._make_room(database, notes)
+                    database.executemany(_INSERT, notes)
+                for _ in notes:
+                    self._waiting.popleft()
+        except (sqlite3.Error, OSError) as error:
+            self.problem = f"{self._path} cannot be written ({error}); make room, and it goes on"
+            self._let_go()
+            return
+        self.problem = ""
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            database = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000)
+            try:
+                self._path.chmod(0o600)  # and so its log, which is made with the mode of the database
+                version = database.execute("PRAGMA user_version").fetchone()[0]
+                if version not in (0, _VERSION):
+                    raise sqlite3.DatabaseError(f"it is of version {version}, and {_VERSION} is known")
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = NORMAL")
+                database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+                database.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES * _PAGE_BYTES}")
+                database.execute(f"PRAGMA max_page_count = {self._most_pages}")
+                database.executescript(_TABLE)
+                database.execute(f"PRAGMA user_version = {_VERSION}")
+            except BaseException:
+                database.close()
+                raise
+            self._database = database
+        return self._database
+
+    def _make_room(self, database: sqlite3.Connection, notes: Sequence[_Note]) -> None:
+        """Let the oldest rows go where new ones might not fit; pages that are free are used again."""
+        n_bytes = sum(len(body.encode()) + _ROW_BYTES for _, _, _, body in notes)
+        most = self._most_pages - _SPARE_PAGES - 2 * n_bytes // _PAGE_BYTES
+        while self._used_pages(database) > most:
+            dropped = database.execute(_DROP)
+            if not dropped.rowcount:
+                return
+
+    def _used_pages(self, database: sqlite3.Connection) -> int:
+        used, free = (
+            int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count")
+        )
+        return used - free
+
+    def _let_go(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self.flush()
+        self._let_go()
+
+
+def read_notes(path: Path, since_ns: int) -> Iterator[dict[str, Any]]:
+    """Yield what was noted since a time (since 1970, ns), oldest first; also while a service writes.
+
+    Raises:
+        InputError: there is no history, or it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no history at {path}; a service that runs keeps one, or give its place")
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_READ_MS / 1000)
+        with contextlib.closing(database):
+            last = -1
+            # In parts: while one is read, the log cannot be begun anew.
+            while rows := database.execute(_SELECT, (since_ns, last)).fetchall():
+                for last, t_ns, kind, policy, body in rows:  # noqa: B007
+                    yield {"t_ns": t_ns, "kind": kind, "policy": policy, **json.loads(body)}
+    except (sqlite3.Error, ValueError) as error:
+        raise InputError(
+            f"the history {path} cannot be read ({error}); give another place, or use sudo"
+        ) from error

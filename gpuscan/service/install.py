@@ -1,0 +1,72 @@
+"""The unit file and a first configuration, written where systemd and administrators look for them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from gpuscan.base.errors import InputError
+from gpuscan.base.program import PROGRAM
+from gpuscan.files.writing import check_file, write_file
+
+CONFIG = Path("etc/gpuscan/service.toml")
+UNIT = Path("etc/systemd/system/gpuscan.service")
+_SHIPPED = "gpuscan.service.shipped"
+
+
+def shipped(name: str) -> str:
+    """Return the text of a file that comes with gpuscan: ``gpuscan.service``, ``example.toml``."""
+    return files(_SHIPPED).joinpath(name).read_text(encoding="utf-8")
+
+
+def command() -> str:
+    """Return how systemd is to start gpuscan: by its path, or by its interpreter's."""
+    beside = Path(sys.executable).parent / PROGRAM
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(PROGRAM)
+    return _quoted(found) if found else f"{_quoted(sys.executable)} -m {PROGRAM}"
+
+
+def _quoted(path: str) -> str:
+    # systemd.service(5): a percent sign and a dollar sign have a meaning in command lines.
+    return shlex.quote(path).replace("%", "%%").replace("$", "$$")
+
+
+def unit_text(config: Path) -> str:
+    """Return the unit file for a configuration."""
+    text = shipped("gpuscan.service")
+    return text.replace("@GPUSCAN@", command()).replace("@CONFIG@", _quoted(str(config)))
+
+
+def install(root: Path = Path("/"), *, force: bool = False) -> list[Path]:
+    """Write the unit and the example; a configuration that is there is never touched without ``force``.
+
+    Args:
+        root: below which /etc lies.
+        force: replace what is there.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: one is there, or its place cannot be written; then neither was.
+    """
+    config, unit = root / CONFIG, root / UNIT
+    wanted = {config: shipped("example.toml"), unit: unit_text(Path("/") / CONFIG)}
+    for path in wanted:
+        if os.path.lexists(path) and not force:
+            raise InputError(
+                f"{path} is there; give --force to replace it, and what you wrote into it is lost"
+            )
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path.parent} cannot be made ({error.strerror}); use sudo") from error
+        check_file(path)
+    for path, text in wanted.items():
+        write_file(path, text)
+        path.chmod(0o644)
+    return list(wanted)

@@ -1,0 +1,1 @@
+"""Files that come with the service: its unit, and a first configuration."""

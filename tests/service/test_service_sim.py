@@ -1,0 +1,91 @@
+"""The whole service on a simulated kernel (docs/simulation.md): seeds, and planted faults that they find."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from gpuscan.engine.tick import Engine
+from gpuscan.linux import damon_state
+from gpuscan.linux.process import Process
+from gpuscan.live.members import Roster
+from gpuscan.service.budgets import Budgets
+from gpuscan.service.orders import Orders
+from gpuscan.service.selection import RuleSelection
+from gpuscan.service.since import Since
+from livesim.service import run_service
+
+N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
+
+
+FOUND = {
+    227: "a monitor that a reload opened anew watched whom no rule was for any more",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_a_seed_found_stays_mended(seed):
+    assert run_service(seed).broken == []
+
+
+def _broken(first: int, last: int) -> list[tuple[int, list[str]]]:
+    return [(seed, broken) for seed in range(first, last) if (broken := run_service(seed).broken)]
+
+
+def test_a_few_seeds():
+    assert _broken(0, 8) == []
+
+
+def test_pages_move_and_a_seed_replays_exactly():
+    results = [run_service(seed, is_logging=True) for seed in (2, 9)]
+    assert sum(result.moved_pages for result in results) > 0
+    assert results == [run_service(seed, is_logging=True) for seed in (2, 9)]
+
+
+@pytest.mark.slow
+def test_many_seeds():
+    assert _broken(8, N_SLOW) == []
+
+
+def _nothing(*_, **__):
+    return None
+
+
+def _grants_all(self, name, n_pages):
+    return len(n_pages)
+
+
+def _drops_held(self, flats, words):
+    """Lose what a budget held back."""
+
+
+def _answers_not(self):
+    self._waiting.clear()
+
+
+def _chooses_all(self):
+    return [int(name) for name in self._system.names_in(self._system.root / "proc") if name.isdigit()]
+
+
+def _forgets(self, policies):
+    return {}
+
+
+PLANTED = {
+    "budgets hold nothing back": (Budgets, "grant", _grants_all),
+    "what is held back is lost": (Engine, "_release", _drops_held),
+    "orders are not answered": (Orders, "carry_out", _answers_not),
+    "rules choose everybody": (RuleSelection, "pids", _chooses_all),
+    "the history forgets": (Since, "changes", _forgets),
+    "those that are let go of stay open": (Roster, "let_go", _nothing),
+    "a process is not let go of": (Process, "close", _nothing),
+    "DAMON is not switched off": (damon_state, "switch_off", _nothing),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_fault_is_found(monkeypatch, planted):
+    monkeypatch.setattr(*PLANTED[planted])
+    assert any(run_service(seed).broken for seed in range(150))
