@@ -285,6 +285,57 @@ def _print_scale(document: dict[str, Any], output: Output) -> None:
     _table(output, "projected from that, not measured", *projection_rows(document))
 
 
+@dataclass(frozen=True, slots=True)
+class ModelledGpu:
+    """What is modelled."""
+
+    gpu: str = described("h200", Option("h100, h200, b200 or h100-pcie.", metavar="NAME"))
+    memory: str = described("1TiB", Option("Memory to have records of.", metavar="SIZE"))
+    format: tuple[str, ...] = like(ScanGrid, "format", "rfc,pghot,pghot-compact")
+
+
+@bench.command("gpu-model")
+@takes_options
+def gpu_model(asked: ModelledGpu, voice: Voice) -> None:
+    """Model the CUDA kernels on a GPU: what each takes, and what binds it. Nothing is measured.
+
+    \b
+    gpuscan bench gpu-model
+    gpuscan bench gpu-model --gpu b200 --memory 64TiB --format rfc
+    """
+    from gpuscan.base.units import parse_bytes
+    from gpuscan.bench.gpu.cases import document, whole_sections
+    from gpuscan.bench.gpu.catalogue import gpu_named
+    from gpuscan.records.formats import record_format
+
+    gpu, n_pages = gpu_named(asked.gpu), whole_sections(parse_bytes(asked.memory))
+    for name in asked.format:
+        record_format(name)
+    output = voice.output()
+    found = document(gpu, n_pages, asked.format)
+    output.document(found)
+    _print_model(found, output)
+
+
+def _print_model(found: dict[str, Any], output: Output) -> None:
+    from gpuscan.base.units import PAGE_BYTES, format_bytes
+    from gpuscan.bench.gpu import report
+
+    gpu = found["gpu"]
+    output.line(
+        f"modelled, not measured: {gpu['device']}, {gpu['n_sms']} SMs at {gpu['clock_hz'] / 1e9:.3g} GHz, "
+        f"{gpu['dram_bytes_per_s'] / 1e12:.3g} TB/s, a plain read reaches {gpu['attained_share']:.0%} of it; "
+        f"records of {format_bytes(found['n_pages'] * PAGE_BYTES)}"
+    )
+    _table(output, "modelled: all kernels of a case", report.CASE_COLUMNS, report.case_rows(found))
+    _table(output, "modelled: what is aimed at", report.BAR_COLUMNS, report.bar_rows(found))
+    _table(
+        output, "assumed, for want of a document", report.ASSUMPTION_COLUMNS, report.assumption_rows(found)
+    )
+    _table(output, "modelled: how many times as long", *report.sensitivity_table(found))
+    _table(output, "the model beside what others measured", report.CHECK_COLUMNS, report.check_rows(found))
+
+
 @bench.command()
 @takes_options
 def sweep(

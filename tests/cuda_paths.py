@@ -21,8 +21,9 @@ from cuda_compiler import ARCHITECTURES, compiled, listing
 
 _LINE = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(.*?)\s*;")
 _BRANCH = re.compile(
-    r"^(?:@!?U?P\d+ )?(?:BRA(?:\.CONV)?|CALL\.REL\.NOINC) (?:~?U\w+, |U?P\d+, )?0x([0-9a-f]+)"
+    r"^(?:@!?U?P\d+ )?(?:BRA(?:\.CONV|\.U)?|CALL\.REL\.NOINC) (?:~?U\w+, |!?U?P\d+, )?0x([0-9a-f]+)"
 )
+_BRANCHES = re.compile(r"^(?:@!?U?P\d+ )?(?:BRA(?!\.DIV)|BRX|JMP|CALL)")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def paths(cubin: Path, kernel: str) -> Paths:
     following = []
     for place, (_, text) in enumerate(found):
         branch = _BRANCH.match(text)
+        if branch is None and _BRANCHES.match(text):
+            raise ValueError(f"{kernel}: where does {text} go?")
         after = [] if text.startswith(("EXIT", "BRA 0x", "BRA.CONV")) else [place + 1]
         if branch is not None:
             after.append(number[int(branch[1], 16)])

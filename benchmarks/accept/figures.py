@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from accept.beds import NO_OUTCOMES, Saved, drain, fill, layout_of, make_eligible, store_bytes
+from accept.model import add_modelled_requests, add_modelled_scans
 from accept.peers import Peer, PeerAnswer
 from accept.rig import Laps, Rig, TimedDevice, launch, own_source, timed_backend
 from gpuscan.base.units import PAGE_BYTES
@@ -167,6 +168,7 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
     rows = runs.rows(floor="read")
     for row in rows:
         row["of_least_bytes"] = row["of_floor"] and row["of_floor"] * record_bytes / least_bytes
+    add_modelled_scans(rig, rows, case)
     return {
         **facts_of(case),
         "n_ready": n_ready,
@@ -298,6 +300,7 @@ def request_case(rig: Rig, n_pages: int, n_items: int, rounds: int, seed: int = 
     for row in rows:
         row["per_s"] = n_items / row["kernel"]["median_ns"] * 1e9
         row["of_ceiling"] = 1 / row["of_floor"] if row["of_floor"] else None
+    add_modelled_requests(rig, rows, n_pages, n_items)
     return {"n_pages": n_pages, "n_items": n_items, "n_targets": n_targets, "results": rows}
 
 
@@ -350,4 +353,6 @@ def large_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
                 runs.facts[path] = {"examined_bytes": drained.examined_bytes}
     finally:
         kernels.close()
-    return {**facts_of(case), "n_ready": n_ready, "results": runs.rows(floor="read")}
+    rows = runs.rows(floor="read")
+    add_modelled_scans(rig, rows, case)
+    return {**facts_of(case), "n_ready": n_ready, "results": rows}

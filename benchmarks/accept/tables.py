@@ -112,13 +112,25 @@ def _scans(results: Rows) -> list[str]:
                     f"{case['density']:g}",
                     row["name"] + (f" ({', '.join(row['paths'])})" if row["name"] == "auto" else ""),
                     *_times(row["kernel"]),
+                    *_modelled(row),
                     _ratio(row["of_floor"]),
                     format_time(row["span"]["median_ns"]),
                     wall,
                 )
             )
-    head = ("store", "targets", "density", "", "kernels", "p10", "p90", "of read", "span", "with transfer")
-    return _table(head, rows)
+    head = ("store", "targets", "density", "", "kernels", "p10", "p90", *_MODELLED, "of read", "span")
+    return _table((*head, "with transfer"), rows)
+
+
+_MODELLED = ("modelled", "of modelled")
+
+
+def _modelled(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what was expected, and how many times that the kernels took."""
+    expected_ns = row.get("modelled_ns")
+    if not expected_ns:
+        return "", ""
+    return format_time(expected_ns), f"{row['kernel']['median_ns'] / expected_ns:.2f}x"
 
 
 def _ratio(value: float | None) -> str:
@@ -127,11 +139,17 @@ def _ratio(value: float | None) -> str:
 
 def _requests(results: Rows) -> list[str]:
     rows = [
-        (row["name"], *_times(row["kernel"]), f"{format_count(row['per_s'])}/s", _ratio(row["of_ceiling"]))
+        (
+            row["name"],
+            *_times(row["kernel"]),
+            *_modelled(row),
+            f"{format_count(row['per_s'])}/s",
+            _ratio(row["of_ceiling"]),
+        )
         for case in _finished(results)
         for row in case["results"]
     ]
-    return _table(("", "kernels", "p10", "p90", "rate", "of random atomics"), rows)
+    return _table(("", "kernels", "p10", "p90", *_MODELLED, "rate", "of random atomics"), rows)
 
 
 def _launches(results: Rows) -> list[str]:

@@ -10,8 +10,10 @@ from types import ModuleType
 import pytest
 
 import cuda_compiler
+import cuda_counts
 import cuda_paths
 from cuda_compiler import ARCHITECTURES, MARK, Usage, compiled, instructions, memory_steps, missing, usage
+from gpuscan.bench.gpu.counts import counts_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "notes" / "cuda-machine-code.md"
 SM_REGISTERS = 65_536
@@ -153,6 +155,22 @@ def test_machine_code_keeps_the_order_of_the_protocol(kernel: str, architecture:
 @pytest.mark.parametrize("kernel", list(ORDERS))
 def test_machine_code_of_the_compact_module_does(kernel: str, architecture: int) -> None:
     assert_in_order(kernel, "pghot-compact", architecture)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "architecture"),
+    [
+        pytest.param(name, each, marks=() if (name, each) == ("rfc", 90) else pytest.mark.slow)
+        for name in cuda_counts.FORMATS
+        for each in cuda_counts.ARCHITECTURES
+    ],
+)
+def test_the_model_has_the_counts_of_this_machine_code(format_name: str, architecture: int) -> None:
+    recorded = counts_of(format_name, architecture)
+    assert {
+        name: {"registers": each.registers, "shared_bytes": each.shared_bytes, "ways": each.ways}
+        for name, each in recorded.items()
+    } == cuda_counts.counted(format_name, architecture), "run python tests/cuda_counts.py"
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""A roofline model of the CUDA kernels: what each should take on a GPU, before anybody measured it."""

@@ -1,0 +1,258 @@
+"""What the launches of a scan do: instructions from the machine code; waits and bytes from the sources.
+
+What a launch before has just brought comes from the second-level cache, records and ready words from memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from gpuscan.bench.gpu.assumptions import Assumptions
+from gpuscan.bench.gpu.bounds import Crowd, Steps, Work
+from gpuscan.bench.gpu.counts import WARPS_PER_BLOCK, KernelCounts
+from gpuscan.bench.gpu.layouts import SECTOR_BYTES, Filled, Path, Stretch, share_hit, stretches_of
+from gpuscan.kernels.cuda.stretches import cells_of
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
+
+TILE_BYTES = 2048
+READY_BYTES = 64
+"""Ready words of a block."""
+_STAGED_OFFSET_BYTES, _PLAN_FLAT_BYTES = 4, 8
+_CROWDED = 128
+"""Candidates of a block from which on all lanes queue it (walk.cuh)."""
+_LANES = 32
+Counts = dict[str, KernelCounts]
+
+
+def scan_works(
+    counts: Counts, filled: Filled, path: Path, assumed: Assumptions, *, budget: bool = False
+) -> list[Work]:
+    """Return the launches of a scan; where no block is set, the first is all (but on the dense path)."""
+    works = [popcounts(counts, filled)]
+    if filled.n_candidates == 0 and path == "indexed":
+        return works
+    claim = dense if path == "dense" else indexed
+    return [
+        *works,
+        cut_stretches(counts, filled, path),
+        claim(counts, filled, assumed, budget=budget),
+        group(counts, filled, path),
+        scatter(counts, filled, path),
+    ]
+
+
+def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool = False) -> Work:
+    """The dense scan: every record is read; a tile's four loads are one wait for memory."""
+    name = "scan_dense" + "_budget" * budget
+    ways = counts[name].ways
+    record_bytes = filled.fmt.n_bytes
+    tile_pages = TILE_BYTES // record_bytes
+    # A tile of records of one byte is queued in two halves, each where it has candidates.
+    queued_pages = tile_pages // (2 if record_bytes == 1 else 1)
+
+    def steps(stretch: Stretch) -> Steps:
+        parts = stretch.n_pages / SECTION_PAGES + 1  # an edge is seldom a section's
+        density = min(1.0, stretch.n_candidates / stretch.n_pages)
+        tiles = stretch.n_pages / tile_pages
+        queued = stretch.n_pages / queued_pages * share_hit(density, queued_pages)
+        walked = Steps(ways["once"], l2_waits=4, exchanges=1)  # edges, ends; then what is reported
+        # The section's node, its mask, the block word, taken where blocks are set; a fence after each level.
+        walked += Steps(ways["section"], l2_waits=3, exchanges=min(1.0, stretch.n_set), fences=2) * parts
+        # 128 ready words a look, those under set blocks.
+        looks = stretch.n_pages / (64 * 4 * _LANES) if stretch.n_set else 0
+        walked += Steps(ways["looks"], dram_waits=1) * looks
+        walked += Steps(ways["plain"], dram_waits=1) * tiles + Steps(ways["queued"]) * queued
+        return walked + _claims(
+            ways["claim"], stretch.n_candidates, density, filled, in_l2=True, budget=budget
+        )
+
+    crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "dense"))
+    record_array = filled.n_pages * record_bytes
+    written = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES
+    index = filled.n_set * READY_BYTES
+    return Work(
+        name,
+        counts[name],
+        crowds,
+        dram_bytes=record_array + written + 2 * index + filled.n_candidates * _staged_bytes(filled),
+        l2_bytes=record_array + index + filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
+        atomics=filled.n_candidates + filled.n_hit(64) + filled.n_sections,
+        same_address=_same_address(filled, crowds, budget=budget),
+    )
+
+
+def indexed(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool = False) -> Work:
+    """The indexed scan: eight exchanges a block are one wait for memory, a candidate's look is another."""
+    name = "scan_indexed" + "_budget" * budget
+    crowds = _walked(counts[name], filled, takes=True, visit=_claim_of(counts[name], filled, budget=budget))
+    record_bytes = filled.fmt.n_bytes
+    looked = filled.n_hit(assumed.random_bytes / record_bytes) * assumed.random_bytes
+    written = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES
+    index = filled.n_set * READY_BYTES
+    return Work(
+        name,
+        counts[name],
+        crowds,
+        dram_bytes=looked + written + 2 * index + filled.n_candidates * _staged_bytes(filled),
+        l2_bytes=filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
+        atomics=filled.n_candidates + 8 * filled.n_set + filled.n_hit(SECTION_PAGES),
+        same_address=_same_address(filled, crowds, budget=budget),
+    )
+
+
+def walk_only(counts: Counts, name: str, filled: Filled, assumed: Assumptions, same_address: float) -> Work:
+    """A kernel that follows the index and looks at candidates, and takes nothing: ``rank``."""
+
+    def visit(n_candidates: float, density: float) -> Steps:
+        return Steps(counts[name].ways["claim"], dram_waits=1) * _rounds(n_candidates)
+
+    looked = filled.n_hit(assumed.random_bytes / filled.fmt.n_bytes) * assumed.random_bytes
+    return Work(
+        name,
+        counts[name],
+        _walked(counts[name], filled, takes=False, visit=visit),
+        dram_bytes=looked + filled.n_set * READY_BYTES,
+        l2_bytes=filled.n_candidates * SECTOR_BYTES + filled.n_set * READY_BYTES,
+        same_address=same_address,
+    )
+
+
+def popcounts(counts: Counts, filled: Filled) -> Work:
+    """The count: block words, ready words under set blocks; the last block sums up the cells, 256 a round."""
+    ways = counts["popcounts"].ways
+    cells = cells_of(0, filled.n_pages)
+    n_cells = math.ceil(cells.n_sections / (1 << cells.shift))
+    sections = math.ceil(cells.n_sections / cells.n_walkers / _LANES)
+    blocks = _rounds(filled.n_set / cells.n_walkers)
+    steps = Steps(ways["once"], exchanges=1, fences=1)
+    # The section's node, its mask, its word; the cell's tally is waited for by nobody.
+    steps += Steps(ways["sections"], l2_waits=2, dram_waits=1) * sections
+    steps += Steps(ways["blocks"], dram_waits=1) * blocks
+    tail = Steps(ways["cells"], exchanges=1) * math.ceil(n_cells / (WARPS_PER_BLOCK * _LANES))
+    section_bytes = 8 + 4 + 4
+    n_bytes = filled.n_sections * section_bytes + filled.n_set * READY_BYTES
+    n_bytes += filled.n_hit(SECTION_PAGES) * 2 * SECTION_PAGES // BLOCK_PAGES
+    return Work(
+        "popcounts",
+        counts["popcounts"],
+        (Crowd(cells.n_walkers, steps),),
+        dram_bytes=n_bytes,
+        l2_bytes=n_bytes,
+        atomics=filled.n_sections,
+        same_address=cells.n_walkers / WARPS_PER_BLOCK,
+        tail=tail + Steps(exchanges=1, fences=1),
+    )
+
+
+def cut_stretches(counts: Counts, filled: Filled, path: Path) -> Work:
+    """The edges: each by looks at 32 cells at a time, then its section's, then its blocks'."""
+    ways = counts["cut_stretches"].ways
+    cells = cells_of(0, filled.n_pages)
+    rounds, n_left = 0, math.ceil(cells.n_sections / (1 << cells.shift))
+    while n_left > 0:
+        rounds += 1
+        n_left = min(n_left, math.ceil(n_left / _LANES) - 1)
+    n_warps = _n_warps(filled, path) + 1
+    # The sums of all, of the cell before; the sections' counts, the blocks'.
+    steps = Steps(ways["once"], l2_waits=4) + Steps(ways["cells"], l2_waits=1) * rounds
+    n_bytes = n_warps * (32 * 3 * rounds * SECTOR_BYTES / 4 + 4 * 32 + 128 + 24)
+    return Work("cut_stretches", counts["cut_stretches"], (Crowd(n_warps, steps),), l2_bytes=n_bytes)
+
+
+def group(counts: Counts, filled: Filled, path: Path) -> Work:
+    """The places: a warp has a target and sums up its chunks, 32 a round."""
+    ways = counts["group"].ways
+    n_chunks = math.ceil(_n_warps(filled, path) / WARPS_PER_BLOCK)
+    rounds = math.ceil(n_chunks / _LANES)
+    steps = Steps(ways["once"], l2_waits=1) + Steps(ways["chunks"], l2_waits=1) * rounds
+    n_warps = WARPS_PER_BLOCK * math.ceil(filled.n_targets / WARPS_PER_BLOCK)
+    return Work(
+        "group",
+        counts["group"],
+        (Crowd(n_warps, steps),),
+        l2_bytes=filled.n_targets * n_chunks * (4 + 8),
+    )
+
+
+def scatter(counts: Counts, filled: Filled, path: Path) -> Work:
+    """The plan: a warp counts its claims by target, then writes each to its place, 32 a round."""
+    ways = counts["scatter"].ways
+
+    def steps(stretch: Stretch) -> Steps:
+        rounds = _rounds(stretch.n_candidates)
+        # How many, and where they begin; then the word; then its offset, its place and the edge together.
+        walked = Steps(ways["once"], l2_waits=2) + Steps(ways["count"], l2_waits=1) * rounds
+        walked += Steps(2 + 3) * (filled.n_targets / _LANES)
+        return walked + Steps(ways["place"], l2_waits=2) * rounds
+
+    crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, path))
+    n_bytes = filled.n_candidates * (_staged_bytes(filled) + _PLAN_FLAT_BYTES + filled.fmt.n_bytes)
+    return Work("scatter", counts["scatter"], crowds, dram_bytes=n_bytes, l2_bytes=2 * n_bytes)
+
+
+def _walked(
+    counts: KernelCounts, filled: Filled, *, takes: bool, visit: Callable[[float, float], Steps]
+) -> tuple[Crowd, ...]:
+    ways = counts.ways
+
+    def steps(stretch: Stretch) -> Steps:
+        sections = math.ceil((stretch.n_pages / SECTION_PAGES + 1) / _LANES)
+        blocks = _rounds(stretch.n_set)
+        of_block = stretch.n_candidates / stretch.n_set if stretch.n_set else 0.0
+        walked = Steps(ways["once"], l2_waits=4, exchanges=1)
+        # The section's node, its mask, its word, which is taken; a fence after each level.
+        walked += Steps(ways["sections"], l2_waits=3, exchanges=float(takes), fences=1) * sections
+        walked += Steps(ways["blocks"], dram_waits=1, fences=1) * blocks
+        if of_block > _CROWDED and "crowded" in ways:
+            walked += Steps(ways["crowded"]) * stretch.n_set
+        else:  # the lane that has most holds up the others
+            longest = min(of_block + 2 * math.sqrt(of_block), BLOCK_PAGES) if stretch.n_set >= 1 else of_block
+            walked += Steps(ways["queue"]) * (longest * blocks)
+        density = min(1.0, stretch.n_candidates / stretch.n_pages)
+        return walked + visit(stretch.n_candidates, density)
+
+    return tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "indexed"))
+
+
+def _claim_of(counts: KernelCounts, filled: Filled, *, budget: bool) -> Callable[[float, float], Steps]:
+    def visit(n_candidates: float, density: float) -> Steps:
+        return _claims(counts.ways["claim"], n_candidates, density, filled, in_l2=False, budget=budget)
+
+    return visit
+
+
+def _claims(
+    instructions: int, n_candidates: float, density: float, filled: Filled, *, in_l2: bool, budget: bool
+) -> Steps:
+    """Return the rounds of claims of a warp: for 32 candidates a look, then an exchange."""
+    # Candidates that share an aligned word of 1-byte records change it one after the other.
+    sharing = 1 + 3 * density if filled.fmt.n_bytes == 1 else 1.0
+    extra = Steps(l2_waits=2, exchanges=1) if budget else Steps()  # cut-off and stop of the target, its quota
+    if filled.fmt.n_bytes == 1:
+        extra += Steps(l2_waits=1)  # the word around it, once more
+    look = Steps(instructions, l2_waits=float(in_l2), dram_waits=float(not in_l2), exchanges=sharing)
+    return (look + extra) * _rounds(n_candidates)
+
+
+def _rounds(n_items: float) -> float:
+    """Return the rounds of 32 that items take on average; one that is not full is a round, too."""
+    if n_items <= 0:
+        return 0.0
+    return max(n_items, min(1.0, n_items)) / _LANES + (31 / 64 if n_items >= 1 else n_items * 31 / 32)
+
+
+def _n_warps(filled: Filled, path: Path) -> float:
+    return sum(each.n_warps for each in stretches_of(filled, path))
+
+
+def _staged_bytes(filled: Filled) -> int:
+    return _STAGED_OFFSET_BYTES + filled.fmt.n_bytes
+
+
+def _same_address(filled: Filled, crowds: tuple[Crowd, ...], *, budget: bool) -> float:
+    """Return how many atomics the busiest address has: a total's of all warps, or a quota's of all rounds."""
+    of_totals = sum(crowd.n_warps for crowd in crowds)
+    rounds = sum(each.n_warps * _rounds(each.n_candidates) for each in stretches_of(filled, "indexed"))
+    share = 1 - (1 - 1 / filled.n_targets) ** _LANES  # of rounds that have a claim of one target
+    return max(of_totals, rounds * share if budget else 0.0)
