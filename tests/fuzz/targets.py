@@ -42,7 +42,7 @@ from gpuscan.heatmap.request import window_of
 from gpuscan.heatmap.space import Space
 from gpuscan.heatmap.text import labels, levels, scale, time_axis, title
 from gpuscan.records.page_map import SECTION_PAGES
-from gpuscan.report.built_in.run import plot_of_nodes
+from gpuscan.report.run_parts import plot_of_nodes
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.resume import ResumedRun
 from gpuscan.shards.log import RequestLog
@@ -545,7 +545,7 @@ class NodesTarget(_TableTarget):
         super().__init__(path, b"gpuscan.nodes")
 
     def read(self) -> None:
-        plot_of_nodes(read_nodes(self.path))
+        plot_of_nodes(read_nodes(self.path), "time (s)")
 
 
 class WorkloadTarget:
