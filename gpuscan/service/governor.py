@@ -22,6 +22,8 @@ from gpuscan.service.thresholds import ColdAfter, HotLooks
 _LEAST_LOOKS = 2
 _NO_ROOM = ("target not balanced", "no free page on the target")
 _NOTHING = Treatment(promotes=False)
+LOOK_MOVES_NS = 1_000_000_000
+"""Moves of one look take so long, and one call; what is left waits for the next look."""
 
 
 @dataclass(slots=True)
@@ -71,9 +73,9 @@ class Governor:
         self.budgets = Budgets(None, {})
         self._of: dict[int, str] = {}
         self._pause_ns = 0
-        self._granted = 0
+        self._granted = self._moves_ns = 0
         self.on_call: Callable[[], None] = lambda: None
-        """Called after each call of move_pages(2): a look may have many."""
+        """Called at each process and each call of move_pages(2): a look may have many."""
         self.is_held: Callable[[], bool] = lambda: False
         """Whether nothing is to move any more, for now."""
         self.up_nids: frozenset[int] | None = None
@@ -110,7 +112,7 @@ class Governor:
             pending: base pages of the candidates of each process, to go up (or out) and down, by number.
             pause_ns: between two looks, for now.
         """
-        self._pause_ns = pause_ns
+        self._pause_ns, self._moves_ns = pause_ns, 0
         self.budgets.begin(elapsed_ns)
         for state in self.policies.values():
             state.pending_pages = state.pending_down_pages = 0
@@ -123,6 +125,7 @@ class Governor:
 
     def treatment(self, number: int) -> Treatment:
         """See :class:`gpuscan.monitors.treatment.Keeper`."""
+        self.on_call()
         name = self._of.get(number)
         if name is None:
             return _NOTHING
@@ -152,7 +155,8 @@ class Governor:
     def grant(self, number: int, n_pages: NDArray[np.int64]) -> int:
         """See :class:`gpuscan.migrate.steward.Steward`."""
         name = self._of.get(number)
-        if name is None or self.is_held():
+        if name is None or self.is_held() or self._moves_ns >= LOOK_MOVES_NS:
+            self.on_call()
             return 0
         n = self.budgets.grant(name, n_pages)
         self._granted = int(n_pages[:n].sum())
@@ -165,6 +169,7 @@ class Governor:
 
     def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
         """See :class:`gpuscan.migrate.steward.Steward`."""
+        self._moves_ns += busy_ns
         self.hold_ups.took(n_pages, n_moved, busy_ns)
         self.on_call()
 
