@@ -184,7 +184,7 @@ class Process:
                 ) from error
             raise
 
-    def open(self, name: str) -> int | None:
+    def opened(self, name: str) -> int | None:
         """Open one of its files under /proc to read; None once it has ended.
 
         Raises:

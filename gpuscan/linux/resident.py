@@ -90,7 +90,7 @@ def pages_in(
         OSError: the pagemap may not be opened.
     """
     system = process.system
-    fd = process.open("pagemap")
+    fd = process.opened("pagemap")
     if fd is None:
         return NO_PAGES
     try:
@@ -191,7 +191,7 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
     if not len(addresses):
         return pfns
     system = process.system
-    fd = process.open("pagemap")
+    fd = process.opened("pagemap")
     if fd is None:
         return pfns
     try:

@@ -15,7 +15,7 @@ from gpuscan.linux.syscalls import PageIs
 def found_pages(process: Process, ranges: Ranges, required: PageIs, *, write_protect: bool = False) -> Pages:
     """Return the pages in ranges that PAGEMAP_SCAN finds in all of the categories."""
     system = process.system
-    fd = process.open("pagemap")
+    fd = process.opened("pagemap")
     if fd is None:
         return NO_PAGES
     found = []
