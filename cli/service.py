@@ -76,6 +76,7 @@ def _serve(
     from contextlib import ExitStack
 
     from gpuscan.base.allocator import keep_freed_memory
+    from gpuscan.base.descriptors import take_all_descriptors
     from gpuscan.linux.system import HERE
     from gpuscan.live.stop import Stop
     from gpuscan.service.control import ControlSocket, group_id
@@ -90,6 +91,8 @@ def _serve(
     config = load_config(path)
     gid = group_id(config.service.group)
     keep_freed_memory()
+    if owns_process:  # each process that is watched takes one
+        take_all_descriptors()
 
     def open_recorder() -> Recorder:
         most_bytes = config.service.history

@@ -20,6 +20,7 @@ from gpuscan.cli.output import Output
 from gpuscan.service import install as install_module
 from gpuscan.service.install import CONFIG, UNIT, install, unit_text
 from gpuscan.service.notify import Notifier
+from gpuscan.service.selection import MOST_PROCESSES
 from livesim.machine import Machine
 from livesim.service import Script, ScriptedInbox, script
 from livesim.system import SimulatedSystem
@@ -115,6 +116,21 @@ def test_systemd_understands_the_unit_and_finds_it_little_exposed(tmp_path):
     found = re.search(r"Overall exposure level for gpuscan.service: ([0-9.]+)", rated.stdout)
     assert found is not None, rated.stderr
     assert float(found[1]) <= 5.0
+
+
+_DESCRIPTORS = """
+import resource
+from gpuscan.base.descriptors import take_all_descriptors
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 300))
+print(take_all_descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_the_service_may_have_as_many_descriptors_as_the_unit_says():
+    done = subprocess.run([sys.executable, "-c", _DESCRIPTORS], capture_output=True, text=True, check=True)
+    assert done.stdout == "300 (300, 300)\n"
+    (most,) = re.findall(r"^LimitNOFILE=(\d+)$", unit_text(Path("/x")), re.MULTILINE)
+    assert int(most) > 2 * MOST_PROCESSES  # a pidfd each, and one of its files at a time
 
 
 MINE = """
