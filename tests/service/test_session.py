@@ -91,6 +91,13 @@ def test_a_manager_hears_within_a_third_of_what_it_asks_for(orders):
     assert max(after - before for before, after in pairwise(at_ns)) < 1.5e9
 
 
+@pytest.mark.parametrize("wrong", [{"tiers": ["77=1"]}, {"tiers": ["0=1", "1=1", "2=1"]}])
+def test_a_reload_refuses_what_the_next_start_would(wrong):
+    run = Run((400, "reload", None), reload=lambda: config_of("x", {"service": wrong, "rule": RULES})).go()
+    assert "error" in run.documents[0]
+    assert run.session.config is run.config
+
+
 class Failing(SimulatedSystem):
     """Files of one process fail after a while."""
 
