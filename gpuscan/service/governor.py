@@ -78,8 +78,6 @@ class Governor:
         """Called at each process and each call of move_pages(2): a look may have many."""
         self.is_held: Callable[[], bool] = lambda: False
         """Whether nothing is to move any more, for now."""
-        self.up_nids: frozenset[int] | None = None
-        """Nodes that hot pages go up to; None for all."""
         self.configure(config, monitor_cold_ns)
 
     def configure(self, config: Config, monitor_cold_ns: int | None) -> None:
@@ -174,7 +172,13 @@ class Governor:
         self.on_call()
 
     def settled(
-        self, number: int, target_nid: int, n_pages: int, n_demoted: int, reasons: Mapping[str, int]
+        self,
+        number: int,
+        target_nid: int,
+        n_pages: int,
+        n_demoted: int,
+        reasons: Mapping[str, int],
+        n_left_below: int,
     ) -> None:
         """See :class:`gpuscan.migrate.steward.Steward`."""
         granted, self._granted = self._granted, 0
@@ -188,7 +192,6 @@ class Governor:
             state.moved_to[target_nid] += n_pages
         state.demoted_pages += n_demoted
         state.refused.update(reasons)
-        is_up = self.up_nids is None or target_nid in self.up_nids
-        if is_up and any(reason.endswith(_NO_ROOM) for reason in reasons):
+        if n_left_below and any(reason.endswith(_NO_ROOM) for reason in reasons):
             for each in self.policies.values():
                 each.cold.heard_short()

@@ -144,7 +144,6 @@ class ServiceSession:
         self.governor = Governor(config, self._cold_ns)
         self.governor.on_call = self.alive
         self.governor.is_held = self._is_held
-        self.governor.up_nids = frozenset(self.targets.promotion.values())
         self.pipeline = Pipeline(
             self.roster,
             self.monitor,
