@@ -76,6 +76,7 @@ def _serve(
     from contextlib import ExitStack
 
     from gpuscan.base.allocator import keep_freed_memory
+    from gpuscan.base.descriptors import take_all_descriptors
     from gpuscan.linux.system import HERE
     from gpuscan.live.stop import Stop
     from gpuscan.service.control import ControlSocket, group_id
@@ -87,9 +88,16 @@ def _serve(
     from gpuscan.service.status import status_line
     from gpuscan.service.wire import SOCKET
 
-    config = load_config(path)
+    def load() -> Config:
+        found = load_config(path)
+        group_id(found.service.group)  # at the next start it is used
+        return found
+
+    config = load()
     gid = group_id(config.service.group)
     keep_freed_memory()
+    if owns_process:  # each process that is watched takes one
+        take_all_descriptors()
 
     def open_recorder() -> Recorder:
         most_bytes = config.service.history
@@ -102,7 +110,7 @@ def _serve(
         session = stack.enter_context(
             ServiceSession(
                 config,
-                lambda: load_config(path),
+                load,
                 open_inbox,
                 open_recorder=open_recorder,
                 notifier=Notifier(),
@@ -125,18 +133,34 @@ def _check(config: Config, path: Path, output: Output) -> None:
     from gpuscan.service.control import group_id
 
     group_id(config.service.group)
+    not_here = _why_not_here(config)
     rules = [
         {"name": rule.name, "policy": rule.policy, "rate_bytes_per_s": rule.rate} for rule in config.rule
     ]
-    output.document({"config": str(path), "ok": True, "rules": rules})
+    output.document({"config": str(path), "ok": True, "not_here": not_here, "rules": rules})
     n = len(config.rule)
     output.line(f"{path} makes sense: {n} rule{'' if n == 1 else 's'}")
+    if not_here:
+        output.note(f"gpuscan: note: on this machine it cannot start: {not_here}")
     if not n:
         output.note("gpuscan: note: without a rule nothing is watched; add a [[rule]]")
     for rule in config.rule[:-1]:
         if not (rule.cgroup or rule.unit or rule.command or rule.user or rule.exclude.model_fields_set):
             output.note(f"gpuscan: note: rule {rule.name} fits every process, so none after it ever does")
             break
+
+
+def _why_not_here(config: Config) -> str | None:
+    """Return why a configuration does not fit the nodes of this machine; it may be meant for another one."""
+    from gpuscan.base.errors import GpuscanError
+    from gpuscan.linux.system import HERE
+    from gpuscan.service.nodes import check_nodes, tiered
+
+    try:
+        check_nodes(config, tiered(config, HERE.read_host().topology))
+    except GpuscanError as error:
+        return str(error)
+    return None
 
 
 def _explain(config: Config, pid: int, output: Output) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuscan.linux.process import Process
 from gpuscan.linux.system import System
 from gpuscan.records.page_flags import Kpf
 
@@ -34,6 +35,9 @@ class FakeProcess:
     def text(self, name: str) -> str:
         path = self.proc / name
         return path.read_text() if path.exists() else ""
+
+    _one_of_many = False
+    opened, write_text, _is_let_go = Process.opened, Process.write_text, Process._is_let_go
 
     def mappings(self):
         from gpuscan.linux.process import parse_maps

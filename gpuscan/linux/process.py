@@ -95,16 +95,19 @@ class Process:
     Args:
         pid: of the process, not of one of its threads.
         system: where it runs.
+        one_of_many: where one of its files fails, it is let go of as if it had ended; ``failure`` says why.
 
     Raises:
         InputError: there is none, it is a thread or a kernel thread, or it is this process.
     """
 
-    def __init__(self, pid: int, system: System = HERE) -> None:
+    def __init__(self, pid: int, system: System = HERE, *, one_of_many: bool = False) -> None:
         pid = whole("a process id", pid)
         instance("a process's system", system, System, "leave it out")
         self.pid = pid
         self.system = system
+        self.failure = ""
+        self._one_of_many = one_of_many
         if pid == system.getpid():
             raise InputError(f"process {pid} is gpuscan itself; name another one")
         try:
@@ -171,13 +174,49 @@ class Process:
         """
         try:
             return self.system.read_text(self.proc / name)
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
-        except PermissionError as error:
-            raise InputError(
-                f"{self.proc / name} may not be read: another user's process takes CAP_SYS_PTRACE; "
-                "run gpuscan as root, or as its user"
-            ) from error
+        except OSError as error:
+            if self._is_let_go(name, error):
+                return ""
+            if isinstance(error, PermissionError):
+                raise InputError(
+                    f"{self.proc / name} may not be read: another user's process takes CAP_SYS_PTRACE; "
+                    "run gpuscan as root, or as its user"
+                ) from error
+            raise
+
+    def opened(self, name: str) -> int | None:
+        """Open one of its files under /proc to read; None once it has ended.
+
+        Raises:
+            OSError: it may not be opened.
+        """
+        try:
+            return self.system.open(self.proc / name, os.O_RDONLY)
+        except OSError as error:
+            if self._is_let_go(name, error):
+                return None
+            raise
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write to one of its files under /proc; nothing once it has ended.
+
+        Raises:
+            OSError: it may not be written.
+        """
+        try:
+            self.system.write_text(self.proc / name, text)
+        except OSError as error:
+            if not self._is_let_go(name, error):
+                raise
+
+    def _is_let_go(self, name: str, error: OSError) -> bool:
+        """Whether a file that failed is no matter: the process has ended, or it is let go of for that."""
+        if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+            return True
+        if self._one_of_many:
+            self.failure = self.failure or f"{name}: {error.strerror}"
+            self.close()
+        return self._one_of_many
 
     def close(self) -> None:
         """Let go of the process."""

@@ -90,9 +90,8 @@ def pages_in(
         OSError: the pagemap may not be opened.
     """
     system = process.system
-    try:
-        fd = system.open(process.proc / "pagemap", os.O_RDONLY)
-    except (FileNotFoundError, ProcessLookupError):
+    fd = process.opened("pagemap")
+    if fd is None:
         return NO_PAGES
     try:
         if n_most is None:
@@ -192,9 +191,8 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
     if not len(addresses):
         return pfns
     system = process.system
-    try:
-        fd = system.open(process.proc / "pagemap", os.O_RDONLY)
-    except (FileNotFoundError, ProcessLookupError):
+    fd = process.opened("pagemap")
+    if fd is None:
         return pfns
     try:
         numbers = addresses >> PAGE_SHIFT

@@ -19,6 +19,8 @@ from gpuscan.live.starter import Program
 END_WITHIN_S = 5.0
 """How long whoever was asked to end may take."""
 _STDERR = 2
+_AGAIN_NS = 60_000_000_000
+"""Who was let go of because a file failed is taken again after so long."""
 
 
 class Selection(Protocol):
@@ -171,7 +173,7 @@ class Roster:
     Args:
         selection: what was asked for.
         system: where they run.
-        releases: lets go of those that run on and do not belong any more.
+        releases: lets go of those that run on and do not belong any more, or of which a file cannot be read.
 
     Raises:
         InputError: a process that was named cannot be watched.
@@ -184,6 +186,9 @@ class Roster:
         self.processes: dict[int, Process] = {}
         self._leaving: list[Process] = []
         self._n_seen = 0
+        self._failed_ns: dict[int, int] = {}
+        self.failures: dict[int, str] = {}
+        """Why some are not watched for now, by PID."""
         try:
             if selection.changes:
                 self.refresh()
@@ -202,7 +207,10 @@ class Roster:
         """Look who came and went; return whether anybody did. Those that ended are taken off."""
         ended = [number for number, process in self.processes.items() if not process.is_alive()]
         for number in ended:
-            del self.processes[number]
+            process = self.processes.pop(number)
+            if process.failure:
+                self._note_failure(process.pid, process.failure)
+        self._forget_failures()
         changed = bool(ended)
         if not self._selection.changes:
             return changed
@@ -213,11 +221,11 @@ class Roster:
             changed |= self._release(known - set(pids))
         try:
             for pid in pids:
-                stat = read_stat(pid, self._system)
-                if pid in known or stat is None or stat.is_kernel_thread or stat.state == "Z":
+                if pid in known or pid in self.failures:
                     continue
-                with contextlib.suppress(InputError):  # gone again
-                    newcomers.append(Process(pid, self._system))
+                newcomer = self._newcomer(pid)
+                if newcomer is not None:
+                    newcomers.append(newcomer)
             # A PID may have become another's before there was a hold on it: asked again, it does not belong.
             members = set(self._selection.pids()) if newcomers else set()
         except BaseException:
@@ -231,6 +239,32 @@ class Roster:
             else:
                 process.close()
         return changed
+
+    def _newcomer(self, pid: int) -> Process | None:
+        """Return a hold on a process; None where it has gone again, or is none of a program."""
+        try:
+            stat = read_stat(pid, self._system)
+            if stat is None or stat.is_kernel_thread or stat.state == "Z":
+                return None
+            return Process(pid, self._system, one_of_many=self._releases)
+        except InputError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, ProcessLookupError):
+                self._note_failure(pid, str(cause.strerror))
+        except OSError as error:
+            if not self._releases:
+                raise
+            self._note_failure(pid, str(error.strerror))
+        return None
+
+    def _note_failure(self, pid: int, why: str) -> None:
+        self._failed_ns[pid] = self._system.monotonic_ns()
+        self.failures[pid] = why
+
+    def _forget_failures(self) -> None:
+        now_ns = self._system.monotonic_ns()
+        for pid in [pid for pid, at_ns in self._failed_ns.items() if now_ns - at_ns >= _AGAIN_NS]:
+            del self._failed_ns[pid], self.failures[pid]
 
     def _release(self, pids: set[int]) -> bool:
         """Take off processes that run on; return whether there were any."""

@@ -35,6 +35,8 @@ from gpuscan.records.page_map import PageMap
 _MOST_CALLS = 4
 """Calls for one batch: each after the first takes up what an aborted one left."""
 _UNDECIDED = 1
+_SHORT = (MigrateStatus.EAGAIN, MigrateStatus.ENOMEM)
+"""Where the target has no room, among others."""
 _NONE = np.empty(0, dtype=np.int64)
 
 _REASONS = {
@@ -127,7 +129,10 @@ class MovePagesMigrator:
             if self._steward is not None:
                 moved = mine & (status == MigrateStatus.MOVED)
                 n_demoted = self._n_demoted(target_nid, pfns[moved], n_pages[moved])
-                self._steward.settled(number, target_nid, int(n_pages[moved].sum()), n_demoted, own)
+                short = mine & np.isin(status, _SHORT)
+                n_left_below = int(n_pages[short][self._is_below(target_nid, pfns[short])].sum())
+                n_moved = int(n_pages[moved].sum())
+                self._steward.settled(number, target_nid, n_moved, n_demoted, own, n_left_below)
         gone = status == MigrateStatus.ENOENT
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
@@ -145,6 +150,12 @@ class MovePagesMigrator:
         nids = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(pfns))
         above = [nid for nid, tier in tiers.items() if tier < tiers[target_nid]]
         return int(n_pages[np.isin(nids, above)].sum())
+
+    def _is_below(self, target_nid: int, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which pages are in a lower tier than a target."""
+        tiers = self._tiers or {}
+        below = [nid for nid, tier in tiers.items() if tier > tiers[target_nid]]
+        return np.isin(self._page_map.nid_of_flat(self._page_map.flat_of_pfn(pfns)), below)
 
     def _migrate_of(
         self,

@@ -30,7 +30,13 @@ class Steward(Protocol):
         ...
 
     def settled(
-        self, number: int, target_nid: int, n_pages: int, n_demoted: int, reasons: Mapping[str, int]
+        self,
+        number: int,
+        target_nid: int,
+        n_pages: int,
+        n_demoted: int,
+        reasons: Mapping[str, int],
+        n_left_below: int,
     ) -> None:
         """Hear what became of a part of a batch.
 
@@ -40,6 +46,7 @@ class Steward(Protocol):
             n_pages: base pages that moved; ``n_demoted``: of these, to a lower tier.
             n_demoted: see there.
             reasons: folios that did not, by reason.
+            n_left_below: base pages that may try again and are in a lower tier than the target.
         """
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 import numpy as np
 
@@ -16,9 +15,8 @@ from gpuscan.linux.syscalls import PageIs
 def found_pages(process: Process, ranges: Ranges, required: PageIs, *, write_protect: bool = False) -> Pages:
     """Return the pages in ranges that PAGEMAP_SCAN finds in all of the categories."""
     system = process.system
-    try:
-        fd = system.open(process.proc / "pagemap", os.O_RDONLY)
-    except (FileNotFoundError, ProcessLookupError):
+    fd = process.opened("pagemap")
+    if fd is None:
         return NO_PAGES
     found = []
     try:

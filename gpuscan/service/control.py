@@ -7,6 +7,7 @@ SO_PEERGROUPS (v4.13) that one's other groups (unix(7)).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import os
 import select
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuscan.base.errors import InputError
-from gpuscan.files.writing import json_text
+from gpuscan.files.writing import json_text, open_kept
 from gpuscan.live.stop import Stop
 from gpuscan.service.waiting import Answer, Order
 from gpuscan.service.wire import ANSWER_BYTES, REQUEST_BYTES, parse_request
@@ -72,7 +73,7 @@ class ControlSocket:
     """An :class:`gpuscan.service.waiting.Inbox` that listens on a Unix socket.
 
     Args:
-        path: of the socket; one that nobody listens at is replaced.
+        path: of the socket; one that nobody listens at is replaced. A file beside it is locked meanwhile.
         gid: whose members may use it, beside root and the service's own user.
         stop: ends or breaks off each wait.
 
@@ -84,28 +85,44 @@ class ControlSocket:
         self._path, self._gid, self._stop = path, gid, stop
         self._peers: list[_Peer] = []
         self._deaf_until_s = 0.0
+        self._lock = -1
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            self._bind()
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            before = os.umask(0o177)  # whoever may open the lock may hold it
+            try:
+                self._take_lock()
+                self._bind()
+            finally:
+                os.umask(before)
         except OSError as error:
-            self._socket.close()
+            self._let_go()
             raise InputError(
                 f"cannot listen at {path}: {error.strerror or error}; make its directory writable"
             ) from error
         except BaseException:
-            self._socket.close()
+            self._let_go()
             raise
         self._inode = path.stat().st_ino
 
+    def _take_lock(self) -> None:
+        """Be the only one that may replace the socket: of two that see a dead one each would remove it."""
+        self._lock = open_kept(self._path.with_name(f"{self._path.name}.lock"))
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(self._path) from None
+
+    def _let_go(self) -> None:
+        self._socket.close()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
     def _bind(self) -> None:
         path = self._path
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _make_room(path)
-        before = os.umask(0o177)
-        try:
-            self._socket.bind(str(path))
-        finally:
-            os.umask(before)
+        self._socket.bind(str(path))
         if self._gid is not None:
             os.chown(path, -1, self._gid)
             path.chmod(0o660)
@@ -226,10 +243,10 @@ class ControlSocket:
         """Listen no more; the socket's file goes, if it is still this one's."""
         for peer in list(self._peers):
             self._drop(peer)
-        self._socket.close()
         with contextlib.suppress(OSError):
             if self._path.lstat().st_ino == self._inode:
                 self._path.unlink()
+        self._let_go()
 
 
 def _groups_of(connection: socket.socket) -> list[int]:
@@ -260,4 +277,8 @@ def _make_room(path: Path) -> None:
             return
         except (TimeoutError, BlockingIOError):  # many wait there already
             pass
-    raise InputError(f"another service listens at {path}; end that one first")
+    raise _taken(path)
+
+
+def _taken(path: Path) -> InputError:
+    return InputError(f"another service listens at {path}; end that one first")

@@ -22,6 +22,8 @@ from gpuscan.service.thresholds import ColdAfter, HotLooks
 _LEAST_LOOKS = 2
 _NO_ROOM = ("target not balanced", "no free page on the target")
 _NOTHING = Treatment(promotes=False)
+LOOK_MOVES_NS = 1_000_000_000
+"""Moves of one look take so long, and one call; what is left waits for the next look."""
 
 
 @dataclass(slots=True)
@@ -71,13 +73,11 @@ class Governor:
         self.budgets = Budgets(None, {})
         self._of: dict[int, str] = {}
         self._pause_ns = 0
-        self._granted = 0
+        self._granted = self._moves_ns = 0
         self.on_call: Callable[[], None] = lambda: None
-        """Called after each call of move_pages(2): a look may have many."""
+        """Called at each process and each call of move_pages(2): a look may have many."""
         self.is_held: Callable[[], bool] = lambda: False
         """Whether nothing is to move any more, for now."""
-        self.up_nids: frozenset[int] | None = None
-        """Nodes that hot pages go up to; None for all."""
         self.configure(config, monitor_cold_ns)
 
     def configure(self, config: Config, monitor_cold_ns: int | None) -> None:
@@ -110,7 +110,7 @@ class Governor:
             pending: base pages of the candidates of each process, to go up (or out) and down, by number.
             pause_ns: between two looks, for now.
         """
-        self._pause_ns = pause_ns
+        self._pause_ns, self._moves_ns = pause_ns, 0
         self.budgets.begin(elapsed_ns)
         for state in self.policies.values():
             state.pending_pages = state.pending_down_pages = 0
@@ -123,6 +123,7 @@ class Governor:
 
     def treatment(self, number: int) -> Treatment:
         """See :class:`gpuscan.monitors.treatment.Keeper`."""
+        self.on_call()
         name = self._of.get(number)
         if name is None:
             return _NOTHING
@@ -152,7 +153,8 @@ class Governor:
     def grant(self, number: int, n_pages: NDArray[np.int64]) -> int:
         """See :class:`gpuscan.migrate.steward.Steward`."""
         name = self._of.get(number)
-        if name is None or self.is_held():
+        if name is None or self.is_held() or self._moves_ns >= LOOK_MOVES_NS:
+            self.on_call()
             return 0
         n = self.budgets.grant(name, n_pages)
         self._granted = int(n_pages[:n].sum())
@@ -165,11 +167,18 @@ class Governor:
 
     def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
         """See :class:`gpuscan.migrate.steward.Steward`."""
+        self._moves_ns += busy_ns
         self.hold_ups.took(n_pages, n_moved, busy_ns)
         self.on_call()
 
     def settled(
-        self, number: int, target_nid: int, n_pages: int, n_demoted: int, reasons: Mapping[str, int]
+        self,
+        number: int,
+        target_nid: int,
+        n_pages: int,
+        n_demoted: int,
+        reasons: Mapping[str, int],
+        n_left_below: int,
     ) -> None:
         """See :class:`gpuscan.migrate.steward.Steward`."""
         granted, self._granted = self._granted, 0
@@ -183,7 +192,6 @@ class Governor:
             state.moved_to[target_nid] += n_pages
         state.demoted_pages += n_demoted
         state.refused.update(reasons)
-        is_up = self.up_nids is None or target_nid in self.up_nids
-        if is_up and any(reason.endswith(_NO_ROOM) for reason in reasons):
+        if n_left_below and any(reason.endswith(_NO_ROOM) for reason in reasons):
             for each in self.policies.values():
                 each.cold.heard_short()

@@ -84,6 +84,9 @@ class History:
         try:
             database = self._opened()
             while self._waiting:
+                if self._is_log_full(database):
+                    self.problem = f"somebody reads {self._path} all the time; end that, and it goes on"
+                    return
                 notes = list(itertools.islice(self._waiting, _AT_A_TIME))
                 with database:
                     self._make_room(database, notes)
@@ -111,12 +114,30 @@ class History:
                 database.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES * _PAGE_BYTES}")
                 database.execute(f"PRAGMA max_page_count = {self._most_pages}")
                 database.executescript(_TABLE)
+                self._shrink(database)
                 database.execute(f"PRAGMA user_version = {_VERSION}")
             except BaseException:
                 database.close()
                 raise
             self._database = database
         return self._database
+
+    def _is_log_full(self, database: sqlite3.Connection) -> bool:
+        """Whether the log has its size and cannot be begun anew: a reader needs what is in it."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        if not log.exists() or log.stat().st_size < _WAL_PAGES * _PAGE_BYTES:
+            return False
+        return bool(database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+
+    def _shrink(self, database: sqlite3.Connection) -> None:
+        """Make it as small as it may be now: an earlier start may have given it more room."""
+        if database.execute("PRAGMA page_count").fetchone()[0] <= self._most_pages:
+            return
+        with database:
+            self._make_room(database, ())
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.execute(f"PRAGMA max_page_count = {self._most_pages}")
 
     def _make_room(self, database: sqlite3.Connection, notes: Sequence[_Note]) -> None:
         """Let the oldest rows go where new ones might not fit; pages that are free are used again."""

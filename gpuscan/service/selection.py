@@ -122,6 +122,6 @@ class RuleSelection:
         return due
 
     def _read(self, pid: int) -> Facts | None:
-        with contextlib.suppress(PermissionError):  # hidepid: not ours to see
+        with contextlib.suppress(OSError):  # hidepid: not ours to see; or a file of it fails
             return read_facts(pid, self._system, but_children_of=self._system.getpid())
         return None

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
-from gpuscan.base.errors import GpuscanError, InputError, RunFailedError
+from gpuscan.base.errors import GpuscanError, RunFailedError
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -31,6 +31,7 @@ from gpuscan.monitors.contract import Circumstances, Monitor
 from gpuscan.service.config import Config, Rule
 from gpuscan.service.governor import Governor
 from gpuscan.service.hours import are_quiet
+from gpuscan.service.nodes import check_nodes, tiered
 from gpuscan.service.notify import Notifier
 from gpuscan.service.orders import Orders
 from gpuscan.service.pace import Pace
@@ -41,7 +42,6 @@ from gpuscan.service.status import status_document, status_line
 from gpuscan.service.waiting import Inbox
 from gpuscan.store.single import Store
 from gpuscan.topology.page_size import check_page_size
-from gpuscan.topology.tiers import tier_options, with_tiers
 
 ROSTER_NS = 2_000_000_000
 """Rules are held against all processes this often."""
@@ -116,9 +116,9 @@ class ServiceSession:
         host = system.read_host()
         check_page_size(host.page_bytes, "service")
         self.notes += host.notes
-        tiers = dict(_pair(text) for text in config.service.tiers)
-        self.topology = with_tiers(host.topology, tiers)
-        self._check_machine(config)
+        self._as_found = host.topology
+        self.topology = tiered(config, host.topology)
+        check_nodes(config, self.topology)
         self.targets = Targets(self.topology)
         self.flags = PageFlags(system.root / "proc/kpageflags", system)
         self._stack.callback(self.flags.close)
@@ -144,7 +144,6 @@ class ServiceSession:
         self.governor = Governor(config, self._cold_ns)
         self.governor.on_call = self.alive
         self.governor.is_held = self._is_held
-        self.governor.up_nids = frozenset(self.targets.promotion.values())
         self.pipeline = Pipeline(
             self.roster,
             self.monitor,
@@ -164,30 +163,6 @@ class ServiceSession:
             totals=self.totals,
         )
         self.orders = Orders(inbox, self, min(5.0, (self.notifier.watchdog_s or _REST_S * 10) / 3))
-
-    def _check_machine(self, config: Config) -> None:
-        """Refuse a configuration that names nodes which are not there, or a machine that has only one."""
-        nids = [node.nid for node in self.topology.nodes if node.present_pages]
-        if len(nids) < 2:
-            raise InputError(
-                "this machine has one node with memory, so there is nowhere to move pages to; "
-                "gpuscan live --dry-run shows what would be moved if there were two"
-            )
-        for rule in config.rule:
-            for nid in rule.nodes:
-                if nid not in nids:
-                    known = ", ".join(map(str, nids))
-                    raise InputError(
-                        f"rule {rule.name}: nodes names {nid}, which has no memory here; give some of {known}"
-                    )
-        targets = Targets(self.topology)
-        if not targets.promotion and not targets.demotion:
-            options = tier_options(self.topology)
-            example = options.split()[-1] if options else "2=1"
-            raise InputError(
-                "all nodes with memory are in one tier, so nothing is to be moved; put the slower memory "
-                f'into a lower one, in [service]: tiers = ["{example}"]'
-            )
 
     def _open_monitor(self, name: str) -> Monitor:
         here = Circumstances(
@@ -314,7 +289,7 @@ class ServiceSession:
         self.notifier.reloading(self.system.monotonic_ns())
         try:
             config = self._reload()
-            self._check_machine(config)
+            check_nodes(config, tiered(config, self._as_found))  # its tiers, too: the next start needs them
             self._use(config)
         except RunFailedError:
             raise
@@ -489,8 +464,3 @@ class ServiceSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _pair(text: str) -> tuple[int, int]:
-    nid, _, tier = text.partition("=")
-    return int(nid), int(tier)

@@ -50,6 +50,7 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
         "sees": service.pipeline.monitor.sees,
         "n_processes": len(source.members),
         "n_left_out": service.selection.n_left_out,
+        "n_failed": len(service.roster.failures),
         "ticks": totals.n_ticks,
         "running_s": round(totals.spent_within_s, 3),
         "nodes": [
@@ -72,6 +73,7 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
     }
     if whole:
         document["processes"] = [_process(service, member) for member in source.members]
+        document["failed"] = [{"pid": pid, "why": why} for pid, why in service.roster.failures.items()]
         document["config"] = service.config.model_dump(mode="json")
         document["notes"] = service.notes
     return document

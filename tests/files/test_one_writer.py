@@ -34,6 +34,7 @@ ALLOWED = {
     ("gpuscan/linux/damon_trace.py", "write_text"): "tracefs",
     ("gpuscan/linux/damon_trace.py", "mkdir"): "a trace instance",
     ("gpuscan/linux/damon_trace.py", "rmdir"): "a trace instance of its own",
+    ("gpuscan/linux/process.py", "write_text"): "/proc/PID",
     ("gpuscan/monitors/built_in/soft_dirty.py", "write_text"): "/proc/PID/clear_refs",
     ("cli/main.py", "open"): "/dev/null",
     # What stays and changes, opened by open_kept().

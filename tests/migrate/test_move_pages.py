@@ -216,8 +216,9 @@ class Steward:
     def called(self, n_pages, n_moved, busy_ns):
         self.calls.append((n_pages, n_moved))
 
-    def settled(self, number, target_nid, n_pages, n_demoted, reasons):
+    def settled(self, number, target_nid, n_pages, n_demoted, reasons, n_left_below):
         self.heard.append((number, target_nid, n_pages, n_demoted, dict(reasons)))
+        self.left_below = n_left_below
 
 
 def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
@@ -241,6 +242,17 @@ def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
     assert result.reasons == reasons
     assert steward.heard == [(0, NEAR, 4, 0, reasons)]
     assert len(bed.addresses) == 4  # what is held or busy is still a candidate
+
+
+@pytest.mark.parametrize(("tiers", "n_left_below"), [({NEAR: 0, FAR: 1}, 3), ({NEAR: 1, FAR: 0}, 0)])
+def test_a_steward_hears_what_found_no_room_above_and_not_below(tmp_path, tiers, n_left_below):
+    bed = Bed(tmp_path, n=8)
+    steward = Steward(most=8, chunk=8)
+    parts = {0: bed.process}, bed.addresses, bed.page_map, Room(5), bed.kernel
+    bed.migrator = MovePagesMigrator(*parts, tiers=tiers, steward=steward)
+    result = bed.migrate()
+    assert result.reasons == {"EAGAIN: target not balanced": 3}
+    assert steward.left_below == n_left_below
 
 
 def test_a_folio_that_is_larger_than_a_call_is_one_of_its_own():

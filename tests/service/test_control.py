@@ -203,6 +203,30 @@ def test_one_that_was_killed_leaves_a_socket_that_is_replaced(place):
         ControlSocket(place, None, Stop())
 
 
+def test_of_two_that_start_at_once_one_listens(place, monkeypatch):
+    """Between the trial of a dead socket and its removal another service begins to listen there."""
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(place))
+    others = []
+    make_room = control._make_room
+
+    def while_another_starts(path):
+        monkeypatch.setattr(control, "_make_room", make_room)
+        with contextlib.suppress(InputError):
+            others.append(ControlSocket(path, None, Stop()))
+        path.unlink()  # as it was found
+
+    monkeypatch.setattr(control, "_make_room", while_another_starts)
+    inbox = ControlSocket(place, None, Stop())
+    assert others == []
+    lock = place.with_name("service.sock.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600  # whoever may open it may hold it
+    inbox.close()
+    assert not place.exists()
+    ControlSocket(place, None, Stop()).close()  # the lock went with it
+
+
 _AS_NOBODY = r"""
 import os, socket, sys
 os.setgroups([int(each) for each in sys.argv[2].split(",") if each])

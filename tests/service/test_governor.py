@@ -8,7 +8,7 @@ import pytest
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.linux.system import System
 from gpuscan.service.config import COLD_AUTO_NS
-from gpuscan.service.governor import Governor
+from gpuscan.service.governor import LOOK_MOVES_NS, Governor
 from gpuscan.service.load import config_of
 from gpuscan.service.selection import RuleSelection
 
@@ -61,17 +61,36 @@ def test_what_was_granted_and_did_not_move_is_there_again():
     governor = governor_of({"name": "a", "rate": f"{10 * PAGE_BYTES}B/s"})
     governor.begin(_S, {}, 0)
     assert governor.grant(0, ONES) == 10
-    governor.settled(0, 2, 4, 1, {"EBUSY: busy": 6})
+    governor.settled(0, 2, 4, 1, {"EBUSY: busy": 6}, 0)
     assert governor.grant(0, ONES) == 6
-    governor.settled(0, 0, 6, 0, {})
+    governor.settled(0, 0, 6, 0, {}, 0)
     state = governor.policies["a"]
     assert (state.moved_to, state.demoted_pages, state.refused) == ({2: 4, 0: 6}, 1, {"EBUSY: busy": 6})
+
+
+def test_moves_of_a_look_are_bounded_and_it_is_alive_meanwhile():
+    governor = governor_of({"name": "a", "hot": "auto"})
+    alive = []
+    governor.on_call = lambda: alive.append("")
+    governor.begin(_S, {}, 0)
+    governor.treatment(0)  # finding pages of one process after the other takes long, too
+    assert len(alive) == 1
+    for n_calls in range(1, 11):
+        assert governor.grant(0, ONES) == 10
+        governor.called(10, 10, LOOK_MOVES_NS // 10)
+        governor.settled(0, 2, 10, 0, {}, 0)
+        assert len(alive) == 1 + n_calls
+    assert governor.grant(0, ONES) == 0
+    assert len(alive) == 12  # holding back many batches, too
+    governor.begin(6 * _S, {}, 0)
+    assert governor.grant(0, ONES) == 10
+    assert governor.policies["a"].looks.looks == 2  # it was time that held them back, no budget
 
 
 def test_another_configuration_keeps_what_was_counted_by_name():
     governor = governor_of({"name": "a"}, {"name": "gone"})
     governor.grant(0, ONES)
-    governor.settled(0, 0, 10, 0, {})
+    governor.settled(0, 0, 10, 0, {}, 0)
     governor.configure(config({"name": "new"}, {"name": "a", "policy": "off"}), None)
     assert list(governor.policies) == ["new", "a"]
     assert governor.policies["a"].moved_to == {0: 10}
@@ -83,9 +102,10 @@ def test_another_configuration_keeps_what_was_counted_by_name():
 def test_no_room_above_makes_cold_come_sooner_for_all():
     governor = governor_of({"name": "a"}, {"name": "b", "cold_after": "auto"}, cold_ns=10 * _S)
     before_ns = governor.policies["b"].cold_after_ns
-    governor.settled(0, 0, 0, 0, {"EAGAIN: target not balanced": 3})
+    governor.settled(0, 0, 0, 0, {"EAGAIN: target not balanced": 3}, 3)
     governor.begin(_S, {}, 0)
     assert governor.policies["b"].cold_after_ns == before_ns // 2
+    governor.settled(0, 0, 0, 0, {"EAGAIN: target not balanced": 3}, 0)  # cold pages find none below
     governor.begin(_S, {}, 0)
     assert governor.policies["b"].cold_after_ns > before_ns // 2
 

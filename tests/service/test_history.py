@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -74,6 +75,49 @@ def test_it_stays_within_its_room_and_the_newest_are_kept(tmp_path):
     assert kept == list(range(kept[0], n))
     assert 2_000 < len(kept) < n
     assert history.lost == 0
+
+
+def test_it_stays_within_its_room_while_somebody_reads(tmp_path):
+    path = tmp_path / "history.sqlite"
+    history = History(path, ROOM)
+    history.note("start", None, {})
+    history.flush()
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM note").fetchone()
+        for i in range(9_000):
+            history.note("moved", "db", {"i": i, "text": "x" * 1000})
+            if i % 3_000 == 2_999:
+                history.flush()
+        assert size_of(path) <= ROOM
+        assert "somebody reads" in history.problem
+        reader.rollback()
+        history.flush()
+    assert history.problem == ""
+    history.close()
+    assert size_of(path) <= ROOM
+    assert [note["i"] for note in read_notes(path, 0)][-1] == 8_999
+    assert history.lost == 0
+
+
+def test_one_that_is_given_less_room_takes_less_and_is_its_owners(tmp_path):
+    path = tmp_path / "history.sqlite"
+    path.touch(mode=0o644)
+    history = History(path, 4 * ROOM)
+    for i in range(9_000):
+        history.note("moved", "db", {"i": i, "text": "x" * 1000})
+    history.flush()
+    assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+    history.close()
+    assert size_of(path) > 2 * ROOM
+    history = History(path, ROOM)
+    assert size_of(path) <= ROOM
+    history.note("moved", "db", {"i": 9_000})
+    history.close()
+    assert size_of(path) <= ROOM
+    kept = [note["i"] for note in read_notes(path, 0)]
+    assert kept == list(range(kept[0], 9_001))
+    assert len(kept) > 1_000
 
 
 _KILLED = """

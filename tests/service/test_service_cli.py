@@ -17,9 +17,11 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli import ctl as ctl_command
 from gpuscan.cli.main import main
 from gpuscan.cli.output import Output
+from gpuscan.linux.system import System
 from gpuscan.service import install as install_module
 from gpuscan.service.install import CONFIG, UNIT, install, unit_text
 from gpuscan.service.notify import Notifier
+from gpuscan.service.selection import MOST_PROCESSES
 from livesim.machine import Machine
 from livesim.service import Script, ScriptedInbox, script
 from livesim.system import SimulatedSystem
@@ -117,6 +119,21 @@ def test_systemd_understands_the_unit_and_finds_it_little_exposed(tmp_path):
     assert float(found[1]) <= 5.0
 
 
+_DESCRIPTORS = """
+import resource
+from gpuscan.base.descriptors import take_all_descriptors
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 300))
+print(take_all_descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_the_service_may_have_as_many_descriptors_as_the_unit_says():
+    done = subprocess.run([sys.executable, "-c", _DESCRIPTORS], capture_output=True, text=True, check=True)
+    assert done.stdout == "300 (300, 300)\n"
+    (most,) = re.findall(r"^LimitNOFILE=(\d+)$", unit_text(Path("/x")), re.MULTILINE)
+    assert int(most) > 2 * MOST_PROCESSES  # a pidfd each, and one of its files at a time
+
+
 MINE = """
 [[rule]]
 name = "mine"
@@ -146,6 +163,36 @@ def test_check_and_explain(mine, capsys):
     assert "rule all (policy both): the rule is for all processes" in out
     assert main(["service", mine, "--explain", "2147483600"]) == 2
     assert "there is no process 2147483600" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ('[service]\ntiers = ["77=1"]\n', "node 77"),
+        ('[[rule]]\nname = "a"\nnodes = [77]\n', "rule a: nodes names 77, which has no memory here"),
+    ],
+)
+def test_check_says_what_does_not_fit_this_machine(tmp_path, capsys, monkeypatch, wrong, said):
+    scenario, _ = script(4)
+    host = SimulatedSystem(Machine(replace(scenario, events=()))).read_host()
+    monkeypatch.setattr(System, "read_host", lambda _: host)
+    (tmp_path / "c.toml").write_text(wrong)
+    assert main(["service", str(tmp_path / "c.toml"), "--check"]) == 0
+    found = capsys.readouterr().err
+    assert "on this machine it cannot start: " in found
+    assert said in found
+    assert main(["service", str(tmp_path / "c.toml"), "--check", "--json"]) == 0
+    assert said in json.loads(capsys.readouterr().out)["not_here"]
+    (tmp_path / "c.toml").write_text('[[rule]]\nname = "a"\nnodes = [0]\n')
+    assert main(["service", str(tmp_path / "c.toml"), "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_here"] is None
+
+
+def test_check_refuses_a_group_that_is_not_there(tmp_path, capsys):
+    (tmp_path / "c.toml").write_text('[service]\ngroup = "no-such-group"\n')
+    assert main(["service", str(tmp_path / "c.toml"), "--check"]) == 2
+    assert "service.group names the group 'no-such-group'" in capsys.readouterr().err
+    assert "\nRestartPreventExitStatus=2\n" in unit_text(Path("/x"))  # what is wrong does not mend itself
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ fault per tick. PAGEMAP_SCAN (since v6.7) finds them without a copy of the page 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from gpuscan.base.errors import InputError
@@ -70,10 +69,8 @@ class SoftDirty(PageMonitor):
 
 
 def _clear(process: Process) -> None:
-    if not process.is_alive():  # its PID may be another's by now
-        return
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        process.system.write_text(process.proc / "clear_refs", _CLEAR_SOFT_DIRTY)
+    if process.is_alive():  # else its PID may be another's by now
+        process.write_text("clear_refs", _CLEAR_SOFT_DIRTY)
 
 
 MONITOR = MonitorKind(

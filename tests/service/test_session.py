@@ -1,0 +1,137 @@
+"""The session on the simulated kernel: what a service manager hears, and a process whose files fail."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from gpuscan.base.errors import InputError
+from gpuscan.service.load import config_of
+from gpuscan.service.notify import Notifier
+from gpuscan.service.session import ServiceSession
+from livesim.machine import Machine
+from livesim.service import Noted, Script, ScriptedInbox, script
+from livesim.system import SimulatedSystem
+
+RULES = [{"name": "db", "command": "data*"}]
+
+
+class Manager(Notifier):
+    """A service manager that keeps what it was told, and when."""
+
+    def __init__(self, machine, watchdog_s=None):
+        super().__init__({})
+        self.watchdog_s = watchdog_s
+        self.told = []
+        self._machine = machine
+
+    def tell(self, **what):
+        self.told.append((self._machine.world.now_ns, what))
+
+    def said(self, name):
+        return [what[name] for _, what in self.told if name in what]
+
+
+class Run:
+    """One session, from its start to its end."""
+
+    def __init__(self, *orders, system_class=SimulatedSystem, n=1, end_ms=1_500, reload=None, **service):
+        scenario, _ = script(4)
+        self.machine = Machine(replace(scenario, events=()))
+        self.pids = [self.machine.world.spawn(40, command="database").pid for _ in range(n)]
+        self.system = system_class(self.machine)
+        self.manager = Manager(self.machine, watchdog_s=3.0)
+        self.documents, self.watched, self.noted = [], [], Noted()
+        self.config = config_of(
+            "x", {"service": {"monitor": "kpageflags", "cpu": "50%", **service}, "rule": RULES}
+        )
+        self.what = Script((), orders, end_ms)
+        self.reload = reload or (lambda: self.config)
+
+    def go(self):
+        def open_inbox(stop):
+            inbox = ScriptedInbox(self.machine, self.system, self.what, stop)
+            inbox._answered = self.documents.append
+            return inbox
+
+        with ServiceSession(
+            self.config,
+            self.reload,
+            open_inbox,
+            self.system,
+            open_recorder=lambda: self.noted,
+            notifier=self.manager,
+        ) as session:
+            self.session = session
+            session.run(
+                lambda: None,
+                lambda _: self.watched.append([each.pid for each in session.pipeline.source.processes]),
+            )
+        return self
+
+
+def test_a_manager_hears_of_the_start_of_reloads_and_of_the_end():
+    def broken():
+        raise InputError("it is broken; mend it")
+
+    run = Run((400, "reload", None), reload=broken).go()
+    names = [name for _, what in run.manager.told for name in what if name not in ("STATUS", "WATCHDOG")]
+    assert names == ["READY", "RELOADING", "MONOTONIC_USEC", "READY", "STOPPING"]
+    assert "it is broken" in run.manager.said("STATUS")[1]
+
+
+@pytest.mark.parametrize("orders", [(), ((300, "pause", None),)])
+def test_a_manager_hears_within_a_third_of_what_it_asks_for(orders):
+    run = Run(*orders, end_ms=25_000, interval="10s").go()  # pauses far longer than what it asks for
+    at_ns = [at for at, what in run.manager.told if "READY" in what or "WATCHDOG" in what]
+    at_ns.append(run.machine.world.now_ns)
+    assert max(after - before for before, after in pairwise(at_ns)) < 1.5e9
+
+
+@pytest.mark.parametrize("wrong", [{"tiers": ["77=1"]}, {"tiers": ["0=1", "1=1", "2=1"]}])
+def test_a_reload_refuses_what_the_next_start_would(wrong):
+    run = Run((400, "reload", None), reload=lambda: config_of("x", {"service": wrong, "rule": RULES})).go()
+    assert "error" in run.documents[0]
+    assert run.session.config is run.config
+
+
+class Failing(SimulatedSystem):
+    """Files of one process fail after a while."""
+
+    pid, name, code, from_ns = -1, "", errno.EIO, 0
+
+    def _check(self, path):
+        if str(path) == f"/proc/{self.pid}/{self.name}" and self.world.now_ns >= self.from_ns:
+            raise OSError(self.code, "it fails", str(path))
+
+    def read_text(self, path):
+        self._check(path)
+        return super().read_text(path)
+
+    def open(self, path, flags, mode=0o777, *, dir_fd=None):
+        self._check(path)
+        return super().open(path, flags, mode, dir_fd=dir_fd)
+
+
+_FAIL = (
+    *(("maps", errno.EIO), ("maps", errno.EMFILE), ("numa_maps", errno.EACCES), ("pagemap", errno.EMFILE)),
+    *(("stat", errno.EIO), ("status", errno.EIO), ("cgroup", errno.EMFILE)),
+)
+
+
+@pytest.mark.parametrize(("name", "code"), _FAIL)
+def test_a_process_whose_files_fail_is_let_go_of_and_no_other(name, code):
+    run = Run((5_500, "dump", None), system_class=Failing, n=2, end_ms=6_000)
+    run.system.pid, run.system.name, run.system.code = run.pids[0], name, code
+    run.system.from_ns = run.machine.world.now_ns + 1_000_000_000
+    run.go()
+    assert run.session.totals.end_reason == "ended by a signal"
+    assert run.watched[0] == run.pids
+    assert run.watched[-1] == run.pids[1:]
+    if name in ("maps", "numa_maps", "pagemap"):  # else it is as if no rule were for it
+        assert run.documents[0]["n_failed"] == 1
+        assert run.documents[0]["failed"][0]["pid"] == run.pids[0]
+        assert name in run.documents[0]["failed"][0]["why"]
