@@ -82,9 +82,11 @@ def conduct(
 
     request = job.request
     check_division(request, job.topology.page_map)
-    timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
-    if timeline is not None and checkpoints is not None and checkpoints.earlier:
-        output.note(f"gpuscan: note: the timeline has batches from tick {len(checkpoints.earlier)} on")
+    timeline, n_earlier = None, 0 if checkpoints is None else len(checkpoints.earlier)
+    if views.trace_events is not None:
+        timeline = Timeline(node_names(job.topology), begins_at_tick=n_earlier)
+        if n_earlier:
+            output.note(f"gpuscan: note: the timeline has batches from tick {n_earlier} on")
     with place_of(request.out, "report", is_wanted=views.page is not None) as place:
         done, failure = _kept(job, output, checkpoints, place, timeline)
         # Whatever cannot be made or kept, what the run found is shown all the same.
