@@ -74,7 +74,6 @@ def conduct(
         made_by: the command line, for that.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
-    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
     from gpuscan.files.scratch import place_of
@@ -83,19 +82,23 @@ def conduct(
 
     request = job.request
     check_division(request, job.topology.page_map)
-    timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
-    if timeline is not None and checkpoints is not None and checkpoints.earlier:
-        output.note(f"gpuscan: note: the timeline has batches from tick {len(checkpoints.earlier)} on")
+    timeline, n_earlier = None, 0 if checkpoints is None else len(checkpoints.earlier)
+    if views.trace_events is not None:
+        timeline = Timeline(node_names(job.topology), begins_at_tick=n_earlier)
+        if n_earlier:
+            output.note(f"gpuscan: note: the timeline has batches from tick {n_earlier} on")
     with place_of(request.out, "report", is_wanted=views.page is not None) as place:
         done, failure = _kept(job, output, checkpoints, place, timeline)
         # Whatever cannot be made or kept, what the run found is shown all the same.
-        try:
-            if place is not None and failure is None:
-                views.make_page(place, request.out, made_by, output)
-            if views.trace_events is not None and timeline is not None:
-                timeline.write(views.trace_events, done.report.ticks)
-        except GpuscanError as error:
-            failure = failure or error
+        unmade = views.make(
+            place if failure is None else None,
+            request.out,
+            made_by,
+            output,
+            timeline=timeline,
+            ticks=done.report.ticks,
+        )
+        failure = failure or unmade
     output.document(done.document)
     row = f"none, {request.design} is a model"
     if done.scenario.store is not None:

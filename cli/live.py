@@ -14,10 +14,13 @@ from gpuscan.cli.views import Views
 from gpuscan.live.request import LiveRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
     from rich.live import Live
     from rich.table import Table
 
-    from gpuscan.base.errors import RunFailedError
+    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.output import Output
     from gpuscan.engine.tick import RunReport, TickReport
     from gpuscan.live.keeping import Keeping
@@ -65,11 +68,9 @@ def live(
     if owns_process:
         import_without_threads()
     from gpuscan.base.allocator import keep_freed_memory
-    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.devices import check_threads
     from gpuscan.live.document import end_document
     from gpuscan.live.keeping import Keeping
-    from gpuscan.live.session import LiveSession
 
     output = voice.output()
     check_threads(request.n_threads, output)
@@ -80,7 +81,6 @@ def live(
     def check() -> None:
         views.check(request.force, request.out)
 
-    failure: GpuscanError | None = None
     with ExitStack() as stack:
         keeping = stack.enter_context(
             Keeping(
@@ -92,6 +92,49 @@ def live(
             )
         )
         keeping.check()  # and the session once more, with the rights that are left
+        run, failure = _ran(stack, request, keeping, output, metrics=metrics, owns_process=owns_process)
+        # Now that the session is over, the command has its exit code.
+        unkept = _keep(run, keeping, views, context.obj.line, output)
+    failure, session = failure or unkept, run.session
+    if not session.totals.failure and run.unheard is None:
+        _line(end_document(session, run.report), output)
+        _print(session, run.report, output)
+    if failure is not None:
+        raise failure
+    if run.unheard is not None:
+        raise run.unheard
+    if request.out is not None:
+        output.note(f"kept in {request.out}")
+    views.say(output)
+    raise typer.Exit(session.totals.exit_code)
+
+
+def _ran(
+    stack: ExitStack,
+    request: LiveRequest,
+    keeping: Keeping,
+    output: Output,
+    *,
+    metrics: str | None,
+    owns_process: bool,
+) -> tuple[_Run, GpuscanError | None]:
+    """Run a session to its end; return it, and what went wrong once there was something to keep.
+
+    Args:
+        stack: until it is left, one signal does not end the process: it must not take the result along.
+        request, keeping, output, metrics, owns_process: of the session.
+
+    Raises:
+        GpuscanError: it went wrong before that.
+    """
+    from contextlib import ExitStack
+
+    from gpuscan.base.errors import GpuscanError
+    from gpuscan.live.session import LiveSession
+
+    run: _Run | None = None
+    failure: GpuscanError | None = None
+    try:
         with ExitStack() as ending:
             exporter = None
             if metrics is not None:
@@ -100,34 +143,37 @@ def live(
                 exporter = Exporter(*parse_address(metrics))
                 ending.callback(exporter.close)
             session = ending.enter_context(LiveSession(request, owns_process=owns_process, keeping=keeping))
+            stack.enter_context(session.heeding())
             run = _Run(session, output, exporter)
             failure = run.run(keeping)
-        # Now that the session is over, the command has its exit code.
-        try:
-            _keep(run, keeping, views, context.obj.line, output)
-        except GpuscanError as error:
-            failure = failure or error
-    if not session.totals.failure:
-        _line(end_document(session, run.report), output)
-        _print(session, run.report, output)
-    if failure is not None:
-        raise failure
-    if request.out is not None:
-        output.note(f"kept in {request.out}")
-    views.say(output)
-    raise typer.Exit(session.totals.exit_code)
+    except GpuscanError as error:
+        if run is None or not run.has_ended:
+            raise
+        # Something could not be put back; what the session found is there all the same.
+        session.totals.end_reason = str(error)
+        failure = failure or error
+    return run, failure
 
 
-def _keep(run: _Run, keeping: Keeping, views: Views, made_by: str, output: Output) -> None:
-    """Write what is kept of a session, and make what is to be looked at."""
+def _keep(run: _Run, keeping: Keeping, views: Views, made_by: str, output: Output) -> GpuscanError | None:
+    """Write what is kept of a session, and make what is to be looked at; return why not all of it could be.
+
+    What can be made is made, whatever becomes of the rest.
+    """
+    from gpuscan.base.errors import GpuscanError
     from gpuscan.live.document import kept_document
 
     document = kept_document(run.session, run.report, run.start, made_by)
-    ticks = keeping.finish(run.report, document)
-    if keeping.place is not None:
-        views.make_page(keeping.place, run.session.request.out, made_by, output)
-    if views.trace_events is not None and keeping.timeline is not None:
-        keeping.timeline.write(views.trace_events, ticks)
+    failure: GpuscanError | None = None
+    try:
+        keeping.finish(run.report, document)
+    except GpuscanError as error:
+        failure = error
+    place = None if failure is not None else keeping.place
+    unmade = views.make(
+        place, run.session.request.out, made_by, output, timeline=keeping.timeline, ticks=keeping.ticks
+    )
+    return failure or unmade
 
 
 class _Run:
@@ -135,8 +181,10 @@ class _Run:
 
     Attributes:
         session: it.
-        start: the first line.
+        start: the first line; empty until the monitor is on.
         report: what came of it.
+        has_ended: there is one.
+        unheard: why nobody could be told any more, which ends the session in order.
     """
 
     report: RunReport
@@ -144,12 +192,16 @@ class _Run:
     def __init__(self, session: LiveSession, output: Output, exporter: Exporter | None) -> None:
         self.session = session
         self.start: dict[str, Any] = {}
+        self.has_ended = False
+        self.unheard: OSError | None = None
         self._output = output
         self._exporter = exporter
         self._display = _Display(output)
 
-    def run(self, keeping: Keeping) -> RunFailedError | None:
+    def run(self, keeping: Keeping) -> GpuscanError | None:
         """Run it; return why it failed, where what was found until then is kept.
+
+        A session whose monitor never was on has found nothing, and replaces nothing.
 
         Raises:
             RunFailedError: it failed, and nothing is kept.
@@ -159,22 +211,36 @@ class _Run:
         try:
             self.report = self.session.run(self._on_start, self._on_tick)
         except RunFailedError as error:
-            if not keeping.is_wanted:
+            if not (keeping.is_wanted and self.start):
                 raise
             self.report = self.session.engine.report([])
+            self.has_ended = True
             return error
         finally:
-            self._display.stop()
+            self._tell(self._display.stop)
+        self.has_ended = True
         return None
+
+    def _tell(self, say: Callable[[], None]) -> None:
+        """Say something; where nobody takes it any more, a closed pipe or terminal, end the session."""
+        if self.unheard is None:
+            try:
+                say()
+            except OSError as error:
+                self.unheard = error
+                self.session.end()
 
     def _on_start(self) -> None:
         from gpuscan.cli.job import process_age_s
         from gpuscan.live.document import start_document
 
+        self.start = start_document(self.session, process_age_s())
+        self._tell(self._say_start)
+
+    def _say_start(self) -> None:
         session, output = self.session, self._output
         for note in session.notes:
             output.note(f"gpuscan: note: {note}")
-        self.start = start_document(session, process_age_s())
         _line(self.start, output)
         if session.source.processes:
             output.note(
@@ -186,8 +252,11 @@ class _Run:
     def _on_tick(self, tick: TickReport, totals: LiveTotals, failed: dict[str, int]) -> None:
         from gpuscan.live.document import tick_document
 
-        _line(tick_document(self.session, tick, totals, failed), self._output)
-        self._display.show(self.session, tick)
+        def say() -> None:
+            _line(tick_document(self.session, tick, totals, failed), self._output)
+            self._display.show(self.session, tick)
+
+        self._tell(say)
         if self._exporter is not None:
             self._exporter.update(self.session)
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from gpuscan.base.described import Option, described
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.output import Output
+    from gpuscan.engine.report import TickReport
+    from gpuscan.timeline.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +56,42 @@ class Views:
             if path is not None:
                 check_new(path, force=force)
 
-    def make_page(self, place: Path, result: Path | None, made_by: str, output: Output) -> None:
-        """Make the page of what was kept.
+    def make(
+        self,
+        place: Path | None,
+        result: Path | None,
+        made_by: str,
+        output: Output,
+        *,
+        timeline: Timeline | None,
+        ticks: Sequence[TickReport],
+    ) -> GpuscanError | None:
+        """Make all of them that can be made; return why one could not.
 
         Args:
-            place: where it was kept.
+            place: where the result was kept; None: it could not be, so there is no page.
             result: where it stays, None: nowhere.
             made_by: the command line.
             output: where to say what was made coarser.
-
-        Raises:
-            GpuscanError: it cannot be made.
+            timeline: what was told of the run.
+            ticks: of the run.
         """
+        from gpuscan.base.errors import GpuscanError
+
+        failure: GpuscanError | None = None
+        try:
+            if place is not None:
+                self._make_page(place, result, made_by, output)
+        except GpuscanError as error:
+            failure = error
+        try:
+            if self.trace_events is not None and timeline is not None:
+                timeline.write(self.trace_events, ticks)
+        except GpuscanError as error:
+            failure = failure or error
+        return failure
+
+    def _make_page(self, place: Path, result: Path | None, made_by: str, output: Output) -> None:
         from gpuscan.cli.pages import write_page
         from gpuscan.report.catalogue import page_of
 

@@ -105,6 +105,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            _check_same(path, parent)
             os.rename("new", path.name, src_dir_fd=place, dst_dir_fd=parent)
             _sync_name(path, parent)
 
@@ -242,6 +243,16 @@ def _check_parent(path: Path) -> None:
         raise InputError(f"the directory {path.parent} is not there; make it, or give another place")
 
 
+def _check_same(path: Path, parent: int) -> None:
+    """Refuse to give a name in a directory that another took the place of: it would be found in neither."""
+    try:
+        is_same = os.path.samestat(os.fstat(parent), path.parent.stat())
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        raise RunFailedError(f"{path.parent} is another directory than before, so nothing was written there")
+
+
 def _check_replaceable(path: Path, contents: Contents, *, force: bool) -> None:
     """Refuse to replace what is at ``path``, unless nothing is, or what gpuscan wrote and may replace."""
     if not os.path.lexists(path):
@@ -296,6 +307,7 @@ def new_directory(path: Path, contents: Contents, *, force: bool = True) -> Iter
             sync(directory)
         finally:
             let_go(new)
+        _check_same(path, parent)
         try:
             _check_replaceable(path, contents, force=True)
         except InputError as error:

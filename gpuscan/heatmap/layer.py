@@ -20,6 +20,8 @@ _GATHERED_MAX = 1 << 20
 _KEYS, _COUNTS = ("keys", "folio_keys", "points"), ("counts", "folio_counts")
 _STATE = (*_KEYS, *_COUNTS, "row_shift", "column_shift", "last_step")
 _SHIFT_MAX = 40
+_SUM_MAX = 1 << 62
+"""Of all counts that are restored: what is counted from there on fits 63 bits."""
 _STRETCHES = 4
 _FOLIOS_AT_ONCE = 1 << 11
 """Of a folio there may be a point for each of its pages."""
@@ -46,8 +48,14 @@ class Layer:
     one_in: int = 1
 
     def coarser(self, n_pages: int, n_steps: int) -> Layer:
-        """Return the same at half the resolution, pages or time, whichever has more of it."""
-        if n_pages >> self.row_shift >= n_steps >> self.column_shift:
+        """Return the same at half the resolution, pages or time, whichever has more of it.
+
+        Of more than one cell that makes fewer, if not at once: no cell lies beyond what is halved, even where
+        a file has cells after the last step.
+        """
+        n_columns = max(n_steps >> self.column_shift, int(self.columns.max(initial=0)))
+        n_rows = max(n_pages >> self.row_shift, int(self.rows.max(initial=0)))
+        if n_rows >= n_columns:
             return self.at(self.row_shift + 1, self.column_shift)
         return self.at(self.row_shift, self.column_shift + 1)
 
@@ -253,22 +261,38 @@ class Counting:
         """
         found = checked.table(state, "a layer of the map", _STATE)
         row_shift = checked.whole(found["row_shift"], 0, _SHIFT_MAX, "row_shift")
+        column_shift = checked.whole(found["column_shift"], 0, _SHIFT_MAX, "column_shift")
+        last_step = checked.whole(found["last_step"], 0, checked.TIME_NS_MAX, "last_step")
+        last_column = checked.whole(last_step >> column_shift, 0, (1 << COLUMN_BITS) - 1, "the last column")
         end = ((self._n_pages - 1 >> row_shift) + 1) << COLUMN_BITS
         arrays = [
             checked.array(found[name], np.int64, f"{name} of the map", lowest=0, end=end) for name in _KEYS
         ]
+        for name, keys, most in zip(_KEYS, arrays, self._lengths_max(), strict=True):
+            if len(keys) > most:
+                raise ArgumentError(f"{name} of the map has {len(keys)} elements, more than {most}")
         counts = [
             checked.array(found[name], np.int64, f"{name} of the map", n=len(keys), lowest=1)
             for name, keys in zip(_COUNTS, arrays, strict=False)
         ]
         if (np.diff(arrays[0]) <= 0).any():
             raise ArgumentError("keys of the map do not ascend")
-        self._row_shift = row_shift
-        self._column_shift = checked.whole(found["column_shift"], 0, _SHIFT_MAX, "column_shift")
-        self._last_step = checked.whole(found["last_step"], 0, checked.TIME_NS_MAX, "last_step")
+        if any(int((keys & ((1 << COLUMN_BITS) - 1)).max(initial=0)) > last_column for keys in arrays):
+            raise ArgumentError("keys of the map lie after its last step")
+        if sum(float(each.sum(dtype=np.float64)) for each in counts) > _SUM_MAX / self._one_in:
+            raise ArgumentError("counts of the map are more than can have happened")
+        self._row_shift, self._column_shift, self._last_step = row_shift, column_shift, last_step
         (self._keys, folio_keys, points), (self._counts, folio_counts) = arrays, counts
         self._points, self._folios = [points], [(folio_keys, folio_counts)]
         self._n_gathered = len(points) + len(folio_keys)
+
+    def _lengths_max(self) -> tuple[int, int, int]:
+        """Return how many cells, gathered cells of folios, and gathered points there may be."""
+        return self._n_cells_max + _GATHERED_MAX, 2 * _GATHERED_MAX, 2 * _GATHERED_MAX
+
+    def latest_ns(self, step_ns: int) -> int:
+        """Return the beginning of the last step that something fell into."""
+        return self._last_step * step_ns
 
     def layer(self) -> Layer:
         """Return what was counted so far."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.layer import N_CELLS_MAX, Counting
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.nodes import empty_nodes
@@ -20,7 +21,7 @@ from gpuscan.topology import Topology
 ACCESSES_ONE_IN = 32
 """Of so many accesses one is looked at: to look at all of them would cost more than a tenth of a run."""
 
-_STATE = ("random", "layers", "waits", "n_filled", "fills_each", "filled_ns", "free_pages")
+_STATE = ("begins_at_tick", "random", "layers", "waits", "n_filled", "fills_each", "filled_ns", "free_pages")
 
 MOMENTS_MAX = 2048
 """Of how full nodes were; from then on every second one is kept, then every fourth, and so on."""
@@ -39,6 +40,7 @@ class MapRecorder:
     Attributes:
         nodes: how full each node was; empty where nobody told.
         waits: how long pages waited from mark to claim.
+        begins_at_tick: what happened before that tick is not in it.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class MapRecorder:
         self._step_ns = step_ns
         self._random = np.random.default_rng([seed, 19])
         self.nodes = empty_nodes(topology)
+        self.begins_at_tick = 0
         self.waits = Waits() if waits is None else waits
         self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
@@ -108,6 +111,7 @@ class MapRecorder:
         """Return all that it was told so far, in as much room as it has: 130 MiB at most, mostly a few."""
         nodes = list(self.nodes.values())
         return {
+            "begins_at_tick": self.begins_at_tick,
             "random": self._random.bit_generator.state,
             "layers": {name: counting.state() for name, counting in self._layers.items()},
             "waits": self.waits.state(),
@@ -117,26 +121,44 @@ class MapRecorder:
             "free_pages": np.array([node.free_pages for node in nodes], dtype=np.int64).reshape(-1),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state` was taken of, on the same machine.
 
         Raises:
             ArgumentError: that was something else.
         """
-        found = checked.table(state, "the map", _STATE)
+        state = checked.table(state, "the map")
+        found = checked.table(
+            {"begins_at_tick": 0, **state}, "the map", _STATE
+        )  # an earlier gpuscan's has none
+        self.begins_at_tick = checked.whole(found["begins_at_tick"], 0, INT64_MAX, "begins_at_tick")
         layers = checked.table(found["layers"], "layers of the map", tuple(self._layers))
         self._random.bit_generator.state = checked.random_state(found["random"], "the map's random numbers")
         for name, counting in self._layers.items():
             counting.restore(layers[name])
-        self.waits.restore(found["waits"])
+        self.waits.restore(found["waits"], self._page_map.n_pages)
         self._n_filled = checked.whole(found["n_filled"], 0, INT64_MAX, "n_filled")
         self._fills_each = checked.whole(found["fills_each"], 1, INT64_MAX, "fills_each")
         nodes = list(self.nodes.values())
         filled_ns = checked.array(found["filled_ns"], np.int64, "filled_ns", lowest=0)
+        if len(filled_ns) > MOMENTS_MAX + 1 or (np.diff(filled_ns) < 0).any():
+            raise ArgumentError(f"filled_ns are not up to {MOMENTS_MAX + 1} moments, one after the other")
         n_free = len(filled_ns) * len(nodes)
         free = checked.array(found["free_pages"], np.int64, "free_pages", n=n_free, lowest=0)
         for node, pages in zip(nodes, free.reshape(len(nodes), -1), strict=True):
             node.now_ns[:], node.free_pages[:] = filled_ns.tolist(), pages.tolist()
+
+    def check_until(self, now_ns: int) -> None:
+        """Refuse what was restored if it says what happens after ``now_ns``.
+
+        Raises:
+            ArgumentError: it does.
+        """
+        moments = [counting.latest_ns(self._step_ns) for counting in self._layers.values()]
+        moments += [node.now_ns[-1] for node in self.nodes.values() if node.now_ns]
+        latest_ns = max(self.waits.latest_ns(), *moments)
+        if latest_ns > now_ns:
+            raise ArgumentError(f"the map says what happens at {latest_ns} ns, and it is {now_ns} ns")
 
     def map(self, end_ns: int) -> HeatMap:
         """Return the map of what happened until ``end_ns``; what nothing was told of is not in it."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +32,10 @@ PAGES_ONE_IN = 64
 likely as any other page."""
 _FOLLOWED_MAX = 1 << 18
 """Pages that wait at once; more begin to be followed when some of these are claimed."""
+_RESTORED_MAX = 4 * _FOLLOWED_MAX
+"""What one tick marks begins to be followed together."""
+_N_MAX = 1 << 48
+"""Pages of a wait: of all waits together they fit 63 bits."""
 FOUND_MAX = 4096
 """Different waits that are kept as they are: in real time nearly all of them differ."""
 _SHIFT = np.uint64(64 - PAGES_ONE_IN.bit_length() + 1)
@@ -68,6 +72,10 @@ class Waits:
         elif len(self._since) < _FOLLOWED_MAX:
             for flat in followed(flats).tolist():
                 self._since.setdefault(flat, now_ns)
+
+    def latest_ns(self) -> int:
+        """Return since when the last page waits that does; 0 if none does."""
+        return max(self._since.values(), default=0)
 
     def _marked_again(self, now_ns: int, flats: list[int], lapse_ns: int) -> None:
         since, last = self._since, self._last
@@ -107,19 +115,22 @@ class Waits:
             "since_ns": since[:, 1].copy(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what :meth:`state` was taken of, without a lapse.
+    def restore(self, state: dict[str, Any], n_pages: int) -> None:
+        """Become what :meth:`state` was taken of, without a lapse, on a machine of as many pages.
 
         Raises:
             ArgumentError: that was something else.
         """
         found = checked.table(state, "the waits", _STATE)
-        flats = checked.array(found["flats"], np.int64, "pages that wait", lowest=0)
+        flats = checked.array(found["flats"], np.int64, "pages that wait", lowest=0, end=n_pages)
+        if len(flats) > _RESTORED_MAX:
+            raise ArgumentError(f"{len(flats)} pages wait, more than {_RESTORED_MAX}")
         since_ns = checked.array(found["since_ns"], np.int64, "since when", n=len(flats), lowest=0)
+        pairs = checked.pairs(checked.items(found["found"], "the waits", FOUND_MAX), "the waits")
         self.found = Counter(
             {
-                checked.whole(ns, 0, INT64_MAX, "a wait"): checked.whole(n, 1, INT64_MAX, "pages of a wait")
-                for ns, n in checked.pairs(found["found"], "the waits")
+                checked.whole(ns, 0, INT64_MAX, "a wait"): checked.whole(n, 1, _N_MAX, "pages of a wait")
+                for ns, n in pairs
             }
         )
         self._is_rounding = checked.flag(found["is_rounding"], "is_rounding")

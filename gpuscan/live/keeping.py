@@ -79,6 +79,11 @@ class Keeping:
         """Whether anything is kept."""
         return self.place is not None or self._has_page or self._has_timeline
 
+    @property
+    def ticks(self) -> list[TickReport]:
+        """What is kept of the ticks until now, several of them in one where there were many."""
+        return self._series.rows()
+
     def check(self) -> None:
         """Refuse what :meth:`begin` would refuse, with the rights of now.
 
@@ -133,14 +138,14 @@ class Keeping:
             document: of ``live.json``.
 
         Returns:
-            The ticks that were kept, for the timeline.
+            The ticks that were kept, :attr:`ticks`.
 
         Raises:
             RunFailedError: it cannot be written; nothing new is left, and an earlier result is as it was.
         """
         from gpuscan.run.out import create_tables
 
-        ticks = self._series.rows()
+        ticks = self.ticks
         if self._directory is not None:
             with self._inner:
                 create_tables(self._directory, dataclasses.replace(report, ticks=ticks), self.recorder)
@@ -156,10 +161,9 @@ class Keeping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Whatever ended the session, it is no failure to write the directory, and is not told as one.
         with self._outer:
-            self._inner.__exit__(
-                *((kind, error, trace) if kind else (_NotFinishedError, _NotFinishedError(), None))
-            )
+            self._inner.__exit__(_NotFinishedError, _NotFinishedError(), None)
 
 
 class _NotFinishedError(Exception):

@@ -295,17 +295,18 @@ class LiveSession:
 
         Args:
             on_start: called once the monitor is on.
-            on_tick: called after every tick.
+            on_tick: called after every tick. What either raises ends the run at once; to end it in order,
+                call :meth:`end`.
 
         Raises:
-            RunFailedError: conservation broke, or the kernel refused to go on.
+            RunFailedError: the monitor could not begin, conservation broke, or the kernel refused to go on.
             KeyboardInterrupt: a second signal broke it off.
         """
         self._heed()
-        self.pipeline.start(self.request.for_ns)
-        self._tell_free()
-        on_start()
         try:
+            self.pipeline.start(self.request.for_ns)
+            self._tell_free()
+            on_start()
             while not self.source.finished():
                 tick, refusals = self.pipeline.step()
                 self._keeping.on_tick(tick)
@@ -318,6 +319,15 @@ class LiveSession:
         is_interrupted = self.totals.ended_by is not None
         self.totals.end_reason = "interrupted" if is_interrupted else self.source.end_reason
         return report
+
+    def end(self) -> None:
+        """Let the run end in order after its tick, as the first signal does."""
+        self._stop.set()
+
+    def heeding(self) -> ExitStack:
+        """Return what to leave when signals may do again what they did before: then, and not at the close."""
+        self._heed()
+        return self._heeding.pop_all()
 
     def _tell_free(self) -> None:
         """Tell who keeps a map how full the nodes are; those that a dry run pretends are nobody's."""

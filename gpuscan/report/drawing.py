@@ -5,6 +5,7 @@ Lines have dashes beside colours, and maps a palette that rises in lightness.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,7 +59,7 @@ def _plot(figure: Plot, style_of: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _thinned(line: Line) -> tuple[list[float], list[float | None]]:
+def _thinned(line: Line) -> tuple[list[float | None], list[float | None]]:
     """Return the points of a line; of a long one the lowest and the highest of each stretch of it."""
     x = np.asarray(line.x, dtype=np.float64)
     y = np.array([np.nan if value is None else value for value in line.y], dtype=np.float64)
@@ -69,7 +70,12 @@ def _thinned(line: Line) -> tuple[list[float], list[float | None]]:
             kept.update({known[y[known].argmin()], known[y[known].argmax()]} if len(known) else {part[0]})
         which = np.array(sorted(kept))
         x, y = x[which], y[which]
-    return x.tolist(), [value if np.isfinite(value) else None for value in y.tolist()]
+    return _finite(x.tolist()), _finite(y.tolist())
+
+
+def _finite(values: Iterable[float]) -> list[float | None]:
+    """Return None for what JSON has no number for: nothing is drawn there."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _bars(figure: Bars) -> dict[str, Any]:
@@ -79,8 +85,8 @@ def _bars(figure: Bars) -> dict[str, Any]:
         "height": 80 + 22 * len(names),
         "label": figure.label,
         "names": names,
-        "lengths": [length for _, length in figure.bars],
-        "band": figure.band,
+        "lengths": _finite(length for _, length in figure.bars),
+        "band": figure.band if figure.band is not None and None not in _finite(figure.band) else None,
         "colour": COLOURS[0],
         "band_colour": COLOURS[2],
     }

@@ -96,9 +96,17 @@ const gpuscanMap = (() => {
   function where(page) {
     if (shown === null) return "";
     const first = shown.first_page + Math.floor((page - shown.first_page) / shown.pages_each) * shown.pages_each;
-    const extent = extentOf(page);
-    const last = pfnOf(first + shown.pages_each - 1);
-    return `0x${pfnOf(first).toString(16)} to 0x${last.toString(16)}, ${nodeNames.get(extent[3])}, zone ${extent[4]}`;
+    const end = first + shown.pages_each;
+    const inside = given.extents.filter(([flat, , count]) => flat < end && flat + count > first);
+    if (!inside.length) return "hole";
+    const [flat, pfn, count] = inside[inside.length - 1];
+    const low = pfnOf(Math.max(first, inside[0][0])), high = pfn + Math.min(end - flat, count) - 1;
+    const present = inside.reduce((sum, [at, , n]) => sum + Math.min(end, at + n) - Math.max(first, at), 0);
+    const holes = high - low + 1 > present ? " with holes" : "";
+    const nodes = [...new Set(inside.map((extent) => nodeNames.get(extent[3])))];
+    const zones = [...new Set(inside.map((extent) => extent[4]))];
+    const named = `zone${zones.length > 1 ? "s" : ""} ${zones.join(", ")}`;
+    return `0x${low.toString(16)} to 0x${high.toString(16)}${holes}, ${nodes.join(", ")}, ${named}`;
   }
 
   // A band's name stands in the middle of what is seen of it, if there is room for it.

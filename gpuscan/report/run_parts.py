@@ -34,6 +34,10 @@ class Series:
 
     Attributes:
         columns: values by name.
+
+    Raises:
+        InputError: the file cannot be read.
+        ValueError: it is of something else.
     """
 
     def __init__(self, result: Path, time_label: str) -> None:
@@ -42,6 +46,8 @@ class Series:
         self._time_label = time_label
         self._seconds = [ns * 1e-9 for ns in self.columns["now_ns"]]
         self._n_ticks = self.columns.get(_TICKS, [1] * len(self._seconds))
+        if any(n is None or not n >= 1 for n in self._n_ticks):
+            raise ValueError(f"a row of {SERIES_FILE} is of no tick")
 
     def line(self, name: str, column: str) -> Line:
         """Return what each row has."""

@@ -144,9 +144,12 @@ class ResumedRun(RunCheckpoints):
             )
         with _fits(self._place):
             restore_scenario(scenario, state)
-        if scenario.recorder is not None and RECORDER not in state and self.earlier:
-            n_done = len(self.earlier)
-            scenario.notes += (f"map, nodes and waits begin at tick {n_done}: the checkpoint there has none",)
+        recorder = scenario.recorder
+        if recorder is not None and RECORDER not in state:
+            recorder.begins_at_tick = len(self.earlier)
+        if recorder is not None and recorder.begins_at_tick:
+            begins = f"map, nodes and waits begin at tick {recorder.begins_at_tick}"
+            scenario.notes += (f"{begins}: the checkpoint there has none",)
         del self._state  # arrays of the size of the machine
 
 

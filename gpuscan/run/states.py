@@ -36,6 +36,8 @@ def restore_scenario(scenario: Scenario, state: State) -> None:
     for name, part in parts_of(scenario).items():
         if name != RECORDER or name in state:
             part.restore(state[name])
+    if scenario.recorder is not None and RECORDER in state:
+        scenario.recorder.check_until(scenario.engine.now_ns)
 
 
 def made_of(scenario: Scenario) -> State:

@@ -246,8 +246,11 @@ class Store(PageStore):
     def view(self) -> StoreArrays:
         """Return the arrays where they are, without a copy: NumPy's read-only, on a GPU CuPy's own.
 
-        They change as the store does. Whoever has them has their memory, after the store's close, too. Each
-        is for :func:`numpy.from_dlpack` and its like.
+        Read-only is a guard against mistakes, which whoever means to can lift. They change as the store does:
+        what was asked of it before is done, what is asked later runs on a stream of its own, and whoever
+        reads meanwhile sees some of it. Whoever has them has their memory, after the store's close, too.
+        Where the CPU took over for a device that failed they are the lost device's: take a new view. Each is
+        for :func:`numpy.from_dlpack` and its like (read-only ones: NumPy 2.1).
 
         Raises:
             ArgumentError: the store is closed.
@@ -255,6 +258,9 @@ class Store(PageStore):
         arrays = self.kernels.arrays
         if not len(arrays.records):
             raise closed()
+        if not isinstance(arrays.records, np.ndarray):
+            self.kernels.count_ready()  # its answer comes after all that the kernels' stream was given
+            arrays = self.kernels.arrays  # the device may have failed in it, and another have taken over
         return arrays.map(_read_only)
 
     def state(self) -> dict[str, Any]:

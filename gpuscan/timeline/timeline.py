@@ -47,12 +47,16 @@ class Timeline:
     Args:
         nodes: what each is called, by nid.
         n_slices_max: what comes after so many is counted and left out.
+        begins_at_tick: slices of ticks before that are not in it.
 
     Attributes:
         n_left_out: slices.
     """
 
-    def __init__(self, nodes: Mapping[int, str], n_slices_max: int = N_SLICES_MAX) -> None:
+    def __init__(
+        self, nodes: Mapping[int, str], n_slices_max: int = N_SLICES_MAX, *, begins_at_tick: int = 0
+    ) -> None:
+        self._begins_at_tick = begins_at_tick
         self._nodes = nodes
         self._n_slices_max = n_slices_max
         self._slices: list[tuple[str, int, int, float, float, dict[str, Any]]] = []
@@ -125,10 +129,14 @@ class Timeline:
             InputError: something other than a file has that name.
             RunFailedError: the system refused it; nothing was left.
         """
-        said = {"left_out": f"{self.n_left_out:,} slices after the first {self._n_slices_max:,}"}
+        said = {}
+        if self.n_left_out:
+            said["left_out"] = f"{self.n_left_out:,} slices after the first {self._n_slices_max:,}"
+        if self._begins_at_tick:
+            said["begins"] = f"batches from tick {self._begins_at_tick} on; counters of all ticks"
         with new_file(path) as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
             packed.write(b'{"displayTimeUnit":"ms","otherData":')
-            packed.write(json.dumps(said if self.n_left_out else {}).encode())
+            packed.write(json.dumps(said).encode())
             packed.write(b',"traceEvents":[\n')
             for at, event in enumerate(self.events(ticks)):
                 packed.write(b",\n" if at else b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,6 +24,8 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.engine.stages import Sampled
 from gpuscan.engine.tick import TickReport
+from gpuscan.heatmap.layer import Counting
+from gpuscan.heatmap.recorder import MapRecorder
 from gpuscan.run import checkpoints as checkpoints_module
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.topology.resolve import resolve_topology
@@ -359,15 +363,45 @@ def test_a_map_that_a_checkpoint_has_not_begins_where_the_run_goes_on_and_says_s
             lambda scenario: {name: part for name, part in state(scenario).items() if name != "recorder"},
         )
         crashed(6, "small.toml", "--out", "kept")
+    with pytest.MonkeyPatch.context() as patch:
+        crash_after(patch, 8)
+        assert main(["resume", "state", "--quiet", "--every", "1"]) == 1
     capsys.readouterr()
     assert main(["resume", "state", "--trace-events", "times.json.gz", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "the timeline has batches from tick 4 on" in err
+    assert "the timeline has batches from tick 8 on" in err
+    with gzip.open(here / "times.json.gz") as file:
+        assert json.load(file)["otherData"]["begins"].startswith("batches from tick 8 on")
     said = "map, nodes and waits begin at tick 4: the checkpoint there has none"
     assert said in json.loads(out)["notes"]
     columns = pq.read_table(here / "kept" / "map.parquet")["column"].to_numpy()
     assert set(columns.tolist()) == {4, 5, 6, 7, 8, 9}
     assert len(pq.read_table(here / "kept" / "series.parquet")) == 10
+
+
+def test_a_map_that_was_sorted_and_made_coarser_goes_on_as_it_was(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of large folios, and of so many cells that checkpoints hold sorted ones and ones yet to be."""
+    monkeypatch.setattr("gpuscan.heatmap.layer._GATHERED_MAX", 700)
+    monkeypatch.setitem(MapRecorder.__init__.__kwdefaults__, "n_cells_max", 2000)
+    restored: dict[str, int] = {}
+    restore = Counting.restore
+
+    def noted(self: Counting, state: dict[str, Any]) -> None:
+        for name in ("keys", "points", "folio_keys", "row_shift"):
+            restored[name] = max(restored.get(name, 0), int(np.size(state[name]) and np.max(state[name])))
+        restore(self, state)
+
+    monkeypatch.setattr(Counting, "restore", noted)
+    workload = (here / "small.toml").read_text().replace("cpus_of", "thp = true\ncpus_of")
+    (here / "small.toml").write_text(workload)
+    asked(capsys, "run", "small.toml", "--out", "whole")
+    crashed(6, "small.toml", "--out", "kept")
+    capsys.readouterr()
+    asked(capsys, "resume", "state")
+    assert_kept_alike(here / "whole", here / "kept")
+    assert all(restored.values()), restored
 
 
 def test_a_source_without_a_state_is_refused(tmp_path: Path) -> None:

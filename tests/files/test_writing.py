@@ -461,3 +461,20 @@ def test_a_missing_directory_is_not_made(tmp_path: Path) -> None:
     for ask in (lambda: write_file(tmp_path / "no/x", ""), lambda: write(tmp_path / "no/out")):
         with pytest.raises(InputError, match=r"no is not there; make it, or give another place"):
             ask()
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_parent_that_another_took_the_place_of_gets_nothing(tmp_path: Path, what: str) -> None:
+    """Nor does the one that was: what is checked is what is renamed in."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    name = parent / "out"
+
+    def write() -> None:
+        with new_file(name) if what == "file" else new_directory(name, CONTENTS):
+            parent.rename(tmp_path / "moved")
+            parent.mkdir()
+
+    with pytest.raises(RunFailedError, match="is another directory than before"):
+        write()
+    assert list(parent.iterdir()) == list((tmp_path / "moved").iterdir()) == []

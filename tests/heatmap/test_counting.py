@@ -117,6 +117,11 @@ def test_counting_goes_on_from_its_state_and_becomes_as_coarse_as_undisturbed(
         ("points", np.array([-1]), "below 0"),
         ("counts", np.array([1, 0]), "below 1"),
         ("counts", np.array([1.0, 2.0]), "not an array of int64"),
+        ("keys", np.array([3 << 24, (4 << 24) + 1]), "after its last step"),
+        ("points", np.array([1]), "after its last step"),
+        ("last_step", 1 << 24, "the last column"),
+        ("counts", np.array([1 << 62, 1 << 62]), "more than can have happened"),
+        ("points", np.zeros(2**21 + 1, dtype=np.int64), "more than 2097152"),
     ],
 )
 def test_a_state_of_something_else_is_refused(name: str, value: object, said: str) -> None:
@@ -127,6 +132,15 @@ def test_a_state_of_something_else_is_refused(name: str, value: object, said: st
     Counting(N_PAGES).restore(state)
     with pytest.raises(ArgumentError, match=said):
         Counting(N_PAGES).restore({**state, name: value})
+
+
+def test_cells_after_the_last_step_become_fewer_too() -> None:
+    """A file may have them; nothing may try for ever to put them together by halving what they are not in."""
+    columns = np.array([0, 1 << 20, (1 << 24) - 1])
+    layer = Layer(np.zeros(3, dtype=np.int64), columns, np.ones(3, dtype=np.int64), 0, 0)
+    for _ in range(64):
+        layer = layer.coarser(4, 2)
+    assert counted(layer) == {(0, 0): 3}
 
 
 def test_a_part_of_a_layer_is_of_all_of_it_and_becomes_as_coarse() -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import ArgumentError, InputError
 from gpuscan.heatmap.nodes import NODES_FILE, create_nodes, empty_nodes, read_nodes
 from gpuscan.heatmap.recorder import MOMENTS_MAX, MapRecorder
 from gpuscan.heatmap.waits import (
@@ -171,3 +171,43 @@ def test_as_many_accesses_are_looked_at_as_there_are_on_average() -> None:
         seen = [recorder.sampled(n) for _ in range(2000)]
         assert all(len(one) == 0 or (one[-1] < n and (np.diff(one) > 0).all()) for one in seen)
         assert sum(map(len, seen)) * 32 == pytest.approx(2000 * n, rel=0.15)
+
+
+def told_recorder() -> MapRecorder:
+    topology = resolve_topology("two-socket-cxl", 1 << 30)
+    recorder = MapRecorder(topology, 10)
+    recorder.marked(50, topology.page_map.pfn_of_flat(np.arange(1 << 10)))
+    recorder.filled(40, dict.fromkeys(recorder.nodes, 7))
+    recorder.filled(60, dict.fromkeys(recorder.nodes, 8))
+    return recorder
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("waits", "flats", lambda old: old + (1 << 40), "pages that wait has .*, which is not below"),
+        ("waits", "found", lambda _: [[ns, 1] for ns in range(FOUND_MAX + 1)], "not a list of up to 4096"),
+        ("waits", "found", lambda _: [[5, 1 << 50]], "pages of a wait"),
+        (None, "filled_ns", lambda old: old[::-1].copy(), "one after the other"),
+        (None, "filled_ns", lambda _: np.arange(MOMENTS_MAX + 2), "one after the other"),
+    ],
+)
+def test_a_state_that_cannot_have_come_about_is_refused(part, name, value, said) -> None:
+    state = told_recorder().state()
+    MapRecorder(resolve_topology("two-socket-cxl", 1 << 30), 10).restore(state)
+    inner = state if part is None else state[part]
+    inner[name] = value(inner[name])
+    with pytest.raises(ArgumentError, match=said):
+        MapRecorder(resolve_topology("two-socket-cxl", 1 << 30), 10).restore(state)
+
+
+def test_what_is_told_of_the_future_is_refused() -> None:
+    recorder = told_recorder()
+    recorder.check_until(60)
+    with pytest.raises(ArgumentError, match="what happens at 60 ns, and it is 59 ns"):
+        recorder.check_until(59)
+    state = recorder.state()
+    state["waits"]["since_ns"] += 100
+    recorder.restore(state)
+    with pytest.raises(ArgumentError, match="at 150 ns"):
+        recorder.check_until(60)

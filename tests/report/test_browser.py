@@ -31,6 +31,11 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   const holes = gpuscanFigures.drawn.get("holes");
   const edge = gpuscanFigures.drawn.get("bands").data.text;
   await step("first", () => {});
+  seen.whereFirst = gpuscanMap.where(0.5);
+  seen.whereEnd = gpuscanMap.where(N_PAGES - 1);
+  await step("odd", () => plot.y_range.setv({ start: N_PAGES, end: 1 }));
+  seen.whereOdd = gpuscanMap.where(BORDER - 0.5);
+  await step("again", () => click("#gpuscan-whole"));
   seen.named = named();
   seen.holes = holes.data.name.map((name, at) => [name, holes.data.size[at], holes.data.pfns[at]]);
   await step("moves", () => click("[data-layer=moves]"));
@@ -76,9 +81,14 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     result = small_result(tmp_path)
     heat = read_map(result / "map.parquet")
     moves = heat.layers["moves"]
+    border = next(flat for flat, *_, nid, _ in heat.space.extents if nid == 1)
     page = int(moves.rows[len(moves.rows) // 2])
     text = page_html(page_of(result), result)[0].replace(
-        "</body>", _PROBE.replace("PAGE", str(page)) + "</body>"
+        "</body>",
+        _PROBE.replace("N_PAGES", str(heat.space.n_pages))
+        .replace("BORDER", str(border))
+        .replace("PAGE", str(page))
+        + "</body>",
     )
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
@@ -104,6 +114,13 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert seen["holes"] == [
         ["hole, left out", format_bytes(n * 4096), f"{first:#x} to {last:#x}"] for first, last, n in holes
     ]
+    last = heat.space.pfn_of(heat.space.n_pages - 1)
+    assert f"to {last:#x}" in seen["whereEnd"]  # and no page after the last
+    assert "node 0" in seen["whereFirst"]
+    low, high, of_nodes = (heat.space.pfn_of(border - 1), heat.space.pfn_of(border), "node 0 (dram), node 1")
+    said_low, said_high = (int(word, 16) for word in re.findall("0x[0-9a-f]+", seen["whereOdd"]))
+    assert said_low <= low < high <= said_high
+    assert of_nodes in seen["whereOdd"]
     assert seen["where"] == f"{pfn} to {pfn}, node 2 (cxl), zone Movable"
 
 

@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.base.errors import InputError
@@ -19,10 +21,10 @@ from gpuscan.cli.main import main
 from gpuscan.heatmap.map import create_map, read_map
 from gpuscan.heatmap.nodes import empty_nodes
 from gpuscan.report.catalogue import page_of
-from gpuscan.report.contract import RESULT, Flow, Plot, Zoomed
+from gpuscan.report.contract import RESULT, About, Bars, Flow, Line, Plot, Zoomed
 from gpuscan.report.drawing import drawn
 from gpuscan.report.page import page_html
-from gpuscan.report.run_parts import plot_of_nodes
+from gpuscan.report.run_parts import Series, plot_of_nodes
 from gpuscan.store.plan_file import read_plans
 from gpuscan.topology.resolve import resolve_topology
 from results import small_result
@@ -316,3 +318,26 @@ def test_of_many_nodes_the_fullest_are_drawn_and_long_lines_are_thinned() -> Non
     assert all(len(line["x"]) <= 1000 for line in made["lines"])
     assert min(made["lines"][0]["y"]) < 0
     assert 2500e-9 in made["lines"][0]["x"]
+
+
+def test_numbers_that_json_has_not_are_not_drawn() -> None:
+    about = About("t", "s", "c")
+    inf = float("inf")
+    bars, endless, plot = drawn(
+        [
+            Bars(about, "x", (("a", inf), ("b", 2.0))),
+            Bars(about, "x", (("a", 1.0),), band=(0.0, inf)),
+            Plot(about, "x", "y", (Line("l", [0.0, inf], [float("nan"), 2.0]),)),
+        ]
+    )
+    assert bars["lengths"] == [None, 2.0]
+    assert endless["band"] is None
+    assert (plot["lines"][0]["x"], plot["lines"][0]["y"]) == ([0.0, None], [None, 2.0])
+
+
+@pytest.mark.parametrize("n_ticks", [0, None])
+def test_a_row_of_no_tick_is_refused(tmp_path: Path, n_ticks: int | None) -> None:
+    row = {"now_ns": [5], "metric.ticks": pa.array([n_ticks], pa.float64())}
+    pq.write_table(pa.table(row), tmp_path / "series.parquet")
+    with pytest.raises(ValueError, match="is of no tick"):
+        Series(tmp_path, "time")

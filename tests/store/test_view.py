@@ -14,10 +14,15 @@ from gpuscan.store.single import Store
 from machines import tiered
 from stores import ARRAYS
 
+needs_read_only = pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0",
+    reason="DLPack of an earlier NumPy takes no read-only array",
+)
 START = 5 * SECTION_PAGES
 """First PFN of node 2, flat page 2 * SECTION_PAGES."""
 
 
+@needs_read_only
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_a_view_is_the_stores_own_memory_and_is_not_to_be_written(device: str) -> None:
     with Store(tiered(), "rfc", CpuBackend(1) if device == "cpu" else "reference") as store:
@@ -37,6 +42,17 @@ def test_a_view_is_the_stores_own_memory_and_is_not_to_be_written(device: str) -
         assert np.shares_memory(np.from_dlpack(view.records), store.kernels.arrays.records)
 
 
+@needs_read_only
+def test_torch_takes_a_view_without_a_copy() -> None:
+    torch = pytest.importorskip("torch")
+    with Store(tiered(), "rfc", CpuBackend(1)) as store:
+        records = torch.from_dlpack(store.view().records)
+        store.load_pages(store.page_map.present_bits())
+        store.request([START + 3], 0)
+        assert int(records[2 * SECTION_PAGES + 3]) == int(store.view().records[2 * SECTION_PAGES + 3]) != 0
+
+
+@needs_read_only
 def test_a_view_outlives_its_store_and_a_closed_one_has_none() -> None:
     store = Store(tiered(), "rfc", CpuBackend(1))
     store.load_pages(store.page_map.present_bits())
@@ -64,4 +80,7 @@ def test_arrays_that_know_no_read_only_are_handed_out_themselves(monkeypatch: py
     theirs = OnDevice()
     with Store(tiered(), "rfc", "reference") as store, monkeypatch.context() as patch:
         patch.setattr(store.kernels.arrays, "records", theirs)
+        asked: list[str] = []
+        patch.setattr(store.kernels, "count_ready", lambda: asked.append("an answer"))
         assert store.view().records is theirs
+        assert asked  # after all that was asked before
