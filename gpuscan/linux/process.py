@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuscan.base.arguments import instance, whole
+from gpuscan.base.arguments import flag, instance, whole
 from gpuscan.base.errors import InputError
 from gpuscan.linux.system import HERE, System
 
@@ -107,7 +107,7 @@ class Process:
         self.pid = pid
         self.system = system
         self.failure = ""
-        self._one_of_many = one_of_many
+        self._one_of_many = flag("a process's one_of_many", one_of_many)
         if pid == system.getpid():
             raise InputError(f"process {pid} is gpuscan itself; name another one")
         try:
