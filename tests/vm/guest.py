@@ -38,8 +38,8 @@ PORTABLE_NUMBA = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 _WARM = """
 from gpuscan import Store, resolve_topology
 from gpuscan.cli.main import main
-from gpuscan.live.session import _warm_up
-_warm_up(Store(resolve_topology("two-socket-cxl", 1 << 30), device="cpu", large_folios=True))
+from gpuscan.live.pipeline import warm_up
+warm_up(Store(resolve_topology("two-socket-cxl", 1 << 30), device="cpu", large_folios=True))
 main(["run", "--memory", "1GiB", "--ticks", "1", "--device", "cpu", "--quiet"])
 """
 
