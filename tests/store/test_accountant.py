@@ -43,11 +43,15 @@ def test_a_billion_requests_are_accounted_for(format_name: str) -> None:
 FAULTS = {
     "a claim in two steps": (
         "claim",
-        "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n",
+        "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n"
+        "        if seen == word:\n"
+        "            if paid_from == 1:\n",
         "        for _ in range(300):\n"
         "            atomic_load(store.records, flat)\n"
         "        atomic_compare_exchange(store.records, flat, atomic_load(store.records, flat), 0)\n"
-        "        seen = word\n",
+        "        seen = word\n"
+        "        if seen == word:\n"
+        "            if paid_from == 1:\n",
     ),
     "a request that is lost": (
         "request",

@@ -221,11 +221,15 @@ FAULTS = {
     "a claim in two steps": (
         claimed_once,
         "claim",
-        "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n",
+        "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n"
+        "        if seen == word:\n"
+        "            if paid_from == 1:\n",
         "        for _ in range(30000):\n"
         "            atomic_load(store.records, flat)\n"
         "        atomic_compare_exchange(store.records, flat, atomic_load(store.records, flat), 0)\n"
-        "        seen = word\n",
+        "        seen = word\n"
+        "        if seen == word:\n"
+        "            if paid_from == 1:\n",
     ),
     "a refreshed request counted as begun": (
         conservation,
@@ -242,8 +246,8 @@ FAULTS = {
     "a scatter that is not stable": (
         pure_plan,
         "scatter",
-        "        for index in range(begin, end):\n",
-        "        for index in range(end - 1, begin - 1, -1):\n",
+        "            for index in range(begin, stop):\n",
+        "            for index in range(stop - 1, begin - 1, -1):\n",
     ),
     "blocks not come to are forgotten": (
         large_plan,
