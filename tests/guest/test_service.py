@@ -18,7 +18,7 @@ from guest import kernel
 from guest.damon_scheme import n_kdamonds
 from guest.processes import Program, Workload, eventually
 
-# Two starts of it, watched and asked, take over five minutes where the CPU is emulated: make soak-live runs it.
+# Two starts of it take over five minutes where the CPU is emulated: make soak-live runs it.
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CGROUPS = Path("/sys/fs/cgroup")
