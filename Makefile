@@ -44,7 +44,7 @@ test-slow: $(VENV)/installed-$(TEST_EXTRA) $(VENV)/installed-docs
 	$(BIN)/pytest -m 'slow and alone and not guest' --timeout 1800 $(ARGS)
 
 test-live: $(VENV)/installed-test
-	$(GUEST) --limit 900 $(BIN)/pytest $(IN_GUEST) -m 'guest and not slow' $(ARGS)
+	$(GUEST) --limit 1200 $(BIN)/pytest $(IN_GUEST) -m 'guest and not slow' $(ARGS)
 	$(BIN)/pytest -m guest tests/doors/test_kmigrated.py
 
 soak-live: $(VENV)/installed-test
