@@ -123,18 +123,16 @@ def earlier(make: Callable[[Path], int], name: str) -> Callable[[Path], None]:
     return prepare
 
 
-def run_is_whole(path: Path, *, has_map: bool = True) -> str:
-    """Say what is wrong with the directory of a run; one with checkpoints keeps no map."""
-    seen = ["map.parquet", "nodes.parquet", "waits.parquet"] if has_map else []
-    expected = sorted(["ledger.json", *seen, "plan.parquet", "report.json", "series.parquet"])
+def run_is_whole(path: Path) -> str:
+    """Say what is wrong with the directory of a run."""
+    expected = {"ledger.json", "map.parquet", "nodes.parquet", "plan.parquet", "report.json"}
     try:
-        names = sorted(entry.name for entry in path.iterdir())
-        if names != expected:
-            return f"it holds {names}"
-        if has_map:
-            read_map(path / "map.parquet")
-            read_nodes(path / "nodes.parquet")
-            read_waits(path / "waits.parquet")
+        names = {entry.name for entry in path.iterdir()}
+        if names != expected | {"series.parquet", "waits.parquet"}:
+            return f"it holds {sorted(names)}"
+        read_map(path / "map.parquet")
+        read_nodes(path / "nodes.parquet")
+        read_waits(path / "waits.parquet")
         pq.read_table(path / "plan.parquet")
         assert len(pq.read_table(path / "series.parquet")) == 2
         json.loads((path / "ledger.json").read_text())
@@ -173,7 +171,7 @@ def checkpoint_wrong(directory: Path, state: str) -> str:
     except GpuscanError as error:
         return f"the newest checkpoint is not whole: {error}"
     out = directory / "out"
-    return run_is_whole(out, has_map=False) if state == "whole" or out.exists() else ""
+    return run_is_whole(out) if state == "whole" or out.exists() else ""
 
 
 def checkpoint_names(path: Path) -> list[str]:
