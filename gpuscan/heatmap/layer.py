@@ -240,8 +240,8 @@ class Counting:
         """
         self._points = [np.concatenate([_NO_PAGES, *self._points])]
         folios = [(_NO_PAGES, _NO_PAGES), *self._folios]
-        self._folios = [tuple(np.concatenate(each) for each in zip(*folios, strict=True))]  # type: ignore[list-item]
-        ((keys, counts),) = self._folios
+        keys, counts = (np.concatenate(each) for each in zip(*folios, strict=True))
+        self._folios = [(keys, counts)]
         return {
             "row_shift": self._row_shift,
             "column_shift": self._column_shift,

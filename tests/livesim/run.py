@@ -72,10 +72,27 @@ def run(scenario: Scenario, *, is_logging: bool = False) -> Result:
     """Run a scenario."""
     machine = Machine(scenario, is_logging=is_logging)
     broken = machine.world.broken
-    how = ""
+    how = life(
+        machine,
+        lambda system: _live(machine, system, scenario.source, scenario.ms, scenario.selection, broken),
+        broken,
+    )
+    if damon_left(machine) or (
+        scenario.seed % 8 == 0 and (how in ("killed", "broken off") or machine.n_faults)
+    ):
+        _again(machine, broken)  # where nothing is left the next start is that of any other seed
+    broken += damon_left(machine)
+    return Result(broken, how, machine.step, machine.world.moved_pages, machine.world.log)
+
+
+def life(machine: Machine, live: Callable[[SimulatedSystem], str], broken: list[str]) -> str:
+    """Run a process of gpuscan from its start to its end, and what it leaves behind to its own.
+
+    Returns how it ended.
+    """
     system = SimulatedSystem(machine)
     try:
-        how = _live(machine, system, scenario.source, scenario.ms, scenario.selection, broken)
+        how = live(system)
     except Killed:
         how = "killed"
     except Hang:
@@ -93,12 +110,7 @@ def run(scenario: Scenario, *, is_logging: bool = False) -> Result:
     system.end()
     for watchdog in machine.watchdogs:
         watchdog.run()
-    if damon_left(machine) or (
-        scenario.seed % 8 == 0 and (how in ("killed", "broken off") or machine.n_faults)
-    ):
-        _again(machine, broken)  # where nothing is left the next start is that of any other seed
-    broken += damon_left(machine)
-    return Result(broken, how, machine.step, machine.world.moved_pages, machine.world.log)
+    return how
 
 
 def _live(

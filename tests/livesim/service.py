@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from gpuscan.base.errors import GpuscanError, InputError
+from gpuscan.base.errors import InputError
 from gpuscan.live.stop import Stop
 from gpuscan.service.config import Config
 from gpuscan.service.load import config_of
@@ -18,9 +18,9 @@ from gpuscan.service.session import ServiceSession
 from gpuscan.service.waiting import Order
 
 from .machine import Machine
-from .run import Accountant, Result, damon_left, left
+from .run import Accountant, Result, damon_left, life
 from .scenario import CHANGES, COMES, FAULTS, Event, Scenario
-from .system import Hang, Killed, SimulatedSystem
+from .system import SimulatedSystem
 
 _MS = 1_000_000
 _PAGE = 4096
@@ -141,40 +141,16 @@ def run_service(seed: int, *, is_logging: bool = False) -> Result:
     scenario, what = script(seed)
     machine = Machine(scenario, is_logging=is_logging)
     broken = machine.world.broken
-    how = _life(machine, what, broken)
+    how = life(machine, lambda system: _serve(machine, system, what, broken), broken)
     if how in ("killed", "broken off") or damon_left(machine):
         machine.events = {}
         machine.world.offline.clear()
-        again = _life(machine, Script(what.configs, (), 1_500), broken)
+        rest = Script(what.configs, (), 1_500)
+        again = life(machine, lambda system: _serve(machine, system, rest, broken), broken)
         if again != "ended by a signal":
             broken.append(f"the next service: {again}")
     broken += damon_left(machine)
     return Result(broken, how, machine.step, machine.world.moved_pages, machine.world.log)
-
-
-def _life(machine: Machine, what: Script, broken: list[str]) -> str:
-    """Run a service from its start to its end, and what it leaves behind to its own."""
-    system = SimulatedSystem(machine)
-    try:
-        how = _serve(machine, system, what, broken)
-    except Killed:
-        how = "killed"
-    except Hang:
-        broken.append("it hangs")
-        how = "hangs"
-    except KeyboardInterrupt:
-        how = "broken off"
-    except GpuscanError as error:
-        how = f"{type(error).__name__}: {error}"
-    except Exception as error:
-        how = f"{type(error).__name__}: {error}"
-        broken.append(f"no GpuscanError: {how}")
-    if how != "killed":
-        broken += left(machine, system, is_broken_off=how == "broken off")
-    system.end()
-    for watchdog in machine.watchdogs:
-        watchdog.run()
-    return how
 
 
 def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list[str]) -> str:

@@ -207,8 +207,14 @@ def sensitivity(gpu: Gpu, n_pages: int) -> list[dict[str, Any]]:
 
 
 def _sensitive(gpu: Gpu, n_pages: int, assumed: Assumptions) -> Iterator[tuple[str, float]]:
-    for path, density in (("dense", 1e-3), ("dense", 1e-2), ("indexed", 1e-4), ("indexed", 1e-2)):
-        case = scan_case(gpu, store(n_pages, "rfc", density), path, assumed)  # type: ignore[arg-type]  # literals
+    tried: tuple[tuple[Path, float], ...] = (
+        ("dense", 1e-3),
+        ("dense", 1e-2),
+        ("indexed", 1e-4),
+        ("indexed", 1e-2),
+    )
+    for path, density in tried:
+        case = scan_case(gpu, store(n_pages, "rfc", density), path, assumed)
         yield f"{path}, {density:g}", case.ns
     yield "request", request_case(gpu, store(n_pages, "rfc", 0.0), assumed, ordered=True).ns
 
