@@ -12,6 +12,8 @@ import os
 import stat
 from pathlib import Path
 
+from gpuscan.base.status_text import effective_capabilities
+
 _CAP_FOWNER = 3
 """include/uapi/linux/capability.h"""
 
@@ -37,5 +39,4 @@ def why_not_ours_to_replace(path: Path) -> str:
 
 def _may_as_if_owner() -> bool:
     text = Path("/proc/thread-self/status").read_text(errors="replace")
-    word = next((line.split()[1] for line in text.splitlines() if line.startswith("CapEff:")), "0")
-    return bool(int(word, 16) >> _CAP_FOWNER & 1)
+    return bool(effective_capabilities(text) >> _CAP_FOWNER & 1)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gpuscan.base.errors import InputError
+from gpuscan.base.status_text import effective_capabilities
 from gpuscan.linux.system import HERE, System
 
 BITS = {
@@ -54,7 +55,7 @@ KEPT = (FRAMES, OTHERS, OTHERS_FILES)
 def effective(system: System = HERE) -> frozenset[str]:
     """Return the capabilities in effect that gpuscan has a use for."""
     text = system.read_text(system.root / "proc/self/status")
-    word = next(int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:"))
+    word = effective_capabilities(text)
     return frozenset(name for name, bit in BITS.items() if word >> bit & 1)
 
 

@@ -216,7 +216,7 @@ class ControlSocket:
         def answer(document: Answer) -> None:
             self._answer(peer, document)
 
-        orders.append(Order(name, answer, nid))  # type: ignore[arg-type]  # parse_request() knows the names
+        orders.append(Order(name, answer, nid))
 
     def _answer(self, peer: _Peer, document: dict[str, Any]) -> None:
         """Let an answer go out, as far as the other end takes it at once; the rest while it is waited."""

@@ -8,7 +8,7 @@ from typing import Any
 from gpuscan.base.errors import InputError
 from gpuscan.files.reading import UnfitError, parse_json
 from gpuscan.records.formats import N_NODES_MAX
-from gpuscan.service.waiting import NAMES
+from gpuscan.service.waiting import NAMES, Name
 
 SOCKET = "run/gpuscan/service.sock"
 """Below the root."""
@@ -21,7 +21,7 @@ def request_line(order: str, nid: int | None) -> bytes:
     return json.dumps({"order": order, "node": nid}).encode() + b"\n"
 
 
-def parse_request(line: bytes) -> tuple[str, int | None]:
+def parse_request(line: bytes) -> tuple[Name, int | None]:
     """Return order and node of a line.
 
     Raises:
