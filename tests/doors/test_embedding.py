@@ -64,6 +64,7 @@ def mypy() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_users_code_passes_mypy_strict(tmp_path: Path) -> None:
     check(mypy(), project(tmp_path), tmp_path)
 

@@ -57,6 +57,7 @@ def test_a_hundred_thousand_hostile_machines_of_each_kind() -> None:
     run(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crash", "how"),
     [
