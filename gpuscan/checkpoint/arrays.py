@@ -2,9 +2,9 @@
 
 Every chunk is known by the SHA-256 of its elements. A chunk that has the digest it had in the
 generation before is a hard link to that one's file (a copy where the file system has no
-links); a chunk of zeros has no file. A chunk that is not there is read as zeros, so the digests are
-also what finds a lost or damaged one. They are no signature: :mod:`gpuscan.files.chunks` reads the files,
-which may be anybody's.
+links); a chunk of zeros has no file, and an array of zeros, or of nothing, no folder. A chunk that is not
+there is read as zeros, so the digests are also what finds a lost or damaged one. They are no signature:
+:mod:`gpuscan.files.chunks` reads the files, which may be anybody's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ class ArrayFacts:
     def n_bytes(self) -> int:
         """Bytes of all elements."""
         return self.length * np.dtype(self.dtype).itemsize
+
+    @property
+    def digests_of_zeros(self) -> tuple[str, ...]:
+        """What ``sha256`` would be if all elements were zeros."""
+        itemsize = np.dtype(self.dtype).itemsize
+        parts = _parts(self.length, self.chunk)
+        return tuple(_digest_of_zeros((part.stop - part.start) * itemsize) for part in parts)
 
     def same_layout(self, other: ArrayFacts) -> bool:
         """Whether chunks of the two can stand for each other."""
@@ -157,18 +165,19 @@ class ArrayWriter:
         facts = ArrayFacts(array.dtype.str, len(array), n_chunk, digests)
         known = self.place.facts_before.get(path)
         before = self.place.before if known is not None and facts.same_layout(known) else None
-        target = None
-        for number, part in enumerate(parts):
-            if not array[part].any():
+        target, is_shared = None, False
+        for number, (part, digest_of_zeros) in enumerate(zip(parts, facts.digests_of_zeros, strict=True)):
+            if digests[number] == digest_of_zeros:
                 continue
             same = before is not None and known is not None and known.sha256[number] == digests[number]
             if same and self._share(before, f"{path}/c/{number}"):
+                is_shared = True
                 continue
             target = target if target is not None else self._target(path, array, n_chunk)
             target[part] = array[part]
             self.written.n_written += 1
             self.written.raw_bytes += array[part].nbytes
-        if target is None and not self._share(before, f"{path}/{METADATA}"):
+        if is_shared and target is None and not self._share(before, f"{path}/{METADATA}"):
             self._target(path, array, n_chunk)
         self.facts[path] = facts
         self.written.n_chunks += len(parts)
@@ -248,6 +257,11 @@ class StoredArray:
     def _chunks(self, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the chunks with elements of [lo, hi), whole, each with the position of its first."""
         facts = self.facts
+        if facts.sha256 == facts.digests_of_zeros:
+            for part in _parts(facts.length, facts.chunk):
+                if lo < part.stop and part.start < hi:
+                    yield part.start, np.zeros(part.stop - part.start, dtype=facts.dtype)
+            return
         try:
             with (
                 Folder(self.directory) as folder,
@@ -274,6 +288,11 @@ class StoredArray:
                     f"{self._place_of(number)} is missing or was changed (its SHA-256 is wrong)"
                 )
             yield number * chunk_length, chunk
+
+
+@cache
+def _digest_of_zeros(n_bytes: int) -> str:
+    return digest(bytes(n_bytes))
 
 
 def _parts(length: int, n_chunk: int) -> Iterator[slice]:

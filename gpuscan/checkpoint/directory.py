@@ -45,7 +45,7 @@ from gpuscan.files.reading import JSON_BYTES_MAX, Folder, UnfitError, check_room
 from gpuscan.files.settled import settled
 from gpuscan.files.writing import create, open_kept, sync, sync_path
 
-SCHEMA = 2
+SCHEMA = 3
 """Goes up when a reader of the old layout would misread the new one."""
 
 STATE_FILE = "state.json"

@@ -323,7 +323,8 @@ class Shard:
             with settled():
                 for name, array in page_arrays(self.store.host_arrays()).items():
                     writer.write(f"{mine}.{name}", array)
-                    sync(place.directory / f"{mine}.{name}")
+                for written in place.directory.glob(f"{mine}.*"):
+                    sync(written)
         except OSError as error:
             raise RunFailedError(
                 f"shard {self.spec.shard} cannot write a checkpoint to {place.directory}: {error.strerror}; "

@@ -175,6 +175,45 @@ def test_a_damaged_array_description_is_found(topology, tmp_path):
         load(tmp_path / "c", KIND)
 
 
+def test_zeros_and_nothing_have_no_folder_whatever_was_there_before(tmp_path):
+    values = [np.zeros(70_000, "<u4"), np.arange(70_000, dtype="<u4"), np.zeros(70_000, "<u4")]
+    values.append(values[2].copy())
+    values[3][-1] = 1  # a first chunk of zeros
+    with CheckpointDirectory(tmp_path / "c", KIND) as directory:
+        for number, value in enumerate(values, 1):
+            directory.save({"values": value, "nothing": np.zeros(0, "<i8")})
+            arrays = tmp_path / f"c/checkpoint-0000000{number}/arrays"
+            assert names(arrays) == (["values", "zarr.json"] if value.any() else ["zarr.json"])
+            state, _ = load(tmp_path / "c", KIND)
+            assert np.array_equal(state["values"], value)
+            assert (state["nothing"].dtype, len(state["nothing"])) == (np.int64, 0)
+            later, _ = load(tmp_path / "c", KIND, later="values")
+            assert np.array_equal(later["values"][:][16_000:17_000], value[16_000:17_000])
+
+
+@pytest.mark.parametrize("name", ["arrays/values", "arrays/values/zarr.json"])
+def test_a_lost_folder_is_found_where_there_were_not_only_zeros(tmp_path, name):
+    with CheckpointDirectory(tmp_path / "c", KIND) as directory:
+        directory.save({"values": np.arange(3)})
+    lost = tmp_path / "c/checkpoint-00000001" / name
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    with pytest.raises(
+        CheckpointError, match=f"{tmp_path / 'c/checkpoint-00000001/arrays/values'} cannot be read"
+    ):
+        load(tmp_path / "c", KIND)
+
+
+def test_a_folder_for_zeros_that_an_earlier_gpuscan_wrote_is_as_good_as_none(tmp_path, monkeypatch):
+    with CheckpointDirectory(tmp_path / "c", KIND) as directory:
+        with monkeypatch.context() as patch:
+            patch.setattr(arrays_module, "_digest_of_zeros", lambda n_bytes: "")
+            directory.save({"zeros": np.zeros(3, "<u4"), "ones": np.ones(3, "<u4")})
+        assert "zeros" in names(tmp_path / "c/checkpoint-00000001/arrays")
+        assert load(tmp_path / "c", KIND)[0]["zeros"].tolist() == [0, 0, 0]
+        assert directory.save({"zeros": np.zeros(3, "<u4"), "ones": np.ones(3, "<u4")}).n_written == 0
+        assert names(tmp_path / "c/checkpoint-00000002/arrays") == ["ones", "zarr.json"]
+
+
 def test_a_chunk_both_share_is_lost_to_both(topology, tmp_path):
     saved_twice(topology, tmp_path / "c")
     place = tmp_path / "c/checkpoint-00000002/arrays/store.parts.0.records/c/7"
@@ -187,9 +226,9 @@ def test_a_chunk_both_share_is_lost_to_both(topology, tmp_path):
 def test_a_newer_schema_and_another_kind_are_refused(topology, tmp_path, monkeypatch):
     store = Store(topology, device="cpu")
     with monkeypatch.context() as patch, CheckpointDirectory(tmp_path / "new", KIND) as directory:
-        patch.setattr(directory_module, "SCHEMA", 3)
+        patch.setattr(directory_module, "SCHEMA", 4)
         save_store(directory, store)
-    with pytest.raises(CheckpointError, match=r"is of schema 3, and this gpuscan reads up to 2"):
+    with pytest.raises(CheckpointError, match=r"is of schema 4, and this gpuscan reads up to 3"):
         load_store(tmp_path / "new", store)
     with CheckpointDirectory(tmp_path / "run", "run") as directory:
         directory.save({"a": 1})
