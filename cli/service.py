@@ -203,5 +203,5 @@ def _install(output: Output, *, force: bool) -> None:
     written = install(force=force)
     output.document({"written": written})
     for path in written:
-        output.line(f"wrote {path}")
+        output.line(f"installed {path}")
     output.line("now: edit the configuration; then systemctl daemon-reload; systemctl enable --now gpuscan")

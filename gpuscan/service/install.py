@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.program import PROGRAM
-from gpuscan.files.writing import check_file, write_file
+from gpuscan.files.writing import check_file, new_file
 
 CONFIG = Path("etc/gpuscan/service.toml")
 UNIT = Path("etc/systemd/system/gpuscan.service")
@@ -49,15 +49,17 @@ def install(root: Path = Path("/"), *, force: bool = False) -> list[Path]:
         force: replace what is there.
 
     Returns:
-        The files that were written.
+        The files that were written, of which one may have said the same: an installation that was broken off
+        is gone on with.
 
     Raises:
-        InputError: one is there, or its place cannot be written; then neither was.
+        InputError: one is there that says something else, or its place cannot be written; then neither was.
+        RunFailedError: the system refused it; a file is as it was, or whole.
     """
     config, unit = root / CONFIG, root / UNIT
     wanted = {config: shipped("example.toml"), unit: unit_text(Path("/") / CONFIG)}
-    for path in wanted:
-        if os.path.lexists(path) and not force:
+    for path, text in wanted.items():
+        if os.path.lexists(path) and not force and not _says(path, text):
             raise InputError(
                 f"{path} is there; give --force to replace it, and what you wrote into it is lost"
             )
@@ -67,6 +69,15 @@ def install(root: Path = Path("/"), *, force: bool = False) -> list[Path]:
             raise InputError(f"{path.parent} cannot be made ({error.strerror}); use sudo") from error
         check_file(path)
     for path, text in wanted.items():
-        write_file(path, text)
-        path.chmod(0o644)
+        with new_file(path) as file:
+            os.fchmod(file.fileno(), 0o644)  # whatever root's umask is: there is no secret in it
+            file.write(text.encode())
     return list(wanted)
+
+
+def _says(path: Path, text: str) -> bool:
+    """Whether a file is there and says that, and nothing else."""
+    try:
+        return not path.is_symlink() and path.read_text(encoding="utf-8") == text
+    except (OSError, ValueError):
+        return False

@@ -79,6 +79,9 @@ def test_an_installation_writes_both_and_replaces_nothing(tmp_path, monkeypatch)
     assert re.search(r"^ExecStart=\S+gpuscan service /etc/gpuscan/service.toml$", unit, re.MULTILINE)
     assert "@" not in re.sub(r"@\w+(-\w+)?", "", unit)
     assert (tmp_path / CONFIG).stat().st_mode & 0o777 == 0o644
+    (tmp_path / UNIT).unlink()  # as one that was broken off leaves it
+    assert install(tmp_path) == written
+    assert (tmp_path / UNIT).read_text() == unit
     (tmp_path / CONFIG).write_text("# mine\n")
     (tmp_path / UNIT).unlink()
     with pytest.raises(InputError, match=r"service.toml is there; give --force to replace it"):
