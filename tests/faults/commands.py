@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import shutil
-from collections.abc import Callable
-from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pyarrow.parquet as pq
 
+from faults.command import (
+    Command,
+    as_command,
+    earlier,
+    nothing,
+    quietly,
+    room_for_temporary_files,
+    whole_or_earlier,
+)
+from faults.views import VIEWS
 from gpuscan.base.errors import GpuscanError
-from gpuscan.cli.main import main
 from gpuscan.heatmap.map import read_map
 from gpuscan.heatmap.nodes import read_nodes
 from gpuscan.heatmap.waits import read_waits
@@ -24,103 +27,6 @@ from gpuscan.snapshot.snapshot import Snapshot
 from hosts import small_host
 
 RUN = ("run", "--memory", "512MiB", "--ticks", "2", "--threads", "1", "--device", "cpu", "-q")
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command.
-
-    Attributes:
-        name: of it.
-        prepare: makes what it finds in a directory.
-        run: does it there; returns its exit code.
-        again: does it once more, as a user would.
-        wrong: says what is wrong with the result: must be ``whole``, ``earlier`` (as prepared), ``either``.
-        results: names that may be in the directory at the end.
-        inside: names what is left where it should not be, deeper in the directory.
-        below: the part of the directory whose calls count.
-    """
-
-    name: str
-    prepare: Callable[[Path], None]
-    run: Callable[[Path], int]
-    again: Callable[[Path], int]
-    wrong: Callable[[Path, str], str]
-    results: tuple[str, ...]
-    inside: Callable[[Path], list[str]] = lambda _: []
-    below: str = ""
-
-    def root(self, directory: Path) -> Path:
-        """Return where calls count."""
-        return directory / self.below if self.below else directory
-
-    def left(self, directory: Path) -> list[str]:
-        """Return what is there and should not be."""
-        return sorted({entry.name for entry in directory.iterdir()} - set(self.results)) + self.inside(
-            directory
-        )
-
-
-def quietly(*arguments: str | Path) -> int:
-    """Run the command line with its results thrown away."""
-    with redirect_stdout(io.StringIO()):
-        return main([str(argument) for argument in arguments])
-
-
-def nothing(directory: Path) -> None:
-    """Find nothing."""
-
-
-def room_for_temporary_files(directory: Path) -> None:
-    """Find a directory for temporary files."""
-    (directory / "tmp").mkdir()
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """Return the files below a path."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-
-
-def whole_or_earlier(
-    name: str, is_whole: Callable[[Path], str], has_earlier: bool
-) -> Callable[[Path, str], str]:
-    """Return a check of a result ``name``; an earlier one is told by a file ``EARLIER`` beside it."""
-
-    def wrong(directory: Path, state: str) -> str:
-        path = directory / name
-        as_before = not path.exists()
-        if has_earlier:
-            earlier = directory / "EARLIER"
-            if not path.exists():
-                return "the earlier result is gone"
-            as_before = (
-                (contents(path) == contents(earlier))
-                if path.is_dir()
-                else (path.read_bytes() == earlier.read_bytes())
-            )
-        if state == "earlier":
-            return "" if as_before else "a failed command changed what was there"
-        if state == "whole" and as_before and not has_earlier:
-            return "there is no result"
-        if as_before and state == "either":
-            return ""
-        return is_whole(path)
-
-    return wrong
-
-
-def earlier(make: Callable[[Path], int], name: str) -> Callable[[Path], None]:
-    """Return a preparation that makes a result and notes what it is."""
-
-    def prepare(directory: Path) -> None:
-        assert make(directory) == 0
-        path = directory / name
-        if path.is_dir():
-            shutil.copytree(path, directory / "EARLIER")
-        else:
-            shutil.copy(path, directory / "EARLIER")
-
-    return prepare
 
 
 def run_is_whole(path: Path) -> str:
@@ -369,16 +275,6 @@ def compare_is_whole(path: Path) -> str:
     return ""
 
 
-def as_command(task: Callable[[], None]) -> int:
-    """Do something that no command does alone; errors become exit codes as the command line makes them."""
-    try:
-        task()
-    except (GpuscanError, OSError) as error:
-        os.write(2, f"gpuscan: error: {error}\n".encode())
-        return getattr(error, "exit_code", 1)
-    return 0
-
-
 def shards(directory: Path) -> int:
     """Protect a store of two shards, mark and drain."""
     import numpy as np
@@ -576,4 +472,5 @@ COMMANDS = (
     ),
     Command("shards", nothing, shards, shards, shards_wrong, ("shards",), inside=left_in_shards),
     Command("live", nothing, live, live, live_wrong, ("proc", "run", "sys"), below="run"),
+    *VIEWS,
 )

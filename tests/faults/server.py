@@ -25,7 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faults.commands import COMMANDS, Command
+from faults.command import Command
+from faults.commands import COMMANDS
 from faults.library import Faults
 
 DIE, FULL = "killed", "full from here on"
