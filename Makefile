@@ -28,7 +28,7 @@ help:
 	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make docs    build the documentation site into build/site"
-	@echo "make lint    ruff, mypy --strict and import-linter"
+	@echo "make lint    ruff, mypy (the library --strict, and the tests) and import-linter"
 	@echo "make format  apply ruff's fixes and formatting"
 	@echo "make clean   remove $(VENV), caches and build output"
 

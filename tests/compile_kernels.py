@@ -22,7 +22,7 @@ def compile_for(format_name: str) -> None:
     """Open a store, which loads the scans, and call each of the other operations once, on no pages."""
     kernels = CpuBackend(1).open(plain_layout(format_name))
     kernels.load(kernels.dump())
-    nothing, nids, outcomes = (np.empty(0, dtype=dtype) for dtype in (np.int64, np.int32, np.uint8))
+    nothing, nids, outcomes = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.uint8)
     kernels.request(nothing, nids, outcomes)
     kernels.record(nothing, nids, RecordParams(now_jiffies=0, window_jiffies=1, threshold=1), outcomes)
     kernels.release(nothing, nothing.astype(kernels.layout.fmt.dtype), outcomes)

@@ -37,7 +37,7 @@ class DamonKernel:
         (boot / "boot_id").write_text("this-boot\n")
         monkeypatch.setattr(damon_state, "write", self.write)
 
-    def write(self, _: System, path: Path, value: int | str) -> None:
+    def write(self, system: System, path: Path, value: int | str) -> None:
         name, value = str(path.relative_to(self.admin)), str(value)
         self.written.append((name, value))
         if not path.exists():

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from zone_texts import empty_zones, zone
 
@@ -70,7 +71,8 @@ def archive(
 ) -> bytes:
     """Return an archive of a tree, with further members that have no content."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode=f"w:{kind}") as tar:
+    mode: Any = f"w:{kind}"
+    with tarfile.open(fileobj=packed, mode=mode) as tar:
         for name, text in files.items():
             member = tarfile.TarInfo(below + name)
             member.size = len(text.encode())

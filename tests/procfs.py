@@ -14,7 +14,7 @@ PRESENT, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 56, 1 << 55
 LRU_PAGE = 1 << Kpf.LRU | 1 << Kpf.ANON
 
 
-class FakeProcess:
+class FakeProcess(Process):
     """What the readers ask of a :class:`gpuscan.linux.process.Process`, on files below ``root``."""
 
     def __init__(self, root: Path, pid: int = 77) -> None:
@@ -23,7 +23,6 @@ class FakeProcess:
         self.pid = pid
         self.comm = "fake"
         self.alive = True
-        self.proc = root / f"proc/{pid}"
         self.proc.mkdir(parents=True, exist_ok=True)
         (self.proc / "maps").write_text("")
         self._pages: dict[int, int] = {}
@@ -37,7 +36,6 @@ class FakeProcess:
         return path.read_text() if path.exists() else ""
 
     _one_of_many = False
-    opened, write_text, _is_let_go = Process.opened, Process.write_text, Process._is_let_go
 
     def mappings(self):
         from gpuscan.linux.process import parse_maps

@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -353,14 +354,8 @@ VALID: dict[str, Callable[[World], Any]] = {
             "seed",
         )
     },
-    **{
-        f"PageMap.{name}": lambda made, name=name: getattr(made.store.page_map, name)
-        for name in PageMap.__slots__
-    },  # type: ignore[misc]
-    **{
-        f"Workload.{name}": lambda made, name=name: getattr(made.workload, name)  # type: ignore[misc]
-        for name in gpuscan.Workload.model_fields
-    },
+    **{f"PageMap.{name}": attrgetter(f"store.page_map.{name}") for name in PageMap.__slots__},
+    **{f"Workload.{name}": attrgetter(f"workload.{name}") for name in gpuscan.Workload.model_fields},
     "heads": lambda _: 5 * 32768 + np.arange(3),
     "addresses": lambda _: np.arange(3) << 12,
     "orders": lambda _: np.zeros(3, dtype=np.int64),
@@ -404,9 +399,9 @@ class Entry:
             function: Callable[..., Any] = getattr(gpuscan, self.name)
             return function
         if self.name == "__init__":
-            return public()[self.owner]  # type: ignore[no-any-return]
+            return public()[self.owner]
         owner = made.objects.get(self.owner, public()[self.owner])
-        return getattr(owner, self.name)  # type: ignore[no-any-return]
+        return getattr(owner, self.name)
 
     def valid(self, made: World, parameter: str) -> Any:
         """Return a value for a parameter.
@@ -556,7 +551,7 @@ def _whole_arrays(rng: random.Random, good: np.ndarray[Any, Any]) -> Iterator[An
     yield np.broadcast_to(good[:1], good.shape) if good.ndim == 1 else good
     yield np.ma.masked_array(good, mask=True)
     yield good.tolist()
-    yield memoryview(np.ascontiguousarray(good))
+    yield np.ascontiguousarray(good).data
     frozen = good.copy()
     frozen.flags.writeable = False
     yield frozen

@@ -6,6 +6,7 @@ import errno
 
 import numpy as np
 
+from gpuscan.linux import numa
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.linux.system import System
 from procfs import FakeProcess
@@ -77,7 +78,7 @@ class Kernel(System):
         return 0
 
 
-class Room:
+class Room(numa.Room):
     def __init__(self, n_pages=1 << 30):
         self.left = n_pages
 

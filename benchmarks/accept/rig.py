@@ -220,7 +220,8 @@ class TimedDevice:
     @contextmanager
     def recorded(self) -> Iterator[list[Callable[[], Any]]]:
         """Yield what is filled with all that is begun in the block, to be begun again on the same arrays."""
-        self._begun = begun = []
+        begun: list[Callable[[], Any]] = []
+        self._begun = begun
         try:
             yield begun
         finally:

@@ -54,7 +54,7 @@ REFUSED: list[tuple[str, Callable[[], Any]]] = [
     (r"produced: nids has 1 elements, expected 2; give int32\[2\]", lambda: Produced("record", [1, 2], [0])),  # type: ignore[arg-type]
     ("sampled: produced.0. is 5, not a Produced", lambda: Sampled((5,))),  # type: ignore[arg-type]
     ("migrate result: status has values from 1 to 1", lambda: MigrateResult(np.ones(2, dtype=int), {}, 0.0)),
-    ("migrate result: busy_ns is nan", lambda: MigrateResult(NONE, {}, float("nan"))),
+    ("migrate result: busy_ns is nan", lambda: MigrateResult(NONE.astype("i2"), {}, float("nan"))),
     ("folio events: order is 16; give 0 to 15", lambda: gpuscan.FolioEvents(NONE, NONE, 16)),
     ("a store's topology is 'two-socket-cxl', not a Topology; give", lambda: Store("two-socket-cxl")),  # type: ignore[arg-type]
     ("a store's topology is 'cxl'", lambda: ShardedStore("cxl", n_shards=1)),  # type: ignore[arg-type]
@@ -123,6 +123,7 @@ def test_a_state_of_nothing_is_no_state() -> None:
     store = open_store()
     before = store.dump().records
     state = dict(store.state())
+    spoilt: Any
     for spoilt in (
         None,
         {},

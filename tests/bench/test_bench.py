@@ -25,7 +25,7 @@ from gpuscan.bench.report import write_report
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
 from gpuscan.bench.struct_pages import PG_LRU
 from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
-from gpuscan.bench.timing import Contestant, race
+from gpuscan.bench.timing import Contestant, Kind, race
 from gpuscan.cli.main import main
 from gpuscan.records.formats import FORMATS
 from gpuscan.records.page_map import SECTION_PAGES
@@ -123,7 +123,7 @@ def test_all_agree(format_name: str, n_targets: int, density: float, clustering:
         expected = plain_answer(asked, 0, asked.n_pages)
         assert len(expected.pfn) == n_ready == bed.store.count_ready()
         for path in ("dense", "indexed", "auto"):
-            OurScan(bed, path, n_ready).verify(asked)  # type: ignore[arg-type]  # a literal, from a tuple
+            OurScan(bed, path, n_ready).verify(asked)  # a literal, from a tuple
         for name in PEERS.names:
             peer = open_peer(name).make(asked)
             expected.below(peer.n_pages).require_equal(peer.answer(), name)
@@ -183,7 +183,7 @@ def test_race_runs_in_turn_flushes_for_the_cold_and_warms_the_warm() -> None:
             calls.append(name)
             return next(times)
 
-        return Contestant(name, "peer", state, measure, {"about": name})
+        return Contestant(name, Kind.PEER, state, measure, {"about": name})
 
     rounds: list[None] = []
     rows = race(

@@ -176,7 +176,7 @@ def test_acceptance_has_the_model_beside_a_measurement() -> None:
     case: Any = SimpleNamespace(
         n_pages=TIB_PAGES, format_name="rfc", density=1e-3, n_targets=16, exclusive=False
     )
-    row = {"name": "dense", "kernel": {"median_ns": 5e5, "p10_ns": 5e5, "p90_ns": 5e5}}
+    row: dict[str, Any] = {"name": "dense", "kernel": {"median_ns": 5e5, "p10_ns": 5e5, "p90_ns": 5e5}}
     model.add_modelled_scans(rig, [row], case)
     expected = scan_case(H200, store(TIB_PAGES, "rfc", 1e-3), "dense", PLAIN).ns
     assert row["modelled_ns"] == expected

@@ -28,6 +28,7 @@ from gpuscan.heatmap.layer import Counting
 from gpuscan.heatmap.recorder import MapRecorder
 from gpuscan.run import checkpoints as checkpoints_module
 from gpuscan.run.checkpoints import RunCheckpoints
+from gpuscan.run.states import made_of, scenario_state
 from gpuscan.topology.resolve import resolve_topology
 from hosts import small_host
 from runs import Case, Crash
@@ -327,9 +328,9 @@ def test_a_captured_machine_must_be_the_one_it_was(here: Path, capsys: pytest.Ca
 def test_a_gpuscan_with_other_defaults_refuses(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = checkpoints_module.made_of
+
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints_module, "made_of", lambda scenario: {**made(scenario), "ticks": 11})
+        patch.setattr(checkpoints_module, "made_of", lambda scenario: {**made_of(scenario), "ticks": 11})
         crashed(5, "small.toml")
     capsys.readouterr()
     assert main(["resume", "state"]) == 2
@@ -339,12 +340,11 @@ def test_a_gpuscan_with_other_defaults_refuses(
 def test_a_state_that_lacks_something_is_one_sentence(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = checkpoints_module.scenario_state
     with monkeypatch.context() as patch:
         patch.setattr(
             checkpoints_module,
             "scenario_state",
-            lambda scenario: {**state(scenario), "migrator": {"dice": 3}},
+            lambda scenario: {**scenario_state(scenario), "migrator": {"dice": 3}},
         )
         crashed(5, "small.toml")
     capsys.readouterr()
@@ -355,12 +355,13 @@ def test_a_state_that_lacks_something_is_one_sentence(
 def test_a_map_that_a_checkpoint_has_not_begins_where_the_run_goes_on_and_says_so(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = checkpoints_module.scenario_state
     with monkeypatch.context() as patch:  # as an earlier gpuscan kept it, or one that nobody asked for a map
         patch.setattr(
             checkpoints_module,
             "scenario_state",
-            lambda scenario: {name: part for name, part in state(scenario).items() if name != "recorder"},
+            lambda scenario: {
+                name: part for name, part in scenario_state(scenario).items() if name != "recorder"
+            },
         )
         crashed(6, "small.toml", "--out", "kept")
     with pytest.MonkeyPatch.context() as patch:
@@ -384,7 +385,9 @@ def test_a_map_that_was_sorted_and_made_coarser_goes_on_as_it_was(
 ) -> None:
     """Of large folios, and of so many cells that checkpoints hold sorted ones and ones yet to be."""
     monkeypatch.setattr("gpuscan.heatmap.layer._GATHERED_MAX", 700)
-    monkeypatch.setitem(MapRecorder.__init__.__kwdefaults__, "n_cells_max", 2000)
+    defaults = MapRecorder.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "n_cells_max", 2000)
     restored: dict[str, int] = {}
     restore = Counting.restore
 

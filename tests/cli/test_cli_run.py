@@ -29,8 +29,8 @@ def test_the_help_names_every_design(capsys: pytest.CaptureFixture[str]) -> None
     assert f"Scandesign,oneof{','.join(DESIGNS.names)}." in said
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> str:
+@pytest.fixture(name="small")
+def small_toml(tmp_path: Path) -> str:
     path = tmp_path / "small.toml"
     path.write_text(SMALL, encoding="utf-8")
     return str(path)

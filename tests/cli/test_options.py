@@ -22,7 +22,7 @@ MODULES = [
     *("gpuscan.run.request", "gpuscan.compare.request", "gpuscan.live.request"),
     *(f"gpuscan.cli.{found.name}" for found in pkgutil.iter_modules(gpuscan.cli.__path__)),
 ]
-REQUESTS = [
+REQUESTS: list[Any] = [
     thing
     for module in MODULES
     for thing in vars(importlib.import_module(module)).values()
@@ -79,7 +79,19 @@ def test_without_options_a_request_is_as_by_default() -> None:
 
 
 def test_every_option_gets_into_its_field() -> None:
-    args = ("there", "--color", "dark-red", "--pause", "5ms", "--n", "3", "--name", "a", "-n", "b")
+    args: tuple[str, ...] = (
+        "there",
+        "--color",
+        "dark-red",
+        "--pause",
+        "5ms",
+        "--n",
+        "3",
+        "--name",
+        "a",
+        "-n",
+        "b",
+    )
     args += ("--place", "x", "--loud", "--no-pictures", "-q")
     given = called({"request": Asked, "voice": Voice}, *args)
     expected = Asked("there", "dark-red", 5_000_000, 3, ("a", "b"), Path("x"), True, False)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,7 +40,8 @@ cpus_of = [0]
 placement = { 0 = "20%", 2 = "80%" }
 accesses_per_gib_s = 100_000
 """
-ONE, NONE = Estimate(1.0, 0.0), Estimate(*(2 * [float("nan")]), "not measured: see hot-list in designs.md")
+NAN = float("nan")
+ONE, NONE = Estimate(1.0, 0.0), Estimate(NAN, NAN, "not measured: see hot-list in designs.md")
 DATA = Path(__file__).parents[1] / "data" / "traces"
 
 
@@ -57,9 +59,9 @@ def small(tmp_path: Path) -> str:
     return str(path)
 
 
-def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert main(["compare", *arguments, "--json", "--quiet", "--jobs", "1"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1
     return document
 
@@ -210,7 +212,7 @@ def test_a_trace_goes_through_every_design(tmp_path: Path, capsys: pytest.Captur
     assert document["cells"]["percpu-list"]["delay_p50"]["number"] < 120e6
 
 
-def compared_topology(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def compared_topology(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert main(["topology", "two-socket-cxl", "--memory", "1GiB", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 

@@ -38,7 +38,7 @@ S = 1_000_000_000
 COSTS = StepCosts(page_ns=4.0, entry_ns=20.0)
 
 
-def settings(**policy: object) -> Settings:
+def settings(**policy: Any) -> Settings:
     process = ProcessSpec(
         "app", 8192, (0, 1), 60_000.0, ((2, 1.0),), pattern=PatternSpec(hot_share=0.2, shift_every_ns=S)
     )
@@ -207,7 +207,7 @@ def test_the_closed_loop_counts_overwritten_targets_of_gpuscan_too(tmp_path: Pat
     assert result.migrated == 1000
 
 
-def huge(n_folios: int = 40, **changes: object) -> Settings:
+def huge(n_folios: int = 40, **changes: Any) -> Settings:
     """Return settings with a process in folios of 2 MiB on node 2, accessed from node 0."""
     process = ProcessSpec("app", 512 * n_folios, (0,), 20_000.0, ((2, 1.0),), order=9)
     faults = HintFaultSpec(1 << 30, 200 * MS, hot_latency_ns=0)

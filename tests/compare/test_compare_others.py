@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from gpuscan.base.errors import InputError
@@ -40,6 +41,7 @@ MS = 1_000_000
 ROOT = Path(__file__).parents[2]
 BUILT_IN = [design.name for design in DESIGNS.in_order]
 ENTRY = "per-request = per_request:COLUMNS"
+Add = Callable[[Design], str]
 SMALL = ("--memory", "1GiB", "--ticks", "4", "--requests", "500", "--jobs", "1", "--quiet")
 
 
@@ -50,7 +52,7 @@ def example(page: str, heading: str) -> str:
 
 
 @pytest.fixture
-def add() -> Iterator[object]:
+def add() -> Iterator[Add]:
     """Return what puts a design into the catalogue, as one of another package."""
     module = ModuleType("copies")
     sys.modules["copies"] = module
@@ -97,7 +99,7 @@ def costs_of(names: list[str]) -> Costs:
     ],
 )
 def test_a_copy_under_another_name_has_the_same_cells_in_both_loops(
-    tmp_path: Path, add: object, originals: tuple[str, ...]
+    tmp_path: Path, add: Add, originals: tuple[str, ...]
 ) -> None:
     copies = {name: add(replace(DESIGNS.get(name), name=f"a-copy-of-{name}")) for name in originals}
     names, chosen = [*originals, *copies.values()], settings()
@@ -121,7 +123,7 @@ def test_a_copy_under_another_name_has_the_same_cells_in_both_loops(
 
 
 @pytest.mark.parametrize("name", DESIGNS.models)
-def test_a_run_of_a_copy_is_a_run_of_the_original(name: str, add: object) -> None:
+def test_a_run_of_a_copy_is_a_run_of_the_original(name: str, add: Add) -> None:
     copy = add(replace(DESIGNS.get(name), name="a-copy"))
     chosen = settings()
     reports = []
@@ -134,7 +136,7 @@ def test_a_run_of_a_copy_is_a_run_of_the_original(name: str, add: object) -> Non
     assert ours.ticks == theirs.ticks
 
 
-def test_a_run_of_another_design_on_a_store_has_its_name_and_is_not_kept(add: object) -> None:
+def test_a_run_of_another_design_on_a_store_has_its_name_and_is_not_kept(add: Add) -> None:
     copy = add(replace(DESIGNS.get(PROGRAM), name="a-copy"))
     workload = load_workload("cxl-promote", ["topology.memory=512MiB", "ticks=2"])
     documents = []
@@ -148,7 +150,7 @@ def test_a_run_of_another_design_on_a_store_has_its_name_and_is_not_kept(add: ob
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_tuning_that_is_refused_is_refused_of_a_copy(name: str, add: object) -> None:
+def test_a_tuning_that_is_refused_is_refused_of_a_copy(name: str, add: Add) -> None:
     copy = add(replace(DESIGNS.get(name), name="a-copy"))
     said = []
     for policy in (Policy(freq_threshold=100), Policy(hz=300), Policy(window_ns=999 * MS)):
@@ -161,7 +163,7 @@ def test_a_tuning_that_is_refused_is_refused_of_a_copy(name: str, add: object) -
     assert said[::2] == said[1::2]
 
 
-def test_a_step_that_is_none_is_refused_before_anything_runs(add: object) -> None:
+def test_a_step_that_is_none_is_refused_before_anything_runs(add: Add) -> None:
     plain = DESIGNS.get("rfc-v1")
     charges = (Charge("jog"),)
     add(replace(plain, name="jogger", scan=charges))
@@ -175,7 +177,7 @@ def test_a_step_that_is_none_is_refused_before_anything_runs(add: object) -> Non
         wanted_designs("namesake")
 
 
-def test_a_step_of_its_own_is_what_a_design_is_charged_by(add: object) -> None:
+def test_a_step_of_its_own_is_what_a_design_is_charged_by(add: Add) -> None:
     glance = replace(SCAN_STEPS["walk"], name="glance", terms=("block",))
     scan = (Charge(glance),)
     name = add(replace(DESIGNS.get("rfc-v1"), name="glancer", look=glance, scan=scan))
@@ -318,8 +320,10 @@ def test_plots_name_designs_without_data_and_the_seed(tmp_path: Path) -> None:
     (ax,) = plots._scan_by_memory(document).get_axes()
     assert ax.get_title().endswith("not here, no model: rfc-v1")
     assert len(ax.collections) == 1  # the band of the model
-    assert [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "o"] == [[1 << 40]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in ax.lines if line.get_marker() == "o"] == [
+        [1 << 40]
+    ]
     (ax,) = plots._delay_by_share(document).get_axes()
     assert ax.get_title().endswith("not here, found none or not measured: rfc-v1")
     points = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [len(line.get_xdata()) for line in points] == [3]  # of all seeds
+    assert [np.size(line.get_xdata()) for line in points] == [3]  # of all seeds

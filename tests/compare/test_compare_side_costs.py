@@ -10,6 +10,7 @@ import pytest
 
 from gpuscan.compare import side_costs
 from gpuscan.compare.steps import loops as steps
+from gpuscan.compare.steps.look_up import mark_step_of
 from gpuscan.designs.catalogue import DESIGNS
 from gpuscan.kernels.api import Outcome
 
@@ -37,7 +38,9 @@ def rounds_of(
     monkeypatch.setattr(side_costs, "_marks_ns", marks_ns)
     costs = side_costs.producer_costs((design,), lambda _: None)
     assert costs == {design: side_costs.ProducerCost(1.0, 1.0, 1.0)}
-    n_single = 1 + side_costs._ROUNDS if side_costs.mark_step_of(DESIGNS.get(design)).open_single else 0
+    step = mark_step_of(DESIGNS.get(design))
+    assert step, f"{design} has no mark that can be timed"
+    n_single = 1 + side_costs._ROUNDS if step.open_single else 0
     assert len(found) == 1 + 2 * side_costs._ROUNDS + n_single
     return found
 

@@ -53,7 +53,7 @@ def row(how: str = "modelled", **numbers: float) -> dict[str, dict[str, Any]]:
     return {name.replace("_", "-"): cell(number, how=how) for name, number in numbers.items()}
 
 
-WALKS_WIN = {
+WALKS_WIN: dict[str, Any] = {
     "delay_p50": row(rfc_v1=3.3e6, rfc_fixed=3.3e6, gpuscan=52e6, percpu_list=52e6),
     "busy": row(rfc_v1=1.5, rfc_fixed=1.5, gpuscan=0.002, percpu_list=0.0004),
     "wrong_node": row(rfc_v1=57_500, rfc_fixed=0, gpuscan=0, percpu_list=0),
@@ -84,7 +84,7 @@ def test_the_verdict_says_who_is_best_also_where_that_is_not_us() -> None:
 
 
 def test_the_verdict_follows_the_figures() -> None:
-    changed = {**WALKS_WIN, "delay_p50": row(rfc_v1=90e6, gpuscan=2e6, percpu_list=7e6)}
+    changed: dict[str, Any] = {**WALKS_WIN, "delay_p50": row(rfc_v1=90e6, gpuscan=2e6, percpu_list=7e6)}
     changed["lost"] = changed["wrong_node"] = row(rfc_v1=0, gpuscan=0)
     changed["fast_share"] = row(rfc_v1=0.870, gpuscan=0.872)
     soonest, cost, lost, worth = verdict(document_of(**changed))
@@ -96,7 +96,7 @@ def test_the_verdict_follows_the_figures() -> None:
     assert worth == (
         "At the end fast memory serves 87.2% of the accesses under all of them; it began with 30.1%."
     )
-    many = dict(
+    many: dict[str, Any] = dict(
         zip(("rfc_v1", "rfc_fixed", "zone_flag", "hot_list", "per_folio"), range(50, 0, -10), strict=True)
     )
     changed["lost"] = row(**many, gpuscan=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,14 +24,14 @@ MS = 1_000_000
 EAGAIN = -11
 
 
-def lower(n: int = 8, first_pfn: int = 0, **arrays: object) -> ArrayMachine:
+def lower(n: int = 8, first_pfn: int = 0, **arrays: Any) -> ArrayMachine:
     """Return a machine with ``n`` pages on node 2, below the top tier of nodes 0 and 1, both with room."""
     zones = [ZoneSpan(0, 0, 0), ZoneSpan(1, 0, 0), ZoneSpan(2, first_pfn, first_pfn + n)]
     arrays = {"top_tier": (0, 1), "free_enough": (0, 1), **arrays}
     return ArrayMachine(np.full(n, 2), zones, first_pfn=first_pfn, **arrays)
 
 
-def kpromoted(machine: ArrayMachine | None = None, **tunables: object) -> HotList:
+def kpromoted(machine: ArrayMachine | None = None, **tunables: Any) -> HotList:
     return HotList(machine or lower(), HotListTunables(**{"heap_entries": 100, **tunables}))
 
 
@@ -193,7 +195,7 @@ def test_hint_faults_however_far_apart_make_a_page_hot_and_other_sources_do_not(
 
 
 def test_the_threshold_compares_jiffies_with_milliseconds_and_a_wrapped_time_looks_old_or_fresh() -> None:
-    tight = {"free_enough": ()}
+    tight: dict[str, Any] = {"free_enough": ()}
     for age, moves in ((4999, True), (5000, False), (1 << 19, True), ((1 << 19) - 1, False)):
         design = kpromoted(lower(**tight))
         access(design, 3, now=100)
@@ -327,7 +329,7 @@ def test_producers_are_charged_for_lists_heaps_and_waiting() -> None:
     assert design.producer_wait_ns(1000, cost, 8) == alone.wait_ns(1000, cost, 8) > 0
 
 
-def engine(n_pages: int = 4096, *, tick_ms: int = 100, **changes: object) -> DesignEngine:
+def engine(n_pages: int = 4096, *, tick_ms: int = 100, **changes: Any) -> DesignEngine:
     process = ProcessSpec("app", n_pages, (0,), 400_000.0, ((2, 1.0),))
     hint_faults = HintFaultSpec(scan_bytes=1 << 30, scan_period_ns=100 * MS, hot_latency_ns=0)
     sim = SimulatedMachine(tiered(), MachineSpec((process,), hint_faults, **changes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ COMPACT = PghotTunables()
 PRECISE = PghotTunables(record_format="pghot")
 
 
-def lower(n: int = 8, first_pfn: int = 0, **arrays: object) -> ArrayMachine:
+def lower(n: int = 8, first_pfn: int = 0, **arrays: Any) -> ArrayMachine:
     """Return a machine with ``n`` pages on node 2, below the top tier of nodes 0 and 1, both with room."""
     zones = [ZoneSpan(0, 0, 0), ZoneSpan(1, 0, 0), ZoneSpan(2, first_pfn, first_pfn + n)]
     arrays = {"top_tier": (0, 1), "free_enough": (0, 1), **arrays}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from gpuscan.engine.stages import FolioEvents
 ZONES = [ZoneSpan(0, 0, 0), ZoneSpan(1, 0, 0), ZoneSpan(2, 0, 4), ZoneSpan(2, 4, 8)]
 
 
-def machine(**arrays: object) -> ArrayMachine:
+def machine(**arrays: Any) -> ArrayMachine:
     """Return a machine with two zones of 4 pages on node 2."""
     return ArrayMachine(np.full(8, 2), ZONES, **arrays)
 

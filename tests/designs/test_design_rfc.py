@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from gpuscan.records.formats import FORMATS, unpack
 EAGAIN = -11
 
 
-def flat(n: int = 8, nids: tuple[int, ...] = (0, 1, 2), **arrays: object) -> ArrayMachine:
+def flat(n: int = 8, nids: tuple[int, ...] = (0, 1, 2), **arrays: Any) -> ArrayMachine:
     """Return a machine with ``n`` pages on node 2 and none on the others."""
     zones = [ZoneSpan(nid, 0, n if nid == 2 else 0) for nid in nids]
     return ArrayMachine(np.full(n, 2), zones, **arrays)

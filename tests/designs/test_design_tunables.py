@@ -6,6 +6,7 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
+from gpuscan.designs.built_in.hot_list import HotList
 from gpuscan.designs.catalogue import DESIGNS, make_model
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
 from gpuscan.designs.pghot import SectionFlag
@@ -88,14 +89,22 @@ def test_kmigrated_s_pause_and_batch(sleep_ms: int | None, batch: int | None, re
             DESIGNS.get(name).check(tuning)
 
 
+def window_ms(name: str, policy: Policy) -> int:
+    model = make_model(name, lower(), policy)
+    if isinstance(model, HotList):
+        return model.tunables.freq_window_ms
+    assert isinstance(model, SectionFlag), f"{name} has no window"
+    return model.tunables.window_ms
+
+
 def test_a_window_reaches_the_designs_that_have_one() -> None:
     policy = Policy(window_ns=2000 * MS, record_format=PRECISE)
-    assert make_model("section-flag", lower(), policy).tunables.window_ms == 2000
-    assert make_model("hot-list", lower(), policy).tunables.freq_window_ms == 2000
+    assert window_ms("section-flag", policy) == 2000
+    assert window_ms("hot-list", policy) == 2000
     # Where none was set, each has its own.
-    assert make_model("section-flag", lower(), Policy()).tunables.window_ms == 3000
-    assert make_model("section-flag", lower(), Policy(record_format=PRECISE)).tunables.window_ms == 5000
-    assert make_model("hot-list", lower(), Policy()).tunables.freq_window_ms == 5000
+    assert window_ms("section-flag", Policy()) == 3000
+    assert window_ms("section-flag", Policy(record_format=PRECISE)) == 5000
+    assert window_ms("hot-list", Policy()) == 5000
 
 
 def test_gpuscan_s_own_window_is_the_record_format_s() -> None:

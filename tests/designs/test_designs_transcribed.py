@@ -6,7 +6,7 @@ The other side are the transcriptions in ``transcripts``, which share no code wi
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from gpuscan.designs.machine import ArrayMachine, ZoneSpan
 from gpuscan.designs.pghot import SectionFlag
 from gpuscan.designs.pghot_marks import PghotTunables
-from gpuscan.designs.races import Race
+from gpuscan.designs.races import Race, RaceOrder
 from gpuscan.designs.rfc import RfcFixed, RfcV1
 from transcripts.machines import (
     HUGE,
@@ -83,7 +83,7 @@ def array_machine(columns: Layout, free_enough: frozenset[int] = frozenset()) ->
     n_pfns = int(at.max()) + 1
 
     def column(values: tuple[int, ...], dtype: type, absent: int) -> np.ndarray:
-        array = np.full(n_pfns, absent, dtype)
+        array: np.ndarray = np.full(n_pfns, absent, dtype)
         array[at] = values
         return array
 
@@ -124,7 +124,8 @@ def compare_rfc(columns: Layout, events: list[Event], *, fixed: bool) -> Counter
             case Mark(pfn, nid):
                 assert design.request(pfn, nid) == thread.add_pfn(pfn, nid)
             case Walk(nid, rivals):
-                design.walk(nid, [Race(rival.pfn, rival.nid, rival.order) for rival in rivals])
+                races = [Race(rival.pfn, rival.nid, cast(RaceOrder, rival.order)) for rival in rivals]
+                design.walk(nid, races)
                 thread.walk_node(nid, rivals)
         assert {nid for nid in nodes if design.activated(nid)} == thread.activated
     assert calls_of(design) == thread.world.calls
@@ -230,7 +231,7 @@ def test_section_flag_cuts_and_limits_long_runs_where_the_patch_does(mode: Mode,
     )
     marks = [Mark(pfn, 0, 2) for pfn in range(low, low + 1400)]
     again = [Mark(pfn, 0, 2) for pfn in range(low + 1000, low + 1400)]
-    events = (*marks, Walk(1), Wait(1001), *again, Walk(1))
+    events: tuple[Event, ...] = (*marks, Walk(1), Wait(1001), *again, Walk(1))
     counters = compare_pghot(
         PghotCase(columns, mode, Tunables(rate_limit_mbps=1), frozenset({0} if roomy else ()), events)
     )

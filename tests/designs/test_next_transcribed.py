@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from test_designs_transcribed import PGHOT_COUNTERS, array_machine, calls_of, records_of
 
 from gpuscan.designs.built_in.section_flag_next import HINTFAULTS, HWHINTS, NextTunables, SectionFlagNext
+from gpuscan.designs.machine import ArrayMachine
 from gpuscan.designs.requests import COOLED, NO_TARGET
 from gpuscan.records.formats import record_format, unpack
 from transcripts.machines import (
@@ -95,6 +96,7 @@ def compare(case: PghotNextCase) -> tuple[SectionFlagNext, Counter[str]]:
                 assert told(design, event, now) == reported(thread, event, now)
             case Hotplug(nid, comes):
                 if comes == (nid in thread.without_memory):
+                    assert isinstance(design.machine, ArrayMachine)
                     changed = design.machine.set_online(nid, online=comes)
                     (design.memory_added if comes else design.memory_removed)(nid, changed)
                     (thread.add_memory if comes else thread.remove_memory)(nid)

@@ -28,7 +28,7 @@ from gpuscan.traces.catalogue import TRACES
 from gpuscan.traces.contract import TraceFormat
 
 ROOT = Path(__file__).parents[2]
-CATALOGUES: list[Catalogue[object]] = [  # type: ignore[list-item]
+CATALOGUES: list[Catalogue[Any]] = [
     *(PRODUCERS, MONITORS, MACHINES, TRACES, BACKENDS, PEERS, DESIGNS, EXPERIMENTS),
 ]
 FOLDERS = (

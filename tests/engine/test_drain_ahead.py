@@ -119,7 +119,7 @@ def test_who_stops_early_loses_nothing(bus: SlowBus, n_taken: int, budget_pages:
     np.testing.assert_array_equal(records_of(store), records_of(twin))
     assert_indexed(store.kernels)
     rest = [np.sort(np.concatenate([plan.flat for plan in each.drain()])) for each in (store, twin)]
-    np.testing.assert_array_equal(*rest)
+    np.testing.assert_array_equal(rest[0], rest[1])
 
 
 def test_a_loop_that_is_left_puts_back_at_once(bus: SlowBus) -> None:
@@ -155,7 +155,8 @@ def test_claims_go_back_when_a_scan_fails(
     bus: SlowBus, error: type[BaseException], at_scan: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(bus)
-    before, scan, taken = records_of(store), store.kernels.scan, []
+    taken: list[Any] = []
+    before, scan = records_of(store), store.kernels.scan
     calls = iter(range(100))
 
     def fail(asked: ScanRequest) -> RawPlan:
@@ -245,10 +246,10 @@ def test_what_is_freed_while_its_plan_is_on_its_way_is_not_handed_out(
             if is_used_again:  # a new folio in the frame has nothing to do with the claim
                 store.admit(freed[freed < store.n_pages])
         found.append(np.sort(np.concatenate(flats)))
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
     assert n_left_out[1] == 0
     assert 0 < n_left_out[0] < n_left_out[0] + n_freed[0] == n_freed[1]
-    np.testing.assert_array_equal(*(records_of(store) for store in stores))
+    np.testing.assert_array_equal(records_of(stores[0]), records_of(stores[1]))
 
 
 def test_what_ended_in_a_scan_that_is_put_back_is_told(bus: SlowBus) -> None:

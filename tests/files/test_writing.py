@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
 def test_a_writer_at_work_is_not_swept(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
 
-    def wait(*_: object) -> None:
+    def wait(directory: Path) -> None:
         ready.touch()
         time.sleep(60)
 
@@ -271,7 +272,7 @@ def put_aside(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def once() -> None:
         rename, n = os.rename, 0
 
-        def second_dies(*args: str, **handles: int) -> None:
+        def second_dies(*args: str, **handles: Any) -> None:
             nonlocal n
             n += 1
             if n == 2:
@@ -320,7 +321,7 @@ def test_the_earlier_one_is_intact_when_the_new_one_cannot_take_its_name(
         without_exchange(monkeypatch)
         rename = os.rename
 
-        def refuse_the_new_one(name: str, *args: str, **handles: int) -> None:
+        def refuse_the_new_one(name: str, *args: str, **handles: Any) -> None:
             if name == "new":
                 full_disk()
             rename(name, *args, **handles)

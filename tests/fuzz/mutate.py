@@ -7,7 +7,7 @@ import marshal
 import random
 from typing import Any
 
-NUMBERS = [
+NUMBERS: list[int | float] = [
     0,
     1,
     -1,

@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Region:
     def words(self) -> NDArray[np.uint64]:
         """Return the first word of every page."""
         n_bytes = self.n_pages * PAGE_BYTES
-        memory = (ctypes.c_ubyte * n_bytes).from_address(self.address)
+        memory: Any = (ctypes.c_ubyte * n_bytes).from_address(self.address)
         return np.frombuffer(memory, dtype=np.uint64)[:: PAGE_BYTES // 8]
 
     def write(self, first: int = 0) -> None:
@@ -102,7 +103,8 @@ def main() -> None:
     options = parser.parse_args()
     asked_to_end = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
-    rng, regions, n_steps = random.Random(options.seed), [], 0
+    regions: list[Region] = []
+    rng, n_steps = random.Random(options.seed), 0
     while not asked_to_end:
         step = rng.random()
         if not regions or (step < 0.05 and sum(region.n_pages for region in regions) < 16_384):

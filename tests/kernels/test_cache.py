@@ -20,6 +20,7 @@ from gpuscan.base import code_cache
 from gpuscan.kernels.api import Budget, ScanRequest
 from gpuscan.kernels.cpu import CpuBackend, budget, compile, loading, scan
 from gpuscan.kernels.cpu.bitmaps import count_set_bits
+from gpuscan.kernels.cpu.release import undo
 from stores import NONE, Filling, always_parallel, plain_layout, random_store
 
 ROOT = Path(gpuscan.__file__).parent
@@ -132,7 +133,7 @@ def test_without_a_writable_cache_there_is_one_warning(monkeypatch: pytest.Monke
 
 def test_no_scan_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = [each for module in (scan, budget) for each in vars(module).values()]
-    kernels = [each for each in kernels if isinstance(each, compile.Kernel) and each is not scan.undo]
+    kernels = [each for each in kernels if isinstance(each, compile.Kernel) and each is not undo]
     for kernel in kernels:
         monkeypatch.setattr(kernel, "_compiled", {})
     monkeypatch.setattr(loading, "_LOADED", set())

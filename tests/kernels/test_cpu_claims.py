@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuscan.kernels.api import ScanRequest, StoreArrays, StoreLayout
+from gpuscan.kernels.api import Kernels, ScanRequest, StoreArrays, StoreLayout
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import STORE_FORMATS, pack
@@ -46,6 +46,7 @@ def dense_store(layout: StoreLayout, n_alike: int, rng: np.random.Generator) -> 
 def test_words_of_any_fill(format_name: str, path: Any, n_alike: int) -> None:
     layout = plain_layout(format_name, n_sections=1)
     arrays = dense_store(layout, n_alike, np.random.default_rng(n_alike))
+    opened: list[Kernels]
     plans, opened = [], [ReferenceBackend().open(layout), CpuBackend(2).open(layout)]
     for kernels in opened:
         kernels.load(arrays)

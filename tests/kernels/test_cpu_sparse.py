@@ -13,6 +13,8 @@ from test_kernels_equal import a_mask, a_range, layouts, pair
 from backends import backend_named
 from gpuscan.kernels.api import ScanRequest, StoreLayout
 from gpuscan.kernels.cpu import scan
+from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS
+from gpuscan.kernels.cpu.scan_sparse import scan_sparse
 from gpuscan.records.formats import STORE_FORMATS
 from gpuscan.records.page_map import SECTION_PAGES
 from stores import NONE, Filling, assert_same_plan, assert_same_store, plain_layout
@@ -46,7 +48,7 @@ def test_claims_that_fill_a_segment_go_on_in_the_next(format_name: str) -> None:
     reference, kernels = pair("cpu-2", layout, Filling(ready=2.0), np.random.default_rng(5))
     request = ScanRequest(0, layout.n_pages, layout.n_pages, "indexed")
     plan = kernels.scan(request)
-    assert len(plan.flat) > scan.SEGMENT_FOLIOS
+    assert len(plan.flat) > SEGMENT_FOLIOS
     assert_same_plan(plan, reference.scan(request))
     assert_same_store(kernels, reference)
 
@@ -64,7 +66,6 @@ def test_it_is_tried_only_where_it_can_be_done(monkeypatch: pytest.MonkeyPatch) 
 
             return call
 
-    scan_sparse = scan.scan_sparse
     monkeypatch.setattr(scan, "scan_sparse", Counted())
     kernels = backend_named("cpu-2").open(plain_layout(n_sections=2))
     n_pages = 2 * SECTION_PAGES

@@ -14,6 +14,7 @@ from emulated import EmulatedDevice, SlowBus, emulated_backend, of_files
 from emulator.loader import Build, EmulatedModule, EmulatorError
 from emulator.presence import need
 from gpuscan.base.errors import ArgumentError
+from gpuscan.kernels import registry
 from gpuscan.kernels.api import Budget, Kernels, Outcome, RecordParams, ReleaseOutcome, ScanRequest
 from gpuscan.kernels.budgets import Limits, keep_within
 from gpuscan.kernels.cuda import CudaBackend, producing
@@ -190,7 +191,7 @@ def budgets_are_spent_in_order(backend: Any) -> None:
         found.append(
             drained(
                 each,
-                lambda at, capacity=capacity, cuts=cuts: ScanRequest(  # type: ignore[misc]
+                lambda at, capacity=capacity, cuts=cuts: ScanRequest(
                     at or 0, N_PAGES, capacity, "indexed", cuts=cuts
                 ),
             )
@@ -618,7 +619,7 @@ def test_without_order_the_same_pages_are_marked() -> None:
 
 def test_a_workload_runs_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = emulated_backend(seed=9)
-    opened = scenario_module.open_backend
+    opened = registry.open_backend
 
     def open_backend(device: Any, n_threads: int | None) -> Any:
         return (backend, "emulated") if device == "cuda" else opened(device, n_threads)

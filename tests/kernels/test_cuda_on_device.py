@@ -58,7 +58,7 @@ def test_items_that_are_on_the_device_are_worked_on_where_they_are(name: str) ->
     assert device.waited_for == [5, 6]
 
 
-BAD = {
+BAD: dict[str, Any] = {
     "PFNs of 4 bytes": ((np.int32, np.int32), {}, "pfns has dtype int32; give int64"),
     "nids of 8 bytes": ((np.int64, np.int64), {}, r"nids has dtype int64; give int32\[300\]"),
     "another GPU": ((np.int64, np.int32), {"device_number": 1}, "pfns is on GPU 1, the store on GPU 0; give"),
@@ -69,9 +69,9 @@ BAD = {
 def test_items_that_kernels_cannot_take_are_refused(name: str) -> None:
     dtypes, where, says = BAD[name]
     kernels = emulated_backend().open(LAYOUT)
-    pfns, nids = (
-        ForeignArray(each.astype(dtype), **where) for each, dtype in zip(items(), dtypes, strict=True)
-    )
+    plain_pfns, plain_nids = items()
+    pfns = ForeignArray(plain_pfns.astype(dtypes[0]), **where)
+    nids = ForeignArray(plain_nids.astype(dtypes[1]), **where)
     with pytest.raises(ArgumentError, match=f"request: {says}"):
         kernels.request(pfns, nids, NONE)  # type: ignore[arg-type]
 
@@ -108,9 +108,10 @@ class MaskedArray(ForeignArray):
 def test_masked_items_are_refused(masked: str) -> None:
     """Kernels would take the elements that the mask leaves out."""
     kernels: Any = emulated_backend().open(LAYOUT)
+    pfns, nids = items()
     given = [
         (MaskedArray if masked == name else ForeignArray)(each)
-        for name, each in zip(("pfns", "nids"), items(), strict=True)
+        for name, each in (("pfns", pfns), ("nids", nids))
     ]
     with pytest.raises(
         ArgumentError, match=f"request: {masked} has a mask, and kernels take every element; give"

@@ -82,7 +82,7 @@ class CountingDevice(EmulatedDevice):
         library.counted.restype = ctypes.c_void_p
         shape = (len(ROUNDS), N_STRETCHES)
         place = (ctypes.c_uint64 * (shape[0] * shape[1])).from_address(library.counted())
-        counters = np.frombuffer(place, dtype=np.uint64).reshape(shape)
+        counters = np.ctypeslib.as_array(place).reshape(shape)
         taken: NDArray[np.uint64] = counters.copy()
         counters[:] = 0
         return taken
@@ -101,7 +101,7 @@ def fill(kernels: Kernels, flats: NDArray[np.int64]) -> None:
     words = pack(LAYOUT.fmt, ready=ready[flats].astype(np.uint8), nid=flats % 8, freq=0, time=0)
     records = np.zeros(N_PAGES, dtype=LAYOUT.fmt.dtype)
     records[flats] = words
-    blocks = ready.reshape(-1, 512).any(axis=1)
+    blocks: NDArray[np.bool_] = np.any(ready.reshape(-1, 512), axis=1)
     given: Any = {"eligible_bits": None, "folio_order": None, "node_active": None}
     kernels.load(StoreArrays(records=records, ready_bits=bitmap(ready), block_bits=bitmap(blocks), **given))
 

@@ -15,7 +15,7 @@ from failing import DriverLostError, FailingBackend
 from gpuscan.base.errors import DeviceError, DeviceFailedError, InputError
 from gpuscan.cli.main import main
 from gpuscan.engine.tick import TickReport
-from gpuscan.kernels import failover
+from gpuscan.kernels import failover, registry
 from gpuscan.kernels.api import Budget, StoreLayout
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.failover import GuardedBackend
@@ -67,7 +67,7 @@ def script(store: Store, after: Callable[[], None]) -> list[Any]:
     after()
     for now in range(6):
         flats = rng.choice(store.n_pages, 4000, replace=False)
-        said.append(store.admit(flats & ~1, 1))
+        store.admit(flats & ~1, 1)
         after()
         said.append(store.request(page_map.pfn_of_flat(flats[:700]), rng.integers(0, 4, 700)))
         after()
@@ -242,7 +242,7 @@ def test_without_a_fallback_a_plan_that_is_lost_is_one_sentence(topology: Topolo
 def failing(monkeypatch: pytest.MonkeyPatch) -> FailingBackend:
     """Make ``--device auto`` one that fails; the CPU is what it is."""
     backend = FailingBackend(CpuBackend(1))
-    real = scenario_module.open_backend
+    real = registry.open_backend
 
     def open_backend(device: Any, n_threads: int | None = None) -> Any:
         return real(device, n_threads) if device == "cpu" else (backend, "cuda: there is a GPU")
@@ -298,9 +298,10 @@ def calls_per_tick(failing: FailingBackend, place: Path) -> list[int]:
 def test_a_shard_without_fallback_stops_the_run_with_such_a_checkpoint(
     failing: FailingBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "open_backend", scenario_module.open_backend)
+    # As the fixture left it, not the registry's own.
+    monkeypatch.setattr(shard_module, "open_backend", vars(scenario_module)["open_backend"])
     whole = run_with_checkpoints(CASE, tmp_path / "whole", "1000")
-    calls = []
+    calls: list[str] = []
     for fails_at in (None, 3 / 4):
         failing.fails_at = None if fails_at is None else int(fails_at * len(calls))
         failing.calls = []
@@ -309,7 +310,10 @@ def test_a_shard_without_fallback_stops_the_run_with_such_a_checkpoint(
         )
         transport = InProcessTransport()
         place = tmp_path / str(fails_at)
-        options = {"device": "auto", "sharding": Sharding(transport, 1, tmp_path / f"{fails_at} shards")}
+        options: dict[str, Any] = {
+            "device": "auto",
+            "sharding": Sharding(transport, 1, tmp_path / f"{fails_at} shards"),
+        }
         with closing(transport), stops:
             run_with_checkpoints(CASE, place, "1000", **options)
         calls = failing.calls

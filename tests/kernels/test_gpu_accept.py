@@ -18,6 +18,7 @@ import pytest
 from emulated import EmulatedDevice
 from gpuscan.kernels.api import RawPlan, ScanRequest
 from gpuscan.kernels.cuda import CudaKernels
+from gpuscan.kernels.cuda.device import Device
 from gpuscan.kernels.cuda.source import source_hash
 from gpuscan.records.formats import FORMATS, STORE_FORMATS
 
@@ -60,6 +61,7 @@ class EmulatedRig:
 
     name = "emulated"
     xp: Any = np
+    device: Device
 
     def __init__(self) -> None:
         self.device = EmulatedDevice(seed=4)
@@ -83,7 +85,10 @@ class EmulatedRig:
         self.n_trimmed += 1
 
     def capture(self, run: Callable[[], object]) -> Callable[[], None]:
-        return lambda: run() and None
+        def captured() -> None:
+            run()
+
+        return captured
 
     def cub_select(self, fmt: Any) -> Any:
         def run(records: Any) -> Any:
@@ -145,7 +150,7 @@ def test_a_wrong_word_is_found_and_the_rest_goes_on(
 def test_a_path_that_loses_pages_is_no_figure(
     rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = figures.fill
+    right = fill
     monkeypatch.setattr(figures, "fill", lambda *args: right(*args) + 1)
     status, document, _ = run(tmp_path, rig, TOY, "scans", "large")
     assert status == 1
@@ -292,7 +297,7 @@ def test_what_ncu_counts() -> None:
 
 
 def test_the_command(rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pooled = []
+    pooled: list[bool] = []
 
     def opened(*, pooled: bool, asked: list[bool] = pooled) -> EmulatedRig:
         asked.append(pooled)

@@ -151,7 +151,7 @@ def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
         for is_limited in (False, True):
             budget = Budget(limits, np.zeros_like(limits), 0)
             cuts = kernels.rank(budget, 0, n_pages) if is_limited else None
-            plan = kernels.scan(ScanRequest(0, n_pages, n_pages, path, None, cuts))  # type: ignore[arg-type]
+            plan = kernels.scan(ScanRequest(0, n_pages, n_pages, path, None, cuts))
             kernels.release(plan.flat, plan.words, NONE)
     cuts = kernels.rank(Budget(limits, np.zeros_like(limits), 0), 0, n_pages)
     kernels.scan(ScanRequest(0, n_pages, 1, "indexed", None, cuts))  # of more candidates than the plan holds
@@ -163,7 +163,7 @@ def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
     many = np.arange(1000)  # of a plan that is fetched beside the next scan
     kernels.set_eligible(many, True)
     kernels.request(kernels.layout.page_map.pfn_of_flat(many), np.ones(1000, dtype=np.int32), NONE)
-    device.fetch_beside = _broken  # type: ignore[assignment]
+    device.fetch_beside = _broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="no copy"):
         kernels.scan(ScanRequest(0, n_pages, n_pages))
     kernels.close()

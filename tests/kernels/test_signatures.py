@@ -238,7 +238,7 @@ def test_a_closed_store_does_nothing() -> None:
         kernels = opened(name)
         calls = [a_call(kernels, operation) for operation in sorted({*OPERATIONS} - {"cut"})]
         kernels.close()
-        uses = [lambda good=good, call=call: call(**good) for good, call in calls]  # type: ignore[misc]
+        uses = [lambda good=good, call=call: call(**good) for good, call in calls]
         for use in (*uses, kernels.dump, kernels.count_ready, kernels.count_index, kernels.take_active):
             with pytest.raises(ArgumentError, match="the store is closed"):
                 use()

@@ -134,14 +134,16 @@ def _cell(shares: Sequence[float]) -> str:
 
 def main() -> None:
     """Run the model as long as the kernel was watched, and print the table."""
-    from tests.vm.machine import Machine
+    if not TYPE_CHECKING:  # which knows it as vm.machine, as the tests do
+        from tests.vm.machine import Machine
 
     parser = argparse.ArgumentParser(prog="python -m tests.kmigrated.loop", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=N_SEEDS)
     parser.add_argument("--pte-cost", default=PTE_COST, help="of unmapping a page, in the model")
     options = parser.parse_args()
-    topology, columns = equal_machine(Machine()), {}
+    columns: dict[str, Sequence[Sequence[float]]] = {}
+    topology = equal_machine(Machine())
     for mode in (1, 2):
         real = measured(options.files, mode)
         if not real:

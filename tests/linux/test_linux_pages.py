@@ -42,11 +42,12 @@ def test_present_pages_of_ranges_with_what_the_kernel_says_of_them(tmp_path):
 def counted_words(monkeypatch):
     """Count the words of pagemaps that are read from now on."""
     counted, words = [], resident._words
-    monkeypatch.setattr(
-        resident,
-        "_words",
-        lambda system, fd, low, high: counted.append(high - low) or words(system, fd, low, high),
-    )
+
+    def counting(system, fd, low, high):
+        counted.append(high - low)
+        return words(system, fd, low, high)
+
+    monkeypatch.setattr(resident, "_words", counting)
     return counted
 
 
@@ -89,6 +90,7 @@ def test_of_memory_that_is_reserved_only_no_words_are_read(monkeypatch):
     with subprocess.Popen(
         [sys.executable, "-c", RESERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
+        assert child.stdout is not None
         assert child.stdout.readline() == b"there\n"
         with Process(child.pid) as process:
             (reserved,) = (one for one in process.mappings() if one.end - one.start >= 1 << 34)
@@ -286,7 +288,7 @@ def test_ranges_intersect_as_sets_do(left, right):
 )
 def test_ranges_are_joined_over_the_smallest_holes(steps, n_most):
     edges = np.cumsum(np.array(steps, dtype=np.int64).reshape(-1, 2)).reshape(-1, 2)
-    ranges = as_ranges(edges.tolist())
+    ranges = as_ranges([(start, end) for start, end in edges.tolist()])
     assert len(ranges) == len(steps)
     joined = join(ranges, n_most)
     assert len(joined) == min(len(ranges), n_most)

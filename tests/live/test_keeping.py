@@ -239,6 +239,7 @@ def live(folder: Path, *options: str) -> subprocess.Popen[str]:
 def test_the_command_keeps_what_it_found_when_it_is_stopped_and_nothing_when_it_is_killed(tmp_path):
     options = ("--out", "out", "--report", "page.html", "--trace-events", "times.json.gz")
     with live(tmp_path, *options) as process:
+        assert process.stdout is not None
         for _ in range(3):
             process.stdout.readline()
         process.send_signal(signal.SIGTERM)
@@ -250,6 +251,7 @@ def test_the_command_keeps_what_it_found_when_it_is_stopped_and_nothing_when_it_
     assert 'id="gpuscan-map"' in (tmp_path / "page.html").read_text()
     earlier = (tmp_path / "out" / DOCUMENT).read_bytes()
     with live(tmp_path, *options, "--force") as process:
+        assert process.stdout is not None
         for _ in range(3):
             process.stdout.readline()
         process.kill()

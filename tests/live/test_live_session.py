@@ -14,6 +14,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.linux import capabilities, resident
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import read_allowance
+from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, Pages, pages_in, resident_by_nid
 from gpuscan.linux.system import System
 from gpuscan.live import members
@@ -238,6 +240,7 @@ def started_live(*arguments):
 def sleeper():
     code = f"print(flush=True); {SLEEP}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         process.stdout.readline()  # a Python that still starts takes new memory meanwhile
         yield process
         process.kill()
@@ -288,7 +291,7 @@ def test_what_a_command_left_running_is_ended_with_the_run(tmp_path, monkeypatch
     )
     with LiveSession(request) as session:
         session.run(lambda: None, lambda *_: None)
-        left = members.Process(int(said.read_text()))
+        left = Process(int(said.read_text()))
     assert left.wait(20)
     assert session.totals.end_reason == "time is over"
     assert session.totals.command_exit == 0
@@ -338,7 +341,7 @@ def test_the_overhead_is_of_the_time_that_the_moves_took_too(sleeper):
             time.sleep(0.2)  # as if pages were moved
             return report
 
-        session.engine.tick = slow_tick
+        session.engine.tick = slow_tick  # type: ignore[method-assign]
         session.run(lambda: None, lambda *_: None)
         totals = session.totals
         assert totals.spent_within_s >= totals.elapsed_ns / 1e9 + 0.2
@@ -568,9 +571,12 @@ def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
     child = subprocess.Popen(
         [sys.executable, "-c", GIVES_BACK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    process = members.Process(child.pid)
-    had = []
-    tables = []
+    assert child.stdin is not None
+    assert child.stdout is not None
+    to_child, from_child = child.stdin, child.stdout
+    process = Process(child.pid)
+    had: list[np.ndarray] = []
+    tables: list[Any] = []
 
     def pages():
         return pages_in(process, mapped(process, writable=True))
@@ -578,9 +584,9 @@ def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
     class Scripted(ReferencedFlags):
         def observe(self, now_ns):
             if len(had) == 2:  # looks at all of it
-                child.stdin.write("\n")
-                child.stdin.flush()
-                assert child.stdout.readline() == "gone\n"
+                to_child.write("\n")
+                to_child.flush()
+                assert from_child.readline() == "gone\n"
             seen = pages()
             had.append(seen.pfn)
             return [Touched(seen)]
@@ -593,7 +599,7 @@ def test_a_capture_marks_nothing_that_a_process_has_given_back(monkeypatch):
     monkeypatch.setattr(capture_module, "open_monitor", lambda *args, **kwargs: (Scripted(), []))
     monkeypatch.setattr(capture_module, "capture", captured)
     try:
-        assert child.stdout.readline() == "ready\n"
+        assert from_child.readline() == "ready\n"
         snapshot = capture_module.capture_processes([child.pid], 10**9, on_captured=tables.extend)
         kept = pages().pfn
     finally:
@@ -739,7 +745,8 @@ def test_resident_pages_are_counted_on_the_nodes_that_are_pretended(tmp_path, mo
     pages = Pages(np.arange(6) << 12, pfns, np.ones(6, dtype=bool), np.zeros(6, dtype=bool))
     monkeypatch.setattr(resident, "pages_in", lambda process, ranges: pages)
     flags = PageFlags(tmp_path / "kpageflags")
-    assert resident_by_nid(SimpleNamespace(mappings=list), page_map, flags) == {0: 2, 1: 2}
+    process: Any = SimpleNamespace(mappings=list)
+    assert resident_by_nid(process, page_map, flags) == {0: 2, 1: 2}
     flags.close()
 
 

@@ -49,7 +49,8 @@ class MovePages:
         return returned, np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
 
     def _move(self, proc: Proc, places: list[int], nodes: list[int], status: np.ndarray) -> int:
-        world, start, queued = self._world, 0, []
+        queued: list[int] = []
+        world, start = self._world, 0
         for i, (place, nid) in enumerate(zip(places, nodes, strict=True)):
             if nid in world.offline or nid not in (0, 1, 2):
                 left = self._flush(proc, queued, nid, status, start, i)

@@ -45,7 +45,7 @@ class Accountant:
             self.migrated_pages += int(n_pages[moved].sum())
             return result
 
-        session.migrator.migrate = counted
+        session.migrator.migrate = counted  # type: ignore[method-assign]
 
     def _watch(self, store: Any, name: str) -> None:
         marks = getattr(store, name)

@@ -70,7 +70,7 @@ def scenario(seed: int) -> Scenario:
     events = [
         Event(
             chance.randrange(reach),
-            *(chance.choices((chance.choice(CHANGES), chance.choice(FAULTS)), (3, 1))),
+            chance.choices((chance.choice(CHANGES), chance.choice(FAULTS)), (3, 1))[0],
             choice=chance.randrange(1 << 16),
         )
         for _ in range(chance.randrange(8))

@@ -56,7 +56,7 @@ def script(seed: int) -> tuple[Scenario, Script]:
     events = [
         Event(
             chance.randrange(reach),
-            *chance.choices((COMES, chance.choice(CHANGES), chance.choice(FAULTS)), (4, 4, 1)),
+            chance.choices((COMES, chance.choice(CHANGES), chance.choice(FAULTS)), (4, 4, 1))[0],
             choice=chance.randrange(1 << 16),
         )
         for _ in range(chance.randrange(12))
@@ -178,7 +178,7 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
     pace = _Moved(world.now_ns)
     with ServiceSession(configs[0], reload, open_inbox, system, open_recorder=lambda: noted) as session:
         pipeline = session.pipeline
-        parts = SimpleNamespace(store=session.store, migrator=pipeline.migrator, engine=pipeline.engine)
+        parts: Any = SimpleNamespace(store=session.store, migrator=pipeline.migrator, engine=pipeline.engine)
         accountant = Accountant(parts)
         before = world.confirmed_pages
 

@@ -247,13 +247,19 @@ class SimulatedSystem(System):
         self._handles[fd].data.append(data)
         return len(data)
 
+    @property
+    def _state_file(self) -> bytearray:
+        """What an open state file holds."""
+        assert self.machine.state_file is not None, "it was opened, which makes it"
+        return self.machine.state_file
+
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
         fault = self._enter("pread", (self._handles[fd].kind, offset, n_bytes))
         handle = self._handles[fd]
         if fault:
             n_bytes = n_bytes // 16 * 8
         if handle.kind == "state":
-            return bytes(self.machine.state_file[offset : offset + n_bytes])
+            return bytes(self._state_file[offset : offset + n_bytes])
         low, high = offset // 8, (offset + n_bytes) // 8
         if handle.kind == "/proc/kpageflags":
             return self.world.flags[low:high].tobytes()
@@ -274,7 +280,7 @@ class SimulatedSystem(System):
         fault = self._enter("pwrite", (self._handles[fd].kind, offset, len(data)))
         n = len(data) // 16 * 8 if fault and len(data) > 8 else len(data)
         if self._handles[fd].kind == "state":
-            self.machine.state_file[offset : offset + n] = data[:n]
+            self._state_file[offset : offset + n] = data[:n]
         else:
             words = np.frombuffer(data[:n], dtype=np.uint64)
             self.world.idle[offset // 8 : offset // 8 + len(words)] |= words
@@ -282,11 +288,11 @@ class SimulatedSystem(System):
 
     def fstat(self, fd: int) -> Any:
         self._enter("fstat", fd)
-        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_nlink=1, st_size=len(self.machine.state_file))
+        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_nlink=1, st_size=len(self._state_file))
 
     def ftruncate(self, fd: int, n_bytes: int) -> None:
         self._enter("ftruncate", n_bytes)
-        state = self.machine.state_file
+        state = self._state_file
         state[:] = state[:n_bytes].ljust(n_bytes, b"\0")
 
     def fsync(self, fd: int) -> None:

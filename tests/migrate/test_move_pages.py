@@ -161,7 +161,7 @@ def test_a_large_folio_that_is_mapped_at_an_odd_address_arrived_as_a_whole(tmp_p
         bed.process.map(at, range(NEAR_PFN + 512, NEAR_PFN + 1024))
         return 0, nodes
 
-    bed.kernel.move_pages = moves_all
+    bed.kernel.move_pages = moves_all  # type: ignore[method-assign]
     assert bed.migrator.migrate(NEAR, np.array([head]), np.array([512])).status.tolist() == [0]
     assert bed.migrator.n_split == 0
 
@@ -248,8 +248,15 @@ def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
 def test_a_steward_hears_what_found_no_room_above_and_not_below(tmp_path, tiers, n_left_below):
     bed = Bed(tmp_path, n=8)
     steward = Steward(most=8, chunk=8)
-    parts = {0: bed.process}, bed.addresses, bed.page_map, Room(5), bed.kernel
-    bed.migrator = MovePagesMigrator(*parts, tiers=tiers, steward=steward)
+    bed.migrator = MovePagesMigrator(
+        {0: bed.process},
+        bed.addresses,
+        bed.page_map,
+        Room(5),
+        bed.kernel,
+        tiers=tiers,
+        steward=steward,
+    )
     result = bed.migrate()
     assert result.reasons == {"EAGAIN: target not balanced": 3}
     assert steward.left_below == n_left_below

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ S = MigrateStatus
 
 
 def machine(
-    n_pages: int = 4096, order: int = 0, topology: Topology | None = None, **changes: object
+    n_pages: int = 4096, order: int = 0, topology: Topology | None = None, **changes: Any
 ) -> SimulatedMachine:
     """Return a machine with one process, all of it on node 2 (CXL), and an idle CPU on node 0."""
     process = ProcessSpec("app", n_pages, (0,), 1.0, ((2, 1.0),), order=order)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,14 @@ class Kinds(dict):
     def names(self):
         return tuple(self)
 
-    def get(self, name):
+    def get(self, name: Any, default: Any = None) -> Any:
         if isinstance(self[name], InputError):
             raise self[name]
         return self[name]
+
+
+NO_MACHINE: Any = None
+"""No monitor here looks at it."""
 
 
 def refuse(here):
@@ -48,7 +53,7 @@ def test_auto_goes_by_places_and_passes_over_what_is_broken(monkeypatch):
         first=kind_of("first", 10, opens=refuse),
     )
     monkeypatch.setattr(catalogue, "MONITORS", kinds)
-    here = Circumstances(None, 1)
+    here = Circumstances(NO_MACHINE, 1)
     assert catalogue.in_order()[0] == ["first", "second", "last", "never"]
     monitor, refused = catalogue.open_monitor("auto", here)
     assert monitor.name == "second"
@@ -67,4 +72,4 @@ def test_auto_goes_by_places_and_passes_over_what_is_broken(monkeypatch):
 def test_a_monitor_has_one_name(monkeypatch):
     monkeypatch.setattr(catalogue, "MONITORS", Kinds(one=kind_of("other", 10)))
     with pytest.raises(InputError, match="the monitor one calls itself 'other' once it is open"):
-        catalogue.open_monitor("one", Circumstances(None, 1))
+        catalogue.open_monitor("one", Circumstances(NO_MACHINE, 1))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_a_kdamond_for_each_process_and_nothing_left_afterwards(kernel):
 
 
 def test_what_it_is_about_to_configure_is_noted_before_it_is_configured(kernel, monkeypatch):
-    seen = []
+    seen: list[Any] = []
     write = kernel.write
 
     def noting(system, path, value):
@@ -110,7 +111,7 @@ def test_regions_come_sorted_as_they_are(kernel):
 
 def test_a_kdamond_that_lags_is_asked_again_and_a_silent_one_once(kernel, monkeypatch):
     damon = started(kernel, 77)
-    asked = []
+    asked: list[Any] = []
 
     def late(system, path, value):
         if value == "update_schemes_tried_regions":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,7 @@ class Bed:
             lambda seconds: self.stop,
             keeper=keeper or Same(Treatment(demotes=demote)),
         )
+        migrator: DryRunMigrator | MovePagesMigrator
         if dry_run:
             migrator = DryRunMigrator(self.addresses, topology.page_map)
         else:
@@ -95,8 +98,13 @@ class Bed:
             report = self.engine.tick()
         return report
 
+    def pfn_at(self, address: int) -> int:
+        pfn = self.process.pfn_at(address)
+        assert pfn is not None, f"no page at {address:#x}"
+        return pfn
+
     def near(self):
-        return sum(self.process.pfn_at(BASE + i * 4096) < FAR_PFN for i in range(N))
+        return sum(self.pfn_at(BASE + i * 4096) < FAR_PFN for i in range(N))
 
 
 @pytest.fixture
@@ -107,9 +115,12 @@ def bed(tmp_path):
 def test_what_is_rehearsed_before_the_monitor_is_on_leaves_nothing(tmp_path, monkeypatch):
     rehearsed = []
     folios_of = PageFlags.folios_of
-    monkeypatch.setattr(
-        PageFlags, "folios_of", lambda flags, pfns: rehearsed.append(len(pfns)) or folios_of(flags, pfns)
-    )
+
+    def noted(flags, pfns):
+        rehearsed.append(len(pfns))
+        return folios_of(flags, pfns)
+
+    monkeypatch.setattr(PageFlags, "folios_of", noted)
     bed = Bed(tmp_path)
     (bed.process.proc / "maps").write_text(f"{BASE:x}-{BASE + N * 4096:x} rw-p 00000000 00:00 0\n")
     bed.source.watch([])
@@ -129,9 +140,12 @@ def test_what_is_allowed_is_read_again_after_the_rehearsal_and_before_the_monito
     monkeypatch.setattr(LiveSource, "_rehearse", lambda source: done.append("rehearsed"))
     monkeypatch.setattr(bed.monitor, "watch", lambda processes: done.append("on"))
     allowance_of = bed.source._allowance_of
-    monkeypatch.setattr(
-        bed.source, "_allowance_of", lambda process: done.append("read") or allowance_of(process)
-    )
+
+    def noted(process):
+        done.append("read")
+        return allowance_of(process)
+
+    monkeypatch.setattr(bed.source, "_allowance_of", noted)
     bed.source.watch([])
     done.clear()
     bed.source.watch([(0, bed.process)])
@@ -268,10 +282,13 @@ def test_cold_pages_go_down_and_hot_ones_up(tmp_path):
     bed.process.map(0x90_0000, range(NEAR_PFN + 100, NEAR_PFN + 110))
     bed.monitor.cold = [(0x90_0000, 0x90_A000)]
     requested = []
-    bed.engine.migrator.migrate = lambda nid, pfns, n, plain=bed.engine.migrator.migrate: (
-        requested.append((nid, len(pfns))),
-        plain(nid, pfns, n),
-    )[1]
+    plain = bed.engine.migrator.migrate
+
+    def noted(nid, pfns, n):
+        requested.append((nid, len(pfns)))
+        return plain(nid, pfns, n)
+
+    bed.engine.migrator.migrate = noted  # type: ignore[method-assign]
     bed.tick(2)
     assert sorted(requested) == [(NEAR, N), (FAR, 10)]
 
@@ -314,11 +331,12 @@ def test_a_rehearsal_is_on_a_few_pages(tmp_path, monkeypatch):
     bed.process.add_mapping(BASE, BASE + N * 4096)
     bed.process.add_mapping(1 << 40, 1 << 44)
     n_words, words = [], resident._words
-    monkeypatch.setattr(
-        resident,
-        "_words",
-        lambda system, fd, low, high: n_words.append(high - low) or words(system, fd, low, high),
-    )
+
+    def counting(system, fd, low, high):
+        n_words.append(high - low)
+        return words(system, fd, low, high)
+
+    monkeypatch.setattr(resident, "_words", counting)
     bed.source.watch([])
     bed.source.watch([(0, bed.process)])
     assert sum(n_words) <= 9 * REHEARSED_PAGES
@@ -407,7 +425,7 @@ def test_cold_memory_may_have_to_stay_so_for_longer(tmp_path):
     assert len(bed.addresses) == 0
     keeper.kind["cold_wait_ns"] = 1
     bed.tick()
-    assert all(bed.process.pfn_at(0x90_0000 + i * 4096) >= FAR_PFN for i in range(10))
+    assert all(bed.pfn_at(0x90_0000 + i * 4096) >= FAR_PFN for i in range(10))
 
 
 def test_a_node_is_emptied_whatever_is_hot_there_and_nothing_goes_there(tmp_path):
@@ -451,7 +469,8 @@ class Backlog:
     """Has room for so many candidates at a time, as they stand in the address map; down apart from up."""
 
     def __init__(self, most, **treatment):
-        self.most, self.kind, self.source = most, treatment, None
+        self.most, self.kind = most, treatment
+        self.source: Any = None
 
     def treatment(self, number):
         up, down = self.source.pending_pages().get(number, (0, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,8 +178,13 @@ def test_flags_that_reclaim_left(tmp_path, process, lru_gen, hot):
 class SoftDirtyKernel(System):
     def __init__(self, has_bits=True):
         super().__init__()
-        self.has_soft_dirty = lambda: has_bits
-        self.has_pagemap_scan = lambda: False
+        self.has_bits = has_bits
+
+    def has_soft_dirty(self):
+        return self.has_bits
+
+    def has_pagemap_scan(self):
+        return False
 
 
 def test_soft_dirty_bits_are_read_and_cleared(tmp_path, process):
@@ -216,11 +222,13 @@ def test_damon_regions_become_pages_that_are_there(kernel, process):
     ]
     touched = monitor.observe(0)[0]
     assert touched.hot.pfn.tolist() == list(range(100, 116))
+    assert touched.sure is not None
     assert touched.sure.all()
     assert touched.cold.pfn.tolist() == list(range(132, 164))
     kernel.regions[0] = [(BASE, BASE + 0x10000, 8, 3)]
     touched = monitor.observe(0)[0]
-    assert (len(touched.hot), touched.sure.any()) == (16, False)
+    assert touched.sure is not None
+    assert (len(touched.hot), bool(touched.sure.any())) == (16, False)
     monitor.close()
 
 
@@ -255,6 +263,7 @@ def test_a_region_inside_a_hot_stretch_is_hot_though_its_count_is_low(kernel, pr
     ]
     touched = monitor.observe(0)[0]
     assert touched.hot.pfn.tolist() == list(range(100, 196))  # not the last one, over the border
+    assert touched.sure is not None
     assert touched.sure.all()
     monitor.close()
 
@@ -320,9 +329,14 @@ def test_who_is_watched_no_more_has_no_kdamond(kernel, process, tmp_path):
 
 def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, process, tmp_path):
     process.map(BASE, range(100, 164))
-    clock = System(kernel.root)
-    clock.monotonic_ns = lambda: clock.now_ns
-    clock.now_ns = 0
+
+    class Clock(System):
+        now_ns = 0
+
+        def monotonic_ns(self):
+            return self.now_ns
+
+    clock = Clock(kernel.root)
     monitor = DamonVirtual(clock, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
     cold = []
     for second in range(12):
@@ -368,11 +382,12 @@ def test_a_rehearsal_is_on_a_few_pages(kernel, process, monkeypatch):
     process.map(BASE, range(100, 164))
     process.add_mapping(1 << 40, 1 << 44)
     n_words, words = [], resident._words
-    monkeypatch.setattr(
-        resident,
-        "_words",
-        lambda system, fd, low, high: n_words.append(high - low) or words(system, fd, low, high),
-    )
+
+    def counting(system, fd, low, high):
+        n_words.append(high - low)
+        return words(system, fd, low, high)
+
+    monkeypatch.setattr(resident, "_words", counting)
     monitor = DamonVirtual(System(kernel.root), Intervals(min_regions=(1, 1)))
     monitor.watch([process])
     assert sum(n_words) < 16 * REHEARSED_PAGES
@@ -407,6 +422,7 @@ def test_physical_regions_become_the_pages_of_each_process(kernel, process, tmp_
     assert first.hot.pfn.tolist() == list(range(100, 105))
     assert first.cold.pfn.tolist() == list(range(105, 110))
     assert second.hot.pfn.tolist() == list(range(205, 210))
+    assert second.sure is not None
     assert second.sure.all()
     kernel.regions[0] = [(205 * 4096, 210 * 4096, 10, 3)]
     first, second = monitor.observe(0)
@@ -420,7 +436,7 @@ class Counted:
     name, sees = "counted", "all"
 
     def __init__(self):
-        self.watched = []
+        self.watched: Any = []
         self.starts = 0
 
     def watch(self, processes):

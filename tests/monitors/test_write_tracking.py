@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -164,6 +165,7 @@ print(program.pid, flush=True)
 time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as tracer:
+        assert tracer.stdout is not None
         assert int(tracer.stdout.readline()) > 0
         tracer.kill()
     deadline = time.monotonic() + 20
@@ -178,7 +180,7 @@ def test_a_program_that_is_not_there(monitor):
 
 
 def test_another_architecture(monkeypatch):
-    monkeypatch.setattr(write_tracking.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(InputError, match="made for x86-64, not aarch64"):
         write_tracking.check_write_tracking()
 
@@ -272,7 +274,7 @@ def test_where_the_kernel_does_not_compare_memory(monkeypatch):
 
     monkeypatch.setattr(write_tracking, "_same_memory", refuses)
     assert write_tracking._shares_memory(1, {2})
-    monkeypatch.setattr(write_tracking.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(write_tracking, "has_pagemap_scan", lambda: True)
     with pytest.raises(InputError, match=r"kcmp\(2\) fails \(Function not implemented\)"):
         write_tracking.check_write_tracking()

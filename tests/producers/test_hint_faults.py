@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def level() -> Topology:
 
 
 def source(
-    faults: HintFaultSpec, topology: Topology | None = None, n_pages: int = 100, **process: object
+    faults: HintFaultSpec, topology: Topology | None = None, n_pages: int = 100, **process: Any
 ) -> HintFaultSource:
     """Return a source whose process touches 100 pages of node 2 in turn, each once a tick. With ``ALL`` that
     is a node of the top tier, since below it the first fault would not count."""
@@ -44,7 +45,9 @@ def test_every_touched_page_is_marked_for_the_cpus_node() -> None:
     first = 5 * 32_768  # of node 2
     assert produced.pfns.tolist() == list(range(first, first + 100))
     assert sampled.metrics["marks"] == sampled.metrics["hint_faults"] == 100
-    assert source(ALL).observe(0, TICK).at_ns.tolist() == [1_000_000 * (k + 1) for k in range(100)]
+    at_ns = source(ALL).observe(0, TICK).at_ns
+    assert at_ns is not None
+    assert at_ns.tolist() == [1_000_000 * (k + 1) for k in range(100)]
 
 
 def test_marks_may_be_records() -> None:
@@ -103,13 +106,13 @@ def test_two_stage_lets_the_first_fault_pass_and_then_wants_two_from_one_node() 
 
 
 def test_two_stage_is_not_for_pages_below_the_top_tier_in_memory_tiering_mode() -> None:
-    tennis = {"cpu_nids": (0, 1), "rotate_every_ns": TICK}
+    tennis: dict[str, Any] = {"cpu_nids": (0, 1), "rotate_every_ns": TICK}
     filtered = source(replace(TIERING, two_stage=True), **tennis)
     assert [filtered.sample(k * TICK, TICK).metrics["marks"] for k in range(3)] == [100, 100, 100]
 
 
 def test_two_stage_holds_back_a_ping_pong() -> None:
-    tennis = {"cpu_nids": (0, 1), "rotate_every_ns": TICK}
+    tennis: dict[str, Any] = {"cpu_nids": (0, 1), "rotate_every_ns": TICK}
     filtered = source(replace(ALL, two_stage=True), **tennis)
     assert [filtered.sample(k * TICK, TICK).metrics["marks"] for k in range(6)] == [100, 0, 0, 0, 0, 0]
     in_one_tick = source(replace(ALL, two_stage=True), **tennis)
@@ -129,7 +132,7 @@ def test_two_stage_takes_several_faults_of_one_tick_one_after_the_other(n_ticks:
 
 def test_below_the_top_tier_normal_mode_does_not_want_the_first_fault() -> None:
     # 25 pages on node 1, whose first fault counts, and 75 on node 2, where only the second does.
-    split = {"placement": ((1, 0.25), (2, 0.75))}
+    split: dict[str, Any] = {"placement": ((1, 0.25), (2, 0.75))}
     plain = source(ALL, tiered(), **split)
     seen = [plain.sample(k * TICK, TICK).metrics for k in range(3)]
     assert [metrics["hint_faults"] for metrics in seen] == [100, 100, 100]
@@ -165,7 +168,7 @@ def test_candidates_beyond_the_rate_are_not_marked() -> None:
 
 
 def test_targets_have_limits_of_their_own() -> None:
-    both = {"cpu_nids": (0, 1), "n_pages": 9000, "accesses_per_s": 90_000.0}
+    both: dict[str, Any] = {"cpu_nids": (0, 1), "n_pages": 9000, "accesses_per_s": 90_000.0}
     sampled = source(replace(TIERING, promote_bytes_per_s=10 * 4096), **both).sample(0, TICK)
     assert np.bincount(sampled.produced[0].nids).tolist() == [9, 9]
 
@@ -173,7 +176,7 @@ def test_targets_have_limits_of_their_own() -> None:
 def test_plenty_of_free_memory_passes_every_fault_and_starts_the_threshold_over() -> None:
     # 2 GiB a node, of which a GiB above the promo watermark is plenty; 50 faults a tick are late.
     slow = replace(TIERING, scan_period_ns=2 * TICK, scan_period_max_ns=2 * TICK, hot_latency_ns=TICK)
-    late = {"accesses_per_s": 500.0}
+    late: dict[str, Any] = {"accesses_per_s": 500.0}
     sim_topology = tiered(n_sections=16)
     free = source(slow, sim_topology, **late)
     metrics = [free.sample(k * TICK, TICK).metrics for k in range(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def machine(
     topology: Topology | None = None,
     *,
     spec: MachineSpec | None = None,
-    **process: object,
+    **process: Any,
 ) -> SimulatedMachine:
     """Return a machine whose process touches 100 pages of node 2 in turn, each once a tick, from node 0."""
     one = ProcessSpec("app", 100, (0,), 1000.0, ((2, 1.0),), pattern=PatternSpec(kind="scan"))
@@ -78,6 +79,7 @@ def test_one_access_of_each_period_is_sampled_whatever_the_ticks() -> None:
     assert seen.metrics["samples"] == seen.metrics["marks"] == 10
     assert seen.metrics["producer_cost_ns"] == 30.0
     assert not seen.at_fault
+    assert seen.at_ns is not None
     assert (seen.at_ns // MS - 1).tolist() == pages(seen)  # page k is accessed after k + 1 ms
     in_parts = [page for part in ticks(producer_of(machine(spec)), 25, 4 * MS) for page in pages(part)]
     assert in_parts == pages(seen)
@@ -92,7 +94,7 @@ def test_useless_samples_cost_and_mark_nothing() -> None:
 
 def test_samples_on_the_top_tier_and_at_home_are_not_wanted() -> None:
     spec = SamplerSpec(period=1, useless_share=0.0)
-    placed = {"placement": ((1, 0.5), (2, 0.5))}
+    placed: dict[str, Any] = {"placement": ((1, 0.5), (2, 0.5))}
     (tiering,) = ticks(producer_of(machine(spec, **placed)), 1)
     assert (tiering.metrics["seen_top_tier"], tiering.metrics["marks"]) == (50, 50)
     normal = MachineSpec((), HintFaultSpec(only_lower_tier=False))
@@ -106,7 +108,7 @@ def test_the_latency_filter_knows_the_links() -> None:
     spec = SamplerSpec(period=1, useless_share=0.0, min_latency_ns=200.0)
     links = {(0, nid): Link(latency, 1e9) for nid, latency in enumerate((100.0, 150.0, 300.0, 199.0))}
     known = replace(tiered(), links=links)
-    placed = {"placement": ((0, 0.2), (3, 0.3), (2, 0.5))}
+    placed: dict[str, Any] = {"placement": ((0, 0.2), (3, 0.3), (2, 0.5))}
     (seen,) = ticks(producer_of(machine(spec, known, **placed)), 1)
     assert (seen.metrics["samples_filtered"], seen.metrics["marks"]) == (50, 50)
     with pytest.raises(InputError, match=r"no latency from node 0 to node 0.*set min_latency to 0ns"):
@@ -139,11 +141,12 @@ def test_cut_anywhere_each_period_has_one_sample(period: int, cuts: list[int], u
 
 def test_a_walk_finds_what_was_accessed_since_the_last_one() -> None:
     spec = ABitSpec(walk_period_ns=TICK, pte_ns=2.0)
-    half = {"accesses_per_s": 500.0}  # 50 pages a tick
+    half: dict[str, Any] = {"accesses_per_s": 500.0}  # 50 pages a tick
     first, second, third = ticks(producer_of(machine(spec, **half)), 3)
     assert pages(first) == []  # it comes before the first access
     assert pages(second) == list(range(50))
     assert pages(third) == list(range(50, 100))
+    assert third.at_ns is not None
     assert set(third.at_ns.tolist()) == {2 * TICK}
     assert third.metrics["ptes_walked"] == 100
     assert third.metrics["ptes_accessed"] == third.metrics["guessed_right"] == 50
@@ -171,14 +174,14 @@ def test_the_node_is_guessed_from_where_the_process_ran_last() -> None:
 
 def test_of_tasks_on_two_nodes_the_last_to_run_is_guessed() -> None:
     # They take turns of 4,096 accesses: the first half of the pages is accessed from node 0.
-    both = {"cpu_nids": (0, 1), "n_pages": 8192, "accesses_per_s": 81_920.0}
+    both: dict[str, Any] = {"cpu_nids": (0, 1), "n_pages": 8192, "accesses_per_s": 81_920.0}
     seen = ticks(producer_of(machine(ABitSpec(walk_period_ns=TICK), **both)), 2)[1]
     assert set(seen.target_nids.tolist()) == {1}
     assert (seen.metrics["guessed_right"], seen.metrics["guessed_wrong"]) == (4096, 4096)
 
 
 def test_only_lower_tier_pages_are_walked_in_memory_tiering_mode() -> None:
-    placed = {"placement": ((1, 0.25), (2, 0.75))}
+    placed: dict[str, Any] = {"placement": ((1, 0.25), (2, 0.75))}
     spec = ABitSpec(walk_period_ns=TICK)
     assert ticks(producer_of(machine(spec, **placed)), 2)[1].metrics["ptes_accessed"] == 75
     normal = MachineSpec((), HintFaultSpec(only_lower_tier=False))
@@ -188,7 +191,7 @@ def test_only_lower_tier_pages_are_walked_in_memory_tiering_mode() -> None:
 # --- hotness units
 
 
-def at_once(**changes: object) -> HotnessUnitSpec:
+def at_once(**changes: Any) -> HotnessUnitSpec:
     """Return units whose lists the host reads at the end of each epoch, whatever they hold."""
     return replace(HotnessUnitSpec(interrupt_share=0.0), **changes)
 
@@ -225,7 +228,7 @@ def test_a_unit_marks_every_page_in_it() -> None:
 
 
 def test_a_large_folio_is_marked_once_and_its_accesses_are_spread() -> None:
-    huge = {"n_pages": 2048, "order": 9}
+    huge: dict[str, Any] = {"n_pages": 2048, "order": 9}
     (fine,) = ticks(producer_of(machine(at_once(epoch_ns=TICK, threshold=1), **huge)), 1)
     assert fine.metrics["list_entries"] > 90  # 100 accesses to 2,048 units
     assert pages(fine) == [0, 512, 1024, 1536]
@@ -240,7 +243,9 @@ def test_epochs_end_inside_a_tick() -> None:
     whole = ticks(producer_of(machine(spec)), 3)
     parts = ticks(producer_of(machine(spec)), 30, 10 * MS)
     assert [one.metrics["epochs"] for one in whole] == [3, 3, 4]
-    assert np.unique(whole[2].at_ns).tolist() == [210 * MS, 240 * MS, 270 * MS, 300 * MS]
+    at_ns = whole[2].at_ns
+    assert at_ns is not None
+    assert np.unique(at_ns).tolist() == [210 * MS, 240 * MS, 270 * MS, 300 * MS]
     assert [page for one in whole for page in pages(one)] == [page for one in parts for page in pages(one)]
     assert sum(one.metrics["accesses"] for one in whole) == 300
 
@@ -271,7 +276,7 @@ def test_hotness_units_need_memory_below_the_top_tier() -> None:
 
 def test_two_stretches_of_time_add_up_to_one() -> None:
     links = {(0, nid): Link(100.0 * (nid + 1), 1e9) for nid in range(4)}
-    placed = {"placement": ((0, 0.5), (2, 0.5)), "pattern": PatternSpec(kind="uniform")}
+    placed: dict[str, Any] = {"placement": ((0, 0.5), (2, 0.5)), "pattern": PatternSpec(kind="uniform")}
     whole, parts = (machine(topology=replace(tiered(), links=links), **placed) for _ in range(2))
     expected = whole.run(0, TICK).metrics
     joined = parts.run(0, 30 * MS).then(parts.run(30 * MS, 70 * MS)).metrics
@@ -310,7 +315,7 @@ ADAPTIVE = HintFaultSpec(
 def test_failed_migrations_lengthen_the_pause_where_they_are_fed_back() -> None:
     # The first pass follows no fault, and doubles the pause. Half of the pages are local, all faults
     # private: then 3 slots of a tenth, rounded up, for each pass.
-    half = {"placement": ((0, 0.5), (1, 0.5)), "accesses_per_s": 1e4}
+    half: dict[str, Any] = {"placement": ((0, 0.5), (1, 0.5)), "accesses_per_s": 1e4}
     alone, fed_back = pauses_ms(ADAPTIVE, FLAT, **half)
     assert alone[:5] == [200, 260, 338, 440, 572]
     assert fed_back == 0
@@ -358,13 +363,13 @@ SPECS: dict[str, ProducerSpec | None] = {
     "a-bit": ABitSpec(walk_period_ns=TICK),
     "hotness-unit": at_once(epoch_ns=TICK, threshold=1, list_entries=500),
 }
-BUSY = {"n_pages": 2000, "accesses_per_s": 20_000.0, "placement": ((0, 0.25), (2, 0.75))}
+BUSY: dict[str, Any] = {"n_pages": 2000, "accesses_per_s": 20_000.0, "placement": ((0, 0.25), (2, 0.75))}
 FAULTS = HintFaultSpec(scan_bytes=1 << 30, scan_period_ns=2 * TICK)
 
 
 @pytest.mark.parametrize("mark", ["request", "record"])
 @pytest.mark.parametrize("kind", SPECS)
-def test_the_engine_takes_every_producer(kind: str, mark: str) -> None:
+def test_the_engine_takes_every_producer(kind: str, mark: Any) -> None:
     spec = MachineSpec((), replace(FAULTS, mark=mark), MigrationCostSpec(isolation_failure_share=0.1))
     sim = machine(SPECS[kind], spec=spec, **BUSY)
     store = Store(sim.topology, device="reference")

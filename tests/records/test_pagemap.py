@@ -17,7 +17,8 @@ SECTION = 32_768
 
 def model(extents):
     """Lay pages out one by one: a new flat section whenever zone or section of a page changes."""
-    flat_of, owner, sections = {}, {}, []
+    sections: list[tuple[int, int, int]] = []
+    flat_of, owner = {}, {}
     for extent in sorted(extents, key=lambda extent: extent.pfn_start):
         for pfn in range(extent.pfn_start, extent.pfn_end):
             if not sections or sections[-1] != (pfn // SECTION, extent.nid, extent.zone):
@@ -40,7 +41,7 @@ def machines(draw):
         )
     )
     bounds = sorted(cuts)
-    extents = []
+    extents: list[Extent] = []
     for i in range(n):
         start, end = bounds[2 * i], bounds[2 * i + 1]
         if extents and draw(st.booleans()):

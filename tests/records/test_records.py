@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,8 +148,9 @@ def test_unpack_of_any_word_packs_to_its_field_bits(name, data):
 def test_values_that_do_not_fit_are_refused(name, label):
     fmt = FORMATS[name]
     for value in (-1, getattr(fmt, label).max + 1):
+        given: dict[str, Any] = {"ready": 0, label: [0, value]}
         with pytest.raises(InputError, match=f"{label} does not fit the .* bits that format {name} has"):
-            pack(fmt, **{"ready": 0, label: [0, value]})
+            pack(fmt, **given)
 
 
 def test_pack_broadcasts_and_takes_nothing():
@@ -303,15 +305,11 @@ def test_prelude_compiles_and_places_the_bits(name, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def declared(bits: int, *, importable_only: bool = False, **fields: tuple[int, int]) -> RecordFormat:
+def declared(bits: int, *, importable_only: bool = False, **fields: Any) -> RecordFormat:
     """Declare a format of 8 bits' worth of fields, with some of them elsewhere."""
     places = {"ready": (7, 1), "nid": (0, 0), "freq": (0, 2), "time": (2, 5)} | fields
-    return RecordFormat(
-        "new",
-        bits,
-        **{name: Field(*place) for name, place in places.items()},
-        importable_only=importable_only,
-    )
+    declared_fields: Any = {name: Field(*place) for name, place in places.items()}
+    return RecordFormat("new", bits, **declared_fields, importable_only=importable_only)
 
 
 @pytest.mark.parametrize("bits", [-8, 0, 1, 12, 16, 24, 33, 48, 64, 128, "32", None])
@@ -343,7 +341,7 @@ def test_words_of_64_bits_are_imported_only() -> None:
         ({"ready": (7, 0)}, "ready has 0 bits"),
     ],
 )
-def test_fields_that_a_word_does_not_hold_are_refused(fields: dict[str, tuple[int, int]], said: str) -> None:
+def test_fields_that_a_word_does_not_hold_are_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=f"record format new: {said}"):
         declared(8, **fields)
 

@@ -270,7 +270,12 @@ def test_a_page_is_opened_where_there_is_a_browser(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda uri: opened.append(uri) or has_browser)
+
+    def browse(uri: str) -> bool:
+        opened.append(uri)
+        return has_browser
+
+    monkeypatch.setattr(webbrowser, "open", browse)
     page = tmp_path / "a page.html"
     assert main(["report", str(result), "-o", str(page), "--open"]) == 0
     assert opened == [page.as_uri()]

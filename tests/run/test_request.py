@@ -67,14 +67,13 @@ def named_in(module: ast.Module, place: str) -> set[str]:
 def identifiers(node: ast.AST) -> Iterator[str]:
     """Yield the names in code; those in texts and comments are for people."""
     for each in ast.walk(node):
-        kind = type(each)
-        if kind is ast.Name:
+        if isinstance(each, ast.Name):
             yield each.id
-        elif kind is ast.Attribute:
+        elif isinstance(each, ast.Attribute):
             yield each.attr
-        elif kind is ast.arg or kind is ast.keyword:
+        elif isinstance(each, ast.arg | ast.keyword):
             yield each.arg or ""
-        elif kind is ast.alias or kind is ast.ClassDef:
+        elif isinstance(each, ast.alias | ast.ClassDef):
             yield each.name
 
 
@@ -157,6 +156,7 @@ def test_a_checkpoint_gives_back_every_field_that_it_keeps() -> None:
     assert {name: getattr(again.request, name) for name in others} == {
         name: getattr(RunRequest(), name) for name in others
     }
+    wrong: Any
     for name in KEPT:
         for wrong in ({}, [], 1.5, *([None] if KEPT[name].default is not None else [])):
             with pytest.raises(ValueError, match=name):

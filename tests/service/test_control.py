@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_whoever_ordered_is_answered_however_long_the_service_takes(place, monke
         connection.settimeout(20)
         connection.connect(str(place))
         connection.sendall(b'{"order": "pause"}\n')
-        orders = []
+        orders: list[Any] = []
         while not orders:
             orders = inbox.wait(0.1)
         time.sleep(0.1)  # a look

@@ -116,7 +116,7 @@ class Machine(System):
     def __init__(self):
         super().__init__()
         self.processes = {}
-        self.read = []
+        self.were_read = []
         self.hidden = set()
 
     def names_in(self, place):
@@ -136,7 +136,7 @@ class Machine(System):
             raise FileNotFoundError
         command, flags = self.processes[pid]
         if name == "stat":
-            self.read.append(pid)
+            self.were_read.append(pid)
             return f"{pid} ({command}) S 1 1 1 0 -1 {flags} 0 0 0 0 1 1 0 0 20 0 1 0 5 0 0\n"
         return "0::/x\n" if name == "cgroup" else "Uid:\t0\t0\t0\t0\n"
 
@@ -153,7 +153,9 @@ def test_who_comes_executes_and_goes(machine):
     assert selection.pids() == []  # 1 is gpuscan itself, 3 a thread of the kernel's, 4 not ours to see
     machine.processes[2] = ("db", 0)
     assert selection.pids() == [2]
-    assert selection.verdicts[2].rule.name == "db"
+    rule = selection.verdicts[2].rule
+    assert rule is not None
+    assert rule.name == "db"
     machine.processes[2] = ("other", 0)
     assert selection.pids() == []
     del machine.processes[2]
@@ -171,9 +173,9 @@ def test_old_processes_are_read_by_turns_and_new_and_selected_ones_each_time(mac
     machine.processes[50] = ("db", 0)
     for _ in range(4):
         selection.pids()
-    machine.read.clear()
+    machine.were_read.clear()
     selection.pids()
-    assert len(machine.read) == 64 + 1
+    assert len(machine.were_read) == 64 + 1
     machine.processes[399] = ("db", 0)  # it executes another program late
     for _ in range(5):
         found = selection.pids()

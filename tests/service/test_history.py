@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -137,6 +138,7 @@ def test_a_kill_loses_nothing_that_was_flushed(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE, text=True
     ) as child:
+        assert child.stdout is not None
         told = [int(child.stdout.readline()) for _ in range(50)]
         child.send_signal(signal.SIGKILL)
         told += [int(line) for line in child.stdout if line.endswith("\n")]
@@ -207,11 +209,11 @@ def test_one_of_a_later_version_is_left_alone(tmp_path):
 
 
 def test_changes_are_what_is_new_and_nothing_where_nothing_is():
-    clock = SimpleNamespace(monotonic_ns=lambda: 0, process_time=lambda: 0.0)
+    clock: Any = SimpleNamespace(monotonic_ns=lambda: 0, process_time=lambda: 0.0)
     since = Since(clock)
     from collections import Counter
 
-    state = SimpleNamespace(moved_to=Counter({0: 5}), demoted_pages=2, refused=Counter())
+    state: Any = SimpleNamespace(moved_to=Counter({0: 5}), demoted_pages=2, refused=Counter())
     assert since.changes({"a": state}) == {
         "a": {"moved_pages_to": {"0": 5}, "demoted_pages": 2, "refused": {}}
     }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,6 @@ from gpuscan.cli import ctl as ctl_command
 from gpuscan.cli.main import main
 from gpuscan.cli.output import Output
 from gpuscan.linux.system import System
-from gpuscan.service import install as install_module
 from gpuscan.service.install import CONFIG, UNIT, install, unit_text
 from gpuscan.service.notify import Notifier
 from gpuscan.service.selection import MOST_PROCESSES
@@ -100,7 +100,7 @@ def test_a_place_of_gpuscan_with_signs_that_mean_something_to_systemd(monkeypatc
     monkeypatch.setattr(sys, "executable", str(odd / "python"))
     assert f"'{tmp_path}/50%% $$off/gpuscan' service" in unit_text(Path("/etc/x.toml"))
     (odd / "gpuscan").unlink()
-    monkeypatch.setattr(install_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     assert "/python' -m gpuscan service" in unit_text(Path("/etc/x.toml"))
 
 
@@ -229,13 +229,13 @@ def test_a_status_of_a_service_can_be_shown(capsys):
     machine.world.spawn(40, command="database")
     system = SimulatedSystem(machine)
     what = Script((), ((900, "dump", None),), 1_500)
-    documents = []
+    documents: list[Any] = []
     rules = [{"name": "db", "command": "data*", "rate": "100KiB/s"}]
     config = config_of("x", {"service": {"monitor": "kpageflags", "cpu": "50%"}, "rule": rules})
 
     def open_inbox(stop):
         inbox = ScriptedInbox(machine, system, what, stop)
-        inbox._answered = documents.append
+        inbox._answered = lambda document: documents.append(document)  # type: ignore[method-assign]
         return inbox
 
     with ServiceSession(config, lambda: config, open_inbox, system) as session:

@@ -151,10 +151,8 @@ def test_a_log_whose_end_is_lost_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_log_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpuscan.shards.log as module
-
     synced = []
-    monkeypatch.setattr(module.os, "fdatasync", lambda file: synced.append(file))
+    monkeypatch.setattr(os, "fdatasync", lambda file: synced.append(file))
     with RequestLog(tmp_path / "log") as log:
         log.append(1, frames_of(1))
         assert len(synced) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,7 +55,8 @@ class Both:
         self.space = AddressSpace(tuple(mappings), 2 * SECTION_PAGES)
         self.space.map(0, np.array(heads, dtype=np.int64))
         spec = ProcessSpec("app", 1, (0,), 1.0, ())
-        self.process = Process(spec, tuple(mappings), pattern=None)
+        nothing: Any = None  # is accessed
+        self.process = Process(spec, tuple(mappings), pattern=nothing)
         scanned_nids = np.zeros(N_NODES_MAX, dtype=np.uint8)
         scanned_nids[1] = 1
         nids = np.array([0, 1], dtype=np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +26,12 @@ TICK = 100 * MS
 NO_SCAN = HintFaultSpec(scan_period_ns=0)
 
 
-def process(n_pages: int = 20_000, **changes: object) -> ProcessSpec:
+def process(n_pages: int = 20_000, **changes: Any) -> ProcessSpec:
     spec = ProcessSpec("app", n_pages, (0,), 1e6, ((0, 0.5), (2, 0.5)))
     return replace(spec, **changes)
 
 
-def machine(*processes: ProcessSpec, topology: Topology | None = None, **changes: object) -> SimulatedMachine:
+def machine(*processes: ProcessSpec, topology: Topology | None = None, **changes: Any) -> SimulatedMachine:
     return SimulatedMachine(topology or tiered(), replace(MachineSpec(processes or (process(),)), **changes))
 
 
@@ -368,10 +369,12 @@ def test_machines_of_more_than_2_32_frames_take_wider_arrays() -> None:
     frame_of, folio_of = np.array([2, 1], np.uint64), np.array([nothing, 1, 0], np.uint64)
     flags, nids, counts = np.zeros(3, np.uint8), np.zeros(1, np.int32), np.zeros(4, np.int64)
     scanned, out = np.ones(4, np.uint8), np.empty(4, np.int64)
-    assert njit(loops.unmap.py_func)(0, 2, 5, frame_of, 0, flags, np.zeros(2, np.uint32), nids, scanned) == 2
-    assert njit(loops.touch.py_func)(np.array([0]), 0, frame_of, 0, flags, nids, counts, out) == 1
+    compiled: list[Any] = [loops.unmap, loops.touch, loops.second_chance]
+    unmap, touch, second_chance = (njit(each.py_func) for each in compiled)
+    assert unmap(0, 2, 5, frame_of, 0, flags, np.zeros(2, np.uint32), nids, scanned) == 2
+    assert touch(np.array([0]), 0, frame_of, 0, flags, nids, counts, out) == 1
     assert flags.tolist() == [0, PROT_NONE, REFERENCED]
-    assert njit(loops.second_chance.py_func)(0, 3, 0, folio_of, nothing, flags, out) == (1, 3)
+    assert second_chance(0, 3, 0, folio_of, nothing, flags, out) == (1, 3)
     assert out[0] == 1
 
 

@@ -59,6 +59,7 @@ def test_slots_of_huge_pages_say_what_single_frames_say() -> None:
     assert np.array_equal(slots.space.flags[where >> 9], frames.space.flags[where])
     for one, other in zip(said, said_by_frames, strict=True):
         if isinstance(one, dict):
+            assert isinstance(other, dict)
             same = ("hint_faults", "demoted_pages", "unmapped_folios")
             assert {name: one[name] for name in same} == {name: other[name] for name in same}
         else:

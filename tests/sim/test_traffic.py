@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gpuscan.base.errors import InputError, TopologyError
@@ -108,6 +110,7 @@ def test_a_snapshot_keeps_a_curve_and_is_as_before_without() -> None:
     document = topology_to_dict(topology)
     assert topology_from_dict(document).links == topology.links
     assert set(document["links"][1]) == {"initiator", "memory", "latency_ns", "bandwidth_bytes_per_s"}
+    damage: Any
     for damage in ({"queue_ns": 54.0}, {"queue_ns": -1.0, "capacity_bytes_per_s": 1e9}, None, []):
         document["links"][0]["loaded"] = damage
         with pytest.raises(TopologyError, match="damaged"):

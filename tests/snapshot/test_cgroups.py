@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(SnapshotError, match="cgroups of 3 pages do not fit"):
         replace(there, cgroups=PageCgroups(("none",), np.zeros(3, dtype=np.uint16)))
     with pytest.raises(ArgumentError, match="cgroups"):
-        replace(there, cgroups=("none",))
+        replace(there, cgroups=("none",))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="of_page"):
         PageCgroups(("none",), np.array([70_000]))
 
@@ -194,9 +194,9 @@ def files(tmp_path: Path) -> Path:
         "sys/devices/system/node/node0/distance": b"10\n",
     }
     for name, content in contents.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     return tmp_path
 
 

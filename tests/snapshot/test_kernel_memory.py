@@ -311,7 +311,9 @@ def zone(name: str, start: int, n: int, boost: int = 0) -> SimpleNamespace:
 
 
 def cgroup(path: str, parent: Any = None, flags: int = 2) -> SimpleNamespace:
-    state = SimpleNamespace(cgroup=path, flags=flags, parent=parent, address_of_=lambda: state)
+    state: SimpleNamespace = SimpleNamespace(
+        cgroup=path, flags=flags, parent=parent, address_of_=lambda: state
+    )
     return state
 
 

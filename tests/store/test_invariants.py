@@ -359,7 +359,7 @@ def put_back_on_a_worker_error(kernels: Kernels) -> None:
     """As above, when one of several threads fails while the others claim."""
     arrays = filled(kernels, 1e-2)
     calls = iter(range(10**6))
-    works = scan.scan_indexed
+    works = vars(scan)["scan_indexed"]  # also of a copy with a fault
 
     class Fails:
         def for_bits(self, bits: int) -> Callable[..., Any]:

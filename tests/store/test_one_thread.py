@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ TICK = 100 * MS
 QUIET = HintFaultSpec(scan_period_ns=0)
 
 
-def crowded(*, order: int = 0, **changes: object) -> SimulatedMachine:
+def crowded(*, order: int = 0, **changes: Any) -> SimulatedMachine:
     """Return a machine whose node 0 is full of cold pages, and whose hot ones are on node 2."""
     cold = ProcessSpec("cold", 32_768 - 80 >> order << order, (0,), 1.0, ((0, 1.0),), order=order)
     hot = ProcessSpec("hot", 4096, (0,), 100_000.0, ((2, 1.0),))
@@ -42,7 +43,7 @@ def crowded(*, order: int = 0, **changes: object) -> SimulatedMachine:
 
 
 def run(
-    sim: SimulatedMachine, n_ticks: int = 30, **policy: object
+    sim: SimulatedMachine, n_ticks: int = 30, **policy: Any
 ) -> tuple[RunReport, list[tuple[list[int], dict[int, int]]]]:
     """Run the machine on an engine; return the report, and per plan its targets and base pages each."""
     store = Store(sim.topology, device="cpu", large_folios=sim.has_large_folios)
@@ -159,6 +160,7 @@ def test_a_node_without_a_lower_tier_is_counted() -> None:
 def test_a_workload_switches_it_on() -> None:
     settings = ["topology.memory=2GiB", "ticks=6", "seed=3", "policy.one_thread=true"]
     scenario = build_scenario(load_workload("cxl-promote", settings))
+    assert isinstance(scenario.engine, Engine)
     assert isinstance(scenario.engine.source, DemotingSource)
     report = scenario.run()
     assert report.policy.one_thread

@@ -114,7 +114,7 @@ def test_what_was_freed_does_not_come_back() -> None:
 
 
 def a_store_of_three(device: str = "reference") -> Store:
-    store = Store(tiered(), "rfc", device)  # type: ignore[arg-type]
+    store = Store(tiered(), "rfc", device)
     store.load_pages(store.page_map.present_bits())
     (node_0, _), (node_2, _) = (
         store.page_map.node_section_ranges(0)[0],
@@ -148,7 +148,7 @@ def test_nodes_are_named_by_their_nids(device: str) -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.int64])
 def test_a_mask_has_a_name_of_its_own(kind: type) -> None:
-    mask = np.zeros(1024, dtype=kind)
+    mask: np.ndarray = np.zeros(1024, dtype=kind)
     mask[2] = 1
     assert len(a_store_of_three().scan(node_mask=mask)) == 5
     assert sum(map(len, a_store_of_three().drain(node_mask=mask))) == 5

@@ -187,4 +187,4 @@ def test_resolve():
     with pytest.raises(InputError, match="unknown topology"):
         resolve_topology("machine")
     with pytest.raises(InputError, match="a whole number of bytes, not '16GiB'"):
-        resolve_topology("two-socket", "16GiB")
+        resolve_topology("two-socket", "16GiB")  # type: ignore[arg-type]

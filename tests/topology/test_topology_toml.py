@@ -17,7 +17,7 @@ from gpuscan.topology.resolve import resolve_topology
 from gpuscan.topology.toml import from_toml, parse_toml, to_toml
 
 DOCS = Path(__file__).parents[2] / "docs" / "topology.md"
-EXAMPLE = re.search(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
+EXAMPLE = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[0]
 
 SMALL = """\
 name = "small"

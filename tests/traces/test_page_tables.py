@@ -296,8 +296,8 @@ def test_a_snapshot_is_there_where_its_pages_cannot_be_written(
     """The processes were watched, and the machine was captured: that is not done again for a table."""
 
     def refused(error: Exception) -> Any:
+        yield from ()  # so that it is raised where they are asked for
         raise error
-        yield
 
     made: list[Any] = [iter(()), refused(PermissionError(1, "Operation not permitted", "/proc/7/pagemap"))]
 

@@ -201,13 +201,13 @@ def test_what_is_written_is_read(
                 expected.append((now, min(pages), max(pages) - min(pages) + 1, n_accesses))
         end = str(now) if raw else f"{now // 10**9} s {now % 10**9:,} ns"
         snapshots.append({"start_time": 0, "end_time": end, "regions": rows})
-    text = json.dumps([{"target_id": None, "snapshots": snapshots}], indent=4).encode()
+    content = json.dumps([{"target_id": None, "snapshots": snapshots}], indent=4).encode()
     path = tmp_path_factory.mktemp("t") / "damon.data"
-    path.write_bytes(zlib.compress(text) if compress else text)
+    path.write_bytes(zlib.compress(content) if compress else content)
     assert read(path) == expected
 
 
-quantities = {
+quantities: dict[str, st.SearchStrategy[Any]] = {
     "start": st.sampled_from(["4,096", 4096, "4.000 KiB", "1.500 GiB", "1 B", 0, "0", "7 M", "16,384 B"]),
     "end": st.sampled_from(["8,589,934,592", 2**33, "64.001 GiB", "0.125 TiB", "9 T", "12345678901234567"]),
     "samples": st.sampled_from([0, 1, 20, "1,234", "13 samples", None, -1, "-1", "20", 2.5, "01"]),
@@ -217,7 +217,7 @@ quantities = {
     ),
     "end_time": st.sampled_from(["1,000", 1000, "1 s 2 ns", "1.5 s", "0.001 s 3 us 1.25 ms", "2 m", 2**40]),
 }
-laid_out = st.fixed_dictionaries(
+laid_out: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "keys": st.permutations(["intervals", "target_id", "snapshots"]),
         "intervals": st.sampled_from(
@@ -328,9 +328,12 @@ def test_a_record_without_intervals_is_gone_through_no_more_often(
     opened: list[Path] = []
     monkeypatch.setattr(damo, "_SMALL_BYTES", 0)
     monkeypatch.setattr(damo_stream, "_N_KEPT", kept)
-    monkeypatch.setattr(
-        damo_stream, "open_pieces", lambda *args: opened.append(args[0]) or pieces.open_pieces(*args)
-    )
+
+    def noted(path: Path, *args: Any) -> Any:
+        opened.append(path)
+        return pieces.open_pieces(path, *args)
+
+    monkeypatch.setattr(damo_stream, "open_pieces", noted)
     n_reads = {}
     for name, intervals in (("with", {"sample_us": "5 ms", "aggr_us": "100 ms"}), ("without", None)):
         document = [
@@ -339,7 +342,7 @@ def test_a_record_without_intervals_is_gone_through_no_more_often(
         path.write_text(json.dumps(document, indent=1))
         opened.clear()
         blocks = list(damo.read_damo(path, lambda _: None))
-        assert all(np.isfinite(block.share).all() for block in blocks)
+        assert all(block.share is not None and np.isfinite(block.share).all() for block in blocks)
         n_reads[name] = len(opened)
     assert n_reads["with"] == n_reads["without"] >= 1
 

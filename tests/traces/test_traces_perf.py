@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -330,7 +331,8 @@ def test_lines_eight_characters_at_a_time_are_what_they_are_by_words(
         instant = np.full((perf_lines.N_OF_INSTANT, 2), -1, dtype=np.int64)
         state = np.zeros(perf_lines.N_STATE, dtype=np.int64)
         state[perf_lines.LAST_NS] = -1
-        perf_lines.parse_lines(padded, len(text), *columns, instant, state, is_slow)
+        parse: Any = perf_lines.parse_lines
+        parse(padded, len(text), *columns, instant, state, is_slow)
         found.append([state.tolist(), *(column.tolist() for column in columns)])
     assert found[0] == found[1]
 
