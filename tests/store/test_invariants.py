@@ -209,8 +209,8 @@ FAULTS = {
     "request does not index": (
         index_after_requests,
         "request",
-        "    mark_ready(store, head)\n",
-        "    pass\n",
+        "            bits |= 1 << (head & 63)\n",
+        "            bits |= 0\n",
     ),
     "a budget's leftovers are not indexed": (
         index_after_a_budget,
@@ -223,19 +223,19 @@ FAULTS = {
         "claim",
         "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n"
         "        if seen == word:\n"
-        "            if paid_from == 1:\n",
+        "            return word\n",
         "        for _ in range(30000):\n"
         "            atomic_load(store.records, flat)\n"
         "        atomic_compare_exchange(store.records, flat, atomic_load(store.records, flat), 0)\n"
         "        seen = word\n"
         "        if seen == word:\n"
-        "            if paid_from == 1:\n",
+        "            return word\n",
     ),
     "a refreshed request counted as begun": (
         conservation,
         "request",
-        "        return _REFRESHED\n",
-        "        return _ACCEPTED\n",
+        "    return _REFRESHED if word & fields.ready != 0 else _ACCEPTED\n",
+        "    return _ACCEPTED\n",
     ),
     "release replaces a newer request": (
         conservation,
