@@ -118,7 +118,8 @@ def conservation(kernels: Kernels) -> None:
     filled(kernels, 0.0)
     rng = np.random.default_rng(3)
     pfns = rng.integers(0, 4000, 3000)
-    begun = int(kernels.request(pfns, np.full(3000, 3, dtype=np.int32), NONE)[Outcome.ACCEPTED])
+    nids = rng.integers(3, 5, 3000, dtype=np.int32)  # some are asked for again, with this target or the other
+    begun = int(kernels.request(pfns, nids, NONE)[Outcome.ACCEPTED])
     plan = kernels.scan(whole())
     begun += int(kernels.request(pfns[:500], np.full(500, 4, dtype=np.int32), NONE)[Outcome.ACCEPTED])
     ended = kernels.discard(np.arange(100))
@@ -237,6 +238,12 @@ FAULTS = {
         "    return _REFRESHED if word & fields.ready != 0 else _ACCEPTED\n",
         "    return _ACCEPTED\n",
     ),
+    "a repeated request counted as begun": (
+        conservation,
+        "request",
+        "            return _REFRESHED  # READY with this target already: there is nothing to write\n",
+        "            return _ACCEPTED\n",
+    ),
     "release replaces a newer request": (
         conservation,
         "release",
@@ -262,7 +269,7 @@ FAULTS = {
         "                gathered[slot, 0] = (word_index << 6) & 0xFFFFFFFF\n",
     ),
 }
-USERS = {"claim": ("scan_indexed", "scan_dense")}
+USERS = {"claim": ("scan_indexed", "scan_dense", "scan_sparse")}
 """Kernels that have a module's functions compiled into them."""
 
 
