@@ -98,9 +98,13 @@ class Refusals:
                 self._why[pfn] = said.get(name, name)
         return result
 
-    def why(self, head: int) -> str | None:
-        """Return why a folio was refused last; None where it was not."""
-        return self._why.get(head)
+    def heads(self) -> NDArray[np.int64]:
+        """Return int64[n]: the first pages of the folios that were refused and not moved since."""
+        return np.fromiter(self._why, dtype=np.int64, count=len(self._why))
+
+    def why(self, head: int) -> str:
+        """Return why one of them was refused last."""
+        return self._why[head]
 
 
 class Evacuation:
@@ -136,6 +140,8 @@ class Evacuation:
 
     def after(self, tick: TickReport) -> None:
         """Let the source end once nothing more is going to leave."""
+        if self._source.finished():  # for another reason, and perhaps without a look at who is there
+            return
         if not tick.metrics.get("leaving_folios", 0):
             self._source.finish(f"nothing that can move is left on node {self.nid}")
             return
@@ -171,9 +177,12 @@ class Evacuation:
         ):
             self.left[reason] += int((open_to & which).sum())
             open_to &= ~which
-        for head, target in zip(folios.head[open_to].tolist(), targets[open_to].tolist(), strict=True):
-            no_room = "no node has room" if target == NO_ROOM else None
-            self.left[self._refusals.why(head) or no_room or "not come to"] += 1
+        heads = folios.head[open_to]
+        refused = np.isin(heads, self._refusals.heads())
+        self.left.update(self._refusals.why(head) for head in heads[refused].tolist())
+        no_room = (targets[open_to] == NO_ROOM) & ~refused
+        self.left["no node has room"] += int(no_room.sum())
+        self.left["not come to"] += int((~refused & ~no_room).sum())
 
     def document(self) -> dict[str, Any]:
         """Return what became of it."""

@@ -122,6 +122,23 @@ def test_the_time_may_be_over_before() -> None:
     assert session.totals.exit_code == (4 if machine.world.pages_on(FAR) else 0)
 
 
+def test_an_end_for_another_reason_is_told_as_that() -> None:
+    machine = machine_with()
+    request = LiveRequest(
+        pids=tuple(machine.world.processes), device="cpu", n_threads=1, evacuate_nid=FAR, for_ns=10**10
+    )
+    with LiveSession(request, SimulatedSystem(machine)) as session:
+        session.run(session.end, lambda *_: None)
+        assert session.source.end_reason == "interrupted"
+        assert session.totals.left_pages == machine.world.pages_on(FAR) > 30
+    machine = machine_with()
+    with LiveSession(
+        replace(request, pids=tuple(machine.world.processes)), SimulatedSystem(machine)
+    ) as session:
+        session.run(lambda: [machine.world.end(proc) for proc in machine.world.running()], lambda *_: None)
+        assert (session.totals.end_reason, session.totals.left_pages) == ("process ended", 0)
+
+
 def test_a_dry_run_says_where_they_would_go() -> None:
     machine = machine_with({0: 10})
     n_pages, before = machine.world.pages_on(FAR), frames(machine)
