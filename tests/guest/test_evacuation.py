@@ -27,7 +27,7 @@ def test_every_page_leaves_whether_it_is_used_or_not(tmp_path: Path, pages: str)
         ran = run_live(workload.pid, for_s=LONG_S, evacuate_nid=FAR)
         on_nodes = kernel.numa_maps(workload.pid, workload.address, end)
         n_touched = workload.n_touched()
-    show(f"32 MiB leave their node, {pages} pages", ran)
+    show(f"32 MiB leave their node, {pages} pages", ran, source="none")
     assert on_nodes == {NEAR: n_pages}, "the nearest node has room for all of it"
     assert n_touched > 0
     assert ran.totals.end_reason == f"nothing that can move is left on node {FAR}"
@@ -44,7 +44,7 @@ def test_what_may_be_nowhere_else_is_left(tmp_path: Path) -> None:
         n_pages = workload.n_bytes // PAGE_BYTES
         ran = run_live(workload.pid, for_s=LONG_S, evacuate_nid=FAR)
         nodes = workload.nodes()
-    show("32 MiB that are bound to the node", ran)
+    show("32 MiB that are bound to the node", ran, source="none")
     assert (nodes == FAR).all()
     assert n_pages <= ran.totals.left_pages < 1.02 * n_pages
     assert ran.totals.exit_code == 4
