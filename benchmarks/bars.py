@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 TIB_PAGES = 1 << 28
@@ -46,6 +47,12 @@ def row_of(case: dict[str, Any], name: str, state: str = "cold") -> dict[str, An
     return next(row for row in case["results"] if row["name"] == name and row["state"] == state)
 
 
+def of_floor_by_round(case: dict[str, Any]) -> float:
+    """Return the median of dense over floor, each of one round: memory changes its pace between rounds."""
+    dense, floor = row_of(case, "gpuscan dense")["runs_ns"], row_of(case, "read")["runs_ns"]
+    return median(ours / least for ours, least in zip(dense, floor, strict=True))
+
+
 def at_most(what: str, bar: float, reached: float, unit: str = "x") -> Bar:
     """Return a bar that a figure must not exceed."""
     return what, f"<= {bar:g}{unit}", f"{reached:.3g}{unit}", reached <= bar
@@ -65,20 +72,23 @@ def scan_bars(run: Recorded) -> Iterator[Bar]:
     """Yield the bars of single scans."""
     for case in run.at_1tib():
         density, dense = case["density"], row_of(case, "gpuscan dense")
+        # Where most lines are written back, reading them is not what bounds a scan.
+        of_bytes = dense["median_ns"] / case["floors"]["dense_bytes_ns"]
         if density == 1.0:
-            reached = dense["median_ns"] / case["floors"]["dense_bytes_ns"]
-            yield "dense / byte floor, every page READY", "reported", f"{reached:.3g}x", None
-            continue
-        if density == 3e-2:
+            yield at_most("dense / byte floor, every page READY", 2.2, of_bytes)
+        elif density == 1e-1:
+            yield at_most(f"dense / byte floor at {density:g}", 1.5, of_bytes)
+        elif density == 3e-2:
             yield f"dense / read floor at {density:g}", "reported", f"{dense['of_floor']:.3g}x", None
         else:
-            bar = by_density(density, 1.15, 1.7, 3.5)
+            bar = 1.15 if density <= 1e-3 else 1.7
             yield at_most(f"dense / read floor at {density:g}", bar, dense["of_floor"])
     for case in run.at_1tib():
         density, faster = case["density"], row_of(case, "gpuscan dense")["faster_than"]
         polars = [ratio for name, ratio in faster.items() if name.startswith("polars")]
         if polars:
-            bar = by_density(density, 1.7, 2.0, 2.0 if density < 1e-1 else 4.0)
+            # Where nothing is READY both read the records once: the rest is the peer's own distance from it.
+            bar = 1.5 if density < 1e-5 else by_density(density, 1.7, 2.0, 2.0 if density < 1e-1 else 6.0)
             yield at_least(f"Polars / dense at {density:g}", bar, min(polars))
     for case in run.at_1tib():
         numpy = row_of(case, "gpuscan auto")["faster_than"].get("numpy")
@@ -97,7 +107,7 @@ def scan_bars(run: Recorded) -> Iterator[Bar]:
 
 def index_bars(run: Recorded) -> Iterator[Bar]:
     """Yield the bars of the indexed scan."""
-    for density, warm_ms, cold_ms in ((1e-6, 0.05, 0.15), (1e-4, 0.8, 1.5)):
+    for density, warm_ms, cold_ms in ((1e-6, 0.05, 0.25), (1e-4, 1.0, 1.5)):
         for case in run.cases(n_pages=TIB_PAGES, density=density)[-1:]:
             for state, bar in (("warm", warm_ms), ("cold", cold_ms)):
                 reached = row_of(case, "gpuscan indexed", state)["median_ns"] / 1e6
@@ -128,14 +138,15 @@ def other_bars(run: Recorded) -> Iterator[Bar]:
         if case["n_pages"] == TIB_PAGES:
             request = row_of(case, "gpuscan request, random PFNs")
             yield at_least("random requests", 45, request["per_s"] / 1e6, " M/s")
-            yield at_least("random requests / random writes", 0.35, request["of_ceiling"])
+            yield at_least("random requests / random writes", 0.42, request["of_ceiling"])
     for density in (1e-4, 1e-3):
         large = [case for case in run.cases(density=density) if case["n_pages"] >= 1 << 27]
         sizes = {case["n_pages"]: case for case in large}
         if len(sizes) > 1:
             span = f"2^{min(sizes).bit_length() - 1} to 2^{max(sizes).bit_length() - 1} pages at {density:g}"
-            floors = [row_of(case, "gpuscan dense")["of_floor"] for case in sizes.values()]
-            yield at_most(f"dense / floor, most over least, {span}", 1.15, max(floors) / min(floors))
+            floors = [of_floor_by_round(case) for case in sizes.values()]
+            what = f"dense / floor by round, most over least, {span}"
+            yield at_most(what, 1.15, max(floors) / min(floors))
             each = [row_of(case, "gpuscan indexed")["median_ns"] / case["n_ready"] for case in sizes.values()]
             reached = f"{min(each):.3g} to {max(each):.3g} ns"
             yield f"indexed, per READY page, {span}", "proportional", reached, None

@@ -54,12 +54,14 @@ def live(
     it saw twice are moved with move_pages(2). Ends with the processes, after --for, or at
     Ctrl-C, and leaves the kernel's settings as they were.
     The exit code is that of COMMAND where it ended by itself (128 + n after signal n), else 0.
+    With --evacuate it is 4 where pages are left on the node.
 
     \b
     sudo gpuscan live --pid 4711
     sudo gpuscan live --pid 4711 --demote --rate-limit 100MB/s
     sudo gpuscan live --for 30s -- redis-server
     sudo gpuscan live --dry-run --pid 4711              moves nothing
+    sudo gpuscan live --evacuate 2 --pid 4711           empties node 2 of its pages, then ends
     sudo gpuscan live --pid 4711 --report page.html     a page for a browser
     """
     from contextlib import ExitStack
@@ -373,6 +375,10 @@ def _print(session: LiveSession, report: RunReport, output: Output) -> None:
         facts.add_row("moved", format_bytes(totals.moved_pages * PAGE_BYTES))
     for nid, pages in sorted((totals.planned_to if request.dry_run else totals.moved_to).items()):
         facts.add_row(f"  to node {nid}", format_bytes(pages * PAGE_BYTES))
+    if session.evacuation is not None:
+        facts.add_row(f"left on node {session.evacuation.nid}", format_bytes(totals.left_pages * PAGE_BYTES))
+        for reason, pages in session.evacuation.left.most_common():
+            facts.add_row("", f"{pages:,} pages: {reason}")
     if totals.command_exit is not None:
         facts.add_row("command", _how_ended(totals))
     if totals.n_split:

@@ -125,7 +125,11 @@ class Accountant:
         assert not left.any(), f"lost: pages {np.flatnonzero(left)[:8]}"
 
     def _producer(self, seed: int, *, is_record: bool) -> Step:
-        """Return a step that asks for the pages of one of a few batches, made beforehand."""
+        """Return a step that asks for the pages of one of a few batches, made beforehand.
+
+        Those of the first are all that there are, in order: neighbours that are claimed together, and runs
+        of a ready word that are indexed together.
+        """
         rng = np.random.default_rng(seed)
         n_pages, n_targets = self.kernels.layout.n_pages, self.kernels.layout.n_targets
         batches = [
@@ -135,6 +139,7 @@ class Accountant:
             )
             for _ in range(_N_BATCHES)
         ]
+        batches[0][0][:] = np.sort((rng.integers(0, n_pages) + np.arange(self.batch_length)) % n_pages)
         outcomes = np.zeros(self.batch_length, dtype=np.uint8)
 
         def step(books: Books, rng: np.random.Generator) -> None:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
 from gpuscan.linux.numa import Allowance
-from gpuscan.topology import MemoryKind, Topology
+from gpuscan.topology import MemoryKind, Topology, evacuation
 
 NO_TARGET = -1
 """The page is where it belongs: on the near side for promotion, with nothing below for demotion."""
 NOT_ALLOWED = -2
 """There is a target, and the process's cpuset or memory policy rules it out."""
 
+
+NO_ROOM = -3
+"""The page is to leave its node, and no node that it may go to has room."""
 
 _Rule = Callable[[int, frozenset[int]], int | None]
 """From the node a page is on and the nodes it may be on to its target."""
@@ -44,13 +47,17 @@ class Targets:
             raise InputError(f"node {to_nid} {what}; give one of the nodes with memory: {known}")
         self._to_nid = to_nid
         self._gpu_nids = frozenset(node.nid for node in topology.nodes if node.kind is MemoryKind.GPU)
+        self._rooms: dict[int, int] = {}
         self.drain(())
 
-    def drain(self, nids: Iterable[int]) -> None:
+    def drain(self, nids: Iterable[int], room_of: Callable[[int], int] | None = None) -> None:
         """Let nodes be emptied: nothing goes there, and what is there goes elsewhere.
 
         Args:
             nids: all that are to be emptied from now on; those before are not any more.
+            room_of: returns the base pages that a node can take. What leaves goes to the nearest node until
+                that is full, then to the next. Without it all goes to one node, of the same tier if there is
+                one.
 
         Raises:
             InputError: one has no memory, or there would be no other node.
@@ -62,6 +69,7 @@ class Targets:
         if drained and not set(self._nids) - drained:
             raise InputError("all nodes with memory would be emptied; leave one of them")
         self.drained = drained
+        self._room_of = room_of
         open_to_all = frozenset(self._nids) - drained
         self.promotion = self._table(self._promotion, open_to_all)
         self.demotion = self._table(self._demotion, open_to_all)
@@ -82,6 +90,26 @@ class Targets:
             if found is not None:
                 return found
         return None
+
+    def begin_look(self) -> None:
+        """Let the room of the nodes be asked for anew."""
+        self._rooms.clear()
+
+    def _share_out(self, nid: int, allowed: frozenset[int], n_pages: int) -> NDArray[np.int32] | None:
+        """Return int32[n_pages]: where pages of an emptied node go; None where none may be elsewhere."""
+        assert self._room_of is not None
+        rooms = {}
+        for other in evacuation.nearest_first(self.topology, nid):
+            if other in allowed - self._gpu_nids:
+                if other not in self._rooms:
+                    self._rooms[other] = max(0, self._room_of(other))
+                rooms[other] = self._rooms[other]
+        if not rooms:
+            return None
+        targets = evacuation.share_out(np.ones(n_pages, dtype=np.int64), rooms)
+        for other in rooms:
+            self._rooms[other] -= int((targets == other).sum())
+        return np.where(targets == evacuation.NO_ROOM, np.int32(NO_ROOM), targets)
 
     def _table(self, target_of: _Rule, allowed: frozenset[int]) -> dict[int, int]:
         found = {nid: target_of(nid, allowed) for nid in self._nids}
@@ -125,7 +153,7 @@ class Targets:
         *,
         way: Literal["up", "down", "out"] = "up",
     ) -> NDArray[np.int32]:
-        """Return int32[n]: the target of each page, :data:`NO_TARGET` or :data:`NOT_ALLOWED`.
+        """Return int32[n]: each page's target, or :data:`NO_TARGET`, :data:`NOT_ALLOWED`, :data:`NO_ROOM`.
 
         Args:
             nids: int32[n], where the pages are.
@@ -148,6 +176,11 @@ class Targets:
             for nid in np.unique(nids[of_policy]).tolist():
                 if nid not in free:
                     continue
+                those = of_policy & (nids == nid)
+                if way == "out" and self._room_of is not None:
+                    shared_out = self._share_out(nid, allowed, int(those.sum()))
+                    targets[those] = NOT_ALLOWED if shared_out is None else shared_out
+                    continue
                 target = rule(nid, allowed)
-                targets[of_policy & (nids == nid)] = NOT_ALLOWED if target is None else target
+                targets[those] = NOT_ALLOWED if target is None else target
         return targets

@@ -105,6 +105,7 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
         "skipped": dict(totals.skipped.most_common()),
         "cpu_s": {"gpuscan": totals.gpuscan_cpu_s, "kernel": totals.kernel_cpu_s},
         "overhead_percent": round(100 * totals.overhead, 2),
+        "evacuation": None if session.evacuation is None else session.evacuation.document(),
         "command_exit": totals.command_exit,
         "command_was_ended": totals.command_was_ended,
         "ledger_balanced": not totals.failure,

@@ -89,6 +89,7 @@ class Pipeline:
         witness: is told which pages were seen accessed, marked, claimed and moved.
         clocked: is told how long each batch took.
         on_roster: called each time before it is looked up who came and went.
+        room: what the nodes can take; by default its own.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Pipeline:
         witness: SeeingWitness | None = None,
         clocked: Clocked | None = None,
         on_roster: Callable[[], None] = lambda: None,
+        room: Room | None = None,
     ) -> None:
         self.roster = roster
         self.monitor = monitor
@@ -116,7 +118,7 @@ class Pipeline:
         self._system = system
         self._on_roster = on_roster
         page_map = store.topology.page_map
-        self.room = Room(system)
+        self.room = Room(system) if room is None else room
         self.migrator: MovePagesMigrator | DryRunMigrator
         if manner.dry_run:
             self.migrator = DryRunMigrator(self.addresses, page_map)

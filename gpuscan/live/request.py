@@ -25,6 +25,7 @@ class LiveRequest:
         for_ns: how long; None until the processes end.
         rate_limit_bytes_per_s: per target node; None = none.
         to_nid: promote to this node only.
+        evacuate_nid: empty this node instead: all their pages leave it, and the run ends.
         demote, cold_after_ns: whether, and after how long, cold pages go to a lower tier.
         interval_ns: pause between two looks while there is something to do.
         split_share: of a dry run on a one-node machine: the upper share of its memory that counts
@@ -62,6 +63,14 @@ class LiveRequest:
     )
     to_nid: int | None = described(
         None, Option("Promote to this node, not to the nearest with CPUs.", ("--to",), metavar="NID")
+    )
+    evacuate_nid: int | None = described(
+        None,
+        Option(
+            "Empty a node instead: all their pages there leave, hot or not, then end.",
+            ("--evacuate",),
+            metavar="NID",
+        ),
     )
     demote: bool = described(False, Option("Move cold pages to a lower tier too."))
     cold_after_ns: int = described(

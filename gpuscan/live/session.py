@@ -13,12 +13,13 @@ from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
-from gpuscan.linux.numa import Allowance, read_allowance
+from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, resident_by_nid
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.ended_by import until_signal
+from gpuscan.live.evacuation import Evacuation, NobodyWatches, Refusals, check_request
 from gpuscan.live.keeping import Keeping
 from gpuscan.live.members import END_WITHIN_S, Cgroup, Command, Pids, Roster, Selection
 from gpuscan.live.pipeline import THRESHOLD, WINDOW_NS, Manner, Pipeline, refusals_said, warm_up
@@ -32,6 +33,7 @@ from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
 from gpuscan.monitors.source import IDLE_FACTOR, STALE_TICKS
 from gpuscan.monitors.treatment import Same, Treatment
 from gpuscan.store.single import Store
+from gpuscan.topology.evacuation import nearest_first
 from gpuscan.topology.model import Topology
 from gpuscan.topology.page_size import check_page_size
 from gpuscan.topology.split import split_cxl
@@ -78,6 +80,7 @@ class LiveSession:
         self.notes: list[str] = []
         self.totals = LiveTotals()
         self.command: Command | None = None
+        self.evacuation: Evacuation | None = None
         self._system = system
         self._stack = ExitStack()
         self._heeding = ExitStack()
@@ -92,10 +95,13 @@ class LiveSession:
 
     def _open(self, plan_sink: PlanSink | None) -> None:
         request, system = self.request, self._system
+        if request.evacuate_nid is not None:
+            check_request(request)
         selection = self._named()
         capabilities.check_live(foreign=False, system=system)
         self.topology, self._pretends = self._machine()
         self.targets = Targets(self.topology, request.to_nid)
+        self.room = Room(system)
         self._check_targets()
         roster = None
         if selection is not None:
@@ -147,9 +153,17 @@ class LiveSession:
             witness=self._keeping.recorder,
             clocked=self._keeping.timeline,
             on_roster=self._tell_free,
+            room=self.room,
         )
         self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
         self.migrator, self.engine = self.pipeline.migrator, self.pipeline.engine
+        if request.evacuate_nid is not None:
+            refusals = Refusals(self.migrator)
+            self.engine.migrator = refusals
+            page_map = self.topology.page_map
+            self.evacuation = Evacuation(
+                request.evacuate_nid, self.source, self.targets, self.flags, page_map, refusals
+            )
         if self._owns_process and (n_threads := privileges.n_threads_with_more()):
             self.notes.append(f"{n_threads} threads of libraries keep rights that gpuscan does not need")
 
@@ -234,6 +248,13 @@ class LiveSession:
         return split_cxl(topology, share), True
 
     def _check_targets(self) -> None:
+        nid = self.request.evacuate_nid
+        if nid is not None:
+            # What a dry run pretends is a node of the kernel's memory only in part.
+            self.targets.drain([nid], None if self._pretends else self.room.pages)
+            if not nearest_first(self.topology, nid):
+                raise InputError(f"from node {nid} no other memory is in reach; name another node")
+            return
         if self.targets.promotion or (self.request.demote and self.targets.demotion):
             return
         tiers = tier_options(self.topology)
@@ -248,6 +269,8 @@ class LiveSession:
 
     def _open_monitor(self, n_processes: int) -> Monitor:
         request = self.request
+        if request.evacuate_nid is not None:
+            return NobodyWatches()
         here = Circumstances(
             self.topology,
             n_processes,
@@ -262,13 +285,15 @@ class LiveSession:
         return monitor
 
     def _monitor_keeps(self) -> Sequence[Right]:
+        if self.request.evacuate_nid is not None:
+            return ()
         return MONITORS.get(self.monitor.name).keeps
 
     def _manner(self) -> Manner:
         request = self.request
         return Manner(
             interval_ns=request.interval_ns,
-            keeper=Same(Treatment(demotes=request.demote)),
+            keeper=Same(Treatment(promotes=request.evacuate_nid is None, demotes=request.demote)),
             dry_run=request.dry_run,
             demotes=request.demote,
             rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,
@@ -311,7 +336,13 @@ class LiveSession:
                 tick, refusals = self.pipeline.step()
                 self._keeping.on_tick(tick)
                 on_tick(tick, self.totals, refusals)
+                if self.evacuation is not None:
+                    self.evacuation.after(tick)
             report = self.pipeline.end()
+            if self.evacuation is not None:
+                with refusals_said():
+                    self.evacuation.count_left()
+                self.totals.left_pages = 0 if self.request.dry_run else self.evacuation.left.total()
         except RunFailedError as error:
             self.totals.failure = str(error)
             raise
@@ -334,7 +365,7 @@ class LiveSession:
         recorder = self._keeping.recorder
         if recorder is None or self._pretends:
             return
-        free = {nid: self.pipeline.room.free_pages(nid) for nid in recorder.nodes}
+        free = {nid: self.room.free_pages(nid) for nid in recorder.nodes}
         if None not in free.values():
             recorder.filled(self.engine.now_ns, {nid: n or 0 for nid, n in free.items()})
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from gpuscan.linux.system import System
 from gpuscan.monitors.contract import Monitor
 
+_PAGES_ARE_LEFT = 4
+"""Exit code: a node was to be emptied, and is not empty."""
+
 
 @dataclass(slots=True)
 class LiveTotals:
@@ -27,6 +30,7 @@ class LiveTotals:
         spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
         end_reason: why it ended; ended_by: the signal, where it was one; failure: what broke it off.
+        left_pages: base pages that are on a node still that was to be emptied.
         command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
     """
 
@@ -48,6 +52,7 @@ class LiveTotals:
     end_reason: str = ""
     ended_by: int | None = None
     failure: str = ""
+    left_pages: int = 0
     command_exit: int | None = None
     command_was_ended: bool = False
 
@@ -68,7 +73,12 @@ class LiveTotals:
 
     @property
     def exit_code(self) -> int:
-        """The code to end with: that of a command that ended by itself (128 + n after signal n), else 0."""
+        """The code to end with: that of a command that ended by itself (128 + n after signal n), else 0.
+
+        4 where pages are left on a node that was to be emptied.
+        """
+        if self.left_pages:
+            return _PAGES_ARE_LEFT
         if self.command_exit is None or self.command_was_ended:
             return 0
         return self.command_exit if self.command_exit >= 0 else 128 - self.command_exit

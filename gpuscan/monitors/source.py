@@ -21,7 +21,7 @@ from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, Pages, pages_in
 from gpuscan.linux.system import HERE, System
-from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
+from gpuscan.linux.targets import NO_ROOM, NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.monitors.contract import Monitor
 from gpuscan.monitors.touched import REHEARSED_PAGES, LastSeen, Touched, mapped
 from gpuscan.monitors.treatment import Keeper, Same, Treatment, Way
@@ -61,6 +61,7 @@ class Member:
         allowance: what it was allowed when last asked, and where its memory was.
         read_again_ns: when that is due again.
         hot_pages, hot_near_pages, cold_pages: what the last look found.
+        leaving_folios: folios that the last look asked to leave a node that is emptied.
         full_looks: looks in a row in which there was no room for another candidate.
         last_heads: the candidate that was let in last, by way.
         long_cold: since when its pages are cold, for who must be so for longer than the monitor says.
@@ -73,6 +74,7 @@ class Member:
     hot_pages: int = 0
     hot_near_pages: int = 0
     cold_pages: int = 0
+    leaving_folios: int = 0
     full_looks: int = 0
     last_heads: dict[Way, int] = field(default_factory=dict)
     long_cold: LastSeen = field(default_factory=LastSeen)
@@ -233,13 +235,19 @@ class LiveSource:
 
     def finished(self) -> bool:
         """Whether all processes have ended, the time is over, or the run shall end."""
+        if self.end_reason:
+            return True
         if self._ended:
-            self.end_reason = self.end_reason or "interrupted"
+            self.end_reason = "interrupted"
         elif self._until_ns is not None and self._system.monotonic_ns() >= self._until_ns:
             self.end_reason = "time is over"
         elif not self._goes_on and not any(member.process.is_alive() for member in self.members):
             self.end_reason = "process ended"
         return bool(self.end_reason)
+
+    def finish(self, reason: str) -> None:
+        """Let it end: there is nothing more to do."""
+        self.end_reason = reason
 
     def sample(self, now_ns: int, duration_ns: int) -> Sampled:
         """Sleep until ``duration_ns`` after ``now_ns`` and return what was accessed since the last look."""
@@ -251,6 +259,7 @@ class LiveSource:
             due_ns = min(due_ns, self._until_ns)
         self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
         looked_ns = self._system.monotonic_ns()
+        self._targets.begin_look()
         before = self.skipped.copy()
         metrics: Counter[str] = Counter()
         events, self._left = self._left, []
@@ -271,6 +280,8 @@ class LiveSource:
             metrics["hot_pages"] += member.hot_pages
             metrics["hot_near_pages"] += member.hot_near_pages
             metrics["cold_pages"] += member.cold_pages
+            if self._targets.drained:
+                metrics["leaving_folios"] += member.leaving_folios
         stale = self._addresses.stale(self._tick - STALE_TICKS)
         if len(stale):
             self._addresses.drop(stale)
@@ -317,7 +328,9 @@ class LiveSource:
         if self._targets.drained:
             treatment = self._after(member, treatment, marked, "up")
             out = pages_in(member.process, mapped(member.process))
+            n_before = len(produced)
             marked, way = self._mark(member, out, events, produced, treatment, way="out"), "out"
+            member.leaving_folios = sum(len(part.pfns) for part in produced[n_before:])
             marked_up += marked
         if treatment.demotes:
             cold = pages.cold
@@ -376,6 +389,7 @@ class LiveSource:
             if not treatment.promotes:
                 return 0
         self.skipped["not allowed there (cpuset or memory policy)"] += int((targets == NOT_ALLOWED).sum())
+        self.skipped["no node has room"] += int((targets == NO_ROOM).sum())
         movable = targets >= 0
         shared = movable & ~pages.exclusive
         self.skipped["mapped by several processes"] += int(shared.sum())

@@ -16,6 +16,12 @@ from gpuscan.kernels.layout import StoreArrays, StoreLayout
 from gpuscan.records.formats import RecordFormat
 from gpuscan.records.page_map import SECTION_PAGES
 
+N_REGIONS = 512
+"""Regions a machine is divided into, by which producers order what they mark."""
+SLOT_IS_SPLIT = N_REGIONS
+"""Of the word of a slot: it is not all in one extent."""
+OFFSET_SHIFT = (2 * N_REGIONS).bit_length() - 1
+"""Of the word of a slot: where the flat offset of its extent is, above flag and region."""
 _SLOTS_MAX = 1 << 16
 """Slots of the table over the extents: 256 KiB at most. One section each up to 8 TiB of addresses."""
 
@@ -58,7 +64,9 @@ class Machine(NamedTuple):
     """Where PFNs are, and what nodes may do: the extent table of the page map, and ``node_flags``.
 
     ``extent_of_slot``, int32[n], has the first extent that ends in or behind each slot of
-    ``2**slot_shift`` PFNs, beginning with slot ``first_slot``.
+    ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, int64[n],
+    have the region of each slot, of N_REGIONS with about as many pages each, and the flat offset of its
+    extent, unless SLOT_IS_SPLIT.
     """
 
     pfn_start: NDArray[np.int64]
@@ -68,6 +76,7 @@ class Machine(NamedTuple):
     slot_shift: int
     first_slot: int
     extent_of_slot: NDArray[np.int32]
+    slot_words: NDArray[np.int64]
 
 
 class Cuts(NamedTuple):
@@ -143,14 +152,21 @@ def machine_of(layout: StoreLayout) -> Machine:
         shift += 1
     first_slot = first_pfn >> shift
     slots = np.arange(first_slot, (last_pfn >> shift) + 1, dtype=np.int64)
+    first_pfns = slots << shift
+    extents = np.searchsorted(ends, first_pfns, side="right")
+    n_before = np.append(0, np.cumsum(ends - starts))[extents] + np.maximum(first_pfns - starts[extents], 0)
+    regions = n_before * N_REGIONS // int((ends - starts).sum())
+    offsets = plain(pages.extent_flat_offset, np.int64)
+    is_split = (first_pfns < starts[extents]) | (first_pfns + (1 << shift) > ends[extents])
     return Machine(
         starts,
         ends,
-        plain(pages.extent_flat_offset, np.int64),
+        offsets,
         plain(layout.node_flags, np.uint8),
         shift,
         first_slot,
-        np.searchsorted(ends, slots << shift, side="right").astype(np.int32),
+        extents.astype(np.int32),
+        (offsets[extents] << OFFSET_SHIFT) | np.where(is_split, SLOT_IS_SPLIT, 0) | regions,
     )
 
 

@@ -95,6 +95,29 @@ def atomic_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
 
 
 @_intrinsic
+def atomic_clear(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
+    """``atomic_clear(array, index)``: store 0, in no order but what :func:`full_fence` makes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
+        builder.store_atomic(element_type(0), pointer, "monotonic", element_type.width // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+@_intrinsic
+def full_fence(_context: Any) -> tuple[Any, _Codegen]:
+    """``full_fence()``: what is before it comes before what is after it, stores before loads, too."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        builder.fence(_ORDER)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@_intrinsic
 def plain_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``plain_load(array, index)``: for arrays that no other thread writes."""
 

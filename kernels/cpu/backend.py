@@ -25,7 +25,7 @@ from gpuscan.kernels.api import (
 )
 from gpuscan.kernels.budgets import cut_budget
 from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, store_of
-from gpuscan.kernels.cpu.batches import PARALLEL_FROM_ITEMS, Batch, batches_of
+from gpuscan.kernels.cpu.batches import PARALLEL_FROM_ITEMS, Batch, batches_of, load_ordering
 from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
 from gpuscan.kernels.cpu.budget import CpuKeyCounts, count_keys
 from gpuscan.kernels.cpu.buffers import Buffers
@@ -140,7 +140,9 @@ class CpuKernels:
         pfns, nids, outcomes = self._door.arrays(kernel.__name__, pfns, nids, outcomes)
         compiled, store, machine = self._compiled(kernel), self.store, self._machine
         total = np.zeros(N_OUTCOMES, dtype=np.int64)
-        for batch in batches_of(pfns, nids, store, machine, self.layout, self._workers):
+        if not len(pfns):  # how callers have everything loaded, or compiled, before it matters
+            load_ordering(store, machine, self.layout)
+        for batch in batches_of(pfns, nids, store, machine, self.layout, self._workers, self._buffers):
             counts = np.zeros((len(batch.parts), N_OUTCOMES), dtype=np.int64)
 
             def produce(part: int, batch: Batch = batch, counts: NDArray[np.int64] = counts) -> None:
@@ -151,8 +153,8 @@ class CpuKernels:
                     machine,
                     pfns[span],
                     nids[span],
-                    batch.order,
-                    batch.is_ordered,
+                    batch.order_or_scratch(),
+                    batch.order is not None,
                     batch.index_bits,
                     begin,
                     end,

@@ -54,6 +54,7 @@ class Buffers:
             self._segments[n_folios] = deque(maxlen=self.keep_bytes // segment_bytes)
         self._plans: deque[tuple[NDArray[np.int64], NDArray[Any]]] = deque(maxlen=1)
         self._gathered: deque[NDArray[np.int64]] = deque(maxlen=64)
+        self._orders: deque[NDArray[np.int64]] = deque(maxlen=1)
 
     def segment(self, *, large: bool = False) -> Segment:
         """Return a segment; what is in it is to be overwritten."""
@@ -77,6 +78,22 @@ class Buffers:
     def give_gathered(self, gathered: NDArray[np.int64]) -> None:
         """Take scratch back."""
         self._gathered.append(gathered)
+
+    def order(self, n_items: int) -> NDArray[np.int64]:
+        """Return room for the order of at least so many items of a producer."""
+        try:
+            order = self._orders.pop()
+        except IndexError:
+            pass
+        else:
+            if len(order) >= n_items:
+                return order
+        return np.empty(n_items, dtype=np.int64)
+
+    def give_order(self, order: NDArray[np.int64]) -> None:
+        """Take it back, if it is not too large to keep."""
+        if order.nbytes <= self.keep_bytes:
+            self._orders.append(order)
 
     def plan(self, n_folios: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return flat and word arrays of at least ``n_folios``."""

@@ -176,6 +176,36 @@ def claim_many(
     return end
 
 
+@helper
+def claim_few(
+    store: Store,
+    first: int,
+    pending: int,
+    segment: Segment,
+    n_staged: int,
+    n_of_target: NDArray[np.int64],
+) -> int:
+    """Do what :func:`claim_many` does, each by itself."""
+    fields, lows, words = store.fields, segment.lows, segment.words
+    unknown = len(n_of_target) - 1
+    end = n_staged
+    while pending != 0:
+        page = count_trailing_zeros(pending)
+        pending &= pending - 1
+        word = claim_ready(store, first + page)
+        if word != 0:
+            plain_store(lows, end, (first & 32767) + page)
+            plain_store(words, end, word)
+            end += 1
+            if fields.nid_max != 0:
+                target = min(target_of(fields, word), unknown)
+                plain_store(n_of_target, target, plain_load(n_of_target, target) + 1)
+    if fields.nid_max == 0:
+        target = min(fields.fixed_target, unknown)
+        plain_store(n_of_target, target, plain_load(n_of_target, target) + end - n_staged)
+    return end
+
+
 @shared_step
 def claim_gathered(
     store: Store,
@@ -225,6 +255,9 @@ def claim_gathered(
             ahead += line
         if count_ones(pending) >= _MANY and len(cuts.cut_key) == 0:
             n_staged = claim_many(store, first, pending, segment, n_staged, n_of_target)
+            continue
+        if len(cuts.cut_key) == 0:
+            n_staged = claim_few(store, first, pending, segment, n_staged, n_of_target)
             continue
         while pending != 0:
             flat = first + count_trailing_zeros(pending)

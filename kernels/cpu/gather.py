@@ -15,21 +15,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import plain_load, prefetch
+from gpuscan.kernels.cpu.arguments import N_REGIONS, OFFSET_SHIFT, SLOT_IS_SPLIT, Machine, Store
+from gpuscan.kernels.cpu.atomics import plain_load, plain_store, prefetch
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import find_flat
 from gpuscan.kernels.layout import NODE_HAS_MEMORY
 from gpuscan.records.formats import N_NODES_MAX
 
 AHEAD_ITEMS = 64
-"""How many items before its mark what a mark changes begins to be loaded."""
+"""How many items before its mark what a mark changes begins to be loaded; a power of two."""
+RUN_ITEMS = 64
+"""Items after which pages that became READY are indexed at the latest; a power of two."""
 TARGET_BITS = N_NODES_MAX.bit_length() - 1
 """Of an entry, above the position; the flat page is above both."""
 INDEX_BITS_MAX = 22
 """Of an entry: the position in a batch."""
-N_REGIONS = 512
-"""Regions a store is divided into, by which a batch is ordered."""
 UNKNOWN_PFN, UNKNOWN_TARGET = -1, -2
 """In place of a flat page: a PFN in a hole, or a target that is no node with memory, which comes first."""
 
@@ -40,92 +40,122 @@ def index_bits_of(n_pages: int) -> int:
 
 
 @helper
-def find_page(store: Store, machine: Machine, pfn: int, nid: int) -> int:
-    """Return flat page and target of a PFN, the page above TARGET_BITS."""
+def slot_word(machine: Machine, pfn: int) -> int:
+    """Return the word of the slot of a PFN, which has its region. Pages of one section have one word."""
+    slot = (pfn >> machine.slot_shift) - machine.first_slot
+    if slot < 0 or slot >= len(machine.slot_words):
+        return SLOT_IS_SPLIT
+    word: int = plain_load(machine.slot_words, slot)
+    return word
+
+
+@helper
+def entry_of(
+    store: Store, machine: Machine, word: int, pfn: int, nid: int, index: int, index_bits: int
+) -> int:
+    """Return the entry of a PFN: its flat page, its target, and where it stands in the batch."""
     fields = store.fields
     target = nid if fields.nid_max != 0 else fields.fixed_target
-    if target < 0 or target >= N_NODES_MAX or machine.node_flags[target] & NODE_HAS_MEMORY == 0:
-        return UNKNOWN_TARGET << TARGET_BITS
-    return (find_flat(machine, pfn) << TARGET_BITS) | target
+    page = UNKNOWN_TARGET << TARGET_BITS
+    if 0 <= target < N_NODES_MAX and plain_load(machine.node_flags, target) & NODE_HAS_MEMORY != 0:
+        flat = pfn + (word >> OFFSET_SHIFT) if word & SLOT_IS_SPLIT == 0 else find_flat(machine, pfn)
+        page = (flat << TARGET_BITS) | target
+    return (page << index_bits) | index
 
 
 @kernel
 def count_regions(
+    machine: Machine, pfns: NDArray[np.int64], lo: int, hi: int, counts: NDArray[np.int64]
+) -> bool:
+    """Count PFNs ``[lo, hi)``, of which there are some, per region.
+
+    Args:
+        machine: the extent table.
+        pfns: int64[n], a batch.
+        lo: first of what to do of it.
+        hi: end of that.
+        counts: int64[N_REGIONS] of zeros.
+
+    Returns:
+        Whether none is in a lower region than the one before it.
+    """
+    is_ascending = True
+    region = slot_word(machine, plain_load(pfns, lo)) & (N_REGIONS - 1)
+    begin = lo
+    for index in range(lo + 1, hi):
+        following = slot_word(machine, plain_load(pfns, index)) & (N_REGIONS - 1)
+        if following != region:
+            plain_store(counts, region, plain_load(counts, region) + index - begin)
+            is_ascending &= following > region
+            region = following
+            begin = index
+    plain_store(counts, region, plain_load(counts, region) + hi - begin)
+    return is_ascending
+
+
+@kernel
+def order_by_region(
     store: Store,
     machine: Machine,
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
     lo: int,
     hi: int,
-    region_shift: int,
-    found: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    index_bits: int,
+    next_of_region: NDArray[np.int64],
+    order: NDArray[np.int64],
 ) -> None:
-    """Find the pages of PFNs ``[lo, hi)`` and count them per region.
+    """Put entries of PFNs ``[lo, hi)`` where their regions are, in the order they were in.
 
     Args:
         store, machine: the format and the extent table.
         pfns, nids: int64[n] and int32[n], a batch.
         lo, hi: what to do of it.
-        region_shift: pages of a region, as a power of two.
-        found: int64[n] to fill, see :func:`find_page`.
-        counts: int64[N_REGIONS + 1] of zeros; the first is for what cannot be marked.
-    """
-    for index in range(lo, hi):
-        page = find_page(store, machine, plain_load(pfns, index), plain_load(nids, index))
-        found[index] = page
-        counts[(page >> (TARGET_BITS + region_shift)) + 1] += 1
-
-
-@kernel
-def order_by_region(
-    found: NDArray[np.int64],
-    lo: int,
-    hi: int,
-    region_shift: int,
-    index_bits: int,
-    next_of_region: NDArray[np.int64],
-    order: NDArray[np.int64],
-) -> None:
-    """Put pages ``[lo, hi)`` of a batch where their regions are, in the order they were in.
-
-    Args:
-        found, lo, hi, region_shift: as for :data:`count_regions`.
         index_bits: of an entry, for the position in the batch.
-        next_of_region: int64[N_REGIONS + 1], the next free place of each, counted up in place.
-        order: int64[n] to fill with entries: page and target as found, and position in the batch.
+        next_of_region: int64[N_REGIONS], the next free place of each, counted up in place.
+        order: int64[n] to fill with entries.
     """
     for index in range(lo, hi):
-        page = plain_load(found, index)
-        region = (page >> (TARGET_BITS + region_shift)) + 1
-        place = next_of_region[region]
-        next_of_region[region] = place + 1
-        order[place] = (page << index_bits) | index
+        pfn = plain_load(pfns, index)
+        word = slot_word(machine, pfn)
+        region = word & (N_REGIONS - 1)
+        place = plain_load(next_of_region, region)
+        plain_store(next_of_region, region, place + 1)
+        entry = entry_of(store, machine, word, pfn, plain_load(nids, index), index, index_bits)
+        plain_store(order, place, entry)
 
 
 @helper
-def find_pages(
+def load_ahead(
     store: Store,
     machine: Machine,
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
-    index_bits: int,
     order: NDArray[np.int64],
+    is_ordered: bool,
+    index_bits: int,
+    item: int,
 ) -> None:
-    """Fill ``order`` with the entries of PFNs that are worked on as they come."""
-    for index in range(len(pfns)):
-        page = find_page(store, machine, plain_load(pfns, index), plain_load(nids, index))
-        order[index] = (page << index_bits) | index
-
-
-@helper
-def load_ahead(store: Store, entry: int, index_bits: int) -> None:
-    """Start loading what the mark of an item changes.
+    """Start loading what the mark of an item changes; unless it is ordered, find its page, too.
 
     One for each that is marked: in rounds of loading and marking the memory had nothing to do during the
     marks, which cost a quarter of the rate (random PFNs, Zen 4).
     """
+    if is_ordered:
+        entry = plain_load(order, item)
+    else:
+        pfn = plain_load(pfns, item)
+        word = slot_word(machine, pfn)
+        entry = entry_of(store, machine, word, pfn, plain_load(nids, item), item, index_bits)
+        plain_store(order, item & (AHEAD_ITEMS - 1), entry)
     flat = max(0, entry >> (index_bits + TARGET_BITS))
     prefetch(store.records, flat)
     prefetch(store.ready_bits, flat >> 6)
     prefetch(store.eligible_bits, flat >> 6)
+
+
+@helper
+def entry_at(order: NDArray[np.int64], is_ordered: bool, item: int) -> int:
+    """Return the entry of an item that was loaded ahead and is marked now."""
+    entry: int = plain_load(order, item if is_ordered else item & (AHEAD_ITEMS - 1))
+    return entry

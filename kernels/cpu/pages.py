@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuscan.kernels.cpu.arguments import Fields, Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_load, atomic_or
+from gpuscan.kernels.cpu.atomics import atomic_load, atomic_or, plain_load
 from gpuscan.kernels.cpu.compile import helper
 
 
@@ -17,12 +17,12 @@ def find_flat(machine: Machine, pfn: int) -> int:
     slot = (pfn >> machine.slot_shift) - machine.first_slot
     if slot < 0 or slot >= len(machine.extent_of_slot):
         return -1
-    extent = machine.extent_of_slot[slot]
-    while extent < len(machine.pfn_end) and pfn >= machine.pfn_end[extent]:
+    extent = plain_load(machine.extent_of_slot, slot)
+    while extent < len(machine.pfn_end) and pfn >= plain_load(machine.pfn_end, extent):
         extent += 1
-    if extent == len(machine.pfn_end) or pfn < machine.pfn_start[extent]:
+    if extent == len(machine.pfn_end) or pfn < plain_load(machine.pfn_start, extent):
         return -1
-    flat: int = pfn + machine.flat_offset[extent]
+    flat: int = pfn + plain_load(machine.flat_offset, extent)
     return flat
 
 
@@ -31,7 +31,7 @@ def folio_pages(store: Store, flat: int) -> int:
     """Return the base pages of the folio that a page belongs to."""
     if len(store.folio_order) == 0:
         return 1
-    order: int = store.folio_order[flat]
+    order: int = plain_load(store.folio_order, flat)
     return 1 << order
 
 
@@ -59,34 +59,40 @@ def hotness_key(fields: Fields, word: int, now: int) -> int:
 
 
 @helper
-def set_index(store: Store, head: int) -> None:
-    """Index a READY page: ready bit, then block bit.
+def index_word(store: Store, word_index: int, bits: int) -> None:
+    """Index READY pages of one ready word: their ready bits, then the block bit.
 
     A bit that is set already is not set again. The load that sees it comes after the
     read-modify-write of the level below in the one order of all sequentially consistent
     operations, so a scan that clears the bit later finds what this producer wrote there.
     """
-    bit = 1 << (head & 63)
-    if atomic_load(store.ready_bits, head >> 6) & bit == 0:
-        atomic_or(store.ready_bits, head >> 6, bit)
-    block = 1 << ((head >> 9) & 63)
-    if atomic_load(store.block_bits, head >> 15) & block == 0:
-        atomic_or(store.block_bits, head >> 15, block)
+    if ~atomic_load(store.ready_bits, word_index) & bits != 0:
+        atomic_or(store.ready_bits, word_index, bits)
+    block = 1 << ((word_index >> 3) & 63)
+    if atomic_load(store.block_bits, word_index >> 9) & block == 0:
+        atomic_or(store.block_bits, word_index >> 9, block)
 
 
 @helper
-def activate_node(store: Store, head: int) -> None:
-    """Note that the node of a page has something to scan."""
-    nid = store.section_nid[head >> 15]
+def set_index(store: Store, head: int) -> None:
+    """Index one READY page."""
+    index_word(store, head >> 6, 1 << (head & 63))
+
+
+@helper
+def activate_node(store: Store, section: int) -> None:
+    """Note that the node of a section has something to scan."""
+    nid = plain_load(store.section_nid, section)
     if atomic_load(store.node_active, nid) == 0:
         atomic_or(store.node_active, nid, 1)
 
 
 @helper
-def mark_ready(store: Store, head: int) -> None:
-    """Index a page whose record just became READY, and activate its node."""
-    set_index(store, head)
-    activate_node(store, head)
+def publish(store: Store, word_index: int, bits: int) -> None:
+    """Index pages of one ready word whose records just became READY, and activate their node; maybe none."""
+    if bits != 0:
+        index_word(store, word_index, bits)
+        activate_node(store, word_index >> 9)
 
 
 @helper

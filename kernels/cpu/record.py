@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load, plain_store
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.gather import (
     AHEAD_ITEMS,
+    RUN_ITEMS,
     TARGET_BITS,
     UNKNOWN_TARGET,
-    find_pages,
+    entry_at,
     load_ahead,
 )
-from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, mark_ready
+from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, publish
 from gpuscan.kernels.layout import NODE_TOP_TIER
 from gpuscan.kernels.outcomes import Outcome
 
@@ -28,6 +29,7 @@ _TOP_TIER, _INELIGIBLE, _OWN_NODE = int(Outcome.TOP_TIER), int(Outcome.INELIGIBL
 def record_one(
     store: Store,
     machine: Machine,
+    head: int,
     flat: int,
     target: int,
     now: int,
@@ -35,13 +37,12 @@ def record_one(
     threshold: int,
     drop_top_tier: bool,
 ) -> int:
-    """Count an access to the folio of a page and return the :class:`Outcome`; times in TIME units."""
+    """Count an access to a folio and return the :class:`Outcome`; as for ``request``, times in TIME units."""
     fields = store.fields
     if flat < 0:
         return _UNKNOWN_TARGET if flat == UNKNOWN_TARGET else _UNKNOWN_PFN
-    head = flat & -folio_pages(store, flat)
-    nid = store.section_nid[head >> 15]
-    if drop_top_tier and machine.node_flags[nid] & NODE_TOP_TIER != 0:
+    nid = plain_load(store.section_nid, head >> 15)
+    if drop_top_tier and plain_load(machine.node_flags, nid) & NODE_TOP_TIER != 0:
         return _TOP_TIER
     if not is_eligible(store, head):
         return _INELIGIBLE
@@ -54,18 +55,16 @@ def record_one(
         freq = (word >> fields.freq_shift) & fields.freq_max
         freq = 1 if age > window else min(freq + 1, fields.freq_max)
         ready = fields.ready if freq >= threshold else word & fields.ready
-        seen = atomic_compare_exchange(
-            store.records, head, word, renewed | (freq << fields.freq_shift) | ready
-        )
+        counted = renewed | (freq << fields.freq_shift) | ready
+        if counted == word:
+            break  # nothing to write: often enough in this unit of time
+        seen = atomic_compare_exchange(store.records, head, word, counted)
         if seen == word:
             break
         word = seen
     if word & fields.ready != 0:
         return _REFRESHED
-    if ready == 0:
-        return _COUNTED
-    mark_ready(store, head)
-    return _ACCEPTED
+    return _ACCEPTED if ready != 0 else _COUNTED
 
 
 @kernel
@@ -86,17 +85,26 @@ def record(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Count accesses to pages ``[begin, end)`` of ``order``, as :data:`request` marks them."""
-    if not is_ordered:
-        find_pages(store, machine, pfns, nids, index_bits, order)
+    """Count accesses to pages ``[begin, end)`` of ``order`` or ``pfns``, as :data:`request` marks them."""
     for item in range(begin, min(end, begin + AHEAD_ITEMS)):
-        load_ahead(store, plain_load(order, item), index_bits)
+        load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item)
+    word_index = 0
+    bits = 0
     for item in range(begin, end):
-        load_ahead(store, plain_load(order, min(item + AHEAD_ITEMS, end - 1)), index_bits)
-        entry = plain_load(order, item)
+        entry = entry_at(order, is_ordered, item)
+        if item + AHEAD_ITEMS < end:
+            load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item + AHEAD_ITEMS)
         page = entry >> index_bits
         flat, target = page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1)
-        outcome = record_one(store, machine, flat, target, now, window, threshold, drop_top_tier)
-        counts[outcome] += 1
+        head = flat & -folio_pages(store, flat) if flat >= 0 else flat
+        if head >> 6 != word_index or item & (RUN_ITEMS - 1) == 0:
+            publish(store, word_index, bits)
+            word_index = head >> 6
+            bits = 0
+        outcome = record_one(store, machine, head, flat, target, now, window, threshold, drop_top_tier)
+        if outcome == _ACCEPTED:
+            bits |= 1 << (head & 63)
+        plain_store(counts, outcome, plain_load(counts, outcome) + 1)
         if len(outcomes) > 0:
-            outcomes[entry & ((1 << index_bits) - 1)] = outcome
+            plain_store(outcomes, entry & ((1 << index_bits) - 1), outcome)
+    publish(store, word_index, bits)

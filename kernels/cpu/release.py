@@ -56,7 +56,7 @@ def release(
             outcome = _SUPERSEDED
             if put_back(store, flat, plain_load(words, index)):
                 outcome = _RESTORED
-                activate_node(store, flat)
+                activate_node(store, flat >> 15)
         counts[outcome] += 1
         if len(outcomes) > 0:
             outcomes[index] = outcome

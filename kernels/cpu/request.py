@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load, plain_store
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.gather import (
     AHEAD_ITEMS,
+    RUN_ITEMS,
     TARGET_BITS,
     UNKNOWN_TARGET,
-    find_pages,
+    entry_at,
     load_ahead,
 )
-from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, mark_ready
+from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, publish
 from gpuscan.kernels.outcomes import Outcome
 
 _ACCEPTED, _REFRESHED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED)
@@ -24,29 +25,35 @@ _INELIGIBLE, _OWN_NODE = int(Outcome.INELIGIBLE), int(Outcome.OWN_NODE)
 
 
 @helper
-def request_one(store: Store, flat: int, target: int) -> int:
-    """Mark the folio of a page and return the :class:`Outcome`; ``flat`` may be that of no page."""
+def request_one(store: Store, head: int, flat: int, target: int) -> int:
+    """Mark a folio and return the :class:`Outcome`; whoever calls this indexes what was accepted.
+
+    Args:
+        store: of the folio.
+        head: its first page.
+        flat: the page that was asked for; that of no page says why there is none.
+        target: the node.
+    """
     fields = store.fields
     if flat < 0:
         return _UNKNOWN_TARGET if flat == UNKNOWN_TARGET else _UNKNOWN_PFN
-    head = flat & -folio_pages(store, flat)
     if not is_eligible(store, head):
         return _INELIGIBLE
-    if store.section_nid[head >> 15] == target:
+    if plain_load(store.section_nid, head >> 15) == target:
         return _OWN_NODE
     nid_field = (target & fields.nid_max) << fields.nid_shift
     keep = ~(fields.nid_max << fields.nid_shift)
     word = atomic_load(store.records, head)
     while True:
-        seen = atomic_compare_exchange(store.records, head, word, (word & keep) | nid_field | fields.ready)
+        marked = (word & keep) | nid_field | fields.ready
+        if marked == word:
+            return _REFRESHED  # READY with this target already: there is nothing to write
+        seen = atomic_compare_exchange(store.records, head, word, marked)
         if seen == word:
             break
         word = seen
-    if word & fields.ready != 0:
-        # Whoever made it READY owes the index bits: they are set, or about to be.
-        return _REFRESHED
-    mark_ready(store, head)
-    return _ACCEPTED
+    # Whoever made it READY owes the index bits: they are set, or about to be.
+    return _REFRESHED if word & fields.ready != 0 else _ACCEPTED
 
 
 @kernel
@@ -63,19 +70,30 @@ def request(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Mark pages ``[begin, end)`` of ``order``; unless it is ordered, ``pfns`` are put there first.
+    """Mark pages ``[begin, end)`` of ``order``, or of ``pfns``; then ``order`` is scratch.
 
+    Pages of one ready word that come one after the other are indexed together, after their records.
     See :mod:`gpuscan.kernels.cpu.gather`.
     """
-    if not is_ordered:
-        find_pages(store, machine, pfns, nids, index_bits, order)
     for item in range(begin, min(end, begin + AHEAD_ITEMS)):
-        load_ahead(store, plain_load(order, item), index_bits)
+        load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item)
+    word_index = 0
+    bits = 0
     for item in range(begin, end):
-        load_ahead(store, plain_load(order, min(item + AHEAD_ITEMS, end - 1)), index_bits)
-        entry = plain_load(order, item)
+        entry = entry_at(order, is_ordered, item)
+        if item + AHEAD_ITEMS < end:
+            load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item + AHEAD_ITEMS)
         page = entry >> index_bits
-        outcome = request_one(store, page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1))
-        counts[outcome] += 1
+        flat = page >> TARGET_BITS
+        head = flat & -folio_pages(store, flat) if flat >= 0 else flat
+        if head >> 6 != word_index or item & (RUN_ITEMS - 1) == 0:
+            publish(store, word_index, bits)
+            word_index = head >> 6
+            bits = 0
+        outcome = request_one(store, head, flat, page & ((1 << TARGET_BITS) - 1))
+        if outcome == _ACCEPTED:
+            bits |= 1 << (head & 63)
+        plain_store(counts, outcome, plain_load(counts, outcome) + 1)
         if len(outcomes) > 0:
-            outcomes[entry & ((1 << index_bits) - 1)] = outcome
+            plain_store(outcomes, entry & ((1 << index_bits) - 1), outcome)
+    publish(store, word_index, bits)

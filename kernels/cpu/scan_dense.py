@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
-    atomic_exchange,
+    atomic_clear,
     atomic_load,
     atomic_or,
     count_trailing_zeros,
+    full_fence,
     match_64,
     or_256_bytes,
 )
@@ -94,9 +95,12 @@ def scan_dense(
                 if (taken >> ((word_index >> 3) & 63)) & 1 != 0:
                     n_bytes += 64
                     to_clear |= set_ready_words(store.ready_bits, word_index) << (word_index - first_word)
-            while to_clear != 0:
-                atomic_exchange(store.ready_bits, first_word + count_trailing_zeros(to_clear), 0)
-                to_clear &= to_clear - 1
+            if to_clear != 0:
+                # Nobody asks what they were, so stores do, and one fence for all of them.
+                while to_clear != 0:
+                    atomic_clear(store.ready_bits, first_word + count_trailing_zeros(to_clear))
+                    to_clear &= to_clear - 1
+                full_fence()
             n_pages += tile_end - position
             look_wide = n_gathered < _TILE_QUADS
             n_gathered = 0

@@ -7,14 +7,16 @@ import pytest
 
 from gpuscan.kernels.api import NODE_HAS_MEMORY, StoreLayout, empty_node_flags
 from gpuscan.kernels.cpu import arguments, batches
-from gpuscan.kernels.cpu.arguments import Store, machine_of, store_of
-from gpuscan.kernels.cpu.backend import allocate
+from gpuscan.kernels.cpu.arguments import N_REGIONS, Store, machine_of, store_of
+from gpuscan.kernels.cpu.backend import CpuBackend, allocate
+from gpuscan.kernels.cpu.buffers import Buffers
 from gpuscan.kernels.cpu.gather import (
     TARGET_BITS,
     UNKNOWN_PFN,
     UNKNOWN_TARGET,
     count_regions,
     index_bits_of,
+    order_by_region,
 )
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.records.formats import record_format
@@ -47,20 +49,37 @@ def test_the_table_finds_what_the_page_map_does(layout, store, monkeypatch, slot
     edges = [edge for extent in EXTENTS for edge in (extent.pfn_start, extent.pfn_end)]
     pfns = np.unique([[0, 1 << 40, *(edge + step for edge in edges)] for step in (-1, 0, 1, 500)])
     pfns = np.append(pfns, -1)
-    machine, found = machine_of(layout), np.empty(len(pfns), dtype=np.int64)
+    machine, bits = machine_of(layout), index_bits_of(layout.n_pages)
     nids = np.ones(len(pfns), dtype=np.int32)
-    assert len(machine.extent_of_slot) <= slots
-    counts = np.zeros(513, dtype=np.int64)
-    count_regions.for_bits(32)(store, machine, pfns, nids, 0, len(pfns), 15, found, counts)
-    flats = found >> TARGET_BITS
-    assert flats.tolist() == layout.page_map.flat_of_pfn(pfns).tolist()
-    assert counts[0] == (flats < 0).sum() > 0
+    assert len(machine.extent_of_slot) == len(machine.slot_words) <= slots
+    counts = np.zeros(N_REGIONS, dtype=np.int64)
+    count_regions.for_bits(32)(machine, pfns, 0, len(pfns), counts)
     assert counts.sum() == len(pfns)
-    assert (found[flats >= 0] & ((1 << TARGET_BITS) - 1) == 1).all()
+    places, order = np.cumsum(counts) - counts, np.empty(len(pfns), dtype=np.int64)
+    order_by_region.for_bits(32)(store, machine, pfns, nids, 0, len(pfns), bits, places, order)
+    assert places.tolist() == np.cumsum(counts).tolist()
+    pages, positions = order >> bits, order & ((1 << bits) - 1)
+    flats = pages >> TARGET_BITS
+    assert flats.tolist() == layout.page_map.flat_of_pfn(pfns[positions]).tolist()
+    assert (pages[flats >= 0] & ((1 << TARGET_BITS) - 1) == 1).all()
+
+
+def test_regions_have_about_as_many_pages_each(layout):
+    """However far apart the machine's memory lies, and in order of PFNs."""
+    wide = PageMap.from_extents(
+        [Extent(0, 700 * SECTION_PAGES, 0, 0), Extent(1 << 33, (1 << 33) + 500 * SECTION_PAGES, 0, 0)]
+    )
+    machine = machine_of(StoreLayout(wide, layout.fmt, layout.node_flags))
+    regions = machine.slot_words & (N_REGIONS - 1)
+    assert (np.diff(regions) >= 0).all()
+    populated = wide.flat_of_pfn((np.arange(len(regions)) + machine.first_slot) << machine.slot_shift) >= 0
+    n_slots = np.bincount(regions[populated], minlength=N_REGIONS)
+    assert len(machine.slot_words) <= 1 << 16
+    assert n_slots.max() <= max(1, 2 * -(-populated.sum() // N_REGIONS))
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, store, monkeypatch, n_threads):
+def test_batches_cover_the_call_and_keep_the_order_within_a_word(layout, store, monkeypatch, n_threads):
     monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
     monkeypatch.setattr(batches, "_BATCH_ITEMS_MIN", 1_000)
     rng = np.random.default_rng(3)
@@ -68,8 +87,9 @@ def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, store
     nids = rng.integers(-1, 3, 5_500).astype(np.int32)
     machine, workers = machine_of(layout), Workers(n_threads)
     seen: list[int] = []
-    for batch in batches.batches_of(pfns, nids, store, machine, layout, workers):
-        assert batch.is_ordered
+    buffers = Buffers(layout.fmt.dtype, 0)
+    for batch in batches.batches_of(pfns, nids, store, machine, layout, workers, buffers):
+        assert batch.order is not None
         pages, positions = batch.order >> batch.index_bits, batch.order & ((1 << batch.index_bits) - 1)
         flats, targets = pages >> TARGET_BITS, pages & ((1 << TARGET_BITS) - 1)
         assert [lo for lo, _ in batch.parts] == [0, *(hi for _, hi in batch.parts[:-1])]
@@ -82,25 +102,51 @@ def test_batches_cover_the_call_and_keep_the_order_within_a_region(layout, store
         assert (targets == wanted)[flats >= 0].all()
         part_of: dict[int, int] = {}
         for part, (lo, hi) in enumerate(batch.parts):
-            for word in np.unique(flats[lo:hi] >> 6).tolist():
+            for word in np.unique(flats[lo:hi][flats[lo:hi] >= 0] >> 6).tolist():
                 assert part_of.setdefault(word, part) == part
-        for word in np.unique(flats >> 6).tolist():
+        for word in np.unique(flats[flats >= 0] >> 6).tolist():
             assert (np.diff(positions[flats >> 6 == word]) > 0).all()
         seen += (positions + batch.span.start).tolist()
     assert sorted(seen) == list(range(len(pfns)))
     workers.close()
 
 
-def test_an_empty_call_loads_what_a_large_one_needs(layout, store, monkeypatch):
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_pages_that_are_by_region_already_are_not_ordered(layout, store, monkeypatch, n_threads):
+    monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
+    pfns = np.sort(np.random.default_rng(3).integers(90, 7 * SECTION_PAGES, 5_500))
+    pfns[10:200] = pfns[10:200][::-1]  # within a section
+    nids, machine, workers = np.zeros(5_500, dtype=np.int32), machine_of(layout), Workers(n_threads)
+
+    def batch_of(given):
+        buffers = Buffers(layout.fmt.dtype, 0)
+        (batch,) = batches.batches_of(given, nids, store, machine, layout, workers, buffers)
+        return batch
+
+    batch = batch_of(pfns)
+    assert batch.order is None
+    assert [lo for lo, _ in batch.parts] == [0, *(hi for _, hi in batch.parts[:-1])]
+    assert batch.parts[-1][1] == len(pfns)
+    assert len(batch.parts) > n_threads
+    cuts = [hi for _, hi in batch.parts[:-1]]
+    assert (pfns[cuts] // SECTION_PAGES > pfns[np.array(cuts) - 1] // SECTION_PAGES).all()
+    # One that is out of place, inside a share or where two shares meet.
+    for place in (7, 5_400, *(5_500 * share // n_threads for share in range(1, n_threads))):
+        late = pfns.copy()
+        late[place] = 100 if place > 7 else pfns[-1]
+        assert batch_of(late).order is not None
+    workers.close()
+
+
+def test_an_empty_call_loads_what_a_large_one_needs(layout, monkeypatch):
     called: list[str] = []
     for name in ("count_regions", "order_by_region"):
         compiled = getattr(batches, name)
         monkeypatch.setattr(compiled, "for_bits", lambda _bits, name=name: lambda *_: called.append(name))
-    none, workers = np.empty(0, dtype=np.int64), Workers(1)
-    nids = np.empty(0, dtype=np.int32)
-    (batch,) = batches.batches_of(none, nids, store, machine_of(layout), layout, workers)
+    none = np.empty(0, dtype=np.int64)
+    kernels = CpuBackend(1).open(layout)
+    kernels.request(none, none.astype(np.int32), none.astype(np.uint8))
     assert called == ["count_regions", "order_by_region"]
-    assert batch.parts == [(0, 0)]
 
 
 @pytest.mark.parametrize("n_pages", [1 << 15, 1 << 28, 1 << 31, 1 << 32, (1 << 36) - SECTION_PAGES])
@@ -118,6 +164,10 @@ def test_a_call_is_cut_where_an_entry_has_few_bits_for_the_position(layout, stor
     pfns, workers = np.arange(100, 900).repeat(7), Workers(1)
     nids = np.zeros(len(pfns), dtype=np.int32)
     assert len(pfns) < batches.PARALLEL_FROM_ITEMS
-    found = list(batches.batches_of(pfns, nids, store, machine_of(layout), layout, workers))
+    found = list(
+        batches.batches_of(
+            pfns, nids, store, machine_of(layout), layout, workers, Buffers(layout.fmt.dtype, 0)
+        )
+    )
     assert max(batch.span.stop - batch.span.start for batch in found) == 1 << 10
     assert sum(batch.span.stop - batch.span.start for batch in found) == len(pfns)

@@ -10,8 +10,9 @@ import pytest
 from gpuscan.base.errors import InputError
 from gpuscan.linux.numa import Allowance, Room, parse_numa_maps, read_allowance, room_by_node
 from gpuscan.linux.system import System
-from gpuscan.linux.targets import NO_TARGET, NOT_ALLOWED, Targets
+from gpuscan.linux.targets import NO_ROOM, NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.topology import Topology
+from gpuscan.topology.evacuation import nearest_first
 from gpuscan.topology.lists import parse_list
 from gpuscan.topology.zoneinfo import parse_zoneinfo
 from machines import node, tiered
@@ -229,3 +230,21 @@ def test_zoneinfo_is_read_more_often_where_a_node_does_not_say_what_is_free(tmp_
         room._read_ns -= 5_000_000_000
         room.pages(0)
     assert room.n_looks == 3
+
+
+def test_pages_of_an_emptied_node_fill_the_nearest_nodes_one_after_the_other():
+    topology = tiered()
+    targets, first, second = Targets(topology), *nearest_first(topology, 2)[:2]
+    rooms = dict.fromkeys(range(4), 0) | {first: 2, second: 1}
+    targets.drain([2], rooms.__getitem__)
+    moves = ([2, 0, 2, 2, 2], [0x1000 * index for index in range(5)])
+    found = targets_of(targets, EVERYWHERE, *moves, way="out")
+    assert found == [first, NO_TARGET, first, second, NO_ROOM]
+    assert targets_of(targets, EVERYWHERE, [2], [0], way="out") == [NO_ROOM], "of one look"
+    targets.begin_look()
+    assert targets_of(targets, EVERYWHERE, [2], [0], way="out") == [first]
+    targets.begin_look()
+    elsewhere = Allowance(frozenset({2, second}), EVERYWHERE.starts, (None,), {})
+    assert targets_of(targets, elsewhere, [2, 2], [0, 0], way="out") == [second, NO_ROOM]
+    nowhere = Allowance(frozenset({2}), EVERYWHERE.starts, (None,), {})
+    assert targets_of(targets, nowhere, [2], [0], way="out") == [NOT_ALLOWED]

@@ -117,11 +117,13 @@ def _live(
     machine: Machine, system: SimulatedSystem, source: str, ms: int, selection: str, broken: list[str]
 ) -> str:
     world = machine.world
+    nid = machine.scenario.evacuate
     request = LiveRequest(
         pids=tuple(world.processes) if selection == "pids" else (),
         cgroup=Path("simulated") if selection == "cgroup" else None,
         command=("worker",) if selection == "command" else (),
-        monitor=source,
+        monitor=source if nid is None else "auto",
+        evacuate_nid=nid,
         for_ns=ms * 1_000_000,
         demote=machine.scenario.demote,
         cold_after_ns=200_000_000,
@@ -135,11 +137,36 @@ def _live(
         broken += accountant.check(session)
         told = world.confirmed_pages - before
     document = end_document(session, report)
+    if nid is not None:
+        broken += _left_on(machine, nid, document)
     if document["moved_pages"] != told or sum(document["moved_pages_to"].values()) != told:
         broken.append(
             f"the kernel told of {told} pages on their targets, the document of {document['moved_pages']}"
         )
     return session.totals.end_reason
+
+
+def _left_on(machine: Machine, nid: int, document: dict[str, Any]) -> list[str]:
+    """Return what the report says otherwise of a node that was emptied; of a machine that changes, little."""
+    said = document["evacuation"]
+    if said["node"] != nid or said["left_pages"] != sum(said["left"].values()):
+        return [f"node {nid} was emptied, the report says {said}"]
+    there = machine.world.pages_on(nid)
+    if not machine.scenario.events and said["left_pages"] != there:
+        return [f"{there} pages are on node {nid}, the report says {said}"]
+    is_over = document["reason"].startswith("nothing that can move is left")
+    movable = {reason for reason in said["left"] if reason not in _STAYS}
+    if not machine.scenario.events and is_over and movable:
+        return [f"it ended though pages of node {nid} could move: {movable}"]
+    return []
+
+
+_STAYS = {
+    "not allowed elsewhere (cpuset or memory policy)",
+    "mapped by several processes",
+    "not on an LRU list",
+    "no node has room",
+}
 
 
 def left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = False) -> list[str]:

@@ -41,6 +41,7 @@ class Scenario:
         demote: whether cold pages go down.
         has_trace, has_scan: whether the kernel has tracefs and PAGEMAP_SCAN.
         events: ascending by step.
+        evacuate: a node that is to be emptied, whoever is hot; then ``source`` and ``demote`` say nothing.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Scenario:
     has_trace: bool
     has_scan: bool
     events: tuple[Event, ...]
+    evacuate: int | None = None
 
     def without(self, events: set[Event]) -> Scenario:
         """Return the same with fewer events."""
@@ -86,3 +88,11 @@ def scenario(seed: int) -> Scenario:
         has_scan=chance.random() < 0.5,
         events=tuple(sorted(events, key=lambda event: event.step)),
     )
+
+
+def evacuation(seed: int) -> Scenario:
+    """Return the scenario of a seed in which a node is emptied of what processes have there that run."""
+    one = scenario(seed)
+    nid = random.Random(f"evacuate {seed}").choice((0, 1, 2, 2))
+    selection = "pids" if one.selection == "command" else one.selection
+    return replace(one, selection=selection, demote=False, evacuate=nid)

@@ -195,6 +195,11 @@ class World:
             self.flags[pfns] |= REFERENCED
             np.bitwise_and.at(self.idle, pfns >> 6, ~(np.uint64(1) << (pfns & 63).astype(np.uint64)))
 
+    def pages_on(self, nid: int) -> int:
+        """Return how many pages the processes that were asked for have on a node."""
+        words = [proc.words[proc.words != 0] for proc in self.running() if proc.is_target]
+        return sum(int(((own & PFN_BITS) // np.uint64(SECTION) == nid).sum()) for own in words)
+
     def running(self) -> list[Proc]:
         """Return the processes that run."""
         return [proc for proc in self.processes.values() if proc.is_alive]

@@ -6,7 +6,7 @@ A broken step stands here in full, so that it can be read against its sound twin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from .protocol import (
     Rules,
     Taken,
     all_taken,
+    any_of,
     as_loaded,
     claim,
     claim_together,
@@ -238,6 +239,28 @@ def request_index_first(rules: Rules, page: int, nid: int) -> Program:
     return (Event("refreshed" if was_ready else "began", page, nid),)
 
 
+def request_trusting_the_bit(rules: Rules, page: int, nid: int) -> Program:
+    """Take a ready bit that is set for a request that stands, and leave the record alone."""
+    is_set = yield load(rules.ready_location(page), see=partial(any_of, rules.ready_bit(page)))
+    return (Event("refreshed", page, nid),) if is_set else (yield from request(rules, page, nid))
+
+
+def request_run_indexed_early(rules: Rules, nids: Mapping[int, int]) -> Program:
+    """Set the bits of a whole run once its first page is READY."""
+    events: tuple[Event, ...] = ()
+    for page, nid in nids.items():
+        was_ready = yield update(record(page), f"mark nid {nid}", partial(_marked_for, nid), see=is_ready)
+        if not events:
+            events += yield from publish(rules, *nids)
+            yield Fence.FULL
+        events += (Event("refreshed" if was_ready else "began", page, nid),)
+    return events
+
+
+def _marked_for(nid: int, word: int) -> int:
+    return marked(word, nid)
+
+
 def release_over_anything(rules: Rules, page: int, word: int) -> Generator[Step, Any, tuple[Event, ...]]:
     """Put the old word back whatever is there now."""
     yield update(record(page), "store back", lambda old: word)
@@ -363,6 +386,15 @@ def _given_up_together() -> System:
     return system(rules, threads, records={0: PENDING, 1: PENDING})
 
 
+def _run(producer: Callable[[Rules, Mapping[int, int]], Program]) -> System:
+    """Return requests of two pages of a word, indexed together, against a scan of both."""
+    threads = {
+        "producer": partial(producer, TWO_PAGES, {0: 1, 1: 2}),
+        "scan": partial(scan, TWO_PAGES, (0, 1)),
+    }
+    return system(TWO_PAGES, threads)
+
+
 def _freed_and_requested() -> System:
     threads = {"free": partial(discard_with_bits, ONE_PAGE, 0), "producer": partial(request, ONE_PAGE, 0, 1)}
     return system(ONE_PAGE, threads)
@@ -471,6 +503,16 @@ FAULTS = (
         "producer sets the index before the record",
         partial(_one_scan, scan, producer=request_index_first),
         LOST,
+    ),
+    Fault(
+        "producer takes a ready bit for a request",
+        partial(_one_scan, scan, producer=request_trusting_the_bit, indexed=(0,)),
+        "was READY already to a request, and no request of it began",
+    ),
+    Fault(
+        "run of requests indexed before its last record",
+        partial(_run, request_run_indexed_early),
+        "lost: page 1",
     ),
     Fault(
         "release overwrites a newer request",

@@ -58,12 +58,16 @@ def _page_violations(
     if requests != ended:
         bad.append(f"conservation: page {page} began {requests} requests, {ended} ended or are pending")
     requested = {nid_of(first), *nids("began", "refreshed", "accessed")}
+    asked = [nid_of(first)] * is_ready(first) + nids("began", "refreshed")
+    if nids("refreshed") and not (is_ready(first) or nids("began", "restored")):
+        bad.append(f"page {page} was READY already to a request, and no request of it began")
     targets = nids("claimed") + [nid_of(last)] * is_ready(last)
     bad += [f"target {nid} of page {page} was never requested" for nid in sorted({*targets} - requested)]
     bad += [
         f"the request of page {page} to node {nid} was served twice"
         for nid in sorted({*targets})
-        if targets.count(nid) > 1 + nids("restored").count(nid)
+        if targets.count(nid)
+        > max(1, asked.count(nid) - nids("alike").count(nid)) + nids("restored").count(nid)
     ]
     bad += [
         f"page {page} was claimed with target {event.nid}, the plan says {event.told}"

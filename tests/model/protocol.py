@@ -80,11 +80,11 @@ def lacks(bits: int, word: int) -> bool:
 class Event(NamedTuple):
     """What a thread did to a page, from what its atomics returned.
 
-    ``began`` READY 0 -> 1, ``refreshed`` it was READY already, ``accessed`` counted,
-    ``claimed``, ``together`` in one step with its neighbour, ``restored`` and ``superseded``
-    (by release), ``discarded`` while READY, ``withdrawn`` by its producer, ``left`` READY by a
-    bounded scan, ``stale`` index bit on a record that is not READY, ``skipped`` a bit that was set
-    already. ``told``: the target that a plan was given.
+    ``began`` READY 0 -> 1, ``refreshed`` it was READY already, ``alike`` with the same target, so that
+    nothing was written, ``accessed`` counted, ``claimed``, ``together`` in one step with its neighbour,
+    ``restored`` and ``superseded`` (by release), ``discarded`` while READY, ``withdrawn`` by its producer,
+    ``left`` READY by a bounded scan, ``stale`` index bit on a record that is not READY, ``skipped`` a bit
+    that was set already. ``told``: the target that a plan was given.
     """
 
     what: str
@@ -187,28 +187,29 @@ def take_word(location: str) -> Access:
 # --- producers: record, then ready bit, then block bit ------------------------------------
 
 
-def publish(rules: Rules, page: int) -> Generator[Step, Any, tuple[Event, ...]]:
-    """Index a page that was just made READY.
+def publish(rules: Rules, *pages: int) -> Generator[Step, Any, tuple[Event, ...]]:
+    """Index pages that were just made READY, those of one ready word together.
 
     ::
 
         fence
-        if not (skip_set and load(ready) & bit):   or(ready, bit)
+        if not (skip_set and load(ready) has bits):   or(ready, bits)
         fence
-        if not (skip_set and load(block) & bit):   or(block, bit)
+        if not (skip_set and load(block) has bits):   or(block, bits)
     """
     events: tuple[Event, ...] = ()
-    for place, location, bit in (
-        ("producer: record | ready", rules.ready_location(page), rules.ready_bit(page)),
-        ("producer: ready | block", BLOCK, rules.block_bits((page,))),
+    for place, words in (
+        ("producer: record | ready", rules.words_of(pages)),
+        ("producer: ready | block", {BLOCK: rules.block_bits(pages)}),
     ):
         yield from rules.fence(place)
-        if rules.skip_set:
-            is_set = yield load(location, see=partial(any_of, bit))
-            if is_set:
-                events += (Event("skipped", page),)
-                continue
-        yield set_bits(location, bit)
+        for location, bits in words.items():
+            if rules.skip_set:
+                is_needed = yield load(location, see=partial(lacks, bits))
+                if not is_needed:
+                    events += tuple(Event("skipped", page) for page in pages)
+                    continue
+            yield set_bits(location, bits)
     return events
 
 
@@ -227,6 +228,43 @@ def request(rules: Rules, page: int, nid: int) -> Program:
         return (Event("refreshed", page, nid),)
     events = yield from publish(rules, page)
     return (Event("refreshed" if was_ready else "began", page, nid), *events)
+
+
+def request_looking(rules: Rules, page: int, nid: int) -> Program:
+    """Ask for a page, and write nothing where it was asked for with the same target.
+
+    ::
+
+        if record == READY | nid | record.FREQ: return REFRESHED
+        as request
+    """
+    is_alike = yield load(record(page), see=lambda word: word == marked(word, nid))
+    if is_alike:
+        return Event("alike", page, nid), Event("refreshed", page, nid)
+    return (yield from request(rules, page, nid))
+
+
+def request_run(rules: Rules, nids: Mapping[int, int]) -> Program:
+    """Ask for pages of one ready word: all their records first, then their bits by one OR.
+
+    Args:
+        rules: as ever.
+        nids: the target of each page.
+    """
+    events: tuple[Event, ...] = ()
+    to_index: list[int] = []
+    for page, nid in nids.items():
+        was_ready = yield update(record(page), f"mark nid {nid}", partial(_marked_for, nid), see=is_ready)
+        events += (Event("refreshed" if was_ready else "began", page, nid),)
+        if not (was_ready and rules.refreshed_skips):
+            to_index.append(page)
+    if to_index:
+        events += yield from publish(rules, *to_index)
+    return events
+
+
+def _marked_for(nid: int, word: int) -> int:
+    return marked(word, nid)
 
 
 def access(rules: Rules, page: int, nid: int) -> Program:

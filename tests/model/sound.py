@@ -16,8 +16,11 @@ from .protocol import (
     claim_together,
     discard,
     free,
+    nid_of,
     request,
     request_eligible,
+    request_looking,
+    request_run,
     scan,
     take_first_block,
     take_range,
@@ -181,6 +184,27 @@ def _full_after_first_block(rules: Rules) -> System:
     return system(rules, threads, records={1: PENDING})
 
 
+def _alike(rules: Rules) -> System:
+    """A request of what was asked for with the same target, and one with another, beside scans."""
+    threads: Threads = {
+        "producer 1": partial(request_looking, rules, 0, nid_of(PENDING)),
+        "producer 2": partial(request_looking, rules, 0, 1),
+        "scan": partial(scan, rules, (0,)),
+        "bounded": partial(scan, rules, (0,), limit=0),
+    }
+    return system(rules, threads, records={0: PENDING}, nids=(1, nid_of(PENDING)))
+
+
+def _run(rules: Rules) -> System:
+    """Two pages of a word that are indexed together, once both are READY, beside two scans."""
+    threads: Threads = {
+        "producer": partial(request_run, rules, {0: 1, 1: 2}),
+        "dense": partial(scan, rules, BOTH, dense=True, limit=1),
+        "scan": partial(scan, rules, BOTH),
+    }
+    return system(rules, threads, possible_words=_REQUESTED)
+
+
 _REQUESTED = (0, PENDING, word_of(ready=True, nid=1), word_of(ready=True, nid=2))
 """All that a record holds where pages are requested and claimed only: fewer guesses, where two are loaded."""
 
@@ -227,6 +251,8 @@ _SYSTEMS: tuple[tuple[str, Callable[[Rules], System], Rules, str], ...] = (
     ("release", _release, ONE_PAGE, "began claimed restored superseded left"),
     ("two releases", _two_releases, ONE_PAGE, "claimed restored superseded"),
     ("hot page with stale bits", _hot_page, ONE_PAGE, "counted began stale claimed left"),
+    ("request of what is requested", _alike, ONE_PAGE, "alike began refreshed claimed left"),
+    ("run of requests", _run, ONE_WORD, "began claimed left stale"),
     ("claimed together", _together, ONE_WORD, "began claimed together stale left"),
     ("claimed together, dense", _together_dense, ONE_WORD, "began refreshed claimed together"),
     (

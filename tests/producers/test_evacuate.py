@@ -9,10 +9,10 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.engine.tick import RunReport
-from gpuscan.producers.built_in.evacuate import EvacuateOptions, share_out, targets_of
-from gpuscan.producers.source import NOBODY
+from gpuscan.producers.built_in.evacuate import EvacuateOptions
 from gpuscan.run.scenario import Scenario, build_scenario
 from gpuscan.run.summary import RunSummary, summarize
+from gpuscan.topology.evacuation import NO_ROOM, nearest_first, share_out
 from gpuscan.topology.presets import preset
 from gpuscan.workload.files import load_workload
 
@@ -44,7 +44,7 @@ def test_a_node_is_empty_afterwards(node: int) -> None:
     first = report.ticks[0]
     assert first.candidates == metrics["drain_pages"], "all are READY in the first round"
     # Both CXL nodes of this machine are nearer to a socket than to each other.
-    nearest = targets_of(scenario.topology, node)[0]
+    nearest = nearest_first(scenario.topology, node)[0]
     assert nearest == node - 2
 
 
@@ -72,8 +72,8 @@ def test_what_finds_no_room_is_told_apart() -> None:
 def test_folios_fill_the_nearest_node_first() -> None:
     n_pages = np.array([4, 4, 4, 1, 512, 1])
     assert share_out(n_pages, {7: 9, 5: 6, 6: 600}).tolist() == [7, 7, 5, 5, 6, 6]
-    assert share_out(n_pages, {7: 8, 5: 6}).tolist() == [7, 7, 5, 5, NOBODY, NOBODY]
-    assert share_out(n_pages, {7: 0}).tolist() == [NOBODY] * 6
+    assert share_out(n_pages, {7: 8, 5: 6}).tolist() == [7, 7, 5, 5, NO_ROOM, NO_ROOM]
+    assert share_out(n_pages, {7: 0}).tolist() == [NO_ROOM] * 6
 
 
 @pytest.mark.parametrize(("setting", "says"), [("node=9", "no node 9 with memory"), ("node=-2", "node")])

@@ -45,13 +45,22 @@ FAULTS = {
         "claim",
         "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n"
         "        if seen == word:\n"
-        "            if paid_from == 1:\n",
-        "        for _ in range(300):\n"
+        "            return word\n",
+        "        for _ in range(3000):\n"
         "            atomic_load(store.records, flat)\n"
         "        atomic_compare_exchange(store.records, flat, atomic_load(store.records, flat), 0)\n"
         "        seen = word\n"
         "        if seen == word:\n"
-        "            if paid_from == 1:\n",
+        "            return word\n",
+    ),
+    "neighbours claimed in two steps": (
+        "claim",
+        "    return group if atomic_compare_exchange(store.wide_records, index, group, 0) == group else 0\n",
+        "    for _ in range(3000):\n"
+        "        atomic_load(store.wide_records, index)\n"
+        "    seen = atomic_load(store.wide_records, index)\n"
+        "    atomic_compare_exchange(store.wide_records, index, seen, 0)\n"
+        "    return group\n",
     ),
     "a request that is lost": (
         "request",
@@ -71,4 +80,4 @@ def test_the_accountant_sees(fault: str, tmp_path: Path, monkeypatch: pytest.Mon
             if hasattr(driver, each):
                 monkeypatch.setattr(driver, each, getattr(module, each))
     with always_parallel(), pytest.raises(AssertionError):
-        accountant("rfc", 1 << 15).run(SHORT)
+        accountant("rfc", 1 << 15).run(5 * SHORT)

@@ -118,7 +118,8 @@ def conservation(kernels: Kernels) -> None:
     filled(kernels, 0.0)
     rng = np.random.default_rng(3)
     pfns = rng.integers(0, 4000, 3000)
-    begun = int(kernels.request(pfns, np.full(3000, 3, dtype=np.int32), NONE)[Outcome.ACCEPTED])
+    nids = rng.integers(3, 5, 3000, dtype=np.int32)  # some are asked for again, with this target or the other
+    begun = int(kernels.request(pfns, nids, NONE)[Outcome.ACCEPTED])
     plan = kernels.scan(whole())
     begun += int(kernels.request(pfns[:500], np.full(500, 4, dtype=np.int32), NONE)[Outcome.ACCEPTED])
     ended = kernels.discard(np.arange(100))
@@ -209,8 +210,8 @@ FAULTS = {
     "request does not index": (
         index_after_requests,
         "request",
-        "    mark_ready(store, head)\n",
-        "    pass\n",
+        "            bits |= 1 << (head & 63)\n",
+        "            bits |= 0\n",
     ),
     "a budget's leftovers are not indexed": (
         index_after_a_budget,
@@ -223,19 +224,25 @@ FAULTS = {
         "claim",
         "        seen = atomic_compare_exchange(store.records, flat, word, 0)\n"
         "        if seen == word:\n"
-        "            if paid_from == 1:\n",
+        "            return word\n",
         "        for _ in range(30000):\n"
         "            atomic_load(store.records, flat)\n"
         "        atomic_compare_exchange(store.records, flat, atomic_load(store.records, flat), 0)\n"
         "        seen = word\n"
         "        if seen == word:\n"
-        "            if paid_from == 1:\n",
+        "            return word\n",
     ),
     "a refreshed request counted as begun": (
         conservation,
         "request",
-        "        return _REFRESHED\n",
-        "        return _ACCEPTED\n",
+        "    return _REFRESHED if word & fields.ready != 0 else _ACCEPTED\n",
+        "    return _ACCEPTED\n",
+    ),
+    "a repeated request counted as begun": (
+        conservation,
+        "request",
+        "            return _REFRESHED  # READY with this target already: there is nothing to write\n",
+        "            return _ACCEPTED\n",
     ),
     "release replaces a newer request": (
         conservation,
@@ -262,7 +269,7 @@ FAULTS = {
         "                gathered[slot, 0] = (word_index << 6) & 0xFFFFFFFF\n",
     ),
 }
-USERS = {"claim": ("scan_indexed", "scan_dense")}
+USERS = {"claim": ("scan_indexed", "scan_dense", "scan_sparse")}
 """Kernels that have a module's functions compiled into them."""
 
 

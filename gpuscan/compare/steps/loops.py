@@ -21,9 +21,12 @@ from gpuscan.kernels.cpu.atomics import (
     atomic_or,
 )
 from gpuscan.kernels.cpu.compile import kernel
-from gpuscan.kernels.cpu.gather import TARGET_BITS, find_page
+from gpuscan.kernels.cpu.gather import TARGET_BITS, entry_of, slot_word
+from gpuscan.kernels.cpu.pages import folio_pages, publish
 from gpuscan.kernels.cpu.request import request_one
+from gpuscan.kernels.outcomes import Outcome
 
+_ACCEPTED = int(Outcome.ACCEPTED)
 PAGE_WORDS = 8
 """64 bytes of struct page."""
 LRU = 1 << 5
@@ -194,8 +197,14 @@ def mark_single(
     """Our own request, page after page as they come: the page of a PFN is found and its record changed before
     the next one is looked at, nothing is sorted and nothing loaded ahead. Counts outcomes."""
     for index in range(len(pfns)):
-        page = find_page(store, machine, pfns[index], nids[index])
-        counts[request_one(store, page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1))] += 1
+        pfn = pfns[index]
+        page = entry_of(store, machine, slot_word(machine, pfn), pfn, nids[index], 0, 0)
+        flat = page >> TARGET_BITS
+        head = flat & -folio_pages(store, flat) if flat >= 0 else flat
+        outcome = request_one(store, head, flat, page & ((1 << TARGET_BITS) - 1))
+        if outcome == _ACCEPTED:
+            publish(store, head >> 6, 1 << (head & 63))
+        counts[outcome] += 1
 
 
 def struct_pages(n_pages: int) -> NDArray[Any]:

@@ -16,14 +16,15 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.values import TimeNs
 from gpuscan.producers.contract import Observed, ProducerKind, Told
 from gpuscan.producers.options import Options
-from gpuscan.producers.source import NOBODY, Producer
+from gpuscan.producers.source import Producer
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.sim.machine import SimulatedMachine
 from gpuscan.sim.observer import SeesAccesses
 from gpuscan.sim.process import Process, Stretch
 from gpuscan.sim.spec import ProducerSpec
-from gpuscan.topology.model import DISTANCE_UNREACHABLE, Topology
+from gpuscan.topology.evacuation import NO_ROOM, nearest_first, share_out
+from gpuscan.topology.model import Topology
 
 LAST_NODE = -1
 """In place of a node: the one with memory that has the highest number."""
@@ -68,7 +69,7 @@ class EvacuateOptions(Options):
                 f"producer.evacuate.node: topology {topology.name} has no node {nid} with memory; "
                 f"name one that has: {some}"
             )
-        if not targets_of(topology, nid):
+        if not nearest_first(topology, nid):
             raise InputError(
                 f"producer.evacuate.node: from node {nid} of topology {topology.name} no other memory is in "
                 "reach; name another, or take a machine with more nodes"
@@ -78,35 +79,6 @@ class EvacuateOptions(Options):
     def turns_ns(self) -> dict[str, int]:
         """Return nothing: no loop is begun for it."""
         return {}
-
-
-def targets_of(topology: Topology, nid: int) -> list[int]:
-    """Return the other nodes with memory that are in reach of one, the nearest first."""
-    away = sorted(
-        (topology.distance_between(nid, node.nid), node.nid)
-        for node in topology.nodes
-        if node.present_pages and node.nid != nid
-    )
-    return [other for distance, other in away if distance != DISTANCE_UNREACHABLE]
-
-
-def share_out(n_pages: NDArray[np.int64], rooms: Mapping[int, int]) -> NDArray[np.int32]:
-    """Return int32[n], a node for each folio, in order: the first node until it is full, then the next.
-
-    Args:
-        n_pages: int64[n], sizes of the folios.
-        rooms: base pages by node, in the order in which they are filled.
-
-    Returns:
-        ``NOBODY`` for those that do not fit.
-    """
-    targets = np.full(len(n_pages), NOBODY, dtype=np.int32)
-    begin = 0
-    for nid, room in rooms.items():
-        end = begin + int(np.searchsorted(np.cumsum(n_pages[begin:]), room, side="right"))
-        targets[begin:end] = nid
-        begin = end
-    return targets
 
 
 class _Unwatched(SeesAccesses):
@@ -141,7 +113,7 @@ class EvacuationSource(Producer):
         super().__init__(machine)
         self._spec = spec
         topology = machine.topology
-        self._targets = targets_of(topology, spec.nid)
+        self._targets = nearest_first(topology, spec.nid)
         with_cpus = [node.nid for node in topology.nodes if node.cpus]
         nearest = topology.nearest(spec.nid, with_cpus)
         self._reporter = with_cpus[0] if nearest is None else nearest
@@ -166,11 +138,11 @@ class EvacuationSource(Producer):
             frames, n_pages = frames[order], n_pages[order]
             rooms = {nid: max(0, machine.frames.most_above(nid, "high")) for nid in self._targets}
             targets = share_out(n_pages, rooms)
-            self._n_no_room = int(n_pages[targets == NOBODY].sum())
+            self._n_no_room = int(n_pages[targets == NO_ROOM].sum())
         n_left = int(n_pages.sum())
         no_room = min(self._n_no_room, n_left)
         left = {"left_no_room_pages": no_room, "left_asked_pages": n_left - no_room}
-        asked = targets != NOBODY
+        asked = targets != NO_ROOM
         metrics = {
             **elapsed.metrics,
             "drain_pages": int(self._pages_of(came).sum()),

@@ -33,6 +33,7 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         ("device", str(start["device"])),
         ("ended", f"{end['reason']}, after {format_time(end['t_s'] * 1e9)}, {end['ticks']:,} ticks"),
         what,
+        *_left(end.get("evacuation")),
         ("overhead", f"{end['overhead_percent']:.1f}% of one CPU ({spent})"),
     )
     heat, series = map_of(result, _TIME, _SAID_OF_MAP), Series(result, _TIME)
@@ -48,6 +49,15 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     named = ", ".join(f"{each['pid']} ({each['comm']})" for each in start["processes"])
     notes = tuple(str(note) for note in start["notes"])
     return Page("Pages of running processes", f"gpuscan live: {named or 'nobody'}", facts, figures, notes)
+
+
+def _left(evacuation: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """Return what is left of a node that was emptied; earlier results say nothing."""
+    if evacuation is None:
+        return ()
+    why = "; ".join(f"{n:,} pages {reason}" for reason, n in evacuation["left"].items())
+    left = format_bytes(evacuation["left_pages"] * PAGE_BYTES)
+    return ((f"left on node {evacuation['node']}", f"{left}: {why}" if why else left),)
 
 
 def _to(pages_to: Mapping[str, int]) -> str:
