@@ -132,10 +132,15 @@ def test_an_end_for_another_reason_is_told_as_that() -> None:
         assert session.source.end_reason == "interrupted"
         assert session.totals.left_pages == machine.world.pages_on(FAR) > 30
     machine = machine_with()
+
+    def end_all() -> None:
+        for proc in machine.world.running():
+            machine.world.end(proc)
+
     with LiveSession(
         replace(request, pids=tuple(machine.world.processes)), SimulatedSystem(machine)
     ) as session:
-        session.run(lambda: [machine.world.end(proc) for proc in machine.world.running()], lambda *_: None)
+        session.run(end_all, lambda *_: None)
         assert (session.totals.end_reason, session.totals.left_pages) == ("process ended", 0)
 
 
