@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuscan.heatmap.map import HeatMap
+from gpuscan.run.tables import Tables
 
 RESULT = "RESULT"
 """In the command of a figure: the directory of the result, which a reader may have elsewhere, or nowhere."""
@@ -149,8 +150,11 @@ class ResultKind:
         marker: the file by which its directory is known: JSON, whose ``kind`` is ``document_kind``.
         document_kind: so.
         page: makes a page of the document and its directory.
+        page_of_tables: makes it of the document and what is in memory yet, at the end of a run; None: of this
+            kind there is no run whose page could be made at once.
     """
 
     marker: str
     document_kind: str
     page: Callable[[Mapping[str, Any], Path], Page]
+    page_of_tables: Callable[[Mapping[str, Any], Tables], Page] | None

@@ -8,21 +8,22 @@ const gpuscanMap = (() => {
   const layers = new Map();
   let plot = null, source = null, bands = null, colours = null, current = null, shown = null, due = false;
 
-  async function decode(layer) {
-    const packed = Uint8Array.from(atob(layer.cells), (character) => character.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  async function decode({ n, planes, packed }) {
+    const bits = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+    const stream = new Blob([bits]).stream().pipeThrough(new DecompressionStream("gzip"));
     const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const [steps, columns, counts] = [0, 1, 2].map((which) => {
-      const words = new Uint32Array(layer.n);
-      for (let plane = 0; plane < PLANES; plane++) {
-        const from = (which * PLANES + plane) * layer.n;
-        for (let at = 0; at < layer.n; at++) words[at] += bytes[from + at] * 2 ** (8 * plane);
-      }
-      return words;
+    const numbers = [new Uint32Array(n), new Uint32Array(n), new Uint32Array(n)];
+    let from = 0;
+    planes.forEach((alike, which) => {
+      if (alike === 0) return;
+      const words = numbers[Math.floor(which / PLANES)], factor = 2 ** (8 * (which % PLANES));
+      for (let at = 0; at < n; at++) words[at] += (alike === null ? bytes[from + at] : alike) * factor;
+      if (alike === null) from += n;
     });
-    const rows = new Float64Array(layer.n);
-    for (let at = 0, row = 0; at < layer.n; at++) rows[at] = row += steps[at];
-    layers.set(layer.name, { ...layer, cells: null, rows, columns, counts });
+    const [steps, columns, counts] = numbers;
+    const rows = new Float64Array(n);
+    for (let at = 0, row = 0; at < n; at++) rows[at] = row += steps[at];
+    return { rows, columns, counts };
   }
 
   function firstFrom(rows, row) {
@@ -143,7 +144,8 @@ const gpuscanMap = (() => {
   }
 
   async function begin(drawn) {
-    for (const layer of given.layers) await decode(layer);
+    const cells = await Promise.all(given.cells.map(decode));
+    for (const layer of given.layers) layers.set(layer.name, { ...layer, ...cells[layer.cells] });
     plot = drawn.get("map");
     const shows = plot.renderers[0];
     source = shows.data_source;

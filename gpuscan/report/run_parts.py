@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
-from gpuscan.files.parquet import read_table
-from gpuscan.heatmap.map import MAP_FILE, HeatMap, read_map
-from gpuscan.heatmap.nodes import NODES_FILE, NodeFill, read_nodes
-from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, read_waits
+from gpuscan.heatmap.map import HeatMap
+from gpuscan.heatmap.nodes import NODES_FILE, NodeFill
+from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE
 from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Zoomed
+from gpuscan.run.tables import SERIES_FILE, Tables
 
-SERIES_FILE = "series.parquet"
-_SERIES_ROW_BYTES = 4096
 _NODES_SHOWN = 8
 _TICKS = "metric.ticks"
 """Of a long live session a row of the series is several ticks."""
@@ -29,20 +26,18 @@ class Series:
     """The rows of a series, each a tick or several of them, over one axis of time.
 
     Args:
-        result: the directory.
+        columns: values by name.
         time_label: of the axis.
 
     Attributes:
-        columns: values by name.
+        columns: so.
 
     Raises:
-        InputError: the file cannot be read.
-        ValueError: it is of something else.
+        KeyError, ValueError: they are of something else.
     """
 
-    def __init__(self, result: Path, time_label: str) -> None:
-        table = read_table(result / SERIES_FILE, None, _SERIES_ROW_BYTES, "series")
-        self.columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in table.column_names}
+    def __init__(self, columns: Mapping[str, list[Any]], time_label: str) -> None:
+        self.columns = columns
         self._time_label = time_label
         self._seconds = [ns * 1e-9 for ns in self.columns["now_ns"]]
         self._n_ticks = self.columns.get(_TICKS, [1] * len(self._seconds))
@@ -69,18 +64,16 @@ class Series:
         return Plot(about, self._time_label, y_label, lines, shares_time=True)
 
 
-def map_of(result: Path, time_label: str, sentence: str = "") -> Zoomed | None:
-    """Return the map of a result; None if there is none, or nothing in it.
+def map_of(tables: Tables, time_label: str, sentence: str = "") -> list[Figure]:
+    """Return the map of a run, where there is one and something in it.
 
     Args:
-        result: the directory.
+        tables: of the run.
         time_label: of the axis of time.
         sentence: what there is to say of it beside what it is.
     """
-    if not (result / MAP_FILE).exists():
-        return None
-    heat = read_map(result / MAP_FILE)
-    return _zoomed(heat, time_label, sentence) if heat.layers else None
+    heat = tables.heat
+    return [] if heat is None or not heat.layers else [_zoomed(heat, time_label, sentence)]
 
 
 def _zoomed(heat: HeatMap, time_label: str, sentence: str) -> Zoomed:
@@ -93,11 +86,10 @@ def _zoomed(heat: HeatMap, time_label: str, sentence: str) -> Zoomed:
     return Zoomed(about, heat, time_label)
 
 
-def nodes_of(result: Path, time_label: str) -> list[Figure]:
+def nodes_of(tables: Tables, time_label: str) -> list[Figure]:
     """Return how full nodes were, where that was kept."""
-    path = result / NODES_FILE
-    nodes = read_nodes(path) if path.exists() else {}
-    return [plot_of_nodes(nodes, time_label)] if any(node.now_ns for node in nodes.values()) else []
+    is_known = any(node.now_ns for node in tables.nodes.values())
+    return [plot_of_nodes(tables.nodes, time_label)] if is_known else []
 
 
 def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
@@ -133,11 +125,9 @@ def _share(node: NodeFill, mark: str) -> str:
     return f"{node.marks[mark] / node.n_pages:.1%}"
 
 
-def waits_of(result: Path) -> list[Figure]:
+def waits_of(tables: Tables) -> list[Figure]:
     """Return how long pages waited, where that was kept and one did."""
-    path = result / WAITS_FILE
-    waits = read_waits(path) if path.exists() else {}
-    return [_waits(waits)] if waits else []
+    return [_waits(tables.waits)] if tables.waits else []
 
 
 def _waits(waits: Mapping[int, int]) -> Plot:

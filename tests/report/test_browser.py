@@ -83,12 +83,16 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     moves = heat.layers["moves"]
     border = next(flat for flat, *_, nid, _ in heat.space.extents if nid == 1)
     page = int(moves.rows[len(moves.rows) // 2])
-    text = page_html(page_of(result), result)[0].replace(
-        "</body>",
-        _PROBE.replace("N_PAGES", str(heat.space.n_pages))
-        .replace("BORDER", str(border))
-        .replace("PAGE", str(page))
-        + "</body>",
+    text = (
+        page_html(page_of(result), result)[0]
+        .decode()
+        .replace(
+            "</body>",
+            _PROBE.replace("N_PAGES", str(heat.space.n_pages))
+            .replace("BORDER", str(border))
+            .replace("PAGE", str(page))
+            + "</body>",
+        )
     )
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
@@ -149,7 +153,7 @@ def test_every_kind_of_figure_is_drawn(browser: str, tmp_path: Path) -> None:
         Table(about, ("what", "how"), (("a", "b"),)),
         Flow(about, "folios", "requested", (("moved", 3), ("dropped", 0), ("pending", 1))),
     )
-    text, _ = page_html(Page("a page", "of all kinds", (), figures), None)
+    text = page_html(Page("a page", "of all kinds", (), figures), None)[0].decode()
     (tmp_path / "page.html").write_text(text.replace("</body>", _COUNT + "</body>"), encoding="utf-8")
     after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
     assert [line for line in console if "[bokeh " not in line] == []

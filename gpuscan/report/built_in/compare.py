@@ -68,4 +68,4 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     )
 
 
-RESULT_KIND = ResultKind("compare.json", "compare", page)
+RESULT_KIND = ResultKind("compare.json", "compare", page, None)
