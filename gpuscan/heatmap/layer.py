@@ -378,6 +378,17 @@ class Counting:
         """Return the beginning of the last step that something fell into."""
         return self._last_step * step_ns
 
+    def says_same(self, other: Counting) -> bool:
+        """Whether the layers of both say the same."""
+        self._rest()
+        other._rest()
+        at, others_at = (*self._shifts, self._one_in), (*other._shifts, other._one_in)
+        return (
+            at == others_at
+            and np.array_equal(self._keys, other._keys)
+            and np.array_equal(self._counts, other._counts)
+        )
+
     def layer(self) -> Layer:
         """Return what was counted so far."""
         self._rest()

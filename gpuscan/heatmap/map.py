@@ -30,7 +30,8 @@ from gpuscan.heatmap.space import Space
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAP_FILE = "map.parquet"
+MAP_FILE, ADDRESSES_FILE = "map.parquet", "addresses.parquet"
+"""Over page frames, and over addresses of processes: the same columns, of other spaces."""
 LAYERS = {
     "accesses": "accesses, each at the first page of its folio",
     "marks": "pages that were marked, each at the first page of its folio",
@@ -66,7 +67,9 @@ class HeatMap:
         """
         layers: dict[str, Layer] = {}
         for name, layer in self.layers.items():
-            layers[name] = next((other for other in layers.values() if other.says_same(layer)), layer)
+            layers[name] = next(
+                (other for other in layers.values() if other is layer or other.says_same(layer)), layer
+            )
         return replace(self, layers=layers)
 
     def changed(self, change: Callable[[Layer], Layer]) -> HeatMap:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.errors import ArgumentError
-from gpuscan.heatmap.layer import N_CELLS_MAX, Counting
+from gpuscan.heatmap.layer import N_CELLS_MAX, Counting, Layer
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.nodes import empty_nodes
 from gpuscan.heatmap.space import Space
@@ -169,5 +169,8 @@ class MapRecorder:
         space = Space.of(self._topology, self._step_ns, max(1, -(-end_ns // self._step_ns)))
         for counting in self._layers.values():
             counting.settle()  # one beside the other
-        layers = {name: counting.layer() for name, counting in self._layers.items()}
+        layers: dict[str, Layer] = {}
+        for name, counting in self._layers.items():  # all that was marked is often claimed and moved at once
+            alike = (layers[other] for other in layers if counting.says_same(self._layers[other]))
+            layers[name] = next(alike, None) or counting.layer()
         return HeatMap(space, {name: layer for name, layer in layers.items() if len(layer.rows)})

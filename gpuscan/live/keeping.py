@@ -25,7 +25,9 @@ from gpuscan.timeline.timeline import Timeline
 from gpuscan.topology.model import Topology
 
 if TYPE_CHECKING:
+    from gpuscan.heatmap.addresses import AddressRecorder
     from gpuscan.heatmap.recorder import MapRecorder
+    from gpuscan.live.witness import SessionWitness
     from gpuscan.run.tables import Tables
 
 DOCUMENT = "live.json"
@@ -51,7 +53,8 @@ class Keeping:
         check: refuses what others will make at the end, if that cannot be made.
 
     Attributes:
-        recorder, timeline: are told what happens; None: of that nothing is kept.
+        recorder, addresses: count what happened to page frames, and to addresses of processes.
+        witness, timeline: are told what happens; None: of that nothing is kept.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Keeping:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.recorder: MapRecorder | None = None
+        self.addresses: AddressRecorder | None = None
+        self.witness: SessionWitness | None = None
         self.timeline: Timeline | None = None
         self._out, self._has_page, self._has_timeline = out, has_page, has_timeline
         self._force, self._check = force, check
@@ -110,17 +115,21 @@ class Keeping:
             self.timeline = Timeline(node_names(topology))
         if self._out is None and not self._has_page:
             return
+        from gpuscan.heatmap.addresses import AddressRecorder
         from gpuscan.heatmap.recorder import MapRecorder
         from gpuscan.heatmap.waits import Waits
+        from gpuscan.live.witness import SessionWitness
+
+        step_ns = max(1, interval_ns)
 
         if self._out is not None:
             import pyarrow.parquet  # noqa: F401 (found to be missing now, not at the end)
 
             new = new_directory(self._out, contents(), force=self._force)
             self._directory = self._filling.enter_context(new)
-        self.recorder = MapRecorder(
-            topology, max(1, interval_ns), n_cells_max=N_CELLS_MAX, waits=Waits(lapse_ns)
-        )
+        self.recorder = MapRecorder(topology, step_ns, n_cells_max=N_CELLS_MAX, waits=Waits(lapse_ns))
+        self.addresses = AddressRecorder(topology.name, step_ns, N_CELLS_MAX, topology.page_map.pfn_of_flat)
+        self.witness = SessionWitness(self.recorder, self.addresses)
         _warm_up()
 
     def on_tick(self, tick: TickReport) -> None:
@@ -138,7 +147,7 @@ class Keeping:
             return None
         from gpuscan.run.tables import Tables
 
-        return Tables.of(report, self.recorder)
+        return Tables.of(report, self.recorder, self.addresses)
 
     def finish(self, report: RunReport, document: Mapping[str, Any], tables: Tables | None) -> None:
         """Write all of it; the directory has its name then.

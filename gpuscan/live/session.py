@@ -144,11 +144,13 @@ class LiveSession:
             system,
             totals=self.totals,
             plan_sink=plan_sink,
-            witness=self._keeping.recorder,
+            witness=self._keeping.witness,
             clocked=self._keeping.timeline,
             on_roster=self._tell_free,
         )
         self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
+        if self._keeping.witness is not None:
+            self._keeping.witness.follow(self.addresses)
         self.migrator, self.engine = self.pipeline.migrator, self.pipeline.engine
         if self._owns_process and (n_threads := privileges.n_threads_with_more()):
             self.notes.append(f"{n_threads} threads of libraries keep rights that gpuscan does not need")

@@ -64,6 +64,21 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Multiples:
+    """Small plots of the same lines, one for each, in which that is before all others.
+
+    Attributes:
+        about, x_label, y_label, lines, log_x: see :class:`Plot`; the styles are those of its names there.
+    """
+
+    about: About
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    log_x: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """Where all of something went: its parts add up to the total.
 
@@ -86,12 +101,12 @@ class Zoomed:
 
     Attributes:
         about: what it is.
-        heat: the map.
+        heats: the map, and others of the same time that a reader may switch to.
         x_label: of its axis of time, with the unit in brackets.
     """
 
     about: About
-    heat: HeatMap
+    heats: tuple[HeatMap, ...]
     x_label: str
 
 
@@ -121,7 +136,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-Figure = Plot | Flow | Bars | Table | Zoomed
+Figure = Plot | Multiples | Flow | Bars | Table | Zoomed
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shlex
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.heatmap.space import ADDRESSES, FRAMES
 from gpuscan.report.contract import RESULT, Figure, Page, Table, Zoomed
 from gpuscan.report.drawing import drawn
 from gpuscan.report.embedded import embedded
@@ -33,6 +35,7 @@ _PART, _FEW_CELLS = 4, 1 << 16
 _BOKEH_JS = ("bokeh.min.js", "bokeh-api.min.js")
 _PLOT = '<figure class="plot"></figure>'
 _MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
+_KINDS = {FRAMES: "page frame", ADDRESSES: "process and address"}
 _SAID = {"in": "zoom in", "out": "zoom out"}
 
 
@@ -77,19 +80,21 @@ def page_html(
     require_bokeh()
     place = RESULT if result is None else shlex.quote(str(result))
     frame = _Frame(page, place, made_by or f"gpuscan report {place}")
-    heat = next((figure.heat.shared() for figure in page.figures if isinstance(figure, Zoomed)), None)
+    given = (figure.heats for figure in page.figures if isinstance(figure, Zoomed))
+    heats = [heat.shared() for heat in next(given, ())]
     notes: tuple[str, ...] = ()
     while True:
-        cells = "" if heat is None else json.dumps(embedded(heat))
+        cells = json.dumps({"maps": [embedded(heat) for heat in heats]}) if heats else ""
         found = frame.filled(page.notes + notes, cells)
         n_bytes = len(found)
         if n_bytes <= max_bytes:
             return found, notes
-        if heat is None or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
+        if not any(len(layer.rows) > 1 for heat in heats for layer in heat.layers.values()):
             least = format_bytes(n_bytes)
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
-        heat = _coarser(heat, max(0.0, 1 - (n_bytes - max_bytes) / len(cells)))
-        notes = (_says_how_coarse(heat, max_bytes),)
+        share = max(0.0, 1 - (n_bytes - max_bytes) / len(cells))
+        heats = [_coarser(heat, share) for heat in heats]
+        notes = (_says_how_coarse(heats, max_bytes),)
 
 
 def _coarser(heat: HeatMap, share: float) -> HeatMap:
@@ -112,11 +117,12 @@ def _n_cells(heat: HeatMap) -> int:
     return sum(len(layer.rows) for layer in {id(each): each for each in heat.layers.values()}.values())
 
 
-def _says_how_coarse(heat: HeatMap, max_bytes: int) -> str:
-    step_s = heat.space.step_ns / 1e9
+def _says_how_coarse(heats: Sequence[HeatMap], max_bytes: int) -> str:
     said = (
-        f"{name} by {format_bytes(PAGE_BYTES << layer.row_shift)} "
-        f"and {step_s * (1 << layer.column_shift):g} s"
+        f"{name}{'' if heat.space.kind == FRAMES else ' of processes'} "
+        f"by {format_bytes(PAGE_BYTES << layer.row_shift)} "
+        f"and {heat.space.step_ns / 1e9 * (1 << layer.column_shift):g} s"
+        for heat in heats
         for name, layer in heat.layers.items()
     )
     return (
@@ -167,7 +173,7 @@ def _table(table: Table) -> str:
 
 def _section(figure: Figure, shown: str, at: int, place: str) -> str:
     about = figure.about
-    controls = _controls(figure.heat) if isinstance(figure, Zoomed) else ""
+    controls = _controls(figure.heats) if isinstance(figure, Zoomed) else ""
     return (
         f'<section aria-labelledby="figure-{at}"><h2 id="figure-{at}">{_text(about.title)}</h2>\n'
         f"<p>{_text(about.sentence)}</p>\n{controls}{shown}\n"
@@ -175,15 +181,22 @@ def _section(figure: Figure, shown: str, at: int, place: str) -> str:
     )
 
 
-def _controls(heat: HeatMap) -> str:
-    layers = "".join(f'<button type="button" data-layer="{name}">{name}</button> ' for name in heat.layers)
+def _controls(heats: Sequence[HeatMap]) -> str:
+    kinds = (
+        f'<button type="button" data-map="{at}">{_KINDS[heat.space.kind]}</button> '
+        for at, heat in enumerate(heats)
+    )
+    maps = f"by {''.join(kinds)}| " if len(heats) > 1 else ""
+    names = dict.fromkeys(name for heat in heats for name in heat.layers)
+    layers = "".join(f'<button type="button" data-layer="{name}">{name}</button> ' for name in names)
     moves = "".join(
         f'<button type="button" data-move="{move}" aria-label="{_SAID.get(move, move)}">{sign}</button> '
         for move, sign in _MOVES.items()
     )
     whole = '<button type="button" id="gpuscan-whole">all of it</button>'
     return (
-        f'<nav>{layers} | {moves}{whole}</nav>\n<p class="pixel" id="gpuscan-pixel" aria-live="polite"></p>\n'
+        f"<nav>{maps}{layers} | {moves}{whole}</nav>\n"
+        '<p class="pixel" id="gpuscan-pixel" aria-live="polite"></p>\n'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
@@ -17,7 +18,7 @@ _TICKS = "metric.ticks"
 """Of a long live session a row of the series is several ticks."""
 
 _SAID_OF_MAP = (
-    "Every pixel is a range of page frames for a while; the brighter, the more happened there. Zoom with "
+    "Every pixel is a range of pages for a while; the brighter, the more happened there. Zoom with "
     "the wheel or the buttons until a pixel is as fine as what was kept."
 )
 
@@ -72,18 +73,18 @@ def map_of(tables: Tables, time_label: str, sentence: str = "") -> list[Figure]:
         time_label: of the axis of time.
         sentence: what there is to say of it beside what it is.
     """
-    heat = tables.heat
-    return [] if heat is None or not heat.layers else [_zoomed(heat, time_label, sentence)]
+    heats = tuple(heat for heat in (tables.heat, tables.by_address) if heat is not None and heat.layers)
+    return [_zoomed(heats, time_label, sentence)] if heats else []
 
 
-def _zoomed(heat: HeatMap, time_label: str, sentence: str) -> Zoomed:
+def _zoomed(heats: tuple[HeatMap, ...], time_label: str, sentence: str) -> Zoomed:
     sentences = (_SAID_OF_MAP, sentence) if sentence else (_SAID_OF_MAP,)
     about = About(
         "Where and when",
         " ".join(sentences),
-        f"gpuscan heatmap {RESULT}",
+        f"gpuscan heatmap {RESULT}" + (" [--by addresses]" if len(heats) > 1 else ""),
     )
-    return Zoomed(about, heat, time_label)
+    return Zoomed(about, heats, time_label)
 
 
 def nodes_of(tables: Tables, time_label: str) -> list[Figure]:
@@ -110,6 +111,8 @@ def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
         f"are refused. Watermarks, in shares of the node: {marks}.",
         f"{NODES_FILE} in {RESULT}",
     )
+    full = "; ".join(said for node in nodes.values() if (said := _full(node))) or "none at any time"
+    about = replace(about, sentence=f"{about.sentence} Full: {full}.")
     lines = tuple(
         Line(
             node.name,
@@ -118,7 +121,17 @@ def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
         )
         for node in shown
     )
-    return Plot(about, time_label, "above the low watermark (% of node)", lines, shares_time=True)
+    return Plot(about, time_label, "free above low (% of node)", lines, shares_time=True)
+
+
+def _full(node: NodeFill) -> str:
+    """Say when a node was full, at the first time and the last; empty where it never was."""
+    pairs = zip(node.now_ns, node.free_pages, strict=True)
+    times = [now_ns * 1e-9 for now_ns, free_pages in pairs if node.spare(free_pages) <= 0]
+    if not times:
+        return ""
+    share = f"{len(times) / len(node.now_ns):.0%} of the time"
+    return f"{node.name} from {times[0]:g} s to {times[-1]:g} s, {share}"
 
 
 def _share(node: NodeFill, mark: str) -> str:

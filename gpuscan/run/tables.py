@@ -6,6 +6,7 @@ A directory of ``run --out`` or ``live --out`` holds it as::
                     source's metrics as ``metric.<name>`` (null where a tick has none)
     map.parquet     where and when: accesses, marks, claims and moves by page and time, see
                     gpuscan.heatmap.map
+    addresses.parquet   the same by process and address, of a live session, see gpuscan.heatmap.addresses
     nodes.parquet   how full each node was, over time, and its watermarks, see gpuscan.heatmap.nodes
     waits.parquet   how long pages waited from mark to claim, see gpuscan.heatmap.waits
 """
@@ -18,15 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuscan.engine.report import RunReport
-from gpuscan.heatmap.map import MAP_FILE, HeatMap, create_map, read_map
+from gpuscan.heatmap.map import ADDRESSES_FILE, MAP_FILE, HeatMap, create_map, read_map
 from gpuscan.heatmap.nodes import NODES_FILE, NodeFill, create_nodes, read_nodes
 from gpuscan.heatmap.waits import WAITS_FILE, create_waits, read_waits
 
 if TYPE_CHECKING:
+    from gpuscan.heatmap.addresses import AddressRecorder
     from gpuscan.heatmap.recorder import MapRecorder
 
 SERIES_FILE = "series.parquet"
-TABLE_FILES = (SERIES_FILE, MAP_FILE, NODES_FILE, WAITS_FILE)
+TABLE_FILES = (SERIES_FILE, MAP_FILE, ADDRESSES_FILE, NODES_FILE, WAITS_FILE)
 _SERIES_ROW_BYTES = 4096
 
 
@@ -37,22 +39,27 @@ class Tables:
     Attributes:
         series: values of each tick, by name.
         heat: where and when; None where nobody counted.
+        by_address: the same by process and address; None where nobody counted, or nothing was seen.
         nodes: how full each was, by nid.
         waits: nanoseconds from mark to claim, and by how many pages.
     """
 
     series: Mapping[str, list[Any]]
     heat: HeatMap | None
+    by_address: HeatMap | None
     nodes: Mapping[int, NodeFill]
     waits: Mapping[int, int]
 
     @classmethod
-    def of(cls, report: RunReport, recorder: MapRecorder | None) -> Tables:
+    def of(
+        cls, report: RunReport, recorder: MapRecorder | None, addresses: AddressRecorder | None = None
+    ) -> Tables:
         """Return those of a run that has ended, and of what was told of it."""
         if recorder is None:
-            return cls(report.columns(), None, {}, {})
+            return cls(report.columns(), None, None, {}, {})
         end_ns = sum(tick.duration_ns for tick in report.ticks)
-        return cls(report.columns(), recorder.map(end_ns), recorder.nodes, recorder.waits.found)
+        by_address = None if addresses is None else addresses.map(end_ns)
+        return cls(report.columns(), recorder.map(end_ns), by_address, recorder.nodes, recorder.waits.found)
 
     def create(self, directory: Path) -> None:
         """Write them into a directory that is being filled; a map as fine as its file may be.
@@ -69,6 +76,8 @@ class Tables:
             create_map(directory / MAP_FILE, self.heat)
             create_nodes(directory / NODES_FILE, self.nodes)
             create_waits(directory / WAITS_FILE, self.waits)
+        if self.by_address is not None:
+            create_map(directory / ADDRESSES_FILE, self.by_address)
 
 
 def read_tables(directory: Path) -> Tables:
@@ -84,6 +93,7 @@ def read_tables(directory: Path) -> Tables:
     return Tables(
         {name: table[name].to_pylist() for name in table.column_names},
         read_map(paths[MAP_FILE]) if paths[MAP_FILE].exists() else None,
+        read_map(paths[ADDRESSES_FILE]) if paths[ADDRESSES_FILE].exists() else None,
         read_nodes(paths[NODES_FILE]) if paths[NODES_FILE].exists() else {},
         read_waits(paths[WAITS_FILE]) if paths[WAITS_FILE].exists() else {},
     )

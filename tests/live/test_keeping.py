@@ -20,6 +20,7 @@ from gpuscan.engine.report import RunReport, TickReport
 from gpuscan.files.writing import create_json, new_directory
 from gpuscan.heatmap.map import read_map
 from gpuscan.heatmap.nodes import read_nodes
+from gpuscan.heatmap.space import ADDRESSES, FRAMES
 from gpuscan.live.document import end_document, kept_document, start_document
 from gpuscan.live.keeping import DOCUMENT, Keeping, contents
 from gpuscan.live.series import Series
@@ -73,10 +74,18 @@ def test_a_session_is_kept_and_agrees_with_itself(tmp_path):
     heat = read_map(tmp_path / "out" / "map.parquet")
     assert heat.layers["moves"].counts.sum() == end["moved_pages"]
     assert set(heat.layers) == {"accesses", "marks", "claims", "moves"}
+    by_address = read_map(tmp_path / "out" / "addresses.parquet")
+    assert by_address.space.kind == ADDRESSES
+    watched = [f"{one['comm']} ({one['pid']})" for one in document["start"]["processes"]]
+    assert sorted(by_address.space.nodes.values()) == sorted(watched)
+    for name, layer in heat.layers.items():
+        assert by_address.layers[name].counts.sum() == layer.counts.sum()
+    assert "(mapped for a moment)" not in {extent[4] for extent in by_address.space.extents}
     nodes = read_nodes(tmp_path / "out" / "nodes.parquet")
     assert {nid: len(node.free_pages) for nid, node in nodes.items()} == dict.fromkeys(nodes, 2)
     page = page_of(tmp_path / "out")
     assert isinstance(page.figures[0], Zoomed)
+    assert [heat.space.kind for heat in page.figures[0].heats] == [FRAMES, ADDRESSES]
     flow = next(figure for figure in page.figures if isinstance(figure, Flow))
     assert sum(n for _, n in flow.parts) == document["ledger"]["requested"]
     near = page.figures[1]

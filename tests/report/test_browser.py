@@ -13,7 +13,7 @@ import pytest
 from gpuscan.base.units import format_bytes
 from gpuscan.heatmap.map import read_map
 from gpuscan.report.catalogue import page_of
-from gpuscan.report.contract import About, Bars, Flow, Line, Page, Plot, Table
+from gpuscan.report.contract import About, Bars, Flow, Line, Multiples, Page, Plot, Table
 from gpuscan.report.page import page_html
 from optional import browser_or_skip, opened
 from results import small_result
@@ -131,7 +131,7 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
 _COUNT = """<script>
 (async () => {
   const drawn = () => [...document.querySelectorAll(".plot > *")].filter((each) => each.clientHeight > 50);
-  for (let at = 0; at < 200 && drawn().length < 5; at++) await new Promise((done) => setTimeout(done, 20));
+  for (let at = 0; at < 200 && drawn().length < 6; at++) await new Promise((done) => setTimeout(done, 20));
   const said = document.createElement("pre");
   said.id = "probe";
   said.textContent = JSON.stringify(drawn().map((each) => each.clientHeight));
@@ -148,6 +148,7 @@ def test_every_kind_of_figure_is_drawn(browser: str, tmp_path: Path) -> None:
     figures = (
         Plot(about, "x (s)", "y (s)", lines, log_x=True, log_y=True, has_points=True),
         Plot(about, "x (s)", "y (s)", (), shares_time=True),
+        Multiples(about, "x (s)", "y (s)", (*lines, *lines), log_x=True),
         Bars(about, "ours over theirs", (("a", 1.0), ("a", 2.0), ("b", 0.5)), (0.9, 1.1)),
         Bars(about, "of all (%)", (("a", 1.0),)),
         Table(about, ("what", "how"), (("a", "b"),)),
@@ -157,4 +158,4 @@ def test_every_kind_of_figure_is_drawn(browser: str, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(text.replace("</body>", _COUNT + "</body>"), encoding="utf-8")
     after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
     assert [line for line in console if "[bokeh " not in line] == []
-    assert probed(after) == [280, 280, 146, 102, 160]
+    assert probed(after) == [280, 280, 340, 146, 102, 160]
