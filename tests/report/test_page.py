@@ -197,7 +197,18 @@ def test_a_comparison_says_who_is_soonest_at_one_cost_and_why_requests_were_lost
         "equal_cost": {"a": points, HOSTILE: []},
         "lost": {"a": {"open": {}, "closed": {}}, HOSTILE: {"open": {}, "closed": {HOSTILE: 1234}}},
         "columns": [{"key": "k", "title": "delay", "unit": "ms"}, {"key": "l", "title": "lost", "unit": ""}],
-        "cells": {name: {"k": {"text": "1"}, "l": {"text": HOSTILE}} for name in ("a", HOSTILE)},
+        "cells": {
+            name: {
+                "k": {"text": "1"},
+                "l": {"text": HOSTILE},
+                "delay_at_1_percent": {"text": text, "number": number, "why_not": why_not},
+            }
+            for name, text, number, why_not in (
+                ("a", "9 ms", 9e6, ""),
+                (HOSTILE, "2 ms", 2e6, ""),
+                ("late", "-", None, "found none"),
+            )
+        },
         "verdict": [f"{HOSTILE} is soonest."],
     }
     (tmp_path / "compare.json").write_text(json.dumps(document), encoding="utf-8")
@@ -207,10 +218,12 @@ def test_a_comparison_says_who_is_soonest_at_one_cost_and_why_requests_were_lost
     assert [line.name for line in small.lines] == ["a", HOSTILE]
     assert isinstance(cost, Plot)
     assert [(line.name, line.x, line.y) for line in cost.lines] == [("a", [1.0, 2.0], [9.0, 5.0])]
+    said = f"At 1% of a core: {HOSTILE} 2 ms, a 9 ms; without a figure: late."
+    assert cost.about.sentence.endswith(said)
     assert isinstance(lost, Table)
     assert lost.rows == ((HOSTILE, HOSTILE, "1,234", "closed"),)
     assert isinstance(table, Table)
-    assert table.rows == (("delay (ms)", "1", "1"), ("lost", HOSTILE, HOSTILE))
+    assert table.rows == (("delay", "1", "1"), ("lost", HOSTILE, HOSTILE))
     assert page.notes == (f"{HOSTILE} is soonest.",)
     elements = Elements(page_html(page, tmp_path)[0].decode())
     assert elements.count("script") == 4  # BokehJS, its interface, the figures, what draws them
