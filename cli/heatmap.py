@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from gpuscan.heatmap.request import Window
 
 _STYLES = ("map", "temperature-sz-hist", "recency-sz-hist")
+_KINDS = ("frames", "addresses")
 _ROWS, _COLUMNS = 40, 100
-_LABEL_COLUMNS = 28
+_LABEL_COLUMNS = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,9 @@ class Shown:
     result: Path = described(Path(), Option("The directory of --out.", metavar="RESULT", is_argument=True))
     of: str = described(
         "accesses", Option("What was counted.", choices=("accesses", "marks", "claims", "moves"))
+    )
+    by: str = described(
+        _KINDS[0], Option("Down: page frames, or of a live session addresses of processes.", choices=_KINDS)
     )
     style: str = described("map", Option("The map, or one of damo's histograms.", choices=_STYLES))
     pfn: str | None = described(None, Option("Only these page frames: 0x100000-0x1fffff.", metavar="A-B"))
@@ -47,12 +51,13 @@ def heatmap(shown: Shown, voice: Voice) -> None:
     gpuscan heatmap results --of moves --time 2s-5s
     gpuscan heatmap results --pfn 0x100000-0x13ffff --png map.png
     gpuscan heatmap results --style temperature-sz-hist
+    gpuscan heatmap session --by addresses           of live: processes and their mappings
     """
     from gpuscan.heatmap.map import read_map
     from gpuscan.heatmap.request import layer_of, window_of
 
     output = voice.output()
-    path = map_of(shown.result)
+    path = map_of(shown.result, shown.by)
     heat = read_map(path)
     layer, window = layer_of(heat, shown.of, str(path)), window_of(heat, shown.pfn, shown.time)
     if shown.png is not None:
@@ -67,16 +72,24 @@ def heatmap(shown: Shown, voice: Voice) -> None:
         _histogram(heat, shown, layer, window, output)
 
 
-def map_of(result: Path) -> Path:
+def map_of(result: Path, by: str = _KINDS[0]) -> Path:
     """Return the map of a result.
+
+    Args:
+        result: its directory, or the file itself.
+        by: what its pages are.
 
     Raises:
         InputError: it has none.
     """
     from gpuscan.base.errors import InputError
-    from gpuscan.heatmap.map import MAP_FILE
+    from gpuscan.heatmap.map import ADDRESSES_FILE, MAP_FILE
 
-    path = result / MAP_FILE if result.is_dir() else result
+    path = result / (MAP_FILE if by == _KINDS[0] else ADDRESSES_FILE) if result.is_dir() else result
+    if not path.exists() and by != _KINDS[0]:
+        raise InputError(
+            f"{result} has no {ADDRESSES_FILE}: only 'gpuscan live --out DIR' knows addresses; leave out --by"
+        )
     if not path.exists():
         raise InputError(
             f"{result} has no {MAP_FILE}: an earlier gpuscan made it; make one by 'gpuscan run --out DIR'"
@@ -125,8 +138,8 @@ def _print(heat: HeatMap, image: Image, shades: list[list[int]]) -> None:
     console = terminal()
     if not console.is_terminal:
         console.width = 1 << 16
-    for (node, pfn), row in zip(labels(heat, image), shades, strict=True):
-        line = Text(f"{harmless(node):>14} {pfn:>11} ")
+    for (node, first), row in zip(labels(heat, image), shades, strict=True):
+        line = Text(f"{harmless(node)[:14]:>14} {first:>14} ")
         for shade in row:
             colour = COLOURS[shade]
             line.append(SHADES[shade], "" if colour is None else f"color({colour})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpuscan.run.request import RunRequest
     from gpuscan.run.scenario import Hooks, Scenario
     from gpuscan.run.summary import RunSummary
+    from gpuscan.run.tables import Tables
     from gpuscan.timeline.timeline import Timeline
     from gpuscan.workload.model import Workload
 
@@ -33,6 +34,7 @@ class _Done:
     report: RunReport
     summary: RunSummary
     document: dict[str, Any]
+    tables: Tables | None
 
 
 def check_here(request: RunRequest, views: Views, output: Output) -> None:
@@ -76,29 +78,26 @@ def conduct(
     """
     from gpuscan.cli.devices import device_row
     from gpuscan.cli.shards import check_division
-    from gpuscan.files.scratch import place_of
     from gpuscan.heatmap.space import node_names
     from gpuscan.timeline.timeline import Timeline
 
     request = job.request
     check_division(request, job.topology.page_map)
-    timeline, n_earlier = None, 0 if checkpoints is None else len(checkpoints.earlier)
-    if views.trace_events is not None:
-        timeline = Timeline(node_names(job.topology), begins_at_tick=n_earlier)
-        if n_earlier:
-            output.note(f"gpuscan: note: the timeline has batches from tick {n_earlier} on")
-    with place_of(request.out, "report", is_wanted=views.page is not None) as place:
-        done, failure = _kept(job, output, checkpoints, place, timeline)
-        # Whatever cannot be made or kept, what the run found is shown all the same.
-        unmade = views.make(
-            place if failure is None else None,
-            request.out,
-            made_by,
-            output,
-            timeline=timeline,
-            ticks=done.report.ticks,
-        )
-        failure = failure or unmade
+    timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
+    if checkpoints is not None:
+        checkpoints.views = views.places()
+    done, failure = _kept(job, output, checkpoints, timeline, has_page=views.page is not None)
+    # Whatever cannot be made or kept, what the run found is shown all the same.
+    unmade = views.make(
+        done.document,
+        done.tables,
+        request.out if failure is None else None,
+        made_by,
+        output,
+        timeline=timeline,
+        ticks=done.report.ticks,
+    )
+    failure = failure or unmade
     output.document(done.document)
     row = f"none, {request.design} is a model"
     if done.scenario.store is not None:
@@ -119,11 +118,16 @@ def _kept(
     job: Job,
     output: Output,
     checkpoints: RunCheckpoints | None,
-    place: Path | None,
     timeline: Timeline | None,
+    *,
+    has_page: bool,
 ) -> tuple[_Done, GpuscanError | None]:
-    """Run a job and keep what came of it; return that, and why it could not be kept."""
+    """Run a job and keep what came of it; return that, and why it could not be kept.
+
+    What there is to see of it is counted where it is kept, or ``has_page`` says that somebody makes one.
+    """
     from gpuscan.base.errors import RunFailedError
+    from gpuscan.files.writing import not_of_this
     from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.run.out import open_out
     from gpuscan.run.scenario import Hooks
@@ -133,17 +137,21 @@ def _kept(
     try:
         with ExitStack() as stack:
             kept, plan_sink, recorder = None, None, None
-            if place is not None:
-                policy = job.workload.engine_policy()
-                kept = stack.enter_context(open_out(place, policy, force=request.force))
-                recorder = MapRecorder(job.topology, policy.interval_ns, seed=job.workload.seed)
-                if request.out is not None:
-                    plan_sink = kept.plan_sink if checkpoints is None else checkpoints.keep_plans()
+            policy = job.workload.engine_policy()
+            if request.out is not None or has_page:
+                recorder = MapRecorder(
+                    job.topology, policy.interval_ns, seed=job.workload.seed, is_aside=True
+                )
+            if request.out is not None:
+                kept = stack.enter_context(open_out(request.out, policy, force=request.force))
+                plan_sink = kept.plan_sink if checkpoints is None else checkpoints.keep_plans()
             listening = Hooks(plan_sink=plan_sink, recorder=recorder, timeline=timeline)
-            done = _ran(job, output, checkpoints, listening)
-            if kept is not None:
-                plans = () if checkpoints is None or plan_sink is None else checkpoints.plans()
-                kept.finish(done.report, done.document, plans, recorder)
+            # What is shown of it, or read for it, is no write to --out.
+            with nullcontext() if kept is None else not_of_this():
+                done = _ran(job, output, checkpoints, listening)
+            if kept is not None and done.tables is not None:
+                plans = () if checkpoints is None else checkpoints.plans()
+                kept.finish(done.report, done.document, done.tables, plans)
     except RunFailedError as error:
         if done is None:
             raise
@@ -165,6 +173,7 @@ def _ran(
     from gpuscan.run.report import run_document
     from gpuscan.run.scenario import build
     from gpuscan.run.summary import summarize
+    from gpuscan.run.tables import Tables
 
     with ExitStack() as stack, ExitStack() as preparing:
         preparing.enter_context(note_if_compiling(output))
@@ -207,7 +216,9 @@ def _ran(
         facts = {**_facts(scenario), "wall_s": wall_s}
         if checkpoints is not None:
             facts["resumed_at"] = checkpoints.resumed_at
-        return _Done(scenario, report, summary, run_document(report, summary, facts))
+        recorder = listening.recorder
+        tables = None if recorder is None else Tables.of(report, recorder)
+        return _Done(scenario, report, summary, run_document(report, summary, facts), tables)
 
 
 def _begin_keeping(checkpoints: RunCheckpoints, scenario: Scenario, job: Job) -> None:

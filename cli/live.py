@@ -166,14 +166,16 @@ def _keep(run: _Run, keeping: Keeping, views: Views, made_by: str, output: Outpu
     from gpuscan.live.document import kept_document
 
     document = kept_document(run.session, run.report, run.start, made_by)
+    report = replace(run.report, ticks=keeping.ticks)
+    tables = keeping.tables(report)
     failure: GpuscanError | None = None
     try:
-        keeping.finish(run.report, document)
+        keeping.finish(report, document, tables)
     except GpuscanError as error:
         failure = error
-    place = None if failure is not None else keeping.place
+    result = run.session.request.out if failure is None else None
     unmade = views.make(
-        place, run.session.request.out, made_by, output, timeline=keeping.timeline, ticks=keeping.ticks
+        document, tables, result, made_by, output, timeline=keeping.timeline, ticks=report.ticks
     )
     return failure or unmade
 

@@ -38,12 +38,13 @@ def write_page(
         InputError: what is no map does not fit.
         RunFailedError: the system refused it; nothing was left.
     """
-    from gpuscan.files.writing import write_file
+    from gpuscan.files.writing import new_file
     from gpuscan.report.page import MAX_BYTES, page_html
 
-    text, notes = page_html(page, result, max_bytes or MAX_BYTES, made_by)
-    write_file(path, text)
-    return len(text.encode()), notes
+    found, notes = page_html(page, result, max_bytes or MAX_BYTES, made_by)
+    with new_file(path) as file:
+        file.write(found)
+    return len(found), notes
 
 
 def show_page(path: Path, output: Output) -> None:

@@ -25,7 +25,8 @@ def resume(
     """Go on with a run from its last checkpoint, and go on keeping them.
 
     The result is that of the run had nobody stopped it: the same plans, ledger
-    and series, and what was asked for with --out. Only wall times differ.
+    and series, and what was asked for with --out, --report and --trace-events.
+    Only wall times differ.
 
     \b
     gpuscan run --memory 1TiB --checkpoint state --out results
@@ -41,8 +42,9 @@ def resume(
 
     output = voice.output()
     _ = changes.pace
-    check_here(changes, views, output)
     with closing(ResumedRun(directory)) as resumed:
+        views = views.else_of(resumed.views)
+        check_here(changes, views, output)
         job = resumed.kept.job(changes)
         resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")

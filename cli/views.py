@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuscan.base.described import Option, described
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.output import Output
     from gpuscan.engine.report import TickReport
+    from gpuscan.run.tables import Tables
     from gpuscan.timeline.timeline import Timeline
 
 
@@ -29,6 +30,19 @@ class Views:
     trace_events: Path | None = described(
         None, Option("Keep a timeline (Trace Event Format, gzip) for Perfetto.", metavar="FILE")
     )
+
+    def places(self) -> dict[str, str]:
+        """Return where each is made that is wanted, by its name, as :meth:`else_of` takes it."""
+        return {
+            each.name: str(place.absolute())
+            for each in fields(self)
+            if (place := getattr(self, each.name)) is not None
+        }
+
+    def else_of(self, places: Mapping[str, str]) -> Views:
+        """Return these, and where one is not wanted, what was wanted before."""
+        before = {each.name: Path(places[each.name]) for each in fields(self) if each.name in places}
+        return replace(self, **{name: path for name, path in before.items() if getattr(self, name) is None})
 
     def check(self, force: bool, *others: Path | None) -> None:
         """Check that they can be made, before the run.
@@ -58,7 +72,8 @@ class Views:
 
     def make(
         self,
-        place: Path | None,
+        document: Mapping[str, Any],
+        tables: Tables | None,
         result: Path | None,
         made_by: str,
         output: Output,
@@ -69,8 +84,8 @@ class Views:
         """Make all of them that can be made; return why one could not.
 
         Args:
-            place: where the result was kept; None: it could not be, so there is no page.
-            result: where it stays, None: nowhere.
+            document, tables: of the run; None: nobody counted, so there is no page.
+            result: where both are kept, None: nowhere.
             made_by: the command line.
             output: where to say what was made coarser.
             timeline: what was told of the run.
@@ -80,8 +95,8 @@ class Views:
 
         failure: GpuscanError | None = None
         try:
-            if place is not None:
-                self._make_page(place, result, made_by, output)
+            if self.page is not None and tables is not None:
+                _make_page(self.page, document, tables, result, made_by, output)
         except GpuscanError as error:
             failure = error
         try:
@@ -91,19 +106,20 @@ class Views:
             failure = failure or error
         return failure
 
-    def _make_page(self, place: Path, result: Path | None, made_by: str, output: Output) -> None:
-        from gpuscan.cli.pages import write_page
-        from gpuscan.report.catalogue import page_of
-
-        if self.page is None:
-            return
-        _, notes = write_page(page_of(place), self.page, result, made_by=made_by)
-        for note in notes:
-            output.note(f"gpuscan: note: {note}")
-
     def say(self, output: Output) -> None:
         """Say where they are."""
         if self.page is not None:
             output.note(f"the page is {self.page}; open it in a browser")
         if self.trace_events is not None:
             output.note(f"the timeline is {self.trace_events}; open it in https://ui.perfetto.dev")
+
+
+def _make_page(
+    path: Path, document: Mapping[str, Any], tables: Tables, result: Path | None, made_by: str, output: Output
+) -> None:
+    from gpuscan.cli.pages import write_page
+    from gpuscan.report.catalogue import page_of_run
+
+    _, notes = write_page(page_of_run(document, tables), path, result, made_by=made_by)
+    for note in notes:
+        output.note(f"gpuscan: note: {note}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,11 +120,15 @@ class RunReport(ReadAsTable):
     walks: Walks | None = None
 
     def to_arrow(self) -> pa.Table:
-        """Return a row for each tick: the fields of :class:`TickReport`, then the metrics of the source as
-        ``metric.<name>``, in order of appearance; null where a tick has none.
-        """
+        """Return a row for each tick, see :meth:`columns`; null where a tick has none."""
         import pyarrow as pa
 
+        return pa.table(self.columns())
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return a value for each tick, by name: the fields of :class:`TickReport`, then the metrics of the
+        source as ``metric.<name>``, in order of appearance; None where a tick has none.
+        """
         columns = {
             column.name: [getattr(tick, column.name) for tick in self.ticks]
             for column in fields(TickReport)
@@ -132,4 +136,4 @@ class RunReport(ReadAsTable):
         }
         names = dict.fromkeys(name for tick in self.ticks for name in tick.metrics)
         metrics = {f"metric.{name}": [tick.metrics.get(name) for tick in self.ticks] for name in names}
-        return pa.table(columns | metrics)
+        return columns | metrics

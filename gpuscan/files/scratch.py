@@ -40,25 +40,6 @@ def scratch_directory(purpose: str) -> Iterator[Path]:
                 note_left(parent, [f"{temporary.name} ({why})"])
 
 
-@contextmanager
-def place_of(out: Path | None, purpose: str, *, is_wanted: bool) -> Iterator[Path | None]:
-    """Yield where a result is kept: at ``out``, in a scratch directory for a while, or nowhere.
-
-    Args:
-        out: where somebody wants it.
-        purpose: see :func:`scratch_directory`.
-        is_wanted: it is, though nobody wants to keep it.
-
-    Raises:
-        RunFailedError: see :func:`scratch_directory`.
-    """
-    if out is not None or not is_wanted:
-        yield out
-        return
-    with scratch_directory(purpose) as scratch:
-        yield scratch / "result"
-
-
 def sweep_scratch(purpose: str, parent: Path, handle: int) -> None:
     """Remove what processes left that were killed; name what is called like that and is not ours."""
     left: list[str] = []

@@ -61,6 +61,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class _OtherError(Exception):
+    """An OSError on its way through :func:`writing_to`, of something else."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def not_of_this() -> Iterator[None]:
+    """Let an OSError of the block be itself outside of the :func:`writing_to` around it.
+
+    For what is done while a result is being written and is no write of it: what a terminal refuses is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _OtherError(error) from error
+
+
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Turn what the system says against a write inside the block into one sentence about ``path``.
@@ -70,6 +90,8 @@ def writing_to(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except _OtherError as other:
+        raise other.error from None
     except OSError as error:
         # By number where there is one: pyarrow wraps the system's own words in its own.
         said = os.strerror(error.errno) if error.errno else str(error)

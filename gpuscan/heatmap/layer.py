@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,19 +11,22 @@ from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.errors import ArgumentError
-from gpuscan.heatmap.cells import COLUMN_BITS, add_to_image, add_up, merge, spread
+from gpuscan.heatmap.cells import COLUMN_BITS, add_to_image, add_up, merge, sort_cells, spread
 
 N_CELLS_MAX = 1 << 20
 """Cells that a layer keeps by default."""
 _NO_PAGES = np.empty(0, dtype=np.int64)
-_GATHERED_MAX = 1 << 20
+_GATHERED_MAX = 1 << 19
 """Points that are gathered before they are sorted."""
+_RESTORED_MAX = 1 << 21
+"""An earlier gpuscan gathered twice as many, and of each of the last folios there may be 512."""
 _KEYS, _COUNTS = ("keys", "folio_keys", "points"), ("counts", "folio_counts")
-_STATE = (*_KEYS, *_COUNTS, "row_shift", "column_shift", "last_step")
+_STATE = (*_KEYS, *_COUNTS, "row_shift", "column_shift", "gathered_at", "last_step")
 _SHIFT_MAX = 40
 _SUM_MAX = 1 << 62
 """Of all counts that are restored: what is counted from there on fits 63 bits."""
 _STRETCHES = 4
+_WASTED_ONE_IN = 8
 _FOLIOS_AT_ONCE = 1 << 11
 """Of a folio there may be a point for each of its pages."""
 
@@ -63,17 +67,20 @@ class Layer:
         """Return the same as coarse as that; finer than it is it cannot be."""
         rows_by, columns_by = row_shift - self.row_shift, column_shift - self.column_shift
         keys = (self.rows >> rows_by) << COLUMN_BITS | (self.columns >> columns_by)
-        order = np.argsort(keys, kind="stable")  # which is fast where most is in order already
-        keys = keys[order]
-        first = np.flatnonzero(np.diff(keys, prepend=-1))
-        unique, counts = keys[first], np.add.reduceat(self.counts[order], first) if len(first) else _NO_PAGES
-        return Layer(
-            unique >> COLUMN_BITS,
-            unique & ((1 << COLUMN_BITS) - 1),
-            counts,
-            row_shift,
-            column_shift,
-            self.one_in,
+        keys, counts = sort_cells(keys, self.counts.copy())
+        n = add_up(keys, counts)
+        return Layer(*_cells(keys[:n], counts[:n]), row_shift, column_shift, self.one_in)
+
+    def says_same(self, other: Layer) -> bool:
+        """Whether both have the same cells."""
+        shifts = self.row_shift, self.column_shift, self.one_in
+        return shifts == (other.row_shift, other.column_shift, other.one_in) and all(
+            np.array_equal(one, another)
+            for one, another in (
+                (self.rows, other.rows),
+                (self.columns, other.columns),
+                (self.counts, other.counts),
+            )
         )
 
     def part(self, one_in: int) -> Layer:
@@ -136,19 +143,39 @@ class Image:
 class Counting:
     """A layer that is being counted.
 
+    What was gathered is sorted into the cells when it is enough, beside the caller where there is a pool.
+    When that is follows from what was told alone, so the same calls make the same layer.
+
     Memory: 16 bytes a cell and as much a gathered point, twice that while they merge.
 
     Args:
         n_pages: flat pages of the machine.
         n_cells_max: cells to keep.
         one_in: of so many things one is handed over.
+        pool: of threads that sort; None: the caller's own does.
+        row_shift_max: a cell has no more pages than that; then only time becomes coarser.
+
+    Attributes:
+        n_pages: so; it may grow.
     """
 
-    def __init__(self, n_pages: int, n_cells_max: int = N_CELLS_MAX, one_in: int = 1) -> None:
-        self._n_pages = n_pages
+    def __init__(
+        self,
+        n_pages: int,
+        n_cells_max: int = N_CELLS_MAX,
+        one_in: int = 1,
+        pool: ThreadPoolExecutor | None = None,
+        row_shift_max: int = _SHIFT_MAX,
+    ) -> None:
+        self.n_pages = n_pages
         self._n_cells_max = n_cells_max
         self._one_in = one_in
+        self._pool = pool
+        self._row_shift_max = row_shift_max
+        self._sorting: Future[None] | None = None
         self._row_shift = self._column_shift = 0
+        self._gathered_at = (0, 0)
+        """Shifts of what is being gathered: those of the cells may have become larger meanwhile."""
         self._last_step = 0
         self._keys, self._counts = _NO_PAGES, _NO_PAGES
         self._points: list[NDArray[np.int64]] = []
@@ -163,10 +190,11 @@ class Counting:
             flats: int64[n], heads of folios; one of -1 is passed over.
             n_pages: int64[n], base pages of each; by default one.
         """
-        self._last_step = max(self._last_step, step)
-        while step >> self._column_shift >= 1 << COLUMN_BITS:
-            self._settle()
+        while step >> self._gathered_at[1] >= 1 << COLUMN_BITS:
+            self._rest()
             self._coarsen(0, 1)
+            self._gathered_at = self._shifts
+        self._last_step = max(self._last_step, step)
         is_one = flats >= 0
         if not is_one.all():
             flats, n_pages = flats[is_one], n_pages[is_one] if len(n_pages) else n_pages
@@ -178,58 +206,93 @@ class Counting:
                 part = slice(start, start + _FOLIOS_AT_ONCE)
                 self._gather_folios(step, flats[part], n_pages[part])
 
+    @property
+    def _shifts(self) -> tuple[int, int]:
+        return self._row_shift, self._column_shift
+
     def _gather(self, step: int, flats: NDArray[np.int64]) -> None:
-        self._points.append((flats >> self._row_shift) << COLUMN_BITS | (step >> self._column_shift))
+        row_shift, column_shift = self._gathered_at
+        self._points.append((flats >> row_shift) << COLUMN_BITS | (step >> column_shift))
         self._gathered(len(flats))
 
     def _gather_folios(self, step: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
-        n_rows = ((flats + n_pages - 1) >> self._row_shift) - (flats >> self._row_shift) + 1
+        row_shift, column_shift = self._gathered_at
+        n_rows = ((flats + n_pages - 1) >> row_shift) - (flats >> row_shift) + 1
         keys, counts = np.empty((2, int(n_rows.sum())), dtype=np.int64)
-        spread(keys, counts, flats, n_pages, self._row_shift, step >> self._column_shift)
+        spread(keys, counts, flats, n_pages, row_shift, step >> column_shift)
         self._folios.append((keys, counts))
         self._gathered(len(keys))
 
     def _gathered(self, n: int) -> None:
         self._n_gathered += n
         if self._n_gathered >= _GATHERED_MAX:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
-        """Sort what was gathered into the cells, and keep no more of them than there may be."""
-        if self._points:
-            points = np.concatenate(self._points)
-            points.sort()
-            self._merge(points, np.full(len(points), self._one_in, dtype=np.int64))
-        if self._folios:
-            keys, counts = (np.concatenate(each) for each in zip(*self._folios, strict=True))
-            order = np.argsort(keys)
-            self._merge(keys[order], counts[order] * self._one_in)
+    def settle(self) -> None:
+        """Have what was gathered sorted into the cells; where there is a pool, nobody waits for it."""
+        self._wait()
+        gathered = self._points, self._folios, self._gathered_at, self._last_step
         self._points, self._folios, self._n_gathered = [], [], 0
+        self._gathered_at = self._shifts
+        if self._pool is None:
+            self._sort(*gathered)
+        else:
+            self._sorting = self._pool.submit(self._sort, *gathered)
+
+    def _wait(self) -> None:
+        """Let what is being sorted be in the cells."""
+        if self._sorting is not None:
+            self._sorting.result()
+            self._sorting = None
+
+    def _rest(self) -> None:
+        """Let all that was gathered be in the cells."""
+        self.settle()
+        self._wait()
+
+    def _sort(
+        self,
+        points: list[NDArray[np.int64]],
+        folios: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+        gathered_at: tuple[int, int],
+        last_step: int,
+    ) -> None:
+        """Sort what was gathered into the cells, and keep no more of them than there may be."""
+        if points:
+            keys, _ = sort_cells(self._here(np.concatenate(points), gathered_at), _NO_PAGES)
+            self._merge(keys, np.full(len(keys), self._one_in, dtype=np.int64))
+        if folios:
+            keys, counts = (np.concatenate(each) for each in zip(*folios, strict=True))
+            self._merge(*sort_cells(self._here(keys, gathered_at), counts * self._one_in))
         if len(self._keys) > self._n_cells_max:
             wanted = max(1, self._n_cells_max * 3 // 4)
             while len(self._keys) > wanted:
-                has_more_rows = (
-                    self._n_pages >> self._row_shift >= (self._last_step + 1) >> self._column_shift
-                )
-                self._coarsen(*((1, 0) if has_more_rows else (0, 1)))
+                n_rows, n_columns = self.n_pages >> self._row_shift, (last_step + 1) >> self._column_shift
+                is_by_rows = n_rows >= n_columns and self._row_shift < self._row_shift_max
+                self._coarsen(*((1, 0) if is_by_rows else (0, 1)))
+
+    def _here(self, keys: NDArray[np.int64], gathered_at: tuple[int, int]) -> NDArray[np.int64]:
+        """Return keys as coarse as the cells are."""
+        if gathered_at == self._shifts:
+            return keys
+        return _coarser(keys, self._row_shift - gathered_at[0], self._column_shift - gathered_at[1])
 
     def _merge(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         """Add cells that ascend, of which neighbours may be the same."""
         n = add_up(keys, counts)
         if not len(self._keys):
-            self._keys, self._counts = keys[:n].copy(), counts[:n].copy()
+            self._keys, self._counts = _cut(keys, n), _cut(counts, n)
             return
         merged, sums = np.empty((2, len(self._keys) + n), dtype=np.int64)
         n = merge(merged, sums, self._keys, self._counts, keys[:n], counts[:n])
-        self._keys, self._counts = merged[:n].copy(), sums[:n].copy()
+        self._keys, self._counts = _cut(merged, n), _cut(sums, n)
 
     def _coarsen(self, rows_by: int, columns_by: int) -> None:
-        columns = (self._keys & ((1 << COLUMN_BITS) - 1)) >> columns_by
-        keys = ((self._keys >> COLUMN_BITS) >> rows_by) << COLUMN_BITS | columns
-        order = np.argsort(keys)
-        keys, counts = keys[order], self._counts[order]
+        keys, counts = sort_cells(
+            _coarser(self._keys, rows_by, columns_by), self._counts.copy()
+        )  # a layer may have them
         n = add_up(keys, counts)
-        self._keys, self._counts = keys[:n].copy(), counts[:n].copy()
+        self._keys, self._counts = _cut(keys, n), _cut(counts, n)
         self._row_shift += rows_by
         self._column_shift += columns_by
 
@@ -238,6 +301,7 @@ class Counting:
 
         What is gathered is not sorted for it: when that is done decides how coarse a layer becomes.
         """
+        self._wait()
         self._points = [np.concatenate([_NO_PAGES, *self._points])]
         folios = [(_NO_PAGES, _NO_PAGES), *self._folios]
         keys, counts = (np.concatenate(each) for each in zip(*folios, strict=True))
@@ -245,6 +309,7 @@ class Counting:
         return {
             "row_shift": self._row_shift,
             "column_shift": self._column_shift,
+            "gathered_at": list(self._gathered_at),
             "last_step": self._last_step,
             "keys": self._keys,
             "counts": self._counts,
@@ -259,14 +324,31 @@ class Counting:
         Raises:
             ArgumentError: that was something else.
         """
-        found = checked.table(state, "a layer of the map", _STATE)
+        given = checked.table(state, "a layer of the map")
+        at = [given.get("row_shift"), given.get("column_shift")]  # of an earlier gpuscan's
+        found = checked.table({"gathered_at": at, **given}, "a layer of the map", _STATE)
         row_shift = checked.whole(found["row_shift"], 0, _SHIFT_MAX, "row_shift")
         column_shift = checked.whole(found["column_shift"], 0, _SHIFT_MAX, "column_shift")
+        rows_at, columns_at = checked.items(found["gathered_at"], "gathered_at", n=2)
+        gathered_at = (
+            checked.whole(rows_at, 0, row_shift, "gathered_at"),
+            checked.whole(columns_at, 0, column_shift, "gathered_at"),
+        )
         last_step = checked.whole(found["last_step"], 0, checked.TIME_NS_MAX, "last_step")
-        last_column = checked.whole(last_step >> column_shift, 0, (1 << COLUMN_BITS) - 1, "the last column")
-        end = ((self._n_pages - 1 >> row_shift) + 1) << COLUMN_BITS
+        shifts = [(row_shift, column_shift), gathered_at, gathered_at]  # of each of _KEYS
+        last_columns = [
+            checked.whole(last_step >> shift, 0, (1 << COLUMN_BITS) - 1, "the last column")
+            for _, shift in shifts
+        ]
         arrays = [
-            checked.array(found[name], np.int64, f"{name} of the map", lowest=0, end=end) for name in _KEYS
+            checked.array(
+                found[name],
+                np.int64,
+                f"{name} of the map",
+                lowest=0,
+                end=((self.n_pages - 1 >> shift) + 1) << COLUMN_BITS,
+            )
+            for name, (shift, _) in zip(_KEYS, shifts, strict=True)
         ]
         for name, keys, most in zip(_KEYS, arrays, self._lengths_max(), strict=True):
             if len(keys) > most:
@@ -277,31 +359,54 @@ class Counting:
         ]
         if (np.diff(arrays[0]) <= 0).any():
             raise ArgumentError("keys of the map do not ascend")
-        if any(int((keys & ((1 << COLUMN_BITS) - 1)).max(initial=0)) > last_column for keys in arrays):
+        columns = [int((keys & ((1 << COLUMN_BITS) - 1)).max(initial=0)) for keys in arrays]
+        if any(column > last for column, last in zip(columns, last_columns, strict=True)):
             raise ArgumentError("keys of the map lie after its last step")
         if sum(float(each.sum(dtype=np.float64)) for each in counts) > _SUM_MAX / self._one_in:
             raise ArgumentError("counts of the map are more than can have happened")
         self._row_shift, self._column_shift, self._last_step = row_shift, column_shift, last_step
+        self._gathered_at = gathered_at
         (self._keys, folio_keys, points), (self._counts, folio_counts) = arrays, counts
         self._points, self._folios = [points], [(folio_keys, folio_counts)]
         self._n_gathered = len(points) + len(folio_keys)
 
     def _lengths_max(self) -> tuple[int, int, int]:
         """Return how many cells, gathered cells of folios, and gathered points there may be."""
-        return self._n_cells_max + _GATHERED_MAX, 2 * _GATHERED_MAX, 2 * _GATHERED_MAX
+        return self._n_cells_max + _RESTORED_MAX, _RESTORED_MAX, _RESTORED_MAX
 
     def latest_ns(self, step_ns: int) -> int:
         """Return the beginning of the last step that something fell into."""
         return self._last_step * step_ns
 
+    def says_same(self, other: Counting) -> bool:
+        """Whether the layers of both say the same."""
+        self._rest()
+        other._rest()
+        at, others_at = (*self._shifts, self._one_in), (*other._shifts, other._one_in)
+        return (
+            at == others_at
+            and np.array_equal(self._keys, other._keys)
+            and np.array_equal(self._counts, other._counts)
+        )
+
     def layer(self) -> Layer:
         """Return what was counted so far."""
-        self._settle()
-        return Layer(
-            self._keys >> COLUMN_BITS,
-            self._keys & ((1 << COLUMN_BITS) - 1),
-            self._counts,
-            self._row_shift,
-            self._column_shift,
-            self._one_in,
-        )
+        self._rest()
+        return Layer(*_cells(self._keys, self._counts), self._row_shift, self._column_shift, self._one_in)
+
+
+def _coarser(keys: NDArray[np.int64], rows_by: int, columns_by: int) -> NDArray[np.int64]:
+    columns = (keys & ((1 << COLUMN_BITS) - 1)) >> columns_by
+    return ((keys >> COLUMN_BITS) >> rows_by) << COLUMN_BITS | columns
+
+
+def _cut(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return the first ``n``, without a copy where that would free little."""
+    return values[:n] if len(values) - n < len(values) // _WASTED_ONE_IN else values[:n].copy()
+
+
+def _cells(
+    keys: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows, columns and counts."""
+    return keys >> COLUMN_BITS, keys & ((1 << COLUMN_BITS) - 1), counts

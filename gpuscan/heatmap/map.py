@@ -13,6 +13,7 @@ with the ``space`` (:class:`gpuscan.heatmap.space.Space`) and the shifts of each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ from gpuscan.heatmap.space import Space
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAP_FILE = "map.parquet"
+MAP_FILE, ADDRESSES_FILE = "map.parquet", "addresses.parquet"
+"""Over page frames, and over addresses of processes: the same columns, of other spaces."""
 LAYERS = {
     "accesses": "accesses, each at the first page of its folio",
     "marks": "pages that were marked, each at the first page of its folio",
@@ -58,22 +60,30 @@ class HeatMap:
     space: Space
     layers: dict[str, Layer]
 
-    def within(self, n_cells_max: int) -> HeatMap:
-        """Return the map with at most so many cells a layer."""
-        return replace(
-            self, layers={name: self._cut(layer, n_cells_max) for name, layer in self.layers.items()}
-        )
+    def shared(self) -> HeatMap:
+        """Return the map with layers that say the same as one object.
+
+        They often do: all that was marked is claimed and moved in the same tick.
+        """
+        layers: dict[str, Layer] = {}
+        for name, layer in self.layers.items():
+            layers[name] = next(
+                (other for other in layers.values() if other is layer or other.says_same(layer)), layer
+            )
+        return replace(self, layers=layers)
+
+    def changed(self, change: Callable[[Layer], Layer]) -> HeatMap:
+        """Return the map with each layer changed; those that are one object stay one."""
+        made = {id(layer): change(layer) for layer in self.layers.values()}
+        return replace(self, layers={name: made[id(layer)] for name, layer in self.layers.items()})
 
     def coarser(self) -> HeatMap:
         """Return the map with the largest of its layers at half the resolution."""
-        name = max(self.layers, key=lambda name: len(self.layers[name].rows))
-        layers = {**self.layers, name: self.layers[name].coarser(self.space.n_pages, self.space.n_steps)}
-        return replace(self, layers=layers)
-
-    def _cut(self, layer: Layer, n_cells_max: int) -> Layer:
-        while len(layer.rows) > max(1, n_cells_max):
-            layer = layer.coarser(self.space.n_pages, self.space.n_steps)
-        return layer
+        largest = max(self.layers.values(), key=lambda layer: len(layer.rows))
+        space = self.space
+        return self.changed(
+            lambda layer: layer.coarser(space.n_pages, space.n_steps) if layer is largest else layer
+        )
 
 
 def _table(heat: HeatMap) -> pa.Table:

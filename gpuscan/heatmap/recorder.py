@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.errors import ArgumentError
-from gpuscan.heatmap.layer import N_CELLS_MAX, Counting
+from gpuscan.heatmap.layer import N_CELLS_MAX, Counting, Layer
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.nodes import empty_nodes
 from gpuscan.heatmap.space import Space
@@ -36,6 +37,7 @@ class MapRecorder:
         n_cells_max: cells that each layer keeps.
         seed: of which accesses are looked at.
         waits: that follow pages in another way than by default.
+        is_aside: what was told is sorted by threads of its own, beside the one that tells.
 
     Attributes:
         nodes: how full each node was; empty where nobody told.
@@ -51,6 +53,7 @@ class MapRecorder:
         n_cells_max: int = N_CELLS_MAX,
         seed: int = 0,
         waits: Waits | None = None,
+        is_aside: bool = False,
     ) -> None:
         self._topology = topology
         self._page_map = topology.page_map
@@ -61,9 +64,10 @@ class MapRecorder:
         self.waits = Waits() if waits is None else waits
         self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
+        pool = ThreadPoolExecutor(2) if is_aside else None
         self._layers = {
-            "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN),
-            **{name: Counting(n_pages, n_cells_max) for name in ("marks", "claims", "moves")},
+            "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN, pool),
+            **{name: Counting(n_pages, n_cells_max, pool=pool) for name in ("marks", "claims", "moves")},
         }
 
     def sampled(self, n: int) -> NDArray[np.int64]:
@@ -163,5 +167,10 @@ class MapRecorder:
     def map(self, end_ns: int) -> HeatMap:
         """Return the map of what happened until ``end_ns``; what nothing was told of is not in it."""
         space = Space.of(self._topology, self._step_ns, max(1, -(-end_ns // self._step_ns)))
-        layers = {name: counted.layer() for name, counted in self._layers.items()}
+        for counting in self._layers.values():
+            counting.settle()  # one beside the other
+        layers: dict[str, Layer] = {}
+        for name, counting in self._layers.items():  # all that was marked is often claimed and moved at once
+            alike = (layers[other] for other in layers if counting.says_same(self._layers[other]))
+            layers[name] = next(alike, None) or counting.layer()
         return HeatMap(space, {name: layer for name, layer in layers.items() if len(layer.rows)})

@@ -9,6 +9,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.units import parse_time_ns
 from gpuscan.heatmap.layer import Image, Layer
 from gpuscan.heatmap.map import HeatMap
+from gpuscan.heatmap.space import FRAMES
 
 _RANGE = re.compile(r"\s*([^-]+?)\s*-\s*([^-]+?)\s*")
 
@@ -38,6 +39,8 @@ def window_of(heat: HeatMap, pfns: str | None, times: str | None) -> Window:
     """
     space = heat.space
     pages, steps = (0, space.n_pages), (0, space.n_steps)
+    if pfns is not None and space.kind != FRAMES:
+        raise InputError(f"--pfn {pfns}: this map is over addresses of processes; leave out --pfn or --by")
     if pfns is not None:
         first, last = _ends(pfns, "--pfn", "0x100000-0x1fffff")
         try:

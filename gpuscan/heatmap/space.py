@@ -11,19 +11,71 @@ import numpy as np
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
+from gpuscan.base.units import PAGE_BYTES
 from gpuscan.records.formats import N_NODES_MAX
 
 if TYPE_CHECKING:
     from gpuscan.topology import Topology
 
+FRAMES, ADDRESSES = "frames", "addresses"
+"""What the pages of a map are: page frames of nodes with zones, or of processes with mappings."""
 _PAGES_MAX = 1 << 39
+_N_PROCESSES_MAX = 1 << 20
 _STEP_NS_MAX = 86_400 * 10**9
-_KEYS = ("machine", "n_pages", "step_ns", "n_steps", "extents", "nodes")
+_KEYS = ("machine", "n_pages", "step_ns", "n_steps", "extents", "nodes", "kind")
 
 
 def node_names(topology: Topology) -> dict[int, str]:
     """Return what each node is called, by nid."""
     return {node.nid: f"node {node.nid} ({node.kind.value})" for node in topology.nodes}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the pages of a map are called.
+
+    Attributes:
+        axis: they, with what is left out.
+        one: the number of one, whose unit has ``unit_bytes``.
+        unit_bytes: 1 where pages are counted, else of a page.
+        owner, owners, part: what has pages, and a stretch of its.
+        edge: what is named beside a map.
+        gap: what is left out between two.
+    """
+
+    axis: str
+    one: str
+    unit_bytes: int
+    owner: str
+    owners: str
+    part: str
+    edge: str
+    gap: str
+
+
+WORDS = {
+    FRAMES: Words(
+        "page frame number (PFN); holes are left out",
+        "PFN",
+        1,
+        "node",
+        "nodes",
+        "zone",
+        "zones, nodes, holes (orange)",
+        "hole, left out",
+    ),
+    ADDRESSES: Words(
+        "address; what is not mapped, or was never seen accessed, is left out",
+        "address",
+        PAGE_BYTES,
+        "process",
+        "processes",
+        "mapping",
+        "mappings, processes, gaps (orange)",
+        "left out",
+    ),
+}
+"""By kind of map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +120,8 @@ class Space:
         n_steps: how many were run.
         extents: present pages: first flat page, first PFN, pages, nid, zone's name; ascending.
         nodes: what a node is called, by nid: ``node 2 (cxl)``.
+        kind: :data:`FRAMES`; or :data:`ADDRESSES`: then PFNs are page numbers of a process, nids and nodes
+            are processes, and zones are mappings.
     """
 
     machine: str
@@ -76,6 +130,16 @@ class Space:
     n_steps: int
     extents: tuple[tuple[int, int, int, int, str], ...]
     nodes: dict[int, str]
+    kind: str = FRAMES
+
+    @property
+    def words(self) -> Words:
+        """Return what its pages are called."""
+        return WORDS[self.kind]
+
+    def text_of(self, flat: int) -> str:
+        """Return the PFN of a flat page, or its address, as text."""
+        return f"{self.pfn_of(flat) * self.words.unit_bytes:#x}"
 
     @classmethod
     def of(cls, topology: Topology, step_ns: int, n_steps: int) -> Space:
@@ -133,7 +197,9 @@ class Space:
         )
         if not nids:
             return "hole"
-        return self.nodes[nids[0]] if len(nids) == 1 else f"nodes {nids[0]}-{nids[-1]}"
+        if len(nids) == 1:
+            return self.nodes[nids[0]]
+        return f"nodes {nids[0]}-{nids[-1]}" if self.kind == FRAMES else f"{len(nids)} processes"
 
     def bands(self, *, by_zone: bool) -> list[Band]:
         """Return the stretches of one node, or of one zone of a node, from the lowest page on.
@@ -154,8 +220,8 @@ class Space:
         """Return where PFNs between two that are present are not, from the lowest on."""
         return [
             Hole(flat + n_pages, pfn + n_pages, other_pfn - pfn - n_pages)
-            for (flat, pfn, n_pages, _, _), (_, other_pfn, *_) in pairwise(self.extents)
-            if other_pfn > pfn + n_pages
+            for (flat, pfn, n_pages, nid, _), (_, other_pfn, _, other, _) in pairwise(self.extents)
+            if other_pfn > pfn + n_pages and (self.kind == FRAMES or nid == other)
         ]
 
     def document(self) -> dict[str, Any]:
@@ -167,6 +233,7 @@ class Space:
             "n_steps": self.n_steps,
             "extents": [list(extent) for extent in self.extents],
             "nodes": [[nid, name] for nid, name in self.nodes.items()],
+            **({} if self.kind == FRAMES else {"kind": self.kind}),  # which an earlier gpuscan does not know
         }
 
     @classmethod
@@ -176,21 +243,27 @@ class Space:
         Raises:
             ValueError: it was made of no map.
         """
-        found = checked.table(document, "the space", _KEYS)
+        found = checked.table({"kind": FRAMES, **checked.table(document, "the space")}, "the space", _KEYS)
+        kind = found["kind"]
+        if kind not in WORDS:
+            raise ValueError(f"it is of {checked.shown(kind)}, which is no kind of map")
+        nid_max = N_NODES_MAX - 1 if kind == FRAMES else _N_PROCESSES_MAX
         n_pages = checked.whole(found["n_pages"], 1, _PAGES_MAX, "n_pages")
         nodes = {
-            checked.whole(nid, 0, N_NODES_MAX - 1, "a node"): checked.text(name, "a node's name")
+            checked.whole(nid, 0, nid_max, "a node"): checked.text(name, "a node's name")
             for nid, name in checked.pairs(found["nodes"], "nodes")
         }
         extents = []
-        flat_end = pfn_end = 0
+        flat_end = pfn_end = last_nid = 0
         for one in checked.items(found["extents"], "extents"):
             flat, pfn, count, nid, zone = checked.items(one, "an extent", n=5)
             flat = checked.whole(flat, flat_end, n_pages - 1, "an extent's flat page")
+            if checked.whole(nid, 0, nid_max, "an extent's node") not in nodes:
+                raise ValueError(f"an extent is of node {nid}, which has no name")
+            if kind == ADDRESSES and nid > last_nid:
+                pfn_end, last_nid = 0, nid  # each process has addresses of its own
             pfn = checked.whole(pfn, pfn_end, INT64_MAX // 2, "an extent's PFN")
             count = checked.whole(count, 1, n_pages - flat, "an extent's pages")
-            if checked.whole(nid, 0, N_NODES_MAX - 1, "an extent's node") not in nodes:
-                raise ValueError(f"an extent is of node {nid}, which has no name")
             flat_end, pfn_end = flat + count, pfn + count
             extents.append((flat, pfn, count, nid, checked.text(zone, "a zone's name")))
         if not extents:
@@ -202,4 +275,5 @@ class Space:
             checked.whole(found["n_steps"], 0, 1 << 40, "n_steps"),
             tuple(extents),
             nodes,
+            kind,
         )

@@ -33,7 +33,7 @@ def labels(heat: HeatMap, image: Image) -> list[tuple[str, str]]:
     for at in range(len(image.pixels)):
         first = image.first_page + at * image.pages_each
         node = heat.space.nodes_in(first, first + image.pages_each)
-        rows.append((node if node != before else "", f"{heat.space.pfn_of(first):#x}"))
+        rows.append((node if node != before else "", heat.space.text_of(first)))
         before = node
     return rows
 
@@ -48,9 +48,10 @@ def scale(heat: HeatMap, image: Image) -> list[str]:
     """Return lines that say what the axes and the shades are."""
     step_ns = heat.space.step_ns
     most = image.pixels.max(initial=0.0)
+    words = heat.space.words
     row = f"{format_bytes(image.pages_each * PAGE_BYTES)} ({format_number(image.pages_each, 'page')})"
     return [
-        f"down: page frame number (PFN) of the first page of a row, {row} each",
+        f"down: {words.axis}; of each row the first, {row} each",
         f"across: time from the start, {format_time(image.steps_each * step_ns)} a character",
         f"shades: {SHADES[1:]} from 1 to {most:,.0f} a character, by logarithms; blank: none",
     ]

@@ -1,9 +1,9 @@
 """What is kept of a live session to be looked at: a directory of the form of ``run --out``, and a timeline.
 
-The directory holds the tables of :mod:`gpuscan.run.out` and ``live.json``: the lines ``start`` and ``end``
-that ``gpuscan live --json`` prints, and the machine. A session may be long, so memory does not grow with it:
-neighbours in the series are put together (:mod:`gpuscan.live.series`), the map becomes coarser
-(:mod:`gpuscan.heatmap.layer`), the timeline ends (:mod:`gpuscan.timeline.timeline`).
+The directory holds the tables of :mod:`gpuscan.run.tables`, the ledger and ``live.json``: the lines
+``start`` and ``end`` that ``gpuscan live --json`` prints, and the machine. A session may be long, so memory
+does not grow with it: neighbours in the series are put together (:mod:`gpuscan.live.series`), the map becomes
+coarser (:mod:`gpuscan.heatmap.layer`), the timeline ends (:mod:`gpuscan.timeline.timeline`).
 
 Files are made with the rights that the session has at its end, so that what would be refused then is refused
 at the start.
@@ -11,7 +11,6 @@ at the start.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +18,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gpuscan.engine.report import RunReport, TickReport
-from gpuscan.files.scratch import place_of
 from gpuscan.files.writing import Contents, check_place, create_json, new_directory
 from gpuscan.heatmap.space import node_names
 from gpuscan.live.series import Series
@@ -27,7 +25,10 @@ from gpuscan.timeline.timeline import Timeline
 from gpuscan.topology.model import Topology
 
 if TYPE_CHECKING:
+    from gpuscan.heatmap.addresses import AddressRecorder
     from gpuscan.heatmap.recorder import MapRecorder
+    from gpuscan.live.witness import SessionWitness
+    from gpuscan.run.tables import Tables
 
 DOCUMENT = "live.json"
 N_CELLS_MAX = 1 << 18
@@ -36,9 +37,9 @@ N_CELLS_MAX = 1 << 18
 
 def contents() -> Contents:
     """Return what a directory of ``gpuscan live --out`` holds."""
-    from gpuscan.run.out import TABLES
+    from gpuscan.run.out import RUN_FILES
 
-    return Contents(DOCUMENT, TABLES)
+    return Contents(DOCUMENT, RUN_FILES)
 
 
 class Keeping:
@@ -46,14 +47,14 @@ class Keeping:
 
     Args:
         out: the directory; None where none is wanted.
-        has_page: somebody makes a page of it: without ``out`` it lies among the temporary files.
+        has_page: somebody makes a page of it, of what is in memory at its end.
         has_timeline: keep what took how long.
         force: replace an earlier result.
         check: refuses what others will make at the end, if that cannot be made.
 
     Attributes:
-        place: where the directory will be when :meth:`finish` returned, until this is left; None: nowhere.
-        recorder, timeline: are told what happens; None: of that nothing is kept.
+        recorder, addresses: count what happened to page frames, and to addresses of processes.
+        witness, timeline: are told what happens; None: of that nothing is kept.
     """
 
     def __init__(
@@ -65,19 +66,20 @@ class Keeping:
         force: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.place: Path | None = out
         self.recorder: MapRecorder | None = None
+        self.addresses: AddressRecorder | None = None
+        self.witness: SessionWitness | None = None
         self.timeline: Timeline | None = None
-        self._has_page, self._has_timeline = has_page, has_timeline
+        self._out, self._has_page, self._has_timeline = out, has_page, has_timeline
         self._force, self._check = force, check
-        self._outer, self._inner = ExitStack(), ExitStack()
+        self._filling = ExitStack()
         self._directory: Path | None = None
         self._series = Series()
 
     @property
     def is_wanted(self) -> bool:
         """Whether anything is kept."""
-        return self.place is not None or self._has_page or self._has_timeline
+        return self._out is not None or self._has_page or self._has_timeline
 
     @property
     def ticks(self) -> list[TickReport]:
@@ -91,8 +93,8 @@ class Keeping:
             InputError: see there.
         """
         self._check()
-        if self.place is not None:
-            check_place(self.place, contents(), force=self._force)
+        if self._out is not None:
+            check_place(self._out, contents(), force=self._force)
 
     def begin(self, topology: Topology, interval_ns: int, lapse_ns: int) -> None:
         """Make the files, with the rights that are left.
@@ -111,18 +113,23 @@ class Keeping:
         self.check()
         if self._has_timeline:
             self.timeline = Timeline(node_names(topology))
-        self.place = self._outer.enter_context(place_of(self.place, "report", is_wanted=self._has_page))
-        if self.place is None:
+        if self._out is None and not self._has_page:
             return
-        import pyarrow.parquet  # noqa: F401 (found to be missing now, not at the end)
-
+        from gpuscan.heatmap.addresses import AddressRecorder
         from gpuscan.heatmap.recorder import MapRecorder
         from gpuscan.heatmap.waits import Waits
+        from gpuscan.live.witness import SessionWitness
 
-        self._directory = self._inner.enter_context(new_directory(self.place, contents(), force=self._force))
-        self.recorder = MapRecorder(
-            topology, max(1, interval_ns), n_cells_max=N_CELLS_MAX, waits=Waits(lapse_ns)
-        )
+        step_ns = max(1, interval_ns)
+
+        if self._out is not None:
+            import pyarrow.parquet  # noqa: F401 (found to be missing now, not at the end)
+
+            new = new_directory(self._out, contents(), force=self._force)
+            self._directory = self._filling.enter_context(new)
+        self.recorder = MapRecorder(topology, step_ns, n_cells_max=N_CELLS_MAX, waits=Waits(lapse_ns))
+        self.addresses = AddressRecorder(topology.name, step_ns, N_CELLS_MAX, topology.page_map.pfn_of_flat)
+        self.witness = SessionWitness(self.recorder, self.addresses)
         _warm_up()
 
     def on_tick(self, tick: TickReport) -> None:
@@ -130,27 +137,35 @@ class Keeping:
         if self.is_wanted:
             self._series.add(tick)
 
-    def finish(self, report: RunReport, document: Mapping[str, Any]) -> list[TickReport]:
+    def tables(self, report: RunReport) -> Tables | None:
+        """Return what there is beside the document of a session that has ended; None where nobody counted.
+
+        Args:
+            report: of the session, with the ticks that were kept.
+        """
+        if self.recorder is None:
+            return None
+        from gpuscan.run.tables import Tables
+
+        return Tables.of(report, self.recorder, self.addresses)
+
+    def finish(self, report: RunReport, document: Mapping[str, Any], tables: Tables | None) -> None:
         """Write all of it; the directory has its name then.
 
         Args:
-            report: of the run, without its ticks.
+            report: of the session, with the ticks that were kept.
             document: of ``live.json``.
-
-        Returns:
-            The ticks that were kept, :attr:`ticks`.
+            tables: what :meth:`tables` returned.
 
         Raises:
             RunFailedError: it cannot be written; nothing new is left, and an earlier result is as it was.
         """
-        from gpuscan.run.out import create_tables
+        from gpuscan.run.out import create_run_files
 
-        ticks = self.ticks
-        if self._directory is not None:
-            with self._inner:
-                create_tables(self._directory, dataclasses.replace(report, ticks=ticks), self.recorder)
+        if self._directory is not None and tables is not None:
+            with self._filling:
+                create_run_files(self._directory, report, tables)
                 create_json(self._directory / DOCUMENT, document)
-        return ticks
 
     def __enter__(self) -> Keeping:
         return self
@@ -162,8 +177,7 @@ class Keeping:
         trace: TracebackType | None,
     ) -> None:
         # Whatever ended the session, it is no failure to write the directory, and is not told as one.
-        with self._outer:
-            self._inner.__exit__(_NotFinishedError, _NotFinishedError(), None)
+        self._filling.__exit__(_NotFinishedError, _NotFinishedError(), None)
 
 
 class _NotFinishedError(Exception):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gpuscan.base.errors import RunFailedError
 from gpuscan.engine.policy import Policy
-from gpuscan.engine.stages import AccessWitness, Clocked, Witness
+from gpuscan.engine.stages import Clocked, Witness
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, Room, read_allowance
@@ -27,7 +27,7 @@ from gpuscan.live.totals import CpuClock, LiveTotals
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.migrate.steward import Steward
 from gpuscan.monitors.contract import Monitor
-from gpuscan.monitors.source import LiveSource, Sleep
+from gpuscan.monitors.source import AddressWitness, LiveSource, Sleep
 from gpuscan.monitors.treatment import Keeper
 from gpuscan.store.single import Store
 
@@ -68,7 +68,7 @@ class Manner:
     goes_on: bool = False
 
 
-class SeeingWitness(Witness, AccessWitness, Protocol):
+class SeeingWitness(Witness, AddressWitness, Protocol):
     """Is told of accesses, too."""
 
 

@@ -150,12 +150,14 @@ class LiveSession:
             system,
             totals=self.totals,
             plan_sink=plan_sink,
-            witness=self._keeping.recorder,
+            witness=self._keeping.witness,
             clocked=self._keeping.timeline,
             on_roster=self._tell_free,
             room=self.room,
         )
         self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
+        if self._keeping.witness is not None:
+            self._keeping.witness.follow(self.addresses)
         self.migrator, self.engine = self.pipeline.migrator, self.pipeline.engine
         if request.evacuate_nid is not None:
             refusals = Refusals(self.migrator)

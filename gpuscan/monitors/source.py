@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,18 @@ class Member:
     long_cold: LastSeen = field(default_factory=LastSeen)
 
 
+class AddressWitness(AccessWitness, Protocol):
+    """Is told which addresses of which process were accessed, too."""
+
+    def accessed_by(self, now_ns: int, number: int, addresses: NDArray[np.int64]) -> None:
+        """See int64[m] addresses of a process that were accessed, those that it wants to see."""
+        ...
+
+    def read(self, number: int, process: Process) -> None:
+        """See a process, and read what it has mapped: when it is first watched, and now and then."""
+        ...
+
+
 class LiveSource:
     """A :class:`gpuscan.engine.stages.Source` on processes of this machine.
 
@@ -111,7 +124,7 @@ class LiveSource:
         allowance_of: Callable[[Process], Allowance] = read_allowance,
         pause_of: Callable[[int], int] = int,
         goes_on: bool = False,
-        witness: AccessWitness | None = None,
+        witness: AddressWitness | None = None,
         system: System = HERE,
     ) -> None:
         self._witness = witness
@@ -170,7 +183,15 @@ class LiveSource:
             self._rehearse()
             for member in self.members:  # so that it is not due when the first look is in
                 self._read(member)
+        else:
+            for member in self.members:
+                if member.number not in known:
+                    self._tell_mapped(member)
         self._monitor.watch([member.process for member in self.members])
+
+    def _tell_mapped(self, member: Member) -> None:
+        if self._witness is not None:
+            self._witness.read(member.number, member.process)
 
     def let_go(self, numbers: Iterable[int], why: str) -> None:
         """End the requests for pages of some processes: something else is to be done with them now.
@@ -272,8 +293,9 @@ class LiveSource:
                     member.allowance.resident.values()
                 )
             if self._witness is not None:
-                seen = pages.hot.pfn[self._witness.sampled(len(pages.hot))]
-                self._witness.accessed(now_ns, self._page_map.flat_of_pfn(seen))
+                seen = pages.hot.take(self._witness.sampled(len(pages.hot)))
+                self._witness.accessed(now_ns, self._page_map.flat_of_pfn(seen.pfn))
+                self._witness.accessed_by(now_ns, member.number, seen.address)
             if len(self._going_down):
                 self._keep_up(pages.hot, events)
             self._take(member, pages, looked_ns, events, produced)
@@ -307,6 +329,7 @@ class LiveSource:
     def _read(self, member: Member) -> None:
         started_ns = self._system.monotonic_ns()
         member.allowance = self._allowance_of(member.process)
+        self._tell_mapped(member)
         ended_ns = self._system.monotonic_ns()
         member.read_again_ns = ended_ns + max(_ALLOWANCE_NS, _ALLOWANCE_SHARE * (ended_ns - started_ns))
 

@@ -5,6 +5,7 @@ They are those in ``built_in``, and those of other packages by the entry points 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpuscan.base.documents import table
 from gpuscan.base.errors import InputError
 from gpuscan.files.reading import UnfitError, parse_json, read_file
 from gpuscan.report.contract import Page, ResultKind
+from gpuscan.run.tables import Tables
 
 RESULT_KINDS = Catalogue("result kind", "gpuscan.report.built_in", ResultKind, "RESULT_KIND")
 
@@ -33,6 +35,23 @@ def page_of(result: Path) -> Page:
         raise InputError(
             f"{result / kind.marker} is not what gpuscan writes ({why}); make it anew"
         ) from error
+
+
+def page_of_run(document: Mapping[str, Any], tables: Tables) -> Page:
+    """Return the page of a run that has just ended, which need not be kept anywhere.
+
+    Args:
+        document: of a kind of result that has the name of its document.
+        tables: what it has beside that.
+
+    Raises:
+        InputError: of such a result no page can be made at once.
+    """
+    name = str(document["kind"])
+    make = RESULT_KINDS.get(name).page_of_tables
+    if make is None:
+        raise InputError(f"no page can be made at once of a result of {name}; make it of its --out")
+    return make(document, tables)
 
 
 def has_page(result: Path) -> bool:

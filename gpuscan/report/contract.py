@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuscan.heatmap.map import HeatMap
+from gpuscan.run.tables import Tables
 
 RESULT = "RESULT"
 """In the command of a figure: the directory of the result, which a reader may have elsewhere, or nowhere."""
@@ -63,6 +64,21 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Multiples:
+    """Small plots of the same lines, one for each, in which that is before all others.
+
+    Attributes:
+        about, x_label, y_label, lines, log_x: see :class:`Plot`; the styles are those of its names there.
+    """
+
+    about: About
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    log_x: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """Where all of something went: its parts add up to the total.
 
@@ -85,12 +101,12 @@ class Zoomed:
 
     Attributes:
         about: what it is.
-        heat: the map.
+        heats: the map, and others of the same time that a reader may switch to.
         x_label: of its axis of time, with the unit in brackets.
     """
 
     about: About
-    heat: HeatMap
+    heats: tuple[HeatMap, ...]
     x_label: str
 
 
@@ -120,7 +136,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-Figure = Plot | Flow | Bars | Table | Zoomed
+Figure = Plot | Multiples | Flow | Bars | Table | Zoomed
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +165,11 @@ class ResultKind:
         marker: the file by which its directory is known: JSON, whose ``kind`` is ``document_kind``.
         document_kind: so.
         page: makes a page of the document and its directory.
+        page_of_tables: makes it of the document and what is in memory yet, at the end of a run; None: of this
+            kind there is no run whose page could be made at once.
     """
 
     marker: str
     document_kind: str
     page: Callable[[Mapping[str, Any], Path], Page]
+    page_of_tables: Callable[[Mapping[str, Any], Tables], Page] | None

@@ -41,6 +41,28 @@ const gpuscanFigures = (() => {
     return made;
   }
 
+  // The same lines in small, each once before the others, which are grey.
+  function multiples(figure) {
+    const sources = figure.lines.map((line) => new Bokeh.ColumnDataSource({ data: { x: numbers(line.x), y: numbers(line.y) } }));
+    const rows = [];
+    let ranges = {};
+    figure.lines.forEach((line, at) => {
+      const made = fresh({
+        ...ranges, height: figure.height, x_axis_type: figure.log_x ? "log" : "linear", tools: "", toolbar_location: null,
+        title: line.name, x_axis_label: figure.x_label.replace(/^.*\(/, "("), y_axis_label: figure.y_label.replace(/^.*\(/, "("),
+      });
+      if (at === 0) ranges = { x_range: made.x_range, y_range: made.y_range };
+      sources.forEach((source, other) => {
+        if (other !== at) made.line({ field: "x" }, { field: "y" }, { source, line_color: "#bbbbbb", line_width: 1 });
+      });
+      made.line({ field: "x" }, { field: "y" }, { source: sources[at], line_color: line.colour, line_dash: line.dash, line_width: 3 });
+      if (at % 3 === 0) rows.push([]);
+      rows[rows.length - 1].push(made);
+    });
+    const all = rows.map((children) => new Bokeh.Row({ children, sizing_mode: "stretch_width" }));
+    return new Bokeh.Column({ children: all, sizing_mode: "stretch_width" });
+  }
+
   function bars(figure) {
     const made = fresh({
       height: figure.height, y_range: new Bokeh.FactorRange({ factors: [...figure.names].reverse() }),
@@ -80,51 +102,55 @@ const gpuscanFigures = (() => {
 
   function map(figure) {
     time = new Bokeh.Range1d({ start: 0, end: figure.end_s });
-    const pages = new Bokeh.Range1d({ start: figure.n_pages, end: 0 });
+    const first = figure.spaces[0];
+    const pages = new Bokeh.Range1d({ start: first.n_pages, end: 0 });
     const size = { height: figure.height, min_border_top: figure.above, min_border_bottom: figure.below, y_range: pages };
     const made = fresh({
-      ...size, name: "gpuscan-map", x_range: time, x_axis_label: figure.x_label, y_axis_label: figure.y_label,
+      ...size, name: "gpuscan-map", x_range: time, x_axis_label: figure.x_label, y_axis_label: first.y_label,
       tools: "pan,wheel_zoom,box_zoom,reset,save", background_fill_color: "#f4f4f4",
     });
     made.toolbar.active_scroll = made.toolbar.tools.find((tool) => tool instanceof Bokeh.WheelZoomTool);
     const [height, width] = figure.pixels;
     const Array2 = Bokeh.LinAlg.np.arange(0, 1).constructor; // BokehJS names no class of its arrays
-    const data = { image: [new Array2(height * width, [height, width])], x: [0], y: [0], dw: [figure.end_s], dh: [figure.n_pages] };
+    const data = { image: [new Array2(height * width, [height, width])], x: [0], y: [0], dw: [figure.end_s], dh: [first.n_pages] };
     const colours = new Bokeh.LogColorMapper({
       palette: Bokeh.Palettes.Cividis256, low: 1, high: 2, low_color: "rgba(0,0,0,0)",
     });
     const fields = Object.fromEntries(Object.keys(data).map((field) => [field, { field }]));
     const shown = made.image({ ...fields, source: new Bokeh.ColumnDataSource({ data }), color_mapper: colours });
-    hover(made, [shown], [["PFN", "$y{custom}"], ["time (s)", "$x{0,0.000}"], ["how many", "@image{0,0}"]], {
+    hover(made, [shown], [["pages", "$y{custom}"], ["time (s)", "$x{0,0.000}"], ["how many", "@image{0,0}"]], {
       formatters: { $y: new Bokeh.CustomJSHover({ code: "return gpuscanMap.where(value)" }) },
     });
     made.yaxes[0].formatter = new Bokeh.CustomJSTickFormatter({
-      code: "return '0x' + gpuscanMap.pfnOf(tick).toString(16)",
+      code: "return gpuscanMap.textOf(tick)",
     });
-    for (const location of figure.lines)
-      made.add_layout(new Bokeh.Span({ location, dimension: "width", line_color: "#777777", line_width: 1 }));
+    const spans = figure.spaces.map(({ lines }, at) => lines.map((location) => {
+      const span = new Bokeh.Span({ location, dimension: "width", line_color: "#777777", line_width: 1, visible: at === 0 });
+      made.add_layout(span);
+      return span;
+    }));
     const beside = edge(figure, size);
-    drawn.set("map", made).set("edge", beside);
+    drawn.set("map", made).set("edge", beside).set("spaces", figure.spaces).set("spans", spans);
     return new Bokeh.Row({ children: [made, beside], sizing_mode: "stretch_width" });
   }
 
   // Zones, nodes and holes along the pages of the map; map.js puts names where their bands are seen.
   function edge(figure, size) {
-    const { width, end, label, holes } = figure.edge;
+    const { width, end, colour } = figure.edge, { label, holes } = figure.spaces[0];
     const made = fresh({
       ...size, width, sizing_mode: "fixed", name: "gpuscan-edge", x_range: new Bokeh.Range1d({ start: 0, end }),
       x_axis_label: label, tools: "", toolbar_location: null,
     });
     const fields = (names) => Object.fromEntries(Object.entries(names).map(([name, field]) => [name, { field }]));
-    const bands = new Bokeh.ColumnDataSource({ data: figure.edge.bands, name: "gpuscan-bands" });
+    const bands = new Bokeh.ColumnDataSource({ data: figure.spaces[0].bands, name: "gpuscan-bands" });
     const sides = fields({ left: "left", right: "right", top: "start", bottom: "end", fill_color: "shade" });
     const shown = [made.quad({ ...sides, line_color: "#777777", source: bands })];
     const words = { text_baseline: "middle", text_font_size: "12px", source: bands };
     made.text({ ...fields({ x: "x", y: "y", text: "text" }), ...words });
     const left = new Bokeh.ColumnDataSource({ data: holes, name: "gpuscan-holes" });
-    const mark = { marker: "triangle", angle: Math.PI / 2, size: 9, line_color: figure.edge.colour, fill_color: figure.edge.colour };
+    const mark = { marker: "triangle", angle: Math.PI / 2, size: 9, line_color: colour, fill_color: colour };
     shown.push(made.scatter({ ...fields({ x: "x", y: "y" }), ...mark, source: left }));
-    hover(made, shown, [["", "@name"], ["size", "@size"], ["PFN", "@pfns"]]);
+    hover(made, shown, [["", "@name"], ["size", "@size"], ["from", "@pfns"]]);
     made.xaxes[0].ticker = new Bokeh.FixedTicker({ ticks: [] });
     for (const part of [...made.yaxes, ...made.xgrids, ...made.ygrids]) part.visible = false;
     drawn.set("bands", bands).set("holes", left);
@@ -132,7 +158,7 @@ const gpuscanFigures = (() => {
   }
 
   async function begin() {
-    const kinds = { plot, bars, flow, map }, whole = new Bokeh.Document();
+    const kinds = { plot, multiples, bars, flow, map }, whole = new Bokeh.Document();
     for (const figure of given) whole.add_root(kinds[figure.kind](figure));
     const places = [...document.querySelectorAll("figure.plot")];
     await Bokeh.embed.add_document_standalone(whole, document.body, places);

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuscan.report.contract import Bars, Figure, Flow, Line, Plot, Table, Zoomed
+from gpuscan.report.contract import Bars, Figure, Flow, Line, Multiples, Plot, Table, Zoomed
 from gpuscan.report.map_drawing import drawn_map
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -19,6 +19,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot")
 _HEIGHT = 280
 _FLOW_WIDTH = 10.0
+_SMALL_HEIGHT = 170
+_FEW_POINTS = 100
 _POINTS_MAX = 1000
 """Of a line: a screen has no more columns, and each takes some 30 bytes of the page."""
 
@@ -32,6 +34,8 @@ def drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
             found.append(drawn_map(figure))
         elif isinstance(figure, Plot):
             found.append(_plot(figure, style_of))
+        elif isinstance(figure, Multiples):
+            found.append(_multiples(figure, style_of))
         elif isinstance(figure, Bars):
             found.append(_bars(figure))
         elif not isinstance(figure, Table):
@@ -39,13 +43,31 @@ def drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
     return found
 
 
+def _styled(line: Line, at: int, n_points_max: int = _POINTS_MAX) -> dict[str, Any]:
+    x, y = _thinned(line, n_points_max)
+    style = {"colour": COLOURS[at % len(COLOURS)], "dash": _DASHES[at % len(_DASHES)]}
+    return {"name": line.name, "x": x, "y": y, **style}
+
+
+def _multiples(figure: Multiples, style_of: dict[str, int]) -> dict[str, Any]:
+    lines = [
+        _styled(line, style_of.setdefault(line.name, len(style_of)), _FEW_POINTS) for line in figure.lines
+    ]
+    return {
+        "kind": "multiples",
+        "height": _SMALL_HEIGHT,
+        "x_label": figure.x_label,
+        "y_label": figure.y_label,
+        "log_x": figure.log_x,
+        "lines": lines,
+    }
+
+
 def _plot(figure: Plot, style_of: dict[str, int]) -> dict[str, Any]:
     lines = []
     for number, line in enumerate(figure.lines):
         at = style_of.setdefault(line.name, len(style_of)) if figure.names_recur else number
-        x, y = _thinned(line)
-        style = {"colour": COLOURS[at % len(COLOURS)], "dash": _DASHES[at % len(_DASHES)]}
-        lines.append({"name": line.name, "x": x, "y": y, **style})
+        lines.append(_styled(line, at))
     return {
         "kind": "plot",
         "height": _HEIGHT,
@@ -59,13 +81,13 @@ def _plot(figure: Plot, style_of: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _thinned(line: Line) -> tuple[list[float | None], list[float | None]]:
+def _thinned(line: Line, n_points_max: int) -> tuple[list[float | None], list[float | None]]:
     """Return the points of a line; of a long one the lowest and the highest of each stretch of it."""
     x = np.asarray(line.x, dtype=np.float64)
     y = np.array([np.nan if value is None else value for value in line.y], dtype=np.float64)
-    if len(x) > _POINTS_MAX:
+    if len(x) > n_points_max:
         kept = set()
-        for part in np.array_split(np.arange(len(x)), _POINTS_MAX // 2):
+        for part in np.array_split(np.arange(len(x)), n_points_max // 2):
             known = part[~np.isnan(y[part])]
             kept.update({known[y[known].argmin()], known[y[known].argmax()]} if len(known) else {part[0]})
         which = np.array(sorted(kept))

@@ -3,26 +3,26 @@
 // so nothing is counted twice. Window and pixels change with the ranges of the plot; the cells never do.
 const gpuscanMap = (() => {
   const PLANES = 4, FACTOR = 0.5, NAMED = 0.035;
-  const given = JSON.parse(document.getElementById("gpuscan-map").textContent);
-  const nodeNames = new Map(given.nodes);
-  const layers = new Map();
+  const maps = JSON.parse(document.getElementById("gpuscan-map").textContent).maps;
+  let given = maps[0], nodeNames = new Map(given.nodes), layers = new Map(), which = 0;
   let plot = null, source = null, bands = null, colours = null, current = null, shown = null, due = false;
 
-  async function decode(layer) {
-    const packed = Uint8Array.from(atob(layer.cells), (character) => character.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  async function decode({ n, planes, packed }) {
+    const bits = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+    const stream = new Blob([bits]).stream().pipeThrough(new DecompressionStream("gzip"));
     const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const [steps, columns, counts] = [0, 1, 2].map((which) => {
-      const words = new Uint32Array(layer.n);
-      for (let plane = 0; plane < PLANES; plane++) {
-        const from = (which * PLANES + plane) * layer.n;
-        for (let at = 0; at < layer.n; at++) words[at] += bytes[from + at] * 2 ** (8 * plane);
-      }
-      return words;
+    const numbers = [new Uint32Array(n), new Uint32Array(n), new Uint32Array(n)];
+    let from = 0;
+    planes.forEach((alike, which) => {
+      if (alike === 0) return;
+      const words = numbers[Math.floor(which / PLANES)], factor = 2 ** (8 * (which % PLANES));
+      for (let at = 0; at < n; at++) words[at] += (alike === null ? bytes[from + at] : alike) * factor;
+      if (alike === null) from += n;
     });
-    const rows = new Float64Array(layer.n);
-    for (let at = 0, row = 0; at < layer.n; at++) rows[at] = row += steps[at];
-    layers.set(layer.name, { ...layer, cells: null, rows, columns, counts });
+    const [steps, columns, counts] = numbers;
+    const rows = new Float64Array(n);
+    for (let at = 0, row = 0; at < n; at++) rows[at] = row += steps[at];
+    return { rows, columns, counts };
   }
 
   function firstFrom(rows, row) {
@@ -76,7 +76,8 @@ const gpuscanMap = (() => {
     const bytes = shown.pages_each * 4096;
     const unit = Math.min(Math.floor(Math.log2(bytes) / 10), 4);
     const size = `${+(bytes / 1024 ** unit).toPrecision(4)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}`;
-    const one = shown.pages_each === 1 ? "a single page frame" : `${shown.pages_each.toLocaleString("en")} page frames (${size})`;
+    const noun = given.kind === "addresses" ? "page" : "page frame";
+    const one = shown.pages_each === 1 ? `a single ${noun}` : `${shown.pages_each.toLocaleString("en")} ${noun}s (${size})`;
     const sampled = layer.one_in > 1 ? ` One in ${layer.one_in} was looked at, and counts as that many.` : "";
     document.getElementById("gpuscan-pixel").textContent =
       `Shown: ${layer.what}. A pixel is ${one} for ${+shown.seconds_each.toPrecision(4)} s.${sampled}`;
@@ -93,6 +94,11 @@ const gpuscanMap = (() => {
     return pfn + Math.min(Math.max(Math.floor(page) - flat, 0), count);
   }
 
+  // A page frame by its number, a page of a process by its address.
+  function named(pfn, after = 0) {
+    return "0x" + (given.kind === "addresses" ? pfn * 4096 + after : pfn).toString(16);
+  }
+
   function where(page) {
     if (shown === null) return "";
     const first = shown.first_page + Math.floor((page - shown.first_page) / shown.pages_each) * shown.pages_each;
@@ -105,8 +111,12 @@ const gpuscanMap = (() => {
     const holes = high - low + 1 > present ? " with holes" : "";
     const nodes = [...new Set(inside.map((extent) => nodeNames.get(extent[3])))];
     const zones = [...new Set(inside.map((extent) => extent[4]))];
-    const named = `zone${zones.length > 1 ? "s" : ""} ${zones.join(", ")}`;
-    return `0x${low.toString(16)} to 0x${high.toString(16)}${holes}, ${nodes.join(", ")}, ${named}`;
+    if (given.kind === "addresses") {
+      if (nodes.length > 1) return `${nodes.join(", ")}`; // each has addresses of its own
+      return `${named(low)} to ${named(high, 4095)}${holes}, ${nodes[0]}, ${zones.join(", ")}`;
+    }
+    const parts = `zone${zones.length > 1 ? "s" : ""} ${zones.join(", ")}`;
+    return `${named(low)} to ${named(high)}${holes}, ${nodes.join(", ")}, ${parts}`;
   }
 
   // A band's name stands in the middle of what is seen of it, if there is room for it.
@@ -128,6 +138,26 @@ const gpuscanMap = (() => {
     }
   }
 
+  // Shows the map of other pages, all of it, at the same time; what was counted stays the same if both have it.
+  function show(at, drawn) {
+    which = at;
+    given = maps[at];
+    nodeNames = new Map(given.nodes);
+    layers = new Map(given.layers.map((layer) => [layer.name, layer]));
+    const space = drawn.get("spaces")[at];
+    const pages = { start: space.n_pages, end: 0 };
+    plot.y_range.setv({ ...pages, reset_start: pages.start, reset_end: pages.end });
+    plot.yaxes[0].axis_label = space.y_label;
+    drawn.get("edge").xaxes[0].axis_label = space.label;
+    drawn.get("bands").data = space.bands;
+    drawn.get("holes").data = space.holes;
+    drawn.get("spans").forEach((spans, of) => spans.forEach((span) => { span.visible = of === at; }));
+    for (const button of document.querySelectorAll("[data-map]"))
+      button.setAttribute("aria-pressed", String(Number(button.dataset.map) === at));
+    for (const button of document.querySelectorAll("[data-layer]")) button.disabled = !layers.has(button.dataset.layer);
+    choose(layers.has(current) ? current : given.layers[0].name);
+  }
+
   function choose(name) {
     current = name;
     for (const button of document.querySelectorAll("[data-layer]"))
@@ -143,7 +173,11 @@ const gpuscanMap = (() => {
   }
 
   async function begin(drawn) {
-    for (const layer of given.layers) await decode(layer);
+    for (const map of maps) {
+      const cells = await Promise.all(map.cells.map(decode));
+      map.layers = map.layers.map((layer) => ({ ...layer, ...cells[layer.cells] }));
+      map.cells = null;
+    }
     plot = drawn.get("map");
     const shows = plot.renderers[0];
     source = shows.data_source;
@@ -153,6 +187,8 @@ const gpuscanMap = (() => {
       for (const end of ["start", "end"]) range.properties[end].change.connect(update);
     for (const button of document.querySelectorAll("[data-layer]"))
       button.addEventListener("click", () => choose(button.dataset.layer));
+    for (const button of document.querySelectorAll("[data-map]"))
+      button.addEventListener("click", () => show(Number(button.dataset.map), drawn));
     const moves = {
       in: [0, 0, FACTOR], out: [0, 0, 1 / FACTOR], left: [-FACTOR, 0, 1], right: [FACTOR, 0, 1],
       up: [0, -FACTOR, 1], down: [0, FACTOR, 1],
@@ -163,8 +199,9 @@ const gpuscanMap = (() => {
       plot.x_range.reset();
       plot.y_range.reset();
     });
-    choose(given.layers[0].name);
+    show(0, drawn);
   }
 
-  return { begin, update, choose, move, where, pfnOf, state: () => shown };
+  const textOf = (page) => named(pfnOf(page));
+  return { begin, update, choose, move, where, textOf, state: () => (shown === null ? null : { ...shown, map: which }) };
 })();

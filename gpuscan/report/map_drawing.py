@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes
-from gpuscan.heatmap.space import Band, Space
+from gpuscan.heatmap.space import ADDRESSES, Band, Space
 from gpuscan.report.contract import Zoomed
 
 _HEIGHT = 520
@@ -28,8 +28,7 @@ _HOLE_COLOUR = "#D55E00"
 
 def drawn_map(figure: Zoomed) -> dict[str, Any]:
     """Return what is to be drawn of a map, for JSON."""
-    space = figure.heat.space
-    nodes = space.bands(by_zone=False)
+    space = figure.heats[0].space
     return {
         "kind": "map",
         "height": _HEIGHT,
@@ -37,18 +36,22 @@ def drawn_map(figure: Zoomed) -> dict[str, Any]:
         "below": _BELOW,
         "pixels": _PIXELS,
         "end_s": space.n_steps * space.step_ns / 1e9,
-        "n_pages": space.n_pages,
         "x_label": figure.x_label,
-        "y_label": "page frame number (PFN); holes are left out",
+        "edge": {"width": _EDGE_WIDTH, "end": _END, "colour": _HOLE_COLOUR},
+        "spaces": [_along(heat.space) for heat in figure.heats],
+    }
+
+
+def _along(space: Space) -> dict[str, Any]:
+    """Return what is drawn along the pages of one map."""
+    nodes = space.bands(by_zone=False)
+    return {
+        "n_pages": space.n_pages,
+        "y_label": space.words.axis,
         "lines": [node.start for node in nodes[1:]] if len(nodes) <= _LINES_MAX else [],
-        "edge": {
-            "width": _EDGE_WIDTH,
-            "end": _END,
-            "label": "zones, nodes, holes (orange)",
-            "colour": _HOLE_COLOUR,
-            "bands": _bands(space),
-            "holes": _holes(space),
-        },
+        "label": space.words.edge,
+        "bands": _bands(space),
+        "holes": _holes(space),
     }
 
 
@@ -70,10 +73,11 @@ def _bands(space: Space) -> dict[str, list[Any]]:
         "end": [band.end for band, _, _ in bands],
         "name": [_name(space, band, left == _ZONES) for band, left, _ in bands],
         "label": [
-            band.name if left == _ZONES else f"{band.name}, {_size(band.n_pages)}" for band, left, _ in bands
+            _short(space, band.name) if left == _ZONES else f"{band.name}, {_size(band.n_pages)}"
+            for band, left, _ in bands
         ],
         "size": [_size(band.n_pages) for band, _, _ in bands],
-        "pfns": [_pfns(space.pfn_of(band.start), space.pfn_of(band.end - 1)) for band, _, _ in bands],
+        "pfns": [f"{space.text_of(band.start)} to {space.text_of(band.end - 1)}" for band, _, _ in bands],
         "shade": [_SHADES[at % 2] for at in range(len(bands))],
         "x": [left + 0.05 for _, left, _ in bands],
         "y": [(band.start + band.end) / 2 for band, _, _ in bands],
@@ -82,25 +86,26 @@ def _bands(space: Space) -> dict[str, list[Any]]:
 
 
 def _holes(space: Space) -> dict[str, list[Any]]:
-    holes = space.holes()
+    holes, unit = space.holes(), space.words.unit_bytes
     if len(holes) > _BANDS_MAX:
         holes = []
     return {
         "x": [(_HOLES + _END) / 2] * len(holes),
         "y": [hole.flat for hole in holes],
-        "name": ["hole, left out"] * len(holes),
+        "name": [space.words.gap] * len(holes),
         "size": [_size(hole.n_pages) for hole in holes],
-        "pfns": [_pfns(hole.pfn, hole.pfn + hole.n_pages - 1) for hole in holes],
+        "pfns": [f"{hole.pfn * unit:#x} to {(hole.pfn + hole.n_pages - 1) * unit:#x}" for hole in holes],
     }
 
 
 def _name(space: Space, band: Band, is_zone: bool) -> str:
-    return f"zone {band.name} of {space.nodes[band.nid]}" if is_zone else band.name
+    return f"{space.words.part} {band.name} of {space.nodes[band.nid]}" if is_zone else band.name
+
+
+def _short(space: Space, name: str) -> str:
+    """Return a name for where there is little room: of a file that is mapped, its own without its folder."""
+    return name.rpartition("/")[2] or name if space.kind == ADDRESSES else name
 
 
 def _size(n_pages: int) -> str:
     return format_bytes(n_pages * PAGE_BYTES)
-
-
-def _pfns(first: int, last: int) -> str:
-    return f"{first:#x} to {last:#x}"

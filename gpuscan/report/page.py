@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from dataclasses import replace
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.heatmap.space import ADDRESSES, FRAMES
 from gpuscan.report.contract import RESULT, Figure, Page, Table, Zoomed
 from gpuscan.report.drawing import drawn
 from gpuscan.report.embedded import embedded
@@ -29,11 +30,12 @@ _POLICY = (
 )
 """The browser itself refuses whatever would be requested, whoever asks for it."""
 _NOSCRIPT = "This page draws its plots by a script of its own; allow it to run. It requests nothing."
-_PART, _NEARLY, _FEW_CELLS = 4, 1.05, 1 << 16
-"""Of a large map one cell in so many is packed to see how large it would be, to so much."""
+_PART, _FEW_CELLS = 4, 1 << 16
+"""Of a map of more cells than that, one in so many is made coarser to see how coarse all have to be."""
 _BOKEH_JS = ("bokeh.min.js", "bokeh-api.min.js")
 _PLOT = '<figure class="plot"></figure>'
 _MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
+_KINDS = {FRAMES: "page frame", ADDRESSES: "process and address"}
 _SAID = {"in": "zoom in", "out": "zoom out"}
 
 
@@ -63,8 +65,8 @@ def _bokeh_js() -> list[Path]:
 
 def page_html(
     page: Page, result: Path | None, max_bytes: int = MAX_BYTES, made_by: str = ""
-) -> tuple[str, tuple[str, ...]]:
-    """Return a page as text, and sentences on what was made coarser for its size.
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return a page in UTF-8, and sentences on what was made coarser for its size.
 
     Args:
         page: what it says.
@@ -78,54 +80,49 @@ def page_html(
     require_bokeh()
     place = RESULT if result is None else shlex.quote(str(result))
     frame = _Frame(page, place, made_by or f"gpuscan report {place}")
-    heat = next((figure.heat for figure in page.figures if isinstance(figure, Zoomed)), None)
+    given = (figure.heats for figure in page.figures if isinstance(figure, Zoomed))
+    heats = [heat.shared() for heat in next(given, ())]
     notes: tuple[str, ...] = ()
-    if heat is not None:
-        whole, heat = heat, _fitted(heat, max_bytes - len(frame.filled(page.notes, "{}").encode()))
-        if heat is not whole:
-            notes = (_says_how_coarse(heat, max_bytes),)
     while True:
-        cells = "" if heat is None else json.dumps(embedded(heat))
-        text = frame.filled(page.notes + notes, cells)
-        n_bytes = len(text.encode())
+        cells = json.dumps({"maps": [embedded(heat) for heat in heats]}) if heats else ""
+        found = frame.filled(page.notes + notes, cells)
+        n_bytes = len(found)
         if n_bytes <= max_bytes:
-            return text, notes
-        if heat is None or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
+            return found, notes
+        if not any(len(layer.rows) > 1 for heat in heats for layer in heat.layers.values()):
             least = format_bytes(n_bytes)
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
-        heat = _coarser(heat, max(0.0, 1 - (n_bytes - max_bytes) / len(cells)))
-        notes = (_says_how_coarse(heat, max_bytes),)
-
-
-def _fitted(heat: HeatMap, n_bytes: int) -> HeatMap:
-    """Return a map whose cells take about so many bytes; a part of it says how coarse it has to be."""
-    part = replace(heat, layers={name: layer.part(_PART) for name, layer in heat.layers.items()})
-    n_found = _PART * len(json.dumps(embedded(part)["layers"]))
-    if n_found <= n_bytes * _NEARLY or _n_cells(heat) < _FEW_CELLS:
-        return heat
-    part = _coarser(part, max(0.0, n_bytes / n_found))
-    shifts = {name: (layer.row_shift, layer.column_shift) for name, layer in part.layers.items()}
-    return replace(heat, layers={name: layer.at(*shifts[name]) for name, layer in heat.layers.items()})
+        share = max(0.0, 1 - (n_bytes - max_bytes) / len(cells))
+        heats = [_coarser(heat, share) for heat in heats]
+        notes = (_says_how_coarse(heats, max_bytes),)
 
 
 def _coarser(heat: HeatMap, share: float) -> HeatMap:
-    """Return a map with about so much of its cells, and fewer than it had."""
-    wanted = share * _n_cells(heat)
-    heat = heat.coarser()
-    while _n_cells(heat) > max(wanted, len(heat.layers)):
-        heat = heat.coarser()
-    return heat
+    """Return a map with about so much of its cells, and fewer than it had; of a large one a part says how
+    coarse it has to be."""
+    few = _n_cells(heat) < _FEW_CELLS
+    part = heat if few else heat.changed(lambda layer: layer.part(_PART))
+    wanted = max(share * _n_cells(part), len(heat.layers))
+    part = part.coarser()
+    while _n_cells(part) > wanted:
+        part = part.coarser()
+    shifts = {
+        id(layer): (part.layers[name].row_shift, part.layers[name].column_shift)
+        for name, layer in heat.layers.items()
+    }
+    return heat.changed(lambda layer: layer.at(*shifts[id(layer)]))
 
 
 def _n_cells(heat: HeatMap) -> int:
-    return sum(len(layer.rows) for layer in heat.layers.values())
+    return sum(len(layer.rows) for layer in {id(each): each for each in heat.layers.values()}.values())
 
 
-def _says_how_coarse(heat: HeatMap, max_bytes: int) -> str:
-    step_s = heat.space.step_ns / 1e9
+def _says_how_coarse(heats: Sequence[HeatMap], max_bytes: int) -> str:
     said = (
-        f"{name} by {format_bytes(PAGE_BYTES << layer.row_shift)} "
-        f"and {step_s * (1 << layer.column_shift):g} s"
+        f"{name}{'' if heat.space.kind == FRAMES else ' of processes'} "
+        f"by {format_bytes(PAGE_BYTES << layer.row_shift)} "
+        f"and {heat.space.step_ns / 1e9 * (1 << layer.column_shift):g} s"
+        for heat in heats
         for name, layer in heat.layers.items()
     )
     return (
@@ -155,17 +152,17 @@ class _Frame:
             f"<table>{facts}</table>\n"
         )
         made = f'<p class="made">Made by <code>{_text(made_by)}</code></p>\n'
-        scripts = _bokeh_js() if figures else []
-        bokeh_js = "".join(_script(path.read_text(encoding="utf-8")) for path in scripts)
-        self._middle = f"{sections}\n{made}{bokeh_js}"
+        self._middle = f"{sections}\n{made}"
+        self._bokeh_js = [_script(path.read_bytes()) for path in (_bokeh_js() if figures else ())]
         given = _given("gpuscan-figures", json.dumps(figures, allow_nan=False))
-        drawing = f"{given}{_script(_own('draw.js'))}" if figures else ""
-        self._end = f"{drawing}</body>\n</html>\n"
+        drawing = given.encode() + _script(_own("draw.js").encode()) if figures else b""
+        self._end = drawing + b"</body>\n</html>\n"
 
-    def filled(self, notes: tuple[str, ...], cells: str) -> str:
+    def filled(self, notes: tuple[str, ...], cells: str) -> bytes:
         """Return the page with its notes, and its cells as JSON; empty without a map."""
         said = "".join(f"<p>{_text(note)}</p>\n" for note in notes)
-        return f"{self._head}{said}{self._middle}{_map_scripts(cells) if cells else ''}{self._end}"
+        above = f"{self._head}{said}{self._middle}".encode()
+        return b"".join((above, *self._bokeh_js, *(_map_scripts(cells) if cells else ()), self._end))
 
 
 def _table(table: Table) -> str:
@@ -176,7 +173,7 @@ def _table(table: Table) -> str:
 
 def _section(figure: Figure, shown: str, at: int, place: str) -> str:
     about = figure.about
-    controls = _controls(figure.heat) if isinstance(figure, Zoomed) else ""
+    controls = _controls(figure.heats) if isinstance(figure, Zoomed) else ""
     return (
         f'<section aria-labelledby="figure-{at}"><h2 id="figure-{at}">{_text(about.title)}</h2>\n'
         f"<p>{_text(about.sentence)}</p>\n{controls}{shown}\n"
@@ -184,20 +181,27 @@ def _section(figure: Figure, shown: str, at: int, place: str) -> str:
     )
 
 
-def _controls(heat: HeatMap) -> str:
-    layers = "".join(f'<button type="button" data-layer="{name}">{name}</button> ' for name in heat.layers)
+def _controls(heats: Sequence[HeatMap]) -> str:
+    kinds = (
+        f'<button type="button" data-map="{at}">{_KINDS[heat.space.kind]}</button> '
+        for at, heat in enumerate(heats)
+    )
+    maps = f"by {''.join(kinds)}| " if len(heats) > 1 else ""
+    names = dict.fromkeys(name for heat in heats for name in heat.layers)
+    layers = "".join(f'<button type="button" data-layer="{name}">{name}</button> ' for name in names)
     moves = "".join(
         f'<button type="button" data-move="{move}" aria-label="{_SAID.get(move, move)}">{sign}</button> '
         for move, sign in _MOVES.items()
     )
     whole = '<button type="button" id="gpuscan-whole">all of it</button>'
     return (
-        f'<nav>{layers} | {moves}{whole}</nav>\n<p class="pixel" id="gpuscan-pixel" aria-live="polite"></p>\n'
+        f"<nav>{maps}{layers} | {moves}{whole}</nav>\n"
+        '<p class="pixel" id="gpuscan-pixel" aria-live="polite"></p>\n'
     )
 
 
-def _map_scripts(cells: str) -> str:
-    return f"{_given('gpuscan-map', cells)}{_script(_own('map.js'))}"
+def _map_scripts(cells: str) -> tuple[bytes, bytes]:
+    return _given("gpuscan-map", cells).encode(), _script(_own("map.js").encode())
 
 
 def _given(name: str, text: str) -> str:
@@ -214,10 +218,11 @@ def _inert(text: str) -> str:
     return text.replace("<", r"\u003c").replace("\u2028", r"\u2028").replace("\u2029", r"\u2029")
 
 
-def _script(code: str) -> str:
-    if "</script" in code.lower() or "<!--" in code:
+def _script(code: bytes) -> bytes:
+    ends = any(after[:6].lower() == b"script" for after in code.split(b"</")[1:])
+    if ends or b"<!--" in code:
         raise AssertionError("a script of the page would end, or begin a comment, in its middle")
-    return f"<script>{code}</script>\n"
+    return b"<script>%b</script>\n" % code
 
 
 def _text(text: Any) -> str:

@@ -50,8 +50,8 @@ def draw_map(heat: HeatMap, name: str, layer: Layer, window: Window, path: Path)
     )
     figure.colorbar(shown, label=f"{LAYERS[name]}, a pixel")
     ticks = np.linspace(first, end, 9)[:-1].astype(int)
-    ax.set_yticks(ticks, [f"{space.pfn_of(int(flat)):#x}" for flat in ticks])
-    ax.set(xlabel="time (s)", ylabel="page frame number (PFN)", title=_plain(f"{name} on {space.machine}"))
+    ax.set_yticks(ticks, [space.text_of(int(flat)) for flat in ticks])
+    ax.set(xlabel="time (s)", ylabel=space.words.axis, title=_plain(f"{name} on {space.machine}"))
     edges = [(extent[0], extent[3]) for extent in space.extents if extent[0] < end]
     edges = [(flat, nid) for at, (flat, nid) in enumerate(edges) if at == 0 or edges[at - 1][1] != nid]
     if len(edges) <= _N_NODES_NAMED:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
-from gpuscan.files.parquet import read_table
-from gpuscan.heatmap.map import MAP_FILE, HeatMap, read_map
-from gpuscan.heatmap.nodes import NODES_FILE, NodeFill, read_nodes
-from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE, read_waits
+from gpuscan.heatmap.map import HeatMap
+from gpuscan.heatmap.nodes import NODES_FILE, NodeFill
+from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE
 from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Zoomed
+from gpuscan.run.tables import SERIES_FILE, Tables
 
-SERIES_FILE = "series.parquet"
-_SERIES_ROW_BYTES = 4096
 _NODES_SHOWN = 8
 _TICKS = "metric.ticks"
 """Of a long live session a row of the series is several ticks."""
 
 _SAID_OF_MAP = (
-    "Every pixel is a range of page frames for a while; the brighter, the more happened there. Zoom with "
+    "Every pixel is a range of pages for a while; the brighter, the more happened there. Zoom with "
     "the wheel or the buttons until a pixel is as fine as what was kept."
 )
 
@@ -29,20 +27,18 @@ class Series:
     """The rows of a series, each a tick or several of them, over one axis of time.
 
     Args:
-        result: the directory.
+        columns: values by name.
         time_label: of the axis.
 
     Attributes:
-        columns: values by name.
+        columns: so.
 
     Raises:
-        InputError: the file cannot be read.
-        ValueError: it is of something else.
+        KeyError, ValueError: they are of something else.
     """
 
-    def __init__(self, result: Path, time_label: str) -> None:
-        table = read_table(result / SERIES_FILE, None, _SERIES_ROW_BYTES, "series")
-        self.columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in table.column_names}
+    def __init__(self, columns: Mapping[str, list[Any]], time_label: str) -> None:
+        self.columns = columns
         self._time_label = time_label
         self._seconds = [ns * 1e-9 for ns in self.columns["now_ns"]]
         self._n_ticks = self.columns.get(_TICKS, [1] * len(self._seconds))
@@ -69,35 +65,32 @@ class Series:
         return Plot(about, self._time_label, y_label, lines, shares_time=True)
 
 
-def map_of(result: Path, time_label: str, sentence: str = "") -> Zoomed | None:
-    """Return the map of a result; None if there is none, or nothing in it.
+def map_of(tables: Tables, time_label: str, sentence: str = "") -> list[Figure]:
+    """Return the map of a run, where there is one and something in it.
 
     Args:
-        result: the directory.
+        tables: of the run.
         time_label: of the axis of time.
         sentence: what there is to say of it beside what it is.
     """
-    if not (result / MAP_FILE).exists():
-        return None
-    heat = read_map(result / MAP_FILE)
-    return _zoomed(heat, time_label, sentence) if heat.layers else None
+    heats = tuple(heat for heat in (tables.heat, tables.by_address) if heat is not None and heat.layers)
+    return [_zoomed(heats, time_label, sentence)] if heats else []
 
 
-def _zoomed(heat: HeatMap, time_label: str, sentence: str) -> Zoomed:
+def _zoomed(heats: tuple[HeatMap, ...], time_label: str, sentence: str) -> Zoomed:
     sentences = (_SAID_OF_MAP, sentence) if sentence else (_SAID_OF_MAP,)
     about = About(
         "Where and when",
         " ".join(sentences),
-        f"gpuscan heatmap {RESULT}",
+        f"gpuscan heatmap {RESULT}" + (" [--by addresses]" if len(heats) > 1 else ""),
     )
-    return Zoomed(about, heat, time_label)
+    return Zoomed(about, heats, time_label)
 
 
-def nodes_of(result: Path, time_label: str) -> list[Figure]:
+def nodes_of(tables: Tables, time_label: str) -> list[Figure]:
     """Return how full nodes were, where that was kept."""
-    path = result / NODES_FILE
-    nodes = read_nodes(path) if path.exists() else {}
-    return [plot_of_nodes(nodes, time_label)] if any(node.now_ns for node in nodes.values()) else []
+    is_known = any(node.now_ns for node in tables.nodes.values())
+    return [plot_of_nodes(tables.nodes, time_label)] if is_known else []
 
 
 def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
@@ -118,6 +111,8 @@ def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
         f"are refused. Watermarks, in shares of the node: {marks}.",
         f"{NODES_FILE} in {RESULT}",
     )
+    full = "; ".join(said for node in nodes.values() if (said := _full(node))) or "none at any time"
+    about = replace(about, sentence=f"{about.sentence} Full: {full}.")
     lines = tuple(
         Line(
             node.name,
@@ -126,18 +121,26 @@ def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
         )
         for node in shown
     )
-    return Plot(about, time_label, "above the low watermark (% of node)", lines, shares_time=True)
+    return Plot(about, time_label, "free above low (% of node)", lines, shares_time=True)
+
+
+def _full(node: NodeFill) -> str:
+    """Say when a node was full, at the first time and the last; empty where it never was."""
+    pairs = zip(node.now_ns, node.free_pages, strict=True)
+    times = [now_ns * 1e-9 for now_ns, free_pages in pairs if node.spare(free_pages) <= 0]
+    if not times:
+        return ""
+    share = f"{len(times) / len(node.now_ns):.0%} of the time"
+    return f"{node.name} from {times[0]:g} s to {times[-1]:g} s, {share}"
 
 
 def _share(node: NodeFill, mark: str) -> str:
     return f"{node.marks[mark] / node.n_pages:.1%}"
 
 
-def waits_of(result: Path) -> list[Figure]:
+def waits_of(tables: Tables) -> list[Figure]:
     """Return how long pages waited, where that was kept and one did."""
-    path = result / WAITS_FILE
-    waits = read_waits(path) if path.exists() else {}
-    return [_waits(waits)] if waits else []
+    return [_waits(tables.waits)] if tables.waits else []
 
 
 def _waits(waits: Mapping[int, int]) -> Plot:

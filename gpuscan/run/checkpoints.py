@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 KIND = "run"
 PLANS_LOG = "plans.log"
+VIEWS = "views"
+"""Of a state: where what is to be looked at is made, by what it is; an earlier gpuscan's has none."""
 
 
 class RunCheckpoints:
@@ -47,6 +49,7 @@ class RunCheckpoints:
         directory: where they are.
         resumed_at: ticks at which the run was resumed, so far.
         earlier: ticks that were run by processes before this one.
+        views: where somebody wants a page and a timeline of the run, by what it is.
         n_saved, saved_ns: checkpoints written, and the time that took.
 
     Raises:
@@ -67,6 +70,7 @@ class RunCheckpoints:
         self.directory = directory
         self.resumed_at: list[int] = []
         self.earlier: list[TickReport] = []
+        self.views: dict[str, str] = {}
         self.n_saved = 0
         self.saved_ns = 0
         self._ticks: Log | None = None
@@ -137,6 +141,7 @@ class RunCheckpoints:
         self.directory.save(
             {
                 "request": self._request,
+                VIEWS: self.views,
                 "resumed_at": self.resumed_at,
                 "made": made_of(self._scenario),
                 "ticks": self._tick_log.sync(),

@@ -3,13 +3,8 @@
 A ``--out`` directory holds::
 
     plan.parquet    every claimed folio with its batch, see gpuscan.store.plan_file
-    series.parquet  one row per tick: the fields of gpuscan.engine.tick.TickReport, then the
-                    source's metrics as ``metric.<name>`` (null where a tick has none)
+    ...             the tables of gpuscan.run.tables
     ledger.json     where every request went, and refusals by reason
-    map.parquet     where and when: accesses, marks, claims and moves by page and time, see
-                    gpuscan.heatmap.map
-    nodes.parquet   how full each node was, over time, and its watermarks, see gpuscan.heatmap.nodes
-    waits.parquet   how long pages waited from mark to claim, see gpuscan.heatmap.waits
     report.json     the document that ``gpuscan run --json`` prints
 
 All but the first and the last are those of ``gpuscan live --out``, too (:mod:`gpuscan.live.keeping`).
@@ -25,20 +20,17 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import PlanSink, RunReport
 from gpuscan.files.writing import Contents, create_json, new_directory
-from gpuscan.heatmap.map import MAP_FILE, create_map
-from gpuscan.heatmap.nodes import NODES_FILE, create_nodes
-from gpuscan.heatmap.waits import WAITS_FILE, create_waits
 from gpuscan.run.report import ledger_document
+from gpuscan.run.tables import TABLE_FILES, Tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from gpuscan.heatmap.recorder import MapRecorder
     from gpuscan.store.plan_file import PatientPlanWriter
 
-SERIES_FILE, LEDGER_FILE = "series.parquet", "ledger.json"
-TABLES = (SERIES_FILE, LEDGER_FILE, MAP_FILE, NODES_FILE, WAITS_FILE)
-OUT_FILES = ("plan.parquet", *TABLES, "report.json")
+LEDGER_FILE = "ledger.json"
+RUN_FILES = (*TABLE_FILES, LEDGER_FILE)
+OUT_FILES = ("plan.parquet", *RUN_FILES, "report.json")
 _CONTENTS = Contents(OUT_FILES[-1], OUT_FILES[:-1])
 """Files of a ``--out`` directory."""
 
@@ -55,15 +47,14 @@ class OutDirectory:
         self,
         report: RunReport,
         document: Mapping[str, Any],
+        tables: Tables,
         plans: Iterable[pa.RecordBatch] = (),
-        recorder: MapRecorder | None = None,
     ) -> None:
         """Write what is known only after the run.
 
         Args:
-            report, document: of it.
+            report, document, tables: of it.
             plans: rows of plans that did not go through :attr:`plan_sink` but were kept elsewhere.
-            recorder: what was told of it.
 
         Raises:
             RunFailedError, OSError: it cannot be written, or a plan could not be.
@@ -71,23 +62,17 @@ class OutDirectory:
         for rows in plans:
             self._plans.write(rows)
         self._plans.check()
-        create_tables(self._directory, report, recorder)
+        create_run_files(self._directory, report, tables)
         create_json(self._directory / OUT_FILES[-1], document)
 
 
-def create_tables(directory: Path, report: RunReport, recorder: MapRecorder | None) -> None:
-    """Write :data:`TABLES` into a directory that is being filled; those of a recorder where there is one.
+def create_run_files(directory: Path, report: RunReport, tables: Tables) -> None:
+    """Write :data:`RUN_FILES` into a directory that is being filled.
 
     Raises:
         OSError: the system refused it.
     """
-    from gpuscan.files.parquet import create_table
-
-    create_table(directory / SERIES_FILE, report.to_arrow())
-    if recorder is not None:
-        create_map(directory / MAP_FILE, recorder.map(sum(tick.duration_ns for tick in report.ticks)))
-        create_nodes(directory / NODES_FILE, recorder.nodes)
-        create_waits(directory / WAITS_FILE, recorder.waits.found)
+    tables.create(directory)
     create_json(directory / LEDGER_FILE, ledger_document(report))
 
 

@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpuscan.base.arguments import INT64_MAX
-from gpuscan.base.documents import items, table, whole, wholes
+from gpuscan.base.documents import items, table, text, whole, wholes
 from gpuscan.base.errors import CheckpointError, InputError, TopologyError
 from gpuscan.checkpoint.directory import CheckpointDirectory, find, load
 from gpuscan.checkpoint.log import check, entries, position_of
 from gpuscan.checkpoint.state import State
 from gpuscan.engine.tick import N_TICKS_MAX, PlanSink
-from gpuscan.run.checkpoints import KIND, PLANS_LOG, RunCheckpoints
+from gpuscan.run.checkpoints import KIND, PLANS_LOG, VIEWS, RunCheckpoints
 from gpuscan.run.kept import KeptRequest
 from gpuscan.run.out import OUT_FILES
 from gpuscan.run.request import RunRequest
 from gpuscan.run.scenario import Scenario
-from gpuscan.run.states import RECORDER, is_made_of, restore_scenario
+from gpuscan.run.states import LISTENING, is_made_of, restore_scenario
 from gpuscan.run.tick_log import TICKS_LOG, tick_report
 from gpuscan.topology.serialize import topology_from_dict
 
@@ -66,7 +66,10 @@ class ResumedRun(RunCheckpoints):
             raise
 
     def _read(self, state: State) -> None:
-        table({name: value for name, value in state.items() if name != RECORDER}, "the checkpoint", _STATE)
+        needed = {name: value for name, value in state.items() if name not in (*LISTENING, VIEWS)}
+        table(needed, "the checkpoint", _STATE)
+        views = table(state.get(VIEWS, {}), "what is to be looked at")
+        self.views = {text(name, "a view", 20): text(place, name) for name, place in views.items()}
         engine = table(state["engine"], "the engine")
         self.kept = KeptRequest.of(state["request"])
         made = table(state["made"], "what was made", ("policy", "spec", "ticks"))
@@ -144,12 +147,14 @@ class ResumedRun(RunCheckpoints):
             )
         with _fits(self._place):
             restore_scenario(scenario, state)
-        recorder = scenario.recorder
-        if recorder is not None and RECORDER not in state:
-            recorder.begins_at_tick = len(self.earlier)
-        if recorder is not None and recorder.begins_at_tick:
-            begins = f"map, nodes and waits begin at tick {recorder.begins_at_tick}"
-            scenario.notes += (f"{begins}: the checkpoint there has none",)
+        said = {"recorder": "map, nodes and waits begin", "timeline": "batches of the timeline begin"}
+        for name in LISTENING:
+            part = getattr(scenario, name)
+            if part is not None and name not in state:
+                part.begins_at_tick = len(self.earlier)
+            if part is not None and part.begins_at_tick:
+                begins = f"{said[name]} at tick {part.begins_at_tick}"
+                scenario.notes += (f"{begins}: the checkpoint there has none",)
         del self._state  # arrays of the size of the machine
 
 

@@ -52,6 +52,7 @@ class Scenario:
         notes: what a user should know before reading the result.
         goes_on: when the device fails, the CPU goes on to the end.
         design: its name.
+        recorder, timeline: what counts for a map, and for a timeline; None: nothing does.
     """
 
     workload: Workload
@@ -63,6 +64,7 @@ class Scenario:
     goes_on: bool = False
     design: str = PROGRAM
     recorder: MapRecorder | None = None
+    timeline: Timeline | None = None
 
     def run(
         self,
@@ -218,8 +220,9 @@ def build(job: Job, hooks: Hooks, sharding: Sharding | None = None) -> Scenario:
         witness=hooks.recorder,
         clocked=hooks.timeline,
     )
-    goes_on, recorder = request.fallback, hooks.recorder
-    return Scenario(workload, topology, machine, store, engine, notes, goes_on, request.design, recorder)
+    listening = hooks.recorder, hooks.timeline
+    goes_on, design = request.fallback, request.design
+    return Scenario(workload, topology, machine, store, engine, notes, goes_on, design, *listening)
 
 
 def _machine_spec(job: Job, frames: Frames | None, hooks: Hooks) -> tuple[Job, MachineSpec, Survey | None]:

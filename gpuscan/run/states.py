@@ -11,8 +11,9 @@ from gpuscan.engine.stages import Resumable
 from gpuscan.engine.tick import Engine
 from gpuscan.run.scenario import Scenario
 
-RECORDER = "recorder"
-"""Of a map; the state of a run that keeps none, or of an earlier gpuscan's, has none."""
+LISTENING = ("recorder", "timeline")
+"""Parts that count for a map or a timeline; the state of a run without one, or of an earlier gpuscan's, has
+none."""
 
 
 def scenario_state(scenario: Scenario) -> State:
@@ -27,16 +28,16 @@ def scenario_state(scenario: Scenario) -> State:
 def restore_scenario(scenario: Scenario, state: State) -> None:
     """Put the states into the parts of a scenario that was built alike and has not run.
 
-    A recorder that the state knows nothing of begins here.
+    A recorder or timeline that the state knows nothing of begins here.
 
     Raises:
         InputError: a part takes none.
         KeyError, TypeError, ValueError: they are of something else.
     """
     for name, part in parts_of(scenario).items():
-        if name != RECORDER or name in state:
+        if name not in LISTENING or name in state:
             part.restore(state[name])
-    if scenario.recorder is not None and RECORDER in state:
+    if scenario.recorder is not None and "recorder" in state:
         scenario.recorder.check_until(scenario.engine.now_ns)
 
 
@@ -108,8 +109,7 @@ def parts_of(scenario: Scenario) -> dict[str, Resumable]:
         "source": engine.source,
         "migrator": engine.migrator,
     }
-    if scenario.recorder is not None:
-        parts[RECORDER] = scenario.recorder
+    parts |= {name: part for name in LISTENING if (part := getattr(scenario, name)) is not None}
     resumable: dict[str, Resumable] = {}
     for name, part in parts.items():
         if not isinstance(part, Resumable):

@@ -38,6 +38,7 @@ from gpuscan.store.in_flight import ScanInFlight
 from gpuscan.store.layout import TOPOLOGY_REMEDY, layout_of
 from gpuscan.store.plan import Plan
 from gpuscan.store.state import arrays_between, check_fits, page_arrays, state_of
+from gpuscan.store.view import StoreView
 from gpuscan.topology import Topology
 
 
@@ -243,14 +244,23 @@ class Store(PageStore):
         arrays = self.kernels.arrays
         return arrays if isinstance(arrays.records, np.ndarray) else self.kernels.dump()
 
-    def view(self) -> StoreArrays:
+    def view(self) -> StoreView:
         """Return the arrays where they are, without a copy: NumPy's read-only, on a GPU CuPy's own.
 
         Read-only is a guard against mistakes, which whoever means to can lift. They change as the store does:
         what was asked of it before is done, what is asked later runs on a stream of its own, and whoever
         reads meanwhile sees some of it. Whoever has them has their memory, after the store's close, too.
-        Where the CPU took over for a device that failed they are the lost device's: take a new view. Each is
+        Where the CPU took over for a device that failed, the view has the CPU's from then on. Each is
         for :func:`numpy.from_dlpack` and its like (read-only ones: NumPy 2.1).
+
+        Raises:
+            ArgumentError: the store is closed; later, by the view, too.
+        """
+        self._arrays_at_rest()
+        return StoreView(self._arrays_at_rest)
+
+    def _arrays_at_rest(self) -> StoreArrays:
+        """Return the arrays when all that was asked of the store is done.
 
         Raises:
             ArgumentError: the store is closed.
@@ -261,7 +271,7 @@ class Store(PageStore):
         if not isinstance(arrays.records, np.ndarray):
             self.kernels.count_ready()  # its answer comes after all that the kernels' stream was given
             arrays = self.kernels.arrays  # the device may have failed in it, and another have taken over
-        return arrays.map(_read_only)
+        return arrays
 
     def state(self) -> dict[str, Any]:
         """Return all there is to know, for :meth:`restore`. The store must be at rest.
@@ -334,12 +344,3 @@ def _begin_next(begin: Callable[[int, int], None], lo: int, ends: list[int]) -> 
         end = ends[0]
     with suppress(DeviceError):  # if it is more than a lack of room, it comes again without this plan
         begin(lo, end)
-
-
-def _read_only(array: Any) -> Any:
-    """Return a view that refuses to be written; CuPy's arrays know no such."""
-    if not isinstance(array, np.ndarray):
-        return array
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -22,6 +23,7 @@ import pytest
 from crashes import in_child
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
+from gpuscan.cli.progress import Lines
 from gpuscan.engine.stages import Sampled
 from gpuscan.engine.tick import TickReport
 from gpuscan.heatmap.layer import Counting
@@ -29,6 +31,7 @@ from gpuscan.heatmap.recorder import MapRecorder
 from gpuscan.run import checkpoints as checkpoints_module
 from gpuscan.run.checkpoints import RunCheckpoints
 from gpuscan.run.states import made_of, scenario_state
+from gpuscan.timeline.timeline import Timeline
 from gpuscan.topology.resolve import resolve_topology
 from hosts import small_host
 from runs import Case, Crash
@@ -360,21 +363,22 @@ def test_a_map_that_a_checkpoint_has_not_begins_where_the_run_goes_on_and_says_s
             checkpoints_module,
             "scenario_state",
             lambda scenario: {
-                name: part for name, part in scenario_state(scenario).items() if name != "recorder"
+                name: part
+                for name, part in scenario_state(scenario).items()
+                if name not in ("recorder", "timeline")
             },
         )
-        crashed(6, "small.toml", "--out", "kept")
+        crashed(6, "small.toml", "--out", "kept", "--trace-events", "times.json.gz")
     with pytest.MonkeyPatch.context() as patch:
         crash_after(patch, 8)
         assert main(["resume", "state", "--quiet", "--every", "1"]) == 1
     capsys.readouterr()
-    assert main(["resume", "state", "--trace-events", "times.json.gz", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert "the timeline has batches from tick 8 on" in err
+    assert main(["resume", "state", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
     with gzip.open(here / "times.json.gz") as file:
-        assert json.load(file)["otherData"]["begins"].startswith("batches from tick 8 on")
-    said = "map, nodes and waits begin at tick 4: the checkpoint there has none"
-    assert said in json.loads(out)["notes"]
+        assert json.load(file)["otherData"]["begins"].startswith("batches from tick 4 on")
+    for said in ("map, nodes and waits begin", "batches of the timeline begin"):
+        assert f"{said} at tick 4: the checkpoint there has none" in notes
     columns = pq.read_table(here / "kept" / "map.parquet")["column"].to_numpy()
     assert set(columns.tolist()) == {4, 5, 6, 7, 8, 9}
     assert len(pq.read_table(here / "kept" / "series.parquet")) == 10
@@ -405,6 +409,70 @@ def test_a_map_that_was_sorted_and_made_coarser_goes_on_as_it_was(
     asked(capsys, "resume", "state")
     assert_kept_alike(here / "whole", here / "kept")
     assert all(restored.values()), restored
+
+
+def test_a_timeline_and_a_page_of_a_resumed_run_are_those_of_a_whole_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was asked for at the start is made at the end, or elsewhere where that is said."""
+    views = ["--trace-events", "times.json.gz", "--report", "page.html"]
+    assert main(["run", "small.toml", "--quiet", *views]) == 0
+    whole = timed(here / "times.json.gz")
+    page = (here / "page.html").read_text(encoding="utf-8").split('id="gpuscan-map"')[1].split("</script>")[0]
+    for view in (here / "times.json.gz", here / "page.html"):
+        view.unlink()
+    crashed(6, "small.toml", *views)
+    assert not (here / "times.json.gz").exists()
+    capsys.readouterr()
+    assert main(["resume", "state", "--quiet", "--trace-events", "other.json.gz"]) == 0
+    assert sum(event["name"] == "batch" for event in whole) > 10
+    assert timed(here / "other.json.gz") == whole
+    assert not (here / "times.json.gz").exists()
+    assert f'id="gpuscan-map"{page}</script>' in (here / "page.html").read_text(encoding="utf-8")
+
+
+def timed(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a timeline, without how long scans took on this computer."""
+    with gzip.open(path) as file:
+        document = json.load(file)
+    assert document["otherData"] == {}
+    return [
+        {key: value for key, value in event.items() if event.get("tid") != 2 or key != "dur"}
+        for event in document["traceEvents"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"node": np.array([7], dtype=np.int64)}, "nodes that are not there"),
+        ({"start_ns": np.array([np.nan]).view(np.int64)}, "start_ns of the timeline are not all from 0"),
+        ({"start_ns": np.array([5.0])}, "not an array of int64"),
+        ({"thread": np.array([9], dtype=np.int8)}, "not all from 0 to 4"),
+        ({"pages": np.empty(0, dtype=np.int64)}, "0 elements, not 1"),
+    ],
+)
+def test_a_state_of_no_timeline_is_refused(change: dict[str, Any], said: str) -> None:
+    timeline = Timeline({0: "node 0"})
+    timeline.batch(5, 0, 1, 2, 3.0)
+    state = timeline.state()
+    Timeline({0: "node 0"}).restore(state)
+    with pytest.raises(ValueError, match=said):
+        Timeline({0: "node 0"}).restore({**state, "slices": {**state["slices"], **change}})
+
+
+def test_a_terminal_that_takes_nothing_is_not_blamed_on_the_result(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(self: Lines, n: float = 1, **_: float | str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Lines, "advance", gone)
+    assert main(["run", "small.toml", "--out", "kept"]) == 1
+    said = capsys.readouterr().err
+    assert "Input/output error" in said
+    assert "kept" not in said
+    assert not (here / "kept").exists()
 
 
 def test_a_source_without_a_state_is_refused(tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ def live_out(directory: Path) -> int:
         with Keeping(directory / "live", has_timeline=True, force=True) as keeping:
             with LiveSession(request, system, keeping=keeping) as session:
                 run = session.run(lambda: started.update(start_document(session, 0.0)), lambda *_: None)
-            keeping.finish(run, kept_document(session, run, started, "gpuscan live"))
+            run = replace(run, ticks=keeping.ticks)
+            keeping.finish(run, kept_document(session, run, started, "gpuscan live"), keeping.tables(run))
         system.end()
 
     return as_command(kept)
@@ -177,7 +178,7 @@ def live_out(directory: Path) -> int:
 
 def live_is_whole(path: Path) -> str:
     """Say what is wrong with a session that was kept."""
-    tables, documents = ("map", "nodes", "series", "waits"), ("ledger", "live")
+    tables, documents = ("addresses", "map", "nodes", "series", "waits"), ("ledger", "live")
     names = {*(f"{name}.parquet" for name in tables), *(f"{name}.json" for name in documents)}
     try:
         assert {entry.name for entry in path.iterdir()} == names

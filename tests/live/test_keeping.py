@@ -10,15 +10,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.base.errors import InputError, RunFailedError
-from gpuscan.engine.report import TickReport
+from gpuscan.engine.report import RunReport, TickReport
 from gpuscan.files.writing import create_json, new_directory
 from gpuscan.heatmap.map import read_map
 from gpuscan.heatmap.nodes import read_nodes
+from gpuscan.heatmap.space import ADDRESSES, FRAMES
 from gpuscan.live.document import end_document, kept_document, start_document
 from gpuscan.live.keeping import DOCUMENT, Keeping, contents
 from gpuscan.live.series import Series
@@ -49,9 +51,14 @@ def kept(out: Path, one=QUIET, ms: int = 1_300):
     with Keeping(out, has_timeline=True, force=True) as keeping:
         with LiveSession(request, system, keeping=keeping) as session:
             report = session.run(lambda: started.update(start_document(session, 0.0)), lambda *_: None)
-        ticks = keeping.finish(report, kept_document(session, report, started, "gpuscan live"))
+        finish(keeping, report, kept_document(session, report, started, "gpuscan live"))
     system.end()
-    return end_document(session, report), ticks
+    return end_document(session, report), keeping.ticks
+
+
+def finish(keeping: Keeping, report: RunReport, document: dict[str, Any]) -> None:
+    report = replace(report, ticks=keeping.ticks)
+    keeping.finish(report, document, keeping.tables(report))
 
 
 def test_a_session_is_kept_and_agrees_with_itself(tmp_path):
@@ -67,10 +74,18 @@ def test_a_session_is_kept_and_agrees_with_itself(tmp_path):
     heat = read_map(tmp_path / "out" / "map.parquet")
     assert heat.layers["moves"].counts.sum() == end["moved_pages"]
     assert set(heat.layers) == {"accesses", "marks", "claims", "moves"}
+    by_address = read_map(tmp_path / "out" / "addresses.parquet")
+    assert by_address.space.kind == ADDRESSES
+    watched = [f"{one['comm']} ({one['pid']})" for one in document["start"]["processes"]]
+    assert sorted(by_address.space.nodes.values()) == sorted(watched)
+    for name, layer in heat.layers.items():
+        assert by_address.layers[name].counts.sum() == layer.counts.sum()
+    assert "(mapped for a moment)" not in {extent[4] for extent in by_address.space.extents}
     nodes = read_nodes(tmp_path / "out" / "nodes.parquet")
     assert {nid: len(node.free_pages) for nid, node in nodes.items()} == dict.fromkeys(nodes, 2)
     page = page_of(tmp_path / "out")
     assert isinstance(page.figures[0], Zoomed)
+    assert [heat.space.kind for heat in page.figures[0].heats] == [FRAMES, ADDRESSES]
     flow = next(figure for figure in page.figures if isinstance(figure, Flow))
     assert sum(n for _, n in flow.parts) == document["ledger"]["requested"]
     near = page.figures[1]
@@ -100,7 +115,7 @@ def test_a_signal_ends_it_with_all_that_was_found_and_until_then_the_earlier_one
     with Keeping(out, force=True) as keeping:
         with LiveSession(request, system, keeping=keeping) as session:
             report = session.run(lambda: None, on_tick)
-        keeping.finish(report, kept_document(session, report, {}, ""))
+        finish(keeping, report, kept_document(session, report, {}, ""))
     system.end()
     document = json.loads((out / DOCUMENT).read_text())
     assert (document["end"]["reason"], document["end"]["ticks"]) == ("interrupted", n_ticks)
@@ -124,7 +139,7 @@ def test_what_was_found_before_a_failure_is_kept_and_says_so(tmp_path):
             with pytest.raises(RunFailedError):
                 session.run(lambda: None, on_tick)
             report = session.engine.report([])
-        keeping.finish(report, kept_document(session, report, {}, ""))
+        finish(keeping, report, kept_document(session, report, {}, ""))
     system.end()
     end = json.loads((tmp_path / "out" / DOCUMENT).read_text())["end"]
     assert (end["reason"], end["ledger_balanced"], end["ticks"]) == ("the kernel refused", False, 4)

@@ -8,12 +8,14 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpuscan.base.units import format_bytes
+from gpuscan.heatmap.addresses import AddressRecorder
 from gpuscan.heatmap.map import read_map
 from gpuscan.report.catalogue import page_of
-from gpuscan.report.contract import About, Bars, Flow, Line, Page, Plot, Table
+from gpuscan.report.contract import About, Bars, Flow, Line, Multiples, Page, Plot, Table, Zoomed
 from gpuscan.report.page import page_html
 from optional import browser_or_skip, opened
 from results import small_result
@@ -83,12 +85,16 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     moves = heat.layers["moves"]
     border = next(flat for flat, *_, nid, _ in heat.space.extents if nid == 1)
     page = int(moves.rows[len(moves.rows) // 2])
-    text = page_html(page_of(result), result)[0].replace(
-        "</body>",
-        _PROBE.replace("N_PAGES", str(heat.space.n_pages))
-        .replace("BORDER", str(border))
-        .replace("PAGE", str(page))
-        + "</body>",
+    text = (
+        page_html(page_of(result), result)[0]
+        .decode()
+        .replace(
+            "</body>",
+            _PROBE.replace("N_PAGES", str(heat.space.n_pages))
+            .replace("BORDER", str(border))
+            .replace("PAGE", str(page))
+            + "</body>",
+        )
     )
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
@@ -127,7 +133,7 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
 _COUNT = """<script>
 (async () => {
   const drawn = () => [...document.querySelectorAll(".plot > *")].filter((each) => each.clientHeight > 50);
-  for (let at = 0; at < 200 && drawn().length < 5; at++) await new Promise((done) => setTimeout(done, 20));
+  for (let at = 0; at < 200 && drawn().length < 6; at++) await new Promise((done) => setTimeout(done, 20));
   const said = document.createElement("pre");
   said.id = "probe";
   said.textContent = JSON.stringify(drawn().map((each) => each.clientHeight));
@@ -144,13 +150,64 @@ def test_every_kind_of_figure_is_drawn(browser: str, tmp_path: Path) -> None:
     figures = (
         Plot(about, "x (s)", "y (s)", lines, log_x=True, log_y=True, has_points=True),
         Plot(about, "x (s)", "y (s)", (), shares_time=True),
+        Multiples(about, "x (s)", "y (s)", (*lines, *lines), log_x=True),
         Bars(about, "ours over theirs", (("a", 1.0), ("a", 2.0), ("b", 0.5)), (0.9, 1.1)),
         Bars(about, "of all (%)", (("a", 1.0),)),
         Table(about, ("what", "how"), (("a", "b"),)),
         Flow(about, "folios", "requested", (("moved", 3), ("dropped", 0), ("pending", 1))),
     )
-    text, _ = page_html(Page("a page", "of all kinds", (), figures), None)
+    text = page_html(Page("a page", "of all kinds", (), figures), None)[0].decode()
     (tmp_path / "page.html").write_text(text.replace("</body>", _COUNT + "</body>"), encoding="utf-8")
     after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
     assert [line for line in console if "[bokeh " not in line] == []
-    assert probed(after) == [280, 280, 146, 102, 160]
+    assert probed(after) == [280, 280, 340, 146, 102, 160]
+
+
+_SWITCH = """<script>
+(async () => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  while (gpuscanMap.state() === null) await pause(20);
+  const plot = gpuscanFigures.drawn.get("map"), seen = [];
+  for (const at of [1, 0, 1]) {
+    document.querySelector(`[data-map="${at}"]`).click();
+    await pause(50);
+    const { map, total, pages_each } = gpuscanMap.state();
+    const names = gpuscanFigures.drawn.get("bands").data.text.filter((name) => name);
+    const off = [...document.querySelectorAll("[data-layer]:disabled")].map((one) => one.dataset.layer);
+    const label = plot.yaxes[0].axis_label, first = gpuscanMap.where(0.5), end = plot.y_range.start;
+    seen.push({ map, total, pages_each, names, off, label, first, end });
+  }
+  const said = document.createElement("pre");
+  said.id = "probe";
+  said.textContent = JSON.stringify(seen);
+  document.body.append(said);
+})();
+</script>"""
+
+
+@pytest.mark.slow
+def test_a_page_switches_to_addresses_of_processes_and_back(browser: str, tmp_path: Path) -> None:
+    """About 6 s."""
+    heat = read_map(small_result(tmp_path) / "map.parquet")
+    recorder = AddressRecorder("host", heat.space.step_ns, 1 << 10, lambda flats: flats)
+    start = 0x7F00_0000_0000
+    recorder.mapped(0, "redis (11)", [(start, start + (1 << 20), "/lib/</script>.so")])
+    recorder.accessed(0, 0, np.array([start, start + 4096, start + 4096]))
+    by_address = recorder.map(heat.space.n_steps * heat.space.step_ns)
+    assert by_address is not None
+    about = About("a title", "A sentence.", "a command")
+    figure = Zoomed(about, (heat, by_address), "time (s)")
+    text = page_html(Page("a page", "of two maps", (), (figure,)), None)[0].decode()
+    (tmp_path / "page.html").write_text(text.replace("</body>", _SWITCH + "</body>"), encoding="utf-8")
+    after, console = opened(browser, (tmp_path / "page.html").as_uri(), tmp_path / "profile")
+    assert [line for line in console if "[bokeh " not in line] == []
+    first, back, again = probed(after)
+    assert first == again
+    assert (first["map"], first["total"], first["pages_each"], first["end"]) == (1, 96, 1, 256)
+    assert first["names"] == ["script>.so", "redis (11), 1 MiB"]
+    assert first["off"] == ["marks", "claims", "moves"]
+    assert first["label"].startswith("address;")
+    assert first["first"] == f"{start:#x} to {start + 4095:#x}, redis (11), /lib/</script>.so"
+    assert (back["map"], back["end"], back["off"]) == (0, heat.space.n_pages, [])
+    assert back["total"] == heat.layers["accesses"].counts.sum()
+    assert back["names"] == ["DMA32", "Normal", "Movable", "Movable", *NAMED]

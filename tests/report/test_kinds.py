@@ -31,7 +31,7 @@ def drawn(result: Path, n_at_most: int = 8) -> Page:
         assert figure.about.title
         if isinstance(figure, Table):
             assert all(len(row) == len(figure.columns) for row in figure.rows)
-    assert text.count("<section") == len(part.figures)
+    assert text.count(b"<section") == len(part.figures)
     return page
 
 

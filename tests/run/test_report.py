@@ -25,6 +25,7 @@ from gpuscan.producers.contract import Told
 from gpuscan.run.out import OUT_FILES, open_out
 from gpuscan.run.report import ledger_rows, run_document, share_axis, sparkline, summary_rows
 from gpuscan.run.summary import fast_share, summarize
+from gpuscan.run.tables import Tables
 from gpuscan.store.plan import Plan
 from gpuscan.store.plan_file import read_plans
 
@@ -177,7 +178,8 @@ def fill(path: Path, *, force: bool = False) -> None:
         one = plan()
         out.plan_sink(0, one, one.batches(2))
         out.plan_sink(1, one, one.batches(2))
-        out.finish(run, run_document(run, summarize(run), {"workload": {"name": "w"}}))
+        document = run_document(run, summarize(run), {"workload": {"name": "w"}})
+        out.finish(run, document, Tables.of(run, None))
 
 
 def test_out_directory_holds_plan_series_ledger_and_report(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.M
             for number in range(2):
                 out.plan_sink(number, plan(), plan().batches(2))
                 n_sunk += 1
-            out.finish(run, {})
+            out.finish(run, {}, Tables.of(run, None))
 
     with pytest.raises(RunFailedError, match="No space left on device"):
         go_on()

@@ -7,8 +7,10 @@ import gc
 import numpy as np
 import pytest
 
+from failing import FailingBackend
 from gpuscan.base.errors import ArgumentError
 from gpuscan.kernels.cpu import CpuBackend
+from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.records.page_map import SECTION_PAGES
 from gpuscan.store.single import Store
 from machines import tiered
@@ -84,3 +86,22 @@ def test_arrays_that_know_no_read_only_are_handed_out_themselves(monkeypatch: py
         patch.setattr(store.kernels, "count_ready", lambda: asked.append("an answer"))
         assert store.view().records is theirs
         assert asked  # after all that was asked before
+
+
+def test_a_view_goes_with_the_store_to_the_device_that_takes_over() -> None:
+    failing = FailingBackend(CpuBackend(1), at_first="scan")
+    backend = GuardedBackend(failing, lambda: CpuBackend(1))
+    with Store(tiered(), "rfc", backend) as store:
+        store.load_pages(store.page_map.present_bits())
+        store.request([START + 3], 0)
+        view = store.view()
+        before = view.records
+        assert np.shares_memory(before, store.kernels.arrays.records)
+        store.scan()
+        assert backend.failures
+        assert not np.shares_memory(before, view.records)
+        assert np.shares_memory(view.records, store.kernels.arrays.records)
+        store.request([START + 4], 0)
+        assert view.records[2 * SECTION_PAGES + 4]
+    with pytest.raises(ArgumentError, match="the store is closed"):
+        _ = view.records

@@ -9,6 +9,7 @@ from typing import Any
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.report.contract import Figure, Page, ResultKind
 from gpuscan.report.run_parts import Series, ledger_of, map_of, nodes_of, requests_of, waits_of
+from gpuscan.run.tables import Tables, read_tables
 
 _TIME = "time since the monitor was on (s)"
 _SAID_OF_MAP = (
@@ -18,6 +19,11 @@ _SAID_OF_MAP = (
 
 
 def page(document: Mapping[str, Any], result: Path) -> Page:
+    """Return what there is to say of a live session that was kept; see :class:`ResultKind`."""
+    return page_of_tables(document, read_tables(result))
+
+
+def page_of_tables(document: Mapping[str, Any], tables: Tables) -> Page:
     """Return what there is to say of a live session; see :class:`ResultKind`."""
     machine, start, end = document["machine"], document["start"], document["end"]
     where = f"{machine['topology']}, {format_bytes(machine['memory_bytes'])}"
@@ -36,14 +42,14 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         *_left(end.get("evacuation")),
         ("overhead", f"{end['overhead_percent']:.1f}% of one CPU ({spent})"),
     )
-    heat, series = map_of(result, _TIME, _SAID_OF_MAP), Series(result, _TIME)
+    series = Series(tables.series, _TIME)
     figures = (
-        *(() if heat is None else (heat,)),
+        *map_of(tables, _TIME, _SAID_OF_MAP),
         *_seen(series),
-        *nodes_of(result, _TIME),
+        *nodes_of(tables, _TIME),
         *requests_of(series),
         _took(series),
-        *waits_of(result),
+        *waits_of(tables),
         *ledger_of(document),
     )
     named = ", ".join(f"{each['pid']} ({each['comm']})" for each in start["processes"])
@@ -90,4 +96,4 @@ def _took(series: Series) -> Figure:
     )
 
 
-RESULT_KIND = ResultKind("live.json", "live", page)
+RESULT_KIND = ResultKind("live.json", "live", page, page_of_tables)

@@ -10,11 +10,17 @@ from gpuscan.base.units import format_bytes, format_number, format_time
 from gpuscan.heatmap.map import MAP_FILE
 from gpuscan.report.contract import Figure, Page, ResultKind
 from gpuscan.report.run_parts import Series, ledger_of, map_of, nodes_of, requests_of, waits_of
+from gpuscan.run.tables import Tables, read_tables
 
 _TIME = "time of the machine (s)"
 
 
 def page(document: Mapping[str, Any], result: Path) -> Page:
+    """Return what there is to say of a run that was kept; see :class:`ResultKind`."""
+    return page_of_tables(document, read_tables(result))
+
+
+def page_of_tables(document: Mapping[str, Any], tables: Tables) -> Page:
     """Return what there is to say of a run; see :class:`ResultKind`."""
     workload, machine, summary = document["workload"], document["machine"], document["summary"]
     where = f"{machine['topology']}, {format_bytes(machine['memory_bytes'])}"
@@ -31,13 +37,12 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         facts.insert(2, (f"accesses served by fast memory ({machine['fast_means']})", share))
     notes = [str(note) for note in document["notes"]]
     figures: list[Figure] = []
-    if (heat := map_of(result, _TIME)) is not None:
-        figures.append(heat)
-    elif not (result / MAP_FILE).exists():
+    figures += map_of(tables, _TIME)
+    if tables.heat is None:
         notes.append(f"No map: this result has no {MAP_FILE} (an earlier gpuscan made it).")
-    figures += _series(Series(result, _TIME))
-    figures[len(figures) and 2 : len(figures) and 2] = nodes_of(result, _TIME)
-    figures += [*waits_of(result), *ledger_of(document)]
+    figures += _series(Series(tables.series, _TIME))
+    figures[len(figures) and 2 : len(figures) and 2] = nodes_of(tables, _TIME)
+    figures += [*waits_of(tables), *ledger_of(document)]
     return Page(str(workload["name"]), str(workload["shows"]), tuple(facts), tuple(figures), tuple(notes))
 
 
@@ -63,4 +68,4 @@ def _series(series: Series) -> list[Figure]:
     return [*figures, *requests_of(series), took]
 
 
-RESULT_KIND = ResultKind("report.json", "run", page)
+RESULT_KIND = ResultKind("report.json", "run", page, page_of_tables)
