@@ -72,6 +72,23 @@ class SeeingWitness(Witness, AccessWitness, Protocol):
     """Is told of accesses, too."""
 
 
+class Both:
+    """Two that are told how long something took."""
+
+    def __init__(self, *each: Clocked) -> None:
+        self._each = each
+
+    def batch(self, now_ns: int, target_nid: int, n_folios: int, n_pages: int, busy_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`."""
+        for one in self._each:
+            one.batch(now_ns, target_nid, n_folios, n_pages, busy_ns)
+
+    def walk(self, nid: int, start_ns: int, look_ns: float, migrate_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`."""
+        for one in self._each:
+            one.walk(nid, start_ns, look_ns, migrate_ns)
+
+
 class Pipeline:
     """From a monitor to move_pages(2), one look at a time.
 
@@ -154,7 +171,13 @@ class Pipeline:
             rate_limit_bytes_per_s=manner.rate_limit_bytes_per_s,
         )
         self.engine = Engine(
-            store, self.source, self.migrator, policy, plan_sink=plan_sink, witness=witness, clocked=clocked
+            store,
+            self.source,
+            self.migrator,
+            policy,
+            plan_sink=plan_sink,
+            witness=witness,
+            clocked=self.totals if clocked is None else Both(self.totals, clocked),
         )
 
     def start(self, for_ns: int | None = None) -> None:
@@ -224,6 +247,10 @@ class Pipeline:
         if isinstance(self.migrator, DryRunMigrator):
             totals.planned_to = self.migrator.planned_pages
         totals.n_split = self.migrator.n_split
+        totals.waited_s = self.migrator.waited_s
+        totals.look_s.add(tick.metrics.get("observe_ns", 0.0) / 1e9)
+        if tick.scan_ns:
+            totals.scan_s.add(tick.scan_ns / 1e9)
         totals.resident_pages = self.source.resident_pages()
         totals.hot_pages = int(tick.metrics.get("hot_pages", 0))
         totals.hot_near_pages = int(tick.metrics.get("hot_near_pages", 0))

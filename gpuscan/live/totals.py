@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gpuscan.base.histogram import Histogram
 from gpuscan.linux.system import System
+from gpuscan.migrate.move_pages import WAIT_BOUNDS_S
 from gpuscan.monitors.contract import Monitor
+
+_BOUNDS_S = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(slots=True)
@@ -26,6 +30,8 @@ class LiveTotals:
             was on.
         spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
+        look_s, scan_s: how long looks at the processes took, and scans for what to move.
+        batch_s: how long batches took to move; waited_s: from when a folio was seen to when it had moved.
         end_reason: why it ended; ended_by: the signal, where it was one; failure: what broke it off.
         command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
     """
@@ -45,11 +51,22 @@ class LiveTotals:
     kernel_cpu_s: float = 0.0
     spent_within_s: float = 0.0
     n_split: int = 0
+    look_s: Histogram = field(default_factory=lambda: Histogram(_BOUNDS_S))
+    scan_s: Histogram = field(default_factory=lambda: Histogram(_BOUNDS_S))
+    batch_s: Histogram = field(default_factory=lambda: Histogram(_BOUNDS_S))
+    waited_s: Histogram = field(default_factory=lambda: Histogram(WAIT_BOUNDS_S))
     end_reason: str = ""
     ended_by: int | None = None
     failure: str = ""
     command_exit: int | None = None
     command_was_ended: bool = False
+
+    def batch(self, now_ns: int, target_nid: int, n_folios: int, n_pages: int, busy_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`."""
+        self.batch_s.add(busy_ns / 1e9)
+
+    def walk(self, nid: int, start_ns: int, look_ns: float, migrate_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`; live has none."""
 
     @property
     def overhead(self) -> float:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.arguments import check_arrays, has_methods, instance, whole
 from gpuscan.base.errors import ArgumentError
+from gpuscan.base.histogram import Histogram
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.linux.address_map import AddressMap, Entries
@@ -29,6 +30,20 @@ from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.linux.system import HERE, System
+from gpuscan.migrate.reasons import (
+    CALL_FAILED,
+    DRY,
+    HELD,
+    NO_CANDIDATE,
+    NOT_BALANCED,
+    NOT_MOVED,
+    NOT_SAID,
+    OF_CALL,
+    OF_STATUS,
+    PAGE_GONE,
+    PROCESS_ENDED,
+    REMAPPED,
+)
 from gpuscan.migrate.steward import Steward, n_first
 from gpuscan.records.page_map import PageMap
 
@@ -38,17 +53,7 @@ _UNDECIDED = 1
 _SHORT = (MigrateStatus.EAGAIN, MigrateStatus.ENOMEM)
 """Where the target has no room, among others."""
 _NONE = np.empty(0, dtype=np.int64)
-
-_REASONS = {
-    MigrateStatus.ENOENT: "no page there",
-    MigrateStatus.EIO: "a dirty file page could not be written",
-    MigrateStatus.ENOMEM: "no free page on the target",
-    MigrateStatus.EACCES: "mapped by several processes",
-    MigrateStatus.EFAULT: "zero page, or not mapped",
-    MigrateStatus.EBUSY: "busy, could not be isolated",
-    MigrateStatus.EINVAL: "cannot be migrated",
-}
-"""What a status of move_pages(2) means."""
+WAIT_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class MovePagesMigrator:
@@ -101,6 +106,8 @@ class MovePagesMigrator:
         """Base pages moved to a lower tier."""
         self.n_split = 0
         """Large folios of which only a part arrived: the kernel split them."""
+        self.waited_s = Histogram(WAIT_BOUNDS_S)
+        """From when a folio that moved was first seen to where it had moved."""
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Move one batch of folios to a node.
@@ -120,7 +127,7 @@ class MovePagesMigrator:
         status = np.full(len(pfns), _UNDECIDED, dtype=np.int16)
         reasons: Counter[str] = Counter()
         entries, known = self._addresses.find(pfns)
-        _refuse(status, ~known, MigrateStatus.ENOENT, "no candidate any more", reasons)
+        _refuse(status, ~known, MigrateStatus.ENOENT, NO_CANDIDATE, reasons)
         for number in np.unique(entries.process[known]).tolist():
             mine = known & (entries.process == number)
             own: Counter[str] = Counter()
@@ -137,10 +144,13 @@ class MovePagesMigrator:
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
         self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved])
+        ended_ns = self._system.monotonic_ns()
+        for since_ns, n in zip(*np.unique(entries.since_ns[moved], return_counts=True), strict=True):
+            self.waited_s.add((ended_ns - int(since_ns)) / 1e9, int(n))
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
-        return MigrateResult(status, dict(reasons), float(self._system.monotonic_ns() - started_ns), events)
+        return MigrateResult(status, dict(reasons), float(ended_ns - started_ns), events)
 
     def _n_demoted(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> int:
         """Return how many base pages moved to a lower tier: a target may take pages from above and below."""
@@ -170,21 +180,21 @@ class MovePagesMigrator:
         """Move the folios of one process."""
         process = self._processes.get(number)
         if process is None or not process.is_alive():
-            _refuse(status, mine, MigrateStatus.ENOENT, "process ended", reasons)
+            _refuse(status, mine, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
             return
         which = np.flatnonzero(mine)
         which = which[np.argsort(entries.address[which], kind="stable")]
         pfns = pfns_at(process, entries.address[which])
         inside = (pfns >= entries.head[which]) & (pfns < entries.head[which] + n_pages[which])
-        _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, "page gone", reasons)
-        _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, "moved or remapped", reasons)
+        _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, PAGE_GONE, reasons)
+        _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, REMAPPED, reasons)
         which, pfns = which[inside], pfns[inside]
         fits = np.cumsum(n_pages[which]) <= self._room.pages(target_nid)
-        _refuse(status, which[~fits], MigrateStatus.EAGAIN, "target not balanced", reasons)
+        _refuse(status, which[~fits], MigrateStatus.EAGAIN, NOT_BALANCED, reasons)
         which, pfns = which[fits], pfns[fits]
         if self._steward is not None:
             n_granted = self._steward.grant(number, n_pages[which])
-            _refuse(status, which[n_granted:], MigrateStatus.EDQUOT, "held, a budget is used up", reasons)
+            _refuse(status, which[n_granted:], MigrateStatus.EDQUOT, HELD, reasons)
             which, pfns = which[:n_granted], pfns[:n_granted]
         if not len(which):
             return
@@ -236,7 +246,7 @@ class MovePagesMigrator:
         for _ in range(_MOST_CALLS):
             # Not once before the first call: each takes long, and meanwhile the PID may be another's.
             if not process.is_alive():
-                _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
+                _refuse(status, left, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
                 return
             asked = addresses[left].astype(np.uint64)
             returned, written = self._system.move_pages(
@@ -246,7 +256,7 @@ class MovePagesMigrator:
             if not len(left):
                 return
             if returned == -errno.ESRCH:
-                _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
+                _refuse(status, left, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
                 return
             n_before = len(left)
             _, where = self._system.move_pages(process.pid, addresses[left].astype(np.uint64), None)
@@ -261,7 +271,7 @@ class MovePagesMigrator:
                 break
         if len(left):
             code = MigrateStatus.ENOMEM if returned == -errno.ENOMEM else MigrateStatus.EAGAIN
-            said = _REASONS.get(code, "not migrated, the kernel does not say why")
+            said = OF_STATUS.get(code, NOT_SAID)
             _refuse(status, left, code, said, reasons)
 
     def _booked(
@@ -279,12 +289,12 @@ class MovePagesMigrator:
             status,
             asked[(written >= 0) & (written != target_nid)],
             MigrateStatus.EAGAIN,
-            "not moved",
+            NOT_MOVED,
             reasons,
         )
         failed = (written < 0) & (written != NOT_WRITTEN)
         for code in np.unique(written[failed]).tolist():
-            said = _REASONS.get(MigrateStatus(code)) if code in list(MigrateStatus) else None
+            said = OF_STATUS.get(MigrateStatus(code)) if code in list(MigrateStatus) else None
             _refuse(
                 status, asked[written == code], code, said or errno.errorcode.get(-code, str(code)), reasons
             )
@@ -305,7 +315,7 @@ class MovePagesMigrator:
             self.n_split += bool((nids != target_nid).any())
 
 
-DRY_RUN = "ECANCELED: dry run"
+DRY_RUN = f"ECANCELED: {DRY}"
 """Reason of a dry run's refusals."""
 
 
@@ -327,6 +337,7 @@ class DryRunMigrator:
         self.moved_pages: Counter[int] = Counter()
         self.demoted_pages = 0
         self.n_split = 0
+        self.waited_s = Histogram(WAIT_BOUNDS_S)
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Note that a batch would be moved."""
@@ -353,11 +364,6 @@ def _refuse(
 
 def _of_call(number: int) -> tuple[int, str]:
     """Return status and reason of every folio that a call refused as a whole left undecided."""
-    meaning = {
-        errno.EACCES: "the cpuset of the process does not allow the target",
-        errno.ENODEV: "the target node is not online",
-        errno.EPERM: "not permitted (CAP_SYS_PTRACE, for another user's process)",
-    }
-    said = meaning.get(number, f"move_pages(2) failed with {errno.errorcode.get(number, number)}")
+    said = OF_CALL.get(number, f"{CALL_FAILED}{errno.errorcode.get(number, number)}")
     code = -number if -number in list(MigrateStatus) else MigrateStatus.EINVAL
     return code, said

@@ -130,7 +130,7 @@ class LiveSource:
         """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
         self._until_ns: int | None = None
         self.members: list[Member] = []
-        self._tick = 0
+        self._tick = self._looked_ns = 0
         self._idle_ticks = 0
         self._ended = False
         self._started_ns = self._system.monotonic_ns()
@@ -250,7 +250,7 @@ class LiveSource:
         if self._until_ns is not None:
             due_ns = min(due_ns, self._until_ns)
         self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
-        looked_ns = self._system.monotonic_ns()
+        looked_ns = self._looked_ns = self._system.monotonic_ns()
         before = self.skipped.copy()
         metrics: Counter[str] = Counter()
         events, self._left = self._left, []
@@ -460,7 +460,9 @@ class LiveSource:
         events: list[FolioEvents],
     ) -> int:
         """Enter folios into the address map; return how many base pages are new there."""
-        new, reused = self._addresses.put(heads, addresses, orders, member.number, self._tick)
+        new, reused = self._addresses.put(
+            heads, addresses, orders, member.number, self._tick, self._looked_ns
+        )
         flats = self._page_map.flat_of_pfn(heads)
         if reused.any():
             self.skipped["frame given out again, or remapped"] += int(reused.sum())

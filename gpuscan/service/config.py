@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from gpuscan.base.addresses import parse_address
 from gpuscan.base.errors import InputError
 from gpuscan.base.node_tiers import parse_tiers
 from gpuscan.base.units import parse_bytes, parse_time_ns
@@ -146,6 +147,15 @@ def _tiers(value: Any) -> Any:
     return tuple(value)
 
 
+def _address(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is no place to listen at; write for example "127.0.0.1:9464"')
+    try:
+        return parse_address(value) if value else None
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
 class Settings(Model):
     """What holds for the service as a whole.
 
@@ -158,6 +168,7 @@ class Settings(Model):
         group: whose members may use ``gpuscan ctl``, beside root; "" for nobody.
         history: most that the history takes on the disk; 0 keeps none.
         tiers: that nodes are put into, whatever the kernel says.
+        metrics: where metrics are served, as address and port; None for nowhere.
     """
 
     monitor: str = AUTO
@@ -168,6 +179,7 @@ class Settings(Model):
     group: str = ""
     history: Bytes = parse_bytes("64MiB")
     tiers: Annotated[tuple[str, ...], BeforeValidator(_tiers)] = ()
+    metrics: Annotated[tuple[str, int] | None, Field(strict=False), BeforeValidator(_address)] = None
 
     @field_validator("monitor")
     @classmethod

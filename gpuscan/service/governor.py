@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.migrate.reasons import NO_FREE_PAGE, NOT_BALANCED
 from gpuscan.monitors.treatment import Treatment, Way
 from gpuscan.service.budgets import Budgets
 from gpuscan.service.config import COLD_AUTO_NS, MOST_LOOKS, Config, Rule
@@ -20,7 +21,7 @@ from gpuscan.service.hold_ups import HoldUps
 from gpuscan.service.thresholds import ColdAfter, HotLooks
 
 _LEAST_LOOKS = 2
-_NO_ROOM = ("target not balanced", "no free page on the target")
+_NO_ROOM = (NOT_BALANCED, NO_FREE_PAGE)
 _NOTHING = Treatment(promotes=False)
 LOOK_MOVES_NS = 1_000_000_000
 """Moves of one look take so long, and one call; what is left waits for the next look."""

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from gpuscan.base import allocator
+from gpuscan.base.addresses import parse_address
 from gpuscan.base.errors import InputError
 from gpuscan.cli.job import print_requests
 from gpuscan.cli.main import main
@@ -35,7 +36,7 @@ from gpuscan.live import members
 from gpuscan.live import session as live_session
 from gpuscan.live.capture import capture_processes
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
-from gpuscan.live.metrics import Exporter, parse_address
+from gpuscan.live.metrics import Exporter
 from gpuscan.live.session import LiveRequest, LiveSession, LiveTotals
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DRY_RUN, DryRunMigrator

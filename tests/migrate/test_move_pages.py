@@ -259,3 +259,17 @@ def test_a_folio_that_is_larger_than_a_call_is_one_of_its_own():
     n_pages = np.array([1, 512, 1, 1], dtype=np.int64)
     assert [n_first(n_pages[i:], 2) for i in range(4)] == [1, 1, 2, 1]
     assert n_first(n_pages, 513) == 2
+
+
+def test_how_long_a_folio_waited_counts_from_its_first_look(bed):
+    orders = np.zeros(8, dtype=np.int64)
+    bed.addresses.drop(bed.heads)
+    bed.addresses.put(bed.heads, bed.at, orders, 0, tick=1, now_ns=bed.kernel.monotonic_ns() - 40_000_000_000)
+    later_ns = bed.kernel.monotonic_ns()
+    bed.addresses.put(bed.heads[4:], bed.at[4:], orders[4:], 0, tick=2, now_ns=later_ns)  # seen again
+    bed.addresses.put(bed.heads[:1], bed.at[:1], orders[:1], 1, tick=2, now_ns=later_ns)  # another's now
+    bed.addresses.put(bed.heads[:1], bed.at[:1], orders[:1], 0, tick=2, now_ns=later_ns)
+    bed.migrate()
+    waited = dict(bed.migrator.waited_s.cumulative())
+    assert waited[10.0] == 1
+    assert waited[60.0] == bed.migrator.waited_s.n == 8
