@@ -7,6 +7,7 @@ not the machine.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,18 @@ _FOLIOS = (
     ArraySpec("addresses", "int64", values=(0, 1 << 63)),
     ArraySpec("orders", "int64", values=(0, 64)),
 )
+_PUT = (*_FOLIOS, ArraySpec("traits", "int64", values=(0, 1 << 3)))
+
+
+class Trait(IntFlag):
+    """What moving a folio takes into account."""
+
+    SHARED = 1
+    """Several processes map it, all of them watched."""
+    ALWAYS = 2
+    """And it moves whoever maps it: a policy says so."""
+    HUGETLB = 4
+    """A page of hugetlbfs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +45,7 @@ class Entries:
         process: int64[n], its number.
         seen_tick: int64[n], when it was last seen.
         since_ns: int64[n], when it was first seen.
+        traits: int64[n], bits of :class:`Trait`.
     """
 
     head: NDArray[np.int64]
@@ -40,13 +54,14 @@ class Entries:
     process: NDArray[np.int64]
     seen_tick: NDArray[np.int64]
     since_ns: NDArray[np.int64]
+    traits: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.head)
 
     @property
     def _columns(self) -> tuple[NDArray[np.int64], ...]:
-        return self.head, self.address, self.order, self.process, self.seen_tick, self.since_ns
+        return tuple(getattr(self, name) for name in _COLUMNS)
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Entries:
         """Return a part of them."""
@@ -63,8 +78,11 @@ class Entries:
         return Entries(*columns).take(np.argsort(columns[0], kind="stable"))
 
 
+_COLUMNS = tuple(one.name for one in fields(Entries))
+
+
 def _blank(n: int) -> Entries:
-    return Entries(*(np.zeros(n, dtype=np.int64) for _ in fields(Entries)))
+    return Entries(*(np.zeros(n, dtype=np.int64) for _ in _COLUMNS))
 
 
 class AddressMap:
@@ -89,6 +107,7 @@ class AddressMap:
         process: int,
         tick: int,
         now_ns: int = 0,
+        traits: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Enter folios of one process, or enter them again.
 
@@ -99,18 +118,21 @@ class AddressMap:
             process: its number.
             tick: when they were seen.
             now_ns: the same by a clock.
+            traits: int64[n], bits of :class:`Trait`; None for none.
 
         Returns:
             bool[n], which are new; and bool[n], which stood for something else before: the frame
             was freed and given out again meanwhile.
         """
-        given = check_arrays("address map: put", _FOLIOS, (heads, addresses, orders), {})
-        heads, addresses, orders = given
+        if traits is None:
+            traits = np.zeros(len(heads), dtype=np.int64)
+        given = check_arrays("address map: put", _PUT, (heads, addresses, orders, traits), {})
+        heads, addresses, orders, traits = given
         process, tick = whole("address map: process", process), whole("address map: tick", tick)
         now_ns = whole("address map: now_ns", now_ns)
         self._take_out()
-        of_all = (np.full(len(heads), one, dtype=np.int64) for one in (process, tick, now_ns))
-        fresh = Entries(heads, addresses, orders, *of_all)
+        numbers, ticks, times = (np.full(len(heads), one, dtype=np.int64) for one in (process, tick, now_ns))
+        fresh = Entries(heads, addresses, orders, numbers, ticks, times, traits)
         place, known = self._places(heads)
         reused = np.zeros(len(heads), dtype=np.bool_)
         if known.any():

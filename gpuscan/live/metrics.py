@@ -139,6 +139,8 @@ def of_pipeline(pipeline: Pipeline) -> list[Metric]:
         ),
         counters("moved_pages", "Base pages moved to a node.", ["node"], moved_to),
         counter("demoted_pages", "Of these, base pages moved to a lower tier.", totals.demoted_pages),
+        counter("moved_shared_pages", "Of those moved, pages that several map.", totals.moved_shared_pages),
+        counter("moved_hugetlb_pages", "Of those moved, pages of hugetlbfs.", totals.moved_hugetlb_pages),
         counter("planned_pages", "Base pages that scans claimed to be moved.", totals.planned_pages),
         counters("refusals", "Folios not moved, by reason.", ["reason"], by_label(pipeline.engine.refusals)),
         counters("skipped_pages", "Pages that were no candidates.", ["reason"], skipped),

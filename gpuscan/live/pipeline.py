@@ -20,6 +20,7 @@ from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.sharing import Sharing
 from gpuscan.linux.system import System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import Roster
@@ -134,6 +135,8 @@ class Pipeline:
         self._on_roster = on_roster
         page_map = store.topology.page_map
         self.room = Room(system)
+        self.sharing = Sharing(system)
+        """Who maps what several processes map; whoever made the pipeline closes it."""
         self.migrator: MovePagesMigrator | DryRunMigrator
         if manner.dry_run:
             self.migrator = DryRunMigrator(self.addresses, page_map)
@@ -148,6 +151,7 @@ class Pipeline:
                 system,
                 tiers=tiers,
                 steward=manner.steward,
+                sharing=self.sharing,
             )
         self.source = LiveSource(
             monitor,
@@ -161,6 +165,7 @@ class Pipeline:
             pause_of=manner.pause_of,
             goes_on=manner.goes_on,
             witness=witness,
+            sharing=self.sharing,
             system=system,
         )
         policy = Policy(
@@ -256,6 +261,8 @@ class Pipeline:
         totals.hot_near_pages = int(tick.metrics.get("hot_near_pages", 0))
         totals.skipped = self.source.skipped
         totals.demoted_pages = self.migrator.demoted_pages
+        totals.moved_shared_pages = self.migrator.moved_shared_pages
+        totals.moved_hugetlb_pages = self.migrator.moved_hugetlb_pages
         totals.gpuscan_cpu_s, totals.kernel_cpu_s, totals.spent_within_s = self._clock.spent()
 
 

@@ -7,8 +7,11 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import cast
 
+from gpuscan.base.arguments import one_of
 from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -30,7 +33,7 @@ from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
 from gpuscan.monitors.source import IDLE_FACTOR, STALE_TICKS
-from gpuscan.monitors.treatment import Same, Treatment
+from gpuscan.monitors.treatment import SHARED, Same, Shared, Treatment
 from gpuscan.store.single import Store
 from gpuscan.topology.model import Topology
 from gpuscan.topology.page_size import check_page_size
@@ -116,6 +119,8 @@ class LiveSession:
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
         warm_up(self.store)
+        if self._owns_process:
+            give_back_code()  # all is compiled now
         if starter is not None:
             # From here on a signal ends the run rather than this process: the command must not stay behind.
             self._heed()
@@ -148,6 +153,7 @@ class LiveSession:
             clocked=self._keeping.timeline,
             on_roster=self._tell_free,
         )
+        self._stack.callback(self.pipeline.sharing.close)
         self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
         self.migrator, self.engine = self.pipeline.migrator, self.pipeline.engine
         if self._owns_process and (n_threads := privileges.n_threads_with_more()):
@@ -266,9 +272,10 @@ class LiveSession:
 
     def _manner(self) -> Manner:
         request = self.request
+        one_of("shared", request.shared, SHARED)
         return Manner(
             interval_ns=request.interval_ns,
-            keeper=Same(Treatment(demotes=request.demote)),
+            keeper=Same(Treatment(demotes=request.demote, shared=cast(Shared, request.shared))),
             dry_run=request.dry_run,
             demotes=request.demote,
             rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,

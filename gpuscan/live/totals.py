@@ -23,6 +23,7 @@ class LiveTotals:
         moved_pages, planned_pages: base pages.
         moved_to: base pages moved, by target nid; planned_to: those that a dry run would have moved.
         demoted_pages: base pages moved to a lower tier.
+        moved_shared_pages, moved_hugetlb_pages: of those moved, such that several map, and of hugetlbfs.
         resident_pages: of all processes, by nid.
         hot_pages, hot_near_pages: seen accessed in the last tick, and of these near already.
         skipped: pages that were no candidates and races, by reason.
@@ -43,6 +44,8 @@ class LiveTotals:
     moved_to: Counter[int] = field(default_factory=Counter)
     planned_to: Counter[int] = field(default_factory=Counter)
     demoted_pages: int = 0
+    moved_shared_pages: int = 0
+    moved_hugetlb_pages: int = 0
     resident_pages: dict[int, int] = field(default_factory=dict)
     hot_pages: int = 0
     hot_near_pages: int = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,13 @@ from gpuscan.base.errors import ArgumentError
 from gpuscan.base.histogram import Histogram
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
-from gpuscan.linux.address_map import AddressMap, Entries
+from gpuscan.linux.address_map import AddressMap, Entries, Trait
 from gpuscan.linux.capabilities import OTHERS, Right
+from gpuscan.linux.hugetlb import free_huge_pages
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
+from gpuscan.linux.sharing import ALL, Sharing
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.linux.system import HERE, System
 from gpuscan.migrate.reasons import (
@@ -35,11 +38,13 @@ from gpuscan.migrate.reasons import (
     DRY,
     HELD,
     NO_CANDIDATE,
+    NO_HUGE_PAGE,
     NOT_BALANCED,
     NOT_MOVED,
     NOT_SAID,
     OF_CALL,
     OF_STATUS,
+    OTHERS_MAP,
     PAGE_GONE,
     PROCESS_ENDED,
     REMAPPED,
@@ -67,10 +72,11 @@ class MovePagesMigrator:
         system: where they run.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
         steward: has budgets of processes; None where nothing is held back.
+        sharing: knows who maps what; without it no page that several processes map is moved.
     """
 
-    keeps = (OTHERS,)
-    """Rights that it needs: no more than whoever finds the pages does."""
+    keeps = (OTHERS, ALL)
+    """Rights that it needs; without the second one it moves no pages that several processes map."""
 
     def __init__(
         self,
@@ -82,6 +88,7 @@ class MovePagesMigrator:
         *,
         tiers: Mapping[int, int] | None = None,
         steward: Steward | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         instance("a migrator's processes", processes, dict, "give gpuscan.Process by number")
         instance("a migrator's addresses", addresses, AddressMap, "give a gpuscan.AddressMap")
@@ -93,6 +100,8 @@ class MovePagesMigrator:
         if steward is not None:
             asked = ("grant", "chunk_pages", "called", "settled")
             has_methods("a migrator's steward", steward, asked, "leave it out")
+        if sharing is not None:
+            has_methods("a migrator's sharing", sharing, ("are_still",), "leave it out")
         self._processes = processes
         self._addresses = addresses
         self._page_map = page_map
@@ -100,6 +109,11 @@ class MovePagesMigrator:
         self._system = system
         self._tiers = tiers
         self._steward = steward
+        self._sharing = sharing
+        self.moved_shared_pages = 0
+        """Base pages moved that several processes mapped."""
+        self.moved_hugetlb_pages = 0
+        """Base pages moved that were of hugetlbfs."""
         self.moved_pages: Counter[int] = Counter()
         """Base pages moved, by target nid."""
         self.demoted_pages = 0
@@ -144,6 +158,8 @@ class MovePagesMigrator:
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
         self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved])
+        self.moved_shared_pages += int(n_pages[moved & _has(entries, Trait.SHARED)].sum())
+        self.moved_hugetlb_pages += int(n_pages[moved & _has(entries, Trait.HUGETLB)].sum())
         ended_ns = self._system.monotonic_ns()
         for since_ns, n in zip(*np.unique(entries.since_ns[moved], return_counts=True), strict=True):
             self.waited_s.add((ended_ns - int(since_ns)) / 1e9, int(n))
@@ -189,7 +205,17 @@ class MovePagesMigrator:
         _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, PAGE_GONE, reasons)
         _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, REMAPPED, reasons)
         which, pfns = which[inside], pfns[inside]
-        fits = np.cumsum(n_pages[which]) <= self._room.pages(target_nid)
+        still = self._are_still_shared(which, entries)
+        _refuse(status, which[~still], MigrateStatus.EACCES, OTHERS_MAP, reasons)
+        which, pfns = which[still], pfns[still]
+        is_hugetlb = _has(entries, Trait.HUGETLB)
+        if is_hugetlb[which].any():
+            n_free = free_huge_pages(target_nid, self._system)
+            fits = ~is_hugetlb[which] | (np.cumsum(is_hugetlb[which]) <= n_free)
+            _refuse(status, which[~fits], MigrateStatus.ENOMEM, NO_HUGE_PAGE, reasons)
+            which, pfns = which[fits], pfns[fits]
+        fits = np.cumsum(np.where(is_hugetlb, 0, n_pages)[which]) <= self._room.pages(target_nid)
+        fits |= is_hugetlb[which]
         _refuse(status, which[~fits], MigrateStatus.EAGAIN, NOT_BALANCED, reasons)
         which, pfns = which[fits], pfns[fits]
         if self._steward is not None:
@@ -198,14 +224,24 @@ class MovePagesMigrator:
             which, pfns = which[:n_granted], pfns[:n_granted]
         if not len(which):
             return
-        self._call_in_parts(process, target_nid, which, entries.address, n_pages, status, reasons)
+        is_shared = _has(entries, Trait.SHARED)[which]
+        for part, of_all in ((which[~is_shared], False), (which[is_shared], True)):
+            self._call_in_parts(process, target_nid, part, entries.address, n_pages, status, reasons, of_all)
         is_moved = status[which] == MigrateStatus.MOVED
         moved = which[is_moved]
-        self._room.take(target_nid, int(n_pages[moved].sum()))
+        self._room.take(target_nid, int(n_pages[moved[~is_hugetlb[moved]]].sum()))
         if (n_pages[moved] > 1).any():
             # A large folio may be mapped at any address, not only at a multiple of its size.
             starts = entries.address[moved] - (pfns[is_moved] - entries.head[moved]) * PAGE_BYTES
             self._count_split(process, target_nid, starts, n_pages[moved])
+
+    def _are_still_shared(self, which: NDArray[np.intp], entries: Entries) -> NDArray[np.bool_]:
+        """Return bool[n]: which are mapped by nobody else than they were when they were marked."""
+        still = np.ones(len(which), dtype=np.bool_)
+        asked = (_has(entries, Trait.SHARED) & ~_has(entries, Trait.ALWAYS))[which]
+        if asked.any() and self._sharing is not None:
+            still[asked] = self._sharing.are_still(entries.head[which[asked]], entries.order[which[asked]])
+        return still
 
     def _call_in_parts(
         self,
@@ -216,17 +252,23 @@ class MovePagesMigrator:
         n_pages: NDArray[np.int64],
         status: NDArray[np.int16],
         reasons: Counter[str],
+        of_all: bool,
     ) -> None:
         """Call move_pages(2) for as many pages at a time as the steward says."""
         steward = self._steward
         if steward is None:
-            self._call(process, target_nid, which, addresses, status, reasons)
+            if len(which):
+                self._call(process, target_nid, which, addresses, status, reasons, of_all)
             return
         left = which
         while len(left):
-            part = left[: n_first(n_pages[left], steward.chunk_pages())]
+            most_pages = steward.chunk_pages()
+            if not most_pages:
+                _refuse(status, left, MigrateStatus.EDQUOT, HELD, reasons)
+                return
+            part = left[: n_first(n_pages[left], most_pages)]
             started_ns = self._system.monotonic_ns()
-            self._call(process, target_nid, part, addresses, status, reasons)
+            self._call(process, target_nid, part, addresses, status, reasons, of_all)
             busy_ns = self._system.monotonic_ns() - started_ns
             moved = part[status[part] == MigrateStatus.MOVED]
             steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
@@ -240,8 +282,10 @@ class MovePagesMigrator:
         addresses: NDArray[np.int64],
         status: NDArray[np.int16],
         reasons: Counter[str],
+        of_all: bool,
     ) -> None:
         """Call move_pages(2) until every folio of ``which`` is decided."""
+        move = partial(self._system.move_pages, of_all=True) if of_all else self._system.move_pages
         left = which
         for _ in range(_MOST_CALLS):
             # Not once before the first call: each takes long, and meanwhile the PID may be another's.
@@ -249,9 +293,7 @@ class MovePagesMigrator:
                 _refuse(status, left, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
                 return
             asked = addresses[left].astype(np.uint64)
-            returned, written = self._system.move_pages(
-                process.pid, asked, np.full(len(left), target_nid, dtype=np.int32)
-            )
+            returned, written = move(process.pid, asked, np.full(len(left), target_nid, dtype=np.int32))
             left = self._booked(left, written, target_nid, status, reasons)
             if not len(left):
                 return
@@ -315,6 +357,12 @@ class MovePagesMigrator:
             self.n_split += bool((nids != target_nid).any())
 
 
+def _has(entries: Entries, trait: Trait) -> NDArray[np.bool_]:
+    """Return bool[n]: which have a trait."""
+    found: NDArray[np.bool_] = (entries.traits & int(trait)) != 0
+    return found
+
+
 DRY_RUN = f"ECANCELED: {DRY}"
 """Reason of a dry run's refusals."""
 
@@ -335,7 +383,7 @@ class DryRunMigrator:
         self.planned_pages: Counter[int] = Counter()
         """Base pages that would have been moved, by target nid."""
         self.moved_pages: Counter[int] = Counter()
-        self.demoted_pages = 0
+        self.demoted_pages = self.moved_shared_pages = self.moved_hugetlb_pages = 0
         self.n_split = 0
         self.waited_s = Histogram(WAIT_BOUNDS_S)
 

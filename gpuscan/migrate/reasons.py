@@ -23,6 +23,8 @@ OFFLINE = "the target node is not online"
 NOT_PERMITTED = "not permitted (CAP_SYS_PTRACE, for another user's process)"
 CALL_FAILED = "move_pages(2) failed with "
 DRY = "dry run"
+OTHERS_MAP = "mapped by processes that are not watched, too"
+NO_HUGE_PAGE = "no free page in the target's hugetlb pool"
 NO_FREE_PAGE = "no free page on the target"
 
 OF_STATUS = {
@@ -45,6 +47,7 @@ OF_CALL = {
 
 _WORDS = {
     *(NO_CANDIDATE, PROCESS_ENDED, PAGE_GONE, REMAPPED, NOT_BALANCED, HELD, NOT_MOVED, NOT_SAID, DRY),
+    *(OTHERS_MAP, NO_HUGE_PAGE),
     *OF_STATUS.values(),
     *OF_CALL.values(),
 }

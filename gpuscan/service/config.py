@@ -18,6 +18,7 @@ from gpuscan.base.node_tiers import parse_tiers
 from gpuscan.base.units import parse_bytes, parse_time_ns
 from gpuscan.base.values import Bytes, Model, Rate, Share, TimeNs
 from gpuscan.monitors.catalogue import AUTO, MONITORS
+from gpuscan.monitors.treatment import Shared
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.service.hours import Hours, parse_hours
 
@@ -89,6 +90,7 @@ class Rule(Who):
         nodes: nodes that pages may go to; () for all.
         hot: looks that must find a page accessed; None = ``auto``.
         cold_after: how long a page must not have been accessed, ns; None = ``auto``.
+        shared: whether pages that others map, too, move.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Rule(Who):
     nodes: Annotated[tuple[int, ...], BeforeValidator(lambda value: _nodes(value))] = ()
     hot: Annotated[Looks | None, BeforeValidator(_hot)] = 2
     cold_after: Annotated[int | None, BeforeValidator(_cold_after)] = parse_time_ns("30s")
+    shared: Shared = "watched"
 
     @field_validator("name")
     @classmethod

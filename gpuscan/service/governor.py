@@ -137,6 +137,7 @@ class Governor:
             demotes=rule.demotes,
             threshold=state.threshold,
             nids=frozenset(rule.nodes) if rule.nodes else None,
+            shared=rule.shared,
             cold_wait_ns=0 if cold_ns is None else max(0, state.cold_after_ns - cold_ns),
             room_pages=None if backlog is None else max(0, backlog - state.pending_pages),
             room_down_pages=None if backlog is None else max(0, backlog - state.pending_down_pages),
@@ -154,7 +155,7 @@ class Governor:
     def grant(self, number: int, n_pages: NDArray[np.int64]) -> int:
         """See :class:`gpuscan.migrate.steward.Steward`."""
         name = self._of.get(number)
-        if name is None or self.is_held() or self._moves_ns >= LOOK_MOVES_NS:
+        if name is None or self._is_over():
             self.on_call()
             return 0
         n = self.budgets.grant(name, n_pages)
@@ -164,7 +165,11 @@ class Governor:
 
     def chunk_pages(self) -> int:
         """See :class:`gpuscan.migrate.steward.Steward`."""
-        return self.hold_ups.pages
+        return 0 if self._is_over() else self.hold_ups.pages
+
+    def _is_over(self) -> bool:
+        """Whether nothing more is to move in this look."""
+        return self.is_held() or self._moves_ns >= LOOK_MOVES_NS
 
     def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
         """See :class:`gpuscan.migrate.steward.Steward`."""

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from gpuscan.base.errors import GpuscanError, RunFailedError
+from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -140,6 +141,8 @@ class ServiceSession:
             Store(self.topology, device="cpu", large_folios=True, n_threads=1)
         )
         warm_up(self.store)
+        if self._owns_process:
+            give_back_code()  # all is compiled now
         self.pace = Pace(config.service.cpu)
         self.governor = Governor(config, self._cold_ns)
         self.governor.on_call = self.alive
@@ -162,6 +165,7 @@ class ServiceSession:
             system,
             totals=self.totals,
         )
+        self._stack.callback(self.pipeline.sharing.close)
         self.orders = Orders(inbox, self, min(5.0, (self.notifier.watchdog_s or _REST_S * 10) / 3))
 
     def _open_monitor(self, name: str) -> Monitor:

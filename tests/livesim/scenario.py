@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 CHANGES = ("die", "reuse", "fork", "exec", "unmap", "remap", "map", "others", "offline", "jump", "fill")
 """What happens to the machine."""
+SHARES = "share"
+"""And one process maps what another one has, in the seeds from ``SHARING_FROM`` on."""
+SHARING_FROM = 1 << 20
 COMES = "spawn"
 """And somebody comes, where rules choose."""
 FAULTS = ("errno", "short", "signal", "kill")
@@ -41,6 +44,7 @@ class Scenario:
         demote: whether cold pages go down.
         has_trace, has_scan: whether the kernel has tracefs and PAGEMAP_SCAN.
         events: ascending by step.
+        shares: whether there is memory that several processes map.
     """
 
     seed: int
@@ -52,6 +56,7 @@ class Scenario:
     has_trace: bool
     has_scan: bool
     events: tuple[Event, ...]
+    shares: bool = False
 
     def without(self, events: set[Event]) -> Scenario:
         """Return the same with fewer events."""
@@ -75,6 +80,7 @@ def scenario(seed: int) -> Scenario:
         )
         for _ in range(chance.randrange(8))
     ]
+    events += sharing_events(seed, reach)
     return Scenario(
         seed=seed,
         source=source,
@@ -85,4 +91,15 @@ def scenario(seed: int) -> Scenario:
         has_trace=chance.random() < 0.8,
         has_scan=chance.random() < 0.5,
         events=tuple(sorted(events, key=lambda event: event.step)),
+        shares=seed >= SHARING_FROM,
     )
+
+
+def sharing_events(seed: int, reach: int) -> list[Event]:
+    """Return when processes map what others have; never in the seeds before ``SHARING_FROM``."""
+    if seed < SHARING_FROM:
+        return []
+    chance = random.Random(f"{seed} shares")
+    return [
+        Event(chance.randrange(reach), SHARES, chance.randrange(1 << 16)) for _ in range(chance.randrange(4))
+    ]
