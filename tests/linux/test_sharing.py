@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from gpuscan.linux.hugetlb import free_huge_pages
-from gpuscan.linux.numa import parse_numa_maps
-from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.numa import parse_numa_maps, read_allowance
+from gpuscan.linux.process import Process
+from gpuscan.linux.resident import PageFlags, pages_in
 from gpuscan.linux.sharing import Sharing
 from gpuscan.linux.system import System
 from gpuscan.records.page_flags import Kpf
@@ -141,3 +146,46 @@ def test_hugetlb_pages_of_2_mib_may_move_and_larger_ones_stay(tmp_path):
 
 def test_what_a_pool_does_not_say_it_does_not_have(tmp_path):
     assert free_huge_pages(0, System(tmp_path)) == 0
+
+
+SHARES = """
+import mmap, os, sys
+memory = mmap.mmap(-1, 4 << 20)
+memory[::4096] = b"x" * 1024
+forked = os.fork()
+if not forked:
+    sum(memory[::4096])
+    sys.stdout.write(f"{os.getppid()} {os.getpid()}\\n")
+    sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="page frame numbers are root's to see")
+def test_this_kernel_counts_as_many_mappings_as_are_found_of_all_who_share():
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            parent, forked = (Process(int(pid)) for pid in child.stdout.readline().split())
+            for processes, are_all in (((parent, forked), True), ((parent,), False)):
+                sharing = Sharing()
+                assert sharing.why_not() == ""
+                asked = [(n, one, read_allowance(one).shared) for n, one in enumerate(processes)]
+                sharing.read(asked)
+                shm = [
+                    at
+                    for at in parent.mappings()
+                    if at.permissions == "rw-s" and at.end - at.start == 4 << 20
+                ]
+                pages = pages_in(parent, [(at.start, at.end) for at in shm])
+                assert len(pages) == 1024
+                assert not pages.exclusive.any()
+                nothing = np.zeros(1024, dtype=np.int64)
+                assert (sharing.are_watched(pages.pfn, nothing) == are_all).mean() > 0.95
+                assert (sharing.are_still(pages.pfn, nothing) == are_all).mean() > 0.95
+                sharing.close()
+            parent.close()
+            forked.close()
+        finally:
+            child.stdin.close()

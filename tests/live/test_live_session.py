@@ -439,6 +439,12 @@ def test_a_source_that_does_not_exist(capsys, sleeper):
     assert "--monitor takes" in err
 
 
+def test_what_is_no_way_to_treat_shared_pages(capsys, sleeper):
+    code, _, err = run(capsys, "--dry-run", "--shared", "perhaps", "--pid", str(sleeper.pid))
+    assert code == 2
+    assert "not one of 'watched', 'never', 'always'" in err
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
