@@ -277,6 +277,42 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def test_the_command_serves_them_until_it_ends(monkeypatch, tmp_path):
+    port, texts = free_port(), []
+    machine = Machine(replace(script(4)[0], events=()))
+    machine.world.spawn(60, command="database")
+    system = SimulatedSystem(machine)
+    place = f"http://127.0.0.1:{port}/metrics"
+
+    class Simulated(ServiceSession):
+        def __init__(self, config, reload, *_, **__):
+            def open_inbox(stop):
+                return ScriptedInbox(machine, system, Script((), (), 2_000), stop)
+
+            super().__init__(config, reload, open_inbox, system, open_recorder=Noted)
+
+        def run(self, on_start, on_tick, on_turn):
+            def turn():
+                on_turn()
+                if not texts:
+                    with urllib.request.urlopen(place, timeout=10) as found:
+                        texts.append(found.read().decode())
+
+            return super().run(on_start, on_tick, turn)
+
+    monkeypatch.setattr("gpuscan.service.session.ServiceSession", Simulated)
+    config = tmp_path / "service.toml"
+    config.write_text(
+        f'[service]\nmonitor = "kpageflags"\nmetrics = "127.0.0.1:{port}"\n[[rule]]\nname = "all"\n'
+    )
+    assert main(["service", str(config), "--quiet"]) == 0
+    assert 'gpuscan_service_info{monitor="kpageflags"' in texts[0]
+    n = float(len(machine.world.processes))
+    assert f'gpuscan_rule_processes{{rule="all"}} {n}' in texts[0]
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(place, timeout=10)
+
+
 def answer(url):
     with urllib.request.urlopen(url, timeout=10) as found:
         return json.load(found)
