@@ -34,7 +34,7 @@ class Sharers(Program):
 
     def __init__(self, folder: Path, how: str) -> None:
         super().__init__([sys.executable, str(HERE / "sharing.py"), "--how", how], folder, "sharing")
-        place = self.wait_for(lambda line: "address" in line, 60)
+        place = self.wait_for(lambda line: "address" in line, 200)
         self.pids: list[int] = place["pids"]
         self._address, self._n_bytes = place["address"], place["n_bytes"]
         self.wait_for(lambda line: "hot" in line, 60)
