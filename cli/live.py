@@ -140,7 +140,8 @@ def _ran(
         with ExitStack() as ending:
             exporter = None
             if metrics is not None:
-                from gpuscan.live.metrics import Exporter, parse_address
+                from gpuscan.base.addresses import parse_address
+                from gpuscan.live.metrics import Exporter
 
                 exporter = Exporter(*parse_address(metrics))
                 ending.callback(exporter.close)

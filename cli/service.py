@@ -10,8 +10,13 @@ import typer
 from gpuscan.cli.alone import import_without_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpuscan.cli.output import Output
     from gpuscan.service.config import Config
+
+SHOWN = ("alerts.yml", "dashboard.json", "metrics.conf")
+"""Files for a Prometheus, a Grafana, and systemd where metrics are wanted."""
 
 
 def service(
@@ -25,6 +30,10 @@ def service(
         bool, typer.Option("--install", help="Write systemd's unit and a first CONFIG below /etc, and end.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="With --install: replace what is there.")] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Print a file that comes with it, and end: {', '.join(SHOWN)}."),
+    ] = None,
     socket: Annotated[Path | None, typer.Option(metavar="PATH", help="Listen there for gpuscan ctl.")] = None,
     history: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Keep there what was done, for gpuscan history.")
@@ -47,12 +56,15 @@ def service(
     from gpuscan.cli.output import Output
 
     output = Output(as_json, quiet=quiet)
-    if sum((check, explain is not None, install)) > 1:
-        raise InputError("--check, --explain and --install end with what they do; give one of them")
+    if sum((check, explain is not None, install, show is not None)) > 1:
+        raise InputError("--check, --explain, --install and --show end with what they do; give one of them")
     if force and not install:
         raise InputError("--force replaces files of --install; give both, or neither")
     if install:
         _install(output, force=force)
+        return
+    if show is not None:
+        _show(output, show)
         return
     if config is None:
         raise InputError("say what to do: gpuscan service CONFIG.toml; --install writes a first one")
@@ -118,6 +130,15 @@ def _serve(
             )
         )
 
+        show: Callable[[], None] | None = None
+        if config.service.metrics is not None:  # only now: its thread has the rights that are left
+            from gpuscan.live.metrics import Exporter
+            from gpuscan.service.metrics import Shown
+
+            exporter = Exporter(*config.service.metrics)
+            stack.callback(exporter.close)
+            show = Shown(session, exporter)
+
         def on_start() -> None:
             for note in session.notes:
                 output.note(f"gpuscan: note: {note}")
@@ -125,7 +146,7 @@ def _serve(
                 output.note(f"gpuscan: note: {session.recorder.problem}")
             output.note(f"gpuscan: {status_line(session)}, with {session.pipeline.monitor.name}")
 
-        session.run(on_start, lambda _: None)
+        session.run(on_start, lambda _: None, show or (lambda: None))
         output.note(f"gpuscan: ended; {status_line(session)}")
 
 
@@ -195,6 +216,17 @@ def _explain(config: Config, pid: int, output: Output) -> None:
         output.line(f"  {found.why}")
     else:
         output.line(f"  rule {found.rule.name} (policy {found.rule.policy}): {found.why}")
+
+
+def _show(output: Output, name: str) -> None:
+    from gpuscan.base.errors import InputError
+    from gpuscan.service.install import shipped
+
+    if name not in SHOWN:
+        raise InputError(f"there is no file {name!r}; choose one of {', '.join(SHOWN)}")
+    text = shipped(name)
+    output.document({"name": name, "text": text})
+    output.text(text)
 
 
 def _install(output: Output, *, force: bool) -> None:

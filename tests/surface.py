@@ -363,6 +363,8 @@ VALID: dict[str, Callable[[World], Any]] = {
     "before_tick": lambda _: 5,
     "AddressMap.tick": lambda _: 5,
     "MovePagesMigrator.steward": lambda _: None,
+    "MovePagesMigrator.sharing": lambda _: None,
+    "traits": lambda _: np.zeros(3, dtype=np.int64),
     "fresh_ns": lambda _: 1000,
     "take.n_pages": lambda _: 5,
     "pid": lambda _: os.getppid(),

@@ -32,11 +32,12 @@ class Kernel(System):
         self.fails = 0
         self.sticky_errno = 0
         self.calls: list[list[int]] = []
+        self.of_all: list[bool] = []
         self.flushes = 0
         first = {NEAR: NEAR_PFN, FAR: FAR_PFN + 20_000}
         self.free = {nid: iter(range(pfn, pfn + 10_000)) for nid, pfn in first.items()}
 
-    def move_pages(self, pid, addresses, nodes):
+    def move_pages(self, pid, addresses, nodes, *, of_all=False):
         assert pid == self.process.pid
         status = np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
         if nodes is None:
@@ -45,6 +46,7 @@ class Kernel(System):
                 status[i] = -errno.ENOENT if pfn is None else self.node_of(pfn)
             return 0, status
         self.calls.append(addresses.tolist())
+        self.of_all.append(of_all)
         if self.fails:
             return -self.fails, status
         start, queued = 0, []

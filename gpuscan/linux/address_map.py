@@ -6,7 +6,8 @@ not the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,18 @@ _FOLIOS = (
     ArraySpec("addresses", "int64", values=(0, 1 << 63)),
     ArraySpec("orders", "int64", values=(0, 64)),
 )
+_PUT = (*_FOLIOS, ArraySpec("traits", "int64", values=(0, 1 << 3)))
+
+
+class Trait(IntFlag):
+    """What moving a folio takes into account."""
+
+    SHARED = 1
+    """Several processes map it, all of them watched."""
+    ALWAYS = 2
+    """And it moves whoever maps it: a policy says so."""
+    HUGETLB = 4
+    """A page of hugetlbfs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +44,8 @@ class Entries:
         order: int64[n].
         process: int64[n], its number.
         seen_tick: int64[n], when it was last seen.
+        since_ns: int64[n], when it was first seen.
+        traits: int64[n], bits of :class:`Trait`.
     """
 
     head: NDArray[np.int64]
@@ -38,13 +53,15 @@ class Entries:
     order: NDArray[np.int64]
     process: NDArray[np.int64]
     seen_tick: NDArray[np.int64]
+    since_ns: NDArray[np.int64]
+    traits: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.head)
 
     @property
     def _columns(self) -> tuple[NDArray[np.int64], ...]:
-        return self.head, self.address, self.order, self.process, self.seen_tick
+        return tuple(getattr(self, name) for name in _COLUMNS)
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Entries:
         """Return a part of them."""
@@ -61,15 +78,18 @@ class Entries:
         return Entries(*columns).take(np.argsort(columns[0], kind="stable"))
 
 
-def _no_entries() -> Entries:
-    return Entries(*(np.empty(0, dtype=np.int64) for _ in range(5)))
+_COLUMNS = tuple(one.name for one in fields(Entries))
+
+
+def _blank(n: int) -> Entries:
+    return Entries(*(np.zeros(n, dtype=np.int64) for _ in _COLUMNS))
 
 
 class AddressMap:
     """Folios by the PFN of their first page."""
 
     def __init__(self) -> None:
-        self._entries = _no_entries()
+        self._entries = _blank(0)
         self._is_in = np.empty(0, dtype=np.bool_)
         """bool[n], false where one was dropped: each batch drops its own, and taking them out copies all."""
         self._n_in = 0
@@ -86,6 +106,8 @@ class AddressMap:
         orders: NDArray[np.int64],
         process: int,
         tick: int,
+        now_ns: int = 0,
+        traits: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Enter folios of one process, or enter them again.
 
@@ -95,23 +117,31 @@ class AddressMap:
             orders: int64[n].
             process: its number.
             tick: when they were seen.
+            now_ns: the same by a clock.
+            traits: int64[n], bits of :class:`Trait`; None for none.
 
         Returns:
             bool[n], which are new; and bool[n], which stood for something else before: the frame
             was freed and given out again meanwhile.
         """
-        given = check_arrays("address map: put", _FOLIOS, (heads, addresses, orders), {})
-        heads, addresses, orders = given
+        if traits is None:
+            traits = np.zeros(len(heads), dtype=np.int64)
+        given = check_arrays("address map: put", _PUT, (heads, addresses, orders, traits), {})
+        heads, addresses, orders, traits = given
         process, tick = whole("address map: process", process), whole("address map: tick", tick)
+        now_ns = whole("address map: now_ns", now_ns)
         self._take_out()
-        fresh = Entries(heads, addresses, orders, np.full(len(heads), process), np.full(len(heads), tick))
+        numbers, ticks, times = (np.full(len(heads), one, dtype=np.int64) for one in (process, tick, now_ns))
+        fresh = Entries(heads, addresses, orders, numbers, ticks, times, traits)
         place, known = self._places(heads)
         reused = np.zeros(len(heads), dtype=np.bool_)
         if known.any():
             old, again = self._entries.take(place[known]), fresh.take(known)
             # Of a large folio another page may have been seen first.
             other_page = (again.order == 0) & (old.address != again.address)
-            reused[known] = (old.process != process) | (old.order != again.order) | other_page
+            is_reused = (old.process != process) | (old.order != again.order) | other_page
+            reused[known] = is_reused
+            again.since_ns[~is_reused] = old.since_ns[~is_reused]
             self._entries.put(place[known], again)
         new = ~known
         if new.any():
@@ -124,7 +154,7 @@ class AddressMap:
         (heads,) = check_arrays("address map: find", _HEADS, (heads,), {})
         place, known = self._places(heads)
         if not len(self._entries):
-            return Entries(*(np.zeros(len(heads), dtype=np.int64) for _ in range(5))), known
+            return _blank(len(heads)), known
         return self._entries.take(place), known
 
     def drop(self, heads: NDArray[np.int64]) -> None:

@@ -19,9 +19,9 @@ BITS = {
     "CAP_SETPCAP": 8,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_NICE": 23,
 }
-"""Number of each capability that gpuscan has a use for (include/uapi/linux/capability.h). CAP_SYS_NICE is
-none: move_pages(2) asks for it with MPOL_MF_MOVE_ALL only (kernel_move_pages(), mm/migrate.c, v6.12)."""
+"""Number of each capability that gpuscan has a use for (include/uapi/linux/capability.h)."""
 
 
 class Right(NamedTuple):

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +48,14 @@ class MappingPolicy:
         mode: ``default``, ``bind``, ``interleave``, ...
         nids: nodes of the policy.
         resident: base pages by nid.
+        is_shared: some of its pages are mapped more than once.
     """
 
     start: int
     mode: str
     nids: frozenset[int]
     resident: dict[int, int]
+    is_shared: bool = False
 
 
 def parse_numa_maps(text: str) -> list[MappingPolicy]:
@@ -67,7 +69,9 @@ def parse_numa_maps(text: str) -> list[MappingPolicy]:
         n_base = int(size[1]) * 1024 // PAGE_BYTES if size else 1
         resident = {int(nid): int(n) * n_base for nid, n in _ON_NODE.findall(match[4])}
         nids = frozenset(parse_list(match[3] or ""))
-        found.append(MappingPolicy(int(match[1], 16), match[2], nids, resident))
+        # mapmax= is there where a page is mapped more than once (show_numa_map(), fs/proc/task_mmu.c, v6.12).
+        is_shared = " mapmax=" in match[4]
+        found.append(MappingPolicy(int(match[1], 16), match[2], nids, resident, is_shared))
     return found
 
 
@@ -81,12 +85,14 @@ class Allowance:
             mapping without one begins.
         policies: per ``starts``, the nodes that the policy allows; None without limit.
         resident: base pages by nid.
+        shared: int64[n], where mappings begin that have pages which are mapped more than once.
     """
 
     nids: frozenset[int]
     starts: NDArray[np.int64]
     policies: tuple[frozenset[int] | None, ...]
     resident: dict[int, int]
+    shared: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def policy_of(self, addresses: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return intp[n]: which of ``policies`` holds for each address."""
@@ -100,9 +106,12 @@ def read_allowance(process: Process) -> Allowance:
     starts = [0]
     policies: list[frozenset[int] | None] = [None]
     resident: dict[int, int] = {}
+    shared: list[int] = []
     for mapping in parse_numa_maps(process.text("numa_maps")):
         for nid, n in mapping.resident.items():
             resident[nid] = resident.get(nid, 0) + n
+        if mapping.is_shared:
+            shared.append(mapping.start)
         limit: frozenset[int] | None = None
         if mapping.mode in _LIMITED:
             limit = mapping.nids
@@ -112,7 +121,13 @@ def read_allowance(process: Process) -> Allowance:
         if limit != policies[-1]:
             starts.append(mapping.start)
             policies.append(limit)
-    return Allowance(nids, np.array(starts, dtype=np.int64), tuple(policies), resident)
+    return Allowance(
+        nids,
+        np.array(starts, dtype=np.int64),
+        tuple(policies),
+        resident,
+        np.array(shared, dtype=np.int64),
+    )
 
 
 class Room:

@@ -238,16 +238,54 @@ def masked(path: Path, what: str = "flag") -> InputError:
     )
 
 
-class PageFlags:
-    """An open /proc/kpageflags (root).
+class FrameWords:
+    """An open file with a word for each page frame: /proc/kpageflags, /proc/kpagecount (root).
 
     Raises:
         OSError: it may not be opened.
     """
 
+    _past_the_end = np.uint64(0)
+
     def __init__(self, path: Path, system: System = HERE) -> None:
         self._system, self._path = system, path
         self._fd = system.open(path, os.O_RDONLY)
+
+    def at(self, pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return uint64[n]: the words of PFNs, in any order."""
+        if not len(pfns):
+            return np.empty(0, dtype=np.uint64)
+        order = np.argsort(pfns, kind="stable")
+        ascending = pfns[order]
+        found = np.empty(len(pfns), dtype=np.uint64)
+        cuts = np.flatnonzero(np.diff(ascending) > _GAP_PAGES) + 1
+        start = 0
+        for end in (*cuts.tolist(), len(ascending)):
+            run = ascending[start:end]
+            words = self._words(int(run[0]), int(run[-1]) + 1)
+            found[order[start:end]] = words[run - run[0]]
+            start = end
+        return found
+
+    def _words(self, low: int, high: int) -> NDArray[np.uint64]:
+        data = self._system.pread(self._fd, (high - low) * WORD_BYTES, low * WORD_BYTES)
+        words = np.full(high - low, self._past_the_end)
+        words[: len(data) // WORD_BYTES] = np.frombuffer(data, dtype=np.uint64, count=len(data) // WORD_BYTES)
+        return words
+
+    def close(self) -> None:
+        """Close the file."""
+        self._system.close(self._fd)
+
+
+class PageFlags(FrameWords):
+    """An open /proc/kpageflags (root); past its end there is ``NO_PAGE``.
+
+    Raises:
+        OSError: it may not be opened.
+    """
+
+    _past_the_end = NO_PAGE
 
     def check_shown(self) -> None:
         """Check that the kernel shows its flags here.
@@ -258,28 +296,6 @@ class PageFlags:
         # No kernel has so many frames without a flag: where no page is, a flag says that.
         if not any(self._system.pread(self._fd, _MASKED_PAGES * WORD_BYTES, 0)):
             raise masked(self._path)
-
-    def at(self, pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return uint64[n]: the flags of PFNs, in any order; ``NO_PAGE`` past the file's end."""
-        if not len(pfns):
-            return np.empty(0, dtype=np.uint64)
-        order = np.argsort(pfns, kind="stable")
-        ascending = pfns[order]
-        flags = np.empty(len(pfns), dtype=np.uint64)
-        cuts = np.flatnonzero(np.diff(ascending) > _GAP_PAGES) + 1
-        start = 0
-        for end in (*cuts.tolist(), len(ascending)):
-            run = ascending[start:end]
-            words = self._words(int(run[0]), int(run[-1]) + 1)
-            flags[order[start:end]] = words[run - run[0]]
-            start = end
-        return flags
-
-    def _words(self, low: int, high: int) -> NDArray[np.uint64]:
-        data = self._system.pread(self._fd, (high - low) * WORD_BYTES, low * WORD_BYTES)
-        words = np.full(high - low, NO_PAGE)
-        words[: len(data) // WORD_BYTES] = np.frombuffer(data, dtype=np.uint64, count=len(data) // WORD_BYTES)
-        return words
 
     def folios_of(self, pfns: NDArray[np.int64]) -> Folios:
         """Find the folios that pages belong to.
@@ -315,15 +331,27 @@ class PageFlags:
             # Not a power of two, or not aligned to it: it was split or freed while this was read.
             whole = (size & (size - 1) == 0) & (first[which] & (size - 1) == 0)
             head_words = words[first[which]]
-            whole &= ((head_words & _LRU) != 0) & ((head_words & _UNMOVABLE) == 0)
+            whole &= ((head_words & _LRU) != 0) & ((head_words & _UNMOVABLE) == 0) | self._is_hugetlb(
+                block, head_words, size
+            )
             head[mine] = block + first[which]
             order[mine] = np.log2(np.maximum(size, 1)).astype(np.int64)
             movable[mine] = whole
         return Folios(head, order, movable, flags)
 
-    def close(self) -> None:
-        """Close the file."""
-        self._system.close(self._fd)
+    def _is_hugetlb(
+        self, block: int, head_words: NDArray[np.uint64], sizes: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return bool[n]: which are hugetlb pages of 2 MiB; larger ones are not moved."""
+        found: NDArray[np.bool_] = ((head_words & _UNMOVABLE) == _HUGE) & (sizes == _LARGE_PAGES)
+        if found.any() and self._is_larger(block):
+            found[:] = False
+        return found
+
+    def _is_larger(self, block: int) -> bool:
+        """Whether a folio that fills a block goes on in the next one: a hugetlb page of more than 2 MiB."""
+        after = block + _LARGE_PAGES
+        return bool(self._words(after, after + 1)[0] & _TAIL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -333,7 +361,7 @@ class Folios:
     Attributes:
         head: int64[n], PFN of the folio's first page.
         order: int64[n].
-        movable: bool[n], a whole folio on an LRU list.
+        movable: bool[n], a whole folio on an LRU list, or a hugetlb page of 2 MiB.
         flags: uint64[n], the flags of the page itself.
     """
 
@@ -342,9 +370,16 @@ class Folios:
     movable: NDArray[np.bool_]
     flags: NDArray[np.uint64]
 
+    @property
+    def hugetlb(self) -> NDArray[np.bool_]:
+        """bool[n]: which pages are of hugetlbfs, movable or not."""
+        found: NDArray[np.bool_] = (self.flags & _HUGE) != 0
+        return found
+
 
 _LRU = bits(Kpf.LRU)
 _TAIL = bits(Kpf.COMPOUND_TAIL)
 _COMPOUND = bits(Kpf.COMPOUND_HEAD, Kpf.COMPOUND_TAIL)
 _ZERO_PAGE = bits(Kpf.ZERO_PAGE)
+_HUGE = bits(Kpf.HUGE)
 _UNMOVABLE = bits(Kpf.HUGE, Kpf.SLAB, Kpf.BUDDY, Kpf.HWPOISON, Kpf.NOPAGE, Kpf.OFFLINE, Kpf.ZERO_PAGE)

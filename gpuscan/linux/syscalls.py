@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from gpuscan.base.errors import InputError
 
 MPOL_MF_MOVE = 1 << 1
-"""Move pages that only this process maps. MOVE_ALL, which needs CAP_SYS_NICE, is never asked for."""
+"""Move pages that only this process maps."""
+MPOL_MF_MOVE_ALL = 1 << 2
+"""Move pages whoever maps them, which takes CAP_SYS_NICE."""
 
 _MOVE_PAGES = {"x86_64": 279, "aarch64": 239, "riscv64": 239}
 _NOT_WRITTEN = np.int32(-(1 << 31))
@@ -46,7 +48,7 @@ def move_pages_number() -> int:
 
 
 def move_pages(
-    pid: int, addresses: NDArray[np.uint64], nodes: NDArray[np.int32] | None
+    pid: int, addresses: NDArray[np.uint64], nodes: NDArray[np.int32] | None, *, of_all: bool = False
 ) -> tuple[int, NDArray[np.int32]]:
     """Call move_pages(2) once.
 
@@ -54,6 +56,7 @@ def move_pages(
         pid: of the process whose addresses these are.
         addresses: uint64[n].
         nodes: int32[n], where each page shall go; None asks where they are.
+        of_all: also pages that other processes map; else these have the status EACCES.
 
     Returns:
         What the call returned (0; the number of pages not moved; or -errno), and int32[n]: the
@@ -70,7 +73,7 @@ def move_pages(
         ctypes.c_void_p(addresses.ctypes.data),
         ctypes.c_void_p(0 if nodes is None else nodes.ctypes.data),
         ctypes.c_void_p(status.ctypes.data),
-        ctypes.c_long(MPOL_MF_MOVE),
+        ctypes.c_long(MPOL_MF_MOVE_ALL if of_all else MPOL_MF_MOVE),
     )
     return (-ctypes.get_errno() if returned < 0 else returned), status
 

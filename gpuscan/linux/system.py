@@ -211,12 +211,17 @@ class System:
         time.sleep(seconds)
 
     def move_pages(
-        self, pid: int, addresses: NDArray[np.uint64], nodes: NDArray[np.int32] | None
+        self,
+        pid: int,
+        addresses: NDArray[np.uint64],
+        nodes: NDArray[np.int32] | None,
+        *,
+        of_all: bool = False,
     ) -> tuple[int, NDArray[np.int32]]:
         """See :func:`gpuscan.linux.syscalls.move_pages`."""
         from gpuscan.linux.syscalls import move_pages
 
-        return move_pages(pid, addresses, nodes)
+        return move_pages(pid, addresses, nodes, of_all=of_all)
 
     def pagemap_scan(
         self, fd: int, start: int, end: int, required: PageIs, *, write_protect: bool = False

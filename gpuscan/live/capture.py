@@ -120,10 +120,11 @@ def _heads(roster: Roster, flags: PageFlags) -> NDArray[np.int64]:
 def _accessed(touched: Touched, flags: PageFlags) -> NDArray[np.int64]:
     """Return the heads of the folios of one look, twice where it stands for many."""
     folios = flags.folios_of(touched.hot.pfn)
-    once = np.unique(folios.head[folios.movable])
+    marked = folios.movable & ~folios.hugetlb
+    once = np.unique(folios.head[marked])
     if touched.sure is None:
         return once
-    return np.concatenate([once, np.unique(folios.head[folios.movable & touched.sure])])
+    return np.concatenate([once, np.unique(folios.head[marked & touched.sure])])
 
 
 def _marked(snapshot: Snapshot, heads: NDArray[np.int64]) -> Snapshot:

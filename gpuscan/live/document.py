@@ -99,6 +99,8 @@ def end_document(session: LiveSession, report: RunReport) -> dict[str, Any]:
         "moved_pages_to": dict(sorted(totals.moved_to.items())),
         "promoted_pages": totals.moved_pages - totals.demoted_pages,
         "demoted_pages": totals.demoted_pages,
+        "moved_shared_pages": totals.moved_shared_pages,
+        "moved_hugetlb_pages": totals.moved_hugetlb_pages,
         "split_folios": totals.n_split,
         "ledger": ledger_document(report),
         "failed": dict(report.refusals.most_common()),

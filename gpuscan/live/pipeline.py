@@ -20,6 +20,7 @@ from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags
+from gpuscan.linux.sharing import Sharing
 from gpuscan.linux.system import System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.members import Roster
@@ -72,6 +73,23 @@ class SeeingWitness(Witness, AddressWitness, Protocol):
     """Is told of accesses, too."""
 
 
+class Both:
+    """Two that are told how long something took."""
+
+    def __init__(self, *each: Clocked) -> None:
+        self._each = each
+
+    def batch(self, now_ns: int, target_nid: int, n_folios: int, n_pages: int, busy_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`."""
+        for one in self._each:
+            one.batch(now_ns, target_nid, n_folios, n_pages, busy_ns)
+
+    def walk(self, nid: int, start_ns: int, look_ns: float, migrate_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`."""
+        for one in self._each:
+            one.walk(nid, start_ns, look_ns, migrate_ns)
+
+
 class Pipeline:
     """From a monitor to move_pages(2), one look at a time.
 
@@ -119,6 +137,8 @@ class Pipeline:
         self._on_roster = on_roster
         page_map = store.topology.page_map
         self.room = Room(system) if room is None else room
+        self.sharing = Sharing(system)
+        """Who maps what several processes map; whoever made the pipeline closes it."""
         self.migrator: MovePagesMigrator | DryRunMigrator
         if manner.dry_run:
             self.migrator = DryRunMigrator(self.addresses, page_map)
@@ -133,6 +153,7 @@ class Pipeline:
                 system,
                 tiers=tiers,
                 steward=manner.steward,
+                sharing=self.sharing,
             )
         self.source = LiveSource(
             monitor,
@@ -146,6 +167,7 @@ class Pipeline:
             pause_of=manner.pause_of,
             goes_on=manner.goes_on,
             witness=witness,
+            sharing=self.sharing,
             system=system,
         )
         policy = Policy(
@@ -156,7 +178,13 @@ class Pipeline:
             rate_limit_bytes_per_s=manner.rate_limit_bytes_per_s,
         )
         self.engine = Engine(
-            store, self.source, self.migrator, policy, plan_sink=plan_sink, witness=witness, clocked=clocked
+            store,
+            self.source,
+            self.migrator,
+            policy,
+            plan_sink=plan_sink,
+            witness=witness,
+            clocked=self.totals if clocked is None else Both(self.totals, clocked),
         )
 
     def start(self, for_ns: int | None = None) -> None:
@@ -226,11 +254,17 @@ class Pipeline:
         if isinstance(self.migrator, DryRunMigrator):
             totals.planned_to = self.migrator.planned_pages
         totals.n_split = self.migrator.n_split
+        totals.waited_s = self.migrator.waited_s
+        totals.look_s.add(tick.metrics.get("observe_ns", 0.0) / 1e9)
+        if tick.scan_ns:
+            totals.scan_s.add(tick.scan_ns / 1e9)
         totals.resident_pages = self.source.resident_pages()
         totals.hot_pages = int(tick.metrics.get("hot_pages", 0))
         totals.hot_near_pages = int(tick.metrics.get("hot_near_pages", 0))
         totals.skipped = self.source.skipped
         totals.demoted_pages = self.migrator.demoted_pages
+        totals.moved_shared_pages = self.migrator.moved_shared_pages
+        totals.moved_hugetlb_pages = self.migrator.moved_hugetlb_pages
         totals.gpuscan_cpu_s, totals.kernel_cpu_s, totals.spent_within_s = self._clock.spent()
 
 

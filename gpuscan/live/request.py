@@ -10,6 +10,7 @@ from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.base.units import parse_rate_bytes_per_s, parse_share, parse_time_ns
 from gpuscan.kernels.catalogue import AUTO, device_names
 from gpuscan.monitors.catalogue import MONITORS
+from gpuscan.monitors.treatment import SHARED
 
 _INTERVAL = "100ms"
 INTERVAL_NS = parse_time_ns(_INTERVAL)
@@ -27,6 +28,7 @@ class LiveRequest:
         to_nid: promote to this node only.
         evacuate_nid: empty this node instead: all their pages leave it, and the run ends.
         demote, cold_after_ns: whether, and after how long, cold pages go to a lower tier.
+        shared: whether pages that several processes map move: one of ``SHARED``.
         interval_ns: pause between two looks while there is something to do.
         split_share: of a dry run on a one-node machine: the upper share of its memory that counts
             as CXL memory.
@@ -80,6 +82,13 @@ class LiveRequest:
             ("--cold-after",),
             metavar="TIME",
             parse=parse_time_ns,
+        ),
+    )
+    shared: str = described(
+        SHARED[0],
+        Option(
+            "Pages that several processes map move where all of those are watched, never, or always.",
+            choices=SHARED,
         ),
     )
     interval_ns: int = described(

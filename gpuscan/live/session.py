@@ -7,8 +7,11 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import cast
 
+from gpuscan.base.arguments import one_of
 from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -31,7 +34,7 @@ from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor, StartsProgram
 from gpuscan.monitors.source import IDLE_FACTOR, STALE_TICKS
-from gpuscan.monitors.treatment import Same, Treatment
+from gpuscan.monitors.treatment import SHARED, Same, Shared, Treatment
 from gpuscan.store.single import Store
 from gpuscan.topology.evacuation import nearest_first
 from gpuscan.topology.model import Topology
@@ -122,6 +125,8 @@ class LiveSession:
             Store(self.topology, device=request.device, large_folios=True, n_threads=request.n_threads)
         )
         warm_up(self.store)
+        if self._owns_process:
+            give_back_code()  # all is compiled now
         if starter is not None:
             # From here on a signal ends the run rather than this process: the command must not stay behind.
             self._heed()
@@ -155,6 +160,7 @@ class LiveSession:
             on_roster=self._tell_free,
             room=self.room,
         )
+        self._stack.callback(self.pipeline.sharing.close)
         self.addresses, self.source = self.pipeline.addresses, self.pipeline.source
         if self._keeping.witness is not None:
             self._keeping.witness.follow(self.addresses)
@@ -293,9 +299,16 @@ class LiveSession:
 
     def _manner(self) -> Manner:
         request = self.request
+        one_of("shared", request.shared, SHARED)
         return Manner(
             interval_ns=request.interval_ns,
-            keeper=Same(Treatment(promotes=request.evacuate_nid is None, demotes=request.demote)),
+            keeper=Same(
+                Treatment(
+                    promotes=request.evacuate_nid is None,
+                    demotes=request.demote,
+                    shared=cast(Shared, request.shared),
+                )
+            ),
             dry_run=request.dry_run,
             demotes=request.demote,
             rate_limit_bytes_per_s=request.rate_limit_bytes_per_s or 0,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gpuscan.base.histogram import Histogram
 from gpuscan.linux.system import System
+from gpuscan.migrate.move_pages import WAIT_BOUNDS_S
 from gpuscan.monitors.contract import Monitor
 
 _PAGES_ARE_LEFT = 4
 """Exit code: a node was to be emptied, and is not empty."""
+_BOUNDS_S = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class LiveTotals:
         moved_pages, planned_pages: base pages.
         moved_to: base pages moved, by target nid; planned_to: those that a dry run would have moved.
         demoted_pages: base pages moved to a lower tier.
+        moved_shared_pages, moved_hugetlb_pages: of those moved, such that several map, and of hugetlbfs.
         resident_pages: of all processes, by nid.
         hot_pages, hot_near_pages: seen accessed in the last tick, and of these near already.
         skipped: pages that were no candidates and races, by reason.
@@ -29,6 +33,8 @@ class LiveTotals:
             was on.
         spent_within_s: how long that is, with the moves of the last tick.
         n_split: large folios that the kernel split on the way.
+        look_s, scan_s: how long looks at the processes took, and scans for what to move.
+        batch_s: how long batches took to move; waited_s: from when a folio was seen to when it had moved.
         end_reason: why it ended; ended_by: the signal, where it was one; failure: what broke it off.
         left_pages: base pages that are on a node still that was to be emptied.
         command_exit: of the command that gpuscan started; command_was_ended: by gpuscan, with the run.
@@ -41,6 +47,8 @@ class LiveTotals:
     moved_to: Counter[int] = field(default_factory=Counter)
     planned_to: Counter[int] = field(default_factory=Counter)
     demoted_pages: int = 0
+    moved_shared_pages: int = 0
+    moved_hugetlb_pages: int = 0
     resident_pages: dict[int, int] = field(default_factory=dict)
     hot_pages: int = 0
     hot_near_pages: int = 0
@@ -49,12 +57,23 @@ class LiveTotals:
     kernel_cpu_s: float = 0.0
     spent_within_s: float = 0.0
     n_split: int = 0
+    look_s: Histogram = field(default_factory=lambda: Histogram(_BOUNDS_S))
+    scan_s: Histogram = field(default_factory=lambda: Histogram(_BOUNDS_S))
+    batch_s: Histogram = field(default_factory=lambda: Histogram(_BOUNDS_S))
+    waited_s: Histogram = field(default_factory=lambda: Histogram(WAIT_BOUNDS_S))
     end_reason: str = ""
     ended_by: int | None = None
     failure: str = ""
     left_pages: int = 0
     command_exit: int | None = None
     command_was_ended: bool = False
+
+    def batch(self, now_ns: int, target_nid: int, n_folios: int, n_pages: int, busy_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`."""
+        self.batch_s.add(busy_ns / 1e9)
+
+    def walk(self, nid: int, start_ns: int, look_ns: float, migrate_ns: float) -> None:
+        """See :class:`gpuscan.engine.stages.Clocked`; live has none."""
 
     @property
     def overhead(self) -> float:

@@ -14,21 +14,41 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import check_arrays, has_methods, instance, whole
 from gpuscan.base.errors import ArgumentError
+from gpuscan.base.histogram import Histogram
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
-from gpuscan.linux.address_map import AddressMap, Entries
+from gpuscan.linux.address_map import AddressMap, Entries, Trait
 from gpuscan.linux.capabilities import OTHERS, Right
+from gpuscan.linux.hugetlb import free_huge_pages
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import pfns_at
+from gpuscan.linux.sharing import ALL, Sharing
 from gpuscan.linux.syscalls import NOT_WRITTEN
 from gpuscan.linux.system import HERE, System
+from gpuscan.migrate.reasons import (
+    CALL_FAILED,
+    DRY,
+    HELD,
+    NO_CANDIDATE,
+    NO_HUGE_PAGE,
+    NOT_BALANCED,
+    NOT_MOVED,
+    NOT_SAID,
+    OF_CALL,
+    OF_STATUS,
+    OTHERS_MAP,
+    PAGE_GONE,
+    PROCESS_ENDED,
+    REMAPPED,
+)
 from gpuscan.migrate.steward import Steward, n_first
 from gpuscan.records.page_map import PageMap
 
@@ -38,17 +58,7 @@ _UNDECIDED = 1
 _SHORT = (MigrateStatus.EAGAIN, MigrateStatus.ENOMEM)
 """Where the target has no room, among others."""
 _NONE = np.empty(0, dtype=np.int64)
-
-_REASONS = {
-    MigrateStatus.ENOENT: "no page there",
-    MigrateStatus.EIO: "a dirty file page could not be written",
-    MigrateStatus.ENOMEM: "no free page on the target",
-    MigrateStatus.EACCES: "mapped by several processes",
-    MigrateStatus.EFAULT: "zero page, or not mapped",
-    MigrateStatus.EBUSY: "busy, could not be isolated",
-    MigrateStatus.EINVAL: "cannot be migrated",
-}
-"""What a status of move_pages(2) means."""
+WAIT_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class MovePagesMigrator:
@@ -62,10 +72,11 @@ class MovePagesMigrator:
         system: where they run.
         tiers: of each node with memory, where pages may go down, too; else none is counted as demoted.
         steward: has budgets of processes; None where nothing is held back.
+        sharing: knows who maps what; without it no page that several processes map is moved.
     """
 
-    keeps = (OTHERS,)
-    """Rights that it needs: no more than whoever finds the pages does."""
+    keeps = (OTHERS, ALL)
+    """Rights that it needs; without the second one it moves no pages that several processes map."""
 
     def __init__(
         self,
@@ -77,6 +88,7 @@ class MovePagesMigrator:
         *,
         tiers: Mapping[int, int] | None = None,
         steward: Steward | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         instance("a migrator's processes", processes, dict, "give gpuscan.Process by number")
         instance("a migrator's addresses", addresses, AddressMap, "give a gpuscan.AddressMap")
@@ -88,6 +100,8 @@ class MovePagesMigrator:
         if steward is not None:
             asked = ("grant", "chunk_pages", "called", "settled")
             has_methods("a migrator's steward", steward, asked, "leave it out")
+        if sharing is not None:
+            has_methods("a migrator's sharing", sharing, ("are_still",), "leave it out")
         self._processes = processes
         self._addresses = addresses
         self._page_map = page_map
@@ -95,12 +109,19 @@ class MovePagesMigrator:
         self._system = system
         self._tiers = tiers
         self._steward = steward
+        self._sharing = sharing
+        self.moved_shared_pages = 0
+        """Base pages moved that several processes mapped."""
+        self.moved_hugetlb_pages = 0
+        """Base pages moved that were of hugetlbfs."""
         self.moved_pages: Counter[int] = Counter()
         """Base pages moved, by target nid."""
         self.demoted_pages = 0
         """Base pages moved to a lower tier."""
         self.n_split = 0
         """Large folios of which only a part arrived: the kernel split them."""
+        self.waited_s = Histogram(WAIT_BOUNDS_S)
+        """From when a folio that moved was first seen to where it had moved."""
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Move one batch of folios to a node.
@@ -120,7 +141,7 @@ class MovePagesMigrator:
         status = np.full(len(pfns), _UNDECIDED, dtype=np.int16)
         reasons: Counter[str] = Counter()
         entries, known = self._addresses.find(pfns)
-        _refuse(status, ~known, MigrateStatus.ENOENT, "no candidate any more", reasons)
+        _refuse(status, ~known, MigrateStatus.ENOENT, NO_CANDIDATE, reasons)
         for number in np.unique(entries.process[known]).tolist():
             mine = known & (entries.process == number)
             own: Counter[str] = Counter()
@@ -137,10 +158,15 @@ class MovePagesMigrator:
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
         self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved])
+        self.moved_shared_pages += int(n_pages[moved & _has(entries, Trait.SHARED)].sum())
+        self.moved_hugetlb_pages += int(n_pages[moved & _has(entries, Trait.HUGETLB)].sum())
+        ended_ns = self._system.monotonic_ns()
+        for since_ns, n in zip(*np.unique(entries.since_ns[moved], return_counts=True), strict=True):
+            self.waited_s.add((ended_ns - int(since_ns)) / 1e9, int(n))
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
-        return MigrateResult(status, dict(reasons), float(self._system.monotonic_ns() - started_ns), events)
+        return MigrateResult(status, dict(reasons), float(ended_ns - started_ns), events)
 
     def _n_demoted(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> int:
         """Return how many base pages moved to a lower tier: a target may take pages from above and below."""
@@ -170,32 +196,52 @@ class MovePagesMigrator:
         """Move the folios of one process."""
         process = self._processes.get(number)
         if process is None or not process.is_alive():
-            _refuse(status, mine, MigrateStatus.ENOENT, "process ended", reasons)
+            _refuse(status, mine, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
             return
         which = np.flatnonzero(mine)
         which = which[np.argsort(entries.address[which], kind="stable")]
         pfns = pfns_at(process, entries.address[which])
         inside = (pfns >= entries.head[which]) & (pfns < entries.head[which] + n_pages[which])
-        _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, "page gone", reasons)
-        _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, "moved or remapped", reasons)
+        _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, PAGE_GONE, reasons)
+        _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, REMAPPED, reasons)
         which, pfns = which[inside], pfns[inside]
-        fits = np.cumsum(n_pages[which]) <= self._room.pages(target_nid)
-        _refuse(status, which[~fits], MigrateStatus.EAGAIN, "target not balanced", reasons)
+        still = self._are_still_shared(which, entries)
+        _refuse(status, which[~still], MigrateStatus.EACCES, OTHERS_MAP, reasons)
+        which, pfns = which[still], pfns[still]
+        is_hugetlb = _has(entries, Trait.HUGETLB)
+        if is_hugetlb[which].any():
+            n_free = free_huge_pages(target_nid, self._system)
+            fits = ~is_hugetlb[which] | (np.cumsum(is_hugetlb[which]) <= n_free)
+            _refuse(status, which[~fits], MigrateStatus.ENOMEM, NO_HUGE_PAGE, reasons)
+            which, pfns = which[fits], pfns[fits]
+        fits = np.cumsum(np.where(is_hugetlb, 0, n_pages)[which]) <= self._room.pages(target_nid)
+        fits |= is_hugetlb[which]
+        _refuse(status, which[~fits], MigrateStatus.EAGAIN, NOT_BALANCED, reasons)
         which, pfns = which[fits], pfns[fits]
         if self._steward is not None:
             n_granted = self._steward.grant(number, n_pages[which])
-            _refuse(status, which[n_granted:], MigrateStatus.EDQUOT, "held, a budget is used up", reasons)
+            _refuse(status, which[n_granted:], MigrateStatus.EDQUOT, HELD, reasons)
             which, pfns = which[:n_granted], pfns[:n_granted]
         if not len(which):
             return
-        self._call_in_parts(process, target_nid, which, entries.address, n_pages, status, reasons)
+        is_shared = _has(entries, Trait.SHARED)[which]
+        for part, of_all in ((which[~is_shared], False), (which[is_shared], True)):
+            self._call_in_parts(process, target_nid, part, entries.address, n_pages, status, reasons, of_all)
         is_moved = status[which] == MigrateStatus.MOVED
         moved = which[is_moved]
-        self._room.take(target_nid, int(n_pages[moved].sum()))
+        self._room.take(target_nid, int(n_pages[moved[~is_hugetlb[moved]]].sum()))
         if (n_pages[moved] > 1).any():
             # A large folio may be mapped at any address, not only at a multiple of its size.
             starts = entries.address[moved] - (pfns[is_moved] - entries.head[moved]) * PAGE_BYTES
             self._count_split(process, target_nid, starts, n_pages[moved])
+
+    def _are_still_shared(self, which: NDArray[np.intp], entries: Entries) -> NDArray[np.bool_]:
+        """Return bool[n]: which are mapped by nobody else than they were when they were marked."""
+        still = np.ones(len(which), dtype=np.bool_)
+        asked = (_has(entries, Trait.SHARED) & ~_has(entries, Trait.ALWAYS))[which]
+        if asked.any() and self._sharing is not None:
+            still[asked] = self._sharing.are_still(entries.head[which[asked]], entries.order[which[asked]])
+        return still
 
     def _call_in_parts(
         self,
@@ -206,17 +252,23 @@ class MovePagesMigrator:
         n_pages: NDArray[np.int64],
         status: NDArray[np.int16],
         reasons: Counter[str],
+        of_all: bool,
     ) -> None:
         """Call move_pages(2) for as many pages at a time as the steward says."""
         steward = self._steward
         if steward is None:
-            self._call(process, target_nid, which, addresses, status, reasons)
+            if len(which):
+                self._call(process, target_nid, which, addresses, status, reasons, of_all)
             return
         left = which
         while len(left):
-            part = left[: n_first(n_pages[left], steward.chunk_pages())]
+            most_pages = steward.chunk_pages()
+            if not most_pages:
+                _refuse(status, left, MigrateStatus.EDQUOT, HELD, reasons)
+                return
+            part = left[: n_first(n_pages[left], most_pages)]
             started_ns = self._system.monotonic_ns()
-            self._call(process, target_nid, part, addresses, status, reasons)
+            self._call(process, target_nid, part, addresses, status, reasons, of_all)
             busy_ns = self._system.monotonic_ns() - started_ns
             moved = part[status[part] == MigrateStatus.MOVED]
             steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
@@ -230,23 +282,23 @@ class MovePagesMigrator:
         addresses: NDArray[np.int64],
         status: NDArray[np.int16],
         reasons: Counter[str],
+        of_all: bool,
     ) -> None:
         """Call move_pages(2) until every folio of ``which`` is decided."""
+        move = partial(self._system.move_pages, of_all=True) if of_all else self._system.move_pages
         left = which
         for _ in range(_MOST_CALLS):
             # Not once before the first call: each takes long, and meanwhile the PID may be another's.
             if not process.is_alive():
-                _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
+                _refuse(status, left, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
                 return
             asked = addresses[left].astype(np.uint64)
-            returned, written = self._system.move_pages(
-                process.pid, asked, np.full(len(left), target_nid, dtype=np.int32)
-            )
+            returned, written = move(process.pid, asked, np.full(len(left), target_nid, dtype=np.int32))
             left = self._booked(left, written, target_nid, status, reasons)
             if not len(left):
                 return
             if returned == -errno.ESRCH:
-                _refuse(status, left, MigrateStatus.ENOENT, "process ended", reasons)
+                _refuse(status, left, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
                 return
             n_before = len(left)
             _, where = self._system.move_pages(process.pid, addresses[left].astype(np.uint64), None)
@@ -261,7 +313,7 @@ class MovePagesMigrator:
                 break
         if len(left):
             code = MigrateStatus.ENOMEM if returned == -errno.ENOMEM else MigrateStatus.EAGAIN
-            said = _REASONS.get(code, "not migrated, the kernel does not say why")
+            said = OF_STATUS.get(code, NOT_SAID)
             _refuse(status, left, code, said, reasons)
 
     def _booked(
@@ -279,12 +331,12 @@ class MovePagesMigrator:
             status,
             asked[(written >= 0) & (written != target_nid)],
             MigrateStatus.EAGAIN,
-            "not moved",
+            NOT_MOVED,
             reasons,
         )
         failed = (written < 0) & (written != NOT_WRITTEN)
         for code in np.unique(written[failed]).tolist():
-            said = _REASONS.get(MigrateStatus(code)) if code in list(MigrateStatus) else None
+            said = OF_STATUS.get(MigrateStatus(code)) if code in list(MigrateStatus) else None
             _refuse(
                 status, asked[written == code], code, said or errno.errorcode.get(-code, str(code)), reasons
             )
@@ -305,7 +357,13 @@ class MovePagesMigrator:
             self.n_split += bool((nids != target_nid).any())
 
 
-DRY_RUN = "ECANCELED: dry run"
+def _has(entries: Entries, trait: Trait) -> NDArray[np.bool_]:
+    """Return bool[n]: which have a trait."""
+    found: NDArray[np.bool_] = (entries.traits & int(trait)) != 0
+    return found
+
+
+DRY_RUN = f"ECANCELED: {DRY}"
 """Reason of a dry run's refusals."""
 
 
@@ -325,8 +383,9 @@ class DryRunMigrator:
         self.planned_pages: Counter[int] = Counter()
         """Base pages that would have been moved, by target nid."""
         self.moved_pages: Counter[int] = Counter()
-        self.demoted_pages = 0
+        self.demoted_pages = self.moved_shared_pages = self.moved_hugetlb_pages = 0
         self.n_split = 0
+        self.waited_s = Histogram(WAIT_BOUNDS_S)
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Note that a batch would be moved."""
@@ -353,11 +412,6 @@ def _refuse(
 
 def _of_call(number: int) -> tuple[int, str]:
     """Return status and reason of every folio that a call refused as a whole left undecided."""
-    meaning = {
-        errno.EACCES: "the cpuset of the process does not allow the target",
-        errno.ENODEV: "the target node is not online",
-        errno.EPERM: "not permitted (CAP_SYS_PTRACE, for another user's process)",
-    }
-    said = meaning.get(number, f"move_pages(2) failed with {errno.errorcode.get(number, number)}")
+    said = OF_CALL.get(number, f"{CALL_FAILED}{errno.errorcode.get(number, number)}")
     code = -number if -number in list(MigrateStatus) else MigrateStatus.EINVAL
     return code, said

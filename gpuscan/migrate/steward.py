@@ -22,7 +22,7 @@ class Steward(Protocol):
         ...
 
     def chunk_pages(self) -> int:
-        """Return how many base pages one call may move, one folio at least."""
+        """Return how many base pages the next call may move, one folio at least; 0: none in this look."""
         ...
 
     def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:

@@ -17,15 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.engine.stages import AccessWitness, FolioEvents, Produced, Sampled
-from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.address_map import AddressMap, Trait
 from gpuscan.linux.numa import Allowance, read_allowance
 from gpuscan.linux.process import Process
-from gpuscan.linux.resident import PageFlags, Pages, pages_in
+from gpuscan.linux.resident import NO_PAGES, PageFlags, Pages, pages_in
+from gpuscan.linux.sharing import Sharing
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import NO_ROOM, NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.monitors.contract import Monitor
+from gpuscan.monitors.shared import SharedPages, Sharer
 from gpuscan.monitors.touched import REHEARSED_PAGES, LastSeen, Touched, mapped
 from gpuscan.monitors.treatment import Keeper, Same, Treatment, Way
+from gpuscan.monitors.wanted import Wanted
 from gpuscan.records.page_map import PageMap
 
 LARGE_SHARE = 0.5
@@ -33,6 +36,11 @@ LARGE_SHARE = 0.5
 that goes a little beyond the hot set would take a huge page of cold memory along. A cold one is cold in
 all of its pages."""
 _SHARES: dict[Way, float] = {"up": LARGE_SHARE, "down": 1.0, "out": 0.0}
+SHARED = "mapped by several processes"
+OTHERS = "mapped by processes that are not watched, too"
+DISAGREE = "mapped by several processes, and not all may have it there"
+NOT_COLD = "mapped by several processes, and not cold for all of them"
+LARGER = "a hugetlb page of more than 2 MiB"
 STALE_TICKS = 20
 """Ticks after which a candidate that was not seen again is given up: it has cooled, or its frame is gone."""
 IDLE_FACTOR = 10
@@ -108,6 +116,7 @@ class LiveSource:
         pause_of: returns how long the pause before a look is to be, given how long it would be, in ns.
         goes_on: it does not end with the processes: others may come.
         witness: is told which pages were seen accessed.
+        sharing: who maps pages that several processes map; None: those stay where they are.
         system: whose clock counts.
     """
 
@@ -125,9 +134,11 @@ class LiveSource:
         pause_of: Callable[[int], int] = int,
         goes_on: bool = False,
         witness: AddressWitness | None = None,
+        sharing: Sharing | None = None,
         system: System = HERE,
     ) -> None:
         self._witness = witness
+        self._shared = None if sharing is None else SharedPages(sharing)
         self._monitor = monitor
         self._targets = targets
         self._page_map = page_map
@@ -145,7 +156,7 @@ class LiveSource:
         """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
         self._until_ns: int | None = None
         self.members: list[Member] = []
-        self._tick = 0
+        self._tick = self._looked_ns = 0
         self._idle_ticks = 0
         self._ended = False
         self._started_ns = self._system.monotonic_ns()
@@ -179,6 +190,8 @@ class LiveSource:
             known.get(number) or Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
             for number, process in processes
         ]
+        if self._shared is not None:
+            self._shared.keep([number for number, _ in processes])
         if not known:
             self._rehearse()
             for member in self.members:  # so that it is not due when the first look is in
@@ -279,14 +292,16 @@ class LiveSource:
         if self._until_ns is not None:
             due_ns = min(due_ns, self._until_ns)
         self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
-        looked_ns = self._system.monotonic_ns()
+        looked_ns = self._looked_ns = self._system.monotonic_ns()
         self._targets.begin_look()
         before = self.skipped.copy()
         metrics: Counter[str] = Counter()
         events, self._left = self._left, []
         produced: list[Produced] = []
         touched = self._monitor.observe(looked_ns) if not self._ended else []
-        for member, pages in zip(self.members, touched, strict=False):
+        cold = self._cold(touched, looked_ns)
+        self._begin_shared(touched, cold)
+        for member, pages, cold_pages in zip(self.members, touched, cold, strict=False):
             self._refresh(member)
             if pages.unseen:
                 self.skipped["of a process not watched, there are too many"] += sum(
@@ -298,7 +313,7 @@ class LiveSource:
                 self._witness.accessed_by(now_ns, member.number, seen.address)
             if len(self._going_down):
                 self._keep_up(pages.hot, events)
-            self._take(member, pages, looked_ns, events, produced)
+            self._take(member, pages, cold_pages, events, produced)
             metrics["hot_pages"] += member.hot_pages
             metrics["hot_near_pages"] += member.hot_near_pages
             metrics["cold_pages"] += member.cold_pages
@@ -321,6 +336,30 @@ class LiveSource:
             elapsed_ns=ended_ns - self._started_ns - now_ns,
         )
 
+    def _cold(self, touched: Sequence[Touched], now_ns: int) -> list[Pages]:
+        """Return of each process the pages that are cold for long enough; none where they are not to go."""
+        found: list[Pages] = []
+        for member, pages in zip(self.members, touched, strict=False):
+            treatment = self._keeper.treatment(member.number)
+            cold = pages.cold if treatment.demotes else NO_PAGES
+            if treatment.demotes and treatment.cold_wait_ns:
+                is_hot = np.zeros(len(cold), dtype=np.bool_)
+                cold = cold.take(member.long_cold.cold(cold.address, is_hot, now_ns, treatment.cold_wait_ns))
+            found.append(cold)
+        return found
+
+    def _begin_shared(self, touched: Sequence[Touched], cold: Sequence[Pages]) -> None:
+        """Take in who maps what, if there are pages that several processes map."""
+        if self._shared is None:
+            return
+        is_any = any(not pages.exclusive.all() for one in touched for pages in (one.hot, one.cold))
+        sharers = [
+            Sharer(member.number, member.process, member.allowance, self._keeper.treatment(member.number))
+            for member in self.members
+        ]
+        is_any |= bool(self._targets.drained) and any(len(one.allowance.shared) for one in sharers)
+        self._shared.begin(sharers, is_any, [pages.pfn for pages in cold])
+
     def _refresh(self, member: Member) -> None:
         if self._system.monotonic_ns() < member.read_again_ns or not member.process.is_alive():
             return
@@ -337,7 +376,7 @@ class LiveSource:
         self,
         member: Member,
         pages: Touched,
-        now_ns: int,
+        cold: Pages,
         events: list[FolioEvents],
         produced: list[Produced],
     ) -> None:
@@ -356,10 +395,6 @@ class LiveSource:
             member.leaving_folios = sum(len(part.pfns) for part in produced[n_before:])
             marked_up += marked
         if treatment.demotes:
-            cold = pages.cold
-            if treatment.cold_wait_ns:
-                is_hot = np.zeros(len(cold), dtype=np.bool_)
-                cold = cold.take(member.long_cold.cold(cold.address, is_hot, now_ns, treatment.cold_wait_ns))
             treatment = self._after(member, treatment, marked, "out" if self._targets.drained else "up")
             marked, way = self._mark(member, cold, events, produced, treatment, way="down"), "down"
         if marked:
@@ -414,59 +449,104 @@ class LiveSource:
         self.skipped["not allowed there (cpuset or memory policy)"] += int((targets == NOT_ALLOWED).sum())
         self.skipped["no node has room"] += int((targets == NO_ROOM).sum())
         movable = targets >= 0
-        shared = movable & ~pages.exclusive
-        self.skipped["mapped by several processes"] += int(shared.sum())
-        movable &= pages.exclusive
+        movable &= self._may_be_shared(pages, movable, treatment)
         if not movable.any():
             return 0
         pages, targets = pages.take(movable), targets[movable]
         folios = self._flags.folios_of(pages.pfn)
-        self.skipped["not on an LRU list"] += len(pages) - int(folios.movable.sum())
+        n_larger = int((folios.hugetlb & ~folios.movable).sum())
+        if n_larger:
+            self.skipped[LARGER] += n_larger
+        self.skipped["not on an LRU list"] += len(pages) - int(folios.movable.sum()) - n_larger
         candidate = folios.movable
         if len(self._addresses.planned):
             candidate = candidate & ~np.isin(folios.head, self._addresses.planned)
-        heads, first, n_seen = np.unique(folios.head[candidate], return_index=True, return_counts=True)
-        orders = folios.order[candidate][first]
-        enough = n_seen >= _SHARES[way] * (1 << orders)
+        heads, first, place, n_seen = np.unique(
+            folios.head[candidate], return_index=True, return_inverse=True, return_counts=True
+        )
+        is_shared = np.zeros(len(heads), dtype=np.bool_)
+        is_shared[place[~pages.exclusive[candidate]]] = True
+        traits = np.where(folios.hugetlb[candidate][first], int(Trait.HUGETLB), 0)
+        traits[is_shared] |= int(Trait.SHARED)
+        wanted = Wanted(
+            heads,
+            folios.order[candidate][first],
+            pages.address[candidate][first],
+            targets[candidate][first],
+            np.full(len(heads), member.number, dtype=np.int64),
+            traits,
+        )
+        enough = n_seen >= _SHARES[way] * wanted.n_pages
         self.skipped["part of a large folio"] += int(n_seen[~enough].sum())
-        heads, first, orders = heads[enough], first[enough], orders[enough]
+        wanted = self._judged(member, wanted.take(enough), way)
         room_pages = treatment.room_down_pages if way == "down" else treatment.room_pages
-        if room_pages is not None and len(heads):
-            fits = self._fits(member, heads, orders, room_pages, way)
-            self.skipped["held back, the budget has no room yet"] += int((1 << orders[~fits]).sum())
-            heads, first, orders = heads[fits], first[fits], orders[fits]
-        if not len(heads):
+        if room_pages is not None and len(wanted):
+            fits = self._fits(member, wanted, room_pages, way)
+            self.skipped["held back, the budget has no room yet"] += int(wanted.n_pages[~fits].sum())
+            wanted = wanted.take(fits)
+        if not len(wanted):
             return 0
-        n_new = self._enter(member, heads, pages.address[candidate][first], orders, events)
+        n_new = self._enter(wanted, events)
         if way == "down":
-            self._going_down = np.union1d(self._going_down, heads)
-        nid_of_folio = targets[candidate][first]
-        threshold = treatment.threshold
-        produced.append(Produced("record" if way == "up" else "request", heads, nid_of_folio, threshold))
-        if sure is not None:
+            self._going_down = np.union1d(self._going_down, wanted.head)
+        if way == "up" and self._shared is not None and wanted.is_shared.any():
+            counts = ~wanted.is_shared
+            counts[~counts] = self._shared.first_time(wanted.head[wanted.is_shared])
+            wanted = wanted.take(counts)
+        heads, nids, threshold = wanted.head, wanted.nid, treatment.threshold
+        produced.append(Produced("record" if way == "up" else "request", heads, nids, threshold))
+        if sure is not None and len(heads):
             # One look that stands for many: counted as a second access.
             again = np.zeros(len(heads), dtype=np.bool_)
             seen_sure = folios.head[candidate][sure[known][movable][candidate]]
             place = np.minimum(np.searchsorted(heads, seen_sure), len(heads) - 1)
             again[place[heads[place] == seen_sure]] = True
             if again.any():
-                produced.append(Produced("record", heads[again], nid_of_folio[again], threshold))
+                produced.append(Produced("record", heads[again], nids[again], threshold))
         return n_new
 
-    def _fits(
-        self,
-        member: Member,
-        heads: NDArray[np.int64],
-        orders: NDArray[np.int64],
-        room_pages: int,
-        way: Way,
+    def _may_be_shared(
+        self, pages: Pages, movable: NDArray[np.bool_], treatment: Treatment
     ) -> NDArray[np.bool_]:
+        """Return bool[n]: which pages may be candidates for all that is known of who else maps them."""
+        shared = movable & ~pages.exclusive
+        n_shared = int(shared.sum())
+        if not n_shared:
+            self.skipped[SHARED] += 0
+            return np.ones(len(pages), dtype=np.bool_)
+        if self._shared is None or treatment.shared == "never":
+            self.skipped[SHARED] += n_shared
+        elif why_not := self._shared.why_not():
+            self.skipped[f"{SHARED}, and {why_not}"] += n_shared
+        else:
+            return np.ones(len(pages), dtype=np.bool_)
+        return pages.exclusive
+
+    def _judged(self, member: Member, wanted: Wanted, way: Way) -> Wanted:
+        """Return the folios that may move for all who map them; count the others by reason."""
+        if self._shared is None or not (which := np.flatnonzero(wanted.is_shared)).size:
+            return wanted
+        verdict = self._shared.judge(member.number, wanted.take(which), way)
+        stays = np.zeros(len(which), dtype=np.bool_)
+        for reason, is_fine in (
+            (OTHERS, verdict.is_known),
+            (DISAGREE, verdict.is_agreed),
+            (NOT_COLD, verdict.is_cold | (way != "down")),
+        ):
+            if n := int(wanted.n_pages[which][~stays & ~is_fine].sum()):
+                self.skipped[reason] += n
+            stays |= ~is_fine
+        wanted = wanted.stood_for(which, verdict.process, verdict.address, verdict.traits)
+        return wanted.take(np.delete(np.arange(len(wanted)), which[stays]))
+
+    def _fits(self, member: Member, wanted: Wanted, room_pages: int, way: Way) -> NDArray[np.bool_]:
         """Return bool[n]: which folios are candidates already, or may become some; by turns, as PFNs go."""
+        heads = wanted.head
         _, known = self._addresses.find(heads)
         first = int(np.searchsorted(heads, member.last_heads.get(way, -1), side="right"))
         turn = np.roll(np.arange(len(heads)), -first)
         fits = known.copy()
-        fits[turn] |= np.cumsum(np.where(known, 0, 1 << orders)[turn]) <= room_pages
+        fits[turn] |= np.cumsum(np.where(known, 0, wanted.n_pages)[turn]) <= room_pages
         new = turn[(fits & ~known)[turn]]
         if len(new):
             member.last_heads[way] = int(heads[new[-1]])
@@ -488,23 +568,22 @@ class LiveSource:
             self._going_down = np.delete(self._going_down, accessed)
             events.append(FolioEvents(self._page_map.flat_of_pfn(heads), _NONE, why="accessed again"))
 
-    def _enter(
-        self,
-        member: Member,
-        heads: NDArray[np.int64],
-        addresses: NDArray[np.int64],
-        orders: NDArray[np.int64],
-        events: list[FolioEvents],
-    ) -> int:
+    def _enter(self, wanted: Wanted, events: list[FolioEvents]) -> int:
         """Enter folios into the address map; return how many base pages are new there."""
-        new, reused = self._addresses.put(heads, addresses, orders, member.number, self._tick)
-        flats = self._page_map.flat_of_pfn(heads)
-        if reused.any():
-            self.skipped["frame given out again, or remapped"] += int(reused.sum())
-            events.append(FolioEvents(flats[reused], _NONE, why="frame given out again"))
-        admitted = new | reused
-        events.extend(
-            FolioEvents(_NONE, flats[admitted & (orders == order)], order)
-            for order in np.unique(orders[admitted]).tolist()
-        )
-        return int((1 << orders[new]).sum())
+        n_new = 0
+        for number in np.unique(wanted.process).tolist():
+            mine = wanted.take(wanted.process == number)
+            new, reused = self._addresses.put(
+                mine.head, mine.address, mine.order, number, self._tick, self._looked_ns, mine.traits
+            )
+            flats = self._page_map.flat_of_pfn(mine.head)
+            if reused.any():
+                self.skipped["frame given out again, or remapped"] += int(reused.sum())
+                events.append(FolioEvents(flats[reused], _NONE, why="frame given out again"))
+            admitted = new | reused
+            events.extend(
+                FolioEvents(_NONE, flats[admitted & (mine.order == order)], order)
+                for order in np.unique(mine.order[admitted]).tolist()
+            )
+            n_new += int(mine.n_pages[new].sum())
+        return n_new

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
+Shared = Literal["watched", "never", "always"]
+"""Whether pages that several processes map move: where all of those are watched, never, or always."""
+SHARED = get_args(Shared)
 Way = Literal["up", "down", "out"]
 """Why a page is to move: it is hot and far, it is cold, or its node is to be emptied."""
 
@@ -18,6 +21,7 @@ class Treatment:
         threshold: looks that must find a page accessed; None for the engine's policy.
         nids: nodes that pages may go to, of those that the process allows; None for all.
         cold_wait_ns: how much longer than the monitor's word for cold a page must have stayed so.
+        shared: whether its pages that others map, too, move.
         room_pages, room_down_pages: base pages that may become candidates to go up (or out), and down; None
             without limit.
     """
@@ -27,6 +31,7 @@ class Treatment:
     threshold: int | None = None
     nids: frozenset[int] | None = None
     cold_wait_ns: int = 0
+    shared: Shared = "watched"
     room_pages: int | None = None
     room_down_pages: int | None = None
 

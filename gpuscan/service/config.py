@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from gpuscan.base.addresses import parse_address
 from gpuscan.base.errors import InputError
 from gpuscan.base.node_tiers import parse_tiers
 from gpuscan.base.units import parse_bytes, parse_time_ns
 from gpuscan.base.values import Bytes, Model, Rate, Share, TimeNs
 from gpuscan.monitors.catalogue import AUTO, MONITORS
+from gpuscan.monitors.treatment import Shared
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.service.hours import Hours, parse_hours
 
@@ -88,6 +90,7 @@ class Rule(Who):
         nodes: nodes that pages may go to; () for all.
         hot: looks that must find a page accessed; None = ``auto``.
         cold_after: how long a page must not have been accessed, ns; None = ``auto``.
+        shared: whether pages that others map, too, move.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Rule(Who):
     nodes: Annotated[tuple[int, ...], BeforeValidator(lambda value: _nodes(value))] = ()
     hot: Annotated[Looks | None, BeforeValidator(_hot)] = 2
     cold_after: Annotated[int | None, BeforeValidator(_cold_after)] = parse_time_ns("30s")
+    shared: Shared = "watched"
 
     @field_validator("name")
     @classmethod
@@ -146,6 +150,15 @@ def _tiers(value: Any) -> Any:
     return tuple(value)
 
 
+def _address(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is no place to listen at; write for example "127.0.0.1:9464"')
+    try:
+        return parse_address(value) if value else None
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
 class Settings(Model):
     """What holds for the service as a whole.
 
@@ -158,6 +171,7 @@ class Settings(Model):
         group: whose members may use ``gpuscan ctl``, beside root; "" for nobody.
         history: most that the history takes on the disk; 0 keeps none.
         tiers: that nodes are put into, whatever the kernel says.
+        metrics: where metrics are served, as address and port; None for nowhere.
     """
 
     monitor: str = AUTO
@@ -168,6 +182,7 @@ class Settings(Model):
     group: str = ""
     history: Bytes = parse_bytes("64MiB")
     tiers: Annotated[tuple[str, ...], BeforeValidator(_tiers)] = ()
+    metrics: Annotated[tuple[str, int] | None, Field(strict=False), BeforeValidator(_address)] = None
 
     @field_validator("monitor")
     @classmethod

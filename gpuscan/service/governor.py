@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.migrate.reasons import NO_FREE_PAGE, NOT_BALANCED
 from gpuscan.monitors.treatment import Treatment, Way
 from gpuscan.service.budgets import Budgets
 from gpuscan.service.config import COLD_AUTO_NS, MOST_LOOKS, Config, Rule
@@ -20,7 +21,7 @@ from gpuscan.service.hold_ups import HoldUps
 from gpuscan.service.thresholds import ColdAfter, HotLooks
 
 _LEAST_LOOKS = 2
-_NO_ROOM = ("target not balanced", "no free page on the target")
+_NO_ROOM = (NOT_BALANCED, NO_FREE_PAGE)
 _NOTHING = Treatment(promotes=False)
 LOOK_MOVES_NS = 1_000_000_000
 """Moves of one look take so long, and one call; what is left waits for the next look."""
@@ -136,6 +137,7 @@ class Governor:
             demotes=rule.demotes,
             threshold=state.threshold,
             nids=frozenset(rule.nodes) if rule.nodes else None,
+            shared=rule.shared,
             cold_wait_ns=0 if cold_ns is None else max(0, state.cold_after_ns - cold_ns),
             room_pages=None if backlog is None else max(0, backlog - state.pending_pages),
             room_down_pages=None if backlog is None else max(0, backlog - state.pending_down_pages),
@@ -153,7 +155,7 @@ class Governor:
     def grant(self, number: int, n_pages: NDArray[np.int64]) -> int:
         """See :class:`gpuscan.migrate.steward.Steward`."""
         name = self._of.get(number)
-        if name is None or self.is_held() or self._moves_ns >= LOOK_MOVES_NS:
+        if name is None or self._is_over():
             self.on_call()
             return 0
         n = self.budgets.grant(name, n_pages)
@@ -163,7 +165,11 @@ class Governor:
 
     def chunk_pages(self) -> int:
         """See :class:`gpuscan.migrate.steward.Steward`."""
-        return self.hold_ups.pages
+        return 0 if self._is_over() else self.hold_ups.pages
+
+    def _is_over(self) -> bool:
+        """Whether nothing more is to move in this look."""
+        return self.is_held() or self._moves_ns >= LOOK_MOVES_NS
 
     def called(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
         """See :class:`gpuscan.migrate.steward.Steward`."""

@@ -7,11 +7,14 @@ case for all of the list. How long a page takes depends on machine, load and mem
 
 from __future__ import annotations
 
+from gpuscan.base.histogram import Histogram
+
 MOST_PAGES = 512
 """A batch of the engine."""
 _FIRST_PAGES = 64
 _AIM = 0.7
 """Part of the limit that the next call is sized for."""
+CALL_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class HoldUps:
@@ -27,6 +30,7 @@ class HoldUps:
         self.n_calls = 0
         self.n_exceeded = 0
         self.longest_ns = 0
+        self.took_s = Histogram(CALL_BOUNDS_S)
 
     def took(self, n_pages: int, n_moved: int, busy_ns: int) -> None:
         """Hear how long a call took: fewer next time where pages take long, more, step by step, where not.
@@ -37,6 +41,7 @@ class HoldUps:
             busy_ns: how long.
         """
         self.n_calls += 1
+        self.took_s.add(busy_ns / 1e9)
         self.n_exceeded += busy_ns > self.limit_ns
         self.longest_ns = max(self.longest_ns, busy_ns)
         if not n_pages:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from gpuscan.base.errors import GpuscanError, RunFailedError
+from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
@@ -50,7 +51,7 @@ _REST_S = 1.0
 _TELL_NS = 10_000_000_000
 """What it did is noted down, and told systemd, this often."""
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM)
-_AT_NEXT_START = ("monitor", "interval", "group", "history", "tiers")
+_AT_NEXT_START = ("monitor", "interval", "group", "history", "tiers", "metrics")
 """Keys of ``[service]`` that a reload leaves as they were."""
 
 OpenInbox = Callable[[Stop], Inbox]
@@ -140,6 +141,8 @@ class ServiceSession:
             Store(self.topology, device="cpu", large_folios=True, n_threads=1)
         )
         warm_up(self.store)
+        if self._owns_process:
+            give_back_code()  # all is compiled now
         self.pace = Pace(config.service.cpu)
         self.governor = Governor(config, self._cold_ns)
         self.governor.on_call = self.alive
@@ -162,6 +165,7 @@ class ServiceSession:
             system,
             totals=self.totals,
         )
+        self._stack.callback(self.pipeline.sharing.close)
         self.orders = Orders(inbox, self, min(5.0, (self.notifier.watchdog_s or _REST_S * 10) / 3))
 
     def _open_monitor(self, name: str) -> Monitor:
@@ -185,12 +189,18 @@ class ServiceSession:
         if self._owns_process:
             privileges.give_up([*capabilities.KEPT, *keeps, *MovePagesMigrator.keeps])
 
-    def run(self, on_start: Callable[[], None], on_tick: Callable[[TickReport], None]) -> RunReport:
+    def run(
+        self,
+        on_start: Callable[[], None],
+        on_tick: Callable[[TickReport], None],
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> RunReport:
         """Look and move until a signal ends it.
 
         Args:
             on_start: called once the monitor is on.
             on_tick: called after every look.
+            on_turn: called after every look, too, and each second of a rest.
 
         Raises:
             RunFailedError: conservation broke, or the kernel refused to go on.
@@ -207,7 +217,7 @@ class ServiceSession:
         on_start()
         self.notifier.ready(status_line(self))
         try:
-            self._go_on(on_tick)
+            self._go_on(on_tick, on_turn)
         finally:
             self._note_moved()
             self.recorder.note("stop", None, {"moved_pages": self.totals.moved_pages})
@@ -217,7 +227,7 @@ class ServiceSession:
         self.totals.end_reason = "ended by a signal"
         return report
 
-    def _go_on(self, on_tick: Callable[[TickReport], None]) -> None:
+    def _go_on(self, on_tick: Callable[[TickReport], None], on_turn: Callable[[], None]) -> None:
         """Look, rest and listen until it is to end."""
         while not self.stop.is_set:
             self._settle_rest()
@@ -232,6 +242,7 @@ class ServiceSession:
                 on_tick(tick)
             self.orders.carry_out()
             self._tell_if_due()
+            on_turn()
 
     @property
     def is_resting(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -87,10 +88,13 @@ class Program:
 
 
 class Workload(Program):
-    """``workload/files.py``, running, its memory in place."""
+    """``workload.py``, running, its memory in place."""
+
+    _started_by: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__([sys.executable, str(HERE / "workload.py"), *options], folder, "workload")
+        command = [*self._started_by, sys.executable, str(HERE / "workload.py"), *options]
+        super().__init__(command, folder, "workload")
         place = self.wait_for(lambda line: "address" in line, 60)
         self.address: int = place["address"]
         self.n_bytes: int = place["n_bytes"]
@@ -109,6 +113,24 @@ class Workload(Program):
         """Return the node of every page of its memory, or of pages ``[first, end)`` of it."""
         n_pages = (self.n_bytes // PAGE_BYTES if end is None else end) - first
         return page_nodes(self.pid, self.address + first * PAGE_BYTES, n_pages * PAGE_BYTES)
+
+
+class ForeignWorkload(Workload):
+    """A workload that is no child of this process: a service leaves its own children alone."""
+
+    _started_by = ("sh", "-c", '"$@" & wait', "sh")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return int(self.said()[0]["pid"])
+
+    def kill(self) -> None:
+        """Kill it, and the shell that waits for it."""
+        if self.process.poll() is None and self.said():
+            os.kill(self.pid, signal.SIGKILL)
+            self.process.wait(60)
+        super().kill()
 
 
 class Pair(Program):

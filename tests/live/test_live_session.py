@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from gpuscan.base import allocator
+from gpuscan.base.addresses import parse_address
 from gpuscan.base.errors import InputError
 from gpuscan.cli.job import print_requests
 from gpuscan.cli.main import main
@@ -37,7 +38,7 @@ from gpuscan.live import members
 from gpuscan.live import session as live_session
 from gpuscan.live.capture import capture_processes
 from gpuscan.live.members import Cgroup, Command, Pids, Roster
-from gpuscan.live.metrics import Exporter, parse_address
+from gpuscan.live.metrics import Exporter
 from gpuscan.live.session import LiveRequest, LiveSession, LiveTotals
 from gpuscan.live.stop import Stop
 from gpuscan.migrate.move_pages import DRY_RUN, DryRunMigrator
@@ -439,6 +440,12 @@ def test_a_source_that_does_not_exist(capsys, sleeper):
     code, _, err = run(capsys, "--dry-run", "--monitor", "nonsense", "--pid", str(sleeper.pid))
     assert code == 2
     assert "--monitor takes" in err
+
+
+def test_what_is_no_way_to_treat_shared_pages(capsys, sleeper):
+    code, _, err = run(capsys, "--dry-run", "--shared", "perhaps", "--pid", str(sleeper.pid))
+    assert code == 2
+    assert "not one of 'watched', 'never', 'always'" in err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 
 from effort import share_of
@@ -12,10 +13,13 @@ from gpuscan.linux import damon_state
 from gpuscan.linux.damon import Damon
 from gpuscan.linux.damon_trace import AggregationTrace
 from gpuscan.linux.process import Process
+from gpuscan.linux.sharing import Sharing
+from gpuscan.live.session import LiveSession
 from gpuscan.migrate.move_pages import MovePagesMigrator
+from gpuscan.monitors.source import OTHERS
 from gpuscan.store.single import Store
 from livesim.run import run, shrink
-from livesim.scenario import scenario
+from livesim.scenario import SHARING_FROM, scenario
 
 N_SLOW = share_of(100_000, at_least=1000)
 FOUND = {
@@ -39,7 +43,7 @@ def test_what_a_seed_found_stays_mended(seed):
     assert run(scenario(seed)).broken == []
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+@pytest.mark.parametrize("first", [*range(0, 60, 20), SHARING_FROM, SHARING_FROM + 20])
 def test_a_few_seeds(first):
     assert [broken for seed in range(first, first + 20) if (broken := run(scenario(seed)).broken)] == []
 
@@ -50,6 +54,24 @@ def test_pages_move_and_a_seed_replays_exactly():
     assert results == [run(scenario(seed), is_logging=True) for seed in range(6, 12)]
 
 
+def test_shared_pages_move_where_all_who_map_them_are_watched(monkeypatch):
+    moved, left = [], []
+
+    class Counted(LiveSession):
+        def run(self, *args):
+            try:
+                return super().run(*args)
+            finally:
+                moved.append(self.migrator.moved_shared_pages)
+                left.append(self.source.skipped[OTHERS])
+
+    monkeypatch.setattr("livesim.run.LiveSession", Counted)
+    for seed in range(SHARING_FROM, SHARING_FROM + 20):
+        run(scenario(seed))
+    assert sum(n > 0 for n in moved) >= 5
+    assert sum(n > 0 for n in left) >= 5
+
+
 def _broken(first: int) -> list[tuple[int, list[str]]]:
     return [(seed, broken) for seed in range(first, first + 500) if (broken := run(scenario(seed)).broken)]
 
@@ -58,8 +80,9 @@ def _broken(first: int) -> list[tuple[int, list[str]]]:
 @pytest.mark.alone
 @pytest.mark.timeout(3600)
 def test_many_seeds():
+    shared = range(SHARING_FROM, SHARING_FROM + N_SLOW // 10, 500)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        found = [one for part in pool.map(_broken, range(0, N_SLOW, 500)) for one in part]
+        found = [one for part in pool.map(_broken, [*range(0, N_SLOW, 500), *shared]) for one in part]
     assert found == []
 
 
@@ -71,6 +94,12 @@ def _moves_twice(self, target_nid, pfns, n_pages, migrate=MovePagesMigrator.migr
     result = migrate(self, target_nid, pfns, n_pages)
     self.moved_pages[target_nid] += 1
     return result
+
+
+def _counts_own(self, pfns, count=Sharing.n_mapped):
+    count(self, pfns)
+    ours = self.mappings.pfn
+    return np.searchsorted(ours, pfns, side="right") - np.searchsorted(ours, pfns)
 
 
 def _loses(self, flats, words, release=Store.release):
@@ -88,6 +117,11 @@ PLANTED = {
     "the watchdog does not clean up, nor does the next start": (damon_state, "restore", lambda *_: ""),
     "DAMON is not given back": (Damon, "close", _nothing),
 }
+
+
+def test_it_is_found_where_strangers_that_map_a_page_are_not_counted(monkeypatch):
+    monkeypatch.setattr(Sharing, "n_mapped", _counts_own)
+    assert any(run(scenario(seed)).broken for seed in range(SHARING_FROM, SHARING_FROM + 300))
 
 
 RARE = {"a refused folio is not given back", "the watchdog does not clean up, nor does the next start"}

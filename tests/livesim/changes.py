@@ -36,6 +36,10 @@ def give_pids_again(world: World, step: int) -> None:
 
 
 def _fork(world: World, proc: Proc, chance: random.Random) -> None:
+    if world.forks_share:
+        child = world.spawn(0, is_target=proc.is_target, parent=proc, command=proc.command)
+        world.share(child, proc)
+        return
     world.spawn(chance.randint(1, 20), is_target=proc.is_target, parent=proc, command=proc.command)
 
 
@@ -63,6 +67,13 @@ def _remap(world: World, proc: Proc, chance: random.Random) -> None:
     proc.words[first : first + n] = 0
     proc.words[place : place + n], proc.hot[place : place + n] = words, hot
     proc.mappings = sorted([*proc.mappings, (place, n)])
+
+
+def _share(world: World, proc: Proc, chance: random.Random) -> None:
+    """Somebody maps what another one has."""
+    others = [other for other in world.running() if other is not proc and other.mappings]
+    if others:
+        world.share(proc, chance.choice(others))
 
 
 def _others(world: World, proc: Proc, chance: random.Random) -> None:
@@ -110,4 +121,5 @@ _OF_PROCESS: dict[str, Callable[[World, Proc, random.Random], None]] = {
     "remap": _remap,
     "map": lambda world, proc, chance: world.map(proc, chance.randint(1, 40)),
     "others": _others,
+    "share": _share,
 }

@@ -61,7 +61,7 @@ class Files:
         if name == "statm":
             return f"512 {(proc.words != 0).sum()} 0 0 0 0 0\n"
         if name == "numa_maps":
-            return "".join(_numa(proc, first, n) for first, n in proc.mappings)
+            return "".join(_numa(self._world, proc, first, n) for first, n in proc.mappings)
         if name == f"task/{pid}/children":
             return " ".join(str(other.pid) for other in self._world.running() if other.parent is proc)
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
@@ -90,12 +90,15 @@ def _stat(pid: int, comm: str, state: str, flags: int, start: int) -> str:
     return f"{pid} ({comm}) {state} 1 1 1 0 -1 {flags} 0 0 0 0 150 50 0 0 20 0 1 0 {start} 0 0\n"
 
 
-def _numa(proc: Proc, first: int, n: int) -> str:
+def _numa(world: World, proc: Proc, first: int, n: int) -> str:
     words = proc.words[first : first + n]
     nids = ((words[words != 0] & PFN_BITS) // SECTION).tolist()
     there = "".join(f" N{nid}={nids.count(nid)}" for nid in NIDS if nid in nids)
+    most = max(world.n_mapped[(words[words != 0] & PFN_BITS).astype(int)].tolist(), default=0)
+    shared = f" mapmax={most}" if most > 1 else ""
     return (
-        f"{BASE_PAGE + first << 12:x} default anon={len(nids)} dirty={len(nids)}{there} kernelpagesize_kB=4\n"
+        f"{BASE_PAGE + first << 12:x} default anon={len(nids)} dirty={len(nids)}{shared}{there} "
+        "kernelpagesize_kB=4\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 from .damon import DamonFiles
@@ -34,6 +35,18 @@ class Machine:
         if scenario.selection != "command":
             for n in scenario.n_pages:
                 self.world.spawn(n)
+        if scenario.shares:
+            self._share(random.Random(f"{scenario.seed} who shares"))
+
+    def _share(self, chance: random.Random) -> None:
+        """Let processes map what others have: those that were asked for, and strangers."""
+        self.world.forks_share = True
+        running = self.world.running()
+        if chance.random() < 0.4:
+            running.append(self.world.spawn(4, is_target=False, command="stranger"))
+        for proc in running[1:]:
+            if chance.random() < 0.8:
+                self.world.share(proc, chance.choice([one for one in running if one is not proc]))
 
     def pass_time(self, ns: int) -> None:
         """Let time pass, for everybody."""

@@ -10,6 +10,9 @@ from gpuscan.linux.syscalls import NOT_WRITTEN
 
 from .world import BASE_PAGE, PFN_BITS, SECTION, SPAN_PAGES, Proc, World
 
+_FRESH_STEPS = 200
+"""Calls after which it is to be asked again how often a page is mapped."""
+
 
 class MovePages:
     """The call, and a count of what it told."""
@@ -19,7 +22,9 @@ class MovePages:
         self._asked: dict[int, int] = {}
         """Address -> target of what was asked last and has no status."""
 
-    def __call__(self, pid: int, addresses: np.ndarray, nodes: np.ndarray | None) -> tuple[int, np.ndarray]:
+    def __call__(
+        self, pid: int, addresses: np.ndarray, nodes: np.ndarray | None, *, of_all: bool = False
+    ) -> tuple[int, np.ndarray]:
         world = self._world
         status = np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
         proc = world.processes.get(pid)
@@ -37,7 +42,7 @@ class MovePages:
         if not proc.is_target:
             world.broken.append(f"move_pages(2) on process {pid}, which nobody asked for")
         self._asked = dict(zip(addresses.tolist(), nodes.tolist(), strict=True))
-        returned = self._move(proc, places, nodes.tolist(), status)
+        returned = self._move(proc, places, nodes.tolist(), status, of_all=of_all)
         for i in np.flatnonzero(status != NOT_WRITTEN).tolist():
             self._asked.pop(int(addresses[i]), None)
             world.confirmed_pages += int(status[i] == nodes[i])
@@ -48,7 +53,9 @@ class MovePages:
         self._asked = {}
         return returned, np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
 
-    def _move(self, proc: Proc, places: list[int], nodes: list[int], status: np.ndarray) -> int:
+    def _move(
+        self, proc: Proc, places: list[int], nodes: list[int], status: np.ndarray, *, of_all: bool
+    ) -> int:
         queued: list[int] = []
         world, start = self._world, 0
         for i, (place, nid) in enumerate(zip(places, nodes, strict=True)):
@@ -57,6 +64,8 @@ class MovePages:
                 return left + len(places) - i - 1 if left > 0 else -errno.ENODEV
             own = _nid(proc, place)
             found = -errno.ENOENT if own is None else nid if own == nid else None
+            if found is None and not of_all and world.n_mapped[_pfn(proc, place)] > 1:
+                found = -errno.EACCES
             if found is None and world.chance.random() < 0.02:
                 found = -world.chance.choice((errno.EBUSY, errno.EACCES, errno.EFAULT))
             if found is None:
@@ -82,12 +91,35 @@ class MovePages:
             if world.chance.random() < 0.02:
                 left += 1
                 continue
+            self._look_who_maps(proc, place, nid)
             world.move(proc, place, nid)
             world.moved_pages += 1
         if not left:
             part = status[start:end]
             part[part == NOT_WRITTEN] = nid
         return left
+
+    def _look_who_maps(self, proc: Proc, place: int, nid: int) -> None:
+        """Note what must not be moved: what others map of whom gpuscan could know."""
+        world, pfn = self._world, _pfn(proc, place)
+        mappers = [each for each, _ in world.mappers(pfn)] if world.n_mapped[pfn] > 1 else [proc]
+        for each in mappers:
+            if not world.may_have(each.command, nid):
+                world.broken.append(f"a page of process {each.pid} went to node {nid}, where it may not")
+        if len(mappers) == 1:
+            return
+        counted_at = world.counted_at.get(pfn, -1)
+        if counted_at < world.step - _FRESH_STEPS:
+            world.broken.append("a shared page moved, and nobody had asked how often it is mapped")
+        for each in mappers:
+            if not each.is_target and world.mapped_at.get((each.pid, pfn), 0) <= counted_at:
+                world.broken.append(f"a shared page moved of process {each.pid}, which nobody asked for")
+            if not world.may_share(each.command):
+                world.broken.append(f"a shared page of process {each.pid} moved, which must not")
+
+
+def _pfn(proc: Proc, place: int) -> int:
+    return int(proc.words[place] & PFN_BITS)
 
 
 def _nid(proc: Proc, place: int) -> int | None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 CHANGES = ("die", "reuse", "fork", "exec", "unmap", "remap", "map", "others", "offline", "jump", "fill")
 """What happens to the machine."""
+SHARES = "share"
+"""And one process maps what another one has, in the seeds from ``SHARING_FROM`` on."""
+SHARING_FROM = 1 << 20
 COMES = "spawn"
 """And somebody comes, where rules choose."""
 FAULTS = ("errno", "short", "signal", "kill")
@@ -42,6 +45,7 @@ class Scenario:
         has_trace, has_scan: whether the kernel has tracefs and PAGEMAP_SCAN.
         events: ascending by step.
         evacuate: a node that is to be emptied, whoever is hot; then ``source`` and ``demote`` say nothing.
+        shares: whether there is memory that several processes map.
     """
 
     seed: int
@@ -54,6 +58,7 @@ class Scenario:
     has_scan: bool
     events: tuple[Event, ...]
     evacuate: int | None = None
+    shares: bool = False
 
     def without(self, events: set[Event]) -> Scenario:
         """Return the same with fewer events."""
@@ -77,6 +82,7 @@ def scenario(seed: int) -> Scenario:
         )
         for _ in range(chance.randrange(8))
     ]
+    events += sharing_events(seed, reach)
     return Scenario(
         seed=seed,
         source=source,
@@ -87,6 +93,7 @@ def scenario(seed: int) -> Scenario:
         has_trace=chance.random() < 0.8,
         has_scan=chance.random() < 0.5,
         events=tuple(sorted(events, key=lambda event: event.step)),
+        shares=seed >= SHARING_FROM,
     )
 
 
@@ -96,3 +103,13 @@ def evacuation(seed: int) -> Scenario:
     nid = random.Random(f"evacuate {seed}").choice((0, 1, 2, 2))
     selection = "pids" if one.selection == "command" else one.selection
     return replace(one, selection=selection, demote=False, evacuate=nid)
+
+
+def sharing_events(seed: int, reach: int) -> list[Event]:
+    """Return when processes map what others have; never in the seeds before ``SHARING_FROM``."""
+    if seed < SHARING_FROM:
+        return []
+    chance = random.Random(f"{seed} shares")
+    return [
+        Event(chance.randrange(reach), SHARES, chance.randrange(1 << 16)) for _ in range(chance.randrange(4))
+    ]

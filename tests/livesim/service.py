@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuscan.base.errors import InputError
 from gpuscan.live.stop import Stop
-from gpuscan.service.config import Config
+from gpuscan.service.config import Config, Rule
 from gpuscan.service.load import config_of
 from gpuscan.service.recording import Nowhere
 from gpuscan.service.rules import Facts, verdict
@@ -19,7 +19,7 @@ from gpuscan.service.waiting import Order
 
 from .machine import Machine
 from .run import Accountant, Result, damon_left, life
-from .scenario import CHANGES, COMES, FAULTS, Event, Scenario
+from .scenario import CHANGES, COMES, FAULTS, SHARING_FROM, Event, Scenario, sharing_events
 from .system import SimulatedSystem
 
 _MS = 1_000_000
@@ -61,6 +61,7 @@ def script(seed: int) -> tuple[Scenario, Script]:
         )
         for _ in range(chance.randrange(12))
     ]
+    events += sharing_events(seed, reach)
     scenario = Scenario(
         seed=seed,
         source=source,
@@ -71,6 +72,7 @@ def script(seed: int) -> tuple[Scenario, Script]:
         has_trace=chance.random() < 0.8,
         has_scan=chance.random() < 0.5,
         events=tuple(sorted(events, key=lambda event: event.step)),
+        shares=seed >= SHARING_FROM,
     )
     end_ms = chance.choice((1_500, 4_000, 7_000))
     orders = [
@@ -81,14 +83,16 @@ def script(seed: int) -> tuple[Scenario, Script]:
         for _ in range(chance.randrange(6))
     ]
     orders.sort(key=lambda order: order[0])
-    return scenario, Script(tuple(_config(chance, source) for _ in range(3)), tuple(orders), end_ms)
+    return scenario, Script(tuple(_config(chance, source, seed) for _ in range(3)), tuple(orders), end_ms)
 
 
-def _config(chance: random.Random, source: str) -> dict[str, Any]:
+def _config(chance: random.Random, source: str, seed: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"monitor": source, "cpu": chance.choice(("2%", "20%", "90%"))}
     if chance.random() < 0.1:
         settings["quiet"] = ["00:00-12:00"]
     rules = [rule for rule in _RULES if chance.random() < 0.75]
+    if seed >= SHARING_FROM and chance.random() < 0.3:
+        rules = [rule | {"shared": "never"} if rule["name"] == "caches" else rule for rule in rules]
     budget = {"rate": chance.choice(("16KiB/s", "64KiB/s"))} if chance.random() < 0.5 else {}
     return {"service": settings, "budget": budget, "rule": rules}
 
@@ -203,12 +207,24 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
 def _choose(machine: Machine, config: Config) -> None:
     """Let those be asked for whom a rule chooses from now on."""
 
-    def is_chosen(command: str) -> bool:
+    def rule_of(command: str) -> Rule | None:
         facts = Facts(1, command, "root", 0, f"/system.slice/{command}.service")
-        found = verdict(config.rule, facts)
-        return found.rule is not None and found.rule.policy != "off"
+        found = verdict(config.rule, facts).rule
+        return None if found is None or found.policy == "off" else found
 
-    machine.world.is_chosen = is_chosen
+    def may_have(command: str, nid: int) -> bool:
+        found = rule_of(command)
+        return found is None or not found.nodes or nid in found.nodes
+
+    def may_share(command: str) -> bool:
+        found = rule_of(command)
+        return found is None or found.shared != "never"
+
+    def is_chosen(command: str) -> bool:
+        return rule_of(command) is not None
+
+    machine.world.is_chosen, machine.world.may_have = is_chosen, may_have
+    machine.world.may_share = may_share
     for proc in machine.world.processes.values():
         proc.is_target = is_chosen(proc.command)
 

@@ -22,7 +22,7 @@ from gpuscan.linux.system import System
 from .changes import change, give_pids_again
 from .files import CGROUP, INSTANCES, KDAMONDS
 from .machine import Machine
-from .scenario import CHANGES, COMES
+from .scenario import CHANGES, COMES, SHARES
 from .world import BASE_PAGE, HOST, PRESENT, SOFT_DIRTY, SPAN_PAGES, Proc
 
 _MOST_STEPS = 60_000
@@ -85,6 +85,7 @@ class SimulatedSystem(System):
             raise Killed
         machine, world = self.machine, self.world
         machine.step += 1
+        world.step = machine.step
         if machine.step > _MOST_STEPS:
             raise Hang
         fault = None
@@ -95,7 +96,7 @@ class SimulatedSystem(System):
         if world.waiting:
             give_pids_again(world, machine.step)
         for event in machine.events.get(machine.step, ()):
-            if event.kind in (*CHANGES, COMES):
+            if event.kind in (*CHANGES, COMES, SHARES):
                 change(world, event.kind, event.choice, machine.step)
                 continue
             world.log.append(f"  {event.kind} {event.choice}")
@@ -208,7 +209,7 @@ class SimulatedSystem(System):
             if proc is None:
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
             return self._new(Handle("pagemap", proc))
-        if name in ("/proc/kpageflags", _BITMAP):
+        if name in ("/proc/kpageflags", "/proc/kpagecount", _BITMAP):
             return self._new(Handle(name))
         if name == f"/{damon_state.STATE_FILE}":
             if self.machine.state_file is None:
@@ -263,10 +264,14 @@ class SimulatedSystem(System):
         low, high = offset // 8, (offset + n_bytes) // 8
         if handle.kind == "/proc/kpageflags":
             return self.world.flags[low:high].tobytes()
+        if handle.kind == "/proc/kpagecount":
+            self.world.counted_at.update(dict.fromkeys(range(low, high), self.machine.step))
+            return self.world.n_mapped[low:high].tobytes()
         words = np.zeros(max(0, high - low), dtype=np.uint64)
         first, last = max(low, BASE_PAGE), min(high, BASE_PAGE + SPAN_PAGES)
         if first < last and handle.data.is_alive:
-            words[first - low : last - low] = handle.data.words[first - BASE_PAGE : last - BASE_PAGE]
+            shown = self.world.words_of(handle.data)
+            words[first - low : last - low] = shown[first - BASE_PAGE : last - BASE_PAGE]
         return words.tobytes() if handle.data.is_alive else b""
 
     def preadv(self, fd: int, view: memoryview, offset: int) -> int:
@@ -386,11 +391,11 @@ class SimulatedSystem(System):
         self._enter("sleep", seconds)
         self.machine.pass_time(int(seconds * 1e9))
 
-    def move_pages(self, pid: int, addresses: Any, nodes: Any) -> tuple[int, Any]:
+    def move_pages(self, pid: int, addresses: Any, nodes: Any, *, of_all: bool = False) -> tuple[int, Any]:
         fault = self._enter("move_pages", f"{pid} n={len(addresses)} {'?' if nodes is None else nodes[0]}")
         if fault and fault.startswith("errno"):
             return self.machine.moves.refused(addresses, -int(fault.split()[1]))
-        return self.machine.moves(pid, addresses, nodes)
+        return self.machine.moves(pid, addresses, nodes, of_all=of_all)
 
     def pagemap_scan(self, fd: int, start: int, end: int, required: PageIs, **_: Any) -> Any:
         self._enter("pagemap_scan", (hex(start), hex(end)))

@@ -88,6 +88,19 @@ class World:
         self._free: dict[int, list[int]] = {nid: [] for nid in NIDS}
         self._next = {nid: itertools.count(nid * SECTION + 64) for nid in NIDS}
         self.n_used = dict.fromkeys(NIDS, 0)
+        self.n_mapped = np.zeros(len(NIDS) * SECTION, dtype=np.uint64)
+        """How often each frame is mapped, as /proc/kpagecount says."""
+        self.step = 0
+        self.forks_share = False
+        """Whether a child maps its parent's pages."""
+        self.mapped_at: dict[tuple[int, int], int] = {}
+        """(pid, pfn) of pages that were mapped when another process had them -> the step."""
+        self.counted_at: dict[int, int] = {}
+        """pfn -> the step at which gpuscan was told how often it is mapped."""
+        self.may_have: Callable[[str, int], bool] = lambda command, nid: True
+        """Whether a process of a name may have pages that gpuscan moves to a node."""
+        self.may_share: Callable[[str], bool] = lambda command: True
+        """Whether pages that it shares with others may move at all."""
         self.pressure = dict.fromkeys(NIDS, 0)
         self.offline: set[int] = set()
         self.processes: dict[int, Proc] = {}
@@ -155,20 +168,57 @@ class World:
     def put(self, proc: Proc, page: int, pfn: int) -> None:
         """Map a frame."""
         proc.words[page] = PRESENT | EXCLUSIVE | SOFT_DIRTY | np.uint64(pfn)
+        self.n_mapped[pfn] += np.uint64(1)
+        if self.n_mapped[pfn] > 1:
+            self.mapped_at[proc.pid, pfn] = self.step
+
+    def share(self, proc: Proc, other: Proc) -> None:
+        """Map all pages of another process, where there is room: shared memory, or what a fork leaves."""
+        first = max((start + n for start, n in proc.mappings), default=-1) + 1
+        for start, n in other.mappings:
+            if first + n > SPAN_PAGES:
+                break
+            proc.mappings.append((first, n))
+            for page in range(n):
+                if word := other.words[start + page]:
+                    self.put(proc, first + page, int(word & PFN_BITS))
+            proc.hot[first : first + n] = [self.chance.random() < 0.3 for _ in range(n)]
+            first += n
+
+    def words_of(self, proc: Proc) -> np.ndarray:
+        """Return its pagemap as the kernel shows it."""
+        pfns = (proc.words & PFN_BITS).astype(np.int64)
+        return np.where((proc.words != 0) & (self.n_mapped[pfns] > 1), proc.words & ~EXCLUSIVE, proc.words)
+
+    def mappers(self, pfn: int) -> list[tuple[Proc, int]]:
+        """Return who maps a frame, and at which page."""
+        return [
+            (proc, page)
+            for proc in self.processes.values()
+            for page in np.flatnonzero((proc.words != 0) & ((proc.words & PFN_BITS) == pfn)).tolist()
+        ]
 
     def unmap(self, proc: Proc, place: int) -> None:
         """Take one mapping away."""
         first, n = proc.mappings.pop(place)
         for page in range(first, first + n):
             if proc.words[page]:
-                self.take_frame(int(proc.words[page] & PFN_BITS))
+                pfn = int(proc.words[page] & PFN_BITS)
+                self.n_mapped[pfn] -= np.uint64(1)
+                self.mapped_at.pop((proc.pid, pfn), None)
+                if not self.n_mapped[pfn]:
+                    self.take_frame(pfn)
         proc.words[first : first + n] = 0
 
     def move(self, proc: Proc, page: int, nid: int) -> None:
-        """Move a page to a node."""
+        """Move a page to a node, for all who map it."""
         old = int(proc.words[page] & PFN_BITS)
         new = self.give_frame(nid)
-        proc.words[page] = proc.words[page] & ~PFN_BITS | np.uint64(new)
+        for each, place in self.mappers(old) if self.n_mapped[old] > 1 else [(proc, page)]:
+            each.words[place] = each.words[place] & ~PFN_BITS | np.uint64(new)
+            if (at := self.mapped_at.pop((each.pid, old), None)) is not None:
+                self.mapped_at[each.pid, new] = at
+        self.n_mapped[new], self.n_mapped[old] = self.n_mapped[old], 0
         self.take_frame(old)
 
     def end(self, proc: Proc, code: int = 0) -> None:

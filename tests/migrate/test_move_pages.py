@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpuscan.engine.stages import MigrateStatus
-from gpuscan.linux.address_map import AddressMap
+from gpuscan.linux.address_map import AddressMap, Trait
+from gpuscan.linux.sharing import Sharing
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.migrate.steward import n_first
 from machines import tiered
@@ -157,7 +158,7 @@ def test_a_large_folio_that_is_mapped_at_an_odd_address_arrived_as_a_whole(tmp_p
     bed.process.map(at, range(head, head + 512))
     bed.addresses.put(np.array([head]), np.array([at + 0x3000]), np.array([9]), 0, tick=0)
 
-    def moves_all(pid, addresses, nodes):
+    def moves_all(pid, addresses, nodes, *, of_all=False):
         bed.process.map(at, range(NEAR_PFN + 512, NEAR_PFN + 1024))
         return 0, nodes
 
@@ -244,6 +245,29 @@ def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
     assert len(bed.addresses) == 4  # what is held or busy is still a candidate
 
 
+class Stopping(Steward):
+    """One for whom three calls were enough."""
+
+    def chunk_pages(self):
+        return 2 * (len(self.calls) < 3)
+
+
+def test_a_steward_ends_the_moves_of_a_look_between_two_calls(tmp_path):
+    bed = Bed(tmp_path, n=8)
+    bed.migrator = MovePagesMigrator(
+        {0: bed.process},
+        bed.addresses,
+        bed.page_map,
+        bed.room,
+        bed.kernel,
+        steward=Stopping(most=8, chunk=2),
+    )
+    result = bed.migrate()
+    assert result.status.tolist() == [0] * 6 + [MigrateStatus.EDQUOT] * 2
+    assert result.reasons == {"EDQUOT: held, a budget is used up": 2}
+    assert len(bed.kernel.calls) == 3
+
+
 @pytest.mark.parametrize(("tiers", "n_left_below"), [({NEAR: 0, FAR: 1}, 3), ({NEAR: 1, FAR: 0}, 0)])
 def test_a_steward_hears_what_found_no_room_above_and_not_below(tmp_path, tiers, n_left_below):
     bed = Bed(tmp_path, n=8)
@@ -266,3 +290,64 @@ def test_a_folio_that_is_larger_than_a_call_is_one_of_its_own():
     n_pages = np.array([1, 512, 1, 1], dtype=np.int64)
     assert [n_first(n_pages[i:], 2) for i in range(4)] == [1, 1, 2, 1]
     assert n_first(n_pages, 513) == 2
+
+
+class Known(Sharing):
+    """One that knows of which folios nobody else maps them."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads
+
+    def are_still(self, heads, orders):
+        return np.isin(heads, self.heads)
+
+
+def test_shared_folios_are_asked_about_again_and_moved_apart(bed):
+    traits = np.array([0, Trait.SHARED, 0, Trait.SHARED, Trait.SHARED | Trait.ALWAYS, 0, 0, Trait.SHARED])
+    bed.addresses.put(bed.heads, bed.at, np.zeros(8, dtype=np.int64), 0, 0, 0, traits.astype(np.int64))
+    bed.migrator = MovePagesMigrator(
+        {0: bed.process},
+        bed.addresses,
+        bed.page_map,
+        bed.room,
+        bed.kernel,
+        sharing=Known(bed.heads[[1, 7]]),
+    )
+    result = bed.migrate()
+    assert result.status.tolist() == [0, 0, 0, -errno.EACCES, 0, 0, 0, 0]
+    assert result.reasons == {"EACCES: mapped by processes that are not watched, too": 1}
+    assert bed.kernel.calls == [bed.at[[0, 2, 5, 6]].tolist(), bed.at[[1, 4, 7]].tolist()]
+    assert bed.kernel.of_all == [False, True]
+    assert bed.migrator.moved_shared_pages == 3
+
+
+def test_hugetlb_folios_take_of_their_pool_and_not_of_the_room(bed):
+    pool = bed.kernel.root / f"sys/devices/system/node/node{NEAR}/hugepages/hugepages-2048kB"
+    pool.mkdir(parents=True)
+    (pool / "free_hugepages").write_text("2\n")
+    traits = np.array([Trait.HUGETLB] * 3 + [0] * 5, dtype=np.int64)
+    bed.addresses.put(bed.heads, bed.at, np.zeros(8, dtype=np.int64), 0, 0, 0, traits)
+    bed.room.left = 4
+    result = bed.migrate()
+    assert result.status.tolist() == [0, 0, MigrateStatus.ENOMEM, 0, 0, 0, 0, MigrateStatus.EAGAIN]
+    assert result.reasons == {
+        "ENOMEM: no free page in the target's hugetlb pool": 1,
+        "EAGAIN: target not balanced": 1,
+    }
+    assert bed.migrator.moved_hugetlb_pages == 2
+    assert bed.room.left == 0
+
+
+def test_how_long_a_folio_waited_counts_from_its_first_look(bed):
+    orders = np.zeros(8, dtype=np.int64)
+    bed.addresses.drop(bed.heads)
+    bed.addresses.put(bed.heads, bed.at, orders, 0, tick=1, now_ns=bed.kernel.monotonic_ns() - 40_000_000_000)
+    later_ns = bed.kernel.monotonic_ns()
+    bed.addresses.put(bed.heads[4:], bed.at[4:], orders[4:], 0, tick=2, now_ns=later_ns)  # seen again
+    bed.addresses.put(bed.heads[:1], bed.at[:1], orders[:1], 1, tick=2, now_ns=later_ns)  # another's now
+    bed.addresses.put(bed.heads[:1], bed.at[:1], orders[:1], 0, tick=2, now_ns=later_ns)
+    bed.migrate()
+    waited = dict(bed.migrator.waited_s.cumulative())
+    assert waited[10.0] == 1
+    assert waited[60.0] == bed.migrator.waited_s.n == 8

@@ -77,9 +77,11 @@ def test_moves_of_a_look_are_bounded_and_it_is_alive_meanwhile():
     assert len(alive) == 1
     for n_calls in range(1, 11):
         assert governor.grant(0, ONES) == 10
+        assert governor.chunk_pages() > 0
         governor.called(10, 10, LOOK_MOVES_NS // 10)
         governor.settled(0, 2, 10, 0, {}, 0)
         assert len(alive) == 1 + n_calls
+    assert governor.chunk_pages() == 0  # nor does what was granted go on
     assert governor.grant(0, ONES) == 0
     assert len(alive) == 12  # holding back many batches, too
     governor.begin(6 * _S, {}, 0)

@@ -294,9 +294,10 @@ def test_the_unit_starts_as_its_own_user_would(tmp_path):
     bounding = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
     assert bounding is not None
     from gpuscan.linux.capabilities import FLAGS, KEPT
+    from gpuscan.migrate.move_pages import MovePagesMigrator
     from gpuscan.monitors.catalogue import MONITORS
 
-    needed = {right.name for right in (*KEPT, FLAGS)}
+    needed = {right.name for right in (*KEPT, FLAGS, *MovePagesMigrator.keeps)}
     for name in MONITORS.names:
         kind = MONITORS.get(name)
         needed |= {right.name for right in (*kind.keeps, *kind.opens)}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from gpuscan.engine.tick import Engine
 from gpuscan.linux import damon_state
 from gpuscan.linux.process import Process
+from gpuscan.linux.sharing import Sharing
 from gpuscan.live.members import Roster
 from gpuscan.service.budgets import Budgets
 from gpuscan.service.orders import Orders
 from gpuscan.service.selection import RuleSelection
 from gpuscan.service.since import Since
+from livesim.scenario import SHARING_FROM
 from livesim.service import run_service
 
 N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
@@ -33,8 +36,9 @@ def _broken(first: int, last: int) -> list[tuple[int, list[str]]]:
     return [(seed, broken) for seed in range(first, last) if (broken := run_service(seed).broken)]
 
 
-def test_a_few_seeds():
-    assert _broken(0, 8) == []
+@pytest.mark.parametrize("first", [0, SHARING_FROM])
+def test_a_few_seeds(first):
+    assert _broken(first, first + 8) == []
 
 
 def test_pages_move_and_a_seed_replays_exactly():
@@ -44,8 +48,9 @@ def test_pages_move_and_a_seed_replays_exactly():
 
 
 @pytest.mark.slow
-def test_many_seeds():
-    assert _broken(8, N_SLOW) == []
+@pytest.mark.parametrize("first", [0, SHARING_FROM])
+def test_many_seeds(first):
+    assert _broken(first + 8, first + N_SLOW) == []
 
 
 def _nothing(*_, **__):
@@ -82,6 +87,22 @@ PLANTED = {
     "a process is not let go of": (Process, "close", _nothing),
     "DAMON is not switched off": (damon_state, "switch_off", _nothing),
 }
+
+
+def _all(self, heads, orders):
+    return np.ones(len(heads), dtype=np.bool_)
+
+
+SHARED = {
+    "who maps a page is not asked again before it moves": (Sharing, "are_still", _all),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", SHARED)
+def test_a_planted_fault_with_shared_pages_is_found(monkeypatch, planted):
+    monkeypatch.setattr(*SHARED[planted])
+    assert any(run_service(seed).broken for seed in range(SHARING_FROM, SHARING_FROM + 600))
 
 
 @pytest.mark.slow

@@ -1,0 +1,195 @@
+"""Pages that several processes map, and whether all who map them are watched.
+
+/proc/kpagecount says how often each page is mapped, not by whom (Documentation/admin-guide/mm/pagemap.rst,
+fs/proc/page.c). So the page tables of the processes that are watched are looked through: where as many
+mappings are found as the kernel counts, nobody else maps the page. Tables of others are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuscan.linux.capabilities import Right, effective
+from gpuscan.linux.process import Process
+from gpuscan.linux.resident import FrameWords, pages_in, pfns_at
+from gpuscan.linux.system import HERE, System
+
+ALL = Right("CAP_SYS_NICE", "to move pages that several processes map")
+"""move_pages(2) with MPOL_MF_MOVE_ALL (kernel_move_pages(), mm/migrate.c, v6.12)."""
+_READ_NS = 1_000_000_000
+_READ_SHARE = 20
+"""The tables are read again after as many times as long as reading them took, and not before ``_READ_NS``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mappings:
+    """Where watched processes map pages, ascending by PFN, then by the process's number.
+
+    Attributes:
+        pfn, process, address: int64[n].
+    """
+
+    pfn: NDArray[np.int64]
+    process: NDArray[np.int64]
+    address: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.pfn)
+
+    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Mappings:
+        """Return a part of them."""
+        return Mappings(self.pfn[which], self.process[which], self.address[which])
+
+    def bounds(
+        self, heads: NDArray[np.int64], orders: NDArray[np.int64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return intp[n] twice: of each folio its first mapping, and the one after its last."""
+        ends = heads + (np.int64(1) << orders)
+        return np.searchsorted(self.pfn, heads), np.searchsorted(self.pfn, ends)
+
+
+_NO_MAPPINGS = Mappings(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+
+
+def rows(first: NDArray[np.intp], end: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return, of ranges ``[first, end)``, which range each of their rows is of, and the rows."""
+    lengths = end - first
+    starts = np.cumsum(lengths) - lengths
+    return np.repeat(np.arange(len(first)), lengths), np.repeat(first - starts, lengths) + np.arange(
+        int(lengths.sum())
+    )
+
+
+def _pages(
+    heads: NDArray[np.int64], orders: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the PFNs of all pages of folios, and where each folio begins among them."""
+    sizes = np.int64(1) << orders
+    starts = np.cumsum(sizes) - sizes
+    return np.repeat(heads - starts, sizes) + np.arange(int(sizes.sum()), dtype=np.int64), starts
+
+
+def _all_equal(
+    n_found: NDArray[np.int64], n_mapped: NDArray[np.int64], starts: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return bool per folio: whether of each page all mappings were found, and there are any."""
+    if not len(starts):
+        return np.empty(0, dtype=np.bool_)
+    equal: NDArray[np.bool_] = np.logical_and.reduceat(n_found == n_mapped, starts)
+    return equal & np.logical_or.reduceat(n_found > 0, starts)
+
+
+class Sharing:
+    """What is known of who maps shared pages.
+
+    Args:
+        system: where they run.
+    """
+
+    def __init__(self, system: System = HERE) -> None:
+        self._system = system
+        self._counts: FrameWords | None = None
+        self._is_tried = False
+        self._why_not = ""
+        self._mappings = _NO_MAPPINGS
+        self._processes: dict[int, Process] = {}
+        self._read_again_ns = 0
+
+    def why_not(self) -> str:
+        """Return why no shared page can be moved; empty where they can. What it takes is opened."""
+        if not self._is_tried:
+            self._is_tried = True
+            if ALL.name not in effective(self._system):
+                self._why_not = f"{ALL.name} is missing"
+            else:
+                try:
+                    self._counts = FrameWords(self._system.root / "proc/kpagecount", self._system)
+                except OSError as error:
+                    self._why_not = f"/proc/kpagecount cannot be opened ({error.strerror})"
+        return self._why_not
+
+    def read(self, processes: Iterable[tuple[int, Process, NDArray[np.int64]]]) -> None:
+        """Look through the tables of processes, if that is due.
+
+        Args:
+            processes: their numbers, and where mappings begin that have shared pages, int64[n], ascending.
+        """
+        started_ns = self._system.monotonic_ns()
+        if started_ns < self._read_again_ns:
+            return
+        self._processes = {}
+        parts: list[Mappings] = []
+        for number, process, starts in processes:
+            if not len(starts):
+                continue
+            known = frozenset(starts.tolist())
+            pages = pages_in(process, [(at.start, at.end) for at in process.mappings() if at.start in known])
+            pages = pages.take(~pages.exclusive)
+            parts.append(Mappings(pages.pfn, np.full(len(pages), number, dtype=np.int64), pages.address))
+            self._processes[number] = process
+        if parts:
+            found = Mappings(
+                np.concatenate([part.pfn for part in parts]),
+                np.concatenate([part.process for part in parts]),
+                np.concatenate([part.address for part in parts]),
+            )
+            self._mappings = found.take(np.lexsort((found.process, found.pfn)))
+        else:
+            self._mappings = _NO_MAPPINGS
+        ended_ns = self._system.monotonic_ns()
+        self._read_again_ns = ended_ns + max(_READ_NS, _READ_SHARE * (ended_ns - started_ns))
+
+    def keep(self, numbers: Iterable[int]) -> None:
+        """Forget what others than these map: they are not watched any more."""
+        kept = set(numbers)
+        if self._processes.keys() - kept:
+            self._processes = {n: process for n, process in self._processes.items() if n in kept}
+            self._mappings = self._mappings.take(np.isin(self._mappings.process, list(kept)))
+
+    @property
+    def mappings(self) -> Mappings:
+        """What was found last."""
+        return self._mappings
+
+    def n_mapped(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n]: how often pages are mapped now, by anybody; -1 where that is not told."""
+        if self._counts is None:
+            return np.full(len(pfns), -1, dtype=np.int64)
+        return self._counts.at(pfns).astype(np.int64)
+
+    def are_watched(self, heads: NDArray[np.int64], orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: of which folios all mappings are in what was found last, page by page."""
+        pfns, starts = _pages(heads, orders)
+        ours = self._mappings.pfn
+        n_found = np.searchsorted(ours, pfns, side="right") - np.searchsorted(ours, pfns)
+        return _all_equal(n_found, self.n_mapped(pfns), starts)
+
+    def are_still(self, heads: NDArray[np.int64], orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: of which folios all mappings are still where they were found, and no others.
+
+        The count is taken first: whoever maps a page after that is not known of.
+        """
+        pfns, starts = _pages(heads, orders)
+        n_mapped = self.n_mapped(pfns)
+        folio, which = rows(*self._mappings.bounds(heads, orders))
+        mine = self._mappings.take(which)
+        is_there = np.zeros(len(mine), dtype=np.bool_)
+        for number in np.unique(mine.process).tolist():
+            process = self._processes[number]
+            if not process.is_alive():
+                continue
+            own = np.flatnonzero(mine.process == number)
+            own = own[np.argsort(mine.address[own], kind="stable")]
+            is_there[own] = pfns_at(process, mine.address[own]) == mine.pfn[own]
+        page = (starts[folio] + mine.pfn - heads[folio])[is_there]
+        return _all_equal(np.bincount(page, minlength=len(pfns)), n_mapped, starts)
+
+    def close(self) -> None:
+        """Close the file."""
+        counts, self._counts = self._counts, None
+        if counts is not None:
+            counts.close()
