@@ -1,4 +1,4 @@
-"""One scan from request to plan: count, pick the path, cut the range, claim and stage, group, fetch.
+"""One scan from request to plan: count, pick the path, cut the range, claim and stage, scatter, fetch.
 
 A range is cut into *stretches*, one per warp; 8 of them are a *chunk*, which one thread
 block works on.
@@ -14,7 +14,7 @@ import numpy as np
 from gpuscan.kernels.api import RawPlan, ScanRequest
 from gpuscan.kernels.cuda.budget import bring
 from gpuscan.kernels.cuda.counting import CountedRange
-from gpuscan.kernels.cuda.source import WARPS, Total
+from gpuscan.kernels.cuda.source import Total
 from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.kernels.cuda.workspace import SMALL_PLAN, Stage
 from gpuscan.kernels.device_plan import DevicePlan
@@ -155,7 +155,6 @@ class Scan:
             32 * n_stretches,
             node_mask=node_mask,
             n_stretches=n_stretches,
-            target_counts=self.kernels.scratch.target_counts,
             **stage.given,
             **cuts,
         )
@@ -164,21 +163,11 @@ class Scan:
         with self.kernels.working():
             self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given)
 
-    def _group(self, claimed: _Claimed, flats: Any, words: Any) -> None:
-        """Find the places of the claims, and scatter them there."""
-        scratch = self.kernels.scratch
-        self.kernels.launch(
-            "group",
-            32 * self.layout.n_targets,
-            n_chunks=-(-claimed.n_stretches // WARPS),
-            target_counts=scratch.target_counts,
-            places=scratch.places,
-        )
+    def _scatter(self, claimed: _Claimed, flats: Any, words: Any) -> None:
         self.kernels.launch(
             "scatter",
             32 * claimed.n_stretches,
             n_stretches=claimed.n_stretches,
-            places=scratch.places,
             plan_flats=flats,
             plan_words=words,
             **claimed.stage.given,
@@ -200,7 +189,7 @@ class Scan:
         flats, pfns = device.empty(n_room, np.int64), device.empty(n_room, np.int64)
         words = device.empty(n_room, self.layout.fmt.dtype)
         kept_offsets = device.empty(self.layout.n_targets + 1, np.int64)
-        self._group(claimed, flats, words)
+        self._scatter(claimed, flats, words)
         self.kernels.launch(
             "name_pfns",
             max(n_room, self.layout.n_targets + 1),
@@ -234,7 +223,7 @@ class Scan:
         device, report, stage = self.device, self.kernels.scratch.report, claimed.stage
         is_small = claimed.n_room <= SMALL_PLAN
         flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
-        self._group(claimed, flats, words)
+        self._scatter(claimed, flats, words)
         totals, offsets = report.fetch(has_plan=is_small, has_budget=self.cuts is not None)
         n_claims = int(offsets[-1])
         if is_small:

@@ -30,7 +30,7 @@ LAYOUT = layout_of([Extent(0, N_PAGES, 0, 0)])
 ROUNDS = ("claim", "tile", "tile with candidates", "sections", "blocks", "queue", "crowded block", "scatter")
 INSTRUCTIONS = dict(zip(ROUNDS, (134, 88, 119, 107, 199, 8, 160, 60), strict=True))
 """Of each on sm_90, as tests/cuda_paths.py reads them from the machine code, the last three by hand."""
-_FILES = {"popcounts", "cut_stretches", "scan_dense", "scan_indexed", "group", "scatter"}
+_FILES = {"popcounts", "cut_stretches", "scan_dense", "scan_indexed", "scatter"}
 _COUNTERS = f"""
 static unsigned long long rounds_of_warp[{len(ROUNDS)}][{N_STRETCHES}];
 static void count(int round, u32 n) {{
