@@ -58,6 +58,8 @@ ARRAY_TYPES: dict[str, str] = {
     "pages_of_key": "uint64",
     "section_pfn": "int64",
     "kept_offsets": "int64",
+    "kept_flats": "int64",
+    "kept_words": "record",
     "plan_pfns": "int64",
     "stop_from": "int64",
     "stop_below": "int64",
@@ -163,7 +165,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *(*_PLACES, "plan_offsets", "plan_flats", "plan_words"),
     ),
     "name_pfns": (
-        *("n_targets", "plan_offsets", "plan_flats", "n_items", "section_pfn", "kept_offsets", "plan_pfns"),
+        *("n_targets", "plan_offsets", "plan_flats", "plan_words", "n_items", "section_pfn"),
+        *("kept_offsets", "kept_flats", "kept_words", "plan_pfns"),
     ),
     "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
     "cut_keys": ("n_targets", "limit_pages", "pages_of_key", "cut_key", *QUOTAS, "seen_pages"),

@@ -184,32 +184,36 @@ class Scan:
             self.kernels.cuts.know(self.cuts)
 
     def _keep(self, claimed: _Claimed) -> DevicePlan:
-        """Let the plan have arrays of its own, on the device."""
-        device, report, n_room = self.device, self.kernels.scratch.report, claimed.n_room
-        flats, pfns = device.empty(n_room, np.int64), device.empty(n_room, np.int64)
-        words = device.empty(n_room, self.layout.fmt.dtype)
-        kept_offsets = device.empty(self.layout.n_targets + 1, np.int64)
-        self._scatter(claimed, flats, words)
+        """Let the plan have arrays of its own, on the device, with room for what was claimed and no more."""
+        device, stage, n_targets = self.device, claimed.stage, self.layout.n_targets
+        self._scatter(claimed, stage.flats, stage.plan_words)
+        totals, offsets = self.kernels.scratch.report.fetch(has_plan=False, has_budget=self.cuts is not None)
+        n_claims = int(offsets[-1])
+        flats, pfns = device.empty(n_claims, np.int64), device.empty(n_claims, np.int64)
+        words = device.empty(n_claims, self.layout.fmt.dtype)
+        kept_offsets = device.empty(n_targets + 1, np.int64)
         self.kernels.launch(
             "name_pfns",
-            max(n_room, self.layout.n_targets + 1),
-            plan_flats=flats,
-            n_items=n_room,
+            max(n_claims, n_targets + 1),
+            plan_flats=stage.flats,
+            plan_words=stage.plan_words,
+            n_items=n_claims,
             section_pfn=self.kernels.section_pfn(),
             kept_offsets=kept_offsets,
+            kept_flats=flats,
+            kept_words=words,
             plan_pfns=pfns,
         )
-        totals, offsets = report.fetch(has_plan=False, has_budget=self.cuts is not None)
+        device.wait()
         self.undo = None
-        self.kernels.stages.give(claimed.stage)
+        self.kernels.stages.give(stage)
         self._settle_quotas()
-        n_claims = int(offsets[-1])
         return DevicePlan(
             offsets=offsets,
             device_offsets=kept_offsets,
-            pfn=pfns[:n_claims],
-            flat=flats[:n_claims],
-            words=words[:n_claims],
+            pfn=pfns,
+            flat=flats,
+            words=words,
             cursor=totals[Total.CURSOR],
             path=claimed.path,
             why=claimed.why,

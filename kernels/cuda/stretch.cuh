@@ -41,24 +41,34 @@ struct Places {
   i64* plan_offsets;
 };
 
-#define GS_ADDENDS 8 /* that a thread has in flight */
+/* Threads that sum up the counts of a target together, each of them so many, which are in flight at once. */
+#define GS_ADDERS 8
+#define GS_ADDENDS (GS_ROW_CHUNKS / GS_ADDERS)
 
-/* Of up to GS_ROW_CHUNKS counts that lie n_targets apart, write what is before each in its place; return the sum. */
+/* Of up to GS_ROW_CHUNKS counts that lie n_targets apart, write what is before each in its place; return the sum, in the
+ * last of the target's threads. All lanes. */
 static __device__ __forceinline__ i64 sum_up_counts(i64* counts, u32 n_counts, u32 n_targets) {
-  i64 before = 0;
-#pragma unroll 1
-  for (u32 first = 0; first < n_counts; first += GS_ADDENDS) {
-    i64 seen[GS_ADDENDS];
+  const u32 adder = threadIdx.x % GS_ADDERS;
+  i64* const mine = counts + (i64)(adder * GS_ADDENDS) * n_targets;
+  i64 seen[GS_ADDENDS];
+  i64 sum = 0;
 #pragma unroll
-    for (u32 i = 0; i < GS_ADDENDS; ++i)
-      seen[i] = first + i < n_counts ? __ldcg(counts + (first + i) * n_targets) : 0;
+  for (u32 i = 0; i < GS_ADDENDS; ++i) seen[i] = adder * GS_ADDENDS + i < n_counts ? __ldcg(mine + i * n_targets) : 0;
 #pragma unroll
-    for (u32 i = 0; i < GS_ADDENDS; ++i) {
-      if (first + i < n_counts) __stcg(counts + (first + i) * n_targets, before);
-      before += seen[i];
-    }
+  for (u32 i = 0; i < GS_ADDENDS; ++i) sum += seen[i];
+  i64 up_to = sum;
+#pragma unroll
+  for (u32 step = 1; step < GS_ADDERS; step <<= 1) {
+    const i64 other = __shfl_up_sync(GS_ALL_LANES, up_to, step, GS_ADDERS);
+    if (adder >= step) up_to += other;
   }
-  return before;
+  i64 before = up_to - sum;
+#pragma unroll
+  for (u32 i = 0; i < GS_ADDENDS; ++i) {
+    if (adder * GS_ADDENDS + i < n_counts) __stcg(mine + i * n_targets, before);
+    before += seen[i];
+  }
+  return up_to;
 }
 
 /* Write this block's claims by target, and sum up: the last block of a row its chunks, the last of all the rows. No
@@ -76,20 +86,23 @@ static __device__ __forceinline__ void sum_up_places(const u32* histogram, const
   const u32 first_chunk = row * GS_ROW_CHUNKS;
   const u32 n_chunks = min((u32)GS_ROW_CHUNKS, gridDim.x - first_chunk);
   if (!is_last_block(places.n_done + 1 + row, n_chunks)) return;
+  const bool is_last_adder = threadIdx.x % GS_ADDERS == GS_ADDERS - 1;
 #pragma unroll 1
-  for (u32 target = threadIdx.x; target < n_targets; target += GS_THREADS) {
+  for (u32 first = 0; first < n_targets; first += GS_THREADS / GS_ADDERS) {
+    const u32 target = first + threadIdx.x / GS_ADDERS;
     i64* const counts = places.of_chunk + (i64)first_chunk * n_targets + target;
-    __stcg(places.of_row + (i64)row * n_targets + target, sum_up_counts(counts, n_chunks, n_targets));
+    const i64 n_claims = sum_up_counts(counts, target < n_targets ? n_chunks : 0, n_targets);
+    if (target < n_targets && is_last_adder) __stcg(places.of_row + (i64)row * n_targets + target, n_claims);
   }
   if (!is_last_block(places.n_done, n_rows)) return;
   if (threadIdx.x == 0) ended = 0;
   __syncthreads();
 #pragma unroll 1
-  for (u32 first = 0; first < n_targets; first += GS_THREADS) {
-    const u32 target = first + threadIdx.x;
-    const i64 n_claims = target < n_targets ? sum_up_counts(places.of_row + target, n_rows, n_targets) : 0;
-    const i64 up_to = ended + sum_up_to_thread(n_claims, warp_sums);
-    if (target < n_targets) places.plan_offsets[target + 1] = up_to;
+  for (u32 first = 0; first < n_targets; first += GS_THREADS / GS_ADDERS) {
+    const u32 target = first + threadIdx.x / GS_ADDERS;
+    const i64 n_claims = sum_up_counts(places.of_row + target, target < n_targets ? n_rows : 0, n_targets);
+    const i64 up_to = ended + sum_up_to_thread(is_last_adder ? n_claims : 0, warp_sums);
+    if (target < n_targets && is_last_adder) places.plan_offsets[target + 1] = up_to;
     __syncthreads();
     if (threadIdx.x == GS_THREADS - 1) ended = up_to;
     __syncthreads();

@@ -15,7 +15,7 @@ STRETCH_PAGES = 4096
 """Pages of a stretch at least, on average."""
 _WALKERS = 8192
 """Warps that count, at most."""
-_WALKER_SECTIONS = 4
+_WALKER_SECTIONS = 2
 """Sections each of them has at least, on average."""
 _CELLS = 4096
 """Cells that a range is cut into, at most where they are not the largest: four rounds for those who sum up."""
@@ -25,7 +25,7 @@ _MAX_CELL_SHIFT = 11
 """A cell has up to 2^11 sections: what the tallies of counts.cuh hold."""
 _TILE_BYTES = 2048
 """What a warp of the dense scan reads at a time."""
-_CLAIM = 134 + 60
+_CLAIM = 132 + 74
 """Instructions of 32 claims on sm_90, and of scattering them."""
 _LONGEST_BLOCKS = 1 << 22
 """Blocks of a stretch, roughly at most: offsets in one are 32-bit, which is 2^23 blocks."""
