@@ -65,7 +65,7 @@ def _dense(found: Paths) -> Ways:
 
 
 def _places(found: Paths) -> Ways:
-    """Return what the last block of a scan issues when all others are done, and for more targets in both sums."""
+    """Return what the last block of a scan issues when all others are done, and for more targets."""
     row, last = found.places(r"ATOMG\.E\.ADD\.STRONG")
     (of_row, *_), (of_all, *_) = (
         [place for place in _after(found.places(r"LDG\.E\.64\.STRONG"), after) if place < before]

@@ -18,7 +18,7 @@ _WALKERS = 8192
 _WALKER_SECTIONS = 2
 """Sections each of them has at least, on average."""
 _CELLS = 4096
-"""Cells that a range is cut into, at most where they are not the largest: four rounds for those who sum up."""
+"""Cells that a range is cut into, at most where they are not the largest: four rounds to sum up."""
 _MIN_CELL_SHIFT = 3
 """A cell has 2^3 sections at least: one look for those who search it."""
 _MAX_CELL_SHIFT = 11

@@ -335,8 +335,8 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
     ),
     "a chunk of claims begins where its row does": (
         plans_are_in_order,
-        "  i64 before = up_to - sum;\n",
-        "  i64 before = -up_to;\n",
+        "    before += seen[i];\n",
+        "",
         INDEXED,
         "fast",
     ),

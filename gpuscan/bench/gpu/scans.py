@@ -124,7 +124,7 @@ def walk_only(counts: Counts, name: str, filled: Filled, assumed: Assumptions, s
 
 
 def popcounts(counts: Counts, filled: Filled) -> Work:
-    """The count: block words, ready words under set blocks; the last block sums up the cells, four a thread."""
+    """The count: block words, ready words under set blocks; the last block sums up cells, 4 a thread."""
     ways = counts["popcounts"].ways
     cells = cells_of(0, filled.n_pages)
     n_cells = math.ceil(cells.n_sections / (1 << cells.shift))
@@ -134,7 +134,9 @@ def popcounts(counts: Counts, filled: Filled) -> Work:
     # The section's node, its mask, its word; the cell's tally is waited for by nobody.
     steps += Steps(ways["sections"], l2_waits=2, dram_waits=1) * sections
     steps += Steps(ways["blocks"], dram_waits=1) * blocks
-    tail = Steps(ways["cells"], l2_waits=1) * math.ceil(n_cells / (_CELLS_OF_THREAD * WARPS_PER_BLOCK * _LANES))
+    tail = Steps(ways["cells"], l2_waits=1) * math.ceil(
+        n_cells / (_CELLS_OF_THREAD * WARPS_PER_BLOCK * _LANES)
+    )
     section_bytes = 8 + 4 + 4
     n_bytes = filled.n_sections * section_bytes + filled.n_set * READY_BYTES
     n_bytes += filled.n_hit(SECTION_PAGES) * 2 * SECTION_PAGES // BLOCK_PAGES
@@ -168,7 +170,7 @@ def cut_stretches(counts: Counts, filled: Filled, path: Path) -> Work:
 
 
 def scatter(counts: Counts, filled: Filled, path: Path) -> Work:
-    """The plan: a warp counts its claims by target, then writes each to its place, four rounds of 32 at a time."""
+    """The plan: a warp counts its claims by target, then writes each to its place, 128 a round."""
     ways = counts["scatter"].ways
 
     def steps(stretch: Stretch) -> Steps:
@@ -184,7 +186,7 @@ def scatter(counts: Counts, filled: Filled, path: Path) -> Work:
 
 
 def _summed_up(counts: KernelCounts, filled: Filled) -> Steps:
-    """Return what the last block does: its row's claims by target, then those of all rows, 32 targets at a time."""
+    """Return what the last block does: its row's claims, then those of all rows, 32 targets at a time."""
     more = math.ceil(filled.n_targets * _ADDERS / (WARPS_PER_BLOCK * _LANES)) - 1
     steps = Steps(counts.ways["places"], l2_waits=2, exchanges=1, fences=3)
     return steps + Steps(counts.ways["addends"], l2_waits=2) * more
