@@ -24,6 +24,8 @@ ARCHITECTURES = (90, 100)
 """Those of the GPUs in the model's catalogue."""
 
 Ways = dict[str, int]
+CLAIMS_AHEAD = 4
+"""Rounds of claims that the scatter has in flight (GS_CLAIMS_AHEAD)."""
 
 
 def _after(places: list[int], place: int) -> list[int]:
@@ -58,7 +60,21 @@ def _dense(found: Paths) -> Ways:
         "plain": int(plain),
         "queued": int(queued - plain),
         "claim": _claim(found, last),
+        **_places(found),
     }
+
+
+def _places(found: Paths) -> Ways:
+    """Return what the last block of a scan issues when all others are done, and for more targets."""
+    row, last = found.places(r"ATOMG\.E\.ADD\.STRONG")
+    (of_row, *_), (of_all, *_) = (
+        [place for place in _after(found.places(r"LDG\.E\.64\.STRONG"), after) if place < before]
+        for after, before in ((row, last), (last, len(found.instructions)))
+    )
+    offset = found.places(r"STG\.E\.64 desc")[-2]
+    whole = [found.n_between(*pair) for pair in itertools.pairwise((row, of_row, last, of_all, offset))]
+    ends = min(found.n_between(offset, end) for end in _after(found.places(r"^EXIT"), offset))
+    return {"places": int(sum(whole) + ends), "addends": int(found.n_round(of_row) + found.n_round(of_all))}
 
 
 def _walk(found: Paths, crowds: bool = True) -> Ways:
@@ -76,7 +92,7 @@ def _walk(found: Paths, crowds: bool = True) -> Ways:
     if crowds:  # a block's candidates by all lanes, 16 halves of its ready words
         ways["crowded"] = int(found.n_round(*queues[:16]))
     if taken:
-        return {**ways, "claim": _claim(found, words[-1])}
+        return {**ways, "claim": _claim(found, words[-1]), **_places(found)}
     (match, *_) = _after(found.places(r"\bMATCH"), words[-1])
     return {**ways, "claim": int(found.n_round(match))}
 
@@ -84,7 +100,7 @@ def _walk(found: Paths, crowds: bool = True) -> Ways:
 def _popcounts(found: Paths) -> Ways:
     words = found.places(r"LDG\.E\.128")
     mask = found.places(r"LDG\.E\.U8")[0]
-    (cell, *_) = found.places(r"ATOMG\.E\.EXCH\.64")
+    (cell, *_) = _after(found.places(r"LDG\.E\.64\.STRONG"), words[-1])
     return {
         "once": _whole(found, mask),
         "sections": int(found.n_round(mask)),
@@ -94,30 +110,24 @@ def _popcounts(found: Paths) -> Ways:
 
 
 def _cut_stretches(found: Paths) -> Ways:
-    blocks = found.places(r"LDG\.E\.U16")[-1]
+    blocks = found.places(r"LDG\.E\.128")[-1]
     sections = [place for place in found.places(r"LDG\.E R") if place < blocks][-1]
     cells = [place for place in found.places(r"LDG\.E\.64\.STRONG") if place < sections]
     stores = _after(found.places(r"\bSTG\.E\.64"), blocks)
     return {
         "once": _whole(found, cells[-1], sections, blocks, stores[0]),
         "cells": int(max(each for each in map(found.n_round, cells) if each < math.inf)),
+        "sections": int(found.n_round(sections)),
     }
-
-
-def _group(found: Paths) -> Ways:
-    loads = found.places(r"LDG\.E R")
-    rounds = [found.n_round(*loads[:n]) / n for n in (1, 2)]  # unrolled twice where ptxas does
-    return {"once": _whole(found, loads[0]), "chunks": round(min(rounds))}
 
 
 def _scatter(found: Paths) -> Ways:
     flats = found.places(r"STG\.E\.64")
     counts = [place for place in found.places(r"\bMATCH") if place < flats[0]]
-    place = min(found.n_round(*flats[:n]) / n for n in (1, 2, 4))  # unrolled as often
     return {
         "once": _whole(found, found.places(r"BAR\.SYNC")[-1]),
         "count": int(min(found.n_round(each) for each in counts)),
-        "place": round(place),
+        "place": int(found.n_round(*flats[:CLAIMS_AHEAD])),
     }
 
 
@@ -146,7 +156,6 @@ KERNELS: dict[str, Callable[[Paths], Ways]] = {
     "scan_indexed": _walk,
     "scan_dense_budget": _dense,
     "scan_indexed_budget": partial(_walk, crowds=False),
-    "group": _group,
     "scatter": _scatter,
     "rank": _walk,
     "resolve": _resolve,

@@ -20,8 +20,8 @@ struct Stage {
   i64 stretch_lo;
   u32* offsets; /* from stretch_lo */
   record_t* words;
-  i64 n_staged;
-  i64 room;
+  u32 n_staged; /* folios, of a stretch's fewer than 2^32 */
+  u32 room;
   u32 n_unknown;   /* claims whose target is not below n_targets: in no group, so not staged */
   u32* histogram;  /* u32[1024] in shared memory: claims of this block per target */
 };
@@ -131,7 +131,7 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     const bool is_known = target < store.n_targets;
     const u32 rivals = __ballot_sync(GS_ALL_LANES, may_claim && is_known);
     if (may_claim && is_known)
-      may_claim = stage.n_staged + n_reserved + __popc(rivals & lanes_below()) < stage.room;
+      may_claim = stage.n_staged + n_reserved + (u32)__popc(rivals & lanes_below()) < stage.room;
     stays = stays || (is_open && !may_claim);
     bool has_taken = false;
     is_open = false;
@@ -155,9 +155,9 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
   const u32 peers = __match_any_sync(GS_ALL_LANES, is_staged ? target : GS_N_NODES_MAX);
   if (is_staged && (peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
   if (is_staged) {
-    const i64 place = stage.n_staged + __popc(staged & lanes_below());
+    const u32 place = stage.n_staged + (u32)__popc(staged & lanes_below());
     stage.offsets[place] = (u32)(flat - stage.stretch_lo);
     stage.words[place] = (record_t)taken;
   }
-  stage.n_staged += __popc(staged);
+  stage.n_staged += (u32)__popc(staged);
 }

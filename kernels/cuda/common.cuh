@@ -71,19 +71,20 @@ static __device__ __forceinline__ T sum_up_to_thread(T value, T* warp_sums) {
   if (lane_id() == GS_LANES - 1) warp_sums[threadIdx.x >> 5] = up_to;
   __syncthreads();
   T before = 0;
+#pragma unroll 1 /* registers are the caller's */
   for (u32 warp = 0; warp < threadIdx.x >> 5; ++warp) before += warp_sums[warp];
   return before + up_to;
 }
 
-/* Whether this block is the last of the grid to come here; what the others wrote before is there for it then, past the
+/* Whether this block is the last of n_blocks to come here; what the others wrote before is there for it then, past the
  * first-level cache. No block waits for another. n_done is 0 before and afterwards. All threads. */
-static __device__ __forceinline__ bool is_last_block(u32* n_done) {
+static __device__ __forceinline__ bool is_last_block(u32* n_done, u32 n_blocks) {
   __shared__ u32 n_before;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) n_before = atomicAdd(n_done, 1u);
   __syncthreads();
-  if (n_before != gridDim.x - 1) return false;
+  if (n_before != n_blocks - 1) return false;
   if (threadIdx.x == 0) atomicExch(n_done, 0u);
   __threadfence();
   return true;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gpuscan.kernels.cuda.source import Total
+from gpuscan.kernels.cuda.source import EDGE_LANES, Total
 from gpuscan.kernels.cuda.stretches import cells_of, n_stretches_of, weights_of
 from gpuscan.kernels.cuda.workspace import Stage
 from gpuscan.records.page_map import BLOCK_PAGES
@@ -49,7 +49,7 @@ class CountedRange:
         weights = weights_of(path, fmt, n_candidates, n_set, (hi - lo) // BLOCK_PAGES, n_stretches)
         self._kernels.launch(
             "cut_stretches",
-            32 * (n_stretches + 1),
+            EDGE_LANES * (n_stretches + 1),
             capacity=min(capacity, self._kernels.layout.n_pages),
             edges=stage.edges,
             n_stretches=n_stretches,

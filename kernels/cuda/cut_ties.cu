@@ -70,15 +70,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
              u64* tie_pages_below, const u32* ties, const u32* wrapped_ties, int is_shared, i64* stop_from,
              i64* stop_below) {
   __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.folio_order = folio_order;
-  store.has_large_folios = has_large_folios;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
-  store.n_targets = n_targets;
+  const Store store = walked_store(records, ready_bits, block_bits, folio_order, has_large_folios, section_nid,
+                                   fixed_target, n_targets);
   const i64 target = stretch_id();
   if (target >= n_targets) return;
   const Cuts cuts = {now, cut_key, resume_flat, 0, 0, 0, tie_pages_from, tie_pages_below};

@@ -50,15 +50,16 @@ ARRAY_TYPES: dict[str, str] = {
     "staged_offsets": "uint32",
     "staged_words": "record",
     "n_staged": "int64",
-    "target_counts": "uint32",
-    "target_totals": "uint64",
-    "places": "int64",
+    "chunk_places": "int64",
+    "row_places": "int64",
     "plan_offsets": "int64",
     "plan_flats": "int64",
     "plan_words": "record",
     "pages_of_key": "uint64",
     "section_pfn": "int64",
     "kept_offsets": "int64",
+    "kept_flats": "int64",
+    "kept_words": "record",
     "plan_pfns": "int64",
     "stop_from": "int64",
     "stop_below": "int64",
@@ -76,7 +77,6 @@ NUMBER_TYPES: dict[str, Any] = {
     "n_pages": np.int64,
     "n_words": np.int64,
     "n_stretches": np.int64,
-    "n_chunks": np.int64,
     "n_walkers": np.int64,
     "lo": np.int64,
     "hi": np.int64,
@@ -85,10 +85,10 @@ NUMBER_TYPES: dict[str, Any] = {
     "is_shared": np.int32,
     "notes_count": np.int32,
     "n_slots": np.uint32,
-    "of_candidate": np.int64,
-    "of_set": np.int64,
-    "of_wanted": np.int64,
-    "of_block": np.int64,
+    "of_candidate": np.uint32,
+    "of_set": np.uint32,
+    "of_wanted": np.uint32,
+    "of_block": np.uint32,
     "ordered": np.int32,
     "wants_outcomes": np.int32,
     "drop_top_tier": np.int32,
@@ -114,10 +114,11 @@ _STAGE = ("staged_offsets", "staged_words", "n_staged")
 _STOPS = ("stop_from", "stop_below")
 _CUTS = ("now", "cut_key", "resume_flat", *_STOPS, *QUOTAS)
 _TIES = ("now", "cut_key", "resume_flat", *QUOTAS[1:], "ties", "wrapped_ties")
-_SCAN = (*_WALK, "ends", *_STAGE, "target_counts", "target_totals", "totals")
+_PLACES = ("chunk_places", "row_places")
+_SCAN = (*_WALK, "ends", *_STAGE, *_PLACES, "n_done", "plan_offsets", "totals")
 _RANGE = ("lo", "hi")
 _COUNTS = ("section_counts", "block_counts", "cell_ends")
-_CUT = ("edges", "n_stretches", "ends", "n_staged", "target_totals", "totals")
+_CUT = ("edges", "n_stretches", "ends", "n_staged", "totals")
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "resolve": (
@@ -148,13 +149,12 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     ),
     "cut_stretches": (
         *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "of_candidate", "of_set", "of_wanted", "of_block"),
-        *("n_targets", *_CUT),
+        *_CUT,
     ),
     "fit_claims": (
         *(*_RANGE, "cell_shift", *_COUNTS, "capacity", "most_claims"),
         *("edges", "n_stretches", "ends", "totals"),
     ),
-    "group": ("n_targets", "n_chunks", "target_counts", "target_totals", "places", "plan_offsets"),
     "scan_dense": (*_INDEX, *_SCAN),
     "scan_indexed": (*_INDEX, *_SCAN),
     "scan_dense_budget": (*_INDEX, *_ORDERS, *_SCAN, *_CUTS),
@@ -162,10 +162,11 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "undo": (*_INDEX, "edges", "n_stretches", "ends", *_STAGE),
     "scatter": (
         *("fixed_target", "n_targets", "edges", "n_stretches", "ends", *_STAGE),
-        *("places", "plan_flats", "plan_words"),
+        *(*_PLACES, "plan_offsets", "plan_flats", "plan_words"),
     ),
     "name_pfns": (
-        *("n_targets", "plan_offsets", "plan_flats", "n_items", "section_pfn", "kept_offsets", "plan_pfns"),
+        *("n_targets", "plan_offsets", "plan_flats", "plan_words", "n_items", "section_pfn"),
+        *("kept_offsets", "kept_flats", "kept_words", "plan_pfns"),
     ),
     "rank": (*_INDEX, *_ORDERS, *_WALK, "now", "pages_of_key"),
     "cut_keys": ("n_targets", "limit_pages", "pages_of_key", "cut_key", *QUOTAS, "seen_pages"),

@@ -9,6 +9,34 @@ struct Machine {
   const u8* node_flags;
 };
 
+/* The store as scans and rankings see it. */
+static __device__ __forceinline__ Store walked_store(record_t* records, u64* ready_bits, u64* block_bits,
+                                                     const u8* folio_order, int has_large_folios,
+                                                     const int* section_nid, int fixed_target, u32 n_targets) {
+  Store store;
+  store.records = records;
+  store.ready_bits = ready_bits;
+  store.block_bits = block_bits;
+  store.folio_order = folio_order;
+  store.has_large_folios = has_large_folios;
+  store.section_nid = section_nid;
+  store.fixed_target = fixed_target;
+  store.n_targets = n_targets;
+  return store;
+}
+
+/* The store as producers see it. */
+static __device__ __forceinline__ Store marked_store(record_t* records, u64* ready_bits, u64* block_bits,
+                                                     const u64* eligible_bits, const u8* folio_order,
+                                                     int has_large_folios, u32* node_active, const int* section_nid,
+                                                     int fixed_target) {
+  Store store = walked_store(records, ready_bits, block_bits, folio_order, has_large_folios, section_nid,
+                             fixed_target, 0);
+  store.eligible_bits = eligible_bits;
+  store.node_active = node_active;
+  return store;
+}
+
 static __device__ __forceinline__ bool is_ready(u32 word) { return (word & GS_READY) != 0; }
 
 static __device__ __forceinline__ u32 target_of(const Store& store, u32 word) {

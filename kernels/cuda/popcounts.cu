@@ -4,6 +4,8 @@
  * A warp has sections that lie n_walkers apart, one a lane, so that a hot region is spread over many warps. The last
  * block sums up the cells, and leaves their tallies at 0 for the next scan. */
 
+#define GS_CELLS_OF_THREAD 4 /* that it sums up at once */
+
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     popcounts(u64* ready_bits, u64* block_bits, const int* section_nid, const u8* node_mask, i64 lo, i64 hi,
               i64 n_walkers, u32 cell_shift, u32* section_counts, u16* block_counts, u64* cell_tallies,
@@ -51,21 +53,36 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     }
     __syncwarp();
   }
-  if (!is_last_block(n_done)) return;
+  if (!is_last_block(n_done, gridDim.x)) return;
   const i64 n_cells = n_cells_of(counts);
   if (threadIdx.x < 3) ended[threadIdx.x] = 0;
-  for (i64 first = 0; first < n_cells; first += GS_THREADS) {
-    const i64 cell = first + threadIdx.x;
+#pragma unroll 1
+  for (i64 first = 0; first < n_cells; first += GS_THREADS * GS_CELLS_OF_THREAD) {
+    const i64 cell = first + threadIdx.x * GS_CELLS_OF_THREAD;
+    u64 tallies[GS_CELLS_OF_THREAD];
+#pragma unroll
+    for (int i = 0; i < GS_CELLS_OF_THREAD; ++i) tallies[i] = cell + i < n_cells ? __ldcg(cell_tallies + cell + i) : 0;
     const Counted none = {0, 0, 0, 0};
-    const Counted its = counted_with(none, cell < n_cells ? atomicExch(cell_tallies + cell, 0ull) : 0, 0);
-    const i64 parts[3] = {its.n_candidates, its.n_set, its.n_wanted};
+    Counted of_thread = none;
+#pragma unroll
+    for (int i = 0; i < GS_CELLS_OF_THREAD; ++i) {
+      of_thread = counted_with(of_thread, tallies[i], 0);
+      if (cell + i < n_cells) __stcg(cell_tallies + cell + i, (u64)0);
+    }
+    const i64 parts[3] = {of_thread.n_candidates, of_thread.n_set, of_thread.n_wanted};
     i64 up_to[3];
 #pragma unroll
     for (int part = 0; part < 3; ++part) up_to[part] = sum_up_to_thread(parts[part], warp_sums[part]);
 #pragma unroll
-    for (int part = 0; part < 3; ++part) {
-      up_to[part] += ended[part];
-      if (cell < n_cells) __stcg(cell_ends + part * n_cells + cell, up_to[part]);
+    for (int part = 0; part < 3; ++part) up_to[part] += ended[part]; /* which is there since the barriers in between */
+    Counted end = {up_to[0] - parts[0], up_to[1] - parts[1], up_to[2] - parts[2], 0};
+#pragma unroll
+    for (int i = 0; i < GS_CELLS_OF_THREAD; ++i) {
+      end = counted_with(end, tallies[i], 0);
+      if (cell + i >= n_cells) continue;
+      __stcg(cell_ends + cell + i, end.n_candidates);
+      __stcg(cell_ends + n_cells + cell + i, end.n_set);
+      __stcg(cell_ends + 2 * n_cells + cell + i, end.n_wanted);
     }
     __syncthreads();
     if (threadIdx.x == GS_THREADS - 1) {

@@ -70,15 +70,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   __shared__ u32 numbers[GS_SLOTS];
   __shared__ u32 counts[GS_SLOTS];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.folio_order = folio_order;
-  store.has_large_folios = has_large_folios;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
-  store.n_targets = n_targets;
+  const Store store = walked_store(records, ready_bits, block_bits, folio_order, has_large_folios, section_nid,
+                                   fixed_target, n_targets);
   const BlockCounts block = {numbers, counts, pages_of_key};
   open_block_counts(block);
   const i64 stretch = stretch_id();
@@ -135,15 +128,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   __syncthreads();
   const i64 stretch = stretch_id();
   if (!any_cut || stretch >= n_stretches) return;
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.folio_order = folio_order;
-  store.has_large_folios = has_large_folios;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
-  store.n_targets = n_targets;
+  const Store store = walked_store(records, ready_bits, block_bits, folio_order, has_large_folios, section_nid,
+                                   fixed_target, n_targets);
   const Cuts cuts = {now, cut_key, resume_flat, 0, 0, 0, tie_pages_from, tie_pages_below};
   u64 n_pages = 0;
   u64 n_bytes = 0;
@@ -170,13 +156,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, u32 now, const int* cut_key,
                  const i64* resume_flat, const i64* stop_from, const i64* stop_below, i64* most_claims) {
   __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
-  store.n_targets = n_targets;
+  const Store store = walked_store(records, ready_bits, block_bits, 0, 0, section_nid, fixed_target, n_targets);
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   const Cuts cuts = {now, cut_key, resume_flat, stop_from, stop_below, 0, 0, 0};

@@ -13,16 +13,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
            u64* folio_heads, u32* folio_lasts, u32* folio_notes, u32 n_slots, u8* outcomes, int wants_outcomes,
            u64* counts, u32 now, u32 window, i64 threshold, int drop_top_tier) {
   __shared__ u32 block_counts[GS_N_OUTCOMES];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.eligible_bits = eligible_bits;
-  store.folio_order = folio_order;
-  store.has_large_folios = has_large_folios;
-  store.node_active = node_active;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
+  const Store store = marked_store(records, ready_bits, block_bits, eligible_bits, folio_order, has_large_folios,
+                                   node_active, section_nid, fixed_target);
   const Machine machine = {pfn_start, pfn_end, flat_offset, n_extents, node_flags};
   const Items items = {pfns, nids, n_items, ordered, slots, {folio_heads, folio_lasts, folio_notes, n_slots}};
   begin_counts(block_counts, GS_N_OUTCOMES);

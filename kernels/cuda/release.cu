@@ -6,13 +6,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
             const int* section_nid, i64 n_pages, const i64* flats, const record_t* words, i64 n_items,
             u8* outcomes, int wants_outcomes, u64* counts) {
   __shared__ u32 block_counts[GS_N_RELEASE_OUTCOMES];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.eligible_bits = eligible_bits;
-  store.node_active = node_active;
-  store.section_nid = section_nid;
+  const Store store = marked_store(records, ready_bits, block_bits, eligible_bits, 0, 0, node_active, section_nid, 0);
   begin_counts(block_counts, GS_N_RELEASE_OUTCOMES);
   const i64 item = (i64)blockIdx.x * GS_THREADS + threadIdx.x;
   if (item < n_items) {

@@ -29,16 +29,9 @@ struct View {
 /* Ask for the folio of a page to be moved to a node; return how that ended, a gpuscan.kernels.api.Outcome: GS_ACCEPTED,
  * GS_REFRESHED, or why it was dropped. */
 static __device__ __forceinline__ int request(const View* view, i64 pfn, int nid) {
-  Store store;
-  store.records = view->records;
-  store.ready_bits = view->ready_bits;
-  store.block_bits = view->block_bits;
-  store.eligible_bits = view->eligible_bits;
-  store.folio_order = view->folio_order;
-  store.has_large_folios = (int)view->has_large_folios;
-  store.node_active = view->node_active;
-  store.section_nid = view->section_nid;
-  store.fixed_target = (int)view->fixed_target;
+  const Store store = marked_store(view->records, view->ready_bits, view->block_bits, view->eligible_bits,
+                                   view->folio_order, (int)view->has_large_folios, view->node_active,
+                                   view->section_nid, (int)view->fixed_target);
   const Machine machine = {view->pfn_start, view->pfn_end, view->flat_offset, view->n_extents, view->node_flags};
   const i64 head = find_head(store, machine, pfn, nid, false);
   if (head < 0) return (int)(-1 - head);

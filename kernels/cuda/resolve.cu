@@ -5,12 +5,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
             int fixed_target, const i64* pfn_start, const i64* pfn_end, const i64* flat_offset, i64 n_extents,
             const u8* node_flags, const i64* pfns, const int* nids, i64 n_items, int drop_top_tier,
             int notes_count, u64* folio_heads, u32* folio_lasts, u32* folio_notes, u32 n_slots, u32* slots) {
-  Store store;
-  store.eligible_bits = eligible_bits;
-  store.folio_order = folio_order;
-  store.has_large_folios = has_large_folios;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
+  const Store store = marked_store(0, 0, 0, eligible_bits, folio_order, has_large_folios, 0, section_nid, fixed_target);
   const Machine machine = {pfn_start, pfn_end, flat_offset, n_extents, node_flags};
   const Folios folios = {folio_heads, folio_lasts, folio_notes, n_slots};
   const i64 item = (i64)blockIdx.x * GS_THREADS + threadIdx.x;

@@ -1,4 +1,4 @@
-"""One scan from request to plan: count, pick the path, cut the range, claim and stage, group, fetch.
+"""One scan from request to plan: count, pick the path, cut the range, claim and stage, scatter, fetch.
 
 A range is cut into *stretches*, one per warp; 8 of them are a *chunk*, which one thread
 block works on.
@@ -14,7 +14,7 @@ import numpy as np
 from gpuscan.kernels.api import RawPlan, ScanRequest
 from gpuscan.kernels.cuda.budget import bring
 from gpuscan.kernels.cuda.counting import CountedRange
-from gpuscan.kernels.cuda.source import WARPS, Total
+from gpuscan.kernels.cuda.source import Total
 from gpuscan.kernels.cuda.transfer import Transfer
 from gpuscan.kernels.cuda.workspace import SMALL_PLAN, Stage
 from gpuscan.kernels.device_plan import DevicePlan
@@ -155,7 +155,6 @@ class Scan:
             32 * n_stretches,
             node_mask=node_mask,
             n_stretches=n_stretches,
-            target_counts=self.kernels.scratch.target_counts,
             **stage.given,
             **cuts,
         )
@@ -164,21 +163,11 @@ class Scan:
         with self.kernels.working():
             self.kernels.launch("undo", 32 * n_stretches, n_stretches=n_stretches, **stage.given)
 
-    def _group(self, claimed: _Claimed, flats: Any, words: Any) -> None:
-        """Find the places of the claims, and scatter them there."""
-        scratch = self.kernels.scratch
-        self.kernels.launch(
-            "group",
-            32 * self.layout.n_targets,
-            n_chunks=-(-claimed.n_stretches // WARPS),
-            target_counts=scratch.target_counts,
-            places=scratch.places,
-        )
+    def _scatter(self, claimed: _Claimed, flats: Any, words: Any) -> None:
         self.kernels.launch(
             "scatter",
             32 * claimed.n_stretches,
             n_stretches=claimed.n_stretches,
-            places=scratch.places,
             plan_flats=flats,
             plan_words=words,
             **claimed.stage.given,
@@ -195,32 +184,36 @@ class Scan:
             self.kernels.cuts.know(self.cuts)
 
     def _keep(self, claimed: _Claimed) -> DevicePlan:
-        """Let the plan have arrays of its own, on the device."""
-        device, report, n_room = self.device, self.kernels.scratch.report, claimed.n_room
-        flats, pfns = device.empty(n_room, np.int64), device.empty(n_room, np.int64)
-        words = device.empty(n_room, self.layout.fmt.dtype)
-        kept_offsets = device.empty(self.layout.n_targets + 1, np.int64)
-        self._group(claimed, flats, words)
+        """Let the plan have arrays of its own, on the device, with room for what was claimed and no more."""
+        device, stage, n_targets = self.device, claimed.stage, self.layout.n_targets
+        self._scatter(claimed, stage.flats, stage.plan_words)
+        totals, offsets = self.kernels.scratch.report.fetch(has_plan=False, has_budget=self.cuts is not None)
+        n_claims = int(offsets[-1])
+        flats, pfns = device.empty(n_claims, np.int64), device.empty(n_claims, np.int64)
+        words = device.empty(n_claims, self.layout.fmt.dtype)
+        kept_offsets = device.empty(n_targets + 1, np.int64)
         self.kernels.launch(
             "name_pfns",
-            max(n_room, self.layout.n_targets + 1),
-            plan_flats=flats,
-            n_items=n_room,
+            max(n_claims, n_targets + 1),
+            plan_flats=stage.flats,
+            plan_words=stage.plan_words,
+            n_items=n_claims,
             section_pfn=self.kernels.section_pfn(),
             kept_offsets=kept_offsets,
+            kept_flats=flats,
+            kept_words=words,
             plan_pfns=pfns,
         )
-        totals, offsets = report.fetch(has_plan=False, has_budget=self.cuts is not None)
+        device.wait()
         self.undo = None
-        self.kernels.stages.give(claimed.stage)
+        self.kernels.stages.give(stage)
         self._settle_quotas()
-        n_claims = int(offsets[-1])
         return DevicePlan(
             offsets=offsets,
             device_offsets=kept_offsets,
-            pfn=pfns[:n_claims],
-            flat=flats[:n_claims],
-            words=words[:n_claims],
+            pfn=pfns,
+            flat=flats,
+            words=words,
             cursor=totals[Total.CURSOR],
             path=claimed.path,
             why=claimed.why,
@@ -234,7 +227,7 @@ class Scan:
         device, report, stage = self.device, self.kernels.scratch.report, claimed.stage
         is_small = claimed.n_room <= SMALL_PLAN
         flats, words = (report.flats, report.words) if is_small else (stage.flats, stage.plan_words)
-        self._group(claimed, flats, words)
+        self._scatter(claimed, flats, words)
         totals, offsets = report.fetch(has_plan=is_small, has_budget=self.cuts is not None)
         n_claims = int(offsets[-1])
         if is_small:

@@ -122,6 +122,9 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
                                                           Stage& stage, u64* n_pages, u64* n_bytes) {
   Claim<kBudget> claim = {store, cuts, stage};
   u32 n_queued = 0;
+  u32 n_read = 0; /* pages, of fewer than 2^32, and blocks whose bits were taken */
+  u32 n_taken = 0;
+  u32 n_parts = 0; /* of sections */
   i64 end = lo; /* of what the ready bits were taken of: this stretch's part of a section */
   i64 tile = lo;
   bool is_last = false;
@@ -131,13 +134,13 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
     if (!is_last) {
       if (tile == end) {
         end = min(hi, ((tile >> GS_SECTION_SHIFT) + 1) << GS_SECTION_SHIFT);
-        *n_bytes += 8;
+        ++n_parts;
         if (!node_mask[store.section_nid[tile >> GS_SECTION_SHIFT]]) {
           tile = end;
           continue;
         }
-        *n_pages += (u64)(end - tile);
-        *n_bytes += 64ull * take_index(store, tile, end);
+        n_read += (u32)(end - tile);
+        n_taken += take_index(store, tile, end);
       }
       ready = ready_of_tile(store, tile, end);
     }
@@ -152,67 +155,54 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
     }
     tile = min(tile + GS_TILE_PAGES, end);
   }
+  *n_pages = n_read;
+  *n_bytes = 8ull * n_parts + 64ull * n_taken;
+}
+
+/* What a block does. All threads. */
+template <bool kBudget>
+static __device__ __forceinline__ void scan_dense_chunk(const Store& store, const Cuts& cuts, const u8* node_mask,
+                                                        const i64* edges, i64 n_stretches, const i64* ends,
+                                                        u32* staged_offsets, record_t* staged_words, i64* n_staged,
+                                                        const Places& places, u64* totals) {
+  __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
+  const i64 stretch = stretch_id();
+  clear_histogram(histogram);
+  if (stretch < n_stretches) {
+    u64 n_pages = 0;
+    u64 n_bytes = 0;
+    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
+    scan_dense_stretch<kBudget>(store, cuts, node_mask, edges[stretch], edges[stretch + 1],
+                                queues[threadIdx.x >> 5], stage, &n_pages, &n_bytes);
+    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
+  }
+  sum_up_places(histogram, places);
 }
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_DENSE_BLOCKS_PER_SM)
     scan_dense(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
-               u32* staged_offsets, record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
-               u64* totals) {
-  __shared__ u32 histogram[GS_N_NODES_MAX];
-  __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
-  store.n_targets = n_targets;
+               u32* staged_offsets, record_t* staged_words, i64* n_staged, i64* chunk_places, i64* row_places,
+               u32* n_done, i64* plan_offsets, u64* totals) {
+  const Store store = walked_store(records, ready_bits, block_bits, 0, 0, section_nid, fixed_target, n_targets);
   const Cuts no_cuts = {};
-  const i64 stretch = stretch_id();
-  clear_histogram(histogram);
-  if (stretch < n_stretches) {
-    u64 n_pages = 0;
-    u64 n_bytes = 0;
-    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
-    scan_dense_stretch<false>(store, no_cuts, node_mask, edges[stretch], edges[stretch + 1],
-                              queues[threadIdx.x >> 5], stage, &n_pages, &n_bytes);
-    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
-  }
-  write_histogram(histogram, n_targets, target_counts, target_totals);
+  scan_dense_chunk<false>(store, no_cuts, node_mask, edges, n_stretches, ends, staged_offsets, staged_words, n_staged,
+                          {n_targets, chunk_places, row_places, n_done, plan_offsets}, totals);
 }
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
     scan_dense_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order,
-                      int has_large_folios,
-                      const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask,
-                      const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
-                      record_t* staged_words, i64* n_staged, u32* target_counts, u64* target_totals,
-               u64* totals, u32 now,
-                      const int* cut_key, const i64* resume_flat, const i64* stop_from, const i64* stop_below,
-                      u64* above_pages, u64* tie_pages_from, u64* tie_pages_below) {
-  __shared__ u32 histogram[GS_N_NODES_MAX];
-  __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
-  Store store;
-  store.records = records;
-  store.ready_bits = ready_bits;
-  store.block_bits = block_bits;
-  store.folio_order = folio_order;
-  store.has_large_folios = has_large_folios;
-  store.section_nid = section_nid;
-  store.fixed_target = fixed_target;
-  store.n_targets = n_targets;
-  const i64 stretch = stretch_id();
-  clear_histogram(histogram);
-  if (stretch < n_stretches) {
-    u64 n_pages = 0;
-    u64 n_bytes = 0;
-    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
-    const Cuts cuts = {now, cut_key, resume_flat, stop_from, stop_below, above_pages, tie_pages_from,
-                       tie_pages_below};
-    scan_dense_stretch<true>(store, cuts, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5],
-                             stage, &n_pages, &n_bytes);
-    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
-  }
-  write_histogram(histogram, n_targets, target_counts, target_totals);
+                      int has_large_folios, const int* section_nid, int fixed_target, u32 n_targets,
+                      const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,
+                      record_t* staged_words, i64* n_staged, i64* chunk_places, i64* row_places, u32* n_done,
+                      i64* plan_offsets, u64* totals, u32 now, const int* cut_key, const i64* resume_flat,
+                      const i64* stop_from, const i64* stop_below, u64* above_pages, u64* tie_pages_from,
+                      u64* tie_pages_below) {
+  const Store store = walked_store(records, ready_bits, block_bits, folio_order, has_large_folios, section_nid,
+                                   fixed_target, n_targets);
+  const Cuts cuts = {now,         cut_key,        resume_flat,    stop_from, stop_below,
+                     above_pages, tie_pages_from, tie_pages_below};
+  scan_dense_chunk<true>(store, cuts, node_mask, edges, n_stretches, ends, staged_offsets, staged_words, n_staged,
+                         {n_targets, chunk_places, row_places, n_done, plan_offsets}, totals);
 }

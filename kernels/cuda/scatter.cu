@@ -1,13 +1,16 @@
 /* scatter: staged claims to their target's place in the plan, flat order kept.
  *
- * One block per chunk, one warp per stretch. The block's place in every group is what `group` summed up; that of a
+ * One block per chunk, one warp per stretch. The block's place in every group is what the scan summed up; that of a
  * warp comes from what the warps before it staged; that of a lane, from the lanes below. */
+
+#define GS_CLAIMS_AHEAD 4 /* of a lane, in flight at once */
 
 extern "C" __global__ void __launch_bounds__(GS_THREADS)
     scatter(int fixed_target, u32 n_targets, const i64* edges, i64 n_stretches, const i64* ends,
-            const u32* staged_offsets, const record_t* staged_words, const i64* n_staged,
-            const i64* places, i64* plan_flats, record_t* plan_words) {
+            const u32* staged_offsets, const record_t* staged_words, const i64* n_staged, const i64* chunk_places,
+            const i64* row_places, const i64* plan_offsets, i64* plan_flats, record_t* plan_words) {
   __shared__ u32 next[GS_WARPS][GS_N_NODES_MAX];
+  __shared__ i64 places[GS_N_NODES_MAX]; /* of the chunk's first claim of a target */
   __shared__ int any_staged;
   Store store;
   store.fixed_target = fixed_target;
@@ -23,13 +26,25 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   if (!any_staged) return;
   const i64 first = has_stretch && stretch > 0 ? ends[stretch - 1] : 0;
   for (u32 target = lane_id(); target < n_targets; target += GS_LANES) next[warp][target] = 0;
+  for (u32 target = threadIdx.x; target < n_targets; target += GS_THREADS)
+    places[target] = plan_offsets[target] + chunk_places[(i64)blockIdx.x * n_targets + target] +
+                     row_places[(i64)(blockIdx.x / GS_ROW_CHUNKS) * n_targets + target];
   __syncwarp();
-  for (i64 base = 0; base < n_mine; base += GS_LANES) {
-    const bool has_claim = base + lane_id() < n_mine;
-    const u32 target = has_claim ? target_of(store, staged_words[first + base + lane_id()]) : GS_N_NODES_MAX;
-    const u32 peers = __match_any_sync(GS_ALL_LANES, target);
-    if (has_claim && (peers & lanes_below()) == 0) next[warp][target] += (u32)__popc(peers);
-    __syncwarp();
+  for (i64 base = lane_id(); base - lane_id() < n_mine; base += GS_CLAIMS_AHEAD * GS_LANES) {
+    record_t words[GS_CLAIMS_AHEAD];
+#pragma unroll
+    for (int ahead = 0; ahead < GS_CLAIMS_AHEAD; ++ahead) {
+      const i64 claim = base + ahead * GS_LANES;
+      words[ahead] = claim < n_mine ? staged_words[first + claim] : 0;
+    }
+#pragma unroll
+    for (int ahead = 0; ahead < GS_CLAIMS_AHEAD; ++ahead) {
+      const bool has_claim = base + ahead * GS_LANES < n_mine;
+      const u32 target = has_claim ? target_of(store, words[ahead]) : GS_N_NODES_MAX;
+      const u32 peers = __match_any_sync(GS_ALL_LANES, target);
+      if (has_claim && (peers & lanes_below()) == 0) next[warp][target] += (u32)__popc(peers);
+      __syncwarp();
+    }
   }
   __syncthreads();
   /* Counts per warp become each warp's first place inside the chunk's part of the group. */
@@ -42,22 +57,30 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     }
   }
   __syncthreads();
-  for (i64 base = 0; base < n_mine; base += GS_LANES) {
-    const bool has_claim = base + lane_id() < n_mine;
-    const i64 from = first + base + lane_id();
-    const record_t word = has_claim ? staged_words[from] : 0;
-    const u32 target = has_claim ? target_of(store, word) : GS_N_NODES_MAX;
-    const u32 peers = __match_any_sync(GS_ALL_LANES, target);
-    u32 place_in_chunk = 0;
-    if (has_claim) place_in_chunk = next[warp][target] + (u32)__popc(peers & lanes_below());
-    __syncwarp();
-    if (has_claim) {
-      if ((peers & lanes_below()) == 0) next[warp][target] += (u32)__popc(peers);
-      const i64 column = (i64)target * gridDim.x + blockIdx.x;
-      const i64 place = places[column] + place_in_chunk;
-      plan_flats[place] = edges[stretch] + staged_offsets[from];
-      plan_words[place] = word;
+  const i64 start = has_stretch ? edges[stretch] : 0;
+  for (i64 base = lane_id(); base - lane_id() < n_mine; base += GS_CLAIMS_AHEAD * GS_LANES) {
+    record_t words[GS_CLAIMS_AHEAD];
+    u32 offsets[GS_CLAIMS_AHEAD];
+#pragma unroll
+    for (int ahead = 0; ahead < GS_CLAIMS_AHEAD; ++ahead) {
+      const i64 claim = base + ahead * GS_LANES;
+      words[ahead] = claim < n_mine ? staged_words[first + claim] : 0;
+      offsets[ahead] = claim < n_mine ? staged_offsets[first + claim] : 0;
     }
-    __syncwarp();
+#pragma unroll
+    for (int ahead = 0; ahead < GS_CLAIMS_AHEAD; ++ahead) {
+      const bool has_claim = base + ahead * GS_LANES < n_mine;
+      const u32 target = has_claim ? target_of(store, words[ahead]) : GS_N_NODES_MAX;
+      const u32 peers = __match_any_sync(GS_ALL_LANES, target);
+      const u32 n_before = has_claim ? next[warp][target] : 0;
+      __syncwarp();
+      if (has_claim) {
+        if ((peers & lanes_below()) == 0) next[warp][target] = n_before + (u32)__popc(peers);
+        const i64 place = places[target] + n_before + (u32)__popc(peers & lanes_below());
+        plan_flats[place] = start + offsets[ahead];
+        plan_words[place] = words[ahead];
+      }
+      __syncwarp();
+    }
   }
 }

@@ -24,6 +24,10 @@ from gpuscan.records.formats import N_NODES_MAX, RecordFormat, c_prelude
 WARPS = 8
 """Warps of a thread block; each works on one stretch."""
 THREADS = 32 * WARPS
+ROW_CHUNKS = 32
+"""Chunks, each a thread block's, whose claims are summed up together."""
+EDGE_LANES = 8
+"""Threads that look for an edge of stretches together."""
 
 _SHARED = (
     *("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "queue.cuh", "walk.cuh"),
@@ -68,6 +72,8 @@ def definitions(fmt: RecordFormat, *, exclusive: bool) -> str:
         **{f"TOTAL_{total.name}": int(total) for total in Total},
         "EXCLUSIVE": int(exclusive),
         "WARPS": WARPS,
+        "ROW_CHUNKS": ROW_CHUNKS,
+        "EDGE_LANES": EDGE_LANES,
     }
     defines = "".join(f"#define GS_{name} {value}\n" for name, value in constants.items())
     return c_prelude(fmt) + defines

@@ -15,15 +15,17 @@ STRETCH_PAGES = 4096
 """Pages of a stretch at least, on average."""
 _WALKERS = 8192
 """Warps that count, at most."""
-_WALKER_SECTIONS = 4
+_WALKER_SECTIONS = 2
 """Sections each of them has at least, on average."""
 _CELLS = 4096
-"""Cells that a range is cut into, at most where they are not the largest."""
+"""Cells that a range is cut into, at most where they are not the largest: four rounds to sum up."""
+_MIN_CELL_SHIFT = 3
+"""A cell has 2^3 sections at least: one look for those who search it."""
 _MAX_CELL_SHIFT = 11
 """A cell has up to 2^11 sections: what the tallies of counts.cuh hold."""
 _TILE_BYTES = 2048
 """What a warp of the dense scan reads at a time."""
-_CLAIM = 134 + 60
+_CLAIM = 132 + 74
 """Instructions of 32 claims on sm_90, and of scattering them."""
 _LONGEST_BLOCKS = 1 << 22
 """Blocks of a stretch, roughly at most: offsets in one are 32-bit, which is 2^23 blocks."""
@@ -48,13 +50,14 @@ class Cells:
 def cells_of(lo: int, hi: int) -> Cells:
     """Return how ``[lo, hi)``, not empty, is counted; most scans are of the range of the one before."""
     n_sections = -(-hi // SECTION_PAGES) - lo // SECTION_PAGES
-    shift = min(_MAX_CELL_SHIFT, (-(-n_sections // _CELLS) - 1).bit_length())
+    shift = (-(-n_sections // _CELLS) - 1).bit_length()
+    shift = min(_MAX_CELL_SHIFT, max(_MIN_CELL_SHIFT, shift))
     return Cells(shift, min(_WALKERS, -(-n_sections // _WALKER_SECTIONS)), n_sections)
 
 
 def most_cells(n_sections: int) -> int:
     """Return how many cells a store of so many sections has at most, whatever range is counted."""
-    return min(n_sections, max(_CELLS, -(-n_sections >> _MAX_CELL_SHIFT)))
+    return min(-(-n_sections >> _MIN_CELL_SHIFT), max(_CELLS, -(-n_sections >> _MAX_CELL_SHIFT)))
 
 
 def n_stretches_of(lo: int, hi: int) -> int:

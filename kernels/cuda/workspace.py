@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cuda.device import Device
 from gpuscan.kernels.cuda.launches import QUOTAS
-from gpuscan.kernels.cuda.source import WARPS, Total
+from gpuscan.kernels.cuda.source import ROW_CHUNKS, WARPS, Total
 from gpuscan.kernels.cuda.stretches import STRETCHES, most_cells, n_stretches_of
 from gpuscan.kernels.layout import StoreLayout
 from gpuscan.records.page_map import SECTION_PAGES
@@ -103,15 +103,14 @@ class Scratch:
     Attributes:
         report: what the host is told.
         most_claims: device int64[STRETCHES], folios that a budget lets claim of each stretch.
-        target_counts: device uint32[n_targets * n_chunks], claims per (target, chunk), with room for the most
-            chunks that a scan has, and
-        places: device int64[n_targets * n_chunks], of the first of each in the plan.
         given: what every launch may be given of it, by name.
     """
 
     def __init__(self, device: Device, layout: StoreLayout) -> None:
         n_sections = layout.n_pages // SECTION_PAGES
         n_cells = most_cells(n_sections)
+        n_chunks = -(-n_stretches_of(0, layout.n_pages) // WARPS)
+        n_rows = -(-n_chunks // ROW_CHUNKS)
         self.report = Report(device, layout)
         self.given = {
             "section_counts": device.empty(n_sections, np.uint32),
@@ -119,15 +118,13 @@ class Scratch:
             "cell_ends": device.empty(3 * n_cells, np.int64),
             # Both are 0 again after every launch that uses them.
             "cell_tallies": device.zeros(n_cells, np.uint64),
-            "n_done": device.zeros(1, np.uint32),
-            "target_totals": device.empty(layout.n_targets, np.uint64),
+            "n_done": device.zeros(1 + n_rows, np.uint32),
+            "chunk_places": device.empty(layout.n_targets * n_chunks, np.int64),
+            "row_places": device.empty(layout.n_targets * n_rows, np.int64),
             "totals": self.report.totals,
             "plan_offsets": self.report.offsets,
         }
         self.most_claims = device.empty(STRETCHES, np.int64)
-        most_chunks = -(-n_stretches_of(0, layout.n_pages) // WARPS)
-        self.target_counts = device.empty(layout.n_targets * most_chunks, np.uint32)
-        self.places = device.empty(layout.n_targets * most_chunks, np.int64)
 
 
 class Stage:

@@ -259,8 +259,8 @@ def neighbours_of_a_byte_stay(backend: Any) -> None:
     assert kernels.count_ready() == layout.n_pages * 3 // 4
 
 
-INDEXED = {"popcounts", "cut_stretches", "scan_indexed", "group", "scatter"}
-BUDGETED = {"popcounts", "cut_stretches", "scan_indexed", "group", "scatter", "rank", "cut_keys", "cut_ties"}
+INDEXED = {"popcounts", "cut_stretches", "scan_indexed", "scatter"}
+BUDGETED = {"popcounts", "cut_stretches", "scan_indexed", "scatter", "rank", "cut_keys", "cut_ties"}
 BUDGETED |= {"fit_claims"}
 PRODUCED = {"resolve", "request", "set_eligible"}
 FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
@@ -334,16 +334,16 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         INDEXED,
         "fast",
     ),
-    "a chunk of claims begins where its target does": (
+    "a chunk of claims begins where its row does": (
         plans_are_in_order,
-        "places[column] = place + (i64)(up_to - n_claims);",
-        "places[column] = place;",
+        "    before += seen[i];\n",
+        "",
         INDEXED,
         "fast",
     ),
     "the cells are summed up by every block": (
         stores_of_many_cells_are_counted,
-        "  if (n_before != gridDim.x - 1) return false;\n",
+        "  if (n_before != n_blocks - 1) return false;\n",
         "",
         INDEXED | {"count_ready"},
         "fast",

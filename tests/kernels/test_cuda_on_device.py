@@ -168,6 +168,27 @@ def test_a_plan_that_stays_on_the_device_is_the_one_that_comes(path: Any, densit
     assert fetched == [], "a plan came to the host"
 
 
+def test_a_plan_that_stays_holds_what_was_claimed_however_much_was_counted() -> None:
+    device = EmulatedDevice()
+    kernels = CudaBackend(device).open(LAYOUT)
+    arrays = random_store(LAYOUT, Filling(0.1), np.random.default_rng(1))
+    ready = np.flatnonzero(arrays.records & LAYOUT.fmt.ready.mask)
+    arrays.records[ready[300:]] = 0  # their bits stay
+    kernels.load(arrays)
+    asked: list[int] = []
+    empty = device.empty
+
+    def counted(length: int, dtype: Any) -> Any:
+        asked.append(length)
+        return empty(length, dtype)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "empty", counted)
+        plan = kernels.scan_on_device(ScanRequest(0, LAYOUT.n_pages, LAYOUT.n_pages, "indexed"))
+    assert len(plan.flat) == 300
+    assert asked[-4:] == [300, 300, 300, LAYOUT.n_targets + 1]
+
+
 def test_plans_that_stay_are_not_written_to_by_the_next_scan() -> None:
     kernels = emulated_backend().open(LAYOUT)
     found = []

@@ -28,9 +28,9 @@ N_CANDIDATES = 256 * N_STRETCHES
 N_PAGES = 512 * N_CANDIDATES
 LAYOUT = layout_of([Extent(0, N_PAGES, 0, 0)])
 ROUNDS = ("claim", "tile", "tile with candidates", "sections", "blocks", "queue", "crowded block", "scatter")
-INSTRUCTIONS = dict(zip(ROUNDS, (134, 88, 119, 107, 199, 8, 160, 60), strict=True))
+INSTRUCTIONS = dict(zip(ROUNDS, (132, 88, 119, 107, 199, 8, 160, 74), strict=True))
 """Of each on sm_90, as tests/cuda_paths.py reads them from the machine code, the last three by hand."""
-_FILES = {"popcounts", "cut_stretches", "scan_dense", "scan_indexed", "group", "scatter"}
+_FILES = {"popcounts", "cut_stretches", "scan_dense", "scan_indexed", "scatter"}
 _COUNTERS = f"""
 static unsigned long long rounds_of_warp[{len(ROUNDS)}][{N_STRETCHES}];
 static void count(int round, u32 n) {{
@@ -56,7 +56,7 @@ _AT = {
         "longest_of_warp(queues && !is_crowded ? n_set : 0)",
     ),
     "      const int source = __ffs((int)rest) - 1;\n": ("crowded block", "1"),
-    "    const record_t word = has_claim ? staged_words[from] : 0;\n": ("scatter", "1"),
+    "      const u32 n_before = has_claim ? next[warp][target] : 0;\n": ("scatter", "1"),
 }
 """Lines of the sources, and what is counted in front of them."""
 

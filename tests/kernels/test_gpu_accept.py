@@ -221,7 +221,7 @@ def test_limits_of_a_run_leave_it_below_eight_minutes() -> None:
 
 def test_what_a_graph_would_save_and_what_overlaps(rig: EmulatedRig) -> None:
     (sparse,) = parts.launches(rig, TOY, parts.Deadline(60))
-    assert sparse["n_launches"] == 5  # popcounts, cumsum, scan, cumsum, scatter
+    assert sparse["n_launches"] == 4  # popcounts, cut_stretches, scan, scatter
     times = {way: {"median_ns": ns} for way, ns in (("scan", 300e3), ("launches", 200e3), ("graph", 20e3))}
     (row,) = tables._launches([{**sparse, "wall": times, "graph_speedup": 300 / 120}])[2:3]
     assert row.endswith("| 300 us | 200 us | 20 us | 2.5x | yes |")
@@ -247,10 +247,10 @@ def test_kernels_are_timed(rig: EmulatedRig) -> None:
     with device.watched() as laps:
         drain(kernels, "dense", n_ready)
     wall_ns = time.perf_counter_ns() - started
-    assert {"popcounts", "cut_stretches", "scan_dense", "group", "scatter"} <= set(laps.by_kernel)
+    assert {"popcounts", "cut_stretches", "scan_dense", "scatter"} <= set(laps.by_kernel)
     assert 0 < laps.kernel_ns <= laps.span_ns <= wall_ns
     drain(kernels, "dense", n_ready)
-    assert laps.by_kernel.keys() == {"popcounts", "cut_stretches", "scan_dense", "group", "scatter"}
+    assert laps.by_kernel.keys() == {"popcounts", "cut_stretches", "scan_dense", "scatter"}
 
 
 SANITIZER = """#!/bin/sh

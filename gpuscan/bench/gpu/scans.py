@@ -12,6 +12,7 @@ from gpuscan.bench.gpu.assumptions import Assumptions
 from gpuscan.bench.gpu.bounds import Crowd, Steps, Work
 from gpuscan.bench.gpu.counts import WARPS_PER_BLOCK, KernelCounts
 from gpuscan.bench.gpu.layouts import SECTOR_BYTES, Filled, Path, Stretch, share_hit, stretches_of
+from gpuscan.kernels.cuda.source import EDGE_LANES
 from gpuscan.kernels.cuda.stretches import cells_of
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 
@@ -22,6 +23,8 @@ _STAGED_OFFSET_BYTES, _PLAN_FLAT_BYTES = 4, 8
 _CROWDED = 128
 """Candidates of a block from which on all lanes queue it (walk.cuh)."""
 _LANES = 32
+_CELLS_OF_THREAD, _ADDERS, _CLAIMS_AHEAD = 4, 8, 4
+"""GS_CELLS_OF_THREAD, GS_ADDERS, GS_CLAIMS_AHEAD of the sources."""
 Counts = dict[str, KernelCounts]
 
 
@@ -37,7 +40,6 @@ def scan_works(
         *works,
         cut_stretches(counts, filled, path),
         claim(counts, filled, assumed, budget=budget),
-        group(counts, filled, path),
         scatter(counts, filled, path),
     ]
 
@@ -56,7 +58,8 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
         density = min(1.0, stretch.n_candidates / stretch.n_pages)
         tiles = stretch.n_pages / tile_pages
         queued = stretch.n_pages / queued_pages * share_hit(density, queued_pages)
-        walked = Steps(ways["once"], l2_waits=4, exchanges=1)  # edges, ends; then what is reported
+        # Edges, ends; then what is reported, and the block's counts before it says that it is done.
+        walked = Steps(ways["once"], l2_waits=4, exchanges=2, fences=1)
         # The section's node, its mask, the block word, taken where blocks are set; a fence after each level.
         walked += Steps(ways["section"], l2_waits=3, exchanges=min(1.0, stretch.n_set), fences=2) * parts
         # 128 ready words a look, those under set blocks.
@@ -79,6 +82,7 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
         l2_bytes=record_array + index + filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
         atomics=filled.n_candidates + filled.n_hit(64) + filled.n_sections,
         same_address=_same_address(filled, crowds, budget=budget),
+        tail=_summed_up(counts[name], filled),
     )
 
 
@@ -98,6 +102,7 @@ def indexed(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: boo
         l2_bytes=filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
         atomics=filled.n_candidates + 8 * filled.n_set + filled.n_hit(SECTION_PAGES),
         same_address=_same_address(filled, crowds, budget=budget),
+        tail=_summed_up(counts[name], filled),
     )
 
 
@@ -119,7 +124,7 @@ def walk_only(counts: Counts, name: str, filled: Filled, assumed: Assumptions, s
 
 
 def popcounts(counts: Counts, filled: Filled) -> Work:
-    """The count: block words, ready words under set blocks; the last block sums up the cells, 256 a round."""
+    """The count: block words, ready words under set blocks; the last block sums up cells, 4 a thread."""
     ways = counts["popcounts"].ways
     cells = cells_of(0, filled.n_pages)
     n_cells = math.ceil(cells.n_sections / (1 << cells.shift))
@@ -129,7 +134,9 @@ def popcounts(counts: Counts, filled: Filled) -> Work:
     # The section's node, its mask, its word; the cell's tally is waited for by nobody.
     steps += Steps(ways["sections"], l2_waits=2, dram_waits=1) * sections
     steps += Steps(ways["blocks"], dram_waits=1) * blocks
-    tail = Steps(ways["cells"], exchanges=1) * math.ceil(n_cells / (WARPS_PER_BLOCK * _LANES))
+    tail = Steps(ways["cells"], l2_waits=1) * math.ceil(
+        n_cells / (_CELLS_OF_THREAD * WARPS_PER_BLOCK * _LANES)
+    )
     section_bytes = 8 + 4 + 4
     n_bytes = filled.n_sections * section_bytes + filled.n_set * READY_BYTES
     n_bytes += filled.n_hit(SECTION_PAGES) * 2 * SECTION_PAGES // BLOCK_PAGES
@@ -146,49 +153,43 @@ def popcounts(counts: Counts, filled: Filled) -> Work:
 
 
 def cut_stretches(counts: Counts, filled: Filled, path: Path) -> Work:
-    """The edges: each by looks at 32 cells at a time, then its section's, then its blocks'."""
+    """The edges, four a warp: each by looks at 8 cells at a time, then its sections', then its blocks'."""
     ways = counts["cut_stretches"].ways
     cells = cells_of(0, filled.n_pages)
     rounds, n_left = 0, math.ceil(cells.n_sections / (1 << cells.shift))
     while n_left > 0:
         rounds += 1
-        n_left = min(n_left, math.ceil(n_left / _LANES) - 1)
-    n_warps = _n_warps(filled, path) + 1
+        n_left = min(n_left, math.ceil(n_left / EDGE_LANES) - 1)
+    looks = math.ceil((1 << cells.shift) / EDGE_LANES)  # at sections, at most
+    n_warps = (_n_warps(filled, path) + 1) * EDGE_LANES / _LANES
     # The sums of all, of the cell before; the sections' counts, the blocks'.
-    steps = Steps(ways["once"], l2_waits=4) + Steps(ways["cells"], l2_waits=1) * rounds
-    n_bytes = n_warps * (32 * 3 * rounds * SECTOR_BYTES / 4 + 4 * 32 + 128 + 24)
+    steps = Steps(ways["once"] - ways["cells"] - ways["sections"], l2_waits=3)
+    steps += Steps(ways["cells"], l2_waits=1) * rounds + Steps(ways["sections"], l2_waits=1) * looks
+    n_bytes = n_warps * _LANES / EDGE_LANES * (EDGE_LANES * 3 * rounds * SECTOR_BYTES + 32 * looks + 128 + 24)
     return Work("cut_stretches", counts["cut_stretches"], (Crowd(n_warps, steps),), l2_bytes=n_bytes)
 
 
-def group(counts: Counts, filled: Filled, path: Path) -> Work:
-    """The places: a warp has a target and sums up its chunks, 32 a round."""
-    ways = counts["group"].ways
-    n_chunks = math.ceil(_n_warps(filled, path) / WARPS_PER_BLOCK)
-    rounds = math.ceil(n_chunks / _LANES)
-    steps = Steps(ways["once"], l2_waits=1) + Steps(ways["chunks"], l2_waits=1) * rounds
-    n_warps = WARPS_PER_BLOCK * math.ceil(filled.n_targets / WARPS_PER_BLOCK)
-    return Work(
-        "group",
-        counts["group"],
-        (Crowd(n_warps, steps),),
-        l2_bytes=filled.n_targets * n_chunks * (4 + 8),
-    )
-
-
 def scatter(counts: Counts, filled: Filled, path: Path) -> Work:
-    """The plan: a warp counts its claims by target, then writes each to its place, 32 a round."""
+    """The plan: a warp counts its claims by target, then writes each to its place, 128 a round."""
     ways = counts["scatter"].ways
 
     def steps(stretch: Stretch) -> Steps:
-        rounds = _rounds(stretch.n_candidates)
-        # How many, and where they begin; then the word; then its offset, its place and the edge together.
-        walked = Steps(ways["once"], l2_waits=2) + Steps(ways["count"], l2_waits=1) * rounds
+        rounds = _rounds(stretch.n_candidates, _CLAIMS_AHEAD * _LANES)
+        # How many; where they and their groups begin, and the edge; then the words; then words and offsets.
+        walked = Steps(ways["once"], l2_waits=3) + Steps(ways["count"], l2_waits=1) * rounds
         walked += Steps(2 + 3) * (filled.n_targets / _LANES)
-        return walked + Steps(ways["place"], l2_waits=2) * rounds
+        return walked + Steps(ways["place"], l2_waits=1) * rounds
 
     crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, path))
     n_bytes = filled.n_candidates * (_staged_bytes(filled) + _PLAN_FLAT_BYTES + filled.fmt.n_bytes)
     return Work("scatter", counts["scatter"], crowds, dram_bytes=n_bytes, l2_bytes=2 * n_bytes)
+
+
+def _summed_up(counts: KernelCounts, filled: Filled) -> Steps:
+    """Return what the last block does: its row's claims, then those of all rows, 32 targets at a time."""
+    more = math.ceil(filled.n_targets * _ADDERS / (WARPS_PER_BLOCK * _LANES)) - 1
+    steps = Steps(counts.ways["places"], l2_waits=2, exchanges=1, fences=3)
+    return steps + Steps(counts.ways["addends"], l2_waits=2) * more
 
 
 def _walked(
@@ -200,7 +201,7 @@ def _walked(
         sections = math.ceil((stretch.n_pages / SECTION_PAGES + 1) / _LANES)
         blocks = _rounds(stretch.n_set)
         of_block = stretch.n_candidates / stretch.n_set if stretch.n_set else 0.0
-        walked = Steps(ways["once"], l2_waits=4, exchanges=1)
+        walked = Steps(ways["once"], l2_waits=4, exchanges=1 + float(takes), fences=float(takes))
         # The section's node, its mask, its word, which is taken; a fence after each level.
         walked += Steps(ways["sections"], l2_waits=3, exchanges=float(takes), fences=1) * sections
         walked += Steps(ways["blocks"], dram_waits=1, fences=1) * blocks
@@ -235,11 +236,12 @@ def _claims(
     return (look + extra) * _rounds(n_candidates)
 
 
-def _rounds(n_items: float) -> float:
-    """Return the rounds of 32 that items take on average; one that is not full is a round, too."""
+def _rounds(n_items: float, of_round: int = _LANES) -> float:
+    """Return the rounds that items take on average; one that is not full is a round, too."""
     if n_items <= 0:
         return 0.0
-    return max(n_items, min(1.0, n_items)) / _LANES + (31 / 64 if n_items >= 1 else n_items * 31 / 32)
+    rest = (of_round - 1) / of_round
+    return n_items / of_round + (rest / 2 if n_items >= 1 else n_items * rest)
 
 
 def _n_warps(filled: Filled, path: Path) -> float:
