@@ -42,9 +42,10 @@ def resume(
 
     output = voice.output()
     _ = changes.pace
+    check_here(changes, views, output)
     with closing(ResumedRun(directory)) as resumed:
         views = views.else_of(resumed.views)
-        check_here(changes, views, output)
+        views.check(changes.force, changes.out, changes.checkpoint)
         job = resumed.kept.job(changes)
         resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")

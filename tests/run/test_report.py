@@ -18,7 +18,7 @@ from gpuscan.engine.ledger import Ledger
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.files.writing import json_text
-from gpuscan.heatmap.map import MAP_FILE
+from gpuscan.heatmap.map import ADDRESSES_FILE, MAP_FILE
 from gpuscan.heatmap.nodes import NODES_FILE
 from gpuscan.heatmap.waits import WAITS_FILE
 from gpuscan.producers.contract import Told
@@ -186,7 +186,12 @@ def test_out_directory_holds_plan_series_ledger_and_report(tmp_path: Path) -> No
     out = tmp_path / "out"
     fill(out)
     # nobody recorded where and when
-    assert {entry.name for entry in out.iterdir()} == {*OUT_FILES} - {MAP_FILE, NODES_FILE, WAITS_FILE}
+    assert {entry.name for entry in out.iterdir()} == {*OUT_FILES} - {
+        MAP_FILE,
+        ADDRESSES_FILE,
+        NODES_FILE,
+        WAITS_FILE,
+    }
     plans = read_plans(out / "plan.parquet")
     assert plans["pfn"].to_pylist() == [100, 101, 102] * 2
     assert plans["batch"].to_pylist() == [0, 0, 1, 2, 2, 3]
