@@ -346,7 +346,7 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         "  if (n_before != n_blocks - 1) return false;\n",
         "",
         INDEXED | {"count_ready"},
-        "fast",
+        "asan",  # places out of sums that were begun too early may lie anywhere
     ),
     "a crowded block is queued from its end": (
         full_blocks_are_in_order,
