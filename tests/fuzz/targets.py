@@ -35,6 +35,7 @@ from gpuscan.checkpoint.directory import STATE_FILE, CheckpointDirectory
 from gpuscan.checkpoint.state import canonical
 from gpuscan.checkpoint.store_state import KIND, load_store, save_store
 from gpuscan.engine.tick import Engine
+from gpuscan.files.chunks import METADATA
 from gpuscan.heatmap.layer import Layer
 from gpuscan.heatmap.map import HeatMap, create_map, read_map
 from gpuscan.heatmap.nodes import create_nodes, empty_nodes, read_nodes
@@ -299,6 +300,14 @@ class _Checkpoint(ABC):
             document = mutate.in_document(rng, document)
         return mutate.json_text(rng, document)
 
+    def described(self, fact: dict[str, Any]) -> bytes:
+        """Return what would describe an array if there were more in it than zeros."""
+        place = self.tree.path.with_name(f"{self.tree.path.name}-described")
+        shutil.rmtree(place, ignore_errors=True)
+        writer = arrays.ArrayWriter(arrays.ArrayPlace.make(place, None, {}))
+        writer.write("one", np.ones(fact["length"], dtype=fact["dtype"]))
+        return (place / "one" / METADATA).read_bytes()
+
     def chunk(self, rng: random.Random) -> None:
         """Change elements of an array, all signatures right: what is behind them is reached."""
         from numcodecs.blosc import Blosc
@@ -313,14 +322,17 @@ class _Checkpoint(ABC):
         body = json.loads(json.dumps(self.document["body"]))
         changed: dict[str, bytes] = {}
         sha256 = []
-        (self.tree.path / f"{self.generation}/arrays/{path}/c").mkdir(exist_ok=True)
+        folder = f"{self.generation}/arrays/{path}"
+        (self.tree.path / folder / "c").mkdir(parents=True, exist_ok=True)
+        if f"{folder}/{METADATA}" not in self.tree.files:  # of zeros, which have no folder
+            changed[f"{folder}/{METADATA}"] = self.described(fact)
         for number, start in enumerate(range(0, len(array), fact["chunk"])):
             chunk = np.zeros(fact["chunk"], dtype=dtype)
             part = array[start : start + fact["chunk"]]
             chunk[: len(part)] = part
             sha256.append(hashlib.sha256(part.tobytes()).hexdigest())
             encoded = bytes(Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE).encode(chunk))
-            changed[f"{self.generation}/arrays/{path}/c/{number}"] = encoded
+            changed[f"{folder}/c/{number}"] = encoded
         body["arrays"][path]["sha256"] = sha256
         with self.tree.put({self.place: self.signed(rng, body), **changed}):
             self.resume(rng)
