@@ -78,8 +78,9 @@ def load_ordering(store: Store, machine: Machine, layout: StoreLayout) -> None:
     counts, order = np.zeros(N_REGIONS, dtype=np.int64), np.empty(1, dtype=np.int64)
     bits = layout.fmt.bits
     count_regions.for_bits(bits)(machine, pfns, 0, 1, counts)
+    next_of_region = np.zeros(N_REGIONS, dtype=np.int64)
     order_by_region.for_bits(bits)(
-        store, machine, pfns, nids, 0, 1, index_bits_of(layout.n_pages), counts, order
+        store, machine, pfns, nids, 0, 1, index_bits_of(layout.n_pages), next_of_region, order
     )
 
 

@@ -10,7 +10,8 @@ from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 
 STRETCHES = 8192
 """Stretches a range is cut into at most: 62 warps for each of an H100's 132 SMs. Its registers hold 48 of
-the dense scan at a time and 32 of the indexed one, so this is to be tuned where there is a GPU."""
+the dense scan at a time and 32 of the indexed one, so this is to be tuned where there is a GPU. A scan's
+last blocks sum up WARPS * ROW_CHUNKS**2 (``source.py``), and no more."""
 STRETCH_PAGES = 4096
 """Pages of a stretch at least, on average."""
 _WALKERS = 8192

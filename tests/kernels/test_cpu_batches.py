@@ -149,6 +149,33 @@ def test_an_empty_call_loads_what_a_large_one_needs(layout, monkeypatch):
     assert called == ["count_regions", "order_by_region"]
 
 
+def test_what_an_empty_call_orders_is_put_into_the_room_for_it(layout, monkeypatch):
+    places: list[int] = []
+
+    def ordered(*arguments):
+        next_of_region, order = arguments[-2:]
+        places.extend(next_of_region.tolist())
+        assert len(order) == 1
+
+    monkeypatch.setattr(batches.order_by_region, "for_bits", lambda _bits: ordered)
+    none = np.empty(0, dtype=np.int64)
+    CpuBackend(1).open(layout).request(none, none.astype(np.int32), none.astype(np.uint8))
+    assert places == [0] * N_REGIONS
+
+
+@pytest.mark.parametrize("first_pfn", [1 << 40, 1 << 51, 1 << 53, 1 << 61])
+def test_a_page_is_found_wherever_it_lies(first_pfn):
+    flags = empty_node_flags()
+    flags[:2] = NODE_HAS_MEMORY
+    extents = [Extent(first_pfn, first_pfn + 40 * SECTION_PAGES, 1, 0)]
+    layout = StoreLayout(PageMap.from_extents(extents), record_format("rfc"), flags)
+    kernels = CpuBackend(1).open(layout)
+    pages = np.array([0, 5, 40 * SECTION_PAGES - 1])
+    kernels.set_eligible(pages, eligible=True)
+    kernels.request(first_pfn + pages, np.zeros(3, dtype=np.int32), np.empty(3, dtype=np.uint8))
+    assert np.flatnonzero(kernels.dump().records).tolist() == pages.tolist()
+
+
 @pytest.mark.parametrize("n_pages", [1 << 15, 1 << 28, 1 << 31, 1 << 32, (1 << 36) - SECTION_PAGES])
 def test_an_entry_has_room_for_every_page_target_and_position(n_pages):
     bits = index_bits_of(n_pages)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from emulated import emulated_backend
 from gpuscan.kernels.api import Budget, Cutoffs, Kernels, ScanRequest
+from gpuscan.kernels.cuda.source import ROW_CHUNKS, WARPS
+from gpuscan.kernels.cuda.stretches import STRETCHES
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.page_map import SECTION_PAGES, Extent
 from stores import NONE, assert_same_plan, assert_same_store, layout_of
@@ -95,3 +97,7 @@ def test_a_folio_that_nobody_counted_leaves_their_quota_to_those_that_were(path:
     assert plans[0].flat.tolist() == hot.tolist()
     assert_same_plan(*plans)
     assert_same_store(*stores)
+
+
+def test_the_last_blocks_sum_up_all_stretches() -> None:
+    assert STRETCHES <= WARPS * ROW_CHUNKS**2
