@@ -161,6 +161,16 @@ class Sharing:
             return np.full(len(pfns), -1, dtype=np.int64)
         return self._counts.at(pfns).astype(np.int64)
 
+    def are_told_once(self, heads: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which folios of hugetlbfs may be mapped by more than are counted.
+
+        Processes share page tables of hugetlbfs, and a page is counted once for each table, not for each
+        process (huge_pmd_share(), mm/hugetlb.c, v6.12). A page that several map and that counts as one is in
+        such a table.
+        """
+        once: NDArray[np.bool_] = self.n_mapped(heads) == 1
+        return once
+
     def are_watched(self, heads: NDArray[np.int64], orders: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool[n]: of which folios all mappings are in what was found last, page by page."""
         pfns, starts = _pages(heads, orders)

@@ -25,7 +25,7 @@ from gpuscan.base.histogram import Histogram
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.engine.stages import BATCH, FolioEvents, MigrateResult, MigrateStatus
 from gpuscan.linux.address_map import AddressMap, Entries, Trait
-from gpuscan.linux.capabilities import OTHERS, Right
+from gpuscan.linux.capabilities import OTHERS
 from gpuscan.linux.hugetlb import free_huge_pages
 from gpuscan.linux.numa import Room
 from gpuscan.linux.process import Process
@@ -240,7 +240,11 @@ class MovePagesMigrator:
         still = np.ones(len(which), dtype=np.bool_)
         asked = (_has(entries, Trait.SHARED) & ~_has(entries, Trait.ALWAYS))[which]
         if asked.any() and self._sharing is not None:
-            still[asked] = self._sharing.are_still(entries.head[which[asked]], entries.order[which[asked]])
+            heads = entries.head[which[asked]]
+            still[asked] = self._sharing.are_still(heads, entries.order[which[asked]])
+            is_hugetlb = _has(entries, Trait.HUGETLB)[which[asked]]
+            if is_hugetlb.any():
+                still[asked] &= ~(is_hugetlb & self._sharing.are_told_once(heads))
         return still
 
     def _call_in_parts(
@@ -375,7 +379,8 @@ class DryRunMigrator:
         page_map: of the machine.
     """
 
-    keeps: tuple[Right, ...] = ()
+    keeps = (ALL,)
+    """It moves nothing, and says of shared pages what one would say that does."""
 
     def __init__(self, addresses: AddressMap, page_map: PageMap) -> None:
         self._addresses = addresses

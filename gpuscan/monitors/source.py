@@ -358,6 +358,7 @@ class LiveSource:
             for member in self.members
         ]
         is_any |= bool(self._targets.drained) and any(len(one.allowance.shared) for one in sharers)
+        is_any &= any(one.treatment.shared != "never" for one in sharers)
         self._shared.begin(sharers, is_any, [pages.pfn for pages in cold])
 
     def _refresh(self, member: Member) -> None:

@@ -157,7 +157,7 @@ def test_what_an_empty_call_orders_is_put_into_the_room_for_it(layout, monkeypat
         places.extend(next_of_region.tolist())
         assert len(order) == 1
 
-    monkeypatch.setattr(batches.order_by_region, "for_bits", lambda _bits: ordered)
+    monkeypatch.setattr(order_by_region, "for_bits", lambda _bits: ordered)
     none = np.empty(0, dtype=np.int64)
     CpuBackend(1).open(layout).request(none, none.astype(np.int32), none.astype(np.uint8))
     assert places == [0] * N_REGIONS

@@ -16,6 +16,7 @@ from gpuscan.cli.main import main
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import BITS, FLAGS, FRAMES, KEPT, OTHERS, Right
 from gpuscan.linux.damon import SYSFS
+from gpuscan.linux.sharing import ALL
 from gpuscan.linux.syscalls import CapabilitySets, capget
 from gpuscan.linux.system import System
 from gpuscan.linux.write_tracking import check_write_tracking
@@ -158,7 +159,7 @@ def test_a_live_run_has_what_it_needs_and_its_command_what_the_caller_has(source
             check_write_tracking()
         except InputError as error:
             pytest.skip(str(error))
-    rights = [*KEPT, Right("CAP_KILL", "")]
+    rights = [*KEPT, ALL, Right("CAP_KILL", "")]
     with live("--monitor", source, "--", "sh", "-c", TELLS) as running:
         assert running.stdout is not None
         assert running.stderr is not None
@@ -204,7 +205,7 @@ def test_a_live_run_without_root_works_with_the_capabilities_it_names():
     with live("--monitor", "kpageflags", "--", "sleep", "60", before=enough) as running:
         assert running.stdout is not None
         first = json.loads(running.stdout.readline())
-        assert {thread["CapPrm"] for thread in statuses(running.pid)} == {mask(*KEPT)}
+        assert {thread["CapPrm"] for thread in statuses(running.pid)} == {mask(*KEPT, ALL)}
         command = first["processes"][0]["pid"]  # what it forks may be there, too
         (whole,) = statuses(command)
         assert whole["CapPrm"] == whole["CapAmb"] == mask(*KEPT) | 1 << 23

@@ -9,7 +9,9 @@ import pytest
 
 from gpuscan.engine.stages import MigrateStatus
 from gpuscan.linux.address_map import AddressMap, Trait
+from gpuscan.linux.hugetlb import free_huge_pages
 from gpuscan.linux.sharing import Sharing
+from gpuscan.linux.system import System
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.migrate.steward import n_first
 from machines import tiered
@@ -302,6 +304,9 @@ class Known(Sharing):
     def are_still(self, heads, orders):
         return np.isin(heads, self.heads)
 
+    def n_mapped(self, pfns):
+        return np.where(pfns == self.heads[0], 1, 2)
+
 
 def test_shared_folios_are_asked_about_again_and_moved_apart(bed):
     traits = np.array([0, Trait.SHARED, 0, Trait.SHARED, Trait.SHARED | Trait.ALWAYS, 0, 0, Trait.SHARED])
@@ -322,10 +327,46 @@ def test_shared_folios_are_asked_about_again_and_moved_apart(bed):
     assert bed.migrator.moved_shared_pages == 3
 
 
+def has_pool(root, free, *, all_free, reserved):
+    """Give the near node so many free huge pages, and the machine."""
+    of_node = root / f"sys/devices/system/node/node{NEAR}/hugepages/hugepages-2048kB"
+    of_all = root / "sys/kernel/mm/hugepages/hugepages-2048kB"
+    for pool, name, n in (
+        (of_node, "free_hugepages", free),
+        (of_all, "free_hugepages", all_free),
+        (of_all, "resv_hugepages", reserved),
+    ):
+        pool.mkdir(parents=True, exist_ok=True)
+        (pool / name).write_text(f"{n}\n")
+
+
+def test_hugetlb_folios_that_several_map_and_that_count_once_stay(bed):
+    has_pool(bed.kernel.root, 8, all_free=8, reserved=0)
+    traits = np.full(8, Trait.HUGETLB | Trait.SHARED, dtype=np.int64)
+    traits[7] = Trait.SHARED
+    bed.addresses.put(bed.heads, bed.at, np.zeros(8, dtype=np.int64), 0, 0, 0, traits)
+    bed.migrator = MovePagesMigrator(
+        {0: bed.process},
+        bed.addresses,
+        bed.page_map,
+        bed.room,
+        bed.kernel,
+        sharing=Known(bed.heads[[2, 5, 7]]),
+    )
+    stay = -errno.EACCES
+    assert bed.migrate().status.tolist() == [stay, stay, stay, stay, stay, 0, stay, 0]
+
+
+@pytest.mark.parametrize(
+    ("free", "all_free", "reserved", "n"), [(2, 9, 0, 2), (2, 9, 8, 1), (2, 2, 2, 0), (2, 2, 5, 0)]
+)
+def test_huge_pages_that_are_reserved_are_not_free(tmp_path, free, all_free, reserved, n):
+    has_pool(tmp_path, free, all_free=all_free, reserved=reserved)
+    assert free_huge_pages(NEAR, System(tmp_path)) == n
+
+
 def test_hugetlb_folios_take_of_their_pool_and_not_of_the_room(bed):
-    pool = bed.kernel.root / f"sys/devices/system/node/node{NEAR}/hugepages/hugepages-2048kB"
-    pool.mkdir(parents=True)
-    (pool / "free_hugepages").write_text("2\n")
+    has_pool(bed.kernel.root, 2, all_free=5, reserved=0)
     traits = np.array([Trait.HUGETLB] * 3 + [0] * 5, dtype=np.int64)
     bed.addresses.put(bed.heads, bed.at, np.zeros(8, dtype=np.int64), 0, 0, 0, traits)
     bed.room.left = 4
