@@ -107,8 +107,8 @@ def scan_bars(run: Recorded) -> Iterator[Bar]:
 
 def index_bars(run: Recorded) -> Iterator[Bar]:
     """Yield the bars of the indexed scan."""
-    # At 1e-6 a cold call with nothing READY takes 0.19 ms; at 1e-4 a warm one comes after a dense scan, which has
-    # read 1 GiB (docs/notes/cpu-scan.md, "Bars that were replaced").
+    # At 1e-6 a cold call with nothing READY takes 0.19 ms. At 1e-4 a warm one comes after a dense scan, which
+    # has read 1 GiB (docs/notes/cpu-scan.md, "Bars that were replaced").
     for density, warm_ms, cold_ms in ((1e-6, 0.05, 0.25), (1e-4, 1.0, 1.5)):
         for case in run.cases(n_pages=TIB_PAGES, density=density)[-1:]:
             for state, bar in (("warm", warm_ms), ("cold", cold_ms)):
