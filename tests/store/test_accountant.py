@@ -72,6 +72,11 @@ FAULTS = {
 }
 
 
+def run_several_times() -> None:
+    for _ in range(5):
+        accountant("rfc", 1 << 15).run(5 * SHORT)
+
+
 @pytest.mark.slow  # compiles the scans anew
 @pytest.mark.alone  # scan and producer have to run at once, and a window may be missed for a while
 @pytest.mark.parametrize("fault", list(FAULTS))
@@ -81,5 +86,4 @@ def test_the_accountant_sees(fault: str, tmp_path: Path, monkeypatch: pytest.Mon
             if hasattr(driver, each):
                 monkeypatch.setattr(driver, each, getattr(module, each))
     with always_parallel(), pytest.raises(AssertionError):
-        for _ in range(5):
-            accountant("rfc", 1 << 15).run(5 * SHORT)
+        run_several_times()
