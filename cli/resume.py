@@ -44,9 +44,11 @@ def resume(
     _ = changes.pace
     check_here(changes, views, output)
     with closing(ResumedRun(directory)) as resumed:
-        views = views.else_of(resumed.views)
-        views.check(changes.force, changes.out, changes.checkpoint)
+        views, left_out = views.else_of(resumed.views)
+        for sentence in left_out:
+            output.note(f"gpuscan: note: {sentence}")
         job = resumed.kept.job(changes)
+        views.check(changes.force, job.request.out, resumed.directory.path)
         resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
         conduct(job, output, views, context.obj.line, resumed)

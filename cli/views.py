@@ -39,10 +39,29 @@ class Views:
             if (place := getattr(self, each.name)) is not None
         }
 
-    def else_of(self, places: Mapping[str, str]) -> Views:
-        """Return these, and where one is not wanted, what was wanted before."""
-        before = {each.name: Path(places[each.name]) for each in fields(self) if each.name in places}
-        return replace(self, **{name: path for name, path in before.items() if getattr(self, name) is None})
+    def else_of(self, places: Mapping[str, str]) -> tuple[Views, tuple[str, ...]]:
+        """Return these, and where one is not wanted, what was wanted before and can be made on this machine.
+
+        Args:
+            places: what was wanted, maybe on another machine, as :meth:`places` returned it.
+
+        Returns:
+            The views, and a sentence on each that cannot be made here.
+        """
+        from gpuscan.base.errors import InputError
+
+        found, left_out = self, []
+        for each in fields(self):
+            if getattr(self, each.name) is not None or each.name not in places:
+                continue
+            path = Path(places[each.name])
+            try:
+                replace(Views(), **{each.name: path}).check(force=True)  # what is there is asked of all
+            except InputError as error:
+                left_out.append(f"{path}, which the run was to make, is left out: {error}")
+            else:
+                found = replace(found, **{each.name: path})
+        return found, tuple(left_out)
 
     def check(self, force: bool, *others: Path | None) -> None:
         """Check that they can be made, before the run.

@@ -7,8 +7,10 @@ they are put in order, by process and address, and what nobody mapped is squeeze
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ SECTION_SHIFT = 15
 """Pages of a section; a cell has pages of one section only, so they may be put in another order."""
 N_SECTIONS_MAX = 1 << 13
 """1 TiB of addresses in which something was seen; what is seen elsewhere from then on is not counted."""
+N_STRETCHES_MAX = 1 << 12
+"""Of a process; of more, those with the smallest gaps between them become one."""
 _BLOCK_SHIFT, _FEW_SECTIONS, _LARGE_BLOCK_SHIFT = 4, 1 << 9, 9
 """What is not mapped is squeezed out by so many pages, of many sections by larger ones."""
 _UNKNOWN = "(mapped for a moment)"
@@ -84,7 +88,18 @@ class AddressRecorder:
         now = tuple((start >> PAGE_SHIFT, end >> PAGE_SHIFT, what) for start, end, what in mappings)
         if now and now != self._read.get(number):
             self._read[number] = now
-            self._stretches[number] = _over(now, self._stretches.get(number, []))
+            self._stretches[number] = _joined(_over(now, self._stretches.get(number, [])))
+
+    def gone(self, number: int) -> None:
+        """See that a process is watched no more: of it stays what is needed for what was counted in it."""
+        self._read.pop(number, None)
+        before = self._stretches.pop(number, [])
+        sections = sorted(section for of, section in self._place_of if of == number)
+        if sections:
+            inside = (_inside(before, section << SECTION_SHIFT) for section in sections)
+            self._stretches[number] = [stretch for stretches in inside for stretch in stretches]
+        else:
+            self._names.pop(number, None)
 
     def accessed(self, now_ns: int, number: int, addresses: NDArray[np.int64]) -> None:
         """See addresses of a process that were accessed, those of the sample."""
@@ -197,17 +212,39 @@ def _over(now: Sequence[Stretch], before: Sequence[Stretch]) -> list[Stretch]:
     return sorted(found)
 
 
+def _joined(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Return ascending stretches without seams between those of one name, and not too many.
+
+    What is joined across gaps has the name of the longest, and the gaps are as if they were mapped.
+    """
+    found: list[Stretch] = []
+    for start, end, name in stretches:
+        if found and found[-1][1:] == (start, name):
+            found[-1] = (found[-1][0], end, name)
+        else:
+            found.append((start, end, name))
+    if len(found) <= N_STRETCHES_MAX:
+        return found
+    gaps = np.array([after[0] - before[1] for before, after in pairwise(found)])
+    n_kept = N_STRETCHES_MAX * 3 // 4  # so that it is not to be done at every reading
+    begins = np.sort(np.argsort(-gaps, kind="stable")[: n_kept - 1]) + 1
+    parts = [found[first:end] for first, end in pairwise([0, *begins.tolist(), len(found)])]
+    return [(part[0][0], part[-1][1], max(part, key=lambda one: one[1] - one[0])[2]) for part in parts]
+
+
 def _inside(stretches: Sequence[Stretch], first: int) -> list[Stretch]:
     """Return what lies in a section that begins at a page number."""
     return _cut(stretches, first, first + (1 << SECTION_SHIFT))
 
 
 def _cut(stretches: Sequence[Stretch], low: int, high: int) -> list[Stretch]:
-    return [
-        (max(start, low), min(end, high), name)
-        for start, end, name in stretches
-        if start < high and end > low
-    ]
+    found: list[Stretch] = []
+    for at in range(bisect_right(stretches, low, key=lambda one: one[1]), len(stretches)):
+        start, end, name = stretches[at]
+        if start >= high:
+            break
+        found.append((max(start, low), min(end, high), name))
+    return found
 
 
 def _cut_out(stretches: Sequence[Stretch], low: int, high: int) -> list[Stretch]:

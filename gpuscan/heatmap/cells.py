@@ -66,7 +66,7 @@ def sort_cells(
     shift = COLUMN_BITS if ascend else 0
     spare, spare_counts = np.empty_like(keys), np.empty_like(counts)
     begins = np.empty(1 << _DIGIT_BITS, dtype=np.int64)
-    while most >> shift:
+    while shift < 63 and most >> shift:  # a shift by 64 or more is whatever the machine makes of it
         begins[:] = 0
         for at in range(n):
             begins[(keys[at] >> shift) & ((1 << _DIGIT_BITS) - 1)] += 1

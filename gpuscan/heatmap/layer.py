@@ -239,6 +239,11 @@ class Counting:
         else:
             self._sorting = self._pool.submit(self._sort, *gathered)
 
+    def leave_pool(self) -> None:
+        """Let the caller itself sort from now on."""
+        self._wait()
+        self._pool = None
+
     def _wait(self) -> None:
         """Let what is being sorted be in the cells."""
         if self._sorting is not None:

@@ -64,7 +64,7 @@ class MapRecorder:
         self.waits = Waits() if waits is None else waits
         self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
-        pool = ThreadPoolExecutor(2) if is_aside else None
+        self._pool = pool = ThreadPoolExecutor(2) if is_aside else None
         self._layers = {
             "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN, pool),
             **{name: Counting(n_pages, n_cells_max, pool=pool) for name in ("marks", "claims", "moves")},
@@ -165,7 +165,10 @@ class MapRecorder:
             raise ArgumentError(f"the map says what happens at {latest_ns} ns, and it is {now_ns} ns")
 
     def map(self, end_ns: int) -> HeatMap:
-        """Return the map of what happened until ``end_ns``; what nothing was told of is not in it."""
+        """Return the map of what happened until ``end_ns``; what nothing was told of is not in it.
+
+        The threads end with it: what is told later is sorted by the one that tells.
+        """
         space = Space.of(self._topology, self._step_ns, max(1, -(-end_ns // self._step_ns)))
         for counting in self._layers.values():
             counting.settle()  # one beside the other
@@ -173,4 +176,9 @@ class MapRecorder:
         for name, counting in self._layers.items():  # all that was marked is often claimed and moved at once
             alike = (layers[other] for other in layers if counting.says_same(self._layers[other]))
             layers[name] = next(alike, None) or counting.layer()
+        if self._pool is not None:
+            for counting in self._layers.values():
+                counting.leave_pool()
+            self._pool.shutdown(wait=False)
+            self._pool = None
         return HeatMap(space, {name: layer for name, layer in layers.items() if len(layer.rows)})

@@ -59,6 +59,10 @@ class SessionWitness:
         ]
         self._addresses.mapped(number, f"{process.comm} ({process.pid})", mappings)
 
+    def gone(self, number: int) -> None:
+        """See :class:`gpuscan.monitors.source.AddressWitness`."""
+        self._addresses.gone(number)
+
     def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
         """See :class:`gpuscan.engine.stages.Witness`."""
         self._frames.marked(now_ns, pfns)

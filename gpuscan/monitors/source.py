@@ -100,6 +100,10 @@ class AddressWitness(AccessWitness, Protocol):
         """See a process, and read what it has mapped: when it is first watched, and now and then."""
         ...
 
+    def gone(self, number: int) -> None:
+        """See that a process is watched no more; nothing is said of it from then on."""
+        ...
+
 
 class LiveSource:
     """A :class:`gpuscan.engine.stages.Source` on processes of this machine.
@@ -186,6 +190,8 @@ class LiveSource:
         for number in known.keys() - asked:
             is_alive = known[number].process.is_alive()
             self._let_go(known[number], "not watched any more" if is_alive else "process ended")
+            if self._witness is not None:
+                self._witness.gone(number)
         self.members = [
             known.get(number) or Member(process, number, self._allowance_of(process), now_ns + _ALLOWANCE_NS)
             for number, process in processes

@@ -165,11 +165,11 @@ class ResultKind:
         marker: the file by which its directory is known: JSON, whose ``kind`` is ``document_kind``.
         document_kind: so.
         page: makes a page of the document and its directory.
-        page_of_tables: makes it of the document and what is in memory yet, at the end of a run; None: of this
-            kind there is no run whose page could be made at once.
+        page_of_tables: makes it of the document and what is in memory yet, at the end of a run; None, or not
+            given: of this kind there is no run whose page could be made at once.
     """
 
     marker: str
     document_kind: str
     page: Callable[[Mapping[str, Any], Path], Page]
-    page_of_tables: Callable[[Mapping[str, Any], Tables], Page] | None
+    page_of_tables: Callable[[Mapping[str, Any], Tables], Page] | None = None

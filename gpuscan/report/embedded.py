@@ -1,6 +1,7 @@
 """A map as text in a page: its cells, from which the browser draws any window.
 
-Of each cell there are three numbers of 32 bits: the step from the row before, the column, the count. Their
+Of each cell there are three numbers of 32 bits: the step from the row before, the column, the count. A map
+that reaches beyond 16 TiB of single pages is made coarser until its rows are such numbers. Their
 lowest bytes lie together in one plane, then the next ones, twelve in all: what is alike lies together. Of a
 plane whose bytes are all the same there is one; the others, one after the other, are in one gzip. Layers that
 say the same share their cells. ``map.js`` reads it.
@@ -25,8 +26,25 @@ _GZIP_BITS = 31
 """The largest window, and the head and foot of gzip."""
 
 
+def fitting(heat: HeatMap) -> HeatMap:
+    """Return a map whose layers have rows as :func:`embedded` takes them; the same object if it has them."""
+    if all(_row_shift(layer) == layer.row_shift for layer in heat.layers.values()):
+        return heat
+    return heat.changed(lambda layer: layer.at(_row_shift(layer), layer.column_shift))
+
+
+def _row_shift(layer: Layer) -> int:
+    """Return how coarse a layer has to be, at least as coarse as it is."""
+    most = int(layer.rows.max(initial=0))
+    return layer.row_shift + max(0, most.bit_length() - 8 * _NUMBER_BYTES)
+
+
 def embedded(heat: HeatMap) -> dict[str, Any]:
-    """Return what :func:`map.js` draws of, for JSON; layers that are one object have one set of cells."""
+    """Return what :func:`map.js` draws of, for JSON; layers that are one object have one set of cells.
+
+    Rows that 32 bits cannot say are made coarser before, see :func:`fitting`.
+    """
+    heat = fitting(heat)
     layers = {id(layer): layer for layer in heat.layers.values()}
     with ThreadPoolExecutor() as pool:  # zlib and what is compiled let go of the interpreter
         cells = list(pool.map(_packed, layers.values()))

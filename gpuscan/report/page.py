@@ -17,7 +17,7 @@ from gpuscan.base.units import PAGE_BYTES, format_bytes
 from gpuscan.heatmap.space import ADDRESSES, FRAMES
 from gpuscan.report.contract import RESULT, Figure, Page, Table, Zoomed
 from gpuscan.report.drawing import drawn
-from gpuscan.report.embedded import embedded
+from gpuscan.report.embedded import embedded, fitting
 
 if TYPE_CHECKING:
     from gpuscan.heatmap.map import HeatMap
@@ -32,6 +32,7 @@ _POLICY = (
 _NOSCRIPT = "This page draws its plots by a script of its own; allow it to run. It requests nothing."
 _PART, _FEW_CELLS = 4, 1 << 16
 """Of a map of more cells than that, one in so many is made coarser to see how coarse all have to be."""
+_COARSER = "The map is coarser than what was kept"
 _BOKEH_JS = ("bokeh.min.js", "bokeh-api.min.js")
 _PLOT = '<figure class="plot"></figure>'
 _MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
@@ -66,7 +67,7 @@ def _bokeh_js() -> list[Path]:
 def page_html(
     page: Page, result: Path | None, max_bytes: int = MAX_BYTES, made_by: str = ""
 ) -> tuple[bytes, tuple[str, ...]]:
-    """Return a page in UTF-8, and sentences on what was made coarser for its size.
+    """Return a page in UTF-8, and sentences on what was made coarser to fit it.
 
     Args:
         page: what it says.
@@ -81,8 +82,11 @@ def page_html(
     place = RESULT if result is None else shlex.quote(str(result))
     frame = _Frame(page, place, made_by or f"gpuscan report {place}")
     given = (figure.heats for figure in page.figures if isinstance(figure, Zoomed))
-    heats = [heat.shared() for heat in next(given, ())]
+    kept = [heat.shared() for heat in next(given, ())]
+    heats = [fitting(heat) for heat in kept]
     notes: tuple[str, ...] = ()
+    if any(heat is not whole for heat, whole in zip(heats, kept, strict=True)):
+        notes = (f"{_COARSER}, since a page has rows up to 2^32: {_how_coarse(heats)}.",)
     while True:
         cells = json.dumps({"maps": [embedded(heat) for heat in heats]}) if heats else ""
         found = frame.filled(page.notes + notes, cells)
@@ -94,7 +98,10 @@ def page_html(
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
         share = max(0.0, 1 - (n_bytes - max_bytes) / len(cells))
         heats = [_coarser(heat, share) for heat in heats]
-        notes = (_says_how_coarse(heats, max_bytes),)
+        notes = (
+            f"{_COARSER}, so that the page has at most {max_bytes:,} bytes: {_how_coarse(heats)}. "
+            "A larger --max-size shows more.",
+        )
 
 
 def _coarser(heat: HeatMap, share: float) -> HeatMap:
@@ -117,17 +124,13 @@ def _n_cells(heat: HeatMap) -> int:
     return sum(len(layer.rows) for layer in {id(each): each for each in heat.layers.values()}.values())
 
 
-def _says_how_coarse(heats: Sequence[HeatMap], max_bytes: int) -> str:
-    said = (
+def _how_coarse(heats: Sequence[HeatMap]) -> str:
+    return ", ".join(
         f"{name}{'' if heat.space.kind == FRAMES else ' of processes'} "
         f"by {format_bytes(PAGE_BYTES << layer.row_shift)} "
         f"and {heat.space.step_ns / 1e9 * (1 << layer.column_shift):g} s"
         for heat in heats
         for name, layer in heat.layers.items()
-    )
-    return (
-        f"The map is coarser than what was kept, so that the page has at most {max_bytes:,} bytes: "
-        f"{', '.join(said)}. A larger --max-size shows more."
     )
 
 

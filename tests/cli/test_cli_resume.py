@@ -431,6 +431,50 @@ def test_a_timeline_and_a_page_of_a_resumed_run_are_those_of_a_whole_one(
     assert f'id="gpuscan-map"{page}</script>' in (here / "page.html").read_text(encoding="utf-8")
 
 
+def test_a_page_that_cannot_be_made_where_a_run_goes_on_does_not_stop_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint may be taken to a machine without Bokeh, or without the directory of the timeline."""
+    (here / "there").mkdir()
+    crashed(6, "small.toml", "--report", "page.html", "--trace-events", "there/times.json.gz")
+    (here / "there").rmdir()
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    capsys.readouterr()
+    assert main(["resume", "state", "--report", "page.html"]) == 2  # whoever asks for it here is refused
+    assert "a report needs bokeh" in capsys.readouterr().err
+    assert main(["resume", "state"]) == 0
+    said = capsys.readouterr().err
+    assert f"note: {here}/page.html, which the run was to make, is left out: a report needs bokeh" in said
+    assert f"note: {here}/there/times.json.gz, which the run was to make, is left out: the directory" in said
+    assert not (here / "page.html").exists()
+
+
+def test_a_page_that_is_there_already_stops_what_goes_on_until_force(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crashed(6, "small.toml", "--report", "page.html")
+    (here / "page.html").write_text("mine", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["resume", "state"]) == 2
+    assert "page.html is there already" in capsys.readouterr().err
+    assert (here / "page.html").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("option", ["--report", "--trace-events"])
+def test_two_results_in_one_place_are_refused_before_a_run_goes_on(
+    here: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where --out of the run is, only the checkpoint says."""
+    crashed(6, "small.toml", "--out", "results")
+    before = sorted((here / "state").iterdir())
+    capsys.readouterr()
+    assert main(["resume", "state", option, "results"]) == 2
+    said = capsys.readouterr()
+    assert f"two results would be kept at {here}/results; " in said.err
+    assert not said.out
+    assert sorted((here / "state").iterdir()) == before
+
+
 def timed(path: Path) -> list[dict[str, Any]]:
     """Return the events of a timeline, without how long scans took on this computer."""
     with gzip.open(path) as file:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpuscan.base.errors import InputError
-from gpuscan.heatmap.addresses import N_SECTIONS_MAX, AddressRecorder
+from gpuscan.heatmap.addresses import N_SECTIONS_MAX, N_STRETCHES_MAX, AddressRecorder
 from gpuscan.heatmap.map import HeatMap, create_map, read_map
 from gpuscan.heatmap.request import window_of
 from gpuscan.heatmap.space import ADDRESSES
@@ -146,6 +148,68 @@ def test_more_memory_than_there_is_room_for_is_counted_as_left_out() -> None:
     heat = made.map(10)
     assert heat is not None
     assert heat.layers["accesses"].counts.sum() == 32 * N_SECTIONS_MAX
+
+
+def test_a_process_that_is_gone_is_known_as_far_as_something_was_counted_in_it() -> None:
+    """Many come and go in a long session; whether one is gone changes nothing of the map."""
+    maps = []
+    for is_gone in (False, True):
+        made = recorder()
+        made.accessed(0, 3, np.array([LIBRARY + 5, FAR]))
+        for number in (0, 3) if is_gone else ():
+            made.gone(number)
+        assert (0 in made._names) == (0 in made._stretches) == (0 in made._read) == (not is_gone)
+        made.mapped(4, "next (13)", MAPPINGS)
+        made.accessed(10, 4, np.array([HEAP]))
+        heat = made.map(20)
+        assert heat is not None
+        maps.append(heat)
+    assert maps[0].space == maps[1].space
+    assert maps[0].space.nodes == {3: "java (12)", 4: "next (13)"}
+    assert counted(maps[0], "accesses") == counted(maps[1], "accesses")
+    tracemalloc.start()
+    try:
+        for number in range(10, 210):
+            made.mapped(number, f"short-lived ({number})", MAPPINGS)
+            made.gone(number)
+        assert tracemalloc.get_traced_memory()[0] < 60_000  # kept they would take four times that
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_a_process_maps_elsewhere_all_the_time_is_joined() -> None:
+    made = recorder()
+    made.accessed(0, 0, np.array([HEAP, LIBRARY, FAR]))
+    for at in range(5):
+        first = (at + 1) << 40
+        small = [(first + 3 * i * PAGE, first + (3 * i + 1) * PAGE, f"small {i % 7}") for i in range(1000)]
+        made.mapped(0, "redis (11)", [*small, (first + (1 << 30), first + (1 << 31), "large")])
+        made.accessed(10, 0, np.array([first, first + (1 << 30)]))
+        stretches = made._stretches[0]
+        assert len(stretches) <= N_STRETCHES_MAX
+        assert all(one[1] <= after[0] for one, after in pairwise(stretches))
+    heat = made.map(20)
+    assert heat is not None
+    bands = heat.space.bands(by_zone=True)
+    assert {band.name for band in bands} == {
+        "[heap]",
+        "/usr/lib/libc.so.6",
+        "anonymous",
+        "[stack]",
+        "large",
+    } | {f"small {i}" for i in range(7)}
+    assert sum(band.name == "large" for band in bands) == 5
+    assert len(bands) > 2000
+
+
+def test_seams_between_mappings_of_one_name_are_not_kept() -> None:
+    made = recorder()
+    assert [name for *_, name in made._stretches[0]] == [
+        "[heap]",
+        "/usr/lib/libc.so.6",
+        "anonymous",
+        "[stack]",
+    ]
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:

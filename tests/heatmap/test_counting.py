@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpuscan.base.errors import ArgumentError
+from gpuscan.heatmap.cells import sort_cells
 from gpuscan.heatmap.layer import Counting, Layer
 
 N_PAGES = 1 << 20
@@ -159,3 +160,18 @@ def test_a_part_of_a_layer_is_of_all_of_it_and_becomes_as_coarse() -> None:
     few = Layer(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
     assert 0 < len(few.part(8).rows) <= 3
     assert not len(few.part(8).part(8).at(2, 2).part(1).rows) - 1
+
+
+@pytest.mark.parametrize("most", [1 << 54, 1 << 55, 1 << 62, (1 << 63) - 1])
+@pytest.mark.parametrize("ascends", [False, True])
+def test_keys_of_up_to_63_bits_are_sorted(most: int, ascends: bool) -> None:
+    """Digits begin at bit 0, or above the columns where these ascend; either way the last is no whole one."""
+    random = np.random.default_rng(6)
+    keys = np.append(random.integers(0, most, 500, endpoint=True), most)
+    if ascends:
+        keys = keys >> 24 << 24
+    counts = np.arange(len(keys))
+    order = np.argsort(keys, kind="stable")
+    found, found_counts = sort_cells(keys.copy(), counts.copy())
+    assert found.tolist() == keys[order].tolist()
+    assert found_counts.tolist() == order.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -211,3 +212,18 @@ def test_what_is_told_of_the_future_is_refused() -> None:
     recorder.restore(state)
     with pytest.raises(ArgumentError, match="at 150 ns"):
         recorder.check_until(60)
+
+
+def test_threads_that_sort_end_with_the_map_and_what_is_told_later_counts() -> None:
+    topology = resolve_topology("two-socket-cxl", 1 << 30)
+    recorder, alone = (MapRecorder(topology, 10, is_aside=is_aside) for is_aside in (True, False))
+    before = set(threading.enumerate())
+    for end_ns in (100, 200, 300):
+        for each in (recorder, alone):
+            each.accessed(end_ns - 50, np.arange(1 << 10))
+        maps = [each.map(end_ns).layers["accesses"] for each in (recorder, alone)]
+        assert maps[0].says_same(maps[1])
+        assert maps[0].counts.sum() == 32 * (1 << 10) * end_ns // 100
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -456,6 +457,19 @@ def test_requests_of_who_is_not_watched_any_more_end(tmp_path):
     assert bed.engine.ledger.pending + bed.engine.ledger.in_flight == 0
     (reason,) = bed.engine.ledger.dropped
     assert reason.startswith("not watched any more")
+
+
+def test_a_witness_is_told_once_who_is_watched_no_more(bed):
+    told = []
+    bed.source._witness = SimpleNamespace(
+        read=lambda number, process: told.append(("read", number)),
+        gone=lambda number: told.append(("gone", number)),
+    )
+    bed.source.watch([(0, bed.process), (5, bed.process)])
+    bed.source.watch([(5, bed.process)])
+    bed.source.watch([(5, bed.process)])
+    bed.source.watch([])
+    assert told == [("read", 5), ("gone", 0), ("gone", 5)]
 
 
 def test_a_source_that_goes_on_outlives_its_processes(bed):

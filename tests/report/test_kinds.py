@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gpuscan.base.errors import InputError
 from gpuscan.bench.scale import Point, fit, project
 from gpuscan.cli.main import main
-from gpuscan.report.catalogue import page_of
-from gpuscan.report.contract import Bars, Page, Plot, Table
+from gpuscan.report.catalogue import RESULT_KINDS, page_of, page_of_run
+from gpuscan.report.contract import Bars, Page, Plot, ResultKind, Table
 from gpuscan.report.page import page_html
+from gpuscan.run.tables import Tables
 from hosts import small_host
 
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -177,3 +182,22 @@ def test_published_experiments_are_laid_beside_ours(tmp_path: Path) -> None:
     assert "Order of all not as published: an order." in table.about.sentence
     assert isinstance(more, Table)
     assert more.rows == (("x", "0.25"),)
+
+
+def test_a_kind_of_another_package_need_not_make_pages_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were declared before there was such a thing give three values."""
+
+    def page(document: Mapping[str, Any], result: Path) -> Page:
+        return Page(str(document["said"]), "", (), ())
+
+    theirs = SimpleNamespace(RESULT_KIND=ResultKind("theirs.json", "theirs", page))
+    monkeypatch.setitem(sys.modules, "theirs", theirs)
+    entry = EntryPoint("theirs", "theirs:RESULT_KIND", RESULT_KINDS.group)
+    monkeypatch.setitem(RESULT_KINDS._entry_points, "theirs", entry)
+    monkeypatch.setattr(RESULT_KINDS, "_loaded", dict(RESULT_KINDS._loaded))
+    document = {"kind": "theirs", "said": "so"}
+    assert page_of(kept(tmp_path, "theirs.json", document)).title == "so"
+    with pytest.raises(InputError, match="no page can be made at once of a result of theirs"):
+        page_of_run(document, Tables({}, None, None, {}, {}))

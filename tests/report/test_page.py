@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import shutil
 import sys
@@ -12,17 +14,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
-from gpuscan.heatmap.map import create_map, read_map
+from gpuscan.heatmap.layer import Layer
+from gpuscan.heatmap.map import HeatMap, create_map, read_map
 from gpuscan.heatmap.nodes import empty_nodes
+from gpuscan.heatmap.space import Space
 from gpuscan.report.catalogue import page_of
-from gpuscan.report.contract import RESULT, About, Bars, Flow, Line, Multiples, Plot, Table, Zoomed
+from gpuscan.report.contract import RESULT, About, Bars, Flow, Line, Multiples, Page, Plot, Table, Zoomed
 from gpuscan.report.drawing import drawn
+from gpuscan.report.embedded import embedded
 from gpuscan.report.page import page_html
 from gpuscan.report.run_parts import Series, plot_of_nodes
 from gpuscan.run.tables import read_tables
@@ -109,6 +115,41 @@ def test_a_page_is_never_larger_than_it_may_be_and_says_what_that_cost(result: P
     assert "coarser than what was kept" not in text
     with pytest.raises(InputError, match="without any map; give a --max-size of that or more"):
         page_html(page_of(result), result, 100_000)
+
+
+def read_back(given: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """Return row, column and count of each cell, as map.js reads them."""
+    packed = np.frombuffer(gzip.decompress(base64.b64decode(given["packed"])), dtype=np.uint8)
+    planes, begin = np.empty((12, given["n"]), dtype=np.uint8), 0
+    for plane, alike in zip(planes, given["planes"], strict=True):
+        plane[:] = packed[begin : begin + given["n"]] if alike is None else alike
+        begin += given["n"] if alike is None else 0
+    steps, columns, counts = (planes[at : at + 4].T.copy().view("<u4")[:, 0] for at in (0, 4, 8))
+    rows = np.cumsum(steps.astype(np.int64)).tolist()
+    return list(zip(rows, columns.tolist(), counts.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("row", "row_shift"), [((1 << 32) - 1, 0), (1 << 32, 1), ((1 << 33) + 7, 2), ((1 << 39) - 1, 7)]
+)
+def test_a_map_of_more_than_16_tib_is_coarser_and_says_so(row: int, row_shift: int) -> None:
+    rows, ones = np.array([5, row]), np.array([1, 2])
+    layer, fine = Layer(rows, ones, ones * 3, 0, 0), Layer(np.array([9]), ones[:1], ones[:1], 0, 0)
+    extents = ((0, 0, row + 1, 0, "Normal"),)
+    heat = HeatMap(Space("big", row + 1, 1, 4, extents, {0: "node 0"}), {"accesses": layer, "moves": fine})
+    given = embedded(heat)
+    assert [each["row_shift"] for each in given["layers"]] == [row_shift, 0]
+    assert read_back(given["cells"][0]) == [(5 >> row_shift, 1, 3), (row >> row_shift, 2, 6)]
+    assert read_back(given["cells"][1]) == [(9, 1, 1)]
+    about = About("Map", "of what is accessed", "gpuscan heatmap RESULT")
+    found, notes = page_html(Page("big", "", (), (Zoomed(about, (heat,), "time (s)"),)), None)
+    assert len(notes) == (row_shift > 0)
+    if notes:
+        assert notes[0].startswith(
+            "The map is coarser than what was kept, since a page has rows up to 2^32: "
+        )
+        assert f"accesses by {4 << row_shift} KiB" in notes[0]
+        assert notes[0].encode() in found
 
 
 def hostile_result(result: Path, folder: Path) -> Path:

@@ -87,4 +87,4 @@ def _plot(series: Sequence[Mapping[str, Any]], axis: str, command: str) -> Plot:
     )
 
 
-RESULT_KIND = ResultKind("bench.json", "bench", page, None)
+RESULT_KIND = ResultKind("bench.json", "bench", page)

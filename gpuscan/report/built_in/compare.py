@@ -155,4 +155,4 @@ def _table(document: Mapping[str, Any]) -> Iterator[Figure]:
         yield Table(About("All figures", said, _COMMAND), ("", *names), rows)
 
 
-RESULT_KIND = ResultKind("compare.json", "compare", page, None)
+RESULT_KIND = ResultKind("compare.json", "compare", page)

@@ -76,4 +76,4 @@ def _remarks(experiment: Mapping[str, Any]) -> Iterator[str]:
         yield f"Not modelled: {'; '.join(experiment['not_modelled'])}."
 
 
-RESULT_KIND = ResultKind("reproduce.json", "reproduce", page, None)
+RESULT_KIND = ResultKind("reproduce.json", "reproduce", page)

@@ -63,4 +63,4 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
     return Page("A store in shards", "one worker process for each", facts, tuple(figures))
 
 
-RESULT_KIND = ResultKind("scale.json", "bench-scale", page, None)
+RESULT_KIND = ResultKind("scale.json", "bench-scale", page)

@@ -93,4 +93,4 @@ def _by_place(result: Path) -> Plot | None:
     )
 
 
-RESULT_KIND = ResultKind("scan.json", "scan", page, None)
+RESULT_KIND = ResultKind("scan.json", "scan", page)
