@@ -376,6 +376,12 @@ class Folios:
         found: NDArray[np.bool_] = (self.flags & _HUGE) != 0
         return found
 
+    @property
+    def is_zero(self) -> NDArray[np.bool_]:
+        """bool[n]: which are zero pages, which all processes map and none has."""
+        found: NDArray[np.bool_] = (self.flags & _ZERO_PAGE) != 0
+        return found
+
 
 _LRU = bits(Kpf.LRU)
 _TAIL = bits(Kpf.COMPOUND_TAIL)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.errors import InputError
+from gpuscan.linux.address_map import Trait
 from gpuscan.linux.numa import Allowance
+from gpuscan.linux.rooms import Rooms
 from gpuscan.topology import MemoryKind, Topology, evacuation
 
 NO_TARGET = -1
@@ -47,17 +49,16 @@ class Targets:
             raise InputError(f"node {to_nid} {what}; give one of the nodes with memory: {known}")
         self._to_nid = to_nid
         self._gpu_nids = frozenset(node.nid for node in topology.nodes if node.kind is MemoryKind.GPU)
-        self._rooms: dict[int, int] = {}
         self.drain(())
 
-    def drain(self, nids: Iterable[int], room_of: Callable[[int], int] | None = None) -> None:
+    def drain(self, nids: Iterable[int], rooms: Rooms | None = None) -> None:
         """Let nodes be emptied: nothing goes there, and what is there goes elsewhere.
 
         Args:
             nids: all that are to be emptied from now on; those before are not any more.
-            room_of: returns the base pages that a node can take. What leaves goes to the nearest node until
-                that is full, then to the next. Without it all goes to one node, of the same tier if there is
-                one.
+            rooms: of the nodes. What leaves is shared out among them, folio by folio: to the nearest node
+                until that is full, then to the next. Without it all goes to one node, of the same tier if
+                there is one.
 
         Raises:
             InputError: one has no memory, or there would be no other node.
@@ -69,7 +70,7 @@ class Targets:
         if drained and not set(self._nids) - drained:
             raise InputError("all nodes with memory would be emptied; leave one of them")
         self.drained = drained
-        self._room_of = room_of
+        self.rooms = rooms
         open_to_all = frozenset(self._nids) - drained
         self.promotion = self._table(self._promotion, open_to_all)
         self.demotion = self._table(self._demotion, open_to_all)
@@ -93,23 +94,59 @@ class Targets:
 
     def begin_look(self) -> None:
         """Let the room of the nodes be asked for anew."""
-        self._rooms.clear()
+        if self.rooms is not None:
+            self.rooms.begin_look()
 
-    def _share_out(self, nid: int, allowed: frozenset[int], n_pages: int) -> NDArray[np.int32] | None:
-        """Return int32[n_pages]: where pages of an emptied node go; None where none may be elsewhere."""
-        assert self._room_of is not None
-        rooms = {}
-        for other in evacuation.nearest_first(self.topology, nid):
-            if other in allowed - self._gpu_nids:
-                if other not in self._rooms:
-                    self._rooms[other] = max(0, self._room_of(other))
-                rooms[other] = self._rooms[other]
-        if not rooms:
-            return None
-        targets = evacuation.share_out(np.ones(n_pages, dtype=np.int64), rooms)
-        for other in rooms:
-            self._rooms[other] -= int((targets == other).sum())
-        return np.where(targets == evacuation.NO_ROOM, np.int32(NO_ROOM), targets)
+    def share_out(
+        self,
+        heads: NDArray[np.int64],
+        n_pages: NDArray[np.int64],
+        traits: NDArray[np.int64],
+        nids: NDArray[np.int32],
+        addresses: NDArray[np.int64],
+        allowance: Allowance,
+    ) -> NDArray[np.int32]:
+        """Return int32[n]: the node with room for each folio of nodes that are emptied.
+
+        Args:
+            heads: int64[n], distinct: PFN of each folio's first page.
+            n_pages: int64[n], base pages of each.
+            traits: int64[n], bits of :class:`gpuscan.linux.address_map.Trait`.
+            nids: int32[n], where the folios are.
+            addresses: int64[n], of a page of each in their process.
+            allowance: of the process.
+
+        Returns:
+            :data:`NOT_ALLOWED` where they may not be elsewhere, :data:`NO_ROOM` where no node has room.
+        """
+        assert self.rooms is not None
+        is_hugetlb, is_shared = ((traits & int(trait)) != 0 for trait in (Trait.HUGETLB, Trait.SHARED))
+        targets = np.full(len(heads), NOT_ALLOWED, dtype=np.int32)
+        for allowed, of_policy in self._by_policy(addresses, allowance):
+            for nid in np.unique(nids[of_policy]).tolist():
+                order = [
+                    other
+                    for other in evacuation.nearest_first(self.topology, nid)
+                    if other in allowed - self._gpu_nids
+                ]
+                if not order:
+                    continue
+                those = np.flatnonzero(of_policy & (nids == nid))
+                found = self.rooms.share_out(
+                    heads[those], n_pages[those], is_hugetlb[those], is_shared[those], order
+                )
+                targets[those] = np.where(found == evacuation.NO_ROOM, np.int32(NO_ROOM), found)
+        return targets
+
+    def _by_policy(
+        self, addresses: NDArray[np.int64], allowance: Allowance
+    ) -> Iterator[tuple[frozenset[int], NDArray[np.bool_]]]:
+        """Yield the nodes that pages of a process may be on, and bool[n], which pages."""
+        policies = allowance.policy_of(addresses)
+        for number in np.unique(policies).tolist():
+            limit = allowance.policies[number]
+            allowed = (allowance.nids if limit is None else allowance.nids & limit) - self.drained
+            yield allowed, policies == number
 
     def _table(self, target_of: _Rule, allowed: frozenset[int]) -> dict[int, int]:
         found = {nid: target_of(nid, allowed) for nid in self._nids}
@@ -153,7 +190,7 @@ class Targets:
         *,
         way: Literal["up", "down", "out"] = "up",
     ) -> NDArray[np.int32]:
-        """Return int32[n]: each page's target, or :data:`NO_TARGET`, :data:`NOT_ALLOWED`, :data:`NO_ROOM`.
+        """Return int32[n]: each page's target, or :data:`NO_TARGET`, :data:`NOT_ALLOWED`; whoever has room.
 
         Args:
             nids: int32[n], where the pages are.
@@ -168,19 +205,10 @@ class Targets:
         }
         rule, free = ways[way]
         targets = np.full(len(nids), NO_TARGET, dtype=np.int32)
-        policies = allowance.policy_of(addresses)
-        for number in np.unique(policies).tolist():
-            limit = allowance.policies[number]
-            allowed = (allowance.nids if limit is None else allowance.nids & limit) - self.drained
-            of_policy = policies == number
+        for allowed, of_policy in self._by_policy(addresses, allowance):
             for nid in np.unique(nids[of_policy]).tolist():
                 if nid not in free:
                     continue
-                those = of_policy & (nids == nid)
-                if way == "out" and self._room_of is not None:
-                    shared_out = self._share_out(nid, allowed, int(those.sum()))
-                    targets[those] = NOT_ALLOWED if shared_out is None else shared_out
-                    continue
                 target = rule(nid, allowed)
-                targets[those] = NOT_ALLOWED if target is None else target
+                targets[of_policy & (nids == nid)] = NOT_ALLOWED if target is None else target
         return targets

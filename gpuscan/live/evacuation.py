@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,18 @@ from gpuscan.engine.tick import TickReport
 from gpuscan.linux.numa import Allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, pages_in
-from gpuscan.linux.targets import NO_ROOM, NO_TARGET, NOT_ALLOWED, Targets
+from gpuscan.linux.targets import Targets
 from gpuscan.live.request import LiveRequest
-from gpuscan.monitors.source import LiveSource
+from gpuscan.monitors.source import LARGER, SHARED, LiveSource
 from gpuscan.monitors.touched import NOTHING, Touched, mapped
 from gpuscan.records.page_map import PageMap
 
 _PATIENCE_LOOKS = 20
 """Looks in a row in which nothing moved, after which what is left is given up: a folio that was refused was
-tried four times by then."""
+tried four times by then. What waits for its turn under a rate limit was not tried, and does not count."""
+_HELD_NS = 10_000_000_000
+"""After so long without a claim the rate limit is too small for what waits: it keeps what is not used for a
+second (:mod:`gpuscan.engine.rate_limit`), and a folio that is larger than that goes never."""
 
 
 class NobodyWatches:
@@ -117,6 +120,8 @@ class Evacuation:
         flags: /proc/kpageflags.
         page_map: of the machine.
         refusals: of the pages that were tried.
+        refresh: looks who came and went, and has the source watch who is there; returns whether anybody did.
+        waits_for_room: whether what finds no room is tried again, as room may be made.
     """
 
     def __init__(
@@ -127,6 +132,9 @@ class Evacuation:
         flags: PageFlags,
         page_map: PageMap,
         refusals: Refusals,
+        refresh: Callable[[], bool],
+        *,
+        waits_for_room: bool = True,
     ) -> None:
         self.nid = nid
         self.left: Counter[str] = Counter()
@@ -136,53 +144,76 @@ class Evacuation:
         self._flags = flags
         self._page_map = page_map
         self._refusals = refusals
-        self._idle_looks = 0
+        self._refresh = refresh
+        self._waits_for_room = waits_for_room
+        self._idle_looks = self._held_looks = self._held_ns = 0
 
     def after(self, tick: TickReport) -> None:
         """Let the source end once nothing more is going to leave."""
         if self._source.finished():  # for another reason, and perhaps without a look at who is there
             return
-        if not tick.metrics.get("leaving_folios", 0):
-            self._source.finish(f"nothing that can move is left on node {self.nid}")
+        waits_for_room = self._waits_for_room and len(self._source.no_room) > 0
+        if not tick.metrics.get("leaving_folios", 0) and not waits_for_room:
+            self._finish(f"nothing that can move is left on node {self.nid}")
             return
-        self._idle_looks = 0 if tick.migrated_pages else self._idle_looks + 1
+        is_held = not tick.candidates and tick.pending > 0  # nothing was tried: a rate limit has it wait
+        if tick.migrated_pages:
+            self._idle_looks = 0
+        elif not is_held:
+            self._idle_looks += 1
+        self._held_looks = self._held_looks + 1 if is_held else 0
+        self._held_ns = self._held_ns + tick.duration_ns if is_held else 0
         if self._idle_looks >= _PATIENCE_LOOKS:
-            self._source.finish(f"what is left on node {self.nid} does not move")
+            self._finish(f"what is left on node {self.nid} does not move")
+        elif self._held_looks >= _PATIENCE_LOOKS and self._held_ns >= _HELD_NS:
+            self._finish(f"the rate limit is too small for what is left on node {self.nid}")
+
+    def _finish(self, reason: str) -> None:
+        """Let the source end, unless somebody came whom no look has seen: a forked child, say."""
+        if self._refresh():
+            self._idle_looks = self._held_looks = self._held_ns = 0
+        else:
+            self._source.finish(reason)
 
     def count_left(self) -> None:
-        """Look once more at what is on the node, and why."""
-        self._targets.begin_look()
+        """Look once more at what is on the node, and why; a page counts once, whoever maps it."""
         self.left = Counter()
+        counted = np.empty(0, dtype=np.int64)
         for member in self._source.members:
             if member.process.is_alive():
-                self._count(member.process, member.allowance)
+                counted = np.union1d(counted, self._count(member.process, member.allowance, counted))
         self.left = Counter({reason: n for reason, n in self.left.items() if n})
 
-    def _count(self, process: Process, allowance: Allowance) -> None:
+    def _count(self, process: Process, allowance: Allowance, counted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count the pages of a process that were not yet; return int64[n], their PFNs."""
         pages = pages_in(process, mapped(process))
         flats = self._page_map.flat_of_pfn(pages.pfn)
-        nids = self._page_map.nid_of_flat(np.maximum(flats, 0))
-        there = (flats >= 0) & (nids == self.nid)
-        pages, nids = pages.take(there), nids[there]
-        targets = self._targets.of_pages(nids, pages.address, allowance, way="out")
+        there = flats >= 0
+        there[there] = self._page_map.nid_of_flat(flats[there]) == self.nid
+        there &= ~np.isin(pages.pfn, counted)
+        _, first = np.unique(pages.pfn[there], return_index=True)
+        pages = pages.take(np.flatnonzero(there)[first])
         folios = self._flags.folios_of(pages.pfn)
-        open_to: NDArray[np.bool_] = np.ones(len(pages), dtype=np.bool_)
+        nids = np.full(len(pages), self.nid, dtype=np.int32)
+        targets = self._targets.of_pages(nids, pages.address, allowance, way="out")
+        refused = np.isin(folios.head, self._refusals.heads())
+        open_to = ~folios.is_zero
         for reason, which in (
-            (
-                "not allowed elsewhere (cpuset or memory policy)",
-                (targets == NOT_ALLOWED) | (targets == NO_TARGET),
-            ),
-            ("mapped by several processes", ~pages.exclusive),
+            ("not allowed elsewhere (cpuset or memory policy)", targets < 0),
+            ("", refused),
+            ("no node has room", np.isin(folios.head, self._source.no_room)),
+            (SHARED, ~pages.exclusive),
+            (LARGER, folios.hugetlb & ~folios.movable),
             ("not on an LRU list", ~folios.movable),
+            ("not come to", np.ones(len(pages), dtype=np.bool_)),
         ):
-            self.left[reason] += int((open_to & which).sum())
+            mine = open_to & which
+            if reason:
+                self.left[reason] += int(mine.sum())
+            else:
+                self.left.update(self._refusals.why(head) for head in folios.head[mine].tolist())
             open_to &= ~which
-        heads = folios.head[open_to]
-        refused = np.isin(heads, self._refusals.heads())
-        self.left.update(self._refusals.why(head) for head in heads[refused].tolist())
-        no_room = (targets[open_to] == NO_ROOM) & ~refused
-        self.left["no node has room"] += int(no_room.sum())
-        self.left["not come to"] += int((~refused & ~no_room).sum())
+        return pages.pfn
 
     def document(self) -> dict[str, Any]:
         """Return what became of it."""

@@ -16,9 +16,11 @@ from gpuscan.engine.tick import PlanSink, RunReport, TickReport
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
+from gpuscan.linux.hugetlb import free_huge_pages
 from gpuscan.linux.numa import Allowance, Room, read_allowance
 from gpuscan.linux.process import Process
 from gpuscan.linux.resident import PageFlags, resident_by_nid
+from gpuscan.linux.rooms import Rooms
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
 from gpuscan.live.ended_by import until_signal
@@ -170,7 +172,14 @@ class LiveSession:
             self.engine.migrator = refusals
             page_map = self.topology.page_map
             self.evacuation = Evacuation(
-                request.evacuate_nid, self.source, self.targets, self.flags, page_map, refusals
+                request.evacuate_nid,
+                self.source,
+                self.targets,
+                self.flags,
+                page_map,
+                refusals,
+                self._refresh,
+                waits_for_room=not request.dry_run,
             )
         if self._owns_process and (n_threads := privileges.n_threads_with_more()):
             self.notes.append(f"{n_threads} threads of libraries keep rights that gpuscan does not need")
@@ -259,7 +268,8 @@ class LiveSession:
         nid = self.request.evacuate_nid
         if nid is not None:
             # What a dry run pretends is a node of the kernel's memory only in part.
-            self.targets.drain([nid], None if self._pretends else self.room.pages)
+            rooms = Rooms(self.room.pages, partial(free_huge_pages, system=self._system))
+            self.targets.drain([nid], None if self._pretends else rooms)
             if not nearest_first(self.topology, nid):
                 raise InputError(f"from node {nid} no other memory is in reach; name another node")
             return
@@ -365,6 +375,10 @@ class LiveSession:
         is_interrupted = self.totals.ended_by is not None
         self.totals.end_reason = "interrupted" if is_interrupted else self.source.end_reason
         return report
+
+    def _refresh(self) -> bool:
+        with refusals_said():
+            return self.pipeline.refresh()
 
     def end(self) -> None:
         """Let the run end in order after its tick, as the first signal does."""

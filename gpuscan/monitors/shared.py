@@ -133,6 +133,12 @@ class SharedPages:
             traits,
         )
 
+    def may_have(self, wanted: Wanted, nid: int, way: Way) -> NDArray[np.bool_]:
+        """Return bool[n]: which folios all may have on a node who were found to map them."""
+        mappings = self._sharing.mappings
+        bounds = mappings.bounds(wanted.head, wanted.order)
+        return self._agree(mappings, *bounds, np.full(len(wanted), nid, dtype=np.int32), way)
+
     def _agree(
         self,
         mappings: Mappings,

@@ -9,7 +9,7 @@ longer fits is counted and left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -40,6 +40,7 @@ SHARED = "mapped by several processes"
 OTHERS = "mapped by processes that are not watched, too"
 DISAGREE = "mapped by several processes, and not all may have it there"
 NOT_COLD = "mapped by several processes, and not cold for all of them"
+_NOT_ALLOWED = "not allowed there (cpuset or memory policy)"
 LARGER = "a hugetlb page of more than 2 MiB"
 STALE_TICKS = 20
 """Ticks after which a candidate that was not seen again is given up: it has cooled, or its frame is gone."""
@@ -165,6 +166,8 @@ class LiveSource:
         self._ended = False
         self._started_ns = self._system.monotonic_ns()
         self.end_reason = ""
+        self.no_room = _NONE
+        """Heads of folios that are to leave an emptied node, and for which the last look found no room."""
         self.skipped: Counter[str] = Counter()
         """Pages seen hot or cold that were no candidates, by reason; and races."""
 
@@ -300,6 +303,7 @@ class LiveSource:
         self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
         looked_ns = self._looked_ns = self._system.monotonic_ns()
         self._targets.begin_look()
+        self.no_room = _NONE
         before = self.skipped.copy()
         metrics: Counter[str] = Counter()
         events, self._left = self._left, []
@@ -453,8 +457,7 @@ class LiveSource:
             member.hot_near_pages = int((targets == NO_TARGET).sum())
             if not treatment.promotes:
                 return 0
-        self.skipped["not allowed there (cpuset or memory policy)"] += int((targets == NOT_ALLOWED).sum())
-        self.skipped["no node has room"] += int((targets == NO_ROOM).sum())
+        self.skipped[_NOT_ALLOWED] += int((targets == NOT_ALLOWED).sum())
         movable = targets >= 0
         movable &= self._may_be_shared(pages, movable, treatment)
         if not movable.any():
@@ -466,7 +469,9 @@ class LiveSource:
             self.skipped[LARGER] += n_larger
         self.skipped["not on an LRU list"] += len(pages) - int(folios.movable.sum()) - n_larger
         candidate = folios.movable
-        if len(self._addresses.planned):
+        shares_out = way == "out" and self._targets.rooms is not None
+        # What a dry run planned keeps the room that it was given: it is taken out once all is shared out.
+        if len(self._addresses.planned) and not shares_out:
             candidate = candidate & ~np.isin(folios.head, self._addresses.planned)
         heads, first, place, n_seen = np.unique(
             folios.head[candidate], return_index=True, return_inverse=True, return_counts=True
@@ -485,7 +490,10 @@ class LiveSource:
         )
         enough = n_seen >= _SHARES[way] * wanted.n_pages
         self.skipped["part of a large folio"] += int(n_seen[~enough].sum())
-        wanted = self._judged(member, wanted.take(enough), way)
+        wanted = wanted.take(enough)
+        wanted = (
+            self._shared_out(member, wanted, allowance) if shares_out else self._judged(member, wanted, way)
+        )
         room_pages = treatment.room_down_pages if way == "down" else treatment.room_pages
         if room_pages is not None and len(wanted):
             fits = self._fits(member, wanted, room_pages, way)
@@ -528,6 +536,62 @@ class LiveSource:
         else:
             return np.ones(len(pages), dtype=np.bool_)
         return pages.exclusive
+
+    def _shared_out(self, member: Member, wanted: Wanted, allowance: Allowance) -> Wanted:
+        """Return the folios that leave, each for a node that has room for it; count the others by reason."""
+        wanted = self._known(member, wanted)
+        nids = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(wanted.head))
+        targets = np.full(len(wanted), NOT_ALLOWED, dtype=np.int32)
+        for allowed, which in self._agreed(wanted, allowance.nids):
+            part = wanted.take(which)
+            targets[which] = self._targets.share_out(
+                part.head,
+                part.n_pages,
+                part.traits,
+                nids[which],
+                part.address,
+                replace(allowance, nids=allowed),
+            )
+        for reason, stays in (
+            (_NOT_ALLOWED, (targets == NOT_ALLOWED) & ~wanted.is_shared),
+            (DISAGREE, (targets == NOT_ALLOWED) & wanted.is_shared),
+            ("no node has room", targets == NO_ROOM),
+        ):
+            if n := int(wanted.n_pages[stays].sum()):
+                self.skipped[reason] += n
+        self.no_room = np.append(self.no_room, wanted.head[targets == NO_ROOM])
+        wanted = self._judged(member, replace(wanted, nid=targets).take(targets >= 0), "out")
+        return wanted.take(~np.isin(wanted.head, self._addresses.planned))
+
+    def _agreed(
+        self, wanted: Wanted, nids: frozenset[int]
+    ) -> Iterator[tuple[frozenset[int], NDArray[np.intp]]]:
+        """Yield nodes, of those given, that all may have a folio on who map it, and intp[m]: which folios."""
+        shared = np.flatnonzero(wanted.is_shared)
+        if self._shared is None or not len(shared):
+            yield nids, np.arange(len(wanted))
+            return
+        yield nids, np.flatnonzero(~wanted.is_shared)
+        groups = [(nids, np.arange(len(shared)))]
+        for nid in nids - self._targets.drained:
+            may = self._shared.may_have(wanted.take(shared), nid, "out")
+            groups = [
+                (allowed if is_fine else allowed - {nid}, which[may[which] == is_fine])
+                for allowed, which in groups
+                for is_fine in (True, False)
+            ]
+            groups = [(allowed, which) for allowed, which in groups if len(which)]
+        for allowed, which in groups:
+            yield allowed, shared[which]
+
+    def _known(self, member: Member, wanted: Wanted) -> Wanted:
+        """Return the folios that nobody maps who is not watched: the others stay, and need no room."""
+        if self._shared is None or not (which := np.flatnonzero(wanted.is_shared)).size:
+            return wanted
+        shared = wanted.take(which)
+        stays = ~self._shared.judge(member.number, shared, "out").is_known
+        self.skipped[OTHERS] += int(shared.n_pages[stays].sum())
+        return wanted.take(np.delete(np.arange(len(wanted)), which[stays]))
 
     def _judged(self, member: Member, wanted: Wanted, way: Way) -> Wanted:
         """Return the folios that may move for all who map them; count the others by reason."""

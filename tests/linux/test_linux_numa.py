@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gpuscan.base.errors import InputError
+from gpuscan.linux.address_map import Trait
 from gpuscan.linux.numa import Allowance, Room, parse_numa_maps, read_allowance, room_by_node
+from gpuscan.linux.rooms import Rooms
 from gpuscan.linux.system import System
 from gpuscan.linux.targets import NO_ROOM, NO_TARGET, NOT_ALLOWED, Targets
 from gpuscan.topology import Topology
@@ -232,19 +234,61 @@ def test_zoneinfo_is_read_more_often_where_a_node_does_not_say_what_is_free(tmp_
     assert room.n_looks == 3
 
 
-def test_pages_of_an_emptied_node_fill_the_nearest_nodes_one_after_the_other():
+HEAD = 1 << 20
+
+
+def shared_out(targets, sizes, allowance=EVERYWHERE, *, traits=0, nid=2):
+    """Share out folios of a node, of so many pages each, that lie one behind the other."""
+    n_pages = np.array(sizes, dtype=np.int64)
+    heads = HEAD + np.cumsum(n_pages) - n_pages
+    nids, all_traits = np.full(len(heads), nid, dtype=np.int32), np.full(len(heads), int(traits))
+    return targets.share_out(heads, n_pages, all_traits, nids, heads << 12, allowance).tolist()
+
+
+def emptied_of_2(rooms, pools=None):
+    """Return targets of a machine whose node 2 is emptied, and the others, the nearest first."""
     topology = tiered()
-    targets, first, second = Targets(topology), *nearest_first(topology, 2)[:2]
-    rooms = dict.fromkeys(range(4), 0) | {first: 2, second: 1}
-    targets.drain([2], rooms.__getitem__)
-    moves = ([2, 0, 2, 2, 2], [0x1000 * index for index in range(5)])
-    found = targets_of(targets, EVERYWHERE, *moves, way="out")
-    assert found == [first, NO_TARGET, first, second, NO_ROOM]
-    assert targets_of(targets, EVERYWHERE, [2], [0], way="out") == [NO_ROOM], "of one look"
+    targets, nearest = Targets(topology), nearest_first(topology, 2)
+    rooms, pools = (
+        {nid: dict(zip(nearest, one, strict=False)).get(nid, 0) for nid in range(4)}
+        for one in (rooms, pools or ())
+    )
+    targets.drain([2], Rooms(rooms.__getitem__, pools.__getitem__))
+    return targets, *nearest
+
+
+def test_folios_of_an_emptied_node_fill_the_nearest_nodes_one_after_the_other():
+    targets, first, second, _ = emptied_of_2((2, 1))
+    assert shared_out(targets, [1] * 4) == [first, first, second, NO_ROOM]
+    assert shared_out(targets, [1]) == [NO_ROOM], "of one look"
     targets.begin_look()
-    assert targets_of(targets, EVERYWHERE, [2], [0], way="out") == [first]
+    assert shared_out(targets, [1]) == [first]
     targets.begin_look()
     elsewhere = Allowance(frozenset({2, second}), EVERYWHERE.starts, (None,), {})
-    assert targets_of(targets, elsewhere, [2, 2], [0, 0], way="out") == [second, NO_ROOM]
+    assert shared_out(targets, [1, 1], elsewhere) == [second, NO_ROOM]
     nowhere = Allowance(frozenset({2}), EVERYWHERE.starts, (None,), {})
+    assert shared_out(targets, [1], nowhere) == [NOT_ALLOWED]
     assert targets_of(targets, nowhere, [2], [0], way="out") == [NOT_ALLOWED]
+    assert targets_of(targets, EVERYWHERE, [0], [0], way="out") == [NO_TARGET]
+
+
+def test_a_large_folio_goes_where_it_fits_as_a_whole_and_small_ones_into_what_is_left():
+    targets, first, second, _ = emptied_of_2((300, 512))
+    assert shared_out(targets, [512, 1, 512, 1]) == [second, first, NO_ROOM, first]
+    targets.begin_look()
+    assert shared_out(targets, [1] * 301 + [512]) == [first] * 300 + [NO_ROOM, second]
+
+
+def test_hugetlb_pages_take_of_the_pools_and_the_others_of_the_rest():
+    targets, first, second, third = emptied_of_2((3, 0), (0, 1, 1))
+    assert shared_out(targets, [512] * 3, traits=Trait.HUGETLB) == [second, third, NO_ROOM]
+    assert shared_out(targets, [1] * 4) == [first] * 3 + [NO_ROOM]
+
+
+def test_a_shared_folio_takes_room_once_whoever_asks():
+    targets, first, second, _ = emptied_of_2((512, 512))
+    assert shared_out(targets, [512], traits=Trait.SHARED) == [first]
+    assert shared_out(targets, [512], traits=Trait.SHARED) == [first], "the same, of another process"
+    elsewhere = Allowance(frozenset({2, second}), EVERYWHERE.starts, (None,), {})
+    assert shared_out(targets, [512], elsewhere, traits=Trait.SHARED) == [NO_ROOM], "it is to go to the first"
+    assert shared_out(targets, [512]) == [second], "the first is full"

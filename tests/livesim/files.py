@@ -55,7 +55,7 @@ class Files:
                 for first, n in proc.mappings
             )
         if name == "status":
-            return f"Name:\t{proc.command}\nTgid:\t{pid}\nUid:\t0\t0\t0\t0\nMems_allowed_list:\t0-2\n"
+            return f"Name:\t{proc.command}\nTgid:\t{pid}\nUid:\t0\t0\t0\t0\nMems_allowed_list:\t{proc.mems}\n"
         if name == "cgroup":
             return f"0::/system.slice/{proc.command}.service\n"
         if name == "statm":

@@ -62,6 +62,7 @@ class Proc:
         hot: bool[SPAN_PAGES], pages that it keeps touching.
         is_target: whether it was asked for.
         command: its name.
+        mems: the nodes that its cpuset allows.
     """
 
     pid: int
@@ -75,6 +76,7 @@ class Proc:
     is_zombie: bool = False
     code: int | None = None
     command: str = "worker"
+    mems: str = "0-2"
 
 
 class World:
@@ -246,9 +248,10 @@ class World:
             np.bitwise_and.at(self.idle, pfns >> 6, ~(np.uint64(1) << (pfns & 63).astype(np.uint64)))
 
     def pages_on(self, nid: int) -> int:
-        """Return how many pages the processes that were asked for have on a node."""
-        words = [proc.words[proc.words != 0] for proc in self.running() if proc.is_target]
-        return sum(int(((own & PFN_BITS) // np.uint64(SECTION) == nid).sum()) for own in words)
+        """Return how many pages the processes that were asked for have on a node, shared ones once."""
+        words = [proc.words[proc.words != 0] & PFN_BITS for proc in self.running() if proc.is_target]
+        pfns = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *words]))
+        return int((pfns // np.uint64(SECTION) == nid).sum())
 
     def running(self) -> list[Proc]:
         """Return the processes that run."""

@@ -14,12 +14,15 @@ from gpuscan.engine.tick import Engine
 from gpuscan.linux import resident
 from gpuscan.linux.address_map import AddressMap
 from gpuscan.linux.resident import NO_PAGES, PageFlags, pages_in
+from gpuscan.linux.rooms import Rooms
 from gpuscan.linux.targets import Targets
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.monitors.source import STALE_TICKS, LiveSource
 from gpuscan.monitors.touched import REHEARSED_PAGES, UNSEEN, LastSeen, Touched
 from gpuscan.monitors.treatment import Same, Treatment
+from gpuscan.records.page_flags import Kpf
 from gpuscan.store.single import Store
+from gpuscan.topology.evacuation import nearest_first
 from machines import tiered
 from procfs import FakeProcess, large_folio, write_flags
 from two_nodes import FAR, FAR_PFN, NEAR, NEAR_PFN, Kernel, Room
@@ -445,6 +448,36 @@ def test_a_node_is_emptied_whatever_is_hot_there_and_nothing_goes_there(tmp_path
     with pytest.raises(InputError, match="all nodes with memory would be emptied"):
         bed.targets.drain(range(4))
     assert bed.targets.drained == {FAR, 3}
+
+
+@pytest.mark.parametrize("is_hugetlb", [False, True])
+def test_a_large_folio_leaves_as_a_whole_for_a_node_that_has_room_for_it(tmp_path, is_hugetlb):
+    n = 512
+    huge = 1 << Kpf.HUGE | 1 << Kpf.COMPOUND_TAIL
+    flags = large_folio(FAR_PFN, 9)
+    if is_hugetlb:
+        flags = dict.fromkeys(range(FAR_PFN, FAR_PFN + n), huge) | {FAR_PFN: huge ^ 3 << Kpf.COMPOUND_HEAD}
+    bed = Bed(tmp_path, flags=flags, dry_run=True, keeper=Keeper(promotes=False))
+    bed.process.map(BASE, range(FAR_PFN, FAR_PFN + n + 40))
+    bed.process.add_mapping(BASE, BASE + (n + 40) * 4096)
+    first, second, third = nearest_first(tiered(), FAR)
+    rooms, pools = {first: 300, second: n + 100, third: 0}, {first: 0, second: 0, third: 1}
+    bed.targets.drain([FAR], Rooms(rooms.__getitem__, pools.__getitem__))
+    bed.tick(3)
+    assert isinstance(bed.engine.migrator, DryRunMigrator)
+    assert bed.engine.migrator.planned_pages == {first: 40, third if is_hugetlb else second: n}
+    assert not len(bed.source.no_room)
+
+
+def test_what_a_dry_run_planned_keeps_its_room(tmp_path):
+    bed = Bed(tmp_path, dry_run=True, keeper=Keeper(promotes=False))
+    bed.process.add_mapping(BASE, BASE + N * 4096)
+    bed.targets.drain([FAR], Rooms(lambda nid: 10, lambda nid: 0))
+    bed.tick(3)
+    assert isinstance(bed.engine.migrator, DryRunMigrator)
+    assert bed.engine.migrator.planned_pages.total() == 30
+    assert len(bed.source.no_room) == N - 30
+    assert bed.source.skipped["no node has room"] == 3 * (N - 30)
 
 
 def test_requests_of_who_is_not_watched_any_more_end(tmp_path):
