@@ -45,8 +45,17 @@ def check_here(request: RunRequest, views: Views, output: Output) -> None:
     """
     from gpuscan.cli.devices import check_threads
 
-    views.check(request.force, request.out, request.checkpoint)
+    check_views(views, request, request.checkpoint)
     check_threads(request.n_threads, output)
+
+
+def check_views(views: Views, request: RunRequest, checkpoints: Path | None) -> None:
+    """Check that views can be made beside what a run keeps, and where its checkpoints are.
+
+    Raises:
+        InputError: they cannot.
+    """
+    views.check(request.force, request.out, checkpoints)
 
 
 def begin(job: Job, output: Output, views: Views, made_by: str) -> None:

@@ -37,7 +37,7 @@ def resume(
     """
     from contextlib import closing
 
-    from gpuscan.cli.job import check_here, conduct
+    from gpuscan.cli.job import check_here, check_views, conduct
     from gpuscan.run.resume import ResumedRun
 
     output = voice.output()
@@ -48,7 +48,7 @@ def resume(
         for sentence in left_out:
             output.note(f"gpuscan: note: {sentence}")
         job = resumed.kept.job(changes)
-        views.check(changes.force, job.request.out, resumed.directory.path)
+        check_views(views, job.request, resumed.directory.path)
         resumed.check_out(job.request)
         output.note(f"going on after tick {len(resumed.earlier)} of {resumed.directory.path}")
         conduct(job, output, views, context.obj.line, resumed)
