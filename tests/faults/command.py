@@ -13,6 +13,9 @@ from pathlib import Path
 from gpuscan.base.errors import GpuscanError
 from gpuscan.cli.main import main
 
+RUN = ("run", "--memory", "512MiB", "--ticks", "2", "--threads", "1", "--device", "cpu", "-q")
+"""A run that takes little."""
+
 
 @dataclass(frozen=True)
 class Command:

@@ -10,6 +10,7 @@ from unittest import mock
 import pyarrow.parquet as pq
 
 from faults.command import (
+    RUN,
     Command,
     as_command,
     earlier,
@@ -25,8 +26,6 @@ from gpuscan.heatmap.nodes import read_nodes
 from gpuscan.heatmap.waits import read_waits
 from gpuscan.snapshot.snapshot import Snapshot
 from hosts import small_host
-
-RUN = ("run", "--memory", "512MiB", "--ticks", "2", "--threads", "1", "--device", "cpu", "-q")
 
 
 def run_is_whole(path: Path) -> str:

@@ -16,6 +16,7 @@ from unittest import mock
 import pyarrow.parquet as pq
 
 from faults.command import (
+    RUN,
     Command,
     as_command,
     earlier,
@@ -26,7 +27,6 @@ from faults.command import (
 )
 from gpuscan.base.errors import RunFailedError
 
-RUN = ("run", "--memory", "512MiB", "--ticks", "2", "--threads", "1", "--device", "cpu", "-q")
 TRACE = Path(__file__).parents[1] / "data" / "traces" / "perf-cpu-time-weight-phys.txt"
 
 

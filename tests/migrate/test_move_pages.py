@@ -35,8 +35,12 @@ class Bed:
         self.addresses.put(self.heads, self.at, np.zeros(n, dtype=np.int64), 0, tick=0)
         self.kernel = Kernel(self.process)
         self.room = room or Room()
-        self.migrator = MovePagesMigrator(
-            {0: self.process}, self.addresses, self.page_map, self.room, self.kernel
+        self.migrator = self.migrator_with()
+
+    def migrator_with(self, **more):
+        """Return a migrator of the process that has more than it must."""
+        return MovePagesMigrator(
+            {0: self.process}, self.addresses, self.page_map, self.room, self.kernel, **more
         )
 
     def migrate(self, n_pages=None):
@@ -179,9 +183,7 @@ def test_pages_of_a_process_that_was_taken_off(bed):
 def test_what_went_down_is_told_from_what_went_up_by_where_it_was(tmp_path):
     bed = Bed(tmp_path)
     tiers = {0: 0, 1: 1, 2: 2}
-    migrator = MovePagesMigrator(
-        {0: bed.process}, bed.addresses, bed.page_map, bed.room, bed.kernel, tiers=tiers
-    )
+    migrator = bed.migrator_with(tiers=tiers)
     one = np.ones(8, dtype=np.int64)
     migrator.migrate(NEAR, bed.heads, one)
     assert (migrator.demoted_pages, migrator.moved_pages) == (0, {NEAR: 8})
@@ -227,12 +229,7 @@ class Steward:
 def test_a_steward_holds_back_and_cuts_calls_and_hears_of_it(tmp_path):
     bed = Bed(tmp_path, n=8)
     steward = Steward(most=5, chunk=2)
-    bed.migrator = MovePagesMigrator(
-        {0: bed.process},
-        bed.addresses,
-        bed.page_map,
-        bed.room,
-        bed.kernel,
+    bed.migrator = bed.migrator_with(
         tiers={0: 0, 1: 0, 2: 1, 3: 1},
         steward=steward,
     )
@@ -256,12 +253,7 @@ class Stopping(Steward):
 
 def test_a_steward_ends_the_moves_of_a_look_between_two_calls(tmp_path):
     bed = Bed(tmp_path, n=8)
-    bed.migrator = MovePagesMigrator(
-        {0: bed.process},
-        bed.addresses,
-        bed.page_map,
-        bed.room,
-        bed.kernel,
+    bed.migrator = bed.migrator_with(
         steward=Stopping(most=8, chunk=2),
     )
     result = bed.migrate()
@@ -272,17 +264,9 @@ def test_a_steward_ends_the_moves_of_a_look_between_two_calls(tmp_path):
 
 @pytest.mark.parametrize(("tiers", "n_left_below"), [({NEAR: 0, FAR: 1}, 3), ({NEAR: 1, FAR: 0}, 0)])
 def test_a_steward_hears_what_found_no_room_above_and_not_below(tmp_path, tiers, n_left_below):
-    bed = Bed(tmp_path, n=8)
+    bed = Bed(tmp_path, n=8, room=Room(5))
     steward = Steward(most=8, chunk=8)
-    bed.migrator = MovePagesMigrator(
-        {0: bed.process},
-        bed.addresses,
-        bed.page_map,
-        Room(5),
-        bed.kernel,
-        tiers=tiers,
-        steward=steward,
-    )
+    bed.migrator = bed.migrator_with(tiers=tiers, steward=steward)
     result = bed.migrate()
     assert result.reasons == {"EAGAIN: target not balanced": 3}
     assert steward.left_below == n_left_below
@@ -311,12 +295,7 @@ class Known(Sharing):
 def test_shared_folios_are_asked_about_again_and_moved_apart(bed):
     traits = np.array([0, Trait.SHARED, 0, Trait.SHARED, Trait.SHARED | Trait.ALWAYS, 0, 0, Trait.SHARED])
     bed.addresses.put(bed.heads, bed.at, np.zeros(8, dtype=np.int64), 0, 0, 0, traits.astype(np.int64))
-    bed.migrator = MovePagesMigrator(
-        {0: bed.process},
-        bed.addresses,
-        bed.page_map,
-        bed.room,
-        bed.kernel,
+    bed.migrator = bed.migrator_with(
         sharing=Known(bed.heads[[1, 7]]),
     )
     result = bed.migrate()
@@ -345,12 +324,7 @@ def test_hugetlb_folios_that_several_map_and_that_count_once_stay(bed):
     traits = np.full(8, Trait.HUGETLB | Trait.SHARED, dtype=np.int64)
     traits[7] = Trait.SHARED
     bed.addresses.put(bed.heads, bed.at, np.zeros(8, dtype=np.int64), 0, 0, 0, traits)
-    bed.migrator = MovePagesMigrator(
-        {0: bed.process},
-        bed.addresses,
-        bed.page_map,
-        bed.room,
-        bed.kernel,
+    bed.migrator = bed.migrator_with(
         sharing=Known(bed.heads[[2, 5, 7]]),
     )
     stay = -errno.EACCES
