@@ -83,6 +83,21 @@ def _all_equal(
     return equal & np.logical_or.reduceat(n_found > 0, starts)
 
 
+def counts_all(n_mapped: NDArray[np.int64], is_hugetlb: NDArray[np.bool_] | bool) -> NDArray[np.bool_]:
+    """Return bool[n]: of which shared folios the count is of all who map them.
+
+    Processes share page tables of hugetlbfs, and a page is counted once for each table, not for each
+    process (huge_pmd_share(), mm/hugetlb.c, v6.12). A page that several map and that counts as one is in
+    such a table.
+
+    Args:
+        n_mapped: int64[n], how often the first page of each is mapped.
+        is_hugetlb: bool[n], whether they are of hugetlbfs.
+    """
+    told: NDArray[np.bool_] = ~(is_hugetlb & (n_mapped == 1))
+    return told
+
+
 class Sharing:
     """What is known of who maps shared pages.
 
@@ -161,24 +176,25 @@ class Sharing:
             return np.full(len(pfns), -1, dtype=np.int64)
         return self._counts.at(pfns).astype(np.int64)
 
-    def are_told_once(self, heads: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return bool[n]: which folios of hugetlbfs may be mapped by more than are counted.
-
-        Processes share page tables of hugetlbfs, and a page is counted once for each table, not for each
-        process (huge_pmd_share(), mm/hugetlb.c, v6.12). A page that several map and that counts as one is in
-        such a table.
-        """
-        once: NDArray[np.bool_] = self.n_mapped(heads) == 1
-        return once
-
-    def are_watched(self, heads: NDArray[np.int64], orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def are_watched(
+        self,
+        heads: NDArray[np.int64],
+        orders: NDArray[np.int64],
+        is_hugetlb: NDArray[np.bool_] | bool = False,
+    ) -> NDArray[np.bool_]:
         """Return bool[n]: of which folios all mappings are in what was found last, page by page."""
         pfns, starts = _pages(heads, orders)
         ours = self._mappings.pfn
         n_found = np.searchsorted(ours, pfns, side="right") - np.searchsorted(ours, pfns)
-        return _all_equal(n_found, self.n_mapped(pfns), starts)
+        n_mapped = self.n_mapped(pfns)
+        return _all_equal(n_found, n_mapped, starts) & counts_all(n_mapped[starts], is_hugetlb)
 
-    def are_still(self, heads: NDArray[np.int64], orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def are_still(
+        self,
+        heads: NDArray[np.int64],
+        orders: NDArray[np.int64],
+        is_hugetlb: NDArray[np.bool_] | bool = False,
+    ) -> NDArray[np.bool_]:
         """Return bool[n]: of which folios all mappings are still where they were found, and no others.
 
         The count is taken first: whoever maps a page after that is not known of.
@@ -196,7 +212,8 @@ class Sharing:
             own = own[np.argsort(mine.address[own], kind="stable")]
             is_there[own] = pfns_at(process, mine.address[own]) == mine.pfn[own]
         page = (starts[folio] + mine.pfn - heads[folio])[is_there]
-        return _all_equal(np.bincount(page, minlength=len(pfns)), n_mapped, starts)
+        n_found = np.bincount(page, minlength=len(pfns))
+        return _all_equal(n_found, n_mapped, starts) & counts_all(n_mapped[starts], is_hugetlb)
 
     def close(self) -> None:
         """Close the file."""

@@ -240,11 +240,9 @@ class MovePagesMigrator:
         still = np.ones(len(which), dtype=np.bool_)
         asked = (_has(entries, Trait.SHARED) & ~_has(entries, Trait.ALWAYS))[which]
         if asked.any() and self._sharing is not None:
-            heads = entries.head[which[asked]]
-            still[asked] = self._sharing.are_still(heads, entries.order[which[asked]])
-            is_hugetlb = _has(entries, Trait.HUGETLB)[which[asked]]
-            if is_hugetlb.any():
-                still[asked] &= ~(is_hugetlb & self._sharing.are_told_once(heads))
+            those = which[asked]
+            is_hugetlb = _has(entries, Trait.HUGETLB)[those]
+            still[asked] = self._sharing.are_still(entries.head[those], entries.order[those], is_hugetlb)
         return still
 
     def _call_in_parts(

@@ -114,10 +114,8 @@ class SharedPages:
         mappings = self._sharing.mappings
         first, end = mappings.bounds(heads, orders)
         n_found = end - first
-        is_watched = self._sharing.are_watched(heads, orders)
         is_hugetlb = wanted.traits & int(Trait.HUGETLB) != 0
-        if is_hugetlb.any():
-            is_watched &= ~(is_hugetlb & self._sharing.are_told_once(heads))
+        is_watched = self._sharing.are_watched(heads, orders, is_hugetlb)
         always = self._sharers[number].treatment.shared == "always"
         n_cold = np.searchsorted(self._cold, heads + wanted.n_pages) - np.searchsorted(self._cold, heads)
         process, address = wanted.process.copy(), wanted.address.copy()

@@ -107,6 +107,18 @@ def test_a_process_that_ended_has_nothing_mapped(bed):
     assert bed.sharing.are_still(heads(40), orders(0)).all()
 
 
+def test_what_counts_once_and_is_shared_is_not_told_of_hugetlb_pages(bed):
+    bed.second.unmap(AT + 0x41000)
+    bed.count(2, p41=1)
+    asked, is_hugetlb = (heads(40, 41), orders(0, 0)), np.array([True, True])
+    assert bed.sharing.are_still(*asked).tolist() == [True, True]
+    assert bed.sharing.are_still(*asked, is_hugetlb).tolist() == [True, False]
+    bed.sharing.keep([7])
+    bed.count(1)
+    assert bed.sharing.are_watched(*asked).tolist() == [True, True]
+    assert bed.sharing.are_watched(*asked, is_hugetlb).tolist() == [False, False]
+
+
 def test_who_is_not_watched_any_more_is_a_stranger(bed):
     bed.sharing.keep([7])
     assert not bed.sharing.are_watched(heads(40), orders(0)).any()

@@ -10,7 +10,7 @@ import pytest
 from gpuscan.engine.stages import MigrateStatus
 from gpuscan.linux.address_map import AddressMap, Trait
 from gpuscan.linux.hugetlb import free_huge_pages
-from gpuscan.linux.sharing import Sharing
+from gpuscan.linux.sharing import Sharing, counts_all
 from gpuscan.linux.system import System
 from gpuscan.migrate.move_pages import DryRunMigrator, MovePagesMigrator
 from gpuscan.migrate.steward import n_first
@@ -285,8 +285,8 @@ class Known(Sharing):
         super().__init__()
         self.heads = heads
 
-    def are_still(self, heads, orders):
-        return np.isin(heads, self.heads)
+    def are_still(self, heads, orders, is_hugetlb=False):
+        return np.isin(heads, self.heads) & counts_all(self.n_mapped(heads), is_hugetlb)
 
     def n_mapped(self, pfns):
         return np.where(pfns == self.heads[0], 1, 2)

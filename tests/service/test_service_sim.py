@@ -89,7 +89,7 @@ PLANTED = {
 }
 
 
-def _all(self, heads, orders):
+def _all(self, heads, orders, is_hugetlb=False):
     return np.ones(len(heads), dtype=np.bool_)
 
 
