@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import gpuscan
 from emulated import emulated_backend
+from file_pages import forget, resident_pages
 from gpuscan.base.errors import ArgumentError, DeviceError, InputError
 from gpuscan.cli.main import main
 from gpuscan.files.disk_memory import DiskMemory
@@ -22,8 +20,6 @@ from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.store import residency
 from gpuscan.store.single import Store
 from machines import tiered
-
-ROUNDED = mmap.PAGESIZE
 
 
 @pytest.fixture
@@ -38,24 +34,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[DiskMemory]:
 
     monkeypatch.setattr(residency, "disk_memory", noted)
     return memories
-
-
-def resident_pages(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which pages of a mapped file are in memory (mincore(2))."""
-    found = np.zeros(-(-array.nbytes // ROUNDED), dtype=np.uint8)
-    mincore = ctypes.CDLL(None, use_errno=True).mincore
-    mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-    assert mincore(array.ctypes.data, array.nbytes, found.ctypes.data) == 0, os.strerror(ctypes.get_errno())
-    return (found & 1).astype(np.bool_)
-
-
-def evict(memory: DiskMemory) -> None:
-    """Let the kernel write the file out and forget it."""
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    os.fdatasync(memory._handle)
-    assert madvise(memory.array.ctypes.data, memory.array.nbytes, mmap.MADV_DONTNEED) == 0
-    os.posix_fadvise(memory._handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
@@ -74,16 +52,16 @@ def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
         store.request(others, near)
         store.release(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint32))
         store.forget(store.page_map.flat_of_pfn(others))
-        evict(memory)
+        forget(memory)
         if resident_pages(memory.array).any():
             pytest.skip("this file system keeps what it was told to forget")
         ready = np.setdiff1d(pfns, others)
         flats = store.page_map.flat_of_pfn(ready)
         plans = [plan.flat for plan in store.drain()]
         np.testing.assert_array_equal(np.sort(np.concatenate(plans)), flats)
-        wanted = np.zeros(len(memory.array) // ROUNDED, dtype=np.bool_)
+        wanted = np.zeros(len(memory.array) // mmap.PAGESIZE, dtype=np.bool_)
         for candidates in (ready, others):  # stale bits are candidates, too
-            wanted[store.page_map.flat_of_pfn(candidates) * 4 // ROUNDED] = True
+            wanted[store.page_map.flat_of_pfn(candidates) * 4 // mmap.PAGESIZE] = True
         np.testing.assert_array_equal(resident_pages(memory.array), wanted)
         assert wanted.sum() < len(wanted) / 8
     assert list(tmp_path.iterdir()) == []
