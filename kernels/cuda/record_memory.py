@@ -73,6 +73,7 @@ class HostRecords:
 
     def close(self) -> None:
         """Let go of it."""
-        self.there, self.records, self.folio_order = self.there[:0], self.records[:0], self.folio_order[:0]
+        self.there = None
+        self.records, self.folio_order = np.empty(0, self.records.dtype), np.empty(0, np.uint8)
         if self._memory is not None:
             self._memory.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -148,6 +150,23 @@ def test_a_plan_that_stays_on_the_device(directory: Path) -> None:
     plan = kernels.scan_on_device(ALL)  # type: ignore[attr-defined]
     assert (len(plan), plan.path) == (n_ready, "indexed")
     assert plan.why.startswith("the records are elsewhere")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_closing_gives_the_memory_back(place: str, directory: Path) -> None:
+    kernels = opened(place, LAYOUT, directory)
+    kernels.load(random_store(LAYOUT, Filling(0.01), np.random.default_rng(1)))
+    assert len(kernels.scan(ALL).flat)
+    host = getattr(kernels, "_host_records", None)
+    memory = kernels.arrays.records if host is None else host.records
+    while isinstance(memory.base, np.ndarray):
+        memory = memory.base
+    gone = weakref.ref(memory)
+    del memory
+    kernels.close()
+    gc.collect()
+    assert gone() is None
+    assert f"{directory}/" not in Path("/proc/self/maps").read_text()
 
 
 # What is refused, and that nothing is there then
