@@ -9,7 +9,8 @@ import pytest
 
 from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.cells import sort_cells
-from gpuscan.heatmap.layer import Counting, Layer
+from gpuscan.heatmap.counting import Counting
+from gpuscan.heatmap.layer import Layer
 
 N_PAGES = 1 << 20
 
@@ -62,7 +63,7 @@ def test_time_without_end_fits() -> None:
 
 def test_an_image_has_whole_cells_and_all_of_its_window() -> None:
     rows = np.array([0, 1, 9, 9, 30], dtype=np.int64)
-    layer = Layer(rows, np.array([0, 2, 2, 7, 7]), np.array([1, 2, 3, 4, 5]), 2, 1)
+    layer = Layer.of(rows, np.array([0, 2, 2, 7, 7]), np.array([1, 2, 3, 4, 5]), 2, 1)
     image = layer.image((5, 64), (0, 16), (3, 100))
     assert (image.first_page, image.pages_each, image.first_step, image.steps_each) == (4, 20, 0, 2)
     assert image.pixels.shape == (3, 8)
@@ -91,7 +92,7 @@ def test_counting_goes_on_from_its_state_and_becomes_as_coarse_as_undisturbed(
     at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is sorted, and cut, when enough was gathered and not when its state is taken."""
-    monkeypatch.setattr("gpuscan.heatmap.layer._GATHERED_MAX", 3000)
+    monkeypatch.setattr("gpuscan.heatmap.gathering.GATHERED_MAX", 3000)
     whole, first, second = Counting(N_PAGES, 5000), Counting(N_PAGES, 5000), Counting(N_PAGES, 5000)
     random = np.random.default_rng(5)
     for step in range(20):
@@ -138,7 +139,7 @@ def test_a_state_of_something_else_is_refused(name: str, value: object, said: st
 def test_cells_after_the_last_step_become_fewer_too() -> None:
     """A file may have them; nothing may try for ever to put them together by halving what they are not in."""
     columns = np.array([0, 1 << 20, (1 << 24) - 1])
-    layer = Layer(np.zeros(3, dtype=np.int64), columns, np.ones(3, dtype=np.int64), 0, 0)
+    layer = Layer.of(np.zeros(3, dtype=np.int64), columns, np.ones(3, dtype=np.int64), 0, 0)
     for _ in range(64):
         layer = layer.coarser(4, 2)
     assert counted(layer) == {(0, 0): 3}
@@ -157,7 +158,7 @@ def test_a_part_of_a_layer_is_of_all_of_it_and_becomes_as_coarse() -> None:
     assert counted(layer.at(3, 1)).keys() >= counted(part.at(3, 1)).keys()
     step_by_step = layer.coarser(N_PAGES, 16).coarser(N_PAGES, 16)
     assert counted(step_by_step) == counted(layer.at(step_by_step.row_shift, step_by_step.column_shift))
-    few = Layer(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
+    few = Layer.of(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
     assert 0 < len(few.part(8).rows) <= 3
     assert not len(few.part(8).part(8).at(2, 2).part(1).rows) - 1
 
