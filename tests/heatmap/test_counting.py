@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.cells import sort_cells
 from gpuscan.heatmap.counting import Counting
+from gpuscan.heatmap.gathering import Spares
 from gpuscan.heatmap.layer import Layer
 
 N_PAGES = 1 << 20
@@ -49,6 +51,36 @@ def test_every_base_page_is_counted_in_its_cell_however_coarse(n_cells_max: int)
     coarser = layer.coarser(N_PAGES, 60)
     assert counted(coarser) == page_by_page(adds, coarser.row_shift, coarser.column_shift)
     assert (coarser.row_shift, coarser.column_shift) != (layer.row_shift, layer.column_shift)
+
+
+@pytest.mark.parametrize("is_aside", [False, True])
+def test_what_was_handed_out_stays_as_it_was_and_counting_goes_on(
+    is_aside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers gather and sort in arrays that go from one to the other, as a run's do."""
+    monkeypatch.setattr("gpuscan.heatmap.gathering.GATHERED_MAX", 256)
+    random, spares = np.random.default_rng(8), Spares()
+    pool = ThreadPoolExecutor(2) if is_aside else None
+    countings = [Counting(N_PAGES, n, pool=pool, spares=spares) for n in (300, 1 << 20)]
+    adds: list[tuple[int, list[int], list[int]]] = []
+    taken: list[tuple[Layer, int]] = []
+    states = []
+    for step in range(12):
+        flats = random.integers(-1, 2000, random.integers(0, 700))
+        for counting in countings:
+            counting.add(step, flats)
+        adds.append((step, flats.tolist(), [1] * len(flats)))
+        if step % 4 == 1:
+            taken += [(counting.layer(), step + 1) for counting in countings]
+            states += [(counting.state(), counting.state()["keys"].copy()) for counting in countings]
+    taken += [(counting.layer(), 12) for counting in countings]
+    for layer, n_steps in taken:
+        assert counted(layer) == page_by_page(adds[:n_steps], layer.row_shift, layer.column_shift)
+    for state, keys in states:
+        assert state["keys"].tolist() == keys.tolist()
+    assert taken[-2][0].row_shift > 0
+    if pool is not None:
+        pool.shutdown()
 
 
 def test_time_without_end_fits() -> None:
