@@ -53,8 +53,9 @@ class MovePages:
     ) -> tuple[int, np.ndarray]:
         """Refuse a call as a whole."""
         # After these a part may have moved, so whoever asks where the pages are is told that of all of them.
-        is_some = nodes is not None and -returned in (errno.ENOMEM, errno.ENODEV)
-        self._asked = dict(zip(addresses.tolist(), nodes.tolist(), strict=True)) if is_some else {}
+        self._asked = {}
+        if nodes is not None and -returned in (errno.ENOMEM, errno.ENODEV):
+            self._asked = dict(zip(addresses.tolist(), nodes.tolist(), strict=True))
         return returned, np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
 
     def _move(
