@@ -25,7 +25,7 @@ import numpy as np
 
 from gpuscan.base.errors import DeviceError
 from gpuscan.base.units import format_bytes, parse_bytes
-from gpuscan.files.disk_memory import DiskMemory
+from gpuscan.files.disk_memory import DiskMemory, disk_memory
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.store import residency
 from gpuscan.store.single import Store
@@ -127,10 +127,9 @@ def in_turns(directory: Path) -> None:
 
 def main() -> None:
     """Do both."""
-    make = residency.disk_memory
 
     def noted(*given: Any, **options: Any) -> DiskMemory:
-        MADE.append(make(*given, **options))
+        MADE.append(disk_memory(*given, **options))
         return MADE[-1]
 
     residency.disk_memory = noted

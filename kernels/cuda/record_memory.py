@@ -12,6 +12,8 @@ Memory*, 13.0):
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,6 +66,8 @@ class HostRecords:
             self._memory = make(n_bytes)
             here = self._memory.array
             self.there = device.reach(here)
+        self.records: NDArray[Any]
+        self.folio_order: NDArray[Any]
         self.records, self.folio_order = records_in(here, layout)
 
     def check(self) -> None:

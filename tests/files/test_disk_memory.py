@@ -27,7 +27,8 @@ def handles() -> set[str]:
 def test_zeros_that_nobody_finds_and_that_are_gone_when_closed(tmp_path: Path) -> None:
     before = handles()
     memory = disk_memory(tmp_path, 3 << 20)
-    assert (memory.array.dtype, memory.array.shape) == (np.uint8, (3 << 20,))
+    assert memory.array.dtype == np.uint8
+    assert memory.array.shape == (3 << 20,)
     assert memory.array.flags.writeable
     assert memory.array.ctypes.data % mmap.PAGESIZE == 0
     assert not memory.array.any()

@@ -27,6 +27,7 @@ from gpuscan.kernels.cuda import CudaBackend, record_memory
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.kernels.residency import index_backend
+from gpuscan.records.page_map import Extent
 from stores import (
     NONE,
     Filling,
@@ -36,6 +37,7 @@ from stores import (
     assert_same_store,
     drained,
     fillings,
+    layout_of,
     layouts,
     plain_layout,
     random_store,
@@ -253,6 +255,21 @@ def test_an_index_fits_where_a_store_does_not() -> None:
     with pytest.raises(DeviceError, match=r"have the index alone there \(residency index\)"):
         CudaBackend(device).open(plain_layout(n_sections=16))
     assert CudaBackend(device).open_index(LAYOUT, None).count_ready() == 0
+
+
+def test_a_gpu_of_80_gb_has_room_for_the_index_of_a_pebibyte() -> None:
+    class MadeError(Exception):
+        """The records are made last."""
+
+    def make(n_bytes: int) -> DiskMemory:
+        assert n_bytes == 1 << 40
+        raise MadeError
+
+    layout = layout_of([Extent(0, 1 << 38, 1, 0)])
+    with pytest.raises(MadeError):
+        CudaBackend(CountedDevice(71 * 10**9)).open_index(layout, make)
+    with pytest.raises(DeviceError, match="the index of 274877906944 pages needs"):
+        CudaBackend(CountedDevice(69 * 10**9)).open_index(layout, make)
 
 
 def test_records_that_do_not_fit_the_host_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

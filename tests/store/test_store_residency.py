@@ -15,7 +15,7 @@ from emulated import emulated_backend
 from file_pages import forget, resident_pages
 from gpuscan.base.errors import ArgumentError, DeviceError, InputError
 from gpuscan.cli.main import main
-from gpuscan.files.disk_memory import DiskMemory
+from gpuscan.files.disk_memory import DiskMemory, disk_memory
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.store import residency
 from gpuscan.store.single import Store
@@ -26,10 +26,9 @@ from machines import tiered
 def made(monkeypatch: pytest.MonkeyPatch) -> list[DiskMemory]:
     """Return the memory on a disk that stores make, as they make it."""
     memories: list[DiskMemory] = []
-    make = residency.disk_memory
 
     def noted(*given: Any, **options: Any) -> DiskMemory:
-        memories.append(make(*given, **options))
+        memories.append(disk_memory(*given, **options))
         return memories[-1]
 
     monkeypatch.setattr(residency, "disk_memory", noted)
@@ -69,11 +68,12 @@ def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
 
 @pytest.mark.parametrize("backend", ["cpu", "emulated"])
 def test_a_round_is_that_of_a_store_in_memory(backend: str, tmp_path: Path) -> None:
-    opened = {"cpu": lambda: CpuBackend(1), "emulated": emulated_backend}[backend]
     said: list[Any] = []
-    for options in ({}, {"residency": "index", "records_dir": tmp_path}):
+    elsewhere: dict[str, Any] = {"residency": "index", "records_dir": tmp_path}
+    for options in ({}, elsewhere):
         rng = np.random.default_rng(3)
-        with Store(tiered(), "rfc", opened(), large_folios=True, **options) as store:  # type: ignore[arg-type]
+        device: Any = CpuBackend(1) if backend == "cpu" else emulated_backend()
+        with Store(tiered(), "rfc", device, large_folios=True, **options) as store:
             heads = np.unique(rng.choice(store.n_pages, 400) >> 4 << 4)
             store.admit(heads, 4)
             pfns = store.page_map.pfn_of_flat(heads)
