@@ -1,7 +1,7 @@
 """Records in memory of the host, where the index alone is on the device.
 
 Kernels reach them over the bus, in one of two ways (CUDA Programming Guide, *Mapped Memory* and *Unified
-Memory*, 13.0):
+Memory*, of CUDA 13):
 
 - *pinned* memory, which every GPU reaches. Its atomics there are atomic for the kernels of that GPU, and not
   for the host or other GPUs. So the host leaves it alone while kernels run, and one GPU has it.

@@ -80,6 +80,7 @@ def test_all_operations(layout: StoreLayout, filling: Filling, seed: int, path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @given(layout=layouts(), filling=fillings, seed=seeds, path=st.sampled_from(["indexed", "auto"]))
 @settings(EXAMPLES, max_examples=40)
 def test_all_operations_on_many_stores(
