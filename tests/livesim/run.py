@@ -91,6 +91,7 @@ def life(machine: Machine, live: Callable[[SimulatedSystem], str], broken: list[
     Returns how it ended.
     """
     system = SimulatedSystem(machine)
+    is_broken_off = False
     try:
         how = live(system)
     except Killed:
@@ -99,18 +100,25 @@ def life(machine: Machine, live: Callable[[SimulatedSystem], str], broken: list[
         broken.append("it hangs")
         how = "hangs"
     except KeyboardInterrupt:
-        how = "broken off"
+        how, is_broken_off = "broken off", True
     except GpuscanError as error:
-        how = f"{type(error).__name__}: {error}"
+        how, is_broken_off = f"{type(error).__name__}: {error}", _came_of_a_signal(error)
     except Exception as error:
         how = f"{type(error).__name__}: {error}"
         broken.append(f"no GpuscanError: {how}")
     if how != "killed":
-        broken += left(machine, system, is_broken_off=how == "broken off")
+        broken += left(machine, system, is_broken_off=is_broken_off)
     system.end()
     for watchdog in machine.watchdogs:
         watchdog.run()
     return how
+
+
+def _came_of_a_signal(error: BaseException | None) -> bool:
+    """Whether something failed while a second Ctrl-C was breaking the run off."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _live(
