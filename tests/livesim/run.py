@@ -179,11 +179,15 @@ _STAYS = {
 
 def left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = False) -> list[str]:
     """Return what a gpuscan that ended by itself left behind."""
-    # A second Ctrl-C may come between a call and the name for what it returned, or while the watchdog is
-    # waited for, which ends by itself then; the process ends with it.
+    # A second Ctrl-C may come between a call and the name for what it returned, or while somebody is waited
+    # for: the watchdog, which ends by itself then, or what was killed; the process ends with it.
     is_open = system.left_open() and not is_broken_off
     found = [f"open: {', '.join(system.left_open())}"] if is_open else []
-    waited_for = [each for each in system.children if not (is_broken_off and each in machine.watchdogs)]
+    waited_for = [
+        each
+        for each in system.children
+        if not (is_broken_off and (each in machine.watchdogs or not each.is_alive))
+    ]
     found += [f"child {child.pid} was not waited for" for child in waited_for if child.returncode is None]
     return found if machine.n_faults or is_broken_off else found + damon_left(machine)
 
