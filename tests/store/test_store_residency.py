@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,17 @@ import pytest
 import gpuscan
 from emulated import emulated_backend
 from file_pages import forget, resident_pages
-from gpuscan.base.errors import ArgumentError, DeviceError, InputError
+from gpuscan.base.errors import (
+    ArgumentError,
+    DeviceError,
+    DeviceFailedError,
+    InputError,
+    RunFailedError,
+)
 from gpuscan.cli.main import main
 from gpuscan.files.disk_memory import DiskMemory, disk_memory
 from gpuscan.kernels.cpu import CpuBackend
+from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.store import residency
 from gpuscan.store.single import Store
 from machines import tiered
@@ -87,6 +96,32 @@ def test_a_round_is_that_of_a_store_in_memory(backend: str, tmp_path: Path) -> N
             came += [[plan.pfn.tolist() for plan in store.drain()], store.view().folio_order.tolist()]
         said.append(came)
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulated"])
+def test_closing_gives_the_file_back_with_large_folios(backend: str, tmp_path: Path) -> None:
+    device: Any = CpuBackend(1) if backend == "cpu" else emulated_backend()
+    store = Store(tiered(), "rfc", device, large_folios=True, residency="index", records_dir=tmp_path)
+    store.admit(np.arange(0, 1 << 12, 16), 4)
+    assert f"{tmp_path}/" in Path("/proc/self/maps").read_text()
+    store.close()
+    gc.collect()
+    assert f"{tmp_path}/" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_who_reads_a_file_that_was_cut_is_told(
+    is_guarded: bool, tmp_path: Path, made: list[DiskMemory]
+) -> None:
+    """To read what is not there would end the process."""
+    backend: Any = GuardedBackend(CpuBackend(1)) if is_guarded else CpuBackend(1)
+    with Store(tiered(), "rfc", backend, residency="index", records_dir=tmp_path) as store:
+        view = store.view()
+        os.truncate(f"/proc/self/fd/{made[0]._handle}", 4096)
+        for read in (store.view, lambda: view.records, store.state, store.host_arrays, store.count_ready):
+            with pytest.raises(RunFailedError, match=r"^the file in .* was cut to 4 KiB") as caught:
+                read()
+            assert not isinstance(caught.value, DeviceFailedError)
 
 
 @pytest.mark.parametrize(
