@@ -1,10 +1,10 @@
 """Memory that is on a disk: a file without a name, mapped, for what is larger than memory and rarely touched.
 
 Its blocks are reserved when it is made, so a disk that fills up later takes nothing from it: to write to a
-page for which the file system has no block would end the process (SIGBUS; mmap(2)). Where a file system
-copies on write it is asked not to, and may want a block all the same: btrfs where a snapshot has the file, ZFS
-always. Nobody but this process has it (:func:`gpuscan.files.scratch.unnamed_file`). What is in it is lost with
-the process: it is memory.
+page for which the file system has no block would end the process (SIGBUS; mmap(2)). A file system that
+copies on write is asked not to, and may want a block all the same: btrfs where a snapshot has the file, ZFS
+always. Nobody but this process has it (:func:`gpuscan.files.scratch.unnamed_file`). What is in it is lost
+with the process: it is memory.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class DiskMemory:
         """Refuse to work on a file that somebody cut short: to touch what is not there ends the process.
 
         Raises:
-            RunFailedError: somebody did, through /proc/PID/fd: the file has no name. Or this is a process that
-                was forked from the one that made it.
+            RunFailedError: somebody did, through /proc/PID/fd: the file has no name. Or this process was
+                forked from the one that made it.
         """
         if os.getpid() != self._pid:
             raise RunFailedError(

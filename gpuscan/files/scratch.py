@@ -45,9 +45,9 @@ def scratch_directory(purpose: str) -> Iterator[Path]:
 def unnamed_file(purpose: str, parent: Path) -> int:
     """Return a handle, to read and write, of a new file that no directory names.
 
-    So nobody else finds it, cuts it short or puts another in its place, and it is gone with the process. Where
-    the file system makes none without a name, it loses its name at once; a process that is killed before
-    leaves an empty file, in a directory of ours that is swept as those of :func:`scratch_directory`.
+    So nobody else finds it, cuts it short or puts another in its place, and it is gone with the process.
+    Where the file system makes none without a name, it loses its name at once; a process that is killed
+    before leaves an empty file, in a directory of ours that is swept as those of :func:`scratch_directory`.
 
     Args:
         purpose: part of the directory's name.

@@ -192,7 +192,7 @@ def test_a_file_system_that_keeps_names_of_open_files_is_refused(
             unlink(name, dir_fd=dir_fd)
 
     def closed(handle: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{handle}")
+        name = str(Path(f"/proc/self/fd/{handle}").readlink())
         let_go(handle)
         if name.endswith(".nfs0001"):
             unlink(name)
