@@ -45,12 +45,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[DiskMemory]:
 
 
 def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
-    tmp_path: Path, made: list[DiskMemory]
+    on_disk: Path, made: list[DiskMemory]
 ) -> None:
     machine = gpuscan.resolve_topology("two-socket-cxl", 16 << 30)
     near = next(node.nid for node in machine.nodes if node.cpus)
     far = next(node for node in machine.nodes if not node.cpus)
-    with Store(machine, "rfc", CpuBackend(2), residency="index", records_dir=tmp_path) as store:
+    with Store(machine, "rfc", CpuBackend(2), residency="index", records_dir=on_disk) as store:
         (memory,) = made
         store.load_pages(store.page_map.present_bits())
         first_pfn = far.zones[0].present[0][0]
@@ -65,6 +65,7 @@ def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
             pytest.skip("this file system keeps what it was told to forget")
         ready = np.setdiff1d(pfns, others)
         flats = store.page_map.flat_of_pfn(ready)
+        assert store.count_ready() == len(ready), "it goes by the index, too"
         plans = [plan.flat for plan in store.drain()]
         np.testing.assert_array_equal(np.sort(np.concatenate(plans)), flats)
         wanted = np.zeros(len(memory.array) // mmap.PAGESIZE, dtype=np.bool_)
@@ -72,7 +73,7 @@ def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
             wanted[store.page_map.flat_of_pfn(candidates) * 4 // mmap.PAGESIZE] = True
         np.testing.assert_array_equal(resident_pages(memory.array), wanted)
         assert wanted.sum() < len(wanted) / 8
-    assert list(tmp_path.iterdir()) == []
+    assert list(on_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("backend", ["cpu", "emulated"])
@@ -117,7 +118,7 @@ def test_who_reads_a_file_that_was_cut_is_told(
     backend: Any = GuardedBackend(CpuBackend(1)) if is_guarded else CpuBackend(1)
     with Store(tiered(), "rfc", backend, residency="index", records_dir=tmp_path) as store:
         view = store.view()
-        os.truncate(f"/proc/self/fd/{made[0]._handle}", 4096)
+        os.truncate(f"/proc/self/fd/{made[0]._file.handle}", 4096)
         for read in (store.view, lambda: view.records, store.state, store.host_arrays, store.count_ready):
             with pytest.raises(RunFailedError, match=r"^the file in .* was cut to 4 KiB") as caught:
                 read()
