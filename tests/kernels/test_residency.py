@@ -234,6 +234,16 @@ def test_memory_goes_when_kernels_have_ended_where_none_comes_to_be(monkeypatch:
 # What is refused, and that nothing is there then
 
 
+@pytest.mark.parametrize("place", EMULATED)
+def test_records_on_the_host_are_no_device_arrays(place: str, directory: Path) -> None:
+    """So a driver that copied them as such shows in all tests on the emulator."""
+    kernels: Any = opened(place, LAYOUT, directory)
+    for copy in (kernels.device.fetch, lambda array: kernels.device.write(array, array.copy())):
+        copy(kernels.arrays.ready_bits)
+        with pytest.raises(AssertionError, match="in memory of the host"):
+            copy(kernels.arrays.records)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_dense_scan_is_refused(place: str, directory: Path) -> None:
     kernels = opened(place, LAYOUT, directory)
@@ -369,7 +379,7 @@ def test_a_file_that_was_cut_is_said_and_not_touched(
 
     kernels = open_backend().open_index(LAYOUT, make)
     kernels.load(random_store(LAYOUT, Filling(0.01), np.random.default_rng(1)))
-    os.truncate(f"/proc/self/fd/{made[0]._handle}", 4096)
+    os.truncate(f"/proc/self/fd/{made[0]._file.handle}", 4096)
     for use in (kernels.count_ready, lambda: kernels.scan(ALL), kernels.dump):
         with pytest.raises(RunFailedError, match=r"was cut to 4 KiB, so what was in it is lost"):
             use()
