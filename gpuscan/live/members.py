@@ -138,17 +138,17 @@ class Command:
             Its exit code (negative: the signal that ended it).
         """
         others = [process for process in descendants if process.pid != self.pid]
-        if self._popen.poll() is None:
-            self.was_ended = True
-            self._popen.send_signal(signal.SIGTERM)
-        for process in others:
-            process.send_signal(signal.SIGTERM)
-        until_ns = self._system.monotonic_ns() + int(END_WITHIN_S * 1e9)
         try:
+            if self._popen.poll() is None:
+                self.was_ended = True
+                self._popen.send_signal(signal.SIGTERM)
+            for process in others:
+                process.send_signal(signal.SIGTERM)
+            until_ns = self._system.monotonic_ns() + int(END_WITHIN_S * 1e9)
             self._popen.wait(END_WITHIN_S)
             for process in others:
                 process.wait(max(0, until_ns - self._system.monotonic_ns()) / 1e9)
-        except BaseException as error:  # a second Ctrl-C, too, must not leave them behind
+        except BaseException as error:  # another Ctrl-C, too, must not leave them behind
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
         finally:
