@@ -127,7 +127,7 @@ def _scatter(found: Paths) -> Ways:
     loads = found.places(r"LDG\.E")
     ways = {"once": _whole(found, found.places(r"BAR\.SYNC")[-1])}
     for name, groups in (("count", counts[:CLAIMS_AHEAD]), ("place", flats[:CLAIMS_AHEAD])):
-        # 32 claims, then up to three times as many at once; where they are not the first, they are loaded again.
+        # 32 claims, then up to three times as many at once; those behind the first 128 are loaded.
         one, all_of_them = found.n_round(groups[0]), found.n_round(*groups)
         ways_round = (found.n_round(load, groups[0]) for load in loads)
         loaded = min((each for each in ways_round if each < math.inf), default=one)  # a fixed target is not

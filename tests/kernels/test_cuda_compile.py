@@ -128,7 +128,6 @@ def test_a_crowded_blocks_records_are_brought_before_it_is_queued(architecture: 
         assert "+0x400]" in code[second]
         assert "+0x" not in code[first]
     assert queued
-    assert not any("CCTL.E.PF2" in line for line in instructions(compiled("rfc", False, architecture), "scan_dense"))
 
 
 def test_a_claim_round_serves_full_warps() -> None:
