@@ -179,3 +179,29 @@ def test_what_is_free_is_said_where_it_is_known(
     assert device.free_bytes() == free_bytes
     with pytest.raises(DeviceError, match=f"{says}, 8 MiB more are needed; close"):
         device.empty(1 << 20, "int64")
+
+
+def test_stores_of_one_process_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+
+    class Gpu(FakeGpu):
+        def __enter__(self) -> None:
+            current.append(self.id)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    cupy = FakeCupy()
+    cupy.cuda.Device = Gpu
+    cupy.cuda.Stream = lambda non_blocking: FakeStream(cupy, f"of GPU {current[-1]}")
+    monkeypatch.setattr(cupy_device, "_usable_cupy", lambda number: cupy)
+    devices = [CupyDevice(number) for number in (0, 1)]
+    for number, device in enumerate(devices):
+        with device.working():
+            assert current == [number]
+            assert cupy.current is not None
+            assert cupy.current.name == f"of GPU {number}"
+        assert device.adopt(Both(gpu=number, **NAMED)).shape == (3,)
+        with pytest.raises(ArgumentError):
+            device.adopt(Both(gpu=1 - number, **NAMED))
+    assert current == []

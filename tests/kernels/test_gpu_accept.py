@@ -273,7 +273,7 @@ def test_a_budget_that_is_overspent_is_no_figure(rig: EmulatedRig, monkeypatch: 
 
 
 def test_a_chain_that_ends_early_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = micro.own_source
+    right = own_source
     chain = "round < n_rounds; ++round) expected"
     shorter = f"round + 1 < {chain.partition('< ')[2]}"
     monkeypatch.setattr(micro, "own_source", lambda *args: right(*args).replace(chain, shorter))
