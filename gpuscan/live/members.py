@@ -152,12 +152,27 @@ class Command:
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
         finally:
-            for process in others:
-                process.send_signal(signal.SIGKILL)
-            if self._popen.poll() is None:
-                self._popen.kill()
-                self._popen.wait()
+            try:
+                self._kill(others)
+            finally:
+                if self._popen.poll() is None:
+                    self._popen.wait()
         return self._popen.returncode
+
+    def _kill(self, others: Sequence[Process]) -> None:
+        """Kill the command and others, however often that is broken off; the last time is raised after it."""
+        broken_off = None
+        while True:
+            try:
+                for process in others:
+                    process.send_signal(signal.SIGKILL)
+                if self._popen.poll() is None:
+                    self._popen.kill()
+                break
+            except KeyboardInterrupt as error:
+                broken_off = error
+        if broken_off is not None:
+            raise broken_off
 
     def exit_code(self, within_s: float = 0.0) -> int | None:
         """Return its exit code, None while it runs; its end is waited for so long."""
