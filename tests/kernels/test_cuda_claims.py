@@ -59,7 +59,7 @@ def check(kernel: EmulatedKernel, format_name: str, seed: int, n_lanes: int, sta
     np.testing.assert_array_equal(records, before)
 
 
-@pytest.mark.parametrize("format_name", ["rfc", "pghot-compact"])
+@pytest.mark.parametrize("format_name", [pytest.param("rfc", marks=pytest.mark.slow), "pghot-compact"])
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 32), st.sampled_from([0.0, 0.3, 1.0]))
 def test_records_are_taken_that_are_what_was_seen(

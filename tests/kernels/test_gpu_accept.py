@@ -272,6 +272,7 @@ def test_a_budget_that_is_overspent_is_no_figure(rig: EmulatedRig, monkeypatch: 
     assert many["wrong"]
 
 
+@pytest.mark.slow  # a compilation of its own
 def test_a_chain_that_ends_early_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
     right = own_source
     chain = "round < n_rounds; ++round) expected"
