@@ -15,7 +15,9 @@ from gpuscan.cli.pages import check_new, show_page, write_page
 class Wanted:
     """Which page of which result."""
 
-    result: Path = described(Path(), Option("A directory of --out, or a history of a service.", metavar="RESULT", is_argument=True))
+    result: Path = described(
+        Path(), Option("A directory of --out, or a history of a service.", metavar="RESULT", is_argument=True)
+    )
     out: Path = described(Path("report.html"), Option("The page.", ("--output", "-o"), metavar="FILE"))
     max_size: int = described(
         "5MB",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.service.config import Config
 
-SHOWN = ("alerts.yml", "dashboard.json", "metrics.conf")
-"""Files for a Prometheus, a Grafana, and systemd where metrics are wanted."""
+SHOWN = ("alerts.yml", "dashboard.json", "metrics.conf", "Containerfile", "daemonset.yaml")
+"""Files for a Prometheus, a Grafana, systemd where metrics are wanted, an image, and Kubernetes."""
 
 
 def service(
