@@ -164,8 +164,8 @@ def test_a_descendant_that_may_not_be_signalled_keeps_nobody_else_alive(monkeypa
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     waiting = {"wait": lambda limit_s: False}
-    foreign = SimpleNamespace(pid=-1, send_signal=refused, **waiting)
-    own = SimpleNamespace(pid=other.pid, send_signal=other.send_signal, **waiting)
+    foreign: Any = SimpleNamespace(pid=-1, send_signal=refused, **waiting)
+    own: Any = SimpleNamespace(pid=other.pid, send_signal=other.send_signal, **waiting)
     with pytest.raises(PermissionError):
         command.end([foreign, own])
     assert command.exit_code() == -signal.SIGKILL
