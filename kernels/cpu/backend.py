@@ -90,7 +90,7 @@ class CpuKernels:
         self._workers = workers
         self._machine: Machine = machine_of(layout)
         self._store: Store | None = store_of(layout, arrays)
-        self._buffers = Buffers(layout.fmt.dtype, arrays.records.nbytes)
+        self._buffers = Buffers(layout.n_pages)
 
     @property
     def store(self) -> Store:
@@ -261,7 +261,7 @@ class CpuKernels:
         """Let go of the arrays."""
         self._store = None
         self.arrays = self.arrays.map(lambda array: array[:0].copy())
-        self._buffers = Buffers(self.layout.fmt.dtype, 0)
+        self._buffers = Buffers(0)
 
 
 def allocate(layout: StoreLayout) -> StoreArrays:
