@@ -14,9 +14,9 @@ SEGMENT_FOLIOS = 32_768
 """Claims a staging segment holds: a whole section, 256 KiB."""
 LARGE_SEGMENT_FOLIOS = 8 * SEGMENT_FOLIOS
 """Of a segment where many claims are expected: each takes two calls of a kernel."""
-_PAGES_PER_KEPT_BYTE = 4
-"""Idle buffers of one kind are kept up to a byte for each 4 pages, a 16th of 4-byte records, or the bytes
-below in a small store. With such records, a 1 % dense store takes 2 % for its plan and 2 % for staging."""
+_KEEP_SHARE = 16
+"""Idle buffers of one kind are kept up to 1/16 of what a store has in memory, or the bytes below in a small
+one. With 4-byte records, a 1 % dense store takes 2 % for its plan and 2 % for staging."""
 _KEEP_BYTES = 16 << 20
 
 
@@ -26,10 +26,15 @@ def empty_segment(n_folios: int) -> Segment:
 
 
 class Buffers:
-    """The idle buffers of one store. ``deque`` operations are atomic, so no lock is needed."""
+    """The idle buffers of one store. ``deque`` operations are atomic, so no lock is needed.
 
-    def __init__(self, n_pages: int) -> None:
-        self.keep_bytes = max(n_pages // _PAGES_PER_KEPT_BYTE, _KEEP_BYTES)
+    Args:
+        memory_bytes: of the store's arrays in memory; of records as if each had 4 bytes, since a claim
+            takes the same whatever its record's width.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.keep_bytes = max(memory_bytes // _KEEP_SHARE, _KEEP_BYTES)
         self._segments: dict[int, deque[Segment]] = {
             n_folios: deque(maxlen=self.keep_bytes // (8 * n_folios))
             for n_folios in (SEGMENT_FOLIOS, LARGE_SEGMENT_FOLIOS)
