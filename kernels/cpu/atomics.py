@@ -204,9 +204,8 @@ def store_numbered(
 ) -> tuple[Any, _Codegen]:
     """``store_numbered(longs, index, group, first, narrow)``: store each part of 64 bits with a number.
 
-    The parts are as wide as elements of ``narrow``, at most 32 bits. Each becomes the low half of an element
-    of ``longs``, from ``index`` on, and the upper halves count up from ``first``. No other thread touches
-    these.
+    The parts are as wide as elements of ``narrow``. Each becomes the low bits of an element of ``longs``,
+    from ``index`` on, and the bits above count up from ``first``. No other thread touches these.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -215,8 +214,8 @@ def store_numbered(
         n_lanes = 64 // part_bits
         longs_type = ir.VectorType(_I64, n_lanes)
         words = builder.bitcast(args[2], ir.VectorType(ir.IntType(part_bits), n_lanes))
-        numbers = _every_lane(builder, builder.shl(args[3], _I64(32)), n_lanes)
-        behind = ir.Constant(longs_type, [lane << 32 for lane in range(n_lanes)])
+        numbers = _every_lane(builder, builder.shl(args[3], _I64(part_bits)), n_lanes)
+        behind = ir.Constant(longs_type, [lane << part_bits for lane in range(n_lanes)])
         numbered = builder.or_(builder.zext(words, longs_type), builder.add(numbers, behind))
         stored = builder.store(numbered, builder.bitcast(pointer, longs_type.as_pointer()))
         stored.align = 8

@@ -202,7 +202,7 @@ def claim_few(
         pending &= pending - 1
         word = claim_ready(store, first + page)
         if word != 0:
-            plain_store(claims, n_staged, claim_of(offset + page, word))
+            plain_store(claims, n_staged, claim_of(store.records, offset + page, word))
             n_staged += 1
     return n_staged
 
@@ -303,7 +303,7 @@ def claim_gathered(
             pending &= pending - 1
             word = claim(store, cuts, chunk, flat)
             if word > 0:
-                plain_store(claims, n_staged, claim_of(flat - base, word))
+                plain_store(claims, n_staged, claim_of(store.records, flat - base, word))
                 n_staged += 1
             elif word < 0:
                 set_index(store, flat)

@@ -85,7 +85,7 @@ def undo(
     n_targets = len(n_of_target) - 1
     for index in range(n_kept, state[N_STAGED]):
         claim = plain_load(claims, index)
-        flat, word = base + offset_of(claim), word_of(claim)
+        flat, word = base + offset_of(store.records, claim), word_of(store.records, claim)
         if not put_back(store, flat, word):
             n_superseded += 1
         target = min(target_of(store.fields, word), n_targets)

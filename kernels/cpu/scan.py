@@ -19,7 +19,7 @@ from gpuscan.kernels.cpu.bitmaps import (
 )
 from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers
 from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
-from gpuscan.kernels.cpu.claims import OFFSETS, flats_of, unpack
+from gpuscan.kernels.cpu.claims import flats_of, pages_at_most, unpack
 from gpuscan.kernels.cpu.release import undo
 from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
@@ -91,8 +91,8 @@ class Scan:
         self.store = store
         self.fmt = fmt
         self.bits = fmt.bits
-        if request.hi - request.lo > OFFSETS:
-            request = replace(request, hi=request.lo + OFFSETS)
+        if request.hi - request.lo > pages_at_most(fmt.bits):
+            request = replace(request, hi=request.lo + pages_at_most(fmt.bits))
         self.request = request
         self.workers = workers
         self.buffers = buffers
@@ -427,7 +427,7 @@ class Scan:
 
     def _staged_flats(self, segment: Segment) -> NDArray[np.int64]:
         """Return int64[n], the pages whose claims are staged."""
-        return flats_of(segment.claims[: segment.state[N_STAGED]], self.request.lo)
+        return flats_of(segment.claims[: segment.state[N_STAGED]], self.request.lo, self.bits)
 
     def _staged_flat(self, piece: Piece, index: int) -> int:
         for segment in piece.segments:

@@ -94,9 +94,11 @@ def test_plain_steps_at_any_place(dtype: Any, at: int) -> None:
     assert words[at] == 7
     assert np.count_nonzero(words) == 2
     parts = np.array([0x0807_0605_8483_8281], dtype=np.uint64).view(dtype)
-    assert (longs & 0xFFFF_FFFF)[at : at + 1 + len(parts)].tolist() == [*parts.tolist(), 0]
-    assert (longs.view(np.uint64) >> 32)[at : at + len(parts)].tolist() == [
-        0xFFFF_FF00 + part for part in range(len(parts))
+    stored = longs[at : at + 1 + len(parts)].view(np.uint64).tolist()
+    numbers = [0xFFFF_FF00 + part for part in range(len(parts))]
+    assert stored == [
+        *(number << bits | part for number, part in zip(numbers, parts.tolist(), strict=True)),
+        0,
     ]
     assert longs[at + 80 : at + 144].tolist() == longs[at : at + 64].tolist()
     assert not longs[:at].any()

@@ -74,22 +74,24 @@ def test_a_plan_is_taken_apart_as_a_whole_and_in_parts() -> None:
     assert words.dtype == layout.fmt.dtype
 
 
-def test_pages_far_behind_the_first_one_of_a_range() -> None:
-    offsets = np.array([0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1], dtype=np.uint64)
-    claims = ((offsets << np.uint64(32)) | np.uint64(0xFFFF_FFFE)).view(np.int64)
+@pytest.mark.parametrize(("bits", "last"), [(32, (1 << 32) - 1), (8, (1 << 40) + 3)])
+def test_pages_far_behind_the_first_one_of_a_range(bits: int, last: int) -> None:
+    word = (1 << bits) - 2
+    offsets = [0, (1 << 31) - 1, 1 << 31, last]
+    claims = np.array([offset << bits | word for offset in offsets], dtype=np.uint64).view(np.int64)
     base = 5 << 32
-    flats, words = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.uint32)
-    unpack.for_bits(32)(claims, 1, 4, base, flats, words)
-    assert flats.tolist() == [base + int(offset) for offset in offsets[1:]]
-    assert words.tolist() == [0xFFFF_FFFE] * 3
-    np.testing.assert_array_equal(flats_of(claims, base)[1:], flats)
+    flats, words = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=f"u{bits // 8}")
+    unpack.for_bits(bits)(claims, 1, 4, base, flats, words)
+    assert flats.tolist() == [base + offset for offset in offsets[1:]]
+    assert words.tolist() == [word] * 3
+    np.testing.assert_array_equal(flats_of(claims, base, bits)[1:], flats)
 
 
 @pytest.mark.parametrize("path", ["dense", "indexed", "auto"])
-def test_a_range_of_more_pages_than_offsets_can_tell_is_cut(
+def test_a_range_of_more_pages_than_a_claim_can_tell_is_cut(
     path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "OFFSETS", SECTION_PAGES)
+    monkeypatch.setattr(scan, "pages_at_most", lambda bits: SECTION_PAGES)
     layout = plain_layout("rfc", n_sections=4)
     arrays = dense_store(layout, 3, np.random.default_rng(2))
     reference, kernels = ReferenceBackend().open(layout), CpuBackend(2).open(layout)
