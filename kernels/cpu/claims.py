@@ -24,19 +24,22 @@ def pages_at_most(record_bits: int) -> int:
 @helper
 def claim_of(records: NDArray[Any], offset: int, word: int) -> int:
     """Return the claim of a page, counted from the first one of the range, and its word."""
-    return (offset << element_bits(records)) | word
+    claim: int = (offset << element_bits(records)) | word
+    return claim
 
 
 @helper
 def offset_of(records: NDArray[Any], claim: int) -> int:
     """Return where the page of a claim is in the range."""
-    return (claim >> element_bits(records)) & ((1 << (64 - element_bits(records))) - 1)
+    offset: int = (claim >> element_bits(records)) & ((1 << (64 - element_bits(records))) - 1)
+    return offset
 
 
 @helper
 def word_of(records: NDArray[Any], claim: int) -> int:
     """Return the word that a claim took."""
-    return claim & ((1 << element_bits(records)) - 1)
+    word: int = claim & ((1 << element_bits(records)) - 1)
+    return word
 
 
 def flats_of(claims: NDArray[np.int64], base: int, record_bits: int) -> NDArray[np.int64]:
