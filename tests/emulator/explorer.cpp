@@ -698,8 +698,8 @@ private:
         }
         End& end = ends[found.first->second];
         end.n_executions++;
-        if (!given.is_reduced) keep_as_it_was(&end);
-        else if (end.is_wrong || end.schedule.empty()) shorten(&end);
+        if (given.is_reduced && end.is_wrong) shorten(&end);
+        else keep_as_it_was(&end);
     }
 
     void keep_as_it_was(End* end) {
@@ -747,7 +747,16 @@ private:
                 n_runs++;
             }
             if (n_runs - 1 >= end->n_switches) return;
-            for (unsigned number = 0; number < whose.size(); number++) {
+            // Who can run to its end now does: it has a run to come, and none of its steps comes too early.
+            unsigned first = 0, last = whose.size();
+            for (unsigned number = 0; number < last; number++) {
+                Places places = states[i].places;
+                if (run_on(places, number) && places[number] == steps[whose[number]].size()) {
+                    first = number;
+                    last = number + 1;
+                }
+            }
+            for (unsigned number = first; number < last; number++) {
                 State next{states[i].places, int(i), number};
                 if (!run_on(next.places, number) || !known.insert(next.places).second) continue;
                 bool is_over = true;

@@ -36,6 +36,8 @@ _FLAGS: dict[Build, tuple[str, ...]] = {
     "explored": (
         *("-O2", "-g", "-fPIC", "-shared", "-DEMULATOR_EXPLORES", "-fsanitize=thread", "-nodefaultlibs"),
         *("--param", "tsan-instrument-func-entry-exit=0"),
+        # Each access has its line.
+        *("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-code-hoisting", "-fno-optimize-sibling-calls"),
     ),
 }
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*?\)\s*)?(\w+)\s*\(")

@@ -131,8 +131,8 @@ FAULTS = {
     ),
     "barriers order nothing": ("            join(&actors[each].clock, all);\n", ""),
     "a schedule is as it came": (
-        "schedule.empty()) shorten(&end);",
-        "schedule.empty()) keep_as_it_was(&end);",
+        "end.is_wrong) shorten(&end);",
+        "end.is_wrong) keep_as_it_was(&end);",
     ),
 }
 
