@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <bitset>
+#include <dlfcn.h>
 #include <map>
 #include <set>
 #include <string>
@@ -818,6 +819,12 @@ extern "C" const Step* explorer_end(uint64_t number, const char** memory, const 
     *n_switches = end.n_switches;
     *n_steps = end.schedule.size();
     return end.schedule.data();
+}
+
+// Where the module that a place is in was loaded.
+extern "C" const void* explorer_base_of(const void* site) {
+    Dl_info info;
+    return dladdr(site, &info) ? info.dli_fbase : nullptr;
 }
 
 // What kernels call.

@@ -10,14 +10,12 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emulator import loader
-from emulator.loader import EmulatorError
 
 _ALIGNED_BYTES = 256  # cudaMalloc's
 _MOST_EXECUTIONS = 50_000_000
@@ -246,6 +244,7 @@ class ExploredModule:
         self._library.emulator_call_of.restype = ctypes.c_void_p
         self._library.emulator_shared.restype = ctypes.c_void_p
         self._explorer.explorer_end.restype = ctypes.POINTER(_Step)
+        self._explorer.explorer_base_of.restype = ctypes.c_size_t
         self._parameters = loader.parameters_of(self._library.emulator_signatures().decode())
         self._lines = _lines_of(source, name)
         self._places: dict[int, tuple[str, str]] = {}
@@ -341,10 +340,11 @@ class ExploredModule:
             arrays_then = {**views, **memory.views(content)}
             ends.append(End(arrays_then, complaint_of(content, error), n_executions, n_switches, told))
         return Exploration(
-            *(
-                getattr(counts, name)
-                for name in ("n_executions", "n_cut", "n_traces", "n_steps", "n_visible")
-            ),
+            n_executions=counts.n_executions,
+            n_cut=counts.n_cut,
+            n_traces=counts.n_traces,
+            n_steps=counts.n_steps,
+            n_visible=counts.n_visible,
             n_restarts=counts.n_restarts,
             is_exhausted=counts.is_exhausted,
             ends=tuple(ends),
@@ -386,7 +386,7 @@ class ExploredModule:
     def _place_of(self, site: int) -> tuple[str, str]:
         """Return the line that a place in the machine code is of, as ``file:line`` and as text."""
         if site not in self._places:
-            base = _base_of(self._binary)
+            base = self._explorer.explorer_base_of(ctypes.c_void_p(site))
             command = ["addr2line", "-i", "-e", str(self._binary), hex(site - base - 1)]
             told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             places = re.findall(r"(?m)^(?:.*/)?([^/\n]+):(\d+)", told)
@@ -394,14 +394,6 @@ class ExploredModule:
             file, line = found[0] if found else ("?", 0)
             self._places[site] = f"{file}:{line}", self._lines.get((file, line), "")
         return self._places[site]
-
-
-def _base_of(binary: Path) -> int:
-    """Return where a module was loaded."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if line.endswith(str(binary)) and line.split()[2] == "00000000":
-            return int(line.split("-")[0], 16)
-    raise EmulatorError(f"{binary} is not loaded")
 
 
 def _lines_of(source: str, name: str) -> dict[tuple[str, int], str]:
