@@ -430,12 +430,14 @@ class Engine:
         flats, words = plan.flat[part], plan.words[part]
         moved = status == MigrateStatus.MOVED
         n_moved = int(moved.sum())
+        is_all = n_moved == len(flats)  # as it is nearly always: then nothing is picked
+        moved_pages = folio_pages if is_all else folio_pages[moved]
         self.ledger.moved(n_moved)
         report.migrated += n_moved
-        report.migrated_pages += int(folio_pages[moved].sum())
+        report.migrated_pages += int(moved_pages.sum())
         if self._witness is not None:
-            self._witness.moved(report.now_ns, flats[moved], folio_pages[moved])
-        if n_moved == len(flats):
+            self._witness.moved(report.now_ns, flats if is_all else flats[moved], moved_pages)
+        if is_all:
             self._backoff.settled(flats)
             return
         report.refused += len(flats) - n_moved

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from gpuscan.base.units import PAGE_SHIFT
 from gpuscan.heatmap.cells import COLUMN_BITS, sort_cells
-from gpuscan.heatmap.layer import Counting, Layer
+from gpuscan.heatmap.counting import Counting
+from gpuscan.heatmap.layer import Layer
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.recorder import ACCESSES_ONE_IN
 from gpuscan.heatmap.space import ADDRESSES, Space
@@ -156,7 +157,7 @@ class AddressRecorder:
     def map(self, end_ns: int) -> HeatMap | None:
         """Return the map of what was seen until ``end_ns``, by process and address; None of nothing."""
         layers = {name: counting.layer() for name, counting in self._layers.items()}
-        layers = {name: layer for name, layer in layers.items() if len(layer.rows)}
+        layers = {name: layer for name, layer in layers.items() if layer.n_cells}
         if not layers:
             return None
         shift = _BLOCK_SHIFT if len(self._place_of) <= _FEW_SECTIONS else _LARGE_BLOCK_SHIFT
@@ -268,4 +269,4 @@ def _moved(layer: Layer, base_of: NDArray[np.int64], shift: int) -> Layer:
     bases = base_of[first >> SECTION_SHIFT, (first & _OFFSET) >> shift]
     rows = (bases + (first & ((1 << shift) - 1))) >> layer.row_shift
     keys, counts = sort_cells(rows << COLUMN_BITS | layer.columns, layer.counts.copy())
-    return replace(layer, rows=keys >> COLUMN_BITS, columns=keys & ((1 << COLUMN_BITS) - 1), counts=counts)
+    return replace(layer, keys=keys, counts=counts)

@@ -79,7 +79,7 @@ class HeatMap:
 
     def coarser(self) -> HeatMap:
         """Return the map with the largest of its layers at half the resolution."""
-        largest = max(self.layers.values(), key=lambda layer: len(layer.rows))
+        largest = max(self.layers.values(), key=lambda layer: layer.n_cells)
         space = self.space
         return self.changed(
             lambda layer: layer.coarser(space.n_pages, space.n_steps) if layer is largest else layer
@@ -93,7 +93,7 @@ def _table(heat: HeatMap) -> pa.Table:
     layers = list(heat.layers.values())
     named, schema = pa.array(names, pa.string()), _columns()
     of_layer = [
-        pa.DictionaryArray.from_arrays(pa.array(np.full(len(layer.rows), at, dtype=np.int32)), named)
+        pa.DictionaryArray.from_arrays(pa.array(np.full(layer.n_cells, at, dtype=np.int32)), named)
         for at, layer in enumerate(layers)
     ]
     numbers = [[pa.array(getattr(layer, field)) for layer in layers] for field in _FIELDS]
@@ -130,7 +130,7 @@ def create_map(path: Path, heat: HeatMap, n_bytes_max: int = MAP_BYTES_MAX) -> N
         content = table_content(
             _table(heat), compression="zstd", use_dictionary=["layer"], column_encoding=encodings
         )
-        if len(content) <= n_bytes_max or not any(len(layer.rows) > 1 for layer in heat.layers.values()):
+        if len(content) <= n_bytes_max or not any(layer.n_cells > 1 for layer in heat.layers.values()):
             break
         heat = heat.coarser()
     with create(path) as file:
@@ -222,4 +222,4 @@ def _layer(said: Any, cells: list[Any], space: Space) -> Layer:
         keys = rows << COLUMN_BITS | columns
         if (keys[1:] <= keys[:-1]).any():
             raise ValueError("its cells are not in order")
-    return Layer(rows, columns, counts, row_shift, column_shift, one_in)
+    return Layer.of(rows, columns, counts, row_shift, column_shift, one_in)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
 from gpuscan.base.errors import ArgumentError
-from gpuscan.heatmap.layer import N_CELLS_MAX, Counting, Layer
+from gpuscan.heatmap.counting import N_CELLS_MAX, Counting
+from gpuscan.heatmap.gathering import Spares
+from gpuscan.heatmap.layer import Layer
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.nodes import empty_nodes
 from gpuscan.heatmap.space import Space
@@ -65,9 +67,10 @@ class MapRecorder:
         self._n_filled, self._fills_each = 0, 1
         n_pages = self._page_map.n_pages
         self._pool = pool = ThreadPoolExecutor(2) if is_aside else None
+        spares = Spares()
+        one_in = {"accesses": ACCESSES_ONE_IN, "marks": 1, "claims": 1, "moves": 1}
         self._layers = {
-            "accesses": Counting(n_pages, n_cells_max, ACCESSES_ONE_IN, pool),
-            **{name: Counting(n_pages, n_cells_max, pool=pool) for name in ("marks", "claims", "moves")},
+            name: Counting(n_pages, n_cells_max, each, pool, spares=spares) for name, each in one_in.items()
         }
 
     def sampled(self, n: int) -> NDArray[np.int64]:
@@ -181,4 +184,4 @@ class MapRecorder:
                 counting.leave_pool()
             self._pool.shutdown(wait=False)
             self._pool = None
-        return HeatMap(space, {name: layer for name, layer in layers.items() if len(layer.rows)})
+        return HeatMap(space, {name: layer for name, layer in layers.items() if layer.n_cells})

@@ -30,8 +30,9 @@ def histogram(heat: HeatMap, layer: Layer, window: Window, kind: str) -> list[tu
     """
     first, end = window.pages[0] >> layer.row_shift, -(-window.pages[1] >> layer.row_shift)
     low, high = window.steps[0] >> layer.column_shift, -(-window.steps[1] >> layer.column_shift)
-    inside = (layer.rows >= first) & (layer.rows < end) & (layer.columns >= low) & (layer.columns < high)
-    rows, where = np.unique(layer.rows[inside], return_inverse=True)
+    rows, columns = layer.rows, layer.columns
+    inside = (rows >= first) & (rows < end) & (columns >= low) & (columns < high)
+    rows, where = np.unique(rows[inside], return_inverse=True)
     n_present = _present(heat, window.pages)
     row_bytes = np.minimum(PAGE_BYTES << layer.row_shift, n_present * PAGE_BYTES)
     seconds = (window.steps[1] - window.steps[0]) * heat.space.step_ns / 1e9
@@ -41,7 +42,7 @@ def histogram(heat: HeatMap, layer: Layer, window: Window, kind: str) -> list[tu
         bounds = _powers(values, lambda low, high: f"{low:g} to {high:g} per page and second")
     else:
         last = np.zeros(len(rows), dtype=np.int64)
-        np.maximum.at(last, where, layer.columns[inside])
+        np.maximum.at(last, where, columns[inside])
         ended = (last + 1) << layer.column_shift
         values = -np.maximum(window.steps[1] - ended, 0) * heat.space.step_ns / 1e9
         step_s = (1 << layer.column_shift) * heat.space.step_ns / 1e9

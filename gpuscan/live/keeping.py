@@ -3,7 +3,7 @@
 The directory holds the tables of :mod:`gpuscan.run.tables`, the ledger and ``live.json``: the lines
 ``start`` and ``end`` that ``gpuscan live --json`` prints, and the machine. A session may be long, so memory
 does not grow with it: neighbours in the series are put together (:mod:`gpuscan.live.series`), the map becomes
-coarser (:mod:`gpuscan.heatmap.layer`), the timeline ends (:mod:`gpuscan.timeline.timeline`).
+coarser (:mod:`gpuscan.heatmap.counting`), the timeline ends (:mod:`gpuscan.timeline.timeline`).
 
 Files are made with the rights that the session has at its end, so that what would be refused then is refused
 at the start.
@@ -188,7 +188,7 @@ def _warm_up() -> None:
     """Load the compiled steps: compiling them must not fall into a tick."""
     import numpy as np
 
-    from gpuscan.heatmap.layer import Counting
+    from gpuscan.heatmap.counting import Counting
 
     counting = Counting(1 << 9, 1)
     for step in range(2):

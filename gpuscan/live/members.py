@@ -138,26 +138,41 @@ class Command:
             Its exit code (negative: the signal that ended it).
         """
         others = [process for process in descendants if process.pid != self.pid]
-        if self._popen.poll() is None:
-            self.was_ended = True
-            self._popen.send_signal(signal.SIGTERM)
-        for process in others:
-            process.send_signal(signal.SIGTERM)
-        until_ns = self._system.monotonic_ns() + int(END_WITHIN_S * 1e9)
         try:
+            if self._popen.poll() is None:
+                self.was_ended = True
+                self._popen.send_signal(signal.SIGTERM)
+            for process in others:
+                process.send_signal(signal.SIGTERM)
+            until_ns = self._system.monotonic_ns() + int(END_WITHIN_S * 1e9)
             self._popen.wait(END_WITHIN_S)
             for process in others:
                 process.wait(max(0, until_ns - self._system.monotonic_ns()) / 1e9)
-        except BaseException as error:  # a second Ctrl-C, too, must not leave them behind
+        except BaseException as error:  # another Ctrl-C, too, must not leave them behind
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
         finally:
-            for process in others:
-                process.send_signal(signal.SIGKILL)
-            if self._popen.poll() is None:
-                self._popen.kill()
-                self._popen.wait()
+            try:
+                self._kill(others)
+            finally:
+                if self._popen.poll() is None:
+                    self._popen.wait()
         return self._popen.returncode
+
+    def _kill(self, others: Sequence[Process]) -> None:
+        """Kill the command and others, however often that is broken off; the last time is raised after it."""
+        broken_off = None
+        while True:
+            try:
+                for process in others:
+                    process.send_signal(signal.SIGKILL)
+                if self._popen.poll() is None:
+                    self._popen.kill()
+                break
+            except KeyboardInterrupt as error:
+                broken_off = error
+        if broken_off is not None:
+            raise broken_off
 
     def exit_code(self, within_s: float = 0.0) -> int | None:
         """Return its exit code, None while it runs; its end is waited for so long."""

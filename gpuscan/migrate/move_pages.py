@@ -52,6 +52,9 @@ from gpuscan.migrate.reasons import (
 from gpuscan.migrate.steward import Steward, n_first
 from gpuscan.records.page_map import PageMap
 
+_BEFORE_ANY = (errno.EPERM, errno.EINVAL, errno.EACCES)
+"""Of a call: none of its pages has moved. All go to one node, and whether that is allowed is asked first
+(kernel_move_pages() and do_pages_move(), mm/migrate.c, v6.12)."""
 _MOST_CALLS = 4
 """Calls for one batch: each after the first takes up what an aborted one left."""
 _UNDECIDED = 1
@@ -302,14 +305,16 @@ class MovePagesMigrator:
             if returned == -errno.ESRCH:
                 _refuse(status, left, MigrateStatus.ENOENT, PROCESS_ENDED, reasons)
                 return
+            if -returned in _BEFORE_ANY:  # what is on the target now went there by itself
+                _refuse(status, left, *_of_call(-returned), reasons)
+                return
             n_before = len(left)
             _, where = self._system.move_pages(process.pid, addresses[left].astype(np.uint64), None)
             arrived = where == target_nid
             status[left[arrived]] = MigrateStatus.MOVED
             left = left[~arrived]
             if returned < 0 and returned != -errno.ENOMEM:
-                code, said = _of_call(-returned)
-                _refuse(status, left, code, said, reasons)
+                _refuse(status, left, *_of_call(-returned), reasons)
                 return
             if len(left) == n_before:  # it would fail again
                 break

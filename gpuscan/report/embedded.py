@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.compiled import compiled
+from gpuscan.heatmap.cells import COLUMN_BITS
 from gpuscan.heatmap.layer import Layer
 from gpuscan.heatmap.map import LAYERS, HeatMap
 
@@ -35,8 +36,7 @@ def fitting(heat: HeatMap) -> HeatMap:
 
 def _row_shift(layer: Layer) -> int:
     """Return how coarse a layer has to be, at least as coarse as it is."""
-    most = int(layer.rows.max(initial=0))
-    return layer.row_shift + max(0, most.bit_length() - 8 * _NUMBER_BYTES)
+    return layer.row_shift + max(0, layer.last_row.bit_length() - 8 * _NUMBER_BYTES)
 
 
 def embedded(heat: HeatMap) -> dict[str, Any]:
@@ -67,29 +67,28 @@ def embedded(heat: HeatMap) -> dict[str, Any]:
 
 
 def _packed(layer: Layer) -> dict[str, Any]:
-    planes = np.empty((_PLANES, len(layer.rows)), dtype=np.uint8)
-    _into_planes(planes, layer.rows, layer.columns, layer.counts)
+    planes = np.empty((_PLANES, layer.n_cells), dtype=np.uint8)
+    _into_planes(planes, layer.keys, layer.counts)
     alike = [int(plane[0]) if len(plane) and plane.min() == plane.max() else None for plane in planes]
     # Runs alone: what is not alike in such a plane hardly recurs, and to look for it takes most of the time.
     packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP_BITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     pieces = (
-        packer.compress(plane.tobytes()) for plane, value in zip(planes, alike, strict=True) if value is None
+        packer.compress(plane.data) for plane, value in zip(planes, alike, strict=True) if value is None
     )
     packed = b"".join(pieces) + packer.flush()
-    return {"n": len(layer.rows), "planes": alike, "packed": base64.b64encode(packed).decode()}
+    return {"n": layer.n_cells, "planes": alike, "packed": base64.b64encode(packed).decode()}
 
 
 @compiled
-def _into_planes(
-    planes: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    counts: NDArray[np.int64],
-) -> None:
+def _into_planes(planes: NDArray[np.uint8], keys: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
     most, before = (1 << 8 * _NUMBER_BYTES) - 1, 0
-    for at in range(len(rows)):
-        step, column, count = rows[at] - before, columns[at], min(counts[at], most)
-        before = rows[at]
+    for at in range(len(keys)):
+        row, column, count = (
+            keys[at] >> COLUMN_BITS,
+            keys[at] & ((1 << COLUMN_BITS) - 1),
+            min(counts[at], most),
+        )
+        step, before = row - before, row
         for byte in range(_NUMBER_BYTES):
             planes[byte, at] = (step >> 8 * byte) & 255
             planes[_NUMBER_BYTES + byte, at] = (column >> 8 * byte) & 255

@@ -93,7 +93,7 @@ def page_html(
         n_bytes = len(found)
         if n_bytes <= max_bytes:
             return found, notes
-        if not any(len(layer.rows) > 1 for heat in heats for layer in heat.layers.values()):
+        if not any(layer.n_cells > 1 for heat in heats for layer in heat.layers.values()):
             least = format_bytes(n_bytes)
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
         share = max(0.0, 1 - (n_bytes - max_bytes) / len(cells))
@@ -121,7 +121,7 @@ def _coarser(heat: HeatMap, share: float) -> HeatMap:
 
 
 def _n_cells(heat: HeatMap) -> int:
-    return sum(len(layer.rows) for layer in {id(each): each for each in heat.layers.values()}.values())
+    return sum(layer.n_cells for layer in {id(each): each for each in heat.layers.values()}.values())
 
 
 def _how_coarse(heats: Sequence[HeatMap]) -> str:

@@ -73,7 +73,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     cells = np.arange(3)
     create_map(
         place / "result/map.parquet",
-        HeatMap(Space.of(machine, 10**8, 5), {"moves": Layer(cells, cells, cells + 1, 0, 0)}),
+        HeatMap(Space.of(machine, 10**8, 5), {"moves": Layer.of(cells, cells, cells + 1, 0, 0)}),
     )
     (place / "result/report.json").write_text('{"schema": 1, "kind": "run", "notes": ["one"]}')
     near, far = (machine.node(nid).zones[-1].present[0][0] for nid in (0, 2))

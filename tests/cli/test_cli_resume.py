@@ -26,7 +26,7 @@ from gpuscan.cli.main import main
 from gpuscan.cli.progress import Lines
 from gpuscan.engine.stages import Sampled
 from gpuscan.engine.tick import TickReport
-from gpuscan.heatmap.layer import Counting
+from gpuscan.heatmap.counting import Counting
 from gpuscan.heatmap.recorder import MapRecorder
 from gpuscan.run import checkpoints as checkpoints_module
 from gpuscan.run.checkpoints import RunCheckpoints
@@ -388,7 +388,7 @@ def test_a_map_that_was_sorted_and_made_coarser_goes_on_as_it_was(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of large folios, and of so many cells that checkpoints hold sorted ones and ones yet to be."""
-    monkeypatch.setattr("gpuscan.heatmap.layer._GATHERED_MAX", 700)
+    monkeypatch.setattr("gpuscan.heatmap.gathering.GATHERED_MAX", 700)
     defaults = MapRecorder.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "n_cells_max", 2000)

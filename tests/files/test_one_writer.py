@@ -50,6 +50,7 @@ ALLOWED = {
     ("gpuscan/base/code_cache.py", "mkdir"): "/var/cache/gpuscan, the user's cache",
     ("gpuscan/shards/unix_comm.py", "open"): "O_PATH",
     ("gpuscan/shards/unix_comm.py", "unlink"): "a socket of its own in a scratch directory",
+    ("gpuscan/files/scratch.py", "open"): "a new file in a directory of its own, which is removed at once",
     ("gpuscan/files/reading.py", "open"): "to read: its flags have no O_WRONLY, O_RDWR or O_CREAT",
     ("gpuscan/topology/file_tree.py", "open"): "to read",
     ("cli/compare.py", "mkdir"): "in a scratch directory",

@@ -531,7 +531,7 @@ class MapTarget(_TableTarget):
         path = directory / "map.parquet"
         topology = resolve_topology("two-socket-cxl", 1 << 30)
         cells = np.arange(20, dtype=np.int64)
-        layer = Layer(cells * 1000, cells, cells + 1, 2, 1)
+        layer = Layer.of(cells * 1000, cells, cells + 1, 2, 1)
         create_map(path, HeatMap(Space.of(topology, 10**8, 60), {"moves": layer, "marks": layer}))
         super().__init__(path, b"gpuscan.map")
 

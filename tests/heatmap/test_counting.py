@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from gpuscan.base.errors import ArgumentError
 from gpuscan.heatmap.cells import sort_cells
-from gpuscan.heatmap.layer import Counting, Layer
+from gpuscan.heatmap.counting import Counting
+from gpuscan.heatmap.gathering import Spares
+from gpuscan.heatmap.layer import Layer
 
 N_PAGES = 1 << 20
 
@@ -50,6 +53,36 @@ def test_every_base_page_is_counted_in_its_cell_however_coarse(n_cells_max: int)
     assert (coarser.row_shift, coarser.column_shift) != (layer.row_shift, layer.column_shift)
 
 
+@pytest.mark.parametrize("is_aside", [False, True])
+def test_what_was_handed_out_stays_as_it_was_and_counting_goes_on(
+    is_aside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers gather and sort in arrays that go from one to the other, as a run's do."""
+    monkeypatch.setattr("gpuscan.heatmap.gathering.GATHERED_MAX", 256)
+    random, spares = np.random.default_rng(8), Spares()
+    pool = ThreadPoolExecutor(2) if is_aside else None
+    countings = [Counting(N_PAGES, n, pool=pool, spares=spares) for n in (300, 1 << 20)]
+    adds: list[tuple[int, list[int], list[int]]] = []
+    taken: list[tuple[Layer, int]] = []
+    states = []
+    for step in range(12):
+        flats = random.integers(-1, 2000, random.integers(0, 700))
+        for counting in countings:
+            counting.add(step, flats)
+        adds.append((step, flats.tolist(), [1] * len(flats)))
+        if step % 4 == 1:
+            taken += [(counting.layer(), step + 1) for counting in countings]
+            states += [(counting.state(), counting.state()["keys"].copy()) for counting in countings]
+    taken += [(counting.layer(), 12) for counting in countings]
+    for layer, n_steps in taken:
+        assert counted(layer) == page_by_page(adds[:n_steps], layer.row_shift, layer.column_shift)
+    for state, keys in states:
+        assert state["keys"].tolist() == keys.tolist()
+    assert taken[-2][0].row_shift > 0
+    if pool is not None:
+        pool.shutdown()
+
+
 def test_time_without_end_fits() -> None:
     counting = Counting(N_PAGES)
     steps = (0, 1 << 23, (1 << 26) + 5)
@@ -62,7 +95,7 @@ def test_time_without_end_fits() -> None:
 
 def test_an_image_has_whole_cells_and_all_of_its_window() -> None:
     rows = np.array([0, 1, 9, 9, 30], dtype=np.int64)
-    layer = Layer(rows, np.array([0, 2, 2, 7, 7]), np.array([1, 2, 3, 4, 5]), 2, 1)
+    layer = Layer.of(rows, np.array([0, 2, 2, 7, 7]), np.array([1, 2, 3, 4, 5]), 2, 1)
     image = layer.image((5, 64), (0, 16), (3, 100))
     assert (image.first_page, image.pages_each, image.first_step, image.steps_each) == (4, 20, 0, 2)
     assert image.pixels.shape == (3, 8)
@@ -91,7 +124,7 @@ def test_counting_goes_on_from_its_state_and_becomes_as_coarse_as_undisturbed(
     at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is sorted, and cut, when enough was gathered and not when its state is taken."""
-    monkeypatch.setattr("gpuscan.heatmap.layer._GATHERED_MAX", 3000)
+    monkeypatch.setattr("gpuscan.heatmap.gathering.GATHERED_MAX", 3000)
     whole, first, second = Counting(N_PAGES, 5000), Counting(N_PAGES, 5000), Counting(N_PAGES, 5000)
     random = np.random.default_rng(5)
     for step in range(20):
@@ -138,7 +171,7 @@ def test_a_state_of_something_else_is_refused(name: str, value: object, said: st
 def test_cells_after_the_last_step_become_fewer_too() -> None:
     """A file may have them; nothing may try for ever to put them together by halving what they are not in."""
     columns = np.array([0, 1 << 20, (1 << 24) - 1])
-    layer = Layer(np.zeros(3, dtype=np.int64), columns, np.ones(3, dtype=np.int64), 0, 0)
+    layer = Layer.of(np.zeros(3, dtype=np.int64), columns, np.ones(3, dtype=np.int64), 0, 0)
     for _ in range(64):
         layer = layer.coarser(4, 2)
     assert counted(layer) == {(0, 0): 3}
@@ -157,7 +190,7 @@ def test_a_part_of_a_layer_is_of_all_of_it_and_becomes_as_coarse() -> None:
     assert counted(layer.at(3, 1)).keys() >= counted(part.at(3, 1)).keys()
     step_by_step = layer.coarser(N_PAGES, 16).coarser(N_PAGES, 16)
     assert counted(step_by_step) == counted(layer.at(step_by_step.row_shift, step_by_step.column_shift))
-    few = Layer(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
+    few = Layer.of(np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64), 0, 0)
     assert 0 < len(few.part(8).rows) <= 3
     assert not len(few.part(8).part(8).at(2, 2).part(1).rows) - 1
 

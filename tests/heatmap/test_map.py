@@ -14,7 +14,7 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
-from gpuscan.heatmap.layer import Counting
+from gpuscan.heatmap.counting import Counting
 from gpuscan.heatmap.map import HeatMap, create_map, read_map
 from gpuscan.heatmap.request import window_of
 from gpuscan.heatmap.space import Space

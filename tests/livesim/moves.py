@@ -48,9 +48,14 @@ class MovePages:
             world.confirmed_pages += int(status[i] == nodes[i])
         return returned, status
 
-    def refused(self, addresses: np.ndarray, returned: int) -> tuple[int, np.ndarray]:
+    def refused(
+        self, addresses: np.ndarray, nodes: np.ndarray | None, returned: int
+    ) -> tuple[int, np.ndarray]:
         """Refuse a call as a whole."""
+        # After these a part may have moved, so whoever asks where the pages are is told that of all of them.
         self._asked = {}
+        if nodes is not None and -returned in (errno.ENOMEM, errno.ENODEV):
+            self._asked = dict(zip(addresses.tolist(), nodes.tolist(), strict=True))
         return returned, np.full(len(addresses), NOT_WRITTEN, dtype=np.int32)
 
     def _move(

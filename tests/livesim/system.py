@@ -394,7 +394,7 @@ class SimulatedSystem(System):
     def move_pages(self, pid: int, addresses: Any, nodes: Any, *, of_all: bool = False) -> tuple[int, Any]:
         fault = self._enter("move_pages", f"{pid} n={len(addresses)} {'?' if nodes is None else nodes[0]}")
         if fault and fault.startswith("errno"):
-            return self.machine.moves.refused(addresses, -int(fault.split()[1]))
+            return self.machine.moves.refused(addresses, nodes, -int(fault.split()[1]))
         return self.machine.moves(pid, addresses, nodes, of_all=of_all)
 
     def pagemap_scan(self, fd: int, start: int, end: int, required: PageIs, **_: Any) -> Any:
@@ -426,6 +426,11 @@ class Child:
         self.pid = proc.pid
         self.returncode: int | None = None
         self.stdin: Any = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs still, whoever asked."""
+        return self._proc.is_alive
 
     def poll(self) -> int | None:
         self._system._enter("waitpid", self.pid)

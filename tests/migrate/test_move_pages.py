@@ -120,6 +120,23 @@ def test_a_call_refused_as_a_whole(bed, code, status, says):
     assert count == 8
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EINVAL])
+def test_what_lies_on_the_target_of_a_refused_call_has_not_been_moved_by_it(bed, code):
+    """Between the look and the call the process may have got other pages at its addresses."""
+
+    class Refusing(Kernel):
+        def move_pages(self, pid, addresses, nodes, **more):
+            if nodes is not None:
+                self.process.map(int(addresses[2]), [NEAR_PFN + 2])
+            return super().move_pages(pid, addresses, nodes, **more)
+
+    bed.kernel = Refusing(bed.process)
+    bed.kernel.fails = code
+    bed.migrator = bed.migrator_with()
+    assert (bed.migrate().status != MigrateStatus.MOVED).all()
+    assert sum(bed.migrator.moved_pages.values()) == 0
+
+
 def test_a_process_that_ended_is_not_called_for(bed):
     bed.process.alive = False
     result = bed.migrate()

@@ -134,7 +134,7 @@ def read_back(given: dict[str, Any]) -> list[tuple[int, int, int]]:
 )
 def test_a_map_of_more_than_16_tib_is_coarser_and_says_so(row: int, row_shift: int) -> None:
     rows, ones = np.array([5, row]), np.array([1, 2])
-    layer, fine = Layer(rows, ones, ones * 3, 0, 0), Layer(np.array([9]), ones[:1], ones[:1], 0, 0)
+    layer, fine = Layer.of(rows, ones, ones * 3, 0, 0), Layer.of(np.array([9]), ones[:1], ones[:1], 0, 0)
     extents = ((0, 0, row + 1, 0, "Normal"),)
     heat = HeatMap(Space("big", row + 1, 1, 4, extents, {0: "node 0"}), {"accesses": layer, "moves": fine})
     given = embedded(heat)
