@@ -45,7 +45,11 @@ static inline ulonglong2 make_ulonglong2(unsigned long long x, unsigned long lon
 
 // Warp and block operations. EMULATOR_SITE is where the kernel calls them: lanes that meet elsewhere diverge.
 #define EMULATOR_SITE const char *file = __builtin_FILE(), unsigned line = __builtin_LINE()
+#if defined(EMULATOR_EXPLORES)
+#define EMULATOR_FACE static inline __attribute__((always_inline))  // each call is a place of its own
+#else
 #define EMULATOR_FACE static inline
+#endif
 
 EMULATOR_FACE void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_SITE) {
     emulator::meet_lanes(emulator::kSyncwarp, mask, 0, emulator::current_fiber()->lane, file, line);
