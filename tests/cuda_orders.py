@@ -503,6 +503,7 @@ class System:
         serial = None
         if self.like_serial:
             in_series = module.explore(arrays, launches, orders="serial", seed=options.get("seed", 0))
+            assert in_series.is_exhausted
             serial = {self.result(end.arrays) for end in in_series.ends}
 
         def judge(then: Arrays) -> str | None:
@@ -558,12 +559,13 @@ for _path in _PATHS:
         f"{_path} scan without room": System((Scan(_path, room=1), Requests(BOTH)), {P: 3, Q + 1: 2}),
         f"{_path} scan within a quota": System(
             (Scan(_path, quota=1, n_blocks=2),),
-            {P: 2, P + 512: 2, P + 1030: 2},
+            {P: 2, P + 1030: 2},
             like_serial=False,
         ),
     }
 SYSTEMS |= {
-    "two scans": System((Scan("dense"), Scan("indexed")), {P: 3, Q: 2, P + 512: 3}),
+    # They share out the pages of a stretch, which no serial order does.
+    "two scans": System((Scan("dense"), Scan("indexed")), {P: 3, Q: 2, P + 512: 3}, like_serial=False),
     "two dense scans": System((Scan("dense"), Scan("dense")), {P: 3, P + 512: 3}),
 }
 
