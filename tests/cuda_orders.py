@@ -472,7 +472,7 @@ class System:
             if not arrays["node_active"][arrays["section_nid"][page // SECTION_PAGES]]:
                 return f"page {page} is READY, its node is not active"
         began = Counter(dict.fromkeys(self.ready, 1))
-        asked = {(page, nid) for page, nid in self.ready.items()}
+        asked = {(page, nid if fmt.has_nid else 0) for page, nid in self.ready.items()}
         for work in self.work:
             if isinstance(work, Items):
                 asked |= {(page, nid if fmt.has_nid else 0) for _, page, nid in work.threads()}
