@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.output import Output, Progress
     from gpuscan.engine.tick import RunReport
+    from gpuscan.producers.contract import Told
     from gpuscan.run.checkpoints import RunCheckpoints
     from gpuscan.run.job import Job
     from gpuscan.run.request import RunRequest
@@ -179,7 +180,7 @@ def _ran(
 
     from gpuscan.cli.devices import COMPILING_THERE, note_if_compiling
     from gpuscan.cli.shards import open_shards
-    from gpuscan.run.report import run_document
+    from gpuscan.run.report import producer_said, run_document
     from gpuscan.run.scenario import build
     from gpuscan.run.summary import summarize
     from gpuscan.run.tables import Tables
@@ -222,7 +223,8 @@ def _ran(
             "of_which_machine": built - checked_at,
             "run": time.perf_counter() - built,
         }
-        facts = {**_facts(scenario), "wall_s": wall_s}
+        said = producer_said(_told(scenario), summary.metrics)
+        facts = {**_facts(scenario), "wall_s": wall_s, "producer_said": said}
         if checkpoints is not None:
             facts["resumed_at"] = checkpoints.resumed_at
         recorder = listening.recorder
@@ -315,11 +317,18 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
     }
 
 
+def _told(scenario: Scenario) -> Sequence[Told]:
+    """Return which metrics of the producer are told; a trace has none beside it."""
+    from gpuscan.producers.catalogue import PRODUCERS
+
+    workload = scenario.workload
+    return PRODUCERS.get(workload.producer.kind).told if workload.source.kind == "processes" else ()
+
+
 def _print(done: _Done, device: str, output: Output) -> None:
     from rich.table import Table
 
     from gpuscan.base.units import format_bytes, format_number
-    from gpuscan.producers.catalogue import PRODUCERS
     from gpuscan.run.report import summary_rows
 
     scenario, report = done.scenario, done.report
@@ -338,9 +347,7 @@ def _print(done: _Done, device: str, output: Output) -> None:
     fast_means = scenario.machine.fast_means
     # Beside the plot stands the longest caption; on a narrow terminal it is folded.
     plot_width = min(60, max(10, output.width - 44))
-    producer = scenario.workload.producer.kind
-    is_watched = scenario.workload.source.kind == "processes"  # a trace has no producer beside it
-    told = PRODUCERS.get(producer).told if is_watched else ()
+    producer, told = scenario.workload.producer.kind, _told(scenario)
     for row in summary_rows(
         report, done.summary, fast_means, device=device, producer=producer, told=told, plot_width=plot_width
     ):

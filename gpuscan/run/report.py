@@ -92,7 +92,7 @@ def summary_rows(
         demoted = [(f"demoted {who}", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
     else:
         demoted = []
-    if said := _producer(told, summary.metrics):
+    if said := producer_said(told, summary.metrics):
         rows.append(("producer", f"{producer}: {said}" if producer else said))
     network = []
     if summary.network_calls:
@@ -153,7 +153,7 @@ def _moved(walks: Walks | None, summary: RunSummary) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _producer(told: Sequence[Told], metrics: Mapping[str, float]) -> str:
+def producer_said(told: Sequence[Told], metrics: Mapping[str, float]) -> str:
     """Say what a producer saw, what became of it, and what it cost; empty where it counted none of it."""
     said = []
     for one in told:

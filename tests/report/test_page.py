@@ -271,6 +271,48 @@ def test_a_comparison_says_who_is_soonest_at_one_cost_and_why_requests_were_lost
     assert not elements.count("img")
 
 
+def test_a_page_says_why_requests_were_lost_and_which_node_was_full_when(tmp_path: Path) -> None:
+    text = small(12).replace('placement = { 0 = "20%", 2 = "80%" }', 'placement = { 0 = "80%", 2 = "20%" }')
+    (tmp_path / "full.toml").write_text(f"demotion = false\n{text}", encoding="utf-8")
+    command = ["run", str(tmp_path / "full.toml"), "--device", "cpu", "--threads", "1", "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    page, document = page_of(tmp_path / "out"), json.loads((tmp_path / "out" / "report.json").read_text())
+    facts, ledger, refusals = dict(page.facts), document["ledger"], document["ledger"]["refusals"]
+    ((why, n_dropped),) = ledger["dropped"].items()
+    assert facts["requests lost"] == (
+        f"{n_dropped / ledger['requested']:.1%} of them were dropped: {n_dropped:,} {why}; "
+        f"{ledger['pending']:,} wait at the end"
+    )
+    assert why in facts["requests lost"]
+    assert (
+        f"{refusals['EAGAIN: target not balanced']:,} times EAGAIN: target not"
+        in facts["why folios were refused"]
+    )
+    # All of them were refused for want of room, and after the first tick there was none at any time.
+    n_refused = f"{sum(refusals.values()):,}"
+    full = f"node 0 (dram) from 0.1 s to 1.2 s, no room for {n_refused} folios"
+    assert facts["nodes that were full"] == full
+    plot = next(figure for figure in page.figures if figure.about.title == "Room on nodes")
+    assert plot.about.sentence.endswith(f" Full: {full}.")
+    assert isinstance(plot, Plot)
+    assert [y is not None and y <= 0.1 for y in plot.lines[0].y] == [False] + [True] * 12
+    assert facts["producer"] == document["producer_said"]
+    assert "faults" in facts["producer"]
+
+
+def test_what_a_tick_moved_stands_where_the_room_falls(result: Path) -> None:
+    moved, room = (
+        next(figure for figure in page_of(result).figures if figure.about.title == title)
+        for title in ("Moved and not moved", "Room on nodes")
+    )
+    assert isinstance(moved, Plot)
+    assert isinstance(room, Plot)
+    free = room.lines[0].y
+    falls = [x for at, x in enumerate(room.lines[0].x) if at and (free[at] or 0) < (free[at - 1] or 0)]
+    moves = [x for x, y in zip(moved.lines[0].x, moved.lines[0].y, strict=True) if y]
+    assert falls == pytest.approx(moves)
+
+
 def test_damaged_and_foreign_results_are_refused(result: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no result of"):
         page_of(tmp_path)
@@ -407,12 +449,25 @@ def test_of_many_nodes_the_fullest_are_drawn_and_long_lines_are_thinned() -> Non
     for nid, node in nodes.items():
         node.now_ns.extend(range(5000))
         node.free_pages.extend([node.n_pages] * 5000)
-        node.free_pages[2500] = node.n_pages if nid % 100 else nid
+        node.room_pages.extend([node.n_pages] * 5000)
+        node.no_room.extend([0] * 5000)
+        node.room_pages[2500] = node.n_pages if nid % 100 else nid - 790
     plot = plot_of_nodes(nodes, "time (s)")
     assert [line.name for line in plot.lines] == [nodes[nid].name for nid in range(0, 800, 100)]
     assert plot.about.sentence.startswith("The 8 nodes of 1,024 that were fullest.")
-    assert f"Full: {nodes[0].name} from 2.5e-06 s to 2.5e-06 s, 0% of the time" in plot.about.sentence
-    nodes[0].free_pages[:] = nodes[0].free_pages[:1] * 5000
+    assert f"Full: {nodes[0].name} at 2.5e-06 s; {nodes[100].name} at" in plot.about.sentence
+    assert plot.about.sentence.endswith(f"{nodes[700].name} at 2.5e-06 s.")
+    nodes[0].no_room[2500:] = range(7, 2507)
+    nodes[0].no_room[4000:] = [9] * 1000
+    nodes[0].room_pages[1:9:2] = [0] * 4
+    said = plot_of_nodes({0: nodes[0]}, "time (s)").about.sentence
+    assert said.endswith(
+        f"Full: {nodes[0].name} 5 times between 1e-09 s and 3.999e-06 s ({1504 / 5000:.1%} of all moments), "
+        "no room for 9 folios."
+    )
+    nodes[0].room_pages[:] = nodes[0].room_pages[:1] * 5000
+    nodes[0].no_room[:] = [0] * 5000
+    nodes[1].room_pages[:] = nodes[1].room_pages[:1] * 5000
     whole = {0: nodes[0], 1: nodes[1]}
     assert plot_of_nodes(whole, "time (s)").about.sentence.endswith("Full: none at any time.")
     (made,) = drawn([plot])
@@ -438,7 +493,7 @@ def test_numbers_that_json_has_not_are_not_drawn() -> None:
 
 @pytest.mark.parametrize("n_ticks", [0, None])
 def test_a_row_of_no_tick_is_refused(tmp_path: Path, n_ticks: int | None) -> None:
-    row = {"now_ns": [5], "metric.ticks": pa.array([n_ticks], pa.float64())}
+    row = {"now_ns": [5], "duration_ns": [1], "metric.ticks": pa.array([n_ticks], pa.float64())}
     pq.write_table(pa.table(row), tmp_path / "series.parquet")
     with pytest.raises(ValueError, match="is of no tick"):
         Series(read_tables(tmp_path).series, "time")
