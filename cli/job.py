@@ -83,7 +83,7 @@ def conduct(
         job: what to do.
         output: where to say it.
         views: what is made of the result at once.
-        made_by: the command line, for that.
+        made_by: the command line, for that, and for who reads the result.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
     from gpuscan.cli.devices import device_row
@@ -96,7 +96,7 @@ def conduct(
     timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
     if checkpoints is not None:
         checkpoints.views = views.places()
-    done, failure = _kept(job, output, checkpoints, timeline, has_page=views.page is not None)
+    done, failure = _kept(job, output, made_by, checkpoints, timeline, has_page=views.page is not None)
     # Whatever cannot be made or kept, what the run found is shown all the same.
     unmade = views.make(
         done.document,
@@ -127,6 +127,7 @@ def conduct(
 def _kept(
     job: Job,
     output: Output,
+    made_by: str,
     checkpoints: RunCheckpoints | None,
     timeline: Timeline | None,
     *,
@@ -158,7 +159,7 @@ def _kept(
             listening = Hooks(plan_sink=plan_sink, recorder=recorder, timeline=timeline)
             # What is shown of it, or read for it, is no write to --out.
             with nullcontext() if kept is None else not_of_this():
-                done = _ran(job, output, checkpoints, listening)
+                done = _ran(job, output, made_by, checkpoints, listening)
             if kept is not None and done.tables is not None:
                 plans = () if checkpoints is None else checkpoints.plans()
                 kept.finish(done.report, done.document, done.tables, plans)
@@ -172,6 +173,7 @@ def _kept(
 def _ran(
     job: Job,
     output: Output,
+    made_by: str,
     checkpoints: RunCheckpoints | None,
     listening: Hooks,
 ) -> _Done:
@@ -224,7 +226,7 @@ def _ran(
             "run": time.perf_counter() - built,
         }
         said = producer_said(_told(scenario), summary.metrics)
-        facts = {**_facts(scenario), "wall_s": wall_s, "producer_said": said}
+        facts = {**_facts(scenario), "wall_s": wall_s, "producer_said": said, "made_by": made_by}
         if checkpoints is not None:
             facts["resumed_at"] = checkpoints.resumed_at
         recorder = listening.recorder

@@ -63,8 +63,19 @@ def has_page(result: Path) -> bool:
     return True
 
 
+def kind_of(result: Path) -> ResultKind:
+    """Return which kind of result a directory is.
+
+    Raises:
+        InputError: it is none, or not there.
+    """
+    return _kind_of(result)[0]
+
+
 def _kind_of(result: Path) -> tuple[ResultKind, dict[str, Any]]:
     kinds, _ = RESULT_KINDS.usable()
+    if not result.exists():
+        raise InputError(f"{result} is not there; give the directory of --out of {' or '.join(kinds)}")
     for kind in kinds.values():
         path = result / kind.marker
         if path.is_file() and (document := _document(path)).get("kind") == kind.document_kind:

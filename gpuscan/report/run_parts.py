@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.heatmap.map import HeatMap
 from gpuscan.heatmap.nodes import NODES_FILE, Full, NodeFill
 from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE
-from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Zoomed
+from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Table, Zoomed
 from gpuscan.run.tables import SERIES_FILE, Tables
 
 _NODES_SHOWN, _TIMES_SHOWN, _REASONS_SHOWN = 8, 3, 3
@@ -17,7 +17,8 @@ _TICKS = "metric.ticks"
 """Of a long live session a row of the series is several ticks."""
 
 _SAID_OF_MAP = (
-    "Every pixel is a range of pages for a while; the brighter, the more happened there. Zoom with "
+    "Every pixel is a range of pages for a while: pale where nothing happened, and where something did "
+    "from dark blue to yellow, the more the yellower. Zoom with "
     "the wheel or the buttons until a pixel is as fine as what was kept. What a tick did fills it here, from "
     "its begin to its end, and stands at its end in the plots below and in --trace-events: there it moves."
 )
@@ -189,7 +190,7 @@ def waits_of(tables: Tables) -> list[Figure]:
     return [_waits(tables.waits)] if tables.waits else []
 
 
-def _waits(waits: Mapping[int, int]) -> Plot:
+def _waits(waits: Mapping[int, int]) -> Plot | Table:
     total = sum(waits.values())
     found, until = 0, []
     for n in waits.values():
@@ -202,6 +203,9 @@ def _waits(waits: Mapping[int, int]) -> Plot:
         f"{format_number(total, 'page')}, one in {PAGES_ONE_IN} of all.",
         f"{WAITS_FILE} in {RESULT}",
     )
+    if len(waits) == 1:
+        ((ns, n),) = waits.items()
+        return Table(about, ("waited", "pages claimed"), ((format_time(ns), f"{n:,} (100%)"),))
     line = Line("claimed", [ns * 1e-9 for ns in waits], until)
     return Plot(about, "waited at most (s)", "pages claimed (%)", (line,), has_points=True)
 

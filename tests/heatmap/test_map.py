@@ -195,6 +195,8 @@ def test_a_model_has_accesses_alone(result: Path, tmp_path: Path, capsys: pytest
         (["--pfn", "12"], "not a range"),
         (["--pfn", "zz-1"], "not a range of PFNs"),
         (["--pfn", "0xfffffff0-0xffffffff"], "has no page there; give some of"),
+        (["--pfn", "0x2000-0x1000"], "--pfn 0x2000-0x1000 is reversed; give 0x1000-0x2000"),
+        (["--time", "5s-2s"], "--time 5s-2s is reversed; give 2s-5s"),
         (["--time", "20s-30s"], "nothing was recorded then; give some of 0s-1.2s"),
     ],
 )

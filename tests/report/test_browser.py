@@ -39,6 +39,11 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   seen.whereOdd = gpuscanMap.where(BORDER - 0.5);
   await step("again", () => click("#gpuscan-whole"));
   seen.named = named();
+  const axis = plot.yaxes[0];
+  seen.ticks = axis.ticker.ticks.map((tick) => [tick, gpuscanMap.textOf(tick)]);
+  seen.scale = [document.querySelector(".scale .ramp").style.background, document.getElementById("gpuscan-most").textContent];
+  seen.untitled = [...document.querySelectorAll("button")].filter((button) => !button.title).length;
+  seen.edge = [innerWidth, gpuscanFigures.drawn.get("edge").visible];
   seen.holes = holes.data.name.map((name, at) => [name, holes.data.size[at], holes.data.pfns[at]]);
   await step("moves", () => click("[data-layer=moves]"));
   await step("zoomed", () => click("[data-move=in]"));
@@ -120,6 +125,16 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert seen["holes"] == [
         ["hole, left out", format_bytes(n * 4096), f"{first:#x} to {last:#x}"] for first, last, n in holes
     ]
+    pfns = [int(text, 16) for _, text in seen["ticks"]]
+    assert 3 <= len(pfns) <= 16
+    assert all(pfn % 0x1000 == 0 for pfn in pfns)
+    assert pfns == [heat.space.pfn_of(int(tick)) for tick, _ in seen["ticks"]]
+    gradient, most = seen["scale"]
+    assert gradient.count("rgb(") == 9
+    assert most == f"{seen['again']['most']:,}"
+    assert seen["untitled"] == 0
+    width, edge_is_shown = seen["edge"]
+    assert edge_is_shown == (width > 640)
     last = heat.space.pfn_of(heat.space.n_pages - 1)
     assert f"to {last:#x}" in seen["whereEnd"]  # and no page after the last
     assert "node 0" in seen["whereFirst"]

@@ -41,6 +41,7 @@ def page_of_tables(document: Mapping[str, Any], tables: Tables) -> Page:
         what,
         *_left(end.get("evacuation")),
         *lost_of(document, tables),
+        *((("run by", str(document["made_by"])),) if "made_by" in document else ()),
         ("overhead", f"{end['overhead_percent']:.1f}% of one CPU ({spent})"),
     )
     series = Series(tables.series, _TIME)

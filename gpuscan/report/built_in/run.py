@@ -31,6 +31,7 @@ def page_of_tables(document: Mapping[str, Any], tables: Tables) -> Page:
         ("device", str(document["device"]["name"])),
         ("ticks", f"{summary['n_ticks']:,}, {format_time(summary['simulated_ns'])} of the machine's time"),
         ("moved", format_bytes(summary["migrated_bytes"])),
+        ("run by", str(document.get("made_by") or _known_of(document))),
     ]
     if summary["fast"] is not None:
         fast = summary["fast"]
@@ -50,6 +51,12 @@ def page_of_tables(document: Mapping[str, Any], tables: Tables) -> Page:
     figures[len(figures) and 2 : len(figures) and 2] = nodes_of(tables, _TIME)
     figures += [*waits_of(tables), *ledger_of(document)]
     return Page(str(workload["name"]), str(workload["shows"]), tuple(facts), tuple(figures), tuple(notes))
+
+
+def _known_of(document: Mapping[str, Any]) -> str:
+    """Return what is known of the command of a result that an earlier gpuscan made."""
+    seed = f", seed {document['machine']['seed']}" if "seed" in document["machine"] else ""
+    return f"a gpuscan that did not keep its command: workload {document['workload']['name']}{seed}"
 
 
 def _series(series: Series) -> list[Figure]:
