@@ -211,7 +211,7 @@ def test_results_without_a_map_or_a_layer_say_so(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["heatmap", str(tmp_path)]) == 2
-    assert "has no map.parquet" in capsys.readouterr().err
+    assert "holds no result of" in capsys.readouterr().err
     heat = read_map(result / "map.parquet")
     create_map(tmp_path / "map.parquet", replace(heat, layers={"accesses": heat.layers["accesses"]}))
     assert main(["heatmap", str(tmp_path), "--of", "moves"]) == 2

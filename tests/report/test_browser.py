@@ -41,7 +41,8 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   seen.named = named();
   const axis = plot.yaxes[0];
   seen.ticks = axis.ticker.ticks.map((tick) => [tick, gpuscanMap.textOf(tick)]);
-  seen.scale = [document.querySelector(".scale .ramp").style.background, document.getElementById("gpuscan-most").textContent];
+  const ramp = document.querySelector(".scale .ramp").style.background;
+  seen.scale = [ramp, document.getElementById("gpuscan-most").textContent];
   seen.untitled = [...document.querySelectorAll("button")].filter((button) => !button.title).length;
   seen.edge = [innerWidth, gpuscanFigures.drawn.get("edge").visible];
   seen.holes = holes.data.name.map((name, at) => [name, holes.data.size[at], holes.data.pfns[at]]);
