@@ -107,7 +107,7 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert [line for line in console if "[bokeh " not in line] == []  # its greeting
     seen = probed(after)
     assert seen["violations"] == []
-    assert seen["plots"] == len(page_of(result).figures)
+    assert seen["plots"] == sum(not isinstance(figure, Table) for figure in page_of(result).figures)
     assert seen["first"]["layer"] == "accesses"
     assert seen["first"]["total"] == heat.layers["accesses"].counts.sum()
     assert seen["moves"]["total"] == seen["whole"]["total"] == moves.counts.sum()
@@ -199,6 +199,40 @@ _SWITCH = """<script>
   document.body.append(said);
 })();
 </script>"""
+
+
+_WIDTHS = """<script>
+(async () => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  while (gpuscanMap.state() === null) await pause(20);
+  await pause(200);
+  const { width } = document.querySelector(".plot").getBoundingClientRect();
+  const map = gpuscanFigures.drawn.get("map"), edge = gpuscanFigures.drawn.get("edge");
+  const said = document.createElement("pre");
+  said.id = "probe";
+  said.textContent = JSON.stringify([innerWidth, width, map.inner_width, edge.visible]);
+  document.body.append(said);
+})();
+</script>"""
+
+
+@pytest.mark.slow
+def test_in_a_narrow_window_the_map_has_the_room(browser: str, tmp_path: Path) -> None:
+    """About 8 s."""
+    heat = read_map(small_result(tmp_path) / "map.parquet")
+    about = About("a title", "A sentence.", "a command")
+    page = Page("a page", "of a map", (), (Zoomed(about, (heat,), "time (s)"),))
+    text = page_html(page, None)[0].decode().replace("</body>", _WIDTHS + "</body>")
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    address = (tmp_path / "page.html").as_uri()
+    found = [
+        probed(opened(browser, address, tmp_path / f"at-{width}", f"--window-size={width},800")[0])
+        for width in (500, 1000)
+    ]
+    (narrow, plot, map_width, edge_is_shown), (wide, _, _, edge_beside) = found
+    assert narrow <= 640 < wide
+    assert map_width > 0.6 * plot
+    assert (edge_is_shown, edge_beside) == (False, True)
 
 
 @pytest.mark.slow
