@@ -104,6 +104,19 @@ class IdleDevice:
         fetched: NDArray[Any] = array.copy()
         return fetched
 
+    def pinned_zeros(self, n_bytes: int) -> tuple[Any, NDArray[Any]]:
+        """Return host memory, twice."""
+        zeros = np.zeros(n_bytes, dtype=np.uint8)
+        return zeros, zeros
+
+    def why_no_reach(self) -> str:
+        """Say nothing."""
+        return ""
+
+    def reach(self, memory: NDArray[Any]) -> Any:
+        """Return it."""
+        return memory
+
     def fetch_into(self, array: Any, into: NDArray[Any]) -> None:
         """Give the answers."""
         into[:_N_TOTALS] = self.totals

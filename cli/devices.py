@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _THREADS_PER_CPU = 4
 """As many as workers (gpuscan.shards.dask_transport)."""
+RESERVING = "reserving room for the records"
 COMPILING = "compiling the CPU kernels (once, about 20 s)"
 COMPILING_THERE = "making the shards (the first time their workers compile kernels, about 20 s)"
 

@@ -180,7 +180,7 @@ def _ran(
     """Build what a job is of, and run it; ``listening`` has what is told of it."""
     import time
 
-    from gpuscan.cli.devices import COMPILING_THERE, note_if_compiling
+    from gpuscan.cli.devices import COMPILING_THERE, RESERVING, note_if_compiling
     from gpuscan.cli.shards import open_shards
     from gpuscan.run.report import producer_said, run_document
     from gpuscan.run.scenario import build
@@ -203,12 +203,17 @@ def _ran(
             preparing.close()
             output.note(f"building the machine of {job.workload.name}")
 
+        on_reserved = None
+        if job.request.records_dir is not None and reading is None:  # one bar at a time
+            on_reserved = preparing.enter_context(output.progress(RESERVING, None, unit="bytes")).advance
+
         hooks = replace(
             listening,
             finish_tick=checkpoints is not None,
             on_failure=output.note if job.request.fallback else None,
             on_checked=checked,
             on_read=reading,
+            on_reserved=on_reserved,
         )
         scenario = build(job, hooks, sharding)
         built = time.perf_counter()

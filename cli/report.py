@@ -17,7 +17,9 @@ from gpuscan.cli.pages import check_new, show_page, write_page
 class Wanted:
     """Which page of which result."""
 
-    result: Path = described(Path(), Option("A directory of --out.", metavar="RESULT", is_argument=True))
+    result: Path = described(
+        Path(), Option("A directory of --out, or a history of a service.", metavar="RESULT", is_argument=True)
+    )
     out: Path = described(Path("report.html"), Option("The page.", ("--output", "-o"), metavar="FILE"))
     max_size: int = described(
         "5MB",
@@ -36,6 +38,7 @@ def report(context: typer.Context, wanted: Wanted, voice: Voice) -> None:
     gpuscan report results -o page.html
     gpuscan report results -o small.html --max-size 2MB
     gpuscan report results --open
+    gpuscan report /var/lib/gpuscan -o week.html      what the service did
     """
     from gpuscan.report.catalogue import page_of
     from gpuscan.report.page import require_bokeh

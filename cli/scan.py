@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from gpuscan.base.described import Option, described
 from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
+from gpuscan.base.residency import RECORDS_DIR_OPTION, RESIDENCY_OPTION, Residency, check_options
 from gpuscan.base.units import parse_share
 from gpuscan.cli.options import takes_options
 from gpuscan.kernels.catalogue import device_names
@@ -56,6 +58,8 @@ class ScanOptions:
     )
     record_format: str = described("rfc", Option(f"{', '.join(STORE_FORMATS)}.", ("--format",)))
     device: str = described("auto", Option(f"Among {', '.join(device_names())}."))
+    residency: Residency = described("device", RESIDENCY_OPTION)
+    records_dir: Path | None = described(None, RECORDS_DIR_OPTION)
     scan_path: str = described("auto", Option("auto, dense or indexed.", ("--path",)))
     batch_pages: int = described(512, Option("Base pages per batch.", low=1, high=1 << 20))
     out: Path | None = described(None, Option("Keep the plan and this report.", metavar="DIR"))
@@ -117,12 +121,16 @@ def _snapshot(path: Path, request: ScanOptions) -> Snapshot:
     """
     from gpuscan.base.errors import InputError
     from gpuscan.kernels.api import ScanPath
+    from gpuscan.kernels.residency import check_path
     from gpuscan.run.job import tiered
     from gpuscan.snapshot.snapshot import Snapshot
 
     if request.scan_path not in get_args(ScanPath):
         choices = ", ".join(get_args(ScanPath))
         raise InputError(f"unknown --path {request.scan_path!r}; choose one of {choices}")
+    check_options(request.residency, request.records_dir)
+    if request.residency == "index":
+        check_path(cast("ScanPath", request.scan_path))
     snapshot = Snapshot.read(path)
     if request.split_share is not None:
         snapshot = snapshot.split_cxl(request.split_share)
@@ -151,11 +159,15 @@ def _scanned(
     output: Output,
 ) -> tuple[_Found, dict[str, Any]]:
     """Record the hot folios, and scan; return what was found, and how each record was taken."""
-    from gpuscan.cli.devices import note_if_compiling
+    from gpuscan.cli.devices import RESERVING, note_if_compiling
 
     path = cast("ScanPath", request.scan_path)
-    with note_if_compiling(output):
-        store = stack.enter_context(_store(snapshot, frames, request))
+    with ExitStack() as preparing:
+        preparing.enter_context(note_if_compiling(output))
+        on_reserved = None
+        if request.records_dir is not None:
+            on_reserved = preparing.enter_context(output.progress(RESERVING, None, unit="bytes")).advance
+        store = stack.enter_context(_store(snapshot, frames, request, on_reserved))
         for _ in store.drain(path=path):
             pass  # nothing is READY: loads the kernels, which is no part of what a scan costs
     answers = {
@@ -247,7 +259,9 @@ def _plan_file(stack: ExitStack, request: ScanOptions) -> tuple[PatientPlanWrite
     return PatientPlanWriter(writer), directory / _REPORT_FILE
 
 
-def _store(snapshot: Snapshot, frames: Frames, request: ScanOptions) -> Store:
+def _store(
+    snapshot: Snapshot, frames: Frames, request: ScanOptions, on_reserved: Callable[[int], None] | None
+) -> Store:
     import numpy as np
 
     from gpuscan.store.single import Store
@@ -259,6 +273,9 @@ def _store(snapshot: Snapshot, frames: Frames, request: ScanOptions) -> Store:
         request.device,
         fixed_target=request.target,
         large_folios=large,
+        residency=request.residency,
+        records_dir=request.records_dir,
+        on_reserved=on_reserved,
     )
     eligible_bits = np.packbits(frames.eligible, bitorder="little").view(np.uint64)
     store.load_pages(eligible_bits, frames.order if large else None)

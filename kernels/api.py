@@ -297,7 +297,7 @@ class Kernels(Protocol):
         ...
 
     def count_ready(self) -> int:
-        """Return how many records are READY (reads all of them)."""
+        """Return how many records are READY: of all, or where they are elsewhere of those that bits name."""
         ...
 
     def count_index(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,3 +43,7 @@ class DevicePlan:
     def __len__(self) -> int:
         """Return how many folios there are."""
         return int(self.offsets[-1])
+
+    def because(self, why: str) -> DevicePlan:
+        """Return it with another reason for its path."""
+        return replace(self, why=why)

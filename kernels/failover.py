@@ -38,6 +38,7 @@ from gpuscan.kernels.api import (
     StoreLayout,
 )
 from gpuscan.kernels.device_plan import DevicePlan
+from gpuscan.kernels.residency import MakeRecordMemory, index_backend
 from gpuscan.kernels.signatures import Door
 
 _CALLERS_FAULT = (InputError, ValueError, TypeError)
@@ -84,6 +85,20 @@ class GuardedBackend:
     def open(self, layout: StoreLayout) -> GuardedKernels:
         """Allocate an empty store; see :meth:`gpuscan.kernels.api.Backend.open`."""
         return GuardedKernels(self, self.primary.open(layout))
+
+    def open_index(self, layout: StoreLayout, make: MakeRecordMemory | None) -> GuardedKernels:
+        """Do as :meth:`gpuscan.kernels.residency.IndexBackend.open_index`.
+
+        Raises:
+            InputError: the device never does, or a fallback may take over, for which all records are kept in
+                memory a second time.
+        """
+        if self.fallback is not None:
+            raise InputError(
+                "a device that another takes over from has a second copy of its store in memory, and records "
+                "that are elsewhere have none; leave out the fallback, or take residency device"
+            )
+        return GuardedKernels(self, index_backend(self.primary).open_index(layout, make))
 
     def note(self, sentence: str, fallback: str) -> None:
         """Remember, and tell, that the backend ``fallback`` has taken over."""

@@ -69,9 +69,19 @@ class StoreLayout:
         return self.page_map.n_pages
 
     @property
+    def record_bytes(self) -> int:
+        """Bytes of what there is for every page and is looked at page by page: record, folio order."""
+        return self.n_pages * (self.fmt.n_bytes + self.has_large_folios)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the bits that there are for every page: ready, eligible."""
+        return 2 * self.n_pages // 8
+
+    @property
     def n_bytes(self) -> int:
-        """Bytes of what there is for every page: record, ready and eligible bit, folio order."""
-        return self.n_pages * (self.fmt.n_bytes + self.has_large_folios) + 2 * self.n_pages // 8
+        """Bytes of both."""
+        return self.record_bytes + self.index_bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -98,21 +108,41 @@ class StoreArrays:
     node_active: Any
 
     @classmethod
-    def zeroed(cls, layout: StoreLayout, zeros: Callable[[int, Any], Any]) -> StoreArrays:
-        """Return the arrays of an empty store, made by ``zeros(length, dtype)``; raises as that."""
+    def zeroed(
+        cls, layout: StoreLayout, zeros: Callable[[int, Any], Any], record_memory: Any = None
+    ) -> StoreArrays:
+        """Return the arrays of an empty store; raises as ``zeros``.
+
+        Args:
+            layout: of the store.
+            zeros: makes an array of ``(length, dtype)``.
+            record_memory: uint8[layout.record_bytes] of zeros, which records and folio orders are to be in;
+                None: ``zeros`` makes them, too.
+        """
         n_pages = layout.n_pages
+        n_orders = n_pages if layout.has_large_folios else 0
+        if record_memory is None:
+            records, folio_order = zeros(n_pages, layout.fmt.dtype), zeros(n_orders, np.uint8)
+        else:
+            records, folio_order = records_in(record_memory, layout)
         return cls(
-            records=zeros(n_pages, layout.fmt.dtype),
+            records=records,
             ready_bits=zeros(n_pages // WORD_PAGES, np.uint64),
             block_bits=zeros(n_pages // SECTION_PAGES, np.uint64),
             eligible_bits=zeros(n_pages // WORD_PAGES, np.uint64),
-            folio_order=zeros(n_pages if layout.has_large_folios else 0, np.uint8),
+            folio_order=folio_order,
             node_active=zeros(N_NODES_MAX, np.uint8),
         )
 
     def map(self, change: Callable[[Any], Any]) -> StoreArrays:
         """Return what ``change`` makes of each array."""
         return StoreArrays(*(change(getattr(self, place.name)) for place in fields(self)))
+
+
+def records_in(memory: Any, layout: StoreLayout) -> tuple[Any, Any]:
+    """Return records and folio orders as they lie in uint8[layout.record_bytes], views of it."""
+    end = layout.n_pages * layout.fmt.n_bytes
+    return memory[:end].view(layout.fmt.dtype), memory[end : layout.record_bytes]
 
 
 def empty_node_flags() -> NDArray[np.uint8]:

@@ -118,6 +118,11 @@ class RawPlan:
 
         self._arrive = arrive_or_tell
 
+    def because(self, why: str) -> RawPlan:
+        """Return it with another reason for its path."""
+        self.why = why
+        return self
+
     def recycle(self) -> None:
         """Give the arrays back to the backend for its next plan; they must not be used afterwards.
 

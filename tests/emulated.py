@@ -30,6 +30,8 @@ class EmulatedDevice:
         self.seed = seed
         self.waited_for: list[int] = []
         """Streams of arrays that were adopted."""
+        self.no_reach = ""
+        """Why kernels do not reach all of the process's memory, if they do not."""
         self._modules: dict[str, EmulatedModule] = {}
 
     def describe(self) -> str:
@@ -96,6 +98,16 @@ class EmulatedDevice:
 
     def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
         return np.empty(length, dtype=dtype)
+
+    def pinned_zeros(self, n_bytes: int) -> tuple[Any, NDArray[np.uint8]]:
+        zeros = self.zeros(n_bytes, np.uint8)
+        return zeros[:], zeros
+
+    def why_no_reach(self) -> str:
+        return self.no_reach
+
+    def reach(self, memory: NDArray[np.uint8]) -> Any:
+        return memory[:]
 
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
         def wait() -> None:

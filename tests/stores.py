@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gpuscan.kernels.api import (
@@ -21,7 +22,7 @@ from gpuscan.kernels.api import (
     empty_node_flags,
 )
 from gpuscan.kernels.cpu import backend, batches, budget, scan
-from gpuscan.records.formats import FORMATS, pack, unpack
+from gpuscan.records.formats import FORMATS, STORE_FORMATS, pack, unpack
 from gpuscan.records.page_map import SECTION_PAGES, Extent, PageMap
 
 NONE = np.zeros(0, dtype=np.uint8)
@@ -68,6 +69,30 @@ class Filling:
     stale: float = 0.0
     full_blocks: int = 0
     unknown_targets: bool = False
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> StoreLayout:
+    """Extents of one to many zones, inside a section or over several, with holes or without."""
+    extents, pfn = [], draw(st.integers(0, 3)) * 20_000
+    for zone in range(draw(st.integers(1, 4))):
+        n_pages = draw(st.sampled_from([1, 63, 512, 700, 32_768, 40_001]))
+        extents.append(Extent(pfn, pfn + n_pages, draw(st.integers(0, 5)), zone))
+        pfn += n_pages + draw(st.sampled_from([0, 0, 1, 5_000, 100_000]))
+    name = draw(st.sampled_from(STORE_FORMATS))
+    n_targets = draw(st.sampled_from([1, 3, 8, 1024]))
+    return layout_of(extents, name, n_targets, large_folios=draw(st.booleans()))
+
+
+fillings = st.builds(
+    Filling,
+    ready=st.sampled_from([0.0, 1e-5, 1e-3, 3e-2]),
+    counted=st.sampled_from([0.0, 1e-2]),
+    stale=st.sampled_from([0.0, 1e-3, 1.0]),
+    full_blocks=st.integers(0, 3),
+    unknown_targets=st.booleans(),
+)
+seeds = st.integers(0, 2**32 - 1)
 
 
 def random_store(layout: StoreLayout, filling: Filling, rng: np.random.Generator) -> StoreArrays:

@@ -1,14 +1,15 @@
-"""Directories for what a command needs while it runs; gone at the end, whatever ends it."""
+"""Directories and files for what a process needs while it runs; gone at the end, whatever ends it."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gpuscan.base.errors import RunFailedError
-from gpuscan.files.owned import Temporary, abandoned, note_left, opened
+from gpuscan.files.owned import Temporary, abandoned, let_go, note_left, opened
 
 
 @contextmanager
@@ -38,6 +39,38 @@ def scratch_directory(purpose: str) -> Iterator[Path]:
             why = temporary.remove()
             if why:
                 note_left(parent, [f"{temporary.name} ({why})"])
+
+
+def unnamed_file(purpose: str, parent: Path) -> int:
+    """Return a handle, to read and write, of a new file that no directory names any more.
+
+    So nobody else finds it, cuts it short or puts another in its place, and it is gone with the process. A
+    process that is killed before the name is leaves an empty file, in a directory of ours that is swept as
+    those of :func:`scratch_directory`.
+
+    Args:
+        purpose: part of the directory's name.
+        parent: the directory it is made in.
+
+    Raises:
+        OSError: it cannot be made; nothing is left of it, but for what could not be removed and is named.
+    """
+    with opened(parent) as handle:
+        sweep_scratch(purpose, parent, handle)
+        temporary = Temporary.make(f"gpuscan-{purpose}", handle)
+        try:
+            place = temporary.open()
+            try:
+                return os.open(purpose, _UNNAMED, 0o600, dir_fd=place)
+            finally:
+                let_go(place)
+        finally:
+            why = temporary.remove()
+            if why:
+                note_left(parent, [f"{temporary.name} ({why})"])
+
+
+_UNNAMED = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def sweep_scratch(purpose: str, parent: Path, handle: int) -> None:

@@ -16,6 +16,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.given import GIVEN_OPTION
 from gpuscan.base.node_tiers import TIER_OPTION, parse_tiers
 from gpuscan.base.program import PROGRAM
+from gpuscan.base.residency import RECORDS_DIR_OPTION, RESIDENCY_OPTION, Residency, check_options
 from gpuscan.base.units import parse_share, parse_time_ns
 from gpuscan.kernels.catalogue import device_names
 from gpuscan.producers.catalogue import PRODUCERS
@@ -117,6 +118,8 @@ class RunRequest:
             again=Again("Worker threads of the CPU device."),
         ),
     )
+    residency: Residency = described("device", RESIDENCY_OPTION)
+    records_dir: Path | None = described(None, RECORDS_DIR_OPTION)
     workers: int | None = described(
         None,
         Option(
@@ -258,6 +261,7 @@ class RunRequest:
         if self.every is not None and self.checkpoint is None:
             raise InputError("--every is for checkpoints; give --checkpoint DIR too")
         self._check_machine()
+        self._check_residency()
         self.check_shards()
 
     def _check_machine(self) -> None:
@@ -269,6 +273,20 @@ class RunRequest:
             if value is not None:
                 has = "the memory it has" if flag == "--memory" else "a topology of its own"
                 raise InputError(f"{self.machine} has {has}; leave out {flag} or --machine")
+
+    def _check_residency(self) -> None:
+        check_options(self.residency, self.records_dir)
+        if self.residency == "device":
+            return
+        for flag, is_given, why in (
+            ("--workers", self.workers is not None, "shards keep their records on their devices"),
+            ("--cluster", self.cluster is not None, "shards keep their records on their devices"),
+            ("--fallback", self.fallback, "what may take over keeps a copy of all records in memory"),
+            ("--checkpoint", self.checkpoint is not None, "a checkpoint is read back into memory as a whole"),
+            ("--design", self.is_model, "a model runs on no device"),
+        ):
+            if is_given:
+                raise InputError(f"--residency index: {why}; leave it out, or {flag}")
 
     def check_shards(self) -> None:
         """Refuse what does not go with the place of the records.

@@ -16,6 +16,7 @@ from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
 from gpuscan.kernels.api import Backend
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.registry import Device, can_fail, open_backend, takes_over
+from gpuscan.kernels.residency import check_path
 from gpuscan.migrate.simulated import SimulatedMigrator
 from gpuscan.producers.catalogue import producer_of
 from gpuscan.run.job import Job, loaded_job
@@ -95,6 +96,7 @@ class Hooks:
         on_failure: called with a sentence when the CPU takes over.
         on_checked: called between the checks and the filling; the CPU kernels are compiled by then.
         on_read: called with bytes of the workload's trace while it is checked.
+        on_reserved: called with bytes of the file that records are in, while it is made.
         recorder: counts where and when things happen; of a model of another design, accesses alone.
         timeline: keeps how long each batch, or each walk of a model's threads, took.
     """
@@ -105,6 +107,7 @@ class Hooks:
     on_failure: Callable[[str], None] | None = None
     on_checked: Callable[[], None] | None = None
     on_read: Callable[[int], None] | None = None
+    on_reserved: Callable[[int], None] | None = None
     recorder: MapRecorder | None = None
     timeline: Timeline | None = None
 
@@ -316,11 +319,22 @@ def _machine_and_source(
 
 def _open_store(job: Job, hooks: Hooks, sharding: Sharding | None, *, large_folios: bool) -> PageStore:
     request, topology = job.request, job.topology
-    record_format = job.workload.engine_policy().record_format
+    policy = job.workload.engine_policy()
+    record_format = policy.record_format
     device = request.device or job.workload.device
     if sharding is None:
+        if request.residency == "index":
+            check_path(policy.scan_path)
         backend, why = _open_backend(request, device, hooks)
-        store = Store(topology, record_format, backend, large_folios=large_folios)
+        store = Store(
+            topology,
+            record_format,
+            backend,
+            large_folios=large_folios,
+            residency=request.residency,
+            records_dir=request.records_dir,
+            on_reserved=hooks.on_reserved,
+        )
         store.device_reason = why
         return store
     from gpuscan.shards.sharded_store import ShardedStore

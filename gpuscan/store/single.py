@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from gpuscan.base.arguments import flag, has_methods, instance
 from gpuscan.base.errors import DeviceError, InputError
+from gpuscan.base.residency import Residency
 from gpuscan.kernels.api import (
     Backend,
     Budget,
@@ -37,6 +39,7 @@ from gpuscan.store.contract import NO_OUTCOMES, PageStore
 from gpuscan.store.in_flight import ScanInFlight
 from gpuscan.store.layout import TOPOLOGY_REMEDY, layout_of
 from gpuscan.store.plan import Plan
+from gpuscan.store.residency import open_kernels
 from gpuscan.store.state import arrays_between, check_fits, page_arrays, state_of
 from gpuscan.store.view import StoreView
 from gpuscan.topology import Topology
@@ -58,9 +61,15 @@ class Store(PageStore):
         large_folios: keep a folio order per page (1 byte a page on the device, 1 on the host).
         n_threads: worker threads of the CPU backend; all cores by default.
         page_map: the pages this store has, where it is a shard; all of the topology's by default.
+        residency: ``device``: all of the store is on the device. ``index``: its bits are, and scans go by
+            them; records and folio orders are elsewhere, and larger than the device (docs/residency.md).
+        records_dir: a directory for a file of the records, with ``index``; a GPU has them in pinned memory
+            of the host without.
+        on_reserved: called with how many bytes of that file were reserved since the last call.
 
     Raises:
-        DeviceError: the device is not there or too small.
+        DeviceError: the device is not there or too small, or something else has no room for its part.
+        InputError: records cannot be elsewhere, or not there.
         TopologyError: ``fixed_target`` is not a node with memory.
     """
 
@@ -76,6 +85,9 @@ class Store(PageStore):
         large_folios: bool = False,
         n_threads: int | None = None,
         page_map: PageMap | None = None,
+        residency: Residency = "device",
+        records_dir: Path | str | None = None,
+        on_reserved: Callable[[int], object] | None = None,
     ) -> None:
         instance("a store's topology", topology, Topology, TOPOLOGY_REMEDY)
         page_map = topology.page_map if page_map is None else page_map
@@ -91,7 +103,7 @@ class Store(PageStore):
                 "give auto, cpu, reference, cuda or a backend",
             )
             self.backend, self.device_reason = device, f"{device.name}: given by the caller"
-        self.kernels: Kernels = self.backend.open(layout)
+        self.kernels: Kernels = open_kernels(self.backend, layout, residency, records_dir, on_reserved)
         self._ahead: list[ScanInFlight] = []
         self._order = np.empty(0, dtype=np.uint8)
         if large_folios:
@@ -269,7 +281,7 @@ class Store(PageStore):
         if not len(arrays.records):
             raise closed()
         if not isinstance(arrays.records, np.ndarray):
-            self.kernels.count_ready()  # its answer comes after all that the kernels' stream was given
+            self.kernels.count_index()  # its answer comes after all that the kernels' stream was given
             arrays = self.kernels.arrays  # the device may have failed in it, and another have taken over
         return arrays
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import flag, whole
-from gpuscan.base.errors import DeviceError
+from gpuscan.base.errors import DeviceError, InputError
 from gpuscan.base.memory import available_bytes
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import (
@@ -26,7 +26,14 @@ from gpuscan.kernels.api import (
 from gpuscan.kernels.budgets import cut_budget
 from gpuscan.kernels.cpu.arguments import Machine, Store, machine_of, store_of
 from gpuscan.kernels.cpu.batches import PARALLEL_FROM_ITEMS, Batch, batches_of, load_ordering
-from gpuscan.kernels.cpu.bitmaps import count_ready, count_set_bits, discard, set_eligible, take_active
+from gpuscan.kernels.cpu.bitmaps import (
+    count_ready,
+    count_ready_by_index,
+    count_set_bits,
+    discard,
+    set_eligible,
+    take_active,
+)
 from gpuscan.kernels.cpu.budget import CpuKeyCounts, count_keys
 from gpuscan.kernels.cpu.buffers import Buffers
 from gpuscan.kernels.cpu.compile import Kernel
@@ -37,6 +44,7 @@ from gpuscan.kernels.cpu.request import request
 from gpuscan.kernels.cpu.scan import Scan
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.kernels.registry import THREADS_MAX
+from gpuscan.kernels.residency import MakeRecordMemory, RecordMemory, scan_by_index
 from gpuscan.kernels.signatures import Door, closed
 from gpuscan.records.formats import N_NODES_MAX
 from gpuscan.records.page_map import WORD_PAGES
@@ -76,21 +84,59 @@ class CpuBackend:
             DeviceError: not enough memory.
         """
         arrays = allocate(layout)
-        load_scan_kernels(layout.fmt, lambda small: CpuKernels(small, allocate(small), self.workers))
+        self._load(layout)
         return CpuKernels(layout, arrays, self.workers)
+
+    def open_index(self, layout: StoreLayout, make: MakeRecordMemory | None) -> CpuKernels:
+        """Do :meth:`open` with records in memory that ``make`` makes, a mapped file.
+
+        Raises:
+            DeviceError: not enough memory for the index, or no room for the records; nothing was allocated.
+            InputError: there is no ``make``: memory is where the records would be anyway.
+        """
+        if make is None:
+            raise InputError(
+                "on the CPU the index is in memory and the records are in a file; say in which directory "
+                "that shall be (records_dir, --records-dir)"
+            )
+        arrays, memory = allocate_index(layout, make)
+        try:
+            self._load(layout)
+            return CpuKernels(layout, arrays, self.workers, memory)
+        except BaseException:
+            memory.close()
+            raise
+
+    def _load(self, layout: StoreLayout) -> None:
+        load_scan_kernels(layout.fmt, lambda small: CpuKernels(small, allocate(small), self.workers))
 
 
 class CpuKernels:
-    """The operations on one store in host memory; see :class:`gpuscan.kernels.api.Kernels`."""
+    """The operations on one store in host memory; see :class:`gpuscan.kernels.api.Kernels`.
 
-    def __init__(self, layout: StoreLayout, arrays: StoreArrays, workers: Workers) -> None:
+    Args:
+        layout: of the store.
+        arrays: of it, all in this process's memory.
+        workers: threads that work on it.
+        record_memory: where its records are, if that is no plain memory; closed with the store.
+    """
+
+    def __init__(
+        self,
+        layout: StoreLayout,
+        arrays: StoreArrays,
+        workers: Workers,
+        record_memory: RecordMemory | None = None,
+    ) -> None:
         self.layout = layout
         self.arrays = arrays
+        self._record_memory = record_memory
         self._door = Door(layout)
         self._workers = workers
         self._machine: Machine = machine_of(layout)
         self._store: Store | None = store_of(layout, arrays)
-        self._buffers = Buffers(layout.fmt.dtype, arrays.records.nbytes)
+        memory_bytes = arrays.records.nbytes if record_memory is None else layout.index_bytes
+        self._buffers = Buffers(layout.fmt.dtype, memory_bytes)
 
     @property
     def store(self) -> Store:
@@ -98,13 +144,16 @@ class CpuKernels:
 
         Raises:
             ArgumentError: the store was closed. Kernels check no index, so this must.
+            RunFailedError: the memory of the records is gone.
         """
-        self._refuse_if_closed()
+        self._refuse_if_gone()
         return cast(Store, self._store)
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse_if_gone(self) -> None:
         if self._store is None:
             raise closed()
+        if self._record_memory is not None:
+            self._record_memory.check()
 
     def _compiled(self, kernel: Kernel) -> Any:
         return kernel.for_bits(self.layout.fmt.bits)
@@ -183,6 +232,9 @@ class CpuKernels:
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
         self._door.scan(request)
+        return self._scan(request) if self._record_memory is None else scan_by_index(request, self._scan)
+
+    def _scan(self, request: ScanRequest) -> RawPlan:
         layout = self.layout
         return Scan(self.store, layout.fmt, layout.n_targets, request, self._workers, self._buffers).run()
 
@@ -222,8 +274,9 @@ class CpuKernels:
             self.store.folio_order.reshape(-1, 1 << order)[heads >> order] = order
 
     def count_ready(self) -> int:
-        """Return how many records are READY."""
-        compiled, n_words = self._compiled(count_ready), self.layout.n_pages // WORD_PAGES
+        """Return how many records are READY; where they are not in memory, of those that the bits name."""
+        compiled = self._compiled(count_ready if self._record_memory is None else count_ready_by_index)
+        n_words = self.layout.n_pages // WORD_PAGES
         n_parts = self._workers.n_threads
         edges = [n_words * part // n_parts * WORD_PAGES for part in range(n_parts + 1)]
         counts = [0] * n_parts
@@ -248,12 +301,12 @@ class CpuKernels:
 
     def dump(self) -> StoreArrays:
         """Return copies of all arrays."""
-        self._refuse_if_closed()
+        self._refuse_if_gone()
         return self.arrays.map(np.copy)
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
-        self._refuse_if_closed()
+        self._refuse_if_gone()
         for own, given in self._door.to_load(self.arrays, arrays):
             own[:] = given
 
@@ -262,6 +315,8 @@ class CpuKernels:
         self._store = None
         self.arrays = self.arrays.map(lambda array: array[:0].copy())
         self._buffers = Buffers(self.layout.fmt.dtype, 0)
+        if self._record_memory is not None:
+            self._record_memory.close()
 
 
 def allocate(layout: StoreLayout) -> StoreArrays:
@@ -279,6 +334,25 @@ def allocate(layout: StoreLayout) -> StoreArrays:
         raise _too_large(layout, available) from None
 
 
+def allocate_index(layout: StoreLayout, make: MakeRecordMemory) -> tuple[StoreArrays, RecordMemory]:
+    """Return the arrays of an empty store whose records are in other memory, and that.
+
+    Raises:
+        DeviceError: not enough memory for the index, or what ``make`` raises; nothing was allocated.
+    """
+    available = available_bytes()
+    if layout.index_bytes > available:
+        raise _too_large_an_index(layout, available)
+    memory = make(layout.record_bytes)
+    try:
+        return StoreArrays.zeroed(layout, _zeros, memory.array), memory
+    except BaseException as error:
+        memory.close()
+        if isinstance(error, MemoryError):
+            raise _too_large_an_index(layout, available) from None
+        raise
+
+
 def _zeros(length: int, dtype: Any) -> NDArray[Any]:
     """Return zeros that begin a cache line, so that the 8 ready words of a block are one line."""
     n_bytes = length * np.dtype(dtype).itemsize
@@ -292,4 +366,12 @@ def _too_large(layout: StoreLayout, available: int) -> DeviceError:
     return DeviceError(
         f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {needed}, "
         f"{format_bytes(available)} of memory are available; simulate less or use the format pghot-compact"
+    )
+
+
+def _too_large_an_index(layout: StoreLayout, available: int) -> DeviceError:
+    needed = format_bytes(layout.index_bytes)
+    return DeviceError(
+        f"the index of {layout.n_pages} pages needs {needed}, {format_bytes(available)} of memory are "
+        "available; simulate less"
     )

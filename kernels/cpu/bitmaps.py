@@ -37,6 +37,26 @@ def count_ready(store: Store, lo: int, hi: int) -> int:
     return total
 
 
+@kernel
+def count_ready_by_index(store: Store, lo: int, hi: int) -> int:
+    """Return how many records of ``[lo, hi)`` (multiples of 64) are READY, of those that the bits name."""
+    total = 0
+    ready_mask = store.fields.ready
+    for section in range(lo >> 15, (hi + 32767) >> 15):
+        blocks = atomic_load(store.block_bits, section)
+        while blocks != 0:
+            first_word = (section << 9) + (count_trailing_zeros(blocks) << 3)
+            blocks &= blocks - 1
+            for word_index in range(max(first_word, lo >> 6), min(first_word + 8, hi >> 6)):
+                ready = atomic_load(store.ready_bits, word_index)
+                while ready != 0:
+                    flat = (word_index << 6) + count_trailing_zeros(ready)
+                    ready &= ready - 1
+                    if atomic_load(store.records, flat) & ready_mask != 0:
+                        total += 1
+    return total
+
+
 @helper
 def blocks_of_nodes(store: Store, node_mask: NDArray[np.uint8], lo: int, hi: int) -> tuple[int, int]:
     """Return how many set blocks there are in ``[lo, hi)`` on the nodes asked for, and blocks in all."""

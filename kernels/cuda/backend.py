@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,17 @@ from gpuscan.kernels.cuda.device import Device, Kernel
 from gpuscan.kernels.cuda.given import adopted
 from gpuscan.kernels.cuda.launches import Launch, typed
 from gpuscan.kernels.cuda.producing import Producing
+from gpuscan.kernels.cuda.record_memory import HostRecords
 from gpuscan.kernels.cuda.scan import Scan
 from gpuscan.kernels.cuda.source import THREADS, kernel_source
 from gpuscan.kernels.cuda.workspace import Scratch, Stages, scratch_bytes
 from gpuscan.kernels.device_plan import DevicePlan
+from gpuscan.kernels.residency import MakeRecordMemory, scan_by_index
 from gpuscan.kernels.signatures import ARRAYS, OPERATIONS, Door, closed
 from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.records.page_map import SECTION_PAGES
+
+_P = TypeVar("_P", RawPlan, DevicePlan)
 
 WORKING_BYTES = 128 << 20
 """What a store may need beside its arrays before the first plan: counts, stages, items, budgets."""
@@ -85,6 +90,21 @@ class CudaBackend:
         """
         return CudaKernels(layout, self.device, ordered=self.ordered, exclusive=self.exclusive)
 
+    def open_index(self, layout: StoreLayout, make: MakeRecordMemory | None) -> CudaKernels:
+        """Make an empty store whose records are in memory of the host: what ``make`` makes, or pinned.
+
+        Raises:
+            DeviceError: not enough memory on the device or the host, or kernels do not reach it; nothing was
+                allocated.
+        """
+        _check_room(layout, self.device, layout.index_bytes)
+        records = HostRecords(layout, self.device, make)
+        try:
+            return CudaKernels(layout, self.device, records, ordered=self.ordered, exclusive=self.exclusive)
+        except BaseException:
+            records.close()
+            raise
+
 
 class CudaKernels:
     """The operations on one store on a device; see :class:`gpuscan.kernels.api.Kernels`.
@@ -97,7 +117,15 @@ class CudaKernels:
     whatever is called next, in this thread or another; see :class:`gpuscan.kernels.api.RawPlan`.
     """
 
-    def __init__(self, layout: StoreLayout, device: Device, *, ordered: bool, exclusive: bool) -> None:
+    def __init__(
+        self,
+        layout: StoreLayout,
+        device: Device,
+        host_records: HostRecords | None = None,
+        *,
+        ordered: bool,
+        exclusive: bool,
+    ) -> None:
         self.layout = layout
         self.device = device
         self.ordered = ordered
@@ -105,11 +133,12 @@ class CudaKernels:
         self._door = Door(layout)
         self._lock = threading.RLock()
         self._is_open = True
+        self._host_records = host_records
         source = kernel_source(layout.fmt, exclusive=exclusive)
         self._find: Callable[[str], Kernel] = device.compile(source)
         pages = layout.page_map
         with device.working():
-            self.arrays = _allocate(layout, device)
+            self.arrays = _allocate(layout, device, host_records)
             self.scratch = Scratch(device, layout)
             self.stages = Stages(device, layout.fmt.dtype)
             self.cuts = DeviceCuts(device, layout, self.scratch.report)
@@ -146,10 +175,13 @@ class CudaKernels:
 
         Raises:
             ArgumentError: the store was closed.
+            RunFailedError: the memory of the records is gone.
         """
         with self._lock, self.device.working():
             if not self._is_open:
                 raise closed()
+            if self._host_records is not None:
+                self._host_records.check()
             try:
                 yield
             except BaseException:  # KeyboardInterrupt too
@@ -253,12 +285,15 @@ class CudaKernels:
     def scan(self, request: ScanRequest) -> RawPlan:
         """Claim the READY pages of a range and group them by target."""
         self._check_scan(request)
-        return Scan(self, request).run()
+        return self._by_index(request, lambda each: Scan(self, each).run())
 
     def scan_on_device(self, request: ScanRequest) -> DevicePlan:
         """Do :meth:`scan`, and leave the plan on the device."""
         self._check_scan(request)
-        return Scan(self, request).run_on_device()
+        return self._by_index(request, lambda each: Scan(self, each).run_on_device())
+
+    def _by_index(self, request: ScanRequest, scan: Callable[[ScanRequest], _P]) -> _P:
+        return scan(request) if self._host_records is None else scan_by_index(request, scan)
 
     def _check_scan(self, request: ScanRequest) -> None:
         self._door.scan(request)
@@ -339,12 +374,16 @@ class CudaKernels:
             )
 
     def count_ready(self) -> int:
-        """Return how many records are READY."""
+        """Return how many records are READY; where they are on the host, of those that the bits name."""
         with self.working():
             n_ready = self.device.zeros(1, np.uint64)
             n_pages = self.layout.n_pages
-            n_threads = _counting_threads(n_pages * self.layout.fmt.n_bytes // _LOAD_BYTES)
-            self.launch("count_ready", n_threads, n_pages=n_pages, n_ready=n_ready)
+            if self._host_records is None:
+                n_threads = _counting_threads(n_pages * self.layout.fmt.n_bytes // _LOAD_BYTES)
+                self.launch("count_ready", n_threads, n_pages=n_pages, n_ready=n_ready)
+            else:
+                n_threads = _counting_threads(32 * n_pages // SECTION_PAGES)
+                self.launch("count_ready_by_index", n_threads, n_pages=n_pages, n_ready=n_ready)
             return int(self.device.fetch(n_ready)[0])
 
     def count_index(self) -> tuple[int, int]:
@@ -368,13 +407,31 @@ class CudaKernels:
     def dump(self) -> StoreArrays:
         """Return copies of all arrays in host memory."""
         with self.working():
-            return self.arrays.map(self.device.fetch)
+            self.device.wait()
+            return self.arrays.map(self._copy)
+
+    def _copy(self, array: Any) -> NDArray[Any]:
+        here = self._here(array)
+        return self.device.fetch(array) if here is None else here.copy()
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
         with self.working():
+            self.device.wait()
             for own, given in self._door.to_load(self.arrays, arrays):
-                self.device.write(own, given)
+                here = self._here(own)
+                if here is None:
+                    self.device.write(own, given)
+                else:
+                    here[:] = given
+
+    def _here(self, array: Any) -> NDArray[Any] | None:
+        """Return an array of the store as the host has it, if that is where it is."""
+        if self._host_records is None:
+            return None
+        if array is self.arrays.records:
+            return self._host_records.records
+        return self._host_records.folio_order if array is self.arrays.folio_order else None
 
     def close(self) -> None:
         """Let go of the arrays."""
@@ -389,6 +446,8 @@ class CudaKernels:
             self.stages = Stages(self.device, self.layout.fmt.dtype)
             del self.scratch, self.cuts, self._producing
             del self._all_nodes, self._nodes_of_mask, self._section_pfn
+            if self._host_records is not None:
+                self._host_records.close()
 
 
 class HostBuffers:
@@ -423,13 +482,28 @@ def _counting_threads(n_reads: int) -> int:
     return min(n_reads, _COUNTING_BLOCKS * THREADS)
 
 
-def _allocate(layout: StoreLayout, device: Device) -> StoreArrays:
-    needed = layout.n_bytes + scratch_bytes(layout) + WORKING_BYTES
-    available = device.free_bytes()
-    if needed > available:
-        raise DeviceError(
-            f"the records of {layout.n_pages} pages in format {layout.fmt.name} need {format_bytes(needed)} "
-            f"on the device, at most {format_bytes(available)} are free; simulate less, use the format "
-            "pghot-compact, or use --device cpu"
-        )
+def _allocate(layout: StoreLayout, device: Device, host_records: HostRecords | None) -> StoreArrays:
+    if host_records is not None:
+        return StoreArrays.zeroed(layout, device.zeros, host_records.there)
+    _check_room(layout, device, layout.n_bytes)
     return StoreArrays.zeroed(layout, device.zeros)
+
+
+def _check_room(layout: StoreLayout, device: Device, store_bytes: int) -> None:
+    """Refuse a store of which ``store_bytes`` are on the device, where they do not fit.
+
+    Raises:
+        DeviceError: they do not.
+    """
+    needed = store_bytes + scratch_bytes(layout) + WORKING_BYTES
+    available = device.free_bytes()
+    if needed <= available:
+        return
+    what = f"the records of {layout.n_pages} pages in format {layout.fmt.name} need"
+    less = "simulate less, use the format pghot-compact, have the index alone there (residency index)"
+    if store_bytes < layout.n_bytes:
+        what, less = f"the index of {layout.n_pages} pages needs", "simulate less"
+    raise DeviceError(
+        f"{what} {format_bytes(needed)} on the device, at most {format_bytes(available)} are free; {less}, "
+        "or use --device cpu"
+    )

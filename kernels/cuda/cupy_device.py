@@ -21,6 +21,10 @@ _PIECE_BYTES = 2 << 20
 """Plans are fetched in pieces of this size, 40 to 80 us each on PCIe 5 and 4. One engine copies to the host
 and serves the streams in turn: the next scan's looks at its counters are not to wait for a whole plan.
 Derived from the bus, to be measured (``overlap`` of benchmarks/gpu_accept.py)."""
+_MAPPED = 2
+"""``cudaHostAllocMapped`` (driver_types.h, CUDA 13.0)."""
+_HOST_NATIVE_ATOMIC, _PAGEABLE_ACCESS = 86, 88
+"""``cudaDevAttrHostNativeAtomicSupported`` and ``cudaDevAttrPageableMemoryAccess``, there too."""
 _LEGACY_STREAM = 1
 """CUDA's ``cudaStreamLegacy``: comes after all that blocking streams were given. It is waited for where an
 array names no stream, as Numba's of the default one (None) and interfaces before version 3; this device's
@@ -186,6 +190,46 @@ class CupyDevice:
                 "plan, raise the limit of locked memory (ulimit -l, or the container's), or use --device cpu"
             ) from None
         return np.frombuffer(memory, dtype=dtype, count=length)
+
+    def pinned_zeros(self, n_bytes: int) -> tuple[Any, NDArray[np.uint8]]:
+        """Allocate past CuPy's pool, which would keep it.
+
+        Kernels take the host's pointer of what CUDA allocated (CUDA Programming Guide, *Mapped Memory*).
+        """
+        cuda = self._cupy.cuda
+        with self._device:
+            try:
+                memory = cuda.PinnedMemory(n_bytes, _MAPPED)
+            except cuda.runtime.CUDARuntimeError as error:
+                raise DeviceError(
+                    f"{format_bytes(n_bytes)} of pinned host memory for the records cannot be had ({error}); "
+                    "raise the limit of locked memory (ulimit -l, or the container's), simulate less, or use "
+                    "--device cpu"
+                ) from None
+        here = np.frombuffer(cuda.PinnedMemoryPointer(memory, 0), dtype=np.uint8, count=n_bytes)
+        here[:] = 0
+        return self._seen(here), here
+
+    def why_no_reach(self) -> str:
+        """Ask for both attributes."""
+        ask = self._cupy.cuda.runtime.deviceGetAttribute
+        if ask(_PAGEABLE_ACCESS, self._device.id) and ask(_HOST_NATIVE_ATOMIC, self._device.id):
+            return ""
+        return (
+            "this GPU has no atomics on a mapped file (hostNativeAtomicSupported and pageableMemoryAccess, "
+            "as a GH200 has them)"
+        )
+
+    def reach(self, memory: NDArray[np.uint8]) -> Any:
+        """Return the same pages: the GPU goes by the host's page tables."""
+        return self._seen(memory)
+
+    def _seen(self, here: NDArray[np.uint8]) -> Any:
+        """Return memory of the host, at the same addresses, as an array of this GPU; it keeps ``here``."""
+        cuda = self._cupy.cuda
+        memory = cuda.UnownedMemory(here.ctypes.data, here.nbytes, here, self._device.id)
+        with self._device:
+            return self._cupy.ndarray(here.shape, here.dtype, cuda.MemoryPointer(memory, 0))
 
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
         """Copy on a stream of its own, after what the kernel stream has been given so far."""

@@ -100,6 +100,25 @@ class Device(Protocol):
         """Allocate host memory that copies from the device are fast to (pinned)."""
         ...
 
+    def pinned_zeros(self, n_bytes: int) -> tuple[Any, NDArray[Any]]:
+        """Allocate zeros in pinned memory of the host that kernels reach: uint8[n_bytes], as they see it, and
+        as the host does.
+
+        Raises:
+            DeviceError: it cannot be had.
+        """
+        ...
+
+    def why_no_reach(self) -> str:
+        """Say why kernels have no atomics on any memory of this process; empty if they have."""
+        ...
+
+    def reach(self, memory: NDArray[Any]) -> Any:
+        """Return memory of this process as kernels see it, without a copy; not where :meth:`why_no_reach`
+        says why.
+        """
+        ...
+
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
         """Begin to copy device arrays into host arrays of the same lengths, beside what is begun later.
 

@@ -142,6 +142,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "set_order": ("folio_order", "flats", "n_items", "new_order"),
     "take_active": ("node_active", "taken"),
     "count_ready": ("records", "n_pages", "n_ready"),
+    "count_ready_by_index": (*_INDEX, "n_pages", "n_ready"),
     "count_bits": ("bitmap", "n_words", "n_set"),
     "popcounts": (
         *("ready_bits", "block_bits", "section_nid", "node_mask", *_RANGE, "n_walkers", "cell_shift"),

@@ -68,6 +68,19 @@ def test_every_hot_folio_of_the_cxl_node_is_planned_once(host, path, tmp_path, c
     assert json.loads((out / "scan.json").read_text()) == found
 
 
+def test_a_scan_with_its_records_on_a_disk_plans_the_same(path, tmp_path, capsys):
+    arguments = (path, "--split-cxl", "50%", "--device", "cpu")
+    here = report(capsys, *arguments)
+    there = report(capsys, *arguments, "--residency", "index", "--records-dir", str(tmp_path))
+    for part in ("recorded", "routes", "targets"):
+        assert there[part] == here[part]
+    assert (there["scan"]["path"], there["scan"]["why"].partition(",")[0]) == (
+        "indexed",
+        "the records are elsewhere",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_table_names_nodes_batches_and_the_rule(path, capsys):
     assert main(["scan", path, "--split-cxl", "50%", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
@@ -105,6 +118,11 @@ def test_with_the_multi_generation_lru_only_referenced_is_hot(host, tmp_path, ca
         (["--path", "sideways"], "unknown --path 'sideways'", 2),
         (["--device", "abacus"], "unknown device 'abacus'", 2),
         (["--device", "cuda"], "use --device cpu", 3),
+        (["--residency", "index"], "say in which directory", 2),
+        (["--residency", "index", "--path", "dense"], "a dense scan reads every record", 2),
+        (["--records-dir", "here"], "not on the device; give --residency index too", 2),
+        (["--residency", "index", "--records-dir", "/nowhere"], "can be kept in /nowhere: No such file", 2),
+        (["--residency", "index", "--device", "reference"], "keeps all of a store on its device", 2),
         (["--batch-pages", "0"], "batch-pages", 2),
         (["--batch-pages", "1048577"], "batch-pages", 2),
     ],

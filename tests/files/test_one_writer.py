@@ -19,8 +19,8 @@ ALLOWED = {
     ("gpuscan/service/control.py", "unlink"): "a socket that nobody listens at, and its own",
     ("gpuscan/service/control.py", "chmod"): "its own socket",
     ("gpuscan/service/control.py", "chown"): "its own socket",
-    ("gpuscan/service/history.py", "mkdir"): "the directory of the history, which stays",
-    ("gpuscan/service/history.py", "chmod"): "its own database",
+    ("gpuscan/history/database.py", "mkdir"): "the directory of the history, which stays",
+    ("gpuscan/history/database.py", "chmod"): "its own database",
     ("gpuscan/service/install.py", "mkdir"): "directories below /etc, which stay",
     # Files of the kernel: a value written is a command, there is nothing to rename.
     ("gpuscan/bench/host.py", "write_text"): "/proc/self/clear_refs",
@@ -50,6 +50,7 @@ ALLOWED = {
     ("gpuscan/base/code_cache.py", "mkdir"): "/var/cache/gpuscan, the user's cache",
     ("gpuscan/shards/unix_comm.py", "open"): "O_PATH",
     ("gpuscan/shards/unix_comm.py", "unlink"): "a socket of its own in a scratch directory",
+    ("gpuscan/files/scratch.py", "open"): "a new file in a directory of its own, which is removed at once",
     ("gpuscan/files/reading.py", "open"): "to read: its flags have no O_WRONLY, O_RDWR or O_CREAT",
     ("gpuscan/topology/file_tree.py", "open"): "to read",
     ("cli/compare.py", "mkdir"): "in a scratch directory",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_kernels_equal import a_mask, a_range, layouts, pair
+from test_kernels_equal import a_mask, a_range, pair
 
 from backends import backend_named
 from gpuscan.kernels.api import ScanRequest, StoreLayout
@@ -17,7 +17,7 @@ from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS
 from gpuscan.kernels.cpu.scan_sparse import scan_sparse
 from gpuscan.records.formats import STORE_FORMATS
 from gpuscan.records.page_map import SECTION_PAGES
-from stores import NONE, Filling, assert_same_plan, assert_same_store, plain_layout
+from stores import NONE, Filling, assert_same_plan, assert_same_store, layouts, plain_layout
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpuscan.base.errors import ArgumentError, DeviceError
@@ -56,6 +57,10 @@ class FakePool:
         return 1 << 20
 
 
+class CudaRuntimeError(RuntimeError):
+    """CuPy's."""
+
+
 class FakeCupy:
     """CuPy with GPU 0 current; arrays are where they say they are."""
 
@@ -69,14 +74,28 @@ class FakeCupy:
             get_allocator=lambda: self.allocator,
             Stream=lambda non_blocking: FakeStream(self, "store's"),
             ExternalStream=lambda pointer: FakeStream(self, pointer),
-            UnownedMemory=lambda address, n_bytes, owner: (address, n_bytes, owner),
+            UnownedMemory=lambda address, n_bytes, owner, *gpu: (address, n_bytes, owner, *gpu),
             MemoryPointer=lambda memory, offset: memory,
+            PinnedMemory=self.pin,
+            PinnedMemoryPointer=lambda memory, offset: memoryview(memory)[offset:],
             runtime=SimpleNamespace(
                 pointerGetAttributes=lambda address: SimpleNamespace(device=address >> 32),
+                deviceGetAttribute=lambda attribute, gpu: int((attribute, gpu) in self.attributes),
+                CUDARuntimeError=CudaRuntimeError,
             ),
         )
 
-    def ndarray(self, shape: Any, dtype: Any, pointer: Any, strides: Any) -> Any:
+        self.attributes: set[tuple[int, int]] = set()
+        self.pinned: list[tuple[int, int]] = []
+        self.may_pin = True
+
+    def pin(self, n_bytes: int, flags: int) -> bytearray:
+        if not self.may_pin:
+            raise CudaRuntimeError("cudaErrorMemoryAllocation: out of memory")
+        self.pinned.append((n_bytes, flags))
+        return bytearray(b"\xa5" * n_bytes)
+
+    def ndarray(self, shape: Any, dtype: Any, pointer: Any, strides: Any = None) -> Any:
         return SimpleNamespace(shape=shape, dtype=dtype, memory=pointer, strides=strides)
 
     def empty(self, length: int, dtype: Any) -> Any:
@@ -179,3 +198,56 @@ def test_what_is_free_is_said_where_it_is_known(
     assert device.free_bytes() == free_bytes
     with pytest.raises(DeviceError, match=f"{says}, 8 MiB more are needed; close"):
         device.empty(1 << 20, "int64")
+
+
+def test_stores_of_one_process_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+
+    class Gpu(FakeGpu):
+        def __enter__(self) -> None:
+            current.append(self.id)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    cupy = FakeCupy()
+    cupy.cuda.Device = Gpu
+    cupy.cuda.Stream = lambda non_blocking: FakeStream(cupy, f"of GPU {current[-1]}")
+    monkeypatch.setattr(cupy_device, "_usable_cupy", lambda number: cupy)
+    devices = [CupyDevice(number) for number in (0, 1)]
+    for number, device in enumerate(devices):
+        with device.working():
+            assert current == [number]
+            assert cupy.current is not None
+            assert cupy.current.name == f"of GPU {number}"
+        assert device.adopt(Both(gpu=number, **NAMED)).shape == (3,)
+        with pytest.raises(ArgumentError):
+            device.adopt(Both(gpu=1 - number, **NAMED))
+    assert current == []
+
+
+def test_pinned_memory_is_zeros_at_one_address_for_both(device: Any) -> None:
+    there, here = device.pinned_zeros(5000)
+    cuda_host_alloc_mapped = 2
+    assert device._cupy.pinned == [(5000, cuda_host_alloc_mapped)]
+    assert (here.dtype, len(here), here.any()) == (np.uint8, 5000, False)
+    assert there.memory == (here.ctypes.data, 5000, here, 0), "another place, or nobody keeps the memory"
+    here[7] = 1  # whoever loads a store writes to it
+
+
+def test_pinned_memory_may_be_short(device: Any) -> None:
+    device._cupy.may_pin = False
+    with pytest.raises(DeviceError, match=r"8 MiB of pinned host memory .* cannot be had .*ulimit -l"):
+        device.pinned_zeros(8 << 20)
+
+
+@pytest.mark.parametrize("has", [(), (86,), (88,), (86, 88)])
+def test_memory_of_the_process_is_reached_where_its_atomics_are_the_links_own(
+    device: Any, has: tuple[int, ...]
+) -> None:
+    device._cupy.attributes = {(attribute, 0) for attribute in has}
+    why = device.why_no_reach()
+    assert (why == "") == (has == (86, 88))
+    assert why == "" or "hostNativeAtomicSupported and pageableMemoryAccess" in why
+    memory = np.zeros(4096, dtype=np.uint8)
+    assert device.reach(memory).memory == (memory.ctypes.data, 4096, memory, 0)

@@ -24,9 +24,12 @@ from stores import (
     assert_same_plan,
     assert_same_store,
     drained,
+    fillings,
     layout_of,
+    layouts,
     plain_layout,
     random_store,
+    seeds,
 )
 
 pytestmark = pytest.mark.parametrize("backend", EVERY_DEVICE)
@@ -37,30 +40,6 @@ EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(He
 def _parallel() -> Iterator[None]:
     with always_parallel():
         yield
-
-
-@st.composite
-def layouts(draw: st.DrawFn) -> StoreLayout:
-    """Extents of one to many zones, inside a section or over several, with holes or without."""
-    extents, pfn = [], draw(st.integers(0, 3)) * 20_000
-    for zone in range(draw(st.integers(1, 4))):
-        n_pages = draw(st.sampled_from([1, 63, 512, 700, 32_768, 40_001]))
-        extents.append(Extent(pfn, pfn + n_pages, draw(st.integers(0, 5)), zone))
-        pfn += n_pages + draw(st.sampled_from([0, 0, 1, 5_000, 100_000]))
-    name = draw(st.sampled_from(STORE_FORMATS))
-    n_targets = draw(st.sampled_from([1, 3, 8, 1024]))
-    return layout_of(extents, name, n_targets, large_folios=draw(st.booleans()))
-
-
-fillings = st.builds(
-    Filling,
-    ready=st.sampled_from([0.0, 1e-5, 1e-3, 3e-2]),
-    counted=st.sampled_from([0.0, 1e-2]),
-    stale=st.sampled_from([0.0, 1e-3, 1.0]),
-    full_blocks=st.integers(0, 3),
-    unknown_targets=st.booleans(),
-)
-seeds = st.integers(0, 2**32 - 1)
 
 
 def pair(backend: str, layout: StoreLayout, filling: Filling, rng: np.random.Generator) -> list[Kernels]:

@@ -167,6 +167,7 @@ def test_every_kernel_is_launched_with_arrays_of_its_types() -> None:
     with pytest.raises(RuntimeError, match="no copy"):
         kernels.scan(ScanRequest(0, n_pages, n_pages))
     kernels.close()
+    CudaBackend(device).open_index(LAYOUT, None).count_ready()
     assert device.launched == set(PARAMETERS)
 
 

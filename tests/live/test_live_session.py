@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -152,6 +153,23 @@ def test_a_second_interrupt_does_not_leave_the_command_behind(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         command.end()
     assert command.exit_code() is not None
+
+
+def test_a_descendant_that_may_not_be_signalled_keeps_nobody_else_alive(monkeypatch):
+    monkeypatch.setattr(members, "END_WITHIN_S", 0.2)
+    command = Command(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    other = subprocess.Popen([sys.executable, "-c", SLEEP])
+
+    def refused(signum):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    waiting = {"wait": lambda limit_s: False}
+    foreign = SimpleNamespace(pid=-1, send_signal=refused, **waiting)
+    own = SimpleNamespace(pid=other.pid, send_signal=other.send_signal, **waiting)
+    with pytest.raises(PermissionError):
+        command.end([foreign, own])
+    assert command.exit_code() == -signal.SIGKILL
+    assert other.wait(10) == -signal.SIGTERM
 
 
 def test_a_command_that_is_not_there():

@@ -91,6 +91,7 @@ def life(machine: Machine, live: Callable[[SimulatedSystem], str], broken: list[
     Returns how it ended.
     """
     system = SimulatedSystem(machine)
+    is_broken_off = False
     try:
         how = live(system)
     except Killed:
@@ -99,18 +100,25 @@ def life(machine: Machine, live: Callable[[SimulatedSystem], str], broken: list[
         broken.append("it hangs")
         how = "hangs"
     except KeyboardInterrupt:
-        how = "broken off"
+        how, is_broken_off = "broken off", True
     except GpuscanError as error:
-        how = f"{type(error).__name__}: {error}"
+        how, is_broken_off = f"{type(error).__name__}: {error}", _came_of_a_signal(error)
     except Exception as error:
         how = f"{type(error).__name__}: {error}"
         broken.append(f"no GpuscanError: {how}")
     if how != "killed":
-        broken += left(machine, system, is_broken_off=how == "broken off")
+        broken += left(machine, system, is_broken_off=is_broken_off)
     system.end()
     for watchdog in machine.watchdogs:
         watchdog.run()
     return how
+
+
+def _came_of_a_signal(error: BaseException | None) -> bool:
+    """Whether something failed while a second Ctrl-C was breaking the run off."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _live(
@@ -171,11 +179,15 @@ _STAYS = {
 
 def left(machine: Machine, system: SimulatedSystem, *, is_broken_off: bool = False) -> list[str]:
     """Return what a gpuscan that ended by itself left behind."""
-    # A second Ctrl-C may come between a call and the name for what it returned, or while the watchdog is
-    # waited for, which ends by itself then; the process ends with it.
+    # A second Ctrl-C may come between a call and the name for what it returned, or while somebody is waited
+    # for: the watchdog, which ends by itself then, or what was killed; the process ends with it.
     is_open = system.left_open() and not is_broken_off
     found = [f"open: {', '.join(system.left_open())}"] if is_open else []
-    waited_for = [each for each in system.children if not (is_broken_off and each in machine.watchdogs)]
+    waited_for = [
+        each
+        for each in system.children
+        if not (is_broken_off and (each in machine.watchdogs or not each.is_alive))
+    ]
     found += [f"child {child.pid} was not waited for" for child in waited_for if child.returncode is None]
     return found if machine.n_faults or is_broken_off else found + damon_left(machine)
 

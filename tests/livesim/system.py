@@ -427,6 +427,11 @@ class Child:
         self.returncode: int | None = None
         self.stdin: Any = None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs still, whoever asked."""
+        return self._proc.is_alive
+
     def poll(self) -> int | None:
         self._system._enter("waitpid", self.pid)
         if self.returncode is None and not self._proc.is_alive:

@@ -83,7 +83,7 @@ def test_arrays_that_know_no_read_only_are_handed_out_themselves(monkeypatch: py
     with Store(tiered(), "rfc", "reference") as store, monkeypatch.context() as patch:
         patch.setattr(store.kernels.arrays, "records", theirs)
         asked: list[str] = []
-        patch.setattr(store.kernels, "count_ready", lambda: asked.append("an answer"))
+        patch.setattr(store.kernels, "count_index", lambda: asked.append("an answer"))
         assert store.view().records is theirs
         assert asked  # after all that was asked before
 
