@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
 from gpuscan.base.arguments import INT64_MAX
@@ -143,7 +144,8 @@ def create_nodes(path: Path, nodes: Mapping[int, NodeFill]) -> None:
         "gpuscan.schema": str(SCHEMA_VERSION),
         "gpuscan.nodes": json_text({"nodes": said}, indent=None),
     }
-    arrays = [pa.array(each[order]) for each in (now_ns, nids, *counts)]
+    columns: list[NDArray[np.integer[Any]]] = [now_ns, nids, *counts]
+    arrays = [pa.array(each[order]) for each in columns]
     create_table(path, pa.Table.from_arrays(arrays, schema=_columns().with_metadata(metadata)))
 
 
