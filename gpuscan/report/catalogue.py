@@ -63,9 +63,20 @@ def has_page(result: Path) -> bool:
     return True
 
 
+def kind_of(result: Path) -> ResultKind:
+    """Return which kind of result a directory is.
+
+    Raises:
+        InputError: it is none, or not there.
+    """
+    return _kind_of(result)[0]
+
+
 def _kind_of(result: Path) -> tuple[ResultKind, Mapping[str, Any], Path]:
     """Return which kind a result is of, its document, and what its page is made of."""
     kinds, _ = RESULT_KINDS.usable()
+    if not result.exists():
+        raise InputError(f"{result} is not there; give the directory of --out of {' or '.join(kinds)}")
     for kind in kinds.values():
         path = result / kind.marker
         if kind.begins:
