@@ -139,9 +139,11 @@ EDITS: dict[str, str] = {
   if (planted == claim_exchanged) return clear_record(store, flat);
   return exchange_record_if(store, flat, word, 0);
 """,
-    "      has_taken = seen == word;\n": "      has_taken = planted == claim_unchecked || seen == word;\n",
-    "      is_open = !has_taken && is_ready(seen);\n": """\
-      is_open = planted != claim_gives_up && !has_taken && is_ready(seen);
+    "    const bool has_taken = may_claim && seen == word;\n": """\
+    const bool has_taken = may_claim && (planted == claim_unchecked || seen == word);
+""",
+    "    is_open = may_claim && !has_taken && is_ready(seen);\n": """\
+    is_open = planted != claim_gives_up && may_claim && !has_taken && is_ready(seen);
 """,
     "  if (stays) set_index(store, flat);\n": """\
   if (stays && planted != left_without_index) set_index(store, flat);

@@ -155,9 +155,12 @@ def test_a_second_interrupt_does_not_leave_the_command_behind(monkeypatch):
     assert command.exit_code() is not None
 
 
-def test_a_descendant_that_may_not_be_signalled_keeps_nobody_else_alive(monkeypatch):
+def test_a_descendant_that_may_not_be_signalled_keeps_nobody_else_alive(monkeypatch, tmp_path):
     monkeypatch.setattr(members, "END_WITHIN_S", 0.2)
-    command = Command(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    heeds_not = tmp_path / "heeds_not"
+    command = Command(["sh", "-c", f"trap '' TERM; : > {heeds_not}; while :; do sleep 0.1; done"])
+    while not heeds_not.exists():
+        time.sleep(0.01)
     other = subprocess.Popen([sys.executable, "-c", SLEEP])
 
     def refused(signum):
