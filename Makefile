@@ -18,7 +18,7 @@ IN_GUEST = -p no:cacheprovider tests/guest
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: run test test-slow test-live soak-live live-peers bench docs lint format clean help
+.PHONY: deb run test test-slow test-live soak-live live-peers bench docs lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
@@ -28,6 +28,7 @@ help:
 	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make docs    build the documentation site into build/site"
+	@echo "make deb     build a Debian package into build"
 	@echo "make lint    ruff, mypy (the library --strict, and the tests) and import-linter"
 	@echo "make format  apply ruff's fixes and formatting"
 	@echo "make clean   remove $(VENV), caches and build output"
@@ -70,6 +71,10 @@ bench: $(VENV)/installed-bench
 # Not --quiet: with it MkDocs counts no warnings, and nothing is strict.
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Everything that Debian does not have comes along: build it where the package is for (docs/notes/packaging.md).
+deb: $(VENV)/installed
+	$(BIN)/python packaging/build_deb.py build $(ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

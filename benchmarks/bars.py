@@ -27,8 +27,8 @@ class Recorded:
         self.document = document
 
     def cases(self, n_targets: int = 16, **wanted: Any) -> list[dict[str, Any]]:
-        """Return uniform ``rfc`` scans with these facts, most rows last."""
-        wanted |= {"n_targets": n_targets, "format": "rfc", "clustering": "uniform"}
+        """Return uniform scans with these facts, of ``rfc`` if no format is among them, most rows last."""
+        wanted = {"n_targets": n_targets, "format": "rfc", "clustering": "uniform"} | wanted
         found = [
             case
             for case in self.document["scans"]
@@ -83,6 +83,10 @@ def scan_bars(run: Recorded) -> Iterator[Bar]:
         else:
             bar = 1.15 if density <= 1e-3 else 1.7
             yield at_most(f"dense / read floor at {density:g}", bar, dense["of_floor"])
+    for case in run.at_1tib():
+        if case["density"] == 1e-2:
+            auto = row_of(case, "gpuscan auto")
+            yield at_most("auto / read floor at 0.01", 1.25, auto["of_floor"])
     for case in run.at_1tib():
         density, faster = case["density"], row_of(case, "gpuscan dense")["faster_than"]
         polars = [ratio for name, ratio in faster.items() if name.startswith("polars")]
@@ -141,6 +145,11 @@ def other_bars(run: Recorded) -> Iterator[Bar]:
             request = row_of(case, "gpuscan request, random PFNs")
             yield at_least("random requests", 45, request["per_s"] / 1e6, " M/s")
             yield at_least("random requests / random writes", 0.42, request["of_ceiling"])
+            ascending = row_of(case, "gpuscan request, ascending PFNs")
+            yield at_least("ascending requests", 150, ascending["per_s"] / 1e6, " M/s")
+    for case in run.cases(1, format="pghot-compact", n_pages=TIB_PAGES, density=1e-2)[-1:]:
+        reached = row_of(case, "gpuscan dense")["of_floor"]
+        yield at_most("dense / read floor, pghot-compact at 0.01", 1.6, reached)
     for density in (1e-4, 1e-3):
         large = [case for case in run.cases(density=density) if case["n_pages"] >= 1 << 27]
         sizes = {case["n_pages"]: case for case in large}

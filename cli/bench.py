@@ -386,10 +386,12 @@ def _measure(sweep: Sweep, kept: Kept, voice: Voice) -> None:
 def _print(document: dict[str, Any], output: Output) -> None:
     from gpuscan.base.units import format_bytes, format_time
     from gpuscan.bench.report import (
+        RATIO_COLUMNS,
         REQUEST_COLUMNS,
         SCAN_COLUMNS,
         TICK_COLUMNS,
         case_title,
+        ratio_table,
         request_table,
         scan_table,
         tick_table,
@@ -407,6 +409,8 @@ def _print(document: dict[str, Any], output: Output) -> None:
             f"{case['n_ready']:,} READY; byte floor {format_time(case['floors']['dense_bytes_ns'])}; "
             f"first touch of the store {format_time(case['first_touch_ns'])}, memory beyond it {extra}"
         )
+    if document["scans"]:
+        _table(output, "scans, round by round", RATIO_COLUMNS, ratio_table(document["scans"]))
     for case in document["requests"]:
         title = f"{case['n_requests']:,} requests: {case_title(case)}"
         _table(output, title, REQUEST_COLUMNS, request_table(case))

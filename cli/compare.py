@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from gpuscan.cli.options import Voice, takes_options
 from gpuscan.compare.request import CompareRequest
 
@@ -27,6 +29,7 @@ class _Asked:
     request: CompareRequest
     prepared: Prepared
     output: Output
+    made_by: str
 
     @property
     def n_processes(self) -> int:
@@ -55,7 +58,7 @@ class _Asked:
 
 
 @takes_options
-def compare(request: CompareRequest, voice: Voice) -> None:
+def compare(context: typer.Context, request: CompareRequest, voice: Voice) -> None:
     """Put one stream of accesses through every scan design and show what each makes of it.
 
     The accesses are recorded once. Closed loop: each design has a machine of its own, and what it
@@ -92,7 +95,7 @@ def compare(request: CompareRequest, voice: Voice) -> None:
         prepared = prepare(request)
     for note in prepared.notes:
         output.note(f"gpuscan: note: {note}")
-    asked = _Asked(request, prepared, output)
+    asked = _Asked(request, prepared, output, context.obj.line)
     if request.jobs is not None and request.jobs > asked.n_loops:
         output.note(
             f"gpuscan: note: --jobs {request.jobs}: there are {asked.n_loops} loops that may run at "
@@ -206,7 +209,7 @@ def _run(asked: _Asked) -> None:
                 )
         assert costs is not None
         cells = table(names, runs, settings, costs)
-        facts = {**asked.prepared.facts, "host": describe_host()}
+        facts = {**asked.prepared.facts, "host": describe_host(), "made_by": asked.made_by}
         document = document_of(names, runs, cells, settings, costs, facts)
         if request.out is not None:
             write_out(request.out, document, runs[0], plots=request.plots, force=request.force)

@@ -86,6 +86,8 @@ def map_of(result: Path, by: str = _KINDS[0]) -> Path:
     from gpuscan.heatmap.map import ADDRESSES_FILE, MAP_FILE
 
     path = result / (MAP_FILE if by == _KINDS[0] else ADDRESSES_FILE) if result.is_dir() else result
+    if not path.exists():
+        _check_kind(result)
     if not path.exists() and by != _KINDS[0]:
         raise InputError(
             f"{result} has no {ADDRESSES_FILE}: only 'gpuscan live --out DIR' knows addresses; leave out --by"
@@ -95,6 +97,19 @@ def map_of(result: Path, by: str = _KINDS[0]) -> Path:
             f"{result} has no {MAP_FILE}: an earlier gpuscan made it; make one by 'gpuscan run --out DIR'"
         )
     return path
+
+
+def _check_kind(result: Path) -> None:
+    """Refuse what is no result, and those of kinds that have no map."""
+    from gpuscan.base.errors import InputError
+    from gpuscan.report.catalogue import kind_of
+
+    kind = kind_of(result)
+    if kind.page_of_tables is None:  # of what is no run there is nothing that was counted by page and time
+        raise InputError(
+            f"{result} is a result of {kind.document_kind}, which has no map; give one of 'gpuscan run --out "
+            f"DIR' or 'gpuscan live --out DIR', or see this one by 'gpuscan report {result}'"
+        )
 
 
 def _show(heat: HeatMap, shown: Shown, layer: Layer, window: Window, output: Output) -> None:

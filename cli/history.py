@@ -32,7 +32,8 @@ def history(
     from gpuscan.base.printable import harmless_json
     from gpuscan.cli.output import Output
     from gpuscan.files.writing import json_text
-    from gpuscan.service.history import HISTORY, read_notes
+    from gpuscan.history.reading import read_notes
+    from gpuscan.history.schema import HISTORY
 
     output = Output(as_json)
     notes = read_notes(place or Path("/") / HISTORY, time.time_ns() - _since_ns(since))
@@ -60,7 +61,8 @@ def _print(notes: list[dict[str, Any]], since: str, output: Output, *, all_of_th
     from rich.table import Table
 
     from gpuscan.base.units import PAGE_BYTES, format_bytes
-    from gpuscan.service.tally import tally
+    from gpuscan.history.course import EVENTS
+    from gpuscan.history.tally import said, tally
 
     sums = tally(notes)
     if not notes:
@@ -84,8 +86,7 @@ def _print(notes: list[dict[str, Any]], since: str, output: Output, *, all_of_th
         output.table(table)
         output.line()
     for note in notes:
-        if all_of_them or note["kind"] not in ("moved", "process"):
+        if all_of_them or note["kind"] in EVENTS:
             when = datetime.datetime.fromtimestamp(note["t_ns"] / 1e9).isoformat(" ", "seconds")
-            rest = {key: value for key, value in note.items() if key not in ("t_ns", "kind", "policy")}
-            said = ", ".join(f"{key} {value}" for key, value in rest.items() if value)
-            output.line(f"{when}  {note['kind']}{' of ' + note['policy'] if note['policy'] else ''}: {said}")
+            of = f" of {note['policy']}" if note["policy"] else ""
+            output.line(f"{when}  {note['kind']}{of}: {said(note)}")

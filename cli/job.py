@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gpuscan.base.errors import GpuscanError
     from gpuscan.cli.output import Output, Progress
     from gpuscan.engine.tick import RunReport
+    from gpuscan.producers.contract import Told
     from gpuscan.run.checkpoints import RunCheckpoints
     from gpuscan.run.job import Job
     from gpuscan.run.request import RunRequest
@@ -82,7 +83,7 @@ def conduct(
         job: what to do.
         output: where to say it.
         views: what is made of the result at once.
-        made_by: the command line, for that.
+        made_by: the command line, for that, and for who reads the result.
         checkpoints: of this run; a :class:`gpuscan.run.resume.ResumedRun` goes on from where it was.
     """
     from gpuscan.cli.devices import device_row
@@ -95,7 +96,7 @@ def conduct(
     timeline = None if views.trace_events is None else Timeline(node_names(job.topology))
     if checkpoints is not None:
         checkpoints.views = views.places()
-    done, failure = _kept(job, output, checkpoints, timeline, has_page=views.page is not None)
+    done, failure = _kept(job, output, made_by, checkpoints, timeline, has_page=views.page is not None)
     # Whatever cannot be made or kept, what the run found is shown all the same.
     unmade = views.make(
         done.document,
@@ -126,6 +127,7 @@ def conduct(
 def _kept(
     job: Job,
     output: Output,
+    made_by: str,
     checkpoints: RunCheckpoints | None,
     timeline: Timeline | None,
     *,
@@ -157,7 +159,7 @@ def _kept(
             listening = Hooks(plan_sink=plan_sink, recorder=recorder, timeline=timeline)
             # What is shown of it, or read for it, is no write to --out.
             with nullcontext() if kept is None else not_of_this():
-                done = _ran(job, output, checkpoints, listening)
+                done = _ran(job, output, made_by, checkpoints, listening)
             if kept is not None and done.tables is not None:
                 plans = () if checkpoints is None else checkpoints.plans()
                 kept.finish(done.report, done.document, done.tables, plans)
@@ -171,6 +173,7 @@ def _kept(
 def _ran(
     job: Job,
     output: Output,
+    made_by: str,
     checkpoints: RunCheckpoints | None,
     listening: Hooks,
 ) -> _Done:
@@ -179,7 +182,7 @@ def _ran(
 
     from gpuscan.cli.devices import COMPILING_THERE, RESERVING, note_if_compiling
     from gpuscan.cli.shards import open_shards
-    from gpuscan.run.report import run_document
+    from gpuscan.run.report import producer_said, run_document
     from gpuscan.run.scenario import build
     from gpuscan.run.summary import summarize
     from gpuscan.run.tables import Tables
@@ -233,7 +236,8 @@ def _ran(
             "of_which_machine": built - checked_at,
             "run": time.perf_counter() - built,
         }
-        facts = {**_facts(scenario), "wall_s": wall_s}
+        said = producer_said(_told(scenario), summary.metrics)
+        facts = {**_facts(scenario), "wall_s": wall_s, "producer_said": said, "made_by": made_by}
         if checkpoints is not None:
             facts["resumed_at"] = checkpoints.resumed_at
         recorder = listening.recorder
@@ -326,11 +330,18 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
     }
 
 
+def _told(scenario: Scenario) -> Sequence[Told]:
+    """Return which metrics of the producer are told; a trace has none beside it."""
+    from gpuscan.producers.catalogue import PRODUCERS
+
+    workload = scenario.workload
+    return PRODUCERS.get(workload.producer.kind).told if workload.source.kind == "processes" else ()
+
+
 def _print(done: _Done, device: str, output: Output) -> None:
     from rich.table import Table
 
     from gpuscan.base.units import format_bytes, format_number
-    from gpuscan.producers.catalogue import PRODUCERS
     from gpuscan.run.report import summary_rows
 
     scenario, report = done.scenario, done.report
@@ -349,9 +360,7 @@ def _print(done: _Done, device: str, output: Output) -> None:
     fast_means = scenario.machine.fast_means
     # Beside the plot stands the longest caption; on a narrow terminal it is folded.
     plot_width = min(60, max(10, output.width - 44))
-    producer = scenario.workload.producer.kind
-    is_watched = scenario.workload.source.kind == "processes"  # a trace has no producer beside it
-    told = PRODUCERS.get(producer).told if is_watched else ()
+    producer, told = scenario.workload.producer.kind, _told(scenario)
     for row in summary_rows(
         report, done.summary, fast_means, device=device, producer=producer, told=told, plot_width=plot_width
     ):

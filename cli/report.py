@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from gpuscan.base.described import Option, described
 from gpuscan.base.units import parse_bytes
 from gpuscan.cli.options import Voice, takes_options
@@ -15,7 +17,9 @@ from gpuscan.cli.pages import check_new, show_page, write_page
 class Wanted:
     """Which page of which result."""
 
-    result: Path = described(Path(), Option("A directory of --out.", metavar="RESULT", is_argument=True))
+    result: Path = described(
+        Path(), Option("A directory of --out, or a history of a service.", metavar="RESULT", is_argument=True)
+    )
     out: Path = described(Path("report.html"), Option("The page.", ("--output", "-o"), metavar="FILE"))
     max_size: int = described(
         "5MB",
@@ -26,7 +30,7 @@ class Wanted:
 
 
 @takes_options
-def report(wanted: Wanted, voice: Voice) -> None:
+def report(context: typer.Context, wanted: Wanted, voice: Voice) -> None:
     """Make one page of a result: it opens in any browser, offline, and requests nothing.
 
     \b
@@ -34,6 +38,7 @@ def report(wanted: Wanted, voice: Voice) -> None:
     gpuscan report results -o page.html
     gpuscan report results -o small.html --max-size 2MB
     gpuscan report results --open
+    gpuscan report /var/lib/gpuscan -o week.html      what the service did
     """
     from gpuscan.report.catalogue import page_of
     from gpuscan.report.page import require_bokeh
@@ -41,7 +46,8 @@ def report(wanted: Wanted, voice: Voice) -> None:
     output = voice.output()
     require_bokeh()
     check_new(wanted.out, force=wanted.force)
-    n_bytes, notes = write_page(page_of(wanted.result), wanted.out, wanted.result, wanted.max_size)
+    made_by = context.obj.line
+    n_bytes, notes = write_page(page_of(wanted.result), wanted.out, wanted.result, wanted.max_size, made_by)
     output.document({"kind": "page", "path": str(wanted.out), "bytes": n_bytes, "notes": list(notes)})
     for note in notes:
         output.note(f"gpuscan: note: {note}")

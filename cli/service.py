@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gpuscan.cli.output import Output
     from gpuscan.service.config import Config
 
-SHOWN = ("alerts.yml", "dashboard.json", "metrics.conf")
-"""Files for a Prometheus, a Grafana, and systemd where metrics are wanted."""
+SHOWN = ("alerts.yml", "dashboard.json", "metrics.conf", "Containerfile", "daemonset.yaml")
+"""Files for a Prometheus, a Grafana, systemd where metrics are wanted, an image, and Kubernetes."""
 
 
 def service(
@@ -89,13 +89,14 @@ def _serve(
 
     from gpuscan.base.allocator import keep_freed_memory
     from gpuscan.base.descriptors import take_all_descriptors
+    from gpuscan.history.database import History
+    from gpuscan.history.recording import Nowhere, Recorder
+    from gpuscan.history.schema import HISTORY
     from gpuscan.linux.system import HERE
     from gpuscan.live.stop import Stop
     from gpuscan.service.control import ControlSocket, group_id
-    from gpuscan.service.history import HISTORY, History
     from gpuscan.service.load import load_config
     from gpuscan.service.notify import Notifier
-    from gpuscan.service.recording import Nowhere, Recorder
     from gpuscan.service.session import ServiceSession
     from gpuscan.service.status import status_line
     from gpuscan.service.wire import SOCKET

@@ -13,7 +13,8 @@ class RawPlan:
     """Claimed pages grouped by target, flat order inside a group.
 
     All but ``flat`` and ``words`` is known as soon as the scan returns. These two may still be on
-    their way from a device; whoever reads them waits for it.
+    their way from a device; whoever reads them waits for it. Or the backend has them in a form of its
+    own, of fewer bytes; whoever reads them has them made, all or a part.
 
     Attributes:
         offsets: int64[n_targets + 1]; target t has ``flat[offsets[t]:offsets[t + 1]]``.
@@ -24,6 +25,8 @@ class RawPlan:
             claimed and appears in no group (nothing in gpuscan writes one; a loaded image may).
         n_superseded: claims that did not fit, because producers added more during the scan,
             and that could not be put back, because their pages were READY again: ended.
+        unpack: where ``flat`` and ``words`` are not given, what makes elements ``[lo, hi)`` of both, in
+            arrays of their own.
         arrive: what waits for the arrays, None where they are there; see :meth:`wait`.
         on_recycle: what takes the arrays back.
     """
@@ -33,6 +36,7 @@ class RawPlan:
         "_arrive",
         "_flat",
         "_on_recycle",
+        "_unpack",
         "_words",
         "cursor",
         "examined_bytes",
@@ -48,8 +52,8 @@ class RawPlan:
         self,
         *,
         offsets: NDArray[np.int64],
-        flat: NDArray[np.int64],
-        words: NDArray[Any],
+        flat: NDArray[np.int64] | None = None,
+        words: NDArray[Any] | None = None,
         cursor: int,
         path: Literal["dense", "indexed"],
         why: str,
@@ -57,6 +61,7 @@ class RawPlan:
         examined_bytes: int,
         n_unknown_target: int = 0,
         n_superseded: int = 0,
+        unpack: Callable[[int, int], tuple[NDArray[np.int64], NDArray[Any]]] | None = None,
         arrive: Callable[[], None] | None = None,
         on_recycle: Callable[[], None] | None = None,
     ) -> None:
@@ -70,20 +75,43 @@ class RawPlan:
         self.n_superseded = n_superseded
         self._flat = flat
         self._words = words
+        self._unpack = unpack
         self._arrive = arrive
         self._on_recycle = on_recycle
 
     @property
     def flat(self) -> NDArray[np.int64]:
         """int64[n], heads. Raises as :meth:`wait`."""
-        self.wait()
-        return self._flat
+        return self._arrays()[0]
 
     @property
     def words(self) -> NDArray[Any]:
         """fmt.dtype[n], the words the claims took. Raises as :meth:`wait`."""
+        return self._arrays()[1]
+
+    @property
+    def n_folios(self) -> int:
+        """How many folios were claimed."""
+        return int(self.offsets[-1])
+
+    @property
+    def owns_arrays(self) -> bool:
+        """Whether ``flat`` and ``words`` stay what they are when the plan is recycled."""
+        return self._unpack is not None
+
+    def part(self, lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Return elements ``[lo, hi)`` of ``flat`` and ``words``; makes no others. Raises as :meth:`wait`."""
+        if self._unpack is not None and self._flat is None:
+            return self._unpack(lo, hi)
+        flat, words = self._arrays()
+        return flat[lo:hi], words[lo:hi]
+
+    def _arrays(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
         self.wait()
-        return self._words
+        if self._flat is None or self._words is None:
+            assert self._unpack is not None, "a plan is given its arrays, or what makes them"
+            self._flat, self._words = self._unpack(0, self.n_folios)
+        return self._flat, self._words
 
     @property
     def has_arrived(self) -> bool:

@@ -31,6 +31,7 @@ _MEMORY = {
     r"(ATOMG?|RED)\.E\.OR\.STRONG": "set flag",
     r"ATOMG\.E\.AND\.64": "take blocks",
     r"ATOMG\.E\.EXCH\.64": "take bits",
+    r"STG\.E\.128\.STRONG\.GPU": "clear bits",
     r"LDG\.E(\.\w+)?\.STRONG\.GPU": "look",
 }
 """Machine instructions on what other threads see. Counters (ADD) and a kernel's own arrays are left out."""

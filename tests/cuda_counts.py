@@ -50,13 +50,13 @@ def _claim(found: Paths, after: int) -> int:
 def _dense(found: Paths) -> Ways:
     first, *_, last = found.places(r"LDG\.E\.128")
     (mask, *_) = found.places(r"LDG\.E\.U8")
-    looks = [place for place in found.places(r"LDG\.E\.64\.STRONG") if place < first][1:]
+    (clears,) = found.places(r"STG\.E\.128\.STRONG")
     plain = found.n_round(first)
     queued = min(found.n_round(first, place) for place in _after(found.places(r"\bSTS "), last))
     return {
         "once": _whole(found, first),
         "section": int(found.n_round(mask, first) - plain),
-        "looks": int(found.n_round(looks[0], looks[-1])),
+        "clears": int(found.n_round(clears)),
         "plain": int(plain),
         "queued": int(queued - plain),
         "claim": _claim(found, last),
@@ -124,11 +124,16 @@ def _cut_stretches(found: Paths) -> Ways:
 def _scatter(found: Paths) -> Ways:
     flats = found.places(r"STG\.E\.64")
     counts = [place for place in found.places(r"\bMATCH") if place < flats[0]]
-    return {
-        "once": _whole(found, found.places(r"BAR\.SYNC")[-1]),
-        "count": int(min(found.n_round(each) for each in counts)),
-        "place": int(found.n_round(*flats[:CLAIMS_AHEAD])),
-    }
+    loads = found.places(r"LDG\.E")
+    ways = {"once": _whole(found, found.places(r"BAR\.SYNC")[-1])}
+    for name, groups in (("count", counts[:CLAIMS_AHEAD]), ("place", flats[:CLAIMS_AHEAD])):
+        # 32 claims, then up to three times as many at once; those behind the first 128 are loaded.
+        one, all_of_them = found.n_round(groups[0]), found.n_round(*groups)
+        ways_round = (found.n_round(load, groups[0]) for load in loads)
+        loaded = min((each for each in ways_round if each < math.inf), default=one)  # a fixed target is not
+        ways |= {name: int(one), f"{name}_load": int(loaded - one)}
+        ways[f"{name}_more"] = math.ceil((all_of_them - one) / (CLAIMS_AHEAD - 1))
+    return ways
 
 
 def _resolve(found: Paths) -> Ways:

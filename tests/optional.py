@@ -33,9 +33,10 @@ def browser_or_skip() -> str:
     return found
 
 
-def opened(browser: str, address: str, profile: Path) -> tuple[str, list[str]]:
-    """Return the document at ``address`` after 30 s of a page's time, and what the console said."""
-    flags = ["--headless", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
+def opened(browser: str, address: str, profile: Path, *more: str) -> tuple[str, list[str]]:
+    """Return the document at ``address`` after 30 s of a page's time, and what the console said; ``more``
+    are flags of the browser."""
+    flags = [*more, "--headless", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # it refuses to start as root otherwise
     command = [browser, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom"]

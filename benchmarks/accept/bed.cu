@@ -13,17 +13,17 @@ static __device__ __forceinline__ u64 mix(u64 bits) {
   return bits ^ (bits >> 31);
 }
 
-/* Make pages READY, each with probability share / 2^32 and for a random target, with their index bits. The store
- * is empty. One thread has 64 pages, a word of ready bits. */
-extern "C" __global__ void fill(record_t* records, u64* ready_bits, u64* block_bits, i64 n_words, u64 share,
-                                u32 n_targets, u64 seed) {
+/* Make pages READY, all of [hot_lo, hot_hi), each of the others with probability share / 2^32, for a random target,
+ * with their index bits. The store is empty. One thread has 64 pages, a word of ready bits. */
+extern "C" __global__ void fill(record_t* records, u64* ready_bits, u64* block_bits, i64 n_words, u64 share, i64 hot_lo,
+                                i64 hot_hi, u32 n_targets, u64 seed) {
   const i64 n_threads = (i64)gridDim.x * blockDim.x;
   for (i64 word = (i64)blockIdx.x * blockDim.x + threadIdx.x; word < n_words; word += n_threads) {
     u64 marked = 0;
     for (int page = 0; page < 64; ++page) {
       const i64 flat = word * 64 + page;
       const u64 drawn = mix(seed + (u64)flat);
-      if ((drawn >> 32) >= share) continue;
+      if ((flat < hot_lo || flat >= hot_hi) && (drawn >> 32) >= share) continue;
       marked |= 1ull << page;
       u32 record = 1u << GS_READY_SHIFT;
 #if GS_HAS_NID

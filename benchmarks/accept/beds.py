@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,14 @@ from gpuscan.kernels.api import (
 )
 from gpuscan.kernels.cuda import CudaKernels
 from gpuscan.records.formats import record_format
-from gpuscan.records.page_map import SECTION_PAGES, WORD_PAGES, Extent, PageMap
+from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES, WORD_PAGES, Extent, PageMap
 
 NO_OUTCOMES = np.empty(0, dtype=np.uint8)
 _PFN_HOLE = 5 * SECTION_PAGES
 _SHARE_ONE = 1 << 32
+Lie = Literal["uniform", "hot", "half hot"]
+"""Where READY pages lie: each by itself, all in one region, or half of them there."""
+LIES: tuple[Lie, ...] = get_args(Lie)
 
 
 def layout_of(n_pages: int, format_name: str, n_targets: int, *, large_folios: bool = False) -> StoreLayout:
@@ -59,9 +62,12 @@ def make_eligible(kernels: Kernels) -> None:
     kernels.load(StoreArrays(None, None, None, words, None, None))
 
 
-def fill(rig: Rig, kernels: CudaKernels, density: float, seed: int) -> int:
-    """Make pages READY on the device, each with probability ``density``; return how many are now."""
+def fill(rig: Rig, kernels: CudaKernels, density: float, seed: int, lie: Lie = "uniform") -> int:
+    """Make a share of the pages READY on the device, where ``lie`` says; return how many are now."""
     layout, arrays = kernels.layout, kernels.arrays
+    hot_share = {"uniform": 0.0, "half hot": density / 2, "hot": density}[lie]
+    hot_lo = layout.n_pages // 3 // BLOCK_PAGES * BLOCK_PAGES
+    hot_hi = hot_lo + round(layout.n_pages * hot_share)
     find = rig.device.compile(own_source(layout.fmt, "bed"))
     with rig.device.working():
         for array in (arrays.records, arrays.ready_bits, arrays.block_bits):
@@ -74,7 +80,9 @@ def fill(rig: Rig, kernels: CudaKernels, density: float, seed: int) -> int:
             arrays.ready_bits,
             arrays.block_bits,
             np.int64(n_words),
-            np.uint64(round(density * _SHARE_ONE)),
+            np.uint64(round((density - hot_share) * _SHARE_ONE)),
+            np.int64(hot_lo),
+            np.int64(hot_hi),
             np.uint32(layout.n_targets),
             np.uint64(seed),
         )
@@ -91,10 +99,11 @@ class Saved:
             self._copies = [array.copy() for array in self._own]
 
     def restore(self) -> None:
-        """Put them back."""
+        """Put them back, and wait for that: it is no part of what is timed next."""
         with self._rig.device.working():
             for own, copy in zip(self._own, self._copies, strict=True):
                 own[:] = copy
+            self._rig.device.wait()
 
 
 @dataclass(slots=True)

@@ -1,8 +1,9 @@
 """What is measured: ceilings, scans beside peers and floors, producers, and the largest stores that fit.
 
 Times are nanoseconds. ``kernel`` and ``span`` are the device's own clock, CUDA events: around every
-kernel, added up; and from the first to the last of them, which is what can be told of a
-peer. ``wall`` is the caller's, with launches, looks at counters and the plan's transfer to the host.
+kernel, added up, each behind one that spins, so that nothing of the host is in it; and, in a run of its
+own, from the first to the last of them, which is what can be told of a peer. ``wall`` is the caller's of
+that run, with launches, looks at counters and the plan's transfer to the host.
 Everything is warm: each contestant ran once before.
 """
 
@@ -17,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from accept.beds import NO_OUTCOMES, Saved, drain, fill, layout_of, make_eligible, store_bytes
-from accept.model import add_modelled_requests, add_modelled_scans
+from accept.beds import NO_OUTCOMES, Drained, Lie, Saved, drain, fill, layout_of, make_eligible, store_bytes
+from accept.model import add_modelled_budgets, add_modelled_requests, add_modelled_scans
 from accept.peers import Peer, PeerAnswer
 from accept.rig import Laps, Rig, TimedDevice, launch, own_source, timed_backend
 from gpuscan.base.units import PAGE_BYTES
-from gpuscan.kernels.api import Outcome, RecordParams, ScanPath
+from gpuscan.kernels.api import Budget, Outcome, RecordParams, ScanPath
 from gpuscan.kernels.cuda import CudaKernels
 from gpuscan.kernels.cuda.backend import WORKING_BYTES
 from gpuscan.records.formats import record_format
@@ -33,6 +34,8 @@ _MARGIN_BYTES = 1 << 30
 """Left free beside the largest store: plans, stages, and what the driver takes."""
 _RECORD = RecordParams(now_jiffies=1000, window_jiffies=1000, threshold=1, drop_top_tier=False)
 PLAN_FLAT_BYTES = 8
+USUAL_FORMAT = "rfc"
+"""Of the records, where a part has but one."""
 
 Times = dict[str, Any]
 
@@ -49,7 +52,8 @@ class ScanCase:
     n_targets: int
     density: float
     exclusive: bool
-    format_name: str = "rfc"
+    format_name: str = USUAL_FORMAT
+    lie: Lie = "uniform"
     seed: int = 1
 
 
@@ -66,8 +70,9 @@ def spread(runs_ns: Sequence[int]) -> Times:
 
 
 def on_device(rig: Rig, run: Callable[[], object]) -> int:
-    """Return what the device took for ``run``."""
+    """Return what the device took for ``run``, and nothing of what the host did to begin it."""
     with rig.device.working():
+        rig.spin()
         begin = rig.mark()
         run()
         return rig.elapsed_ns(begin, rig.mark())
@@ -115,13 +120,30 @@ class Reader:
         )
 
 
-def watch(device: TimedDevice, run: Callable[[], Any]) -> tuple[Any, int, Laps]:
-    """Return what ``run`` returns, its wall time, and what the device did."""
-    with device.watched() as laps:
+def laps_of(device: TimedDevice, run: Callable[[], object]) -> Laps:
+    """Return what each kernel of ``run`` takes by itself."""
+    with device.watched(spins=True) as laps:
+        run()
+    return laps
+
+
+def watch(
+    device: TimedDevice, prepare: Callable[[], object], run: Callable[[], Any]
+) -> tuple[list[Any], int, Laps]:
+    """Run twice, each time after ``prepare``: for the kernels, and for the whole.
+
+    Returns:
+        What ``run`` returned, both times; the wall time of the second; what the device did.
+    """
+    results: list[Any] = []
+    prepare()
+    laps = laps_of(device, lambda: results.append(run()))
+    prepare()
+    with device.watched() as whole:
         started = time.perf_counter_ns()
-        result = run()
+        results.append(run())
         wall_ns = time.perf_counter_ns() - started
-    return result, wall_ns, laps
+    return results, wall_ns, Laps(laps.by_kernel, whole.span_ns)
 
 
 def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> dict[str, Any]:
@@ -134,7 +156,7 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
     layout = layout_of(case.n_pages, case.format_name, case.n_targets)
     kernels = backend.open(layout)
     try:
-        n_ready = fill(rig, kernels, case.density, case.seed)
+        n_ready = fill(rig, kernels, case.density, case.seed, case.lie)
         saved, read = Saved(rig, kernels), Reader(rig, kernels.arrays.records)
         room = max(BLOCK_PAGES, kernels.count_index()[0])
         runs = _Runs()
@@ -142,11 +164,10 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
         for turn in range(rounds + 1):
             runs.add("read", turn, read.measure())
             for path in PATHS:
-                saved.restore()
                 keep = turn == 0 and path == "dense" and len(peers) > 0
-                drained, wall_ns, laps = watch(device, partial(drain, kernels, path, room, keep=keep))
-                if drained.n_claimed != n_ready:
-                    raise WrongAnswerError(f"{case}: {path} claimed {drained.n_claimed} of {n_ready} pages")
+                scan = partial(drain, kernels, path, room, keep=keep)
+                both, wall_ns, laps = watch(device, saved.restore, scan)
+                drained = _whole(both, n_ready, f"{case}: {path}")
                 if keep:
                     _, flats, _ = drained.by_target()
                 runs.add(path, turn, laps.kernel_ns, wall_ns, laps)
@@ -178,6 +199,51 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
     }
 
 
+def _whole(both: Sequence[Drained], n_ready: int, what: str) -> Drained:
+    """Return the last of two drains, each of which must have claimed every page."""
+    for drained in both:
+        if drained.n_claimed != n_ready:
+            raise WrongAnswerError(f"{what} claimed {drained.n_claimed} of {n_ready} pages")
+    return both[-1]
+
+
+def budget_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
+    """Measure a ranking and the scan that spends its budget: one that all fits, and half of each target's.
+
+    Raises:
+        WrongAnswerError: not as many pages were claimed as the budget lets.
+    """
+    backend, device = timed_backend(rig, exclusive=case.exclusive)
+    layout = layout_of(case.n_pages, case.format_name, case.n_targets)
+    kernels = backend.open(layout)
+    try:
+        n_ready = fill(rig, kernels, case.density, case.seed, case.lie)
+        saved, read = Saved(rig, kernels), Reader(rig, kernels.arrays.records)
+        room = max(BLOCK_PAGES, n_ready)
+        of_targets = drain(kernels, "indexed", room).by_target()[0]
+        limits = {"all fits": np.full(case.n_targets, n_ready), "half of it": of_targets // 2}
+
+        def spend(most: Any) -> Drained:
+            resume = np.zeros(case.n_targets, dtype=np.int64)
+            budget = Budget(most.copy(), resume, layout.fmt.time_of(_RECORD.now_jiffies))
+            cuts = kernels.rank(budget, 0, case.n_pages)
+            return drain(kernels, "indexed", room, cuts=cuts, keep=False)
+
+        runs = _Runs()
+        for turn in range(rounds + 1):
+            runs.add("read", turn, read.measure())
+            for name, most in limits.items():
+                both, wall_ns, laps = watch(device, saved.restore, partial(spend, most))
+                n_claimed = int(np.minimum(of_targets, most).sum())
+                _whole(both, n_claimed, f"{case}: a budget, {name},")
+                runs.add(name, turn, laps.kernel_ns, wall_ns, laps)
+    finally:
+        kernels.close()
+    rows = runs.rows(floor="read")
+    add_modelled_budgets(rig, rows, case)
+    return {**facts_of(case), "n_ready": n_ready, "results": rows}
+
+
 def facts_of(case: ScanCase) -> dict[str, Any]:
     """Return the case as the report has it."""
     return {
@@ -186,6 +252,7 @@ def facts_of(case: ScanCase) -> dict[str, Any]:
         "n_targets": case.n_targets,
         "format": case.format_name,
         "density": case.density,
+        "lie": case.lie,
         "exclusive": case.exclusive,
     }
 
@@ -284,14 +351,15 @@ def request_case(rig: Rig, n_pages: int, n_items: int, rounds: int, seed: int = 
                 "request": partial(kernels.request, pfns, nids, NO_OUTCOMES),
                 "record": partial(kernels.record, pfns, nids, _RECORD, NO_OUTCOMES),
                 "request from the device": partial(kernels.request, *there, NO_OUTCOMES),
+                "record from the device": partial(kernels.record, *there, _RECORD, NO_OUTCOMES),
             }
             for turn in range(rounds + 1):
                 for name, call in calls.items():
-                    saved.restore()
-                    counts, wall_ns, laps = watch(device, call)
-                    marked = int(counts[Outcome.ACCEPTED]) + int(counts[Outcome.REFRESHED])
-                    if marked != n_items:
-                        raise WrongAnswerError(f"{name} marked {marked} of {n_items} pages")
+                    both, wall_ns, laps = watch(device, saved.restore, call)
+                    for counts in both:
+                        marked = int(counts[Outcome.ACCEPTED]) + int(counts[Outcome.REFRESHED])
+                        if marked != n_items:
+                            raise WrongAnswerError(f"{name} marked {marked} of {n_items} pages")
                     label = f"{name}, {'call order' if ordered else 'any order'}"
                     runs.add(label, turn, laps.kernel_ns, wall_ns, laps)
         finally:
@@ -346,9 +414,11 @@ def large_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
             for path in PATHS[:2]:
                 n_ready = fill(rig, kernels, case.density, case.seed)
                 room = max(BLOCK_PAGES, n_ready)
-                drained, wall_ns, laps = watch(device, partial(drain, kernels, path, room, keep=False))
-                if drained.n_claimed != n_ready or kernels.count_ready():
-                    raise WrongAnswerError(f"{case}: {path} claimed {drained.n_claimed} of {n_ready} pages")
+                filled = partial(fill, rig, kernels, case.density, case.seed)
+                both, wall_ns, laps = watch(device, filled, partial(drain, kernels, path, room, keep=False))
+                drained = _whole(both, n_ready, f"{case}: {path}")
+                if kernels.count_ready():
+                    raise WrongAnswerError(f"{case}: {path} left {kernels.count_ready()} pages READY")
                 runs.add(path, turn, laps.kernel_ns, wall_ns, laps)
                 runs.facts[path] = {"examined_bytes": drained.examined_bytes}
     finally:

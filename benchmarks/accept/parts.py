@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accept import figures, peers, streams, tools
-from accept.beds import layout_of, store_bytes
+from accept import figures, micro, peers, streams, tools
+from accept.beds import LIES, Lie, layout_of, store_bytes
 from accept.correct import CheckedCase, MismatchError, check, check_filled
-from accept.figures import ScanCase, WrongAnswerError
+from accept.figures import USUAL_FORMAT, ScanCase, WrongAnswerError
 from accept.rig import Rig
 from gpuscan.base.units import format_bytes
 from gpuscan.kernels.api import Backend
@@ -43,9 +43,13 @@ class Scale:
     filled_pages: tuple[int, ...]
     filled_densities: tuple[float, ...]
     ceiling_bytes: int
+    chain_rounds: int
     scan_pages: int
     densities: tuple[float, ...]
     n_targets: tuple[int, ...]
+    skewed_densities: tuple[float, ...]
+    budget_densities: tuple[float, ...]
+    budget_targets: tuple[int, ...]
     n_requests: int
     sparse_densities: tuple[float, ...]
     plan_densities: tuple[float, ...]
@@ -67,9 +71,13 @@ FULL = Scale(
     filled_pages=(1 << 20, 1 << 24, 1 << 26),
     filled_densities=(1e-4, 1e-2, 1.0),
     ceiling_bytes=1 << 32,
+    chain_rounds=2000,
     scan_pages=1 << 28,
     densities=(1e-4, 1e-3, 1e-2, 1.0, 1e-6, 1e-5, 1e-1),
     n_targets=(16, 1024, 1),
+    skewed_densities=(1e-5, 1e-4, 1e-3, 1e-2),
+    budget_densities=(1e-4, 1e-2),
+    budget_targets=(16, 1024),
     n_requests=1 << 24,
     sparse_densities=(1e-4, 1e-5, 1e-6),
     plan_densities=(0.1, 1e-2),
@@ -77,15 +85,19 @@ FULL = Scale(
     largest_pages=1 << 40,
     rounds=10,
     limits_s={
-        "correctness": 150,
+        "correctness": 440,
         "ceilings": 10,
-        "scans": 90,
-        "requests": 20,
-        "launches": 8,
-        "overlap": 8,
-        "large": 44,
-        "sanitizers": 90,
-        "ncu": 30,
+        "micro": 20,
+        "scans": 200,
+        "formats": 110,
+        "skew": 100,
+        "budgets": 60,
+        "requests": 60,
+        "launches": 30,
+        "overlap": 30,
+        "large": 200,
+        "sanitizers": 340,
+        "ncu": 100,
     },
 )
 QUICK = Scale(
@@ -100,9 +112,13 @@ QUICK = Scale(
     filled_pages=(1 << 20,),
     filled_densities=(1e-4, 1.0),
     ceiling_bytes=1 << 30,
+    chain_rounds=1000,
     scan_pages=1 << 26,
     densities=(1e-4, 1e-2, 1.0),
     n_targets=(16,),
+    skewed_densities=(1e-4, 1e-2),
+    budget_densities=(1e-2,),
+    budget_targets=(16, 1024),
     n_requests=1 << 22,
     sparse_densities=(1e-4,),
     plan_densities=(0.1,),
@@ -112,7 +128,11 @@ QUICK = Scale(
     limits_s={
         "correctness": 40,
         "ceilings": 5,
+        "micro": 5,
         "scans": 20,
+        "formats": 10,
+        "skew": 20,
+        "budgets": 10,
         "requests": 10,
         "launches": 5,
         "overlap": 5,
@@ -231,12 +251,64 @@ def scans(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
         compared.append(peers.cub(rig, fmt))
     except Exception as error:  # of whatever library; the other figures are worth having without this peer
         yield {"left_out": f"the CUB peer does not compile: {error}"}
-    for case in _scan_cases(scale):
+    yield from _measured(
+        _scan_cases(scale),
+        deadline,
+        lambda case: figures.scan_case(rig, case, () if case.exclusive else compared, scale.rounds),
+    )
+
+
+def micro_part(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield what single operations take, and ways to read."""
+    if not deadline.over():
+        yield micro.micro_case(rig, scale.ceiling_bytes, scale.chain_rounds, scale.rounds)
+
+
+def formats(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield the sweep of densities for the formats that ``scans`` leaves out."""
+    cases = (
+        _case_of(scale, format_name, density)
+        for format_name in scale.formats
+        for density in scale.densities
+        if format_name != USUAL_FORMAT
+    )
+    yield from _measured(cases, deadline, lambda case: figures.scan_case(rig, case, (), scale.rounds))
+
+
+def skew(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield scans of as many candidates that lie evenly, in one region, and half of them there."""
+    cases = (
+        _case_of(scale, format_name, density, lie)
+        for format_name in scale.formats
+        for density in scale.skewed_densities
+        for lie in LIES
+    )
+    yield from _measured(cases, deadline, lambda case: figures.scan_case(rig, case, (), scale.rounds))
+
+
+def budgets(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield rankings with the scans that spend their budgets, few targets and many."""
+    cases = (
+        ScanCase(scale.scan_pages, n_targets, density, False)
+        for n_targets in scale.budget_targets
+        for density in scale.budget_densities
+    )
+    yield from _measured(cases, deadline, lambda case: figures.budget_case(rig, case, scale.rounds))
+
+
+def _case_of(scale: Scale, format_name: str, density: float, lie: Lie = "uniform") -> ScanCase:
+    n_targets = scale.n_targets[0] if record_format(format_name).has_nid else 1
+    return ScanCase(scale.scan_pages, n_targets, density, False, format_name, lie)
+
+
+def _measured(
+    cases: Iterable[ScanCase], deadline: Deadline, measure: Callable[[ScanCase], Result]
+) -> Iterator[Result]:
+    for case in cases:
         if deadline.over():
             yield {"case": str(case), "left_out": "no time was left"}
-            continue
-        asked = () if case.exclusive else compared
-        yield _tried(str(case), partial(figures.scan_case, rig, case, asked, scale.rounds))
+        else:
+            yield _tried(str(case), partial(measure, case))
 
 
 def _scan_cases(scale: Scale) -> Iterator[ScanCase]:
@@ -257,32 +329,21 @@ def requests(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
 
 def launches(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
     """Yield what a CUDA graph would save of sparse ticks."""
-    for density in scale.sparse_densities:
-        case = ScanCase(scale.scan_pages, 16, density, False)
-        if deadline.over():
-            yield {"case": str(case), "left_out": "no time was left"}
-            continue
-        yield _tried(str(case), partial(streams.launch_case, rig, case, scale.rounds))
+    cases = (ScanCase(scale.scan_pages, 16, density, False) for density in scale.sparse_densities)
+    yield from _measured(cases, deadline, lambda case: streams.launch_case(rig, case, scale.rounds))
 
 
 def overlap(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
     """Yield what beginning the next scan before a plan is waited for saves of a round of several plans."""
-    for density in scale.plan_densities:
-        case = ScanCase(scale.scan_pages, 16, density, False)
-        if deadline.over():
-            yield {"case": str(case), "left_out": "no time was left"}
-            continue
-        yield _tried(str(case), partial(streams.overlap_case, rig, case, _PLANS_OF_A_ROUND, scale.rounds))
+    cases = (ScanCase(scale.scan_pages, 16, density, False) for density in scale.plan_densities)
+    drains = partial(streams.overlap_case, rig, n_plans=_PLANS_OF_A_ROUND, rounds=scale.rounds)
+    yield from _measured(cases, deadline, drains)
 
 
 def large(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
     """Yield 64 TiB, and the largest store that fits, at density 1e-4."""
     cases = figures.large_cases(rig, scale.scan_pages, scale.large_pages, scale.largest_pages, 1e-4)
-    for case in cases:
-        if deadline.over():
-            yield {"case": str(case), "left_out": "no time was left"}
-            continue
-        yield _tried(str(case), partial(figures.large_case, rig, case, scale.rounds))
+    yield from _measured(cases, deadline, lambda case: figures.large_case(rig, case, scale.rounds))
 
 
 def sanitizers(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
@@ -315,8 +376,27 @@ def child_profile(rig: Rig, n_pages: int) -> None:
 
 
 PARTS = {
-    part.__name__: part
-    for part in (correctness, ceilings, scans, requests, launches, overlap, large, sanitizers, ncu)
+    "correctness": correctness,
+    "ceilings": ceilings,
+    "micro": micro_part,
+    "scans": scans,
+    "formats": formats,
+    "skew": skew,
+    "budgets": budgets,
+    "requests": requests,
+    "launches": launches,
+    "overlap": overlap,
+    "large": large,
+    "sanitizers": sanitizers,
+    "ncu": ncu,
 }
+CALLS = (
+    ("correctness",),
+    ("ceilings", "micro", "scans", "skew", "budgets"),
+    ("formats", "requests", "launches", "overlap", "large"),
+    ("sanitizers", "ncu"),
+)
+"""Parts that are run together, each call in less than 8 minutes."""
+CALL_S = 470.0
 MUST_PASS = ("correctness", "sanitizers")
 """Parts whose failure is one of correctness. The others raise :class:`WrongAnswerError`."""

@@ -20,6 +20,8 @@ from gpuscan.records.formats import RecordFormat, c_prelude
 _FOLDER = Path(__file__).parent
 _BLOCKS = 4096
 """Thread blocks of the bench's own kernels, which stride: 31 for each of an H100's SMs."""
+_SPIN_CYCLES = np.int64(120_000)
+"""60 us at 2 GHz: an event, a launch and an event are begun in a third of that."""
 _CUB_TILE_RECORDS = 128 * 16  # TILE_THREADS * TILE_ITEMS of cub_select.cu
 
 Pairs = tuple[Any, Any]
@@ -35,6 +37,10 @@ class Clock(Protocol):
 
     def elapsed_ns(self, begin: Any, end: Any) -> int:
         """Wait for ``end`` and return the time between two marks."""
+        ...
+
+    def spin(self) -> None:
+        """Keep the device busy until the host has begun what follows, so that no mark waits for the host."""
         ...
 
 
@@ -92,6 +98,7 @@ class CupyRig:
         import cupy
 
         self.xp: Any = cupy
+        self._spin: Any = None
         if not pooled:
             # One allocation per array: a checker of memory sees where each ends.
             cupy.cuda.set_allocator(None)
@@ -123,6 +130,13 @@ class CupyRig:
         end.synchronize()
         elapsed_ns: int = round(self.xp.cuda.get_elapsed_time(begin, end) * 1e6)
         return elapsed_ns
+
+    def spin(self) -> None:
+        """Launch a kernel that waits, one thread."""
+        if self._spin is None:
+            code = (_FOLDER / "spin.cu").read_text(encoding="utf-8")
+            self._spin = self.xp.RawModule(code=code).get_function("spin")
+        self._spin((1,), (1,), (_SPIN_CYCLES,))
 
     def trim(self) -> None:
         """Empty CuPy's pools; after the largest store they have all of the device."""
@@ -192,6 +206,7 @@ class TimedDevice:
         self._device = device
         self._clock = clock
         self._laps: list[tuple[str, Any, Any]] | None = None
+        self._spins = False
         self._begun: list[Callable[[], Any]] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -212,6 +227,8 @@ class TimedDevice:
             self._begun.append(run)
         if self._laps is None:
             return run()
+        if self._spins:
+            self._clock.spin()
         begin = self._clock.mark()
         result = run()
         self._laps.append((name, begin, self._clock.mark()))
@@ -228,10 +245,15 @@ class TimedDevice:
             self._begun = None
 
     @contextmanager
-    def watched(self) -> Iterator[Laps]:
-        """Yield what is filled at the end of the block."""
+    def watched(self, *, spins: bool = False) -> Iterator[Laps]:
+        """Yield what is filled at the end of the block.
+
+        Args:
+            spins: the device is kept busy before each kernel, so that laps have nothing of the host in them.
+                Then the span says nothing.
+        """
         laps = Laps()
-        self._laps = []
+        self._laps, self._spins = [], spins
         try:
             yield laps
             for name, begin, end in self._laps:

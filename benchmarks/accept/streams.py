@@ -12,7 +12,16 @@ from statistics import median
 from typing import Any
 
 from accept.beds import Saved, drain, fill, layout_of
-from accept.figures import PATHS, PLAN_FLAT_BYTES, Reader, ScanCase, WrongAnswerError, facts_of, spread, watch
+from accept.figures import (
+    PATHS,
+    PLAN_FLAT_BYTES,
+    Reader,
+    ScanCase,
+    WrongAnswerError,
+    facts_of,
+    laps_of,
+    spread,
+)
 from accept.rig import Laps, Rig, timed_backend
 from gpuscan.kernels.api import RawPlan, ScanRequest
 from gpuscan.kernels.cuda import CudaKernels
@@ -62,8 +71,7 @@ def launch_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
                 if turn:
                     wall_ns[name].append(taken_ns)
             saved.restore()
-            _, _, laps = watch(device, ways["scan"])
-            laps_of_scan.append(laps)
+            laps_of_scan.append(laps_of(device, ways["scan"]))
     finally:
         kernels.close()
     times = {name: spread(runs) for name, runs in wall_ns.items()}
@@ -115,8 +123,7 @@ def overlap_case(rig: Rig, case: ScanCase, n_plans: int, rounds: int) -> dict[st
                 if turn:
                     wall_ns[name].append(taken_ns)
             saved.restore()
-            _, _, laps = watch(device, partial(_drain_ahead, kernels, room, 0))
-            kernel_ns.append(laps.kernel_ns)
+            kernel_ns.append(laps_of(device, partial(_drain_ahead, kernels, room, 0)).kernel_ns)
     finally:
         kernels.close()
     times = {name: spread(runs) for name, runs in wall_ns.items()}

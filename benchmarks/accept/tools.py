@@ -70,7 +70,9 @@ def bandwidth(limit_s: float) -> dict[str, Any]:
     program = find_tool("ncu")
     if program is None:
         return {"left_out": "ncu is not installed"}
-    options = ["--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(_METRICS)]
+    # By default ncu holds clocks at their base, and every time would be too long.
+    options = ["--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base"]
+    options += ["--metrics", ",".join(_METRICS)]
     command = [program, *options, "--kernel-name", f"regex:^({_KERNELS})$", *_child("profile")]
     try:
         done = _run(command, limit_s)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_count, format_number, format_time
@@ -145,13 +146,67 @@ def scan_table(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+RATIO_COLUMNS = (
+    "",
+    "caches",
+    "time",
+    "of read floor",
+    "of byte floor",
+    "Polars takes",
+    "and pages of 64 bits",
+)
+
+
+def ratio_table(cases: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the rows under :data:`RATIO_COLUMNS`: our paths of every case over floors and peer.
+
+    Each ratio is the median of those of the rounds, with p10 and p90: a slow moment of the machine, or of its
+    memory, is in both sides of one. Polars is the faster of its engines in each round.
+    """
+    return [
+        (
+            f"{case_title(case)}: {row['name']}",
+            row["state"],
+            format_time(row["median_ns"]),
+            *(_spread(row["runs_ns"], floor) for floor in _floors_by_round(case)),
+            _spread(polars, row["runs_ns"]) if (polars := _polars_by_round(case)) else "",
+            format_time(row["widening_ns"]) if "widening_ns" in row else "",
+        )
+        for case in cases
+        for row in case["results"]
+        if row["kind"] == "gpuscan"
+    ]
+
+
+def _floors_by_round(case: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    copy, read = _row(case, "copy"), _row(case, "read")["runs_ns"]
+    share = case["floors"]["written_bytes"] / copy["bytes"]
+    return read, [reading + share * copying for reading, copying in zip(read, copy["runs_ns"], strict=True)]
+
+
+def _polars_by_round(case: Mapping[str, Any]) -> list[float]:
+    engines = [row["runs_ns"] for row in case["results"] if row["name"].startswith("polars")]
+    return [min(runs) for runs in zip(*engines, strict=True)]
+
+
+def _row(case: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(row for row in case["results"] if row["name"] == name)
+    return found
+
+
+def _spread(runs: Sequence[float], of: Sequence[float]) -> str:
+    p10, middle, p90 = np.percentile(np.asarray(runs) / np.asarray(of), [10, 50, 90]).tolist()
+    return f"{middle:.3g} ({p10:.3g} to {p90:.3g})"
+
+
 REQUEST_COLUMNS = ("", "time", "p10", "p90", "per second", "of random writes")
 
 
 def request_table(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the rows under :data:`REQUEST_COLUMNS`."""
+    """Return the rows under :data:`REQUEST_COLUMNS`; the last is by round: median, p10 and p90."""
+    writes = case["results"][0]["runs_ns"]
     return [
-        (row["name"], *_times(row), format_count(row["per_s"]), f"{row['of_ceiling']:.3g}")
+        (row["name"], *_times(row), format_count(row["per_s"]), _spread(writes, row["runs_ns"]))
         for row in case["results"]
     ]
 

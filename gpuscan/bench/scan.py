@@ -23,6 +23,10 @@ from gpuscan.records.page_map import SECTION_PAGES
 PATHS: tuple[ScanPath, ...] = ("dense", "indexed", "auto")
 STATES: tuple[State, ...] = ("warm", "cold")
 LINE_BYTES = 64
+PEERS_DENSITY_MAX = 0.5
+"""Share of READY pages up to which peers take part: above, their answers take more than the records."""
+_PART_FOLIOS = 1 << 18
+"""Of a plan, released together: what is made of it in between counts as no memory of the scan."""
 
 _NO_OUTCOMES = np.empty(0, dtype=np.uint8)
 
@@ -79,16 +83,16 @@ class OurScan:
 
     def _drain(self, look: Callable[[int, RawPlan], None]) -> int:
         kernels, cursor, elapsed_ns, n_claimed, n_plans = self.bed.store.kernels, 0, 0, 0, 0
-        examined_bytes = 0
+        examined_bytes = widening_ns = 0
         while cursor < self.bed.store.n_pages:
             request = self.bed.request(cursor, self.path, self.capacity)
             started = time.perf_counter_ns()
             plan = kernels.scan(request)
             plan.wait()
             elapsed_ns += time.perf_counter_ns() - started
-            kernels.release(plan.flat, plan.words, _NO_OUTCOMES)
+            widening_ns += self._put_back(plan)
             look(cursor, plan)
-            n_claimed += len(plan.flat)
+            n_claimed += plan.n_folios
             examined_bytes += plan.examined_bytes
             n_plans += 1
             if cursor == 0:
@@ -99,8 +103,18 @@ class OurScan:
             raise RunFailedError(
                 f"the {self.path} scan claimed {n_claimed} pages of {self.n_ready}; report it"
             )
-        self.facts |= {"n_plans": n_plans, "bytes": examined_bytes}
+        self.facts |= {"n_plans": n_plans, "bytes": examined_bytes, "widening_ns": widening_ns}
         return elapsed_ns
+
+    def _put_back(self, plan: RawPlan) -> int:
+        """Release what a plan claimed, part by part; return the ns that making its pages and words took."""
+        widening_ns = 0
+        for lo in range(0, plan.n_folios, _PART_FOLIOS):
+            started = time.perf_counter_ns()
+            flats, words = plan.part(lo, min(lo + _PART_FOLIOS, plan.n_folios))
+            widening_ns += time.perf_counter_ns() - started
+            self.bed.store.kernels.release(flats, words, _NO_OUTCOMES)
+        return widening_ns
 
 
 def scan_cases(
@@ -156,7 +170,8 @@ def _scan_case(
     question = Question(bed.records, fmt, layout.n_targets, layout.fixed_target, settings.walk_pages)
     for scan in ours:
         scan.verify(question)
-    peers = [(peer_name, kind, kind.make(question)) for peer_name, kind in kinds]
+    invited = kinds if case.density <= PEERS_DENSITY_MAX else ()
+    peers = [(peer_name, kind, kind.make(question)) for peer_name, kind in invited]
     if peers:
         expected = plain_answer(question, 0, question.n_pages)
         for peer_name, _, peer in peers:

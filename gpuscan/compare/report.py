@@ -32,6 +32,7 @@ from gpuscan.compare.endings import NEVER_FOUND, Endings
 from gpuscan.compare.plots import COLUMNS_PLOT, EQUAL_COST_PLOT, PLOTS
 from gpuscan.compare.request_list import ENTRY
 from gpuscan.compare.settings import Settings
+from gpuscan.compare.sheets import LEGEND, sheets_of
 from gpuscan.compare.steps.scans import MODEL_DENSITY
 from gpuscan.compare.suite import Costs, SeedRun
 from gpuscan.compare.too_little import saw_too_little
@@ -129,7 +130,8 @@ def document_of(
         "saw_too_little": saw_too_little(first),
         "walk_here": _walk_here(designs, settings, costs),
     }
-    return {**document, "verdict": verdict(document)}
+    sheets = [asdict(sheet) for sheet in sheets_of(document)]
+    return {**document, "verdict": verdict(document), "sheets": sheets, "legend": LEGEND}
 
 
 def _endings(designs: Sequence[str], run: SeedRun) -> dict[str, Any]:

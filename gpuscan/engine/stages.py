@@ -154,6 +154,7 @@ class MigrateResult:
         events: folios that came or went.
         n_rounds: ``migrate_pages()`` rounds (0 where the migrator cannot tell); each ends with a TLB flush.
         n_passes: passes over the unmapped folios of all rounds: one each, up to ten where copies fail.
+        n_no_room: folios, of those not moved, that the target had no room for.
     """
 
     status: NDArray[np.int16]
@@ -162,6 +163,7 @@ class MigrateResult:
     events: tuple[FolioEvents, ...] = ()
     n_rounds: int = 0
     n_passes: int = 0
+    n_no_room: int = 0
 
     def __post_init__(self) -> None:
         (status,) = check_arrays("migrate result", _STATUS, (self.status,), {})
@@ -172,6 +174,7 @@ class MigrateResult:
             events=_events("migrate result: events", self.events),
             n_rounds=whole("migrate result: n_rounds", self.n_rounds),
             n_passes=whole("migrate result: n_passes", self.n_passes),
+            n_no_room=whole("migrate result: n_no_room", self.n_no_room, 0, len(status)),
         )
         instance("migrate result: reasons", self.reasons, dict, "give counts by a short reason")
         for reason, count in self.reasons.items():
@@ -212,6 +215,10 @@ class Witness(Protocol):
         """See folios that were moved, at the place that they left."""
         ...
 
+    def no_room(self, target_nid: int, n_folios: int) -> None:
+        """See how many folios of a batch a target had no room for."""
+        ...
+
 
 class AccessWitness(Protocol):
     """Is told where and when accesses happened, whatever watches them; it changes nothing."""
@@ -224,8 +231,9 @@ class AccessWitness(Protocol):
         """See int64[m] pages of accesses, about at ``now_ns``."""
         ...
 
-    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
-        """See how many pages of each node that has memory are free at ``now_ns``, by nid."""
+    def filled(self, now_ns: int, free_pages: Mapping[int, int], room_pages: Mapping[int, int]) -> None:
+        """See how many pages of each node that has memory are free at ``now_ns``, by nid, and for how many
+        it has room: a folio of n pages is moved there while that is more than n; below 0 it lacks some."""
         ...
 
 

@@ -101,7 +101,10 @@ class Engine:
         function("an engine's plan_sink", plan_sink, "give one of tick, plan and batches")
         if witness is not None:
             has_methods(
-                "an engine's witness", witness, ("marked", "claimed", "moved"), "give one, or leave it out"
+                "an engine's witness",
+                witness,
+                ("marked", "claimed", "moved", "no_room"),
+                "give one, or leave it out",
             )
         if store.fmt.name != policy.record_format:
             raise ArgumentError(
@@ -388,6 +391,8 @@ class Engine:
                     made_ns = report.now_ns + report.duration_ns
                     facts = (batch.target_nid, batch.hi - batch.lo, batch.n_pages)
                     self._clocked.batch(made_ns, *facts, result.busy_ns)
+                if self._witness is not None and result.n_no_room:
+                    self._witness.no_room(batch.target_nid, result.n_no_room)
                 self._book(plan, part, folio_pages[part], result.status, report)
                 if self.policy.one_thread:
                     self._count_demoted(batch.target_nid, plan.flat[part], folio_pages[part], result, report)

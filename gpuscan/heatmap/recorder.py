@@ -16,7 +16,7 @@ from gpuscan.heatmap.counting import N_CELLS_MAX, Counting
 from gpuscan.heatmap.gathering import Spares
 from gpuscan.heatmap.layer import Layer
 from gpuscan.heatmap.map import HeatMap
-from gpuscan.heatmap.nodes import empty_nodes
+from gpuscan.heatmap.nodes import COUNTS, empty_nodes
 from gpuscan.heatmap.space import Space
 from gpuscan.heatmap.waits import Waits
 from gpuscan.topology import Topology
@@ -24,7 +24,10 @@ from gpuscan.topology import Topology
 ACCESSES_ONE_IN = 32
 """Of so many accesses one is looked at: to look at all of them would cost more than a tenth of a run."""
 
-_STATE = ("begins_at_tick", "random", "layers", "waits", "n_filled", "fills_each", "filled_ns", "free_pages")
+_STATE = (
+    *("begins_at_tick", "random", "layers", "waits"),
+    *("n_filled", "fills_each", "filled_ns", *COUNTS, "no_room_now"),
+)
 
 MOMENTS_MAX = 2048
 """Of how full nodes were; from then on every second one is kept, then every fourth, and so on."""
@@ -65,6 +68,7 @@ class MapRecorder:
         self.begins_at_tick = 0
         self.waits = Waits() if waits is None else waits
         self._n_filled, self._fills_each = 0, 1
+        self._no_room = dict.fromkeys(self.nodes, 0)
         n_pages = self._page_map.n_pages
         self._pool = pool = ThreadPoolExecutor(2) if is_aside else None
         spares = Spares()
@@ -86,18 +90,20 @@ class MapRecorder:
         """See the pages of accesses that :meth:`sampled` chose."""
         self._layers["accesses"].add(now_ns // self._step_ns, flats)
 
-    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
-        """See how many pages of each node are free, by nid."""
+    def filled(self, now_ns: int, free_pages: Mapping[int, int], room_pages: Mapping[int, int]) -> None:
+        """See how many pages of each node are free, by nid, and for how many it has room."""
         self._n_filled += 1
         if (self._n_filled - 1) % self._fills_each:
             return
         for nid, node in self.nodes.items():
             node.now_ns.append(now_ns)
             node.free_pages.append(free_pages[nid])
+            node.room_pages.append(room_pages[nid])
+            node.no_room.append(self._no_room[nid])
         if self._n_filled > MOMENTS_MAX * self._fills_each:
             self._fills_each *= 2
             for node in self.nodes.values():
-                del node.now_ns[1::2], node.free_pages[1::2]
+                del node.now_ns[1::2], node.free_pages[1::2], node.room_pages[1::2], node.no_room[1::2]
 
     def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
         """See pages that a source wants marked."""
@@ -114,6 +120,10 @@ class MapRecorder:
         """See folios that were moved, at the place that they left."""
         self._layers["moves"].add(now_ns // self._step_ns, flats, n_pages)
 
+    def no_room(self, target_nid: int, n_folios: int) -> None:
+        """See how many folios a node had no room for."""
+        self._no_room[target_nid] += n_folios
+
     def state(self) -> dict[str, Any]:
         """Return all that it was told so far, in as much room as it has: 130 MiB at most, mostly a few."""
         nodes = list(self.nodes.values())
@@ -125,7 +135,11 @@ class MapRecorder:
             "n_filled": self._n_filled,
             "fills_each": self._fills_each,
             "filled_ns": np.array(nodes[0].now_ns if nodes else [], dtype=np.int64),
-            "free_pages": np.array([node.free_pages for node in nodes], dtype=np.int64).reshape(-1),
+            **{
+                name: np.array([getattr(node, name) for node in nodes], dtype=np.int64).reshape(-1)
+                for name in COUNTS
+            },
+            "no_room_now": np.array(list(self._no_room.values()), dtype=np.int64),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -135,9 +149,7 @@ class MapRecorder:
             ArgumentError: that was something else.
         """
         state = checked.table(state, "the map")
-        found = checked.table(
-            {"begins_at_tick": 0, **state}, "the map", _STATE
-        )  # an earlier gpuscan's has none
+        found = checked.table(self._known_now(state), "the map", _STATE)
         self.begins_at_tick = checked.whole(found["begins_at_tick"], 0, INT64_MAX, "begins_at_tick")
         layers = checked.table(found["layers"], "layers of the map", tuple(self._layers))
         self._random.bit_generator.state = checked.random_state(found["random"], "the map's random numbers")
@@ -150,10 +162,22 @@ class MapRecorder:
         filled_ns = checked.array(found["filled_ns"], np.int64, "filled_ns", lowest=0)
         if len(filled_ns) > MOMENTS_MAX + 1 or (np.diff(filled_ns) < 0).any():
             raise ArgumentError(f"filled_ns are not up to {MOMENTS_MAX + 1} moments, one after the other")
-        n_free = len(filled_ns) * len(nodes)
-        free = checked.array(found["free_pages"], np.int64, "free_pages", n=n_free, lowest=0)
-        for node, pages in zip(nodes, free.reshape(len(nodes), -1), strict=True):
-            node.now_ns[:], node.free_pages[:] = filled_ns.tolist(), pages.tolist()
+        for name in COUNTS:
+            lowest = -self._page_map.n_pages if name == "room_pages" else 0
+            values = checked.array(found[name], np.int64, name, n=len(filled_ns) * len(nodes), lowest=lowest)
+            for node, pages in zip(nodes, values.reshape(len(nodes), -1), strict=True):
+                node.now_ns[:], getattr(node, name)[:] = filled_ns.tolist(), pages.tolist()
+        now = checked.array(found["no_room_now"], np.int64, "no_room_now", n=len(nodes), lowest=0)
+        self._no_room = dict(zip(self.nodes, now.tolist(), strict=True))
+
+    def _known_now(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state with what that of an earlier gpuscan lacks: it knew less of how full nodes were, and
+        of the moments that it kept none is left."""
+        if "room_pages" in state:
+            return {"begins_at_tick": 0, **state}
+        nothing = dict.fromkeys(("filled_ns", *COUNTS), np.empty(0, dtype=np.int64))
+        nothing["no_room_now"] = np.zeros(len(self.nodes), dtype=np.int64)
+        return {"begins_at_tick": 0, **state, **nothing}
 
     def check_until(self, now_ns: int) -> None:
         """Refuse what was restored if it says what happens after ``now_ns``.

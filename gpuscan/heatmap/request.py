@@ -47,13 +47,18 @@ def window_of(heat: HeatMap, pfns: str | None, times: str | None) -> Window:
             low, high = int(first, 0), int(last, 0)
         except ValueError as error:
             raise InputError(f"--pfn {pfns} is not a range of PFNs; give 0x100000-0x1fffff") from error
+        if low > high:
+            raise InputError(f"--pfn {pfns} is reversed; give {last}-{first}")
         pages = space.flat_of(low), space.flat_of(high + 1)
-        if low > high or pages[0] >= pages[1]:
+        if pages[0] >= pages[1]:
             ends = f"{space.extents[0][1]:#x}-{space.pfn_of(space.n_pages) - 1:#x}"
             raise InputError(f"--pfn {pfns}: {space.machine} has no page there; give some of {ends}")
     if times is not None:
         first, last = _ends(times, "--time", "2s-5s")
-        steps = parse_time_ns(first) // space.step_ns, -(-parse_time_ns(last) // space.step_ns)
+        first_ns, last_ns = parse_time_ns(first), parse_time_ns(last)
+        if first_ns > last_ns:
+            raise InputError(f"--time {times} is reversed; give {last}-{first}")
+        steps = first_ns // space.step_ns, -(-last_ns // space.step_ns)
         if steps[0] >= min(steps[1], space.n_steps):
             lasted = f"{space.n_steps * space.step_ns / 1e9:g}s"
             raise InputError(f"--time {times}: nothing was recorded then; give some of 0s-{lasted}")

@@ -148,10 +148,12 @@ def whose(system: System, state: dict[str, Any]) -> str:
         pid = kdamond_pid(system, number)
         known = noted[number] if number < len(noted) else None
         if pid > 0 and known is not None and known["pid"] > 0:
-            if (pid, start_ticks(system, pid) or 0) != (known["pid"], known["start_ticks"]):
+            if (pid, start_ticks(system, pid) or 0) == (known["pid"], known["start_ticks"]):
+                continue
+            if kdamond_pid(system, number) == pid:
                 return f"kdamond {number} (process {pid}) is another one than gpuscan started"
-            continue
-        # Off, or switched on and not noted yet: then what it was to watch must be what was noted.
+        # Off, perhaps just now, or switched on and not noted yet: then what it was to watch must be what
+        # was noted.
         found = _configured(system, number)
         if found and found not in wanted[number : number + 1]:
             return f"kdamond {number} is configured for something else than gpuscan's state file says"

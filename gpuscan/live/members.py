@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -143,7 +144,8 @@ class Command:
                 self.was_ended = True
                 self._popen.send_signal(signal.SIGTERM)
             for process in others:
-                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(PermissionError):  # of another user: said when it is to be killed
+                    process.send_signal(signal.SIGTERM)
             until_ns = self._system.monotonic_ns() + int(END_WITHIN_S * 1e9)
             self._popen.wait(END_WITHIN_S)
             for process in others:
@@ -160,19 +162,25 @@ class Command:
         return self._popen.returncode
 
     def _kill(self, others: Sequence[Process]) -> None:
-        """Kill the command and others, however often that is broken off; the last time is raised after it."""
-        broken_off = None
-        while True:
+        """Kill the command and others, however often that is broken off; what went wrong is raised then."""
+        went_wrong: BaseException | None = None
+        left: list[Callable[[], None]] = [self._kill_command]
+        left += [partial(process.send_signal, signal.SIGKILL) for process in others]
+        while left:
             try:
-                for process in others:
-                    process.send_signal(signal.SIGKILL)
-                if self._popen.poll() is None:
-                    self._popen.kill()
-                break
+                left[0]()
             except KeyboardInterrupt as error:
-                broken_off = error
-        if broken_off is not None:
-            raise broken_off
+                went_wrong = error
+                continue
+            except OSError as error:  # of one of another user, say: that keeps nobody else alive
+                went_wrong = went_wrong or error
+            del left[0]
+        if went_wrong is not None:
+            raise went_wrong
+
+    def _kill_command(self) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
 
     def exit_code(self, within_s: float = 0.0) -> int | None:
         """Return its exit code, None while it runs; its end is waited for so long."""

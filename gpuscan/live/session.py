@@ -363,6 +363,7 @@ class LiveSession:
                 on_tick(tick, self.totals, refusals)
                 if self.evacuation is not None:
                     self.evacuation.after(tick)
+            self._tell_free()
             report = self.pipeline.end()
             if self.evacuation is not None:
                 with refusals_said():
@@ -396,7 +397,9 @@ class LiveSession:
             return
         free = {nid: self.room.free_pages(nid) for nid in recorder.nodes}
         if None not in free.values():
-            recorder.filled(self.engine.now_ns, {nid: n or 0 for nid, n in free.items()})
+            known = {nid: n or 0 for nid, n in free.items()}
+            room = {nid: n - self.topology.node(nid).kept_pages for nid, n in known.items()}
+            recorder.filled(self.engine.now_ns, known, room)
 
     def _end_command(self) -> None:
         if self.command is not None:

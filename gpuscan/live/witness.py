@@ -44,9 +44,13 @@ class SessionWitness:
         """See :class:`gpuscan.engine.stages.AccessWitness`."""
         self._frames.accessed(now_ns, flats)
 
-    def filled(self, now_ns: int, free_pages: Mapping[int, int]) -> None:
+    def filled(self, now_ns: int, free_pages: Mapping[int, int], room_pages: Mapping[int, int]) -> None:
         """See :class:`gpuscan.engine.stages.AccessWitness`."""
-        self._frames.filled(now_ns, free_pages)
+        self._frames.filled(now_ns, free_pages, room_pages)
+
+    def no_room(self, target_nid: int, n_folios: int) -> None:
+        """See :class:`gpuscan.engine.stages.Witness`."""
+        self._frames.no_room(target_nid, n_folios)
 
     def accessed_by(self, now_ns: int, number: int, addresses: NDArray[np.int64]) -> None:
         """See :class:`gpuscan.monitors.source.AddressWitness`."""

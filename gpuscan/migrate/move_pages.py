@@ -39,6 +39,7 @@ from gpuscan.migrate.reasons import (
     HELD,
     NO_CANDIDATE,
     NO_HUGE_PAGE,
+    NO_ROOM,
     NOT_BALANCED,
     NOT_MOVED,
     NOT_SAID,
@@ -169,7 +170,8 @@ class MovePagesMigrator:
         left = moved | gone
         self._addresses.drop(pfns[left])
         events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
-        return MigrateResult(status, dict(reasons), float(ended_ns - started_ns), events)
+        n_no_room = sum(n for reason, n in reasons.items() if reason.partition(": ")[2] in NO_ROOM)
+        return MigrateResult(status, dict(reasons), float(ended_ns - started_ns), events, n_no_room=n_no_room)
 
     def _n_demoted(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> int:
         """Return how many base pages moved to a lower tier: a target may take pages from above and below."""

@@ -34,6 +34,13 @@ _BATCHES = (
     ArraySpec("ends", "int64", ("batches",), values=(0, "behind"), ascends=True),
     ArraySpec("target_nids", "int64", ("batches",)),
 )
+_UNBALANCED, _NO_PAGE, _NOT_REACHED = (
+    "target not balanced",
+    "no free page on the target",
+    "not reached, the call ended",
+)
+_NO_ROOM = (_UNBALANCED, _NO_PAGE, _NOT_REACHED)
+"""Of the reasons, those for want of room on the target."""
 NOT_BALANCED = 2
 """Of :meth:`SimulatedMigrator.refusals`."""
 _PENDING = 1
@@ -48,6 +55,7 @@ class _Batch:
     folios: NDArray[np.int64]
     status: NDArray[np.int16]
     reasons: dict[str, int]
+    n_no_room: int = 0
 
     @property
     def pending(self) -> NDArray[np.bool_]:
@@ -62,6 +70,7 @@ class _Batch:
             self.status[ended] = code
             reason = f"{code.name}: {why}"
             self.reasons[reason] = self.reasons.get(reason, 0) + count
+            self.n_no_room += count if why in _NO_ROOM else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,7 +256,7 @@ class SimulatedMigrator:
             batch.refuse(is_file & (flags & DIRTY != 0), MigrateStatus.EAGAIN, "dirty file page")
         for order in distinct(orders[batch.pending]):
             if not machine.frames.is_balanced(target_nid, 1 << order):
-                batch.refuse(orders == order, MigrateStatus.EAGAIN, "target not balanced")
+                batch.refuse(orders == order, MigrateStatus.EAGAIN, _UNBALANCED)
                 self._not_balanced(target_nid)
         off_lru = self._drawn(len(batch.status), self._cost.isolation_failure_share)
         batch.refuse(off_lru | _repeats(batch.frames), MigrateStatus.EAGAIN, "isolation failed")
@@ -290,15 +299,17 @@ class SimulatedMigrator:
             if len(unmapped) < len(members):
                 # What is unmapped moves (it has), then the call ends.
                 who = _mask(batch, members[[len(unmapped)]])
-                batch.refuse(who, MigrateStatus.ENOMEM, "no free page on the target")
-                batch.refuse(batch.pending, MigrateStatus.ENOMEM, "not reached, the call ended")
+                batch.refuse(who, MigrateStatus.ENOMEM, _NO_PAGE)
+                batch.refuse(batch.pending, MigrateStatus.ENOMEM, _NOT_REACHED)
                 break
         # What fails has been unmapped and is mapped again. Since Linux 6.11 __migrate_folio() looks for
         # references before it copies, so the passes in between cost next to nothing.
         busy_ns = self._cost.round_ns * n_charged + self._moving_ns(charged)
         failed = (batch.status != MigrateStatus.MOVED) & (batch.status != MigrateStatus.ENOENT)
         self._machine.migration_failed(batch.folios[failed])
-        return MigrateResult(batch.status, batch.reasons, busy_ns, tuple(events), n_rounds, n_passes)
+        return MigrateResult(
+            batch.status, batch.reasons, busy_ns, tuple(events), n_rounds, n_passes, batch.n_no_room
+        )
 
     def _unmap(
         self, batch: _Batch, members: NDArray[np.int64], target_nid: int, orders: NDArray[np.int64]

@@ -25,9 +25,9 @@ def page_of(result: Path) -> Page:
     Raises:
         InputError: it is none, or damaged, or of a kind of which no page can be made yet.
     """
-    kind, document = _kind_of(result)
+    kind, document, place = _kind_of(result)
     try:
-        return kind.page(document, result)
+        return kind.page(document, place)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
@@ -63,13 +63,42 @@ def has_page(result: Path) -> bool:
     return True
 
 
-def _kind_of(result: Path) -> tuple[ResultKind, dict[str, Any]]:
+def kind_of(result: Path) -> ResultKind:
+    """Return which kind of result a directory is.
+
+    Raises:
+        InputError: it is none, or not there.
+    """
+    return _kind_of(result)[0]
+
+
+def _kind_of(result: Path) -> tuple[ResultKind, Mapping[str, Any], Path]:
+    """Return which kind a result is of, its document, and what its page is made of."""
     kinds, _ = RESULT_KINDS.usable()
+    if not result.exists():
+        raise InputError(f"{result} is not there; give the directory of --out of {' or '.join(kinds)}")
     for kind in kinds.values():
         path = result / kind.marker
-        if path.is_file() and (document := _document(path)).get("kind") == kind.document_kind:
-            return kind, document
+        if kind.begins:
+            if path.is_file():
+                return kind, {}, path
+            if _begins(result, kind.begins):
+                return kind, {}, result
+        elif path.is_file() and (document := _document(path)).get("kind") == kind.document_kind:
+            return kind, document, result
     raise InputError(f"{result} holds no result of {' or '.join(kinds)}; give the directory of their --out")
+
+
+def _begins(path: Path, begins: bytes) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(begins)) == begins
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give another place, or use sudo"
+        ) from error
 
 
 def _document(path: Path) -> dict[str, Any]:

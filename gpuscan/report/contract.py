@@ -167,9 +167,12 @@ class ResultKind:
         page: makes a page of the document and its directory.
         page_of_tables: makes it of the document and what is in memory yet, at the end of a run; None, or not
             given: of this kind there is no run whose page could be made at once.
+        begins: a marker that is no JSON begins with these bytes. Such a file may be given itself, under any
+            name; there is no document then, and ``page`` gets an empty one and the path of the file.
     """
 
     marker: str
     document_kind: str
     page: Callable[[Mapping[str, Any], Path], Page]
     page_of_tables: Callable[[Mapping[str, Any], Tables], Page] | None = None
+    begins: bytes = b""

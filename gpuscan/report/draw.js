@@ -6,6 +6,10 @@ const gpuscanFigures = (() => {
   const numbers = (values) => values.map((value) => (value === null ? NaN : value));
   let time = null; // the range of a map, which other figures follow
 
+  function colourOf(word) { // of a palette: a CSS colour, or 0xRRGGBBAA
+    return typeof word === "string" ? word : "#" + (word >>> 8).toString(16).padStart(6, "0");
+  }
+
   function fresh(options) {
     const made = P.figure({ sizing_mode: "stretch_width", ...options });
     made.toolbar.logo = null;
@@ -84,7 +88,7 @@ const gpuscanFigures = (() => {
 
   function flow(figure) {
     const made = fresh({
-      height: figure.height, tools: "save",
+      height: figure.height, tools: "save", toolbar_location: "above",
       x_range: new Bokeh.Range1d({ start: figure.x_range[0], end: figure.x_range[1] }),
       y_range: new Bokeh.Range1d({ start: figure.y_range[0], end: figure.y_range[1] }),
     });
@@ -129,7 +133,14 @@ const gpuscanFigures = (() => {
       made.add_layout(span);
       return span;
     }));
-    const beside = edge(figure, size);
+    const beside = edge(figure, size), narrow = matchMedia("(max-width: 40rem)"); // hover says what it says
+    const fit = () => { beside.visible = !narrow.matches; };
+    narrow.addEventListener("change", fit);
+    fit();
+    made.yaxes[0].ticker = new Bokeh.FixedTicker({ ticks: [] }); // map.js: round numbers of the window
+    const ramp = document.querySelector(".scale .ramp");
+    const stops = Array.from(colours.palette).filter((_, at) => at % 32 === 0 || at === 255).map((word) => colourOf(word));
+    ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
     drawn.set("map", made).set("edge", beside).set("spaces", figure.spaces).set("spans", spans);
     return new Bokeh.Row({ children: [made, beside], sizing_mode: "stretch_width" });
   }

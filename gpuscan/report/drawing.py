@@ -6,6 +6,7 @@ Lines have dashes beside colours, and maps a palette that rises in lightness.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot")
 _HEIGHT = 280
 _FLOW_WIDTH = 10.0
+_FLOW_COLUMNS, _FLOW_LINES = 34, 3
 _SMALL_HEIGHT = 170
 _FEW_POINTS = 100
 _POINTS_MAX = 1000
@@ -114,6 +116,11 @@ def _bars(figure: Bars) -> dict[str, Any]:
     }
 
 
+def _folded(text: str) -> str:
+    """Return a text in lines that have room beside a flow; the page has it whole below."""
+    return "\n".join(textwrap.wrap(text, _FLOW_COLUMNS, max_lines=_FLOW_LINES, placeholder=" …"))
+
+
 def _flow(figure: Flow) -> dict[str, Any]:
     """Return bands from one bar to one for each part, as wide as it is large."""
     parts = [(name, n) for name, n in figure.parts if n]
@@ -131,13 +138,18 @@ def _flow(figure: Flow) -> dict[str, Any]:
         middles.append(right + n / 2)
         left, right = left + n, right + n + gap
     told = [
-        {"x": _FLOW_WIDTH + 0.1, "y": middle, "text": f"{name}: {n:,} ({n / total:.1%})", "align": "left"}
+        {
+            "x": _FLOW_WIDTH + 0.1,
+            "y": middle,
+            "text": _folded(f"{name}: {n:,} ({n / total:.1%})"),
+            "align": "left",
+        }
         for middle, (name, n) in zip(middles, parts, strict=True)
     ]
-    whole = f"{figure.whole}: {sum(n for _, n in parts):,} {figure.unit}"
+    whole = _folded(f"{figure.whole}: {sum(n for _, n in parts):,} {figure.unit}")
     return {
         "kind": "flow",
-        "height": max(160, min(_HEIGHT, 60 + 40 * len(parts))),
+        "height": max(160, 60 + 45 * len(parts)),
         "unit": figure.unit,
         "x_range": (-3.5, _FLOW_WIDTH + 6),
         "y_range": (max(right, 1), 0),

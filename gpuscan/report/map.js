@@ -2,7 +2,7 @@
 // Draws a window of a map from its cells, as gpuscan/heatmap/layer.py does: a pixel is a whole number of cells,
 // so nothing is counted twice. Window and pixels change with the ranges of the plot; the cells never do.
 const gpuscanMap = (() => {
-  const PLANES = 4, FACTOR = 0.5, NAMED = 0.035;
+  const PLANES = 4, TICKS = 8, FACTOR = 0.5, NAMED = 0.035;
   const maps = JSON.parse(document.getElementById("gpuscan-map").textContent).maps;
   let given = maps[0], nodeNames = new Map(given.nodes), layers = new Map(), which = 0;
   let plot = null, source = null, bands = null, colours = null, current = null, shown = null, due = false;
@@ -69,10 +69,36 @@ const gpuscanMap = (() => {
     colours.high = Math.max(2, most);
     source.change.emit();
     nameBands();
+    mark();
     tell(layer);
   }
 
+  // Ticks at multiples of a power of two of what is written there: page frame numbers, or addresses.
+  function mark() {
+    const low = Math.max(0, Math.min(plot.y_range.start, plot.y_range.end));
+    const high = Math.min(given.n_pages, Math.max(plot.y_range.start, plot.y_range.end));
+    let step = 2 ** Math.ceil(Math.log2(Math.max(1, (high - low) / TICKS))), ticks = roundOf(low, high, step);
+    while (ticks.length < 3 && step > 1) ticks = roundOf(low, high, step /= 2);
+    plot.yaxes[0].ticker.ticks = ticks;
+  }
+
+  function roundOf(low, high, step) {
+    const found = [], apart = (high - low) / (2 * TICKS);
+    for (const [flat, pfn, count] of given.extents) {
+      if (flat >= high) break;
+      if (flat + count <= low) continue;
+      const first = Math.ceil((pfn + Math.max(0, low - flat)) / step) * step;
+      for (let at = first; at < pfn + count && flat + at - pfn < high; at += step) {
+        const tick = flat + at - pfn;
+        if (!found.length || tick - found[found.length - 1] >= apart) found.push(tick);
+      }
+    }
+    return found;
+  }
+
   function tell(layer) {
+    document.getElementById("gpuscan-most").textContent = Math.max(2, shown.most).toLocaleString("en");
+
     const bytes = shown.pages_each * 4096;
     const unit = Math.min(Math.floor(Math.log2(bytes) / 10), 4);
     const size = `${+(bytes / 1024 ** unit).toPrecision(4)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}`;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from importlib.resources import files
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from gpuscan.base.errors import InputError
 from gpuscan.base.installing import install_command
 from gpuscan.base.units import PAGE_BYTES, format_bytes
+from gpuscan.heatmap.map import LAYERS
 from gpuscan.heatmap.space import ADDRESSES, FRAMES
-from gpuscan.report.contract import RESULT, Figure, Page, Table, Zoomed
+from gpuscan.report.contract import RESULT, Figure, Flow, Page, Table, Zoomed
 from gpuscan.report.drawing import drawn
 from gpuscan.report.embedded import embedded, fitting
 
@@ -36,8 +38,9 @@ _COARSER = "The map is coarser than what was kept"
 _BOKEH_JS = ("bokeh.min.js", "bokeh-api.min.js")
 _PLOT = '<figure class="plot"></figure>'
 _MOVES = {"in": "+", "out": "−", "left": "←", "right": "→", "up": "↑", "down": "↓"}
+_KEEPING = f"--out {RESULT}"
 _KINDS = {FRAMES: "page frame", ADDRESSES: "process and address"}
-_SAID = {"in": "zoom in", "out": "zoom out"}
+_SAID = {"in": "zoom in", "out": "zoom out", **{way: f"go {way}" for way in ("left", "right", "up", "down")}}
 
 
 def require_bokeh() -> None:
@@ -79,8 +82,8 @@ def page_html(
         InputError: Bokeh is not installed, or what is no map does not fit.
     """
     require_bokeh()
-    place = RESULT if result is None else shlex.quote(str(result))
-    frame = _Frame(page, place, made_by or f"gpuscan report {place}")
+    place = None if result is None else shlex.quote(str(result))
+    frame = _Frame(page, place, made_by or f"gpuscan report {place or RESULT}")
     given = (figure.heats for figure in page.figures if isinstance(figure, Zoomed))
     kept = [heat.shared() for heat in next(given, ())]
     heats = [fitting(heat) for heat in kept]
@@ -94,7 +97,7 @@ def page_html(
         if n_bytes <= max_bytes:
             return found, notes
         if not any(layer.n_cells > 1 for heat in heats for layer in heat.layers.values()):
-            least = format_bytes(n_bytes)
+            least = f"{math.ceil(n_bytes / 10_000) / 100:g}MB"
             raise InputError(f"the page takes {least} without any map; give a --max-size of that or more")
         share = max(0.0, 1 - (n_bytes - max_bytes) / len(cells))
         heats = [_coarser(heat, share) for heat in heats]
@@ -137,9 +140,9 @@ def _how_coarse(heats: Sequence[HeatMap]) -> str:
 class _Frame:
     """A page without its notes and the cells of its map: what takes time to draw, and does not change."""
 
-    def __init__(self, page: Page, place: str, made_by: str) -> None:
+    def __init__(self, page: Page, place: str | None, made_by: str) -> None:
         figures = drawn(page.figures)
-        shown = (_table(each) if isinstance(each, Table) else _PLOT for each in page.figures)
+        shown = (_shown(each) for each in page.figures)
         numbered = enumerate(zip(page.figures, shown, strict=True))
         sections = "".join(_section(figure, what, at, place) for at, (figure, what) in numbered)
         style = _own("page.css")
@@ -168,38 +171,60 @@ class _Frame:
         return b"".join((above, *self._bokeh_js, *(_map_scripts(cells) if cells else ()), self._end))
 
 
+def _shown(figure: Figure) -> str:
+    """Return what stands in the page for a figure; the texts of a flow also where its plot has no room."""
+    if isinstance(figure, Table):
+        return _table(figure)
+    if not isinstance(figure, Flow):
+        return _PLOT
+    total = max(1, sum(n for _, n in figure.parts))
+    rows = tuple((name, f"{n:,}", f"{n / total:.1%}") for name, n in figure.parts if n)
+    return _PLOT + _table(Table(figure.about, (figure.whole, figure.unit, "of all"), rows))
+
+
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.columns)
     rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
     return f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def _section(figure: Figure, shown: str, at: int, place: str) -> str:
+def _section(figure: Figure, shown: str, at: int, place: str | None) -> str:
     about = figure.about
+    not_kept = ""
+    if place is None and RESULT in about.command:
+        not_kept = f" (not kept; {_KEEPING} keeps it)"
     controls = _controls(figure.heats) if isinstance(figure, Zoomed) else ""
     return (
         f'<section aria-labelledby="figure-{at}"><h2 id="figure-{at}">{_text(about.title)}</h2>\n'
         f"<p>{_text(about.sentence)}</p>\n{controls}{shown}\n"
-        f'<p class="made">From: <code>{_text(about.command.replace(RESULT, place))}</code></p></section>\n'
+        f'<p class="made">From: <code>{_text(about.command.replace(RESULT, place or RESULT))}</code>'
+        f"{not_kept}</p></section>\n"
     )
 
 
 def _controls(heats: Sequence[HeatMap]) -> str:
     kinds = (
-        f'<button type="button" data-map="{at}">{_KINDS[heat.space.kind]}</button> '
+        f'<button type="button" data-map="{at}" title="pages by {_KINDS[heat.space.kind]}">'
+        f"{_KINDS[heat.space.kind]}</button> "
         for at, heat in enumerate(heats)
     )
     maps = f"by {''.join(kinds)}| " if len(heats) > 1 else ""
     names = dict.fromkeys(name for heat in heats for name in heat.layers)
-    layers = "".join(f'<button type="button" data-layer="{name}">{name}</button> ' for name in names)
+    layers = "".join(
+        f'<button type="button" data-layer="{name}" title="{_text(LAYERS[name])}">{name}</button> '
+        for name in names
+    )
     moves = "".join(
-        f'<button type="button" data-move="{move}" aria-label="{_SAID.get(move, move)}">{sign}</button> '
+        f'<button type="button" data-move="{move}" title="{_SAID[move]}" aria-label="{_SAID[move]}">'
+        f"{sign}</button> "
         for move, sign in _MOVES.items()
     )
-    whole = '<button type="button" id="gpuscan-whole">all of it</button>'
+    whole = '<button type="button" id="gpuscan-whole" title="show the whole map">all of it</button>'
     return (
         f"<nav>{maps}{layers} | {moves}{whole}</nav>\n"
         '<p class="pixel" id="gpuscan-pixel" aria-live="polite"></p>\n'
+        '<p class="scale">A pixel: <span class="nothing"></span> nothing, 1 <span class="ramp"></span> '
+        '<span id="gpuscan-most"></span> (by logarithms)</p>\n'
     )
 
 

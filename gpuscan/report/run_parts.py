@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number
+from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.heatmap.map import HeatMap
-from gpuscan.heatmap.nodes import NODES_FILE, NodeFill
+from gpuscan.heatmap.nodes import NODES_FILE, Full, NodeFill
 from gpuscan.heatmap.waits import PAGES_ONE_IN, WAITS_FILE
-from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Zoomed
+from gpuscan.report.contract import RESULT, About, Figure, Flow, Line, Plot, Table, Zoomed
 from gpuscan.run.tables import SERIES_FILE, Tables
 
-_NODES_SHOWN = 8
+_NODES_SHOWN, _TIMES_SHOWN, _REASONS_SHOWN = 8, 3, 3
 _TICKS = "metric.ticks"
 """Of a long live session a row of the series is several ticks."""
 
 _SAID_OF_MAP = (
-    "Every pixel is a range of pages for a while; the brighter, the more happened there. Zoom with "
-    "the wheel or the buttons until a pixel is as fine as what was kept."
+    "Every pixel is a range of pages for a while: pale where nothing happened, and where something did "
+    "from dark blue to yellow, the more the yellower. Zoom with "
+    "the wheel or the buttons until a pixel is as fine as what was kept. What a tick did fills it here, from "
+    "its begin to its end, and stands at its end in the plots below and in --trace-events: there it moves."
 )
 
 
 class Series:
     """The rows of a series, each a tick or several of them, over one axis of time.
+
+    What is counted in a row stands at its end: what was marked in a tick moves when that is over.
 
     Args:
         columns: values by name.
@@ -40,7 +43,8 @@ class Series:
     def __init__(self, columns: Mapping[str, list[Any]], time_label: str) -> None:
         self.columns = columns
         self._time_label = time_label
-        self._seconds = [ns * 1e-9 for ns in self.columns["now_ns"]]
+        spans = zip(columns["now_ns"], columns["duration_ns"], strict=True)
+        self._seconds = [(began_ns + lasted_ns) * 1e-9 for began_ns, lasted_ns in spans]
         self._n_ticks = self.columns.get(_TICKS, [1] * len(self._seconds))
         if any(n is None or not n >= 1 for n in self._n_ticks):
             raise ValueError(f"a row of {SERIES_FILE} is of no tick")
@@ -94,8 +98,8 @@ def nodes_of(tables: Tables, time_label: str) -> list[Figure]:
 
 
 def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
-    """Return how much of each node was free, above what it keeps; of many nodes, the fullest."""
-    least = {nid: min(map(node.spare, node.free_pages), default=1.0) for nid, node in nodes.items()}
+    """Return for how much of each node there was room on it; of many nodes, the fullest."""
+    least = {nid: min(node.room_pages, default=node.n_pages) / node.n_pages for nid, node in nodes.items()}
     shown = [nodes[nid] for nid in sorted(sorted(nodes, key=least.__getitem__)[:_NODES_SHOWN])]
     marks = "; ".join(
         f"{node.name}: {format_bytes(node.n_pages * PAGE_BYTES)}, low {_share(node, 'low')}, "
@@ -106,32 +110,75 @@ def plot_of_nodes(nodes: Mapping[int, NodeFill], time_label: str) -> Plot:
         "" if len(shown) == len(nodes) else f"The {len(shown)} nodes of {len(nodes):,} that were fullest. "
     )
     about = About(
-        "Free memory of nodes",
-        f"{which}At 0 a node is full: no more free than its low watermark, where kswapd wakes and promotions "
-        f"are refused. Watermarks, in shares of the node: {marks}.",
+        "Room on nodes",
+        f"{which}What is free on a node above its high watermark and its reserve, when what a tick marked "
+        "has moved: at 0 it is full, and what is to be moved there is refused. Watermarks, in shares of the "
+        f"node: {marks}. Full: {'; '.join(full_nodes(nodes)) or 'none at any time'}.",
         f"{NODES_FILE} in {RESULT}",
     )
-    full = "; ".join(said for node in nodes.values() if (said := _full(node))) or "none at any time"
-    about = replace(about, sentence=f"{about.sentence} Full: {full}.")
     lines = tuple(
         Line(
             node.name,
             [ns * 1e-9 for ns in node.now_ns],
-            [100 * node.spare(free) for free in node.free_pages],
+            [100 * room / node.n_pages for room in node.room_pages],
         )
         for node in shown
     )
-    return Plot(about, time_label, "free above low (% of node)", lines, shares_time=True)
+    return Plot(about, time_label, "room (% of node)", lines, shares_time=True)
 
 
-def _full(node: NodeFill) -> str:
-    """Say when a node was full, at the first time and the last; empty where it never was."""
-    pairs = zip(node.now_ns, node.free_pages, strict=True)
-    times = [now_ns * 1e-9 for now_ns, free_pages in pairs if node.spare(free_pages) <= 0]
-    if not times:
-        return ""
-    share = f"{len(times) / len(node.now_ns):.0%} of the time"
-    return f"{node.name} from {times[0]:g} s to {times[-1]:g} s, {share}"
+def full_nodes(nodes: Mapping[int, NodeFill]) -> list[str]:
+    """Say of each node that was full when, and what it had no room for meanwhile; of many, those that had
+    none for most."""
+    full = {nid: found for nid, node in nodes.items() if (found := node.full())}
+    shown = sorted(full, key=lambda nid: (-nodes[nid].no_room[-1], nid))[:_NODES_SHOWN]
+    said = [_full(nodes[nid], full[nid]) for nid in sorted(shown)]
+    return [*said, f"{len(full) - len(shown):,} more"] if len(shown) < len(full) else said
+
+
+def _full(node: NodeFill, full: Sequence[Full]) -> str:
+    refused = f", no room for {format_number(node.no_room[-1], 'folio')}" if node.no_room[-1] else ""
+    if len(full) <= _TIMES_SHOWN:
+        return f"{node.name} {' and '.join(map(_from_to, full))}{refused}"
+    share = sum(time.n_moments for time in full) / len(node.now_ns)
+    between = f"{_seconds(full[0].first_ns)} and {_seconds(full[-1].last_ns)}"
+    return f"{node.name} {len(full):,} times between {between} ({share:.1%} of all moments){refused}"
+
+
+def _from_to(time: Full) -> str:
+    if time.first_ns == time.last_ns:
+        return f"at {_seconds(time.first_ns)}"
+    return f"from {_seconds(time.first_ns)} to {_seconds(time.last_ns)}"
+
+
+def _seconds(ns: int) -> str:
+    return f"{ns * 1e-9:.6g} s"
+
+
+def lost_of(document: Mapping[str, Any], tables: Tables) -> list[tuple[str, str]]:
+    """Return what there is to say, first of all, of requests that were lost, and of why."""
+    ledger = document["ledger"]
+    n_dropped, n_refused = sum(ledger["dropped"].values()), sum(ledger["refusals"].values())
+    if not n_dropped:
+        said = "none was dropped"
+    else:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in _largest(ledger["dropped"]))
+        said = f"{n_dropped / max(1, ledger['requested']):.1%} of them were dropped: {reasons}"
+    if waiting := ledger["pending"] + ledger["in_flight"]:
+        said += f"; {waiting:,} wait at the end"
+    facts = [("requests lost", said)]
+    if n_refused:
+        reasons = ", ".join(f"{n:,} times {reason}" for reason, n in _largest(ledger["refusals"]))
+        facts.append(("why folios were refused", reasons))
+    if full := full_nodes(tables.nodes):
+        facts.append(("nodes that were full", "; ".join(full)))
+    return facts
+
+
+def _largest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(((str(why), int(n)) for why, n in counts.items()), key=lambda each: -each[1])[
+        :_REASONS_SHOWN
+    ]
 
 
 def _share(node: NodeFill, mark: str) -> str:
@@ -143,7 +190,7 @@ def waits_of(tables: Tables) -> list[Figure]:
     return [_waits(tables.waits)] if tables.waits else []
 
 
-def _waits(waits: Mapping[int, int]) -> Plot:
+def _waits(waits: Mapping[int, int]) -> Plot | Table:
     total = sum(waits.values())
     found, until = 0, []
     for n in waits.values():
@@ -156,6 +203,9 @@ def _waits(waits: Mapping[int, int]) -> Plot:
         f"{format_number(total, 'page')}, one in {PAGES_ONE_IN} of all.",
         f"{WAITS_FILE} in {RESULT}",
     )
+    if len(waits) == 1:
+        ((ns, n),) = waits.items()
+        return Table(about, ("waited", "pages claimed"), ((format_time(ns), f"{n:,} (100%)"),))
     line = Line("claimed", [ns * 1e-9 for ns in waits], until)
     return Plot(about, "waited at most (s)", "pages claimed (%)", (line,), has_points=True)
 

@@ -92,7 +92,7 @@ def summary_rows(
         demoted = [(f"demoted {who}", format_bytes(summary.metrics["demoted_pages"] * PAGE_BYTES))]
     else:
         demoted = []
-    if said := _producer(told, summary.metrics):
+    if said := producer_said(told, summary.metrics):
         rows.append(("producer", f"{producer}: {said}" if producer else said))
     network = []
     if summary.network_calls:
@@ -153,7 +153,7 @@ def _moved(walks: Walks | None, summary: RunSummary) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _producer(told: Sequence[Told], metrics: Mapping[str, float]) -> str:
+def producer_said(told: Sequence[Told], metrics: Mapping[str, float]) -> str:
     """Say what a producer saw, what became of it, and what it cost; empty where it counted none of it."""
     said = []
     for one in told:
@@ -176,15 +176,16 @@ def _dip(ticks: Sequence[TickReport], fast: FastShare) -> str:
     """Say when the share was lowest and when it was back where it ended, or nearly."""
     shares = np.asarray(fast.series)
     lowest = int(np.nanargmin(shares))
-    dip = f"lowest {fast.lowest:.1%} at {_clock(ticks[lowest].now_ns)}"
+    dip = f"lowest {fast.lowest:.1%} at {_end(ticks[lowest])}"
     back = np.flatnonzero(shares[lowest:] >= _BACK_SHARE * fast.after)
     if not len(back):
         return dip
-    return f"{dip}, back at {shares[lowest + back[0]]:.1%} by {_clock(ticks[lowest + back[0]].now_ns)}"
+    return f"{dip}, back at {shares[lowest + back[0]]:.1%} by {_end(ticks[lowest + back[0]])}"
 
 
-def _clock(now_ns: int) -> str:
-    return f"{now_ns / 1e9:.1f} s"
+def _end(tick: TickReport) -> str:
+    """Return when a tick was over, where pages have it, too."""
+    return f"{(tick.now_ns + tick.duration_ns) / 1e9:.1f} s"
 
 
 def ledger_rows(ledger: Ledger) -> list[tuple[str, int]]:

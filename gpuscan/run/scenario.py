@@ -75,8 +75,11 @@ class Scenario:
     ) -> RunReport:
         """Run the workload's ticks; ``on_tick`` sees each one. ``earlier``: see :meth:`Engine.run`."""
         if not isinstance(self.engine, Engine):
-            return self.engine.run(self.workload.ticks, on_tick)
+            report = self.engine.run(self.workload.ticks, on_tick)
+            self.machine.tell_filled(sum(tick.duration_ns for tick in report.ticks))
+            return report
         report = self.engine.run(self.workload.ticks, on_tick, earlier=earlier)
+        self.machine.tell_filled(self.engine.now_ns)
         self.notes += self.engine.store.device_failures()
         report.design = self.design
         return report

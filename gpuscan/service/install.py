@@ -6,21 +6,40 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 from importlib.resources import files
 from pathlib import Path
 
 from gpuscan.base.errors import InputError
 from gpuscan.base.program import PROGRAM
 from gpuscan.files.writing import check_file, new_file
+from gpuscan.service.rights import started_with
 
 CONFIG = Path("etc/gpuscan/service.toml")
 UNIT = Path("etc/systemd/system/gpuscan.service")
 _SHIPPED = "gpuscan.service.shipped"
+_RIGHTS = "@CAPABILITIES@"
+"""In their place each says which capabilities the service is started with, and what for."""
 
 
 def shipped(name: str) -> str:
-    """Return the text of a file that comes with gpuscan: ``gpuscan.service``, ``example.toml``."""
-    return files(_SHIPPED).joinpath(name).read_text(encoding="utf-8")
+    """Return the text of a file that comes with gpuscan, ``example.toml`` for one, its rights filled in."""
+    text = files(_SHIPPED).joinpath(name).read_text(encoding="utf-8")
+    if _RIGHTS not in text:
+        return text
+    said = _rights_of_a_container() if name.endswith(".yaml") else _rights_of_a_unit()
+    return text.replace(_RIGHTS, said)
+
+
+def _rights_of_a_unit() -> str:
+    rights = started_with()
+    reasons = "\n".join(f"# {name}: {why}." for name, why in rights.items())
+    return f"{reasons}\nCapabilityBoundingSet={' '.join(rights)}"
+
+
+def _rights_of_a_container() -> str:
+    lines = (f"# {why}.\n- {name.removeprefix('CAP_')}" for name, why in started_with().items())
+    return textwrap.indent("\n".join(lines), " " * 16)
 
 
 def command() -> str:
@@ -35,10 +54,10 @@ def _quoted(path: str) -> str:
     return shlex.quote(path).replace("%", "%%").replace("$", "$$")
 
 
-def unit_text(config: Path) -> str:
-    """Return the unit file for a configuration."""
+def unit_text(config: Path, program: str = "") -> str:
+    """Return the unit file for a configuration; ``program`` is where gpuscan will be, if not where it is."""
     text = shipped("gpuscan.service")
-    return text.replace("@GPUSCAN@", command()).replace("@CONFIG@", _quoted(str(config)))
+    return text.replace("@GPUSCAN@", program or command()).replace("@CONFIG@", _quoted(str(config)))
 
 
 def install(root: Path = Path("/"), *, force: bool = False) -> list[Path]:

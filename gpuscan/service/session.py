@@ -15,6 +15,7 @@ from typing import Any
 from gpuscan.base.errors import GpuscanError, RunFailedError
 from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import RunReport, TickReport
+from gpuscan.history.recording import Nowhere, Recorder
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
@@ -36,7 +37,6 @@ from gpuscan.service.nodes import check_nodes, tiered
 from gpuscan.service.notify import Notifier
 from gpuscan.service.orders import Orders
 from gpuscan.service.pace import Pace
-from gpuscan.service.recording import Nowhere, Recorder
 from gpuscan.service.selection import RuleSelection
 from gpuscan.service.since import Since
 from gpuscan.service.status import status_document, status_line
@@ -50,6 +50,8 @@ _REST_S = 1.0
 """While it rests it looks at the clock this often."""
 _TELL_NS = 10_000_000_000
 """What it did is noted down, and told systemd, this often."""
+_STATE_NS = 60_000_000_000
+"""How it stands, and what it costs, is noted down this often: a week has 10,080 such notes, 2 MiB."""
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM)
 _AT_NEXT_START = ("monitor", "interval", "group", "history", "tiers", "metrics")
 """Keys of ``[service]`` that a reload leaves as they were."""
@@ -212,13 +214,14 @@ class ServiceSession:
         self._since = Since(self.system)
         self._assign()
         self._refreshed_ns = self.system.monotonic_ns()
-        self._told_ns = self._refreshed_ns
+        self._told_ns = self._stood_ns = self._refreshed_ns
         self.recorder.note("start", None, {"monitor": self.pipeline.monitor.name, "notes": self.notes})
         on_start()
         self.notifier.ready(status_line(self))
         try:
             self._go_on(on_tick, on_turn)
         finally:
+            self._note_state()
             self._note_moved()
             self.recorder.note("stop", None, {"moved_pages": self.totals.moved_pages})
             self.recorder.flush()
@@ -439,8 +442,25 @@ class ServiceSession:
         now_ns = self.system.monotonic_ns()
         if now_ns - self._told_ns >= _TELL_NS:
             self._told_ns = now_ns
+            if now_ns - self._stood_ns >= _STATE_NS:
+                self._stood_ns = now_ns
+                self._note_state()
             self._note_moved()
             self.notifier.status(status_line(self))
+
+    def _note_state(self) -> None:
+        """Note how it stands, and what it has cost since this was last noted."""
+        resident = {str(nid): n for nid, n in sorted(self.totals.resident_pages.items())}
+        self.recorder.note(
+            "state",
+            None,
+            {
+                **self._since.cost(),
+                "cpu_ceiling": self.pace.share,
+                "n_processes": len(self.pipeline.source.processes),
+                "resident_pages": resident,
+            },
+        )
 
     def _note_moved(self) -> None:
         """Note what each policy did since this was last noted."""

@@ -20,7 +20,8 @@ class Since:
     def __init__(self, system: System) -> None:
         self._system = system
         self._looked_ns = self._budget_at_ns = system.monotonic_ns()
-        self._cpu_s = system.process_time()
+        self._cpu_s = self._noted_cpu_s = system.process_time()
+        self._noted_ns = self._looked_ns
         self._before: dict[str, tuple[Counter[int], int, Counter[str]]] = {}
 
     def look(self) -> tuple[int, int]:
@@ -34,6 +35,16 @@ class Since:
         """Return the time since the last call of this one."""
         now_ns = self._system.monotonic_ns()
         found, self._budget_at_ns = now_ns - self._budget_at_ns, now_ns
+        return found
+
+    def cost(self) -> dict[str, float]:
+        """Return the CPU time of this process, and within how much time, since the last call; in seconds."""
+        now_ns, cpu_s = self._system.monotonic_ns(), self._system.process_time()
+        found = {
+            "cpu_s": round(cpu_s - self._noted_cpu_s, 6),
+            "within_s": round((now_ns - self._noted_ns) / 1e9, 6),
+        }
+        self._noted_ns, self._noted_cpu_s = now_ns, cpu_s
         return found
 
     def changes(self, policies: Mapping[str, PolicyState]) -> dict[str, dict[str, Any]]:

@@ -378,7 +378,8 @@ class FrameAllocator:
         return all(zone.above(mark) < 0 for zone in self._zonelists[nid])
 
     def is_balanced(self, nid: int, n_pages: int) -> bool:
-        """Whether a node can take ``n_pages`` and stay above its high marks (migrate_balanced_pgdat())."""
+        """Whether a node can take ``n_pages`` and stay above its high marks (migrate_balanced_pgdat()):
+        :meth:`most_above` of them is more."""
         return self.some_zone_above(nid, "high", n_pages)
 
 

@@ -221,6 +221,7 @@ class SimulatedMachine:
             has_methods(
                 "run: observer", observer, ("visits_ns", "visit", "accessed"), "give a gpuscan.sim Observer"
             )
+        self.tell_filled(now_ns)
         kswapd_demotes = self.spec.demotion and not self.spec.demotion_marked
         events, kswapd = self._kswapd.run(duration_ns) if kswapd_demotes else ([], KswapdCounts())
         tally = _Tally(self)
@@ -242,10 +243,19 @@ class SimulatedMachine:
         metrics["demoted_pages"] = kswapd.demoted_pages
         metrics["kswapd_no_lower_tier"] = kswapd.no_lower_tier
         metrics["kswapd_demotion_failed"] = kswapd.demotion_failed
-        if self.witness is not None:
-            nids = (node.nid for node in self.topology.nodes if node.present_pages)
-            self.witness.filled(end_ns, {nid: self.frames.free_pages(nid) for nid in nids})
         return Elapsed(faults, tuple(events), metrics, tally.traffic)
+
+    def tell_filled(self, now_ns: int) -> None:
+        """Tell the witness how full nodes are. :meth:`run` does it as it begins, when what the time before
+        marked has moved, and kswapd was not here yet; who ends does it once more."""
+        if self.witness is None:
+            return
+        nids = [node.nid for node in self.topology.nodes if node.present_pages]
+        self.witness.filled(
+            now_ns,
+            {nid: self.frames.free_pages(nid) for nid in nids},
+            {nid: self.frames.most_above(nid, "high") for nid in nids},
+        )
 
     def access(
         self, folios: NDArray[np.int64], cpu_nids: NDArray[np.int32], now_ns: int = 0

@@ -81,11 +81,12 @@ class ScanInFlight:
             order: uint8[n_pages], or None where every folio is one page.
         """
         raw, arrived = self.raw, self.arrived()
+        is_shared = not raw.owns_arrays and not self.freed
         return _plan_of(
             offsets=arrived.offsets,
             pfn=page_map.pfn_of_flat(arrived.flat),
-            flat=arrived.flat.copy(),
-            words=arrived.words.copy(),
+            flat=arrived.flat.copy() if is_shared else arrived.flat,
+            words=arrived.words.copy() if is_shared else arrived.words,
             order=None if order is None else order[arrived.flat],
             cursor=raw.cursor,
             path=raw.path,

@@ -93,6 +93,13 @@ class Node:
         """Present pages of all zones."""
         return sum(zone.present_pages for zone in self.zones)
 
+    @property
+    def kept_pages(self) -> int:
+        """Free pages that are left on it by what may be moved to it, of all zones: their high watermarks, and
+        what they keep back for allocations that are not movable (migrate_balanced_pgdat(), mm/migrate.c)."""
+        zones = (zone for zone in self.zones if zone.name != "Device")
+        return sum(zone.watermarks.high + zone.lowmem_reserve[ZONE_MOVABLE] for zone in zones)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedLatency:

@@ -96,15 +96,11 @@ class Segment(NamedTuple):
     Python hands it to a kernel unpacked: to see what a named tuple holds takes Numba a microsecond a call.
 
     Attributes:
-        lows: uint16[n], flat pages modulo a section.
-        words: records of the same length.
-        runs: int64[m, 2], a section and where its claims end, for each section that has some.
+        claims: int64[n], each with its page and the word taken (:mod:`gpuscan.kernels.cpu.claims`).
         state: int64[STATE_LENGTH], see :mod:`gpuscan.kernels.cpu.claim`.
     """
 
-    lows: NDArray[np.uint16]
-    words: NDArray[Any]
-    runs: NDArray[np.int64]
+    claims: NDArray[np.int64]
     state: NDArray[np.int64]
 
 

@@ -135,8 +135,7 @@ class CpuKernels:
         self._workers = workers
         self._machine: Machine = machine_of(layout)
         self._store: Store | None = store_of(layout, arrays)
-        memory_bytes = arrays.records.nbytes if record_memory is None else layout.index_bytes
-        self._buffers = Buffers(layout.fmt.dtype, memory_bytes)
+        self._buffers = Buffers(4 * layout.n_pages if record_memory is None else layout.index_bytes)
 
     @property
     def arrays(self) -> StoreArrays:
@@ -325,7 +324,7 @@ class CpuKernels:
         """Let go of the arrays."""
         self._store = None
         self._arrays = self._arrays.map(lambda array: array[:0].copy())
-        self._buffers = Buffers(self.layout.fmt.dtype, 0)
+        self._buffers = Buffers(0)
         if self._record_memory is not None:
             self._record_memory.close()
 

@@ -3,56 +3,43 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Segment
-from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, N_RUNS, N_STAGED, STATE_LENGTH
+from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, STATE_LENGTH
 
 SEGMENT_FOLIOS = 32_768
-"""Claims a staging segment holds, 6 bytes each with 4-byte records: a whole section, 192 KiB."""
+"""Claims a staging segment holds: a whole section, 256 KiB."""
 LARGE_SEGMENT_FOLIOS = 8 * SEGMENT_FOLIOS
 """Of a segment where many claims are expected: each takes two calls of a kernel."""
-SEGMENT_RUNS = 4096
-"""Sections that the claims of a segment are in."""
-
 _KEEP_SHARE = 16
-"""Idle buffers of one kind are kept up to 1/16 of the records' bytes, or the bytes below in a small
-store. With 4-byte records, a 1 % dense store takes 3 % for its plan and 1.5 % for staging."""
+"""Idle buffers of one kind are kept up to 1/16 of what a store has in memory, or the bytes below in a small
+one. With 4-byte records, a 1 % dense store takes 2 % for its plan and 2 % for staging."""
 _KEEP_BYTES = 16 << 20
 
 
-def empty_segment(record_dtype: np.dtype[Any], n_folios: int) -> Segment:
+def empty_segment(n_folios: int) -> Segment:
     """Return a segment for ``n_folios`` claims in which nothing is staged."""
-    return Segment(
-        lows=np.empty(n_folios, dtype=np.uint16),
-        words=np.empty(n_folios, dtype=record_dtype),
-        runs=np.empty((SEGMENT_RUNS, 2), dtype=np.int64),
-        state=np.zeros(STATE_LENGTH, dtype=np.int64),
-    )
-
-
-def claimed_flats(segment: Segment) -> NDArray[np.int64]:
-    """Return int64[n], the pages whose claims are staged."""
-    runs = segment.runs[: segment.state[N_RUNS]]
-    section = np.repeat(runs[:, 0], np.diff(runs[:, 1], prepend=0))
-    return (section << 15) + segment.lows[: segment.state[N_STAGED]].astype(np.int64)
+    return Segment(np.empty(n_folios, dtype=np.int64), np.zeros(STATE_LENGTH, dtype=np.int64))
 
 
 class Buffers:
-    """The idle buffers of one store. ``deque`` operations are atomic, so no lock is needed."""
+    """The idle buffers of one store. ``deque`` operations are atomic, so no lock is needed.
 
-    def __init__(self, record_dtype: np.dtype[Any], record_bytes: int) -> None:
-        self.record_dtype = record_dtype
-        self.keep_bytes = max(record_bytes // _KEEP_SHARE, _KEEP_BYTES)
-        self._folio_bytes = 8 + record_dtype.itemsize
-        self._segments: dict[int, deque[Segment]] = {}
-        for n_folios in (SEGMENT_FOLIOS, LARGE_SEGMENT_FOLIOS):
-            segment_bytes = n_folios * (2 + record_dtype.itemsize) + SEGMENT_RUNS * 16
-            self._segments[n_folios] = deque(maxlen=self.keep_bytes // segment_bytes)
-        self._plans: deque[tuple[NDArray[np.int64], NDArray[Any]]] = deque(maxlen=1)
+    Args:
+        memory_bytes: of the store's arrays in memory; of records as if each had 4 bytes, since a claim
+            takes the same whatever its record's width.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.keep_bytes = max(memory_bytes // _KEEP_SHARE, _KEEP_BYTES)
+        self._segments: dict[int, deque[Segment]] = {
+            n_folios: deque(maxlen=self.keep_bytes // (8 * n_folios))
+            for n_folios in (SEGMENT_FOLIOS, LARGE_SEGMENT_FOLIOS)
+        }
+        self._plans: deque[NDArray[np.int64]] = deque(maxlen=1)
         self._gathered: deque[NDArray[np.int64]] = deque(maxlen=64)
         self._orders: deque[NDArray[np.int64]] = deque(maxlen=1)
 
@@ -62,11 +49,11 @@ class Buffers:
         try:
             return self._segments[n_folios].pop()
         except IndexError:
-            return empty_segment(self.record_dtype, n_folios)
+            return empty_segment(n_folios)
 
     def give_segment(self, segment: Segment) -> None:
         """Take a segment back."""
-        self._segments[len(segment.words)].append(segment)
+        self._segments[len(segment.claims)].append(segment)
 
     def gathered(self) -> NDArray[np.int64]:
         """Return scratch for candidates, int64[GATHERED_LENGTH, 2]."""
@@ -95,19 +82,18 @@ class Buffers:
         if order.nbytes <= self.keep_bytes:
             self._orders.append(order)
 
-    def plan(self, n_folios: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Return flat and word arrays of at least ``n_folios``."""
+    def plan(self, n_folios: int) -> NDArray[np.int64]:
+        """Return room for a plan of at least ``n_folios`` claims."""
         try:
-            flats, words = self._plans.pop()
+            plan = self._plans.pop()
         except IndexError:
             pass
         else:
-            if len(flats) >= n_folios:
-                return flats, words
-        room = n_folios + n_folios // 8
-        return np.empty(room, dtype=np.int64), np.empty(room, dtype=self.record_dtype)
+            if len(plan) >= n_folios:
+                return plan
+        return np.empty(n_folios + n_folios // 8, dtype=np.int64)
 
-    def give_plan(self, flats: NDArray[np.int64], words: NDArray[Any]) -> None:
-        """Take plan arrays back, if they are not too large to keep."""
-        if len(flats) * self._folio_bytes <= self.keep_bytes:
-            self._plans.append((flats, words))
+    def give_plan(self, plan: NDArray[np.int64]) -> None:
+        """Take it back, if it is not too large to keep."""
+        if plan.nbytes <= self.keep_bytes:
+            self._plans.append(plan)

@@ -1,6 +1,6 @@
 """The claim: one compare-exchange from an observed READY word to 0, if the budget allows it.
 
-Without a budget, neighbours that are all READY are claimed by one of 8 bytes.
+Without a budget, neighbours that are all READY are claimed by one of 16 or 8 bytes.
 """
 
 from __future__ import annotations
@@ -8,26 +8,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
+from gpuscan.kernels.cpu.arguments import Cuts, Fields, Segment, Store
 from gpuscan.kernels.cpu.atomics import (
+    atomic_clear_pair,
     atomic_compare_exchange,
     atomic_load,
+    can_clear_pairs,
+    count_64,
     count_ones,
     count_trailing_zeros,
     element_bits,
     plain_load,
     plain_store,
     prefetch,
-    store_ascending_64,
-    store_group,
+    store_numbered,
 )
+from gpuscan.kernels.cpu.claims import claim_of
 from gpuscan.kernels.cpu.compile import helper, shared_step
 from gpuscan.kernels.cpu.pages import folio_pages, hotness_key, set_index, target_of
 
-N_STAGED, N_RUNS, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(5)
-"""What a scan kernel leaves in its ``state``: claims staged in this segment and the runs they are
-in, first flat page not covered, and what was read."""
-STATE_LENGTH = 5
+N_STAGED, POSITION, EXAMINED_PAGES, EXAMINED_BYTES = range(4)
+"""What a scan kernel leaves in its ``state``: claims staged in this segment, first flat page not
+covered, and what was read."""
+STATE_LENGTH = 4
 
 GATHERED_LENGTH = 128
 """Words of candidates in the ring of those that are gathered and not yet claimed, a power of two."""
@@ -37,6 +40,11 @@ _LINES_PER_WORD = 4
 """Cache lines of the next tile that are prefetched per word of candidates."""
 _MANY = 32
 """Candidates of 64 pages from which neighbours are claimed together. Below, few are READY side by side."""
+_FEW_TARGETS = 16
+"""Targets up to which claims are counted in registers."""
+_EVEN_BYTES = 0x00FF_00FF_00FF_00FF
+_STAGED_AHEAD = 64
+"""Claims ahead of the next one whose places are prefetched: a compare-exchange waits for stores before it."""
 
 
 @helper
@@ -98,19 +106,18 @@ def claim_ready(store: Store, flat: int) -> int:
 
 
 @helper
-def claim_group(store: Store, flat: int) -> int:
+def claim_group(store: Store, index: int) -> int:
     """Claim all the pages that share 8 bytes, if all of them are READY.
 
     One compare-exchange of the whole is the claims of each in one step (docs/protocol.md).
 
     Args:
-        flat: the first of them.
+        index: of these bytes in ``wide_records``.
 
     Returns:
         The words taken, side by side; 0 where nothing was claimed: one is not READY, or somebody
         changed one meanwhile. Then each is to be claimed by itself.
     """
-    index = flat * element_bits(store.records) >> 6
     group: int = atomic_load(store.wide_records, index)
     if group & store.wide_ready != store.wide_ready:
         return 0
@@ -118,92 +125,131 @@ def claim_group(store: Store, flat: int) -> int:
 
 
 @helper
+def claim_pair(store: Store, index: int, claims: NDArray[np.int64], n_staged: int, offset: int) -> bool:
+    """Claim all the pages that share 16 bytes, if all of them are READY, and stage them.
+
+    The two halves are loaded one after the other; the compare-exchange succeeds only if both are what was
+    loaded, at once.
+
+    Args:
+        index: of the first half in ``wide_records``, even.
+        claims: where to stage, from ``n_staged`` on.
+        offset: of the first page.
+
+    Returns:
+        Whether they were claimed.
+    """
+    low: int = atomic_load(store.wide_records, index)
+    high: int = atomic_load(store.wide_records, index + 1)
+    if low & high & store.wide_ready != store.wide_ready:
+        return False
+    if not atomic_clear_pair(store.wide_records, index, low, high):
+        return False
+    group_pages = 64 // element_bits(store.records)
+    store_numbered(claims, n_staged, low, offset, store.records)
+    store_numbered(claims, n_staged + group_pages, high, offset + group_pages, store.records)
+    return True
+
+
+@helper
 def claim_many(
-    store: Store,
-    first: int,
-    pending: int,
-    segment: Segment,
-    n_staged: int,
-    n_of_target: NDArray[np.int64],
+    store: Store, first: int, offset: int, pending: int, claims: NDArray[np.int64], n_staged: int
 ) -> int:
     """Claim the candidates of one ready word, neighbours together, without a budget, and stage them.
 
     Args:
         first: first page of the word.
+        offset: the same, counted from the first page of the range.
         pending: a bit for each candidate.
-        segment: where to stage, from ``n_staged`` on; it has room for all of them.
-        n_of_target: int64[n_targets + 1], counts that go on over calls.
+        claims: where to stage, from ``n_staged`` on; it has room for all of them.
 
     Returns:
         How many are staged now.
     """
-    fields, lows, words = store.fields, segment.lows, segment.words
     group_pages = 64 // element_bits(store.records)
     group_bits = (1 << group_pages) - 1
-    claimed = 0
+    pair_bits = (1 << 2 * group_pages) - 1
+    wide_index = first * element_bits(store.records) >> 6
     end = n_staged
-    for bit in range(0, 64, group_pages):
-        wanted = (pending >> bit) & group_bits
-        if wanted == group_bits:
-            group = claim_group(store, first + bit)
-            if group != 0:
-                store_group(words, end, group)
-                end += group_pages
-                claimed |= group_bits << bit
-                continue
-        while wanted != 0:
-            page = bit + count_trailing_zeros(wanted)
-            wanted &= wanted - 1
-            word = claim_ready(store, first + page)
-            if word != 0:
-                plain_store(words, end, word)
-                end += 1
-                claimed |= 1 << page
-    if claimed == -1:
-        store_ascending_64(lows, n_staged, first & 32767)
-    else:
-        for index in range(n_staged, end):
-            plain_store(lows, index, (first & 32767) + count_trailing_zeros(claimed))
-            claimed &= claimed - 1
-    unknown = len(n_of_target) - 1
-    if fields.nid_max == 0:
-        target = min(fields.fixed_target, unknown)
-        plain_store(n_of_target, target, plain_load(n_of_target, target) + end - n_staged)
-        return end
-    for index in range(n_staged, end):
-        target = min(target_of(fields, plain_load(words, index)), unknown)
-        plain_store(n_of_target, target, plain_load(n_of_target, target) + 1)
+    for line in range(n_staged + _STAGED_AHEAD, n_staged + _STAGED_AHEAD + 64, 8):
+        prefetch(claims, line)
+    for pair in range(0, 64, 2 * group_pages):
+        is_whole = can_clear_pairs() and (pending >> pair) & pair_bits == pair_bits
+        if is_whole and claim_pair(store, wide_index, claims, end, offset + pair):
+            end += 2 * group_pages
+            wide_index += 2
+            continue
+        for bit in range(pair, pair + 2 * group_pages, group_pages):
+            wanted = (pending >> bit) & group_bits
+            if wanted == group_bits:
+                group = claim_group(store, wide_index)
+                if group != 0:
+                    store_numbered(claims, end, group, offset + bit, store.records)
+                    end += group_pages
+                    wanted = 0
+            wide_index += 1
+            end = claim_few(store, first + bit, offset + bit, wanted, claims, end)
     return end
 
 
 @helper
 def claim_few(
-    store: Store,
-    first: int,
-    pending: int,
-    segment: Segment,
-    n_staged: int,
-    n_of_target: NDArray[np.int64],
+    store: Store, first: int, offset: int, pending: int, claims: NDArray[np.int64], n_staged: int
 ) -> int:
     """Do what :func:`claim_many` does, each by itself."""
-    fields, lows, words = store.fields, segment.lows, segment.words
-    unknown = len(n_of_target) - 1
-    end = n_staged
     while pending != 0:
         page = count_trailing_zeros(pending)
         pending &= pending - 1
         word = claim_ready(store, first + page)
         if word != 0:
-            plain_store(lows, end, (first & 32767) + page)
-            plain_store(words, end, word)
-            end += 1
-            if fields.nid_max != 0:
-                target = min(target_of(fields, word), unknown)
-                plain_store(n_of_target, target, plain_load(n_of_target, target) + 1)
+            plain_store(claims, n_staged, claim_of(store.records, offset + page, word))
+            n_staged += 1
+    return n_staged
+
+
+@helper
+def count_few_targets(
+    fields: Fields, claims: NDArray[np.int64], lo: int, hi: int, n_of_target: NDArray[np.int64]
+) -> int:
+    """Count claims ``[lo, hi)`` by 64, up to 16 targets and 2**15 claims; return the first not counted."""
+    unknown = len(n_of_target) - 1
+    even_0 = odd_0 = even_8 = odd_8 = 0  # four counts of 16 bits each
+    n_unknown = (hi - lo) & -64
+    while hi - lo >= 64:
+        low = count_64(claims, lo, fields.nid_shift, fields.nid_max, 0)
+        even_0 += low & _EVEN_BYTES
+        odd_0 += (low >> 8) & _EVEN_BYTES
+        if unknown > 8:
+            high = count_64(claims, lo, fields.nid_shift, fields.nid_max, 8)
+            even_8 += high & _EVEN_BYTES
+            odd_8 += (high >> 8) & _EVEN_BYTES
+        lo += 64
+    for target in range(unknown):
+        even, odd = (even_0, odd_0) if target < 8 else (even_8, odd_8)
+        counts = odd if target & 1 != 0 else even
+        count = (counts >> ((target & 6) << 3)) & 0xFFFF
+        plain_store(n_of_target, target, plain_load(n_of_target, target) + count)
+        n_unknown -= count
+    plain_store(n_of_target, unknown, plain_load(n_of_target, unknown) + n_unknown)
+    return lo
+
+
+@helper
+def count_targets(
+    store: Store, claims: NDArray[np.int64], lo: int, hi: int, n_of_target: NDArray[np.int64]
+) -> None:
+    """Count staged claims ``[lo, hi)`` by target, those of unknown ones last."""
+    fields = store.fields
+    unknown = len(n_of_target) - 1
     if fields.nid_max == 0:
         target = min(fields.fixed_target, unknown)
-        plain_store(n_of_target, target, plain_load(n_of_target, target) + end - n_staged)
-    return end
+        plain_store(n_of_target, target, plain_load(n_of_target, target) + hi - lo)
+        return
+    if unknown <= _FEW_TARGETS and hi - lo >= 64:
+        lo = count_few_targets(fields, claims, lo, hi, n_of_target)
+    for index in range(lo, hi):
+        target = min(target_of(fields, plain_load(claims, index)), unknown)
+        plain_store(n_of_target, target, plain_load(n_of_target, target) + 1)
 
 
 @shared_step
@@ -211,6 +257,7 @@ def claim_gathered(
     store: Store,
     cuts: Cuts,
     chunk: int,
+    base: int,
     gathered: NDArray[np.int64],
     begin: int,
     end: int,
@@ -225,6 +272,7 @@ def claim_gathered(
     counted per target, the last count is for unknown ones.
 
     Args:
+        base: first flat page of the range, from which staged ones are counted.
         gathered: int64[GATHERED_LENGTH, 2], a ring: the first page of a ready word and a bit for
             each candidate.
         begin, end: which words, counted from the first that was gathered.
@@ -233,48 +281,34 @@ def claim_gathered(
         ahead, ahead_end: flat pages whose records are read next: compare-exchanges leave
             the memory idle, so their loading is spread over the claims.
     """
-    lows, words, runs, state = segment
-    unknown = len(n_of_target) - 1
-    n_staged = state[N_STAGED]
-    n_runs = state[N_RUNS]
+    claims, state = segment
+    n_before = n_staged = state[N_STAGED]
     line = 512 // element_bits(store.records)
-    section = runs[n_runs - 1, 0] if n_runs > 0 else -1
     for item in range(begin, end):
         slot = item & (GATHERED_LENGTH - 1)
         first = gathered[slot, 0]
         pending = gathered[slot, 1]
-        if first >> 15 != section:
-            if n_runs > 0:
-                runs[n_runs - 1, 1] = n_staged
-            section = first >> 15
-            runs[n_runs, 0] = section
-            n_runs += 1
         stop = min(ahead_end, ahead + _LINES_PER_WORD * line)
         while ahead < stop:
             prefetch(store.records, ahead)
             ahead += line
-        if count_ones(pending) >= _MANY and len(cuts.cut_key) == 0:
-            n_staged = claim_many(store, first, pending, segment, n_staged, n_of_target)
-            continue
         if len(cuts.cut_key) == 0:
-            n_staged = claim_few(store, first, pending, segment, n_staged, n_of_target)
+            if count_ones(pending) >= _MANY:
+                n_staged = claim_many(store, first, first - base, pending, claims, n_staged)
+            else:
+                n_staged = claim_few(store, first, first - base, pending, claims, n_staged)
             continue
         while pending != 0:
             flat = first + count_trailing_zeros(pending)
             pending &= pending - 1
             word = claim(store, cuts, chunk, flat)
             if word > 0:
-                plain_store(lows, n_staged, flat & 32767)
-                plain_store(words, n_staged, word)
+                plain_store(claims, n_staged, claim_of(store.records, flat - base, word))
                 n_staged += 1
-                target = min(target_of(store.fields, word), unknown)
-                plain_store(n_of_target, target, plain_load(n_of_target, target) + 1)
             elif word < 0:
                 set_index(store, flat)
-    if n_runs > 0:
-        runs[n_runs - 1, 1] = n_staged
+    count_targets(store, claims, n_before, n_staged, n_of_target)
     state[N_STAGED] = n_staged
-    state[N_RUNS] = n_runs
 
 
 @helper

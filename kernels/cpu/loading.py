@@ -40,6 +40,8 @@ def load_scan_kernels(fmt: RecordFormat, open_store: Callable[[StoreLayout], Ker
                 kernels.arrays.block_bits[:] = ~np.uint64(0)
                 kernels.scan(ScanRequest(0, SECTION_PAGES, BLOCK_PAGES, path, mask, cuts)).recycle()
     # Only a plan that holds a whole segment may be made in one call.
-    kernels.scan(ScanRequest(0, SECTION_PAGES, SEGMENT_FOLIOS, "indexed")).recycle()
+    plan = kernels.scan(ScanRequest(0, SECTION_PAGES, SEGMENT_FOLIOS, "indexed"))
+    _ = plan.flat  # a kernel makes it, too
+    plan.recycle()
     kernels.close()
     _LOADED.add(fmt.bits)

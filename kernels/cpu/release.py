@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
-from gpuscan.kernels.cpu.claim import N_RUNS, N_STAGED
+from gpuscan.kernels.cpu.claim import N_STAGED
+from gpuscan.kernels.cpu.claims import offset_of, word_of
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import (
     activate_node,
@@ -67,9 +68,8 @@ def undo(
     store: Store,
     cuts: Cuts,
     chunk: int,
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    base: int,
+    claims: NDArray[np.int64],
     state: NDArray[np.int64],
     n_kept: int,
     n_of_target: NDArray[np.int64],
@@ -83,27 +83,21 @@ def undo(
     """
     n_superseded = 0
     n_targets = len(n_of_target) - 1
-    begin = 0
-    for run in range(state[N_RUNS]):
-        first = runs[run, 0] << 15
-        end = runs[run, 1]
-        for index in range(max(begin, n_kept), end):
-            flat = first + plain_load(lows, index)
-            word = plain_load(words, index)
-            if not put_back(store, flat, word):
-                n_superseded += 1
-            target = min(target_of(store.fields, word), n_targets)
-            n_of_target[target] -= 1
-            if len(cuts.cut_key) == 0 or target == n_targets or cuts.cut_key[target] < 0:
-                continue
-            n_pages = folio_pages(store, flat)
-            if hotness_key(store.fields, word, cuts.now) < cuts.cut_key[target]:
-                cuts.above_pages[chunk, target] += n_pages
-            elif flat >= cuts.resume_flat[target]:
-                cuts.tie_pages_from[chunk, target] += n_pages
-            else:
-                cuts.tie_pages_below[chunk, target] += n_pages
-        runs[run, 1] = min(end, n_kept)
-        begin = end
+    for index in range(n_kept, state[N_STAGED]):
+        claim = plain_load(claims, index)
+        flat, word = base + offset_of(store.records, claim), word_of(store.records, claim)
+        if not put_back(store, flat, word):
+            n_superseded += 1
+        target = min(target_of(store.fields, word), n_targets)
+        n_of_target[target] -= 1
+        if len(cuts.cut_key) == 0 or target == n_targets or cuts.cut_key[target] < 0:
+            continue
+        n_pages = folio_pages(store, flat)
+        if hotness_key(store.fields, word, cuts.now) < cuts.cut_key[target]:
+            cuts.above_pages[chunk, target] += n_pages
+        elif flat >= cuts.resume_flat[target]:
+            cuts.tie_pages_from[chunk, target] += n_pages
+        else:
+            cuts.tie_pages_below[chunk, target] += n_pages
     state[N_STAGED] = n_kept
     return n_superseded

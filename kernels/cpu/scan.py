@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from gpuscan.kernels.cpu.bitmaps import (
     count_candidates,
     sample_blocks,
 )
-from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers, claimed_flats
+from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers
 from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
+from gpuscan.kernels.cpu.claims import flats_of, pages_at_most, unpack
 from gpuscan.kernels.cpu.release import undo
 from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
@@ -40,6 +41,8 @@ GUESS_SHARE = 0.5
 """Share of the capacity up to which a sample of the candidates is trusted to fit; else they are counted."""
 SAMPLED_BLOCKS = 128
 """Set blocks that a sample of the candidates looks at, a cache line each."""
+UNPACKED_CLAIMS = 1 << 17
+"""Claims of a plan that are worth a thread of their own when they are taken apart."""
 FEW_BLOCKS = 0.03
 """Share of set blocks up to which the bits are followed however full the blocks are."""
 CROSSOVER_DENSITY = 0.012
@@ -86,7 +89,10 @@ class Scan:
         buffers: Buffers,
     ) -> None:
         self.store = store
+        self.fmt = fmt
         self.bits = fmt.bits
+        if request.hi - request.lo > pages_at_most(fmt.bits):
+            request = replace(request, hi=request.lo + pages_at_most(fmt.bits))
         self.request = request
         self.workers = workers
         self.buffers = buffers
@@ -248,7 +254,7 @@ class Scan:
         places = np.empty((1, self.n_targets + 1), dtype=np.int64)
         offsets = np.empty(self.n_targets + 2, dtype=np.int64)
         segment, gathered = buffers.segment(), buffers.gathered()
-        flats, words = buffers.plan(SEGMENT_FOLIOS)
+        plan = buffers.plan(SEGMENT_FOLIOS)
         state = segment.state
         state[N_STAGED] = 0
         piece = Piece(lo, hi, 0, n_of_target, [segment], lo)
@@ -267,16 +273,15 @@ class Scan:
             n_of_target,
             places,
             offsets,
-            flats,
-            words,
+            plan,
         )
         buffers.give_gathered(gathered)
         piece.position, piece.n_claimed = int(state[POSITION]), int(state[N_STAGED])
         self.path, self.inline = "indexed", True
         self.why = "as asked" if asked == "indexed" else _few(n_set, n_blocks)
         if piece.position == hi:
-            return self._plan(offsets, flats, words, hi)
-        buffers.give_plan(flats, words)
+            return self._plan(offsets, plan, hi)
+        buffers.give_plan(plan)
         if piece.position == lo:
             self._give_segments()
             self.pieces = []
@@ -310,6 +315,7 @@ class Scan:
                 self.cuts,
                 self.node_mask,
                 piece.chunk,
+                self.request.lo,
                 piece.position,
                 piece.hi,
                 gathered,
@@ -331,7 +337,7 @@ class Scan:
         for index, piece in enumerate(self.pieces):
             claimed = piece.n_claimed
             if claimed > room:
-                piece.position = _staged_flat(piece, room) // BLOCK_PAGES * BLOCK_PAGES
+                piece.position = self._staged_flat(piece, room) // BLOCK_PAGES * BLOCK_PAGES
             room -= claimed
             if piece.position < piece.hi:
                 for behind in self.pieces[index:]:
@@ -341,11 +347,12 @@ class Scan:
 
     def _undo(self, piece: Piece, from_flat: int) -> None:
         for segment in piece.segments:
-            n_kept = int(np.searchsorted(claimed_flats(segment), from_flat))
+            n_kept = int(np.searchsorted(self._staged_flats(segment), from_flat))
             self.n_superseded += undo.for_bits(self.bits)(
                 self.store,
                 self.cuts,
                 piece.chunk,
+                self.request.lo,
                 *segment,
                 n_kept,
                 piece.n_of_target,
@@ -368,29 +375,26 @@ class Scan:
             starts[index] = piece.n_of_target
         offsets = np.empty(self.n_targets + 2, dtype=np.int64)
         place_groups.for_bits(self.bits)(starts, offsets)
-        flats, words = self.buffers.plan(int(offsets[-1]))
+        plan = self.buffers.plan(int(offsets[-1]))
 
         def scatter_piece(index: int) -> None:
             for segment in self.pieces[index].segments:
                 scatter.for_bits(self.bits)(
                     self.store.fields,
-                    *segment,
+                    segment.claims,
+                    int(segment.state[N_STAGED]),
                     starts[index],
-                    flats,
-                    words,
+                    plan,
                 )
 
         self.workers.run(len(self.pieces), scatter_piece, inline=self.inline)
-        return self._plan(offsets, flats, words, cursor)
+        return self._plan(offsets, plan, cursor)
 
-    def _plan(
-        self, offsets: NDArray[np.int64], flats: NDArray[np.int64], words: NDArray[Any], cursor: int
-    ) -> RawPlan:
+    def _plan(self, offsets: NDArray[np.int64], claims: NDArray[np.int64], cursor: int) -> RawPlan:
         n_known, n_all = int(offsets[-2]), int(offsets[-1])
         return RawPlan(
             offsets=offsets[:-1],
-            flat=flats[:n_known],
-            words=words[:n_known],
+            unpack=lambda lo, hi: self._unpack(claims, lo, hi),
             cursor=cursor,
             path=self.path,
             why=self.why,
@@ -398,8 +402,40 @@ class Scan:
             examined_bytes=self._examined(EXAMINED_BYTES),
             n_unknown_target=n_all - n_known,
             n_superseded=self.n_superseded,
-            on_recycle=lambda: self.buffers.give_plan(flats, words),
+            on_recycle=lambda: self.buffers.give_plan(claims),
         )
+
+    def _unpack(self, claims: NDArray[np.int64], lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Return the flat pages and the words of claims ``[lo, hi)`` of a plan."""
+        flats, words = np.empty(hi - lo, dtype=np.int64), np.empty(hi - lo, dtype=self.fmt.dtype)
+        n_parts = max(1, min(self.workers.n_threads, (hi - lo) // UNPACKED_CLAIMS))
+        edges = [lo + (hi - lo) * part // n_parts for part in range(n_parts + 1)]
+
+        def unpack_part(part: int) -> None:
+            begin, end = edges[part], edges[part + 1]
+            unpack.for_bits(self.bits)(
+                claims,
+                begin,
+                end,
+                self.request.lo,
+                flats[begin - lo : end - lo],
+                words[begin - lo : end - lo],
+            )
+
+        self.workers.run(n_parts, unpack_part, inline=n_parts == 1)
+        return flats, words
+
+    def _staged_flats(self, segment: Segment) -> NDArray[np.int64]:
+        """Return int64[n], the pages whose claims are staged."""
+        return flats_of(segment.claims[: segment.state[N_STAGED]], self.request.lo, self.bits)
+
+    def _staged_flat(self, piece: Piece, index: int) -> int:
+        for segment in piece.segments:
+            n_staged = int(segment.state[N_STAGED])
+            if index < n_staged:
+                return int(self._staged_flats(segment)[index])
+            index -= n_staged
+        raise IndexError(f"piece [{piece.lo}, {piece.hi}) has no claim {index}")
 
     def _examined(self, what: int) -> int:
         return sum(int(segment.state[what]) for piece in self.pieces for segment in piece.segments)
@@ -407,12 +443,3 @@ class Scan:
 
 def _few(n_set_blocks: int, n_blocks: int) -> str:
     return f"{n_set_blocks} of {n_blocks} blocks have candidates"
-
-
-def _staged_flat(piece: Piece, index: int) -> int:
-    for segment in piece.segments:
-        n_staged = int(segment.state[N_STAGED])
-        if index < n_staged:
-            return int(claimed_flats(segment)[index])
-        index -= n_staged
-    raise IndexError(f"piece [{piece.lo}, {piece.hi}) has no claim {index}")

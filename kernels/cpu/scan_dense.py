@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +19,6 @@ from gpuscan.kernels.cpu.atomics import (
 from gpuscan.kernels.cpu.claim import (
     EXAMINED_BYTES,
     EXAMINED_PAGES,
-    N_RUNS,
     N_STAGED,
     POSITION,
     TILE_WORDS,
@@ -46,12 +43,11 @@ def scan_dense(
     cuts: Cuts,
     node_mask: NDArray[np.uint8],
     chunk: int,
+    base: int,
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    claims: NDArray[np.int64],
     state: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
 ) -> None:
@@ -61,7 +57,7 @@ def scan_dense(
     set block bits: where a producer marks a page just now, the record may be claimed here
     before its bits are set, which leaves bits that say too much, never too little.
     """
-    segment = Segment(lows, words, runs, state)
+    segment = Segment(claims, state)
     state[:] = 0
     n_pages = 0
     n_bytes = 0
@@ -76,7 +72,7 @@ def scan_dense(
         if node_mask[store.section_nid[section]] == 0:
             position = end
             continue
-        if state[N_RUNS] == len(runs) or len(words) - state[N_STAGED] < 512:
+        if len(claims) - state[N_STAGED] < 512:
             break
         if section < last_section:
             prefetch_ready_words(store, section + 1)
@@ -85,7 +81,7 @@ def scan_dense(
         if taken != 0:
             taken = atomic_and(store.block_bits, section, ~blocks) & blocks
         while position < end:
-            tile_end = min(end, position + _TILE_PAGES, position + ((len(words) - state[N_STAGED]) & -512))
+            tile_end = min(end, position + _TILE_PAGES, position + ((len(claims) - state[N_STAGED]) & -512))
             if position == tile_end:
                 break
             # Index bits first: what becomes READY after its record was read sets them again.
@@ -122,6 +118,7 @@ def scan_dense(
                     store,
                     cuts,
                     chunk,
+                    base,
                     gathered,
                     0,
                     n_gathered,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +20,6 @@ from gpuscan.kernels.cpu.claim import (
     EXAMINED_BYTES,
     EXAMINED_PAGES,
     GATHERED_LENGTH,
-    N_RUNS,
     N_STAGED,
     POSITION,
     TILE_WORDS,
@@ -74,6 +71,7 @@ def claim_indexed(
     cuts: Cuts,
     node_mask: NDArray[np.uint8],
     chunk: int,
+    base: int,
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
@@ -85,23 +83,22 @@ def claim_indexed(
     Args:
         store, cuts, node_mask: as in the request.
         chunk: row of the quotas in ``cuts``.
+        base: first flat page of the scan's range.
         lo, hi: flat range, multiples of 512, inside one chunk.
         gathered: int64[GATHERED_LENGTH, 2], scratch.
         segment: to fill from its start.
         n_of_target: int64[n_targets + 1], counts that go on over calls.
     """
-    words, runs, state = segment.words, segment.runs, segment.state
+    claims, state = segment
     state[:] = 0
     n_gathered = 0
     n_claimed = 0  # of those gathered
     n_candidates = 0  # in words gathered since all were claimed
     n_staged = 0
-    n_runs = 0
     n_pages = 0
     n_bytes = 0
     end_section = ((hi - 1) >> 15) + 1
     position = lo
-    n_sections = 0  # visited since the last claims: each may begin a run
     ahead = lo >> 15  # first section not prefetched
     n_ahead = 0
     while position < hi:
@@ -122,11 +119,10 @@ def claim_indexed(
         if atomic_load(store.block_bits, section) & blocks == 0 or node_mask[store.section_nid[section]] == 0:
             position = end
             continue
-        n_sections += 1
         pending = atomic_and(store.block_bits, section, ~blocks) & blocks
         n_ahead -= count_ones(pending)
         while pending != 0:
-            is_short = len(words) - n_staged - n_candidates < 512 or len(runs) - n_runs < n_sections
+            is_short = len(claims) - n_staged - n_candidates < 512
             if is_short or n_gathered - n_claimed > GATHERED_LENGTH - 8:
                 # The oldest only, if there is room: meanwhile the records of the others arrive.
                 until = n_gathered if is_short else n_claimed + TILE_WORDS
@@ -134,6 +130,7 @@ def claim_indexed(
                     store,
                     cuts,
                     chunk,
+                    base,
                     gathered,
                     n_claimed,
                     until,
@@ -146,10 +143,8 @@ def claim_indexed(
             if is_short:
                 n_pages += n_candidates
                 n_candidates = 0
-                n_sections = 1
                 n_staged = state[N_STAGED]
-                n_runs = state[N_RUNS]
-                if len(words) - n_staged < 512 or len(runs) == n_runs:
+                if len(claims) - n_staged < 512:
                     break
             first_word = (section << 9) + (count_trailing_zeros(pending) << 3)
             pending &= pending - 1
@@ -173,7 +168,7 @@ def claim_indexed(
             atomic_or(store.block_bits, section, pending)  # not come to: their ready bits are untouched
             break
         position = end
-    claim_gathered(store, cuts, chunk, gathered, n_claimed, n_gathered, segment, n_of_target, 0, 0)
+    claim_gathered(store, cuts, chunk, base, gathered, n_claimed, n_gathered, segment, n_of_target, 0, 0)
     n_pages += n_candidates
     state[POSITION] = position
     state[EXAMINED_PAGES] = n_pages
@@ -186,15 +181,14 @@ def scan_indexed(
     cuts: Cuts,
     node_mask: NDArray[np.uint8],
     chunk: int,
+    base: int,
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    claims: NDArray[np.int64],
     state: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
 ) -> None:
     """Do :func:`claim_indexed`."""
-    segment = Segment(lows, words, runs, state)
-    claim_indexed(store, cuts, node_mask, chunk, lo, hi, gathered, segment, n_of_target)
+    segment = Segment(claims, state)
+    claim_indexed(store, cuts, node_mask, chunk, base, lo, hi, gathered, segment, n_of_target)

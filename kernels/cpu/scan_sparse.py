@@ -6,14 +6,12 @@ four kernels, each called from Python, took twice as long as one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.bitmaps import blocks_of_all_nodes, blocks_of_nodes
-from gpuscan.kernels.cpu.claim import POSITION
+from gpuscan.kernels.cpu.claim import N_STAGED, POSITION
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.scan_indexed import claim_indexed
 from gpuscan.kernels.cpu.scatter import scatter_segment, set_places
@@ -30,33 +28,30 @@ def scan_sparse(
     n_blocks_max: int,
     share_max: float,
     gathered: NDArray[np.int64],
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
+    claims: NDArray[np.int64],
     state: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
     places: NDArray[np.int64],
     offsets: NDArray[np.int64],
-    plan_flats: NDArray[np.int64],
-    plan_words: NDArray[Any],
+    plan: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Claim and group ``[lo, hi)``, not empty, if few of its blocks are set.
 
     Args:
         store, gathered, n_of_target: as for :func:`claim_indexed`.
-        lows, words, runs, state: of the segment.
+        claims, state: of the segment.
         cuts: none.
         node_mask, all_nodes: the nodes asked for, and whether they are all there are.
         n_blocks_max, share_max: set blocks, and their share of all, up to which they are few.
         places: int64[1, n_targets + 1], scratch.
         offsets: int64[n_targets + 2] to fill, see :func:`set_places`.
-        plan_flats, plan_words: to fill; not shorter than ``words``.
+        plan: to fill with claims; not shorter than ``claims``.
 
     Returns:
         Set blocks and blocks in all. If they are too many nothing was claimed. If the segment was
         full before the end, ``state[POSITION]`` is below ``hi`` and nothing is grouped.
     """
-    segment = Segment(lows, words, runs, state)
+    segment = Segment(claims, state)
     if all_nodes:
         n_set, n_blocks = blocks_of_all_nodes(store.block_bits, lo, hi), (hi - lo) >> 9
     else:
@@ -65,10 +60,10 @@ def scan_sparse(
         state[:] = 0
         state[POSITION] = lo
         return n_set, n_blocks
-    claim_indexed(store, cuts, node_mask, 0, lo, hi, gathered, segment, n_of_target)
+    claim_indexed(store, cuts, node_mask, 0, lo, lo, hi, gathered, segment, n_of_target)
     if state[POSITION] == hi:
         for target in range(len(n_of_target)):
             places[0, target] = n_of_target[target]
         set_places(places, offsets)
-        scatter_segment(store.fields, segment, places[0], plan_flats, plan_words)
+        scatter_segment(store.fields, claims, state[N_STAGED], places[0], plan)
     return n_set, n_blocks

@@ -5,14 +5,11 @@ Where 64 of them in a row have one target, as when a node is drained to the one 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import Fields, Segment
+from gpuscan.kernels.cpu.arguments import Fields
 from gpuscan.kernels.cpu.atomics import copy_64, differ_64, plain_load, plain_store, prefetch
-from gpuscan.kernels.cpu.claim import N_RUNS
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import target_of
 
@@ -49,54 +46,45 @@ def place_groups(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
 @helper
 def scatter_segment(
     fields: Fields,
-    segment: Segment,
+    claims: NDArray[np.int64],
+    n_staged: int,
     next_of_target: NDArray[np.int64],
-    plan_flats: NDArray[np.int64],
-    plan_words: NDArray[Any],
+    plan: NDArray[np.int64],
 ) -> None:
     """Copy one segment.
 
     ``next_of_target``, int64[n_targets + 1], is the next free place per target, counted up in place.
     """
-    lows, words, runs, state = segment
     unknown = len(next_of_target) - 1
     target_mask = fields.nid_max << fields.nid_shift
     begin = 0
-    for run in range(state[N_RUNS]):
-        first = runs[run, 0] << 15
-        end = runs[run, 1]
-        while begin < end:
-            stop = min(end, begin + 64)
-            if stop == begin + 64 and differ_64(words, begin, target_mask) == 0:
-                target = min(target_of(fields, plain_load(words, begin)), unknown)
+    while begin < n_staged:
+        stop = min(n_staged, begin + 64)
+        if stop == begin + 64:
+            first, last = plain_load(claims, begin), plain_load(claims, stop - 1)
+            if (first ^ last) & target_mask == 0 and differ_64(claims, begin, target_mask) == 0:
+                target = min(target_of(fields, first), unknown)
                 place = plain_load(next_of_target, target)
                 plain_store(next_of_target, target, place + 64)
-                copy_64(plan_flats, place, lows, begin, first)
-                copy_64(plan_words, place, words, begin, 0)
+                copy_64(plan, place, claims, begin)
                 begin = stop
-            for index in range(begin, stop):
-                word = plain_load(words, index)
-                target = min(target_of(fields, word), unknown)
-                place = plain_load(next_of_target, target)
-                plain_store(next_of_target, target, place + 1)
-                prefetch(plan_flats, place + _AHEAD)
-                prefetch(plan_words, place + _AHEAD)
-                plain_store(plan_flats, place, first + plain_load(lows, index))
-                plain_store(plan_words, place, word)
-            begin = stop
+        for index in range(begin, stop):
+            claim = plain_load(claims, index)
+            target = min(target_of(fields, claim), unknown)
+            place = plain_load(next_of_target, target)
+            plain_store(next_of_target, target, place + 1)
+            prefetch(plan, place + _AHEAD)
+            plain_store(plan, place, claim)
+        begin = stop
 
 
 @kernel
 def scatter(
     fields: Fields,
-    lows: NDArray[np.uint16],
-    words: NDArray[Any],
-    runs: NDArray[np.int64],
-    state: NDArray[np.int64],
+    claims: NDArray[np.int64],
+    n_staged: int,
     next_of_target: NDArray[np.int64],
-    plan_flats: NDArray[np.int64],
-    plan_words: NDArray[Any],
+    plan: NDArray[np.int64],
 ) -> None:
     """Do :func:`scatter_segment`."""
-    segment = Segment(lows, words, runs, state)
-    scatter_segment(fields, segment, next_of_target, plan_flats, plan_words)
+    scatter_segment(fields, claims, n_staged, next_of_target, plan)

@@ -91,7 +91,50 @@ static __device__ __forceinline__ bool reserve(const Store& store, u64* quota, u
   return fits;
 }
 
-static __device__ __forceinline__ u32 take_record(const Store& store, i64 flat, u32 word) {
+#if !GS_EXCLUSIVE && GS_RECORD_BITS == 8
+
+/* All ones in the bytes of a word that are not 0. */
+static __device__ __forceinline__ u32 bytes_set(u32 word) {
+  word |= word >> 4;
+  word |= word >> 2;
+  word |= word >> 1; /* bit 0 of each byte is what any of its bits was */
+  return (word & 0x01010101u) * 0xffu;
+}
+
+/* Store 0 to the records of lanes that may take theirs, where it is still `word`, which is READY; return what was there.
+ * Of lanes with records in one aligned word the first does it for all, or they would take turns at it. Lanes have
+ * ascending pages, but for those behind, which may take nothing. All lanes. */
+static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat, u32 word, bool may_take) {
+  const u32 peers = __match_any_sync(GS_ALL_LANES, (u32)(flat >> 2)); /* pages of a stretch, of fewer than 2^32 */
+  const u32 shift = shift_in_word(flat);
+  u32 expected = may_take ? word << shift : 0;
+#pragma unroll
+  for (u32 step = 1; step < 4; step <<= 1) {
+    const u32 next = __shfl_down_sync(GS_ALL_LANES, expected, step);
+    if (lane_id() + step < GS_LANES && (peers >> (lane_id() + step) & 1u)) expected |= next;
+  }
+  const int first = __ffs((int)peers) - 1;
+  u32 seen = 0;
+  if (first == (int)lane_id() && expected) {
+    u32* const around = word_around(store, flat);
+    const u32 wanted = bytes_set(expected);
+    for (seen = __ldcg(around);;) {
+      const u32 same = wanted & ~bytes_set((seen ^ expected) & wanted);
+      if (same == 0) break;
+      const u32 before = atomicCAS(around, seen, seen & ~same);
+      if (before == seen) break;
+      seen = before;
+    }
+  }
+  /* Every byte that was as expected went in that exchange, or there was none. */
+  return __shfl_sync(GS_ALL_LANES, seen, first) >> shift & 0xffu;
+}
+
+#else
+
+/* Store 0 to the records of lanes that may take theirs, where it is still `word`; return what was there. */
+static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat, u32 word, bool may_take) {
+  if (!may_take) return word;
 #if GS_EXCLUSIVE
   store.records[flat] = 0; /* nobody else changes records while this kernel runs: the caller said so */
   return word;
@@ -99,6 +142,8 @@ static __device__ __forceinline__ u32 take_record(const Store& store, i64 flat, 
   return exchange_record_if(store, flat, word, 0);
 #endif
 }
+
+#endif
 
 /* Claim the candidates of the lanes and stage them in lane order. Their index bits were taken, so a page that
  * stays READY (over budget, or more than was counted before the scan) is indexed again. All lanes. */
@@ -133,15 +178,11 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     if (may_claim && is_known)
       may_claim = stage.n_staged + n_reserved + (u32)__popc(rivals & lanes_below()) < stage.room;
     stays = stays || (is_open && !may_claim);
-    bool has_taken = false;
-    is_open = false;
-    if (may_claim) {
-      const u32 seen = take_record(store, flat, word);
-      has_taken = seen == word;
-      taken = has_taken ? word : taken;
-      word = seen; /* if somebody was faster, what is there now decides again */
-      is_open = !has_taken && is_ready(seen);
-    }
+    const u32 seen = take_records(store, flat, word, may_claim);
+    const bool has_taken = may_claim && seen == word;
+    taken = has_taken ? word : taken;
+    is_open = may_claim && !has_taken && is_ready(seen);
+    word = seen; /* if somebody was faster, what is there now decides again */
     n_reserved += (u32)__popc(__ballot_sync(GS_ALL_LANES, has_taken && is_known));
     if (kBudget && quota && !has_taken) atomicAdd(quota, (u64)n_pages);
   }

@@ -28,6 +28,7 @@ typedef long long i64;
 #define GS_WIDE_READY GS_READY
 #endif
 #define GS_RECORDS_PER_LOAD (128 / GS_RECORD_BITS) /* in 16 bytes */
+#define GS_SECTOR_BYTES 32 /* what memory brings at least */
 
 /* Views of the arrays of gpuscan.kernels.layout.StoreArrays, and what never changes in a store's life. A kernel
  * sets, by name, what it uses; the rest is 0. */
@@ -51,6 +52,14 @@ static __device__ __forceinline__ u32 lanes_below() { return (1u << lane_id()) -
 /* Number of this warp, which is the number of its stretch. */
 static __device__ __forceinline__ i64 stretch_id() {
   return (i64)blockIdx.x * GS_WARPS + (threadIdx.x >> 5);
+}
+
+/* Have the sector at an address brought to the second-level cache, and wait for nothing. A hint for which CUDA C++ has
+ * no word, so whoever is no GPU of NVIDIA's leaves it out. */
+static __device__ __forceinline__ void prefetch(const void* address) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.L2 [%0];" ::"l"(address));
+#endif
 }
 
 /* Sum of the values of the lanes up to this one. All lanes. */

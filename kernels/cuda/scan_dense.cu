@@ -1,7 +1,7 @@
 /* scan_dense: read every record once, 16 bytes a load, 4 loads a lane; queue what is READY, and claim it when all
  * lanes have one: a claim is a look and an exchange, one after the other, and costs the same for one lane as for 32.
  *
- * One warp walks one stretch in order. Ready bits are taken, not looked at, and only under set block bits: where
+ * One warp walks one stretch in order. Ready bits are cleared, not looked at, and only under set block bits: where
  * a producer marks a page just now, the record may be claimed here before its bits are set, which leaves bits
  * that say too much, never too little. */
 
@@ -13,12 +13,15 @@
 #define GS_QUEUED_LOADS (GS_RECORD_BITS == 8 ? 2 : GS_LOADS)
 #define GS_DENSE_QUEUE (GS_QUEUED_LOADS * GS_LOAD_PAGES + GS_LANES)
 #define GS_DENSE_BLOCKS_PER_SM 4
-#define GS_LOOKS 4 /* ready words a lane has in flight */
+#define GS_PAIRS_OF_BLOCK (GS_WORDS_PER_BLOCK / 2) /* of ready words, 16 bytes each */
 #if GS_READY_MAX != 1
 #error READY has one bit, which is all that is looked at here
 #endif
 
-/* Take the index bits of [lo, hi), inside one section; return how many blocks were set. All lanes. */
+/* Take the index bits of [lo, hi), inside one section; return how many blocks were set. All lanes.
+ *
+ * Ready words are stored to, not exchanged: nobody here asks what they had, and what such a store overwrites is what an
+ * exchange would have returned. So none is read from memory first, and none is waited for. */
 static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64 hi) {
   const u64 blocks = blocks_between(lo, hi);
   u64* const word = store.block_bits + (lo >> GS_SECTION_SHIFT);
@@ -30,18 +33,11 @@ static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64
   }
   taken = __shfl_sync(GS_ALL_LANES, taken, 0);
   fence_warp(); /* block words before ready words */
-  for (i64 first = (lo >> 6) + lane_id(); taken && first < hi >> 6; first += GS_LOOKS * GS_LANES) {
-    u64 seen[GS_LOOKS];
-#pragma unroll
-    for (int look = 0; look < GS_LOOKS; ++look) {
-      const i64 index = first + look * GS_LANES;
-      const bool is_taken = index < hi >> 6 && (taken >> ((index / GS_WORDS_PER_BLOCK) & 63) & 1ull);
-      seen[look] = is_taken ? __ldcg(store.ready_bits + index) : 0;
-    }
-#pragma unroll
-    for (int look = 0; look < GS_LOOKS; ++look) {
-      if (seen[look]) take_ready_word(store, first + look * GS_LANES, seen[look]);
-    }
+  const i64 first_word = (lo >> GS_SECTION_SHIFT) << (GS_SECTION_SHIFT - 6);
+  ulonglong2* pair = (ulonglong2*)(store.ready_bits + first_word) + lane_id();
+  for (u64 mine = taken >> lane_id() / GS_PAIRS_OF_BLOCK; mine; mine >>= GS_LANES / GS_PAIRS_OF_BLOCK) {
+    if (mine & 1ull) __stcg(pair, make_ulonglong2(0, 0));
+    pair += GS_LANES;
   }
   fence_warp(); /* ready words before records */
   return (u32)__popcll(taken);

@@ -1,5 +1,8 @@
 /* scan_indexed: block bits, ready bits, then the records of candidates only. One warp walks one stretch. */
 
+/* With records of 1 byte ptxas takes 66 registers, two more than let a fourth block in. */
+#define GS_INDEXED_BLOCKS_PER_SM (GS_RECORD_BITS == 8 ? 4 : GS_BLOCKS_PER_SM)
+
 /* What a block does. All threads. */
 template <bool kBudget>
 static __device__ __forceinline__ void scan_indexed_chunk(const Store& store, const Cuts& cuts, const u8* node_mask,
@@ -22,7 +25,7 @@ static __device__ __forceinline__ void scan_indexed_chunk(const Store& store, co
   sum_up_places(histogram, places);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_INDEXED_BLOCKS_PER_SM)
     scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                  u32* staged_offsets, record_t* staged_words, i64* n_staged, i64* chunk_places, i64* row_places,

@@ -26,7 +26,7 @@ _MAX_CELL_SHIFT = 11
 """A cell has up to 2^11 sections: what the tallies of counts.cuh hold."""
 _TILE_BYTES = 2048
 """What a warp of the dense scan reads at a time."""
-_CLAIM = 132 + 74
+_CLAIM = 125 + 63
 """Instructions of 32 claims on sm_90, and of scattering them."""
 _LONGEST_BLOCKS = 1 << 22
 """Blocks of a stretch, roughly at most: offsets in one are 32-bit, which is 2^23 blocks."""

@@ -91,6 +91,14 @@ static __device__ __forceinline__ u32 load_ready_words(const Store& store, i64 f
   return n_set;
 }
 
+/* Have a block's records brought to the second-level cache, all of them at once: where most of them are candidates,
+ * each round of claims would wait for memory again. All lanes. */
+static __device__ __forceinline__ void bring_records(const Store& store, i64 first_flat) {
+  const u32 n_bytes = GS_BLOCK_PAGES * sizeof(record_t);
+  for (u32 at = lane_id() * GS_SECTOR_BYTES; at < n_bytes; at += GS_LANES * GS_SECTOR_BYTES)
+    prefetch((const char*)(store.records + first_flat) + at);
+}
+
 /* Queue the candidates of one lane's block, a word at a time, by all lanes. All lanes. */
 static __device__ __forceinline__ void queue_block(u32* queue, u32 place, u32 first, const u64* words, int source) {
 #pragma unroll
@@ -150,8 +158,9 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
     const bool is_crowded = kCrowds && queues && n_set > GS_CROWDED;
     for (u32 rest = kCrowds ? __ballot_sync(GS_ALL_LANES, is_crowded) : 0; rest; rest &= rest - 1) {
       const int source = __ffs((int)rest) - 1;
-      queue_block(queue, __shfl_sync(GS_ALL_LANES, place, source), __shfl_sync(GS_ALL_LANES, first, source), words,
-                  source);
+      const u32 its_first = __shfl_sync(GS_ALL_LANES, first, source);
+      bring_records(store, lo + its_first);
+      queue_block(queue, __shfl_sync(GS_ALL_LANES, place, source), its_first, words, source);
     }
     const bool queues_alone = queues && !is_crowded;
 #pragma unroll

@@ -21,7 +21,7 @@ from gpuscan.bench.floors import Floors
 from gpuscan.bench.model_costs import chase, walk_locked
 from gpuscan.bench.peers.answer import Answer, Question, plain_answer
 from gpuscan.bench.peers.catalogue import PEERS, open_peer
-from gpuscan.bench.report import write_report
+from gpuscan.bench.report import ratio_table, request_table, write_report
 from gpuscan.bench.scan import OurScan, ratios, written_bytes
 from gpuscan.bench.struct_pages import PG_LRU
 from gpuscan.bench.sweep import load_sweep, make_sweep, run_sweep
@@ -292,6 +292,54 @@ def test_tables_name_every_contestant(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\nrandom writes" in capsys.readouterr().out
 
 
+def test_ratios_are_those_of_the_rounds() -> None:
+    def row(name: str, kind: str, *runs_ns: float, **facts: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "kind": kind,
+            "state": "cold",
+            "median_ns": runs_ns[1],
+            "runs_ns": runs_ns,
+        } | facts
+
+    rows = [
+        row("read", "floor", 10.0, 20.0, 40.0),
+        row("copy", "floor", 100.0, 200.0, 400.0, bytes=1000),
+        row(
+            "gpuscan dense", "gpuscan", 40.0, 80.0, 160.0, widening_ns=7e6
+        ),  # as slow as memory in each round
+        row("polars", "peer", 400.0, 400.0, 160.0),
+        row("polars-in-memory", "peer", 120.0, 800.0, 320.0),
+    ]
+    case = {"n_targets": 16, "format": "rfc", "device": "cpu", "floors": {"written_bytes": 100.0}}
+    (ours,) = ratio_table([case | {"results": rows}])
+    assert ours[3:] == ("4 (4 to 4)", "2 (2 to 2)", "3 (1.4 to 4.6)", "7 ms")
+    (without,) = ratio_table([case | {"results": rows[:3]}])
+    assert without[5] == ""
+    requests = [
+        row("random writes", "floor", 1.0, 2.0, 3.0),
+        row("gpuscan request", "gpuscan", 2.0, 4.0, 6.0),
+    ]
+    for of_case in requests:
+        of_case |= {"p10_ns": 1.0, "p90_ns": 3.0, "per_s": 5.0}
+    assert [line[-1] for line in request_table({"results": requests})] == ["1 (1 to 1)", "0.5 (0.5 to 0.5)"]
+
+
+def test_peers_stay_away_where_their_answers_take_more_than_the_records() -> None:
+    sweep = make_sweep(
+        {
+            "rounds": 1,
+            "threads": 1,
+            "scan": [{"memory": ["256MiB"], "targets": [2], "density": [0.5, 1.0], "peers": ["numpy"]}],
+        },
+        "the test",
+    )
+    few, all_pages = run_sweep(sweep, lambda name: None)["scans"]
+    assert [row["name"] for row in few["results"] if row["kind"] == "peer"] == ["numpy"]
+    assert not [row for row in all_pages["results"] if row["kind"] == "peer"]
+    assert all(row["widening_ns"] > 0 for row in all_pages["results"] if row["kind"] == "gpuscan")
+
+
 def test_sweep_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(
@@ -319,7 +367,7 @@ def test_recorded_sweep_can_be_run() -> None:
 
 
 def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
-    def case(n_pages: int, density: float, n_targets: int = 16) -> dict[str, Any]:
+    def case(n_pages: int, density: float, n_targets: int = 16, fmt: str = "rfc") -> dict[str, Any]:
         times = {"dense": 40e6, "indexed": 1e6, "auto": 1.02e6}
         rows: list[dict[str, Any]] = [
             {
@@ -334,7 +382,7 @@ def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
             for state in ("warm", "cold")
         ]
         rows.append({"name": "read", "state": "cold", "median_ns": 36e6, "runs_ns": [36e6, 72e6]})
-        facts = {"format": "rfc", "clustering": "uniform", "n_ready": 1000, "record_bytes": 1 << 30}
+        facts = {"format": fmt, "clustering": "uniform", "n_ready": 1000, "record_bytes": 1 << 30}
         floors = {"read_ns": 36e6, "dense_bytes_ns": 36e6}
         axes = {"n_pages": n_pages, "density": density, "n_targets": n_targets}
         return {**facts, **axes, "floors": floors, "extra_bytes": 1 << 20, "results": rows}
@@ -349,8 +397,22 @@ def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
             case(tib, 1e-2),
             case(tib, 1e-2, 1024),
             case(tib, 1.0),
+            case(tib, 1e-2, 1, "pghot-compact"),
         ],
-        "requests": [],
+        "requests": [
+            {
+                "n_pages": tib,
+                "results": [
+                    {
+                        "name": f"gpuscan request, {order} PFNs",
+                        "state": "cold",
+                        "per_s": per_s,
+                        "of_ceiling": 0.4,
+                    }
+                    for order, per_s in (("random", 60e6), ("ascending", 149e6))
+                ],
+            }
+        ],
     }
     report = tmp_path / "bench.json"
     report.write_text(json.dumps(document))
@@ -366,6 +428,10 @@ def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
     assert "| read floor / indexed at 0.0001, cold | >= 20x | 36x | yes |" in rows
     assert "| 1,024 targets / 16 targets, dense at 0.01 | <= 1.2x | 1x | yes |" in rows
     assert "| dense / byte floor, every page READY | <= 2.2x | 1.11x | yes |" in rows
+    assert "| auto / read floor at 0.01 | <= 1.25x | 0.0283x | yes |" in rows
+    assert "| dense / read floor, pghot-compact at 0.01 | <= 1.6x | 1.11x | yes |" in rows
+    assert "| random requests / random writes | >= 0.42x | 0.4x | **no** |" in rows
+    assert "| ascending requests | >= 150 M/s | 149 M/s | **no** |" in rows
     growth = "dense / floor by round, most over least, 2^28 to 2^29 pages at 0.0001"
     assert f"| {growth} | <= 1.15x | 1x | yes |" in rows
 

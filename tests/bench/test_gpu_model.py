@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gpuscan.base.errors import InputError
@@ -32,6 +32,7 @@ from accept import model, tables
 
 H200 = GPUS["h200"]
 TIB_PAGES = 1 << 28
+CROWDED_DENSITY = 128 / 512
 PLAIN = Assumptions()
 LEAN = KernelCounts(registers=32, shared_bytes=0, ways={})
 FORMATS = st.sampled_from(STORE_FORMATS)
@@ -88,8 +89,8 @@ def test_a_hot_region_gets_the_stretches_of_its_weight() -> None:
     assert hot.n_warps * hot.n_candidates == pytest.approx(filled.n_candidates)
     assert hot.n_warps > 8000, "an index is walked where it has something"
     hot, rest = stretches_of(filled, "dense")
-    # 206 of each of 26,843,546 candidates, 3,808 + 2,816 of 52,429 blocks; 2,816 of the other 471,859, too.
-    assert hot.n_warps == pytest.approx(8192 * 5.877 / (5.877 + 1.329), rel=1e-3)
+    # 188 of each of 26,843,546 candidates, 3,808 + 2,816 of 52,429 blocks; 2,816 of the other 471,859, too.
+    assert hot.n_warps == pytest.approx(8192 * 5.394 / (5.394 + 1.329), rel=1e-3)
     (even,) = stretches_of(store(TIB_PAGES, "rfc", 1.0, "hot"), "dense")
     assert even.n_candidates == even.n_pages
 
@@ -98,6 +99,8 @@ def test_a_hot_region_gets_the_stretches_of_its_weight() -> None:
 @given(PAGES, FORMATS, PATHS, st.floats(0, 1), st.floats(0, 1))
 def test_more_candidates_take_no_less(n_pages: int, name: str, path: Any, one: float, other: float) -> None:
     low, high = sorted((one, other))
+    # The records of a crowded block are brought at once: it is claimed sooner than one that is nearly so.
+    assume(path == "dense" or (low > CROWDED_DENSITY) == (high > CROWDED_DENSITY))
     less, more = (scan_case(H200, store(n_pages, name, each), path, PLAIN).ns for each in (low, high))
     assert 0 < less <= more * (1 + 1e-6)
     assert math.isfinite(more)
@@ -174,13 +177,13 @@ def test_the_command_says_that_nothing_is_measured(capsys: pytest.CaptureFixture
 def test_acceptance_has_the_model_beside_a_measurement() -> None:
     rig: Any = SimpleNamespace(facts=lambda: {"device": "NVIDIA H200"})
     case: Any = SimpleNamespace(
-        n_pages=TIB_PAGES, format_name="rfc", density=1e-3, n_targets=16, exclusive=False
+        n_pages=TIB_PAGES, format_name="rfc", density=1e-3, lie="uniform", n_targets=16, exclusive=False
     )
     row: dict[str, Any] = {"name": "dense", "kernel": {"median_ns": 5e5, "p10_ns": 5e5, "p90_ns": 5e5}}
     model.add_modelled_scans(rig, [row], case)
     expected = scan_case(H200, store(TIB_PAGES, "rfc", 1e-3), "dense", PLAIN).ns
     assert row["modelled_ns"] == expected
-    assert tables._modelled(row) == ("310 us", f"{5e5 / expected:.2f}x")
+    assert tables._modelled(row) == ("305 us", f"{5e5 / expected:.2f}x")
     unknown: dict[str, Any] = {"name": "dense"}
     rig.facts = lambda: {"device": "other"}
     model.add_modelled_scans(rig, [unknown], case)

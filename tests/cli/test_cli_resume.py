@@ -90,8 +90,9 @@ def crashed(n_ticks: int, *args: str) -> None:
 
 
 def timeless(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a report without wall times, and without where it was resumed."""
-    kept = {key: value for key, value in document.items() if key not in ("wall_s", "resumed_at")}
+    """Return a report without wall times, and without where it was resumed and by what command."""
+    left_out = ("wall_s", "resumed_at", "made_by")
+    kept = {key: value for key, value in document.items() if key not in left_out}
     kept["summary"] = {key: value for key, value in document["summary"].items() if "scan_ns" not in key}
     return kept
 

@@ -65,7 +65,7 @@ def test_the_share_of_fast_accesses_rises_and_the_ledger_adds_up(
 
 def without_time(document: dict[str, Any]) -> dict[str, Any]:
     """Drop what is measured on this machine's clock."""
-    kept = {key: value for key, value in document.items() if key not in ("wall_s", "device")}
+    kept = {key: value for key, value in document.items() if key not in ("wall_s", "device", "made_by")}
     kept["summary"] = {key: value for key, value in kept["summary"].items() if not key.startswith("scan_ns")}
     return kept
 

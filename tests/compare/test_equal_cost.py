@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +92,27 @@ def test_an_interval_that_a_design_does_not_take_is_not_run() -> None:
     assert walks.intervals_ms
     assert all(50 <= interval <= 1000 for interval in walks.intervals_ms)
     assert cost.share_at(DELAY_NS).why_not == "26 ms at best"
+
+
+def test_who_finds_none_in_the_beginning_is_given_all_of_the_list_and_what_is_said_names_it() -> None:
+    walks, runs = Walks(2 * MS), list[tuple[int, int]]()
+
+    def late(interval_ns: int, upto_ns: int, *, at_ns: int = 4000 * MS) -> OpenResult:
+        runs.append((interval_ns, upto_ns))
+        return walks.result(interval_ns, upto_ns) if upto_ns >= at_ns else OpenResult("walks")
+
+    def reached(run: Callable[[int, int], OpenResult]) -> EqualCost:
+        own = walks.result(100 * MS)
+        return search(own, 4000 * MS, run, lambda one: one.scan_ns, lambda _: True, lambda _: None)
+
+    cost = reached(late)
+    assert cost.points
+    assert not cost.delay_at(0.1).why_not
+    assert [upto_ns < 4000 * MS for _, upto_ns in runs].count(True) == 1  # nobody asks twice in vain
+    none = reached(partial(late, at_ns=4001 * MS))
+    said = "found none in the list's first 4 s, which these runs are of"
+    assert none == EqualCost((), said)
+    assert none.delay_at(0.01).why_not == said
 
 
 def test_a_design_that_finds_nothing_has_no_points() -> None:

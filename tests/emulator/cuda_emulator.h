@@ -45,7 +45,11 @@ static inline ulonglong2 make_ulonglong2(unsigned long long x, unsigned long lon
 
 // Warp and block operations. EMULATOR_SITE is where the kernel calls them: lanes that meet elsewhere diverge.
 #define EMULATOR_SITE const char *file = __builtin_FILE(), unsigned line = __builtin_LINE()
+#if defined(EMULATOR_EXPLORES)
+#define EMULATOR_FACE static inline __attribute__((always_inline))  // each call is a place of its own
+#else
 #define EMULATOR_FACE static inline
+#endif
 
 EMULATOR_FACE void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_SITE) {
     emulator::meet_lanes(emulator::kSyncwarp, mask, 0, emulator::current_fiber()->lane, file, line);
@@ -127,7 +131,10 @@ EMULATOR_FACE int __syncthreads_or(int predicate, EMULATOR_SITE) {
 }
 
 // Fences order nothing for TSan, which does not model them: data passed by fence and flag is reported as a race.
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_EXPLORES)
+extern "C" void emulator_fence();
+EMULATOR_FACE void __threadfence() { emulator_fence(); }
+#elif defined(__SANITIZE_THREAD__)
 EMULATOR_FACE void __threadfence() { asm volatile("" ::: "memory"); }
 #else
 EMULATOR_FACE void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -145,53 +152,86 @@ using Atomic = std::enable_if_t<kIsAtomic<T>, T>;
 template <typename T>
 using Operand = std::common_type_t<T>;  // converted to the array's type, not deduced
 
+#if defined(EMULATOR_EXPLORES)
+extern "C" const void* emulator_last_site();
+extern "C" void emulator_looked_at(const void* site);
+extern "C" uint64_t emulator_update(void* address, unsigned n_bytes, bool is_max, uint64_t value);
+
+// What an atomic returns. An explorer is told where it is looked at: where nobody does, two that add, say, may come in
+// either order.
+template <typename T>
+struct Looked {
+    T value;
+    const void* site;
+    Looked(T returned) : value(returned), site(emulator_last_site()) {}
+    operator T() const {
+        emulator_looked_at(site);
+        return value;
+    }
+};
+template <typename T>
+using Result = Looked<Atomic<T>>;
+#else
+template <typename T>
+using Result = Atomic<T>;
+#endif
+
 }  // namespace emulator
 
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicAdd(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicAdd(T* address, emulator::Operand<T> value) {
     return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-EMULATOR_FACE std::enable_if_t<emulator::kIsAtomic<T> && sizeof(T) == 4, T> atomicSub(T* address,
-                                                                                    emulator::Operand<T> value) {
+EMULATOR_FACE std::enable_if_t<sizeof(T) == 4, emulator::Result<T>> atomicSub(T* address, emulator::Operand<T> value) {
     return __atomic_fetch_sub(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicAnd(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicAnd(T* address, emulator::Operand<T> value) {
     return __atomic_fetch_and(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicOr(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicOr(T* address, emulator::Operand<T> value) {
     return __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicXor(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicXor(T* address, emulator::Operand<T> value) {
     return __atomic_fetch_xor(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicExch(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicExch(T* address, emulator::Operand<T> value) {
     return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicCAS(T* address, emulator::Operand<T> expected, emulator::Operand<T> desired) {
+EMULATOR_FACE emulator::Result<T> atomicCAS(T* address, emulator::Operand<T> expected, emulator::Operand<T> desired) {
     __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return expected;
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicMax(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicMax(T* address, emulator::Operand<T> value) {
+#if defined(EMULATOR_EXPLORES)
+    static_assert(std::is_unsigned<T>::value, "an explorer compares words without a sign");
+    return T(emulator::emulator_update(address, sizeof(T), true, value));
+#else
     T seen = __atomic_load_n(address, __ATOMIC_RELAXED);
     while (seen < value &&
            !__atomic_compare_exchange_n(address, &seen, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return seen;
+#endif
 }
 template <typename T>
-EMULATOR_FACE emulator::Atomic<T> atomicMin(T* address, emulator::Operand<T> value) {
+EMULATOR_FACE emulator::Result<T> atomicMin(T* address, emulator::Operand<T> value) {
+#if defined(EMULATOR_EXPLORES)
+    static_assert(std::is_unsigned<T>::value, "an explorer compares words without a sign");
+    return T(emulator::emulator_update(address, sizeof(T), false, value));
+#else
     T seen = __atomic_load_n(address, __ATOMIC_RELAXED);
     while (value < seen &&
            !__atomic_compare_exchange_n(address, &seen, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return seen;
+#endif
 }
 
 // Loads and stores with a cache operator. __ldg and __ldcs are plain ones to TSan. What .cg reads and writes is
@@ -199,8 +239,16 @@ EMULATOR_FACE emulator::Atomic<T> atomicMin(T* address, emulator::Operand<T> val
 namespace emulator {
 
 template <typename T>
-using Word = std::conditional_t<alignof(T) % 8 == 0, uint64_t,
-                                std::conditional_t<alignof(T) % 4 == 0 && sizeof(T) <= 16, uint32_t, unsigned char>>;
+struct WordOf {
+    using type = std::conditional_t<alignof(T) % 8 == 0, uint64_t,
+                                    std::conditional_t<alignof(T) % 4 == 0 && sizeof(T) <= 16, uint32_t, unsigned char>>;
+};
+template <>
+struct WordOf<uint4> {
+    using type = uint32_t;  // PTX ISA, "Vector Data-types" of the memory model: one access for each element
+};
+template <typename T>
+using Word = typename WordOf<T>::type;
 
 // A GPU faults on what x86 loads; UBSan sees only the accesses that are not split into words.
 template <typename T>

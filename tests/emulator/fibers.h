@@ -8,7 +8,8 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
-#elif defined(__SANITIZE_THREAD__)
+#elif defined(__SANITIZE_THREAD__) && !defined(EMULATOR_EXPLORES)
+#define EMULATOR_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -33,7 +34,7 @@ struct uint3 {
 namespace emulator {
 
 constexpr unsigned kLanes = 32;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(EMULATOR_TSAN) || defined(EMULATOR_EXPLORES)
 constexpr size_t kRegionBytes = 256 << 10;
 #else
 constexpr size_t kRegionBytes = 64 << 10;
@@ -61,6 +62,7 @@ struct Fiber : Context {  // a CUDA thread
     Warp* warp;
     uint3 thread;
     unsigned lane;
+    unsigned actor;  // whose turn it takes where an explorer gives turns
 };
 static_assert(sizeof(Fiber) <= kOffsetBytes && kOffsetBytes % 64 == 0, "Fibers must not share cache lines");
 
@@ -111,7 +113,7 @@ emulator_switch:
 EMULATOR_INTERNAL static void switch_context(Context* from, Context* to, bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(for_good ? nullptr : &from->fake_stack, to->stack_bottom, to->stack_bytes);
-#elif defined(__SANITIZE_THREAD__)
+#elif defined(EMULATOR_TSAN)
     __tsan_switch_to_fiber(to->tsan_fiber, __tsan_switch_to_fiber_no_sync);
 #endif
     (void)for_good;
@@ -165,7 +167,7 @@ EMULATOR_INTERNAL static Fiber* prepare_fiber(uintptr_t region, void (*entry)())
     stack[6] = reinterpret_cast<void*>(entry);
     fiber->stack_pointer = stack;
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_TSAN)
     fiber->tsan_fiber = __tsan_create_fiber(0);
 #endif
     return fiber;

@@ -153,14 +153,27 @@ EMULATOR_INTERNAL static const char* list_signatures() {
 #include "runner.h"
 #else
 extern "C" const char* emulator_signatures() { return emulator::list_signatures(); }
+#endif
 
+#if defined(EMULATOR_EXPLORES)
+// For explorer.cpp, which runs the kernels of this module.
+extern "C" auto emulator_call_of(const char* name) -> void (*)(void**) { return emulator::find_kernel(name)->call; }
+
+extern "C" char* emulator_shared(size_t* n_bytes) {
+    static_cast<volatile char&>(emulator::shared_anchor) = 0;
+    std::pair<char*, size_t> shared{};
+    dl_iterate_phdr(emulator::find_shared, &shared);
+    *n_bytes = shared.second;
+    return shared.first;
+}
+#elif !defined(EMULATOR_RUNNER)
 // grid_and_block: three numbers each. Returns 0, or 1 with the reason in `error`.
 extern "C" int emulator_launch(const char* name, const unsigned* grid_and_block, void** arguments,
                                const uint64_t* order, uint64_t n_blocks, uint64_t seed, unsigned n_resident,
                                char* error, size_t error_bytes) {
     const unsigned* d = grid_and_block;
     const emulator::Kernel* kernel = emulator::find_kernel(name);
-    emulator::Launch launch{kernel->name, kernel->call, arguments, {d[0], d[1], d[2]}, {d[3], d[4], d[5]}, seed};
+    emulator::Launch launch{kernel->name, kernel->call, arguments, {d[0], d[1], d[2]}, {d[3], d[4], d[5]}, seed, false};
     const char* what = emulator::run_blocks(&launch, order, n_blocks, n_resident);
     if (what) snprintf(error, error_bytes, "%s", what);
     return what != nullptr;

@@ -23,15 +23,22 @@ from numpy.typing import NDArray
 
 from emulator import child
 
-Build = Literal["fast", "asan", "tsan"]
+Build = Literal["fast", "asan", "tsan", "explored"]
 
-_HEADERS = Path(__file__).parent
+HEADERS = Path(__file__).parent
 _COMMON = ("-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function")
 _SANITIZED = ("-DEMULATOR_RUNNER", "-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 _FLAGS: dict[Build, tuple[str, ...]] = {
     "fast": ("-O2", "-fPIC", "-shared"),
     "asan": (*_SANITIZED, "-fsanitize=address,undefined"),
     "tsan": (*_SANITIZED, "-fsanitize=thread"),
+    # Accesses call TSan's runtime, whose place explorer.cpp takes.
+    "explored": (
+        *("-O2", "-g", "-fPIC", "-shared", "-DEMULATOR_EXPLORES", "-fsanitize=thread", "-nodefaultlibs"),
+        *("--param", "tsan-instrument-func-entry-exit=0"),
+        # Each access has its line.
+        *("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-code-hoisting", "-fno-optimize-sibling-calls"),
+    ),
 }
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*?\)\s*)?(\w+)\s*\(")
 _FOR_THE_DEVICE = ("-arch", "--gpu-arch", "-lineinfo", "--generate-line", "-maxrreg", "--maxrreg")
@@ -70,6 +77,12 @@ def unavailable(build: Build) -> str | None:
         return "g++ is not installed, which runs the CUDA kernels where there is no GPU"
     if build == "fast":
         return None
+    if build == "explored":
+        return (
+            None
+            if shutil.which("addr2line")
+            else "addr2line is not installed, which names the lines of steps"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         program = Path(scratch, "program")
         command = ["g++", *_FLAGS[build], "-x", "c++", "-", "-o", str(program)]
@@ -91,7 +104,14 @@ def _host_option(option: str) -> list[str]:
     raise EmulatorError(f"the emulator does not know the compiler option {option}; use -D, -U, -I or -std")
 
 
-def _compile(source: str, options: Sequence[str], build: Build, name: str) -> Path:
+def compiled(
+    source: str, options: Sequence[str], build: Build, name: str, libraries: Sequence[Path] = ()
+) -> Path:
+    """Compile kernels, linked with ``libraries``, if that was not done before; return the binary.
+
+    Raises:
+        EmulatorError: they do not compile; the message is the compiler's.
+    """
     kernels = _KERNEL.findall(source)
     if not kernels:
         raise EmulatorError(f'{name} defines no kernel; write extern "C" __global__ void NAME(...)')
@@ -101,16 +121,27 @@ def _compile(source: str, options: Sequence[str], build: Build, name: str) -> Pa
         f'#include "cuda_emulator.h"\nnamespace {{\n#line 1 "{name}"\n{source}\n}}\n'
         f'#line 1 "launch"\n#define EMULATOR_KERNELS(ENTRY) {entries}\n#include "launch.h"\n'
     )
-    flags = [*_COMMON, *_FLAGS[build], *(flag for option in options for flag in _host_option(option))]
-    digest = hashlib.sha256(repr((text, flags, _compiler_version())).encode())
-    for header in sorted(_HEADERS.glob("*.h")):
+    flags = [*_FLAGS[build], *(flag for option in options for flag in _host_option(option))]
+    return compiled_text(text, flags, build, name, libraries)
+
+
+def compiled_text(
+    text: str, flags: Sequence[str], suffix: str, name: str, libraries: Sequence[Path] = ()
+) -> Path:
+    """Compile C++ that may include the emulator's headers, as :func:`compiled` does."""
+    flags = [*_COMMON, *flags]
+    linked = [str(library) for library in libraries]
+    digest = hashlib.sha256(repr((text, flags, linked, _compiler_version())).encode())
+    for header in sorted(HEADERS.glob("*.h")):
         digest.update(header.read_bytes())
-    binary = cache_dir() / f"{digest.hexdigest()[:24]}.{build}"
+    binary = cache_dir() / f"{digest.hexdigest()[:24]}.{suffix}"
     if binary.exists():
         return binary
     with tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
         made = Path(scratch, "binary")
-        command = ["g++", *flags, "-I", str(_HEADERS), "-x", "c++", "-", "-o", str(made), "-pthread"]
+        command = ["g++", *flags, "-I", str(HEADERS), "-x", "c++", "-", "-o", str(made), "-pthread"]
+        if linked:
+            command += ["-x", "none", *linked]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
             raise EmulatorError(f"{name} does not compile with g++:\n{done.stderr}")
@@ -123,6 +154,41 @@ def _triple(dims: Sequence[int], what: str) -> tuple[int, int, int]:
     if min(x, y, z) < 1:
         raise EmulatorError(f"the {what} {tuple(dims)} has a side below 1")
     return int(x), int(y), int(z)
+
+
+def checked_launch(
+    name: str, grid: Sequence[int], block: Sequence[int], parameters: Sequence[str], args: Sequence[Any]
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Return grid and block as three numbers each.
+
+    Raises:
+        EmulatorError: they, or an argument, do not fit.
+    """
+    grid3, block3 = _triple(grid, "grid"), _triple(block, "block")
+    if math.prod(block3) > 1024:
+        raise EmulatorError(f"{name}: {math.prod(block3)} threads a block are over 1024")
+    if len(args) != len(parameters):
+        raise EmulatorError(f"{name} takes {len(parameters)} arguments, not {len(args)}")
+    for position, (parameter, arg) in enumerate(zip(parameters, args, strict=True), 1):
+        problem = _mismatch(parameter, arg)
+        if problem:
+            raise EmulatorError(f"argument {position} of {name} {problem}")
+    return grid3, block3
+
+
+def parameters_of(listing: str) -> dict[str, list[str]]:
+    """Return the parameters of each kernel of a binary's listing: P or C (pointer), i, u or f, and bytes."""
+    return {words[0]: words[1:] for line in listing.splitlines() if (words := line.split())}
+
+
+def held_arguments(args: Sequence[Any]) -> tuple[Any, list[NDArray[Any]]]:
+    """Return C's array of pointers to arguments, and what must be kept as long as it is used."""
+    # Numbers are held as arrays of one item, pointers as the address of theirs.
+    held = [
+        np.array([arg.ctypes.data], dtype=np.uintp) if isinstance(arg, np.ndarray) else np.array([arg])
+        for arg in args
+    ]
+    return (ctypes.c_void_p * len(held))(*(item.ctypes.data for item in held)), held
 
 
 class EmulatedKernel:
@@ -161,15 +227,7 @@ class EmulatedKernel:
         """
         if shared_mem or stream is not None:
             raise EmulatorError(f"{self.name}: dynamic shared memory and streams are not emulated")
-        grid3, block3 = _triple(grid, "grid"), _triple(block, "block")
-        if math.prod(block3) > 1024:
-            raise EmulatorError(f"{self.name}: {math.prod(block3)} threads a block are over 1024")
-        if len(args) != len(self._parameters):
-            raise EmulatorError(f"{self.name} takes {len(self._parameters)} arguments, not {len(args)}")
-        for position, (parameter, arg) in enumerate(zip(self._parameters, args, strict=True), 1):
-            problem = _mismatch(parameter, arg)
-            if problem:
-                raise EmulatorError(f"argument {position} of {self.name} {problem}")
+        grid3, block3 = checked_launch(self.name, grid, block, self._parameters, args)
         self.module.launch(self.name, grid3, block3, args, self._order(math.prod(grid3), blocks))
 
     def _order(self, n_blocks: int, blocks: Sequence[int] | None) -> NDArray[np.uint64]:
@@ -236,14 +294,14 @@ class EmulatedModule:
         self.n_resident = n_resident or (16 if build == "tsan" else 1)
         if not 1 <= self.n_resident <= (1 if build == "asan" else 16):
             raise EmulatorError(f"the {build} build cannot run {self.n_resident} blocks at once")
-        self._binary = _compile(source, options, build, name)
+        self._binary = compiled(source, options, build, name)
         if build == "fast":
             self._library = ctypes.CDLL(str(self._binary))
             self._library.emulator_signatures.restype = ctypes.c_char_p
             listing = self._library.emulator_signatures().decode()
         else:
             listing = child.run([], self._binary).stdout
-        self._parameters = {words[0]: words[1:] for line in listing.splitlines() if (words := line.split())}
+        self._parameters = parameters_of(listing)
 
     def get_function(self, name: str) -> EmulatedKernel:
         """Return a kernel.
@@ -276,12 +334,7 @@ class EmulatedModule:
     def _launch_here(
         self, name: str, dims: Sequence[int], args: Sequence[Any], order: NDArray[np.uint64]
     ) -> str | None:
-        # Numbers are held as arrays of one item, pointers as the address of theirs.
-        held = [
-            np.array([arg.ctypes.data], dtype=np.uintp) if isinstance(arg, np.ndarray) else np.array([arg])
-            for arg in args
-        ]
-        pointers = (ctypes.c_void_p * len(held))(*(item.ctypes.data for item in held))
+        pointers, held = held_arguments(args)
         error = ctypes.create_string_buffer(2048)
         failed = self._library.emulator_launch(
             name.encode(),
@@ -294,4 +347,5 @@ class EmulatedModule:
             error,
             ctypes.c_size_t(len(error)),
         )
+        del held
         return error.value.decode() if failed else None

@@ -42,6 +42,7 @@ struct Launch {
     void** arguments;
     uint3 grid, block;
     uint64_t seed;
+    bool lanes_apart;  // an explorer gives each lane turns of its own
 };
 
 // One per resident block; its stacks are kept for the next one.
@@ -50,7 +51,7 @@ struct Block {
     uint3 index;
     Context starter;
     Warp warps[kMaxThreads / kLanes];
-    unsigned n_threads, n_warps, n_done;
+    unsigned n_threads, n_warps, n_done, first_warp;
     unsigned n_at_barrier, n_nonzero, barrier_line;
     Op barrier_op;
     const char* barrier_file;
@@ -152,6 +153,21 @@ EMULATOR_INTERNAL static void say_divergence(Block* block) {
     }
 }
 
+#if defined(EMULATOR_EXPLORES)
+// An explorer gives the turns, and is told who waited for each other.
+extern "C" void emulator_lanes_met(Warp* warp, unsigned mask);
+extern "C" void emulator_block_met(Block* block);
+
+EMULATOR_INTERNAL static Context* next_to_run(Block* block, const Warp* warp, unsigned lane) {
+    if (block->launch->lanes_apart || !warp->runnable) return &block->starter;
+    do lane = warp->next_lane[lane];
+    while (!(warp->runnable >> lane & 1));
+    return warp->fiber[lane];
+}
+#else
+static inline void emulator_lanes_met(Warp*, unsigned) {}
+static inline void emulator_block_met(Block*) {}
+
 // Who runs when `warp`'s turn is over at `lane`: its own next lane first, so that a converged warp
 // meets after one switch a lane, else the next warp that can run, else nobody.
 EMULATOR_INTERNAL static Context* next_to_run(Block* block, const Warp* warp, unsigned lane) {
@@ -170,6 +186,7 @@ EMULATOR_INTERNAL static Context* next_to_run(Block* block, const Warp* warp, un
     while (!(warp->runnable >> lane & 1));
     return warp->fiber[lane];
 }
+#endif
 
 EMULATOR_INTERNAL static void wait(Fiber* self) {
     switch_context(self, next_to_run(self->block, self->warp, self->lane), false);
@@ -245,7 +262,7 @@ EMULATOR_INTERNAL __attribute__((noinline)) static uint64_t meet_lanes(Op op, un
     warp->source[lane] = source;
     warp->arrived |= 1u << lane;
     warp->runnable &= ~(1u << lane);
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_TSAN)
     // Of the warp operations only __syncwarp orders memory (CUDA C++ Programming Guide, "Warp Vote Functions").
     // Two addresses by turns: who is through early and arrives again must not be ordered before the late.
     unsigned lowest = __builtin_ctz(mask);
@@ -255,10 +272,11 @@ EMULATOR_INTERNAL __attribute__((noinline)) static uint64_t meet_lanes(Op op, un
     if ((warp->arrived & mask) == mask && all_meet(warp, mask, lane)) {
         warp->generation[__builtin_ctz(mask)]++;
         complete(warp, mask, op);
+        emulator_lanes_met(warp, mask);
     } else {
         wait(self);
     }
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_TSAN)
     if (op == kSyncwarp) __tsan_acquire(order);
 #endif
     return warp->result[lane];
@@ -282,7 +300,7 @@ EMULATOR_INTERNAL __attribute__((noinline)) static uint64_t meet_block(Op op, ui
     block->n_at_barrier++;
     block->n_nonzero += value != 0;
     warp->runnable &= ~(1u << self->lane);
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_TSAN)
     uint64_t* order = &block->barrier_order[block->barrier_generation & 1];
     __tsan_release(order);
 #endif
@@ -296,10 +314,11 @@ EMULATOR_INTERNAL __attribute__((noinline)) static uint64_t meet_block(Op op, ui
         }
         block->n_at_barrier = 0;
         block->barrier_generation++;
+        emulator_block_met(block);
     } else {
         wait(self);
     }
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_TSAN)
     __tsan_acquire(order);
 #endif
     return warp->result[self->lane];
@@ -321,7 +340,7 @@ EMULATOR_INTERNAL [[noreturn]] static void run_thread() {
     self->warp->runnable &= ~(1u << self->lane);
     self->warp->done |= 1u << self->lane;
     block->n_done++;
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATOR_TSAN)
     __tsan_release(&block->n_done);  // the launch ends after all of it
 #endif
     switch_context(self, next_to_run(block, self->warp, self->lane), true);
@@ -337,8 +356,8 @@ EMULATOR_INTERNAL static void shuffle(unsigned* items, unsigned n, uint64_t* ran
     }
 }
 
-// Run one block to its end; on failure block->error says why.
-EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint64_t linear_index) {
+// Put the threads of a block where they start; on failure block->error says why.
+EMULATOR_INTERNAL static bool begin_block(Block* block, const Launch* launch, uint64_t linear_index) {
     const uint3 dims = launch->block;
     block->launch = launch;
     block->index = {unsigned(linear_index % launch->grid.x), unsigned(linear_index / launch->grid.x % launch->grid.y),
@@ -348,19 +367,11 @@ EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint
     block->n_done = block->n_at_barrier = 0;
     block->failed = false;
     block->error[0] = 0;
-    block->starter = {};
     if (!reserve_stacks(&block->stacks, block->n_threads)) {
         say(block, "no memory for the stacks of %u threads", block->n_threads);
         block->failed = true;
-        return;
+        return false;
     }
-#if defined(EMULATOR_UCONTEXT)
-    ucontext_t starter;
-    block->starter.stack_pointer = &starter;
-#endif
-#if defined(__SANITIZE_THREAD__)
-    block->starter.tsan_fiber = __tsan_get_current_fiber();
-#endif
     uint64_t random = launch->seed ^ linear_index * 0x9e3779b97f4a7c15u;
     unsigned order[kLanes];
     shuffle(order, block->n_warps, &random);
@@ -383,9 +394,23 @@ EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint
         }
         warp->runnable = warp->existing;
     }
-    Warp* first = &block->warps[next_random(&random) % block->n_warps];
-    switch_context(&block->starter, next_to_run(block, first, 0), false);
-#if defined(__SANITIZE_THREAD__)
+    block->first_warp = next_random(&random) % block->n_warps;
+    return true;
+}
+
+// Run one block to its end; on failure block->error says why.
+EMULATOR_INTERNAL static void run_block(Block* block, const Launch* launch, uint64_t linear_index) {
+    block->starter = {};
+#if defined(EMULATOR_UCONTEXT)
+    ucontext_t starter;
+    block->starter.stack_pointer = &starter;
+#endif
+#if defined(EMULATOR_TSAN)
+    block->starter.tsan_fiber = __tsan_get_current_fiber();
+#endif
+    if (!begin_block(block, launch, linear_index)) return;
+    switch_context(&block->starter, next_to_run(block, &block->warps[block->first_warp], 0), false);
+#if defined(EMULATOR_TSAN)
     __tsan_acquire(&block->n_done);
     for (unsigned i = 0; i < block->n_threads; i++)
         __tsan_destroy_fiber(block->warps[i / kLanes].fiber[i % kLanes]->tsan_fiber);

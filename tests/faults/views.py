@@ -228,7 +228,7 @@ N_NOTES, N_FLUSHES = 5, 4
 
 def history(directory: Path) -> int:
     """Keep the history of a service that notes and flushes."""
-    from gpuscan.service.history import History
+    from gpuscan.history.database import History
 
     def kept() -> None:
         kept = History(directory / "history.sqlite", 4 << 20)
@@ -245,7 +245,7 @@ def history(directory: Path) -> int:
 
 def history_wrong(directory: Path, state: str) -> str:
     """Say what is wrong with a history: it is read, and has what was flushed, in order, none of it twice."""
-    from gpuscan.service.history import read_notes
+    from gpuscan.history.reading import read_notes
 
     seen = directory.parent / "seen"  # reading alone makes a log, which stays
     shutil.rmtree(seen, ignore_errors=True)

@@ -19,8 +19,8 @@ ALLOWED = {
     ("gpuscan/service/control.py", "unlink"): "a socket that nobody listens at, and its own",
     ("gpuscan/service/control.py", "chmod"): "its own socket",
     ("gpuscan/service/control.py", "chown"): "its own socket",
-    ("gpuscan/service/history.py", "mkdir"): "the directory of the history, which stays",
-    ("gpuscan/service/history.py", "chmod"): "its own database",
+    ("gpuscan/history/database.py", "mkdir"): "the directory of the history, which stays",
+    ("gpuscan/history/database.py", "chmod"): "its own database",
     ("gpuscan/service/install.py", "mkdir"): "directories below /etc, which stay",
     # Files of the kernel: a value written is a command, there is nothing to rename.
     ("gpuscan/bench/host.py", "write_text"): "/proc/self/clear_refs",

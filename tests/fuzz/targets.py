@@ -552,7 +552,8 @@ class NodesTarget(_TableTarget):
         nodes = empty_nodes(resolve_topology("two-socket-cxl", 1 << 30))
         for fill in nodes.values():
             fill.now_ns.extend(range(10))
-            fill.free_pages.extend(range(10))
+            for counts in (fill.free_pages, fill.room_pages, fill.no_room):
+                counts.extend(range(10))
         create_nodes(path, nodes)
         super().__init__(path, b"gpuscan.nodes")
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from gpuscan.engine.tick import TickReport
+from gpuscan.history.database import History
+from gpuscan.history.reading import read_notes
 from gpuscan.live.stop import Stop
 from gpuscan.service.client import ask
 from gpuscan.service.config import Config
 from gpuscan.service.control import ControlSocket
-from gpuscan.service.history import History, read_notes
 from gpuscan.service.load import load_config
 from gpuscan.service.session import ServiceSession
 from guest import kernel

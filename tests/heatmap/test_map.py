@@ -195,6 +195,8 @@ def test_a_model_has_accesses_alone(result: Path, tmp_path: Path, capsys: pytest
         (["--pfn", "12"], "not a range"),
         (["--pfn", "zz-1"], "not a range of PFNs"),
         (["--pfn", "0xfffffff0-0xffffffff"], "has no page there; give some of"),
+        (["--pfn", "0x2000-0x1000"], "--pfn 0x2000-0x1000 is reversed; give 0x1000-0x2000"),
+        (["--time", "5s-2s"], "--time 5s-2s is reversed; give 2s-5s"),
         (["--time", "20s-30s"], "nothing was recorded then; give some of 0s-1.2s"),
     ],
 )
@@ -209,7 +211,7 @@ def test_results_without_a_map_or_a_layer_say_so(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["heatmap", str(tmp_path)]) == 2
-    assert "has no map.parquet" in capsys.readouterr().err
+    assert "holds no result of" in capsys.readouterr().err
     heat = read_map(result / "map.parquet")
     create_map(tmp_path / "map.parquet", replace(heat, layers={"accesses": heat.layers["accesses"]}))
     assert main(["heatmap", str(tmp_path), "--of", "moves"]) == 2

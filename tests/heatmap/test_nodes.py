@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpuscan.base.errors import ArgumentError, InputError
-from gpuscan.heatmap.nodes import NODES_FILE, create_nodes, empty_nodes, read_nodes
+from gpuscan.heatmap.nodes import NODES_FILE, Full, create_nodes, empty_nodes, read_nodes
 from gpuscan.heatmap.recorder import MOMENTS_MAX, MapRecorder
 from gpuscan.heatmap.waits import (
     FOUND_MAX,
@@ -35,12 +35,12 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nodes_fill_and_empty_by_what_is_moved(result: Path) -> None:
     nodes = read_nodes(result / NODES_FILE)
     moved = pq.read_table(result / "series.parquet")["migrated_pages"].to_numpy()
-    assert {name: len(node.now_ns) for name, node in nodes.items()} == {0: 12, 1: 12, 2: 12, 3: 12}
-    assert nodes[0].now_ns == [(tick + 1) * 10**8 for tick in range(12)]
-    # Free memory is looked at when a tick's accesses are over, before what it marked is moved.
-    assert np.diff(nodes[2].free_pages).tolist() == moved[:-1].tolist()
+    assert {name: len(node.now_ns) for name, node in nodes.items()} == {0: 13, 1: 13, 2: 13, 3: 13}
+    assert nodes[0].now_ns == [tick * 10**8 for tick in range(13)]
+    # Free memory is looked at at the end of a tick, when what it marked has moved.
+    assert np.diff(nodes[2].free_pages).tolist() == moved.tolist()
     near = np.array(nodes[0].free_pages) + nodes[1].free_pages
-    assert np.diff(near).tolist() == (-moved[:-1]).tolist()
+    assert np.diff(near).tolist() == (-moved).tolist()
     assert len(set(nodes[3].free_pages)) == 1
 
 
@@ -84,6 +84,8 @@ def test_files_come_back_as_they_were(tmp_path: Path) -> None:
     for nid, node in nodes.items():
         node.now_ns.extend([10, 20])
         node.free_pages.extend([nid, nid + 100])
+        node.room_pages.extend([-3, nid])
+        node.no_room.extend([0, nid])
     create_nodes(tmp_path / NODES_FILE, nodes)
     assert read_nodes(tmp_path / NODES_FILE) == nodes
     assert pq.read_table(tmp_path / NODES_FILE)["now_ns"].to_pylist() == [10] * 4 + [20] * 4
@@ -120,11 +122,13 @@ def test_a_long_run_keeps_every_second_moment_then_every_fourth() -> None:
     recorder = MapRecorder(topology, 10)
     free = dict.fromkeys(recorder.nodes, 7)
     for tick in range(5 * MOMENTS_MAX):
-        recorder.filled(tick, free)
+        recorder.no_room(0, 1)
+        recorder.filled(tick, free, free)
         assert len(recorder.nodes[0].now_ns) <= MOMENTS_MAX + 1
     kept = recorder.nodes[0].now_ns
     assert kept == list(range(0, 5 * MOMENTS_MAX, 8))
-    assert len(recorder.nodes[0].free_pages) == len(kept)
+    assert len(recorder.nodes[0].free_pages) == len(recorder.nodes[0].room_pages) == len(kept)
+    assert recorder.nodes[0].no_room == [tick + 1 for tick in kept]  # nothing is lost with a moment
 
 
 def test_in_real_time_waits_are_rounded_up_when_too_many_differ() -> None:
@@ -178,8 +182,10 @@ def told_recorder() -> MapRecorder:
     topology = resolve_topology("two-socket-cxl", 1 << 30)
     recorder = MapRecorder(topology, 10)
     recorder.marked(50, topology.page_map.pfn_of_flat(np.arange(1 << 10)))
-    recorder.filled(40, dict.fromkeys(recorder.nodes, 7))
-    recorder.filled(60, dict.fromkeys(recorder.nodes, 8))
+    recorder.filled(40, dict.fromkeys(recorder.nodes, 7), dict.fromkeys(recorder.nodes, -2))
+    recorder.no_room(2, 5)
+    recorder.filled(60, dict.fromkeys(recorder.nodes, 8), dict.fromkeys(recorder.nodes, 4))
+    recorder.no_room(2, 6)
     return recorder
 
 
@@ -200,6 +206,34 @@ def test_a_state_that_cannot_have_come_about_is_refused(part, name, value, said)
     inner[name] = value(inner[name])
     with pytest.raises(ArgumentError, match=said):
         MapRecorder(resolve_topology("two-socket-cxl", 1 << 30), 10).restore(state)
+
+
+def test_a_node_is_full_without_room_for_a_page_or_when_it_had_none_for_a_folio() -> None:
+    fill = empty_nodes(resolve_topology("two-socket-cxl", 1 << 30))[0]
+    fill.now_ns.extend(range(0, 80, 10))
+    fill.room_pages.extend([9, 2, 1, -4, 600, 600, 600, 600])
+    fill.no_room.extend([0, 0, 0, 30, 32, 32, 40, 40])  # huge pages find none where single ones would
+    assert fill.full() == [Full(20, 40, 3, 32), Full(60, 60, 1, 8)]
+
+
+def test_what_was_told_comes_back_from_a_checkpoint_and_an_earlier_one_begins_anew() -> None:
+    state = told_recorder().state()
+    topology = resolve_topology("two-socket-cxl", 1 << 30)
+    recorder, earlier = MapRecorder(topology, 10), MapRecorder(topology, 10)
+    recorder.restore(state)
+    recorder.filled(70, dict.fromkeys(recorder.nodes, 8), dict.fromkeys(recorder.nodes, 4))
+    assert recorder.nodes[2].full() == [Full(40, 70, 3, 11)]
+    assert recorder.nodes[1].full() == [Full(40, 40, 1, 0)]
+    earlier.restore({key: value for key, value in state.items() if "room" not in key})
+    assert earlier.nodes == empty_nodes(topology)
+
+
+def test_of_an_earlier_file_nobody_knows_when_nodes_were_full(result: Path, tmp_path: Path) -> None:
+    good = pq.read_table(result / NODES_FILE)
+    metadata = {**good.schema.metadata, b"gpuscan.schema": b"1"}
+    earlier = good.drop_columns(["room_pages", "no_room"]).replace_schema_metadata(metadata)
+    pq.write_table(earlier, tmp_path / NODES_FILE)
+    assert read_nodes(tmp_path / NODES_FILE) == {}
 
 
 def test_what_is_told_of_the_future_is_refused() -> None:

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from numba import njit
 
+from gpuscan.kernels.cpu import atomics
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
+    atomic_clear_pair,
     atomic_compare_exchange,
     atomic_exchange,
     atomic_load,
     atomic_or,
+    can_clear_pairs,
     copy_64,
+    count_64,
     count_ones,
     count_trailing_zeros,
     differ_64,
@@ -25,8 +29,7 @@ from gpuscan.kernels.cpu.atomics import (
     plain_load,
     plain_store,
     prefetch,
-    store_ascending_64,
-    store_group,
+    store_numbered,
 )
 
 DTYPES = [np.uint8, np.uint32, np.uint64]
@@ -74,13 +77,11 @@ def wide(words: Any, wide_words: Any, index: int, mask: int) -> Any:
 
 @njit(nogil=True)
 def plain_steps(words: Any, longs: Any, at: int, mask: int) -> Any:
-    """Store one word, 64 bits of words, and 64 ascending ones; copy those to longs; compare."""
+    """Store a word, 64 bits of words with numbers, and 64 elements; compare 64 words."""
     plain_store(words, at, 7)
-    store_group(words, at + 1, 0x0807_0605_0403_0201)
-    differ = differ_64(words, at + 8, mask)
-    store_ascending_64(words, at + 80, 5)
-    copy_64(longs, at, words, at + 80, 1 << 40)
-    return element_bits(words), differ
+    store_numbered(longs, at, 0x0807_0605_8483_8281, 0xFFFF_FF00, words)
+    copy_64(longs, at + 80, longs, at)
+    return element_bits(words), differ_64(words, at + 8, mask)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
@@ -90,13 +91,92 @@ def test_plain_steps_at_any_place(dtype: Any, at: int) -> None:
     longs = np.zeros(200, dtype=np.int64)
     words[at + 20], bits = 0x42, dtype().itemsize * 8
     assert plain_steps(words, longs, at, 0x40)[0] == bits
-    group = np.array([0x0807_0605_0403_0201], dtype=np.uint64).view(dtype)
-    assert words[at : at + 1 + len(group)].tolist() == [7, *group.tolist()]
-    assert words[at + 80 : at + 145].tolist() == [*range(5, 69), 0]
-    assert longs[at : at + 65].tolist() == [*range((1 << 40) + 5, (1 << 40) + 69), 0]
+    assert words[at] == 7
+    assert np.count_nonzero(words) == 2
+    parts = np.array([0x0807_0605_8483_8281], dtype=np.uint64).view(dtype)
+    stored = longs[at : at + 1 + len(parts)].view(np.uint64).tolist()
+    numbers = [0xFFFF_FF00 + part for part in range(len(parts))]
+    assert stored == [
+        *(number << bits | part for number, part in zip(numbers, parts.tolist(), strict=True)),
+        0,
+    ]
+    assert longs[at + 80 : at + 144].tolist() == longs[at : at + 64].tolist()
     assert not longs[:at].any()
+    assert not longs[at + 144 :].any()
     assert plain_steps(words, longs, at, 0x40)[1] != 0
     assert plain_steps(words, longs, at, 0x80)[1] == 0
+
+
+@njit(nogil=True)
+def field_counts(longs: Any, at: int, shift: int, mask: int, first: int) -> Any:
+    return count_64(longs, at, shift, mask, first)
+
+
+@pytest.mark.parametrize(("shift", "mask"), [(1, 1023), (0, 15), (21, 7)])
+@pytest.mark.parametrize("first", [0, 8])
+def test_values_of_a_field_are_counted(shift: int, mask: int, first: int) -> None:
+    rng = np.random.default_rng(shift)
+    longs = rng.integers(-(1 << 62), 1 << 62, 200)
+    longs[:100] = (longs[:100] & ~(mask << shift)) | (rng.integers(0, min(18, mask + 1), 100) << shift)
+    longs[100:170] = (mask & 13) << shift  # all alike: a count of 64
+    for at in (0, 3, 100, 136):
+        values = ((longs[at : at + 64] >> shift) & mask).tolist()
+        counts = field_counts(longs, at, shift, mask, first) & 0xFFFF_FFFF_FFFF_FFFF
+        assert [counts >> 8 * i & 0xFF for i in range(8)] == [values.count(first + i) for i in range(8)]
+
+
+def pairs(count: int) -> Any:
+    """Return int64[count] of zeros that begin a cache line."""
+    room = np.zeros(count + 8, dtype=np.int64)
+    start = -room.ctypes.data % 64 // 8
+    return room[start : start + count]
+
+
+def compiled_clear_pair() -> Any:
+    """Return the exchange of a pair, compiled anew, and whether it says that it can be done."""
+
+    def clear_pair(longs: Any, index: int, low: int, high: int) -> Any:
+        return can_clear_pairs(), atomic_clear_pair(longs, index, low, high)
+
+    return njit(nogil=True)(clear_pair)
+
+
+def test_a_pair_is_cleared_if_both_are_as_expected() -> None:
+    clear_pair, longs = compiled_clear_pair(), pairs(6)
+    longs[:] = [1, 2, -3, 1 << 62, 5, 6]
+    can, done = clear_pair(longs, 2, -3, 7)
+    assert not done
+    assert not clear_pair(longs, 2, 7, 1 << 62)[1]
+    assert longs.tolist() == [1, 2, -3, 1 << 62, 5, 6]
+    assert clear_pair(longs, 2, -3, 1 << 62)[1] == can
+    assert longs.tolist() == ([1, 2, 0, 0, 5, 6] if can else [1, 2, -3, 1 << 62, 5, 6])
+
+
+def test_a_machine_without_the_instruction_clears_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomics, "_has_pair_exchange", lambda context: False)
+    longs = pairs(2)
+    assert compiled_clear_pair()(longs, 0, 0, 0) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "has"),
+    [
+        ("x86_64-unknown-linux-gnu", "+64bit,+cx16,+cx8", True),
+        ("x86_64-unknown-linux-gnu", "+cx8,-cx16", False),
+        ("x86_64-unknown-linux-gnu", "", False),
+        ("aarch64-unknown-linux-gnu", "", True),
+        ("powerpc64le-unknown-linux-gnu", "+cx16", False),
+    ],
+)
+def test_which_machines_have_the_instruction(triple: str, features: str, has: bool) -> None:
+    class Told:
+        def codegen(self) -> Any:
+            return self
+
+        def magic_tuple(self) -> tuple[str, str, str]:
+            return triple, "a cpu", features
+
+    assert atomics._has_pair_exchange(Told()) == has
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -117,6 +117,19 @@ def test_eight_exchanges_of_ready_words_are_in_flight_at_once(kernel: str, archi
         assert "BRA" not in line
 
 
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_a_crowded_blocks_records_are_brought_before_it_is_queued(architecture: int) -> None:
+    """64 sectors, two a lane, by instructions that nothing waits for; then the queue, then a claim's look."""
+    code = instructions(compiled("rfc", False, architecture), "scan_indexed")
+    brought = [place for place, line in enumerate(code) if re.search(r"CCTL\.E\.PF2|PREFETCH", line)]
+    queued = [place for place, line in enumerate(code) if re.search(r"\bSTS ", line) and place > brought[0]]
+    assert len(brought) % 2 == 0
+    for first, second in zip(brought[::2], brought[1::2], strict=True):
+        assert "+0x400]" in code[second]
+        assert "+0x" not in code[first]
+    assert queued
+
+
 def test_a_claim_round_serves_full_warps() -> None:
     """A tile at 1e-2 took 690 instructions when every 32 records with a hit were a round of claims."""
     counts = cuda_paths.tile_counts(compiled("rfc", False, 90))
@@ -125,13 +138,13 @@ def test_a_claim_round_serves_full_warps() -> None:
 
 
 DESCEND = ["look", "take blocks", "fence", "take bits", "fence", "look"]
-LOOKING = ["look", "take blocks", "fence", "look", "take bits", "fence", "look"]
+CLEARING = ["look", "take blocks", "fence", "clear bits", "fence", "look"]
 ORDERS = {
     "request": [*MARK, "fence", "look", "set flag"],
     "record": [*MARK, "fence", "look", "set flag"],
     "release": [*MARK, "fence", "look", "set flag"],
     "undo": MARK,
-    "scan_dense": [*LOOKING, *MARK],
+    "scan_dense": [*CLEARING, *MARK],
     "scan_indexed": [*DESCEND, *MARK],
 }
 """The protocol's order, in which the code is laid out: producers climb, scans descend, claim, restore."""

@@ -222,6 +222,18 @@ def a_quota_of_all_warps_is_not_overdrawn(backend: Any) -> None:
     assert_indexed(kernels)
 
 
+def dense_scans_empty_the_index(backend: Any) -> None:
+    """Stretches begin and end inside sections, and a range outside is left alone."""
+    kernels, arrays = filled(backend, 0.02)
+    reference = ReferenceBackend().open(LAYOUT)
+    reference.load(arrays)
+    for lo, hi in ((SECTION_PAGES - 5 * 512, N_PAGES - 7 * 512), (0, N_PAGES)):
+        request = ScanRequest(lo, hi, N_PAGES, "dense")
+        assert_same_plan(kernels.scan(request), reference.scan(request))
+        assert kernels.count_index() == reference.count_index()
+    assert kernels.count_index() == (0, 0)
+
+
 def full_blocks_are_in_order(backend: Any) -> None:
     layout = LAYOUT
     stores = [backend.open(layout), ReferenceBackend().open(layout)]
@@ -260,6 +272,7 @@ def neighbours_of_a_byte_stay(backend: Any) -> None:
 
 
 INDEXED = {"popcounts", "cut_stretches", "scan_indexed", "scatter"}
+DENSE = {"popcounts", "cut_stretches", "scan_dense", "scatter", "count_bits"}
 BUDGETED = {"popcounts", "cut_stretches", "scan_indexed", "scatter", "rank", "cut_keys", "cut_ties"}
 BUDGETED |= {"fit_claims"}
 PRODUCED = {"resolve", "request", "set_eligible"}
@@ -311,6 +324,27 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str, set[str], Build]] = {
         "      next[other][target] = n_before;\n",
         "      next[other][target] = 0;\n",
         INDEXED,
+        "fast",
+    ),
+    "claims that are not kept are named like those that are": (
+        plans_are_in_order,
+        "claim < n_mine ? offsets[claim] : 0;",
+        "claim < n_mine ? offsets[claim % GS_CLAIMS_AT_ONCE] : 0;",
+        INDEXED,
+        "fast",
+    ),
+    "a dense scan clears the first pairs of a section's ready words": (
+        dense_scans_empty_the_index,
+        "    pair += GS_LANES;\n",
+        "",
+        DENSE,
+        "fast",
+    ),
+    "a dense scan clears a pair of ready words for each block": (
+        dense_scans_empty_the_index,
+        "taken >> lane_id() / GS_PAIRS_OF_BLOCK;",
+        "taken >> lane_id();",
+        DENSE,
         "fast",
     ),
     "the queue is read before it is written": (
@@ -415,6 +449,8 @@ _COMPILED_LATE = {"a stretch has less room than candidates", "the cells are summ
 _COMPILED_LATE |= {
     "a folio that finds its slot taken takes it too",
     "a folio's last item is that of its first lane",
+    "claims that are not kept are named like those that are",
+    "a dense scan clears the first pairs of a section's ready words",
 }
 """Each fault is a compilation of one to two seconds; these wait for the slow suite."""
 

@@ -200,6 +200,32 @@ def test_what_is_free_is_said_where_it_is_known(
         device.empty(1 << 20, "int64")
 
 
+def test_stores_of_one_process_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+
+    class Gpu(FakeGpu):
+        def __enter__(self) -> None:
+            current.append(self.id)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    cupy = FakeCupy()
+    cupy.cuda.Device = Gpu
+    cupy.cuda.Stream = lambda non_blocking: FakeStream(cupy, f"of GPU {current[-1]}")
+    monkeypatch.setattr(cupy_device, "_usable_cupy", lambda number: cupy)
+    devices = [CupyDevice(number) for number in (0, 1)]
+    for number, device in enumerate(devices):
+        with device.working():
+            assert current == [number]
+            assert cupy.current is not None
+            assert cupy.current.name == f"of GPU {number}"
+        assert device.adopt(Both(gpu=number, **NAMED)).shape == (3,)
+        with pytest.raises(ArgumentError):
+            device.adopt(Both(gpu=1 - number, **NAMED))
+    assert current == []
+
+
 def test_pinned_memory_is_zeros_at_one_address_for_both(device: Any) -> None:
     there, here = device.pinned_zeros(5000)
     cuda_host_alloc_mapped = 2

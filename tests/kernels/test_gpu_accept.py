@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from emulated import EmulatedDevice
-from gpuscan.kernels.api import RawPlan, ScanRequest
+from gpuscan.kernels.api import Budget, RawPlan, ScanRequest
 from gpuscan.kernels.cuda import CudaKernels
 from gpuscan.kernels.cuda.device import Device
 from gpuscan.kernels.cuda.source import source_hash
@@ -26,8 +27,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import gpu_accept  # noqa: E402 - benchmarks/ is no package
-from accept import figures, parts, tables, tools  # noqa: E402 - see above
-from accept.beds import drain, fill, layout_of  # noqa: E402 - see above
+from accept import figures, micro, parts, record, tables, tools  # noqa: E402 - see above
+from accept.beds import LIES, drain, fill, layout_of  # noqa: E402 - see above
 from accept.record import Record, run_parts  # noqa: E402 - see above
 from accept.rig import CupyRig, own_source, timed_backend  # noqa: E402 - see above
 
@@ -43,9 +44,13 @@ TOY = parts.Scale(
     filled_pages=(1 << 16,),
     filled_densities=(1e-3, 1.0),
     ceiling_bytes=1 << 16,
+    chain_rounds=3,
     scan_pages=1 << 16,
     densities=(1e-3, 1.0),
     n_targets=(16,),
+    skewed_densities=(1e-2,),
+    budget_densities=(1e-2,),
+    budget_targets=(16, 1024),
     n_requests=2000,
     sparse_densities=(1e-4,),
     plan_densities=(0.1,),
@@ -66,6 +71,7 @@ class EmulatedRig:
     def __init__(self) -> None:
         self.device = EmulatedDevice(seed=4)
         self.n_trimmed = 0
+        self.n_spun = 0
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -80,6 +86,9 @@ class EmulatedRig:
 
     def elapsed_ns(self, begin: int, end: int) -> int:
         return end - begin
+
+    def spin(self) -> None:
+        self.n_spun += 1
 
     def trim(self) -> None:
         self.n_trimmed += 1
@@ -125,6 +134,18 @@ def test_everything_at_toy_size(rig: EmulatedRig, tmp_path: Path, monkeypatch: p
     assert "nothing here is a measurement" in text
     for heading in (*parts.PARTS, "bars"):
         assert f"## {heading}\n" in text
+    found = {name: document["parts"][name]["results"] for name in ("formats", "skew", "budgets")}
+    assert [(case["format"], case["density"]) for case in found["formats"]] == [
+        ("pghot-compact", density) for density in TOY.densities
+    ]
+    lies = [(case["format"], case["lie"], case["n_ready"]) for case in found["skew"]]
+    assert [lie[:2] for lie in lies] == [(name, lie) for name in TOY.formats for lie in LIES]
+    assert [n_ready for _, lie, n_ready in lies if lie == "hot"] == [655, 655]  # drawn are the others
+    assert [case["n_targets"] for case in found["budgets"]] == [16, 1024]
+    for case in found["budgets"]:
+        assert [row["name"] for row in case["results"]] == ["read", "all fits", "half of it"]
+    assert "| indexed, hot / uniform, rfc, 0.01 | <= 1.3x |" in text
+    assert rig.n_spun > 100
 
 
 def test_a_wrong_word_is_found_and_the_rest_goes_on(
@@ -213,10 +234,69 @@ def test_nothing_is_begun_when_the_time_is_over(rig: EmulatedRig, tmp_path: Path
         assert all(result["left_out"] == "no time was left" for result in part["results"])
 
 
-def test_limits_of_a_run_leave_it_below_eight_minutes() -> None:
+def test_limits_of_a_call_leave_it_below_eight_minutes() -> None:
+    assert sorted(name for call in parts.CALLS for name in call) == sorted(parts.PARTS)
     for scale in (parts.FULL, parts.QUICK):
         assert set(scale.limits_s) == set(parts.PARTS)
-        assert sum(scale.limits_s.values()) <= 8 * 60 - 30
+        for call in parts.CALLS:
+            assert sum(scale.limits_s[name] for name in call) <= 8 * 60 - 30
+    assert sum(parts.QUICK.limits_s.values()) <= 8 * 60 - 30  # all in one call
+
+
+def test_a_call_has_its_time_whatever_came_before(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: dict[str, float] = {}
+
+    def part(name: str) -> Callable[..., Any]:
+        def run(rig: Any, scale: Any, deadline: parts.Deadline) -> Any:
+            left[name] = deadline.left_s()
+            time.sleep(0.2)
+            yield {"case": name, "left_out": "a test"}
+
+        return run
+
+    monkeypatch.setattr(record, "CALL_S", 0.3)
+    for name in ("correctness", "sanitizers", "ncu"):
+        monkeypatch.setitem(parts.PARTS, name, part(name))
+    run(tmp_path, rig, TOY, "correctness", "sanitizers", "ncu")
+    assert left["correctness"] > 0.2 < left["sanitizers"]
+    assert left["ncu"] < 0.2
+
+
+def test_a_budget_that_is_overspent_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "Budget", lambda limits, *rest: Budget(limits + 1, *rest))
+    (few, many) = parts.budgets(rig, TOY, parts.Deadline(60))
+    assert "a budget, half of it, claimed" in few["error"]
+    assert few["wrong"]
+    assert many["wrong"]
+
+
+@pytest.mark.slow  # a compilation of its own
+def test_a_chain_that_ends_early_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = own_source
+    chain = "round < n_rounds; ++round) expected"
+    shorter = f"round + 1 < {chain.partition('< ')[2]}"
+    monkeypatch.setattr(micro, "own_source", lambda *args: right(*args).replace(chain, shorter))
+    with pytest.raises(figures.WrongAnswerError, match="walked to its end"):
+        list(parts.micro_part(rig, TOY, parts.Deadline(60)))
+
+
+def test_modelled_figures_stand_beside_those_of_a_gpu_that_is_known(
+    rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig, "facts", lambda: {"device": "NVIDIA H200"})
+    (micros,) = parts.micro_part(rig, TOY, parts.Deadline(60))
+    modelled = {row["name"]: row.get("modelled_ns") for row in micros["results"]}
+    assert modelled["compare-exchange, one warp"] == pytest.approx(TOY.chain_rounds * 273 / 1.98, rel=0.1)
+    assert modelled["a block's warps in turns, 4 loads at once"] > 0
+    scale = replace(TOY, formats=("rfc",), budget_targets=(16,))
+    for results, expected in (
+        (parts.skew(rig, scale, parts.Deadline(60)), {"uniform": 2, "hot": 2, "half hot": 0}),
+        (parts.budgets(rig, scale, parts.Deadline(60)), {"uniform": 1}),
+    ):
+        found = {case["lie"]: sum("modelled_ns" in row for row in case["results"]) for case in results}
+        assert found == expected
 
 
 def test_what_a_graph_would_save_and_what_overlaps(rig: EmulatedRig) -> None:
@@ -251,6 +331,10 @@ def test_kernels_are_timed(rig: EmulatedRig) -> None:
     assert 0 < laps.kernel_ns <= laps.span_ns <= wall_ns
     drain(kernels, "dense", n_ready)
     assert laps.by_kernel.keys() == {"popcounts", "cut_stretches", "scan_dense", "scatter"}
+    assert rig.n_spun == 0
+    with device.watched(spins=True) as laps:
+        drain(kernels, "dense", n_ready)
+    assert rig.n_spun == 4, "one ahead of each kernel"
 
 
 SANITIZER = """#!/bin/sh
@@ -298,6 +382,7 @@ def test_what_ncu_counts() -> None:
 
 def test_the_command(rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pooled: list[bool] = []
+    before = signal.getsignal(signal.SIGTERM)
 
     def opened(*, pooled: bool, asked: list[bool] = pooled) -> EmulatedRig:
         asked.append(pooled)
@@ -308,9 +393,19 @@ def test_the_command(rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(gpu_accept, "CHILD_PAGES", {"check": 1 << 16, "profile": 1 << 16})
     assert gpu_accept.main(["--quick", "--part", "ceilings", "--out", str(tmp_path)]) == 0
     assert list(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == ["ceilings"]
+    monkeypatch.setenv("OUT", str(tmp_path / "there"))
+    monkeypatch.setattr(gpu_accept, "CALLS", ((), ("ceilings", "micro")))
+    assert gpu_accept.main(["--quick", "--call", "2"]) == 0
+    assert list(json.loads((tmp_path / "there" / "gpu.json").read_text())["parts"]) == ["ceilings", "micro"]
     assert gpu_accept.main(["--child", "check"]) == 0
     assert gpu_accept.main(["--child", "profile"]) == 0
-    assert pooled == [True, False, False]
+    assert pooled == [True, True, False, False]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
 
 
 ONLY_NUMPY_AND_NUMBA = """
@@ -343,7 +438,7 @@ def test_everything_on_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("name", ["bed", "cub_select"])
+@pytest.mark.parametrize("name", ["bed", "cub_select", "micro", "spin"])
 @pytest.mark.parametrize("format_name", STORE_FORMATS)
 def test_the_cuda_sources_compile(name: str, format_name: str, tmp_path: Path) -> None:
     source = tmp_path / f"{name}.cu"

@@ -82,7 +82,7 @@ def test_a_session_is_kept_and_agrees_with_itself(tmp_path):
         assert by_address.layers[name].counts.sum() == layer.counts.sum()
     assert "(mapped for a moment)" not in {extent[4] for extent in by_address.space.extents}
     nodes = read_nodes(tmp_path / "out" / "nodes.parquet")
-    assert {nid: len(node.free_pages) for nid, node in nodes.items()} == dict.fromkeys(nodes, 2)
+    assert {nid: len(node.free_pages) for nid, node in nodes.items()} == dict.fromkeys(nodes, 3)
     page = page_of(tmp_path / "out")
     assert isinstance(page.figures[0], Zoomed)
     assert [heat.space.kind for heat in page.figures[0].heats] == [FRAMES, ADDRESSES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -152,6 +153,26 @@ def test_a_second_interrupt_does_not_leave_the_command_behind(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         command.end()
     assert command.exit_code() is not None
+
+
+def test_a_descendant_that_may_not_be_signalled_keeps_nobody_else_alive(monkeypatch, tmp_path):
+    monkeypatch.setattr(members, "END_WITHIN_S", 0.2)
+    heeds_not = tmp_path / "heeds_not"
+    command = Command(["sh", "-c", f"trap '' TERM; : > {heeds_not}; while :; do sleep 0.1; done"])
+    while not heeds_not.exists():
+        time.sleep(0.01)
+    other = subprocess.Popen([sys.executable, "-c", SLEEP])
+
+    def refused(signum):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    waiting = {"wait": lambda limit_s: False}
+    foreign: Any = SimpleNamespace(pid=-1, send_signal=refused, **waiting)
+    own: Any = SimpleNamespace(pid=other.pid, send_signal=other.send_signal, **waiting)
+    with pytest.raises(PermissionError):
+        command.end([foreign, own])
+    assert command.exit_code() == -signal.SIGKILL
+    assert other.wait(10) == -signal.SIGTERM
 
 
 def test_a_command_that_is_not_there():

@@ -37,6 +37,7 @@ FOUND = {
     182698: "a third signal between the command's poll and its end left the command running",
     250589: "a page that came to the target by itself was counted as moved by a call that was refused",
     374449: "a signal while what ignored SIGTERM was about to be killed left it running",
+    963248: "a kdamond that ended between two looks at it was taken for another one, and DAMON stayed taken",
     349877: "(of the test) a read that failed while a signal broke a start off hid the signal",
     2371: "a state file that was written short proved nothing, and DAMON stayed taken",
 }

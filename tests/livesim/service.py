@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from gpuscan.base.errors import InputError
+from gpuscan.history.recording import Nowhere
 from gpuscan.live.stop import Stop
 from gpuscan.service.config import Config, Rule
 from gpuscan.service.load import config_of
-from gpuscan.service.recording import Nowhere
 from gpuscan.service.rules import Facts, verdict
 from gpuscan.service.session import ServiceSession
 from gpuscan.service.waiting import Order

@@ -100,6 +100,7 @@ def test_no_memory_on_the_target_keeps_what_arrived(bed):
     result = bed.migrate()
     assert result.status.tolist() == [0] * 4 + [MigrateStatus.ENOMEM] * 4
     assert result.reasons == {"ENOMEM: no free page on the target": 4}
+    assert result.n_no_room == 4
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,7 @@ def test_a_target_below_its_watermark_takes_what_fits_and_no_more(tmp_path):
     result = bed.migrate()
     assert result.status.tolist() == [0] * 5 + [MigrateStatus.EAGAIN] * 3
     assert result.reasons == {"EAGAIN: target not balanced": 3}
+    assert result.n_no_room == 3
     assert bed.room.left == 0
     assert len(bed.addresses) == 3  # they are tried again
 

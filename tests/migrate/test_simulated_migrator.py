@@ -112,6 +112,7 @@ def test_dirty_file_pages_are_refused_and_dirty_swapbacked_ones_pass() -> None:
     result = move(sim, [0, 1, 2])
     assert result.status.tolist() == [S.EAGAIN, S.MOVED, S.MOVED]
     assert result.reasons == {"EAGAIN: dirty file page": 1}
+    assert result.n_no_room == 0
 
 
 def test_target_must_be_balanced_and_kswapd_is_woken() -> None:
@@ -120,6 +121,7 @@ def test_target_must_be_balanced_and_kswapd_is_woken() -> None:
     result = move(sim, [0, 1])
     assert result.status.tolist() == [S.EAGAIN, S.EAGAIN]
     assert result.reasons == {"EAGAIN: target not balanced": 2}
+    assert result.n_no_room == 2
     assert result.busy_ns == 0.0
     assert move(machine(topology=small_target(98)), [0, 1]).status.tolist() == [S.MOVED, S.MOVED]
 
@@ -158,6 +160,7 @@ def test_no_free_page_ends_the_call_after_moving_what_was_unmapped() -> None:
         "ENOMEM: no free page on the target": 1,
         "ENOMEM: not reached, the call ended": 555,
     }
+    assert result.n_no_room == 556
     assert result.busy_ns == 3200 + 44 * 1090  # the second round never began
     assert sim.frames.free_pages(0) == MARKS.min
     assert_conserved(sim)

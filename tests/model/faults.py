@@ -44,6 +44,7 @@ from .protocol import (
     set_bits,
     take_bits,
     take_blocks,
+    take_by_stores,
     take_word,
     word_of,
 )
@@ -358,6 +359,14 @@ def _two_ranges() -> System:
     return system(TWO_BLOCKS, threads)
 
 
+def _part_of_a_word() -> System:
+    threads = {
+        "producer": partial(request, TWO_PAGES, 1, 1),
+        "scan": partial(scan, TWO_PAGES, (0,), dense=True, take=take_by_stores),
+    }
+    return system(TWO_PAGES, threads, records={0: PENDING})
+
+
 def _stale_hot_page() -> System:
     threads = {"scan": partial(scan, ONE_PAGE, (0,), claim=claim_with_an_exchange)}
     return system(ONE_PAGE, threads, records={0: word_of(ready=False, nid=1, freq=1)}, indexed=(0,))
@@ -419,6 +428,11 @@ def _without_fence(place: str) -> System:
     return _one_scan(scan, rules=rules, indexed=(0,) if "record" in place else ())
 
 
+def _stores_without_fence() -> System:
+    rules = replace(ONE_PAGE, fences={name: Fence.FULL for name in FENCES if name != "scan: ready | record"})
+    return _one_scan(partial(scan, dense=True, take=take_by_stores), rules=rules, indexed=(0,))
+
+
 def _release_fences() -> System:
     fences = {place: Fence.RELEASE if place.startswith("producer") else Fence.FULL for place in FENCES}
     return _one_scan(scan, rules=replace(ONE_PAGE, skip_set=True, fences=fences), indexed=(0,))
@@ -443,6 +457,7 @@ FAULTS = (
         LOST,
     ),
     Fault("whole block word cleared for a part of its blocks", _two_ranges, "lost: page 1"),
+    Fault("ready word stored to for a part of its pages", _part_of_a_word, "lost: page 1"),
     Fault(
         "bits of pages left READY not restored",
         partial(_one_scan, partial(scan, limit=0, put_back=put_nothing_back)),
@@ -533,5 +548,6 @@ FAULTS = (
         f"target {NID_MAX} of page 0 was never requested",
     ),
     *(Fault(f"no fence, {place}", partial(_without_fence, place), LOST, Order.RELAXED) for place in FENCES),
+    Fault("no fence, words cleared by stores | records", _stores_without_fence, LOST, Order.RELAXED),
     Fault("a release fence before a set bit is skipped", _release_fences, LOST, Order.RELAXED),
 )

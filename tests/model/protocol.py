@@ -408,6 +408,31 @@ def take_range(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken
     return Taken(blocks, words)
 
 
+def take_by_stores(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
+    """Clear the index bits of a range as the CPU's dense scan does: what ready words held is not asked.
+
+    ::
+
+        if not load(block) & range: go on with the records
+        taken = and(block, ~range) & range
+        fence
+        for word in ready words under taken:  if load(word): word = 0
+        fence
+    """
+    bits = rules.block_bits(pages)
+    blocks = 0
+    any_set = yield load(BLOCK, see=partial(any_of, bits))
+    if any_set:
+        blocks = yield take_blocks(bits)
+    yield from rules.fence("scan: block | ready")
+    for location in rules.words_of(rules.under(blocks, pages)):
+        any_set = yield load(location, see=bool)
+        if any_set:
+            yield update(location, "store 0", lambda word: 0)
+    yield from rules.fence("scan: ready | record")
+    return Taken(blocks, {})
+
+
 def take_first_block(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
     """Take all block bits of the range, come to its first block only, and give the others back.
 
@@ -480,6 +505,22 @@ def claim_together(pages: Sequence[int]) -> Generator[Step, Any, tuple[Claim, ..
     if not done:
         return ()
     return tuple(Claim(page, word, told=nid_of(word)) for page, word in zip(pages, hint, strict=True))
+
+
+def claim_by_halves(pages: Sequence[int]) -> Generator[Step, Any, tuple[Claim, ...]]:
+    """Claim neighbours in one step, and where that fails each half of them in one.
+
+    ::
+
+        return claim_together(pages) or claim_together(first half) + claim_together(second half)
+    """
+    claims = yield from claim_together(pages)
+    if claims:
+        return claims
+    half = len(pages) // 2
+    first = yield from claim_together(pages[:half])
+    second = yield from claim_together(pages[half:])
+    return first + second
 
 
 def put_bits_back(rules: Rules, left: Sequence[int]) -> Generator[Step, Any, None]:

@@ -13,6 +13,7 @@ from .protocol import (
     PENDING,
     Rules,
     access,
+    claim_by_halves,
     claim_together,
     discard,
     free,
@@ -22,6 +23,7 @@ from .protocol import (
     request_looking,
     request_run,
     scan,
+    take_by_stores,
     take_first_block,
     take_range,
     word_of,
@@ -95,6 +97,27 @@ def _dense_blind(rules: Rules) -> System:
         "bounded": partial(scan, rules, (0,), limit=0),
     }
     return system(rules, threads, records={0: PENDING})
+
+
+def _dense_by_stores(rules: Rules) -> System:
+    """A bounded dense scan that clears ready words by stores, beside a request and an indexed scan."""
+    threads: Threads = {
+        "producer": partial(request, rules, 0, 1),
+        "dense": partial(scan, rules, BOTH, dense=True, limit=1, take=take_by_stores),
+        "scan": partial(scan, rules, BOTH),
+    }
+    return system(rules, threads, records={1: PENDING}, possible_words=_REQUESTED)
+
+
+def _two_dense_by_stores(rules: Rules) -> System:
+    """Two dense scans that clear the word of a page by stores, beside two requests of it."""
+    threads: Threads = {
+        "producer 1": partial(request, rules, 0, 1),
+        "producer 2": partial(request, rules, 0, 2),
+        "dense 1": partial(scan, rules, (0,), dense=True, take=take_by_stores),
+        "dense 2": partial(scan, rules, (0,), dense=True, limit=0, take=take_by_stores),
+    }
+    return system(rules, threads, indexed=(0,))
 
 
 def _dense_over_budget(rules: Rules) -> System:
@@ -219,6 +242,17 @@ def _together(rules: Rules) -> System:
     return system(rules, threads, records={1: PENDING}, indexed=BOTH, possible_words=_REQUESTED)
 
 
+def _by_halves(rules: Rules) -> System:
+    """A scan that claims both pages in one step, else each half, else each, beside requests and a free."""
+    threads: Threads = {
+        "producer 1": partial(request, rules, 0, 1),
+        "producer 2": partial(request, rules, 0, 2),
+        "discard": partial(discard, 1),
+        "dense": partial(scan, rules, BOTH, dense=True, claim_together=claim_by_halves),
+    }
+    return system(rules, threads, records={0: PENDING, 1: PENDING}, possible_words=_REQUESTED)
+
+
 def _together_dense(rules: Rules) -> System:
     """A dense scan that claims both in one step, against one that claims them one by one."""
     threads: Threads = {
@@ -248,6 +282,8 @@ _SYSTEMS: tuple[tuple[str, Callable[[Rules], System], Rules, str], ...] = (
     ("dense", _dense, ONE_WORD, "began refreshed claimed left stale"),
     ("dense over budget", _dense_over_budget, ONE_PAGE, "began refreshed claimed left"),
     ("dense, blind", _dense_blind, ONE_PAGE, "began refreshed claimed left"),
+    ("dense, words cleared by stores", _dense_by_stores, ONE_WORD, "began claimed left stale"),
+    ("two dense, words cleared by stores", _two_dense_by_stores, ONE_PAGE, "began refreshed claimed left"),
     ("release", _release, ONE_PAGE, "began claimed restored superseded left"),
     ("two releases", _two_releases, ONE_PAGE, "claimed restored superseded"),
     ("hot page with stale bits", _hot_page, ONE_PAGE, "counted began stale claimed left"),
@@ -255,6 +291,7 @@ _SYSTEMS: tuple[tuple[str, Callable[[Rules], System], Rules, str], ...] = (
     ("run of requests", _run, ONE_WORD, "began claimed left stale"),
     ("claimed together", _together, ONE_WORD, "began claimed together stale left"),
     ("claimed together, dense", _together_dense, ONE_WORD, "began refreshed claimed together"),
+    ("claimed by halves", _by_halves, ONE_WORD, "began refreshed claimed together"),
     (
         "release of pages claimed together",
         _together_refused,
@@ -274,6 +311,10 @@ _LARGE = {
     "dense",
     "dense, skip set bits",
     "dense, skip set bits, skip when refreshed",
+    "claimed by halves",
+    "claimed by halves, skip set bits",
+    "claimed by halves, skip when refreshed",
+    "claimed by halves, skip set bits, skip when refreshed",
     "claimed together, dense",
     "claimed together, dense, skip set bits",
     "claimed together, dense, skip set bits, skip when refreshed",

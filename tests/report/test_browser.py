@@ -39,6 +39,12 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
   seen.whereOdd = gpuscanMap.where(BORDER - 0.5);
   await step("again", () => click("#gpuscan-whole"));
   seen.named = named();
+  const axis = plot.yaxes[0];
+  seen.ticks = axis.ticker.ticks.map((tick) => [tick, gpuscanMap.textOf(tick)]);
+  const ramp = document.querySelector(".scale .ramp").style.background;
+  seen.scale = [ramp, document.getElementById("gpuscan-most").textContent];
+  seen.untitled = [...document.querySelectorAll("button")].filter((button) => !button.title).length;
+  seen.edge = [innerWidth, gpuscanFigures.drawn.get("edge").visible];
   seen.holes = holes.data.name.map((name, at) => [name, holes.data.size[at], holes.data.pfns[at]]);
   await step("moves", () => click("[data-layer=moves]"));
   await step("zoomed", () => click("[data-move=in]"));
@@ -101,7 +107,7 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert [line for line in console if "[bokeh " not in line] == []  # its greeting
     seen = probed(after)
     assert seen["violations"] == []
-    assert seen["plots"] == len(page_of(result).figures)
+    assert seen["plots"] == sum(not isinstance(figure, Table) for figure in page_of(result).figures)
     assert seen["first"]["layer"] == "accesses"
     assert seen["first"]["total"] == heat.layers["accesses"].counts.sum()
     assert seen["moves"]["total"] == seen["whole"]["total"] == moves.counts.sum()
@@ -120,6 +126,16 @@ def test_a_page_draws_zooms_and_requests_nothing(browser: str, tmp_path: Path) -
     assert seen["holes"] == [
         ["hole, left out", format_bytes(n * 4096), f"{first:#x} to {last:#x}"] for first, last, n in holes
     ]
+    pfns = [int(text, 16) for _, text in seen["ticks"]]
+    assert 3 <= len(pfns) <= 16
+    assert all(pfn % 0x1000 == 0 for pfn in pfns)
+    assert pfns == [heat.space.pfn_of(int(tick)) for tick, _ in seen["ticks"]]
+    gradient, most = seen["scale"]
+    assert gradient.count("rgb(") == 9
+    assert most == f"{seen['again']['most']:,}"
+    assert seen["untitled"] == 0
+    width, edge_is_shown = seen["edge"]
+    assert edge_is_shown == (width > 640)
     last = heat.space.pfn_of(heat.space.n_pages - 1)
     assert f"to {last:#x}" in seen["whereEnd"]  # and no page after the last
     assert "node 0" in seen["whereFirst"]
@@ -183,6 +199,37 @@ _SWITCH = """<script>
   document.body.append(said);
 })();
 </script>"""
+
+
+_WIDTHS = """<script>
+(async () => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  while (gpuscanMap.state() === null) await pause(20);
+  await pause(200);
+  const { width } = document.querySelector(".plot").getBoundingClientRect();
+  const map = gpuscanFigures.drawn.get("map"), edge = gpuscanFigures.drawn.get("edge");
+  const said = document.createElement("pre");
+  said.id = "probe";
+  said.textContent = JSON.stringify([innerWidth, width, map.inner_width, edge.visible]);
+  document.body.append(said);
+})();
+</script>"""
+
+
+@pytest.mark.slow
+def test_in_a_narrow_window_the_map_has_the_room(browser: str, tmp_path: Path) -> None:
+    """About 8 s."""
+    heat = read_map(small_result(tmp_path) / "map.parquet")
+    about = About("a title", "A sentence.", "a command")
+    page = Page("a page", "of a map", (), (Zoomed(about, (heat,), "time (s)"),))
+    text = page_html(page, None)[0].decode().replace("</body>", _WIDTHS + "</body>")
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    address = (tmp_path / "page.html").as_uri()
+    after, _ = opened(browser, address, tmp_path / "profile", "--window-size=500,800")
+    window, plot, map_width, edge_is_shown = probed(after)
+    assert window <= 640
+    assert map_width > 0.6 * plot
+    assert not edge_is_shown  # in a wide one it is, see above
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import pytest
 from gpuscan.base.errors import InputError
 from gpuscan.bench.scale import Point, fit, project
 from gpuscan.cli.main import main
+from gpuscan.history.database import History
 from gpuscan.report.catalogue import RESULT_KINDS, page_of, page_of_run
 from gpuscan.report.contract import Bars, Page, Plot, ResultKind, Table
 from gpuscan.report.page import page_html
@@ -182,6 +183,120 @@ def test_published_experiments_are_laid_beside_ours(tmp_path: Path) -> None:
     assert "Order of all not as published: an order." in table.about.sentence
     assert isinstance(more, Table)
     assert more.rows == (("x", "0.25"),)
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u2028\u202e\x1b[2J" + "n" * 500
+
+
+class SetClock:
+    """A clock that stands where it is set."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_700_000_000 * 10**9
+
+    def wall_ns(self) -> int:
+        return self.now_ns
+
+
+def history_of(path: Path, hours: float, rules: tuple[str, ...], step_s: int = 10) -> Path:
+    """Keep a history as a service writes it: each rule moves a page more each step, and has one refusal."""
+    clock = SetClock()
+    history = History(path, 64 << 20, clock)  # type: ignore[arg-type]
+    history.note("start", None, {"monitor": "damon", "notes": [rules[0]]})
+    for step in range(int(hours * 3600 / step_s)):
+        clock.now_ns += step_s * 10**9
+        for rule in rules:
+            body = {"moved_pages_to": {"0": 256, "2": 256}, "demoted_pages": 256, "refused": {rules[0]: 1}}
+            history.note("moved", rule, body)
+        if step % 6 == 5:
+            cost = {"cpu_s": 0.03 * step_s, "within_s": 6.0 * step_s, "cpu_ceiling": 0.02}
+            resident = {"n_processes": 1, "resident_pages": {"0": 1 << 18, "2": step}}
+            history.note("state", None, cost | resident)
+        if step % 500 == 0:
+            history.flush()
+    history.note("stop", None, {"moved_pages": 1})
+    history.close()
+    assert not history.lost
+    return path
+
+
+def test_a_history_says_what_was_done_over_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = history_of(tmp_path / "history.sqlite", 1.0, ("db", "web"))
+    page = drawn(tmp_path)  # the directory that it lies in
+    figures = {figure.about.title: figure for figure in page.figures}
+    by_node, by_rule, refused, share, where = (
+        figures[title]
+        for title in (
+            "Moved, by node",
+            "Moved, by rule",
+            "Not moved, by reason",
+            "Its own share of a core",
+            "Where it lay",
+        )
+    )
+    for figure, n_mib in ((by_node, 360 * 2.0), (by_rule, 360.0)):
+        assert isinstance(figure, Plot)
+        for line in figure.lines:
+            width_s = 3600 * (line.x[1] - line.x[0])
+            assert sum(y or 0 for y in line.y) * width_s == pytest.approx(n_mib)
+    assert isinstance(by_node, Plot)
+    assert isinstance(by_rule, Plot)
+    assert [line.name for line in by_node.lines] == ["to node 0", "to node 2"]
+    assert {line.name for line in by_rule.lines} == {"db: up", "db: down", "web: up", "web: down"}
+    assert isinstance(refused, Plot)
+    assert sum(y or 0 for y in refused.lines[0].y) == 720
+    assert isinstance(share, Plot)
+    assert [y for y in share.lines[0].y if y is not None] == pytest.approx([0.5] * 60)
+    assert {y for y in share.lines[1].y if y is not None} == {2.0}
+    assert isinstance(where, Plot)
+    assert {y for y in where.lines[0].y if y is not None} == {1.0}
+    rules = figures["Rules"]
+    assert isinstance(rules, Table)
+    assert rules.rows[0][:5] == ("db", "360 MiB", "360 MiB", "0: 360 MiB, 2: 360 MiB", "360")
+    decided = figures["What was decided"]
+    assert isinstance(decided, Table)
+    assert [row[1] for row in decided.rows] == ["stop", "start"]
+    assert not page.notes
+    out = tmp_path / "page.html"
+    assert main(["report", str(path), "-o", str(out)]) == 0  # the file itself
+    path.rename(tmp_path / "other.name")
+    assert main(["report", str(tmp_path / "other.name"), "-o", str(out), "--force"]) == 0
+    assert main(["report", str(tmp_path), "-o", str(out), "--force"]) == 2
+    assert "holds no result" in capsys.readouterr().err
+
+
+def test_what_is_no_history_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = history_of(tmp_path / "history.sqlite", 0.5, ("db",))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
+    assert "is cut short" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_hostile_names_in_a_history_are_inert_and_short(tmp_path: Path) -> None:
+    path = history_of(
+        tmp_path / "history.sqlite", 0.02, (HOSTILE, *(f"rule {n}{HOSTILE}" for n in range(200)))
+    )
+    page = drawn(path)
+    text = page_html(page, path)[0].decode()
+    plain = history_of(tmp_path / "plain.sqlite", 0.02, ("db", "web"))
+    assert text.count("<script") == page_html(page_of(plain), plain)[0].count(b"<script")
+    assert "<img" not in text
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert len(text) < 2_000_000
+    assert (
+        max(len(row[0]) for figure in page.figures if isinstance(figure, Table) for row in figure.rows) <= 80
+    )
+
+
+@pytest.mark.slow
+def test_a_week_is_a_small_page(tmp_path: Path) -> None:
+    path = history_of(tmp_path / "history.sqlite", 24.0 * 7, ("db", "web", "rest"))
+    page = drawn(path)
+    assert dict(page.facts)["notes"] == f"{60_480 * 3 + 10_080 + 2:,}"
+    assert len(page_html(page, path)[0]) < 2_000_000
 
 
 def test_a_kind_of_another_package_need_not_make_pages_at_once(

@@ -30,8 +30,8 @@ from gpuscan.report.contract import RESULT, About, Bars, Flow, Line, Multiples, 
 from gpuscan.report.drawing import drawn
 from gpuscan.report.embedded import embedded
 from gpuscan.report.page import page_html
-from gpuscan.report.run_parts import Series, plot_of_nodes
-from gpuscan.run.tables import read_tables
+from gpuscan.report.run_parts import Series, plot_of_nodes, waits_of
+from gpuscan.run.tables import Tables, read_tables
 from gpuscan.store.plan_file import read_plans
 from gpuscan.topology.resolve import resolve_topology
 from results import small_result
@@ -113,7 +113,7 @@ def test_a_page_is_never_larger_than_it_may_be_and_says_what_that_cost(result: P
     assert notes[0].encode() in small
     assert "coarser" in notes[0]
     assert "coarser than what was kept" not in text
-    with pytest.raises(InputError, match="without any map; give a --max-size of that or more"):
+    with pytest.raises(InputError, match=r"takes [\d.]+MB without any map; give a --max-size of that or"):
         page_html(page_of(result), result, 100_000)
 
 
@@ -218,7 +218,8 @@ def test_a_comparison_has_a_line_for_each_design_that_found_something(tmp_path: 
     assert list(delay.lines[0].x) == [1.0, 2.0]
     assert list(delay.lines[0].y) == [50.0, 100.0]
     assert [list(line.y) for line in share.lines] == [[30.0, None]] * 2
-    assert page.notes == ("Not among the delays, they found none: hot-list.",)
+    assert page.notes[0] == "Not among the delays, they found none: hot-list."
+    assert page.notes[1].startswith("Not all figures are here")
 
 
 def test_a_comparison_says_who_is_soonest_at_one_cost_and_why_requests_were_lost(tmp_path: Path) -> None:
@@ -237,11 +238,19 @@ def test_a_comparison_says_who_is_soonest_at_one_cost_and_why_requests_were_lost
         "curves": {"a": curve, HOSTILE: curve},
         "equal_cost": {"a": points, HOSTILE: []},
         "lost": {"a": {"open": {}, "closed": {}}, HOSTILE: {"open": {}, "closed": {HOSTILE: 1234}}},
-        "columns": [{"key": "k", "title": "delay", "unit": "ms"}, {"key": "l", "title": "lost", "unit": ""}],
+        "sheets": [
+            {
+                "title": loop,
+                "names": [HOSTILE, "a"],
+                "n_first": 1,
+                "rows": [["delay", ["~1 ms", "*2 ms"]], ["lost", [HOSTILE, "0"]]],
+                "notes": ["delay: so"],
+            }
+            for loop in ("open loop", HOSTILE)
+        ],
+        "legend": "~ modelled",
         "cells": {
             name: {
-                "k": {"text": "1"},
-                "l": {"text": HOSTILE},
                 "delay_at_1_percent": {"text": text, "number": number, "why_not": why_not},
             }
             for name, text, number, why_not in (
@@ -254,21 +263,130 @@ def test_a_comparison_says_who_is_soonest_at_one_cost_and_why_requests_were_lost
     }
     (tmp_path / "compare.json").write_text(json.dumps(document), encoding="utf-8")
     page = page_of(tmp_path)
-    _, small, cost, _, lost, table = page.figures
+    cost, _, small, _, lost, table, costs = page.figures
     assert isinstance(small, Multiples)
     assert [line.name for line in small.lines] == ["a", HOSTILE]
     assert isinstance(cost, Plot)
     assert [(line.name, line.x, line.y) for line in cost.lines] == [("a", [1.0, 2.0], [9.0, 5.0])]
-    said = f"At 1% of a core: {HOSTILE} 2 ms, a 9 ms; without a figure: late."
+    said = f"At 1% of a core: {HOSTILE} 2 ms, a 9 ms; without a figure: late (found none)."
     assert cost.about.sentence.endswith(said)
     assert isinstance(lost, Table)
     assert lost.rows == ((HOSTILE, HOSTILE, "1,234", "closed"),)
     assert isinstance(table, Table)
-    assert table.rows == (("delay", "1", "1"), ("lost", HOSTILE, HOSTILE))
+    assert table.columns == ("", HOSTILE, "a")
+    assert table.rows == (("delay", "~1 ms", "*2 ms"), ("lost", HOSTILE, "0"))
+    assert (table.about.title, costs.about.title) == ("All figures, open loop", f"All figures, {HOSTILE}")
+    assert table.about.sentence.endswith("as gpuscan compare prints it: ~ modelled. delay: so.")
     assert page.notes == (f"{HOSTILE} is soonest.",)
     elements = Elements(page_html(page, tmp_path)[0].decode())
     assert elements.count("script") == 4  # BokehJS, its interface, the figures, what draws them
     assert not elements.count("img")
+
+
+def test_a_page_says_why_requests_were_lost_and_which_node_was_full_when(tmp_path: Path) -> None:
+    text = small(12).replace('placement = { 0 = "20%", 2 = "80%" }', 'placement = { 0 = "80%", 2 = "20%" }')
+    (tmp_path / "full.toml").write_text(f"demotion = false\n{text}", encoding="utf-8")
+    command = ["run", str(tmp_path / "full.toml"), "--device", "cpu", "--threads", "1", "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    page, document = page_of(tmp_path / "out"), json.loads((tmp_path / "out" / "report.json").read_text())
+    facts, ledger, refusals = dict(page.facts), document["ledger"], document["ledger"]["refusals"]
+    ((why, n_dropped),) = ledger["dropped"].items()
+    assert facts["requests lost"] == (
+        f"{n_dropped / ledger['requested']:.1%} of them were dropped: {n_dropped:,} {why}; "
+        f"{ledger['pending']:,} wait at the end"
+    )
+    assert why in facts["requests lost"]
+    assert (
+        f"{refusals['EAGAIN: target not balanced']:,} times EAGAIN: target not"
+        in facts["why folios were refused"]
+    )
+    # All of them were refused for want of room, and after the first tick there was none at any time.
+    n_refused = f"{sum(refusals.values()):,}"
+    full = f"node 0 (dram) from 0.1 s to 1.2 s, no room for {n_refused} folios"
+    assert facts["nodes that were full"] == full
+    plot = next(figure for figure in page.figures if figure.about.title == "Room on nodes")
+    assert plot.about.sentence.endswith(f" Full: {full}.")
+    assert isinstance(plot, Plot)
+    assert [y is not None and y <= 0.1 for y in plot.lines[0].y] == [False] + [True] * 12
+    assert facts["producer"] == document["producer_said"]
+    assert "faults" in facts["producer"]
+
+
+def test_what_a_tick_moved_stands_where_the_room_falls(result: Path) -> None:
+    moved, room = (
+        next(figure for figure in page_of(result).figures if figure.about.title == title)
+        for title in ("Moved and not moved", "Room on nodes")
+    )
+    assert isinstance(moved, Plot)
+    assert isinstance(room, Plot)
+    free = room.lines[0].y
+    falls = [x for at, x in enumerate(room.lines[0].x) if at and (free[at] or 0) < (free[at - 1] or 0)]
+    moves = [x for x, y in zip(moved.lines[0].x, moved.lines[0].y, strict=True) if y]
+    assert falls == pytest.approx(moves)
+
+
+def test_what_is_no_result_has_no_map_or_is_not_there_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "compared").mkdir()
+    (tmp_path / "compared" / "compare.json").write_text('{"kind": "compare"}', encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    said = {}
+    for name in ("compared", "empty", "nope"):
+        assert main(["heatmap", str(tmp_path / name)]) == 2
+        said[name] = capsys.readouterr().err
+    assert "compared is a result of compare, which has no map; give one of 'gpuscan run" in said["compared"]
+    assert "empty holds no result of" in said["empty"]
+    assert "nope is not there; give the directory of --out" in said["nope"]
+    assert main(["report", str(tmp_path / "nope"), "-o", str(tmp_path / "page.html")]) == 2
+    assert "nope is not there; give the directory of --out" in capsys.readouterr().err
+
+
+def test_a_page_says_by_which_command_it_and_the_run_were_made(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(result), "-o", "page.html", "--max-size", "4MB"]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"Made by <code>gpuscan report {result} -o page.html --max-size 4MB</code>" in page
+    ran = dict(page_of(result).facts)["run by"]
+    assert ran.startswith("gpuscan run ")
+    assert ran.endswith(f"--out {result}")
+    copy = tmp_path / "earlier"
+    shutil.copytree(result, copy)
+    document = json.loads((copy / "report.json").read_text(encoding="utf-8"))
+    del document["made_by"]
+    (copy / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    known = "a gpuscan that did not keep its command: workload small, seed 7"
+    assert dict(page_of(copy).facts)["run by"] == known
+    about = About("one", "of it", "series.parquet in RESULT")
+    figure = Table(about, ("a",), (("b",),))
+    text = page_html(Page("kept nowhere", "", (), (figure,)), None)[0].decode()
+    assert "series.parquet in RESULT</code> (not kept; --out RESULT keeps it)" in text
+    assert "not kept" not in page
+
+
+def test_one_wait_is_said_and_several_are_drawn() -> None:
+    tables = Tables({}, None, None, {}, {})
+    assert waits_of(tables) == []
+    (said,) = waits_of(replace(tables, waits={10**8: 7}))
+    assert isinstance(said, Table)
+    assert said.rows == (("100 ms", "7 (100%)"),)
+    (plot,) = waits_of(replace(tables, waits={10**8: 7, 2 * 10**8: 7}))
+    assert isinstance(plot, Plot)
+
+
+def test_the_whole_text_of_a_flow_is_in_the_page_and_a_long_one_is_folded_beside_it() -> None:
+    name = "dropped: refused: EAGAIN after 4 attempts, " * 4
+    flow = Flow(About("a", "b", "c"), "folios", "requested", ((name, 3), ("pending", 1), ("none", 0)))
+    (made,) = drawn([flow])
+    lines = made["texts"][0]["text"].split("\n")
+    assert 1 < len(lines) <= 3
+    assert max(map(len, lines)) <= 34
+    assert made["texts"][1]["text"] == "pending: 1 (25.0%)"
+    text = page_html(Page("a page", "", (), (flow,)), None)[0].decode()
+    assert f"<td>{name}</td><td>3</td><td>75.0%</td>" in text
+    assert "<td>none</td>" not in text
 
 
 def test_damaged_and_foreign_results_are_refused(result: Path, tmp_path: Path) -> None:
@@ -407,12 +525,25 @@ def test_of_many_nodes_the_fullest_are_drawn_and_long_lines_are_thinned() -> Non
     for nid, node in nodes.items():
         node.now_ns.extend(range(5000))
         node.free_pages.extend([node.n_pages] * 5000)
-        node.free_pages[2500] = node.n_pages if nid % 100 else nid
+        node.room_pages.extend([node.n_pages] * 5000)
+        node.no_room.extend([0] * 5000)
+        node.room_pages[2500] = node.n_pages if nid % 100 else nid - 790
     plot = plot_of_nodes(nodes, "time (s)")
     assert [line.name for line in plot.lines] == [nodes[nid].name for nid in range(0, 800, 100)]
     assert plot.about.sentence.startswith("The 8 nodes of 1,024 that were fullest.")
-    assert f"Full: {nodes[0].name} from 2.5e-06 s to 2.5e-06 s, 0% of the time" in plot.about.sentence
-    nodes[0].free_pages[:] = nodes[0].free_pages[:1] * 5000
+    assert f"Full: {nodes[0].name} at 2.5e-06 s; {nodes[100].name} at" in plot.about.sentence
+    assert plot.about.sentence.endswith(f"{nodes[700].name} at 2.5e-06 s.")
+    nodes[0].no_room[2500:] = range(7, 2507)
+    nodes[0].no_room[4000:] = [9] * 1000
+    nodes[0].room_pages[1:9:2] = [0] * 4
+    said = plot_of_nodes({0: nodes[0]}, "time (s)").about.sentence
+    assert said.endswith(
+        f"Full: {nodes[0].name} 5 times between 1e-09 s and 3.999e-06 s ({1504 / 5000:.1%} of all moments), "
+        "no room for 9 folios."
+    )
+    nodes[0].room_pages[:] = nodes[0].room_pages[:1] * 5000
+    nodes[0].no_room[:] = [0] * 5000
+    nodes[1].room_pages[:] = nodes[1].room_pages[:1] * 5000
     whole = {0: nodes[0], 1: nodes[1]}
     assert plot_of_nodes(whole, "time (s)").about.sentence.endswith("Full: none at any time.")
     (made,) = drawn([plot])
@@ -438,7 +569,7 @@ def test_numbers_that_json_has_not_are_not_drawn() -> None:
 
 @pytest.mark.parametrize("n_ticks", [0, None])
 def test_a_row_of_no_tick_is_refused(tmp_path: Path, n_ticks: int | None) -> None:
-    row = {"now_ns": [5], "metric.ticks": pa.array([n_ticks], pa.float64())}
+    row = {"now_ns": [5], "duration_ns": [1], "metric.ticks": pa.array([n_ticks], pa.float64())}
     pq.write_table(pa.table(row), tmp_path / "series.parquet")
     with pytest.raises(ValueError, match="is of no tick"):
         Series(read_tables(tmp_path).series, "time")

@@ -159,7 +159,7 @@ def test_a_dip_is_said_with_when_it_was_over() -> None:
     run.ticks = [tick(number, share) for number, share in enumerate(shares)]
     rows = dict(summary_rows(run, summarize(run), "local"))
     served = rows["accesses served by fast memory (local)"]
-    assert served == "100.0% -> 99.0%, lowest 0.0% at 1.0 s, back at 99.0% by 3.0 s"
+    assert served == "100.0% -> 99.0%, lowest 0.0% at 1.1 s, back at 99.0% by 3.1 s"
 
 
 def test_series_has_a_column_per_number_and_null_where_a_metric_is_missing() -> None:

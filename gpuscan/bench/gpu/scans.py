@@ -62,13 +62,11 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
         walked = Steps(ways["once"], l2_waits=4, exchanges=2, fences=1)
         # The section's node, its mask, the block word, taken where blocks are set; a fence after each level.
         walked += Steps(ways["section"], l2_waits=3, exchanges=min(1.0, stretch.n_set), fences=2) * parts
-        # 128 ready words a look, those under set blocks.
-        looks = stretch.n_pages / (64 * 4 * _LANES) if stretch.n_set else 0
-        walked += Steps(ways["looks"], dram_waits=1) * looks
+        # Ready words under set blocks, 16 bytes a lane from the section's first on: the fence waits for them.
+        clears = parts * READY_BYTES * SECTION_PAGES / BLOCK_PAGES / (16 * _LANES) if stretch.n_set else 0
+        walked += Steps(ways["clears"]) * clears
         walked += Steps(ways["plain"], dram_waits=1) * tiles + Steps(ways["queued"]) * queued
-        return walked + _claims(
-            ways["claim"], stretch.n_candidates, density, filled, in_l2=True, budget=budget
-        )
+        return walked + _claims(ways["claim"], stretch.n_candidates, filled, in_l2=True, budget=budget)
 
     crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "dense"))
     record_array = filled.n_pages * record_bytes
@@ -78,16 +76,20 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
         name,
         counts[name],
         crowds,
-        dram_bytes=record_array + written + 2 * index + filled.n_candidates * _staged_bytes(filled),
+        # Ready words are written whole, and not read.
+        dram_bytes=record_array + written + index + filled.n_candidates * _staged_bytes(filled),
         l2_bytes=record_array + index + filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
-        atomics=filled.n_candidates + filled.n_hit(64) + filled.n_sections,
+        atomics=_n_exchanged(filled) + filled.n_sections,
         same_address=_same_address(filled, crowds, budget=budget),
         tail=_summed_up(counts[name], filled),
     )
 
 
 def indexed(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool = False) -> Work:
-    """The indexed scan: eight exchanges a block are one wait for memory, a candidate's look is another."""
+    """The indexed scan: eight exchanges a block are one wait for memory, a candidate's look is another.
+
+    The records of a crowded block are brought at once, while it is queued.
+    """
     name = "scan_indexed" + "_budget" * budget
     crowds = _walked(counts[name], filled, takes=True, visit=_claim_of(counts[name], filled, budget=budget))
     record_bytes = filled.fmt.n_bytes
@@ -100,7 +102,7 @@ def indexed(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: boo
         crowds,
         dram_bytes=looked + written + 2 * index + filled.n_candidates * _staged_bytes(filled),
         l2_bytes=filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
-        atomics=filled.n_candidates + 8 * filled.n_set + filled.n_hit(SECTION_PAGES),
+        atomics=_n_exchanged(filled) + 8 * filled.n_set + filled.n_hit(SECTION_PAGES),
         same_address=_same_address(filled, crowds, budget=budget),
         tail=_summed_up(counts[name], filled),
     )
@@ -109,8 +111,9 @@ def indexed(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: boo
 def walk_only(counts: Counts, name: str, filled: Filled, assumed: Assumptions, same_address: float) -> Work:
     """A kernel that follows the index and looks at candidates, and takes nothing: ``rank``."""
 
-    def visit(n_candidates: float, density: float) -> Steps:
-        return Steps(counts[name].ways["claim"], dram_waits=1) * _rounds(n_candidates)
+    def visit(n_candidates: float, brought: bool) -> Steps:
+        look = Steps(l2_waits=1) if brought else Steps(dram_waits=1)
+        return (Steps(counts[name].ways["claim"]) + look) * _rounds(n_candidates)
 
     looked = filled.n_hit(assumed.random_bytes / filled.fmt.n_bytes) * assumed.random_bytes
     return Work(
@@ -170,15 +173,20 @@ def cut_stretches(counts: Counts, filled: Filled, path: Path) -> Work:
 
 
 def scatter(counts: Counts, filled: Filled, path: Path) -> Work:
-    """The plan: a warp counts its claims by target, then writes each to its place, 128 a round."""
+    """The plan: a warp counts its claims by target, keeps 128, then writes each to its place."""
     ways = counts["scatter"].ways
 
     def steps(stretch: Stretch) -> Steps:
         rounds = _rounds(stretch.n_candidates, _CLAIMS_AHEAD * _LANES)
-        # How many; where they and their groups begin, and the edge; then the words; then words and offsets.
-        walked = Steps(ways["once"], l2_waits=3) + Steps(ways["count"], l2_waits=1) * rounds
-        walked += Steps(2 + 3) * (filled.n_targets / _LANES)
-        return walked + Steps(ways["place"], l2_waits=1) * rounds
+        more = max(0.0, _rounds(stretch.n_candidates) - rounds)  # of 32 claims, beside the first of a round
+        again = max(0.0, rounds - 1)
+        # How many; where they and their groups begin; the first words and offsets; the edge.
+        walked = Steps(ways["once"], l2_waits=4) + Steps(2 + 3) * (filled.n_targets / _LANES)
+        for name in ("count", "place"):
+            walked += Steps(ways[name]) * rounds + Steps(ways[f"{name}_more"]) * more
+            loads = ways[f"{name}_load"]
+            walked += Steps(loads, l2_waits=float(loads > 0)) * again
+        return walked
 
     crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, path))
     n_bytes = filled.n_candidates * (_staged_bytes(filled) + _PLAN_FLAT_BYTES + filled.fmt.n_bytes)
@@ -193,7 +201,7 @@ def _summed_up(counts: KernelCounts, filled: Filled) -> Steps:
 
 
 def _walked(
-    counts: KernelCounts, filled: Filled, *, takes: bool, visit: Callable[[float, float], Steps]
+    counts: KernelCounts, filled: Filled, *, takes: bool, visit: Callable[[float, bool], Steps]
 ) -> tuple[Crowd, ...]:
     ways = counts.ways
 
@@ -205,35 +213,37 @@ def _walked(
         # The section's node, its mask, its word, which is taken; a fence after each level.
         walked += Steps(ways["sections"], l2_waits=3, exchanges=float(takes), fences=1) * sections
         walked += Steps(ways["blocks"], dram_waits=1, fences=1) * blocks
-        if of_block > _CROWDED and "crowded" in ways:
+        is_crowded = of_block > _CROWDED and "crowded" in ways
+        if is_crowded:
+            # Its records are on their way meanwhile, which takes half as long.
             walked += Steps(ways["crowded"]) * stretch.n_set
         else:  # the lane that has most holds up the others
             longest = min(of_block + 2 * math.sqrt(of_block), BLOCK_PAGES) if stretch.n_set >= 1 else of_block
             walked += Steps(ways["queue"]) * (longest * blocks)
-        density = min(1.0, stretch.n_candidates / stretch.n_pages)
-        return walked + visit(stretch.n_candidates, density)
+        return walked + visit(stretch.n_candidates, is_crowded)
 
     return tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "indexed"))
 
 
-def _claim_of(counts: KernelCounts, filled: Filled, *, budget: bool) -> Callable[[float, float], Steps]:
-    def visit(n_candidates: float, density: float) -> Steps:
-        return _claims(counts.ways["claim"], n_candidates, density, filled, in_l2=False, budget=budget)
+def _claim_of(counts: KernelCounts, filled: Filled, *, budget: bool) -> Callable[[float, bool], Steps]:
+    def visit(n_candidates: float, brought: bool) -> Steps:
+        return _claims(counts.ways["claim"], n_candidates, filled, in_l2=brought, budget=budget)
 
     return visit
 
 
-def _claims(
-    instructions: int, n_candidates: float, density: float, filled: Filled, *, in_l2: bool, budget: bool
-) -> Steps:
+def _claims(instructions: int, n_candidates: float, filled: Filled, *, in_l2: bool, budget: bool) -> Steps:
     """Return the rounds of claims of a warp: for 32 candidates a look, then an exchange."""
-    # Candidates that share an aligned word of 1-byte records change it one after the other.
-    sharing = 1 + 3 * density if filled.fmt.n_bytes == 1 else 1.0
     extra = Steps(l2_waits=2, exchanges=1) if budget else Steps()  # cut-off and stop of the target, its quota
     if filled.fmt.n_bytes == 1:
         extra += Steps(l2_waits=1)  # the word around it, once more
-    look = Steps(instructions, l2_waits=float(in_l2), dram_waits=float(not in_l2), exchanges=sharing)
+    look = Steps(instructions, l2_waits=float(in_l2), dram_waits=float(not in_l2), exchanges=1)
     return (look + extra) * _rounds(n_candidates)
+
+
+def _n_exchanged(filled: Filled) -> float:
+    """Return the exchanges that claims take: one for the candidates of an aligned word of 32 bits."""
+    return filled.n_hit(4 / filled.fmt.n_bytes)
 
 
 def _rounds(n_items: float, of_round: int = _LANES) -> float:

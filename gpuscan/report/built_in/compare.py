@@ -31,12 +31,15 @@ def page(document: Mapping[str, Any], result: Path) -> Page:
         ("memory", format_bytes(machine["memory_bytes"])),
         ("designs", ", ".join(map(str, curves))),
         ("runs", format_number(len(document["seeds"]), "seed")),
+        *((("run by", str(document["made_by"])),) if "made_by" in document else ()),
     )
-    figures: list[Figure] = [*_delays(curves), *_at_equal_cost(document), _fast(curves)]
-    figures += [*_lost(document), *_table(document)]
+    figures: list[Figure] = [*_at_equal_cost(document), *_delays(curves), _fast(curves)]
+    figures += [*_lost(document), *_tables(document)]
     found_none = [str(name) for name, curve in curves.items() if not curve["delay"]["ns"]]
     notes = tuple(str(sentence) for sentence in document.get("verdict", ()))
     notes += (f"Not among the delays, they found none: {', '.join(found_none)}.",) if found_none else ()
+    if "sheets" not in document:
+        notes += ("Not all figures are here: an earlier gpuscan made this; its compare.json has them.",)
     name = str(document["workload"]["name"])
     return Page(
         f"{name}: designs side by side", "the same accesses for every design", facts, tuple(figures), notes
@@ -104,7 +107,7 @@ def _at_one(document: Mapping[str, Any]) -> str:
         return ""
     ranked = sorted(known, key=lambda name: float(known[name]["number"]))
     said = ", ".join(f"{name} {known[name]['text']}" for name in ranked)
-    others = ", ".join(name for name in cells if name not in known)
+    others = ", ".join(f"{name} ({cell['why_not']})" for name, cell in cells.items() if name not in known)
     return f" At 1% of a core: {said}" + (f"; without a figure: {others}." if others else ".")
 
 
@@ -143,16 +146,14 @@ def _lost(document: Mapping[str, Any]) -> Iterator[Figure]:
         )
 
 
-def _table(document: Mapping[str, Any]) -> Iterator[Figure]:
-    """Yield every column of the comparison, a row each."""
-    names = [str(name) for name in document.get("designs", ())]
-    rows = tuple(
-        (str(column["title"]), *(str(document["cells"][name][column["key"]]["text"]) for name in names))
-        for column in document.get("columns", ())
-    )
-    if rows:
-        said = "All that was worked out, a column for each design; as gpuscan compare prints it."
-        yield Table(About("All figures", said, _COMMAND), ("", *names), rows)
+def _tables(document: Mapping[str, Any]) -> Iterator[Figure]:
+    """Yield the table that the command prints, a part for each loop and one of costs."""
+    for sheet in document.get("sheets", ()):
+        said = f"A column for each design, as gpuscan compare prints it: {document['legend']}."
+        notes = "".join(f" {note}." for note in sheet["notes"])
+        about = About(f"All figures, {sheet['title']}", f"{said}{notes}", _COMMAND)
+        rows = tuple((str(title), *map(str, cells)) for title, cells in sheet["rows"])
+        yield Table(about, ("", *map(str, sheet["names"])), rows)
 
 
 RESULT_KIND = ResultKind("compare.json", "compare", page)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuscan.base.units import PAGE_BYTES, format_bytes, format_number, format_time
 from gpuscan.report.contract import Figure, Page, ResultKind
-from gpuscan.report.run_parts import Series, ledger_of, map_of, nodes_of, requests_of, waits_of
+from gpuscan.report.run_parts import Series, ledger_of, lost_of, map_of, nodes_of, requests_of, waits_of
 from gpuscan.run.tables import Tables, read_tables
 
 _TIME = "time since the monitor was on (s)"
@@ -40,6 +40,8 @@ def page_of_tables(document: Mapping[str, Any], tables: Tables) -> Page:
         ("ended", f"{end['reason']}, after {format_time(end['t_s'] * 1e9)}, {end['ticks']:,} ticks"),
         what,
         *_left(end.get("evacuation")),
+        *lost_of(document, tables),
+        *((("run by", str(document["made_by"])),) if "made_by" in document else ()),
         ("overhead", f"{end['overhead_percent']:.1f}% of one CPU ({spent})"),
     )
     series = Series(tables.series, _TIME)

@@ -1,9 +1,9 @@
-"""What a history comes to: sums by policy."""
+"""What a history comes to: sums by policy, and a note in words."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -11,7 +11,7 @@ def tally(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what each policy did, by its name.
 
     Args:
-        notes: as :func:`gpuscan.service.history.read_notes` yields them.
+        notes: as :func:`gpuscan.history.reading.read_notes` yields them.
     """
     moved: dict[str, Counter[str]] = {}
     demoted: Counter[str] = Counter()
@@ -31,3 +31,9 @@ def tally(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         }
         for name, nids in moved.items()
     }
+
+
+def said(note: Mapping[str, Any]) -> str:
+    """Return what a note says beside its time, kind and policy; what is empty is left out."""
+    rest = ((key, value) for key, value in note.items() if key not in ("t_ns", "kind", "policy"))
+    return ", ".join(f"{key} {value}" for key, value in rest if value)

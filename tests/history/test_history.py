@@ -17,10 +17,11 @@ import pytest
 
 from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
-from gpuscan.service import history as history_module
-from gpuscan.service.history import History, read_notes
+from gpuscan.history import database as history_module
+from gpuscan.history.database import History
+from gpuscan.history.reading import read_notes
+from gpuscan.history.tally import tally
 from gpuscan.service.since import Since
-from gpuscan.service.tally import tally
 
 MIB = 1 << 20
 ROOM = 4 * MIB
@@ -124,7 +125,7 @@ def test_one_that_is_given_less_room_takes_less_and_is_its_owners(tmp_path):
 _KILLED = """
 import sys, time
 from pathlib import Path
-from gpuscan.service.history import History
+from gpuscan.history.database import History
 history = History(Path(sys.argv[1]), 1 << 24)
 for i in range(10**6):
     history.note("moved", "db", {"i": i})
@@ -153,7 +154,7 @@ def test_a_kill_loses_nothing_that_was_flushed(tmp_path):
 _FULL = """
 import json, resource, signal, sys
 from pathlib import Path
-from gpuscan.service.history import History
+from gpuscan.history.database import History
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 history = History(path, 1 << 24)
@@ -247,7 +248,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["history", "--since", "soon", "--history", str(path)]) == 2
     os.truncate(path, 100)
     assert main(["history", "--history", str(path)]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is cut short: 100 bytes are there of" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_made_is_said(tmp_path):

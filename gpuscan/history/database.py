@@ -15,17 +15,14 @@ import itertools
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuscan.base.errors import InputError
+from gpuscan.history.recording import Kind
+from gpuscan.history.schema import INDEX, TABLE, VERSION
 from gpuscan.linux.system import HERE, System
-from gpuscan.service.recording import Kind
 
-HISTORY = Path("var/lib/gpuscan/history.sqlite")
-"""Below the root."""
-_VERSION = 1
 _MOST_WAITING = 10_000
 _PAGE_BYTES = 4096
 _WAL_PAGES = 256
@@ -38,24 +35,13 @@ _DROP = (
     "(SELECT id FROM note ORDER BY id LIMIT 1 + (SELECT count(*) FROM note) / 10)"
 )
 """A tenth of the rows, the oldest."""
-_SELECT = "SELECT id, t_ns, kind, policy, body FROM note WHERE t_ns >= ? AND id > ? ORDER BY id LIMIT 1000"
 _Note = tuple[int, str, str | None, str]
 _BUSY_MS = 200
-_READ_MS = 5_000
-_TABLE = """
-CREATE TABLE IF NOT EXISTS note (
-    id INTEGER PRIMARY KEY,
-    t_ns INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    policy TEXT,
-    body TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS note_t ON note (t_ns);
-"""
+_SCHEMA = f"CREATE TABLE IF NOT EXISTS {TABLE};\nCREATE INDEX IF NOT EXISTS {INDEX};"
 
 
 class History:
-    """A :class:`gpuscan.service.recording.Recorder` in a file.
+    """A :class:`gpuscan.history.recording.Recorder` in a file.
 
     Args:
         path: of the database; its directory is made.
@@ -73,7 +59,7 @@ class History:
         self.flush()
 
     def note(self, kind: Kind, policy: str | None, body: dict[str, Any]) -> None:
-        """See :class:`gpuscan.service.recording.Recorder`."""
+        """See :class:`gpuscan.history.recording.Recorder`."""
         if len(self._waiting) >= _MOST_WAITING:
             self._waiting.popleft()
             self.lost += 1
@@ -106,16 +92,16 @@ class History:
             try:
                 self._path.chmod(0o600)  # and so its log, which is made with the mode of the database
                 version = database.execute("PRAGMA user_version").fetchone()[0]
-                if version not in (0, _VERSION):
-                    raise sqlite3.DatabaseError(f"it is of version {version}, and {_VERSION} is known")
+                if version not in (0, VERSION):
+                    raise sqlite3.DatabaseError(f"it is of version {version}, and {VERSION} is known")
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
                 database.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES * _PAGE_BYTES}")
                 database.execute(f"PRAGMA max_page_count = {self._most_pages}")
-                database.executescript(_TABLE)
+                database.executescript(_SCHEMA)
                 self._shrink(database)
-                database.execute(f"PRAGMA user_version = {_VERSION}")
+                database.execute(f"PRAGMA user_version = {VERSION}")
             except BaseException:
                 database.close()
                 raise
@@ -164,25 +150,3 @@ class History:
         """Write what waits, and end."""
         self.flush()
         self._let_go()
-
-
-def read_notes(path: Path, since_ns: int) -> Iterator[dict[str, Any]]:
-    """Yield what was noted since a time (since 1970, ns), oldest first; also while a service writes.
-
-    Raises:
-        InputError: there is no history, or it cannot be read.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no history at {path}; a service that runs keeps one, or give its place")
-    try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_READ_MS / 1000)
-        with contextlib.closing(database):
-            last = -1
-            # In parts: while one is read, the log cannot be begun anew.
-            while rows := database.execute(_SELECT, (since_ns, last)).fetchall():
-                for last, t_ns, kind, policy, body in rows:  # noqa: B007
-                    yield {"t_ns": t_ns, "kind": kind, "policy": policy, **json.loads(body)}
-    except (sqlite3.Error, ValueError) as error:
-        raise InputError(
-            f"the history {path} cannot be read ({error}); give another place, or use sudo"
-        ) from error

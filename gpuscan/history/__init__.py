@@ -1,0 +1,1 @@
+"""What a service decided and did, noted down as it goes: kept in bounded room, read, summed up."""
