@@ -49,9 +49,9 @@ def n_resident(memory: DiskMemory) -> int:
 
 def forget(memory: DiskMemory) -> None:
     """Have the kernel write a file out and take its pages from memory."""
-    os.fdatasync(memory._handle)
+    os.fdatasync(memory._file.handle)
     _LIBC.madvise(memory.array.ctypes.data, memory.array.nbytes, mmap.MADV_DONTNEED)
-    os.posix_fadvise(memory._handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(memory._file.handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def n_faults() -> int:

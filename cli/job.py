@@ -194,8 +194,9 @@ def _ran(
         if sharding is not None:
             preparing.enter_context(output.note_if_slow(COMPILING_THERE))
         reading = None
+        reading_bar = preparing.enter_context(ExitStack())
         if job.workload.source.kind == "trace":
-            reading = preparing.enter_context(_reading(job.workload, output)).advance
+            reading = reading_bar.enter_context(_reading(job.workload, output)).advance
 
         def checked() -> None:
             nonlocal checked_at
@@ -203,9 +204,14 @@ def _ran(
             preparing.close()
             output.note(f"building the machine of {job.workload.name}")
 
-        on_reserved = None
-        if job.request.records_dir is not None and reading is None:  # one bar at a time
-            on_reserved = preparing.enter_context(output.progress(RESERVING, None, unit="bytes")).advance
+        reserving: Progress | None = None
+
+        def on_reserved(n_bytes: int) -> None:
+            nonlocal reserving
+            if reserving is None:
+                reading_bar.close()  # the trace is read by now, and there is one bar at a time
+                reserving = preparing.enter_context(output.progress(RESERVING, None, unit="bytes"))
+            reserving.advance(n_bytes)
 
         hooks = replace(
             listening,

@@ -212,7 +212,11 @@ class Kernels(Protocol):
     """
 
     layout: StoreLayout
-    arrays: StoreArrays
+
+    @property
+    def arrays(self) -> StoreArrays:
+        """The arrays where they are."""
+        ...
 
     def request(
         self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base.arguments import is_on_gpu
-from gpuscan.base.errors import DeviceError, DeviceFailedError, InputError
+from gpuscan.base.errors import DeviceError, DeviceFailedError, InputError, RunFailedError
 from gpuscan.kernels.api import (
     Backend,
     Budget,
@@ -42,7 +42,7 @@ from gpuscan.kernels.residency import MakeRecordMemory, index_backend
 from gpuscan.kernels.signatures import Door
 
 _CALLERS_FAULT = (InputError, ValueError, TypeError)
-"""What the contract raises over wrong arguments; everything else is the device's doing."""
+"""What the contract raises over wrong arguments."""
 _JOURNAL_BYTES_MIN = 64 << 20
 _JOURNAL_SHARE = 4
 """The base is renewed when the journal is larger than this part (1/4) of the store and the minimum."""
@@ -117,7 +117,6 @@ class GuardedKernels:
 
     def __init__(self, backend: GuardedBackend, kernels: Kernels) -> None:
         self.layout = kernels.layout
-        self.arrays = kernels.arrays
         self._backend = backend
         self._kernels = kernels
         self._name = backend.primary.name
@@ -129,6 +128,11 @@ class GuardedKernels:
         self._journal_bytes = 0
         store_bytes = self.layout.n_pages * self.layout.fmt.n_bytes
         self._journal_bytes_max = max(_JOURNAL_BYTES_MIN, store_bytes // _JOURNAL_SHARE)
+
+    @property
+    def arrays(self) -> StoreArrays:
+        """Those of the device that the store is on."""
+        return self._kernels.arrays
 
     def request(
         self, pfns: NDArray[np.int64], nids: NDArray[np.int32], outcomes: NDArray[np.uint8]
@@ -274,7 +278,6 @@ class GuardedKernels:
     def close(self) -> None:
         """See :meth:`Kernels.close`."""
         self._kernels.close()
-        self.arrays = self._kernels.arrays
         self._base, self._journal = None, []
 
     def _arrays(self, operation: str, *given: Any) -> list[Any]:
@@ -300,22 +303,24 @@ class GuardedKernels:
         if not self._guards:
             try:
                 return operation(self._kernels)
-            except (*_CALLERS_FAULT, DeviceError):  # who begins a scan ahead does without it for lack of room
+            except DeviceError:  # who begins a scan ahead does without it for lack of room
                 raise
             except Exception as error:
+                if not _is_devices_doing(error):
+                    raise
                 raise self._failed(what, error) from error
         with self._lock:
             try:
                 result = operation(self._kernels)
-            except _CALLERS_FAULT:
-                raise
             except Exception as error:
+                if not _is_devices_doing(error):
+                    raise
                 self._take_over(what, error)
                 try:
                     result = operation(self._kernels)
-                except _CALLERS_FAULT:
-                    raise
                 except Exception as again:
+                    if not _is_devices_doing(again):
+                        raise
                     raise self._failed(what, again) from again
             if replay is not None:
                 self._log(replay, arguments)
@@ -357,7 +362,6 @@ class GuardedKernels:
         except Exception as second:
             raise DeviceFailedError(f"{failed}, and nothing could take over ({_cause(second)})") from second
         lost, self._kernels, self._name = self._kernels, kernels, fallback.name
-        self.arrays = kernels.arrays
         self._guards = False
         n_replayed = len(self._journal)
         self._base, self._journal = None, []
@@ -391,6 +395,13 @@ class _GuardedKeyCounts:
 
     def _counted_on(self, kernels: Kernels) -> KeyCounts:
         return self._counted if kernels is self._kernels else self._count(kernels)
+
+
+def _is_devices_doing(error: Exception) -> bool:
+    """Say whether a device failed, where neither the caller is wrong nor what it gave is gone."""
+    if isinstance(error, RunFailedError):
+        return isinstance(error, DeviceFailedError)
+    return not isinstance(error, _CALLERS_FAULT)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,14 +1,25 @@
 """What holds for all tests."""
 
 import signal
+import tempfile
 from collections.abc import Iterator
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 # In the background of a script it is ignored, by the tests and by all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def on_disk(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """Return a directory on the file system of the checkout: temporary files are in memory on many hosts."""
+    parent = pytestconfig.rootpath / ".pytest_cache"
+    parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ class EmulatedDevice:
         self.no_reach = ""
         """Why kernels do not reach all of the process's memory, if they do not."""
         self._modules: dict[str, EmulatedModule] = {}
+        self._of_host: list[weakref.ref[NDArray[Any]]] = []
 
     def describe(self) -> str:
         return f"the emulator ({self.build} build)"
@@ -63,6 +65,7 @@ class EmulatedDevice:
         return array
 
     def clear(self, array: Any) -> None:
+        self._refuse_hosts(array)
         array[:] = 0
 
     def upload(self, array: NDArray[Any]) -> Any:
@@ -71,6 +74,7 @@ class EmulatedDevice:
         return copy
 
     def write(self, array: Any, content: NDArray[Any]) -> None:
+        self._refuse_hosts(array)
         array[:] = content
 
     def adopt(self, array: Any) -> Any:
@@ -84,16 +88,19 @@ class EmulatedDevice:
         return int(array.ctypes.data)
 
     def write_from(self, array: Any, content: NDArray[Any]) -> None:
+        self._refuse_hosts(array)
         array[:] = content
 
     def wait(self) -> None:
         pass
 
     def fetch(self, array: Any) -> NDArray[Any]:
+        self._refuse_hosts(array)
         fetched: NDArray[Any] = array.copy()
         return fetched
 
     def fetch_into(self, array: Any, into: NDArray[Any]) -> None:
+        self._refuse_hosts(array)
         into[:] = array
 
     def host_empty(self, length: int, dtype: Any) -> NDArray[Any]:
@@ -101,15 +108,26 @@ class EmulatedDevice:
 
     def pinned_zeros(self, n_bytes: int) -> tuple[Any, NDArray[np.uint8]]:
         zeros = self.zeros(n_bytes, np.uint8)
-        return zeros[:], zeros
+        return self.reach(zeros), zeros
 
     def why_no_reach(self) -> str:
         return self.no_reach
 
     def reach(self, memory: NDArray[np.uint8]) -> Any:
-        return memory[:]
+        there = memory[:]
+        self._of_host = [*(each for each in self._of_host if each() is not None), weakref.ref(there)]
+        return there
+
+    def _refuse_hosts(self, array: NDArray[Any]) -> None:
+        """Refuse a copy by the driver of what kernels reach on the host: its direction is another one."""
+        for each in self._of_host:
+            there = each()
+            assert there is None or not np.may_share_memory(there, array), "it is in memory of the host"
 
     def fetch_beside(self, copies: Sequence[tuple[Any, NDArray[Any]]]) -> Callable[[], None]:
+        for array, _ in copies:
+            self._refuse_hosts(array)
+
         def wait() -> None:
             for array, into in copies:
                 into[:] = array

@@ -26,6 +26,6 @@ def forget(memory: DiskMemory) -> None:
     """Let the kernel write the file out and forget it."""
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    os.fdatasync(memory._handle)
+    os.fdatasync(memory._file.handle)
     assert madvise(memory.array.ctypes.data, memory.array.nbytes, mmap.MADV_DONTNEED) == 0
-    os.posix_fadvise(memory._handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(memory._file.handle, 0, 0, os.POSIX_FADV_DONTNEED)

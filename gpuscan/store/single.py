@@ -252,7 +252,11 @@ class Store(PageStore):
         return self.kernels.dump()
 
     def host_arrays(self) -> StoreArrays:
-        """Return the arrays themselves where they are in host memory, or else copies. For a store at rest."""
+        """Return the arrays themselves where they are in host memory, or else copies. For a store at rest.
+
+        Raises:
+            RunFailedError: the memory of the records is gone.
+        """
         arrays = self.kernels.arrays
         return arrays if isinstance(arrays.records, np.ndarray) else self.kernels.dump()
 
@@ -267,6 +271,7 @@ class Store(PageStore):
 
         Raises:
             ArgumentError: the store is closed; later, by the view, too.
+            RunFailedError: the memory of the records is gone; later, by the view, too.
         """
         self._arrays_at_rest()
         return StoreView(self._arrays_at_rest)
@@ -276,6 +281,7 @@ class Store(PageStore):
 
         Raises:
             ArgumentError: the store is closed.
+            RunFailedError: the memory of the records is gone.
         """
         arrays = self.kernels.arrays
         if not len(arrays.records):
@@ -344,6 +350,7 @@ class Store(PageStore):
         """Free the device's memory."""
         self._ahead.clear()
         self.kernels.close()
+        self._order = np.empty(0, dtype=np.uint8)  # it may be in the memory of the records
 
 
 def _begin_next(begin: Callable[[int, int], None], lo: int, ends: list[int]) -> None:

@@ -129,13 +129,24 @@ class CpuKernels:
         record_memory: RecordMemory | None = None,
     ) -> None:
         self.layout = layout
-        self.arrays = arrays
+        self._arrays = arrays
         self._record_memory = record_memory
         self._door = Door(layout)
         self._workers = workers
         self._machine: Machine = machine_of(layout)
         self._store: Store | None = store_of(layout, arrays)
         self._buffers = Buffers(4 * layout.n_pages if record_memory is None else layout.index_bytes)
+
+    @property
+    def arrays(self) -> StoreArrays:
+        """The arrays, empty once the store is closed.
+
+        Raises:
+            RunFailedError: the memory of the records is gone.
+        """
+        if self._store is not None:
+            self._refuse_if_gone()
+        return self._arrays
 
     @property
     def store(self) -> Store:
@@ -301,18 +312,18 @@ class CpuKernels:
     def dump(self) -> StoreArrays:
         """Return copies of all arrays."""
         self._refuse_if_gone()
-        return self.arrays.map(np.copy)
+        return self._arrays.map(np.copy)
 
     def load(self, arrays: StoreArrays) -> None:
         """Overwrite arrays."""
         self._refuse_if_gone()
-        for own, given in self._door.to_load(self.arrays, arrays):
+        for own, given in self._door.to_load(self._arrays, arrays):
             own[:] = given
 
     def close(self) -> None:
         """Let go of the arrays."""
         self._store = None
-        self.arrays = self.arrays.map(lambda array: array[:0].copy())
+        self._arrays = self._arrays.map(lambda array: array[:0].copy())
         self._buffers = Buffers(0)
         if self._record_memory is not None:
             self._record_memory.close()

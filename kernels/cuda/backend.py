@@ -438,6 +438,8 @@ class CudaKernels:
         with self._lock, self.device.working():
             if not self._is_open:
                 return
+            if self._host_records is not None:
+                self._host_records.close()  # waits, so before anything that kernels may still use goes
             self._is_open = False
             self.own = {}
             self._launches.clear()
@@ -446,8 +448,6 @@ class CudaKernels:
             self.stages = Stages(self.device, self.layout.fmt.dtype)
             del self.scratch, self.cuts, self._producing
             del self._all_nodes, self._nodes_of_mask, self._section_pfn
-            if self._host_records is not None:
-                self._host_records.close()
 
 
 class HostBuffers:

@@ -12,6 +12,7 @@ Memory*, of CUDA 13):
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,13 @@ class HostRecords:
         here: NDArray[np.uint8]
         if make is None:
             available = available_bytes()
-            if n_bytes > available:
+            copied_bytes = layout.n_pages if layout.has_large_folios else 0  # orders, where plans are made
+            if n_bytes + copied_bytes > available:
+                beside = f", and {format_bytes(copied_bytes)} beside it" if copied_bytes else ""
                 raise DeviceError(
                     f"the records of {layout.n_pages} pages need {format_bytes(n_bytes)} of pinned host "
-                    f"memory, {format_bytes(available)} are available; simulate less, or use the format "
-                    "pghot-compact"
+                    f"memory{beside}, {format_bytes(available)} are available; simulate less, or use the "
+                    "format pghot-compact"
                 )
             self.there, here = device.pinned_zeros(n_bytes)
         else:
@@ -76,7 +79,12 @@ class HostRecords:
             self._memory.check()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it, once no kernel may write there any more. Idempotent.
+
+        Calls that nothing is fetched of return before their kernels have run.
+        """
+        with suppress(Exception), self._device.working():  # a broken device writes nothing
+            self._device.wait()
         self.there = None
         self.records, self.folio_order = np.empty(0, self.records.dtype), np.empty(0, np.uint8)
         if self._memory is not None:

@@ -56,6 +56,16 @@ def test_the_pages_of_a_trace_are_promoted(
     assert len(read_plans(out / "plan.parquet")) == N_PAGES
 
 
+def test_room_is_reserved_when_the_trace_was_read(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bar at a time."""
+    where = ("--residency", "index", "--records-dir", str(tmp_path))
+    assert main(["run", "--trace", str(trace), "--memory", "1GiB", "--device", "cpu", "--json", *where]) == 0
+    said = capsys.readouterr().err
+    assert 0 <= said.rindex("reading mem.txt") < said.index("reserving room for the records")
+
+
 def test_ticks_cut_it_and_a_preset_is_a_machine(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ("--trace", str(trace), "--memory", "1GiB", "--machine", "two-socket-cxl", "--ticks", "3")
     document = run_json(capsys, *args, "--set", "producer.mark=record", "--set", "policy.freq_threshold=1")

@@ -6,6 +6,7 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gpuscan.kernels.api import Budget, Kernels, RecordParams, ScanRequest, Stor
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.kernels.cpu import backend as cpu_backend
 from gpuscan.kernels.cuda import CudaBackend, record_memory
+from gpuscan.kernels.cuda import backend as cuda_backend
 from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.kernels.residency import index_backend
@@ -172,7 +174,74 @@ def test_closing_gives_the_memory_back(place: str, directory: Path) -> None:
     assert f"{directory}/" not in Path("/proc/self/maps").read_text()
 
 
+class LoggedDevice(EmulatedDevice):
+    """A device that logs its kernels by name and when somebody waits for them, and is broken by then."""
+
+    def __init__(self, happened: list[str]) -> None:
+        super().__init__()
+        self.happened = happened
+
+    def compile(self, source: str) -> Callable[[str], Any]:
+        find = super().compile(source)
+
+        def launched(name: str, *given: Any) -> None:
+            self.happened.append(name)
+            find(name)(*given)
+
+        return lambda name: partial(launched, name)
+
+    def wait(self) -> None:
+        self.happened.append("wait")
+        raise RuntimeError("broken")  # nobody who lets go of something minds
+
+
+class LoggedMemory:
+    """Memory of a process, which says when it is let go of."""
+
+    def __init__(self, happened: list[str], n_bytes: int) -> None:
+        self.array = np.zeros(n_bytes, dtype=np.uint8)
+        self._happened = happened
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._happened.append("let go")
+
+
+def test_memory_that_kernels_write_to_goes_when_they_have_ended() -> None:
+    happened: list[str] = []
+    backend = CudaBackend(LoggedDevice(happened))
+    kernels = backend.open_index(LAYOUT, partial(LoggedMemory, happened))
+    kernels.set_eligible(np.arange(5), eligible=True)  # nothing is fetched of it, so nobody waits
+    kernels.close()
+    kernels.close()
+    assert happened == ["set_eligible", "wait", "let go"]
+
+
+def test_memory_goes_when_kernels_have_ended_where_none_comes_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    happened: list[str] = []
+    backend = CudaBackend(LoggedDevice(happened))
+    monkeypatch.setattr(cuda_backend, "Producing", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        backend.open_index(LAYOUT, partial(LoggedMemory, happened))
+    assert happened == ["wait", "let go"]
+
+
 # What is refused, and that nothing is there then
+
+
+@pytest.mark.parametrize("place", EMULATED)
+def test_records_on_the_host_are_no_device_arrays(place: str, directory: Path) -> None:
+    """So a driver that copied them as such shows in all tests on the emulator."""
+    kernels: Any = opened(place, LAYOUT, directory)
+    for copy in (kernels.device.fetch, lambda array: kernels.device.write(array, array.copy())):
+        copy(kernels.arrays.ready_bits)
+        with pytest.raises(AssertionError, match="in memory of the host"):
+            copy(kernels.arrays.records)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -281,6 +350,15 @@ def test_records_that_do_not_fit_the_host_are_refused(monkeypatch: pytest.Monkey
     assert device.allocated == 0
 
 
+def test_a_copy_of_folio_orders_needs_room_beside_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = replace(LAYOUT, has_large_folios=True)
+    monkeypatch.setattr(record_memory, "available_bytes", lambda: layout.record_bytes + layout.n_pages - 1)
+    with pytest.raises(DeviceError, match="320 KiB of pinned host memory, and 64 KiB beside it, 384 KiB"):
+        CudaBackend(CountedDevice(1 << 40)).open_index(layout, None)
+    monkeypatch.setattr(record_memory, "available_bytes", lambda: layout.record_bytes + layout.n_pages)
+    CudaBackend(CountedDevice(1 << 40)).open_index(layout, None).close()
+
+
 def test_a_gpu_without_atomics_on_a_file_is_refused_one() -> None:
     device = CountedDevice(1 << 40)
     device.no_reach = "this GPU has none"
@@ -301,7 +379,7 @@ def test_a_file_that_was_cut_is_said_and_not_touched(
 
     kernels = open_backend().open_index(LAYOUT, make)
     kernels.load(random_store(LAYOUT, Filling(0.01), np.random.default_rng(1)))
-    os.truncate(f"/proc/self/fd/{made[0]._handle}", 4096)
+    os.truncate(f"/proc/self/fd/{made[0]._file.handle}", 4096)
     for use in (kernels.count_ready, lambda: kernels.scan(ALL), kernels.dump):
         with pytest.raises(RunFailedError, match=r"was cut to 4 KiB, so what was in it is lost"):
             use()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,17 @@ import pytest
 import gpuscan
 from emulated import emulated_backend
 from file_pages import forget, resident_pages
-from gpuscan.base.errors import ArgumentError, DeviceError, InputError
+from gpuscan.base.errors import (
+    ArgumentError,
+    DeviceError,
+    DeviceFailedError,
+    InputError,
+    RunFailedError,
+)
 from gpuscan.cli.main import main
 from gpuscan.files.disk_memory import DiskMemory, disk_memory
 from gpuscan.kernels.cpu import CpuBackend
+from gpuscan.kernels.failover import GuardedBackend
 from gpuscan.store import residency
 from gpuscan.store.single import Store
 from machines import tiered
@@ -36,12 +45,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[DiskMemory]:
 
 
 def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
-    tmp_path: Path, made: list[DiskMemory]
+    on_disk: Path, made: list[DiskMemory]
 ) -> None:
     machine = gpuscan.resolve_topology("two-socket-cxl", 16 << 30)
     near = next(node.nid for node in machine.nodes if node.cpus)
     far = next(node for node in machine.nodes if not node.cpus)
-    with Store(machine, "rfc", CpuBackend(2), residency="index", records_dir=tmp_path) as store:
+    with Store(machine, "rfc", CpuBackend(2), residency="index", records_dir=on_disk) as store:
         (memory,) = made
         store.load_pages(store.page_map.present_bits())
         first_pfn = far.zones[0].present[0][0]
@@ -56,6 +65,7 @@ def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
             pytest.skip("this file system keeps what it was told to forget")
         ready = np.setdiff1d(pfns, others)
         flats = store.page_map.flat_of_pfn(ready)
+        assert store.count_ready() == len(ready), "it goes by the index, too"
         plans = [plan.flat for plan in store.drain()]
         np.testing.assert_array_equal(np.sort(np.concatenate(plans)), flats)
         wanted = np.zeros(len(memory.array) // mmap.PAGESIZE, dtype=np.bool_)
@@ -63,7 +73,7 @@ def test_a_sparse_scan_brings_in_the_candidates_pages_and_no_others(
             wanted[store.page_map.flat_of_pfn(candidates) * 4 // mmap.PAGESIZE] = True
         np.testing.assert_array_equal(resident_pages(memory.array), wanted)
         assert wanted.sum() < len(wanted) / 8
-    assert list(tmp_path.iterdir()) == []
+    assert list(on_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("backend", ["cpu", "emulated"])
@@ -87,6 +97,32 @@ def test_a_round_is_that_of_a_store_in_memory(backend: str, tmp_path: Path) -> N
             came += [[plan.pfn.tolist() for plan in store.drain()], store.view().folio_order.tolist()]
         said.append(came)
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulated"])
+def test_closing_gives_the_file_back_with_large_folios(backend: str, tmp_path: Path) -> None:
+    device: Any = CpuBackend(1) if backend == "cpu" else emulated_backend()
+    store = Store(tiered(), "rfc", device, large_folios=True, residency="index", records_dir=tmp_path)
+    store.admit(np.arange(0, 1 << 12, 16), 4)
+    assert f"{tmp_path}/" in Path("/proc/self/maps").read_text()
+    store.close()
+    gc.collect()
+    assert f"{tmp_path}/" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_who_reads_a_file_that_was_cut_is_told(
+    is_guarded: bool, tmp_path: Path, made: list[DiskMemory]
+) -> None:
+    """To read what is not there would end the process."""
+    backend: Any = GuardedBackend(CpuBackend(1)) if is_guarded else CpuBackend(1)
+    with Store(tiered(), "rfc", backend, residency="index", records_dir=tmp_path) as store:
+        view = store.view()
+        os.truncate(f"/proc/self/fd/{made[0]._file.handle}", 4096)
+        for read in (store.view, lambda: view.records, store.state, store.host_arrays, store.count_ready):
+            with pytest.raises(RunFailedError, match=r"^the file in .* was cut to 4 KiB") as caught:
+                read()
+            assert not isinstance(caught.value, DeviceFailedError)
 
 
 @pytest.mark.parametrize(
