@@ -361,6 +361,7 @@ VALID: dict[str, Callable[[World], Any]] = {
     **{f"Workload.{name}": attrgetter(f"workload.{name}") for name in gpuscan.Workload.model_fields},
     "heads": lambda _: 5 * 32768 + np.arange(3),
     "addresses": lambda _: np.arange(3) << 12,
+    "n_no_room": lambda _: 0,
     "orders": lambda _: np.zeros(3, dtype=np.int64),
     "process": lambda _: 0,
     "before_tick": lambda _: 5,

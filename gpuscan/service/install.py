@@ -27,7 +27,7 @@ def shipped(name: str) -> str:
     text = files(_SHIPPED).joinpath(name).read_text(encoding="utf-8")
     if _RIGHTS not in text:
         return text
-    said = _rights_of_a_container() if name.endswith(".yaml") else _rights_of_a_unit()
+    said = _rights_of_a_unit() if name.endswith(".service") else _rights_of_a_container()
     return text.replace(_RIGHTS, said)
 
 
