@@ -21,7 +21,7 @@ from crashes import in_child
 from file_pages import forget, resident_pages
 from gpuscan.base.errors import DeviceError, InputError, RunFailedError
 from gpuscan.files import disk_memory as room
-from gpuscan.files import scratch
+from gpuscan.files import owned, scratch
 from gpuscan.files.disk_memory import disk_memory
 from gpuscan.files.owned import MARK, opened
 
@@ -181,7 +181,7 @@ def test_a_file_system_that_keeps_names_of_open_files_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the client of NFS does: an open file gets another name, which goes when it is closed."""
-    unlink, let_go = os.unlink, scratch.let_go
+    unlink, let_go = os.unlink, owned.let_go
 
     def renamed(name: str, *, dir_fd: int) -> None:
         if name == "memory":
@@ -214,7 +214,7 @@ def test_an_interrupt_at_the_last_moment_closes_the_file_once(
     """The number of a file that was closed may be another's a moment later."""
     closed: list[int] = []
     made: list[int] = []
-    unnamed_file, let_go = room.unnamed_file, room.let_go
+    unnamed_file, let_go = scratch.unnamed_file, owned.let_go
 
     def noted(*given: Any) -> int:
         made.append(unnamed_file(*given))
