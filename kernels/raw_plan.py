@@ -125,8 +125,9 @@ class RawPlan:
             Whatever went wrong on the way (KeyboardInterrupt too), after every claim of this plan
             was put back; then RuntimeError, at every further call.
         """
-        if self._arrive is not None:
-            self._arrive()
+        arrive = self._arrive  # another thread may wait, too
+        if arrive is not None:
+            arrive()
             self._arrive = None
 
     def tell_failures(self, told: Callable[[Exception], Exception]) -> None:
@@ -157,6 +158,12 @@ class RawPlan:
         Optional: a plan that is never recycled keeps arrays of its own. Waits as :meth:`wait`.
         """
         self.wait()
-        if self._on_recycle is not None:
-            self._on_recycle()
-            self._on_recycle = None
+        if self._unpack is not None:
+            self._unpack = _refuse_to_unpack
+        on_recycle, self._on_recycle = self._on_recycle, None
+        if on_recycle is not None:
+            on_recycle()
+
+
+def _refuse_to_unpack(lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    raise RuntimeError("a plan is read that was recycled; read it before")

@@ -71,7 +71,7 @@ class Gathered:
         self._n_points = end
         self._ends.append(end)
         self._columns.append(step >> self.shifts[1])
-        self.n += len(flats)
+        self.n += int(np.count_nonzero(flats >= 0))  # as a state of it has them
 
     def add_folios(self, step: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> None:
         """Gather folios: int64[n] each, heads and how many pages."""

@@ -30,7 +30,7 @@ _STATE = (
 )
 
 MOMENTS_MAX = 2048
-"""Of how full nodes were; from then on every second one is kept, then every fourth, and so on."""
+"""Of how full nodes were; then every second one is kept, then every fourth, and so on, and the last one."""
 
 
 class MapRecorder:
@@ -92,15 +92,16 @@ class MapRecorder:
 
     def filled(self, now_ns: int, free_pages: Mapping[int, int], room_pages: Mapping[int, int]) -> None:
         """See how many pages of each node are free, by nid, and for how many it has room."""
+        is_last_alone = self._n_filled and (self._n_filled - 1) % self._fills_each
         self._n_filled += 1
-        if (self._n_filled - 1) % self._fills_each:
-            return
         for nid, node in self.nodes.items():
+            if is_last_alone and node.now_ns:  # it was kept while it was the last one
+                del node.now_ns[-1], node.free_pages[-1], node.room_pages[-1], node.no_room[-1]
             node.now_ns.append(now_ns)
             node.free_pages.append(free_pages[nid])
             node.room_pages.append(room_pages[nid])
             node.no_room.append(self._no_room[nid])
-        if self._n_filled > MOMENTS_MAX * self._fills_each:
+        if self._n_filled > MOMENTS_MAX * self._fills_each:  # then the last one is of those that are kept
             self._fills_each *= 2
             for node in self.nodes.values():
                 del node.now_ns[1::2], node.free_pages[1::2], node.room_pages[1::2], node.no_room[1::2]

@@ -27,8 +27,8 @@ OTHERS_MAP = "mapped by processes that are not watched, too"
 NO_HUGE_PAGE = "no free page in the target's hugetlb pool"
 NO_FREE_PAGE = "no free page on the target"
 
-NO_ROOM = (NOT_BALANCED, NO_HUGE_PAGE, NO_FREE_PAGE)
-"""Those for want of room on the target."""
+NO_ROOM = (NOT_BALANCED, NO_FREE_PAGE)
+"""Those for want of room on the target; an empty pool of huge pages says nothing of its other pages."""
 
 OF_STATUS = {
     MigrateStatus.ENOENT: "no page there",

@@ -67,9 +67,10 @@ class ScanInFlight:
         """Return what is in host memory; waits, and raises, as :meth:`wait`."""
         raw = self.raw
         flat, words = raw.flat, raw.words
-        if not self.freed:
+        freed = self.freed[:]  # another thread may free at any time
+        if not freed:
             return Arrived(raw.offsets, flat, words, 0)
-        kept = np.isin(flat, np.concatenate(self.freed), invert=True)
+        kept = np.isin(flat, np.concatenate(freed), invert=True)
         n_kept_before = np.concatenate(([0], np.cumsum(kept)))
         return Arrived(n_kept_before[raw.offsets], flat[kept], words[kept], int((~kept).sum()))
 
@@ -81,7 +82,7 @@ class ScanInFlight:
             order: uint8[n_pages], or None where every folio is one page.
         """
         raw, arrived = self.raw, self.arrived()
-        is_shared = not raw.owns_arrays and not self.freed
+        is_shared = not raw.owns_arrays and arrived.flat is raw.flat
         return _plan_of(
             offsets=arrived.offsets,
             pfn=page_map.pfn_of_flat(arrived.flat),

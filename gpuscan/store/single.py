@@ -218,8 +218,9 @@ class Store(PageStore):
     def _put_back(self, in_flight: list[ScanInFlight]) -> None:
         """Release the claims of scans whose plans were not handed out, the last one first."""
         while in_flight:
-            scan = in_flight.pop()
+            scan = in_flight[-1]
             arrived = scan.arrived()
+            in_flight.remove(scan)
             released = self.release(arrived.flat, arrived.words)
             scan.raw.recycle()
             self._ended_ahead.superseded += released[ReleaseOutcome.SUPERSEDED] + scan.raw.n_superseded

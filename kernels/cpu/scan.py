@@ -392,9 +392,18 @@ class Scan:
 
     def _plan(self, offsets: NDArray[np.int64], claims: NDArray[np.int64], cursor: int) -> RawPlan:
         n_known, n_all = int(offsets[-2]), int(offsets[-1])
+        # While all claims can be put back: whoever reads the plan must not find that there is no memory. What
+        # nobody reads is not written, and takes none.
+        flats, words = np.empty(n_known, dtype=np.int64), np.empty(n_known, dtype=self.fmt.dtype)
+
+        def unpack_some(lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+            if (lo, hi) != (0, n_known):
+                return self._unpack(claims, lo, np.empty(hi - lo, np.int64), np.empty(hi - lo, words.dtype))
+            return self._unpack(claims, 0, flats, words)
+
         return RawPlan(
             offsets=offsets[:-1],
-            unpack=lambda lo, hi: self._unpack(claims, lo, hi),
+            unpack=unpack_some,
             cursor=cursor,
             path=self.path,
             why=self.why,
@@ -405,9 +414,11 @@ class Scan:
             on_recycle=lambda: self.buffers.give_plan(claims),
         )
 
-    def _unpack(self, claims: NDArray[np.int64], lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Return the flat pages and the words of claims ``[lo, hi)`` of a plan."""
-        flats, words = np.empty(hi - lo, dtype=np.int64), np.empty(hi - lo, dtype=self.fmt.dtype)
+    def _unpack(
+        self, claims: NDArray[np.int64], lo: int, flats: NDArray[np.int64], words: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Fill in, and return, the flat pages and the words of as many claims of a plan, from ``lo`` on."""
+        hi = lo + len(flats)
         n_parts = max(1, min(self.workers.n_threads, (hi - lo) // UNPACKED_CLAIMS))
         edges = [lo + (hi - lo) * part // n_parts for part in range(n_parts + 1)]
 
