@@ -32,17 +32,21 @@ def history(
     from gpuscan.base.printable import harmless_json
     from gpuscan.cli.output import Output
     from gpuscan.files.writing import json_text
-    from gpuscan.history.reading import read_notes
+    from gpuscan.history.reading import checked, read_notes
     from gpuscan.history.schema import HISTORY
+    from gpuscan.history.tally import tally
 
     output = Output(as_json)
-    notes = read_notes(place or Path("/") / HISTORY, time.time_ns() - _since_ns(since))
+    path = place or Path("/") / HISTORY
+    notes = read_notes(path, time.time_ns() - _since_ns(since))
     if as_json:
         for note in notes:
             sys.stdout.write(harmless_json(json_text(note, indent=None)) + "\n")
         return
     listed = list(notes)
-    _print(listed, since, output, all_of_them=events)
+    with checked(path):
+        sums = tally(listed)
+    _print(listed, sums, since, output, all_of_them=events)
 
 
 def _since_ns(text: str) -> int:
@@ -55,16 +59,22 @@ def _since_ns(text: str) -> int:
     return parse_time_ns(text)
 
 
-def _print(notes: list[dict[str, Any]], since: str, output: Output, *, all_of_them: bool) -> None:
+def _print(
+    notes: list[dict[str, Any]],
+    sums: dict[str, dict[str, Any]],
+    since: str,
+    output: Output,
+    *,
+    all_of_them: bool,
+) -> None:
     import datetime
 
     from rich.table import Table
 
     from gpuscan.base.units import PAGE_BYTES, format_bytes
     from gpuscan.history.course import EVENTS
-    from gpuscan.history.tally import said, tally
+    from gpuscan.history.tally import said
 
-    sums = tally(notes)
     if not notes:
         output.line(f"nothing was noted in the last {since}")
         return

@@ -10,18 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuscan.base.documents import number, table, text, whole
-from gpuscan.base.errors import ArgumentError, InputError
-from gpuscan.history.reading import read_notes, time_span
-from gpuscan.history.tally import said
+from gpuscan.base.documents import number
+from gpuscan.history.reading import checked, read_notes, time_span
+from gpuscan.history.tally import COUNT_MAX, Moved, pages_by_node, said
 
 _N_STRETCHES = 240
 _STRETCH_NS_MIN = 10_000_000_000
 """What was done is noted this often."""
 N_EVENTS = 200
 _SAID_MAX = 400
-_MOST = 1 << 53
-_NODES_MAX = 1 << 20
 """So many are kept, the newest."""
 EVENTS = ("start", "stop", "config", "control", "rest")
 
@@ -85,7 +82,7 @@ class Course:
         self.n_starts += kind == "start"
         self.ran.add(at)
         if kind == "moved":
-            self._take_moved(text(note.get("policy"), "the rule of a note"), note, at)
+            self._take_moved(Moved.of(note), at)
         elif kind == "state":
             self._take_state(note, at)
         elif kind == "process":
@@ -94,35 +91,24 @@ class Course:
             self.n_events += 1
             self.events.append((note["t_ns"], kind, said(note)[:_SAID_MAX]))
 
-    def _take_moved(self, rule: str, note: Mapping[str, Any], at: int) -> None:
-        moved = _pages_by_node(note, "moved_pages_to")
-        down = whole(note.get("demoted_pages"), 0, sum(moved.values()), "the pages that went down")
-        for nid, n_pages in moved.items():
+    def _take_moved(self, moved: Moved, at: int) -> None:
+        for nid, n_pages in moved.pages_to.items():
             self.moved_to[nid, at] += n_pages
-            self.moved_by[rule, nid] += n_pages
-        for way, n_pages in (("up", sum(moved.values()) - down), ("down", down)):
-            self.moved[rule, way, at] += n_pages
-        for why, n in table(note.get("refused"), "what was refused").items():
-            self.refused[text(why, "a reason"), at] += whole(n, 0, _MOST, "a count")
-            self.refused_by[rule, why] += n
+            self.moved_by[moved.rule, nid] += n_pages
+        for way, n_pages in (("up", moved.promoted_pages), ("down", moved.demoted_pages)):
+            self.moved[moved.rule, way, at] += n_pages
+        for why, n in moved.refused.items():
+            self.refused[why, at] += n
+            self.refused_by[moved.rule, why] += n
 
     def _take_state(self, note: Mapping[str, Any], at: int) -> None:
-        spent = number(note.get("cpu_s"), 0, _MOST, "CPU time")
-        within = number(note.get("within_s"), 0, _MOST, "a time")
+        spent = number(note.get("cpu_s"), 0, COUNT_MAX, "CPU time")
+        within = number(note.get("within_s"), 0, COUNT_MAX, "a time")
         self.cpu_s[at] = self.cpu_s.get(at, 0.0) + spent
         self.within_s[at] = self.within_s.get(at, 0.0) + within
-        self.cpu_ceiling[at] = number(note.get("cpu_ceiling"), 0, _MOST, "the ceiling")
-        for nid, n_pages in _pages_by_node(note, "resident_pages").items():
+        self.cpu_ceiling[at] = number(note.get("cpu_ceiling"), 0, COUNT_MAX, "the ceiling")
+        for nid, n_pages in pages_by_node(note, "resident_pages").items():
             self.resident[nid, at] = n_pages
-
-
-def _pages_by_node(note: Mapping[str, Any], key: str) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for name, n_pages in table(note.get(key), key).items():
-        if not (name.isascii() and name.isdigit() and len(name) < 8):
-            raise ArgumentError(f"{key} has a node that is no number")
-        found[whole(int(name), 0, _NODES_MAX, "a node")] = whole(n_pages, 0, _MOST, "a count of pages")
-    return found
 
 
 def course_of(path: Path) -> Course | None:
@@ -136,10 +122,6 @@ def course_of(path: Path) -> Course | None:
         return None
     course = Course(*span)
     for note in read_notes(path, 0):
-        try:
+        with checked(path):
             course.take(note)
-        except ArgumentError as error:
-            raise InputError(
-                f"the history {path} has a note that gpuscan does not write ({error}); give another place"
-            ) from error
     return course

@@ -4,7 +4,66 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from gpuscan.base.documents import table, text, whole
+from gpuscan.base.errors import ArgumentError
+
+COUNT_MAX = 1 << 53
+_NODES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A note of what was moved, checked.
+
+    Attributes:
+        rule: that asked for it.
+        pages_to: base pages that arrived, by nid.
+        demoted_pages: of these, those that went down.
+        refused: folios by reason.
+    """
+
+    rule: str
+    pages_to: Mapping[int, int]
+    demoted_pages: int
+    refused: Mapping[str, int]
+
+    @classmethod
+    def of(cls, note: Mapping[str, Any]) -> Moved:
+        """Read a note of the kind ``moved``.
+
+        Raises:
+            ArgumentError: it is not what gpuscan writes.
+        """
+        pages_to = pages_by_node(note, "moved_pages_to")
+        refused = table(note.get("refused"), "what was refused")
+        return cls(
+            text(note.get("policy"), "the rule of a note"),
+            pages_to,
+            whole(note.get("demoted_pages"), 0, sum(pages_to.values()), "the pages that went down"),
+            {text(why, "a reason"): whole(n, 0, COUNT_MAX, "a count") for why, n in refused.items()},
+        )
+
+    @property
+    def promoted_pages(self) -> int:
+        """Base pages that went up."""
+        return sum(self.pages_to.values()) - self.demoted_pages
+
+
+def pages_by_node(note: Mapping[str, Any], key: str) -> dict[int, int]:
+    """Return counts of base pages by nid out of a note.
+
+    Raises:
+        ArgumentError: they are not what gpuscan writes.
+    """
+    found: dict[int, int] = {}
+    for name, n_pages in table(note.get(key), key).items():
+        if not (name.isascii() and name.isdigit() and len(name) < 8):
+            raise ArgumentError(f"{key} has a node that is no number")
+        found[whole(int(name), 0, _NODES_MAX, "a node")] = whole(n_pages, 0, COUNT_MAX, "a count of pages")
+    return found
 
 
 def tally(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -12,24 +71,27 @@ def tally(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Args:
         notes: as :func:`gpuscan.history.reading.read_notes` yields them.
+
+    Raises:
+        ArgumentError: one is not what gpuscan writes.
     """
-    moved: dict[str, Counter[str]] = {}
+    pages_to: dict[str, Counter[int]] = {}
     demoted: Counter[str] = Counter()
     refused: dict[str, Counter[str]] = {}
     for note in notes:
-        name = note["policy"]
-        if note["kind"] == "moved" and name is not None:
-            moved.setdefault(name, Counter()).update(note["moved_pages_to"])
-            refused.setdefault(name, Counter()).update(note["refused"])
-            demoted[name] += note["demoted_pages"]
+        if note["kind"] == "moved":
+            moved = Moved.of(note)
+            pages_to.setdefault(moved.rule, Counter()).update(moved.pages_to)
+            refused.setdefault(moved.rule, Counter()).update(moved.refused)
+            demoted[moved.rule] += moved.demoted_pages
     return {
         name: {
-            "moved_pages_to": dict(sorted(nids.items(), key=lambda each: int(each[0]))),
+            "moved_pages_to": {str(nid): n for nid, n in sorted(nids.items())},
             "promoted_pages": nids.total() - demoted[name],
             "demoted_pages": demoted[name],
             "refused": dict(refused[name].most_common()),
         }
-        for name, nids in moved.items()
+        for name, nids in pages_to.items()
     }
 
 

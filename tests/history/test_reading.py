@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpuscan.base.errors import InputError
+from gpuscan.cli.main import main
 from gpuscan.history.course import Course, course_of
 from gpuscan.history.database import History
 from gpuscan.history.reading import read_notes
@@ -197,3 +198,70 @@ def test_a_course_of_years_has_as_few_stretches_and_one_set_back_stays_within() 
     for t_s in (5e8, 1e9, 3.0, 9e9):
         course.take(note(t_s, "start"))
     assert course.ran <= set(range(course.n_stretches))
+
+
+def root_page(path: Path) -> tuple[bytearray, int]:
+    """Return the bytes of a history without a log, and where the root page of its notes begins."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'note'").fetchone()
+    return bytearray(path.read_bytes()), (root - 1) * 4096
+
+
+@pytest.mark.timeout(60)
+def test_pages_that_point_to_one_another_without_number_end(tmp_path: Path) -> None:
+    """Five levels of 300 cells, each to the same page: 2e12 leaves in a few pages (fileformat.html, 1.6)."""
+    path = changed(tmp_path / "h.sqlite", "DROP INDEX note_t")
+    content, root = root_page(path)
+    leaf = bytes(content[root : root + 4096])
+    first = len(content) // 4096 + 1
+    levels = []
+    for child in range(first, first + 5):
+        level = bytearray(4096)
+        level[0] = 5
+        level[3:5] = (300).to_bytes(2, "big")
+        level[5:7] = (4096 - 300 * 5).to_bytes(2, "big")
+        level[8:12] = child.to_bytes(4, "big")
+        for cell in range(300):
+            at = 4096 - 5 * (cell + 1)
+            level[at : at + 5] = child.to_bytes(4, "big") + b"\1"
+            level[12 + 2 * cell : 14 + 2 * cell] = at.to_bytes(2, "big")
+        levels.append(bytes(level))
+    content[root : root + 4096] = levels[0]
+    content += b"".join(levels[1:]) + leaf
+    content[28:32] = (len(content) // 4096).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert "is damaged: reading it has no end" in said(path)
+    with pytest.raises(InputError, match="is damaged"):
+        list(read_notes(path, 1 << 62))  # later than all, so no row is ever given
+
+
+def test_rows_that_do_not_ascend_end_in_a_sentence(tmp_path: Path) -> None:
+    path = kept(tmp_path / "h.sqlite")
+    content, root = root_page(path)
+    pointers = slice(root + 8, root + 10), slice(root + 12, root + 14)
+    content[pointers[0]], content[pointers[1]] = content[pointers[1]], content[pointers[0]]
+    path.write_bytes(content)
+    assert "is damaged: its notes are out of order" in said(path)
+
+
+def test_a_note_without_a_body_ends_in_a_sentence(tmp_path: Path) -> None:
+    path = changed(
+        tmp_path / "h.sqlite",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = replace(sql, 'body TEXT NOT NULL', 'body TEXT') WHERE name = 'note'",
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE note SET body = NULL WHERE id = 2")
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'body TEXT', 'body TEXT NOT NULL') "
+            "WHERE name = 'note'"
+        )
+    assert "is damaged" in said(path)
+
+
+def test_the_command_refuses_what_makes_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = changed(tmp_path / "h.sqlite", "UPDATE note SET kind = 'moved', policy = 'db', body = '{}'")
+    assert main(["history", "--history", str(path)]) == 2
+    assert "is damaged: it has a note that gpuscan does not write" in capsys.readouterr().err
