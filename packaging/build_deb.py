@@ -64,7 +64,7 @@ def _version() -> str:
 
 
 def _export(source: Path) -> None:
-    """Copy what git tracks, as it is now: pip builds in the tree, and packs what an earlier build left there."""
+    """Copy what git tracks, as it is now: pip builds in the tree, and packs an earlier build with it."""
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True
     ).stdout
