@@ -52,7 +52,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         tree.mkdir(mode=0o755)
-        _fill(tree, with_dependencies=not arguments.no_dependencies)
+        source = Path(scratch) / "source"
+        _export(source)
+        _fill(tree, source, with_dependencies=not arguments.no_dependencies)
         print(_pack(tree, arguments.directory, arguments.compression))
     return 0
 
@@ -61,11 +63,25 @@ def _version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
-def _fill(tree: Path, *, with_dependencies: bool) -> None:
+def _export(source: Path) -> None:
+    """Copy what git tracks, as it is now: pip builds in the tree, and packs an earlier build with it."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True
+    ).stdout
+    for name in listed.decode().split("\0"):
+        path = ROOT / name
+        if name and (path.is_file() or path.is_symlink()):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, source / name, follow_symlinks=False)
+
+
+def _fill(tree: Path, source: Path, *, with_dependencies: bool) -> None:
     library = tree / "usr/lib/gpuscan"
-    wanted = [f"{ROOT}[live]"] if with_dependencies else ["--no-deps", str(ROOT)]
+    wanted = [f"{source}[live]"] if with_dependencies else ["--no-deps", str(source)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     subprocess.run([*pip, "--target", str(library), *wanted], check=True)
+    for told in library.glob("gpuscan-*.dist-info/direct_url.json"):  # where it was built
+        told.unlink()
     shutil.rmtree(library / "bin", ignore_errors=True)  # scripts of others; /usr/bin/gpuscan is ours
     _put(tree / PROGRAM.lstrip("/"), (HERE / "gpuscan").read_text(), 0o755)
     unit = unit_text(Path("/") / CONFIG, PROGRAM)

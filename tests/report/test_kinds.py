@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -257,6 +258,9 @@ def test_a_history_says_what_was_done_over_time(tmp_path: Path, capsys: pytest.C
     assert isinstance(decided, Table)
     assert [row[1] for row in decided.rows] == ["stop", "start"]
     assert not page.notes
+    (command,) = {figure.about.command for figure in page.figures}
+    assert main(shlex.split(command)[1:]) == 0
+    assert "monitor damon" in capsys.readouterr().out
     out = tmp_path / "page.html"
     assert main(["report", str(path), "-o", str(out)]) == 0  # the file itself
     path.rename(tmp_path / "other.name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ def test_what_is_in_it_is_roots_and_nobody_else_may_write_it(package: Path) -> N
     assert {"./usr/bin/gpuscan", "./usr/lib/systemd/system/gpuscan.service"} <= names
     assert "./etc/gpuscan/service.toml" not in names  # the administrator's, so no upgrade touches it
     assert "./usr/lib/gpuscan/gpuscan/kernels/reference.py" in names
+    assert not any("direct_url" in name for name in names)
     assert not any("__pycache__" in name or "/tests/" in name for name in names)
 
 
@@ -77,13 +79,30 @@ def test_installed_upgraded_removed_and_purged(package: Path, tmp_path: Path) ->
     (tmp_path / "var/lib/gpuscan/history.sqlite").touch()
     said(*dpkg, "-i", package)  # an upgrade
     assert config.read_text() == "# mine\n"
+    compiled = tmp_path / "usr/lib/gpuscan/gpuscan/__pycache__"
+    compiled.mkdir()
+    (compiled / "x.nbi").touch()
     said(*dpkg, "-r", "gpuscan")
+    assert not (tmp_path / "usr/lib/gpuscan").exists()
     assert config.read_text() == "# mine\n"
     assert (tmp_path / "var/lib/gpuscan/history.sqlite").exists()
     assert not (tmp_path / "usr/bin/gpuscan").exists()
     said(*dpkg, "-P", "gpuscan")
     left = [path for path in tmp_path.rglob("*gpuscan*") if not path.is_relative_to(tmp_path / "var/log")]
     assert left == []
+
+
+def test_a_purge_spares_what_a_container_uses(tmp_path: Path) -> None:
+    (tmp_path / "var/lib/gpuscan").mkdir(parents=True)
+    (tmp_path / "run/gpuscan").mkdir(parents=True)
+    purge = ["env", f"DPKG_ROOT={tmp_path}", "PATH=/usr/bin:/bin", "sh", ROOT / "packaging/postrm", "purge"]
+    with (tmp_path / "run/gpuscan/control.sock.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said(*purge)
+        assert (tmp_path / "var/lib/gpuscan").exists()
+    said(*purge)
+    assert not (tmp_path / "var/lib/gpuscan").exists()
+    assert (tmp_path / "run/gpuscan").exists()
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="no lintian here")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ _N_LINES = 6
 _N_ROWS = 100
 _NAME_MAX = 80
 _TITLE = "What the service did"
-_COMMAND = f"the history in {RESULT}; note by note: gpuscan history --since 7d --events"
+_SINCE = "36500d"
+"""All there is."""
 _MIB = 1 << 20
 
 
@@ -38,7 +41,14 @@ def page(document: Mapping[str, Any], history: Path) -> Page:
         _events(course),
     )
     notes = ("No end was noted: the service runs on, or was killed.",) if course.is_open else ()
-    return Page(_TITLE, _shown(history.name), _facts(course), figures, notes)
+    command = f"gpuscan history --history {shlex.quote(str(history))} --since {_SINCE} --events"
+    return Page(
+        _TITLE,
+        _shown(history.name),
+        _facts(course),
+        tuple(replace(each, about=replace(each.about, command=command)) for each in figures),
+        notes,
+    )
 
 
 def _facts(course: Course) -> tuple[tuple[str, str], ...]:
@@ -60,7 +70,7 @@ def _facts(course: Course) -> tuple[tuple[str, str], ...]:
 
 def _plot(course: Course, title: str, sentence: str, y_label: str, lines: Sequence[Line]) -> Iterator[Plot]:
     if lines:
-        about = About(title, f"{sentence} Nothing is drawn where no service ran.", _COMMAND)
+        about = About(title, f"{sentence} Nothing is drawn where no service ran.", RESULT)
         yield Plot(about, f"time since {_when(course.first_ns)} (h)", y_label, tuple(lines), has_points=True)
 
 
@@ -189,7 +199,7 @@ def _rules(course: Course) -> Iterator[Figure]:
         )
         for name in ordered[:_N_ROWS]
     )
-    about = About("Rules", _of(len(names), "What each rule did, those that moved most first."), _COMMAND)
+    about = About("Rules", _of(len(names), "What each rule did, those that moved most first."), RESULT)
     columns = ("rule", "up", "down", "to nodes", "refusals", "processes came", "went")
     yield Table(about, columns, rows)
 
@@ -199,7 +209,7 @@ def _reasons(course: Course) -> Iterator[Figure]:
         about = About(
             "Why not",
             _of(len(course.refused_by), "Refusals by rule and reason, the most frequent first."),
-            _COMMAND,
+            RESULT,
         )
         most = course.refused_by.most_common(_N_ROWS)
         rows = tuple((_shown(rule), _shown(why), f"{n:,}") for (rule, why), n in most)
@@ -209,9 +219,7 @@ def _reasons(course: Course) -> Iterator[Figure]:
 def _events(course: Course) -> Table:
     n = len(course.events)
     said = f" These are the newest {n} of {course.n_events:,}." if n < course.n_events else ""
-    about = About(
-        "What was decided", f"Starts, ends, reloads, orders and rests, newest first.{said}", _COMMAND
-    )
+    about = About("What was decided", f"Starts, ends, reloads, orders and rests, newest first.{said}", RESULT)
     rows = tuple(
         (_when(t_ns), _shown(kind), harmless(words)) for t_ns, kind, words in reversed(course.events)
     )
