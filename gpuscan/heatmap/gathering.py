@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gpuscan.heatmap.cells import into_keys, spread
 
-GATHERED_MAX = 1 << 19
+GATHERED_MAX = 1 << 18
 """Points that are gathered before they are sorted."""
 NO_PAGES = np.empty(0, dtype=np.int64)
 
