@@ -26,6 +26,7 @@ import numpy as np
 from gpuscan.base.errors import DeviceError
 from gpuscan.base.units import format_bytes, parse_bytes
 from gpuscan.files.disk_memory import DiskMemory, disk_memory
+from gpuscan.kernels.api import Outcome
 from gpuscan.kernels.cpu import CpuBackend
 from gpuscan.store import residency
 from gpuscan.store.single import Store
@@ -78,7 +79,7 @@ def mark(store: Store, density: float) -> int:
     near = next(node.nid for node in store.topology.nodes if node.cpus)
     rng = np.random.default_rng(1)
     flats = np.unique(rng.integers(0, store.n_pages, int(store.n_pages * density)))
-    return store.request(store.page_map.pfn_of_flat(flats), near)[0]  # type: ignore[index]
+    return store.request(store.page_map.pfn_of_flat(flats), near)[Outcome.ACCEPTED]
 
 
 def touched(directory: Path, memory_bytes: int, limit_bytes: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -26,6 +27,8 @@ from gpuscan.records.formats import FORMATS, STORE_FORMATS, pack, unpack
 from gpuscan.records.page_map import SECTION_PAGES, Extent, PageMap
 
 NONE = np.zeros(0, dtype=np.uint8)
+EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+"""Of stores that are compared: each takes long."""
 ARRAYS = ("records", "ready_bits", "block_bits", "eligible_bits", "folio_order", "node_active")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -146,27 +147,47 @@ def watch(
     return results, wall_ns, Laps(laps.by_kernel, whole.span_ns)
 
 
+@dataclass(frozen=True)
+class _Filled:
+    """A store with pages that are READY, which can be had again as it was."""
+
+    device: TimedDevice
+    kernels: CudaKernels
+    n_ready: int
+    saved: Saved
+    read: Reader
+
+
+@contextmanager
+def _filled(rig: Rig, case: ScanCase) -> Iterator[_Filled]:
+    """Open and fill the store of a case; it is closed at the end."""
+    backend, device = timed_backend(rig, exclusive=case.exclusive)
+    kernels = backend.open(layout_of(case.n_pages, case.format_name, case.n_targets))
+    try:
+        n_ready = fill(rig, kernels, case.density, case.seed, case.lie)
+        yield _Filled(device, kernels, n_ready, Saved(rig, kernels), Reader(rig, kernels.arrays.records))
+    finally:
+        kernels.close()
+
+
 def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> dict[str, Any]:
     """Measure our three paths and the peers on one filled store, in turn.
 
     Raises:
         WrongAnswerError: a path did not claim every page, or a peer's answer is another.
     """
-    backend, device = timed_backend(rig, exclusive=case.exclusive)
-    layout = layout_of(case.n_pages, case.format_name, case.n_targets)
-    kernels = backend.open(layout)
-    try:
-        n_ready = fill(rig, kernels, case.density, case.seed, case.lie)
-        saved, read = Saved(rig, kernels), Reader(rig, kernels.arrays.records)
+    with _filled(rig, case) as store:
+        kernels, saved = store.kernels, store.saved
+        layout, n_ready = kernels.layout, store.n_ready
         room = max(BLOCK_PAGES, kernels.count_index()[0])
         runs = _Runs()
         flats = np.zeros(0, dtype=np.int64)
         for turn in range(rounds + 1):
-            runs.add("read", turn, read.measure())
+            runs.add("read", turn, store.read.measure())
             for path in PATHS:
                 keep = turn == 0 and path == "dense" and len(peers) > 0
                 scan = partial(drain, kernels, path, room, keep=keep)
-                both, wall_ns, laps = watch(device, saved.restore, scan)
+                both, wall_ns, laps = watch(store.device, saved.restore, scan)
                 drained = _whole(both, n_ready, f"{case}: {path}")
                 if keep:
                     _, flats, _ = drained.by_target()
@@ -181,8 +202,6 @@ def scan_case(rig: Rig, case: ScanCase, peers: Sequence[Peer], rounds: int) -> d
                 if turn == 0 and not np.array_equal(given.flats, flats):
                     raise WrongAnswerError(f"{case}: {peer.name} gives another plan")
                 runs.add(peer.name, turn, kernel_ns, wall_ns)
-    finally:
-        kernels.close()
     record_bytes = layout.n_pages * layout.fmt.n_bytes
     # Of each claim the record is written, and the plan has its flat page and its word.
     least_bytes = record_bytes + n_ready * (2 * layout.fmt.n_bytes + PLAN_FLAT_BYTES)
@@ -213,32 +232,26 @@ def budget_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
     Raises:
         WrongAnswerError: not as many pages were claimed as the budget lets.
     """
-    backend, device = timed_backend(rig, exclusive=case.exclusive)
-    layout = layout_of(case.n_pages, case.format_name, case.n_targets)
-    kernels = backend.open(layout)
-    try:
-        n_ready = fill(rig, kernels, case.density, case.seed, case.lie)
-        saved, read = Saved(rig, kernels), Reader(rig, kernels.arrays.records)
+    with _filled(rig, case) as store:
+        kernels, n_ready = store.kernels, store.n_ready
         room = max(BLOCK_PAGES, n_ready)
         of_targets = drain(kernels, "indexed", room).by_target()[0]
         limits = {"all fits": np.full(case.n_targets, n_ready), "half of it": of_targets // 2}
 
         def spend(most: Any) -> Drained:
             resume = np.zeros(case.n_targets, dtype=np.int64)
-            budget = Budget(most.copy(), resume, layout.fmt.time_of(_RECORD.now_jiffies))
+            budget = Budget(most.copy(), resume, kernels.layout.fmt.time_of(_RECORD.now_jiffies))
             cuts = kernels.rank(budget, 0, case.n_pages)
             return drain(kernels, "indexed", room, cuts=cuts, keep=False)
 
         runs = _Runs()
         for turn in range(rounds + 1):
-            runs.add("read", turn, read.measure())
+            runs.add("read", turn, store.read.measure())
             for name, most in limits.items():
-                both, wall_ns, laps = watch(device, saved.restore, partial(spend, most))
+                both, wall_ns, laps = watch(store.device, store.saved.restore, partial(spend, most))
                 n_claimed = int(np.minimum(of_targets, most).sum())
                 _whole(both, n_claimed, f"{case}: a budget, {name},")
                 runs.add(name, turn, laps.kernel_ns, wall_ns, laps)
-    finally:
-        kernels.close()
     rows = runs.rows(floor="read")
     add_modelled_budgets(rig, rows, case)
     return {**facts_of(case), "n_ready": n_ready, "results": rows}

@@ -67,6 +67,11 @@ class NodeFill:
     room_pages: list[int]
     no_room: list[int]
 
+    @property
+    def series(self) -> tuple[list[int], ...]:
+        """Its moments and, in the order of :data:`COUNTS`, what was counted at each."""
+        return self.now_ns, *(getattr(self, name) for name in COUNTS)
+
     def full(self) -> list[Full]:
         """Return when it was full: it had no room for a single page, or since the moment before it had none
         for a folio that was to be moved to it."""

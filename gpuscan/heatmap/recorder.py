@@ -95,16 +95,16 @@ class MapRecorder:
         is_last_alone = self._n_filled and (self._n_filled - 1) % self._fills_each
         self._n_filled += 1
         for nid, node in self.nodes.items():
-            if is_last_alone and node.now_ns:  # it was kept while it was the last one
-                del node.now_ns[-1], node.free_pages[-1], node.room_pages[-1], node.no_room[-1]
-            node.now_ns.append(now_ns)
-            node.free_pages.append(free_pages[nid])
-            node.room_pages.append(room_pages[nid])
-            node.no_room.append(self._no_room[nid])
+            now = now_ns, free_pages[nid], room_pages[nid], self._no_room[nid]
+            for values, value in zip(node.series, now, strict=True):
+                if is_last_alone and values:  # it was kept while it was the last one
+                    del values[-1]
+                values.append(value)
         if self._n_filled > MOMENTS_MAX * self._fills_each:  # then the last one is of those that are kept
             self._fills_each *= 2
             for node in self.nodes.values():
-                del node.now_ns[1::2], node.free_pages[1::2], node.room_pages[1::2], node.no_room[1::2]
+                for values in node.series:
+                    del values[1::2]
 
     def marked(self, now_ns: int, pfns: NDArray[np.int64]) -> None:
         """See pages that a source wants marked."""

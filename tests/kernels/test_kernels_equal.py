@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import EVERY_DEVICE, backend_named
@@ -18,6 +18,7 @@ from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import STORE_FORMATS
 from gpuscan.records.page_map import SECTION_PAGES, Extent
 from stores import (
+    EXAMPLES,
     NONE,
     Filling,
     always_parallel,
@@ -33,7 +34,6 @@ from stores import (
 )
 
 pytestmark = pytest.mark.parametrize("backend", EVERY_DEVICE)
-EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends import backend_named
@@ -31,6 +31,7 @@ from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.kernels.residency import index_backend
 from gpuscan.records.page_map import Extent
 from stores import (
+    EXAMPLES,
     NONE,
     Filling,
     always_parallel,
@@ -46,7 +47,6 @@ from stores import (
     seeds,
 )
 
-EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 EMULATED = ("emulated in pinned memory", "emulated-exclusive in a file")
 PLACES: list[Any] = [
     "cpu-2 in a file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,14 +83,14 @@ def _line(course: Course, name: str, values: Mapping[int, float], *, is_sum: boo
 
 def _sums(course: Course, counts: Mapping[tuple[Hashable, int], float], name_of: Any) -> list[Line]:
     """Return a line for each of those that come to most, and one for all others together."""
-    totals: Counter[Hashable] = Counter()
+    totals: defaultdict[Hashable, float] = defaultdict(float)
     for (key, _), n in counts.items():
-        totals[key] += n  # type: ignore[assignment]
-    most = [key for key, n in totals.most_common(_N_LINES) if n]
-    values: dict[Hashable, Counter[int]] = {key: Counter() for key in most}
-    rest: Counter[int] = Counter()
+        totals[key] += n
+    most = [key for key in sorted(totals, key=lambda key: -totals[key])[:_N_LINES] if totals[key]]
+    values: dict[Hashable, defaultdict[int, float]] = {key: defaultdict(float) for key in most}
+    rest: defaultdict[int, float] = defaultdict(float)
     for (key, at), n in counts.items():
-        values.get(key, rest)[at] += n  # type: ignore[assignment]
+        values.get(key, rest)[at] += n
     lines = [_line(course, name_of(key), values[key], is_sum=True) for key in most]
     if any(rest.values()):
         lines.append(_line(course, "all others", rest, is_sum=True))
