@@ -66,6 +66,7 @@ class Guest:
         machine: what QEMU is to emulate.
         out: a folder that commands may write to, as ``GUEST_OUT``; made if it is not there.
         kernel: the folder of another kernel than the fetched one, see :func:`tests.vm.parts.find`.
+        systemd: the host's systemd is the first process, and knows no unit but those below /run.
 
     Raises:
         PartsError: QEMU, busybox or the kernel is missing.
@@ -73,13 +74,19 @@ class Guest:
     """
 
     def __init__(
-        self, machine: Machine | None = None, *, out: Path | None = None, kernel: Path | None = None
+        self,
+        machine: Machine | None = None,
+        *,
+        out: Path | None = None,
+        kernel: Path | None = None,
+        systemd: bool = False,
     ) -> None:
         self.parts = guest_parts.find(kernel)
         self._machine = machine or Machine()
         self._scratch = tempfile.TemporaryDirectory(prefix="gpuscan-guest-")
         self._shared = Path(self._scratch.name)
         self._out = out
+        self._manager = "systemd" if systemd else "none"
         self._n_jobs = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -197,7 +204,7 @@ class Guest:
             *("-kernel", str(self.parts.kernel), "-initrd", str(shared / "initramfs")),
             *(
                 "-append",
-                f"{kernel_arguments} gpuscan_bind={CHECKOUT}",
+                f"{kernel_arguments} gpuscan_bind={CHECKOUT} gpuscan_manager={self._manager}",
                 "-serial",
                 f"file:{shared / 'console'}",
             ),
@@ -238,6 +245,7 @@ class Guest:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "NUMBA_CACHE_DIR": "/run/numba",
+            "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # in the checkout nothing can be written
             "NUMPY_MADVISE_HUGEPAGE": "0",  # for the reason that init has: large arrays would ask for them
             **PORTABLE_NUMBA,
             **passed,
