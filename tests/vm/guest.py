@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from . import parts as guest_parts
+from .host_clock import tsc_khz
 from .initramfs import initramfs
 from .machine import Machine
 
@@ -184,7 +185,8 @@ class Guest:
         compile_modules()
         numba = compiled_kernels()
         # quiet: else the emulated serial line sets the pace. tsc: the kernel distrusts it across two sockets,
-        # and to read any other clock is to leave the emulation.
+        # and to read any other clock is to leave the emulation. tsc_early_khz: it is the
+        # host's, and to measure it while the host is busy is to be wrong by any factor: 6 was seen.
         # no_timer_check: on a host too busy for a few ticks in time the kernel panics (check_timer()).
         # pti: QEMU's TLB keeps thousands of translations, and the accessed bits that DAMON and reclaim clear
         # without a flush stay clear as long as it does; so every interrupt shall switch page tables.
@@ -193,8 +195,9 @@ class Guest:
         # tasks (tracing_start_cmdline_record()), and QEMU may run the breakpoint of a patch when it is
         # over ("Oops: int3" in ttwu_do_activate()). So one that never comes is on from the start.
         kernel_arguments = (
-            "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check pti=on nospectre_v1 nospectre_v2 "
-            "spec_store_bypass_disable=off retbleed=off trace_event=power:suspend_resume"
+            f"console=ttyS0 quiet panic=-1 tsc=reliable tsc_early_khz={tsc_khz()} no_timer_check pti=on "
+            "nospectre_v1 nospectre_v2 spec_store_bypass_disable=off retbleed=off "
+            "trace_event=power:suspend_resume"
         )
         command = [
             # QEMU does not survive the one who started it, however that ends.
@@ -245,7 +248,9 @@ class Guest:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "NUMBA_CACHE_DIR": "/run/numba",
-            "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # in the checkout nothing can be written
+            # To import what other plugins of pytest do takes 30 s there.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_PLUGINS": "pytest_timeout",
             "NUMPY_MADVISE_HUGEPAGE": "0",  # for the reason that init has: large arrays would ask for them
             **PORTABLE_NUMBA,
             **passed,
