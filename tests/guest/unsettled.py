@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--node", type=int, default=2)
+    parser.add_argument("--pause-ms", type=float, default=0, help="sleep after each step")
     options = parser.parse_args()
     asked_to_end = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
@@ -124,6 +126,8 @@ def main() -> None:
         if n_steps % REPORT_STEPS == 0:
             sys.stdout.write(json.dumps({"n_steps": n_steps, "n_regions": len(regions)}) + "\n")
             sys.stdout.flush()
+        if options.pause_ms:
+            time.sleep(options.pause_ms / 1e3)
     os._exit(0)
 
 
