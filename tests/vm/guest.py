@@ -24,7 +24,7 @@ from .machine import Machine
 
 CHECKOUT = Path(__file__).parents[2]
 AGENT = Path(__file__).parent / "agent"
-BOOT_LIMIT_S = 120.0
+BOOT_LIMIT_S = 600.0
 N_BOOTS = 3
 STOP_LIMIT_S = 10.0
 
