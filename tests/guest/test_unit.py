@@ -1,9 +1,10 @@
-"""Half an hour of the service as it is installed: processes come and go, and it is reloaded and killed."""
+"""The service as it is installed: its orders, and half an hour in which it is reloaded and killed."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -221,12 +222,12 @@ class Life:
         seen.resident_kib.append(resident_kib(self._pid))
 
 
-def reload_twice(unit: Unit, hot: int) -> None:
-    """Have it read nonsense, which it refuses, and then other rules."""
+def reload_twice(unit: Unit, configuration: str) -> None:
+    """Have it read nonsense, which it refuses, and then another configuration."""
     unit.configuration.write_text(NONSENSE)
     unit.hang_up()
     eventually(lambda: "moniter" in unit.ctl("status")["problem"], "it refuses nonsense", 120)
-    unit.configuration.write_text(CONFIG.format(hot=hot))
+    unit.configuration.write_text(configuration)
     unit.hang_up()
     eventually(lambda: unit.ctl("status")["problem"] == "", "it goes by what makes sense", 120)
 
@@ -243,14 +244,91 @@ def kill_and_start(unit: Unit, life: Life, seen: Seen) -> Life:
     return Life(unit)
 
 
-def test_it_keeps_ten_processes_in_order_through_reloads_and_kills(tmp_path: Path) -> None:
-    rng = random.Random(1)
+ORDERS = """
+[service]
+monitor = "damon"
+cpu = "100%"
+batch = "1s"  # as below
+[[rule]]
+name = "fast"
+cgroup = "orders/fast"
+policy = "promote"
+[[rule]]
+name = "slow"
+cgroup = "orders/slow"
+policy = "{slow}"
+"""
+
+
+def test_orders_a_reload_and_a_kill(tmp_path: Path) -> None:
+    with (
+        cgroups("orders", ["fast", "slow"]) as place,
+        a_folder(ORDERS.format(slow="off")) as folder,
+        Odd(tmp_path, "fast", place / "fast", "plain", "--node", "2") as fast,
+        Odd(tmp_path, "slow", place / "slow", "plain", "--node", "2") as slow,
+    ):
+        for one in (fast, slow):
+            one.until_placed()
+        with Unit(folder) as unit:
+            unit.until_ready()
+            eventually(lambda: on_node(fast, 0).hot >= ENOUGH, "the hot set is near", NEAR_WITHIN_S)
+            assert [one["n_processes"] for one in unit.policies().values()] == [1, 0]
+            assert (slow.nodes() == 2).all()
+            reload_twice(unit, ORDERS.format(slow="promote"))
+            eventually(lambda: on_node(slow, 0).hot >= ENOUGH, "the others are near", NEAR_WITHIN_S)
+            n_hot = (fast.hot()[1] - fast.hot()[0]) // PAGE_BYTES
+            assert unit.policies()["fast"]["promoted_pages"] >= ENOUGH * n_hot, (
+                "counted on through the reload"
+            )
+            unit.ctl("pause")
+            eventually(lambda: unit.ctl("status")["n_processes"] == 0, "it rests", 60)
+            assert n_kdamonds() == 0
+            unit.ctl("resume")
+            eventually(n_kdamonds, "it goes on", 60)
+            unit.kill()
+            eventually(lambda: n_kdamonds() == 0, "the watchdog has cleaned up", 60)
+            unit.until_ready()
+            assert unit.ctl("drain", 0)["nodes"][0]["draining"]
+            eventually(
+                lambda: all((one.nodes() != 0).all() for one in (fast, slow)),
+                "node 0 is empty",
+                NEAR_WITHIN_S,
+            )
+            unit.stop()
+        kinds = [one["kind"] for one in read_notes(HISTORY, 0)]
+        assert kinds.count("start") == 2
+        assert {"config", "control", "moved", "process", "rest", "stop"} <= set(kinds)
+        assert_nothing_is_left()
+        for one in (fast, slow):
+            one.end_checked()
+
+
+@contextmanager
+def a_folder(configuration: str) -> Iterator[Path]:
+    """Yield a folder with a configuration, which the unit can see; at the end it is gone, and the history."""
     folder = Path("/run/soak")
     folder.mkdir()
-    (folder / "service.toml").write_text(CONFIG.format(hot=2))
+    (folder / "service.toml").write_text(configuration)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        shutil.rmtree(HISTORY.parent, ignore_errors=True)
+
+
+def assert_nothing_is_left() -> None:
+    """Check that a service that has ended has given everything back."""
+    assert n_kdamonds() == 0
+    assert not SOCKET.exists()
+    assert not DAMON_STATE.exists() or DAMON_STATE.stat().st_size == 0
+    assert not list(Path("/sys/kernel/tracing/instances").iterdir())
+
+
+def test_it_keeps_ten_processes_in_order_through_reloads_and_kills(tmp_path: Path) -> None:
+    rng = random.Random(1)
     before, others = strays(), kernel.other_moves()
     seen = Seen()
-    with a_herd(tmp_path) as herd:
+    with a_herd(tmp_path) as herd, a_folder(CONFIG.format(hot=2)) as folder:
         migrated = kernel.vmstat()["pgmigrate_success"]
         began_s = time.monotonic()
         with Unit(folder) as unit:
@@ -279,7 +357,7 @@ def test_it_keeps_ten_processes_in_order_through_reloads_and_kills(tmp_path: Pat
                 seen.near_s.append(time.monotonic() - from_s)
                 seen.all_rates += [r for r in [series.rate(series.all_pages)] if r is not None]
                 seen.slow_rates += [r for r in [series.rate(series.slow_pages)] if r is not None]
-                reload_twice(unit, 2 + n_rounds % 2)
+                reload_twice(unit, CONFIG.format(hot=2 + n_rounds % 2))
                 seen.n_reloads += 2
                 assert herd.stayed()
                 time.sleep(max(0.0, round_s + ROUND_S - time.monotonic()))
@@ -300,12 +378,12 @@ def test_it_keeps_ten_processes_in_order_through_reloads_and_kills(tmp_path: Pat
         now = kernel.vmstat()["pgmigrate_success"]
         assert herd.are_near()
         herd.end()
+        noted, noted_last = sum_of_moved(0), sum_of_moved(last_ns)
     after = strays()
-    noted = sum_of_moved(0)
     n_s, share = round_s - began_s, sum(seen.cpu_s) / sum(seen.lived_s)
     came = f"{herd.n_started} processes, {seen.n_reloads} reloads, {seen.n_kills + 1} kills"
     of_all, of_one = (spread(rates, 1 << 10) for rates in (seen.all_rates, seen.slow_rates))
-    in_all, last_life = (now - migrated, noted), (now - last, sum_of_moved(last_ns))
+    in_all, last_life = (now - migrated, noted), (now - last, noted_last)
     note(f"the service for {n_s:.0f} s: {came}")
     note(f"  ready {spread(seen.start_s)} s after a start, all near {spread(seen.near_s)} s after that")
     note(f"  {of_all} KiB/s of {RATE >> 10} moved, {of_one} of {SLOW_RATE >> 10} under one rule")
@@ -323,10 +401,7 @@ def test_it_keeps_ten_processes_in_order_through_reloads_and_kills(tmp_path: Pat
     assert max(seen.resident_kib) < 1.1 * seen.resident_kib[0] + 4096
     assert after.orphans <= before.orphans
     assert after.unaccounted <= before.unaccounted + UNACCOUNTED_PAGES
-    assert n_kdamonds() == 0
-    assert not SOCKET.exists()
-    assert not DAMON_STATE.exists() or DAMON_STATE.stat().st_size == 0
-    assert not list(Path("/sys/kernel/tracing/instances").iterdir())
+    assert_nothing_is_left()
 
 
 def sum_of_moved(since_ns: int) -> int:
