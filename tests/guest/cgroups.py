@@ -26,15 +26,14 @@ def cgroups(name: str, below: Collection[str], controllers: str = "") -> Iterato
     place = CGROUPS / name
     place.mkdir()
     try:
-        for each in (CGROUPS, place):
-            (each / "cgroup.subtree_control").write_text(controllers)
+        for above in (CGROUPS, place):
+            (above / "cgroup.subtree_control").write_text(controllers)
         for each in below:
             (place / each).mkdir()
         yield place
     finally:
         (place / "cgroup.kill").write_text("1")
         eventually(lambda: "populated 0" in (place / "cgroup.events").read_text(), "all in it has ended")
-        for each in place.iterdir():
-            if each.is_dir():
-                each.rmdir()
+        for each in below:
+            (place / each).rmdir()
         place.rmdir()

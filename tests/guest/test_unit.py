@@ -85,6 +85,7 @@ class Herd:
         """Add a process under a rule, its memory in place."""
         self.n_started += 1
         name, place = f"{rule}-{self.n_started}", self.cgroup / rule
+        member: Odd | Restless
         if rule == "restless":
             member = Restless(self.folder, name, self.n_started, place)
         else:
