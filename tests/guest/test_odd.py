@@ -126,6 +126,7 @@ def test_all_that_is_odd_at_once(tmp_path: Path) -> None:
     events: list[str] = []
     looks: list[int] = []
     moved_by_kernel: list[int] = []
+
     def open_inbox(stop: Stop) -> ControlSocket:
         return ControlSocket(socket, None, stop)
 
