@@ -119,6 +119,8 @@ def are_near(odd: dict[str, Odd], *names: str) -> bool:
     return all(on_node(odd[name], NEAR).hot >= ENOUGH for name in names)
 
 
+# Nine Pythons to start, and the service: ten minutes where the host is busy.
+@pytest.mark.slow
 def test_all_that_is_odd_at_once(tmp_path: Path) -> None:
     configuration = tmp_path / "service.toml"
     configuration.write_text(CONFIG)
