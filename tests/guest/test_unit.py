@@ -21,7 +21,7 @@ from gpuscan.base.units import PAGE_BYTES
 from gpuscan.history.reading import read_notes
 from guest import kernel
 from guest.cgroups import cgroups
-from guest.damon_scheme import n_kdamonds
+from guest.damon_scheme import n_kdamonds, n_working
 from guest.leaks import strays
 from guest.processes import HERE, Odd, Program, eventually
 from guest.shown import ENOUGH, note, on_node
@@ -283,9 +283,9 @@ def test_orders_a_reload_and_a_kill(tmp_path: Path) -> None:
             )
             unit.ctl("pause")
             eventually(lambda: unit.ctl("status")["n_processes"] == 0, "it rests", 60)
-            assert n_kdamonds() == 0
+            eventually(lambda: n_working() == 0, "no kdamond works", 60)
             unit.ctl("resume")
-            eventually(n_kdamonds, "it goes on", 60)
+            eventually(n_working, "it goes on", 60)
             unit.kill()
             eventually(lambda: n_kdamonds() == 0, "the watchdog has cleaned up", 60)
             unit.until_ready()
