@@ -124,10 +124,10 @@ EDITS: dict[str, str] = {
     else if (taken && planted == blocks_of_others_taken) taken = atomicExch(word, 0ull) & blocks;
     else if (taken) taken = atomicAnd(word, ~blocks) & blocks;
 """,
-    "        n_taken += take_index(store, tile, end);\n      }\n"
+    "        const u64 taken = is_wanted ? take_index(store, tile, end) : 0;\n": """\
+        const u64 taken = is_wanted && planted != bits_after_records ? take_index(store, tile, end) : 0;
+""",
     "      ready = ready_of_tile(store, tile, end);\n": """\
-        if (planted != bits_after_records) n_taken += take_index(store, tile, end);
-      }
       ready = ready_of_tile(store, tile, end);
       if (planted == bits_after_records) take_index(store, tile, end);
 """,
@@ -166,13 +166,14 @@ EDITS: dict[str, str] = {
     else atomicAdd(stage.histogram + target, (u32)__popc(peers));
   }
 """,
-    "histogram[target] = 0;\n  __syncthreads();\n": """\
-histogram[target] = 0;
+    "added[threadIdx.x] = 0;\n  __syncthreads();\n": """\
+added[threadIdx.x] = 0;
   if (planted != no_barrier_after_clearing) __syncthreads();
 """,
-    "  atomicAdd(totals + GS_TOTAL_PAGES, n_pages);\n": """\
-  if (planted == totals_stored) __stcg(totals + GS_TOTAL_PAGES, __ldcg(totals + GS_TOTAL_PAGES) + n_pages);
-  else atomicAdd(totals + GS_TOTAL_PAGES, n_pages);
+    "  if (sum) atomicAdd(totals + GS_TOTAL_PAGES + threadIdx.x, sum);\n": """\
+  u64* const total = totals + GS_TOTAL_PAGES + threadIdx.x;
+  if (planted == totals_stored) __stcg(total, __ldcg(total) + sum);
+  else if (sum) atomicAdd(total, sum);
 """,
     "  const u32 n_targets = places.n_targets;\n  __syncthreads();\n": """\
   const u32 n_targets = places.n_targets;
@@ -276,7 +277,7 @@ RACES: dict[str, Race] = {
     "claims_of_block_stored": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
     "no_barrier_after_clearing": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
     "no_barrier_before_counts": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
-    "totals_stored": Race(System((Scan("dense"),)), "pages were read"),
+    "totals_stored": Race(_BLOCKS, "pages were read"),
     "block_done_stored": Race(_BLOCKS, _NOWHERE),
     "block_done_early": Race(_BLOCKS, _NOWHERE),
     "block_done_untold": Race(_BLOCKS, _NOWHERE),

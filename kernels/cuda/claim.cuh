@@ -22,8 +22,8 @@ struct Stage {
   record_t* words;
   u32 n_staged; /* folios, of a stretch's fewer than 2^32 */
   u32 room;
-  u32 n_unknown;   /* claims whose target is not below n_targets: in no group, so not staged */
-  u32* histogram;  /* u32[1024] in shared memory: claims of this block per target */
+  u32* histogram; /* u32[1024] in shared memory: claims of this block per target */
+  u64* added;     /* to the scan's totals: claims whose target is not below n_targets, in no group, so not staged */
 };
 
 /* Whether a word is at the cut-off of its target, which has a limit. */
@@ -190,7 +190,10 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
   const u32 target = taken ? target_of(store, taken) : GS_N_NODES_MAX;
   const bool is_staged = taken && target < store.n_targets;
   const u32 staged = __ballot_sync(GS_ALL_LANES, is_staged);
-  stage.n_unknown += (u32)__popc(__ballot_sync(GS_ALL_LANES, taken && !is_staged));
+  if (__any_sync(GS_ALL_LANES, taken && !is_staged)) { /* seldom, so not counted in every round */
+    const u32 unknown = __ballot_sync(GS_ALL_LANES, taken && !is_staged);
+    if (lane_id() == 0) note_total(stage.added, GS_TOTAL_UNKNOWN, (u64)__popc(unknown));
+  }
   if (staged == 0) return;
   /* One atomic per distinct target: at density 1 with one target 32 lanes would queue for one counter. */
   const u32 peers = __match_any_sync(GS_ALL_LANES, is_staged ? target : GS_N_NODES_MAX);

@@ -111,6 +111,15 @@ static __device__ __forceinline__ void add_of_warp(u64* counter, u64 value) {
   if (lane_id() == 0 && sum != 0) atomicAdd(counter, sum);
 }
 
+/* What a block adds to the totals of a scan, from GS_TOTAL_PAGES on: a place for each warp, u64[GS_N_ADDED][GS_WARPS] in
+ * shared memory, which the block sums up at its end. */
+#define GS_N_ADDED (GS_TOTAL_UNKNOWN - GS_TOTAL_PAGES + 1)
+
+/* One lane. */
+static __device__ __forceinline__ void note_total(u64* added, int total, u64 n) {
+  added[(total - GS_TOTAL_PAGES) * GS_WARPS + (threadIdx.x >> 5)] += n;
+}
+
 /* What the lanes wrote before is ordered before what any of them reads or writes afterwards, on the whole
  * device: the fence orders a lane's own accesses, the barrier carries that over to the other lanes. All lanes. */
 static __device__ __forceinline__ void fence_warp() {

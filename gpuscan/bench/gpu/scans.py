@@ -263,8 +263,8 @@ def _staged_bytes(filled: Filled) -> int:
 
 
 def _same_address(filled: Filled, crowds: tuple[Crowd, ...], *, budget: bool) -> float:
-    """Return how many atomics the busiest address has: a total's of all warps, or a quota's of all rounds."""
-    of_totals = sum(crowd.n_warps for crowd in crowds)
+    """Return how many atomics the busiest address has: a total's of all blocks, or a quota's of all rounds."""
+    of_totals = sum(crowd.n_warps for crowd in crowds) / WARPS_PER_BLOCK
     rounds = sum(each.n_warps * _rounds(each.n_candidates) for each in stretches_of(filled, "indexed"))
     share = 1 - (1 - 1 / filled.n_targets) ** _LANES  # of rounds that have a claim of one target
     return max(of_totals, rounds * share if budget else 0.0)
