@@ -408,9 +408,7 @@ def take_range(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken
     return Taken(blocks, words)
 
 
-def take_by_stores(
-    rules: Rules, pages: Sequence[int], *, looks: bool = True
-) -> Generator[Step, Any, Taken]:
+def take_by_stores(rules: Rules, pages: Sequence[int], *, looks: bool = True) -> Generator[Step, Any, Taken]:
     """Clear the index bits of a range as dense scans do: what ready words held is not asked.
 
     ::
