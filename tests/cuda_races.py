@@ -85,7 +85,7 @@ EDITS: dict[str, str] = {
 """,
     "  return atomicExch(store.records + flat, 0u);\n": """\
   if (planted == free_stored) {
-    const u32 seen = load_record(store, flat);
+    const u32 seen = load_around(store, flat);
     __stcg(store.records + flat, (record_t)0);
     return seen;
   }
@@ -131,13 +131,23 @@ EDITS: dict[str, str] = {
       ready = ready_of_tile(store, tile, end);
       if (planted == bits_after_records) take_index(store, tile, end);
 """,
-    "  return exchange_record_if(store, flat, word, 0);\n": """\
+    "  return exchange_record_if(store, flat, around, 0);\n": """\
   if (planted == claim_stored) {
     __stcg(store.records + flat, (record_t)0);
-    return word;
+    return around;
   }
   if (planted == claim_exchanged) return clear_record(store, flat);
-  return exchange_record_if(store, flat, word, 0);
+  return exchange_record_if(store, flat, around, 0);
+""",
+    "      const u32 same = differs ? wanted & ~bytes_set(differs) : wanted;\n": """\
+      const u32 same = differs && planted != changed_record_taken ? wanted & ~bytes_set(differs) : wanted;
+""",
+    "      const u32 before = atomicCAS(word_around(store, flat), around, around & ~same);\n"
+    "      if (before == around) break;\n": """\
+      if (planted == neighbours_stored) __stcg(word_around(store, flat), around & ~same);
+      u32 before = around;
+      if (planted != neighbours_stored) before = atomicCAS(word_around(store, flat), around, around & ~same);
+      if (before == around || planted == neighbours_unchecked) break;
 """,
     "    const bool has_taken = may_claim && seen == word;\n": """\
     const bool has_taken = may_claim && (planted == claim_unchecked || seen == word);
@@ -231,13 +241,17 @@ class Race:
         system: the smallest that shows it.
         finds: pattern of the complaint of a shortest schedule.
         stores_may_be_late: a fence is left out.
+        format_name: of the records.
     """
 
     system: System
     finds: str
     stores_may_be_late: bool = False
+    format_name: str = "rfc"
 
 
+_BYTES = "pghot-compact"
+"""Four of its records are in one word, and P's and Q's are."""
 _ONE = Requests(((Q, 1),))
 _LOST = "READY, its (ready|block) bit is clear"
 _ENDED = r"began \d requests, ended \d"
@@ -272,6 +286,11 @@ RACES: dict[str, Race] = {
     "claim_exchanged": Race(System((Scan("dense"), Requests(((P, 1),))), {P: 3}), _ENDED),
     "claim_unchecked": Race(System((Scan("dense"), Requests(((P, 1),))), {P: 3}), _LOST),
     "claim_gives_up": Race(System((Scan("dense"), Requests(((P, 1),))), {P: 3}), _LOST),
+    "neighbours_stored": Race(_CLAIMS, _ENDED, format_name=_BYTES),
+    "neighbours_unchecked": Race(_CLAIMS, _LOST, format_name=_BYTES),
+    "changed_record_taken": Race(
+        System((Scan("dense"), Accesses(((P, 0),))), {P: 3}), _ENDED, format_name=_BYTES
+    ),
     "left_without_index": Race(System((Scan("dense", room=1), _ONE), {P: 3, P + 1: 3}), _LOST),
     "quota_stored": Race(System((Scan("dense", quota=1),), {P: 2, P + 512: 2}, like_serial=False), "quota"),
     "claims_of_block_stored": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
@@ -294,10 +313,10 @@ RACES: dict[str, Race] = {
 
 
 @cache
-def planted_module() -> ExploredModule:
+def planted_module(format_name: str) -> ExploredModule:
     """Return the kernels with all races, none of which is there until :func:`planted` is entered."""
     need("explored")
-    source = source_of(FORMATS["rfc"])
+    source = source_of(FORMATS[format_name])
     for line, instead in EDITS.items():
         if source.count(line) != 1:  # no assertion: a check that fails is what tests wait for
             raise ValueError(f"{line!r} stands {source.count(line)} times in the sources, not once")
@@ -309,9 +328,9 @@ def planted_module() -> ExploredModule:
 
 
 @contextmanager
-def planted(race: str) -> Iterator[ExploredModule]:
-    """Give the kernels with one race, ``sound`` for none."""
-    module = planted_module()
+def planted(race: str, format_name: str = "rfc") -> Iterator[ExploredModule]:
+    """Give the kernels of a format with one race, ``sound`` for none."""
+    module = planted_module(format_name)
     module.call("plant", ["sound", *RACES].index(race))
     try:
         yield module
@@ -322,10 +341,10 @@ def planted(race: str) -> Iterator[ExploredModule]:
 def explore_planted(name: str, which: str, **options: Any) -> Exploration:
     """Run the system of a race with the race ``which`` in it."""
     race = RACES[name]
-    with planted(which) as module:
+    with planted(which, race.format_name) as module:
         return race.system.explore(
             module,
-            FORMATS["rfc"],
+            FORMATS[race.format_name],
             stores_may_be_late=race.stores_may_be_late,
             **options,
         )
