@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Segment
 from gpuscan.kernels.cpu.staging import N_STRIPS
-from gpuscan.kernels.cpu.unpack import sort_strips, unpack
+from gpuscan.kernels.cpu.unpack import place_strips, unpack
 from gpuscan.kernels.cpu.workers import Workers
 
 UNPACKED_CLAIMS = 1 << 17
 """Claims that are worth a thread of their own when they are read."""
 
 
-class _Sorted(NamedTuple):
-    """The strips of a segment by target, as :data:`sort_strips` leaves them."""
+class _Placed(NamedTuple):
+    """The strips of a segment, as :data:`place_strips` leaves them."""
 
+    begins: NDArray[np.int64]
+    strips_of_target: NDArray[np.int64]
     strips: NDArray[np.int64]
-    strips_until: NDArray[np.int64]
 
 
 class StagedPlan:
@@ -43,7 +44,7 @@ class StagedPlan:
         self.offsets = np.zeros(n_groups + 1, dtype=np.int64)
         """int64[n_groups + 1]: where the claims of each group begin."""
         self._by_segment = self.starts[:-1].reshape(n_groups, len(segments))
-        self._sorted: list[_Sorted | None] = [None] * len(segments)
+        self._placed: list[_Placed | None] = [None] * len(segments)
         if segments:
             counts = np.stack([segment.n_of_target for segment in segments], axis=1)
             np.cumsum(counts.ravel(), out=self.starts[1:])
@@ -56,24 +57,26 @@ class StagedPlan:
         if lo >= hi:
             return flats, words
         n_segments = len(self.segments)
+        n_segments = len(self.segments)
         first, behind = np.searchsorted(self.starts, (lo, hi - 1), side="right").tolist()
         first -= 1
         wanted: Sequence[int] = range(n_segments)
         if behind - first < n_segments:
             wanted = sorted(cell % n_segments for cell in range(first, behind))
-        groups = first // n_segments, (behind - 1) // n_segments + 1
+        first_group, end_group = first // n_segments, (behind - 1) // n_segments + 1
         compiled = unpack.for_bits(8 * self.dtype.itemsize)
 
         def unpack_segment(index: int) -> None:
-            number = wanted[index]
-            segment = self.segments[number]
-            starts = np.ascontiguousarray(self._by_segment[:, number])
+            segment, placed = self.segments[wanted[index]], self._placed_strips(wanted[index])
+            begin, end = placed.strips_of_target[first_group], placed.strips_of_target[end_group]
+            is_all = end - begin == len(placed.strips)
+            strips = np.arange(len(placed.strips)) if is_all else placed.strips[begin:end]
             compiled(
                 segment.claims,
-                segment.n_of_target,
-                *self._sorted_strips(number),
-                starts,
-                *groups,
+                segment.owners,
+                segment.places,
+                placed.begins,
+                strips,
                 lo,
                 hi,
                 self.base,
@@ -84,16 +87,17 @@ class StagedPlan:
         workers.run(len(wanted), unpack_segment, inline=hi - lo < 2 * UNPACKED_CLAIMS)
         return flats, words
 
-    def _sorted_strips(self, number: int) -> _Sorted:
-        """Return the strips of a segment by target, sorted when the plan is first read."""
-        found = self._sorted[number]
+    def _placed_strips(self, number: int) -> _Placed:
+        """Return where the strips of a segment are, found when the plan is first read."""
+        found = self._placed[number]
         if found is None:
             segment = self.segments[number]
-            found = _Sorted(
-                np.empty(int(segment.state[N_STRIPS]), dtype=np.int64),
-                np.empty(len(segment.n_of_target), dtype=np.int64),
+            n_strips, n_groups = int(segment.state[N_STRIPS]), len(segment.n_of_target)
+            found = _Placed(*(np.empty(n, dtype=np.int64) for n in (n_strips, n_groups + 1, n_strips)))
+            next_of_target = np.ascontiguousarray(self._by_segment[:, number])
+            compiled = place_strips.for_bits(8 * self.dtype.itemsize)
+            compiled(
+                segment.owners, segment.places, segment.n_of_target, segment.state, next_of_target, *found
             )
-            compiled = sort_strips.for_bits(8 * self.dtype.itemsize)
-            compiled(segment.owners, segment.n_of_target, segment.state, *found)
-            self._sorted[number] = found
+            self._placed[number] = found
         return found

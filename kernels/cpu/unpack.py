@@ -10,72 +10,74 @@ from numpy.typing import NDArray
 from gpuscan.kernels.cpu.atomics import plain_load, plain_store
 from gpuscan.kernels.cpu.claims import offset_of, word_of
 from gpuscan.kernels.cpu.compile import kernel
-from gpuscan.kernels.cpu.staging import N_STRIPS, STRIP_CLAIMS
+from gpuscan.kernels.cpu.staging import N_STRIPS, STRIP_CLAIMS, length_of
 
 
 @kernel
-def sort_strips(
+def place_strips(
     owners: NDArray[np.int32],
+    places: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
     state: NDArray[np.int64],
-    strips: NDArray[np.int64],
     next_of_target: NDArray[np.int64],
+    begins: NDArray[np.int64],
+    strips_of_target: NDArray[np.int64],
+    strips: NDArray[np.int64],
 ) -> None:
-    """Sort the strips of a segment by target, those of a target as they were handed out.
+    """Find where in the plan the strips of a segment are, and sort them by target.
 
     Args:
-        owners, n_of_target, state: of the segment.
-        strips: int64[n_strips] to fill.
-        next_of_target: int64[n_targets + 1] to fill: how many strips are of this target or one before it.
+        owners, places, n_of_target, state: of the segment.
+        next_of_target: int64[n_targets + 1], where its claims of each target begin in the plan; counted up.
+        begins: int64[n_strips] to fill, where each strip begins in the plan.
+        strips_of_target: int64[n_targets + 2] to fill, where in ``strips`` those of each target begin.
+        strips: int64[n_strips] to fill, those of a target as they were handed out.
     """
-    n_strips = 0
+    strips_of_target[0] = 0
     for target in range(len(n_of_target)):
-        next_of_target[target] = n_strips
-        n_strips += (n_of_target[target] + STRIP_CLAIMS - 1) // STRIP_CLAIMS
+        n_strips = (n_of_target[target] + STRIP_CLAIMS - 1) // STRIP_CLAIMS
+        strips_of_target[target + 1] = strips_of_target[target] + n_strips
     for strip in range(state[N_STRIPS]):
         target = plain_load(owners, strip)
         place = plain_load(next_of_target, target)
-        plain_store(next_of_target, target, place + 1)
-        plain_store(strips, place, strip)
+        plain_store(begins, strip, place)
+        plain_store(next_of_target, target, place + length_of(places, strip, target))
+        sorted_at = plain_load(strips_of_target, target)
+        plain_store(strips_of_target, target, sorted_at + 1)
+        plain_store(strips, sorted_at, strip)
+    for target in range(len(n_of_target), 0, -1):  # each has become where the next one's begin
+        strips_of_target[target] = strips_of_target[target - 1]
+    strips_of_target[0] = 0
 
 
 @kernel
 def unpack(
     claims: NDArray[np.int64],
-    n_of_target: NDArray[np.int64],
+    owners: NDArray[np.int32],
+    places: NDArray[np.int64],
+    begins: NDArray[np.int64],
     strips: NDArray[np.int64],
-    strips_until: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    first_target: int,
-    end_target: int,
     lo: int,
     hi: int,
     base: int,
     flats: NDArray[np.int64],
     words: NDArray[Any],
 ) -> None:
-    """Write those claims of a segment that are elements ``[lo, hi)`` of the plan.
+    """Write those claims of strips of a segment that are elements ``[lo, hi)`` of the plan.
 
     Args:
-        claims, n_of_target: of the segment.
-        strips, strips_until: as :data:`sort_strips` leaves them.
-        starts: int64[n_targets + 1], where its claims of each target begin in the plan.
-        first_target, end_target: targets, among which all are that have any of these elements.
+        claims, owners, places: of the segment.
+        begins: int64[n_strips], where each strip begins in the plan.
+        strips: int64[n], which; in the order in which they were handed out they are read the fastest.
         lo, hi: what of the plan.
         base: first flat page of the scan's range.
         flats, words: as many elements as are asked for; the first is element ``lo``.
     """
-    for target in range(first_target, end_target):
-        start, n_claims = plain_load(starts, target), plain_load(n_of_target, target)
-        first_strip = plain_load(strips_until, target) - (n_claims + STRIP_CLAIMS - 1) // STRIP_CLAIMS
-        index, end = max(0, lo - start), min(n_claims, hi - start)
-        while index < end:
-            in_strip = index & (STRIP_CLAIMS - 1)
-            strip = plain_load(strips, first_strip + index // STRIP_CLAIMS)
-            n_here = min(STRIP_CLAIMS - in_strip, end - index)
-            claim_at, to = strip * STRIP_CLAIMS + in_strip, start - lo + index
-            for step in range(n_here):
-                claim = plain_load(claims, claim_at + step)
-                plain_store(flats, to + step, base + offset_of(words, claim))
-                plain_store(words, to + step, word_of(words, claim))
-            index += n_here
+    for each in range(len(strips)):
+        strip = plain_load(strips, each)
+        length = length_of(places, strip, plain_load(owners, strip))
+        place, first = plain_load(begins, strip), strip * STRIP_CLAIMS
+        for index in range(max(0, lo - place), min(length, hi - place)):
+            claim = plain_load(claims, first + index)
+            plain_store(flats, place - lo + index, base + offset_of(words, claim))
+            plain_store(words, place - lo + index, word_of(words, claim))

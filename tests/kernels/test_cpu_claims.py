@@ -189,7 +189,8 @@ def test_records_without_a_target_for_a_node_without_memory(path: Any, fixed_tar
     """The layout takes any: what is claimed for a target that is not known is in no group."""
     layout = replace(plain_layout("pghot-compact", n_sections=1, n_targets=2), fixed_target=fixed_target)
     arrays = dense_store(layout, 1, np.random.default_rng(3))
-    plans, opened = [], [ReferenceBackend().open(layout), CpuBackend(2).open(layout)]
+    opened: list[Kernels] = [ReferenceBackend().open(layout), CpuBackend(2).open(layout)]
+    plans = []
     for kernels in opened:
         kernels.load(arrays)
         plans.append(kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages, path)))

@@ -253,8 +253,8 @@ FAULTS = {
     "a plan that is not in the order of its pages": (
         pure_plan,
         "unpack",
-        "                claim = plain_load(claims, claim_at + step)\n",
-        "                claim = plain_load(claims, claim_at + n_here - 1 - step)\n",
+        "            claim = plain_load(claims, first + index)\n",
+        "            claim = plain_load(claims, first + length - 1 - index)\n",
     ),
     "blocks not come to are forgotten": (
         large_plan,
