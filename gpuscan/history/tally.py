@@ -12,6 +12,7 @@ from gpuscan.base.errors import ArgumentError
 
 COUNT_MAX = 1 << 53
 _NODES_MAX = 1 << 20
+_BY_KERNEL = ("promoted_pages", "demoted_pages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +79,27 @@ def tally(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     pages_to: dict[str, Counter[int]] = {}
     demoted: Counter[str] = Counter()
     refused: dict[str, Counter[str]] = {}
+    by_kernel: dict[str, Counter[str]] = {}
     for note in notes:
         if note["kind"] == "moved":
             moved = Moved.of(note)
             pages_to.setdefault(moved.rule, Counter()).update(moved.pages_to)
             refused.setdefault(moved.rule, Counter()).update(moved.refused)
             demoted[moved.rule] += moved.demoted_pages
+        elif note["kind"] == "kernel" and note.get("policy") is not None:
+            rule = text(note["policy"], "the rule of a note")
+            pages_to.setdefault(rule, Counter())
+            by_kernel.setdefault(rule, Counter()).update(
+                {key: whole(note.get(key), 0, COUNT_MAX, "a count of pages") for key in _BY_KERNEL}
+            )
+    none: Counter[str] = Counter()
     return {
         name: {
             "moved_pages_to": {str(nid): n for nid, n in sorted(nids.items())},
-            "promoted_pages": nids.total() - demoted[name],
-            "demoted_pages": demoted[name],
-            "refused": dict(refused[name].most_common()),
+            "promoted_pages": nids.total() - demoted[name] + by_kernel.get(name, none)["promoted_pages"],
+            "demoted_pages": demoted[name] + by_kernel.get(name, none)["demoted_pages"],
+            "moved_by_kernel_pages": by_kernel.get(name, none).total(),
+            "refused": dict(refused.get(name, none).most_common()),
         }
         for name, nids in pages_to.items()
     }

@@ -47,13 +47,17 @@ class StateFile:
     It is written in place, since the lock is on the file: a text that is followed by blanks up to the end of
     the one before, so that whoever is killed before these are cut off leaves one that can be read.
 
+    Args:
+        system: where it lies.
+        place: below the root.
+
     Raises:
         BlockingIOError: another gpuscan holds it.
         OSError: it cannot be made, or something other than a file of one name was put there.
     """
 
-    def __init__(self, system: System) -> None:
-        path = system.root / STATE_FILE
+    def __init__(self, system: System, place: str = STATE_FILE) -> None:
+        path = system.root / place
         system.make_parents(path, 0o755)
         self._system = system
         self._path = path

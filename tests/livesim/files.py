@@ -7,6 +7,7 @@ import errno
 from gpuscan.linux import damon_state
 
 from .damon import DamonFiles
+from .own_moves import OwnMoves
 from .world import BASE_PAGE, NIDS, PFN_BITS, SECTION, SOFT_DIRTY, Proc, World
 
 KDAMONDS = f"/{damon_state.ADMIN}/"
@@ -17,9 +18,10 @@ CGROUP = "/sys/fs/cgroup/simulated"
 class Files:
     """Texts by path."""
 
-    def __init__(self, world: World, damon: DamonFiles) -> None:
+    def __init__(self, world: World, damon: DamonFiles, own: OwnMoves) -> None:
         self._world = world
         self._damon = damon
+        self._own = own
 
     def read(self, path: str) -> str:
         """Return a file's text."""
@@ -27,6 +29,10 @@ class Files:
             return self._damon.read(path.removeprefix(KDAMONDS))
         if path in _CONSTANT:
             return _CONSTANT[path]
+        if path[1:] in self._own.settings:
+            return self._own.read(path[1:])
+        if path == "/proc/vmstat":
+            return self._own.vmstat()
         if path == "/proc/zoneinfo":
             return "".join(_zone(nid, self._world.free_pages(nid)) for nid in NIDS)
         if path == f"{CGROUP}/cgroup.procs":
@@ -70,6 +76,8 @@ class Files:
         """Write a file."""
         if path.startswith(KDAMONDS):
             self._damon.write(path.removeprefix(KDAMONDS), text)
+        elif path[1:] in self._own.settings:
+            self._own.write(path[1:], text)
         elif path.startswith(INSTANCES):
             name, _, file = path.removeprefix(INSTANCES).partition("/")
             if file not in self._damon.instances.get(name, {}):

@@ -1,0 +1,125 @@
+"""Which helper may carry out which rule of a configuration, and why none may: words, no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpuscan.base.errors import InputError
+from gpuscan.base.units import format_bytes
+from gpuscan.monitors.catalogue import MONITORS
+from gpuscan.service.helpers.catalogue import ANY, HELPERS, OWN
+
+if TYPE_CHECKING:
+    from gpuscan.service.config import Config, Rule, Who
+    from gpuscan.service.helpers.contract import HelperKind
+
+_CHOOSING = ("cgroup", "unit", "command", "user")
+_OF_EACH = {"name", "policy", "backend"}
+
+
+def helped(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the helpers that may carry out a rule, the most wanted first, by name of each rule that has some.
+
+    Raises:
+        InputError: a rule asks for a helper that cannot carry it out, alone or beside the others.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for place, rule in enumerate(config.rule):
+        if rule.backend == OWN:
+            continue
+        names, refused = [], []
+        for name in _asked_for(rule):
+            why = _why_not(name, config, place)
+            if why:
+                refused.append(f"{name}: {why}")
+            else:
+                names.append(name)
+        if not names:
+            raise InputError(f"rule {rule.name} cannot be carried out by the kernel: {'; '.join(refused)}")
+        found[rule.name] = tuple(names)
+    _check_budget(config, found)
+    return found
+
+
+def _asked_for(rule: Rule) -> list[str]:
+    if rule.backend != ANY:
+        return [rule.backend]
+    kinds, _ = HELPERS.usable()
+    return sorted(kinds, key=lambda name: (kinds[name].place, name))
+
+
+def _why_not(name: str, config: Config, place: int) -> str:
+    """Return why a helper cannot carry out one rule of a configuration; empty where it can."""
+    kind, rule = HELPERS.get(name), config.rule[place]
+    if rule.policy == "off":
+        return f'policy = "off" leaves alone, so there is nothing to carry out; leave backend = "{rule.backend}" out'
+    unknown = sorted(rule.model_fields_set - {*_OF_EACH, "exclude"} - kind.chooses_by - kind.goes_by)
+    chosen_by = ", ".join(sorted(kind.chooses_by))
+    if unknown and unknown[0] in _CHOOSING:
+        return (
+            f"it tells processes apart by {chosen_by}, not by {unknown[0]}"
+            if kind.chooses_by
+            else f"it is one for all processes, and {unknown[0]} is for some; choose none, or let gpuscan move them"
+        )
+    if unknown:
+        return f"it knows nothing of {unknown[0]}; leave that out, or let gpuscan move them"
+    if not kind.chooses_by and len(config.rule) > 1:
+        other = next(one.name for one in config.rule if one.name != rule.name)
+        return (
+            f"it is one for all processes, so there can be no other rule, such as {other}; leave one of them"
+        )
+    for each in config.rule[: place + 1]:
+        by = _chosen_by(each) - kind.chooses_by
+        if by:
+            return (
+                f"it tells processes apart by {chosen_by}, and rule {each.name}, which comes first or is the same, "
+                f"chooses by {min(by)}; choose by {chosen_by} there"
+            )
+    monitor = config.service.monitor
+    if kind.alone is not None and monitor in MONITORS and kind.alone in _rights(monitor):
+        return f"it needs for itself what service.monitor = {monitor!r} needs, too; take another monitor"
+    return kind.misfit(rule)
+
+
+def _rights(monitor: str) -> Sequence[object]:
+    kind = MONITORS.get(monitor)
+    return (*kind.keeps, *kind.opens)
+
+
+def _chosen_by(rule: Rule) -> set[str]:
+    """Return by which keys a rule chooses processes, those that it leaves out among them."""
+
+    def said(who: Who) -> set[str]:
+        return {key for key in _CHOOSING if getattr(who, key)}
+
+    return said(rule) | said(rule.exclude)
+
+
+def _check_budget(config: Config, found: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a rate for all rules together that helpers would not keep: each keeps its own rule's alone."""
+    total = config.budget.rate
+    rules = [rule for rule in config.rule if rule.name in found]
+    if total is None or not rules:
+        return
+    for rule in rules:
+        if rule.rate is None:
+            raise InputError(
+                f"budget.rate is for all rules together, and the kernel keeps that of a rule alone; give rule "
+                f"{rule.name} a rate, which is taken off the budget, or leave budget.rate out"
+            )
+    taken = sum(rule.rate or 0 for rule in rules)
+    if taken > total or (taken == total and _moves_itself(config)):
+        raise InputError(
+            f"rules that the kernel carries out have {format_bytes(taken)}/s, and budget.rate is "
+            f"{format_bytes(total)}/s for all; give them less, so that something is left for the others"
+        )
+
+
+def _moves_itself(config: Config) -> bool:
+    return any(rule.backend == OWN and rule.policy != "off" for rule in config.rule)
+
+
+def kinds_of(names: Sequence[str]) -> list[HelperKind]:
+    """Return helpers by their names."""
+    return [HELPERS.get(name) for name in names]

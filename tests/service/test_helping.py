@@ -1,0 +1,224 @@
+"""Rules that the kernel carries out, on the simulated kernel: set up, counted, watched, and put back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpuscan.base.errors import InputError
+from gpuscan.linux.kernel_settings import DEMOTION, NUMA_BALANCING, PROMOTION_RATE
+from gpuscan.service.load import config_of
+from gpuscan.service.session import ServiceSession
+from livesim.machine import Machine
+from livesim.scenario import Event
+from livesim.service import Noted, Script, ScriptedInbox, script
+from livesim.system import Killed, SimulatedSystem
+
+ALL = {"name": "all", "backend": "numa-balancing"}
+OWN = {"name": "own", "command": "nobody"}
+
+
+class Run:
+    """One service, from its start to its end; ``at`` are calls by the time in ms, given the run."""
+
+    def __init__(self, *rules, orders=(), end_ms=2_500, reloads=(), at=(), machine=None, **tables):
+        self.machine = machine or Machine(replace(script(4)[0], events=()))
+        if machine is None:
+            for command in ("database", "cache"):
+                self.machine.world.spawn(150, command=command)
+        self.own = self.machine.own
+        self.system = SimulatedSystem(self.machine)
+        self.noted, self.documents, self.seen = Noted(), [], []
+        service = {"monitor": "soft-dirty", "cpu": "50%", **tables.pop("service", {})}
+        self.config = config_of("x", {"service": service, "rule": list(rules), **tables})
+        self.what, self.reloads, self.at = Script((), tuple(orders), end_ms), list(reloads), list(at)
+
+    def go(self):
+        def open_inbox(stop):
+            inbox = ScriptedInbox(self.machine, self.system, self.what, stop)
+            inbox._answered = lambda document: self.documents.append(document)  # type: ignore[method-assign]
+            return inbox
+
+        began_ns = self.machine.world.now_ns
+
+        def on_turn():
+            while self.at and (self.machine.world.now_ns - began_ns) / 1e6 >= self.at[0][0]:
+                self.at.pop(0)[1](self)
+
+        with ServiceSession(
+            self.config,
+            lambda: self.reloads.pop(0),
+            open_inbox,
+            self.system,
+            open_recorder=lambda: self.noted,
+        ) as self.session:
+            self.session.run(lambda: self.seen.append(dict(self.own.settings)), lambda _: None, on_turn)
+        return self
+
+    def in_history(self, key):
+        return sum(
+            body[key] for kind, rule, body in self.noted.notes if kind == "kernel" and rule is not None
+        )
+
+    def policy(self, place=-1):
+        return self.documents[place]["policies"][0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "set_to"),
+    [
+        ({"policy": "both"}, {NUMA_BALANCING: "2", DEMOTION: "true"}),
+        ({"policy": "promote"}, {NUMA_BALANCING: "2"}),
+        ({"policy": "demote"}, {DEMOTION: "true"}),
+        ({"policy": "promote", "rate": "64MiB/s"}, {NUMA_BALANCING: "2", PROMOTION_RATE: "64"}),
+        ({"backend": "kernel"}, {NUMA_BALANCING: "2", DEMOTION: "true"}),
+    ],
+)
+def test_numa_balancing_is_set_up_counted_and_put_back(rule, set_to):
+    run = Run(ALL | rule, orders=[(2_000, "status", None)])
+    run.machine.world.pressure[0] = 32_715  # short of memory, so that reclaim has something to do
+    run.go()
+    assert run.seen == [{**run.own.AT_BOOT, **set_to}]
+    assert run.own.settings == run.own.AT_BOOT
+    assert (run.own.n_promoted > 0) == (NUMA_BALANCING in set_to)
+    assert (run.own.n_demoted > 0) == (DEMOTION in set_to)
+    assert run.in_history("promoted_pages") == run.own.n_promoted
+    assert run.in_history("demoted_pages") == run.own.n_demoted
+    assert run.policy()["helper"] == "numa-balancing"
+    assert 0 < run.policy()["moved_by_kernel_pages"] <= run.own.n_promoted + run.own.n_demoted
+    assert run.machine.world.moved_pages == 0  # gpuscan itself moved nothing
+
+
+def test_what_is_so_already_is_left_and_what_was_counted_before_is_not():
+    run = Run(ALL)
+    run.own.settings |= {NUMA_BALANCING: "3", DEMOTION: "true"}
+    run.own.n_promoted = 1_000
+    run.go()
+    assert run.own.settings == {**run.own.AT_BOOT, NUMA_BALANCING: "3", DEMOTION: "true"}
+    assert run.in_history("promoted_pages") == run.own.n_promoted - 1_000 > 0
+
+
+def test_balancing_between_nodes_with_cpus_goes_on_beside():
+    run = Run(ALL)
+    run.own.settings[NUMA_BALANCING] = "1"
+    run.go()
+    assert run.seen[0][NUMA_BALANCING] == "3"
+    assert run.own.settings[NUMA_BALANCING] == "1"
+
+
+def test_who_sets_it_meanwhile_meant_it_and_the_status_says_so():
+    def sets(run):
+        run.own.settings[NUMA_BALANCING] = "0"
+
+    run = Run(ALL, at=[(700, sets)], orders=[(500, "status", None), (1_500, "status", None)]).go()
+    assert [one["helpers"][0]["trouble"] for one in run.documents] == [
+        "",
+        "/proc/sys/kernel/numa_balancing is 0, not 2 any more",
+    ]
+    assert run.own.settings == run.own.AT_BOOT  # and demotion, which nobody touched, is put back
+    troubles = [body["trouble"] for kind, rule, body in run.noted.notes if kind == "kernel" and rule is None]
+    assert troubles == [{"numa-balancing": run.documents[1]["helpers"][0]["trouble"]}]
+
+
+def test_a_rest_puts_it_back_until_it_is_over():
+    states = []
+
+    def look(run):
+        states.append(run.own.settings[NUMA_BALANCING])
+
+    run = Run(
+        ALL,
+        orders=[(2_000, "pause", None), (5_000, "resume", None)],
+        at=[(0, look), (3_000, look), (6_500, look)],
+        end_ms=9_000,
+    ).go()
+    assert states == ["2", "0", "2"]
+    assert run.in_history("promoted_pages") == run.own.n_promoted
+
+
+def test_a_reload_gives_a_rule_to_the_kernel_and_takes_it_back():
+    states = []
+
+    def look(run):
+        states.append((run.own.settings[NUMA_BALANCING], run.machine.world.moved_pages))
+
+    def another(run):
+        run.machine.world.spawn(100, command="database")
+
+    own = {"name": "all"}
+    run = Run(own, orders=[(2_000, "reload", None), (5_000, "reload", None)], end_ms=9_000)
+    service = {"monitor": "soft-dirty", "cpu": "50%"}
+    run.reloads = [config_of("x", {"service": service, "rule": [rule]}) for rule in (ALL, own)]
+    run.at = [(900, look), (2_500, another), (3_000, look), (3_500, look), (7_000, look)]
+    run.go()
+    assert [mode for mode, _ in states] == ["0", "2", "2", "0"]
+    moved = [n for _, n in states]
+    assert 0 < moved[0] <= moved[1] == moved[2] <= moved[3]
+    assert run.in_history("promoted_pages") == run.own.n_promoted > 0
+    assert run.own.settings == run.own.AT_BOOT
+
+
+def test_nothing_is_drained_while_the_kernel_moves():
+    run = Run(ALL, orders=[(300, "drain", 1), (600, "drain", None)]).go()
+    assert "it empties no node" in run.documents[0]["error"]
+    assert "nodes" in run.documents[1]
+
+
+def test_a_kill_leaves_what_the_next_service_puts_back_whatever_its_rules_are():
+    n_killed = 0
+    for step in range(30, 400, 23):
+        machine = Machine(replace(script(4)[0], events=(Event(step, "kill", 0),)))
+        machine.world.spawn(60, command="database")
+        run = Run(ALL, machine=machine, end_ms=300)
+        try:
+            run.go()
+        except Killed:
+            pass
+        run.system.end()
+        n_killed += machine.own.settings != machine.own.AT_BOOT
+        machine.events = {}
+        Run(OWN, machine=machine, end_ms=100).go()
+        assert machine.own.settings == machine.own.AT_BOOT
+        assert not any(machine.state_files.values())
+    assert n_killed > 3
+
+
+def test_a_start_that_cannot_says_which_setting_is_not_there():
+    run = Run(ALL)
+    del run.own.settings[DEMOTION]
+    with pytest.raises(InputError, match="demotion_enabled is not there"):
+        run.go()
+    assert not any(run.machine.state_files.values())
+    assert not run.machine.locks
+
+
+def test_a_rate_below_what_the_kernel_can_count_is_refused_at_the_start():
+    with pytest.raises(InputError, match="whole MiB/s"):
+        Run(ALL | {"policy": "promote", "rate": "100KB/s"}).go()
+
+
+@pytest.mark.parametrize(
+    ("rules", "tables", "said"),
+    [
+        ([{"backend": "kernal"}], {}, "there is no backend 'kernal'; choose one of gpuscan, kernel"),
+        ([ALL | {"policy": "off"}], {}, "leaves alone"),
+        ([ALL | {"command": "x"}], {}, "one for all processes, and command is for some"),
+        ([ALL | {"hot": 3}], {}, "knows nothing of hot"),
+        ([ALL | {"shared": "never"}], {}, "knows nothing of shared"),
+        ([ALL, OWN], {}, "there can be no other rule, such as own"),
+        ([ALL | {"rate": "1MB/s"}], {}, "nothing what goes down"),
+        ([ALL | {"policy": "promote"}], {"budget": {"rate": "9MB/s"}}, "give rule all a rate"),
+        (
+            [ALL | {"policy": "promote", "rate": "20MiB/s"}],
+            {"budget": {"rate": "10MiB/s"}},
+            "rules that the kernel carries out have 20 MiB/s, and budget.rate is 10 MiB/s",
+        ),
+    ],
+)
+def test_what_the_kernel_cannot_do_is_refused_when_it_is_checked(rules, tables, said):
+    document = {"rule": [{"name": f"r{i}"} | rule for i, rule in enumerate(rules)], **tables}
+    with pytest.raises(InputError) as refused:
+        config_of("x.toml", document)
+    assert said in str(refused.value)
+    assert str(refused.value).startswith("x.toml: ")
