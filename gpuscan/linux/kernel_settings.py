@@ -17,8 +17,8 @@ from gpuscan.linux.system import System
 
 STATE_FILE = "run/gpuscan/settings.json"
 NUMA_BALANCING = "proc/sys/kernel/numa_balancing"
-"""Bits: 1 between nodes with CPUs, 2 between tiers (Documentation/admin-guide/sysctl/kernel.rst, v5.18). Whoever
-writes it is root and has CAP_SYS_ADMIN (sysctl_numa_balancing(), kernel/sched/core.c)."""
+"""Bits: 1 between nodes with CPUs, 2 between tiers (Documentation/admin-guide/sysctl/kernel.rst, v5.18).
+Whoever writes it is root and has CAP_SYS_ADMIN (sysctl_numa_balancing(), kernel/sched/core.c)."""
 PROMOTION_RATE = "proc/sys/kernel/numa_balancing_promote_rate_limit_MBps"
 """Of each node that pages go to, in MiB/s (v6.1)."""
 DEMOTION = "sys/kernel/mm/numa/demotion_enabled"
@@ -55,8 +55,8 @@ class KernelSettings:
             ) from None
         except OSError as error:
             raise InputError(
-                f"{place} cannot be made ({error.strerror}), and without it settings of the kernel could not be "
-                "put back after a crash; make the place writable"
+                f"{place} cannot be made ({error.strerror}), and without it settings of the kernel could not "
+                "be put back after a crash; make the place writable"
             ) from error
         try:
             self._set = _noted(system, self._state_file.read())

@@ -14,7 +14,8 @@ class MovedByKernel(NamedTuple):
     """Base pages since boot.
 
     Attributes:
-        promoted_pages: by NUMA balancing from a lower tier to the top (migrate_misplaced_folio(), mm/migrate.c).
+        promoted_pages: by NUMA balancing, from a lower tier to the top (migrate_misplaced_folio(),
+            mm/migrate.c).
         demoted_pages: by reclaim, whoever reclaimed: kswapd, an allocation, khugepaged
             (demote_folio_list(), mm/vmscan.c).
     """

@@ -305,14 +305,14 @@ class ServiceSession:
         """Empty one more node of what is watched; None: no node any more.
 
         Raises:
-            InputError: it has no memory, or no other node would be left; or the kernel carries rules out, which
-                empties no node.
+            InputError: it has no memory, or no other node would be left; or the kernel carries out rules, and
+                that empties no node.
         """
         helped = [rule.name for rule in self.config.rule if not rule.is_own]
         if helped and nid is not None:
             raise InputError(
-                f"the kernel carries out {', '.join(helped)}, and it empties no node; leave backend out there, "
-                "and reload"
+                f"the kernel carries out {', '.join(helped)}, and it empties no node; leave backend out "
+                "there, and reload"
             )
         self.targets.drain(() if nid is None else self.targets.drained | {nid})
         # Whatever is on its way there is not to arrive.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import replace
 
 import pytest
@@ -103,9 +102,8 @@ def test_a_file_that_says_nothing_of_gpuscans_is_none(text):
 def test_a_value_that_the_kernel_refuses_and_one_that_it_changes():
     there = machine()
     held = KernelSettings(SimulatedSystem(there))
-    with pytest.raises(OSError) as refused:
+    with pytest.raises(OSError, match="Invalid argument"):
         held.set({NUMA_BALANCING: "9"})
-    assert refused.value.errno == errno.EINVAL
     write = there.own.write
     there.own.write = lambda name, value: write(name, "1")  # type: ignore[method-assign]
     with pytest.raises(InputError, match="was set to 2, and is 1"):

@@ -6,6 +6,7 @@ Evidence: Documentation/admin-guide/sysctl/kernel.rst (numa_balancing), mm/vmsca
 from __future__ import annotations
 
 import errno
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _LOW_PAGES = 40
 class OwnMoves:
     """The settings, the counters of /proc/vmstat, and the moves."""
 
-    AT_BOOT = {NUMA_BALANCING: "0", PROMOTION_RATE: "65536", DEMOTION: "false"}
+    AT_BOOT: ClassVar = {NUMA_BALANCING: "0", PROMOTION_RATE: "65536", DEMOTION: "false"}
 
     def __init__(self, world: World) -> None:
         self._world = world

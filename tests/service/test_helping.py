@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -171,10 +172,8 @@ def test_a_kill_leaves_what_the_next_service_puts_back_whatever_its_rules_are():
         machine = Machine(replace(script(4)[0], events=(Event(step, "kill", 0),)))
         machine.world.spawn(60, command="database")
         run = Run(ALL, machine=machine, end_ms=300)
-        try:
+        with contextlib.suppress(Killed):
             run.go()
-        except Killed:
-            pass
         run.system.end()
         n_killed += machine.own.settings != machine.own.AT_BOOT
         machine.events = {}

@@ -19,7 +19,7 @@ _OF_EACH = {"name", "policy", "backend"}
 
 
 def helped(config: Config) -> dict[str, tuple[str, ...]]:
-    """Return the helpers that may carry out a rule, the most wanted first, by name of each rule that has some.
+    """Return the helpers that may carry out a rule, the most wanted first, by name of the rule.
 
     Raises:
         InputError: a rule asks for a helper that cannot carry it out, alone or beside the others.
@@ -53,14 +53,14 @@ def _why_not(name: str, config: Config, place: int) -> str:
     """Return why a helper cannot carry out one rule of a configuration; empty where it can."""
     kind, rule = HELPERS.get(name), config.rule[place]
     if rule.policy == "off":
-        return f'policy = "off" leaves alone, so there is nothing to carry out; leave backend = "{rule.backend}" out'
+        return 'policy = "off" leaves alone, so there is nothing to carry out; leave backend out'
     unknown = sorted(rule.model_fields_set - {*_OF_EACH, "exclude"} - kind.chooses_by - kind.goes_by)
     chosen_by = ", ".join(sorted(kind.chooses_by))
     if unknown and unknown[0] in _CHOOSING:
         return (
             f"it tells processes apart by {chosen_by}, not by {unknown[0]}"
             if kind.chooses_by
-            else f"it is one for all processes, and {unknown[0]} is for some; choose none, or let gpuscan move them"
+            else f"it is one for all processes, and {unknown[0]} is for some; let gpuscan move them"
         )
     if unknown:
         return f"it knows nothing of {unknown[0]}; leave that out, or let gpuscan move them"
@@ -73,8 +73,8 @@ def _why_not(name: str, config: Config, place: int) -> str:
         by = _chosen_by(each) - kind.chooses_by
         if by:
             return (
-                f"it tells processes apart by {chosen_by}, and rule {each.name}, which comes first or is the same, "
-                f"chooses by {min(by)}; choose by {chosen_by} there"
+                f"it tells processes apart by {chosen_by}, and rule {each.name} chooses by {min(by)}; "
+                f"choose by {chosen_by} there"
             )
     monitor = config.service.monitor
     if kind.alone is not None and monitor in MONITORS and kind.alone in _rights(monitor):
@@ -105,8 +105,8 @@ def _check_budget(config: Config, found: dict[str, tuple[str, ...]]) -> None:
     for rule in rules:
         if rule.rate is None:
             raise InputError(
-                f"budget.rate is for all rules together, and the kernel keeps that of a rule alone; give rule "
-                f"{rule.name} a rate, which is taken off the budget, or leave budget.rate out"
+                f"budget.rate is for all rules together, and the kernel keeps that of a rule alone; "
+                f"give rule {rule.name} a rate, which is taken off the budget, or leave budget.rate out"
             )
     taken = sum(rule.rate or 0 for rule in rules)
     if taken > total or (taken == total and _moves_itself(config)):

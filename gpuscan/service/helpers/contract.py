@@ -97,8 +97,8 @@ class HelperKind:
         chooses_by: keys of a rule by which it tells processes apart; none: it is one for all of them.
         goes_by: other keys that it goes by, of a rule; what it does not go by may not be said.
         misfit: returns why it cannot carry out a rule whose keys it goes by; empty where it can.
-        alone: what it needs for itself, by the right for that: no monitor that needs it may be named beside it.
-            None: nothing.
+        alone: what it needs for itself, by the right for that: no monitor that needs it may be named beside
+            it. None: nothing.
         keeps: rights that it needs once it is open, beside those of every service.
         open: opens it. Raises an :class:`InputError` that says why where it does not work; it has changed
             nothing then.

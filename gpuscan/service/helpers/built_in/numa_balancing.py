@@ -1,7 +1,7 @@
 """NUMA balancing between memory tiers: faults tell what is hot, and reclaim moves down what is not.
 
-It is one for the whole machine. A rate holds for what goes up, and of each node by itself; nothing bounds what
-reclaim moves down.
+It is one for the whole machine. A rate holds for what goes up, and of each node by itself; nothing bounds
+what reclaim moves down.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class NumaBalancing:
         self._n_targets = len(set(Targets(place.topology).promotion.values()))
         if not self._n_targets:
             raise InputError(
-                "NUMA balancing moves pages to nodes with CPUs of the top tier, and nothing is below one here; "
-                "let gpuscan move them"
+                "NUMA balancing moves pages to nodes with CPUs of the top tier, and nothing is below one "
+                "here; let gpuscan move them"
             )
         self._settings = KernelSettings(place.system)
         try:
@@ -73,8 +73,8 @@ class NumaBalancing:
             wanted[PROMOTION_RATE] = str(rule.rate // (self._n_targets * _MIB))
             if wanted[PROMOTION_RATE] == "0":
                 raise InputError(
-                    f"rule {rule.name}: the kernel keeps a rate in whole MiB/s of each of {self._n_targets} nodes, "
-                    "and this is less than one; give more, or none"
+                    f"rule {rule.name}: the kernel keeps a rate in whole MiB/s of each of "
+                    f"{self._n_targets} nodes, and this is less than one; give more, or none"
                 )
         if rule.demotes:
             wanted[DEMOTION] = "true"
@@ -95,7 +95,7 @@ class NumaBalancing:
         self._since = now
 
     def moved(self) -> Mapping[str, Moved]:
-        """See :class:`gpuscan.service.helpers.contract.Helper`; all that the kernel moved since it was told."""
+        """See :class:`gpuscan.service.helpers.contract.Helper`; all that moved since it was told."""
         self._count()
         return self._moved
 
