@@ -119,15 +119,15 @@ def start_ticks(system: System, pid: int) -> int | None:
 
 def n_kdamonds(system: System) -> int:
     """Return how many kdamonds are configured."""
-    return int(_read(system, system.root / ADMIN / "nr_kdamonds"))
+    return int(read(system, system.root / ADMIN / "nr_kdamonds"))
 
 
 def kdamond_pid(system: System, number: int) -> int:
     """Return the PID of a kdamond, -1 while it is off."""
     directory = system.root / ADMIN / str(number)
-    if _read(system, directory / "state") != "on":
+    if read(system, directory / "state") != "on":
         return -1
-    return int(_read(system, directory / "pid"))
+    return int(read(system, directory / "pid"))
 
 
 def running(system: System, n: int) -> list[dict[str, int]]:
@@ -168,9 +168,9 @@ def _configured(system: System, number: int) -> str:
     """Return operations and target of a kdamond, such as ``vaddr 1234``; empty if nothing is configured."""
     context = system.root / ADMIN / str(number) / "contexts/0"
     try:
-        operations = _read(system, context / "operations")
+        operations = read(system, context / "operations")
         target = context / "targets/0/pid_target"
-        pid = _read(system, target) if operations == "vaddr" else ""
+        pid = read(system, target) if operations == "vaddr" else ""
     except FileNotFoundError:
         return ""
     if operations == "vaddr" and pid == "0":  # between two writes
@@ -183,7 +183,8 @@ def write(system: System, path: Path, value: int | str) -> None:
     _asked_again(system, lambda: system.write_text(path, str(value)))
 
 
-def _read(system: System, path: Path) -> str:
+def read(system: System, path: Path) -> str:
+    """Return what a file of sysfs says, without blanks at its ends."""
     return _asked_again(system, lambda: system.read_text(path)).strip()
 
 
@@ -204,11 +205,11 @@ def switch_off(system: System) -> None:
     """Stop every kdamond and leave none configured: how DAMON was when gpuscan took it."""
     for number in range(n_kdamonds(system)):
         state = system.root / ADMIN / str(number) / "state"
-        if _read(system, state) == "on":
+        if read(system, state) == "on":
             with contextlib.suppress(OSError):  # it may end by itself, with its process
                 write(system, state, "off")
         deadline_ns = system.monotonic_ns() + _OFF_WITHIN_NS
-        while _read(system, state) == "on" and system.monotonic_ns() < deadline_ns:
+        while read(system, state) == "on" and system.monotonic_ns() < deadline_ns:
             system.sleep(0.01)
     write(system, system.root / ADMIN / "nr_kdamonds", 0)
 

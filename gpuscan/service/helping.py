@@ -9,7 +9,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.linux.capabilities import Right
 from gpuscan.service.config import Config, Rule
 from gpuscan.service.helpers.catalogue import HELPERS
-from gpuscan.service.helpers.combining import helped
+from gpuscan.service.helpers.combining import chosen_by, helped
 from gpuscan.service.helpers.contract import Helper, Moved, Place, Work
 
 
@@ -28,6 +28,7 @@ class Helping:
         self._place = place
         self._helpers: dict[str, Helper] = {}
         self._rules: dict[str, tuple[Rule, str]] = {}
+        self._is_all = False
         self._before: dict[str, Moved] = {}
         """What helpers that are closed had moved, by rule."""
         self._refused: dict[str, str] = {}
@@ -64,6 +65,7 @@ class Helping:
                 self._helpers.pop(name).close()
             raise
         self._rules = found
+        self._is_all = len(config.rule) == 1 and not chosen_by(config.rule[0])
         for name in self._helpers.keys() - {helper for _, helper in found.values()}:
             self._retire(name)
 
@@ -93,7 +95,7 @@ class Helping:
         first: InputError | OSError | None = None
         for name, helper in self._helpers.items():
             works = [
-                Work(rule, cgroups.get(rule.name, frozenset()))
+                Work(rule, cgroups.get(rule.name, frozenset()), self._is_all)
                 for rule, wanted in self._rules.values()
                 if wanted == name and not rests
             ]

@@ -12,7 +12,8 @@ from .world import BASE_PAGE, NIDS, PFN_BITS, SECTION, SOFT_DIRTY, Proc, World
 
 KDAMONDS = f"/{damon_state.ADMIN}/"
 INSTANCES = f"/{damon_state.TRACING}/instances/"
-CGROUP = "/sys/fs/cgroup/simulated"
+CGROUPS = "/sys/fs/cgroup"
+CGROUP = f"{CGROUPS}/simulated"
 
 
 class Files:
@@ -22,6 +23,13 @@ class Files:
         self._world = world
         self._damon = damon
         self._own = own
+
+    def is_file(self, path: str) -> bool:
+        """Whether there is a file of cgroups."""
+        cgroup, _, name = path.removeprefix(CGROUPS).rpartition("/")
+        return path == f"{CGROUP}/cgroup.procs" or (
+            name == "memory.events" and cgroup in self._world.cgroups and path.startswith(CGROUPS)
+        )
 
     def read(self, path: str) -> str:
         """Return a file's text."""
@@ -63,7 +71,7 @@ class Files:
         if name == "status":
             return f"Name:\t{proc.command}\nTgid:\t{pid}\nUid:\t0\t0\t0\t0\nMems_allowed_list:\t{proc.mems}\n"
         if name == "cgroup":
-            return f"0::/system.slice/{proc.command}.service\n"
+            return f"0::{proc.cgroup}\n"
         if name == "statm":
             return f"512 {(proc.words != 0).sum()} 0 0 0 0 0\n"
         if name == "numa_maps":

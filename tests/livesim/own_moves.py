@@ -56,7 +56,7 @@ class OwnMoves:
         self._next_ns = self._world.now_ns + _EVERY_NS
         if int(self.settings[NUMA_BALANCING]) & 2:
             self.n_promoted += self._move({FAR}, NEAR, is_hot=True)
-        if self.settings[DEMOTION] == "true":
+        if self.settings.get(DEMOTION) == "true":
             short = {nid for nid in NIDS if nid != FAR and self._world.free_pages(nid) < _LOW_PAGES}
             self.n_demoted += self._move(short, FAR, is_hot=False)
 

@@ -20,7 +20,7 @@ from gpuscan.linux.syscalls import PageIs
 from gpuscan.linux.system import System
 
 from .changes import change, give_pids_again
-from .files import CGROUP, INSTANCES, KDAMONDS
+from .files import CGROUPS, INSTANCES, KDAMONDS
 from .machine import Machine
 from .scenario import CHANGES, COMES, SHARES
 from .world import BASE_PAGE, HOST, PRESENT, SOFT_DIRTY, SPAN_PAGES, Proc
@@ -161,7 +161,7 @@ class SimulatedSystem(System):
         return True
 
     def is_file(self, path: Path) -> bool:
-        is_there = str(path) in (f"{CGROUP}/cgroup.procs", *self.machine.state_files)
+        is_there = self.machine.files.is_file(str(path)) or str(path) in self.machine.state_files
         if is_there or path.name != Path(kernel_settings.STATE_FILE).name:  # seeds count calls
             self._enter("is_file", path)
         return is_there
@@ -175,6 +175,10 @@ class SimulatedSystem(System):
         if int(path.name) not in self.world.processes:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         return 0
+
+    def inode(self, path: Path) -> int:
+        self._enter("inode", path)
+        return self.world.cgroups[str(path).removeprefix(CGROUPS)]
 
     def mkdir(self, path: Path, mode: int = 0o777) -> None:
         self._enter("mkdir", path)

@@ -18,6 +18,8 @@ from livesim.system import Killed, SimulatedSystem
 
 ALL = {"name": "all", "backend": "numa-balancing"}
 OWN = {"name": "own", "command": "nobody"}
+DB = {"name": "db", "unit": "database.service", "backend": "damon-schemes", "cold_after": "1s"}
+CACHE = {"name": "cache", "cgroup": "system.slice/cache*", "backend": "kernel", "policy": "promote"}
 
 
 class Run:
@@ -197,6 +199,156 @@ def test_a_rate_below_what_the_kernel_can_count_is_refused_at_the_start():
         Run(ALL | {"policy": "promote", "rate": "100KB/s"}).go()
 
 
+def by_rule(run, rule, *commands):
+    """Return what DAMON moved of commands' cgroups, hot and cold, and what the history has of a rule."""
+    moved = run.machine.world.moved_by_damon
+    inodes = {inode for inode in run.inodes if run.inodes[inode] in commands}
+    told = [body for kind, name, body in run.noted.notes if kind == "kernel" and name == rule]
+    return (
+        tuple(sum(moved[inode, is_hot] for inode in inodes) for is_hot in (True, False)),
+        tuple(sum(body[key] for body in told) for key in ("promoted_pages", "demoted_pages")),
+    )
+
+
+class DamonRun(Run):
+    """One whose cgroups are known by their inodes, also those that are gone."""
+
+    def __init__(self, *rules, **more):
+        super().__init__(*rules, **more)
+        self.inodes = {}
+        world = self.machine.world
+        spawn = world.spawn
+
+        def spawned(*args, **kwargs):
+            proc = spawn(*args, **kwargs)
+            self.inodes[world.cgroups[proc.cgroup]] = proc.command
+            return proc
+
+        world.spawn = spawned
+        self.inodes |= {world.cgroups[proc.cgroup]: proc.command for proc in world.running()}
+
+    def is_given_back(self):
+        files = self.machine.damon.files
+        return files == {"nr_kdamonds": "0"} and not any(self.machine.state_files.values())
+
+
+def test_damon_moves_the_memory_of_each_rules_cgroups_and_no_others():
+    run = DamonRun(DB, CACHE, {"name": "rest", "command": "worker"}, end_ms=25_000)
+    run.what = Script((), ((14_000, "status", None),), 25_000)
+    run.go()
+    for rule, command, goes_down in (("db", "database", True), ("cache", "cache", False)):
+        moved, told = by_rule(run, rule, command)
+        assert moved == told
+        assert moved[0] > 20
+        assert (moved[1] > 0) == goes_down
+    assert set(run.machine.world.moved_by_damon) <= {
+        (inode, is_hot)
+        for inode, command in run.inodes.items()
+        if command != "worker"
+        for is_hot in (True, False)
+    }
+    first = run.documents[0]
+    assert [one["helper"] for one in first["policies"]] == ["damon-schemes", "damon-schemes", None]
+    assert first["policies"][0]["promoted_pages"] > 20
+    assert first["helpers"][0]["trouble"] == ""
+    assert run.machine.world.moved_pages > 0  # those of the third rule, by gpuscan itself
+    assert run.is_given_back()
+
+
+def test_cgroups_that_come_go_and_come_again_under_their_name_are_counted_each():
+    def ends(run):
+        for proc in run.machine.world.running():
+            if proc.command == "database":
+                run.machine.world.end(proc)
+
+    def comes(run):
+        run.machine.world.spawn(80, command="database")
+        run.machine.world.spawn(80, command="cache")
+
+    run = DamonRun(
+        DB | {"unit": ["database.service", "cache.service"]},
+        end_ms=16_000,
+        at=[(4_000, ends), (4_000, comes), (9_000, ends), (12_000, comes)],
+    ).go()
+    assert len(run.inodes) == 5  # of workers, of caches, and thrice of databases
+    moved, told = by_rule(run, "db", "database", "cache")
+    assert moved == told
+    assert all(
+        run.machine.world.moved_by_damon[inode, True]
+        for inode in run.inodes
+        if run.inodes[inode] == "database"
+    )
+
+
+def test_a_rule_for_all_needs_no_cgroup():
+    run = DamonRun({"name": "all", "backend": "damon-schemes", "policy": "promote"}, end_ms=3_000).go()
+    assert run.in_history("promoted_pages") == run.machine.world.moved_by_damon[None, True] > 50
+
+
+def test_a_rate_holds_over_all_schemes_of_a_rule_and_is_taken_off_the_budget():
+    rate = 64 << 10
+    rules = [DB | {"rate": "64KiB/s", "unit": "*.service", "policy": "both"}]
+    run = DamonRun(*rules, end_ms=9_000, budget={"rate": "100KiB/s"}).go()
+    moved = sum(run.machine.world.moved_by_damon.values()) << 12
+    assert rate < moved <= rate * 9 + rate  # a second's quota may be there at the beginning
+    assert run.session.governor.budgets._rate == 36 << 10
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_who_has_damon_keeps_it_and_a_kernel_without_these_schemes_is_refused(is_taken):
+    run = DamonRun(DB, CACHE)
+    if is_taken:
+        run.machine.damon.write("nr_kdamonds", "1")
+        said = "DAMON is taken: 1 kdamond configured (switched off)"
+    else:
+        run.machine.damon.actions = {"stat"}
+        said = "it has no migrate_hot, which is there since v6.11"
+    with pytest.raises(InputError) as refused:
+        run.go()
+    assert said in str(refused.value)
+    assert "let gpuscan move the pages" in str(refused.value)
+    assert run.machine.damon.files["nr_kdamonds"] == str(int(is_taken))
+    assert not run.machine.locks
+
+
+def test_the_kernel_takes_the_helper_that_works():
+    run = DamonRun({"name": "all", "backend": "kernel"})
+    del run.own.settings[DEMOTION]
+    run.go()
+    assert run.session.helping.document() == []
+    assert run.machine.world.moved_by_damon[None, True] > 20
+
+
+def test_auto_takes_a_monitor_that_does_not_need_damon():
+    run = DamonRun(DB, OWN, service={"monitor": "auto"}).go()
+    assert not run.session.pipeline.monitor.name.startswith("damon")
+
+
+def test_a_kdamond_that_somebody_switches_off_is_said_and_left():
+    def off(run):
+        run.machine.damon.write("0/state", "off")
+
+    run = DamonRun(DB, at=[(2_000, off)], end_ms=16_000, orders=[(15_000, "status", None)]).go()
+    assert "does not take update_schemes_stats" in run.documents[0]["helpers"][0]["trouble"]
+    assert run.is_given_back()
+
+
+def test_a_kill_while_damon_moves_leaves_nothing():
+    n_killed = 0
+    for step in (40, 60, 79, 900, *range(2_834, 3_430, 90)):
+        machine = Machine(replace(script(4)[0], events=(Event(step, "kill", 0),)))
+        machine.world.spawn(60, command="database")
+        run = DamonRun(DB, machine=machine, end_ms=3_000)
+        with contextlib.suppress(Killed):
+            run.go()
+        run.system.end()
+        n_killed += bool(machine.damon.on)
+        for watchdog in machine.watchdogs:
+            watchdog.run()
+        assert run.is_given_back()
+    assert n_killed > 4
+
+
 @pytest.mark.parametrize(
     ("rules", "tables", "said"),
     [
@@ -205,7 +357,25 @@ def test_a_rate_below_what_the_kernel_can_count_is_refused_at_the_start():
         ([ALL | {"command": "x"}], {}, "one for all processes, and command is for some"),
         ([ALL | {"hot": 3}], {}, "knows nothing of hot"),
         ([ALL | {"shared": "never"}], {}, "knows nothing of shared"),
-        ([ALL, OWN], {}, "there can be no other rule, such as own"),
+        ([ALL, OWN], {}, "it is one for all processes, and rule own is for some"),
+        ([ALL | {"exclude": {"user": "x"}}], {}, "it is one for all processes, and user is for some"),
+        ([DB | {"command": "x"}], {}, "it tells processes apart by cgroup, unit, and rule db by command"),
+        ([OWN, DB], {}, "it tells processes apart by cgroup, unit, and rule own by command"),
+        (
+            [DB | {"exclude": {"user": "x"}}],
+            {},
+            "it tells processes apart by cgroup, unit, and rule db by user",
+        ),
+        ([DB | {"nodes": [1]}], {}, "it knows nothing of nodes"),
+        ([DB | {"cold_after": "auto"}], {}, "give a time"),
+        ([DB], {"service": {"monitor": "damon"}}, "needs for itself what service.monitor = 'damon' needs"),
+        ([DB, OWN], {"budget": {"rate": "9MB/s"}}, "give rule db a rate"),
+        (
+            [DB | {"rate": "9MB/s"}, OWN],
+            {"budget": {"rate": "9MB/s"}},
+            "so that something is left for the others",
+        ),
+        ([DB | {"backend": "kernel", "hot": 2}], {}, "damon-schemes: it knows nothing of hot"),
         ([ALL | {"rate": "1MB/s"}], {}, "nothing what goes down"),
         ([ALL | {"policy": "promote"}], {"budget": {"rate": "9MB/s"}}, "give rule all a rate"),
         (

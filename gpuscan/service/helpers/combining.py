@@ -54,32 +54,34 @@ def _why_not(name: str, config: Config, place: int) -> str:
     kind, rule = HELPERS.get(name), config.rule[place]
     if rule.policy == "off":
         return 'policy = "off" leaves alone, so there is nothing to carry out; leave backend out'
-    unknown = sorted(rule.model_fields_set - {*_OF_EACH, "exclude"} - kind.chooses_by - kind.goes_by)
-    chosen_by = ", ".join(sorted(kind.chooses_by))
-    if unknown and unknown[0] in _CHOOSING:
-        return (
-            f"it tells processes apart by {chosen_by}, not by {unknown[0]}"
-            if kind.chooses_by
-            else f"it is one for all processes, and {unknown[0]} is for some; let gpuscan move them"
-        )
+    unknown = sorted(rule.model_fields_set - {*_OF_EACH, *_CHOOSING, "exclude"} - kind.goes_by)
     if unknown:
         return f"it knows nothing of {unknown[0]}; leave that out, or let gpuscan move them"
-    if not kind.chooses_by and len(config.rule) > 1:
-        other = next(one.name for one in config.rule if one.name != rule.name)
-        return (
-            f"it is one for all processes, so there can be no other rule, such as {other}; leave one of them"
-        )
-    for each in config.rule[: place + 1]:
-        by = _chosen_by(each) - kind.chooses_by
-        if by:
-            return (
-                f"it tells processes apart by {chosen_by}, and rule {each.name} chooses by {min(by)}; "
-                f"choose by {chosen_by} there"
-            )
+    if why := _why_not_apart(kind, config, place):
+        return why
     monitor = config.service.monitor
     if kind.alone is not None and monitor in MONITORS and kind.alone in _rights(monitor):
         return f"it needs for itself what service.monitor = {monitor!r} needs, too; take another monitor"
     return kind.misfit(rule)
+
+
+def _why_not_apart(kind: HelperKind, config: Config, place: int) -> str:
+    """Return why a helper cannot tell the processes of a rule from those of others; empty where it can."""
+    rules = config.rule
+    if not kind.chooses_by:
+        if by := chosen_by(rules[place]):
+            return f"it is one for all processes, and {min(by)} is for some; let gpuscan move them"
+        others = [one.name for one in rules if one.name != rules[place].name]
+        return (
+            f"it is one for all processes, and rule {others[0]} is for some; leave one out" if others else ""
+        )
+    known = ", ".join(sorted(kind.chooses_by))
+    for each in rules[: place + 1]:
+        if by := chosen_by(each) - kind.chooses_by:
+            return (
+                f"it tells processes apart by {known}, and rule {each.name} by {min(by)}; choose by {known}"
+            )
+    return ""
 
 
 def _rights(monitor: str) -> Sequence[object]:
@@ -87,7 +89,7 @@ def _rights(monitor: str) -> Sequence[object]:
     return (*kind.keeps, *kind.opens)
 
 
-def _chosen_by(rule: Rule) -> set[str]:
+def chosen_by(rule: Rule) -> set[str]:
     """Return by which keys a rule chooses processes, those that it leaves out among them."""
 
     def said(who: Who) -> set[str]:
@@ -118,8 +120,3 @@ def _check_budget(config: Config, found: dict[str, tuple[str, ...]]) -> None:
 
 def _moves_itself(config: Config) -> bool:
     return any(rule.backend == OWN and rule.policy != "off" for rule in config.rule)
-
-
-def kinds_of(names: Sequence[str]) -> list[HelperKind]:
-    """Return helpers by their names."""
-    return [HELPERS.get(name) for name in names]

@@ -24,10 +24,12 @@ class Work:
     Attributes:
         rule: which.
         cgroups: those that its processes are in now, ``/`` for the top.
+        is_all: it is for all processes, and there is no other rule.
     """
 
     rule: Rule
     cgroups: frozenset[str]
+    is_all: bool
 
 
 class Moved(NamedTuple):
