@@ -32,6 +32,9 @@ class Helping:
         self._before: dict[str, Moved] = {}
         """What helpers that are closed had moved, by rule."""
         self._refused: dict[str, str] = {}
+        self._silent: dict[str, str] = {}
+        """Why helpers do not say what they moved."""
+        self._told: dict[str, dict[str, Moved]] = {}
         self._noted: dict[str, Moved] = {}
         try:
             self.configure(config)
@@ -111,14 +114,24 @@ class Helping:
     def moved(self, rule: str) -> Moved:
         """Return what the kernel moved for a rule."""
         found = self._before.get(rule, Moved())
-        for helper in self._helpers.values():
-            found = _sum(found, helper.moved().get(rule, Moved()))
+        for name in self._helpers:
+            found = _sum(found, self._moved_by(name).get(rule, Moved()))
         return found
+
+    def _moved_by(self, name: str) -> dict[str, Moved]:
+        """Return what a helper moved, as it last could say."""
+        try:
+            self._told[name] = dict(self._helpers[name].moved())
+            self._silent.pop(name, None)
+        except (InputError, OSError) as error:
+            self._silent[name] = str(error)
+        return self._told.get(name, {})
 
     def changes(self) -> dict[str, Moved]:
         """Return what the kernel moved since the last call, by rule; those without any are left out."""
         found: dict[str, Moved] = {}
-        for rule in self._before.keys() | self._rules.keys():
+        told = [self._moved_by(name) for name in self._helpers]
+        for rule in sorted({*self._before, *(rule for of_one in told for rule in of_one)}):
             now, noted = self.moved(rule), self._noted.get(rule, Moved())
             if now != noted:
                 self._noted[rule] = now
@@ -127,8 +140,15 @@ class Helping:
 
     def trouble(self) -> dict[str, str]:
         """Return what keeps helpers from doing all that they were told, by their names."""
-        found = {name: self._refused.get(name) or helper.trouble() for name, helper in self._helpers.items()}
-        return {name: text for name, text in found.items() if text}
+        found: dict[str, str] = {}
+        for name, helper in self._helpers.items():
+            try:
+                text = self._refused.get(name) or helper.trouble() or self._silent.get(name)
+            except (InputError, OSError) as error:
+                text = str(error)
+            if text:
+                found[name] = text
+        return found
 
     def document(self) -> list[dict[str, Any]]:
         """Return how each helper stands."""
@@ -149,11 +169,12 @@ class Helping:
         helper = self._helpers[name]
         try:
             helper.use(())
-            for rule, moved in helper.moved().items():
-                self._before[rule] = _sum(self._before.get(rule, Moved()), moved)
         finally:
+            for rule, moved in self._moved_by(name).items():
+                self._before[rule] = _sum(self._before.get(rule, Moved()), moved)
             del self._helpers[name]
-            self._refused.pop(name, None)
+            for kept in (self._refused, self._silent, self._told):
+                kept.pop(name, None)
             helper.close()
 
     def close(self) -> None:
