@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class Helping:
         self._refused: dict[str, str] = {}
         self._silent: dict[str, str] = {}
         """Why helpers do not say what they moved."""
+        self._cpu_s: dict[str, float] = {}
         self._told: dict[str, dict[str, Moved]] = {}
         self._noted: dict[str, Moved] = {}
         try:
@@ -158,11 +160,17 @@ class Helping:
                 "name": name,
                 "does": HELPERS.get(name).does,
                 "rules": [rule for rule, (_, wanted) in self._rules.items() if wanted == name],
-                "cpu_s": round(helper.cpu_s(), 3),
+                "cpu_s": round(self._cpu_of(name), 3),
                 "trouble": trouble.get(name, ""),
             }
-            for name, helper in self._helpers.items()
+            for name in self._helpers
         ]
+
+    def _cpu_of(self, name: str) -> float:
+        """Return the CPU time of a helper, as it last could say."""
+        with contextlib.suppress(InputError, OSError):
+            self._cpu_s[name] = self._helpers[name].cpu_s()
+        return self._cpu_s.get(name, 0.0)
 
     def _retire(self, name: str) -> None:
         """Close a helper; what it moved stays counted."""
@@ -173,7 +181,7 @@ class Helping:
             for rule, moved in self._moved_by(name).items():
                 self._before[rule] = _sum(self._before.get(rule, Moved()), moved)
             del self._helpers[name]
-            for kept in (self._refused, self._silent, self._told):
+            for kept in (self._refused, self._silent, self._told, self._cpu_s):
                 kept.pop(name, None)
             helper.close()
 

@@ -50,11 +50,11 @@ class NumaBalancing:
         try:
             for name in (NUMA_BALANCING, DEMOTION):
                 self._settings.check(name)
+            self._since = moved_by_kernel(self._system)
         except BaseException:
             self._settings.close()
             raise
         self._works: tuple[Work, ...] = ()
-        self._since = moved_by_kernel(self._system)
         self._moved: dict[str, Moved] = {}
 
     def use(self, works: Sequence[Work]) -> None:
