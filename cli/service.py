@@ -95,6 +95,7 @@ def _serve(
     from gpuscan.linux.system import HERE
     from gpuscan.live.stop import Stop
     from gpuscan.service.control import ControlSocket, group_id
+    from gpuscan.service.journal import Log, Told
     from gpuscan.service.load import load_config
     from gpuscan.service.notify import Notifier
     from gpuscan.service.session import ServiceSession
@@ -114,12 +115,15 @@ def _serve(
 
     def open_recorder() -> Recorder:
         most_bytes = config.service.history
-        return History(history or HERE.root / HISTORY, most_bytes) if most_bytes else Nowhere()
+        kept = History(history or HERE.root / HISTORY, most_bytes) if most_bytes else Nowhere()
+        return Told(kept, log)
 
     def open_inbox(stop: Stop) -> ControlSocket:
         return ControlSocket(socket or HERE.root / SOCKET, gid, stop)
 
     with ExitStack() as stack:
+        log = Log(output.note)
+        stack.callback(log.close)
         session = stack.enter_context(
             ServiceSession(
                 config,
@@ -142,13 +146,14 @@ def _serve(
 
         def on_start() -> None:
             for note in session.notes:
-                output.note(f"gpuscan: note: {note}")
+                log.say(note, is_warning=True)
             if session.recorder.problem:
-                output.note(f"gpuscan: note: {session.recorder.problem}")
-            output.note(f"gpuscan: {status_line(session)}, with {session.pipeline.monitor.name}")
+                log.say(session.recorder.problem, is_warning=True)
+            monitor = session.pipeline.monitor.name
+            log.say(f"{status_line(session)}, with {monitor}", event="running", monitor=monitor)
 
         session.run(on_start, lambda _: None, show or (lambda: None))
-        output.note(f"gpuscan: ended; {status_line(session)}")
+        log.say(f"ended; {status_line(session)}", event="ended", moved_pages=session.totals.moved_pages)
 
 
 def _check(config: Config, path: Path, output: Output) -> None:
