@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 from dataclasses import replace
 
 import pytest
 
+from exposition import text_of
 from gpuscan.base.errors import InputError
+from gpuscan.cli import ctl
+from gpuscan.cli.main import main
+from gpuscan.cli.output import Output
 from gpuscan.linux.kernel_settings import DEMOTION, NUMA_BALANCING, PROMOTION_RATE
 from gpuscan.service.load import config_of
+from gpuscan.service.metrics import of_service
 from gpuscan.service.session import ServiceSession
 from livesim.machine import Machine
 from livesim.scenario import Event
@@ -391,3 +398,40 @@ def test_what_the_kernel_cannot_do_is_refused_when_it_is_checked(rules, tables, 
         config_of("x.toml", document)
     assert said in str(refused.value)
     assert str(refused.value).startswith("x.toml: ")
+
+
+def test_what_the_kernel_moves_is_in_the_status_and_the_metrics(capsys):
+    texts = []
+
+    def scrape(run):
+        texts.append(text_of(of_service(run.session)))
+
+    run = DamonRun(DB, OWN, orders=[(15_000, "status", None)], at=[(15_500, scrape)], end_ms=16_000).go()
+    (document,) = run.documents
+    ctl._print(document, Output(False))
+    printed = capsys.readouterr().out
+    assert (
+        "by the kernel: DAMON's schemes migrate_hot and migrate_cold, for db; its threads took 6.0 s"
+        in printed
+    )
+    moved = document["policies"][0]
+    assert moved["moved_by_kernel_pages"] == moved["promoted_pages"] + moved["demoted_pages"] > 0
+    assert f'rule_moved_pages_total{{direction="up",rule="db"}} {float(moved["promoted_pages"])}' in texts[0]
+    assert 'gpuscan_helper_in_trouble{helper="damon-schemes"} 0.0' in texts[0]
+    assert 'gpuscan_rule_processes{rule="db"} 1.0' in texts[0]
+
+
+def test_check_and_explain_say_who_carries_a_rule_out(tmp_path, capsys):
+    path = tmp_path / "c.toml"
+    path.write_text('[[rule]]\nname = "all"\nbackend = "kernel"\npolicy = "promote"\n')
+    assert main(["service", str(path), "--check"]) == 0
+    assert (
+        "rule all is carried out by the kernel: numa-balancing, or damon-schemes" in capsys.readouterr().out
+    )
+    assert main(["service", str(path), "--check", "--json"]) == 0
+    (rule,) = json.loads(capsys.readouterr().out)["rules"]
+    assert rule["helpers"] == ["numa-balancing", "damon-schemes"]
+    with subprocess.Popen(["sleep", "60"]) as other:
+        assert main(["service", str(path), "--explain", str(other.pid)]) == 0
+        other.kill()
+    assert "carried out by the kernel (numa-balancing, or damon-schemes)" in capsys.readouterr().out
