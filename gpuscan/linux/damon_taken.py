@@ -222,3 +222,24 @@ class TakenDamon:
 def _with_rights_to_clean_up() -> None:
     with contextlib.suppress(OSError):  # it is rights too many then, not too few
         give_up_before_exec([SYSFS])
+
+
+def give_back_what_was_left(system: System) -> None:
+    """Give DAMON back where a gpuscan and its watchdog were killed, whoever uses it next.
+
+    Where another gpuscan has it, or what is configured is somebody else's, nothing is done.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if not system.is_file(system.root / STATE_FILE):
+        return
+    try:
+        state_file = StateFile(system)
+    except BlockingIOError:
+        return
+    try:
+        if state_file.read():
+            damon_state.restore(system, state_file)
+    finally:
+        state_file.close()

@@ -20,6 +20,7 @@ from gpuscan.history.recording import Nowhere, Recorder
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
+from gpuscan.linux.damon_taken import give_back_what_was_left
 from gpuscan.linux.kernel_settings import put_back_what_was_left
 from gpuscan.linux.resident import PageFlags
 from gpuscan.linux.system import HERE, System
@@ -134,6 +135,7 @@ class ServiceSession:
         self.selection = RuleSelection(config.rule, system)
         self.roster = Roster(self.selection, system, releases=True)
         self._stack.callback(self.roster.close)
+        give_back_what_was_left(system)
         if left := put_back_what_was_left(system):
             self.notes.append(f"an earlier gpuscan was killed; put back: {', '.join(left)}")
         self.helping = Helping(config, Place(self.topology, system))

@@ -400,6 +400,19 @@ def test_what_the_kernel_cannot_do_is_refused_when_it_is_checked(rules, tables, 
     assert str(refused.value).startswith("x.toml: ")
 
 
+def test_a_kill_of_the_watchdog_too_leaves_what_the_next_service_gives_back_whatever_its_rules_are():
+    machine = Machine(replace(script(4)[0], events=(Event(2_900, "kill", 0),)))
+    machine.world.spawn(60, command="database")
+    run = DamonRun(DB, machine=machine, end_ms=3_000)
+    with contextlib.suppress(Killed):
+        run.go()
+    run.system.end()
+    assert machine.damon.on
+    machine.events, machine.watchdogs = {}, []
+    Run(OWN, machine=machine, end_ms=100).go()
+    assert run.is_given_back()
+
+
 def test_what_the_kernel_moves_is_in_the_status_and_the_metrics(capsys):
     texts = []
 

@@ -29,6 +29,7 @@ FOUND = {
     227: "a monitor that a reload opened anew watched whom no rule was for any more",
     HELPING_FROM + 158: "a file that failed while it was asked what the kernel had moved ended the service",
     HELPING_FROM + 3098: "a kdamond whose CPU time could not be read ended the service",
+    HELPING_FROM + 6654: "DAMON's state file named what nobody gave back once no rule asked for DAMON",
     HELPING_FROM + 6006: "what NUMA balancing moved while it was being set up was not counted",
     HELPING_FROM + 1702: "a helper that could not be opened kept its state file open",
     HELPING_FROM + 244: "what the kernel had moved for a rule that a reload took away was not noted",

@@ -62,10 +62,14 @@ class NumaBalancing:
         rules = [work.rule for work in works]
         if rules == [work.rule for work in self._works]:
             return
-        self._count()
-        self._works = tuple(works)
-        self._settings.set(self._wanted(rules[0]) if rules else {})
-        self._since = moved_by_kernel(self._system)
+        if not self._works:
+            self._count()  # before it is set, and after it is put back: what moves between counts
+        try:
+            self._settings.set(self._wanted(rules[0]) if rules else {})
+            if self._works:
+                self._count()
+        finally:
+            self._works = tuple(works)
 
     def _wanted(self, rule: Rule) -> dict[str, str]:
         wanted: dict[str, str] = {}
