@@ -21,5 +21,5 @@ class _Families:
 def text_of(families: Sequence[Metric]) -> str:
     """Return what a scrape would say."""
     registry = CollectorRegistry()
-    registry.register(_Families(families))  # type: ignore[arg-type]
+    registry.register(_Families(families))
     return generate_latest(registry).decode()

@@ -10,10 +10,15 @@ Kind = Literal["start", "stop", "config", "control", "rest", "process", "moved",
 class Recorder(Protocol):
     """Keeps what was decided and done."""
 
-    lost: int
-    """Notes that could not be kept."""
-    problem: str
-    """Why not; empty where all are kept."""
+    @property
+    def lost(self) -> int:
+        """Notes that could not be kept."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why not; empty where all are kept."""
+        ...
 
     def note(self, kind: Kind, policy: str | None, body: dict[str, Any]) -> None:
         """Note something; it does not fail, and does not wait for a disk."""

@@ -111,7 +111,8 @@ class KernelSettings:
             found, known = self.read(name), self._set.get(name)
             is_ours = known is not None and found in known.ours
             if found == value:
-                if not is_ours and self._set.pop(name, None):
+                if known is not None and not is_ours:
+                    del self._set[name]
                     self._note()  # somebody else wants it so, too
                 continue
             before = known.before if known is not None and is_ours else found

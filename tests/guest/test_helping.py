@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def settings() -> tuple[str, str]:
     return HERE.read_text(HERE.root / NUMA_BALANCING).strip(), HERE.read_text(HERE.root / DEMOTION).strip()
 
 
-def serve(folder: Path, rule: dict[str, object], is_done: Callable[[], bool]) -> ServiceSession:
+def serve(folder: Path, rule: Mapping[str, str], is_done: Callable[[], bool]) -> ServiceSession:
     """Run a service with one rule until something is so; return it, ended."""
     config = config_of("test", {"service": {"monitor": "kpageflags", "cpu": "100%"}, "rule": [rule]})
     deadline = time.monotonic() + 150

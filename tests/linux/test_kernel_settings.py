@@ -105,9 +105,9 @@ def test_a_value_that_the_kernel_refuses_and_one_that_it_changes():
     with pytest.raises(OSError, match="Invalid argument"):
         held.set({NUMA_BALANCING: "9"})
     write = there.own.write
-    there.own.write = lambda name, value: write(name, "1")  # type: ignore[method-assign]
+    there.own.write = lambda name, value: write(name, "1")
     with pytest.raises(InputError, match="was set to 2, and is 1"):
         held.set({NUMA_BALANCING: "2"})
-    there.own.write = write  # type: ignore[method-assign]
+    there.own.write = write
     held.close()
     assert there.own.settings[NUMA_BALANCING] == "1"  # not what gpuscan wrote, so not its own to put back

@@ -134,8 +134,9 @@ class SimulatedSystem(System):
         handle = self._handles.pop(fd, None)
         if handle is None:
             raise OSError(errno.EBADF, "Bad file descriptor")
-        if handle.kind == "state" and self.machine.locks.get(handle.data) is handle:
-            del self.machine.locks[handle.data]
+        name = handle.data if handle.kind == "state" else ""
+        if self.machine.locks.get(name) is handle:
+            del self.machine.locks[name]
 
     def left_open(self) -> list[str]:
         """Return what is open beside standard input."""

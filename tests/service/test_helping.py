@@ -222,7 +222,7 @@ class DamonRun(Run):
 
     def __init__(self, *rules, **more):
         super().__init__(*rules, **more)
-        self.inodes = {}
+        self.inodes: dict[int, str] = {}
         world = self.machine.world
         spawn = world.spawn
 
@@ -231,7 +231,7 @@ class DamonRun(Run):
             self.inodes[world.cgroups[proc.cgroup]] = proc.command
             return proc
 
-        world.spawn = spawned
+        world.spawn = spawned  # type: ignore[method-assign]
         self.inodes |= {world.cgroups[proc.cgroup]: proc.command for proc in world.running()}
 
     def is_given_back(self):

@@ -146,8 +146,8 @@ class DamonSchemes:
         slots = [*wanted, *[None] * (n_slots - len(wanted))]
         self._damon.start([node.ranges for node in self._nodes], self._schemes(slots))
         self._slots, self._is_committed = slots, True
-        for node in self._nodes:
-            node.told_bytes = [0] * (n_slots * len(node.ways))
+        for each in self._nodes:
+            each.told_bytes = [0] * (n_slots * len(each.ways))
 
     def _schemes(self, slots: Sequence[_Memory | None]) -> list[list[Scheme]]:
         """Return the schemes of each node: those of one place beside each other, one for each way."""
