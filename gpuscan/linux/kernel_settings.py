@@ -33,6 +33,10 @@ class _Changed(NamedTuple):
     ours: list[str]
 
 
+class SettingsTakenError(InputError):
+    """Another gpuscan has them."""
+
+
 class KernelSettings:
     """The settings, for this process alone. Close it, whatever happens; the next one does after a kill.
 
@@ -50,7 +54,7 @@ class KernelSettings:
         try:
             self._state_file = StateFile(system, STATE_FILE)
         except BlockingIOError:
-            raise InputError(
+            raise SettingsTakenError(
                 f"another gpuscan changes settings of the kernel (it holds the lock on {place}); end it"
             ) from None
         except OSError as error:
@@ -92,7 +96,8 @@ class KernelSettings:
         path = self._system.root / name
         if not self._system.may_write(path):
             raise InputError(
-                f"{path} may not be written, root owns it; run gpuscan as root, with CAP_SYS_ADMIN"
+                f"{path} may not be written: root owns it, and containers have it read-only; "
+                "run gpuscan as root, outside of one"
             )
 
     def set(self, wanted: Mapping[str, str]) -> None:
@@ -178,6 +183,8 @@ def _noted(system: System, state: dict[str, Any]) -> dict[str, _Changed]:
 def put_back_what_was_left(system: System) -> tuple[str, ...]:
     """Put back what a gpuscan that was killed left changed; return which settings that were.
 
+    Where another gpuscan has them, nothing is done.
+
     Raises:
         InputError: see :class:`KernelSettings`.
         RunFailedError: the kernel refuses.
@@ -187,6 +194,8 @@ def put_back_what_was_left(system: System) -> tuple[str, ...]:
     try:
         settings = KernelSettings(system)
         settings.close()
+    except SettingsTakenError:
+        return ()
     except OSError as error:
         raise RunFailedError(
             f"what an earlier gpuscan left changed cannot be put back ({error.strerror}: {error.filename}); "

@@ -80,7 +80,9 @@ def test_two_cannot_have_them_and_what_a_boot_made_stays():
     held = KernelSettings(SimulatedSystem(there))
     held.set(WANTED)
     with pytest.raises(InputError, match="another gpuscan changes settings"):
-        put_back_what_was_left(SimulatedSystem(there))
+        KernelSettings(SimulatedSystem(there))
+    assert put_back_what_was_left(SimulatedSystem(there)) == ()
+    assert there.own.settings[NUMA_BALANCING] == "2"
     there.locks.clear()
     state = there.state_files[f"/{STATE_FILE}"]
     state[:] = state.replace(b"simulated-boot", b"an-earlier-one")

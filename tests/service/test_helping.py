@@ -201,6 +201,21 @@ def test_a_start_that_cannot_says_which_setting_is_not_there():
     assert not run.machine.locks
 
 
+class ReadOnly(SimulatedSystem):
+    """As in a container."""
+
+    def may_write(self, path):
+        return super().may_write(path) and not str(path).startswith("/proc/sys")
+
+
+def test_where_settings_are_read_only_the_start_is_refused():
+    run = Run(ALL)
+    run.system = ReadOnly(run.machine)
+    with pytest.raises(InputError, match="numa_balancing may not be written: root owns it, and containers"):
+        run.go()
+    assert not run.machine.locks
+
+
 def test_a_rate_below_what_the_kernel_can_count_is_refused_at_the_start():
     with pytest.raises(InputError, match="whole MiB/s"):
         Run(ALL | {"policy": "promote", "rate": "100KB/s"}).go()
@@ -383,6 +398,7 @@ def test_a_kill_while_damon_moves_leaves_nothing():
             "so that something is left for the others",
         ),
         ([DB | {"backend": "kernel", "hot": 2}], {}, "damon-schemes: it knows nothing of hot"),
+        ([ALL], {"service": {"tiers": ["2=1"]}}, "the kernel's own tiers, not by service.tiers"),
         ([ALL | {"rate": "1MB/s"}], {}, "nothing what goes down"),
         ([ALL | {"policy": "promote"}], {"budget": {"rate": "9MB/s"}}, "give rule all a rate"),
         (

@@ -59,6 +59,8 @@ def _why_not(name: str, config: Config, place: int) -> str:
         return f"it knows nothing of {unknown[0]}; leave that out, or let gpuscan move them"
     if why := _why_not_apart(kind, config, place):
         return why
+    if config.service.tiers and not kind.heeds_tiers:
+        return "it goes by the kernel's own tiers, not by service.tiers; leave those out"
     monitor = config.service.monitor
     if kind.alone is not None and monitor in MONITORS and kind.alone in _rights(monitor):
         return f"it needs for itself what service.monitor = {monitor!r} needs, too; take another monitor"

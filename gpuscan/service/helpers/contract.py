@@ -98,6 +98,7 @@ class HelperKind:
         does: what it is, in a few words.
         chooses_by: keys of a rule by which it tells processes apart; none: it is one for all of them.
         goes_by: other keys that it goes by, of a rule; what it does not go by may not be said.
+        heeds_tiers: whether it goes by ``service.tiers``; else it knows the kernel's own tiers only.
         misfit: returns why it cannot carry out a rule whose keys it goes by; empty where it can.
         alone: what it needs for itself, by the right for that: no monitor that needs it may be named beside
             it. None: nothing.
@@ -110,6 +111,7 @@ class HelperKind:
     does: str
     chooses_by: frozenset[str]
     goes_by: frozenset[str]
+    heeds_tiers: bool
     misfit: Callable[[Rule], str]
     alone: Right | None
     keeps: Sequence[Right]

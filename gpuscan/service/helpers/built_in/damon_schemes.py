@@ -246,6 +246,7 @@ HELPER = HelperKind(
     does="DAMON's schemes migrate_hot and migrate_cold",
     chooses_by=frozenset({"cgroup", "unit"}),
     goes_by=frozenset({"rate", "cold_after"}),
+    heeds_tiers=True,
     misfit=_misfit,
     alone=SYSFS,
     keeps=(SYSFS,),

@@ -127,6 +127,7 @@ HELPER = HelperKind(
     does="NUMA balancing between memory tiers, and demotion by reclaim",
     chooses_by=frozenset(),
     goes_by=frozenset({"rate"}),
+    heeds_tiers=False,
     misfit=_misfit,
     alone=None,
     keeps=(_SYSCTL, _SYSFS),
