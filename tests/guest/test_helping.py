@@ -66,7 +66,7 @@ def settings() -> tuple[str, str]:
 def serve(folder: Path, rule: Mapping[str, str], is_done: Callable[[], bool]) -> ServiceSession:
     """Run a service with one rule until something is so; return it, ended."""
     config = config_of("test", {"service": {"monitor": "kpageflags", "cpu": "100%"}, "rule": [rule]})
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 330
 
     def open_inbox(stop: Stop) -> ControlSocket:
         return ControlSocket(folder / "service.sock", None, stop)
@@ -90,7 +90,7 @@ def in_history(folder: Path) -> tuple[int, int]:
     return sum(note["promoted_pages"] for note in notes), sum(note["demoted_pages"] for note in notes)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_numa_balancing_brings_the_hot_set_near_and_is_put_back(tmp_path: Path) -> None:
     found = settings()
     left_behind = KernelSettings(HERE)
@@ -116,7 +116,7 @@ def test_numa_balancing_brings_the_hot_set_near_and_is_put_back(tmp_path: Path) 
     assert demoted == now.demoted_pages - before.demoted_pages
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_damon_moves_the_memory_of_the_rules_cgroup_and_no_other(tmp_path: Path) -> None:
     with (
         two_cgroups(),
