@@ -109,6 +109,16 @@ def test_what_is_so_already_is_left_and_what_was_counted_before_is_not():
     assert run.in_history("promoted_pages") == run.own.n_promoted - 1_000 > 0
 
 
+def test_what_goes_down_because_somebody_else_wants_it_is_not_the_rules():
+    run = Run(ALL | {"policy": "promote"})
+    run.own.settings[DEMOTION] = "true"
+    run.machine.world.pressure[0] = 32_715
+    run.go()
+    assert run.own.n_demoted > 0
+    assert run.in_history("demoted_pages") == 0
+    assert run.in_history("promoted_pages") == run.own.n_promoted
+
+
 def test_balancing_between_nodes_with_cpus_goes_on_beside():
     run = Run(ALL)
     run.own.settings[NUMA_BALANCING] = "1"

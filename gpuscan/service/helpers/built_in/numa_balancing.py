@@ -91,11 +91,12 @@ class NumaBalancing:
         """Add what was moved since that was last asked to the rule that is carried out."""
         now = moved_by_kernel(self._system)
         for work in self._works:
-            before = self._moved.get(work.rule.name, Moved())
-            self._moved[work.rule.name] = Moved(
-                before.promoted_pages + now.promoted_pages - self._since.promoted_pages,
-                before.demoted_pages + now.demoted_pages - self._since.demoted_pages,
-            )
+            promoted, demoted = self._moved.get(work.rule.name, Moved())
+            if work.rule.promotes:
+                promoted += now.promoted_pages - self._since.promoted_pages
+            if work.rule.demotes:
+                demoted += now.demoted_pages - self._since.demoted_pages
+            self._moved[work.rule.name] = Moved(promoted, demoted)
         self._since = now
 
     def moved(self) -> Mapping[str, Moved]:
