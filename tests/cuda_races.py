@@ -85,7 +85,7 @@ EDITS: dict[str, str] = {
 """,
     "  return atomicExch(store.records + flat, 0u);\n": """\
   if (planted == free_stored) {
-    const u32 seen = load_record(store, flat);
+    const u32 seen = load_around(store, flat);
     __stcg(store.records + flat, (record_t)0);
     return seen;
   }
@@ -124,20 +124,30 @@ EDITS: dict[str, str] = {
     else if (taken && planted == blocks_of_others_taken) taken = atomicExch(word, 0ull) & blocks;
     else if (taken) taken = atomicAnd(word, ~blocks) & blocks;
 """,
-    "        n_taken += take_index(store, tile, end);\n      }\n"
+    "        const u64 taken = is_wanted ? take_index(store, tile, end) : 0;\n": """\
+        const u64 taken = is_wanted && planted != bits_after_records ? take_index(store, tile, end) : 0;
+""",
     "      ready = ready_of_tile(store, tile, end);\n": """\
-        if (planted != bits_after_records) n_taken += take_index(store, tile, end);
-      }
       ready = ready_of_tile(store, tile, end);
       if (planted == bits_after_records) take_index(store, tile, end);
 """,
-    "  return exchange_record_if(store, flat, word, 0);\n": """\
+    "  return exchange_record_if(store, flat, around, 0);\n": """\
   if (planted == claim_stored) {
     __stcg(store.records + flat, (record_t)0);
-    return word;
+    return around;
   }
   if (planted == claim_exchanged) return clear_record(store, flat);
-  return exchange_record_if(store, flat, word, 0);
+  return exchange_record_if(store, flat, around, 0);
+""",
+    "      const u32 same = differs ? wanted & ~bytes_set(differs) : wanted;\n": """\
+      const u32 same = differs && planted != changed_record_taken ? wanted & ~bytes_set(differs) : wanted;
+""",
+    "      const u32 before = atomicCAS(word_around(store, flat), around, around & ~same);\n"
+    "      if (before == around) break;\n": """\
+      if (planted == neighbours_stored) __stcg(word_around(store, flat), around & ~same);
+      u32 before = around;
+      if (planted != neighbours_stored) before = atomicCAS(word_around(store, flat), around, around & ~same);
+      if (before == around || planted == neighbours_unchecked) break;
 """,
     "    const bool has_taken = may_claim && seen == word;\n": """\
     const bool has_taken = may_claim && (planted == claim_unchecked || seen == word);
@@ -166,13 +176,14 @@ EDITS: dict[str, str] = {
     else atomicAdd(stage.histogram + target, (u32)__popc(peers));
   }
 """,
-    "histogram[target] = 0;\n  __syncthreads();\n": """\
-histogram[target] = 0;
+    "added[threadIdx.x] = 0;\n  __syncthreads();\n": """\
+added[threadIdx.x] = 0;
   if (planted != no_barrier_after_clearing) __syncthreads();
 """,
-    "  atomicAdd(totals + GS_TOTAL_PAGES, n_pages);\n": """\
-  if (planted == totals_stored) __stcg(totals + GS_TOTAL_PAGES, __ldcg(totals + GS_TOTAL_PAGES) + n_pages);
-  else atomicAdd(totals + GS_TOTAL_PAGES, n_pages);
+    "  if (sum) atomicAdd(totals + GS_TOTAL_PAGES + threadIdx.x, sum);\n": """\
+  u64* const total = totals + GS_TOTAL_PAGES + threadIdx.x;
+  if (planted == totals_stored) __stcg(total, __ldcg(total) + sum);
+  else if (sum) atomicAdd(total, sum);
 """,
     "  const u32 n_targets = places.n_targets;\n  __syncthreads();\n": """\
   const u32 n_targets = places.n_targets;
@@ -230,13 +241,17 @@ class Race:
         system: the smallest that shows it.
         finds: pattern of the complaint of a shortest schedule.
         stores_may_be_late: a fence is left out.
+        format_name: of the records.
     """
 
     system: System
     finds: str
     stores_may_be_late: bool = False
+    format_name: str = "rfc"
 
 
+_BYTES = "pghot-compact"
+"""Four of its records are in one word, and P's and Q's are."""
 _ONE = Requests(((Q, 1),))
 _LOST = "READY, its (ready|block) bit is clear"
 _ENDED = r"began \d requests, ended \d"
@@ -271,12 +286,17 @@ RACES: dict[str, Race] = {
     "claim_exchanged": Race(System((Scan("dense"), Requests(((P, 1),))), {P: 3}), _ENDED),
     "claim_unchecked": Race(System((Scan("dense"), Requests(((P, 1),))), {P: 3}), _LOST),
     "claim_gives_up": Race(System((Scan("dense"), Requests(((P, 1),))), {P: 3}), _LOST),
+    "neighbours_stored": Race(_CLAIMS, _ENDED, format_name=_BYTES),
+    "neighbours_unchecked": Race(_CLAIMS, _LOST, format_name=_BYTES),
+    "changed_record_taken": Race(
+        System((Scan("dense"), Accesses(((P, 0),))), {P: 3}), _ENDED, format_name=_BYTES
+    ),
     "left_without_index": Race(System((Scan("dense", room=1), _ONE), {P: 3, P + 1: 3}), _LOST),
     "quota_stored": Race(System((Scan("dense", quota=1),), {P: 2, P + 512: 2}, like_serial=False), "quota"),
     "claims_of_block_stored": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
     "no_barrier_after_clearing": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
     "no_barrier_before_counts": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
-    "totals_stored": Race(System((Scan("dense"),)), "pages were read"),
+    "totals_stored": Race(_BLOCKS, "pages were read"),
     "block_done_stored": Race(_BLOCKS, _NOWHERE),
     "block_done_early": Race(_BLOCKS, _NOWHERE),
     "block_done_untold": Race(_BLOCKS, _NOWHERE),
@@ -293,10 +313,10 @@ RACES: dict[str, Race] = {
 
 
 @cache
-def planted_module() -> ExploredModule:
+def planted_module(format_name: str) -> ExploredModule:
     """Return the kernels with all races, none of which is there until :func:`planted` is entered."""
     need("explored")
-    source = source_of(FORMATS["rfc"])
+    source = source_of(FORMATS[format_name])
     for line, instead in EDITS.items():
         if source.count(line) != 1:  # no assertion: a check that fails is what tests wait for
             raise ValueError(f"{line!r} stands {source.count(line)} times in the sources, not once")
@@ -308,9 +328,9 @@ def planted_module() -> ExploredModule:
 
 
 @contextmanager
-def planted(race: str) -> Iterator[ExploredModule]:
-    """Give the kernels with one race, ``sound`` for none."""
-    module = planted_module()
+def planted(race: str, format_name: str = "rfc") -> Iterator[ExploredModule]:
+    """Give the kernels of a format with one race, ``sound`` for none."""
+    module = planted_module(format_name)
     module.call("plant", ["sound", *RACES].index(race))
     try:
         yield module
@@ -321,10 +341,10 @@ def planted(race: str) -> Iterator[ExploredModule]:
 def explore_planted(name: str, which: str, **options: Any) -> Exploration:
     """Run the system of a race with the race ``which`` in it."""
     race = RACES[name]
-    with planted(which) as module:
+    with planted(which, race.format_name) as module:
         return race.system.explore(
             module,
-            FORMATS["rfc"],
+            FORMATS[race.format_name],
             stores_may_be_late=race.stores_may_be_late,
             **options,
         )

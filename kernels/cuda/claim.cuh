@@ -22,8 +22,8 @@ struct Stage {
   record_t* words;
   u32 n_staged; /* folios, of a stretch's fewer than 2^32 */
   u32 room;
-  u32 n_unknown;   /* claims whose target is not below n_targets: in no group, so not staged */
-  u32* histogram;  /* u32[1024] in shared memory: claims of this block per target */
+  u32* histogram; /* u32[1024] in shared memory: claims of this block per target */
+  u64* added;     /* to the scan's totals: claims whose target is not below n_targets, in no group, so not staged */
 };
 
 /* Whether a word is at the cut-off of its target, which has a limit. */
@@ -101,45 +101,46 @@ static __device__ __forceinline__ u32 bytes_set(u32 word) {
   return (word & 0x01010101u) * 0xffu;
 }
 
-/* Store 0 to the records of lanes that may take theirs, where it is still `word`, which is READY; return what was there.
- * Of lanes with records in one aligned word the first does it for all, or they would take turns at it. Lanes have
- * ascending pages, but for those behind, which may take nothing. All lanes. */
-static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat, u32 word, bool may_take) {
+/* Store 0 to the records of lanes that may take theirs, where it is still what they saw, which is READY; return what
+ * was there, with what is around it. Of lanes with records in one aligned word the first does it for all, or they would
+ * take turns at it. It goes by what it saw itself: of a record that became READY later it says that it was not, and
+ * whoever made it so has its bits to set, since they were taken before anybody looked. Lanes have ascending pages, but
+ * for those behind, which may take nothing. All lanes. */
+static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat, u32 around, bool may_take) {
   const u32 peers = __match_any_sync(GS_ALL_LANES, (u32)(flat >> 2)); /* pages of a stretch, of fewer than 2^32 */
-  const u32 shift = shift_in_word(flat);
-  u32 expected = may_take ? word << shift : 0;
+  u32 expected = may_take ? around & 0xffu << shift_in_word(flat) : 0;
+  const u32 from_here = peers >> lane_id();
 #pragma unroll
   for (u32 step = 1; step < 4; step <<= 1) {
     const u32 next = __shfl_down_sync(GS_ALL_LANES, expected, step);
-    if (lane_id() + step < GS_LANES && (peers >> (lane_id() + step) & 1u)) expected |= next;
+    if (from_here >> step & 1u) expected |= next;
   }
   const int first = __ffs((int)peers) - 1;
-  u32 seen = 0;
   if (first == (int)lane_id() && expected) {
-    u32* const around = word_around(store, flat);
-    const u32 wanted = bytes_set(expected);
-    for (seen = __ldcg(around);;) {
-      const u32 same = wanted & ~bytes_set((seen ^ expected) & wanted);
+    const u32 wanted = (expected >> GS_READY_SHIFT & 0x01010101u) * 0xffu;
+    for (;;) {
+      const u32 differs = (around ^ expected) & wanted;
+      const u32 same = differs ? wanted & ~bytes_set(differs) : wanted;
       if (same == 0) break;
-      const u32 before = atomicCAS(around, seen, seen & ~same);
-      if (before == seen) break;
-      seen = before;
+      const u32 before = atomicCAS(word_around(store, flat), around, around & ~same);
+      if (before == around) break;
+      around = before;
     }
   }
   /* Every byte that was as expected went in that exchange, or there was none. */
-  return __shfl_sync(GS_ALL_LANES, seen, first) >> shift & 0xffu;
+  return __shfl_sync(GS_ALL_LANES, around, first);
 }
 
 #else
 
-/* Store 0 to the records of lanes that may take theirs, where it is still `word`; return what was there. */
-static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat, u32 word, bool may_take) {
-  if (!may_take) return word;
+/* Store 0 to the records of lanes that may take theirs, where it is still what they saw; return what was there. */
+static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat, u32 around, bool may_take) {
+  if (!may_take) return around;
 #if GS_EXCLUSIVE
   store.records[flat] = 0; /* nobody else changes records while this kernel runs: the caller said so */
-  return word;
+  return around;
 #else
-  return exchange_record_if(store, flat, word, 0);
+  return exchange_record_if(store, flat, around, 0);
 #endif
 }
 
@@ -150,7 +151,8 @@ static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat,
 template <bool kBudget>
 static __device__ __forceinline__ void claim_candidates(const Store& store, const Cuts& cuts, Stage& stage,
                                                         i64 flat, bool is_candidate) {
-  u32 word = is_candidate ? load_record(store, flat) : 0;
+  u32 around = is_candidate ? load_around(store, flat) : 0;
+  u32 word = record_in(around, flat);
   u32 taken = 0;
   bool stays = false;
   u32 n_reserved = 0;
@@ -178,7 +180,8 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     if (may_claim && is_known)
       may_claim = stage.n_staged + n_reserved + (u32)__popc(rivals & lanes_below()) < stage.room;
     stays = stays || (is_open && !may_claim);
-    const u32 seen = take_records(store, flat, word, may_claim);
+    around = take_records(store, flat, around, may_claim);
+    const u32 seen = record_in(around, flat);
     const bool has_taken = may_claim && seen == word;
     taken = has_taken ? word : taken;
     is_open = may_claim && !has_taken && is_ready(seen);
@@ -190,7 +193,10 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
   const u32 target = taken ? target_of(store, taken) : GS_N_NODES_MAX;
   const bool is_staged = taken && target < store.n_targets;
   const u32 staged = __ballot_sync(GS_ALL_LANES, is_staged);
-  stage.n_unknown += (u32)__popc(__ballot_sync(GS_ALL_LANES, taken && !is_staged));
+  if (__any_sync(GS_ALL_LANES, taken && !is_staged)) { /* seldom, so not counted in every round */
+    const u32 unknown = __ballot_sync(GS_ALL_LANES, taken && !is_staged);
+    if (lane_id() == 0) note_total(stage.added, GS_TOTAL_UNKNOWN, (u64)__popc(unknown));
+  }
   if (staged == 0) return;
   /* One atomic per distinct target: at density 1 with one target 32 lanes would queue for one counter. */
   const u32 peers = __match_any_sync(GS_ALL_LANES, is_staged ? target : GS_N_NODES_MAX);

@@ -99,16 +99,20 @@ static __device__ __forceinline__ bool is_last_block(u32* n_done, u32 n_blocks) 
   return true;
 }
 
-/* Sum of the values of all lanes, in every lane. All lanes. */
-static __device__ __forceinline__ u64 sum_of_warp(u64 value) {
-  for (int step = GS_LANES / 2; step > 0; step >>= 1) value += __shfl_xor_sync(GS_ALL_LANES, value, step);
-  return value;
+/* Add the values of all threads to a counter: one atomic a block, since those on one address queue. All threads. */
+static __device__ __forceinline__ void add_of_block(u64* counter, u64 value) {
+  __shared__ u64 warp_sums[GS_WARPS];
+  const u64 sum = sum_up_to_thread(value, warp_sums);
+  if (threadIdx.x == GS_THREADS - 1 && sum != 0) atomicAdd(counter, sum);
 }
 
-/* Add the values of all lanes to a counter: one atomic a warp, since those on one address queue. All lanes. */
-static __device__ __forceinline__ void add_of_warp(u64* counter, u64 value) {
-  const u64 sum = sum_of_warp(value);
-  if (lane_id() == 0 && sum != 0) atomicAdd(counter, sum);
+/* What a block adds to the totals of a scan, from GS_TOTAL_PAGES on: a place for each warp, u64[GS_N_ADDED][GS_WARPS] in
+ * shared memory, which the block sums up at its end. */
+#define GS_N_ADDED (GS_TOTAL_UNKNOWN - GS_TOTAL_PAGES + 1)
+
+/* One lane. */
+static __device__ __forceinline__ void note_total(u64* added, int total, u64 n) {
+  added[(total - GS_TOTAL_PAGES) * GS_WARPS + (threadIdx.x >> 5)] += n;
 }
 
 /* What the lanes wrote before is ordered before what any of them reads or writes afterwards, on the whole

@@ -6,5 +6,5 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   const i64 n_threads = (i64)gridDim.x * GS_THREADS;
   for (i64 index = (i64)blockIdx.x * GS_THREADS + threadIdx.x; index < n_words; index += n_threads)
     total += (u64)__popcll(__ldcg(bitmap + index));
-  add_of_warp(n_set, total);
+  add_of_block(n_set, total);
 }

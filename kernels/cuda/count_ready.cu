@@ -11,5 +11,5 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
     total += __popc(loaded.x & GS_WIDE_READY) + __popc(loaded.y & GS_WIDE_READY) +
              __popc(loaded.z & GS_WIDE_READY) + __popc(loaded.w & GS_WIDE_READY);
   }
-  add_of_warp(n_ready, total);
+  add_of_block(n_ready, total);
 }

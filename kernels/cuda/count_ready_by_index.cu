@@ -18,5 +18,5 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
       }
     }
   }
-  add_of_warp(n_ready, total);
+  add_of_block(n_ready, total);
 }

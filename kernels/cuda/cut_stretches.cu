@@ -1,7 +1,7 @@
 /* cut_stretches: a range into stretches that take the same to walk, cut before the first block that does not fit the
  * plan; and what the scan counts in, to 0. GS_EDGE_LANES threads per edge. */
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_SCAN_BLOCKS_PER_SM)
     cut_stretches(i64 lo, i64 hi, u32 cell_shift, const u32* section_counts, const u16* block_counts,
                   const i64* cell_ends, i64 capacity, u32 of_candidate, u32 of_set, u32 of_wanted, u32 of_block,
                   i64* edges, i64 n_stretches, i64* ends, i64* n_staged, u64* totals) {

@@ -54,16 +54,14 @@ static __device__ __forceinline__ u64 cut_side(const Store& store, const Cuts& c
       passed = last;
   }
   if (passed < 0) return taken;
-  u64 n_pages = 0;
-  u64 n_bytes = 0;
   FindStop find = {store, cuts, side, taken, GS_NO_STOP};
-  walk_index<false, true>(store, node_mask, edges[passed], edges[passed + 1], queue, &n_pages, &n_bytes, find);
+  walk_index<false, true>(store, node_mask, edges[passed], edges[passed + 1], queue, 0, find);
   *stop = find.stop == GS_NO_STOP ? edges[passed + 1] : find.stop; /* some of them went meanwhile */
   return find.taken;
 }
 
 /* is_shared: what tie_pages_from has is for both sides; else each has its own. They become what ties take. */
-extern "C" __global__ void __launch_bounds__(GS_THREADS)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BUDGET_BLOCKS_PER_SM)
     cut_ties(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order, int has_large_folios,
              const int* section_nid, int fixed_target, u32 n_targets, const u8* node_mask, const i64* edges,
              i64 n_stretches, u32 now, const int* cut_key, const i64* resume_flat, u64* tie_pages_from,

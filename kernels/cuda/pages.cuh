@@ -69,8 +69,13 @@ static __device__ __forceinline__ u32* word_around(const Store& store, i64 flat)
 
 static __device__ __forceinline__ u32 shift_in_word(i64 flat) { return (u32)(flat & 3) * 8u; }
 
-static __device__ __forceinline__ u32 load_record(const Store& store, i64 flat) {
-  return (__ldcg(word_around(store, flat)) >> shift_in_word(flat)) & 0xffu;
+/* A record with what is changed together with it. */
+static __device__ __forceinline__ u32 load_around(const Store& store, i64 flat) {
+  return __ldcg(word_around(store, flat));
+}
+
+static __device__ __forceinline__ u32 record_in(u32 around, i64 flat) {
+  return around >> shift_in_word(flat) & 0xffu;
 }
 
 /* Store desired where expected is; return what was there. A change of a neighbour is no reason to fail. */
@@ -96,9 +101,12 @@ static __device__ __forceinline__ u32 clear_record(const Store& store, i64 flat)
 
 #else
 
-static __device__ __forceinline__ u32 load_record(const Store& store, i64 flat) {
+/* A record, which is changed alone. */
+static __device__ __forceinline__ u32 load_around(const Store& store, i64 flat) {
   return __ldcg(store.records + flat);
 }
+
+static __device__ __forceinline__ u32 record_in(u32 around, i64 flat) { return around; }
 
 /* Store desired where expected is; return what was there. */
 static __device__ __forceinline__ u32 exchange_record_if(const Store& store, i64 flat, u32 expected,
@@ -112,6 +120,10 @@ static __device__ __forceinline__ u32 clear_record(const Store& store, i64 flat)
 }
 
 #endif
+
+static __device__ __forceinline__ u32 load_record(const Store& store, i64 flat) {
+  return record_in(load_around(store, flat), flat);
+}
 
 /* Index a READY page: ready bit, then block bit, each after a full fence. The fence orders the level below
  * before the bit, and it must order stores before loads too, because a bit that is set already is left alone

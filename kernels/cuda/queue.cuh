@@ -1,8 +1,10 @@
 /* A warp's queue of candidates in shared memory, offsets from the stretch's first page in flat order: those of
  * several tiles or blocks wait there until 32 lanes have one each. */
 
-/* Left alone, ptxas aims at 64 registers on sm_100, for a fourth block, and spills. */
-#define GS_BLOCKS_PER_SM 3
+/* Blocks that an SM is to hold, by their registers. Left alone, ptxas picks a number itself, and spills for it. With a
+ * budget there are too many registers for a fourth. */
+#define GS_SCAN_BLOCKS_PER_SM 4
+#define GS_BUDGET_BLOCKS_PER_SM 3
 
 /* Give the candidates that fill warps to visit(flat, is_candidate), which all lanes call together, in flat order,
  * and with is_last the rest; what still waits moves to the front. Return how many were given. All lanes, which

@@ -76,11 +76,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   open_block_counts(block);
   const i64 stretch = stretch_id();
   if (stretch < n_stretches) {
-    u64 n_pages = 0;
-    u64 n_bytes = 0;
     CountKeys count = {store, now, block};
-    walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
-                            &n_bytes, count);
+    walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], 0, count);
   }
   close_block_counts(block);
 }
@@ -131,11 +128,8 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   const Store store = walked_store(records, ready_bits, block_bits, folio_order, has_large_folios, section_nid,
                                    fixed_target, n_targets);
   const Cuts cuts = {now, cut_key, resume_flat, 0, 0, 0, tie_pages_from, tie_pages_below};
-  u64 n_pages = 0;
-  u64 n_bytes = 0;
   CountTies count = {store, cuts, stretch, n_stretches, edges[stretch + 1], ties, wrapped_ties};
-  walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
-                          &n_bytes, count);
+  walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], 0, count);
 }
 
 struct CountClaims {
@@ -160,10 +154,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS)
   const i64 stretch = stretch_id();
   if (stretch >= n_stretches) return;
   const Cuts cuts = {now, cut_key, resume_flat, stop_from, stop_below, 0, 0, 0};
-  u64 n_pages = 0;
-  u64 n_bytes = 0;
   CountClaims count = {store, cuts, 0};
-  walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], &n_pages,
-                          &n_bytes, count);
+  walk_index<false, true>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], 0, count);
   if (lane_id() == 0) most_claims[stretch] = count.n_claims;
 }

@@ -12,17 +12,16 @@
  * records of 1 byte as with those of 4. */
 #define GS_QUEUED_LOADS (GS_RECORD_BITS == 8 ? 2 : GS_LOADS)
 #define GS_DENSE_QUEUE (GS_QUEUED_LOADS * GS_LOAD_PAGES + GS_LANES)
-#define GS_DENSE_BLOCKS_PER_SM 4
 #define GS_PAIRS_OF_BLOCK (GS_WORDS_PER_BLOCK / 2) /* of ready words, 16 bytes each */
 #if GS_READY_MAX != 1
 #error READY has one bit, which is all that is looked at here
 #endif
 
-/* Take the index bits of [lo, hi), inside one section; return how many blocks were set. All lanes.
+/* Take the index bits of [lo, hi), inside one section; return which blocks were set. All lanes.
  *
  * Ready words are stored to, not exchanged: nobody here asks what they had, and what such a store overwrites is what an
  * exchange would have returned. So none is read from memory first, and none is waited for. */
-static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64 hi) {
+static __device__ __forceinline__ u64 take_index(const Store& store, i64 lo, i64 hi) {
   const u64 blocks = blocks_between(lo, hi);
   u64* const word = store.block_bits + (lo >> GS_SECTION_SHIFT);
   u64 taken = 0;
@@ -40,7 +39,7 @@ static __device__ __forceinline__ u32 take_index(const Store& store, i64 lo, i64
     pair += GS_LANES;
   }
   fence_warp(); /* ready words before records */
-  return (u32)__popcll(taken);
+  return taken;
 }
 
 /* READY of the records in 16 bytes, one bit each, the first in bit 0. */
@@ -115,12 +114,9 @@ static __device__ __forceinline__ void queue_ready(u32* queue, u32* n_queued, u3
 template <bool kBudget>
 static __device__ __forceinline__ void scan_dense_stretch(const Store& store, const Cuts& cuts,
                                                           const u8* node_mask, i64 lo, i64 hi, u32* queue,
-                                                          Stage& stage, u64* n_pages, u64* n_bytes) {
+                                                          Stage& stage) {
   Claim<kBudget> claim = {store, cuts, stage};
   u32 n_queued = 0;
-  u32 n_read = 0; /* pages, of fewer than 2^32, and blocks whose bits were taken */
-  u32 n_taken = 0;
-  u32 n_parts = 0; /* of sections */
   i64 end = lo; /* of what the ready bits were taken of: this stretch's part of a section */
   i64 tile = lo;
   bool is_last = false;
@@ -130,13 +126,17 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
     if (!is_last) {
       if (tile == end) {
         end = min(hi, ((tile >> GS_SECTION_SHIFT) + 1) << GS_SECTION_SHIFT);
-        ++n_parts;
-        if (!node_mask[store.section_nid[tile >> GS_SECTION_SHIFT]]) {
+        const bool is_wanted = node_mask[store.section_nid[tile >> GS_SECTION_SHIFT]];
+        const u64 taken = is_wanted ? take_index(store, tile, end) : 0;
+        const u64 n_pages = is_wanted ? (u64)(end - tile) : 0;
+        if (lane_id() == 0) {
+          note_total(stage.added, GS_TOTAL_PAGES, n_pages);
+          note_total(stage.added, GS_TOTAL_BYTES, 8 + 64ull * __popcll(taken) + n_pages * sizeof(record_t));
+        }
+        if (!is_wanted) {
           tile = end;
           continue;
         }
-        n_read += (u32)(end - tile);
-        n_taken += take_index(store, tile, end);
       }
       ready = ready_of_tile(store, tile, end);
     }
@@ -151,8 +151,6 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
     }
     tile = min(tile + GS_TILE_PAGES, end);
   }
-  *n_pages = n_read;
-  *n_bytes = 8ull * n_parts + 64ull * n_taken;
 }
 
 /* What a block does. All threads. */
@@ -162,21 +160,20 @@ static __device__ __forceinline__ void scan_dense_chunk(const Store& store, cons
                                                         u32* staged_offsets, record_t* staged_words, i64* n_staged,
                                                         const Places& places, u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u64 added[GS_N_ADDED * GS_WARPS];
   __shared__ u32 queues[GS_WARPS][GS_DENSE_QUEUE];
   const i64 stretch = stretch_id();
-  clear_histogram(histogram);
+  open_chunk(histogram, added);
   if (stretch < n_stretches) {
-    u64 n_pages = 0;
-    u64 n_bytes = 0;
-    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
+    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram, added);
     scan_dense_stretch<kBudget>(store, cuts, node_mask, edges[stretch], edges[stretch + 1],
-                                queues[threadIdx.x >> 5], stage, &n_pages, &n_bytes);
-    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
+                                queues[threadIdx.x >> 5], stage);
+    if (lane_id() == 0) n_staged[stretch] = stage.n_staged;
   }
-  sum_up_places(histogram, places);
+  close_chunk(histogram, added, places, totals);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_DENSE_BLOCKS_PER_SM)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_SCAN_BLOCKS_PER_SM)
     scan_dense(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                u32* staged_offsets, record_t* staged_words, i64* n_staged, i64* chunk_places, i64* row_places,
@@ -187,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_DENSE_BLOCKS_PER_SM)
                           {n_targets, chunk_places, row_places, n_done, plan_offsets}, totals);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BUDGET_BLOCKS_PER_SM)
     scan_dense_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order,
                       int has_large_folios, const int* section_nid, int fixed_target, u32 n_targets,
                       const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,

@@ -1,8 +1,5 @@
 /* scan_indexed: block bits, ready bits, then the records of candidates only. One warp walks one stretch. */
 
-/* With records of 1 byte ptxas takes 66 registers, two more than let a fourth block in. */
-#define GS_INDEXED_BLOCKS_PER_SM (GS_RECORD_BITS == 8 ? 4 : GS_BLOCKS_PER_SM)
-
 /* What a block does. All threads. */
 template <bool kBudget>
 static __device__ __forceinline__ void scan_indexed_chunk(const Store& store, const Cuts& cuts, const u8* node_mask,
@@ -10,22 +7,21 @@ static __device__ __forceinline__ void scan_indexed_chunk(const Store& store, co
                                                           u32* staged_offsets, record_t* staged_words, i64* n_staged,
                                                           const Places& places, u64* totals) {
   __shared__ u32 histogram[GS_N_NODES_MAX];
+  __shared__ u64 added[GS_N_ADDED * GS_WARPS];
   __shared__ u32 queues[GS_WARPS][GS_WALK_QUEUE];
   const i64 stretch = stretch_id();
-  clear_histogram(histogram);
+  open_chunk(histogram, added);
   if (stretch < n_stretches) {
-    u64 n_pages = 0;
-    u64 n_bytes = 0;
-    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram);
+    Stage stage = open_stage(edges, ends, stretch, staged_offsets, staged_words, histogram, added);
     Claim<kBudget> claim = {store, cuts, stage};
-    walk_index<true, !kBudget>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5],
-                               &n_pages, &n_bytes, claim);
-    close_stage(stage, stretch, n_pages, n_bytes, n_staged, totals);
+    walk_index<true, !kBudget>(store, node_mask, edges[stretch], edges[stretch + 1], queues[threadIdx.x >> 5], added,
+                               claim);
+    if (lane_id() == 0) n_staged[stretch] = stage.n_staged;
   }
-  sum_up_places(histogram, places);
+  close_chunk(histogram, added, places, totals);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_INDEXED_BLOCKS_PER_SM)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_SCAN_BLOCKS_PER_SM)
     scan_indexed(record_t* records, u64* ready_bits, u64* block_bits, const int* section_nid, int fixed_target,
                  u32 n_targets, const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends,
                  u32* staged_offsets, record_t* staged_words, i64* n_staged, i64* chunk_places, i64* row_places,
@@ -36,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_INDEXED_BLOCKS_PER_S
                             n_staged, {n_targets, chunk_places, row_places, n_done, plan_offsets}, totals);
 }
 
-extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BLOCKS_PER_SM)
+extern "C" __global__ void __launch_bounds__(GS_THREADS, GS_BUDGET_BLOCKS_PER_SM)
     scan_indexed_budget(record_t* records, u64* ready_bits, u64* block_bits, const u8* folio_order,
                         int has_large_folios, const int* section_nid, int fixed_target, u32 n_targets,
                         const u8* node_mask, const i64* edges, i64 n_stretches, const i64* ends, u32* staged_offsets,

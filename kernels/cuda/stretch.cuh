@@ -1,26 +1,17 @@
 /* What the two scans share: a warp's stretch, its stage, and what it reports at the end. */
 
 /* The stage of a stretch: its places are [ends[stretch - 1], ends[stretch]). */
-static __device__ __forceinline__ Stage open_stage(const i64* edges, const i64* ends, i64 stretch,
-                                                   u32* offsets,
-                                                   record_t* words, u32* histogram) {
+static __device__ __forceinline__ Stage open_stage(const i64* edges, const i64* ends, i64 stretch, u32* offsets,
+                                                   record_t* words, u32* histogram, u64* added) {
   const i64 first = stretch == 0 ? 0 : ends[stretch - 1];
-  return {edges[stretch], offsets + first, words + first, 0, (u32)(ends[stretch] - first), 0, histogram};
+  return {edges[stretch], offsets + first, words + first, 0, (u32)(ends[stretch] - first), histogram, added};
 }
 
-static __device__ __forceinline__ void clear_histogram(u32* histogram) {
+/* Set to 0 what the warps of a block count in. All threads. */
+static __device__ __forceinline__ void open_chunk(u32* histogram, u64* added) {
   for (u32 target = threadIdx.x; target < GS_N_NODES_MAX; target += GS_THREADS) histogram[target] = 0;
+  if (threadIdx.x < GS_N_ADDED * GS_WARPS) added[threadIdx.x] = 0;
   __syncthreads();
-}
-
-/* Report one warp's claims and reads. */
-static __device__ __forceinline__ void close_stage(const Stage& stage, i64 stretch, u64 n_pages, u64 n_bytes,
-                                                   i64* n_staged, u64* totals) {
-  if (lane_id() != 0) return;
-  n_staged[stretch] = stage.n_staged;
-  atomicAdd(totals + GS_TOTAL_PAGES, n_pages);
-  atomicAdd(totals + GS_TOTAL_BYTES, n_bytes + n_pages * sizeof(record_t));
-  if (stage.n_unknown) atomicAdd(totals + GS_TOTAL_UNKNOWN, (u64)stage.n_unknown);
 }
 
 /* Set to 0 what a scan counts in. All threads. */
@@ -71,13 +62,24 @@ static __device__ __forceinline__ i64 sum_up_counts(i64* counts, u32 n_counts, u
   return up_to;
 }
 
-/* Write this block's claims by target, and sum up: the last block of a row its chunks, the last of all the rows. No
- * block waits for another. All threads. */
-static __device__ __forceinline__ void sum_up_places(const u32* histogram, const Places& places) {
+/* Add what the warps of this block noted to the totals. All threads. */
+static __device__ __forceinline__ void add_to_totals(const u64* added, u64* totals) {
+  if (threadIdx.x >= GS_N_ADDED) return;
+  u64 sum = 0;
+#pragma unroll
+  for (u32 warp = 0; warp < GS_WARPS; ++warp) sum += added[threadIdx.x * GS_WARPS + warp];
+  if (sum) atomicAdd(totals + GS_TOTAL_PAGES + threadIdx.x, sum);
+}
+
+/* Report this block's claims by target and what it adds to the totals, and sum up: the last block of a row its chunks,
+ * the last of all the rows. No block waits for another. All threads. */
+static __device__ __forceinline__ void close_chunk(const u32* histogram, const u64* added, const Places& places,
+                                                   u64* totals) {
   __shared__ i64 warp_sums[GS_WARPS];
   __shared__ i64 ended;
   const u32 n_targets = places.n_targets;
   __syncthreads();
+  add_to_totals(added, totals);
 #pragma unroll 1
   for (u32 target = threadIdx.x; target < n_targets; target += GS_THREADS)
     __stcg(places.of_chunk + (i64)blockIdx.x * n_targets + target, (i64)histogram[target]);

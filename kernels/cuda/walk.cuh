@@ -94,9 +94,11 @@ static __device__ __forceinline__ u32 load_ready_words(const Store& store, i64 f
 /* Have a block's records brought to the second-level cache, all of them at once: where most of them are candidates,
  * each round of claims would wait for memory again. All lanes. */
 static __device__ __forceinline__ void bring_records(const Store& store, i64 first_flat) {
-  const u32 n_bytes = GS_BLOCK_PAGES * sizeof(record_t);
-  for (u32 at = lane_id() * GS_SECTOR_BYTES; at < n_bytes; at += GS_LANES * GS_SECTOR_BYTES)
-    prefetch((const char*)(store.records + first_flat) + at);
+  const char* const sector = (const char*)(store.records + first_flat) + lane_id() * GS_SECTOR_BYTES;
+  const u32 n_sectors = GS_BLOCK_PAGES * sizeof(record_t) / GS_SECTOR_BYTES;
+  if (n_sectors < GS_LANES && lane_id() >= n_sectors) return;
+#pragma unroll
+  for (u32 before = 0; before < n_sectors; before += GS_LANES) prefetch(sector + before * GS_SECTOR_BYTES);
 }
 
 /* Queue the candidates of one lane's block, a word at a time, by all lanes. All lanes. */
@@ -113,12 +115,13 @@ static __device__ __forceinline__ void queue_block(u32* queue, u32 place, u32 fi
 
 /* Give every candidate of [lo, hi) to visit(flat, is_candidate), which all lanes call together, in flat order.
  * kCrowds: crowded blocks are queued by all lanes, which takes registers that scans with a budget do not have.
- * queue is this warp's u32[GS_WALK_QUEUE] in shared memory; pages and bytes read are added up. All lanes. */
+ * queue is this warp's u32[GS_WALK_QUEUE] in shared memory. With kTake what is read is noted in added. All lanes. */
 template <bool kTake, bool kCrowds, typename Visit>
 static __device__ __forceinline__ void walk_index(const Store& store, const u8* node_mask, i64 lo, i64 hi,
-                                                  u32* queue, u64* n_pages, u64* n_bytes, Visit& visit) {
-  const i64 end_section = (hi + (1 << GS_SECTION_SHIFT) - 1) >> GS_SECTION_SHIFT;
-  i64 section = lo >> GS_SECTION_SHIFT;
+                                                  u32* queue, u64* added, Visit& visit) {
+  const i64 first_section = lo >> GS_SECTION_SHIFT;
+  const u32 n_sections = (u32)(((hi + (1 << GS_SECTION_SHIFT) - 1) >> GS_SECTION_SHIFT) - first_section);
+  u32 n_looked = 0; /* sections whose blocks were looked at, 32 at once */
   LaneBlocks group = {0, 0};
   u32 n_blocks = 0; /* set blocks of the group, and how many of them were come to */
   u32 n_come_to = 0;
@@ -126,23 +129,25 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
   u64 words[GS_WORDS_PER_BLOCK] = {0, 0, 0, 0, 0, 0, 0, 0};
   u32 n_set = 0;
   u32 n_queued = 0;
-  u32 n_taken = 0; /* blocks, of fewer than 2^32 pages */
   u32 n_served = 0;
   bool is_last = false;
   while (!is_last) {
     if (!__any_sync(GS_ALL_LANES, n_set > 0)) {
-      while (n_come_to >= n_blocks && section < end_section) {
+      while (n_come_to >= n_blocks && n_looked < n_sections) {
         u32 n_wanted;
-        group = set_blocks<kTake>(store, node_mask, lo, hi, section + lane_id(), &n_wanted);
+        group = set_blocks<kTake>(store, node_mask, lo, hi, first_section + n_looked + lane_id(), &n_wanted);
         n_blocks = n_blocks_of(group);
         n_come_to = 0;
-        n_taken += n_blocks;
-        section += GS_LANES;
+        if (kTake && lane_id() == 0) {
+          const u32 n_sections_now = min(n_sections - n_looked, (u32)GS_LANES);
+          note_total(added, GS_TOTAL_BYTES, 8ull * n_sections_now + 64ull * n_blocks);
+        }
+        n_looked += GS_LANES;
         fence_warp(); /* block words before ready words */
       }
       is_last = n_come_to >= n_blocks;
       /* -1 in every lane if there is none */
-      const i64 first_word = first_word_of(group, section - GS_LANES, n_come_to + lane_id());
+      const i64 first_word = first_word_of(group, first_section + n_looked - GS_LANES, n_come_to + lane_id());
       first = (u32)(first_word * 64 - lo);
       n_come_to += GS_LANES;
       if (first_word >= 0) n_set = load_ready_words<kTake>(store, first_word, words);
@@ -172,6 +177,8 @@ static __device__ __forceinline__ void walk_index(const Store& store, const u8* 
     __syncwarp();
     n_served += serve_queue(queue, &n_queued, lo, is_last, visit);
   }
-  *n_pages += n_served;
-  *n_bytes += 8ull * (u64)(end_section - (lo >> GS_SECTION_SHIFT)) + 64ull * n_taken;
+  if (kTake && lane_id() == 0) {
+    note_total(added, GS_TOTAL_PAGES, n_served);
+    note_total(added, GS_TOTAL_BYTES, (u64)n_served * sizeof(record_t));
+  }
 }

@@ -359,10 +359,10 @@ def _two_ranges() -> System:
     return system(TWO_BLOCKS, threads)
 
 
-def _part_of_a_word() -> System:
+def _part_of_a_word(looks: bool) -> System:
     threads = {
         "producer": partial(request, TWO_PAGES, 1, 1),
-        "scan": partial(scan, TWO_PAGES, (0,), dense=True, take=take_by_stores),
+        "scan": partial(scan, TWO_PAGES, (0,), dense=True, take=partial(take_by_stores, looks=looks)),
     }
     return system(TWO_PAGES, threads, records={0: PENDING})
 
@@ -428,9 +428,10 @@ def _without_fence(place: str) -> System:
     return _one_scan(scan, rules=rules, indexed=(0,) if "record" in place else ())
 
 
-def _stores_without_fence() -> System:
+def _stores_without_fence(looks: bool) -> System:
     rules = replace(ONE_PAGE, fences={name: Fence.FULL for name in FENCES if name != "scan: ready | record"})
-    return _one_scan(partial(scan, dense=True, take=take_by_stores), rules=rules, indexed=(0,))
+    scanner = partial(scan, dense=True, take=partial(take_by_stores, looks=looks))
+    return _one_scan(scanner, rules=rules, indexed=(0,))
 
 
 def _release_fences() -> System:
@@ -457,7 +458,8 @@ FAULTS = (
         LOST,
     ),
     Fault("whole block word cleared for a part of its blocks", _two_ranges, "lost: page 1"),
-    Fault("ready word stored to for a part of its pages", _part_of_a_word, "lost: page 1"),
+    Fault("ready word stored to for a part of its pages", partial(_part_of_a_word, True), "lost: page 1"),
+    Fault("ready word stored over for a part of its pages", partial(_part_of_a_word, False), "lost: page 1"),
     Fault(
         "bits of pages left READY not restored",
         partial(_one_scan, partial(scan, limit=0, put_back=put_nothing_back)),
@@ -548,6 +550,17 @@ FAULTS = (
         f"target {NID_MAX} of page 0 was never requested",
     ),
     *(Fault(f"no fence, {place}", partial(_without_fence, place), LOST, Order.RELAXED) for place in FENCES),
-    Fault("no fence, words cleared by stores | records", _stores_without_fence, LOST, Order.RELAXED),
+    Fault(
+        "no fence, words cleared by stores | records",
+        partial(_stores_without_fence, True),
+        LOST,
+        Order.RELAXED,
+    ),
+    Fault(
+        "no fence, words stored over | records",
+        partial(_stores_without_fence, False),
+        LOST,
+        Order.RELAXED,
+    ),
     Fault("a release fence before a set bit is skipped", _release_fences, LOST, Order.RELAXED),
 )

@@ -408,8 +408,8 @@ def take_range(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken
     return Taken(blocks, words)
 
 
-def take_by_stores(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, Taken]:
-    """Clear the index bits of a range as the CPU's dense scan does: what ready words held is not asked.
+def take_by_stores(rules: Rules, pages: Sequence[int], *, looks: bool = True) -> Generator[Step, Any, Taken]:
+    """Clear the index bits of a range as dense scans do: what ready words held is not asked.
 
     ::
 
@@ -418,6 +418,11 @@ def take_by_stores(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, T
         fence
         for word in ready words under taken:  if load(word): word = 0
         fence
+
+    Args:
+        rules: how the protocol is carried out.
+        pages: the range.
+        looks: a word that is 0 is left alone (the CPU); else all are stored to (the GPU).
     """
     bits = rules.block_bits(pages)
     blocks = 0
@@ -426,7 +431,9 @@ def take_by_stores(rules: Rules, pages: Sequence[int]) -> Generator[Step, Any, T
         blocks = yield take_blocks(bits)
     yield from rules.fence("scan: block | ready")
     for location in rules.words_of(rules.under(blocks, pages)):
-        any_set = yield load(location, see=bool)
+        any_set = True
+        if looks:
+            any_set = yield load(location, see=bool)
         if any_set:
             yield update(location, "store 0", lambda word: 0)
     yield from rules.fence("scan: ready | record")

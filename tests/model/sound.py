@@ -99,23 +99,25 @@ def _dense_blind(rules: Rules) -> System:
     return system(rules, threads, records={0: PENDING})
 
 
-def _dense_by_stores(rules: Rules) -> System:
+def _dense_by_stores(looks: bool, rules: Rules) -> System:
     """A bounded dense scan that clears ready words by stores, beside a request and an indexed scan."""
+    take = partial(take_by_stores, looks=looks)
     threads: Threads = {
         "producer": partial(request, rules, 0, 1),
-        "dense": partial(scan, rules, BOTH, dense=True, limit=1, take=take_by_stores),
+        "dense": partial(scan, rules, BOTH, dense=True, limit=1, take=take),
         "scan": partial(scan, rules, BOTH),
     }
     return system(rules, threads, records={1: PENDING}, possible_words=_REQUESTED)
 
 
-def _two_dense_by_stores(rules: Rules) -> System:
+def _two_dense_by_stores(looks: bool, rules: Rules) -> System:
     """Two dense scans that clear the word of a page by stores, beside two requests of it."""
+    take = partial(take_by_stores, looks=looks)
     threads: Threads = {
         "producer 1": partial(request, rules, 0, 1),
         "producer 2": partial(request, rules, 0, 2),
-        "dense 1": partial(scan, rules, (0,), dense=True, take=take_by_stores),
-        "dense 2": partial(scan, rules, (0,), dense=True, limit=0, take=take_by_stores),
+        "dense 1": partial(scan, rules, (0,), dense=True, take=take),
+        "dense 2": partial(scan, rules, (0,), dense=True, limit=0, take=take),
     }
     return system(rules, threads, indexed=(0,))
 
@@ -282,8 +284,20 @@ _SYSTEMS: tuple[tuple[str, Callable[[Rules], System], Rules, str], ...] = (
     ("dense", _dense, ONE_WORD, "began refreshed claimed left stale"),
     ("dense over budget", _dense_over_budget, ONE_PAGE, "began refreshed claimed left"),
     ("dense, blind", _dense_blind, ONE_PAGE, "began refreshed claimed left"),
-    ("dense, words cleared by stores", _dense_by_stores, ONE_WORD, "began claimed left stale"),
-    ("two dense, words cleared by stores", _two_dense_by_stores, ONE_PAGE, "began refreshed claimed left"),
+    ("dense, words cleared by stores", partial(_dense_by_stores, True), ONE_WORD, "began claimed left stale"),
+    (
+        "two dense, words cleared by stores",
+        partial(_two_dense_by_stores, True),
+        ONE_PAGE,
+        "began refreshed claimed left",
+    ),
+    ("dense, words stored over", partial(_dense_by_stores, False), ONE_WORD, "began claimed left stale"),
+    (
+        "two dense, words stored over",
+        partial(_two_dense_by_stores, False),
+        ONE_PAGE,
+        "began refreshed claimed left",
+    ),
     ("release", _release, ONE_PAGE, "began claimed restored superseded left"),
     ("two releases", _two_releases, ONE_PAGE, "claimed restored superseded"),
     ("hot page with stale bits", _hot_page, ONE_PAGE, "counted began stale claimed left"),

@@ -235,8 +235,6 @@ def _claim_of(counts: KernelCounts, filled: Filled, *, budget: bool) -> Callable
 def _claims(instructions: int, n_candidates: float, filled: Filled, *, in_l2: bool, budget: bool) -> Steps:
     """Return the rounds of claims of a warp: for 32 candidates a look, then an exchange."""
     extra = Steps(l2_waits=2, exchanges=1) if budget else Steps()  # cut-off and stop of the target, its quota
-    if filled.fmt.n_bytes == 1:
-        extra += Steps(l2_waits=1)  # the word around it, once more
     look = Steps(instructions, l2_waits=float(in_l2), dram_waits=float(not in_l2), exchanges=1)
     return (look + extra) * _rounds(n_candidates)
 
@@ -263,8 +261,8 @@ def _staged_bytes(filled: Filled) -> int:
 
 
 def _same_address(filled: Filled, crowds: tuple[Crowd, ...], *, budget: bool) -> float:
-    """Return how many atomics the busiest address has: a total's of all warps, or a quota's of all rounds."""
-    of_totals = sum(crowd.n_warps for crowd in crowds)
+    """Return how many atomics one address has at most: a total's of blocks, or a quota's of rounds."""
+    of_totals = sum(crowd.n_warps for crowd in crowds) / WARPS_PER_BLOCK
     rounds = sum(each.n_warps * _rounds(each.n_candidates) for each in stretches_of(filled, "indexed"))
     share = 1 - (1 - 1 / filled.n_targets) ** _LANES  # of rounds that have a claim of one target
     return max(of_totals, rounds * share if budget else 0.0)
