@@ -91,16 +91,23 @@ class Cuts(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Where a scan stages claims, in flat order.
+    """Where a scan stages claims, by target, each in flat order.
 
     Python hands it to a kernel unpacked: to see what a named tuple holds takes Numba a microsecond a call.
 
     Attributes:
-        claims: int64[n], each with its page and the word taken (:mod:`gpuscan.kernels.cpu.claims`).
-        state: int64[STATE_LENGTH], see :mod:`gpuscan.kernels.cpu.claim`.
+        claims: int64[n], each with its page and the word taken (:mod:`gpuscan.kernels.cpu.claims`), in strips
+            of one target (:mod:`gpuscan.kernels.cpu.staging`).
+        owners: int32[n_strips], the target of each strip that was handed out.
+        places: int64[n], behind the last claim of each target that a record may have; 0 where there is none.
+        n_of_target: int64[n_targets + 1], claims of each target, the last for unknown ones.
+        state: int64[STATE_LENGTH], see :mod:`gpuscan.kernels.cpu.staging`.
     """
 
     claims: NDArray[np.int64]
+    owners: NDArray[np.int32]
+    places: NDArray[np.int64]
+    n_of_target: NDArray[np.int64]
     state: NDArray[np.int64]
 
 

@@ -95,34 +95,73 @@ def _has_pair_exchange(context: Any) -> bool:
 
 
 @_intrinsic
-def can_clear_pairs(_context: Any) -> tuple[Any, _Codegen]:
-    """``can_clear_pairs()``: whether :func:`atomic_clear_pair` may succeed here, a constant."""
+def take_pairs(
+    _context: Any,
+    wide: Any,
+    _index: Any,
+    _ready: Any,
+    _wanted: Any,
+    longs: Any,
+    _place: Any,
+    _first: Any,
+    narrow: Any,
+) -> tuple[Any, _Codegen]:
+    """``take_pairs(wide, index, ready, wanted, longs, place, first, narrow)``: take words 16 bytes at a time.
 
-    def codegen(context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
-        return ir.IntType(1)(int(_has_pair_exchange(context)))
+    64 elements of ``narrow`` are seen as 64-bit ones, ``wide``, from ``index`` on, which is even; ``wide``
+    begins at a multiple of 16 bytes. Each 16 bytes that are wholly in ``wanted``, a bit for each element, and
+    have all bits of ``ready`` in both halves, are exchanged for 0, and their elements stored as
+    :func:`store_numbered` does: those of element i at ``place + i``, with the number ``first + i``. Returns a
+    bit for each 16 bytes that were taken: none where LLVM has no exchange as wide. What is stored for others
+    means nothing.
 
-    return types.boolean(), codegen
-
-
-@_intrinsic
-def atomic_clear_pair(_context: Any, array: Any, _index: Any, _low: Any, _high: Any) -> tuple[Any, _Codegen]:
-    """``atomic_clear_pair(array, index, low, high)``: store 0 in two elements where these two were.
-
-    Of a 64-bit array that begins at a multiple of 16 bytes, ``index`` even. Returns whether they were.
+    The next 16 bytes are loaded before an exchange, which nothing behind it passes: so exchanges follow one
+    another without a load in between. What was loaded early and has changed since fails to be exchanged.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        part_bits = signature.args[7].dtype.bitwidth
+        n_lanes = 64 // part_bits
+        taken = _I64(0)
         if not _has_pair_exchange(context):
-            return ir.IntType(1)(0)
-        pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
+            return taken
         pair_type = ir.IntType(128)
-        halves = [builder.zext(half, pair_type) for half in args[2:]]
-        expected = builder.or_(halves[0], builder.shl(halves[1], pair_type(64)))
-        pairs = builder.bitcast(pointer, pair_type.as_pointer())
-        result = builder.cmpxchg(pairs, expected, pair_type(0), _ORDER, _ORDER)
-        return builder.extract_value(result, 1)
+        halves, _ = _element(context, builder, signature.args[0], args[0], args[1])
+        places, _ = _element(context, builder, signature.args[4], args[4], args[5])
 
-    return types.boolean(array, types.int64, types.int64, types.int64), codegen
+        def loaded(half: int) -> Any:
+            there = builder.gep(halves, [_I64(half)], inbounds=True)
+            return builder.or_(builder.load_atomic(there, "monotonic", 8), args[2])
+
+        n_pairs = 32 // n_lanes
+        following = loaded(0), loaded(1)
+        for pair in range(n_pairs):
+            words = following
+            if pair + 1 < n_pairs:
+                following = loaded(2 * pair + 2), loaded(2 * pair + 3)
+            all_wanted = _I64(((1 << 2 * n_lanes) - 1) << (2 * n_lanes * pair))
+            before = builder.block
+            with builder.if_then(builder.icmp_unsigned("==", builder.and_(args[3], all_wanted), all_wanted)):
+                low, high = (builder.zext(word, pair_type) for word in words)
+                expected = builder.or_(low, builder.shl(high, pair_type(64)))
+                there = builder.gep(halves, [_I64(2 * pair)], inbounds=True)
+                there = builder.bitcast(there, pair_type.as_pointer())
+                result = builder.cmpxchg(there, expected, pair_type(0), _ORDER, _ORDER)
+                succeeded = builder.zext(builder.extract_value(result, 1), _I64)
+                for half, word in enumerate(words):
+                    element = n_lanes * (2 * pair + half)
+                    to = builder.gep(places, [_I64(element)], inbounds=True)
+                    _store_numbered(builder, to, word, builder.add(args[6], _I64(element)), part_bits)
+                taken_here = builder.or_(taken, builder.shl(succeeded, _I64(pair)))
+                inside = builder.block
+            joined = builder.phi(_I64)
+            joined.add_incoming(taken, before)
+            joined.add_incoming(taken_here, inside)
+            taken = joined
+        return taken
+
+    types_of = (wide, types.int64, types.int64, types.int64, longs, types.int64, types.int64, narrow)
+    return types.int64(*types_of), codegen
 
 
 @_intrinsic
@@ -210,15 +249,7 @@ def store_numbered(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
-        part_bits = signature.args[4].dtype.bitwidth
-        n_lanes = 64 // part_bits
-        longs_type = ir.VectorType(_I64, n_lanes)
-        words = builder.bitcast(args[2], ir.VectorType(ir.IntType(part_bits), n_lanes))
-        numbers = _every_lane(builder, builder.shl(args[3], _I64(part_bits)), n_lanes)
-        behind = ir.Constant(longs_type, [lane << part_bits for lane in range(n_lanes)])
-        numbered = builder.or_(builder.zext(words, longs_type), builder.add(numbers, behind))
-        stored = builder.store(numbered, builder.bitcast(pointer, longs_type.as_pointer()))
-        stored.align = 8
+        _store_numbered(builder, pointer, args[2], args[3], signature.args[4].dtype.bitwidth)
         return context.get_dummy_value()
 
     return types.void(longs, types.int64, types.int64, types.int64, narrow), codegen
@@ -317,41 +348,6 @@ def differ_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, 
 
 
 @_intrinsic
-def count_64(
-    _context: Any, array: Any, _index: Any, _shift: Any, _mask: Any, _first: Any
-) -> tuple[Any, _Codegen]:
-    """``count_64(array, index, shift, mask, first)``: count the values of a field in 64 elements of 64 bits.
-
-    The field is at ``shift``, with ``mask`` before shifting. Byte i of the result is how often its value is
-    ``first + i``, ``first`` a multiple of 8. For arrays that no other thread writes.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
-        n_lanes = 4
-        vector_type = ir.VectorType(_I64, n_lanes)
-
-        def every(word: int) -> Any:
-            return ir.Constant(vector_type, [word] * n_lanes)
-
-        vectors = builder.bitcast(pointer, vector_type.as_pointer())
-        shifts, masks, firsts = (_every_lane(builder, arg, n_lanes) for arg in args[2:])
-        counted = every(0)
-        for step in range(64 // n_lanes):
-            fields = builder.and_(builder.lshr(_vector_load(builder, vectors, step, 8), shifts), masks)
-            behind = builder.sub(fields, firsts)
-            # A 1 in the byte of its value. Adding up in registers costs a third of adding in memory, where
-            # each addition waits for the one before it that it might have to see.
-            ones = builder.shl(every(1), builder.shl(builder.and_(behind, every(7)), every(3)))
-            is_inside = builder.icmp_unsigned("<", behind, every(8))
-            counted = builder.add(counted, builder.select(is_inside, ones, every(0)))
-        lanes = [builder.extract_element(counted, ir.IntType(32)(lane)) for lane in range(n_lanes)]
-        return builder.add(builder.add(lanes[0], lanes[1]), builder.add(lanes[2], lanes[3]))
-
-    return types.int64(array, types.int64, types.int64, types.int64, types.int64), codegen
-
-
-@_intrinsic
 def copy_64(_context: Any, to: Any, _place: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``copy_64(to, place, array, index)``: copy 64 elements of the same width.
 
@@ -388,6 +384,18 @@ def prefetch(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
+
+
+def _store_numbered(builder: Any, pointer: Any, group: Any, first: Any, part_bits: int) -> None:
+    """Store each part of a group of 64 bits, with a number above it that counts up from ``first``."""
+    n_lanes = 64 // part_bits
+    longs_type = ir.VectorType(_I64, n_lanes)
+    words = builder.bitcast(group, ir.VectorType(ir.IntType(part_bits), n_lanes))
+    numbers = _every_lane(builder, builder.shl(first, _I64(part_bits)), n_lanes)
+    behind = ir.Constant(longs_type, [lane << part_bits for lane in range(n_lanes)])
+    numbered = builder.or_(builder.zext(words, longs_type), builder.add(numbers, behind))
+    stored = builder.store(numbered, builder.bitcast(pointer, longs_type.as_pointer()))
+    stored.align = 8
 
 
 def _every_lane(builder: Any, word: Any, n_lanes: int) -> Any:

@@ -135,7 +135,12 @@ class CpuKernels:
         self._workers = workers
         self._machine: Machine = machine_of(layout)
         self._store: Store | None = store_of(layout, arrays)
-        self._buffers = Buffers(4 * layout.n_pages if record_memory is None else layout.index_bytes)
+        self._buffers = self._empty_buffers(
+            4 * layout.n_pages if record_memory is None else layout.index_bytes
+        )
+
+    def _empty_buffers(self, memory_bytes: int) -> Buffers:
+        return Buffers(memory_bytes, self.layout.n_targets, self.layout.fmt.nid.max)
 
     @property
     def arrays(self) -> StoreArrays:
@@ -324,7 +329,7 @@ class CpuKernels:
         """Let go of the arrays."""
         self._store = None
         self._arrays = self._arrays.map(lambda array: array[:0].copy())
-        self._buffers = Buffers(0)
+        self._buffers = self._empty_buffers(0)
         if self._record_memory is not None:
             self._record_memory.close()
 

@@ -1,4 +1,4 @@
-"""Staging segments and plan arrays, reused: first touch of fresh memory costs more than a scan."""
+"""Staging segments and scratch, reused: first touch of fresh memory costs more than a scan."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Segment
-from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, STATE_LENGTH
+from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, WAITING_LENGTH
+from gpuscan.kernels.cpu.staging import STRIP_CLAIMS, empty_segment, strips_for
 
-SEGMENT_FOLIOS = 32_768
-"""Claims a staging segment holds: a whole section, 256 KiB."""
-LARGE_SEGMENT_FOLIOS = 8 * SEGMENT_FOLIOS
-"""Of a segment where many claims are expected: each takes two calls of a kernel."""
+_LARGE = 8
+"""Times as large are segments where many claims are expected: each takes a call of a kernel."""
 _KEEP_SHARE = 16
 """Idle buffers of one kind are kept up to 1/16 of what a store has in memory, or the bytes below in a small
 one. With 4-byte records, a 1 % dense store takes 2 % for its plan and 2 % for staging."""
 _KEEP_BYTES = 16 << 20
 
 
-def empty_segment(n_folios: int) -> Segment:
-    """Return a segment for ``n_folios`` claims in which nothing is staged."""
-    return Segment(np.empty(n_folios, dtype=np.int64), np.zeros(STATE_LENGTH, dtype=np.int64))
+Scratch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Buffers:
@@ -31,40 +28,45 @@ class Buffers:
     Args:
         memory_bytes: of the store's arrays in memory; of records as if each had 4 bytes, since a claim
             takes the same whatever its record's width.
+        n_targets, nid_max: targets of the store, and the highest that a record may have.
+
+    Attributes:
+        segment_claims: claims for which a segment has memory.
     """
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, n_targets: int, nid_max: int) -> None:
         self.keep_bytes = max(memory_bytes // _KEEP_SHARE, _KEEP_BYTES)
+        self._n_targets, self._nid_max = n_targets, nid_max
+        self.segment_claims = strips_for(n_targets) * STRIP_CLAIMS
         self._segments: dict[int, deque[Segment]] = {
-            n_folios: deque(maxlen=self.keep_bytes // (8 * n_folios))
-            for n_folios in (SEGMENT_FOLIOS, LARGE_SEGMENT_FOLIOS)
+            n_claims: deque(maxlen=self.keep_bytes // (8 * n_claims))
+            for n_claims in (self.segment_claims, _LARGE * self.segment_claims)
         }
-        self._plans: deque[NDArray[np.int64]] = deque(maxlen=1)
-        self._gathered: deque[NDArray[np.int64]] = deque(maxlen=64)
+        self._scratch: deque[Scratch] = deque(maxlen=64)
         self._orders: deque[NDArray[np.int64]] = deque(maxlen=1)
 
     def segment(self, *, large: bool = False) -> Segment:
         """Return a segment; what is in it is to be overwritten."""
-        n_folios = LARGE_SEGMENT_FOLIOS if large else SEGMENT_FOLIOS
+        n_claims = _LARGE * self.segment_claims if large else self.segment_claims
         try:
-            return self._segments[n_folios].pop()
+            return self._segments[n_claims].pop()
         except IndexError:
-            return empty_segment(n_folios)
+            return empty_segment(n_claims // STRIP_CLAIMS, self._n_targets, self._nid_max)
 
     def give_segment(self, segment: Segment) -> None:
         """Take a segment back."""
         self._segments[len(segment.claims)].append(segment)
 
-    def gathered(self) -> NDArray[np.int64]:
-        """Return scratch for candidates, int64[GATHERED_LENGTH, 2]."""
+    def scratch(self) -> Scratch:
+        """Return scratch for candidates, int64[GATHERED_LENGTH, 2], and for claims, int64[WAITING_LENGTH]."""
         try:
-            return self._gathered.pop()
+            return self._scratch.pop()
         except IndexError:
-            return np.empty((GATHERED_LENGTH, 2), dtype=np.int64)
+            return np.empty((GATHERED_LENGTH, 2), dtype=np.int64), np.empty(WAITING_LENGTH, dtype=np.int64)
 
-    def give_gathered(self, gathered: NDArray[np.int64]) -> None:
+    def give_scratch(self, scratch: Scratch) -> None:
         """Take scratch back."""
-        self._gathered.append(gathered)
+        self._scratch.append(scratch)
 
     def order(self, n_items: int) -> NDArray[np.int64]:
         """Return room for the order of at least so many items of a producer."""
@@ -81,19 +83,3 @@ class Buffers:
         """Take it back, if it is not too large to keep."""
         if order.nbytes <= self.keep_bytes:
             self._orders.append(order)
-
-    def plan(self, n_folios: int) -> NDArray[np.int64]:
-        """Return room for a plan of at least ``n_folios`` claims."""
-        try:
-            plan = self._plans.pop()
-        except IndexError:
-            pass
-        else:
-            if len(plan) >= n_folios:
-                return plan
-        return np.empty(n_folios + n_folios // 8, dtype=np.int64)
-
-    def give_plan(self, plan: NDArray[np.int64]) -> None:
-        """Take it back, if it is not too large to keep."""
-        if plan.nbytes <= self.keep_bytes:
-            self._plans.append(plan)

@@ -14,7 +14,6 @@ from gpuscan.kernels.api import (
     StoreLayout,
     empty_node_flags,
 )
-from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS
 from gpuscan.records.formats import N_NODES_MAX, RecordFormat
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES, Extent, PageMap
 
@@ -40,7 +39,7 @@ def load_scan_kernels(fmt: RecordFormat, open_store: Callable[[StoreLayout], Ker
                 kernels.arrays.block_bits[:] = ~np.uint64(0)
                 kernels.scan(ScanRequest(0, SECTION_PAGES, BLOCK_PAGES, path, mask, cuts)).recycle()
     # Only a plan that holds a whole segment may be made in one call.
-    plan = kernels.scan(ScanRequest(0, SECTION_PAGES, SEGMENT_FOLIOS, "indexed"))
+    plan = kernels.scan(ScanRequest(0, SECTION_PAGES, SECTION_PAGES, "indexed"))
     _ = plan.flat  # a kernel makes it, too
     plan.recycle()
     kernels.close()

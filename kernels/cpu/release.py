@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
 from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
-from gpuscan.kernels.cpu.claim import N_STAGED
 from gpuscan.kernels.cpu.claims import offset_of, word_of
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import (
@@ -18,8 +17,8 @@ from gpuscan.kernels.cpu.pages import (
     hotness_key,
     is_eligible,
     set_index,
-    target_of,
 )
+from gpuscan.kernels.cpu.staging import N_STAGED, N_STRIPS, STRIP_CLAIMS, length_of
 from gpuscan.kernels.outcomes import ReleaseOutcome
 
 _RESTORED, _SUPERSEDED = int(ReleaseOutcome.RESTORED), int(ReleaseOutcome.SUPERSEDED)
@@ -70,11 +69,13 @@ def undo(
     chunk: int,
     base: int,
     claims: NDArray[np.int64],
-    state: NDArray[np.int64],
-    n_kept: int,
+    owners: NDArray[np.int32],
+    places: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
+    state: NDArray[np.int64],
+    from_flat: int,
 ) -> int:
-    """Take all claims of a staging segment but the first ``n_kept`` back: records, quotas, counts.
+    """Take the claims of a segment from a flat page on back: records, quotas, counts.
 
     Eligibility is not asked: to everybody outside, these claims were never made.
 
@@ -83,21 +84,32 @@ def undo(
     """
     n_superseded = 0
     n_targets = len(n_of_target) - 1
-    for index in range(n_kept, state[N_STAGED]):
-        claim = plain_load(claims, index)
-        flat, word = base + offset_of(store.records, claim), word_of(store.records, claim)
-        if not put_back(store, flat, word):
-            n_superseded += 1
-        target = min(target_of(store.fields, word), n_targets)
-        n_of_target[target] -= 1
-        if len(cuts.cut_key) == 0 or target == n_targets or cuts.cut_key[target] < 0:
-            continue
-        n_pages = folio_pages(store, flat)
-        if hotness_key(store.fields, word, cuts.now) < cuts.cut_key[target]:
-            cuts.above_pages[chunk, target] += n_pages
-        elif flat >= cuts.resume_flat[target]:
-            cuts.tie_pages_from[chunk, target] += n_pages
-        else:
-            cuts.tie_pages_below[chunk, target] += n_pages
-    state[N_STAGED] = n_kept
+    # Strips were handed out, and filled, in flat order: what stays of each target is a beginning.
+    for strip in range(state[N_STRIPS] - 1, -1, -1):
+        target = plain_load(owners, strip)
+        first = strip * STRIP_CLAIMS
+        n_kept = length = length_of(places, strip, target)
+        while n_kept > 0:
+            claim = plain_load(claims, first + n_kept - 1)
+            flat, word = base + offset_of(store.records, claim), word_of(store.records, claim)
+            if flat < from_flat:
+                break
+            n_kept -= 1
+            if not put_back(store, flat, word):
+                n_superseded += 1
+            if len(cuts.cut_key) == 0 or target == n_targets or cuts.cut_key[target] < 0:
+                continue
+            n_pages = folio_pages(store, flat)
+            if hotness_key(store.fields, word, cuts.now) < cuts.cut_key[target]:
+                cuts.above_pages[chunk, target] += n_pages
+            elif flat >= cuts.resume_flat[target]:
+                cuts.tie_pages_from[chunk, target] += n_pages
+            else:
+                cuts.tie_pages_below[chunk, target] += n_pages
+        n_of_target[target] -= length - n_kept
+        state[N_STAGED] -= length - n_kept
+        if n_kept < length:
+            places[target] = first + n_kept if n_kept > 0 else 0
+        if n_kept == 0:
+            state[N_STRIPS] = strip
     return n_superseded

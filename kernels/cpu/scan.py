@@ -1,4 +1,4 @@
-"""One scan from request to plan: pick the path, cut the range, claim, trim, group."""
+"""One scan from request to plan: pick the path, cut the range, claim, trim."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gpuscan.kernels.cpu.bitmaps import (
     count_candidates,
     sample_blocks,
 )
-from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS, Buffers
-from gpuscan.kernels.cpu.claim import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
-from gpuscan.kernels.cpu.claims import flats_of, pages_at_most, unpack
+from gpuscan.kernels.cpu.buffers import Buffers
+from gpuscan.kernels.cpu.claims import pages_at_most
 from gpuscan.kernels.cpu.release import undo
 from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
 from gpuscan.kernels.cpu.scan_sparse import scan_sparse
-from gpuscan.kernels.cpu.scatter import place_groups, scatter
+from gpuscan.kernels.cpu.staged_plan import StagedPlan
+from gpuscan.kernels.cpu.staging import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, N_STRIPS, POSITION
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.records.formats import N_NODES_MAX, RecordFormat
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
@@ -41,8 +41,6 @@ GUESS_SHARE = 0.5
 """Share of the capacity up to which a sample of the candidates is trusted to fit; else they are counted."""
 SAMPLED_BLOCKS = 128
 """Set blocks that a sample of the candidates looks at, a cache line each."""
-UNPACKED_CLAIMS = 1 << 17
-"""Claims of a plan that are worth a thread of their own when they are taken apart."""
 FEW_BLOCKS = 0.03
 """Share of set blocks up to which the bits are followed however full the blocks are."""
 CROSSOVER_DENSITY = 0.012
@@ -61,8 +59,7 @@ class Piece:
     Attributes:
         lo, hi: flat range inside one chunk.
         chunk: row of the quotas, where there is a budget.
-        n_of_target: int64[n_targets + 1], claims per target, the last for unknown ones.
-        segments: claims in flat order.
+        segments: claims, those of a segment before those of the next.
         position: first flat page not covered.
         n_claimed: claims staged.
     """
@@ -70,7 +67,6 @@ class Piece:
     lo: int
     hi: int
     chunk: int
-    n_of_target: NDArray[np.int64]
     segments: list[Segment] = field(default_factory=list)
     position: int = 0
     n_claimed: int = 0
@@ -125,7 +121,7 @@ class Scan:
         n_expected: float = min(self.n_set_blocks * BLOCK_PAGES, request.capacity)
         if self.n_sampled_candidates is not None:
             n_expected = min(n_expected, self.n_sampled_candidates)
-        self.has_large_segments = n_expected > 2 * SEGMENT_FOLIOS * len(self.pieces)
+        self.has_large_segments = n_expected > 2 * self.buffers.segment_claims * len(self.pieces)
 
     def _count_blocks(self) -> tuple[int, int]:
         """Return the set blocks of the range on the nodes asked for, and all blocks."""
@@ -176,8 +172,7 @@ class Scan:
         pieces = []
         for chunk, (start, end) in enumerate(pairwise(edges)):
             if max(start, lo) < min(end, hi):
-                counts = np.zeros(self.n_targets + 1, dtype=np.int64)
-                pieces.append(Piece(max(start, lo), min(end, hi), chunk, counts, position=max(start, lo)))
+                pieces.append(Piece(max(start, lo), min(end, hi), chunk, position=max(start, lo)))
         return pieces
 
     def _cut_to_capacity(self, pieces: list[Piece]) -> list[Piece]:
@@ -232,11 +227,10 @@ class Scan:
                 self.workers.run(len(self.pieces), self._claim_piece, inline=self.inline)
                 if self.is_guess and self._is_full():
                     self._claim_exactly()
-                plan = self._group(self._trim())
+                plan = self._plan(self._trim())
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             self._undo_all()
             raise
-        self._give_segments()
         return plan
 
     def _scan_sparse(self) -> RawPlan | None:
@@ -248,16 +242,16 @@ class Scan:
         """
         request, buffers = self.request, self.buffers
         lo, hi, asked = request.lo, request.hi, request.path
-        if asked == "dense" or request.cuts is not None or request.capacity < SEGMENT_FOLIOS or lo == hi:
+        if (
+            asked == "dense"
+            or request.cuts is not None
+            or request.capacity < buffers.segment_claims
+            or lo == hi
+        ):
             return None
-        n_of_target = np.zeros(self.n_targets + 1, dtype=np.int64)
-        places = np.empty((1, self.n_targets + 1), dtype=np.int64)
-        offsets = np.empty(self.n_targets + 2, dtype=np.int64)
-        segment, gathered = buffers.segment(), buffers.gathered()
-        plan = buffers.plan(SEGMENT_FOLIOS)
-        state = segment.state
-        state[N_STAGED] = 0
-        piece = Piece(lo, hi, 0, n_of_target, [segment], lo)
+        segment, scratch = buffers.segment(), buffers.scratch()
+        segment.state[N_STAGED] = segment.state[N_STRIPS] = 0
+        piece = Piece(lo, hi, 0, [segment], lo)
         self.pieces = [piece]
         n_set, n_blocks = scan_sparse.for_bits(self.bits)(
             self.store,
@@ -268,20 +262,15 @@ class Scan:
             hi,
             min(PARALLEL_FROM_BLOCKS - 1, request.capacity // BLOCK_PAGES),
             FEW_BLOCKS if asked == "auto" else 1.0,
-            gathered,
+            *scratch,
             *segment,
-            n_of_target,
-            places,
-            offsets,
-            plan,
         )
-        buffers.give_gathered(gathered)
-        piece.position, piece.n_claimed = int(state[POSITION]), int(state[N_STAGED])
+        buffers.give_scratch(scratch)
+        piece.position, piece.n_claimed = int(segment.state[POSITION]), int(segment.state[N_STAGED])
         self.path, self.inline = "indexed", True
         self.why = "as asked" if asked == "indexed" else _few(n_set, n_blocks)
         if piece.position == hi:
-            return self._plan(offsets, plan, hi)
-        buffers.give_plan(plan)
+            return self._plan(hi)
         if piece.position == lo:
             self._give_segments()
             self.pieces = []
@@ -305,10 +294,10 @@ class Scan:
         if index > 0 and self._is_full():
             return
         kernel = (scan_dense if self.path == "dense" else scan_indexed).for_bits(self.bits)
-        gathered = self.buffers.gathered()
+        scratch = self.buffers.scratch()
         while piece.position < piece.hi:
             segment = self.buffers.segment(large=self.has_large_segments)
-            segment.state[N_STAGED] = 0
+            segment.state[N_STAGED] = segment.state[N_STRIPS] = 0
             piece.segments.append(segment)
             kernel(
                 self.store,
@@ -318,15 +307,14 @@ class Scan:
                 self.request.lo,
                 piece.position,
                 piece.hi,
-                gathered,
+                *scratch,
                 *segment,
-                piece.n_of_target,
             )
             piece.position = int(segment.state[POSITION])
             piece.n_claimed += int(segment.state[N_STAGED])
             if self._is_full():
                 break
-        self.buffers.give_gathered(gathered)
+        self.buffers.give_scratch(scratch)
 
     def _is_full(self) -> bool:
         return sum(piece.n_claimed for piece in self.pieces) > self.request.capacity
@@ -347,15 +335,8 @@ class Scan:
 
     def _undo(self, piece: Piece, from_flat: int) -> None:
         for segment in piece.segments:
-            n_kept = int(np.searchsorted(self._staged_flats(segment), from_flat))
             self.n_superseded += undo.for_bits(self.bits)(
-                self.store,
-                self.cuts,
-                piece.chunk,
-                self.request.lo,
-                *segment,
-                n_kept,
-                piece.n_of_target,
+                self.store, self.cuts, piece.chunk, self.request.lo, *segment, from_flat
             )
 
     def _undo_all(self) -> None:
@@ -368,88 +349,46 @@ class Scan:
             except KeyboardInterrupt:
                 continue
 
-    def _group(self, cursor: int) -> RawPlan:
-        """Scatter the claims: an exclusive prefix sum over (target, piece), then stable copies."""
-        starts = np.empty((len(self.pieces), self.n_targets + 1), dtype=np.int64)
-        for index, piece in enumerate(self.pieces):
-            starts[index] = piece.n_of_target
-        offsets = np.empty(self.n_targets + 2, dtype=np.int64)
-        place_groups.for_bits(self.bits)(starts, offsets)
-        plan = self.buffers.plan(int(offsets[-1]))
-
-        def scatter_piece(index: int) -> None:
-            for segment in self.pieces[index].segments:
-                scatter.for_bits(self.bits)(
-                    self.store.fields,
-                    segment.claims,
-                    int(segment.state[N_STAGED]),
-                    starts[index],
-                    plan,
-                )
-
-        self.workers.run(len(self.pieces), scatter_piece, inline=self.inline)
-        return self._plan(offsets, plan, cursor)
-
-    def _plan(self, offsets: NDArray[np.int64], claims: NDArray[np.int64], cursor: int) -> RawPlan:
-        n_known, n_all = int(offsets[-2]), int(offsets[-1])
+    def _plan(self, cursor: int) -> RawPlan:
+        segments = [segment for piece in self.pieces for segment in piece.segments]
+        staged = self._staged(segments)
+        n_known, n_all = int(staged.offsets[-2]), int(staged.offsets[-1])
         # While all claims can be put back: whoever reads the plan must not find that there is no memory. What
         # nobody reads is not written, and takes none.
         flats, words = np.empty(n_known, dtype=np.int64), np.empty(n_known, dtype=self.fmt.dtype)
 
-        def unpack_some(lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-            if (lo, hi) != (0, n_known):
-                return self._unpack(claims, lo, np.empty(hi - lo, np.int64), np.empty(hi - lo, words.dtype))
-            return self._unpack(claims, 0, flats, words)
+        def unpack(lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+            if (lo, hi) == (0, n_known):
+                return staged.unpack(lo, hi, flats, words, self.workers)
+            parts = np.empty(hi - lo, dtype=np.int64), np.empty(hi - lo, dtype=words.dtype)
+            return staged.unpack(lo, hi, *parts, self.workers)
 
         return RawPlan(
-            offsets=offsets[:-1],
-            unpack=unpack_some,
+            offsets=staged.offsets[:-1],
+            unpack=unpack,
             cursor=cursor,
             path=self.path,
             why=self.why,
-            examined_pages=self._examined(EXAMINED_PAGES),
-            examined_bytes=self._examined(EXAMINED_BYTES),
+            examined_pages=sum(int(segment.state[EXAMINED_PAGES]) for segment in segments),
+            examined_bytes=sum(int(segment.state[EXAMINED_BYTES]) for segment in segments),
             n_unknown_target=n_all - n_known,
             n_superseded=self.n_superseded,
-            on_recycle=lambda: self.buffers.give_plan(claims),
+            on_recycle=self._give_segments,
         )
 
-    def _unpack(
-        self, claims: NDArray[np.int64], lo: int, flats: NDArray[np.int64], words: NDArray[Any]
-    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Fill in, and return, the flat pages and the words of as many claims of a plan, from ``lo`` on."""
-        hi = lo + len(flats)
-        n_parts = max(1, min(self.workers.n_threads, (hi - lo) // UNPACKED_CLAIMS))
-        edges = [lo + (hi - lo) * part // n_parts for part in range(n_parts + 1)]
-
-        def unpack_part(part: int) -> None:
-            begin, end = edges[part], edges[part + 1]
-            unpack.for_bits(self.bits)(
-                claims,
-                begin,
-                end,
-                self.request.lo,
-                flats[begin - lo : end - lo],
-                words[begin - lo : end - lo],
-            )
-
-        self.workers.run(n_parts, unpack_part, inline=n_parts == 1)
-        return flats, words
-
-    def _staged_flats(self, segment: Segment) -> NDArray[np.int64]:
-        """Return int64[n], the pages whose claims are staged."""
-        return flats_of(segment.claims[: segment.state[N_STAGED]], self.request.lo, self.bits)
+    def _staged(self, segments: list[Segment]) -> StagedPlan:
+        return StagedPlan(segments, self.request.lo, self.fmt.dtype, self.n_targets + 1)
 
     def _staged_flat(self, piece: Piece, index: int) -> int:
+        """Return the page of a claim of a piece, by their pages' order."""
         for segment in piece.segments:
             n_staged = int(segment.state[N_STAGED])
             if index < n_staged:
-                return int(self._staged_flats(segment)[index])
+                flats, words = np.empty(n_staged, dtype=np.int64), np.empty(n_staged, dtype=self.fmt.dtype)
+                self._staged([segment]).unpack(0, n_staged, flats, words, self.workers)
+                return int(np.partition(flats, index)[index])
             index -= n_staged
         raise IndexError(f"piece [{piece.lo}, {piece.hi}) has no claim {index}")
-
-    def _examined(self, what: int) -> int:
-        return sum(int(segment.state[what]) for piece in self.pieces for segment in piece.segments)
 
 
 def _few(n_set_blocks: int, n_blocks: int) -> str:

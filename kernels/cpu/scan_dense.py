@@ -16,18 +16,18 @@ from gpuscan.kernels.cpu.atomics import (
     match_64,
     or_256_bytes,
 )
-from gpuscan.kernels.cpu.claim import (
-    EXAMINED_BYTES,
-    EXAMINED_PAGES,
-    N_STAGED,
-    POSITION,
-    TILE_WORDS,
-    claim_gathered,
-    set_ready_words,
-)
+from gpuscan.kernels.cpu.claim import TILE_WORDS, claim_gathered, set_ready_words
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.pages import blocks_between
 from gpuscan.kernels.cpu.scan_indexed import prefetch_ready_words
+from gpuscan.kernels.cpu.staging import (
+    EXAMINED_BYTES,
+    EXAMINED_PAGES,
+    POSITION,
+    begin,
+    finish,
+    room_pages,
+)
 
 _TILE_PAGES = 64 * TILE_WORDS
 """Records that are looked at before the READY ones among them are claimed: 8 KiB of 4-byte
@@ -47,9 +47,12 @@ def scan_dense(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
+    waiting: NDArray[np.int64],
     claims: NDArray[np.int64],
-    state: NDArray[np.int64],
+    owners: NDArray[np.int32],
+    places: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
+    state: NDArray[np.int64],
 ) -> None:
     """Claim in ``[lo, hi)`` until the segment has no room for a whole block.
 
@@ -57,8 +60,8 @@ def scan_dense(
     set block bits: where a producer marks a page just now, the record may be claimed here
     before its bits are set, which leaves bits that say too much, never too little.
     """
-    segment = Segment(claims, state)
-    state[:] = 0
+    segment = Segment(claims, owners, places, n_of_target, state)
+    begin(segment)
     n_pages = 0
     n_bytes = 0
     itemsize = store.records.itemsize
@@ -72,7 +75,7 @@ def scan_dense(
         if node_mask[store.section_nid[section]] == 0:
             position = end
             continue
-        if len(claims) - state[N_STAGED] < 512:
+        if room_pages(segment) < 512:
             break
         if section < last_section:
             prefetch_ready_words(store, section + 1)
@@ -81,7 +84,7 @@ def scan_dense(
         if taken != 0:
             taken = atomic_and(store.block_bits, section, ~blocks) & blocks
         while position < end:
-            tile_end = min(end, position + _TILE_PAGES, position + ((len(claims) - state[N_STAGED]) & -512))
+            tile_end = min(end, position + _TILE_PAGES, position + (room_pages(segment) & -512))
             if position == tile_end:
                 break
             # Index bits first: what becomes READY after its record was read sets them again.
@@ -122,8 +125,8 @@ def scan_dense(
                     gathered,
                     0,
                     n_gathered,
+                    waiting,
                     segment,
-                    n_of_target,
                     tile_end,
                     min(hi, tile_end + _TILE_PAGES),
                 )
@@ -133,6 +136,7 @@ def scan_dense(
             if not_come_to != 0:
                 atomic_or(store.block_bits, section, not_come_to)
             break
+    finish(store.fields, waiting, segment)
     state[POSITION] = position
     state[EXAMINED_PAGES] = n_pages
     state[EXAMINED_BYTES] = n_bytes + n_pages * itemsize

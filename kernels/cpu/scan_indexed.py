@@ -16,18 +16,17 @@ from gpuscan.kernels.cpu.atomics import (
     match_64,
     prefetch,
 )
-from gpuscan.kernels.cpu.claim import (
-    EXAMINED_BYTES,
-    EXAMINED_PAGES,
-    GATHERED_LENGTH,
-    N_STAGED,
-    POSITION,
-    TILE_WORDS,
-    claim_gathered,
-    set_ready_words,
-)
+from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, TILE_WORDS, claim_gathered, set_ready_words
 from gpuscan.kernels.cpu.compile import helper, kernel, shared_step
 from gpuscan.kernels.cpu.pages import blocks_between
+from gpuscan.kernels.cpu.staging import (
+    EXAMINED_BYTES,
+    EXAMINED_PAGES,
+    POSITION,
+    begin,
+    finish,
+    room_pages,
+)
 
 _BLOCKS_AHEAD = 64
 """Set blocks ahead whose ready words are on their way to the cache."""
@@ -75,8 +74,8 @@ def claim_indexed(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
+    waiting: NDArray[np.int64],
     segment: Segment,
-    n_of_target: NDArray[np.int64],
 ) -> None:
     """Claim in ``[lo, hi)`` until the segment has no room for a whole block.
 
@@ -85,16 +84,14 @@ def claim_indexed(
         chunk: row of the quotas in ``cuts``.
         base: first flat page of the scan's range.
         lo, hi: flat range, multiples of 512, inside one chunk.
-        gathered: int64[GATHERED_LENGTH, 2], scratch.
+        gathered, waiting: int64[GATHERED_LENGTH, 2] and int64[WAITING_LENGTH], scratch.
         segment: to fill from its start.
-        n_of_target: int64[n_targets + 1], counts that go on over calls.
     """
-    claims, state = segment
-    state[:] = 0
+    begin(segment)
     n_gathered = 0
     n_claimed = 0  # of those gathered
     n_candidates = 0  # in words gathered since all were claimed
-    n_staged = 0
+    n_room = room_pages(segment)
     n_pages = 0
     n_bytes = 0
     end_section = ((hi - 1) >> 15) + 1
@@ -122,7 +119,7 @@ def claim_indexed(
         pending = atomic_and(store.block_bits, section, ~blocks) & blocks
         n_ahead -= count_ones(pending)
         while pending != 0:
-            is_short = len(claims) - n_staged - n_candidates < 512
+            is_short = n_room - n_candidates < 512
             if is_short or n_gathered - n_claimed > GATHERED_LENGTH - 8:
                 # The oldest only, if there is room: meanwhile the records of the others arrive.
                 until = n_gathered if is_short else n_claimed + TILE_WORDS
@@ -134,8 +131,8 @@ def claim_indexed(
                     gathered,
                     n_claimed,
                     until,
+                    waiting,
                     segment,
-                    n_of_target,
                     0,
                     0,
                 )
@@ -143,8 +140,8 @@ def claim_indexed(
             if is_short:
                 n_pages += n_candidates
                 n_candidates = 0
-                n_staged = state[N_STAGED]
-                if len(claims) - n_staged < 512:
+                n_room = room_pages(segment)
+                if n_room < 512:
                     break
             first_word = (section << 9) + (count_trailing_zeros(pending) << 3)
             pending &= pending - 1
@@ -168,11 +165,12 @@ def claim_indexed(
             atomic_or(store.block_bits, section, pending)  # not come to: their ready bits are untouched
             break
         position = end
-    claim_gathered(store, cuts, chunk, base, gathered, n_claimed, n_gathered, segment, n_of_target, 0, 0)
+    claim_gathered(store, cuts, chunk, base, gathered, n_claimed, n_gathered, waiting, segment, 0, 0)
     n_pages += n_candidates
-    state[POSITION] = position
-    state[EXAMINED_PAGES] = n_pages
-    state[EXAMINED_BYTES] = n_bytes + n_pages * store.records.itemsize
+    finish(store.fields, waiting, segment)
+    segment.state[POSITION] = position
+    segment.state[EXAMINED_PAGES] = n_pages
+    segment.state[EXAMINED_BYTES] = n_bytes + n_pages * store.records.itemsize
 
 
 @kernel
@@ -185,10 +183,13 @@ def scan_indexed(
     lo: int,
     hi: int,
     gathered: NDArray[np.int64],
+    waiting: NDArray[np.int64],
     claims: NDArray[np.int64],
-    state: NDArray[np.int64],
+    owners: NDArray[np.int32],
+    places: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
+    state: NDArray[np.int64],
 ) -> None:
     """Do :func:`claim_indexed`."""
-    segment = Segment(claims, state)
-    claim_indexed(store, cuts, node_mask, chunk, base, lo, hi, gathered, segment, n_of_target)
+    segment = Segment(claims, owners, places, n_of_target, state)
+    claim_indexed(store, cuts, node_mask, chunk, base, lo, hi, gathered, waiting, segment)

@@ -1,4 +1,4 @@
-"""The scan of few blocks: survey, claims and groups in one call.
+"""The scan of few blocks: survey and claims in one call.
 
 A scan that finds some hundred pages spends its time on calls, not on memory: at 1e-6 of 1 TiB
 four kernels, each called from Python, took twice as long as one.
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.bitmaps import blocks_of_all_nodes, blocks_of_nodes
-from gpuscan.kernels.cpu.claim import N_STAGED, POSITION
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.scan_indexed import claim_indexed
-from gpuscan.kernels.cpu.scatter import scatter_segment, set_places
+from gpuscan.kernels.cpu.staging import POSITION, begin
 
 
 @kernel
@@ -28,42 +27,34 @@ def scan_sparse(
     n_blocks_max: int,
     share_max: float,
     gathered: NDArray[np.int64],
+    waiting: NDArray[np.int64],
     claims: NDArray[np.int64],
-    state: NDArray[np.int64],
-    n_of_target: NDArray[np.int64],
+    owners: NDArray[np.int32],
     places: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    plan: NDArray[np.int64],
+    n_of_target: NDArray[np.int64],
+    state: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """Claim and group ``[lo, hi)``, not empty, if few of its blocks are set.
+    """Claim in ``[lo, hi)``, not empty, if few of its blocks are set.
 
     Args:
-        store, gathered, n_of_target: as for :func:`claim_indexed`.
-        claims, state: of the segment.
+        store, gathered, waiting: as for :func:`claim_indexed`.
         cuts: none.
         node_mask, all_nodes: the nodes asked for, and whether they are all there are.
         n_blocks_max, share_max: set blocks, and their share of all, up to which they are few.
-        places: int64[1, n_targets + 1], scratch.
-        offsets: int64[n_targets + 2] to fill, see :func:`set_places`.
-        plan: to fill with claims; not shorter than ``claims``.
+        claims, owners, places, n_of_target, state: the segment.
 
     Returns:
         Set blocks and blocks in all. If they are too many nothing was claimed. If the segment was
-        full before the end, ``state[POSITION]`` is below ``hi`` and nothing is grouped.
+        full before the end, ``state[POSITION]`` is below ``hi``.
     """
-    segment = Segment(claims, state)
+    segment = Segment(claims, owners, places, n_of_target, state)
     if all_nodes:
         n_set, n_blocks = blocks_of_all_nodes(store.block_bits, lo, hi), (hi - lo) >> 9
     else:
         n_set, n_blocks = blocks_of_nodes(store, node_mask, lo, hi)
     if n_set > n_blocks_max or n_set > share_max * n_blocks:
-        state[:] = 0
+        begin(segment)
         state[POSITION] = lo
         return n_set, n_blocks
-    claim_indexed(store, cuts, node_mask, 0, lo, lo, hi, gathered, segment, n_of_target)
-    if state[POSITION] == hi:
-        for target in range(len(n_of_target)):
-            places[0, target] = n_of_target[target]
-        set_places(places, offsets)
-        scatter_segment(store.fields, claims, state[N_STAGED], places[0], plan)
+    claim_indexed(store, cuts, node_mask, 0, lo, lo, hi, gathered, waiting, segment)
     return n_set, n_blocks

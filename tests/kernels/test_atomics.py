@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.registry import cpu_target
 
 from gpuscan.kernels.cpu import atomics
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
-    atomic_clear_pair,
     atomic_compare_exchange,
     atomic_exchange,
     atomic_load,
     atomic_or,
-    can_clear_pairs,
     copy_64,
-    count_64,
     count_ones,
     count_trailing_zeros,
     differ_64,
@@ -30,6 +28,7 @@ from gpuscan.kernels.cpu.atomics import (
     plain_store,
     prefetch,
     store_numbered,
+    take_pairs,
 )
 
 DTYPES = [np.uint8, np.uint32, np.uint64]
@@ -107,24 +106,6 @@ def test_plain_steps_at_any_place(dtype: Any, at: int) -> None:
     assert plain_steps(words, longs, at, 0x80)[1] == 0
 
 
-@njit(nogil=True)
-def field_counts(longs: Any, at: int, shift: int, mask: int, first: int) -> Any:
-    return count_64(longs, at, shift, mask, first)
-
-
-@pytest.mark.parametrize(("shift", "mask"), [(1, 1023), (0, 15), (21, 7)])
-@pytest.mark.parametrize("first", [0, 8])
-def test_values_of_a_field_are_counted(shift: int, mask: int, first: int) -> None:
-    rng = np.random.default_rng(shift)
-    longs = rng.integers(-(1 << 62), 1 << 62, 200)
-    longs[:100] = (longs[:100] & ~(mask << shift)) | (rng.integers(0, min(18, mask + 1), 100) << shift)
-    longs[100:170] = (mask & 13) << shift  # all alike: a count of 64
-    for at in (0, 3, 100, 136):
-        values = ((longs[at : at + 64] >> shift) & mask).tolist()
-        counts = field_counts(longs, at, shift, mask, first) & 0xFFFF_FFFF_FFFF_FFFF
-        assert [counts >> 8 * i & 0xFF for i in range(8)] == [values.count(first + i) for i in range(8)]
-
-
 def pairs(count: int) -> Any:
     """Return int64[count] of zeros that begin a cache line."""
     room = np.zeros(count + 8, dtype=np.int64)
@@ -132,30 +113,49 @@ def pairs(count: int) -> Any:
     return room[start : start + count]
 
 
-def compiled_clear_pair() -> Any:
-    """Return the exchange of a pair, compiled anew, and whether it says that it can be done."""
+def compiled_take_pairs() -> Any:
+    """Return the exchange of 16 bytes at a time, compiled anew."""
 
-    def clear_pair(longs: Any, index: int, low: int, high: int) -> Any:
-        return can_clear_pairs(), atomic_clear_pair(longs, index, low, high)
+    def take(longs: Any, ready: int, wanted: int, claims: Any, words: Any) -> int:
+        return take_pairs(longs, 2, ready, wanted, claims, 3, 0x1000, words)
 
-    return njit(nogil=True)(clear_pair)
-
-
-def test_a_pair_is_cleared_if_both_are_as_expected() -> None:
-    clear_pair, longs = compiled_clear_pair(), pairs(6)
-    longs[:] = [1, 2, -3, 1 << 62, 5, 6]
-    can, done = clear_pair(longs, 2, -3, 7)
-    assert not done
-    assert not clear_pair(longs, 2, 7, 1 << 62)[1]
-    assert longs.tolist() == [1, 2, -3, 1 << 62, 5, 6]
-    assert clear_pair(longs, 2, -3, 1 << 62)[1] == can
-    assert longs.tolist() == ([1, 2, 0, 0, 5, 6] if can else [1, 2, -3, 1 << 62, 5, 6])
+    return njit(nogil=True)(take)
 
 
-def test_a_machine_without_the_instruction_clears_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+def test_what_is_wanted_and_ready_is_taken_16_bytes_at_a_time(dtype: Any) -> None:
+    take, has = compiled_take_pairs(), atomics._has_pair_exchange(cpu_target.target_context)
+    bits = dtype().itemsize * 8
+    n_lanes = 128 // bits
+    longs = pairs(2 + bits)
+    words = longs.view(dtype)
+    first = 16 * 8 // bits
+    words[:] = np.arange(1, len(words) + 1) % 100 | 0x80
+    words[first + 1] &= 0x7F  # of the first 16 bytes one is not READY
+    before = words.copy()
+    wanted = (-1 << n_lanes) & ((1 << 63) - 1)  # not the first, and not all of the last
+    claims = np.full(80, 5, dtype=np.int64)
+    ready = int(np.full(64 // bits, 0x80, dtype=dtype).view(np.int64)[0])
+    n_pairs = bits // 2
+    whole = ((1 << n_pairs) - 1) & ~1 & ~(1 << (n_pairs - 1)) if has else 0
+    assert take(longs, ready, wanted, claims, words) == whole
+    assert take(longs, ready, (1 << 63) - 1, claims.copy(), words) == 0  # what is left is not READY
+    elements = [each for each in range(64) if whole >> (each // n_lanes) & 1]
+    expected = before.copy()
+    expected[[first + each for each in elements]] = 0
+    assert words.tolist() == expected.tolist()
+    for each in elements:
+        assert claims[3 + each] == (0x1000 + each) << bits | int(before[first + each])
+    assert claims[:3].tolist() == [5] * 3
+    assert claims[67:].tolist() == [5] * 13
+
+
+def test_a_machine_without_the_instruction_takes_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomics, "_has_pair_exchange", lambda context: False)
-    longs = pairs(2)
-    assert compiled_clear_pair()(longs, 0, 0, 0) == (False, False)
+    longs = pairs(40)
+    longs[:] = -1
+    assert compiled_take_pairs()(longs, -1, -1, np.zeros(80, dtype=np.int64), longs.view(np.uint32)) == 0
+    assert (longs == -1).all()
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_batches_cover_the_call_and_keep_the_order_within_a_word(layout, store, 
     nids = rng.integers(-1, 3, 5_500).astype(np.int32)
     machine, workers = machine_of(layout), Workers(n_threads)
     seen: list[int] = []
-    buffers = Buffers(0)
+    buffers = Buffers(0, 1, 0)
     for batch in batches.batches_of(pfns, nids, store, machine, layout, workers, buffers):
         assert batch.order is not None
         pages, positions = batch.order >> batch.index_bits, batch.order & ((1 << batch.index_bits) - 1)
@@ -119,7 +119,7 @@ def test_pages_that_are_by_region_already_are_not_ordered(layout, store, monkeyp
     nids, machine, workers = np.zeros(5_500, dtype=np.int32), machine_of(layout), Workers(n_threads)
 
     def batch_of(given):
-        buffers = Buffers(0)
+        buffers = Buffers(0, 1, 0)
         (batch,) = batches.batches_of(given, nids, store, machine, layout, workers, buffers)
         return batch
 
@@ -191,6 +191,6 @@ def test_a_call_is_cut_where_an_entry_has_few_bits_for_the_position(layout, stor
     pfns, workers = np.arange(100, 900).repeat(7), Workers(1)
     nids = np.zeros(len(pfns), dtype=np.int32)
     assert len(pfns) < batches.PARALLEL_FROM_ITEMS
-    found = list(batches.batches_of(pfns, nids, store, machine_of(layout), layout, workers, Buffers(0)))
+    found = list(batches.batches_of(pfns, nids, store, machine_of(layout), layout, workers, Buffers(0, 1, 0)))
     assert max(batch.span.stop - batch.span.start for batch in found) == 1 << 10
     assert sum(batch.span.stop - batch.span.start for batch in found) == len(pfns)

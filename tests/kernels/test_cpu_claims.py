@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuscan.kernels.api import Kernels, ScanRequest, StoreArrays, StoreLayout
-from gpuscan.kernels.cpu import CpuBackend, scan
-from gpuscan.kernels.cpu.claims import flats_of, unpack
+from gpuscan.kernels.api import Budget, Kernels, ScanRequest, StoreArrays, StoreLayout
+from gpuscan.kernels.cpu import CpuBackend, buffers, scan
+from gpuscan.kernels.cpu.staging import N_STRIPS, STRIP_CLAIMS, empty_segment
+from gpuscan.kernels.cpu.unpack import unpack
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import STORE_FORMATS, pack
 from gpuscan.records.page_map import SECTION_PAGES
@@ -79,12 +80,18 @@ def test_pages_far_behind_the_first_one_of_a_range(bits: int, last: int) -> None
     word = (1 << bits) - 2
     offsets = [0, (1 << 31) - 1, 1 << 31, last]
     claims = np.array([offset << bits | word for offset in offsets], dtype=np.uint64).view(np.int64)
+    segment = empty_segment(2, n_targets=3, nid_max=2)
+    segment.claims[STRIP_CLAIMS : STRIP_CLAIMS + 4] = claims
+    segment.owners[:] = [0, 2]
+    segment.places[:4] = [STRIP_CLAIMS, 0, STRIP_CLAIMS + 4, 0]
+    segment.state[N_STRIPS] = 2
     base = 5 << 32
     flats, words = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=f"u{bits // 8}")
-    unpack.for_bits(bits)(claims, 1, 4, base, flats, words)
+    starts = np.array([0, 64, 64, 68])
+    unpack.for_bits(bits)(*segment, starts, 65, 68, base, flats, words)
     assert flats.tolist() == [base + offset for offset in offsets[1:]]
     assert words.tolist() == [word] * 3
-    np.testing.assert_array_equal(flats_of(claims, base, bits)[1:], flats)
+    assert starts.tolist() == [64, 64, 68, 68]
 
 
 @pytest.mark.parametrize("path", ["dense", "indexed", "auto"])
@@ -103,3 +110,72 @@ def test_a_range_of_more_pages_than_a_claim_can_tell_is_cut(
         assert plan.cursor == lo + SECTION_PAGES
         assert_same_plan(plan, expected)
     assert_same_store(kernels, reference)
+
+
+@pytest.mark.parametrize("n_targets", [3, 200])
+@pytest.mark.parametrize("path", ["dense", "indexed"])
+def test_parts_of_a_plan_of_many_segments(path: Any, n_targets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of few strips: calls of a kernel end for want of room, and targets go over many segments."""
+    monkeypatch.setattr(buffers, "strips_for", lambda n_targets: n_targets + 20)
+    layout = plain_layout("rfc", n_sections=4, n_targets=n_targets)
+    reference, kernels = ReferenceBackend().open(layout), CpuBackend(2).open(layout)
+    arrays = dense_store(layout, 5, np.random.default_rng(n_targets))
+    for opened in (reference, kernels):
+        opened.load(arrays)
+    plan, expected = (
+        opened.scan(ScanRequest(0, layout.n_pages, layout.n_pages, path)) for opened in (kernels, reference)
+    )
+    rng = np.random.default_rng(1)
+    for lo in [0, *rng.integers(0, plan.n_folios, 40).tolist(), plan.n_folios]:
+        hi = min(plan.n_folios, lo + int(rng.integers(0, 3000)))
+        flat, words = plan.part(lo, hi)
+        np.testing.assert_array_equal(flat, expected.flat[lo:hi])
+        np.testing.assert_array_equal(words, expected.words[lo:hi])
+    assert_same_plan(plan, expected)
+
+
+@pytest.mark.parametrize("budget_pages", [None, 40])
+@pytest.mark.parametrize("path", ["dense", "indexed"])
+def test_what_is_put_back_of_many_segments(
+    path: Any, budget_pages: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claims from any page on are put back, and those before it stay as they were staged."""
+    monkeypatch.setattr(buffers, "strips_for", lambda n_targets: n_targets + 20)
+    layout = plain_layout("rfc", n_sections=2)
+    arrays = dense_store(layout, 1, np.random.default_rng(7))
+    for from_flat in (0, 1, 63, 5000, 12_345, SECTION_PAGES + 1, 2 * SECTION_PAGES):
+        kernels = CpuBackend(1).open(layout)
+        kernels.load(arrays)
+        cuts = None
+        if budget_pages is not None:
+            limits = np.full(layout.n_targets, budget_pages * 100)
+            cuts = kernels.rank(Budget(limits, np.zeros_like(limits), 0), 0, layout.n_pages)
+        quotas = None if cuts is None else int(cuts.above_pages.sum() + cuts.tie_pages_from.sum())
+        under_way = scan.Scan(
+            kernels.store,
+            layout.fmt,
+            layout.n_targets,
+            ScanRequest(0, layout.n_pages, layout.n_pages, path, cuts=cuts),
+            kernels._workers,
+            kernels._buffers,
+        )
+        under_way._prepare()
+        for index in range(len(under_way.pieces)):
+            under_way._claim_piece(index)
+        plan = under_way._plan(layout.n_pages)
+        flat, words, offsets = plan.flat.copy(), plan.words.copy(), plan.offsets
+        assert len(flat) > 1000
+        for piece in under_way.pieces:
+            under_way._undo(piece, from_flat)
+        kept = flat < from_flat
+        rest = under_way._plan(layout.n_pages)
+        np.testing.assert_array_equal(rest.flat, flat[kept])
+        np.testing.assert_array_equal(rest.words, words[kept])
+        targets = np.repeat(np.arange(layout.n_targets), np.diff(offsets))
+        np.testing.assert_array_equal(
+            np.diff(rest.offsets), np.bincount(targets[kept], minlength=layout.n_targets)
+        )
+        np.testing.assert_array_equal(kernels.arrays.records[flat[~kept]], words[~kept])
+        assert not kernels.arrays.records[flat[kept]].any()
+        if cuts is not None and from_flat == 0:
+            assert int(cuts.above_pages.sum() + cuts.tie_pages_from.sum()) == quotas

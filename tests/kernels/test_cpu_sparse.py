@@ -13,8 +13,8 @@ from test_kernels_equal import a_mask, a_range, pair
 from backends import backend_named
 from gpuscan.kernels.api import ScanRequest, StoreLayout
 from gpuscan.kernels.cpu import scan
-from gpuscan.kernels.cpu.buffers import SEGMENT_FOLIOS
 from gpuscan.kernels.cpu.scan_sparse import scan_sparse
+from gpuscan.kernels.cpu.staging import STRIP_CLAIMS, strips_for
 from gpuscan.records.formats import STORE_FORMATS
 from gpuscan.records.page_map import SECTION_PAGES
 from stores import NONE, Filling, assert_same_plan, assert_same_store, layouts, plain_layout
@@ -48,7 +48,7 @@ def test_claims_that_fill_a_segment_go_on_in_the_next(format_name: str) -> None:
     reference, kernels = pair("cpu-2", layout, Filling(ready=2.0), np.random.default_rng(5))
     request = ScanRequest(0, layout.n_pages, layout.n_pages, "indexed")
     plan = kernels.scan(request)
-    assert len(plan.flat) > SEGMENT_FOLIOS
+    assert len(plan.flat) > strips_for(layout.n_targets) * STRIP_CLAIMS
     assert_same_plan(plan, reference.scan(request))
     assert_same_store(kernels, reference)
 
@@ -66,8 +66,8 @@ def test_it_is_tried_only_where_it_can_be_done(monkeypatch: pytest.MonkeyPatch) 
 
             return call
 
-    monkeypatch.setattr(scan, "scan_sparse", Counted())
     kernels = backend_named("cpu-2").open(plain_layout(n_sections=2))
+    monkeypatch.setattr(scan, "scan_sparse", Counted())
     n_pages = 2 * SECTION_PAGES
     kernels.set_eligible(np.arange(n_pages), eligible=True)
 

@@ -20,7 +20,7 @@ import pytest
 from backends import backend_named
 from gpuscan.kernels import cpu
 from gpuscan.kernels.api import Budget, Kernels, Outcome, ReleaseOutcome, ScanRequest
-from gpuscan.kernels.cpu import CpuBackend, backend, scan
+from gpuscan.kernels.cpu import CpuBackend, backend, scan, staged_plan
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import unpack
 from gpuscan.records.page_map import SECTION_PAGES, Extent
@@ -250,11 +250,11 @@ FAULTS = {
         "    while word & store.fields.ready == 0:\n",
         "    while True:\n",
     ),
-    "a scatter that is not stable": (
+    "a plan that is not in the order of its pages": (
         pure_plan,
-        "scatter",
-        "            for index in range(begin, stop):\n",
-        "            for index in range(stop - 1, begin - 1, -1):\n",
+        "unpack",
+        "            claim = plain_load(claims, first + index)\n",
+        "            claim = plain_load(claims, first + length - 1 - index)\n",
     ),
     "blocks not come to are forgotten": (
         large_plan,
@@ -273,14 +273,24 @@ USERS = {"claim": ("scan_indexed", "scan_dense", "scan_sparse")}
 """Kernels that have a module's functions compiled into them."""
 
 
+def source_of(module: str) -> str:
+    return (Path(cpu.__file__).parent / f"{module}.py").read_text()
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_the_line_to_take_out_is_there(fault: str) -> None:
+    """The kernels change more often than the slow suite runs."""
+    _, name, line, _ = FAULTS[fault]
+    assert source_of(name).count(line) == 1
+
+
 def sabotaged(folder: Path, name: str, line: str, instead: str) -> dict[str, ModuleType]:
     """Return kernel modules made from the source, with a line replaced."""
     names = (name, *USERS.get(name, ()))
     modules = {}
     for each in names:
-        source = (Path(cpu.__file__).parent / f"{each}.py").read_text()
+        source = source_of(each)
         if each == name:
-            assert source.count(line) == 1
             source = source.replace(line, instead)
         for other in names:
             source = source.replace(
@@ -302,7 +312,7 @@ def sabotaged(folder: Path, name: str, line: str, instead: str) -> dict[str, Mod
 def test_the_check_sees(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check, name, line, instead = FAULTS[fault]
     for each, module in sabotaged(tmp_path, name, line, instead).items():
-        for driver in (scan, backend):
+        for driver in (scan, backend, staged_plan):
             if hasattr(driver, each):
                 monkeypatch.setattr(driver, each, getattr(module, each))
     with pytest.raises(AssertionError):
@@ -351,7 +361,7 @@ def put_back_on_error(kernels: Kernels) -> None:
                 raise error("on purpose")
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(scan.Scan, "_group", fail)
+                patch.setattr(scan.Scan, "_plan", fail)
                 with pytest.raises(error, match="on purpose"):
                     kernels.scan(whole(path, cuts=cuts))
             np.testing.assert_array_equal(kernels.dump().records, arrays.records)
