@@ -85,6 +85,10 @@ def _print(document: dict[str, Any], output: Output) -> None:
         pad_edge=False,
     )
     for one in document["policies"]:
+        if one["helper"] is not None:
+            moved = (_size(one[key]) for key in ("promoted_pages", "demoted_pages"))
+            policies.add_row(one["name"], one["policy"], str(one["n_processes"]), *"---", *moved, "-", "-")
+            continue
         left = one["next"]["budget_left_pages"]
         near = f"{one['hot_near_pages'] / one['hot_pages']:.0%}" if one["hot_pages"] else "-"
         policies.add_row(
@@ -94,6 +98,12 @@ def _print(document: dict[str, Any], output: Output) -> None:
             *(_size(one["next"]["candidate_pages"]), "all" if left is None else _size(left)),
         )
     output.table(policies)
+    for helper in document["helpers"]:
+        output.line()
+        output.line(
+            f"by the kernel: {helper['does']}, for {', '.join(helper['rules'])}; "
+            f"its threads took {helper['cpu_s']} s{'; ' if helper['trouble'] else ''}{helper['trouble']}"
+        )
     _print_refused(document, output)
     _print_cost(document["cost"], output)
 

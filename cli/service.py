@@ -95,6 +95,7 @@ def _serve(
     from gpuscan.linux.system import HERE
     from gpuscan.live.stop import Stop
     from gpuscan.service.control import ControlSocket, group_id
+    from gpuscan.service.journal import Log, Told
     from gpuscan.service.load import load_config
     from gpuscan.service.notify import Notifier
     from gpuscan.service.session import ServiceSession
@@ -114,12 +115,15 @@ def _serve(
 
     def open_recorder() -> Recorder:
         most_bytes = config.service.history
-        return History(history or HERE.root / HISTORY, most_bytes) if most_bytes else Nowhere()
+        kept = History(history or HERE.root / HISTORY, most_bytes) if most_bytes else Nowhere()
+        return Told(kept, log)
 
     def open_inbox(stop: Stop) -> ControlSocket:
         return ControlSocket(socket or HERE.root / SOCKET, gid, stop)
 
     with ExitStack() as stack:
+        log = Log(output.note)
+        stack.callback(log.close)
         session = stack.enter_context(
             ServiceSession(
                 config,
@@ -142,28 +146,40 @@ def _serve(
 
         def on_start() -> None:
             for note in session.notes:
-                output.note(f"gpuscan: note: {note}")
+                log.say(note, is_warning=True)
             if session.recorder.problem:
-                output.note(f"gpuscan: note: {session.recorder.problem}")
-            output.note(f"gpuscan: {status_line(session)}, with {session.pipeline.monitor.name}")
+                log.say(session.recorder.problem, is_warning=True)
+            monitor = session.pipeline.monitor.name
+            log.say(f"{status_line(session)}, with {monitor}", event="running", monitor=monitor)
 
         session.run(on_start, lambda _: None, show or (lambda: None))
-        output.note(f"gpuscan: ended; {status_line(session)}")
+        log.say(f"ended; {status_line(session)}", event="ended", moved_pages=session.totals.moved_pages)
 
 
 def _check(config: Config, path: Path, output: Output) -> None:
     from gpuscan.service.control import group_id
+    from gpuscan.service.helpers.combining import helped
 
     group_id(config.service.group)
+    by_kernel = helped(config)
     not_here = _why_not_here(config)
     rules = [
-        {"name": rule.name, "policy": rule.policy, "rate_bytes_per_s": rule.rate} for rule in config.rule
+        {
+            "name": rule.name,
+            "policy": rule.policy,
+            "rate_bytes_per_s": rule.rate,
+            "backend": rule.backend,
+            "helpers": list(by_kernel.get(rule.name, ())),
+        }
+        for rule in config.rule
     ]
     output.document({"config": str(path), "ok": True, "not_here": not_here, "rules": rules})
     n = len(config.rule)
     output.line(f"{path} makes sense: {n} rule{'' if n == 1 else 's'}")
     if not_here:
         output.note(f"gpuscan: note: on this machine it cannot start: {not_here}")
+    for name, helpers in by_kernel.items():
+        output.line(f"rule {name} is carried out by the kernel: {', or '.join(helpers)}")
     if not n:
         output.note("gpuscan: note: without a rule nothing is watched; add a [[rule]]")
     for rule in config.rule[:-1]:
@@ -188,6 +204,7 @@ def _why_not_here(config: Config) -> str | None:
 def _explain(config: Config, pid: int, output: Output) -> None:
     from gpuscan.base.errors import InputError
     from gpuscan.linux.system import HERE
+    from gpuscan.service.helpers.combining import helped
     from gpuscan.service.rules import verdict
     from gpuscan.service.selection import read_facts
 
@@ -206,6 +223,7 @@ def _explain(config: Config, pid: int, output: Output) -> None:
             "unit": facts.unit or None,
             "rule": found.rule.name if found.rule else None,
             "policy": found.rule.policy if found.rule else None,
+            "backend": found.rule.backend if found.rule else None,
             "why": found.why,
             "not": [{"rule": name, "why": why} for name, why in found.passed],
         }
@@ -216,7 +234,9 @@ def _explain(config: Config, pid: int, output: Output) -> None:
     if found.rule is None:
         output.line(f"  {found.why}")
     else:
-        output.line(f"  rule {found.rule.name} (policy {found.rule.policy}): {found.why}")
+        rule = found.rule
+        by = "" if rule.is_own else f", carried out by the kernel ({', or '.join(helped(config)[rule.name])})"
+        output.line(f"  rule {rule.name} (policy {rule.policy}{by}): {found.why}")
 
 
 def _show(output: Output, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuscan.base.documents import number
 from gpuscan.history.reading import checked, read_notes, time_span
-from gpuscan.history.tally import COUNT_MAX, Moved, pages_by_node, said
+from gpuscan.history.tally import COUNT_MAX, Moved, moved_by_kernel, pages_by_node, said
 
 _N_STRETCHES = 240
 _STRETCH_NS_MIN = 10_000_000_000
@@ -33,7 +33,8 @@ class Course:
         n_notes: that were taken; n_starts: of these, starts.
         ran: stretches in which a service ran, at least for a part.
         moved_to: base pages that arrived, by nid and stretch.
-        moved: base pages by rule, ``up`` or ``down``, and stretch.
+        moved: base pages by rule, ``up`` or ``down``, and stretch, those that the kernel moved for it among
+            them; of these no node is known.
         moved_by: base pages by rule and nid.
         refused: folios by reason and stretch; refused_by: by rule and reason.
         came, went: processes by rule; None: no rule was known.
@@ -83,6 +84,10 @@ class Course:
         self.ran.add(at)
         if kind == "moved":
             self._take_moved(Moved.of(note), at)
+        elif kind == "kernel" and note.get("policy") is not None:
+            rule, pages = moved_by_kernel(note)
+            for way, n_pages in pages.items():
+                self.moved[rule, way, at] += n_pages
         elif kind == "state":
             self._take_state(note, at)
         elif kind == "process":

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-Kind = Literal["start", "stop", "config", "control", "rest", "process", "moved", "state"]
+Kind = Literal["start", "stop", "config", "control", "rest", "process", "moved", "kernel", "state"]
 
 
 class Recorder(Protocol):
     """Keeps what was decided and done."""
 
-    lost: int
-    """Notes that could not be kept."""
-    problem: str
-    """Why not; empty where all are kept."""
+    @property
+    def lost(self) -> int:
+        """Notes that could not be kept."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why not; empty where all are kept."""
+        ...
 
     def note(self, kind: Kind, policy: str | None, body: dict[str, Any]) -> None:
         """Note something; it does not fail, and does not wait for a disk."""

@@ -12,6 +12,7 @@ from gpuscan.base.errors import ArgumentError
 
 COUNT_MAX = 1 << 53
 _NODES_MAX = 1 << 20
+_BY_KERNEL = {"up": "promoted_pages", "down": "demoted_pages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,16 @@ class Moved:
         return sum(self.pages_to.values()) - self.demoted_pages
 
 
+def moved_by_kernel(note: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    """Return the rule of a note of the kind ``kernel`` that has one, and base pages by ``up`` and ``down``.
+
+    Raises:
+        ArgumentError: it is not what gpuscan writes.
+    """
+    pages = {way: whole(note.get(key), 0, COUNT_MAX, "a count of pages") for way, key in _BY_KERNEL.items()}
+    return text(note.get("policy"), "the rule of a note"), pages
+
+
 def pages_by_node(note: Mapping[str, Any], key: str) -> dict[int, int]:
     """Return counts of base pages by nid out of a note.
 
@@ -78,18 +89,25 @@ def tally(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     pages_to: dict[str, Counter[int]] = {}
     demoted: Counter[str] = Counter()
     refused: dict[str, Counter[str]] = {}
+    by_kernel: dict[str, Counter[str]] = {}
     for note in notes:
         if note["kind"] == "moved":
             moved = Moved.of(note)
             pages_to.setdefault(moved.rule, Counter()).update(moved.pages_to)
             refused.setdefault(moved.rule, Counter()).update(moved.refused)
             demoted[moved.rule] += moved.demoted_pages
+        elif note["kind"] == "kernel" and note.get("policy") is not None:
+            rule, pages = moved_by_kernel(note)
+            pages_to.setdefault(rule, Counter())
+            by_kernel.setdefault(rule, Counter()).update(pages)
+    none: Counter[str] = Counter()
     return {
         name: {
             "moved_pages_to": {str(nid): n for nid, n in sorted(nids.items())},
-            "promoted_pages": nids.total() - demoted[name],
-            "demoted_pages": demoted[name],
-            "refused": dict(refused[name].most_common()),
+            "promoted_pages": nids.total() - demoted[name] + by_kernel.get(name, none)["up"],
+            "demoted_pages": demoted[name] + by_kernel.get(name, none)["down"],
+            "moved_by_kernel_pages": by_kernel.get(name, none).total(),
+            "refused": dict(refused.get(name, none).most_common()),
         }
         for name, nids in pages_to.items()
     }

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.base.errors import InputError, RunFailedError
+from gpuscan.base.errors import RunFailedError
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.linux import damon_state
-from gpuscan.linux.capabilities import Right
-from gpuscan.linux.damon_state import ADMIN, STATE_FILE, StateFile
+from gpuscan.linux.damon_taken import DamonUnavailableError, TakenDamon
 from gpuscan.linux.damon_trace import AggregationTrace
-from gpuscan.linux.privileges import give_up_before_exec
 from gpuscan.linux.process import read_stat
 from gpuscan.linux.system import HERE, System
 
@@ -35,14 +31,6 @@ _N_TRACED = 20
 """Aggregations that a kdamond may take for one: those of a busy machine lag."""
 _MOST = (1 << 32) - 1
 _MOST_BYTES = (1 << 63) - 1
-
-
-SYSFS = Right("CAP_DAC_OVERRIDE", "to write DAMON's sysfs, which root owns", unless_root=True)
-"""And tracefs and /run/gpuscan: all that they ask for is to be their owner."""
-
-
-class DamonUnavailableError(InputError):
-    """DAMON cannot be used here; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +104,17 @@ class Watched:
         return "paddr" if self.pid is None else f"vaddr {self.pid}"
 
 
-class Damon:
-    """DAMON's sysfs, taken for this process. Close it, whatever happens; a watchdog does after a kill.
+class Damon(TakenDamon):
+    """DAMON's sysfs, taken to find out what is accessed.
 
     Args:
-        operations: what will be watched, ``vaddr`` or ``paddr``.
-        system: whose DAMON it is.
+        operations, system: see :class:`gpuscan.linux.damon_taken.TakenDamon`.
 
     Raises:
-        DamonUnavailableError: the kernel has none or not these operations, it may not be used, or
-            somebody else uses it.
+        DamonUnavailableError: see there; or the kernel has no way to say which regions there are.
     """
 
     def __init__(self, operations: str, system: System = HERE) -> None:
-        self._system = system
-        self._operations = operations
-        self._admin = system.root / ADMIN
-        noted = system.root / STATE_FILE
-        self._n = 0
-        self._cpu_s: dict[int, float] = {}
         self._silent: set[int] = set()
         self._trace: AggregationTrace | None = None
         self._trace_limit_s = 0.0
@@ -142,107 +122,23 @@ class Damon:
         self._is_new = False
         self._has_traced = False
         self._has_tried_regions = True
-        self._watchdog: subprocess.Popen[bytes] | None = None
-        if not system.is_dir(self._admin):
-            raise DamonUnavailableError(
-                f"{self._admin} is not there: the kernel has no CONFIG_DAMON_SYSFS, or /sys is not mounted; "
-                "take another --monitor"
-            )
-        if not system.may_write(self._admin / "nr_kdamonds"):
-            raise DamonUnavailableError(
-                f"{self._admin} may not be written, root owns it; run gpuscan with sudo, give it "
-                f"{SYSFS.name}, or take another --monitor"
-            )
-        n_found = damon_state.n_kdamonds(system)
-        if n_found and not system.is_file(noted):
-            raise DamonUnavailableError(self._taken(n_found, "no state file says that it is gpuscan's"))
-        try:
-            self._state_file = StateFile(system)
-        except BlockingIOError:
-            raise DamonUnavailableError(
-                f"another gpuscan uses DAMON (it holds the lock on {noted}); end it, "
-                "or take another --monitor"
-            ) from None
-        except OSError as error:
-            raise DamonUnavailableError(
-                f"{noted} cannot be made ({error.strerror}), and without it DAMON could not be "
-                "given back after a crash; make the place writable, or take another --monitor"
-            ) from error
-        try:
-            why = damon_state.restore(system, self._state_file)
-            if why:
-                raise DamonUnavailableError(self._taken(n_found, why))
-        except BaseException:
-            self._state_file.close()
-            raise
-        try:
-            self._check_operations()
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(operations, system)
 
-    def _check_operations(self) -> None:
-        # Only a context that is configured says what the kernel was built with.
-        self._claim([])
-        self._write(self._admin / "0/contexts/nr_contexts", 1)
-        context = self._admin / "0/contexts/0"
-        try:
-            available = self._system.read_text(context / "avail_operations").split()
-        except FileNotFoundError:
-            raise DamonUnavailableError(
-                "this kernel's DAMON does not say what it can watch (it has no avail_operations, which are "
-                "there since v5.19); take another --monitor"
-            ) from None
-        self._write(context / "schemes/nr_schemes", 1)
+    def _look_at(self, context: Path) -> None:
         self._has_tried_regions = self._system.is_dir(context / "schemes/0/tried_regions")
-        self._stop()
-        if not self._has_tried_regions:
-            self._check_trace()
-        if self._operations not in available:
-            raise DamonUnavailableError(
-                f"this kernel's DAMON watches {', '.join(available) or 'nothing'} but not {self._operations} "
-                f"(CONFIG_DAMON_{self._operations.upper()}); take another --monitor"
-            )
 
-    def _check_trace(self) -> None:
-        """Refuse a kernel that has no other way to say which regions there are, and not this one."""
+    def _check_more(self) -> None:
+        """Refuse a kernel that has no other way to say which regions there are, and not its tracepoint."""
+        if self._has_tried_regions:
+            return
         try:
             AggregationTrace(damon_state.trace_instance(self._system), self._system).close()
         except OSError as error:
             raise DamonUnavailableError(
                 "this kernel's DAMON does not show its regions in sysfs (it has no tried_regions, which are "
                 f"there since v6.2), and its tracepoint cannot be used ({error.strerror}: {error.filename}); "
-                "take another --monitor"
+                f"{self.remedy}"
             ) from error
-
-    def _claim(self, watched: Sequence[Watched]) -> dict[str, object]:
-        """Make kdamond directories, noting before what they are for; return what was noted."""
-        n_found = damon_state.n_kdamonds(self._system)
-        if n_found:
-            raise DamonUnavailableError(self._taken(n_found, "somebody configured it meanwhile"))
-        self._n = max(1, len(watched))
-        state: dict[str, object] = {
-            "boot_id": damon_state.boot_id(self._system),
-            "n_kdamonds": self._n,
-            "configured": [one.noted for one in watched],
-            "trace_instances": sorted(
-                {damon_state.trace_instance(self._system)}
-                | damon_state.trace_instances(self._system, self._state_file.read())
-            ),
-        }
-        self._state_file.write(state)
-        if self._watchdog is None:
-            self._watchdog = self._start_watchdog()
-        self._write(self._admin / "nr_kdamonds", self._n)
-        return state
-
-    def _taken(self, n: int, why: str) -> str:
-        pids = [damon_state.kdamond_pid(self._system, number) for number in range(n)]
-        who = ", ".join(f"process {pid}" for pid in pids if pid > 0) or "switched off"
-        return (
-            f"DAMON is taken: {n} kdamond{'s' if n > 1 else ''} configured ({who}), and {why}; "
-            "leave it to its owner and take another --monitor"
-        )
 
     def start(self, watched: Sequence[Watched], intervals: Intervals, *, least_accesses: int) -> None:
         """Start one kdamond for each of ``watched``; those started before are stopped.
@@ -257,7 +153,7 @@ class Damon:
         """
         self._stop()
         self._silent.clear()
-        state = self._claim(watched)
+        state = self._claim([one.noted for one in watched])
         for number, one in enumerate(watched):
             self._configure(self._admin / str(number), one, intervals, least_accesses)
         if self._trace is None:
@@ -310,14 +206,6 @@ class Damon:
         ):
             write(scheme / f"access_pattern/{what}/min", least)
             write(scheme / f"access_pattern/{what}/max", most)
-
-    def _write(self, path: Path, value: int | str) -> None:
-        try:
-            damon_state.write(self._system, path, value)
-        except OSError as error:
-            raise DamonUnavailableError(
-                f"{path} does not take {value} ({error.strerror}); take another --monitor"
-            ) from error
 
     def latest(self) -> list[Regions]:
         """Return what each kdamond found in the aggregation that it ended next; nothing once it has ended.
@@ -402,70 +290,10 @@ class Damon:
         finally:
             self._system.close(fd)
 
-    def is_running(self, number: int) -> bool:
-        """Whether a kdamond is on; one of a process ends with it."""
-        return damon_state.kdamond_pid(self._system, number) > 0
-
-    def cpu_s(self) -> float:
-        """Return the CPU time that the kdamonds were last seen to have taken, in seconds."""
-        for number in range(self._n):
-            pid = damon_state.kdamond_pid(self._system, number)
-            stat = read_stat(pid, self._system) if pid > 0 else None
-            if stat is not None:
-                self._cpu_s[pid] = stat.cpu_s
-        return sum(self._cpu_s.values())
-
-    def close(self) -> None:
-        """Stop the kdamonds and leave DAMON as it was found: nothing configured.
-
-        Where somebody else took DAMON over meanwhile, it is left to them.
-        """
-        goodbye = b""  # without one the watchdog tries, too
-        try:
-            try:
-                self._stop()
-            finally:
-                if self._trace is not None:
-                    self._trace.close()
-                    self._trace = None
-            if damon_state.settle(self._system, self._state_file):
-                goodbye = b"."
-        finally:
-            try:
-                self._state_file.close()
-            finally:
-                self._let_watchdog_go(goodbye)
-
-    def _let_watchdog_go(self, goodbye: bytes) -> None:
-        if self._watchdog is not None and self._watchdog.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._watchdog.stdin.write(goodbye)
-                self._watchdog.stdin.flush()
-            self._watchdog.stdin.close()
-            self._watchdog.wait()
-            self._watchdog = None
-
-    def _stop(self) -> None:
-        if self._n:
-            if not damon_state.whose(self._system, self._state_file.read()):
-                damon_state.switch_off(self._system)
-            self._n = 0
-
-    def _start_watchdog(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C and a shell's kill of the job do not reach it.
-        return self._system.start(
-            [sys.executable, "-I", "-S", damon_state.__file__, str(self._system.root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_with_rights_to_clean_up,
-        )
-
-
-def _with_rights_to_clean_up() -> None:
-    with contextlib.suppress(OSError):  # it is rights too many then, not too few
-        give_up_before_exec([SYSFS])
+    def _end_more(self) -> None:
+        if self._trace is not None:
+            self._trace.close()
+            self._trace = None
 
 
 def in_pieces(ranges: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:

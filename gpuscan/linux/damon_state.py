@@ -47,13 +47,17 @@ class StateFile:
     It is written in place, since the lock is on the file: a text that is followed by blanks up to the end of
     the one before, so that whoever is killed before these are cut off leaves one that can be read.
 
+    Args:
+        system: where it lies.
+        place: below the root.
+
     Raises:
         BlockingIOError: another gpuscan holds it.
         OSError: it cannot be made, or something other than a file of one name was put there.
     """
 
-    def __init__(self, system: System) -> None:
-        path = system.root / STATE_FILE
+    def __init__(self, system: System, place: str = STATE_FILE) -> None:
+        path = system.root / place
         system.make_parents(path, 0o755)
         self._system = system
         self._path = path
@@ -115,15 +119,15 @@ def start_ticks(system: System, pid: int) -> int | None:
 
 def n_kdamonds(system: System) -> int:
     """Return how many kdamonds are configured."""
-    return int(_read(system, system.root / ADMIN / "nr_kdamonds"))
+    return int(read(system, system.root / ADMIN / "nr_kdamonds"))
 
 
 def kdamond_pid(system: System, number: int) -> int:
     """Return the PID of a kdamond, -1 while it is off."""
     directory = system.root / ADMIN / str(number)
-    if _read(system, directory / "state") != "on":
+    if read(system, directory / "state") != "on":
         return -1
-    return int(_read(system, directory / "pid"))
+    return int(read(system, directory / "pid"))
 
 
 def running(system: System, n: int) -> list[dict[str, int]]:
@@ -164,9 +168,9 @@ def _configured(system: System, number: int) -> str:
     """Return operations and target of a kdamond, such as ``vaddr 1234``; empty if nothing is configured."""
     context = system.root / ADMIN / str(number) / "contexts/0"
     try:
-        operations = _read(system, context / "operations")
+        operations = read(system, context / "operations")
         target = context / "targets/0/pid_target"
-        pid = _read(system, target) if operations == "vaddr" else ""
+        pid = read(system, target) if operations == "vaddr" else ""
     except FileNotFoundError:
         return ""
     if operations == "vaddr" and pid == "0":  # between two writes
@@ -179,7 +183,8 @@ def write(system: System, path: Path, value: int | str) -> None:
     _asked_again(system, lambda: system.write_text(path, str(value)))
 
 
-def _read(system: System, path: Path) -> str:
+def read(system: System, path: Path) -> str:
+    """Return what a file of sysfs says, without blanks at its ends."""
     return _asked_again(system, lambda: system.read_text(path)).strip()
 
 
@@ -200,11 +205,11 @@ def switch_off(system: System) -> None:
     """Stop every kdamond and leave none configured: how DAMON was when gpuscan took it."""
     for number in range(n_kdamonds(system)):
         state = system.root / ADMIN / str(number) / "state"
-        if _read(system, state) == "on":
+        if read(system, state) == "on":
             with contextlib.suppress(OSError):  # it may end by itself, with its process
                 write(system, state, "off")
         deadline_ns = system.monotonic_ns() + _OFF_WITHIN_NS
-        while _read(system, state) == "on" and system.monotonic_ns() < deadline_ns:
+        while read(system, state) == "on" and system.monotonic_ns() < deadline_ns:
             system.sleep(0.01)
     write(system, system.root / ADMIN / "nr_kdamonds", 0)
 

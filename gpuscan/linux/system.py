@@ -65,6 +65,10 @@ class System:
         """Return the user that a file belongs to."""
         return path.stat().st_uid
 
+    def inode(self, path: Path) -> int:
+        """Return the number of a file's inode: a name that was given again has another one."""
+        return path.stat().st_ino
+
     def mkdir(self, path: Path, mode: int = 0o777) -> None:
         """Make a directory."""
         path.mkdir(mode)

@@ -20,6 +20,8 @@ from gpuscan.base.values import Bytes, Model, Rate, Share, TimeNs
 from gpuscan.monitors.catalogue import AUTO, MONITORS
 from gpuscan.monitors.treatment import Shared
 from gpuscan.records.formats import N_NODES_MAX
+from gpuscan.service.helpers.catalogue import ANY, HELPERS, OWN
+from gpuscan.service.helpers.combining import helped
 from gpuscan.service.hours import Hours, parse_hours
 
 COMMAND_BYTES = 15
@@ -91,6 +93,7 @@ class Rule(Who):
         hot: looks that must find a page accessed; None = ``auto``.
         cold_after: how long a page must not have been accessed, ns; None = ``auto``.
         shared: whether pages that others map, too, move.
+        backend: who moves them: gpuscan, a helper of the kernel, or whichever helper can.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Rule(Who):
     hot: Annotated[Looks | None, BeforeValidator(_hot)] = 2
     cold_after: Annotated[int | None, BeforeValidator(_cold_after)] = parse_time_ns("30s")
     shared: Shared = "watched"
+    backend: str = OWN
 
     @field_validator("name")
     @classmethod
@@ -109,12 +113,25 @@ class Rule(Who):
             raise ValueError(f"{name!r} is no name; write up to 64 of letters, digits, '_', '.' and '-'")
         return name
 
+    @field_validator("backend")
+    @classmethod
+    def _backend_is_there(cls, name: str) -> str:
+        names = [OWN, ANY, *HELPERS.names]
+        if name not in names:
+            raise ValueError(f"there is no backend {name!r}; choose one of {', '.join(names)}")
+        return name
+
     @field_validator("cold_after")
     @classmethod
     def _cold_takes_a_while(cls, value: int | None) -> int | None:
         if value is not None and value < COLD_AFTER_NS_MIN:
             raise ValueError("less than a second says nothing about a page; write 1s or more")
         return value
+
+    @property
+    def is_own(self) -> bool:
+        """Whether gpuscan itself carries it out, and not the kernel."""
+        return self.backend == OWN
 
     @property
     def promotes(self) -> bool:
@@ -225,13 +242,27 @@ class Config(Model):
             raise ValueError(f"two rules are called {twice[0]!r}; give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def _the_kernel_can_help(self) -> Self:
+        try:
+            helped(self)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def own_rate(self) -> int | None:
+        """What is left of ``budget.rate`` for the rules that gpuscan carries out; None without limit."""
+        taken = sum(rule.rate or 0 for rule in self.rule if not rule.is_own)
+        return None if self.budget.rate is None else self.budget.rate - taken
+
     @property
     def monitor_cold_ns(self) -> int | None:
         """What the monitor is to call cold: the least that a rule says; None where nothing is to go down."""
         found = [
             COLD_AUTO_NS[0] if rule.cold_after is None else rule.cold_after
             for rule in self.rule
-            if rule.demotes
+            if rule.demotes and rule.is_own
         ]
         return min(found, default=None)
 

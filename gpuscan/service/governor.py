@@ -90,7 +90,7 @@ class Governor:
             state.rule = rule
             self.policies[rule.name] = state
         rates = {rule.name: rule.rate for rule in config.rule}
-        self.budgets = Budgets(config.budget.rate, rates, self.budgets)
+        self.budgets = Budgets(config.own_rate, rates, self.budgets)
         self.monitor_cold_ns = monitor_cold_ns
         self.hold_ups.limit_ns = config.service.batch
         self.assign({})

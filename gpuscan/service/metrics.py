@@ -92,8 +92,10 @@ def _of_rules(service: ServiceSession) -> list[Metric]:
     refused: dict[tuple[str, ...], float] = {}
     waiting: dict[tuple[str, ...], float] = {}
     for name, state in policies.items():
-        moved[name, "up"] = state.moved_to.total() - state.demoted_pages
-        moved[name, "down"] = state.demoted_pages
+        by_kernel = service.helping.moved(name)
+        moved[name, "up"] = state.moved_to.total() - state.demoted_pages + by_kernel.promoted_pages
+        moved[name, "down"] = state.demoted_pages + by_kernel.demoted_pages
+        seen[name]["processes"] += len(service.selection.helped.get(name, ()))
         refused |= {(name, *reason): n for reason, n in by_label(state.refused).items()}
         waiting[(name,)] = state.pending_pages + state.pending_down_pages
 
@@ -101,11 +103,32 @@ def _of_rules(service: ServiceSession) -> list[Metric]:
         return gauges(f"rule_{what}", help_text, ["rule"], {(name,): of[what] for name, of in seen.items()})
 
     return [
+        *_of_helpers(service),
         gauged("processes", "Processes that go by a rule."),
         gauged("hot_pages", "Base pages seen accessed in the last look."),
         gauged("hot_near_pages", "Of these, base pages that are near."),
         gauged("cold_pages", "Base pages that were not accessed for long."),
         gauges("rule_candidate_pages", "Base pages that wait to be moved.", ["rule"], waiting),
-        counters("rule_moved_pages", "Base pages moved, up or down.", ["rule", "direction"], moved),
+        counters(
+            "rule_moved_pages",
+            "Base pages moved, up or down, by gpuscan or the kernel.",
+            ["rule", "direction"],
+            moved,
+        ),
         counters("rule_refusals", "Folios not moved, by reason.", ["rule", "reason"], refused),
+    ]
+
+
+def _of_helpers(service: ServiceSession) -> list[Metric]:
+    """Return what there is to say of the kernel's helpers; nothing where no rule has one."""
+    helpers = service.helping.document()
+    if not helpers:
+        return []
+    trouble: Labelled = {(one["name"],): float(bool(one["trouble"])) for one in helpers}
+    spent: Labelled = {(one["name"],): one["cpu_s"] for one in helpers}
+    return [
+        gauges(
+            "helper_in_trouble", "Whether the kernel does not do all that it was told.", ["helper"], trouble
+        ),
+        counters("helper_cpu_seconds", "CPU time of kernel threads of a helper.", ["helper"], spent),
     ]

@@ -83,6 +83,8 @@ class RuleSelection:
         self._n_read: Counter[int] = Counter()
         self.verdicts: dict[int, Verdict] = {}
         """Of those that are selected, by PID."""
+        self.helped: dict[str, dict[int, str]] = {}
+        """The cgroup of each process of which the kernel moves the pages, by rule and PID."""
         self.n_left_out = 0
         """Processes that a rule is for, beyond those that can be watched."""
 
@@ -91,7 +93,7 @@ class RuleSelection:
         self._rules = tuple(rules)
 
     def pids(self) -> list[int]:
-        """Return the PIDs of those that a rule is for which does something."""
+        """Return the PIDs of those that a rule is for by which gpuscan itself does something."""
         listed = {int(name) for name in self._system.names_in(self._system.root / "proc") if name.isdigit()}
         listed.discard(self._system.getpid())
         for pid in self._facts.keys() - listed:
@@ -99,13 +101,17 @@ class RuleSelection:
         for pid in self._due(listed):
             self._facts[pid] = self._read(pid)
             self._n_read[pid] += 1
-        self.verdicts = {}
+        self.verdicts, self.helped = {}, {}
         for pid, facts in self._facts.items():
             if facts is None:
                 continue
             found = verdict(self._rules, facts)
-            if found.rule is not None and found.rule.policy != "off":
+            if found.rule is None or found.rule.policy == "off":
+                continue
+            if found.rule.is_own:
                 self.verdicts[pid] = found
+            else:
+                self.helped.setdefault(found.rule.name, {})[pid] = facts.cgroup
         chosen = sorted(self.verdicts)
         self.n_left_out = len(chosen[MOST_PROCESSES:])
         return chosen[:MOST_PROCESSES]

@@ -6,19 +6,22 @@ while the next look is waited for; what changes something is done between two lo
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
-from gpuscan.base.errors import GpuscanError, RunFailedError
+from gpuscan.base.errors import GpuscanError, InputError, RunFailedError
 from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.history.recording import Kind, Nowhere, Recorder
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
+from gpuscan.linux.damon_taken import give_back_what_was_left
+from gpuscan.linux.kernel_settings import put_back_what_was_left
 from gpuscan.linux.resident import PageFlags
 from gpuscan.linux.system import HERE, System
 from gpuscan.linux.targets import Targets
@@ -32,6 +35,8 @@ from gpuscan.monitors.catalogue import MONITORS, open_monitor
 from gpuscan.monitors.contract import Circumstances, Monitor
 from gpuscan.service.config import Config, Rule
 from gpuscan.service.governor import Governor
+from gpuscan.service.helpers.contract import Place
+from gpuscan.service.helping import Helping
 from gpuscan.service.hours import are_quiet
 from gpuscan.service.nodes import check_nodes, tiered
 from gpuscan.service.notify import Notifier
@@ -101,6 +106,7 @@ class ServiceSession:
         self.problem = ""
         """Why the newest configuration is not the one in force."""
         self._reload = reload
+        self._noted_trouble: dict[str, str] = {}
         self._was_resting = self._heeds = False
         self._owns_process = owns_process
         self._stack = ExitStack()
@@ -129,10 +135,15 @@ class ServiceSession:
         self.selection = RuleSelection(config.rule, system)
         self.roster = Roster(self.selection, system, releases=True)
         self._stack.callback(self.roster.close)
+        give_back_what_was_left(system)
+        if left := put_back_what_was_left(system):
+            self.notes.append(f"an earlier gpuscan was killed; put back: {', '.join(left)}")
+        self.helping = Helping(config, Place(self.topology, system))
+        self._stack.callback(self.helping.close)
         self._stack.callback(self._close_monitor)
         self._cold_ns = config.monitor_cold_ns
         self.monitor = self._open_monitor(config.service.monitor)
-        keeps = MONITORS.get(self.monitor.name).keeps
+        keeps = [*MONITORS.get(self.monitor.name).keeps, *self.helping.keeps]
         capabilities.check_live(foreign=True, monitor=keeps, system=system, command="service")
         inbox = open_inbox(self.stop)
         self._stack.callback(inbox.close)
@@ -213,15 +224,21 @@ class ServiceSession:
             self.pipeline.start()
         self._since = Since(self.system)
         self._assign()
+        self._have_helped()
         self._refreshed_ns = self.system.monotonic_ns()
         self._told_ns = self._stood_ns = self._refreshed_ns
-        self._note_at_once("start", {"monitor": self.pipeline.monitor.name, "notes": self.notes})
+        helpers = [one["name"] for one in self.helping.document()]
+        body = {"monitor": self.pipeline.monitor.name, "helpers": helpers, "notes": self.notes}
+        self._note_at_once("start", body)
         on_start()
         self.notifier.ready(status_line(self))
         try:
             self._go_on(on_tick, on_turn)
         finally:
             self._note_state()
+            self._note_trouble()
+            with contextlib.suppress(GpuscanError), refusals_said():  # closing says what is left
+                self.helping.use({}, rests=True)
             self._note_moved()
             self.recorder.note("stop", None, {"moved_pages": self.totals.moved_pages})
             self.recorder.flush()
@@ -287,8 +304,15 @@ class ServiceSession:
         """Empty one more node of what is watched; None: no node any more.
 
         Raises:
-            InputError: it has no memory, or no other node would be left.
+            InputError: it has no memory, or no other node would be left; or the kernel carries out rules, and
+                that empties no node.
         """
+        helped = [rule.name for rule in self.config.rule if not rule.is_own]
+        if helped and nid is not None:
+            raise InputError(
+                f"the kernel carries out {', '.join(helped)}, and it empties no node; leave backend out "
+                "there, and reload"
+            )
         self.targets.drain(() if nid is None else self.targets.drained | {nid})
         # Whatever is on its way there is not to arrive.
         self.pipeline.source.let_go(self.roster.processes, "another order came")
@@ -317,8 +341,15 @@ class ServiceSession:
     def _use(self, config: Config) -> None:
         cold_ns = config.monitor_cold_ns
         is_colder = cold_ns is not None and (self._cold_ns is None or cold_ns < self._cold_ns)
-        if is_colder:  # what may fail comes first
-            self._reopen_monitor(cold_ns)
+        with refusals_said():  # what may fail comes first
+            self.helping.configure(config)
+        try:
+            if is_colder:
+                self._reopen_monitor(cold_ns)
+        except GpuscanError:
+            with refusals_said():
+                self.helping.configure(self.config)
+            raise
         self._note_moved()  # a rule that goes takes its figures with it
         before, self.config, self.problem = self._rules(), config, ""
         later = [key for key in _AT_NEXT_START if getattr(config.service, key) != getattr(self.started, key)]
@@ -382,6 +413,7 @@ class ServiceSession:
         if self.is_resting:
             with refusals_said():
                 self.pipeline.source.watch([])
+            self._have_helped_if_it_can()
         else:
             self.refresh()
             with refusals_said():
@@ -403,6 +435,7 @@ class ServiceSession:
             else:
                 self.pipeline.refresh()
         self._assign()
+        self._have_helped_if_it_can()
         for number in known.keys() ^ self.roster.processes.keys():
             process = known.get(number) or self.roster.processes[number]
             what = "went" if number in known else "came"
@@ -420,6 +453,21 @@ class ServiceSession:
             if found is not None and found.rule is not None:
                 rules[number] = found.rule.name
         self.governor.assign(rules)
+
+    def _have_helped(self) -> None:
+        """Let the kernel carry out the rules that are its own to, unless this is a rest.
+
+        Raises:
+            InputError: it does not take what it is told.
+            RunFailedError: it refuses.
+        """
+        cgroups = {rule: frozenset(of.values()) for rule, of in self.selection.helped.items()}
+        with refusals_said():
+            self.helping.use(cgroups, rests=self.is_resting)
+
+    def _have_helped_if_it_can(self) -> None:
+        with contextlib.suppress(GpuscanError):  # it is said in the status, and tried again
+            self._have_helped()
 
     def _sleep(self, limit_s: float) -> bool:
         """Wait for the next look, and hear what comes meanwhile; return whether to end instead."""
@@ -445,6 +493,7 @@ class ServiceSession:
             if now_ns - self._stood_ns >= _STATE_NS:
                 self._stood_ns = now_ns
                 self._note_state()
+            self._note_trouble()
             self._note_moved()
             self.notifier.status(status_line(self))
 
@@ -471,7 +520,16 @@ class ServiceSession:
         """Note what each policy did since this was last noted."""
         for name, body in self._since.changes(self.governor.policies).items():
             self.recorder.note("moved", name, body)
+        for name, moved in self.helping.changes().items():
+            self.recorder.note("kernel", name, moved._asdict())
         self.recorder.flush()
+
+    def _note_trouble(self) -> None:
+        """Note what keeps helpers of the kernel from doing what they were told, where that is new."""
+        trouble = self.helping.trouble()
+        if trouble != self._noted_trouble:
+            self._noted_trouble = trouble
+            self.recorder.note("kernel", None, {"trouble": trouble})
 
     def _heed(self) -> None:
         """Let signals end the run in order, and SIGHUP reload it, until everything is put back."""

@@ -19,7 +19,11 @@ def status_line(service: ServiceSession) -> str:
     n = len(service.pipeline.source.processes)
     moved = format_bytes(totals.moved_pages * PAGE_BYTES)
     state = _state(service)
-    problem = f"; {service.problem}" if service.problem else ""
+    by_kernel = sum(sum(service.helping.moved(rule.name)) for rule in service.config.rule if not rule.is_own)
+    if any(not rule.is_own for rule in service.config.rule):
+        moved += f", {format_bytes(by_kernel * PAGE_BYTES)} by the kernel"
+    problems = [service.problem, *service.helping.trouble().values()]
+    problem = "".join(f"; {one}" for one in problems if one)
     return f"{state}, {n} processes watched, {moved} moved, {totals.own_share:.1%} of a core{problem}"
 
 
@@ -68,6 +72,7 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
             _policy(service, name, state, by_rule[name]) for name, state in service.governor.policies.items()
         ],
         "not_candidates": dict(totals.skipped.most_common()),
+        "helpers": service.helping.document(),
         "cost": _cost(service),
         "history": {"lost": service.recorder.lost, "problem": service.recorder.problem},
     }
@@ -84,16 +89,19 @@ def _policy(service: ServiceSession, name: str, state: PolicyState, members: lis
     for member in members:
         resident.update(member.allowance.resident)
     n_moved = state.moved_to.total()
+    by_kernel = service.helping.moved(name)
     return {
         "name": name,
         "policy": state.rule.policy,
-        "n_processes": len(members),
+        "helper": service.helping.helper_of(name),
+        "n_processes": len(members) + len(service.selection.helped.get(name, ())),
         "resident_pages": dict(sorted(resident.items())),
         "hot_pages": sum(member.hot_pages for member in members),
         "hot_near_pages": sum(member.hot_near_pages for member in members),
         "cold_pages": sum(member.cold_pages for member in members),
-        "promoted_pages": n_moved - state.demoted_pages,
-        "demoted_pages": state.demoted_pages,
+        "promoted_pages": n_moved - state.demoted_pages + by_kernel.promoted_pages,
+        "demoted_pages": state.demoted_pages + by_kernel.demoted_pages,
+        "moved_by_kernel_pages": sum(by_kernel),
         "moved_pages_to": dict(sorted(state.moved_to.items())),
         "refused": dict(state.refused.most_common()),
         "hot_looks": state.threshold,

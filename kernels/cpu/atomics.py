@@ -131,7 +131,7 @@ def take_pairs(
 
         def loaded(half: int) -> Any:
             there = builder.gep(halves, [_I64(half)], inbounds=True)
-            return builder.or_(builder.load_atomic(there, "monotonic", 8), args[2])
+            return builder.load_atomic(there, "monotonic", 8)
 
         n_pairs = 32 // n_lanes
         following = loaded(0), loaded(1)
@@ -141,7 +141,10 @@ def take_pairs(
                 following = loaded(2 * pair + 2), loaded(2 * pair + 3)
             all_wanted = _I64(((1 << 2 * n_lanes) - 1) << (2 * n_lanes * pair))
             before = builder.block
-            with builder.if_then(builder.icmp_unsigned("==", builder.and_(args[3], all_wanted), all_wanted)):
+            is_wanted = builder.icmp_unsigned("==", builder.and_(args[3], all_wanted), all_wanted)
+            ready = builder.and_(builder.and_(*words), args[2])
+            are_ready = builder.icmp_unsigned("==", ready, args[2])
+            with builder.if_then(builder.and_(is_wanted, are_ready)):
                 low, high = (builder.zext(word, pair_type) for word in words)
                 expected = builder.or_(low, builder.shl(high, pair_type(64)))
                 there = builder.gep(halves, [_I64(2 * pair)], inbounds=True)

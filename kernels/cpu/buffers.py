@@ -15,7 +15,7 @@ _LARGE = 8
 """Times as large are segments where many claims are expected: each takes a call of a kernel."""
 _KEEP_SHARE = 16
 """Idle buffers of one kind are kept up to 1/16 of what a store has in memory, or the bytes below in a small
-one. With 4-byte records, a 1 % dense store takes 2 % for its plan and 2 % for staging."""
+one. With 4-byte records, the plan of a store of which 1 % is READY takes 2 %."""
 _KEEP_BYTES = 16 << 20
 
 

@@ -228,10 +228,10 @@ class Scan:
                 if self.is_guess and self._is_full():
                     self._claim_exactly()
                 plan = self._plan(self._trim())
+            return plan
         except BaseException:  # KeyboardInterrupt too: claims must not get lost
             self._undo_all()
             raise
-        return plan
 
     def _scan_sparse(self) -> RawPlan | None:
         """Do it all in one call if few blocks are set.
@@ -285,9 +285,8 @@ class Scan:
 
     def _give_segments(self) -> None:
         for piece in self.pieces:
-            for segment in piece.segments:
-                self.buffers.give_segment(segment)
-            piece.segments.clear()
+            while piece.segments:  # never in both places: what another scan stages there is not to be undone
+                self.buffers.give_segment(piece.segments.pop())
 
     def _claim_piece(self, index: int) -> None:
         piece = self.pieces[index]
@@ -340,14 +339,21 @@ class Scan:
             )
 
     def _undo_all(self) -> None:
-        """Put every claim back, even if Ctrl-C is pressed again: what was put back is staged no more."""
+        """Put every claim back, even if Ctrl-C is pressed meanwhile: what was put back is staged no more.
+
+        Raises:
+            KeyboardInterrupt: it was pressed; all is put back.
+        """
+        interrupt: KeyboardInterrupt | None = None
         while True:
             try:
                 for piece in self.pieces:
                     self._undo(piece, piece.lo)
-                return
-            except KeyboardInterrupt:
-                continue
+                break
+            except KeyboardInterrupt as pressed:
+                interrupt = pressed
+        if interrupt is not None:
+            raise interrupt
 
     def _plan(self, cursor: int) -> RawPlan:
         segments = [segment for piece in self.pieces for segment in piece.segments]

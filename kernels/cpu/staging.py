@@ -1,8 +1,8 @@
-"""Staging: where claims go as they are made, by target, so that nothing is left to group.
+"""Staging: where claims go, by target, so that nothing is counted beforehand or grouped afterwards.
 
-A segment is cut into strips of 64 claims of one target, handed out in the order in which they are needed. A
-claim is stored once, behind the last one of its target; strips of a target, in the order of the segments, are
-its group in the plan. Nobody counts claims beforehand, and nobody copies them before the plan is read.
+A segment is cut into strips of 64 claims of one target, handed out in the order in which they are needed.
+Claims wait until they are some thousand, then each is stored behind the last one of its target. The strips of
+a target, in the order of the segments, are its group in the plan; whoever reads the plan has them copied.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def room_pages(segment: Segment) -> int:
     n_targets = len(segment.n_of_target)
     n_free = len(segment.owners) - segment.state[N_STRIPS]
     n_claims = min(n_free, n_targets) + STRIP_CLAIMS * max(0, n_free - n_targets)
-    n_pages: int = n_claims - segment.state[N_WAITING]
+    n_pages: int = max(0, n_claims - segment.state[N_WAITING])
     return n_pages
 
 
@@ -102,7 +102,7 @@ def stage_run(segment: Segment, target: int, waiting: NDArray[np.int64], begin: 
 def stage(fields: Fields, waiting: NDArray[np.int64], n_waiting: int, segment: Segment) -> None:
     """Stage claims in their order. 64 of one target, as when a node is drained to the next, are copied."""
     shift, mask = fields.nid_shift, fields.nid_max
-    fixed = fields.fixed_target if mask == 0 else 0
+    fixed = min(fields.fixed_target, len(segment.n_of_target) - 1) if mask == 0 else 0
     begin = 0
     while begin < n_waiting:
         stop = min(n_waiting, begin + STRIP_CLAIMS)

@@ -14,33 +14,69 @@ from gpuscan.kernels.cpu.staging import N_STRIPS, STRIP_CLAIMS, length_of
 
 
 @kernel
-def unpack(
-    claims: NDArray[np.int64],
+def place_strips(
     owners: NDArray[np.int32],
     places: NDArray[np.int64],
     n_of_target: NDArray[np.int64],
     state: NDArray[np.int64],
     next_of_target: NDArray[np.int64],
+    begins: NDArray[np.int64],
+    strips_of_target: NDArray[np.int64],
+    strips: NDArray[np.int64],
+) -> None:
+    """Find where in the plan the strips of a segment are, and sort them by target.
+
+    Args:
+        owners, places, n_of_target, state: of the segment.
+        next_of_target: int64[n_targets + 1], where its claims of each target begin in the plan; counted up.
+        begins: int64[n_strips] to fill, where each strip begins in the plan.
+        strips_of_target: int64[n_targets + 2] to fill, where in ``strips`` those of each target begin.
+        strips: int64[n_strips] to fill, those of a target as they were handed out.
+    """
+    strips_of_target[0] = 0
+    for target in range(len(n_of_target)):
+        n_strips = (n_of_target[target] + STRIP_CLAIMS - 1) // STRIP_CLAIMS
+        strips_of_target[target + 1] = strips_of_target[target] + n_strips
+    for strip in range(state[N_STRIPS]):
+        target = plain_load(owners, strip)
+        place = plain_load(next_of_target, target)
+        plain_store(begins, strip, place)
+        plain_store(next_of_target, target, place + length_of(places, strip, target))
+        sorted_at = plain_load(strips_of_target, target)
+        plain_store(strips_of_target, target, sorted_at + 1)
+        plain_store(strips, sorted_at, strip)
+    for target in range(len(n_of_target), 0, -1):  # each has become where the next one's begin
+        strips_of_target[target] = strips_of_target[target - 1]
+    strips_of_target[0] = 0
+
+
+@kernel
+def unpack(
+    claims: NDArray[np.int64],
+    owners: NDArray[np.int32],
+    places: NDArray[np.int64],
+    begins: NDArray[np.int64],
+    strips: NDArray[np.int64],
     lo: int,
     hi: int,
     base: int,
     flats: NDArray[np.int64],
     words: NDArray[Any],
 ) -> None:
-    """Write those claims of a segment that are elements ``[lo, hi)`` of the plan.
+    """Write those claims of strips of a segment that are elements ``[lo, hi)`` of the plan.
 
     Args:
-        claims, owners, places, n_of_target, state: the segment.
-        next_of_target: int64[n_targets + 1], where its claims of each target begin in the plan; counted up.
+        claims, owners, places: of the segment.
+        begins: int64[n_strips], where each strip begins in the plan.
+        strips: int64[n], which; in the order in which they were handed out they are read the fastest.
+        lo, hi: what of the plan.
         base: first flat page of the scan's range.
         flats, words: as many elements as are asked for; the first is element ``lo``.
     """
-    for strip in range(state[N_STRIPS]):
-        target = plain_load(owners, strip)
-        length = length_of(places, strip, target)
-        place = plain_load(next_of_target, target)
-        plain_store(next_of_target, target, place + length)
-        first = strip * STRIP_CLAIMS
+    for each in range(len(strips)):
+        strip = plain_load(strips, each)
+        length = length_of(places, strip, plain_load(owners, strip))
+        place, first = plain_load(begins, strip), strip * STRIP_CLAIMS
         for index in range(max(0, lo - place), min(length, hi - place)):
             claim = plain_load(claims, first + index)
             plain_store(flats, place - lo + index, base + offset_of(words, claim))

@@ -22,6 +22,8 @@ from gpuscan.producers.catalogue import PRODUCERS
 from gpuscan.producers.contract import ProducerKind
 from gpuscan.reproduce.catalogue import EXPERIMENTS
 from gpuscan.reproduce.contract import Experiment
+from gpuscan.service.helpers.catalogue import HELPERS
+from gpuscan.service.helpers.contract import HelperKind
 from gpuscan.topology.catalogue import MACHINES
 from gpuscan.topology.contract import MachineSource
 from gpuscan.traces.catalogue import TRACES
@@ -29,7 +31,7 @@ from gpuscan.traces.contract import TraceFormat
 
 ROOT = Path(__file__).parents[2]
 CATALOGUES: list[Catalogue[Any]] = [
-    *(PRODUCERS, MONITORS, MACHINES, TRACES, BACKENDS, PEERS, DESIGNS, EXPERIMENTS),
+    *(PRODUCERS, MONITORS, MACHINES, TRACES, BACKENDS, PEERS, DESIGNS, EXPERIMENTS, HELPERS),
 ]
 FOLDERS = (
     "gpuscan.producers.built_in.",
@@ -40,6 +42,7 @@ FOLDERS = (
     "gpuscan.bench.peers.built_in.",
     "gpuscan.designs.built_in.",
     "gpuscan.reproduce.built_in.",
+    "gpuscan.service.helpers.built_in.",
 )
 ALLOWED = {
     ("gpuscan/__init__.py", "gpuscan.producers.built_in.hint_faults"),  # a public name of gpuscan
@@ -78,7 +81,8 @@ def test_nobody_else_names_a_member() -> None:
 
 
 @pytest.mark.parametrize(
-    "contract", [ProducerKind, MonitorKind, MachineSource, TraceFormat, BackendKind, PeerKind, Experiment]
+    "contract",
+    [ProducerKind, MonitorKind, MachineSource, TraceFormat, BackendKind, PeerKind, Experiment, HelperKind],
 )
 def test_what_is_not_declared_is_refused(contract: Any) -> None:
     for field in fields(contract):
@@ -95,6 +99,7 @@ def test_what_is_not_declared_is_refused(contract: Any) -> None:
         ("performance.md", PEERS),
         ("traces.md", TRACES),
         ("reproduce.md", EXPERIMENTS),
+        ("service.md", HELPERS),
     ],
 )
 def test_the_documents_have_every_one(document: str, catalogue: Catalogue[object]) -> None:

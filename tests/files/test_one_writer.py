@@ -28,6 +28,7 @@ ALLOWED = {
     ("gpuscan/linux/system.py", "open"): "what live asks of tracefs and its state file",
     ("gpuscan/linux/system.py", "mkdir"): "what live asks: a trace instance, the directory of its state file",
     ("gpuscan/linux/system.py", "rmdir"): "what live asks: a trace instance, which its state file names",
+    ("gpuscan/linux/kernel_settings.py", "write_text"): "sysctl and sysfs, what was there is noted before",
     ("gpuscan/linux/damon_state.py", "write_text"): "sysfs",
     ("gpuscan/linux/damon_state.py", "rmdir"): "a trace instance, which its state file names",
     ("gpuscan/linux/damon_trace.py", "write_text"): "tracefs",

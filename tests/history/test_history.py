@@ -55,6 +55,7 @@ def test_what_was_noted_is_read_while_it_is_kept_and_after(tmp_path):
             "moved_pages_to": {"0": 7, "2": 5},
             "promoted_pages": 12,
             "demoted_pages": 0,
+            "moved_by_kernel_pages": 0,
             "refused": {"EBUSY: busy": 3},
         }
     }

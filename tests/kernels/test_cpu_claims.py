@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from gpuscan.kernels.api import Budget, Kernels, ScanRequest, StoreArrays, StoreLayout
 from gpuscan.kernels.cpu import CpuBackend, buffers, scan
+from gpuscan.kernels.cpu.staged_plan import StagedPlan
 from gpuscan.kernels.cpu.staging import N_STRIPS, STRIP_CLAIMS, empty_segment
-from gpuscan.kernels.cpu.unpack import unpack
+from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import STORE_FORMATS, pack
 from gpuscan.records.page_map import SECTION_PAGES
@@ -84,14 +86,14 @@ def test_pages_far_behind_the_first_one_of_a_range(bits: int, last: int) -> None
     segment.claims[STRIP_CLAIMS : STRIP_CLAIMS + 4] = claims
     segment.owners[:] = [0, 2]
     segment.places[:4] = [STRIP_CLAIMS, 0, STRIP_CLAIMS + 4, 0]
+    segment.n_of_target[:] = [STRIP_CLAIMS, 0, 4, 0]
     segment.state[N_STRIPS] = 2
     base = 5 << 32
-    flats, words = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=f"u{bits // 8}")
-    starts = np.array([0, 64, 64, 68])
-    unpack.for_bits(bits)(*segment, starts, 65, 68, base, flats, words)
+    dtype = np.dtype(f"u{bits // 8}")
+    flats, words = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=dtype)
+    StagedPlan([segment], base, dtype, 4).unpack(65, 68, flats, words, Workers(1))
     assert flats.tolist() == [base + offset for offset in offsets[1:]]
     assert words.tolist() == [word] * 3
-    assert starts.tolist() == [64, 64, 68, 68]
 
 
 @pytest.mark.parametrize("path", ["dense", "indexed", "auto"])
@@ -179,3 +181,71 @@ def test_what_is_put_back_of_many_segments(
         assert not kernels.arrays.records[flat[kept]].any()
         if cuts is not None and from_flat == 0:
             assert int(cuts.above_pages.sum() + cuts.tie_pages_from.sum()) == quotas
+
+
+@pytest.mark.parametrize("fixed_target", [0, 1, 2, 3, 200, 1023])
+@pytest.mark.parametrize("path", ["dense", "indexed"])
+def test_records_without_a_target_for_a_node_without_memory(path: Any, fixed_target: int) -> None:
+    """The layout takes any: what is claimed for a target that is not known is in no group."""
+    layout = replace(plain_layout("pghot-compact", n_sections=1, n_targets=2), fixed_target=fixed_target)
+    arrays = dense_store(layout, 1, np.random.default_rng(3))
+    opened: list[Kernels] = [ReferenceBackend().open(layout), CpuBackend(2).open(layout)]
+    plans = []
+    for kernels in opened:
+        kernels.load(arrays)
+        plans.append(kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages, path)))
+    assert_same_plan(plans[1], plans[0])
+    assert plans[1].n_unknown_target == plans[0].n_unknown_target
+    assert (plans[0].n_unknown_target > 1000) == (fixed_target >= layout.n_targets)
+    assert_same_store(opened[1], opened[0])
+
+
+def test_another_scan_has_no_segment_of_one_that_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between handing segments back: none is in the pool and to be undone at once."""
+    layout = plain_layout("rfc", n_sections=1)
+    kernels = CpuBackend(1).open(layout)
+    given: list[Any] = []
+
+    def give(segment: Any) -> None:
+        given.append(segment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels._buffers, "give_segment", give)
+    kernels.load(dense_store(layout, 1, np.random.default_rng(3)))
+    request = ScanRequest(0, layout.n_pages, layout.n_pages, "dense")
+    under_way = scan.Scan(
+        kernels.store, layout.fmt, layout.n_targets, request, kernels._workers, kernels._buffers
+    )
+    under_way._prepare()
+    under_way._claim_piece(0)
+    with pytest.raises(KeyboardInterrupt):
+        under_way._give_segments()
+    assert given
+    left = [segment for piece in under_way.pieces for segment in piece.segments]
+    assert not any(one is other for one in left for other in given)
+
+
+def test_ctrl_c_while_claims_are_put_back_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = plain_layout("rfc", n_sections=1)
+    kernels = CpuBackend(1).open(layout)
+    kernels.load(dense_store(layout, 1, np.random.default_rng(3)))
+    n_ready = kernels.count_ready()
+    request = ScanRequest(0, layout.n_pages, layout.n_pages, "dense")
+    under_way = scan.Scan(
+        kernels.store, layout.fmt, layout.n_targets, request, kernels._workers, kernels._buffers
+    )
+    under_way._prepare()
+    under_way._claim_piece(0)
+    undone, calls = under_way._undo, []
+
+    def undo(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        undone(*args)
+
+    monkeypatch.setattr(under_way, "_undo", undo)
+    assert kernels.count_ready() < n_ready
+    with pytest.raises(KeyboardInterrupt):
+        under_way._undo_all()
+    assert kernels.count_ready() == n_ready

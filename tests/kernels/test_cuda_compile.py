@@ -130,6 +130,27 @@ def test_a_crowded_blocks_records_are_brought_before_it_is_queued(architecture: 
     assert queued
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", ["scan_dense", "scan_indexed", "scan_dense_budget", "scan_indexed_budget"])
+def test_records_of_one_word_are_looked_at_once_before_they_are_claimed(
+    kernel: str, architecture: int
+) -> None:
+    code = instructions(compiled("pghot-compact", False, architecture), kernel)
+    exchange = next(place for place, line in enumerate(code) if re.search(r"ATOMG?\.E\.CAS", line))
+    fence = max(place for place, line in enumerate(code[:exchange]) if "MEMBAR" in line)
+    assert sum("LDG.E.STRONG.GPU" in line for line in code[fence:exchange]) == 1
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize("kernel", ["scan_dense", "scan_indexed"])
+def test_totals_are_added_to_once_a_block(kernel: str, architecture: int) -> None:
+    code = instructions(compiled("rfc", False, architecture), kernel)
+    (adds,) = (place for place, line in enumerate(code) if re.search(r"(ATOMG?|RED)\.E\.ADD\.64", line))
+    exchange = next(place for place, line in enumerate(code) if re.search(r"ATOMG?\.E\.CAS", line))
+    assert any("BAR.SYNC" in line for line in code[exchange:adds]), "the block is not waited for"
+
+
 def test_a_claim_round_serves_full_warps() -> None:
     """A tile at 1e-2 took 690 instructions when every 32 records with a hit were a round of claims."""
     counts = cuda_paths.tile_counts(compiled("rfc", False, 90))

@@ -15,7 +15,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.cli.main import main
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import BITS, FLAGS, FRAMES, KEPT, OTHERS, Right
-from gpuscan.linux.damon import SYSFS
+from gpuscan.linux.damon_taken import SYSFS
 from gpuscan.linux.sharing import ALL
 from gpuscan.linux.syscalls import CapabilitySets, capget
 from gpuscan.linux.system import System
@@ -75,7 +75,7 @@ def test_what_is_not_kept_is_gone_from_all_sets_and_does_not_come_back():
 
 @needs_root
 def test_a_right_of_the_owner_is_not_kept_by_root():
-    code = "from gpuscan.linux.damon import SYSFS\np.give_up([SYSFS])\n" + SHOW
+    code = "from gpuscan.linux.damon_taken import SYSFS\np.give_up([SYSFS])\n" + SHOW
     (own,) = in_python(code)
     assert own["CapPrm"] == own["CapBnd"] == 0
 
@@ -83,7 +83,7 @@ def test_a_right_of_the_owner_is_not_kept_by_root():
 @needs_root
 @needs_setpriv
 def test_who_is_not_root_keeps_it_and_may_not_touch_the_bounding_set():
-    code = "from gpuscan.linux.damon import SYSFS\np.give_up([SYSFS])\n" + SHOW + SHOW_EXEC
+    code = "from gpuscan.linux.damon_taken import SYSFS\np.give_up([SYSFS])\n" + SHOW + SHOW_EXEC
     own, child = in_python(code, *as_nobody("CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"))
     assert own["CapPrm"] == own["CapEff"] == mask(SYSFS)
     assert (own["CapAmb"], own["NoNewPrivs"]) == (0, 1)
@@ -103,7 +103,7 @@ def test_who_may_write_everything_may_read_everything():
 @needs_setpriv
 @pytest.mark.parametrize("before", [(), as_nobody("CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN")])
 def test_the_watchdog_has_what_cleaning_up_takes_and_no_more(before):
-    code = "import subprocess; from gpuscan.linux.damon import _with_rights_to_clean_up as rights\n"
+    code = "import subprocess; from gpuscan.linux.damon_taken import _with_rights_to_clean_up as rights\n"
     code += "subprocess.run(['cat', '/proc/self/status'], preexec_fn=rights)\n"
     (watchdog,) = in_python(code, *before)
     assert watchdog["CapPrm"] == watchdog["CapEff"] == (mask(SYSFS) if before else 0)
@@ -119,7 +119,8 @@ import pytest, os
 from pathlib import Path
 from damon_kernel import DamonKernel
 from gpuscan.linux.capabilities import KEPT
-from gpuscan.linux.damon import SYSFS, Damon, Intervals, Watched
+from gpuscan.linux.damon import Damon, Intervals, Watched
+from gpuscan.linux.damon_taken import SYSFS
 from gpuscan.linux.system import System
 root = Path({str(tmp_path)!r})
 with pytest.MonkeyPatch.context() as patch:

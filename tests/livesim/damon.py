@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,10 +20,34 @@ def _no(number: int, path: str) -> OSError:
     return OSError(number, errno.errorcode[number], path)
 
 
+@dataclass
+class Scheme:
+    """A scheme as it was when its kdamond was switched on, or last told to commit.
+
+    Attributes:
+        pattern: least and most of size, accesses and age.
+        memcg: inode of the cgroup whose memory it is for; None for all.
+        n_bytes: that it moved.
+        allowance_bytes: that it may move now; its quota adds to that.
+    """
+
+    action: str
+    target_nid: int
+    pattern: dict[str, tuple[int, int]]
+    memcg: int | None
+    quota_bytes: int
+    quota_ns: int
+    n_bytes: int = 0
+    allowance_bytes: float = 0.0
+
+
 class Kdamond:
     """One that is on."""
 
+    schemes: list[Scheme]
+
     def __init__(self, world: World, pid: int, target: int | None, ranges: np.ndarray, every_ns: int) -> None:
+        self.on_ns = world.now_ns
         self.pid, self.target, self.ranges, self.every_ns = pid, target, ranges, every_ns
         self.start_ticks = world.now_ns // 10_000_000
         self.next_ns = world.now_ns + every_ns
@@ -33,6 +58,36 @@ class Kdamond:
         counts = self._accesses(world)
         self.age = np.where(counts == self.counts, self.age + 1, 0)
         self.counts = counts
+        for scheme in self.schemes:
+            if scheme.action.startswith("migrate_"):
+                self._migrate(world, scheme)
+
+    def _migrate(self, world: World, scheme: Scheme) -> None:
+        """Move pages of regions that fit, folio by folio; page by page here, as if regions were pages."""
+        if scheme.pattern["sz"][0] > 1 << 40:
+            return
+        is_hot = scheme.pattern["nr_accesses"][0] > 0
+        if not is_hot and (world.now_ns - self.on_ns) // self.every_ns < scheme.pattern["age"][0]:
+            return
+        most = world.now_ns if not scheme.quota_bytes else 0
+        if scheme.quota_bytes:
+            scheme.allowance_bytes = min(
+                scheme.allowance_bytes + scheme.quota_bytes * self.every_ns / scheme.quota_ns,
+                max(4096, scheme.quota_bytes),
+            )
+            most = int(scheme.allowance_bytes) // 4096
+        for proc in world.running():
+            if scheme.memcg is not None and world.cgroups[proc.cgroup] != scheme.memcg:
+                continue
+            for page in np.flatnonzero((proc.words != 0) & (proc.hot == is_hot)).tolist():
+                address = int(proc.words[page] & PFN_BITS) << 12
+                inside = (self.ranges[:, 0] <= address) & (address < self.ranges[:, 1])
+                if most and inside.any() and world.free_pages(scheme.target_nid):
+                    world.move(proc, page, scheme.target_nid)
+                    world.moved_by_damon[scheme.memcg, is_hot] += 1
+                    most -= 1
+                    scheme.n_bytes += 4096
+                    scheme.allowance_bytes -= 4096
 
     def _accesses(self, world: World) -> np.ndarray:
         if self.target is not None:
@@ -54,6 +109,7 @@ class DamonFiles:
         self.files: dict[str, str] = {"nr_kdamonds": "0"}
         self.on: dict[str, Kdamond] = {}
         self._pids = itertools.count(50_000)
+        self.actions = {"stat", "migrate_hot", "migrate_cold"}
         self.instances: dict[str, dict[str, str]] = {}
         self.text: dict[str, bytes] = {}
 
@@ -101,6 +157,8 @@ class DamonFiles:
             return
         if path == "nr_kdamonds" and self.on:
             raise _no(errno.EBUSY, path)
+        if self._is_refused(path, value):
+            raise _no(errno.EINVAL, path)
         self.files[path] = value
         directory, _, name = path.rpartition("/")
         if name in _MAKES:
@@ -109,6 +167,9 @@ class DamonFiles:
             self.files |= {
                 f"{below}{i}/{file}": text for i in range(int(value)) for file, text in _MAKES[name].items()
             }
+
+    def _is_refused(self, path: str, value: str) -> bool:
+        return path.endswith("/action") and value not in self.actions
 
     def _remove_numbered(self, below: str) -> None:
         n = len(below)
@@ -126,6 +187,16 @@ class DamonFiles:
             raise _no(errno.EINVAL, number)
         elif value == "off":
             del self.on[number]
+        elif value == "commit":
+            # damos_commit() keeps what was moved, and the target (mm/damon/core.c, v6.12).
+            for scheme, new in zip(kdamond.schemes, self._schemes(number), strict=True):
+                new.n_bytes, new.allowance_bytes = scheme.n_bytes, scheme.allowance_bytes
+                new.target_nid = scheme.target_nid
+                scheme.__dict__ |= new.__dict__
+        elif value == "update_schemes_stats":
+            for i, scheme in enumerate(kdamond.schemes):
+                self.files[f"{number}/contexts/0/schemes/{i}/stats/sz_applied"] = str(scheme.n_bytes)
+            self._world.now_ns += 100_000_000
         else:
             tried = f"{number}/contexts/0/schemes/0/tried_regions/"
             self._remove_numbered(tried)
@@ -150,7 +221,38 @@ class DamonFiles:
             [int(self.files[f"{target}regions/{i}/{end}"]) for end in ("start", "end")] for i in range(n)
         ] or [[BASE_PAGE << 12, BASE_PAGE + SPAN_PAGES << 12]]
         every_ns = int(self.files[f"{context}monitoring_attrs/intervals/aggr_us"]) * 1000
-        self.on[number] = Kdamond(self._world, next(self._pids), pid, np.array(edges), every_ns)
+        kdamond = Kdamond(self._world, next(self._pids), pid, np.array(edges), every_ns)
+        kdamond.schemes = self._schemes(number)
+        self.on[number] = kdamond
+
+    def _schemes(self, number: str) -> list[Scheme]:
+        top = f"{number}/contexts/0/schemes/"
+        return [self._scheme(f"{top}{i}/") for i in range(int(self.files[f"{top}nr_schemes"]))]
+
+    def _scheme(self, place: str) -> Scheme:
+        memcg = None
+        if self.files[f"{place}filters/nr_filters"] == "1":
+            what = f"{place}filters/0/"
+            assert (self.files[f"{what}type"], self.files[f"{what}matching"]) == ("memcg", "N")
+            path = self.files[f"{what}memcg_path"]
+            if path not in self._world.cgroups:  # damon_sysfs_memcg_path_to_id()
+                raise _no(errno.EINVAL, path)
+            memcg = self._world.cgroups[path]
+        pattern = {
+            what: (
+                int(self.files[f"{place}access_pattern/{what}/min"]),
+                int(self.files[f"{place}access_pattern/{what}/max"]),
+            )
+            for what in _PATTERN
+        }
+        return Scheme(
+            self.files[f"{place}action"],
+            int(self.files[f"{place}target_nid"]),
+            pattern,
+            memcg,
+            int(self.files[f"{place}quotas/bytes"]),
+            max(1, int(self.files[f"{place}quotas/reset_interval_ms"])) * 1_000_000,
+        )
 
     def make_instance(self, name: str) -> None:
         """Make a trace instance."""
@@ -175,6 +277,7 @@ _ATTRIBUTES = (
     "nr_regions/min",
     "nr_regions/max",
 )
+_QUOTAS = ("bytes", "reset_interval_ms", "weights/nr_accesses_permil", "weights/age_permil")
 _PATTERN = ("sz", "nr_accesses", "age")
 _MAKES: dict[str, dict[str, str]] = {
     "nr_kdamonds": {"state": "off", "pid": "-1", "contexts/nr_contexts": "0"},
@@ -187,8 +290,13 @@ _MAKES: dict[str, dict[str, str]] = {
     },
     "nr_targets": {"pid_target": "0", "regions/nr_regions": "0"},
     "nr_regions": {"start": "0", "end": "0"},
+    "nr_filters": {"type": "anon", "matching": "N", "memcg_path": ""},
     "nr_schemes": {
         "action": "stat",
+        "target_nid": "0",
+        "filters/nr_filters": "0",
+        "stats/sz_applied": "0",
+        **{f"quotas/{name}": "0" for name in _QUOTAS},
         **{f"access_pattern/{what}/{end}": "0" for what in _PATTERN for end in ("min", "max")},
     },
 }

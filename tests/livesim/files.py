@@ -7,19 +7,29 @@ import errno
 from gpuscan.linux import damon_state
 
 from .damon import DamonFiles
+from .own_moves import OwnMoves
 from .world import BASE_PAGE, NIDS, PFN_BITS, SECTION, SOFT_DIRTY, Proc, World
 
 KDAMONDS = f"/{damon_state.ADMIN}/"
 INSTANCES = f"/{damon_state.TRACING}/instances/"
-CGROUP = "/sys/fs/cgroup/simulated"
+CGROUPS = "/sys/fs/cgroup"
+CGROUP = f"{CGROUPS}/simulated"
 
 
 class Files:
     """Texts by path."""
 
-    def __init__(self, world: World, damon: DamonFiles) -> None:
+    def __init__(self, world: World, damon: DamonFiles, own: OwnMoves) -> None:
         self._world = world
         self._damon = damon
+        self._own = own
+
+    def is_file(self, path: str) -> bool:
+        """Whether there is a file of cgroups."""
+        cgroup, _, name = path.removeprefix(CGROUPS).rpartition("/")
+        return path == f"{CGROUP}/cgroup.procs" or (
+            name == "memory.events" and cgroup in self._world.cgroups and path.startswith(CGROUPS)
+        )
 
     def read(self, path: str) -> str:
         """Return a file's text."""
@@ -27,6 +37,10 @@ class Files:
             return self._damon.read(path.removeprefix(KDAMONDS))
         if path in _CONSTANT:
             return _CONSTANT[path]
+        if path[1:] in self._own.settings:
+            return self._own.read(path[1:])
+        if path == "/proc/vmstat":
+            return self._own.vmstat()
         if path == "/proc/zoneinfo":
             return "".join(_zone(nid, self._world.free_pages(nid)) for nid in NIDS)
         if path == f"{CGROUP}/cgroup.procs":
@@ -57,7 +71,7 @@ class Files:
         if name == "status":
             return f"Name:\t{proc.command}\nTgid:\t{pid}\nUid:\t0\t0\t0\t0\nMems_allowed_list:\t{proc.mems}\n"
         if name == "cgroup":
-            return f"0::/system.slice/{proc.command}.service\n"
+            return f"0::{proc.cgroup}\n"
         if name == "statm":
             return f"512 {(proc.words != 0).sum()} 0 0 0 0 0\n"
         if name == "numa_maps":
@@ -70,6 +84,8 @@ class Files:
         """Write a file."""
         if path.startswith(KDAMONDS):
             self._damon.write(path.removeprefix(KDAMONDS), text)
+        elif path[1:] in self._own.settings:
+            self._own.write(path[1:], text)
         elif path.startswith(INSTANCES):
             name, _, file = path.removeprefix(INSTANCES).partition("/")
             if file not in self._damon.instances.get(name, {}):

@@ -9,6 +9,7 @@ from typing import Any
 from .damon import DamonFiles
 from .files import Files
 from .moves import MovePages
+from .own_moves import OwnMoves
 from .scenario import Event, Scenario
 from .world import World
 
@@ -21,7 +22,8 @@ class Machine:
         self.is_logging = is_logging
         self.world = World(scenario.seed)
         self.damon = DamonFiles(self.world, has_trace=scenario.has_trace)
-        self.files = Files(self.world, self.damon)
+        self.own = OwnMoves(self.world)
+        self.files = Files(self.world, self.damon, self.own)
         self.moves = MovePages(self.world)
         self.step = 0
         self.n_faults = 0
@@ -29,8 +31,8 @@ class Machine:
         for event in scenario.events:
             self.events.setdefault(event.step, []).append(event)
         self.own_pids = itertools.count(70_000)
-        self.state_file: bytearray | None = None
-        self.lock: Any = None
+        self.state_files: dict[str, bytearray] = {}
+        self.locks: dict[str, Any] = {}
         self.watchdogs: list[Any] = []
         if scenario.selection != "command":
             for n in scenario.n_pages:
@@ -54,3 +56,4 @@ class Machine:
         self.world.touch()
         if self.damon.on:
             self.damon.pass_time()
+        self.own.pass_time()

@@ -199,10 +199,10 @@ def damon_left(machine: Machine) -> list[str]:
         found.append(f"DAMON has {damon.files['nr_kdamonds']} kdamonds, {len(damon.on)} on")
     if damon.instances:
         found.append(f"trace instances are left: {', '.join(damon.instances)}")
-    if machine.state_file:
-        found.append("the state file still names something")
-    if machine.lock is not None:
-        found.append("the state file is still locked")
+    if machine.own.settings != machine.own.AT_BOOT:
+        found.append(f"settings are left: {machine.own.settings}")
+    found += [f"{name} still names something" for name, text in machine.state_files.items() if text]
+    found += [f"{name} is still locked" for name in machine.locks]
     return found
 
 

@@ -10,6 +10,8 @@ CHANGES = ("die", "reuse", "fork", "exec", "unmap", "remap", "map", "others", "o
 SHARES = "share"
 """And one process maps what another one has, in the seeds from ``SHARING_FROM`` on."""
 SHARING_FROM = 1 << 20
+HELPING_FROM = 1 << 22
+"""From here on the service has rules that the kernel carries out."""
 COMES = "spawn"
 """And somebody comes, where rules choose."""
 FAULTS = ("errno", "short", "signal", "kill")

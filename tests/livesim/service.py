@@ -19,7 +19,7 @@ from gpuscan.service.waiting import Order
 
 from .machine import Machine
 from .run import Accountant, Result, damon_left, life
-from .scenario import CHANGES, COMES, FAULTS, SHARING_FROM, Event, Scenario, sharing_events
+from .scenario import CHANGES, COMES, FAULTS, HELPING_FROM, SHARING_FROM, Event, Scenario, sharing_events
 from .system import SimulatedSystem
 
 _MS = 1_000_000
@@ -86,7 +86,23 @@ def script(seed: int) -> tuple[Scenario, Script]:
     return scenario, Script(tuple(_config(chance, source, seed) for _ in range(3)), tuple(orders), end_ms)
 
 
+_HELPED: tuple[list[dict[str, Any]], ...] = (
+    [{"name": "all", "backend": "numa-balancing"}],
+    [{"name": "all", "backend": "kernel", "policy": "promote", "rate": "2MiB/s"}],
+    [{"name": "all", "backend": "damon-schemes", "cold_after": "1s"}],
+    [
+        {"name": "databases", "unit": "data*", "backend": "damon-schemes", "cold_after": "1s"},
+        {"name": "caches", "unit": "cache*", "backend": "kernel", "policy": "promote", "rate": "20KiB/s"},
+        {"name": "low", "command": "worker", "policy": "both"},
+    ],
+)
+"""Rules that the kernel carries out, in the seeds from ``HELPING_FROM`` on."""
+
+
 def _config(chance: random.Random, source: str, seed: int) -> dict[str, Any]:
+    if seed >= HELPING_FROM and chance.random() < 0.7:
+        source = "soft-dirty" if source == "damon" else source
+        return {"service": {"monitor": source, "cpu": "50%"}, "rule": chance.choice(_HELPED)}
     settings: dict[str, Any] = {"monitor": source, "cpu": chance.choice(("2%", "20%", "90%"))}
     if chance.random() < 0.1:
         settings["quiet"] = ["00:00-12:00"]
@@ -179,6 +195,7 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
         return inboxes[-1]
 
     noted = Noted()
+    by_kernel = moved_by_kernel(machine)
     pace = _Moved(world.now_ns)
     with ServiceSession(configs[0], reload, open_inbox, system, open_recorder=lambda: noted) as session:
         pipeline = session.pipeline
@@ -198,10 +215,23 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
     in_notes = sum(sum(body["moved_pages_to"].values()) for kind, _, body in noted.notes if kind == "moved")
     if in_notes != told:
         broken.append(f"the history has {in_notes} moved pages, {told} were")
+    of_kernel = sum(
+        body["promoted_pages"] + body["demoted_pages"]
+        for kind, rule, body in noted.notes
+        if kind == "kernel" and rule is not None
+    )
+    by_kernel = moved_by_kernel(machine) - by_kernel
+    if of_kernel != by_kernel and not machine.n_faults:
+        broken.append(f"the kernel moved {by_kernel} pages for rules, the history has {of_kernel}")
     (inbox,) = inboxes
     if not inbox.is_closed or inbox.n_given != inbox.n_answered:
         broken.append(f"{inbox.n_given} orders, {inbox.n_answered} answers")
     return session.totals.end_reason
+
+
+def moved_by_kernel(machine: Machine) -> int:
+    """Return how many pages the kernel moved by itself."""
+    return machine.own.n_promoted + machine.own.n_demoted + machine.world.moved_by_damon.total()
 
 
 def _choose(machine: Machine, config: Config) -> None:

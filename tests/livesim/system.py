@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from gpuscan.linux import damon_state
+from gpuscan.linux import damon_state, kernel_settings
 from gpuscan.linux.syscalls import PageIs
 from gpuscan.linux.system import System
 
 from .changes import change, give_pids_again
-from .files import CGROUP, INSTANCES, KDAMONDS
+from .files import CGROUPS, INSTANCES, KDAMONDS
 from .machine import Machine
 from .scenario import CHANGES, COMES, SHARES
 from .world import BASE_PAGE, HOST, PRESENT, SOFT_DIRTY, SPAN_PAGES, Proc
 
 _MOST_STEPS = 60_000
+_STATE_FILES = {f"/{damon_state.STATE_FILE}", f"/{kernel_settings.STATE_FILE}"}
 _BITMAP = "/sys/kernel/mm/page_idle/bitmap"
 _ERRNOS = {
     "open": (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOMEM),
@@ -133,8 +134,9 @@ class SimulatedSystem(System):
         handle = self._handles.pop(fd, None)
         if handle is None:
             raise OSError(errno.EBADF, "Bad file descriptor")
-        if self.machine.lock is handle:
-            self.machine.lock = None
+        name = handle.data if handle.kind == "state" else ""
+        if self.machine.locks.get(name) is handle:
+            del self.machine.locks[name]
 
     def left_open(self) -> list[str]:
         """Return what is open beside standard input."""
@@ -160,8 +162,10 @@ class SimulatedSystem(System):
         return True
 
     def is_file(self, path: Path) -> bool:
-        self._enter("is_file", path)
-        return str(path) == f"{CGROUP}/cgroup.procs" or self.machine.state_file is not None
+        is_there = self.machine.files.is_file(str(path)) or str(path) in self.machine.state_files
+        if is_there or str(path) not in _STATE_FILES:  # seeds count calls
+            self._enter("is_file", path)
+        return is_there
 
     def may_write(self, path: Path) -> bool:
         self._enter("may_write", path)
@@ -172,6 +176,10 @@ class SimulatedSystem(System):
         if int(path.name) not in self.world.processes:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         return 0
+
+    def inode(self, path: Path) -> int:
+        self._enter("inode", path)
+        return self.world.cgroups[str(path).removeprefix(CGROUPS)]
 
     def mkdir(self, path: Path, mode: int = 0o777) -> None:
         self._enter("mkdir", path)
@@ -211,10 +219,9 @@ class SimulatedSystem(System):
             return self._new(Handle("pagemap", proc))
         if name in ("/proc/kpageflags", "/proc/kpagecount", _BITMAP):
             return self._new(Handle(name))
-        if name == f"/{damon_state.STATE_FILE}":
-            if self.machine.state_file is None:
-                self.machine.state_file = bytearray()
-            return self._new(Handle("state"))
+        if name in _STATE_FILES:
+            self.machine.state_files.setdefault(name, bytearray())
+            return self._new(Handle("state", name))
         if name.endswith("/trace_pipe"):
             return self._new(Handle("trace", name.removeprefix(INSTANCES).partition("/")[0]))
         if flags & os.O_DIRECTORY:
@@ -248,11 +255,9 @@ class SimulatedSystem(System):
         self._handles[fd].data.append(data)
         return len(data)
 
-    @property
-    def _state_file(self) -> bytearray:
+    def _state_file(self, fd: int) -> bytearray:
         """What an open state file holds."""
-        assert self.machine.state_file is not None, "it was opened, which makes it"
-        return self.machine.state_file
+        return self.machine.state_files[self._handles[fd].data]
 
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
         fault = self._enter("pread", (self._handles[fd].kind, offset, n_bytes))
@@ -260,7 +265,7 @@ class SimulatedSystem(System):
         if fault:
             n_bytes = n_bytes // 16 * 8
         if handle.kind == "state":
-            return bytes(self._state_file[offset : offset + n_bytes])
+            return bytes(self._state_file(fd)[offset : offset + n_bytes])
         low, high = offset // 8, (offset + n_bytes) // 8
         if handle.kind == "/proc/kpageflags":
             return self.world.flags[low:high].tobytes()
@@ -285,7 +290,7 @@ class SimulatedSystem(System):
         fault = self._enter("pwrite", (self._handles[fd].kind, offset, len(data)))
         n = len(data) // 16 * 8 if fault and len(data) > 8 else len(data)
         if self._handles[fd].kind == "state":
-            self._state_file[offset : offset + n] = data[:n]
+            self._state_file(fd)[offset : offset + n] = data[:n]
         else:
             words = np.frombuffer(data[:n], dtype=np.uint64)
             self.world.idle[offset // 8 : offset // 8 + len(words)] |= words
@@ -293,11 +298,11 @@ class SimulatedSystem(System):
 
     def fstat(self, fd: int) -> Any:
         self._enter("fstat", fd)
-        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_nlink=1, st_size=len(self._state_file))
+        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_nlink=1, st_size=len(self._state_file(fd)))
 
     def ftruncate(self, fd: int, n_bytes: int) -> None:
         self._enter("ftruncate", n_bytes)
-        state = self._state_file
+        state = self._state_file(fd)
         state[:] = state[:n_bytes].ljust(n_bytes, b"\0")
 
     def fsync(self, fd: int) -> None:
@@ -305,9 +310,10 @@ class SimulatedSystem(System):
 
     def lock(self, fd: int) -> None:
         self._enter("lock", fd)
-        if self.machine.lock is not None:
+        handle = self._handles[fd]
+        if handle.data in self.machine.locks:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        self.machine.lock = self._handles[fd]
+        self.machine.locks[handle.data] = handle
 
     def pipe(self) -> tuple[int, int]:
         self._enter("pipe")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -78,6 +79,11 @@ class Proc:
     command: str = "worker"
     mems: str = "0-2"
 
+    @property
+    def cgroup(self) -> str:
+        """The path of its cgroup: that of a unit of its name."""
+        return f"/system.slice/{self.command}.service"
+
 
 class World:
     """See the module."""
@@ -118,6 +124,10 @@ class World:
         self.broken: list[str] = []
         """Invariants that did not hold."""
         self.log: list[str] = []
+        self._inodes = itertools.count(100)
+        self._made_cgroups: dict[str, int] = {}
+        self.moved_by_damon: Counter[tuple[int | None, bool]] = Counter()
+        """Pages, by the inode of the cgroup that a scheme is for, and whether they were hot."""
 
     def give_frame(self, nid: int) -> int:
         """Allocate a page frame; the one that was freed last comes first."""
@@ -150,6 +160,8 @@ class World:
         pid = next(self._pids) if pid is None else pid
         proc = Proc(pid, self.now_ns // 10_000_000 + pid, np.zeros(SPAN_PAGES, np.uint64), is_target, parent)
         proc.command = command
+        if proc.cgroup not in self.cgroups:
+            self._made_cgroups[proc.cgroup] = next(self._inodes)
         self.processes[pid] = proc
         self.map(proc, n_pages)
         return proc
@@ -252,6 +264,11 @@ class World:
         words = [proc.words[proc.words != 0] & PFN_BITS for proc in self.running() if proc.is_target]
         pfns = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *words]))
         return int((pfns // np.uint64(SECTION) == nid).sum())
+
+    @property
+    def cgroups(self) -> dict[str, int]:
+        """The cgroups that are there, and the inode of each; one without a process is removed."""
+        return {proc.cgroup: self._made_cgroups[proc.cgroup] for proc in self.running()}
 
     def running(self) -> list[Proc]:
         """Return the processes that run."""

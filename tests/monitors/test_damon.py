@@ -24,12 +24,12 @@ from gpuscan.linux import damon_state
 from gpuscan.linux.damon import (
     NO_REGIONS,
     Damon,
-    DamonUnavailableError,
     Intervals,
     Regions,
     Watched,
     in_pieces,
 )
+from gpuscan.linux.damon_taken import DamonUnavailableError
 from gpuscan.linux.system import System
 from gpuscan.monitors.catalogue import open_monitor
 from gpuscan.monitors.contract import Circumstances

@@ -209,6 +209,7 @@ def history_of(path: Path, hours: float, rules: tuple[str, ...], step_s: int = 1
         for rule in rules:
             body = {"moved_pages_to": {"0": 256, "2": 256}, "demoted_pages": 256, "refused": {rules[0]: 1}}
             history.note("moved", rule, body)
+        history.note("kernel", "helped", {"promoted_pages": 512, "demoted_pages": 256})
         if step % 6 == 5:
             cost = {"cpu_s": 0.03 * step_s, "within_s": 6.0 * step_s, "cpu_ceiling": 0.02}
             resident = {"n_processes": 1, "resident_pages": {"0": 1 << 18, "2": step}}
@@ -235,15 +236,19 @@ def test_a_history_says_what_was_done_over_time(tmp_path: Path, capsys: pytest.C
             "Where it lay",
         )
     )
-    for figure, n_mib in ((by_node, 360 * 2.0), (by_rule, 360.0)):
+    for figure, usual_mib in ((by_node, 360 * 2.0), (by_rule, 360.0)):
         assert isinstance(figure, Plot)
         for line in figure.lines:
+            n_mib = usual_mib * (2 if line.name == "helped: up" else 1)
             width_s = 3600 * (line.x[1] - line.x[0])
             assert sum(y or 0 for y in line.y) * width_s == pytest.approx(n_mib)
     assert isinstance(by_node, Plot)
     assert isinstance(by_rule, Plot)
     assert [line.name for line in by_node.lines] == ["to node 0", "to node 2"]
-    assert {line.name for line in by_rule.lines} == {"db: up", "db: down", "web: up", "web: down"}
+    assert {line.name for line in by_rule.lines} == {
+        *("db: up", "db: down", "web: up", "web: down"),
+        *("helped: up", "helped: down"),
+    }
     assert isinstance(refused, Plot)
     assert sum(y or 0 for y in refused.lines[0].y) == 720
     assert isinstance(share, Plot)
@@ -253,7 +258,8 @@ def test_a_history_says_what_was_done_over_time(tmp_path: Path, capsys: pytest.C
     assert {y for y in where.lines[0].y if y is not None} == {1.0}
     rules = figures["Rules"]
     assert isinstance(rules, Table)
-    assert rules.rows[0][:5] == ("db", "360 MiB", "360 MiB", "0: 360 MiB, 2: 360 MiB", "360")
+    assert rules.rows[0][:5] == ("helped", "720 MiB", "360 MiB", "-", "0")
+    assert rules.rows[1][:5] == ("db", "360 MiB", "360 MiB", "0: 360 MiB, 2: 360 MiB", "360")
     decided = figures["What was decided"]
     assert isinstance(decided, Table)
     assert [row[1] for row in decided.rows] == ["stop", "start"]

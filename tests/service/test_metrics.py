@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exposition import text_of
 from gpuscan.cli.main import main
 from gpuscan.cli.service import SHOWN
 from gpuscan.engine.stages import MigrateStatus
@@ -40,22 +40,6 @@ RULES = [
 ]
 NAME = re.compile(r"\bgpuscan_[a-z_]+")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
-
-
-class Families:
-    """A collector of what it was given."""
-
-    def __init__(self, families):
-        self._families = families
-
-    def collect(self):
-        yield from self._families
-
-
-def text_of(families):
-    registry = CollectorRegistry()
-    registry.register(Families(families))
-    return generate_latest(registry).decode()
 
 
 class Served:

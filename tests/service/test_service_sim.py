@@ -9,14 +9,17 @@ import pytest
 
 from gpuscan.engine.tick import Engine
 from gpuscan.linux import damon_state
+from gpuscan.linux.damon_schemes import MigratingDamon
+from gpuscan.linux.kernel_settings import KernelSettings
 from gpuscan.linux.process import Process
 from gpuscan.linux.sharing import Sharing
 from gpuscan.live.members import Roster
 from gpuscan.service.budgets import Budgets
+from gpuscan.service.helpers.built_in.damon_schemes import DamonSchemes
 from gpuscan.service.orders import Orders
 from gpuscan.service.selection import RuleSelection
 from gpuscan.service.since import Since
-from livesim.scenario import SHARING_FROM
+from livesim.scenario import HELPING_FROM, SHARING_FROM
 from livesim.service import run_service
 
 N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
@@ -24,6 +27,12 @@ N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
 
 FOUND = {
     227: "a monitor that a reload opened anew watched whom no rule was for any more",
+    HELPING_FROM + 158: "a file that failed while it was asked what the kernel had moved ended the service",
+    HELPING_FROM + 3098: "a kdamond whose CPU time could not be read ended the service",
+    HELPING_FROM + 6654: "DAMON's state file named what nobody gave back once no rule asked for DAMON",
+    HELPING_FROM + 6006: "what NUMA balancing moved while it was being set up was not counted",
+    HELPING_FROM + 1702: "a helper that could not be opened kept its state file open",
+    HELPING_FROM + 244: "what the kernel had moved for a rule that a reload took away was not noted",
 }
 
 
@@ -36,7 +45,7 @@ def _broken(first: int, last: int) -> list[tuple[int, list[str]]]:
     return [(seed, broken) for seed in range(first, last) if (broken := run_service(seed).broken)]
 
 
-@pytest.mark.parametrize("first", [0, SHARING_FROM])
+@pytest.mark.parametrize("first", [0, SHARING_FROM, HELPING_FROM])
 def test_a_few_seeds(first):
     assert _broken(first, first + 8) == []
 
@@ -48,7 +57,7 @@ def test_pages_move_and_a_seed_replays_exactly():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [0, SHARING_FROM])
+@pytest.mark.parametrize("first", [0, SHARING_FROM, HELPING_FROM])
 def test_many_seeds(first):
     assert _broken(first + 8, first + N_SLOW) == []
 
@@ -89,6 +98,10 @@ PLANTED = {
 }
 
 
+def _zeros(self, n_schemes):
+    return [[0] * n for n in n_schemes]
+
+
 def _all(self, heads, orders, is_hugetlb=False):
     return np.ones(len(heads), dtype=np.bool_)
 
@@ -96,6 +109,21 @@ def _all(self, heads, orders, is_hugetlb=False):
 SHARED = {
     "who maps a page is not asked again before it moves": (Sharing, "are_still", _all),
 }
+
+
+HELPED = {
+    "settings are not put back": (KernelSettings, "_put_back", _nothing),
+    "what DAMON moved is not asked for": (DamonSchemes, "_ask", _nothing),
+    "what is counted for the last time moves on": (MigratingDamon, "commit", _nothing),
+    "a cgroup's place goes to another before it is counted": (MigratingDamon, "moved_bytes", _zeros),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", HELPED)
+def test_a_planted_fault_where_the_kernel_moves_is_found(monkeypatch, planted):
+    monkeypatch.setattr(*HELPED[planted])
+    assert any(run_service(seed).broken for seed in range(HELPING_FROM, HELPING_FROM + 150))
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuscan.base.errors import InputError
-from gpuscan.linux.damon import SYSFS, Damon, Intervals, Regions, Watched
+from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
+from gpuscan.linux.damon_taken import SYSFS
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import intersect, join
 from gpuscan.linux.resident import pages_in, present_ranges

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
-from gpuscan.linux.damon import SYSFS, Damon, Intervals, Regions, Watched
+from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
+from gpuscan.linux.damon_taken import SYSFS
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import as_ranges
 from gpuscan.linux.resident import pages_in

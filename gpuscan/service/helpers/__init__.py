@@ -1,0 +1,1 @@
+"""Helpers of the kernel, which move pages by themselves: the service sets them up for rules, and watches."""

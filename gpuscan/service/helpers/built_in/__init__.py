@@ -1,0 +1,1 @@
+"""Helpers that come with gpuscan, one file each."""
