@@ -18,13 +18,14 @@ IN_GUEST = -p no:cacheprovider tests/guest
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: deb run test test-slow test-live soak-live live-peers bench docs lint format clean help
+.PHONY: deb run test test-slow test-live soak-live soak-service live-peers bench docs lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
 	@echo "make test    install into $(VENV) and run the tests (under 5 minutes)"
 	@echo "make test-live   boot a guest with four NUMA nodes and run the live tests in it (Debian, QEMU)"
 	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
+	@echo "make soak-service   the service under systemd in it, killed and reloaded every minute for half an hour"
 	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make docs    build the documentation site into build/site"
@@ -49,7 +50,11 @@ test-live: $(VENV)/installed-test
 	$(BIN)/pytest -m guest tests/doors/test_kmigrated.py
 
 soak-live: $(VENV)/installed-test
-	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow' $(ARGS)
+	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow and not systemd' $(ARGS)
+
+# GPUSCAN_SOAK_S=300 is a shorter one.
+soak-service: $(VENV)/installed-test
+	$(GUEST) --systemd --limit 7200 $(BIN)/pytest $(IN_GUEST) -s -m 'guest and systemd' $(ARGS)
 
 # The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md: three boots, half an hour each at most.
 live-peers: $(VENV)/installed-test

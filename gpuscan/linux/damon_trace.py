@@ -41,6 +41,7 @@ _REHEARSED = b"".join(
 """An aggregation to be parsed before there is one: what is run for the first time is slow (in the guest 20 to
 35 ms, later 6 to 11)."""
 _READ_BYTES = 1 << 16
+"""Read at a time: where many kdamonds write faster than it is read, there is always more."""
 _PAUSE_S = 0.003
 
 Rows = NDArray[np.int64]
@@ -83,7 +84,8 @@ class AggregationTrace:
         (ring_buffer_reset_online_cpus(), kernel/trace/ring_buffer.c, v6.12), 30 to 80 ms in the guest.
         """
         self._write("tracing_on", "0")
-        self._read()
+        while self._read():
+            pass
 
     def aggregations(self, pids: Collection[int], limit_s: float) -> dict[int, Rows]:
         """Wait until each kdamond has ended an aggregation since :meth:`begin`; return their regions.
@@ -106,14 +108,16 @@ class AggregationTrace:
                 found = last_aggregations(text)
                 if is_over or found.keys() >= set(pids):
                     return {pid: rows for pid, rows in found.items() if pid in pids}
-            self._system.sleep(_PAUSE_S)
+            if len(part) < _READ_BYTES:
+                self._system.sleep(_PAUSE_S)
 
     def _read(self) -> bytes:
-        parts = []
+        """Return what there is, in the pieces that the kernel gives; some 64 KiB at most."""
+        found = b""
         with contextlib.suppress(BlockingIOError):
-            while part := self._system.read(self._fd, _READ_BYTES):
-                parts.append(part)
-        return b"".join(parts)
+            while len(found) < _READ_BYTES and (part := self._system.read(self._fd, _READ_BYTES)):
+                found += part
+        return found
 
     def _write(self, name: str, value: str) -> None:
         self._system.write_text(self._directory / name, value)

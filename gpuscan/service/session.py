@@ -16,7 +16,7 @@ from typing import Any
 from gpuscan.base.errors import GpuscanError, InputError, RunFailedError
 from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import RunReport, TickReport
-from gpuscan.history.recording import Nowhere, Recorder
+from gpuscan.history.recording import Kind, Nowhere, Recorder
 from gpuscan.linux import capabilities, privileges
 from gpuscan.linux.capabilities import Right
 from gpuscan.linux.damon import Intervals
@@ -228,10 +228,8 @@ class ServiceSession:
         self._refreshed_ns = self.system.monotonic_ns()
         self._told_ns = self._stood_ns = self._refreshed_ns
         helpers = [one["name"] for one in self.helping.document()]
-        self.recorder.note(
-            "start",
-            None,
-            {"monitor": self.pipeline.monitor.name, "helpers": helpers, "notes": self.notes},
+        self._note_at_once(
+            "start", {"monitor": self.pipeline.monitor.name, "helpers": helpers, "notes": self.notes}
         )
         on_start()
         self.notifier.ready(status_line(self))
@@ -293,7 +291,7 @@ class ServiceSession:
 
     def told(self, order: str, nid: int | None, refused: str) -> None:
         """Note an order that was carried out, or why it was not."""
-        self.recorder.note("control", None, {"order": order, "node": nid, "refused": refused})
+        self._note_at_once("control", {"order": order, "node": nid, "refused": refused})
 
     def pause(self) -> None:
         """Look at nothing and move nothing until :meth:`resume`."""
@@ -336,7 +334,7 @@ class ServiceSession:
             raise
         except GpuscanError as error:
             self.problem = str(error)
-            self.recorder.note("config", None, {"refused": str(error)})
+            self._note_at_once("config", {"refused": str(error)})
             raise
         finally:
             self.notifier.ready(status_line(self))
@@ -369,7 +367,7 @@ class ServiceSession:
         after = self._rules()
         changed = [number for number, rule in before.items() if rule != after.get(number)]
         self.pipeline.source.let_go(changed, "another rule holds")
-        self.recorder.note("config", None, {"rules": [rule.name for rule in config.rule], "later": later})
+        self._note_at_once("config", {"rules": [rule.name for rule in config.rule], "later": later})
 
     def _rules(self) -> dict[int, Rule]:
         """Return the rule of each process, by its number."""
@@ -412,7 +410,7 @@ class ServiceSession:
         if self.is_resting == self._was_resting:
             return
         self._was_resting = self.is_resting
-        self.recorder.note("rest", None, {"paused": self.is_paused, "quiet": self.is_quiet})
+        self._note_at_once("rest", {"paused": self.is_paused, "quiet": self.is_quiet})
         if self.is_resting:
             with refusals_said():
                 self.pipeline.source.watch([])
@@ -499,6 +497,11 @@ class ServiceSession:
             self._note_trouble()
             self._note_moved()
             self.notifier.status(status_line(self))
+
+    def _note_at_once(self, kind: Kind, body: dict[str, Any]) -> None:
+        """Note what is rare, so that a kill right after it does not take it along."""
+        self.recorder.note(kind, None, body)
+        self.recorder.flush()
 
     def _note_state(self) -> None:
         """Note how it stands, and what it has cost since this was last noted."""

@@ -22,6 +22,11 @@ def n_kdamonds() -> int:
     return int((KDAMONDS / "nr_kdamonds").read_text())
 
 
+def n_working() -> int:
+    """Return how many kdamonds are switched on."""
+    return sum((KDAMONDS / f"{number}/state").read_text() == "on\n" for number in range(n_kdamonds()))
+
+
 def promote_hot(from_nids: tuple[int, ...], target_nid: int, *, min_accesses: int) -> int:
     """Switch ``migrate_hot`` on and return the pid of its kdamond.
 

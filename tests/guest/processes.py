@@ -95,7 +95,7 @@ class Workload(Program):
     def __init__(self, folder: Path, *options: str) -> None:
         command = [*self._started_by, sys.executable, str(HERE / "workload.py"), *options]
         super().__init__(command, folder, "workload")
-        place = self.wait_for(lambda line: "address" in line, 60)
+        place = self.wait_for(lambda line: "address" in line, 200)
         self.address: int = place["address"]
         self.n_bytes: int = place["n_bytes"]
         self.wait_for(lambda line: "hot" in line, 60)
@@ -131,6 +131,54 @@ class ForeignWorkload(Workload):
             os.kill(self.pid, signal.SIGKILL)
             self.process.wait(60)
         super().kill()
+
+
+class Odd(Program):
+    """``odd.py``, running in a cgroup; no child of this process."""
+
+    def __init__(self, folder: Path, name: str, cgroup: Path, kind: str, *options: str) -> None:
+        self.cgroup = cgroup
+        inside = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(cgroup / "cgroup.procs")]
+        program = [sys.executable, "-I", "-S", str(HERE / "odd.py"), kind, *options]
+        super().__init__(["sh", "-c", '"$@" & wait $!', "sh", *inside, *program], folder, name)
+
+    def until_placed(self) -> None:
+        """Wait until its memory is in place."""
+        self.wait_for(lambda line: "address" in line, 200)
+
+    @property
+    def pid(self) -> int:
+        """Its process id out here, also where it is in a namespace."""
+        place = self.said()[-1]
+        pids = map(int, (self.cgroup / "cgroup.procs").read_text().split())
+        return next(pid for pid in pids if self.status(pid, "NSpid")[-1] == place["pid"])
+
+    @staticmethod
+    def status(pid: int, name: str) -> list[int]:
+        """Return the numbers of a line of a process's status in /proc."""
+        words = next(
+            line.split()[1:]
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            if line.startswith(f"{name}:")
+        )
+        return [int(word) for word in words if word.isdigit()]
+
+    def hot(self) -> tuple[int, int]:
+        """Return the hot stretch, in bytes from the start of its memory."""
+        lo, hi = self.said()[-1]["hot"]
+        return lo, hi
+
+    def nodes(self) -> NDArray[np.int64]:
+        """Return the node of every page of its memory."""
+        place = self.said()[-1]
+        return page_nodes(self.pid, place["address"], place["n_bytes"])
+
+    def end_checked(self) -> None:
+        """Have it end, and check that its memory holds what it wrote."""
+        os.kill(self.pid, signal.SIGTERM)
+        assert self.end(120) == 0, (
+            f"{self.command} has ended with {self.process.returncode}: {self.complaints()}"
+        )
 
 
 class Pair(Program):

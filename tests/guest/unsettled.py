@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,24 +97,27 @@ def fork_and_check(regions: list[Region], rng: random.Random) -> None:
 
 
 def main() -> None:
-    """Keep at most 64 MiB mapped and never stop changing it."""
+    """Keep some memory mapped and never stop changing it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--node", type=int, default=2)
+    parser.add_argument("--mib", type=int, default=64, help="maps no more where it has as much")
+    parser.add_argument("--pause-ms", type=float, default=0, help="sleep after each step")
     options = parser.parse_args()
     asked_to_end = []
     signal.signal(signal.SIGTERM, lambda number, _: asked_to_end.append(number))
     regions: list[Region] = []
-    rng, n_steps = random.Random(options.seed), 0
+    rng, n_steps, n_most = random.Random(options.seed), 0, options.mib * (1 << 20) // PAGE_BYTES
+    n_largest = min(2048, n_most)
     while not asked_to_end:
         step = rng.random()
-        if not regions or (step < 0.05 and sum(region.n_pages for region in regions) < 16_384):
-            regions.append(map_region(rng.randint(1, 2048), rng.randrange(1 << 40), options.node))
+        if not regions or (step < 0.05 and sum(region.n_pages for region in regions) < n_most):
+            regions.append(map_region(rng.randint(1, n_largest), rng.randrange(1 << 40), options.node))
         elif step < 0.08:
             region = regions.pop(rng.randrange(len(regions)))
             _libc.munmap(region.address, region.n_pages * PAGE_BYTES)
         elif step < 0.11:
-            resize(rng.choice(regions), rng.randint(1, 2048))
+            resize(rng.choice(regions), rng.randint(1, n_largest))
         elif step < 0.13:
             fork_and_check(regions, rng)
         else:
@@ -124,6 +128,8 @@ def main() -> None:
         if n_steps % REPORT_STEPS == 0:
             sys.stdout.write(json.dumps({"n_steps": n_steps, "n_regions": len(regions)}) + "\n")
             sys.stdout.flush()
+        if options.pause_ms:
+            time.sleep(options.pause_ms / 1e3)
     os._exit(0)
 
 

@@ -118,6 +118,26 @@ def test_a_text_that_comes_by_and_by_is_parsed_when_it_may_be_whole(kernel, trac
     damon.close()
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("n_pids", [1, 2])
+def test_a_look_ends_though_more_is_written_than_can_be_read(kernel, trace, monkeypatch, n_pids):
+    damon = started(kernel)
+    piece = aggregation(70, *[(n << 12, n + 1 << 12, 6, 3) for n in range(60)]).encode()
+
+    class Writing(System):
+        def read(self, fd, n_bytes):
+            if (kernel.root / damon_state.TRACING / "instances" / name / "tracing_on").read_text() == "1":
+                return piece
+            raise BlockingIOError
+
+    (name,) = [path.name for path in trace.instances.iterdir()]
+    damon._trace._system = Writing(kernel.root)
+    found = damon._trace.aggregations([70, 71][:n_pids], 0.5)
+    assert {pid: len(rows) for pid, rows in found.items()} == {70: 60}
+    damon._trace.end()
+    damon.close()
+
+
 def test_a_trace_that_says_nothing_is_left_for_sysfs(kernel, trace):
     damon = started(kernel, aggregation_us=100)
     kernel.regions[0] = [HOT]

@@ -91,6 +91,27 @@ def test_a_manager_hears_within_a_third_of_what_it_asks_for(orders):
     assert max(after - before for before, after in pairwise(at_ns)) < 1.5e9
 
 
+class Kept(Noted):
+    """Knows which notes a kill would have taken along: those that were not flushed at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_flushed = set()
+
+    def flush(self):
+        self.n_flushed.add(len(self.notes))
+
+
+def test_what_is_rare_is_kept_at_once():
+    run = Run((300, "pause", None), (600, "resume", None), (900, "reload", None), (950, "drain", 99))
+    run.noted = Kept()
+    run.go()
+    rare = [n for n, (kind, *_) in enumerate(run.noted.notes, 1) if kind not in ("moved", "state", "process")]
+    kinds = [run.noted.notes[n - 1][0] for n in rare]
+    assert {*kinds} == {"start", "control", "rest", "config", "stop"}
+    assert set(rare) <= run.noted.n_flushed
+
+
 @pytest.mark.parametrize("wrong", [{"tiers": ["77=1"]}, {"tiers": ["0=1", "1=1", "2=1"]}])
 def test_a_reload_refuses_what_the_next_start_would(wrong):
     run = Run((400, "reload", None), reload=lambda: config_of("x", {"service": wrong, "rule": RULES})).go()

@@ -26,6 +26,7 @@ def main() -> int:
         metavar="DIR",
         help=f"boot the kernel of this folder, not the fetched one (default: ${KERNEL_VARIABLE})",
     )
+    parser.add_argument("--systemd", action="store_true", help="systemd is the guest's first process")
     parser.add_argument("--kernel-log", action="store_true", help="show the guest's kernel log at the end")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
@@ -36,7 +37,7 @@ def main() -> int:
             sys.stderr.write(f"kernel {fetch().release}\n")
         if not options.command:
             return 0
-        with Guest(out=options.out, kernel=options.kernel) as guest:
+        with Guest(out=options.out, kernel=options.kernel, systemd=options.systemd) as guest:
             result = guest.run(options.command, limit_s=options.limit, stdout=_to(1), stderr=_to(2))
             if options.kernel_log:
                 sys.stderr.write(guest.kernel_log())

@@ -20,6 +20,8 @@ KERNEL_VARIABLE = "GPUSCAN_GUEST_KERNEL"
 
 _MODULES = ("netfs", "9pnet", "9p", "9pnet_virtio")
 """In the order of their dependencies; virtio over PCI is built into Debian's kernels."""
+_DISK = "brd"
+"""A disk of memory, for what a test swaps out; a kernel of one's own may come without it."""
 
 _KERNEL_PACKAGE = re.compile(r"^linux-image-(\d\S*)-amd64$", re.MULTILINE)
 _VARIANTS = re.compile(r"cloud|rt")
@@ -91,8 +93,8 @@ def find(folder: Path | None = None) -> Parts:
         kernel = kernels[-1]
     else:
         kernel = _kernel_in(folder)
-    modules = tuple(kernel.parent / f"{name}.ko" for name in _MODULES)
-    return Parts(Path(qemu), Path(busybox), kernel, modules)
+    modules = [kernel.parent / f"{name}.ko" for name in (*_MODULES, _DISK)]
+    return Parts(Path(qemu), Path(busybox), kernel, tuple(each for each in modules if each.is_file()))
 
 
 def _kernel_in(folder: Path) -> Path:
@@ -117,7 +119,7 @@ def fetch() -> Parts:
     Raises:
         PartsError: this is no Debian, there is no network, or QEMU or busybox is missing.
     """
-    if not any(cache_dir().glob("kernel/vmlinuz-*")):
+    if not all(any(cache_dir().glob(f"kernel/{each}")) for each in ("vmlinuz-*", f"{_DISK}.ko")):
         with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="fetching-") as name:
             _unpack(_download(Path(name)), Path(name))
     return find()
@@ -160,11 +162,11 @@ def _download(scratch: Path) -> Path:
 
 
 def _unpack(package: Path, scratch: Path) -> None:
-    """Keep the kernel, its configuration and the modules that mount the host's files."""
+    """Keep the kernel, its configuration and the modules that the guest loads; an earlier one goes."""
     root, kept = scratch / "root", scratch / "kernel"
     _run("dpkg", "-x", str(package), str(root))
     kept.mkdir()
-    for name in _MODULES:
+    for name in (*_MODULES, _DISK):
         # merged /usr or not, compressed or not: that changed between Debian releases
         (module,) = root.glob(f"**/kernel/**/{name}.ko*")
         content = module.read_bytes()
@@ -172,6 +174,8 @@ def _unpack(package: Path, scratch: Path) -> None:
     for pattern in ("config-*", "vmlinuz-*"):
         (file,) = (root / "boot").glob(pattern)
         shutil.copy(file, kept)
+    if (cache_dir() / "kernel").exists():
+        (cache_dir() / "kernel").rename(scratch / "earlier")
     kept.rename(cache_dir() / "kernel")
 
 
