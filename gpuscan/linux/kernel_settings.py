@@ -23,7 +23,8 @@ PROMOTION_RATE = "proc/sys/kernel/numa_balancing_promote_rate_limit_MBps"
 """Of each node that pages go to, in MiB/s (v6.1)."""
 DEMOTION = "sys/kernel/mm/numa/demotion_enabled"
 """Whether reclaim moves pages down; ``true`` or ``false`` (demotion_enabled_show(), mm/memory-tiers.c)."""
-_KNOWN = (NUMA_BALANCING, PROMOTION_RATE, DEMOTION)
+SETTINGS = (NUMA_BALANCING, PROMOTION_RATE, DEMOTION)
+"""All of them."""
 
 
 class _Changed(NamedTuple):
@@ -176,7 +177,7 @@ def _noted(system: System, state: dict[str, Any]) -> dict[str, _Changed]:
     return {
         name: _Changed(str(each.get("before")), list(map(str, each["ours"])))
         for name, each in noted.items()
-        if name in _KNOWN and isinstance(each, dict) and isinstance(each.get("ours"), list)
+        if name in SETTINGS and isinstance(each, dict) and isinstance(each.get("ours"), list)
     }
 
 

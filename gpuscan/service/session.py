@@ -228,8 +228,9 @@ class ServiceSession:
         self._refreshed_ns = self.system.monotonic_ns()
         self._told_ns = self._stood_ns = self._refreshed_ns
         helpers = [one["name"] for one in self.helping.document()]
-        body = {"monitor": self.pipeline.monitor.name, "helpers": helpers, "notes": self.notes}
-        self._note_at_once("start", body)
+        self._note_at_once(
+            "start", {"monitor": self.pipeline.monitor.name, "helpers": helpers, "notes": self.notes}
+        )
         on_start()
         self.notifier.ready(status_line(self))
         try:

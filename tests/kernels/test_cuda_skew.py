@@ -43,7 +43,7 @@ static u32 longest_of_warp(u32 n) {{
 extern "C" void* counted() {{ return rounds_of_warp; }}
 """
 _AT = {
-    "  u32 word = is_candidate ? load_record(store, flat) : 0;\n  u32 taken": ("claim", "1"),
+    "  u32 word = record_in(around, flat);\n  u32 taken": ("claim", "1"),
     "  uint4 wide[GS_LOADS];\n": ("tile", "1"),
     "  const u32 records_of_load = (1u << GS_RECORDS_PER_LOAD) - 1u;\n  /* Counts": (
         "tile with candidates",

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from gpuscan.cli.main import main
+from gpuscan.linux.damon_state import ADMIN as DAMON_ADMIN
+from gpuscan.linux.kernel_settings import SETTINGS
 from gpuscan.service.install import shipped, unit_text
 from gpuscan.service.rights import started_with
 from optional import package_or_skip
@@ -82,6 +84,14 @@ def test_unit_and_daemonset_write_to_the_same_places() -> None:
 
 
 VERSIONS = ("1.30", "1.37")  # the first with appArmorProfile, and the last that the schemas are of
+
+
+def test_the_unit_may_write_what_the_kernel_is_set_by() -> None:
+    """ProtectKernelTunables= makes the rest of /proc/sys and /sys read-only."""
+    assert unit_value("ProtectKernelTunables") == "yes"
+    places = [Path(each.removeprefix("-")) for each in unit_value("ReadWritePaths").split()]
+    for name in (*SETTINGS, DAMON_ADMIN):
+        assert any(Path("/", name).is_relative_to(place) for place in places), name
 
 
 @pytest.mark.parametrize("version", VERSIONS)
