@@ -39,15 +39,17 @@ class StagedPlan:
         self.segments = segments
         self.base = base
         self.dtype = dtype
-        self.starts = np.zeros(n_groups * len(segments) + 1, dtype=np.int64)
-        """int64[n_groups * n_segments + 1]: where the claims of each group and segment begin."""
+        self._placed: list[_Placed | None] = [None] * len(segments)
         self.offsets = np.zeros(n_groups + 1, dtype=np.int64)
         """int64[n_groups + 1]: where the claims of each group begin."""
-        self._by_segment = self.starts[:-1].reshape(n_groups, len(segments))
-        self._placed: list[_Placed | None] = [None] * len(segments)
-        if segments:
+        self.starts = self.offsets
+        """int64[n_groups * n_segments + 1]: where the claims of each group and segment begin."""
+        if len(segments) == 1:  # what is below would be a tenth of a scan that finds little
+            np.add.accumulate(segments[0].n_of_target, out=self.offsets[1:])
+        elif segments:
             counts = np.stack([segment.n_of_target for segment in segments], axis=1)
-            np.cumsum(counts.ravel(), out=self.starts[1:])
+            self.starts = np.zeros(counts.size + 1, dtype=np.int64)
+            np.add.accumulate(counts.ravel(), out=self.starts[1:])
             self.offsets[:] = self.starts[:: len(segments)]
 
     def unpack(
@@ -56,7 +58,6 @@ class StagedPlan:
         """Fill in, and return, the flat pages and the words of claims ``[lo, hi)``."""
         if lo >= hi:
             return flats, words
-        n_segments = len(self.segments)
         n_segments = len(self.segments)
         first, behind = np.searchsorted(self.starts, (lo, hi - 1), side="right").tolist()
         first -= 1
@@ -94,7 +95,7 @@ class StagedPlan:
             segment = self.segments[number]
             n_strips, n_groups = int(segment.state[N_STRIPS]), len(segment.n_of_target)
             found = _Placed(*(np.empty(n, dtype=np.int64) for n in (n_strips, n_groups + 1, n_strips)))
-            next_of_target = np.ascontiguousarray(self._by_segment[:, number])
+            next_of_target = self.starts[number : -1 : len(self.segments)].copy()
             compiled = place_strips.for_bits(8 * self.dtype.itemsize)
             compiled(
                 segment.owners, segment.places, segment.n_of_target, segment.state, next_of_target, *found
