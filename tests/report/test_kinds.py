@@ -305,7 +305,7 @@ def test_hostile_names_in_a_history_are_inert_and_short(tmp_path: Path) -> None:
 def test_a_week_is_a_small_page(tmp_path: Path) -> None:
     path = history_of(tmp_path / "history.sqlite", 24.0 * 7, ("db", "web", "rest"))
     page = drawn(path)
-    assert dict(page.facts)["notes"] == f"{60_480 * 3 + 10_080 + 2:,}"
+    assert dict(page.facts)["notes"] == f"{60_480 * (3 + 1) + 10_080 + 2:,}"
     assert len(page_html(page, path)[0]) < 2_000_000
 
 
