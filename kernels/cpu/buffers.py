@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Segment
 from gpuscan.kernels.cpu.claim import GATHERED_LENGTH, WAITING_LENGTH
-from gpuscan.kernels.cpu.staging import STRIP_CLAIMS, empty_segment, strips_for
+from gpuscan.kernels.cpu.staging import N_STAGED, N_STRIPS, STRIP_CLAIMS, empty_segment, strips_for
 
 _LARGE = 8
 """Times as large are segments where many claims are expected: each takes a call of a kernel."""
@@ -46,12 +46,15 @@ class Buffers:
         self._orders: deque[NDArray[np.int64]] = deque(maxlen=1)
 
     def segment(self, *, large: bool = False) -> Segment:
-        """Return a segment; what is in it is to be overwritten."""
+        """Return a segment in which nothing is staged."""
         n_claims = _LARGE * self.segment_claims if large else self.segment_claims
         try:
-            return self._segments[n_claims].pop()
+            segment = self._segments[n_claims].pop()
         except IndexError:
             return empty_segment(n_claims // STRIP_CLAIMS, self._n_targets, self._nid_max)
+        # Until a kernel has begun with it there is nothing to be put back.
+        segment.state[N_STAGED] = segment.state[N_STRIPS] = 0
+        return segment
 
     def give_segment(self, segment: Segment) -> None:
         """Take a segment back."""

@@ -24,7 +24,7 @@ from gpuscan.kernels.cpu.scan_dense import scan_dense
 from gpuscan.kernels.cpu.scan_indexed import scan_indexed
 from gpuscan.kernels.cpu.scan_sparse import scan_sparse
 from gpuscan.kernels.cpu.staged_plan import StagedPlan
-from gpuscan.kernels.cpu.staging import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, N_STRIPS, POSITION
+from gpuscan.kernels.cpu.staging import EXAMINED_BYTES, EXAMINED_PAGES, N_STAGED, POSITION
 from gpuscan.kernels.cpu.workers import Workers
 from gpuscan.records.formats import N_NODES_MAX, RecordFormat
 from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
@@ -250,7 +250,6 @@ class Scan:
         ):
             return None
         segment, scratch = buffers.segment(), buffers.scratch()
-        segment.state[N_STAGED] = segment.state[N_STRIPS] = 0
         piece = Piece(lo, hi, 0, [segment], lo)
         self.pieces = [piece]
         n_set, n_blocks = scan_sparse.for_bits(self.bits)(
@@ -296,7 +295,6 @@ class Scan:
         scratch = self.buffers.scratch()
         while piece.position < piece.hi:
             segment = self.buffers.segment(large=self.has_large_segments)
-            segment.state[N_STAGED] = segment.state[N_STRIPS] = 0
             piece.segments.append(segment)
             kernel(
                 self.store,
