@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,11 +114,12 @@ class Helping:
         if first is not None:
             raise first
 
-    def moved(self, rule: str) -> Moved:
-        """Return what the kernel moved for a rule."""
-        found = self._before.get(rule, Moved())
+    def moved(self) -> defaultdict[str, Moved]:
+        """Return what the kernel moved, by rule; each helper is asked once."""
+        found = defaultdict(Moved, self._before)
         for name in self._helpers:
-            found = _sum(found, self._moved_by(name).get(rule, Moved()))
+            for rule, moved in self._moved_by(name).items():
+                found[rule] = _sum(found[rule], moved)
         return found
 
     def _moved_by(self, name: str) -> dict[str, Moved]:
@@ -132,9 +134,8 @@ class Helping:
     def changes(self) -> dict[str, Moved]:
         """Return what the kernel moved since the last call, by rule; those without any are left out."""
         found: dict[str, Moved] = {}
-        told = [self._moved_by(name) for name in self._helpers]
-        for rule in sorted({*self._before, *(rule for of_one in told for rule in of_one)}):
-            now, noted = self.moved(rule), self._noted.get(rule, Moved())
+        for rule, now in sorted(self.moved().items()):
+            noted = self._noted.get(rule, Moved())
             if now != noted:
                 self._noted[rule] = now
                 found[rule] = Moved(*(after - before for after, before in zip(now, noted, strict=True)))

@@ -91,10 +91,10 @@ def _of_rules(service: ServiceSession) -> list[Metric]:
     moved: dict[tuple[str, ...], float] = {}
     refused: dict[tuple[str, ...], float] = {}
     waiting: dict[tuple[str, ...], float] = {}
+    by_kernel = service.helping.moved()
     for name, state in policies.items():
-        by_kernel = service.helping.moved(name)
-        moved[name, "up"] = state.moved_to.total() - state.demoted_pages + by_kernel.promoted_pages
-        moved[name, "down"] = state.demoted_pages + by_kernel.demoted_pages
+        moved[name, "up"] = state.moved_to.total() - state.demoted_pages + by_kernel[name].promoted_pages
+        moved[name, "down"] = state.demoted_pages + by_kernel[name].demoted_pages
         seen[name]["processes"] += len(service.selection.helped.get(name, ()))
         refused |= {(name, *reason): n for reason, n in by_label(state.refused).items()}
         waiting[(name,)] = state.pending_pages + state.pending_down_pages

@@ -10,6 +10,7 @@ from gpuscan.base.units import PAGE_BYTES, format_bytes
 if TYPE_CHECKING:
     from gpuscan.monitors.source import Member
     from gpuscan.service.governor import PolicyState
+    from gpuscan.service.helpers.contract import Moved
     from gpuscan.service.session import ServiceSession
 
 
@@ -19,9 +20,11 @@ def status_line(service: ServiceSession) -> str:
     n = len(service.pipeline.source.processes)
     moved = format_bytes(totals.moved_pages * PAGE_BYTES)
     state = _state(service)
-    by_kernel = sum(sum(service.helping.moved(rule.name)) for rule in service.config.rule if not rule.is_own)
-    if any(not rule.is_own for rule in service.config.rule):
-        moved += f", {format_bytes(by_kernel * PAGE_BYTES)} by the kernel"
+    helped = [rule.name for rule in service.config.rule if not rule.is_own]
+    if helped:
+        by_kernel = service.helping.moved()
+        n_pages = sum(sum(by_kernel[name]) for name in helped)
+        moved += f", {format_bytes(n_pages * PAGE_BYTES)} by the kernel"
     problems = [service.problem, *service.helping.trouble().values()]
     problem = "".join(f"; {one}" for one in problems if one)
     return f"{state}, {n} processes watched, {moved} moved, {totals.own_share:.1%} of a core{problem}"
@@ -43,6 +46,7 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
         whole: each process, too, and the configuration.
     """
     totals, source = service.totals, service.pipeline.source
+    by_kernel = service.helping.moved()
     by_rule: dict[str, list[Member]] = {name: [] for name in service.governor.policies}
     for member in source.members:
         if (name := service.governor.rule_of(member.number)) is not None:
@@ -69,7 +73,8 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
             if node.present_pages
         ],
         "policies": [
-            _policy(service, name, state, by_rule[name]) for name, state in service.governor.policies.items()
+            _policy(service, name, state, by_rule[name], by_kernel[name])
+            for name, state in service.governor.policies.items()
         ],
         "not_candidates": dict(totals.skipped.most_common()),
         "helpers": service.helping.document(),
@@ -84,12 +89,13 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
     return document
 
 
-def _policy(service: ServiceSession, name: str, state: PolicyState, members: list[Member]) -> dict[str, Any]:
+def _policy(
+    service: ServiceSession, name: str, state: PolicyState, members: list[Member], by_kernel: Moved
+) -> dict[str, Any]:
     resident: Counter[int] = Counter()
     for member in members:
         resident.update(member.allowance.resident)
     n_moved = state.moved_to.total()
-    by_kernel = service.helping.moved(name)
     return {
         "name": name,
         "policy": state.rule.policy,
