@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from gpuscan.base.errors import ArgumentError
+from gpuscan.kernels.api import Kernels
+from gpuscan.kernels.cuda.backend import CudaKernels
 from gpuscan.kernels.cuda.source import definitions
 from gpuscan.records.formats import RecordFormat
-
-if TYPE_CHECKING:
-    from gpuscan.kernels.cuda.backend import CudaKernels
 
 _FOLDER = Path(__file__).parent
 _FILES = ("common.cuh", "pages.cuh", "request.cuh")
@@ -33,12 +33,21 @@ def header(fmt: RecordFormat) -> str:
     return f"namespace gpuscan {{\n{definitions(fmt, exclusive=False)}{files}}}\n#line 1\n"
 
 
-def view_of(kernels: CudaKernels) -> Any:
+def view_of(kernels: Kernels) -> Any:
     """Return the ``View`` of a store, device uint64[len(VIEW)]; it is right until the store is closed.
 
+    Args:
+        kernels: a store of :class:`CudaBackend`, or ``Store.kernels`` of one on it.
+
     Raises:
-        ArgumentError: the store was closed.
+        ArgumentError: the store was closed; it is not on a GPU; another backend watches over it, which would
+            not know what is marked past it.
     """
+    if not isinstance(kernels, CudaKernels):
+        raise ArgumentError(
+            f"view_of: {type(kernels).__name__} is no store that kernels of one's own may mark pages of; "
+            "give one of CudaBackend, or Store.kernels of a Store(device=CudaBackend())"
+        )
     with kernels.working():
         given, address = kernels.own, kernels.device.address
         words = [address(given[name]) for name in _POINTERS]

@@ -40,6 +40,7 @@ _FLAGS: dict[Build, tuple[str, ...]] = {
         *("-fno-crossjumping", "-fno-tree-tail-merge", "-fno-code-hoisting", "-fno-optimize-sibling-calls"),
     ),
 }
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*?\)\s*)?(\w+)\s*\(")
 _FOR_THE_DEVICE = ("-arch", "--gpu-arch", "-lineinfo", "--generate-line", "-maxrreg", "--maxrreg")
 
@@ -112,7 +113,7 @@ def compiled(
     Raises:
         EmulatorError: they do not compile; the message is the compiler's.
     """
-    kernels = _KERNEL.findall(source)
+    kernels = _KERNEL.findall(_COMMENT.sub("", source))
     if not kernels:
         raise EmulatorError(f'{name} defines no kernel; write extern "C" __global__ void NAME(...)')
     entries = " ".join(f"ENTRY({kernel})" for kernel in kernels)

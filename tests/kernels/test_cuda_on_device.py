@@ -290,9 +290,9 @@ def _lost(*_: Any, **__: Any) -> None:
 
 # Kernels of others
 
-MINE = """
-extern "C" __global__ void mine(const gpuscan::View* view, const long long* pfns, const int* nids,
-                                long long n_items, unsigned char* outcomes) {
+SAMPLER = """
+extern "C" __global__ void sampler(const gpuscan::View* view, const long long* pfns, const int* nids,
+                                   long long n_items, unsigned char* outcomes) {
   const long long item = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (item < n_items) outcomes[item] = (unsigned char)gpuscan::request(view, pfns[item], nids[item]);
 }
@@ -316,7 +316,7 @@ def test_a_kernel_of_somebody_else_marks_pages_as_a_request_does(format_name: st
     outcomes, expected = (np.full(len(pfns), 99, dtype=np.uint8) for _ in range(2))
     for kernels in (mine, reference):
         kernels.load(arrays)
-    kernel = EmulatedModule(header(layout.fmt) + MINE).get_function("mine")
+    kernel = EmulatedModule(header(layout.fmt) + SAMPLER).get_function("sampler")
     view = view_of(mine)
     assert len(view) == len(VIEW)
     kernel((len(pfns) // 64 + 1,), (64,), (view, pfns, nids, np.int64(len(pfns)), outcomes))
@@ -329,8 +329,8 @@ def test_a_kernel_of_somebody_else_marks_pages_as_a_request_does(format_name: st
 
 @pytest.mark.skipif(missing() is not None, reason=f"{missing()}")
 def test_its_machine_code_keeps_the_order_of_the_protocol() -> None:
-    cubin = cubin_of(header(record_format("rfc")) + MINE, "mine", 90)
-    steps = memory_steps(cubin, "mine")
+    cubin = cubin_of(header(record_format("rfc")) + SAMPLER, "sampler", 90)
+    steps = memory_steps(cubin, "sampler")
     order = [*MARK, "fence", "look", "set flag"]
     start = steps.index("exchange record")
     assert steps[start : start + len(order)] == order
@@ -341,3 +341,17 @@ def test_a_closed_store_has_no_view() -> None:
     kernels.close()
     with pytest.raises(ArgumentError, match="the store is closed"):
         view_of(kernels)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_store_that_others_cannot_mark_pages_of_has_no_view(guarded: bool) -> None:
+    """Who takes over from a device would not know of those marks."""
+    backend = GuardedBackend(emulated_backend(), ReferenceBackend) if guarded else ReferenceBackend()
+    with pytest.raises(ArgumentError, match=r"view_of: \w+ is no store that .*; give one of CudaBackend, or"):
+        view_of(backend.open(LAYOUT))
+
+
+def test_the_store_of_a_program_has_one() -> None:
+    machine = gpuscan.resolve_topology("two-socket-cxl", 2 << 30)
+    with gpuscan.Store(machine, device=emulated_backend()) as store:
+        assert len(view_of(store.kernels)) == len(VIEW)
