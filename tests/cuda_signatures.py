@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _KERNEL = re.compile(
     r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s*)?(?P<name>\w+)\((?P<parameters>[^)]*)\)'
 )
-_PARAMETER = re.compile(r"(?P<const>const )?(?P<type>\w+)(?P<pointer>\*)? (?P<name>\w+)")
+_PARAMETER = re.compile(r"(?P<const>const )?(?:gpuscan::)?(?P<type>\w+)(?P<pointer>\*)? (?P<name>\w+)")
 _RECORD = re.compile(r"typedef (?P<type>unsigned \w+(?: \w+)?) record_t;")
 _TYPES = {"u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64", "int": "int32", "i64": "int64"}
 _RECORDS = {"unsigned char": "uint8", "unsigned int": "uint32"}
@@ -26,6 +27,7 @@ def declared(source: str) -> dict[str, tuple[Parameter, ...]]:
     """Return the parameters of every kernel of a complete source, in order."""
     record = _RECORD.search(source)
     assert record is not None, "the source has no record_t"
+    source = _COMMENT.sub("", source)
     types = {**_TYPES, "record_t": _RECORDS[record["type"]]}
     kernels = {}
     for kernel in _KERNEL.finditer(source):

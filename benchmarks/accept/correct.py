@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accept.beds import NO_OUTCOMES, Drained, drain, fill, layout_of, make_eligible
-from accept.rig import Rig
-from gpuscan.kernels.api import Backend, Budget, Kernels, RecordParams, ScanPath, StoreArrays
+from accept.rig import Rig, launch, own_source
+from gpuscan.kernels.api import Backend, Budget, Kernels, RecordParams, ScanPath, ScanRequest, StoreArrays
 from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda.own_kernels import header, view_of
 from gpuscan.records.page_map import BLOCK_PAGES
 
 _PATHS: tuple[ScanPath, ...] = ("dense", "indexed", "auto")
@@ -31,6 +32,7 @@ class CheckedCase:
         format_name, n_targets, large_folios: the layout.
         exclusive: how claims are made on the GPU.
         n_items: PFNs per ``request`` and ``record`` call.
+        by_index: of the GPU's store the index alone is on it, the records are in pinned memory.
         seed: of everything.
     """
 
@@ -40,6 +42,7 @@ class CheckedCase:
     exclusive: bool
     n_items: int
     large_folios: bool = False
+    by_index: bool = False
     seed: int = 1
 
     @property
@@ -49,6 +52,7 @@ class CheckedCase:
             f"{self.n_pages} pages, {self.format_name}, {self.n_targets} targets"
             + ", large folios" * self.large_folios
             + ", exclusive" * self.exclusive
+            + ", records in pinned memory" * self.by_index
         )
 
 
@@ -56,7 +60,9 @@ class MismatchError(Exception):
     """The GPU and the twin differ: in what, and where first."""
 
 
-def check(case: CheckedCase, gpu: Backend, twin: Backend, out_of_time: Callable[[], bool]) -> dict[str, Any]:
+def check(
+    case: CheckedCase, gpu: CudaBackend, twin: Backend, out_of_time: Callable[[], bool]
+) -> dict[str, Any]:
     """Run all operations on both; stop early, between paths, when the time is over.
 
     Returns:
@@ -66,11 +72,12 @@ def check(case: CheckedCase, gpu: Backend, twin: Backend, out_of_time: Callable[
         MismatchError: they differ.
     """
     layout = layout_of(case.n_pages, case.format_name, case.n_targets, large_folios=case.large_folios)
-    pair = _Pair([gpu.open(layout), twin.open(layout)], case)
+    mine = gpu.open_index(layout, None) if case.by_index else gpu.open(layout)
+    pair = _Pair([mine, twin.open(layout)], case)
     try:
         pair.prepare()
         complete = True
-        for path in _PATHS:
+        for path in _PATHS[case.by_index :]:  # a dense scan would read all records
             if out_of_time():
                 complete = False
                 break
@@ -244,3 +251,55 @@ def check_filled(
     finally:
         pair.close()
     return {"twin": twin.name, "n_ready": n_ready, "compared": pair.compared, "complete": True}
+
+
+def check_on_device(case: CheckedCase, rig: Rig, gpu: CudaBackend, twin: Backend) -> dict[str, Any]:
+    """Have a kernel of somebody else's mark pages, leave the plan on the device, release and ask from there.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        MismatchError: they differ.
+    """
+    layout = layout_of(case.n_pages, case.format_name, case.n_targets)
+    on_gpu = gpu.open(layout)
+    pair = _Pair([on_gpu, twin.open(layout)], case)
+    try:
+        pair.prepare()
+        # Each page once: of two threads that name one the hardware picks the last.
+        pfns = layout.page_map.pfn_of_flat(pair.rng.choice(case.n_pages, case.n_items, replace=False))
+        pfns[-3:] = (-1, int(pfns.max()) + (1 << 40), 1 << 62)
+        nids = pair.rng.integers(-1, case.n_targets + 1, len(pfns)).astype(np.int32)
+        with rig.device.working():
+            there = rig.device.upload(pfns), rig.device.upload(nids)
+            ended = rig.device.zeros(len(pfns), np.uint8)
+        sampler = rig.device.compile(header(layout.fmt) + own_source(layout.fmt, "sampler", prelude=False))
+        view = view_of(on_gpu)
+        with rig.device.working():
+            launch(sampler("sampler"), len(pfns), view, *there, np.int64(len(pfns)), ended)
+            marked = rig.device.fetch(ended)
+        expected = np.zeros(len(pfns), dtype=np.uint8)
+        pair.both[1].request(pfns, nids, expected)
+        pair._equal("outcomes of a kernel of one's own", marked, expected)
+        for _ in range(2):
+            request = ScanRequest(0, case.n_pages, max(BLOCK_PAGES, case.n_items))
+            stays, theirs = on_gpu.scan_on_device(request), pair.both[1].scan(request)
+            with rig.device.working():
+                mine = [rig.device.fetch(each) for each in (stays.flat, stays.words, stays.pfn)]
+            its = (theirs.flat, theirs.words, layout.page_map.pfn_of_flat(theirs.flat))
+            pair._equal("offsets of a plan that stays", stays.offsets, theirs.offsets)
+            for what, one, other in zip(("flat pages", "words", "PFNs"), mine, its, strict=True):
+                pair._equal(f"{what} of a plan that stays", one, other)
+            released = (
+                on_gpu.release(stays.flat, stays.words, NO_OUTCOMES),
+                pair.both[1].release(theirs.flat, theirs.words, NO_OUTCOMES),
+            )
+            pair._equal("release from the device", *released)
+            theirs.recycle()
+            counts = on_gpu.request(*there, NO_OUTCOMES), pair.both[1].request(pfns, nids, NO_OUTCOMES)
+            pair._equal("request from the device", *counts)
+        pair.compare_arrays()
+    finally:
+        pair.close()
+    return {"twin": twin.name, "compared": pair.compared, "complete": True}

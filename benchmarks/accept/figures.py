@@ -257,6 +257,35 @@ def budget_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
     return {**facts_of(case), "n_ready": n_ready, "results": rows}
 
 
+def residency_case(rig: Rig, case: ScanCase, rounds: int) -> dict[str, Any]:
+    """Measure a scan by the index, the records on the device and then in pinned memory of the host.
+
+    The store is filled anew for each run: the driver is not asked to copy what is the host's.
+
+    Raises:
+        WrongAnswerError: not every page was claimed.
+    """
+    runs, n_ready = _Runs(), 0
+    layout = layout_of(case.n_pages, case.format_name, case.n_targets)
+    for name in ("indexed", "indexed, records in pinned memory"):
+        backend, device = timed_backend(rig)
+        kernels = backend.open(layout) if name == "indexed" else backend.open_index(layout, None)
+        try:
+            for turn in range(rounds + 1):
+                n_ready = fill(rig, kernels, case.density, case.seed)
+                scan = partial(drain, kernels, "indexed", max(BLOCK_PAGES, n_ready), keep=False)
+                filled = partial(fill, rig, kernels, case.density, case.seed)
+                both, wall_ns, laps = watch(device, filled, scan)
+                drained = _whole(both, n_ready, f"{case}: {name}")
+                runs.add(name, turn, laps.kernel_ns, wall_ns, laps)
+                runs.facts[name] = {"examined_bytes": drained.examined_bytes}
+        finally:
+            kernels.close()
+    rows = runs.rows(floor="indexed")
+    add_modelled_scans(rig, rows, case)
+    return {**facts_of(case), "n_ready": n_ready, "results": rows}
+
+
 def facts_of(case: ScanCase) -> dict[str, Any]:
     """Return the case as the report has it."""
     return {

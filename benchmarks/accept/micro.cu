@@ -38,6 +38,50 @@ extern "C" __global__ void exchange_chain(u32* words, u32 n_rounds) {
   for (u32 round = 0; round < n_rounds; ++round) expected = atomicCAS(mine, expected, expected + 1) + 1;
 }
 
+/* Compare-exchanges of neighbouring words, 4, 8 or 16 bytes each, as a scan would claim a row of records: what all
+ * words held and are to hold is known, so none is looked at before. */
+static __device__ __forceinline__ void exchange(u32* words, u32 expected, u32 desired) {
+  atomicCAS(words, expected, desired);
+}
+
+static __device__ __forceinline__ void exchange(uint2* words, u32 expected, u32 desired) {
+  atomicCAS((u64*)words, (u64)expected << 32 | expected, (u64)desired << 32 | desired);
+}
+
+/* Sixteen bytes at once from sm_90 on, by PTX: before, and where the compiler is another, two times eight. */
+static __device__ __forceinline__ void exchange(uint4* words, u32 expected, u32 desired) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const u64 was = (u64)expected << 32 | expected, is = (u64)desired << 32 | desired;
+  asm volatile(
+      "{\n.reg .b128 was, is, seen;\nmov.b128 was, {%1, %1};\nmov.b128 is, {%2, %2};\n"
+      "atom.relaxed.gpu.global.cas.b128 seen, [%0], was, is;\n}"
+      :: "l"(words), "l"(was), "l"(is) : "memory");
+#else
+  exchange((uint2*)words, expected, desired);
+  exchange((uint2*)words + 1, expected, desired);
+#endif
+}
+
+template <typename T>
+static __device__ __forceinline__ void exchange_all(T* words, i64 n, u32 first, u32 n_rounds) {
+  const i64 n_threads = (i64)gridDim.x * blockDim.x;
+  for (u32 round = first; round < first + n_rounds; ++round)
+    for (i64 item = (i64)blockIdx.x * blockDim.x + threadIdx.x; item < n; item += n_threads)
+      exchange(words + item, round, round + 1);
+}
+
+extern "C" __global__ void exchange_4_bytes(u32* words, i64 n_words, u32 first, u32 n_rounds) {
+  exchange_all(words, n_words, first, n_rounds);
+}
+
+extern "C" __global__ void exchange_8_bytes(u32* words, i64 n_words, u32 first, u32 n_rounds) {
+  exchange_all((uint2*)words, n_words / 2, first, n_rounds);
+}
+
+extern "C" __global__ void exchange_16_bytes(u32* words, i64 n_words, u32 first, u32 n_rounds) {
+  exchange_all((uint4*)words, n_words / 4, first, n_rounds);
+}
+
 /* How a tile of 2 KiB is read. */
 enum Order { FOUR_AT_ONCE, THREE_AND_ONE, LINE_A_LANE };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from accept.figures import WrongAnswerError, on_device, spread
 from accept.model import add_modelled_micro
 from accept.rig import Rig, own_source
+from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.source import THREADS
 from gpuscan.kernels.cuda.stretches import STRETCHES
 from gpuscan.records.formats import record_format
@@ -21,6 +23,10 @@ _CHAINS = {
     "fence after an exchange": "fence_after_exchange",
     "compare-exchange": "exchange_chain",
 }
+_WIDTHS = {4: "exchange_4_bytes", 8: "exchange_8_bytes", 16: "exchange_16_bytes"}
+_NEIGHBOURS = 1 << 22
+"""Words whose exchanges are measured by width, at most: 16 MiB, which any second-level cache has."""
+_ROUNDS_OF_NEIGHBOURS = 8
 _ORDERS = {
     "a warp's tiles in a row, 4 loads at once": "read_in_a_row",
     "a block's warps in turns, 4 loads at once": "read_in_turns",
@@ -32,6 +38,9 @@ _ORDERS = {
 def micro_case(rig: Rig, n_bytes: int, n_rounds: int, rounds: int) -> dict[str, Any]:
     """Measure matches, fences and exchanges of one warp and of a full GPU, and ways to read ``n_bytes``.
 
+    Exchanges of neighbouring words are measured by their width: whether several records are claimed sooner
+    by one.
+
     Args:
         rig: the machine.
         n_bytes: a multiple of 2 KiB for each warp of a scan, or of fewer warps.
@@ -39,7 +48,7 @@ def micro_case(rig: Rig, n_bytes: int, n_rounds: int, rounds: int) -> dict[str, 
         rounds: runs, after one that is not counted.
 
     Raises:
-        WrongAnswerError: a chain was not walked to its end.
+        WrongAnswerError: a chain was not walked to its end, or a word not exchanged.
     """
     find = rig.device.compile(own_source(record_format("rfc"), "micro"))
     n_tiles = n_bytes // _TILE_BYTES
@@ -77,5 +86,37 @@ def micro_case(rig: Rig, n_bytes: int, n_rounds: int, rounds: int) -> dict[str, 
     expected[:_LANES] *= 2  # of one warp, then of all
     if seen[0] or not np.array_equal(exchanged, expected):
         raise WrongAnswerError("a chain was not walked to its end")
+    rows += _neighbours(rig, find, min(_NEIGHBOURS, n_bytes // 4), n_blocks, rounds)
     add_modelled_micro(rig, rows)
     return {"buffer_bytes": n_bytes, "results": rows}
+
+
+def _neighbours(
+    rig: Rig, find: Callable[[str], Kernel], n_words: int, n_blocks: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Return a row for each width, taken in turn on the same words, each of which counts its exchanges."""
+    taken: dict[int, list[int]] = {width: [] for width in _WIDTHS}
+    with rig.device.working():
+        words = rig.device.zeros(n_words, np.uint32)
+    n_done = 0
+    for _ in range(rounds + 1):
+        for width, kernel in _WIDTHS.items():
+            args = (words, np.int64(n_words), np.uint32(n_done), np.uint32(_ROUNDS_OF_NEIGHBOURS))
+            taken[width].append(on_device(rig, partial(find(kernel), (n_blocks,), (THREADS,), args)))
+            n_done += _ROUNDS_OF_NEIGHBOURS
+    with rig.device.working():
+        if np.any(rig.device.fetch(words) != n_done):
+            raise WrongAnswerError("neighbouring words were not all exchanged")
+    n_records = n_words * _ROUNDS_OF_NEIGHBOURS
+    rows = []
+    for width, runs in taken.items():
+        times = spread(runs[1:])
+        rows.append(
+            {
+                "name": f"neighbouring records of 4 bytes, {width} bytes an exchange",
+                "kernel": times,
+                "n_exchanges": n_records * 4 // width,
+                "records_per_s": n_records / max(1, times["median_ns"]) * 1e9,
+            }
+        )
+    return rows

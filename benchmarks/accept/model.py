@@ -46,6 +46,8 @@ def add_modelled_micro(rig: Rig, rows: Iterable[dict[str, Any]]) -> None:
     for row in rows:
         if "bytes" in row:
             row["modelled_ns"] = row["bytes"] / gpu.read_bytes_per_s * 1e9
+        elif "n_exchanges" in row:
+            row["modelled_ns"] = row["n_exchanges"] * assumed.exchange_bytes / gpu.l2_bytes_per_s * 1e9
         elif row["n_warps"] == 1:
             cycles = waits.get(row["name"].partition(",")[0], 0.0) * gpu.l2_cycles
             cycles = cycles or assumed.cycles_per_instruction

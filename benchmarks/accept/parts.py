@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accept import figures, micro, peers, streams, tools
 from accept.beds import LIES, Lie, layout_of, store_bytes
-from accept.correct import CheckedCase, MismatchError, check, check_filled
+from accept.correct import CheckedCase, MismatchError, check, check_filled, check_on_device
 from accept.figures import USUAL_FORMAT, ScanCase, WrongAnswerError
 from accept.rig import Rig
 from gpuscan.base.units import format_bytes
@@ -50,6 +50,7 @@ class Scale:
     skewed_densities: tuple[float, ...]
     budget_densities: tuple[float, ...]
     budget_targets: tuple[int, ...]
+    by_index_densities: tuple[float, ...]
     n_requests: int
     sparse_densities: tuple[float, ...]
     plan_densities: tuple[float, ...]
@@ -78,6 +79,7 @@ FULL = Scale(
     skewed_densities=(1e-5, 1e-4, 1e-3, 1e-2),
     budget_densities=(1e-4, 1e-2),
     budget_targets=(16, 1024),
+    by_index_densities=(1e-5, 1e-4, 1e-3, 1e-2),
     n_requests=1 << 24,
     sparse_densities=(1e-4, 1e-5, 1e-6),
     plan_densities=(0.1, 1e-2),
@@ -92,6 +94,7 @@ FULL = Scale(
         "formats": 110,
         "skew": 100,
         "budgets": 60,
+        "residency": 30,
         "requests": 60,
         "launches": 30,
         "overlap": 30,
@@ -119,6 +122,7 @@ QUICK = Scale(
     skewed_densities=(1e-4, 1e-2),
     budget_densities=(1e-2,),
     budget_targets=(16, 1024),
+    by_index_densities=(1e-4,),
     n_requests=1 << 22,
     sparse_densities=(1e-4,),
     plan_densities=(0.1,),
@@ -133,6 +137,7 @@ QUICK = Scale(
         "formats": 10,
         "skew": 20,
         "budgets": 10,
+        "residency": 5,
         "requests": 10,
         "launches": 5,
         "overlap": 5,
@@ -188,6 +193,14 @@ def correctness(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
             yield {"case": case.title, "left_out": refused, "complete": False}
             continue
         yield _tried(case.title, partial(check, case, gpu[case.exclusive], against, deadline.over))
+    small = CheckedCase(scale.reference_pages, "rfc", 16, False, scale.reference_items)
+    title = f"{small.title}, marked and planned on the device"
+    refused = _left_out(rig, small, deadline)
+    if refused is None:
+        run_there = partial(check_on_device, small, rig, gpu[False], ReferenceBackend())
+        yield {**_tried(title, run_there), "case": title}
+    else:
+        yield {"case": title, "left_out": refused, "complete": False}
     for n_pages in scale.filled_pages:
         for exclusive in (False, True):
             case = CheckedCase(n_pages, "rfc", 1024, exclusive, 0)
@@ -212,6 +225,9 @@ def _checked_cases(scale: Scale, twin: Backend) -> Iterator[tuple[CheckedCase, B
                 yield CheckedCase(scale.twin_pages, format_name, n_targets, exclusive, scale.twin_items), twin
         folios = CheckedCase(scale.twin_pages, "rfc", 16, exclusive, scale.twin_items, large_folios=True)
         yield folios, twin
+    elsewhere = CheckedCase(scale.reference_pages, "rfc", 16, False, scale.reference_items, by_index=True)
+    yield elsewhere, reference
+    yield replace(elsewhere, n_pages=scale.twin_pages, n_items=scale.twin_items, large_folios=True), twin
     for index, n_pages in enumerate(scale.sizes):
         yield CheckedCase(n_pages, "rfc", 16, bool(index % 2), scale.size_items), twin
 
@@ -294,6 +310,12 @@ def budgets(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
         for density in scale.budget_densities
     )
     yield from _measured(cases, deadline, lambda case: figures.budget_case(rig, case, scale.rounds))
+
+
+def residency(rig: Rig, scale: Scale, deadline: Deadline) -> Iterator[Result]:
+    """Yield scans by the index of records in pinned memory, beside the same in the device's."""
+    cases = (ScanCase(scale.scan_pages, 16, density, False) for density in scale.by_index_densities)
+    yield from _measured(cases, deadline, lambda case: figures.residency_case(rig, case, scale.rounds))
 
 
 def _case_of(scale: Scale, format_name: str, density: float, lie: Lie = "uniform") -> ScanCase:
@@ -383,6 +405,7 @@ PARTS = {
     "formats": formats,
     "skew": skew,
     "budgets": budgets,
+    "residency": residency,
     "requests": requests,
     "launches": launches,
     "overlap": overlap,
@@ -392,7 +415,7 @@ PARTS = {
 }
 CALLS = (
     ("correctness",),
-    ("ceilings", "micro", "scans", "skew", "budgets"),
+    ("ceilings", "micro", "scans", "skew", "budgets", "residency"),
     ("formats", "requests", "launches", "overlap", "large"),
     ("sanitizers", "ncu"),
 )

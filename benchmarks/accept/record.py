@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,8 @@ from gpuscan.files.writing import json_text, write_file
 from gpuscan.kernels.cuda.source import source_hash
 
 JSON_FILE, MARKDOWN_FILE = "gpu.json", "gpu.md"
+_LAST_S = 5.0
+"""What a call may take beyond its time to finish what it has begun; then that is given up."""
 _PACKAGES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x")
 
 
@@ -70,13 +73,19 @@ def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> i
         total = totals.setdefault(call, Deadline(CALL_S))
         part: dict[str, Any] = {"status": "running", "results": []}
         record.document["parts"][name] = part
+        record.flush()
         deadline = Deadline(min(scale.limits_s[name], total.left_s()))
         started = time.monotonic()
         try:
-            for result in PARTS[name](rig, scale, deadline):
-                part["results"].append(result)
-                _say(name, result)
-                record.flush()
+            with _given_up_after(total.left_s() + _LAST_S):
+                for result in PARTS[name](rig, scale, deadline):
+                    part["results"].append(result)
+                    _say(name, result)
+                    record.flush()
+        except TimeUp:
+            part["results"].append(
+                {"case": name, "left_out": "given up in the middle: the call's time was over"}
+            )
         except Exception as error:  # one part that fails must not cost the others
             part["error"] = f"{type(error).__name__}: {error}"
             part["traceback"] = traceback.format_exc().splitlines()
@@ -91,6 +100,26 @@ def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> i
         record.document["correct"] = correct
         record.flush()
     return 0 if correct else 1
+
+
+class TimeUp(BaseException):
+    """The time of a call is over. No Exception: whoever notes what fails of a case does not note this."""
+
+
+@contextmanager
+def _given_up_after(seconds: float) -> Iterator[None]:
+    """Raise TimeUp in the block after so many seconds: one case must not cost the call's results."""
+
+    def give_up(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _say(name: str, result: dict[str, Any]) -> None:

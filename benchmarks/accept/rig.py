@@ -271,9 +271,9 @@ def timed_backend(rig: Rig, **options: bool) -> tuple[CudaBackend, TimedDevice]:
     return CudaBackend(cast(Device, device), **options), device
 
 
-def own_source(fmt: RecordFormat, name: str) -> str:
-    """Return one of this folder's CUDA sources for a record format."""
-    return c_prelude(fmt) + (_FOLDER / f"{name}.cu").read_text(encoding="utf-8")
+def own_source(fmt: RecordFormat, name: str, *, prelude: bool = True) -> str:
+    """Return one of this folder's CUDA sources for a record format, behind the format's constants."""
+    return (c_prelude(fmt) if prelude else "") + (_FOLDER / f"{name}.cu").read_text(encoding="utf-8")
 
 
 def own_hash() -> str:

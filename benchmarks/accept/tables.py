@@ -128,7 +128,7 @@ def _micro(results: Rows) -> list[str]:
             row["name"],
             *_times(row["kernel"]),
             *_modelled(row),
-            f"{format_count(row['bytes_per_s'])}B/s" if "bytes" in row else format_time(row["each_ns"]),
+            _rate(row),
         )
         for case in _finished(results)
         for row in case["results"]
@@ -137,6 +137,14 @@ def _micro(results: Rows) -> list[str]:
 
 
 _MODELLED = ("modelled", "of modelled")
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    if "each_ns" in row:
+        return format_time(row["each_ns"])
+    if "bytes" in row:
+        return f"{format_count(row['bytes_per_s'])}B/s"
+    return f"{format_count(row['records_per_s'])} records/s"
 
 
 def _modelled(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -234,6 +242,7 @@ _SECTIONS = {
     "formats": _scans,
     "skew": _scans,
     "budgets": _scans,
+    "residency": _scans,
     "requests": _requests,
     "launches": _launches,
     "overlap": _overlap,

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cuda_compiler import ARCHITECTURES, cubin_of, instructions, missing
 from emulated import EmulatedDevice
 from gpuscan.kernels.api import Budget, RawPlan, ScanRequest
 from gpuscan.kernels.cuda import CudaKernels
 from gpuscan.kernels.cuda.device import Device
+from gpuscan.kernels.cuda.own_kernels import header
 from gpuscan.kernels.cuda.source import source_hash
+from gpuscan.kernels.device_plan import DevicePlan
 from gpuscan.records.formats import FORMATS, STORE_FORMATS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -51,6 +54,7 @@ TOY = parts.Scale(
     skewed_densities=(1e-2,),
     budget_densities=(1e-2,),
     budget_targets=(16, 1024),
+    by_index_densities=(1e-3,),
     n_requests=2000,
     sparse_densities=(1e-4,),
     plan_densities=(0.1,),
@@ -128,12 +132,21 @@ def test_everything_at_toy_size(rig: EmulatedRig, tmp_path: Path, monkeypatch: p
     assert document["kernel_sources"] == source_hash()
     assert rig.n_trimmed == len(parts.PARTS), "a child process finds no memory"
     checks = document["parts"]["correctness"]["results"]
-    assert len(checks) == 2 * (4 + 2 + 1) + 1 + 2 * 2
+    assert len(checks) == 2 * (4 + 2 + 1) + 2 + 1 + 1 + 2 * 2
+    (by_index, marked) = (
+        [check for check in checks if check["case"].endswith(what)]
+        for what in ("pinned memory", "on the device")
+    )
+    assert [check["twin"] for check in by_index] == ["reference", "cpu"]
+    assert not any("dense" in compared for check in by_index for compared in check["compared"])
+    assert marked[0]["compared"]["words of a plan that stays"] == 2
     assert all(check["complete"] for check in checks)
     assert [row["tool"] for row in document["parts"]["sanitizers"]["results"]] == list(tools.SANITIZERS)
     assert "nothing here is a measurement" in text
     for heading in (*parts.PARTS, "bars"):
         assert f"## {heading}\n" in text
+    (elsewhere,) = document["parts"]["residency"]["results"]
+    assert [row["name"] for row in elsewhere["results"]] == ["indexed", "indexed, records in pinned memory"]
     found = {name: document["parts"][name]["results"] for name in ("formats", "skew", "budgets")}
     assert [(case["format"], case["density"]) for case in found["formats"]] == [
         ("pghot-compact", density) for density in TOY.densities
@@ -157,12 +170,19 @@ def test_a_wrong_word_is_found_and_the_rest_goes_on(
             plan.words[-1] ^= 1
         return plan
 
-    right = CudaKernels.scan
+    def scan_there(kernels: CudaKernels, request: ScanRequest) -> DevicePlan:
+        plan = right_there(kernels, request)
+        plan.words[-1] ^= 1
+        return plan
+
+    right, right_there = CudaKernels.scan, CudaKernels.scan_on_device
     monkeypatch.setattr(CudaKernels, "scan", scan)
+    monkeypatch.setattr(CudaKernels, "scan_on_device", scan_there)
     scale = replace(TOY, formats=("rfc",), filled_densities=(), sizes=())
     status, document, text = run(tmp_path, rig, scale, "correctness", "requests")
     assert (status, document["correct"]) == (1, False)
-    checks = document["parts"]["correctness"]["results"]
+    *checks, there = document["parts"]["correctness"]["results"]
+    assert "words of a plan that stays differs at 1 of" in there["error"]
     assert all("plan, auto: words differs at" in check["error"] for check in checks)
     assert [document["parts"][name]["status"] for name in ("correctness", "requests")] == ["failed", "done"]
     assert "| all checks and answers right | **no** |" in text
@@ -264,6 +284,27 @@ def test_a_call_has_its_time_whatever_came_before(
     assert left["ncu"] < 0.2
 
 
+def test_what_outlasts_its_call_is_given_up_with_what_it_has(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(*_: Any) -> Any:
+        yield {"case": "first", "left_out": "a test"}
+        yield parts._tried("second", lambda: time.sleep(30))  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr(record, "CALL_S", 0.1)
+    monkeypatch.setattr(record, "_LAST_S", 0.1)
+    monkeypatch.setitem(parts.PARTS, "sanitizers", endless)
+    before = signal.getsignal(signal.SIGALRM), time.monotonic()
+    status, document, text = run(tmp_path, rig, TOY, "sanitizers", "ncu")
+    assert time.monotonic() - before[1] < 20
+    assert signal.getsignal(signal.SIGALRM) == before[0]
+    assert (status, document["correct"]) == (0, True)
+    results = document["parts"]["sanitizers"]["results"]
+    assert [result["case"] for result in results] == ["first", "sanitizers"]
+    assert "- sanitizers: given up in the middle: the call's time was over" in text
+    assert document["parts"]["ncu"]["status"] == "done"
+
+
 def test_a_budget_that_is_overspent_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "Budget", lambda limits, *rest: Budget(limits + 1, *rest))
     (few, many) = parts.budgets(rig, TOY, parts.Deadline(60))
@@ -282,6 +323,15 @@ def test_a_chain_that_ends_early_is_no_figure(rig: EmulatedRig, monkeypatch: pyt
         list(parts.micro_part(rig, TOY, parts.Deadline(60)))
 
 
+@pytest.mark.slow  # a compilation of its own
+def test_a_word_that_is_not_exchanged_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = own_source
+    second = "  exchange((uint2*)words + 1, expected, desired);\n"
+    monkeypatch.setattr(micro, "own_source", lambda *args: right(*args).replace(second, ""))
+    with pytest.raises(figures.WrongAnswerError, match="not all exchanged"):
+        list(parts.micro_part(rig, TOY, parts.Deadline(60)))
+
+
 def test_modelled_figures_stand_beside_those_of_a_gpu_that_is_known(
     rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +340,10 @@ def test_modelled_figures_stand_beside_those_of_a_gpu_that_is_known(
     modelled = {row["name"]: row.get("modelled_ns") for row in micros["results"]}
     assert modelled["compare-exchange, one warp"] == pytest.approx(TOY.chain_rounds * 273 / 1.98, rel=0.1)
     assert modelled["a block's warps in turns, 4 loads at once"] > 0
+    by_width = [
+        modelled[f"neighbouring records of 4 bytes, {width} bytes an exchange"] for width in (4, 8, 16)
+    ]
+    assert by_width[0] == 2 * by_width[1] == 4 * by_width[2] > 0
     scale = replace(TOY, formats=("rfc",), budget_targets=(16,))
     for results, expected in (
         (parts.skew(rig, scale, parts.Deadline(60)), {"uniform": 2, "hot": 2, "half hot": 0}),
@@ -436,13 +490,33 @@ def test_everything_on_a_gpu(tmp_path: Path) -> None:
     assert [part["status"] for part in document["parts"].values()] == ["done"] * len(parts.PARTS)
 
 
+@pytest.mark.skipif(missing() is not None, reason=f"{missing()}")
+@pytest.mark.parametrize(
+    ("architecture", "format_name"),
+    [
+        pytest.param(each, name, marks=() if (each, name) == (90, "rfc") else pytest.mark.slow)
+        for each in ARCHITECTURES
+        for name in STORE_FORMATS
+    ],
+)
+def test_the_cuda_sources_compile(architecture: int, format_name: str) -> None:
+    fmt = FORMATS[format_name]
+    for name in ("bed", "micro", "spin"):
+        cubin = cubin_of(own_source(fmt, name), f"accept-{name}-{format_name}", architecture)
+        if name == "micro":
+            exchanges = [line for line in instructions(cubin, "exchange_16_bytes") if "ATOM" in line]
+            width = 128 if architecture >= 90 else 64
+            assert exchanges
+            assert all(f"CAS.{width}.STRONG.GPU" in line for line in exchanges)
+    cubin_of(header(fmt) + own_source(fmt, "sampler", prelude=False), f"sampler-{format_name}", architecture)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("name", ["bed", "cub_select", "micro", "spin"])
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed, which brings CUB's headers")
 @pytest.mark.parametrize("format_name", STORE_FORMATS)
-def test_the_cuda_sources_compile(name: str, format_name: str, tmp_path: Path) -> None:
-    source = tmp_path / f"{name}.cu"
-    source.write_text(own_source(FORMATS[format_name], name))
+def test_the_peer_compiles(format_name: str, tmp_path: Path) -> None:
+    source = tmp_path / "cub_select.cu"
+    source.write_text(own_source(FORMATS[format_name], "cub_select"))
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-o", str(tmp_path / "out"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
