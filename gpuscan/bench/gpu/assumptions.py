@@ -28,6 +28,9 @@ class Assumptions:
     )
     exchange_waits: float = _assumed(1, "an exchange takes as long as a load from the second-level cache")
     exchange_bytes: float = _assumed(64, "an exchange takes that cache's time as this many bytes read do")
+    sector_mates: float = _assumed(
+        1, "exchanges of a warp in a sector that has one count so much: 1 each by itself, 0 all in one go"
+    )
     fence_waits: float = _assumed(1, "a fence takes as long as a load from that cache")
     same_address_cycles: float = _assumed(
         1, "between two atomics on one address (GK110 white paper: one a clock)"
@@ -42,6 +45,7 @@ def varied() -> dict[str, Assumptions]:
         each.name: replace(plain, **{each.name: getattr(plain, each.name) * 2})
         for each in fields(Assumptions)
     }
+    tried["sector_mates"] = replace(plain, sector_mates=0)
     tried["random_bytes"] = replace(plain, random_bytes=plain.random_bytes / 2)
     tried["launch_ns"] = replace(plain, launch_ns=1360)
     return tried

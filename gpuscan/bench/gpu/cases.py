@@ -19,7 +19,7 @@ from gpuscan.bench.gpu.scans import scan_works
 from gpuscan.records.formats import STORE_FORMATS, record_format
 from gpuscan.records.page_map import SECTION_PAGES
 
-DENSITIES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+DENSITIES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HOT_DENSITIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PATHS: tuple[Path, ...] = ("dense", "indexed")
 _PLAN_FLAT_BYTES = 8
@@ -210,6 +210,7 @@ def _sensitive(gpu: Gpu, n_pages: int, assumed: Assumptions) -> Iterator[tuple[s
     tried: tuple[tuple[Path, float], ...] = (
         ("dense", 1e-3),
         ("dense", 1e-2),
+        ("dense", 1.0),
         ("indexed", 1e-4),
         ("indexed", 1e-2),
     )

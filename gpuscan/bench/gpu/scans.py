@@ -70,16 +70,16 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
 
     crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "dense"))
     record_array = filled.n_pages * record_bytes
-    written = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES
+    claimed = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES  # looked at, and written
     index = filled.n_set * READY_BYTES
     return Work(
         name,
         counts[name],
         crowds,
         # Ready words are written whole, and not read.
-        dram_bytes=record_array + written + index + filled.n_candidates * _staged_bytes(filled),
-        l2_bytes=record_array + index + filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
-        atomics=_n_exchanged(filled) + filled.n_sections,
+        dram_bytes=record_array + claimed + index + filled.n_candidates * _staged_bytes(filled),
+        l2_bytes=record_array + index + claimed + filled.n_candidates * _staged_bytes(filled),
+        atomics=_n_exchanged(filled, assumed) + filled.n_sections,
         same_address=_same_address(filled, crowds, budget=budget),
         tail=_summed_up(counts[name], filled),
     )
@@ -94,15 +94,15 @@ def indexed(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: boo
     crowds = _walked(counts[name], filled, takes=True, visit=_claim_of(counts[name], filled, budget=budget))
     record_bytes = filled.fmt.n_bytes
     looked = filled.n_hit(assumed.random_bytes / record_bytes) * assumed.random_bytes
-    written = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES
+    claimed = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES
     index = filled.n_set * READY_BYTES
     return Work(
         name,
         counts[name],
         crowds,
-        dram_bytes=looked + written + 2 * index + filled.n_candidates * _staged_bytes(filled),
-        l2_bytes=filled.n_candidates * (SECTOR_BYTES + _staged_bytes(filled)),
-        atomics=_n_exchanged(filled) + 8 * filled.n_set + filled.n_hit(SECTION_PAGES),
+        dram_bytes=looked + claimed + 2 * index + filled.n_candidates * _staged_bytes(filled),
+        l2_bytes=claimed + filled.n_candidates * _staged_bytes(filled),
+        atomics=_n_exchanged(filled, assumed) + 8 * filled.n_set + filled.n_hit(SECTION_PAGES),
         same_address=_same_address(filled, crowds, budget=budget),
         tail=_summed_up(counts[name], filled),
     )
@@ -239,9 +239,10 @@ def _claims(instructions: int, n_candidates: float, filled: Filled, *, in_l2: bo
     return (look + extra) * _rounds(n_candidates)
 
 
-def _n_exchanged(filled: Filled) -> float:
-    """Return the exchanges that claims take: one for the candidates of an aligned word of 32 bits."""
-    return filled.n_hit(4 / filled.fmt.n_bytes)
+def _n_exchanged(filled: Filled, assumed: Assumptions) -> float:
+    """Return what the exchanges of claims count: one for the candidates of an aligned word of 32 bits."""
+    n_sectors = filled.n_hit(SECTOR_BYTES / filled.fmt.n_bytes)
+    return n_sectors + assumed.sector_mates * (filled.n_hit(4 / filled.fmt.n_bytes) - n_sectors)
 
 
 def _rounds(n_items: float, of_round: int = _LANES) -> float:
