@@ -15,7 +15,7 @@ from typing import Any
 
 import gpuscan.bench.gpu.counts as recorded
 from cuda_compiler import compiled, usage
-from cuda_paths import Paths, paths
+from cuda_paths import Paths, paths, rows_of
 from gpuscan.files.writing import json_text, write_file
 
 FILE = Path(recorded.__file__).with_name(recorded.FILE)
@@ -53,6 +53,7 @@ def _dense(found: Paths) -> Ways:
     (clears,) = found.places(r"STG\.E\.128\.STRONG")
     plain = found.n_round(first)
     queued = min(found.n_round(first, place) for place in _after(found.places(r"\bSTS "), last))
+    rows = rows_of(found)
     return {
         "once": _whole(found, first),
         "section": int(found.n_round(mask, first) - plain),
@@ -60,6 +61,7 @@ def _dense(found: Paths) -> Ways:
         "plain": int(plain),
         "queued": int(queued - plain),
         "claim": _claim(found, last),
+        **({} if rows is None else {"rows": rows}),
         **_places(found),
     }
 

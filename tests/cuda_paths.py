@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from cuda_compiler import ARCHITECTURES, compiled, listing
+from gpuscan.bench.gpu.scans import PAGES_OF_ROWS, are_in_rows
 
 _LINE = re.compile(r"/\*([0-9a-f]{4,5})\*/\s+(.*?)\s*;")
 _BRANCH = re.compile(
@@ -82,14 +83,18 @@ class TileCounts:
         plain: a tile with nothing READY in it.
         queued: what one with candidates takes besides, at least.
         claim: 32 claims, or fewer at the end.
+        rows: four rows of words, whose records are claimed where they lie.
     """
 
     plain: int
     queued: int
     claim: int
+    rows: int
 
     def of_tile(self, density: float, tile_pages: int) -> float:
         """Return what a tile takes on average where candidates lie independently."""
+        if are_in_rows(density, tile_pages):
+            return self.plain + tile_pages // PAGES_OF_ROWS[tile_pages] * self.rows
         has_candidates = 1 - (1 - density) ** tile_pages
         return self.plain + has_candidates * self.queued + density * tile_pages / 32 * self.claim
 
@@ -104,9 +109,25 @@ def tile_counts(cubin: Path) -> TileCounts:
     looks = (place for place in found.places(r"\bLDG\.E\.STRONG") if last < place < exchange)
     stages = (place for place in found.places(r"\bSTG") if place > exchange)
     claim = min(found.n_round(*each) for each in itertools.product(looks, [exchange], stages))
-    return TileCounts(int(plain), int(queued - plain), int(claim))
+    rows = rows_of(found)
+    assert rows is not None
+    return TileCounts(int(plain), int(queued - plain), int(claim), rows)
 
 
+def rows_of(found: Paths) -> int | None:
+    """Return what four rows of claims take, whose exchanges follow each other; None where there are none."""
+    exchanges = found.places(r"ATOMG\.E\.CAS")
+    for first, *others in zip(*(exchanges[n:] for n in range(_ROWS)), strict=False):
+        if others[-1] - first < _NEAR:
+            stores = [place for place in found.places(r"\bSTG") if place > others[-1]]
+            # An offset and a word of each record, of four in a word or of one.
+            found_ways = (found.n_round(first, *others, *stores[: 2 * _ROWS * n]) for n in (4, 1))
+            return int(next(each for each in found_ways if each < math.inf))
+    return None
+
+
+_ROWS, _NEAR = 4, 40
+"""Rows that are claimed at once, GS_ROWS; instructions within which all their exchanges are."""
 _DENSITIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _TILE_PAGES = {"rfc": 512, "pghot-compact": 2048}
 
@@ -114,10 +135,10 @@ _TILE_PAGES = {"rfc": 512, "pghot-compact": 2048}
 def table() -> str:
     """Return what a tile of the dense scan takes, by format and architecture, in Markdown."""
     lines = [
-        "| format, pages a tile | sm | none READY | queue | 32 claims | "
+        "| format, pages a tile | sm | none READY | queue | 32 claims | 4 rows | "
         + " | ".join(f"{density:g}" for density in _DENSITIES)
         + " |",
-        "|---|---:|" + "---:|" * (3 + len(_DENSITIES)),
+        "|---|---:|" + "---:|" * (4 + len(_DENSITIES)),
     ]
     for name, n_pages in _TILE_PAGES.items():
         for architecture in ARCHITECTURES[1:]:
@@ -125,7 +146,7 @@ def table() -> str:
             tiles = " | ".join(f"{counts.of_tile(density, n_pages):,.0f}" for density in _DENSITIES)
             lines.append(
                 f"| `{name}`, {n_pages:,} | {architecture} | {counts.plain} | {counts.queued} "
-                f"| {counts.claim} | {tiles} |"
+                f"| {counts.claim} | {counts.rows} | {tiles} |"
             )
     return "\n".join(lines)
 

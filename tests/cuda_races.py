@@ -15,6 +15,7 @@ from typing import Any
 
 from cuda_orders import (
     BOTH,
+    IS_CROWDED,
     TWICE,
     Accesses,
     Discards,
@@ -169,6 +170,25 @@ EDITS: dict[str, str] = {
         atomicAnd(store.block_bits + (first_word >> (GS_SECTION_SHIFT - 6)),
                   ~(1ull << (first_word / GS_WORDS_PER_BLOCK & 63)));
 """,
+    IS_CROWDED: f"  if (in_rows) return true;\n{IS_CROWDED}",
+    "  return atomicCAS(word, seen, seen & ~mask);\n": """\
+  if (planted == row_stored) {
+    __stcg(word, seen & ~mask);
+    return seen;
+  }
+  if (planted == row_unchecked) {
+    atomicCAS(word, seen, seen & ~mask);
+    return seen;
+  }
+  return atomicCAS(word, seen, seen & ~mask);
+""",
+    "      taken[row] &= ready_records(words[row]);\n": """\
+      if (planted != row_taken_again) taken[row] &= ready_records(words[row]);
+""",
+    "        set_index(store, first + row * GS_ROW_PAGES + lane_id() * GS_RECORDS_PER_WORD + i);\n": """\
+        if (planted != row_left_without_index)
+          set_index(store, first + row * GS_ROW_PAGES + lane_id() * GS_RECORDS_PER_WORD + i);
+""",
     # What a block and all blocks count
     "(peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));\n": """\
 (peers & lanes_below()) == 0) {
@@ -242,12 +262,14 @@ class Race:
         finds: pattern of the complaint of a shortest schedule.
         stores_may_be_late: a fence is left out.
         format_name: of the records.
+        in_rows: the dense scan claims row by row, also without the race.
     """
 
     system: System
     finds: str
     stores_may_be_late: bool = False
     format_name: str = "rfc"
+    in_rows: bool = False
 
 
 _BYTES = "pghot-compact"
@@ -291,6 +313,14 @@ RACES: dict[str, Race] = {
     "changed_record_taken": Race(
         System((Scan("dense"), Accesses(((P, 0),))), {P: 3}), _ENDED, format_name=_BYTES
     ),
+    "row_stored": Race(System((Scan("dense"), Scan("indexed")), {P: 3}), _ENDED, in_rows=True),
+    "row_unchecked": Race(_CLAIMS, _LOST, format_name=_BYTES, in_rows=True),
+    "row_taken_again": Race(
+        System((Scan("dense"), Discards(P)), {P: 3}), "which nobody asked for", in_rows=True
+    ),
+    "row_left_without_index": Race(
+        System((Scan("dense", room=1), _ONE), {P: 3, P + 1: 3}), _LOST, in_rows=True
+    ),
     "left_without_index": Race(System((Scan("dense", room=1), _ONE), {P: 3, P + 1: 3}), _LOST),
     "quota_stored": Race(System((Scan("dense", quota=1),), {P: 2, P + 512: 2}, like_serial=False), "quota"),
     "claims_of_block_stored": Race(System((Scan("dense"),), {P: 2, P + 512: 2}), _NOWHERE),
@@ -323,8 +353,10 @@ def planted_module(format_name: str) -> ExploredModule:
         # Lines keep their numbers.
         source = source.replace(line, instead.replace("\n", " ") + "\n" * line.count("\n"))
     names = ", ".join(["sound", *RACES])
-    head = f'#line 1 "planted"\nenum {{ {names} }};\nstatic int planted;\n'
-    return ExploredModule(f'{head}extern "C" void plant(int race) {{ planted = race; }}\n{source}')
+    head = f'#line 1 "planted"\nenum {{ {names} }};\nstatic int planted, in_rows;\n'
+    head += 'extern "C" void plant(int race) { planted = race; }\n'
+    head += 'extern "C" void claim_in_rows(int is) { in_rows = is; }\n'
+    return ExploredModule(head + source)
 
 
 @contextmanager
@@ -342,12 +374,16 @@ def explore_planted(name: str, which: str, **options: Any) -> Exploration:
     """Run the system of a race with the race ``which`` in it."""
     race = RACES[name]
     with planted(which, race.format_name) as module:
-        return race.system.explore(
-            module,
-            FORMATS[race.format_name],
-            stores_may_be_late=race.stores_may_be_late,
-            **options,
-        )
+        module.call("claim_in_rows", int(race.in_rows))
+        try:
+            return race.system.explore(
+                module,
+                FORMATS[race.format_name],
+                stores_may_be_late=race.stores_may_be_late,
+                **options,
+            )
+        finally:
+            module.call("claim_in_rows", 0)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,13 @@ static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat,
 
 #endif
 
+/* Count the claims of the lanes that have one. One atomic per distinct target: at density 1 with one target 32 lanes
+ * would queue for one counter. All lanes. */
+static __device__ __forceinline__ void count_claims(const Stage& stage, u32 target, bool is_one) {
+  const u32 peers = __match_any_sync(GS_ALL_LANES, is_one ? target : GS_N_NODES_MAX);
+  if (is_one && (peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
+}
+
 /* Claim the candidates of the lanes and stage them in lane order. Their index bits were taken, so a page that
  * stays READY (over budget, or more than was counted before the scan) is indexed again. All lanes. */
 template <bool kBudget>
@@ -198,9 +205,7 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     if (lane_id() == 0) note_total(stage.added, GS_TOTAL_UNKNOWN, (u64)__popc(unknown));
   }
   if (staged == 0) return;
-  /* One atomic per distinct target: at density 1 with one target 32 lanes would queue for one counter. */
-  const u32 peers = __match_any_sync(GS_ALL_LANES, is_staged ? target : GS_N_NODES_MAX);
-  if (is_staged && (peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
+  count_claims(stage, target, is_staged);
   if (is_staged) {
     const u32 place = stage.n_staged + (u32)__popc(staged & lanes_below());
     stage.offsets[place] = (u32)(flat - stage.stretch_lo);

@@ -12,6 +12,9 @@
  * records of 1 byte as with those of 4. */
 #define GS_QUEUED_LOADS (GS_RECORD_BITS == 8 ? 2 : GS_LOADS)
 #define GS_DENSE_QUEUE (GS_QUEUED_LOADS * GS_LOAD_PAGES + GS_LANES)
+/* READY records of a lane in a tile from which on, in half of the lanes, they are claimed row by row: where that takes
+ * fewer instructions than to queue them (docs/notes/cuda-machine-code.md). */
+#define GS_ROWS_FROM (GS_RECORD_BITS == 8 ? 9 : 8)
 #define GS_PAIRS_OF_BLOCK (GS_WORDS_PER_BLOCK / 2) /* of ready words, 16 bytes each */
 #if GS_READY_MAX != 1
 #error READY has one bit, which is all that is looked at here
@@ -111,6 +114,11 @@ static __device__ __forceinline__ void queue_ready(u32* queue, u32* n_queued, u3
   __syncwarp();
 }
 
+/* Whether half of the lanes have so much that is READY in a tile that it is claimed row by row. All lanes. */
+static __device__ __forceinline__ bool is_crowded(u64 ready) {
+  return __popc(__ballot_sync(GS_ALL_LANES, __popcll(ready) >= GS_ROWS_FROM)) >= GS_LANES / 2;
+}
+
 template <bool kBudget>
 static __device__ __forceinline__ void scan_dense_stretch(const Store& store, const Cuts& cuts,
                                                           const u8* node_mask, i64 lo, i64 hi, u32* queue,
@@ -141,15 +149,24 @@ static __device__ __forceinline__ void scan_dense_stretch(const Store& store, co
       ready = ready_of_tile(store, tile, end);
     }
     u32 first = (u32)(tile - lo);
-    /* Once more at the end, for what still waits: a second copy of the claim would cost registers. */
-    for (bool serves = is_last || __any_sync(GS_ALL_LANES, ready != 0); serves;
+    const i64 tile_end = min(tile + GS_TILE_PAGES, end);
+    const bool has_some = __any_sync(GS_ALL_LANES, ready != 0);
+    const bool in_rows = !kBudget && has_some && is_crowded(ready);
+    if (in_rows) ready = 0;
+    /* What waits lies before the rows. And once more at the end: a second copy of the claim would cost registers. */
+    const bool serves_all = is_last || in_rows;
+    for (bool serves = in_rows ? n_queued != 0 : is_last || has_some; serves;
          serves = __any_sync(GS_ALL_LANES, ready != 0)) {
       queue_ready(queue, &n_queued, first, ready);
-      serve_queue(queue, &n_queued, lo, is_last, claim);
+      serve_queue(queue, &n_queued, lo, serves_all, claim);
       ready >>= GS_QUEUED_LOADS * GS_RECORDS_PER_LOAD;
       first += GS_QUEUED_LOADS * GS_LOAD_PAGES;
     }
-    tile = min(tile + GS_TILE_PAGES, end);
+    if (in_rows) {
+#pragma unroll 1 /* it is long */
+      for (i64 row = tile; row < tile_end; row += GS_ROWS_PAGES) claim_rows(store, stage, row);
+    }
+    tile = tile_end;
   }
 }
 

@@ -30,8 +30,8 @@ EDGE_LANES = 8
 """Threads that look for an edge of stretches together."""
 
 _SHARED = (
-    *("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "queue.cuh", "walk.cuh"),
-    *("counts.cuh", "stretch.cuh"),
+    *("common.cuh", "pages.cuh", "producers.cuh", "claim.cuh", "queue.cuh", "rows.cuh"),
+    *("walk.cuh", "counts.cuh", "stretch.cuh"),
 )
 _FOLDER = Path(__file__).parent
 

@@ -1,7 +1,8 @@
-"""How a warp takes its records on the emulator: each by what it was seen to be, those of one word at once."""
+"""How a warp takes its records on the emulator: each by what it was seen to be, those of a word at once; rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -9,11 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulated import of_files
+from emulated import EmulatedDevice, of_files
 from emulator.loader import EmulatedKernel, EmulatedModule
 from emulator.presence import need
+from gpuscan.kernels.api import ScanRequest
+from gpuscan.kernels.cuda import CudaBackend
+from gpuscan.kernels.cuda.device import Kernel
 from gpuscan.kernels.cuda.source import kernel_source
+from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import FORMATS
+from gpuscan.records.page_map import Extent
+from stores import Filling, assert_same_store, layout_of, random_store
 
 N_PAGES = 96
 _TAKE = """
@@ -102,3 +109,78 @@ def test_a_planted_bug_is_found(line: str, instead: str) -> None:
 
     with pytest.raises(AssertionError):
         checks()
+
+
+class ChangedDevice(EmulatedDevice):
+    """A device that has the kernels of a scan that reads every record only, with one line changed."""
+
+    def __init__(self, line: str = "", instead: str = "") -> None:
+        super().__init__(seed=3)
+        self.change = line, instead
+
+    def compile(self, source: str) -> Callable[[str], Kernel]:
+        source = of_files(source, {"popcounts", "cut_stretches", "scan_dense", "scatter", "count_ready"})
+        line, instead = self.change
+        assert not line or source.count(line) == 1
+        return super().compile(source.replace(line, instead) if line else source)
+
+
+def scan_crowded(device: EmulatedDevice, format_name: str, exclusive: bool) -> None:
+    """Scan stores in which most pages, or all, are READY, as the reference does."""
+    layout = layout_of([Extent(0, 33_280, 0, 0), Extent(1 << 20, (1 << 20) + 40_448, 3, 1)], format_name, 8)
+    mine, reference = CudaBackend(device, exclusive=exclusive).open(layout), ReferenceBackend().open(layout)
+    for density in (0.2, 0.6, 1.0):
+        filling = Filling(density, unknown_targets=density < 1)
+        arrays = random_store(layout, filling, np.random.default_rng(int(density * 10)))
+        plans = []
+        for kernels in (mine, reference):
+            kernels.load(arrays)
+            plans.append(kernels.scan(ScanRequest(0, layout.n_pages, layout.n_pages, "dense")))
+        for name in ("offsets", "flat", "words"):
+            np.testing.assert_array_equal(*(getattr(plan, name) for plan in plans), err_msg=name)
+        assert plans[0].n_unknown_target == plans[1].n_unknown_target
+        assert_same_store(mine, reference)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "exclusive"),
+    [
+        ("rfc", False),
+        pytest.param("rfc", True, marks=pytest.mark.slow),
+        pytest.param("pghot", False, marks=pytest.mark.slow),
+        ("pghot-compact", False),
+        pytest.param("pghot-compact", True, marks=pytest.mark.slow),
+    ],
+)
+def test_crowded_tiles_are_claimed_as_others_are(format_name: str, exclusive: bool) -> None:
+    need("fast")
+    scan_crowded(ChangedDevice(), format_name, exclusive)
+
+
+_UNKNOWN = "    known[row] = target_of(store, words[row]) < store.n_targets ? ", "    known[row] = true ? "
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["rfc", "pghot-compact"])
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("    stage.n_staged += in_row(ranks.all, row);\n", "    stage.n_staged += in_row(ranks.all, 0);\n"),
+        ("return {up_to - n_packed, __shfl", "return {up_to, __shfl"),
+        ("stage.offsets[place] = offset + row * GS_ROW_PAGES + i;", "stage.offsets[place] = offset + i;"),
+        ("row < tile_end; row += GS_ROWS_PAGES", "row < tile_end; row += 2 * GS_ROWS_PAGES"),
+        ("in_rows ? n_queued != 0 : is_last || has_some", "is_last || (has_some && !in_rows)"),
+    ],
+)
+def test_a_bug_planted_in_rows_is_found(format_name: str, line: str, instead: str) -> None:
+    need("fast")
+    with pytest.raises(AssertionError):
+        scan_crowded(ChangedDevice(line, instead), format_name, exclusive=False)
+
+
+@pytest.mark.slow
+def test_targets_that_are_no_nodes_are_looked_at_in_rows() -> None:
+    """Of records that have a target."""
+    need("fast")
+    with pytest.raises(AssertionError):
+        scan_crowded(ChangedDevice(*_UNKNOWN), "rfc", exclusive=False)

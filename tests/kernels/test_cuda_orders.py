@@ -51,6 +51,22 @@ def test_every_order_ends_well(name: str) -> None:
     assert (len(results) > 1) == (name not in ONE_RESULT), "the order shows in nothing"
 
 
+IN_ROWS = [name for name in SYSTEMS if "dense" in name and "quota" not in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "format_name"),
+    [
+        pytest.param(name, each, marks=pytest.mark.slow if each != "rfc" or name in LARGE else ())
+        for name in IN_ROWS
+        for each in ("rfc", "pghot-compact")
+    ],
+)
+def test_every_order_of_claims_in_rows_ends_well(name: str, format_name: str) -> None:
+    module = explored_module(format_name, in_rows=True)
+    assert_sound(SYSTEMS[name].explore(module, FORMATS[format_name]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [each for each in SYSTEMS if each not in LARGE])
 @pytest.mark.parametrize(("format_name", "seed"), [("pghot-compact", 0), ("pghot", 0), ("rfc", 1)])

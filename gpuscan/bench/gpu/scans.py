@@ -19,6 +19,10 @@ from gpuscan.records.page_map import BLOCK_PAGES, SECTION_PAGES
 TILE_BYTES = 2048
 READY_BYTES = 64
 """Ready words of a block."""
+PAGES_OF_ROWS = {512: 128, 2048: 512}
+"""Pages that are claimed row by row at once (GS_ROWS_PAGES), by those of a tile."""
+_ROWS_FROM = {512: 8, 2048: 9}
+"""READY records of a lane from which on a tile is claimed so (GS_ROWS_FROM), likewise."""
 _STAGED_OFFSET_BYTES, _PLAN_FLAT_BYTES = 4, 8
 _CROWDED = 128
 """Candidates of a block from which on all lanes queue it (walk.cuh)."""
@@ -44,6 +48,11 @@ def scan_works(
     ]
 
 
+def are_in_rows(density: float, tile_pages: int) -> bool:
+    """Return whether half of the lanes have enough in a tile for its claims to be made row by row."""
+    return round(tile_pages / _LANES * density) >= _ROWS_FROM[tile_pages]
+
+
 def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool = False) -> Work:
     """The dense scan: every record is read; a tile's four loads are one wait for memory."""
     name = "scan_dense" + "_budget" * budget
@@ -52,6 +61,9 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
     tile_pages = TILE_BYTES // record_bytes
     # A tile of records of one byte is queued in two halves, each where it has candidates.
     queued_pages = tile_pages // (2 if record_bytes == 1 else 1)
+
+    def in_rows(density: float) -> bool:
+        return "rows" in ways and are_in_rows(density, tile_pages)
 
     def steps(stretch: Stretch) -> Steps:
         parts = stretch.n_pages / SECTION_PAGES + 1  # an edge is seldom a section's
@@ -65,20 +77,27 @@ def dense(counts: Counts, filled: Filled, assumed: Assumptions, *, budget: bool 
         # Ready words under set blocks, 16 bytes a lane from the section's first on: the fence waits for them.
         clears = parts * READY_BYTES * SECTION_PAGES / BLOCK_PAGES / (16 * _LANES) if stretch.n_set else 0
         walked += Steps(ways["clears"]) * clears
-        walked += Steps(ways["plain"], dram_waits=1) * tiles + Steps(ways["queued"]) * queued
+        walked += Steps(ways["plain"], dram_waits=1) * tiles
+        if in_rows(density):
+            # Four words a lane are looked at, then exchanged.
+            groups = stretch.n_pages / PAGES_OF_ROWS[tile_pages]
+            return walked + Steps(ways["rows"], l2_waits=1, exchanges=1) * groups
+        walked += Steps(ways["queued"]) * queued
         return walked + _claims(ways["claim"], stretch.n_candidates, filled, in_l2=True, budget=budget)
 
     crowds = tuple(Crowd(each.n_warps, steps(each)) for each in stretches_of(filled, "dense"))
     record_array = filled.n_pages * record_bytes
     claimed = filled.n_hit(SECTOR_BYTES / record_bytes) * SECTOR_BYTES  # looked at, and written
     index = filled.n_set * READY_BYTES
+    # Of words of several records the lanes' places lie apart: a sector is written once for each of them.
+    apart = 4 // record_bytes if in_rows(1.0 if filled.clustering == "hot" else filled.density) else 1
     return Work(
         name,
         counts[name],
         crowds,
         # Ready words are written whole, and not read.
         dram_bytes=record_array + claimed + index + filled.n_candidates * _staged_bytes(filled),
-        l2_bytes=record_array + index + claimed + filled.n_candidates * _staged_bytes(filled),
+        l2_bytes=record_array + index + claimed + filled.n_candidates * _staged_bytes(filled) * apart,
         atomics=_n_exchanged(filled, assumed) + filled.n_sections,
         same_address=_same_address(filled, crowds, budget=budget),
         tail=_summed_up(counts[name], filled),
