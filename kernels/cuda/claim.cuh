@@ -148,7 +148,7 @@ static __device__ __forceinline__ u32 take_records(const Store& store, i64 flat,
 
 /* Count the claims of the lanes that have one. One atomic per distinct target: at density 1 with one target 32 lanes
  * would queue for one counter. All lanes. */
-static __device__ __forceinline__ void count_claims(const Stage& stage, u32 target, bool is_one) {
+static __device__ __forceinline__ void count_by_target(const Stage& stage, u32 target, bool is_one) {
   const u32 peers = __match_any_sync(GS_ALL_LANES, is_one ? target : GS_N_NODES_MAX);
   if (is_one && (peers & lanes_below()) == 0) atomicAdd(stage.histogram + target, (u32)__popc(peers));
 }
@@ -205,7 +205,7 @@ static __device__ __forceinline__ void claim_candidates(const Store& store, cons
     if (lane_id() == 0) note_total(stage.added, GS_TOTAL_UNKNOWN, (u64)__popc(unknown));
   }
   if (staged == 0) return;
-  count_claims(stage, target, is_staged);
+  count_by_target(stage, target, is_staged);
   if (is_staged) {
     const u32 place = stage.n_staged + (u32)__popc(staged & lanes_below());
     stage.offsets[place] = (u32)(flat - stage.stretch_lo);

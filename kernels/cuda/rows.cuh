@@ -85,7 +85,7 @@ static __device__ __forceinline__ void stage_rows(const Store& store, Stage& sta
 #pragma unroll
   for (int row = 0; row < GS_ROWS; ++row) {
 #if GS_HAS_NID
-    count_claims(stage, target_of(store, words[row]), known[row] != 0);
+    count_by_target(stage, target_of(store, words[row]), known[row] != 0);
 #endif
     u32 place = stage.n_staged + in_row(ranks.before, row);
 #pragma unroll
