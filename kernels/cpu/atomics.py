@@ -84,15 +84,19 @@ def atomic_compare_exchange(
     return types.int64(array, types.int64, types.int64, types.int64), codegen
 
 
+def has_features(context: Any, needed: set[str]) -> bool:
+    """Return whether LLVM compiles for x86-64 with these features."""
+    triple, _, features = context.codegen().magic_tuple()
+    return bool(triple.startswith("x86_64")) and needed <= set(features.split(","))
+
+
 def _has_pair_exchange(context: Any) -> bool:
     """Return whether LLVM has an instruction for 16 bytes where it compiles for, and no call in its place.
 
     AArch64 always; x86-64 but for its first years, unless features are not told.
     """
-    triple, _, features = context.codegen().magic_tuple()
-    if triple.startswith("aarch64"):
-        return True
-    return bool(triple.startswith("x86_64")) and "+cx16" in features.split(",")
+    triple, _, _ = context.codegen().magic_tuple()
+    return bool(triple.startswith("aarch64")) or has_features(context, {"+cx16"})
 
 
 @intrinsic
@@ -226,7 +230,8 @@ def store_numbered(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
-        _store_numbered(builder, pointer, args[2], args[3], signature.args[4].dtype.bitwidth)
+        words = _parts(builder, args[2], signature.args[4].dtype.bitwidth)
+        _store_numbered(builder, pointer, words, args[3])
         return context.get_dummy_value()
 
     return types.void(longs, types.int64, types.int64, types.int64, narrow), codegen
@@ -278,9 +283,9 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
-        # In pieces of 256 bits: LLVM turns each into a compare and a movmsk, but 64 lanes at
+        # In pieces of a register: LLVM turns each into a compare and a movmsk, but 64 lanes at
         # once into 64 scalar steps where there are no AVX-512 mask registers.
-        n_lanes = 256 // element_type.width
+        n_lanes = (512 if has_features(context, {"+avx512bw"}) else 256) // element_type.width
         vector_type = ir.VectorType(element_type, n_lanes)
         vectors = builder.bitcast(pointer, vector_type.as_pointer())
         mask = _narrowed(builder, args[2], element_type)
@@ -403,8 +408,12 @@ class _Pairs:
             if 2 * pair + 2 < self.n_halves:
                 following = loaded(2 * pair + 2), loaded(2 * pair + 3)
             taken = builder.or_(taken, builder.shl(self.exchanged(pair, *low_high), _I64(pair)))
-        for half in range(self.n_halves):
-            self.store(half, loaded(half))
+        eight_type = ir.VectorType(ir.IntType(self.part_bits), 8)
+        eights = builder.bitcast(seen, eight_type.as_pointer())
+        for step in range(8):
+            to = builder.gep(self.places, [_I64(8 * step)], inbounds=True)
+            number = builder.add(self.first, _I64(8 * step))
+            _store_numbered(builder, to, _vector_load(builder, eights, step, 1), number)
         return taken
 
     def take_each(self, wanted: Any) -> Any:
@@ -454,14 +463,18 @@ class _Pairs:
         element = half * (64 // self.part_bits)
         to = self.builder.gep(self.places, [_I64(element)], inbounds=True)
         number = self.builder.add(self.first, _I64(element))
-        _store_numbered(self.builder, to, word, number, self.part_bits)
+        _store_numbered(self.builder, to, _parts(self.builder, word, self.part_bits), number)
 
 
-def _store_numbered(builder: Any, pointer: Any, group: Any, first: Any, part_bits: int) -> None:
-    """Store each part of a group of 64 bits, with a number above it that counts up from ``first``."""
-    n_lanes = 64 // part_bits
+def _parts(builder: Any, word: Any, part_bits: int) -> Any:
+    """Return the parts of 64 bits as a vector."""
+    return builder.bitcast(word, ir.VectorType(ir.IntType(part_bits), 64 // part_bits))
+
+
+def _store_numbered(builder: Any, pointer: Any, words: Any, first: Any) -> None:
+    """Store each word of a vector in 64 bits, with a number above it that counts up from ``first``."""
+    n_lanes, part_bits = words.type.count, words.type.element.width
     longs_type = ir.VectorType(_I64, n_lanes)
-    words = builder.bitcast(group, ir.VectorType(ir.IntType(part_bits), n_lanes))
     numbers = _every_lane(builder, builder.shl(first, _I64(part_bits)), n_lanes)
     behind = ir.Constant(longs_type, [lane << part_bits for lane in range(n_lanes)])
     numbered = builder.or_(builder.zext(words, longs_type), builder.add(numbers, behind))

@@ -22,10 +22,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from gpuscan.kernels.cpu.atomics import intrinsic
+from gpuscan.kernels.cpu.atomics import has_features, intrinsic
 
 FEW_TARGETS = 16
 """Counters of 4 bits in a lane: as many targets, unknown ones not counted, can be staged like this."""
+
+_FEATURES = {"+avx512f", "+avx512bw", "+avx512dq", "+avx512vl", "+avx512vbmi"}
 
 _BYTES, _INTS, _LONGS = (ir.VectorType(ir.IntType(bits), 512 // bits) for bits in (8, 32, 64))
 _BIT, _I32, _I64 = (ir.IntType(bits) for bits in (1, 32, 64))
@@ -165,13 +167,6 @@ def _sums(vectors: _Vectors, counts: Any) -> Any:
     return counts
 
 
-def _has_byte_permutes(context: Any) -> bool:
-    """Return whether LLVM may use what is called here where it compiles for."""
-    triple, _, features = context.codegen().magic_tuple()
-    needed = {"+avx512f", "+avx512bw", "+avx512dq", "+avx512vl", "+avx512vbmi", "+avx512vbmi2", "+popcnt"}
-    return bool(triple.startswith("x86_64")) and needed <= set(features.split(","))
-
-
 @intrinsic
 def stage_128(
     _context: Any,
@@ -199,7 +194,7 @@ def stage_128(
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if not _has_byte_permutes(context):
+        if not has_features(context, _FEATURES):
             return _I64(-1)
         vectors = _Vectors(builder)
         begin, shift, mask, n_targets, n_strips = args[1:6]
@@ -208,7 +203,9 @@ def stage_128(
             return context.make_array(signature.args[argument])(context, builder, args[argument]).data
 
         segment = [data(argument) for argument in (6, 7, 8)]
-        words = [builder.gep(data(0), [builder.add(begin, _I64(64 * word))], inbounds=True) for word in range(2)]
+        words = [
+            builder.gep(data(0), [builder.add(begin, _I64(64 * word))], inbounds=True) for word in range(2)
+        ]
         found = [_targets(vectors, word, shift, mask, n_targets) for word in words]
         unknown = builder.or_(found[0][1], found[1][1])
         are_few = builder.icmp_signed("<=", n_targets, _I64(FEW_TARGETS))
@@ -254,7 +251,9 @@ def _places(
     n_new = builder.zext(builder.ctpop(builder.bitcast(needs_strip, ir.IntType(16))), _I64)
     # A place in the next strip counts from the one before it, which was full with 64.
     before_first = builder.trunc(builder.sub(builder.shl(n_strips, _I64(6)), _I64(64)), _I32)
-    news = builder.add(vectors.every(_INTS, before_first), _constants(_I32, [64 * strip for strip in range(16)]))
+    news = builder.add(
+        vectors.every(_INTS, before_first), _constants(_I32, [64 * strip for strip in range(16)])
+    )
     nothing = vectors.number(_INTS, 0)
     next_strips = vectors.call("x86.avx512.mask.expand.v16i32", news, nothing, needs_strip)
     next_strips = vectors.go_on(4, next_strips)
