@@ -66,7 +66,7 @@ class Machine(NamedTuple):
     ``extent_of_slot``, int32[n], has the first extent that ends in or behind each slot of
     ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, int64[n],
     have the region of each slot, of N_REGIONS with about as many pages each, and the flat offset of its
-    extent, unless SLOT_IS_SPLIT. ``slot_regions``, uint16[n], have the region alone: a table of 1 TiB, 16 KiB,
+    extent, unless SLOT_IS_SPLIT. ``slot_regions``, uint16[n], have the region alone: that of 1 TiB, 16 KiB,
     stays in the first-level cache.
     """
 

@@ -27,7 +27,7 @@ compare-exchange waits for all: staged 20 at a time, a claim took some 4 ns more
 _STRIPS_AHEAD = 4
 """Strips ahead of the one handed out that are prefetched: a compare-exchange waits for stores before it."""
 _CLAIMS_AHEAD = (FEW_TARGETS + _STRIPS_AHEAD) * STRIP_CLAIMS
-"""The same where 64 claims are staged at once, in claims that were staged: a strip each at most is not full."""
+"""The same where many are staged at once, counted in claims: of each target a strip is not full."""
 
 
 def strips_for(n_targets: int) -> int:

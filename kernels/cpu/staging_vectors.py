@@ -1,15 +1,15 @@
 """128 claims staged at once, where the machine has AVX-512 with VBMI and targets are few, as an intrinsic.
 
-Claim by claim, the place of each target is loaded, counted up and stored, and of two claims of one target the
-second waits for the first. Here the places of 64 claims are found in vector registers, whatever their targets:
+Claim by claim, the place of a target is loaded, counted up and stored: a claim waits for the one before it of
+the same target. Here the places of 64 claims are found in vector registers, whatever their targets:
 
-- each of 8 lanes has the targets of 8 neighbours, and 16 counters of 4 bits, which are shifted by a target to be
-  read and counted up: so a claim has its rank among those of its target in its lane;
-- sums over the lanes before it make that a rank among the 64;
-- behind what its target's strip holds, this is the place in that strip, or from 64 on in the next one.
+- Each of 8 lanes has the targets of 8 neighbours, and 16 counters of 4 bits. Shifted by a target they are
+  read and counted up: so a claim has its rank among those of its target in its lane.
+- Sums over the lanes before it make that a rank among the 64.
+- Behind what its target's strip holds, this is the place in that strip, or from 64 on in the next one.
 
-Then each is one load and one store. Those of the first 64 are written between the steps for the second 64: a core
-cannot look far enough ahead to find both by itself.
+Then each is one load and one store. Those of the first 64 are written between the steps for the second 64: a
+core does not look far enough ahead to find both by itself.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def _ranks(vectors: _Vectors, targets: Any) -> tuple[Any, Any, Any]:
     """Count targets in each lane.
 
     Returns:
-        The rank of each claim among those of its target in its lane, in bytes; how many of targets 0, 2, .. 14
-        each lane has, in bytes, and how many of 1, 3, .. 15.
+        The rank of each claim among those of its target in its lane, in bytes; how many of targets 0, 2, ..
+        14 each lane has, in bytes, and how many of 1, 3, .. 15.
     """
     builder = vectors.builder
     nibbles = builder.shl(vectors.as_(_LONGS, targets), vectors.number(_LONGS, 2))
@@ -186,11 +186,11 @@ def stage_128(
     does one by one, but that of the strips that 64 of them need those of lower targets are handed out first.
 
     ``shift`` and ``mask`` find the target in a claim, of which ``n_targets`` are known. ``n_strips`` were
-    handed out, and there is room for what is needed. ``claims``, ``owners`` and ``places``, of at least 16, are
-    the segment's.
+    handed out, and there is room for what is needed. ``claims``, ``owners`` and ``places``, of at least 16,
+    are the segment's.
 
-    Returns how many strips are handed out then, or -1, and nothing was done: there are more than 16 targets, one
-    of the claims has an unknown one, or the machine has no such instructions.
+    Returns how many strips are handed out then, or -1, and nothing was done: there are more than 16 targets,
+    one of the claims has an unknown one, or the machine has no such instructions.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -202,7 +202,7 @@ def stage_128(
         def data(argument: int) -> Any:
             return context.make_array(signature.args[argument])(context, builder, args[argument]).data
 
-        segment = [data(argument) for argument in (6, 7, 8)]
+        claims_at, owners_at, places_at = data(6), data(7), data(8)
         words = [
             builder.gep(data(0), [builder.add(begin, _I64(64 * word))], inbounds=True) for word in range(2)
         ]
@@ -213,9 +213,9 @@ def stage_128(
         result = cgutils.alloca_once_value(builder, _I64(-1))
         with builder.if_then(can, likely=True):
             for word, (targets, _) in zip(words, found, strict=True):
-                places_found, n_strips = _places(vectors, *segment[1:], targets, n_strips)
+                places_found, n_strips = _places(vectors, owners_at, places_at, targets, n_strips)
                 vectors.finish()
-                vectors.meanwhile = _stores(builder, word, segment[0], places_found)
+                vectors.meanwhile = _stores(builder, word, claims_at, places_found)
             vectors.finish()
             builder.store(n_strips, result)
         return builder.load(result)
