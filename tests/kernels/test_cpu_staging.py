@@ -20,7 +20,6 @@ from gpuscan.kernels.cpu.atomics import has_features
 from gpuscan.kernels.cpu.staging import (
     N_STRIPS,
     STRIP_CLAIMS,
-    begin,
     empty_segment,
     stage,
     strips_for,
@@ -109,7 +108,6 @@ def test_each_target_has_its_claims_in_their_order(
         stage_claims = compiled_stage(has_instructions)
         rng = np.random.default_rng(seed)
         segment = empty_segment(strips_for(n_targets), n_targets, RFC.nid.max)
-        begin.py_func(segment)
         claims = []
         for length in lengths:
             targets = np.repeat(rng.integers(0, min(n_used, n_targets), length // n_alike + 1), n_alike)[
