@@ -66,7 +66,8 @@ class Machine(NamedTuple):
     ``extent_of_slot``, int32[n], has the first extent that ends in or behind each slot of
     ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, int64[n],
     have the region of each slot, of N_REGIONS with about as many pages each, and the flat offset of its
-    extent, unless SLOT_IS_SPLIT.
+    extent, unless SLOT_IS_SPLIT. ``slot_regions``, uint16[n], have the region alone: that of 1 TiB, 16 KiB,
+    stays in the first-level cache.
     """
 
     pfn_start: NDArray[np.int64]
@@ -77,6 +78,7 @@ class Machine(NamedTuple):
     first_slot: int
     extent_of_slot: NDArray[np.int32]
     slot_words: NDArray[np.int64]
+    slot_regions: NDArray[np.uint16]
 
 
 class Cuts(NamedTuple):
@@ -170,6 +172,7 @@ def machine_of(layout: StoreLayout) -> Machine:
         first_slot,
         extents.astype(np.int32),
         (offsets[extents] << OFFSET_SHIFT) | np.where(is_split, SLOT_IS_SPLIT, 0) | regions,
+        regions.astype(np.uint16),
     )
 
 

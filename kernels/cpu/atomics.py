@@ -20,13 +20,14 @@ from typing import Any, cast
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
 _ORDER = "seq_cst"
 _I64 = ir.IntType(64)
 
 _Codegen = Callable[[Any, ir.IRBuilder, Any, Any], Any]
-_intrinsic = cast(Callable[[Callable[..., tuple[Any, _Codegen]]], Any], numba_intrinsic)
+intrinsic = cast(Callable[[Callable[..., tuple[Any, _Codegen]]], Any], numba_intrinsic)
 
 
 def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> tuple[Any, Any]:
@@ -53,7 +54,7 @@ def _read_modify_write(operation: str) -> Any:
         return types.int64(array, types.int64, types.int64), codegen
 
     typed.__name__ = f"atomic_{operation}"
-    return _intrinsic(typed)
+    return intrinsic(typed)
 
 
 atomic_or = _read_modify_write("or")
@@ -64,7 +65,7 @@ atomic_exchange = _read_modify_write("xchg")
 """``atomic_exchange(array, index, word)``: store ``word``, return the word before."""
 
 
-@_intrinsic
+@intrinsic
 def atomic_compare_exchange(
     _context: Any, array: Any, _index: Any, _expected: Any, _word: Any
 ) -> tuple[Any, _Codegen]:
@@ -83,18 +84,22 @@ def atomic_compare_exchange(
     return types.int64(array, types.int64, types.int64, types.int64), codegen
 
 
+def has_features(context: Any, needed: set[str]) -> bool:
+    """Return whether LLVM compiles for x86-64 with these features."""
+    triple, _, features = context.codegen().magic_tuple()
+    return bool(triple.startswith("x86_64")) and needed <= set(features.split(","))
+
+
 def _has_pair_exchange(context: Any) -> bool:
     """Return whether LLVM has an instruction for 16 bytes where it compiles for, and no call in its place.
 
     AArch64 always; x86-64 but for its first years, unless features are not told.
     """
-    triple, _, features = context.codegen().magic_tuple()
-    if triple.startswith("aarch64"):
-        return True
-    return bool(triple.startswith("x86_64")) and "+cx16" in features.split(",")
+    triple, _, _ = context.codegen().magic_tuple()
+    return bool(triple.startswith("aarch64")) or has_features(context, {"+cx16"})
 
 
-@_intrinsic
+@intrinsic
 def take_pairs(
     _context: Any,
     wide: Any,
@@ -117,57 +122,30 @@ def take_pairs(
 
     The next 16 bytes are loaded before an exchange, which nothing behind it passes: so exchanges follow one
     another without a load in between. What was loaded early and has changed since fails to be exchanged.
+    Where all 64 are wanted and ready this is asked once.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        part_bits = signature.args[7].dtype.bitwidth
-        n_lanes = 64 // part_bits
-        taken = _I64(0)
         if not _has_pair_exchange(context):
-            return taken
-        pair_type = ir.IntType(128)
+            return _I64(0)
         halves, _ = _element(context, builder, signature.args[0], args[0], args[1])
         places, _ = _element(context, builder, signature.args[4], args[4], args[5])
-
-        def loaded(half: int) -> Any:
-            there = builder.gep(halves, [_I64(half)], inbounds=True)
-            return builder.load_atomic(there, "monotonic", 8)
-
-        n_pairs = 32 // n_lanes
-        following = loaded(0), loaded(1)
-        for pair in range(n_pairs):
-            words = following
-            if pair + 1 < n_pairs:
-                following = loaded(2 * pair + 2), loaded(2 * pair + 3)
-            all_wanted = _I64(((1 << 2 * n_lanes) - 1) << (2 * n_lanes * pair))
-            before = builder.block
-            is_wanted = builder.icmp_unsigned("==", builder.and_(args[3], all_wanted), all_wanted)
-            ready = builder.and_(builder.and_(*words), args[2])
-            are_ready = builder.icmp_unsigned("==", ready, args[2])
-            with builder.if_then(builder.and_(is_wanted, are_ready)):
-                low, high = (builder.zext(word, pair_type) for word in words)
-                expected = builder.or_(low, builder.shl(high, pair_type(64)))
-                there = builder.gep(halves, [_I64(2 * pair)], inbounds=True)
-                there = builder.bitcast(there, pair_type.as_pointer())
-                result = builder.cmpxchg(there, expected, pair_type(0), _ORDER, _ORDER)
-                succeeded = builder.zext(builder.extract_value(result, 1), _I64)
-                for half, word in enumerate(words):
-                    element = n_lanes * (2 * pair + half)
-                    to = builder.gep(places, [_I64(element)], inbounds=True)
-                    _store_numbered(builder, to, word, builder.add(args[6], _I64(element)), part_bits)
-                taken_here = builder.or_(taken, builder.shl(succeeded, _I64(pair)))
-                inside = builder.block
-            joined = builder.phi(_I64)
-            joined.add_incoming(taken, before)
-            joined.add_incoming(taken_here, inside)
-            taken = joined
-        return taken
+        pairs = _Pairs(builder, halves, args[2], places, args[6], signature.args[7].dtype.bitwidth)
+        taken = cgutils.alloca_once(builder, _I64)
+        seen, are_ready = pairs.look()
+        are_all = builder.and_(builder.icmp_unsigned("==", args[3], _I64(-1)), are_ready)
+        with builder.if_else(are_all) as (all_at_once, one_by_one):
+            with all_at_once:
+                builder.store(pairs.take_all(seen), taken)
+            with one_by_one:
+                builder.store(pairs.take_each(args[3]), taken)
+        return builder.load(taken)
 
     types_of = (wide, types.int64, types.int64, types.int64, longs, types.int64, types.int64, narrow)
     return types.int64(*types_of), codegen
 
 
-@_intrinsic
+@intrinsic
 def atomic_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``atomic_load(array, index)``."""
 
@@ -178,7 +156,7 @@ def atomic_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     return types.int64(array, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def atomic_clear(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``atomic_clear(array, index)``: store 0, in no order but what :func:`full_fence` makes."""
 
@@ -190,7 +168,7 @@ def atomic_clear(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]
     return types.void(array, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def full_fence(_context: Any) -> tuple[Any, _Codegen]:
     """``full_fence()``: what is before it comes before what is after it, stores before loads, too."""
 
@@ -201,7 +179,7 @@ def full_fence(_context: Any) -> tuple[Any, _Codegen]:
     return types.void(), codegen
 
 
-@_intrinsic
+@intrinsic
 def plain_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``plain_load(array, index)``: for arrays that no other thread writes."""
 
@@ -212,7 +190,7 @@ def plain_load(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     return types.int64(array, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def element_bits(_context: Any, array: Any) -> tuple[Any, _Codegen]:
     """``element_bits(array)``: how wide an element is.
 
@@ -225,7 +203,7 @@ def element_bits(_context: Any, array: Any) -> tuple[Any, _Codegen]:
     return types.int64(array), codegen
 
 
-@_intrinsic
+@intrinsic
 def plain_store(_context: Any, array: Any, _index: Any, _word: Any) -> tuple[Any, _Codegen]:
     """``plain_store(array, index, word)``: for arrays that no other thread touches.
 
@@ -240,7 +218,7 @@ def plain_store(_context: Any, array: Any, _index: Any, _word: Any) -> tuple[Any
     return types.void(array, types.int64, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def store_numbered(
     _context: Any, longs: Any, _index: Any, _group: Any, _first: Any, narrow: Any
 ) -> tuple[Any, _Codegen]:
@@ -252,13 +230,14 @@ def store_numbered(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, _ = _element(context, builder, signature.args[0], args[0], args[1])
-        _store_numbered(builder, pointer, args[2], args[3], signature.args[4].dtype.bitwidth)
+        words = _parts(builder, args[2], signature.args[4].dtype.bitwidth)
+        _store_numbered(builder, pointer, words, args[3])
         return context.get_dummy_value()
 
     return types.void(longs, types.int64, types.int64, types.int64, narrow), codegen
 
 
-@_intrinsic
+@intrinsic
 def count_trailing_zeros(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
     """``count_trailing_zeros(word)``: position of the lowest set bit; 64 for 0."""
 
@@ -268,7 +247,7 @@ def count_trailing_zeros(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
     return types.int64(types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def count_ones(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
     """``count_ones(word)``: how many of the 64 bits are set."""
 
@@ -278,7 +257,7 @@ def count_ones(_context: Any, _word: Any) -> tuple[Any, _Codegen]:
     return types.int64(types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def or_256_bytes(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``or_256_bytes(array, index)``: the OR of 32 elements of a 64-bit array. Plain loads: a hint."""
 
@@ -295,7 +274,7 @@ def or_256_bytes(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]
     return types.int64(array, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _Codegen]:
     """``match_64(array, index, mask)``: bit i is set where element ``index + i`` has a bit of ``mask``.
 
@@ -304,9 +283,9 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
-        # In pieces of 256 bits: LLVM turns each into a compare and a movmsk, but 64 lanes at
+        # In pieces of a register: LLVM turns each into a compare and a movmsk, but 64 lanes at
         # once into 64 scalar steps where there are no AVX-512 mask registers.
-        n_lanes = 256 // element_type.width
+        n_lanes = (512 if has_features(context, {"+avx512bw"}) else 256) // element_type.width
         vector_type = ir.VectorType(element_type, n_lanes)
         vectors = builder.bitcast(pointer, vector_type.as_pointer())
         mask = _narrowed(builder, args[2], element_type)
@@ -324,7 +303,7 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
     return types.int64(array, types.int64, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def differ_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _Codegen]:
     """``differ_64(array, index, mask)``: not 0 where 64 elements differ from each other in a bit of ``mask``.
 
@@ -350,7 +329,7 @@ def differ_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, 
     return types.int64(array, types.int64, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def copy_64(_context: Any, to: Any, _place: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``copy_64(to, place, array, index)``: copy 64 elements of the same width.
 
@@ -373,7 +352,7 @@ def copy_64(_context: Any, to: Any, _place: Any, array: Any, _index: Any) -> tup
     return types.void(to, types.int64, array, types.int64), codegen
 
 
-@_intrinsic
+@intrinsic
 def prefetch(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     """``prefetch(array, index)``: start loading the cache line of an element."""
 
@@ -389,11 +368,113 @@ def prefetch(_context: Any, array: Any, _index: Any) -> tuple[Any, _Codegen]:
     return types.void(array, types.int64), codegen
 
 
-def _store_numbered(builder: Any, pointer: Any, group: Any, first: Any, part_bits: int) -> None:
-    """Store each part of a group of 64 bits, with a number above it that counts up from ``first``."""
-    n_lanes = 64 // part_bits
+class _Pairs:
+    """Builds :func:`take_pairs`: 64 elements from ``halves`` on, and where they go."""
+
+    def __init__(
+        self, builder: Any, halves: Any, ready: Any, places: Any, first: Any, part_bits: int
+    ) -> None:
+        self.builder, self.halves, self.ready, self.places, self.first = builder, halves, ready, places, first
+        self.part_bits = part_bits
+        self.n_halves = part_bits
+        self.seen_type = ir.VectorType(_I64, self.n_halves)
+
+    def look(self) -> tuple[Any, Any]:
+        """Return what is there, kept so that it does not change, and whether all of it is ready."""
+        builder = self.builder
+        loaded = _vector_load(builder, builder.bitcast(self.halves, self.seen_type.as_pointer()), 0, 8)
+        kept = cgutils.alloca_once(builder, self.seen_type)
+        builder.store(loaded, kept)
+        # No instruction, but LLVM does not know: else it takes each word out of a vector, or loads it again.
+        seen = ir.FunctionType(ir.VoidType(), [kept.type])
+        builder.asm(seen, "", "r,~{memory}", [kept], side_effect=True)
+        masks = _every_lane(builder, self.ready, self.n_halves)
+        differ = builder.icmp_unsigned("!=", builder.and_(loaded, masks), masks)
+        none = ir.IntType(self.n_halves)(0)
+        return kept, builder.icmp_unsigned("==", builder.bitcast(differ, none.type), none)
+
+    def take_all(self, seen: Any) -> Any:
+        """Exchange what was seen, all of it ready, then store it."""
+        builder = self.builder
+        words = builder.bitcast(seen, _I64.as_pointer())
+
+        def loaded(half: int) -> Any:
+            return builder.load(builder.gep(words, [_I64(half)], inbounds=True))
+
+        taken = _I64(0)
+        following = loaded(0), loaded(1)
+        for pair in range(self.n_halves // 2):
+            low_high = following
+            if 2 * pair + 2 < self.n_halves:
+                following = loaded(2 * pair + 2), loaded(2 * pair + 3)
+            taken = builder.or_(taken, builder.shl(self.exchanged(pair, *low_high), _I64(pair)))
+        eight_type = ir.VectorType(ir.IntType(self.part_bits), 8)
+        eights = builder.bitcast(seen, eight_type.as_pointer())
+        for step in range(8):
+            to = builder.gep(self.places, [_I64(8 * step)], inbounds=True)
+            number = builder.add(self.first, _I64(8 * step))
+            _store_numbered(builder, to, _vector_load(builder, eights, step, 1), number)
+        return taken
+
+    def take_each(self, wanted: Any) -> Any:
+        """Exchange, and store, 16 bytes where they are wanted and ready."""
+        builder = self.builder
+
+        def loaded(half: int) -> Any:
+            there = builder.gep(self.halves, [_I64(half)], inbounds=True)
+            return builder.load_atomic(there, "monotonic", 8)
+
+        taken = _I64(0)
+        following = loaded(0), loaded(1)
+        pair_pages = 128 // self.part_bits
+        for pair in range(self.n_halves // 2):
+            words = following
+            if 2 * pair + 2 < self.n_halves:
+                following = loaded(2 * pair + 2), loaded(2 * pair + 3)
+            all_wanted = _I64(((1 << pair_pages) - 1) << (pair_pages * pair))
+            before = builder.block
+            is_wanted = builder.icmp_unsigned("==", builder.and_(wanted, all_wanted), all_wanted)
+            ready = builder.and_(builder.and_(*words), self.ready)
+            are_ready = builder.icmp_unsigned("==", ready, self.ready)
+            with builder.if_then(builder.and_(is_wanted, are_ready)):
+                succeeded = self.exchanged(pair, *words)
+                for half, word in enumerate(words):
+                    self.store(2 * pair + half, word)
+                taken_here = builder.or_(taken, builder.shl(succeeded, _I64(pair)))
+                inside = builder.block
+            joined = builder.phi(_I64)
+            joined.add_incoming(taken, before)
+            joined.add_incoming(taken_here, inside)
+            taken = joined
+        return taken
+
+    def exchanged(self, pair: int, low: Any, high: Any) -> Any:
+        """Exchange 16 bytes for 0 if they are these two words; return 1 if they were."""
+        builder, pair_type = self.builder, ir.IntType(128)
+        low, high = builder.zext(low, pair_type), builder.zext(high, pair_type)
+        expected = builder.or_(low, builder.shl(high, pair_type(64)))
+        there = builder.gep(self.halves, [_I64(2 * pair)], inbounds=True)
+        there = builder.bitcast(there, pair_type.as_pointer())
+        result = builder.cmpxchg(there, expected, pair_type(0), _ORDER, _ORDER)
+        return builder.zext(builder.extract_value(result, 1), _I64)
+
+    def store(self, half: int, word: Any) -> None:
+        """Store the elements of 8 bytes, numbered."""
+        element = half * (64 // self.part_bits)
+        to = self.builder.gep(self.places, [_I64(element)], inbounds=True)
+        number = self.builder.add(self.first, _I64(element))
+        _store_numbered(self.builder, to, _parts(self.builder, word, self.part_bits), number)
+
+
+def _parts(builder: Any, word: Any, part_bits: int) -> Any:
+    """Return the parts of 64 bits as a vector."""
+    return builder.bitcast(word, ir.VectorType(ir.IntType(part_bits), 64 // part_bits))
+
+
+def _store_numbered(builder: Any, pointer: Any, words: Any, first: Any) -> None:
+    """Store each word of a vector in 64 bits, with a number above it that counts up from ``first``."""
+    n_lanes, part_bits = words.type.count, words.type.element.width
     longs_type = ir.VectorType(_I64, n_lanes)
-    words = builder.bitcast(group, ir.VectorType(ir.IntType(part_bits), n_lanes))
     numbers = _every_lane(builder, builder.shl(first, _I64(part_bits)), n_lanes)
     behind = ir.Constant(longs_type, [lane << part_bits for lane in range(n_lanes)])
     numbered = builder.or_(builder.zext(words, longs_type), builder.add(numbers, behind))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Cuts, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, copy_64, plain_load
 from gpuscan.kernels.cpu.claims import offset_of, word_of
 from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.pages import (
@@ -84,7 +84,7 @@ def undo(
     """
     n_superseded = 0
     n_targets = len(n_of_target) - 1
-    # Strips were handed out, and filled, in flat order: what stays of each target is a beginning.
+    # Those of a target were handed out, and filled, in flat order: what stays of each target is a beginning.
     for strip in range(state[N_STRIPS] - 1, -1, -1):
         target = plain_load(owners, strip)
         first = strip * STRIP_CLAIMS
@@ -111,5 +111,18 @@ def undo(
         if n_kept < length:
             places[target] = first + n_kept if n_kept > 0 else 0
         if n_kept == 0:
-            state[N_STRIPS] = strip
+            owners[strip] = -1
+    # Of several targets the order may be another one, so what is empty now need not be the end.
+    n_strips = 0
+    for strip in range(state[N_STRIPS]):
+        target = owners[strip]
+        if target < 0:
+            continue
+        if n_strips < strip:
+            copy_64(claims, n_strips * STRIP_CLAIMS, claims, strip * STRIP_CLAIMS)
+            owners[n_strips] = target
+            if (places[target] - 1) // STRIP_CLAIMS == strip:
+                places[target] -= (strip - n_strips) * STRIP_CLAIMS
+        n_strips += 1
+    state[N_STRIPS] = n_strips
     return n_superseded

@@ -37,7 +37,7 @@ BLOCKS_PER_PIECE = 8192
 """Set blocks from which the indexed scan cuts its range finer: a call of a kernel costs 20 us."""
 PARALLEL_FROM_PAGES = 1 << 20
 """Pages from which the dense scan is."""
-GUESS_SHARE = 0.5
+GUESS_SHARE = 0.75
 """Share of the capacity up to which a sample of the candidates is trusted to fit; else they are counted."""
 SAMPLED_BLOCKS = 128
 """Set blocks that a sample of the candidates looks at, a cache line each."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gpuscan.kernels.cpu.arguments import Fields, Segment
 from gpuscan.kernels.cpu.atomics import copy_64, differ_64, plain_load, plain_store, prefetch
 from gpuscan.kernels.cpu.compile import helper
+from gpuscan.kernels.cpu.staging_vectors import FEW_TARGETS, stage_128
 
 N_STAGED, POSITION, EXAMINED_PAGES, EXAMINED_BYTES, N_STRIPS, N_WAITING = range(6)
 """What a scan kernel leaves in the ``state`` of a segment: its claims, the first flat page not covered, what
@@ -25,6 +26,8 @@ STAGED_TOGETHER = 8192
 compare-exchange waits for all: staged 20 at a time, a claim took some 4 ns more at a density of 1e-2."""
 _STRIPS_AHEAD = 4
 """Strips ahead of the one handed out that are prefetched: a compare-exchange waits for stores before it."""
+_CLAIMS_AHEAD = (FEW_TARGETS + _STRIPS_AHEAD) * STRIP_CLAIMS
+"""The same where many are staged at once, counted in claims: of each target a strip is not full."""
 
 
 def strips_for(n_targets: int) -> int:
@@ -102,7 +105,11 @@ def stage_run(segment: Segment, target: int, waiting: NDArray[np.int64], begin: 
 def stage(fields: Fields, waiting: NDArray[np.int64], n_waiting: int, segment: Segment) -> None:
     """Stage claims in their order. 64 of one target, as when a node is drained to the next, are copied."""
     shift, mask = fields.nid_shift, fields.nid_max
-    fixed = min(fields.fixed_target, len(segment.n_of_target) - 1) if mask == 0 else 0
+    n_targets = len(segment.n_of_target) - 1
+    fixed = min(fields.fixed_target, n_targets) if mask == 0 else 0
+    are_few = mask != 0 and n_targets <= FEW_TARGETS
+    n_before = plain_load(segment.state, N_STAGED)
+    plain_store(segment.state, N_STAGED, n_before + n_waiting)
     begin = 0
     while begin < n_waiting:
         stop = min(n_waiting, begin + STRIP_CLAIMS)
@@ -111,6 +118,25 @@ def stage(fields: Fields, waiting: NDArray[np.int64], n_waiting: int, segment: S
             if ((first ^ last) >> shift) & mask == 0 and differ_64(waiting, begin, mask << shift) == 0:
                 stage_run(segment, ((first >> shift) & mask) + fixed, waiting, begin)
                 begin = stop
+            elif are_few and begin + 2 * STRIP_CLAIMS <= n_waiting:
+                n_strips = stage_128(
+                    waiting,
+                    begin,
+                    shift,
+                    mask,
+                    n_targets,
+                    plain_load(segment.state, N_STRIPS),
+                    segment.claims,
+                    segment.owners,
+                    segment.places,
+                )
+                if n_strips >= 0:
+                    plain_store(segment.state, N_STRIPS, n_strips)
+                    ahead = n_before + begin + _CLAIMS_AHEAD
+                    for line in range(ahead, ahead + 2 * STRIP_CLAIMS, 8):
+                        prefetch(segment.claims, line)
+                    begin += 2 * STRIP_CLAIMS
+                    stop = begin
         for index in range(begin, stop):
             claim = plain_load(waiting, index)
             target = ((claim >> shift) & mask) + fixed

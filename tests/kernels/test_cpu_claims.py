@@ -21,17 +21,20 @@ from stores import assert_same_plan, assert_same_store, plain_layout
 N_WORD = 64
 
 
-def dense_store(layout: StoreLayout, n_alike: int, rng: np.random.Generator) -> StoreArrays:
+def dense_store(
+    layout: StoreLayout, n_alike: int, rng: np.random.Generator, *, are_known: bool = False
+) -> StoreArrays:
     """Return records that are READY in a share of each 64 pages that is drawn for these 64.
 
     Half of the ready words have stale bits besides, all 64: what looks as if it could be claimed together
     has neighbours that are not READY. ``n_alike`` pages in a row have one target, which may be none of the
-    machine's.
+    machine's unless all ``are_known``.
     """
     n_pages, fmt = layout.n_pages, layout.fmt
     shares = rng.choice([0.0, 0.3, 0.6, 0.95, 1.0], n_pages // N_WORD)
     ready = rng.random(n_pages) < np.repeat(shares, N_WORD)
-    nids = np.repeat(rng.integers(0, layout.n_targets + 1, -(-n_pages // n_alike)), n_alike)[:n_pages]
+    n_drawn = layout.n_targets if are_known else layout.n_targets + 1
+    nids = np.repeat(rng.integers(0, n_drawn, -(-n_pages // n_alike)), n_alike)[:n_pages]
     records = pack(
         fmt,
         ready=ready,
@@ -48,9 +51,10 @@ def dense_store(layout: StoreLayout, n_alike: int, rng: np.random.Generator) -> 
 @pytest.mark.parametrize("path", ["dense", "indexed"])
 @pytest.mark.parametrize("format_name", STORE_FORMATS)
 @pytest.mark.parametrize("n_alike", [1, 3, 200])
-def test_words_of_any_fill(format_name: str, path: Any, n_alike: int) -> None:
+@pytest.mark.parametrize("are_known", [True, False])
+def test_words_of_any_fill(format_name: str, path: Any, n_alike: int, are_known: bool) -> None:
     layout = plain_layout(format_name, n_sections=1)
-    arrays = dense_store(layout, n_alike, np.random.default_rng(n_alike))
+    arrays = dense_store(layout, n_alike, np.random.default_rng(n_alike), are_known=are_known)
     opened: list[Kernels]
     plans, opened = [], [ReferenceBackend().open(layout), CpuBackend(2).open(layout)]
     for kernels in opened:
@@ -138,13 +142,14 @@ def test_parts_of_a_plan_of_many_segments(path: Any, n_targets: int, monkeypatch
 
 @pytest.mark.parametrize("budget_pages", [None, 40])
 @pytest.mark.parametrize("path", ["dense", "indexed"])
+@pytest.mark.parametrize("are_known", [True, False])
 def test_what_is_put_back_of_many_segments(
-    path: Any, budget_pages: int | None, monkeypatch: pytest.MonkeyPatch
+    path: Any, budget_pages: int | None, are_known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claims from any page on are put back, and those before it stay as they were staged."""
     monkeypatch.setattr(buffers, "strips_for", lambda n_targets: n_targets + 20)
     layout = plain_layout("rfc", n_sections=2)
-    arrays = dense_store(layout, 1, np.random.default_rng(7))
+    arrays = dense_store(layout, 1, np.random.default_rng(7), are_known=are_known)
     for from_flat in (0, 1, 63, 5000, 12_345, SECTION_PAGES + 1, 2 * SECTION_PAGES):
         kernels = CpuBackend(1).open(layout)
         kernels.load(arrays)
