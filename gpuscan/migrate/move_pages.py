@@ -50,7 +50,7 @@ from gpuscan.migrate.reasons import (
     PROCESS_ENDED,
     REMAPPED,
 )
-from gpuscan.migrate.steward import Steward, n_first
+from gpuscan.migrate.steward import MOST_CALL_PAGES, Steward, n_first
 from gpuscan.records.page_map import PageMap
 
 _BEFORE_ANY = (errno.EPERM, errno.EINVAL, errno.EACCES)
@@ -274,15 +274,11 @@ class MovePagesMigrator:
         reasons: Counter[str],
         of_all: bool,
     ) -> None:
-        """Call move_pages(2) for as many pages at a time as the steward says."""
+        """Call move_pages(2) for as many pages at a time as the steward says, or else 512."""
         steward = self._steward
-        if steward is None:
-            if len(which):
-                self._call(process, target_nid, which, addresses, status, reasons, of_all)
-            return
         left = which
         while len(left):
-            most_pages = steward.chunk_pages()
+            most_pages = MOST_CALL_PAGES if steward is None else steward.chunk_pages()
             if not most_pages:
                 _refuse(status, left, MigrateStatus.EDQUOT, HELD, reasons)
                 return
@@ -290,8 +286,9 @@ class MovePagesMigrator:
             started_ns = self._system.monotonic_ns()
             self._call(process, target_nid, part, addresses, status, reasons, of_all)
             busy_ns = self._system.monotonic_ns() - started_ns
-            moved = part[status[part] == MigrateStatus.MOVED]
-            steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
+            if steward is not None:
+                moved = part[status[part] == MigrateStatus.MOVED]
+                steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
             left = left[len(part) :]
 
     def _call(
