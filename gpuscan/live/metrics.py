@@ -148,7 +148,7 @@ def of_pipeline(pipeline: Pipeline) -> list[Metric]:
         counter("ticks", "Looks at the processes.", totals.n_ticks),
         histogram("look_seconds", "How long a look at the processes took.", totals.look_s),
         histogram("scan_seconds", "How long the scans of a look took.", totals.scan_s),
-        histogram("batch_seconds", "How long a batch of up to 512 pages took to move.", totals.batch_s),
+        histogram("batch_seconds", "How long a batch of up to 2,048 pages took to move.", totals.batch_s),
         histogram(
             "seen_to_moved_seconds", "From when a folio was first seen to when it had moved.", totals.waited_s
         ),

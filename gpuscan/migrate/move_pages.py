@@ -50,7 +50,7 @@ from gpuscan.migrate.reasons import (
     PROCESS_ENDED,
     REMAPPED,
 )
-from gpuscan.migrate.steward import Steward, n_first
+from gpuscan.migrate.steward import MOST_CALL_PAGES, Steward, n_first
 from gpuscan.records.page_map import PageMap
 
 _BEFORE_ANY = (errno.EPERM, errno.EINVAL, errno.EACCES)
@@ -138,7 +138,8 @@ class MovePagesMigrator:
         started_ns = self._system.monotonic_ns()
         target_nid = whole("migrate: target_nid", target_nid)
         pfns, n_pages = check_arrays("migrate", BATCH, (pfns, n_pages), {})
-        if (self._page_map.flat_of_pfn(pfns) < 0).any():
+        flats = self._page_map.flat_of_pfn(pfns)
+        if (flats < 0).any():
             raise ArgumentError("migrate: some pfns are not of this machine; give those of a plan")
         if self._tiers is not None and target_nid not in self._tiers:
             raise ArgumentError(f"migrate: node {target_nid} is in no tier; give one of tiers, or no tiers")
@@ -153,15 +154,15 @@ class MovePagesMigrator:
             reasons.update(own)
             if self._steward is not None:
                 moved = mine & (status == MigrateStatus.MOVED)
-                n_demoted = self._n_demoted(target_nid, pfns[moved], n_pages[moved])
+                n_demoted = self._n_demoted(target_nid, flats[moved], n_pages[moved])
                 short = mine & np.isin(status, _SHORT)
-                n_left_below = int(n_pages[short][self._is_below(target_nid, pfns[short])].sum())
+                n_left_below = int(n_pages[short][self._is_below(target_nid, flats[short])].sum())
                 n_moved = int(n_pages[moved].sum())
                 self._steward.settled(number, target_nid, n_moved, n_demoted, own, n_left_below)
         gone = status == MigrateStatus.ENOENT
         moved = status == MigrateStatus.MOVED
         self.moved_pages[target_nid] += int(n_pages[moved].sum())
-        self.demoted_pages += self._n_demoted(target_nid, pfns[moved], n_pages[moved])
+        self.demoted_pages += self._n_demoted(target_nid, flats[moved], n_pages[moved])
         self.moved_shared_pages += int(n_pages[moved & _has(entries, Trait.SHARED)].sum())
         self.moved_hugetlb_pages += int(n_pages[moved & _has(entries, Trait.HUGETLB)].sum())
         ended_ns = self._system.monotonic_ns()
@@ -169,24 +170,23 @@ class MovePagesMigrator:
             self.waited_s.add((ended_ns - int(since_ns)) / 1e9, int(n))
         left = moved | gone
         self._addresses.drop(pfns[left])
-        events = (FolioEvents(self._page_map.flat_of_pfn(pfns[left]), _NONE),) if left.any() else ()
+        events = (FolioEvents(flats[left], _NONE),) if left.any() else ()
         n_no_room = sum(n for reason, n in reasons.items() if reason.partition(": ")[2] in NO_ROOM)
         return MigrateResult(status, dict(reasons), float(ended_ns - started_ns), events, n_no_room=n_no_room)
 
-    def _n_demoted(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> int:
+    def _n_demoted(self, target_nid: int, flats: NDArray[np.int64], n_pages: NDArray[np.int64]) -> int:
         """Return how many base pages moved to a lower tier: a target may take pages from above and below."""
-        tiers = self._tiers
-        if tiers is None:
-            return 0
-        nids = self._page_map.nid_of_flat(self._page_map.flat_of_pfn(pfns))
+        tiers = self._tiers or {}
         above = [nid for nid, tier in tiers.items() if tier < tiers[target_nid]]
-        return int(n_pages[np.isin(nids, above)].sum())
+        if not above:
+            return 0
+        return int(n_pages[np.isin(self._page_map.nid_of_flat(flats), above)].sum())
 
-    def _is_below(self, target_nid: int, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _is_below(self, target_nid: int, flats: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool[n]: which pages are in a lower tier than a target."""
         tiers = self._tiers or {}
         below = [nid for nid, tier in tiers.items() if tier > tiers[target_nid]]
-        return np.isin(self._page_map.nid_of_flat(self._page_map.flat_of_pfn(pfns)), below)
+        return np.isin(self._page_map.nid_of_flat(flats), below)
 
     def _migrate_of(
         self,
@@ -210,15 +210,11 @@ class MovePagesMigrator:
         _refuse(status, which[pfns < 0], MigrateStatus.ENOENT, PAGE_GONE, reasons)
         _refuse(status, which[(pfns >= 0) & ~inside], MigrateStatus.ENOENT, REMAPPED, reasons)
         which, pfns = which[inside], pfns[inside]
-        still = self._are_still_shared(which, entries)
-        _refuse(status, which[~still], MigrateStatus.EACCES, OTHERS_MAP, reasons)
-        which, pfns = which[still], pfns[still]
+        if entries.traits[which].any():
+            self._refuse_by_trait(target_nid, which, entries, status, reasons)
+            left = status[which] == _UNDECIDED
+            which, pfns = which[left], pfns[left]
         is_hugetlb = _has(entries, Trait.HUGETLB)
-        if is_hugetlb[which].any():
-            n_free = free_huge_pages(target_nid, self._system)
-            fits = ~is_hugetlb[which] | (np.cumsum(is_hugetlb[which]) <= n_free)
-            _refuse(status, which[~fits], MigrateStatus.ENOMEM, NO_HUGE_PAGE, reasons)
-            which, pfns = which[fits], pfns[fits]
         fits = np.cumsum(np.where(is_hugetlb, 0, n_pages)[which]) <= self._room.pages(target_nid)
         fits |= is_hugetlb[which]
         _refuse(status, which[~fits], MigrateStatus.EAGAIN, NOT_BALANCED, reasons)
@@ -239,6 +235,23 @@ class MovePagesMigrator:
             # A large folio may be mapped at any address, not only at a multiple of its size.
             starts = entries.address[moved] - (pfns[is_moved] - entries.head[moved]) * PAGE_BYTES
             self._count_split(process, target_nid, starts, n_pages[moved])
+
+    def _refuse_by_trait(
+        self,
+        target_nid: int,
+        which: NDArray[np.intp],
+        entries: Entries,
+        status: NDArray[np.int16],
+        reasons: Counter[str],
+    ) -> None:
+        """Refuse what others map by now, and pages of hugetlbfs for which the target's pool has none."""
+        still = self._are_still_shared(which, entries)
+        _refuse(status, which[~still], MigrateStatus.EACCES, OTHERS_MAP, reasons)
+        is_hugetlb = _has(entries, Trait.HUGETLB)[which] & still
+        if is_hugetlb.any():
+            n_free = free_huge_pages(target_nid, self._system)
+            too_many = is_hugetlb & (np.cumsum(is_hugetlb) > n_free)
+            _refuse(status, which[too_many], MigrateStatus.ENOMEM, NO_HUGE_PAGE, reasons)
 
     def _are_still_shared(self, which: NDArray[np.intp], entries: Entries) -> NDArray[np.bool_]:
         """Return bool[n]: which are mapped by nobody else than they were when they were marked."""
@@ -261,15 +274,11 @@ class MovePagesMigrator:
         reasons: Counter[str],
         of_all: bool,
     ) -> None:
-        """Call move_pages(2) for as many pages at a time as the steward says."""
+        """Call move_pages(2) for as many pages at a time as the steward says, or else 512."""
         steward = self._steward
-        if steward is None:
-            if len(which):
-                self._call(process, target_nid, which, addresses, status, reasons, of_all)
-            return
         left = which
         while len(left):
-            most_pages = steward.chunk_pages()
+            most_pages = MOST_CALL_PAGES if steward is None else steward.chunk_pages()
             if not most_pages:
                 _refuse(status, left, MigrateStatus.EDQUOT, HELD, reasons)
                 return
@@ -277,8 +286,9 @@ class MovePagesMigrator:
             started_ns = self._system.monotonic_ns()
             self._call(process, target_nid, part, addresses, status, reasons, of_all)
             busy_ns = self._system.monotonic_ns() - started_ns
-            moved = part[status[part] == MigrateStatus.MOVED]
-            steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
+            if steward is not None:
+                moved = part[status[part] == MigrateStatus.MOVED]
+                steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
             left = left[len(part) :]
 
     def _call(

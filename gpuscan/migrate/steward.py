@@ -8,6 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_CALL_PAGES = 512
+"""Base pages of one call, a larger folio alone: the kernel unmaps no more at a time (NR_MAX_BATCHED_MIGRATION
+of mm/migrate.c, v6.12), and between two calls it is asked whether the process is still there."""
+
 
 class Steward(Protocol):
     """Budgets of processes, by their numbers in the address map."""

@@ -8,9 +8,8 @@ case for all of the list. How long a page takes depends on machine, load and mem
 from __future__ import annotations
 
 from gpuscan.base.histogram import Histogram
+from gpuscan.migrate.steward import MOST_CALL_PAGES
 
-MOST_PAGES = 512
-"""A batch of the engine."""
 _FIRST_PAGES = 64
 _AIM = 0.7
 """Part of the limit that the next call is sized for."""
@@ -52,4 +51,4 @@ class HoldUps:
             if busy_ns > _AIM * self.limit_ns or n_pages >= self.pages:
                 self.pages = max(1, fits)
         elif n_moved >= self.pages // 2:
-            self.pages = min(MOST_PAGES, 2 * self.pages, fits)
+            self.pages = min(MOST_CALL_PAGES, 2 * self.pages, fits)

@@ -60,6 +60,19 @@ def test_all_arrive_in_one_call_and_one_flush(bed):
     assert event.freed.tolist() == bed.page_map.flat_of_pfn(bed.heads).tolist()
 
 
+def test_a_call_has_512_pages_at_most(tmp_path, monkeypatch):
+    bed = Bed(tmp_path, 1200)
+    sizes = []
+
+    def moves_all(pid, addresses, nodes, **more):
+        sizes.append(len(addresses))
+        return 0, np.full(len(addresses), NEAR, dtype=np.int32)
+
+    monkeypatch.setattr(bed.kernel, "move_pages", moves_all)
+    assert (bed.migrate().status == MigrateStatus.MOVED).all()
+    assert sizes == [512, 512, 176]
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscan.base.units import PAGE_BYTES
+from gpuscan.migrate.steward import MOST_CALL_PAGES
 from gpuscan.service.budgets import Budgets, fair_shares
-from gpuscan.service.hold_ups import MOST_PAGES, HoldUps
+from gpuscan.service.hold_ups import HoldUps
 from gpuscan.service.hours import DAY_MIN, Hours, are_quiet, parse_hours
 from gpuscan.service.pace import LONGEST_NS, Pace
 from gpuscan.service.thresholds import PERIOD_NS, ColdAfter, HotLooks
@@ -165,17 +166,17 @@ def test_calls_settle_below_the_limit_and_not_far_below(limit_ns, page_ns, call_
         n = hold_ups.pages
         hold_ups.took(n, n, call_ns + n * page_ns)
     last_ns = call_ns + hold_ups.pages * page_ns
-    assert 1 <= hold_ups.pages <= MOST_PAGES
+    assert 1 <= hold_ups.pages <= MOST_CALL_PAGES
     assert last_ns <= limit_ns or hold_ups.pages == 1
     doubled_ns = call_ns + 2 * hold_ups.pages * page_ns
-    assert doubled_ns > 0.5 * limit_ns or hold_ups.pages == MOST_PAGES or call_ns > 0.3 * limit_ns
+    assert doubled_ns > 0.5 * limit_ns or hold_ups.pages == MOST_CALL_PAGES or call_ns > 0.3 * limit_ns
 
 
 def test_calls_shrink_at_once_where_pages_take_longer():
     hold_ups = HoldUps(20 * _MS)
     for _ in range(10):
         hold_ups.took(hold_ups.pages, hold_ups.pages, hold_ups.pages * 1_000)
-    assert hold_ups.pages == MOST_PAGES
+    assert hold_ups.pages == MOST_CALL_PAGES
     hold_ups.took(512, 512, 512 * 100_000)
     assert (hold_ups.n_exceeded, hold_ups.longest_ns) == (1, 512 * 100_000)
     assert hold_ups.pages * 100_000 <= 20 * _MS
