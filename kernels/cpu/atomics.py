@@ -377,21 +377,26 @@ class _Pairs:
         self.builder, self.halves, self.ready, self.places, self.first = builder, halves, ready, places, first
         self.part_bits = part_bits
         self.n_halves = part_bits
-        self.seen_type = ir.VectorType(_I64, self.n_halves)
 
     def look(self) -> tuple[Any, Any]:
         """Return what is there, kept so that it does not change, and whether all of it is ready."""
         builder = self.builder
-        loaded = _vector_load(builder, builder.bitcast(self.halves, self.seen_type.as_pointer()), 0, 8)
-        kept = cgutils.alloca_once(builder, self.seen_type)
-        builder.store(loaded, kept)
+        vector_type = ir.VectorType(_I64, 4)
+        vectors = builder.bitcast(self.halves, vector_type.as_pointer())
+        n_vectors = self.n_halves // 4
+        loaded = [_vector_load(builder, vectors, step, 8) for step in range(n_vectors)]
+        kept = cgutils.alloca_once(builder, ir.ArrayType(vector_type, n_vectors))
+        for step, vector in enumerate(loaded):
+            builder.store(vector, builder.gep(kept, [ir.IntType(32)(0), ir.IntType(32)(step)], inbounds=True))
         # No instruction, but LLVM does not know: else it takes each word out of a vector, or loads it again.
         seen = ir.FunctionType(ir.VoidType(), [kept.type])
         builder.asm(seen, "", "r,~{memory}", [kept], side_effect=True)
-        masks = _every_lane(builder, self.ready, self.n_halves)
-        differ = builder.icmp_unsigned("!=", builder.and_(loaded, masks), masks)
-        none = ir.IntType(self.n_halves)(0)
-        return kept, builder.icmp_unsigned("==", builder.bitcast(differ, none.type), none)
+        while len(loaded) > 1:
+            loaded = [builder.and_(*two) for two in zip(loaded[::2], loaded[1::2], strict=True)]
+        in_all = self.ready
+        for lane in range(4):
+            in_all = builder.and_(in_all, builder.extract_element(loaded[0], ir.IntType(32)(lane)))
+        return kept, builder.icmp_unsigned("==", in_all, self.ready)
 
     def take_all(self, seen: Any) -> Any:
         """Exchange what was seen, all of it ready, then store it."""
