@@ -27,6 +27,7 @@ def main() -> int:
         help=f"boot the kernel of this folder, not the fetched one (default: ${KERNEL_VARIABLE})",
     )
     parser.add_argument("--systemd", action="store_true", help="systemd is the guest's first process")
+    parser.add_argument("--package", type=Path, metavar="DEB", help="a Debian package that can be installed in it")
     parser.add_argument("--kernel-log", action="store_true", help="show the guest's kernel log at the end")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
@@ -37,7 +38,9 @@ def main() -> int:
             sys.stderr.write(f"kernel {fetch().release}\n")
         if not options.command:
             return 0
-        with Guest(out=options.out, kernel=options.kernel, systemd=options.systemd) as guest:
+        with Guest(
+            out=options.out, kernel=options.kernel, systemd=options.systemd, package=options.package
+        ) as guest:
             result = guest.run(options.command, limit_s=options.limit, stdout=_to(1), stderr=_to(2))
             if options.kernel_log:
                 sys.stderr.write(guest.kernel_log())

@@ -21,6 +21,7 @@ from . import parts as guest_parts
 from .host_clock import tsc_khz
 from .initramfs import initramfs
 from .machine import Machine
+from .package import PACKAGE_VARIABLE, prepared
 
 CHECKOUT = Path(__file__).parents[2]
 AGENT = Path(__file__).parent / "agent"
@@ -30,6 +31,8 @@ STOP_LIMIT_S = 10.0
 
 OUT_IN_GUEST = "/run/guest/out"
 """Where a command leaves files for the host; also in the variable ``GUEST_OUT``."""
+PACKAGE_IN_GUEST = "/run/package/package.deb"
+"""The package, where there is one."""
 
 # Compiling takes 3 minutes in the guest and 20 s on the host. So the guest takes what the host has compiled,
 # for no CPU in particular.
@@ -68,6 +71,7 @@ class Guest:
         out: a folder that commands may write to, as ``GUEST_OUT``; made if it is not there.
         kernel: the folder of another kernel than the fetched one, see :func:`tests.vm.parts.find`.
         systemd: the host's systemd is the first process, and knows no unit but those below /run.
+        package: a Debian package that commands may install; see :mod:`tests.vm.package`.
 
     Raises:
         PartsError: QEMU, busybox or the kernel is missing.
@@ -81,8 +85,16 @@ class Guest:
         out: Path | None = None,
         kernel: Path | None = None,
         systemd: bool = False,
+        package: Path | None = None,
     ) -> None:
         self.parts = guest_parts.find(kernel)
+        self._package = None
+        if package is not None:
+            if not any(module.stem == "overlay" for module in self.parts.modules):
+                raise guest_parts.PartsError(
+                    f"a package is laid over /usr, and the module overlay is not with the kernel: {guest_parts.FETCH}"
+                )
+            self._package = prepared(package, PORTABLE_NUMBA)
         self._machine = machine or Machine()
         self._scratch = tempfile.TemporaryDirectory(prefix="gpuscan-guest-")
         self._shared = Path(self._scratch.name)
@@ -207,7 +219,8 @@ class Guest:
             *("-kernel", str(self.parts.kernel), "-initrd", str(shared / "initramfs")),
             *(
                 "-append",
-                f"{kernel_arguments} gpuscan_bind={CHECKOUT} gpuscan_manager={self._manager}",
+                f"{kernel_arguments} gpuscan_bind={CHECKOUT} gpuscan_manager={self._manager} "
+                f"gpuscan_package={self._package or ''}",
                 "-serial",
                 f"file:{shared / 'console'}",
             ),
@@ -240,6 +253,8 @@ class Guest:
 
     def _environment(self) -> dict[str, str]:
         passed = {name: os.environ[name] for name in ("CI", "GPUSCAN_SOAK_S") if name in os.environ}
+        if self._package is not None:
+            passed[PACKAGE_VARIABLE] = PACKAGE_IN_GUEST
         return {
             "PATH": f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/tmp",
