@@ -51,6 +51,7 @@ test-live: $(VENV)/installed-test
 
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow and not systemd' $(ARGS)
+	$(GUEST) --module --limit 900 $(BIN)/pytest $(IN_GUEST)/test_hotplug.py -m guest $(ARGS)
 
 # GPUSCAN_SOAK_S=300 is a shorter one; PACKAGE= (nothing) takes the service of the checkout.
 PACKAGE ?= yes

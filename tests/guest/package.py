@@ -19,14 +19,13 @@ def is_installed() -> bool:
     return PROGRAM.exists()
 
 
-def dpkg(action: str) -> str:
-    """Install it (``-i``, also over itself), remove it (``-r``) or purge it (``-P``); return what was said."""
+def dpkg(action: str) -> None:
+    """Install it (``-i``, also over itself), remove it (``-r``) or purge it (``-P``)."""
     assert FILE is not None
     what = FILE if action == "-i" else "gpuscan"
     command = ["dpkg", "--log=/run/dpkg.log", "--force-unsafe-io", action, what]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def use_what_the_host_compiled() -> None:

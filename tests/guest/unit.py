@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gpuscan.service.client import ask
 from gpuscan.service import install
-from gpuscan.service.install import unit_text
+from gpuscan.service.client import ask
 
 from . import package
 from .processes import eventually
@@ -25,8 +24,8 @@ DAMON_STATE = Path("/run/gpuscan/damon.json")
 CONFIG = Path("/") / install.CONFIG
 _LONGEST_START_S = 900.0
 """As in the unit."""
-_COMPILED_FOR = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
-_PASSED = (*_COMPILED_FOR, "NUMPY_MADVISE_HUGEPAGE")
+# For no CPU in particular: code for the one that QEMU names has instructions that it does not know.
+_PASSED = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMPY_MADVISE_HUGEPAGE")
 _DROP_IN = """[Service]
 Environment={environment}
 StandardError=append:{complaints}
@@ -49,12 +48,12 @@ class Unit:
 
     def __init__(self, folder: Path, *, compiles: bool = False) -> None:
         self._complaints = folder / "service.stderr"
-        passed = [name for name in _PASSED if name in os.environ and not (compiles and name in _COMPILED_FOR)]
+        passed = [name for name in _PASSED if name in os.environ]
         environment = " ".join(f'"{name}={os.environ[name]}"' for name in passed)
         text = _DROP_IN.format(environment=environment, complaints=self._complaints)
         if package.FILE is None:
             self.configuration = folder / "service.toml"
-            (UNITS / NAME).write_text(unit_text(self.configuration))
+            (UNITS / NAME).write_text(install.unit_text(self.configuration))
             text += _OF_CHECKOUT.format(numba=os.environ["NUMBA_CACHE_DIR"])
         else:
             self.configuration = CONFIG

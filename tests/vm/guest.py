@@ -92,7 +92,7 @@ class Guest:
         if package is not None:
             if not any(module.stem == "overlay" for module in self.parts.modules):
                 raise guest_parts.PartsError(
-                    f"a package is laid over /usr, and the module overlay is not with the kernel: {guest_parts.FETCH}"
+                    f"a package is laid over /usr, and the kernel has no overlay.ko: {guest_parts.FETCH}"
                 )
             self._package = prepared(package, PORTABLE_NUMBA)
         self._machine = machine or Machine()
@@ -206,10 +206,11 @@ class Guest:
         # trace_event: the first event that is traced patches the scheduler's code, to note the names of
         # tasks (tracing_start_cmdline_record()), and QEMU may run the breakpoint of a patch when it is
         # over ("Oops: int3" in ttwu_do_activate()). So one that never comes is on from the start.
+        # memhp_default_state: memory that is plugged is for what can be moved, so it can go offline again.
         kernel_arguments = (
             f"console=ttyS0 quiet panic=-1 tsc=reliable tsc_early_khz={tsc_khz()} no_timer_check pti=on "
             "nospectre_v1 nospectre_v2 spec_store_bypass_disable=off retbleed=off "
-            "trace_event=power:suspend_resume"
+            "trace_event=power:suspend_resume memhp_default_state=online_movable"
         )
         command = [
             # QEMU does not survive the one who started it, however that ends.

@@ -1,8 +1,8 @@
-"""A Debian package as the guest installs it: its library unpacked here, all else a package of its own, its kernels compiled.
+"""A Debian package as the guest installs it: its library unpacked here, and a package of all else.
 
-The guest has little memory and no disk. So /usr/lib/gpuscan, half a gigabyte, comes from the host, below an overlay.
-The package that dpkg installs there is the same without it, its scripts and its unit among them: with it dpkg works, too,
-and takes 6 minutes under emulation for what it leaves out (``--path-exclude``).
+The guest has little memory and no disk. So /usr/lib/gpuscan, half a gigabyte, comes from the host, below an
+overlay. The package that dpkg installs there is the same without it, its scripts and its unit among them.
+dpkg takes the whole one, too: 6 minutes under emulation for what it is told to leave out (--path-exclude).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIBRARY = "usr/lib/gpuscan"
 PACKAGE_VARIABLE = "GPUSCAN_GUEST_PACKAGE"
 """Environment variable of commands in the guest: the package's file, where there is one."""
 _DEPENDS = ("python3", "libc6", "libstdc++6")
-# As in tests/vm/guest.py; where the unit looks for it, and for the path that the library has when it is installed.
+# As in tests/vm/guest.py, and for the path that the library has when it is installed.
 _COMPILE = """
 import sys
 sys.path.insert(0, "/usr/lib/gpuscan")
@@ -35,9 +35,9 @@ warm_up(Store(resolve_topology("two-socket-cxl", 1 << 30), device="cpu", large_f
 def prepared(package: Path, numba: dict[str, str]) -> Path:
     """Return a folder of what the guest needs of a package; made once for each.
 
-    It has ``package.deb`` without the library, ``usr`` with it, ``dpkg`` with a database in which what it depends on is
-    installed, and ``compiled`` with what the unit finds in /var/cache/gpuscan; that is empty where this machine
-    lets nobody mount anything, and then the guest compiles.
+    It has ``package.deb`` without the library, ``usr`` with it, ``dpkg`` with a database in which what it
+    depends on is installed, and ``compiled`` with what the unit finds in /var/cache/gpuscan. That is empty
+    where this machine lets nobody mount anything, and then the guest compiles.
 
     Args:
         package: the file.
@@ -86,7 +86,7 @@ def _make_database(folder: Path) -> None:
 
 
 def _compile(made: Path, numba: dict[str, str]) -> None:
-    """Compile the kernels for the path that they will have, by an overlay that nobody but the compiler sees."""
+    """Compile the kernels for the path that they will have: by an overlay that only the compiler sees."""
     place = made / "compiled"
     place.mkdir(mode=0o755)
     overlay = f"mount -t overlay package -o lowerdir={shlex.quote(f'{made}/usr')}:/usr /usr"
@@ -97,7 +97,8 @@ def _compile(made: Path, numba: dict[str, str]) -> None:
         [*alone, "sh", "-c", script], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        sys.stderr.write(f"the guest will compile the package's kernels itself: {done.stderr.strip()[-300:]}\n")
+        why = done.stderr.strip()[-300:]
+        sys.stderr.write(f"the guest will compile the package's kernels itself: {why}\n")
 
 
 def _run(*command: str) -> str:

@@ -21,8 +21,8 @@ KERNEL_VARIABLE = "GPUSCAN_GUEST_KERNEL"
 _MODULES = ("netfs", "9pnet", "9p", "9pnet_virtio")
 """In the order of their dependencies; virtio over PCI is built into Debian's kernels."""
 _OPTIONAL = ("brd", "overlay")
-"""A disk of memory, for what a test swaps out, and what a package is laid over /usr with; a kernel of one's own may come
-without them."""
+"""A disk of memory, for what a test swaps out, and what a package is laid over /usr with; a kernel of one's
+own may come without them."""
 
 _KERNEL_PACKAGE = re.compile(r"^linux-image-(\d\S*)-amd64$", re.MULTILINE)
 _VARIANTS = re.compile(r"cloud|rt")
