@@ -117,13 +117,14 @@ def test_figures_go_on():
 
 @pytest.mark.parametrize(("monitor", "n_opened"), [("kpageflags", 1), ("damon-paddr", 3)])
 def test_a_monitor_of_physical_memory_is_opened_anew(monkeypatch, monitor, n_opened):
-    opened = []
+    opened: list[str] = []
     open_monitor = ServiceSession._open_monitor
-    monkeypatch.setattr(
-        ServiceSession,
-        "_open_monitor",
-        lambda session, name: opened.append(name) or open_monitor(session, name),
-    )
+
+    def counted(session, name):
+        opened.append(name)
+        return open_monitor(session, name)
+
+    monkeypatch.setattr(ServiceSession, "_open_monitor", counted)
     run = ran((3_500, (MIDDLE,)), (7_000, ()), monitor=monitor)
     assert opened == [monitor] * n_opened
     assert run.session.totals.end_reason == "ended by a signal"
