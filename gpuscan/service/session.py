@@ -127,7 +127,7 @@ class ServiceSession:
         host = system.read_host()
         check_page_size(host.page_bytes, "service")
         self.notes += host.notes
-        self._as_found = host.topology
+        self._as_found = self._as_is = host.topology
         self.memory = OnlineMemory(host.topology, system)
         self.topology = tiered(config, host.topology)
         check_nodes(config, self.topology)
@@ -337,7 +337,7 @@ class ServiceSession:
         self.notifier.reloading(self.system.monotonic_ns())
         try:
             config = self._reload()
-            check_nodes(config, tiered(config, self._as_found))  # its tiers, too: the next start needs them
+            self._check_nodes(config)
             self._use(config)
         except RunFailedError:
             raise
@@ -347,6 +347,13 @@ class ServiceSession:
             raise
         finally:
             self.notifier.ready(status_line(self))
+
+    def _check_nodes(self, config: Config) -> None:
+        """Refuse what the next start would, with the memory that is there now or with that of this start."""
+        try:
+            check_nodes(config, tiered(config, self._as_is))
+        except InputError:
+            check_nodes(config, tiered(config, self._as_found))
 
     def _use(self, config: Config) -> None:
         cold_ns = config.monitor_cold_ns
@@ -439,7 +446,7 @@ class ServiceSession:
         found = self.memory.changed()
         if found is None:
             return
-        self._as_found = found
+        self._as_is = found
         self.topology = still_tiered(self.started, found)
         with refusals_said():
             before, self.store = self.store, self._store_of(self.topology)

@@ -14,12 +14,13 @@ from gpuscan.linux.kernel_settings import KernelSettings
 from gpuscan.linux.process import Process
 from gpuscan.linux.sharing import Sharing
 from gpuscan.live.members import Roster
+from gpuscan.monitors.source import LiveSource
 from gpuscan.service.budgets import Budgets
 from gpuscan.service.helpers.built_in.damon_schemes import DamonSchemes
 from gpuscan.service.orders import Orders
 from gpuscan.service.selection import RuleSelection
 from gpuscan.service.since import Since
-from livesim.scenario import HELPING_FROM, SHARING_FROM
+from livesim.scenario import HELPING_FROM, HOTPLUG_FROM, SHARING_FROM
 from livesim.service import run_service
 
 N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
@@ -32,6 +33,7 @@ FOUND = {
     HELPING_FROM + 6654: "DAMON's state file named what nobody gave back once no rule asked for DAMON",
     HELPING_FROM + 6006: "what NUMA balancing moved while it was being set up was not counted",
     HELPING_FROM + 1702: "a helper that could not be opened kept its state file open",
+    HOTPLUG_FROM + 100: "a reload was refused because memory was away that was there at the start",
     HELPING_FROM + 244: "what the kernel had moved for a rule that a reload took away was not noted",
 }
 
@@ -57,7 +59,7 @@ def test_pages_move_and_a_seed_replays_exactly():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [0, SHARING_FROM, HELPING_FROM])
+@pytest.mark.parametrize("first", [0, SHARING_FROM, HELPING_FROM, HOTPLUG_FROM])
 def test_many_seeds(first):
     assert _broken(first + 8, first + N_SLOW) == []
 
@@ -117,6 +119,27 @@ HELPED = {
     "what is counted for the last time moves on": (MigratingDamon, "commit", _nothing),
     "a cgroup's place goes to another before it is counted": (MigratingDamon, "moved_bytes", _zeros),
 }
+
+
+def _only_swaps(self, store, why):
+    self.store = store
+
+
+def _knows_all_candidates(self, targets, page_map):
+    self._targets, self._page_map = targets, page_map
+
+
+HOTPLUGGED = {
+    "requests on memory as it was are not ended": (Engine, "use_store", _only_swaps),
+    "candidates on memory as it was are kept": (LiveSource, "use_machine", _knows_all_candidates),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", HOTPLUGGED)
+def test_a_planted_fault_where_memory_goes_and_comes_is_found(monkeypatch, planted):
+    monkeypatch.setattr(*HOTPLUGGED[planted])
+    assert any(run_service(seed).broken for seed in range(HOTPLUG_FROM, HOTPLUG_FROM + 150))
 
 
 @pytest.mark.slow
