@@ -30,6 +30,8 @@ gpuscan: no-manual-page
 # There is no address yet.
 gpuscan: bogus-mail-host *
 gpuscan: bogus-mail-host-in-debian-changelog *
+# The library is for one version of Python: its byte code needs no compiling when it is installed.
+gpuscan: package-installs-python-pycache-dir *
 """
 _ABOUT = """moves hot pages to near memory, and cold ones to far memory
  A scan engine for memory tiering on NUMA and CXL machines: it finds pages

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.history.recording import Nowhere
 from gpuscan.live.stop import Stop
 from gpuscan.service.config import Config, Rule
@@ -224,7 +224,11 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
         before = world.confirmed_pages
 
         def on_tick(_: Any) -> None:
-            session.pipeline.engine.verify()
+            try:
+                session.pipeline.engine.verify()
+            except RunFailedError as error:
+                broken.append(str(error))
+                raise
             pace.look(world.now_ns, session, broken)
 
         session.run(lambda: None, on_tick)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpuscan.base.errors import TopologyError
+from gpuscan.service.load import config_of
 from gpuscan.service.memory import OnlineMemory
 from gpuscan.service.session import ServiceSession
 from livesim.machine import Machine
@@ -128,6 +129,18 @@ def test_a_monitor_of_physical_memory_is_opened_anew(monkeypatch, monitor, n_ope
     run = ran((3_500, (MIDDLE,)), (7_000, ()), monitor=monitor)
     assert opened == [monitor] * n_opened
     assert run.session.totals.end_reason == "ended by a signal"
+
+
+def test_what_waits_when_memory_changes_is_ended_and_booked():
+    run = Run(system_class=Plugged, end_ms=9_000)
+    settings = {"monitor": "kpageflags", "cpu": "50%"}
+    run.config = config_of(
+        "x", {"service": settings, "budget": {"rate": "4KiB/s"}, "rule": [{"name": "db", "command": "data*"}]}
+    )
+    run.machine.world.hotplugs = True
+    run.system.changes = ((2_500, (MIDDLE,)),)
+    run.go()  # its end proves conservation
+    assert run.session.pipeline.engine.ledger.dropped["the machine's memory has changed"] > 0
 
 
 class Files(SimulatedSystem):

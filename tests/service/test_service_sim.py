@@ -14,7 +14,6 @@ from gpuscan.linux.kernel_settings import KernelSettings
 from gpuscan.linux.process import Process
 from gpuscan.linux.sharing import Sharing
 from gpuscan.live.members import Roster
-from gpuscan.monitors.source import LiveSource
 from gpuscan.service.budgets import Budgets
 from gpuscan.service.helpers.built_in.damon_schemes import DamonSchemes
 from gpuscan.service.orders import Orders
@@ -119,27 +118,6 @@ HELPED = {
     "what is counted for the last time moves on": (MigratingDamon, "commit", _nothing),
     "a cgroup's place goes to another before it is counted": (MigratingDamon, "moved_bytes", _zeros),
 }
-
-
-def _only_swaps(self, store, why):
-    self.store = store
-
-
-def _knows_all_candidates(self, targets, page_map):
-    self._targets, self._page_map = targets, page_map
-
-
-HOTPLUGGED = {
-    "requests on memory as it was are not ended": (Engine, "use_store", _only_swaps),
-    "candidates on memory as it was are kept": (LiveSource, "use_machine", _knows_all_candidates),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("planted", HOTPLUGGED)
-def test_a_planted_fault_where_memory_goes_and_comes_is_found(monkeypatch, planted):
-    monkeypatch.setattr(*HOTPLUGGED[planted])
-    assert any(run_service(seed).broken for seed in range(HOTPLUG_FROM, HOTPLUG_FROM + 150))
 
 
 @pytest.mark.slow
