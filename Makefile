@@ -51,10 +51,20 @@ test-live: $(VENV)/installed-test
 
 soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow and not systemd' $(ARGS)
+	$(GUEST) --module --limit 900 $(BIN)/pytest $(IN_GUEST)/test_hotplug.py -m guest $(ARGS)
 
-# GPUSCAN_SOAK_S=300 is a shorter one.
+# GPUSCAN_SOAK_S=300 is a shorter one; PACKAGE= (nothing) takes the service of the checkout.
+PACKAGE ?= yes
+SOAK_SERVICE = $(GUEST) --systemd --limit 7200
+SOAKED = $(BIN)/pytest $(IN_GUEST) -s -m 'guest and systemd' $(ARGS)
+ifneq ($(PACKAGE),)
 soak-service: $(VENV)/installed-test
-	$(GUEST) --systemd --limit 7200 $(BIN)/pytest $(IN_GUEST) -s -m 'guest and systemd' $(ARGS)
+	package=$$($(BIN)/python packaging/build_deb.py build --compression none) && \
+	$(SOAK_SERVICE) --package "$$package" $(SOAKED)
+else
+soak-service: $(VENV)/installed-test
+	$(SOAK_SERVICE) $(SOAKED)
+endif
 
 # The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md: three boots, half an hour each at most.
 live-peers: $(VENV)/installed-test

@@ -30,6 +30,8 @@ gpuscan: no-manual-page
 # There is no address yet.
 gpuscan: bogus-mail-host *
 gpuscan: bogus-mail-host-in-debian-changelog *
+# The library is for one version of Python: its byte code needs no compiling when it is installed.
+gpuscan: package-installs-python-pycache-dir *
 """
 _ABOUT = """moves hot pages to near memory, and cold ones to far memory
  A scan engine for memory tiering on NUMA and CXL machines: it finds pages
@@ -94,6 +96,20 @@ def _fill(tree: Path, source: Path, *, with_dependencies: bool) -> None:
     _put(documents / "changelog.gz", gzip.compress(_changelog().encode(), 9, mtime=0))
     _put(tree / "usr/share/lintian/overrides/gpuscan", _OVERRIDES)
     (tree / "etc/gpuscan").mkdir(parents=True)
+    _compile(tree, library)
+
+
+def _compile(tree: Path, library: Path) -> None:
+    """Put byte code beside the sources: the unit cannot, and without it each start reads all of them anew.
+
+    Byte code holds while its source is as old as it says (PEP 552), so all files get the time that they
+    will have in the package.
+    """
+    made_at = _made_at()
+    for path in library.rglob("*.py"):
+        os.utime(path, (made_at, made_at))
+    compile_all = [sys.executable, "-m", "compileall", "-q", "-s", str(tree), "-p", "/", str(library)]
+    subprocess.run(compile_all, check=True)
 
 
 def _made_at() -> int:

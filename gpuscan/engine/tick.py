@@ -141,9 +141,7 @@ class Engine:
                 if node.present_pages and (not policy.one_thread or store.topology.is_top_tier(node.nid))
             )
             self._rate_limit = RateLimit(policy.rate_limit_bytes_per_s, targets, int(self._interval_ns.max()))
-        self._tier = np.zeros(N_NODES_MAX, dtype=np.int64)
-        for node in store.topology.nodes:
-            self._tier[node.nid] = node.tier
+        self._note_tiers()
 
     def run(
         self,
@@ -178,6 +176,30 @@ class Engine:
         self.put_back()
         self.verify()
         return self.report(ticks)
+
+    def use_store(self, store: PageStore, why: str) -> None:
+        """Go on with the store of a machine whose memory has changed; between two ticks.
+
+        Args:
+            store: of the machine as it is now, with nothing READY, of the same record format.
+            why: the reason in the ledger of all requests that wait: they end.
+        """
+        self.put_back()
+        for plan in self.store.drain():
+            self._book_ended(plan.n_unknown_target, plan.n_superseded, plan.n_freed)
+            self.ledger.claimed(len(plan))
+            self.ledger.ended(why, len(plan))
+        ended = self.store.take_ended_ahead()
+        self._book_ended(ended.unknown_target, ended.superseded, ended.freed)
+        self.verify()
+        self.store = store
+        self._active[:] = 0
+        self._note_tiers()
+
+    def _note_tiers(self) -> None:
+        self._tier = np.zeros(N_NODES_MAX, dtype=np.int64)
+        for node in self.store.topology.nodes:
+            self._tier[node.nid] = node.tier
 
     def put_back(self) -> None:
         """End the waits of all folios that back off: they are READY again."""

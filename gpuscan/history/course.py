@@ -20,7 +20,7 @@ _STRETCH_NS_MIN = 10_000_000_000
 N_EVENTS = 200
 _SAID_MAX = 400
 """So many are kept, the newest."""
-EVENTS = ("start", "stop", "config", "control", "rest")
+EVENTS = ("start", "stop", "config", "control", "rest", "memory")
 
 
 class Course:
@@ -41,7 +41,8 @@ class Course:
         cpu_s, within_s: CPU time of the service itself by stretch, and within how much time.
         cpu_ceiling: the share of a core that was allowed, by stretch, as last noted there.
         resident: base pages of what is watched by nid and stretch, as last noted there.
-        events: time, kind and words of the newest starts, ends, reloads, orders and rests; n_events: of all.
+        events: time, kind and words of the newest starts, ends, reloads, orders, rests and changes of
+            memory; n_events: of all.
         is_open: a start is the last that is known, so the service runs, or was killed.
     """
 

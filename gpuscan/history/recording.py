@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-Kind = Literal["start", "stop", "config", "control", "rest", "process", "moved", "kernel", "state"]
+Kind = Literal["start", "stop", "config", "control", "rest", "process", "moved", "kernel", "state", "memory"]
 
 
 class Recorder(Protocol):

@@ -146,7 +146,7 @@ class Pipeline:
             self.migrator = DryRunMigrator(self.addresses, page_map)
         else:
             self.room.pages(0)  # the first reading takes the longest
-            tiers = {node.nid: node.tier for node in store.topology.nodes} if manner.demotes else None
+            tiers = self._tiers(store)
             self.migrator = MovePagesMigrator(
                 roster.processes,
                 self.addresses,
@@ -228,6 +228,22 @@ class Pipeline:
         self.monitor = monitor
         self.source.use_monitor(monitor)
         self._clock = CpuClock(self._system, monitor)
+
+    def use_machine(self, store: Store, targets: Targets, why: str) -> None:
+        """Go by other memory from now on; between two looks, and not in a dry run.
+
+        Args:
+            store: of the machine as it is now, warm.
+            targets: where pages go there.
+            why: the reason for which all requests that wait end.
+        """
+        assert isinstance(self.migrator, MovePagesMigrator)
+        self.engine.use_store(store, why)
+        self.source.use_machine(targets, store.topology.page_map)
+        self.migrator.use_machine(store.topology.page_map, self._tiers(store))
+
+    def _tiers(self, store: Store) -> dict[int, int] | None:
+        return {node.nid: node.tier for node in store.topology.nodes} if self.manner.demotes else None
 
     def end(self) -> RunReport:
         """End all waits, prove conservation, and return what happened.

@@ -127,6 +127,10 @@ class MovePagesMigrator:
         self.waited_s = Histogram(WAIT_BOUNDS_S)
         """From when a folio that moved was first seen to where it had moved."""
 
+    def use_machine(self, page_map: PageMap, tiers: Mapping[int, int] | None) -> None:
+        """Go by other memory from now on; what was counted goes on."""
+        self._page_map, self._tiers = page_map, tiers
+
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
         """Move one batch of folios to a node.
 

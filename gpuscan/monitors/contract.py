@@ -95,6 +95,8 @@ class MonitorKind:
             taken by its name. The built-in ones have 10, 20, ... 60.
         opens: rights that opening it needs and nothing later does.
         keeps: rights that it goes on to need once it is open. Neither has what every live run needs.
+        watches_frames: what it watches is the machine's physical memory, so it is opened anew when some
+            comes or goes.
         open: opens it, so that :attr:`Monitor.name` is that which it is asked for by. Raises an
             :class:`InputError` that says why where it does not work, or lets :class:`OSError` pass; it has
             changed nothing then.
@@ -103,4 +105,5 @@ class MonitorKind:
     place_in_auto: int | None
     opens: Sequence[Right]
     keeps: Sequence[Right]
+    watches_frames: bool
     open: Callable[[Circumstances], Monitor]

@@ -180,6 +180,13 @@ class LiveSource:
         """Let another monitor tell what is accessed; it watches nobody yet."""
         self._monitor = monitor
 
+    def use_machine(self, targets: Targets, page_map: PageMap) -> None:
+        """Go by other memory from now on, and forget all candidates: who owns the store has ended them."""
+        self._addresses.drop(self._addresses.stale(self._tick + 1))
+        self._left = []
+        self._going_down = _NONE
+        self._targets, self._page_map = targets, page_map
+
     def start_clock(self, for_ns: int | None = None) -> None:
         """Let the run's time begin now, and end after ``for_ns``."""
         self._started_ns = self._system.monotonic_ns()

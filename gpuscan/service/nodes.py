@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuscan.base.errors import InputError
 from gpuscan.linux.targets import Targets
-from gpuscan.service.config import Config
+from gpuscan.service.config import Config, Settings
 from gpuscan.topology import Topology
 from gpuscan.topology.tiers import tier_options, with_tiers
 
@@ -16,6 +16,13 @@ def tiered(config: Config, topology: Topology) -> Topology:
         TopologyError: there is no such node.
     """
     return with_tiers(topology, dict(_pair(text) for text in config.service.tiers))
+
+
+def still_tiered(settings: Settings, topology: Topology) -> Topology:
+    """Return the same of a machine that has changed since the start: some of the nodes may be gone."""
+    nids = {node.nid for node in topology.nodes}
+    pairs = (_pair(text) for text in settings.tiers)
+    return with_tiers(topology, {nid: tier for nid, tier in pairs if nid in nids})
 
 
 def check_nodes(config: Config, topology: Topology) -> None:

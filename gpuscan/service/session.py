@@ -38,7 +38,8 @@ from gpuscan.service.governor import Governor
 from gpuscan.service.helpers.contract import Place
 from gpuscan.service.helping import Helping
 from gpuscan.service.hours import are_quiet
-from gpuscan.service.nodes import check_nodes, tiered
+from gpuscan.service.memory import OnlineMemory
+from gpuscan.service.nodes import check_nodes, still_tiered, tiered
 from gpuscan.service.notify import Notifier
 from gpuscan.service.orders import Orders
 from gpuscan.service.pace import Pace
@@ -47,6 +48,7 @@ from gpuscan.service.since import Since
 from gpuscan.service.status import status_document, status_line
 from gpuscan.service.waiting import Inbox
 from gpuscan.store.single import Store
+from gpuscan.topology import Node, Topology
 from gpuscan.topology.page_size import check_page_size
 
 ROSTER_NS = 2_000_000_000
@@ -125,10 +127,13 @@ class ServiceSession:
         host = system.read_host()
         check_page_size(host.page_bytes, "service")
         self.notes += host.notes
-        self._as_found = host.topology
+        self._as_found = self._as_is = host.topology
+        self.memory = OnlineMemory(host.topology, system)
         self.topology = tiered(config, host.topology)
         check_nodes(config, self.topology)
         self.targets = Targets(self.topology)
+        self._drained: frozenset[int] = frozenset()
+        """Nodes that were ordered to be emptied; those that have no memory now among them."""
         self.flags = PageFlags(system.root / "proc/kpageflags", system)
         self._stack.callback(self.flags.close)
         self.flags.check_shown()
@@ -150,10 +155,8 @@ class ServiceSession:
         self.recorder = open_recorder()
         self._stack.callback(self.recorder.close)
         self._give_up_rights(keeps)  # before the store has threads, which begin with what this one has
-        self.store = self._stack.enter_context(
-            Store(self.topology, device="cpu", large_folios=True, n_threads=1)
-        )
-        warm_up(self.store)
+        self.store = self._store_of(self.topology)
+        self._stack.callback(lambda: self.store.close())
         if self._owns_process:
             give_back_code()  # all is compiled now
         self.pace = Pace(config.service.cpu)
@@ -180,6 +183,11 @@ class ServiceSession:
         )
         self._stack.callback(self.pipeline.sharing.close)
         self.orders = Orders(inbox, self, min(5.0, (self.notifier.watchdog_s or _REST_S * 10) / 3))
+
+    def _store_of(self, topology: Topology) -> Store:
+        store = Store(topology, device="cpu", large_folios=True, n_threads=1)
+        warm_up(store)
+        return store
 
     def _open_monitor(self, name: str) -> Monitor:
         here = Circumstances(
@@ -315,6 +323,7 @@ class ServiceSession:
                 "there, and reload"
             )
         self.targets.drain(() if nid is None else self.targets.drained | {nid})
+        self._drained = frozenset() if nid is None else self._drained | {nid}
         # Whatever is on its way there is not to arrive.
         self.pipeline.source.let_go(self.roster.processes, "another order came")
 
@@ -328,7 +337,7 @@ class ServiceSession:
         self.notifier.reloading(self.system.monotonic_ns())
         try:
             config = self._reload()
-            check_nodes(config, tiered(config, self._as_found))  # its tiers, too: the next start needs them
+            self._check_nodes(config)
             self._use(config)
         except RunFailedError:
             raise
@@ -338,6 +347,13 @@ class ServiceSession:
             raise
         finally:
             self.notifier.ready(status_line(self))
+
+    def _check_nodes(self, config: Config) -> None:
+        """Refuse what the next start would, with the memory that is there now or with that of this start."""
+        try:
+            check_nodes(config, tiered(config, self._as_is))
+        except InputError:
+            check_nodes(config, tiered(config, self._as_found))
 
     def _use(self, config: Config) -> None:
         cold_ns = config.monitor_cold_ns
@@ -422,7 +438,32 @@ class ServiceSession:
 
     def _refresh_if_due(self) -> None:
         if self.system.monotonic_ns() - self._refreshed_ns >= ROSTER_NS:
+            self._settle_memory()
             self.refresh()
+
+    def _settle_memory(self) -> None:
+        """Go by the machine's memory as it is now, where some of it went offline or came online."""
+        found = self.memory.changed()
+        if found is None:
+            return
+        self._as_is = found
+        self.topology = still_tiered(self.started, found)
+        with refusals_said():
+            before, self.store = self.store, self._store_of(self.topology)
+            self.targets = Targets(self.topology)
+            with contextlib.suppress(InputError):  # no other node is left
+                self.targets.drain(self._drained & {node.nid for node in self._with_memory()})
+            self.pipeline.use_machine(self.store, self.targets, "the machine's memory has changed")
+            before.close()
+            if MONITORS.get(self.pipeline.monitor.name).watches_frames:
+                with contextlib.suppress(InputError):  # at the second try it was opened
+                    self._reopen_monitor(self._cold_ns)
+                self.pipeline.source.watch(self.roster.alive())
+        nodes = {str(node.nid): node.present_pages for node in self._with_memory()}
+        self._note_at_once("memory", {"present_pages": nodes})
+
+    def _with_memory(self) -> list[Node]:
+        return [node for node in self.topology.nodes if node.present_pages]
 
     def refresh(self) -> None:
         """Hold the rules against all processes: who came is watched, who went or changed is let go."""

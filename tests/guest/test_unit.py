@@ -25,6 +25,7 @@ from guest.damon_scheme import n_kdamonds, n_working
 from guest.leaks import strays
 from guest.processes import HERE, Odd, Program, eventually
 from guest.shown import ENOUGH, note, on_node
+from guest.test_helping import settings
 from guest.test_moves import UNACCOUNTED_PAGES
 from guest.unit import DAMON_STATE, HISTORY, SOCKET, Unit
 
@@ -418,3 +419,44 @@ def spread(values: list[float] | list[int], unit: float = 1) -> str:
     """Return the least, the median and the most of values."""
     least, middle, most = (each / unit for each in (min(values), median(values), max(values)))
     return f"{middle:.1f} ({least:.1f} to {most:.1f})"
+
+
+HELPED = {
+    "numa-balancing": """
+[[rule]]
+name = "helped"
+backend = "kernel"
+""",
+    "damon-schemes": """
+[[rule]]
+name = "helped"
+cgroup = "helped/fast"
+backend = "kernel"
+policy = "promote"
+""",
+}
+
+
+@pytest.mark.parametrize("helper", HELPED)
+def test_the_kernel_carries_out_a_rule_from_within_the_sandbox(tmp_path: Path, helper: str) -> None:
+    """The unit makes the kernel's settings read-only but for those that helpers need."""
+    found = settings()
+    with (
+        cgroups("helped", ["fast"], "+memory") as place,
+        a_folder('[service]\nmonitor = "soft-dirty"\ncpu = "100%"\n' + HELPED[helper]) as folder,
+        Odd(tmp_path, "fast", place / "fast", "plain", "--node", "2", "--mib", "32") as fast,
+    ):
+        fast.until_placed()
+        with Unit(folder) as unit:
+            unit.until_ready()
+            assert unit.shown("ProtectKernelTunables") == "yes"
+            assert unit.policies()["helped"]["helper"] == helper
+            if helper == "numa-balancing":
+                assert settings() == ("2", "true")
+            eventually(lambda: on_node(fast, 0).hot >= ENOUGH / 2, "the kernel has moved it", NEAR_WITHIN_S)
+            eventually(lambda: unit.policies()["helped"]["moved_by_kernel_pages"] > 0, "it is counted", 60)
+            assert [one["trouble"] for one in unit.ctl("status")["helpers"]] == [""]
+            unit.stop()
+        assert_nothing_is_left()
+        assert settings() == found
+        fast.end_checked()

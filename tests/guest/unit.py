@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gpuscan.service import install
 from gpuscan.service.client import ask
-from gpuscan.service.install import unit_text
 
+from . import package
 from .processes import eventually
 
 NAME = "gpuscan.service"
@@ -19,49 +21,62 @@ UNITS = Path("/run/systemd/system")
 SOCKET = Path("/run/gpuscan/service.sock")
 HISTORY = Path("/var/lib/gpuscan/history.sqlite")
 DAMON_STATE = Path("/run/gpuscan/damon.json")
+CONFIG = Path("/") / install.CONFIG
 _LONGEST_START_S = 900.0
-_PASSED = ("NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMPY_MADVISE_HUGEPAGE")
-# Where the CPU is emulated a start takes longer than systemd waits, and the host has compiled what there is.
+"""As in the unit."""
+# For no CPU in particular: code for the one that QEMU names has instructions that it does not know.
+_PASSED = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMPY_MADVISE_HUGEPAGE")
 _DROP_IN = """[Service]
-TimeoutStartSec={start_s:g}
 Environment={environment}
-ReadWritePaths={numba}
 StandardError=append:{complaints}
+"""
+# The host has compiled what there is of the checkout.
+_OF_CHECKOUT = """Environment="NUMBA_CACHE_DIR={numba}" "PYTHONDONTWRITEBYTECODE=1"
+ReadWritePaths={numba}
 """
 
 
 class Unit:
     """The service under systemd from the start of the ``with`` block to its end.
 
+    It is the package's where the guest has one, installed if it is not yet, and else the checkout's.
+
     Args:
         folder: where its configuration is, ``service.toml``; none that the unit hides, as /tmp is.
+        compiles: it is to compile its kernels itself, and not to find what the host has compiled.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.configuration = folder / "service.toml"
+    def __init__(self, folder: Path, *, compiles: bool = False) -> None:
         self._complaints = folder / "service.stderr"
-        passed = [f"{name}={os.environ[name]}" for name in _PASSED if name in os.environ]
+        passed = [name for name in _PASSED if name in os.environ]
+        environment = " ".join(f'"{name}={os.environ[name]}"' for name in passed)
+        text = _DROP_IN.format(environment=environment, complaints=self._complaints)
+        if package.FILE is None:
+            self.configuration = folder / "service.toml"
+            (UNITS / NAME).write_text(install.unit_text(self.configuration))
+            text += _OF_CHECKOUT.format(numba=os.environ["NUMBA_CACHE_DIR"])
+        else:
+            self.configuration = CONFIG
+            if not package.is_installed():
+                package.dpkg("-i")
+            if not compiles:
+                package.use_what_the_host_compiled()
+            shutil.copy(folder / "service.toml", CONFIG)
         drop_in = UNITS / f"{NAME}.d" / "guest.conf"
         drop_in.parent.mkdir(exist_ok=True)
-        (UNITS / NAME).write_text(unit_text(self.configuration))
-        drop_in.write_text(
-            _DROP_IN.format(
-                start_s=_LONGEST_START_S,
-                environment=" ".join(f'"{each}"' for each in (*passed, "PYTHONDONTWRITEBYTECODE=1")),
-                numba=os.environ["NUMBA_CACHE_DIR"],
-                complaints=self._complaints,
-            )
-        )
-        _systemctl("daemon-reload")
+        drop_in.write_text(text)
+        systemctl("daemon-reload")
 
     def __enter__(self) -> Self:
-        _systemctl("start", NAME)
+        systemctl("start", NAME)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         subprocess.run(["systemctl", "stop", NAME], check=False)
+        if self.configuration == CONFIG:
+            CONFIG.unlink(missing_ok=True)  # with one, whoever installs the package starts it
 
     @property
     def pid(self) -> int:
@@ -70,7 +85,7 @@ class Unit:
 
     def shown(self, name: str) -> str:
         """Return what systemd knows of it by that name."""
-        return _systemctl("show", "--value", "--property", name, NAME)
+        return systemctl("show", "--value", "--property", name, NAME)
 
     def complaints(self) -> str:
         """Return what it has written to its standard error."""
@@ -86,7 +101,7 @@ class Unit:
 
     def hang_up(self) -> None:
         """Have it read its configuration again, as ``systemctl reload`` does."""
-        _systemctl("reload", NAME)
+        systemctl("reload", NAME)
 
     def kill(self) -> None:
         """Kill it with SIGKILL; systemd starts it again."""
@@ -105,12 +120,13 @@ class Unit:
 
     def stop(self) -> None:
         """End it in order, and check that it ended so."""
-        _systemctl("stop", NAME)
+        systemctl("stop", NAME)
         result = (self.shown("Result"), self.shown("ExecMainStatus"))
         assert result == ("success", "0"), (result, self.complaints())
 
 
-def _systemctl(*words: str) -> str:
+def systemctl(*words: str) -> str:
+    """Have systemd do something, and return what it says."""
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (words, done.stderr)
     return done.stdout.strip()

@@ -84,8 +84,10 @@ def _others(world: World, proc: Proc, chance: random.Random) -> None:
 
 
 def _offline(world: World, chance: random.Random) -> None:
-    nid = chance.choice(NIDS)
+    nid = chance.choice(NIDS[1:] if world.hotplugs else NIDS)
     world.offline ^= {nid}
+    if world.hotplugs and nid in world.offline:
+        world.empty(nid)
     world.log.append(f"  offline are {sorted(world.offline)}")
 
 

@@ -42,7 +42,9 @@ class Files:
         if path == "/proc/vmstat":
             return self._own.vmstat()
         if path == "/proc/zoneinfo":
-            return "".join(_zone(nid, self._world.free_pages(nid)) for nid in NIDS)
+            return "".join(_zone(nid, self._world.free_pages(nid)) for nid in self._told())
+        if path == "/proc/meminfo":
+            return f"MemTotal:       {len(self._told()) * SECTION * 4} kB\n"
         if path == f"{CGROUP}/cgroup.procs":
             members = (proc.pid for proc in self._world.processes.values() if proc.is_target)
             return "".join(f"{pid}\n" for pid in members)
@@ -53,6 +55,11 @@ class Files:
             nid = int(path.split("node")[-1].partition("/")[0])
             return f"nr_free_pages {self._world.free_pages(nid)}\nnr_zone_inactive_anon 7\n"
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    def _told(self) -> list[int]:
+        """Return the nodes that the machine's files say have memory."""
+        gone = self._world.offline if self._world.hotplugs else ()
+        return [nid for nid in NIDS if nid not in gone]
 
     def _of_process(self, pid: int, name: str, path: str) -> str:
         for kdamond in self._damon.on.values():

@@ -32,10 +32,8 @@ class Accountant:
     """Counts requests beside the ledger: what becomes READY, and what the migrator says of it."""
 
     def __init__(self, session: LiveSession) -> None:
-        self._store = session.store
         self.requested = self.migrated = self.migrated_pages = 0
-        for name in ("request", "record"):
-            self._watch(session.store, name)
+        self.follow(session.store)
         migrate = session.migrator.migrate
 
         def counted(target_nid: int, pfns: Any, n_pages: Any) -> Any:
@@ -46,6 +44,11 @@ class Accountant:
             return result
 
         session.migrator.migrate = counted  # type: ignore[method-assign]
+
+    def follow(self, store: Any) -> None:
+        """Count what becomes READY in a store, too."""
+        for name in ("request", "record"):
+            self._watch(store, name)
 
     def _watch(self, store: Any, name: str) -> None:
         marks = getattr(store, name)

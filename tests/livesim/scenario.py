@@ -12,6 +12,8 @@ SHARES = "share"
 SHARING_FROM = 1 << 20
 HELPING_FROM = 1 << 22
 """From here on the service has rules that the kernel carries out."""
+HOTPLUG_FROM = 1 << 23
+"""From here on the files tell of nodes that are offline, and the service goes by it."""
 COMES = "spawn"
 """And somebody comes, where rules choose."""
 FAULTS = ("errno", "short", "signal", "kill")
@@ -105,6 +107,17 @@ def evacuation(seed: int) -> Scenario:
     nid = random.Random(f"evacuate {seed}").choice((0, 1, 2, 2))
     selection = "pids" if one.selection == "command" else one.selection
     return replace(one, selection=selection, demote=False, evacuate=nid)
+
+
+def hotplug_events(seed: int, reach: int) -> list[Event]:
+    """Return when nodes go offline and come online; never in the seeds before ``HOTPLUG_FROM``."""
+    if seed < HOTPLUG_FROM:
+        return []
+    chance = random.Random(f"{seed} hotplugs")
+    return [
+        Event(chance.randrange(reach), "offline", chance.randrange(1 << 16))
+        for _ in range(chance.randint(1, 5))
+    ]
 
 
 def sharing_events(seed: int, reach: int) -> list[Event]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from gpuscan.base.errors import InputError
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.history.recording import Nowhere
 from gpuscan.live.stop import Stop
 from gpuscan.service.config import Config, Rule
@@ -19,7 +19,18 @@ from gpuscan.service.waiting import Order
 
 from .machine import Machine
 from .run import Accountant, Result, damon_left, life
-from .scenario import CHANGES, COMES, FAULTS, HELPING_FROM, SHARING_FROM, Event, Scenario, sharing_events
+from .scenario import (
+    CHANGES,
+    COMES,
+    FAULTS,
+    HELPING_FROM,
+    HOTPLUG_FROM,
+    SHARING_FROM,
+    Event,
+    Scenario,
+    hotplug_events,
+    sharing_events,
+)
 from .system import SimulatedSystem
 
 _MS = 1_000_000
@@ -61,7 +72,7 @@ def script(seed: int) -> tuple[Scenario, Script]:
         )
         for _ in range(chance.randrange(12))
     ]
-    events += sharing_events(seed, reach)
+    events += sharing_events(seed, reach) + hotplug_events(seed, reach)
     scenario = Scenario(
         seed=seed,
         source=source,
@@ -160,6 +171,7 @@ def run_service(seed: int, *, is_logging: bool = False) -> Result:
     """Run what a seed decides; after a kill, once more without faults."""
     scenario, what = script(seed)
     machine = Machine(scenario, is_logging=is_logging)
+    machine.world.hotplugs = seed >= HOTPLUG_FROM
     broken = machine.world.broken
     how = life(machine, lambda system: _serve(machine, system, what, broken), broken)
     if how in ("killed", "broken off") or damon_left(machine):
@@ -201,10 +213,22 @@ def _serve(machine: Machine, system: SimulatedSystem, what: Script, broken: list
         pipeline = session.pipeline
         parts: Any = SimpleNamespace(store=session.store, migrator=pipeline.migrator, engine=pipeline.engine)
         accountant = Accountant(parts)
+        use_machine = pipeline.use_machine
+
+        def counted_on(store: Any, *args: Any) -> None:
+            use_machine(store, *args)
+            parts.store = store
+            accountant.follow(store)
+
+        pipeline.use_machine = counted_on  # type: ignore[method-assign, assignment]
         before = world.confirmed_pages
 
         def on_tick(_: Any) -> None:
-            session.pipeline.engine.verify()
+            try:
+                session.pipeline.engine.verify()
+            except RunFailedError as error:
+                broken.append(str(error))
+                raise
             pace.look(world.now_ns, session, broken)
 
         session.run(lambda: None, on_tick)

@@ -23,7 +23,7 @@ from .changes import change, give_pids_again
 from .files import CGROUPS, INSTANCES, KDAMONDS
 from .machine import Machine
 from .scenario import CHANGES, COMES, SHARES
-from .world import BASE_PAGE, HOST, PRESENT, SOFT_DIRTY, SPAN_PAGES, Proc
+from .world import BASE_PAGE, HOST, PRESENT, SOFT_DIRTY, SPAN_PAGES, Proc, host
 
 _MOST_STEPS = 60_000
 _STATE_FILES = {f"/{damon_state.STATE_FILE}", f"/{kernel_settings.STATE_FILE}"}
@@ -150,7 +150,10 @@ class SimulatedSystem(System):
     # Files
 
     def read_text(self, path: Path) -> str:
-        self._enter("read_text", path)
+        if (
+            self.machine.world.hotplugs or str(path) != "/proc/meminfo"
+        ):  # no step in seeds before HOTPLUG_FROM
+            self._enter("read_text", path)
         return self.machine.files.read(str(path))
 
     def write_text(self, path: Path, text: str) -> None:
@@ -421,7 +424,8 @@ class SimulatedSystem(System):
 
     def read_host(self) -> Any:
         self._enter("read_host")
-        return HOST
+        world = self.machine.world
+        return host(world.offline) if world.hotplugs else HOST
 
 
 class Child:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,14 +35,16 @@ REUSE_STEPS = 3
 """PIDs are given out cyclically (alloc_pid(), kernel/pid.c): a freed one does not come back at once."""
 
 
-def _host() -> Host:
+def host(offline: Iterable[int] = ()) -> Host:
+    """Return the machine as its files say; nodes that are offline have no memory."""
+    gone = set(offline)
     nodes = tuple(
         Node(
             nid,
             MemoryKind.CXL if nid == FAR else MemoryKind.DRAM,
             int(nid == FAR),
             () if nid == FAR else (nid,),
-            (Zone("Normal", ((nid * SECTION, (nid + 1) * SECTION),), SECTION, Watermarks(1, 2, 3, 4)),),
+            () if nid in gone else (_zone(nid),),
         )
         for nid in NIDS
     )
@@ -50,7 +52,11 @@ def _host() -> Host:
     return Host(Topology("simulated", nodes, distance), ())
 
 
-HOST = _host()
+def _zone(nid: int) -> Zone:
+    return Zone("Normal", ((nid * SECTION, (nid + 1) * SECTION),), SECTION, Watermarks(1, 2, 3, 4))
+
+
+HOST = host()
 
 
 @dataclass(eq=False)
@@ -111,6 +117,8 @@ class World:
         """Whether pages that it shares with others may move at all."""
         self.pressure = dict.fromkeys(NIDS, 0)
         self.offline: set[int] = set()
+        self.hotplugs = False
+        """Whether the machine's files tell of nodes that are offline, and the kernel empties them before."""
         self.processes: dict[int, Proc] = {}
         self._pids = itertools.count(100)
         self._next_access_ns = self.now_ns
@@ -234,6 +242,13 @@ class World:
                 self.mapped_at[each.pid, new] = at
         self.n_mapped[new], self.n_mapped[old] = self.n_mapped[old], 0
         self.take_frame(old)
+
+    def empty(self, nid: int) -> None:
+        """Move all pages off a node, as the kernel does before a block is offline (offline_pages())."""
+        for proc in self.running():
+            for page in np.flatnonzero(proc.words & PRESENT).tolist():
+                if int(proc.words[page] & PFN_BITS) // SECTION == nid:
+                    self.move(proc, page, NEAR)
 
     def end(self, proc: Proc, code: int = 0) -> None:
         """Let a process end; it is gone at once unless gpuscan is to wait for it."""

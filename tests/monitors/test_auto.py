@@ -18,7 +18,7 @@ def kind_of(name, place, *, opens=lambda here: None):
         opens(here)
         return SimpleNamespace(name=name, close=lambda: None)
 
-    return MonitorKind(place_in_auto=place, opens=(), keeps=(), open=opened)
+    return MonitorKind(place_in_auto=place, opens=(), keeps=(), watches_frames=False, open=opened)
 
 
 class Kinds(dict):

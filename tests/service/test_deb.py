@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import marshal
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +46,18 @@ def test_what_is_in_it_is_roots_and_nobody_else_may_write_it(package: Path) -> N
     assert "./etc/gpuscan/service.toml" not in names  # the administrator's, so no upgrade touches it
     assert "./usr/lib/gpuscan/gpuscan/kernels/reference.py" in names
     assert not any("direct_url" in name for name in names)
-    assert not any("__pycache__" in name or "/tests/" in name for name in names)
+    assert not any("/tests/" in name for name in names)
+
+
+def test_byte_code_comes_along_and_is_that_of_its_sources(package: Path, tmp_path: Path) -> None:
+    """Else each start reads all sources anew: the unit may not write beside them."""
+    said("dpkg-deb", "-x", package, tmp_path)
+    for name in ("gpuscan/cli/main", "gpuscan/service/session"):
+        source = tmp_path / f"usr/lib/gpuscan/{name}.py"
+        code = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
+        # Bytes 4 to 12: no hash, and the time of the source (PEP 552).
+        assert struct.unpack("<II", code.read_bytes()[4:12]) == (0, int(source.stat().st_mtime))
+        assert marshal.loads(code.read_bytes()[16:]).co_filename == f"/usr/lib/gpuscan/{name}.py"
 
 
 def test_what_was_unpacked_runs_and_its_unit_has_the_rights(package: Path, tmp_path: Path) -> None:
@@ -80,7 +93,7 @@ def test_installed_upgraded_removed_and_purged(package: Path, tmp_path: Path) ->
     said(*dpkg, "-i", package)  # an upgrade
     assert config.read_text() == "# mine\n"
     compiled = tmp_path / "usr/lib/gpuscan/gpuscan/__pycache__"
-    compiled.mkdir()
+    assert compiled.is_dir()
     (compiled / "x.nbi").touch()
     said(*dpkg, "-r", "gpuscan")
     assert not (tmp_path / "usr/lib/gpuscan").exists()

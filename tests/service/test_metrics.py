@@ -45,12 +45,12 @@ needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no
 class Served:
     """A service on the simulated kernel; ``on_turn`` is called with the session at each turn."""
 
-    def __init__(self, on_turn=lambda session: None, orders=(), end_ms=3_000):
+    def __init__(self, on_turn=lambda session: None, orders=(), end_ms=3_000, rules=RULES):
         self.machine = Machine(replace(script(4)[0], events=()))
         for command in ("database", "cache"):
             self.machine.world.spawn(200, command=command)
         system = SimulatedSystem(self.machine)
-        config = config_of("x", {"service": {"monitor": "soft-dirty", "cpu": "50%"}, "rule": RULES})
+        config = config_of("x", {"service": {"monitor": "soft-dirty", "cpu": "50%"}, "rule": rules})
 
         def open_inbox(stop):
             return ScriptedInbox(self.machine, system, Script((), orders, end_ms), stop)
@@ -76,6 +76,16 @@ class Served:
 @pytest.fixture(scope="module")
 def served():
     return Served(orders=((2_700, "drain", 1),))
+
+
+@pytest.fixture(scope="module")
+def helped():
+    return Served(rules=[{"name": "all", "backend": "numa-balancing"}])
+
+
+def test_a_helper_says_how_it_does(helped):
+    assert helped.value("helper_in_trouble", helper="numa-balancing") == 0
+    assert helped.value("helper_cpu_seconds_total", helper="numa-balancing") == 0
 
 
 def test_figures_are_those_of_the_machine_and_of_the_status(served):
@@ -187,8 +197,8 @@ def queries(document):
 
 
 @pytest.mark.parametrize("what", ["alerts", "dashboard"])
-def test_they_ask_for_metrics_that_there_are(served, what):
-    shown = {name for name, *_ in served.samples} | {"gpuscan_"}
+def test_they_ask_for_metrics_that_there_are(served, helped, what):
+    shown = {name for each in (served, helped) for name, *_ in each.samples} | {"gpuscan_"}
     asked = {
         name for text in queries(rules() if what == "alerts" else dashboard()) for name in NAME.findall(text)
     }

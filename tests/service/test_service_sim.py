@@ -19,7 +19,7 @@ from gpuscan.service.helpers.built_in.damon_schemes import DamonSchemes
 from gpuscan.service.orders import Orders
 from gpuscan.service.selection import RuleSelection
 from gpuscan.service.since import Since
-from livesim.scenario import HELPING_FROM, SHARING_FROM
+from livesim.scenario import HELPING_FROM, HOTPLUG_FROM, SHARING_FROM
 from livesim.service import run_service
 
 N_SLOW = int(os.environ.get("GPUSCAN_SERVICESIM_SEEDS", "300"))
@@ -32,6 +32,7 @@ FOUND = {
     HELPING_FROM + 6654: "DAMON's state file named what nobody gave back once no rule asked for DAMON",
     HELPING_FROM + 6006: "what NUMA balancing moved while it was being set up was not counted",
     HELPING_FROM + 1702: "a helper that could not be opened kept its state file open",
+    HOTPLUG_FROM + 100: "a reload was refused because memory was away that was there at the start",
     HELPING_FROM + 244: "what the kernel had moved for a rule that a reload took away was not noted",
 }
 
@@ -57,7 +58,7 @@ def test_pages_move_and_a_seed_replays_exactly():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [0, SHARING_FROM, HELPING_FROM])
+@pytest.mark.parametrize("first", [0, SHARING_FROM, HELPING_FROM, HOTPLUG_FROM])
 def test_many_seeds(first):
     assert _broken(first + 8, first + N_SLOW) == []
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .guest import Guest, GuestError
+from .machine import Machine
 from .parts import KERNEL_VARIABLE, PartsError, fetch, kernel_folder
 
 
@@ -27,6 +28,10 @@ def main() -> int:
         help=f"boot the kernel of this folder, not the fetched one (default: ${KERNEL_VARIABLE})",
     )
     parser.add_argument("--systemd", action="store_true", help="systemd is the guest's first process")
+    parser.add_argument(
+        "--package", type=Path, metavar="DEB", help="a Debian package that can be installed in it"
+    )
+    parser.add_argument("--module", action="store_true", help="a node 4 of 256 MiB that can go offline")
     parser.add_argument("--kernel-log", action="store_true", help="show the guest's kernel log at the end")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
@@ -37,7 +42,13 @@ def main() -> int:
             sys.stderr.write(f"kernel {fetch().release}\n")
         if not options.command:
             return 0
-        with Guest(out=options.out, kernel=options.kernel, systemd=options.systemd) as guest:
+        with Guest(
+            Machine(module_mib=256 if options.module else 0),
+            out=options.out,
+            kernel=options.kernel,
+            systemd=options.systemd,
+            package=options.package,
+        ) as guest:
             result = guest.run(options.command, limit_s=options.limit, stdout=_to(1), stderr=_to(2))
             if options.kernel_log:
                 sys.stderr.write(guest.kernel_log())

@@ -21,6 +21,7 @@ from . import parts as guest_parts
 from .host_clock import tsc_khz
 from .initramfs import initramfs
 from .machine import Machine
+from .package import PACKAGE_VARIABLE, prepared
 
 CHECKOUT = Path(__file__).parents[2]
 AGENT = Path(__file__).parent / "agent"
@@ -30,6 +31,8 @@ STOP_LIMIT_S = 10.0
 
 OUT_IN_GUEST = "/run/guest/out"
 """Where a command leaves files for the host; also in the variable ``GUEST_OUT``."""
+PACKAGE_IN_GUEST = "/run/package/package.deb"
+"""The package, where there is one."""
 
 # Compiling takes 3 minutes in the guest and 20 s on the host. So the guest takes what the host has compiled,
 # for no CPU in particular.
@@ -68,6 +71,7 @@ class Guest:
         out: a folder that commands may write to, as ``GUEST_OUT``; made if it is not there.
         kernel: the folder of another kernel than the fetched one, see :func:`tests.vm.parts.find`.
         systemd: the host's systemd is the first process, and knows no unit but those below /run.
+        package: a Debian package that commands may install; see :mod:`tests.vm.package`.
 
     Raises:
         PartsError: QEMU, busybox or the kernel is missing.
@@ -81,8 +85,16 @@ class Guest:
         out: Path | None = None,
         kernel: Path | None = None,
         systemd: bool = False,
+        package: Path | None = None,
     ) -> None:
         self.parts = guest_parts.find(kernel)
+        self._package = None
+        if package is not None:
+            if not any(module.stem == "overlay" for module in self.parts.modules):
+                raise guest_parts.PartsError(
+                    f"a package is laid over /usr, and the kernel has no overlay.ko: {guest_parts.FETCH}"
+                )
+            self._package = prepared(package, PORTABLE_NUMBA)
         self._machine = machine or Machine()
         self._scratch = tempfile.TemporaryDirectory(prefix="gpuscan-guest-")
         self._shared = Path(self._scratch.name)
@@ -194,10 +206,11 @@ class Guest:
         # trace_event: the first event that is traced patches the scheduler's code, to note the names of
         # tasks (tracing_start_cmdline_record()), and QEMU may run the breakpoint of a patch when it is
         # over ("Oops: int3" in ttwu_do_activate()). So one that never comes is on from the start.
+        # memhp_default_state: memory that is plugged is for what can be moved, so it can go offline again.
         kernel_arguments = (
             f"console=ttyS0 quiet panic=-1 tsc=reliable tsc_early_khz={tsc_khz()} no_timer_check pti=on "
             "nospectre_v1 nospectre_v2 spec_store_bypass_disable=off retbleed=off "
-            "trace_event=power:suspend_resume"
+            "trace_event=power:suspend_resume memhp_default_state=online_movable"
         )
         command = [
             # QEMU does not survive the one who started it, however that ends.
@@ -207,7 +220,8 @@ class Guest:
             *("-kernel", str(self.parts.kernel), "-initrd", str(shared / "initramfs")),
             *(
                 "-append",
-                f"{kernel_arguments} gpuscan_bind={CHECKOUT} gpuscan_manager={self._manager}",
+                f"{kernel_arguments} gpuscan_bind={CHECKOUT} gpuscan_manager={self._manager} "
+                f"gpuscan_package={self._package or ''}",
                 "-serial",
                 f"file:{shared / 'console'}",
             ),
@@ -240,6 +254,8 @@ class Guest:
 
     def _environment(self) -> dict[str, str]:
         passed = {name: os.environ[name] for name in ("CI", "GPUSCAN_SOAK_S") if name in os.environ}
+        if self._package is not None:
+            passed[PACKAGE_VARIABLE] = PACKAGE_IN_GUEST
         return {
             "PATH": f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/tmp",

@@ -14,6 +14,9 @@ class Machine:
         distance: node distances, as ``numactl -H`` would show them.
         latency_ns: access latency from a node with a CPU to itself, to the other socket, to an expander.
         bandwidth_gbps: access bandwidth likewise, GB/s.
+        module_mib: memory of a node 4 that is a module to be plugged, and so can go offline as a whole; 0:
+            there is none. The kernel has pages of its own on all the others.
+        module_distance: of each node to it, itself the last.
 
     Without latencies and bandwidths (ACPI HMAT) the kernel puts all nodes into one memory tier, and neither
     demotion nor NUMA balancing in mode 2 does anything (``mt_perf_to_adistance``, mm/memory-tiers.c, v6.12).
@@ -28,27 +31,43 @@ class Machine:
     )
     latency_ns: tuple[int, int, int] = (100, 150, 400)
     bandwidth_gbps: tuple[int, int, int] = (100, 50, 20)
+    module_mib: int = 0
+    module_distance: tuple[int, ...] = (30, 40, 44, 44, 10)
 
     def qemu_arguments(self) -> list[str]:
         """Return the arguments that make QEMU build this machine."""
         # avx2=off: QEMU 7.2 emulates wrongly what NumPy sorts with on AVX2 (tests/doors/test_vm.py).
         arguments = [
             *("-machine", "q35,hmat=on", "-accel", "tcg,thread=multi", "-cpu", "max,avx2=off"),
-            *("-m", f"{sum(self.memory_mib)}M", "-smp", "cpus=2,sockets=2,cores=1,threads=1"),
+            *("-m", self._memory(), "-smp", "cpus=2,sockets=2,cores=1,threads=1"),
         ]
         for nid, mib in enumerate(self.memory_mib):
             arguments += ["-object", f"memory-backend-ram,id=memory{nid},size={mib}M"]
             arguments += ["-numa", f"node,nodeid={nid},memdev=memory{nid},initiator={nid % 2}"]
+        distance = self.distance
+        if self.module_mib:
+            *to_it, _ = self.module_distance
+            distance = (
+                *((*row, far) for row, far in zip(distance, to_it, strict=True)),
+                self.module_distance,
+            )
+            arguments += ["-numa", f"node,nodeid={len(to_it)},initiator=0"]
+            arguments += ["-object", f"memory-backend-ram,id=module,size={self.module_mib}M"]
+            arguments += ["-device", f"pc-dimm,memdev=module,node={len(to_it)}"]
         for nid in (0, 1):
             arguments += ["-numa", f"cpu,node-id={nid},socket-id={nid}"]
-        for source, row in enumerate(self.distance):
-            for target, distance in enumerate(row):
-                arguments += ["-numa", f"dist,src={source},dst={target},val={distance}"]
+        for source, row in enumerate(distance):
+            for target, value in enumerate(row):
+                arguments += ["-numa", f"dist,src={source},dst={target},val={value}"]
         for initiator in (0, 1):
-            for target in range(4):
+            for target in range(len(distance)):
                 where = 2 if target > 1 else int(target != initiator)
                 pair = f"hmat-lb,initiator={initiator},target={target},hierarchy=memory"
                 latency, bandwidth = self.latency_ns[where], self.bandwidth_gbps[where]
                 arguments += ["-numa", f"{pair},data-type=access-latency,latency={latency}"]
                 arguments += ["-numa", f"{pair},data-type=access-bandwidth,bandwidth={bandwidth}G"]
         return arguments
+
+    def _memory(self) -> str:
+        total = sum(self.memory_mib)
+        return f"{total}M,slots=1,maxmem={total + self.module_mib}M" if self.module_mib else f"{total}M"

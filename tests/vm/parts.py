@@ -20,8 +20,9 @@ KERNEL_VARIABLE = "GPUSCAN_GUEST_KERNEL"
 
 _MODULES = ("netfs", "9pnet", "9p", "9pnet_virtio")
 """In the order of their dependencies; virtio over PCI is built into Debian's kernels."""
-_DISK = "brd"
-"""A disk of memory, for what a test swaps out; a kernel of one's own may come without it."""
+_OPTIONAL = ("brd", "overlay")
+"""A disk of memory, for what a test swaps out, and what a package is laid over /usr with; a kernel of one's
+own may come without them."""
 
 _KERNEL_PACKAGE = re.compile(r"^linux-image-(\d\S*)-amd64$", re.MULTILINE)
 _VARIANTS = re.compile(r"cloud|rt")
@@ -93,7 +94,7 @@ def find(folder: Path | None = None) -> Parts:
         kernel = kernels[-1]
     else:
         kernel = _kernel_in(folder)
-    modules = [kernel.parent / f"{name}.ko" for name in (*_MODULES, _DISK)]
+    modules = [kernel.parent / f"{name}.ko" for name in (*_MODULES, *_OPTIONAL)]
     return Parts(Path(qemu), Path(busybox), kernel, tuple(each for each in modules if each.is_file()))
 
 
@@ -119,7 +120,8 @@ def fetch() -> Parts:
     Raises:
         PartsError: this is no Debian, there is no network, or QEMU or busybox is missing.
     """
-    if not all(any(cache_dir().glob(f"kernel/{each}")) for each in ("vmlinuz-*", f"{_DISK}.ko")):
+    wanted = ("vmlinuz-*", *(f"{name}.ko" for name in _OPTIONAL))
+    if not all(any(cache_dir().glob(f"kernel/{each}")) for each in wanted):
         with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="fetching-") as name:
             _unpack(_download(Path(name)), Path(name))
     return find()
@@ -166,7 +168,7 @@ def _unpack(package: Path, scratch: Path) -> None:
     root, kept = scratch / "root", scratch / "kernel"
     _run("dpkg", "-x", str(package), str(root))
     kept.mkdir()
-    for name in (*_MODULES, _DISK):
+    for name in (*_MODULES, *_OPTIONAL):
         # merged /usr or not, compressed or not: that changed between Debian releases
         (module,) = root.glob(f"**/kernel/**/{name}.ko*")
         content = module.read_bytes()

@@ -164,4 +164,4 @@ def _open(here: Circumstances) -> Monitor:
     return Largest(DamonVirtual(here.system, here.intervals, here.cold_after_ns), MOST_PROCESSES)
 
 
-MONITOR = MonitorKind(place_in_auto=10, opens=(), keeps=(SYSFS,), open=_open)
+MONITOR = MonitorKind(place_in_auto=10, opens=(), keeps=(SYSFS,), watches_frames=False, open=_open)

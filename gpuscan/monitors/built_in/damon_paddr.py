@@ -104,4 +104,4 @@ def _open(here: Circumstances) -> DamonPhysical:
     return DamonPhysical(ranges, here.system, here.intervals, here.cold_after_ns)
 
 
-MONITOR = MonitorKind(place_in_auto=20, opens=(), keeps=(SYSFS,), open=_open)
+MONITOR = MonitorKind(place_in_auto=20, opens=(), keeps=(SYSFS,), watches_frames=True, open=_open)

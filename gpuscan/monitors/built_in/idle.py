@@ -157,5 +157,6 @@ MONITOR = MonitorKind(
     place_in_auto=30,
     opens=(_OPENS,),
     keeps=(),
+    watches_frames=False,
     open=lambda here: IdleTracking(here.system, here.cold_after_ns),
 )

@@ -51,5 +51,6 @@ MONITOR = MonitorKind(
     place_in_auto=60,
     opens=(),
     keeps=(),
+    watches_frames=False,
     open=lambda here: ReferencedFlags(here.system, here.cold_after_ns),
 )

@@ -77,5 +77,6 @@ MONITOR = MonitorKind(
     place_in_auto=40,
     opens=(),
     keeps=(Right("CAP_DAC_OVERRIDE", "to write another user's /proc/PID/clear_refs"),),
+    watches_frames=False,
     open=lambda here: SoftDirty(here.cold_after_ns, here.system),
 )

@@ -83,4 +83,4 @@ def _open(here: Circumstances) -> WrittenPages:
     return WrittenPages(here.cold_after_ns)
 
 
-MONITOR = MonitorKind(place_in_auto=50, opens=(), keeps=(), open=_open)
+MONITOR = MonitorKind(place_in_auto=50, opens=(), keeps=(), watches_frames=False, open=_open)

@@ -1,0 +1,208 @@
+"""Memory that goes offline and comes online while the service runs, on the simulated kernel."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpuscan.base.errors import TopologyError
+from gpuscan.service.load import config_of
+from gpuscan.service.memory import OnlineMemory
+from gpuscan.service.session import ServiceSession
+from livesim.machine import Machine
+from livesim.service import script
+from livesim.session import Run
+from livesim.system import SimulatedSystem
+from livesim.world import FAR, HOST, NEAR, PFN_BITS, PRESENT, SECTION
+
+MIDDLE = 1
+
+
+class Plugged(SimulatedSystem):
+    """Nodes go offline and come online at their times, in ms after the start: (when, which are offline)."""
+
+    changes: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    def _enter(self, *args):
+        began_ns = self.__dict__.setdefault("_began_ns", self.machine.world.now_ns)
+        world = self.machine.world
+        while self.changes and world.now_ns - began_ns >= self.changes[0][0] * 1_000_000:
+            (_, offline), *rest = self.changes
+            self.changes = tuple(rest)
+            for nid in set(offline) - world.offline:
+                world.empty(nid)
+            world.offline = set(offline)
+        return super()._enter(*args)
+
+
+def ran(*changes, orders=(), rules=None, end_ms=12_000, **service):
+    """Return a run on a machine whose nodes go and come."""
+    run = Run(*orders, system_class=Plugged, end_ms=end_ms, **service)
+    run.machine.world.hotplugs = True
+    run.system.changes = changes
+    return run.go()
+
+
+def pages_by_node(run):
+    proc = run.machine.world.processes[run.pids[0]]
+    nids = (proc.words[proc.words & PRESENT > 0] & PFN_BITS) // SECTION
+    return dict(zip(*np.unique(nids.astype(int), return_counts=True), strict=True))
+
+
+def notes(run, kind):
+    return [body for of, _, body in run.noted.notes if of == kind]
+
+
+def test_a_node_that_is_gone_is_nowhere_and_used_again_once_it_is_back():
+    orders = ((3_000, "dump", None), (6_500, "dump", None), (11_500, "dump", None))
+    run = ran((3_500, (MIDDLE,)), (7_000, ()), orders=orders)
+    whole, without, _ = run.documents
+    assert [[node["nid"] for node in each["nodes"]] for each in run.documents] == [
+        [0, 1, 2],
+        [0, 2],
+        [0, 1, 2],
+    ]
+    assert [one["present_pages"].keys() for one in notes(run, "memory")] == [{"0", "2"}, {"0", "1", "2"}]
+    assert run.machine.world.broken == []
+    assert whole["policies"][0]["promoted_pages"] <= without["policies"][0]["promoted_pages"]
+
+
+def test_what_came_online_after_the_start_is_looked_at():
+    """Its pages were counted as in no known zone, until the next start."""
+    run = Run((1_900, "dump", None), (9_900, "dump", None), system_class=Plugged, end_ms=10_000)
+    world = run.machine.world
+    world.hotplugs, world.offline = True, {MIDDLE}
+    run.system.changes = ((500, ()),)
+    come: list[bool] = []
+
+    class Comes(Plugged):
+        def _enter(self, *args):
+            if not come and world.now_ns > 1_600_000_000 and not world.offline:
+                come.append(True)
+                proc = world.processes[run.pids[0]]
+                for page in np.flatnonzero(proc.words & PRESENT).tolist():
+                    world.move(proc, page, MIDDLE)
+            return super()._enter(*args)
+
+    run.system.__class__ = Comes
+    run.go()
+    early, late = run.documents
+    assert early["not_candidates"]["not in a known zone"] > 0
+    assert late["not_candidates"]["not in a known zone"] - early["not_candidates"]["not in a known zone"] < 40
+    assert run.session.topology.node(MIDDLE).present_pages == SECTION
+
+
+def test_all_far_memory_may_go_and_come_back():
+    run = ran((2_500, (FAR,)), (7_000, ()), orders=((6_500, "status", None),))
+    assert [node["nid"] for node in run.documents[0]["nodes"]] == [NEAR, MIDDLE]
+    assert run.session.targets.promotion == {FAR: NEAR}
+    assert run.session.totals.end_reason == "ended by a signal"
+
+
+def test_an_order_to_empty_a_node_holds_while_it_is_away_and_after():
+    orders = ((2_100, "drain", MIDDLE), (6_500, "status", None), (11_000, "status", None))
+    run = ran((2_900, (MIDDLE,)), (7_000, ()), orders=orders)
+    _, away, back = run.documents
+    assert [node["draining"] for node in away["nodes"]] == [False, False]
+    assert [node["nid"] for node in back["nodes"] if node["draining"]] == [MIDDLE]
+
+
+def test_figures_go_on():
+    run = ran((3_500, (MIDDLE,)), (7_000, ()))
+    moved = sum(sum(one["moved_pages_to"].values()) for one in notes(run, "moved"))
+    assert moved == run.session.totals.moved_pages == run.machine.world.confirmed_pages > 0
+
+
+@pytest.mark.parametrize(("monitor", "n_opened"), [("kpageflags", 1), ("damon-paddr", 3)])
+def test_a_monitor_of_physical_memory_is_opened_anew(monkeypatch, monitor, n_opened):
+    opened: list[str] = []
+    open_monitor = ServiceSession._open_monitor
+
+    def counted(session, name):
+        opened.append(name)
+        return open_monitor(session, name)
+
+    monkeypatch.setattr(ServiceSession, "_open_monitor", counted)
+    run = ran((3_500, (MIDDLE,)), (7_000, ()), monitor=monitor)
+    assert opened == [monitor] * n_opened
+    assert run.session.totals.end_reason == "ended by a signal"
+
+
+def test_what_waits_when_memory_changes_is_ended_and_booked():
+    run = Run(system_class=Plugged, end_ms=9_000)
+    settings = {"monitor": "kpageflags", "cpu": "50%"}
+    run.config = config_of(
+        "x", {"service": settings, "budget": {"rate": "4KiB/s"}, "rule": [{"name": "db", "command": "data*"}]}
+    )
+    run.machine.world.hotplugs = True
+    run.system.changes = ((2_500, (MIDDLE,)),)
+    run.go()  # its end proves conservation
+    assert run.session.pipeline.engine.ledger.dropped["the machine's memory has changed"] > 0
+
+
+class Files(SimulatedSystem):
+    """Says what it is told to."""
+
+    line, host, fails = "MemTotal: 7 kB", HOST, None
+
+    def read_text(self, path):
+        if isinstance(self.fails, OSError):
+            raise self.fails
+        return f"{self.line}\nMemFree: 1 kB\n"
+
+    def read_host(self):
+        if isinstance(self.fails, TopologyError):
+            raise self.fails
+        self.n_read = getattr(self, "n_read", 0) + 1
+        return self.host
+
+
+@pytest.fixture
+def files():
+    return Files(Machine(script(4)[0]))
+
+
+def without(nid):
+    topology = HOST.topology
+    nodes = tuple(replace(node, zones=()) if node.nid == nid else node for node in topology.nodes)
+    return replace(HOST, topology=replace(topology, nodes=nodes))
+
+
+def test_the_machine_is_read_only_where_its_memory_is_more_or_less(files):
+    memory = OnlineMemory(HOST.topology, files)
+    assert memory.changed() is None
+    files.host = without(MIDDLE)
+    assert memory.changed() is None
+    assert not hasattr(files, "n_read")
+    files.line = "MemTotal: 5 kB"
+    found = memory.changed()
+    assert found is not None
+    assert not found.node(MIDDLE).present_pages
+    assert memory.changed() is None
+    assert files.n_read == 1
+
+
+def test_a_balloon_changes_nothing(files):
+    memory = OnlineMemory(HOST.topology, files)
+    node = HOST.topology.nodes[0]
+    zone = replace(node.zones[0], managed_pages=node.zones[0].managed_pages - 7)
+    nodes = (replace(node, zones=(zone,)), *HOST.topology.nodes[1:])
+    files.host = replace(HOST, topology=replace(HOST.topology, nodes=nodes))
+    files.line = "MemTotal: 6 kB"
+    assert memory.changed() is None
+    assert memory.changed() is None
+    assert files.n_read == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "it fails"), TopologyError("read again")])
+def test_what_cannot_be_read_now_is_asked_again(files, error):
+    memory = OnlineMemory(HOST.topology, files)
+    files.line, files.host, files.fails = "MemTotal: 5 kB", without(FAR), error
+    assert memory.changed() is None
+    files.fails = None
+    found = memory.changed()
+    assert found is not None
+    assert not found.node(FAR).present_pages
