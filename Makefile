@@ -64,7 +64,7 @@ soak-service: $(VENV)/installed-test
 # What is not installed is skipped: redis-server memcached sqlite3 postgresql openjdk-17-jre-headless (and a javac).
 test-programs: $(VENV)/installed-test
 	$(BIN)/python -m tests.guest.programs.make
-	$(GUEST) --limit 5400 $(BIN)/pytest $(IN_GUEST)/test_programs.py -m 'guest and programs' $(ARGS)
+	$(GUEST) --limit 5400 $(BIN)/pytest $(IN_GUEST)/test_programs.py -m 'guest and programs' --log-cli-level INFO $(ARGS)
 
 # The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md: three boots, half an hour each at most.
 live-peers: $(VENV)/installed-test

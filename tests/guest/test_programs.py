@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ LONGEST_S = 240.0
 ENOUGH = 0.8
 """Of the hot pages, which are those of 80 % of all reads: so about two thirds of these are near."""
 DISTURB_EVERY_S = 5.0
+log = logging.getLogger(__name__)
 LONGEST_GAP_S = 20.0
 
 
@@ -39,6 +41,7 @@ def far_away(name: str) -> Iterator[tuple[Running, Places, Path]]:
     with cgroups("gpuscan-programs", ["program"]) as above, running(name, above / "program", NEAR) as program:
         places = Places(program.holder_pid, program.program.shares())
         places.put(FAR)
+        log.info("%s: %d pages are far, %d of them hot", name, len(places.pages), places.hot.sum())
         yield program, places, above / "program"
 
 
@@ -53,6 +56,7 @@ def test_what_it_reads_most_goes_near_and_all_it_holds_stays_right(tmp_path: Pat
             program.program.disturb(program.conversation)
             disturbed_s = time.monotonic()
         near.append(places.near(NEAR))
+        log.info("%.1f s: %s, moved %d", totals.elapsed_ns / 1e9, near[-1], totals.moved_pages)
         return near[-1].hot >= ENOUGH
 
     with far_away(name) as (program, places, cgroup):
@@ -60,6 +64,7 @@ def test_what_it_reads_most_goes_near_and_all_it_holds_stays_right(tmp_path: Pat
             time.sleep(ALONE_S)
             began_s = time.monotonic()
             alone = client.pace(began_s - ALONE_S, began_s)
+            log.info("%s: alone %s", name, alone)
             ran = run_live(for_s=LONGEST_S, cgroup=cgroup, until=enough)
             beside = client.pace(began_s, time.monotonic())
             last = client.finish()

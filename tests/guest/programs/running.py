@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from .contract import NOBODY, Conversation, RealProgram, read_all
 
 TESTS = Path(__file__).parents[2]
 START_LIMIT_S = 300.0
+log = logging.getLogger(__name__)
 
 
 class Running:
@@ -68,6 +70,7 @@ def running(name: str, cgroup: Path | None = None, cpu: int | None = None) -> It
             os.chown(folder, NOBODY, NOBODY)
         program = load(name)(folder)
         program.prepare()
+        log.info("%s: has a folder", name)
         complaints = folder / "complaints"
         command = program.command()
         if cpu is not None:
@@ -87,7 +90,9 @@ def running(name: str, cgroup: Path | None = None, cpu: int | None = None) -> It
         try:
             conversation = eventually(connected, f"{name} answers", START_LIMIT_S)
             assert conversation is not None
+            log.info("%s: answers", name)
             program.fill(conversation)
+            log.info("%s: holds all records", name)
             started = Running(program, name, process, conversation)
             try:
                 yield started

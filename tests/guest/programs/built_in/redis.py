@@ -35,8 +35,8 @@ class Program(RealProgram):
 
     def fill(self, conversation: Conversation) -> None:
         """As of a program."""
-        for number in range(records.N_RECORDS):
-            conversation.ask(*self.write([number], 0))
+        for first in range(0, records.N_RECORDS, records.N_WRITTEN_AT_ONCE):
+            conversation.ask(*self.write(range(first, first + records.N_WRITTEN_AT_ONCE), 0))
 
     def read(self, numbers: Sequence[int], version: int = 0) -> tuple[bytes, bytes]:
         """As of a program."""
