@@ -26,8 +26,11 @@ FAR, NEAR, ELSEWHERE = 2, 0, 1
 """Nodes; that of the program's CPU is near, and the client has the other CPU."""
 ALONE_S = 10.0
 LONGEST_S = 240.0
-ENOUGH = 0.8
-"""Of the hot pages, which are those of 80 % of all reads: so about two thirds of these are near."""
+ENOUGH = 0.6
+"""Of all reads. By Zipf's law a fifth of them is spread over four fifths of the pages, and a page that is read
+every few seconds is hot to nobody."""
+FAR_STILL = 0.5
+"""Of the pages that are not hot: who moves all of them has found nothing out."""
 DISTURB_EVERY_S = 5.0
 log = logging.getLogger(__name__)
 LONGEST_GAP_S = 20.0
@@ -57,7 +60,7 @@ def test_what_it_reads_most_goes_near_and_all_it_holds_stays_right(tmp_path: Pat
             disturbed_s = time.monotonic()
         near.append(places.near(NEAR))
         log.info("%.1f s: %s, moved %d", totals.elapsed_ns / 1e9, near[-1], totals.moved_pages)
-        return near[-1].hot >= ENOUGH
+        return near[-1].reads >= ENOUGH
 
     with far_away(name) as (program, places, cgroup):
         with Client(program, tmp_path, ELSEWHERE) as client:
@@ -65,7 +68,8 @@ def test_what_it_reads_most_goes_near_and_all_it_holds_stays_right(tmp_path: Pat
             began_s = time.monotonic()
             alone = client.pace(began_s - ALONE_S, began_s)
             log.info("%s: alone %s", name, alone)
-            ran = run_live(for_s=LONGEST_S, cgroup=cgroup, until=enough)
+            monitor = program.program.monitor
+            ran = run_live(for_s=LONGEST_S, cgroup=cgroup, monitor=monitor, until=enough)
             beside = client.pace(began_s, time.monotonic())
             last = client.finish()
         near.append(places.near(NEAR))
@@ -75,7 +79,8 @@ def test_what_it_reads_most_goes_near_and_all_it_holds_stays_right(tmp_path: Pat
     note(f"{name}: " + _said(places, near[-1], ran))
     note(f"{name}: alone {alone}, beside gpuscan {beside}; {last['n_writes']} writes")
     assert stayed, "the records have moved within the program, so where they are says nothing"
-    assert near[-1].hot >= ENOUGH
+    assert near[-1].reads >= ENOUGH
+    assert near[-1].others <= FAR_STILL
     assert beside.longest_gap_s <= LONGEST_GAP_S
     assert_books_agree(ran)
 

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("program", choices=NAMES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cpu", type=int, help="the CPU it stays on")
+    parser.add_argument("--stays", action="store_true", help="connected, also where it would connect anew")
     options = parser.parse_args()
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
@@ -36,6 +37,7 @@ def main() -> None:
     program = load(options.program)(options.folder)
     sums = list(itertools.accumulate(program.shares()))
     drawn = random.Random(1)
+    n_a_connection = 0 if options.stays else program.n_requests_a_connection
     conversation = program.connect()
     n_requests = n_writes = n_read = 0
     longest_gap_s = 0.0
@@ -49,7 +51,7 @@ def main() -> None:
             numbers = sorted(set(drawn.choices(range(records.N_READ), cum_weights=sums, k=records.N_AT_ONCE)))
             conversation.ask(*program.read(numbers))
             n_read += len(numbers)
-        if program.n_requests_a_connection and n_requests % program.n_requests_a_connection == 0:
+        if n_a_connection and n_requests % n_a_connection == 0:
             conversation.close()
             conversation = program.connect()
         now_s = time.monotonic()

@@ -68,12 +68,11 @@ def compare(name: str, methods: list[str], rounds: int, for_s: float) -> None:
         tempfile.TemporaryDirectory() as folder,
     ):
         places = Places(program.holder_pid, program.program.shares())
+        processes = ["--cgroup", str(above / "program"), "--monitor", program.program.monitor]
         with Client(program, Path(folder), ELSEWHERE) as client:
             for _ in range(rounds):
                 for method in methods:
-                    _say(
-                        measured(method, program, places, client, ["--cgroup", str(above / "program")], for_s)
-                    )
+                    _say(measured(method, program, places, client, processes, for_s))
             last = client.finish()
         kernel.settle()
         stayed = places.are_still_there()

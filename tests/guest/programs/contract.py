@@ -73,7 +73,7 @@ def over_socket(path: Path) -> Stream:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ANSWER_LIMIT_S)
         connection.connect(str(path))
-        return Stream(connection.makefile("rb", 1 << 18), connection.makefile("wb", 1 << 18))
+        return Stream(connection.makefile("rb"), connection.makefile("wb"))
 
 
 class RealProgram:
@@ -83,12 +83,14 @@ class RealProgram:
         package: Debian's, which has it.
         needs: programs that must be found.
         n_requests_a_connection: after so many requests the client connects anew; 0 for never.
+        monitor: of gpuscan, that suits it.
         ends_by: the signal that it ends by in order.
     """
 
     package: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     n_requests_a_connection: ClassVar[int] = 0
+    monitor: ClassVar[str] = "auto"
     ends_by: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self, folder: Path) -> None:

@@ -119,7 +119,9 @@ class Pace:
 class Client(Program):
     """``client.py``, asking."""
 
-    def __init__(self, running: Running, log_folder: Path, cpu: int | None = None) -> None:
+    def __init__(
+        self, running: Running, log_folder: Path, cpu: int | None = None, *, stays: bool = False
+    ) -> None:
         command = [
             sys.executable,
             "-S",
@@ -130,6 +132,8 @@ class Client(Program):
         ]
         if cpu is not None:
             command += ["--cpu", str(cpu)]
+        if stays:
+            command.append("--stays")
         super().__init__(["env", f"PYTHONPATH={TESTS}", *command], log_folder, "client")
         self.wait_for(lambda line: line["n_read"] > 0, START_LIMIT_S)
 

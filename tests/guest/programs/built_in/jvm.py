@@ -51,6 +51,7 @@ class Program(PipedProgram):
             "-Xmx96m",
             "-Xmn16m",
             "-Xshare:auto",
+            f"-Xlog:gc:file={self.folder}/collections",
         ]
         numbers = [records.N_RECORDS, records.N_FILLERS, *records.FACTORS]
         return ["java", *options, "-cp", str(_CLASSES), "Records", *map(str, numbers)]

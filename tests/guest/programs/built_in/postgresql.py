@@ -30,8 +30,8 @@ class Backend(Conversation):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(ANSWER_LIMIT_S)
             connection.connect(str(path))
-            self._reader = connection.makefile("rb", 1 << 18)
-            self._writer = connection.makefile("wb", 1 << 18)
+            self._reader = connection.makefile("rb")
+            self._writer = connection.makefile("wb")
         self.pid = 0
         self._say(b"", struct.pack("!i", _PROTOCOL) + b"user\0nobody\0database\0postgres\0\0")
         self._answer()
@@ -87,6 +87,8 @@ class Program(RealProgram):
     package = "postgresql"
     needs = ()
     n_requests_a_connection = 200
+    # Each newcomer has all kdamonds of "damon" start anew, one for each process.
+    monitor = "damon-paddr"
     ends_by = signal.SIGINT
 
     @classmethod
