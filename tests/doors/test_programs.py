@@ -17,6 +17,7 @@ from guest.programs.catalogue import NAMES, load
 from guest.programs.contract import WrongAnswer
 from guest.programs.places import Places
 from guest.programs.running import Client, Running, running
+from guest.programs.table import table
 
 
 @given(st.integers(0, 3 * records.N_WRITTEN))
@@ -44,6 +45,24 @@ def test_its_reads_are_skewed_and_make_a_whole(name: str) -> None:
     assert sum(reads) == pytest.approx(1)
     sums = list(itertools.accumulate(reads))
     assert sums[records.N_READ // 4] > 0.8
+
+
+def run(method: str, reads_per_s: int, **others: object) -> dict[str, object]:
+    """Return a line that compare printed."""
+    reads = {"2": 0.25, "12": 0.5}
+    fields = {"program": "p", "method": method, "reads_near": reads, "hot_near": 0.5, "others_near": 0.0}
+    measured = {"migrated_pages": 512, "cpu_s": 1.0, "longest_gap_s": 0.5, "reads_per_s": reads_per_s}
+    return fields | measured | others
+
+
+def test_the_table_has_medians_the_worst_gap_and_the_pace_beside_doing_nothing() -> None:
+    runs = [run("nothing", 900), run("nothing", 1000), run("nothing", 5000)]
+    runs += [run("m", 500, longest_gap_s=2.0), run("m", 500, cpu_s=3.0)]
+    runs += [{"program": "p", "held_all_it_must": True}, {"program": "q", "failed": "why"}]
+    lines = table(runs).splitlines()
+    assert lines[0].startswith("| program | who | rounds | reads near after 2 s | reads near after 12 s |")
+    assert lines[3] == "| p | m | 2 | 25.0% | 50.0% | 50.0% | 0.0% | 2.0 MiB | 500 | 50.0% | 2.00 s | 2.0 |"
+    assert lines[4].startswith("| q | failed: why |")
 
 
 @pytest.fixture(params=NAMES)

@@ -26,7 +26,7 @@ from .running import Client, Running, running
 FAR, ELSEWHERE = 2, 1
 """Where records begin, and the client's CPU."""
 SAMPLE_S = 0.5
-AT_S = (5, 10, 20)
+AT_S = (2, 5, 12)
 
 
 def measured(
@@ -47,10 +47,12 @@ def measured(
     return {
         "program": program.name,
         "method": called(method),
-        "hot_near": {str(at_s): next((near.hot for t_s, near in seen if t_s >= at_s), None) for at_s in AT_S},
-        "hot_near_each": [(round(t_s, 1), round(near.hot, 4)) for t_s, near in seen],
+        "reads_near": {
+            str(at_s): next((near.reads for t_s, near in seen if t_s >= at_s), None) for at_s in AT_S
+        },
+        "reads_near_each": [(round(t_s, 1), round(near.reads, 4)) for t_s, near in seen],
+        "hot_near": seen[-1][1].hot,
         "others_near": seen[-1][1].others,
-        "reads_near": seen[-1][1].reads,
         "migrated_pages": after["pgmigrate_success"] - before["pgmigrate_success"],
         "cpu_s": cpu_s,
         "reads_per_s": round(pace.reads_per_s),

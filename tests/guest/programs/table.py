@@ -18,9 +18,20 @@ Run = dict[str, Any]
 def table(runs: list[Run]) -> str:
     """Return a row for each program and method: medians of all rounds, and the longest gap of any."""
     whole = [run for run in runs if "method" in run]
-    at = list(whole[0]["hot_near"]) if whole else []
-    head = ["program", "who", "rounds", *(f"hot near after {at_s} s" for at_s in at), "others near"]
-    rows = [[*head, "reads near", "moved", "reads/s", "to nothing done", "longest gap", "CPU s"]]
+    at = list(whole[0]["reads_near"]) if whole else []
+    head = ["program", "who", "rounds", *(f"reads near after {at_s} s" for at_s in at)]
+    rows = [
+        [
+            *head,
+            "hot pages near",
+            "others near",
+            "moved",
+            "reads/s",
+            "to nothing done",
+            "longest gap",
+            "CPU s",
+        ]
+    ]
     for program in dict.fromkeys(run["program"] for run in runs):
         of_program = [run for run in whole if run["program"] == program]
         methods = list(dict.fromkeys(run["method"] for run in of_program))
@@ -31,9 +42,9 @@ def table(runs: list[Run]) -> str:
         for method in methods:
             of_method = [run for run in of_program if run["method"] == method]
             cells = [program, method, str(len(of_method))]
-            cells += [share(_middle([run["hot_near"][at_s] for run in of_method])) for at_s in at]
+            cells += [share(_middle([run["reads_near"][at_s] for run in of_method])) for at_s in at]
             cells += [
-                share(_middle([run[name] for run in of_method])) for name in ("others_near", "reads_near")
+                share(_middle([run[name] for run in of_method])) for name in ("hot_near", "others_near")
             ]
             moved = _middle([run["migrated_pages"] for run in of_method])
             cells += [f"{(moved or 0) * PAGE_BYTES / _MIB:.1f} MiB", f"{paces[method]:,.0f}"]

@@ -86,7 +86,7 @@ class Program(RealProgram):
 
     package = "postgresql"
     needs = ()
-    n_requests_a_connection = 200
+    n_requests_a_connection = 1000
     # Each newcomer has all kdamonds of "damon" start anew, one for each process.
     monitor = "damon-paddr"
     ends_by = signal.SIGINT
