@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 # test-cuda adds the compiler that checks the CUDA kernels; without it those tests are skipped.
 TEST_EXTRA ?= test
+# What make live-programs compares, all that are installed if empty, and how often each.
+PROGRAMS ?=
+ROUNDS ?= 3
 SWEEP ?= benchmarks/sweep.toml
 # Another kernel for the guest, a folder with vmlinuz-RELEASE and its modules: docs/notes/kmigrated.md.
 GUEST_KERNEL ?= $(GPUSCAN_GUEST_KERNEL)
@@ -18,7 +21,7 @@ IN_GUEST = -p no:cacheprovider tests/guest
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: deb run test test-slow test-live soak-live soak-service live-peers bench docs lint format clean help
+.PHONY: deb run test test-slow test-live soak-live soak-service test-programs live-peers live-programs bench docs lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
@@ -26,7 +29,9 @@ help:
 	@echo "make test-live   boot a guest with four NUMA nodes and run the live tests in it (Debian, QEMU)"
 	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
 	@echo "make soak-service   the service under systemd in it, killed and reloaded every minute for half an hour"
+	@echo "make test-programs   redis, PostgreSQL, a JVM and others in it while gpuscan moves their pages (half an hour)"
 	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
+	@echo "make live-programs   the same comparison with those programs (PROGRAMS='redis jvm', ROUNDS=3)"
 	@echo "make bench   record benchmarks/results (18 GiB free, half an hour on a quiet machine)"
 	@echo "make docs    build the documentation site into build/site"
 	@echo "make deb     build a Debian package into build"
@@ -50,7 +55,7 @@ test-live: $(VENV)/installed-test
 	$(BIN)/pytest -m guest tests/doors/test_kmigrated.py
 
 soak-live: $(VENV)/installed-test
-	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow and not systemd' $(ARGS)
+	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow and not systemd and not programs' $(ARGS)
 	$(GUEST) --module --limit 900 $(BIN)/pytest $(IN_GUEST)/test_hotplug.py -m guest $(ARGS)
 
 # GPUSCAN_SOAK_S=300 is a shorter one; PACKAGE= (nothing) takes the service of the checkout.
@@ -66,6 +71,11 @@ soak-service: $(VENV)/installed-test
 	$(SOAK_SERVICE) $(SOAKED)
 endif
 
+# What is not installed is skipped: redis-server memcached sqlite3 postgresql openjdk-17-jre-headless (and a javac).
+test-programs: $(VENV)/installed-test
+	$(BIN)/python -m tests.guest.programs.make
+	$(GUEST) --limit 5400 $(BIN)/pytest $(IN_GUEST)/test_programs.py -m 'guest and programs' --log-cli-level INFO $(ARGS)
+
 # The tables of docs/live.md, docs/notes/live-speed.md and docs/notes/kmigrated.md: three boots, half an hour each at most.
 live-peers: $(VENV)/installed-test
 	mkdir -p build
@@ -78,6 +88,15 @@ live-peers: $(VENV)/installed-test
 		--methods numa-balancing-1 numa-balancing-2 >$(PEERS)-interleaved.part
 	mv $(PEERS)-interleaved.part $(PEERS)-interleaved.jsonl
 	$(BIN)/python -m tests.guest.peers_table $(PEERS)-speed.jsonl $(PEERS)-placement.jsonl $(PEERS)-interleaved.jsonl
+
+# The table of docs/notes/programs.md: two hours for all of them in three rounds.
+live-programs: $(VENV)/installed-test
+	mkdir -p build
+	$(BIN)/python -m tests.guest.programs.make
+	$(GUEST) --limit 14400 $(BIN)/python -m tests.guest.programs.compare --rounds $(ROUNDS) \
+		$(if $(PROGRAMS),--programs $(PROGRAMS)) >build/programs.part
+	mv build/programs.part build/programs.jsonl
+	$(BIN)/python -m tests.guest.programs.table build/programs.jsonl
 
 bench: $(VENV)/installed-bench
 	$(BIN)/gpuscan bench sweep $(SWEEP) --out benchmarks/results --force $(ARGS)

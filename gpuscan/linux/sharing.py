@@ -7,7 +7,7 @@ mappings are found as the kernel counts, nobody else maps the page. Tables of ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ ALL = Right("CAP_SYS_NICE", "to move pages that several processes map")
 _READ_NS = 1_000_000_000
 _READ_SHARE = 20
 """The tables are read again after as many times as long as reading them took, and not before ``_READ_NS``."""
+_MOST_AGAIN = 1 << 16
+"""Words of pagemaps that one look may read between: 65 ns each, so 4 ms."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +55,18 @@ class Mappings:
 
 
 _NO_MAPPINGS = Mappings(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+
+
+def _in_order(parts: Sequence[Mappings]) -> Mappings:
+    """Return mappings of several as one."""
+    if not parts:
+        return _NO_MAPPINGS
+    found = Mappings(
+        np.concatenate([part.pfn for part in parts]),
+        np.concatenate([part.process for part in parts]),
+        np.concatenate([part.address for part in parts]),
+    )
+    return found.take(np.lexsort((found.process, found.pfn)))
 
 
 def rows(first: NDArray[np.intp], end: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -113,6 +127,7 @@ class Sharing:
         self._mappings = _NO_MAPPINGS
         self._processes: dict[int, Process] = {}
         self._read_again_ns = 0
+        self._n_again = 0
 
     def why_not(self) -> str:
         """Return why no shared page can be moved; empty where they can. What it takes is opened."""
@@ -128,11 +143,12 @@ class Sharing:
         return self._why_not
 
     def read(self, processes: Iterable[tuple[int, Process, NDArray[np.int64]]]) -> None:
-        """Look through the tables of processes, if that is due.
+        """Begin a look: go through the tables of processes, if that is due.
 
         Args:
             processes: their numbers, and where mappings begin that have shared pages, int64[n], ascending.
         """
+        self._n_again = _MOST_AGAIN
         started_ns = self._system.monotonic_ns()
         if started_ns < self._read_again_ns:
             return
@@ -146,17 +162,40 @@ class Sharing:
             pages = pages.take(~pages.exclusive)
             parts.append(Mappings(pages.pfn, np.full(len(pages), number, dtype=np.int64), pages.address))
             self._processes[number] = process
-        if parts:
-            found = Mappings(
-                np.concatenate([part.pfn for part in parts]),
-                np.concatenate([part.process for part in parts]),
-                np.concatenate([part.address for part in parts]),
-            )
-            self._mappings = found.take(np.lexsort((found.process, found.pfn)))
-        else:
-            self._mappings = _NO_MAPPINGS
+        self._mappings = _in_order(parts)
         ended_ns = self._system.monotonic_ns()
         self._read_again_ns = ended_ns + max(_READ_NS, _READ_SHARE * (ended_ns - started_ns))
+
+    def look_again(
+        self, pfns: NDArray[np.int64], addresses: NDArray[np.int64], processes: Mapping[int, Process]
+    ) -> None:
+        """Look who maps pages since the tables were read, where some are known to have them.
+
+        What was forked has a page where its parent has it: a server's new process has all of it there within
+        milliseconds, and may have ended before the tables are read again. Who has it elsewhere is found then.
+
+        Args:
+            pfns: int64[n], single pages.
+            addresses: int64[n], where one of the processes has each.
+            processes: all that are watched, by their numbers.
+        """
+        ours = self._mappings
+        n_found = np.searchsorted(ours.pfn, pfns, side="right") - np.searchsorted(ours.pfn, pfns)
+        missing = np.flatnonzero(n_found < self.n_mapped(pfns))
+        missing = missing[np.argsort(addresses[missing])][: self._n_again // max(1, len(processes))]
+        if not len(missing):
+            return
+        self._n_again -= len(missing) * len(processes)
+        pfns, addresses = pfns[missing], addresses[missing]
+        parts = [ours]
+        for number, process in processes.items():
+            known = ours.pfn[ours.process == number]
+            found = (pfns_at(process, addresses) == pfns) & ~np.isin(pfns, known)
+            if found.any():
+                who = np.full(int(found.sum()), number, dtype=np.int64)
+                parts.append(Mappings(pfns[found], who, addresses[found]))
+                self._processes[number] = process
+        self._mappings = _in_order(parts)
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Forget what others than these map: they are not watched any more."""

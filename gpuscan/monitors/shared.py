@@ -111,6 +111,9 @@ class SharedPages:
             way: why they are to move.
         """
         heads, orders = wanted.head, wanted.order
+        single = orders == 0
+        processes = {one.number: one.process for one in self._sharers.values() if one.process.is_alive()}
+        self._sharing.look_again(heads[single], wanted.address[single], processes)
         mappings = self._sharing.mappings
         first, end = mappings.bounds(heads, orders)
         n_found = end - first

@@ -32,12 +32,17 @@ class Spent:
     startup_s: float = 0.0
 
 
-Method = Callable[[list[int], Path], AbstractContextManager[Spent]]
-"""Called with the processes whose pages shall move and a folder for files."""
+Method = Callable[[list[str], Path], AbstractContextManager[Spent]]
+"""Called with the options that name the processes whose pages shall move, and a folder for files."""
+
+
+def of_pids(*pids: int) -> list[str]:
+    """Return the options of ``gpuscan live`` that name processes."""
+    return [word for pid in pids for word in ("--pid", str(pid))]
 
 
 @contextmanager
-def nothing(pids: list[int], folder: Path) -> Iterator[Spent]:
+def nothing(processes: list[str], folder: Path) -> Iterator[Spent]:
     """Leave all as it is."""
     yield Spent(lambda: 0.0, time.monotonic())
 
@@ -49,7 +54,7 @@ def numa_balancing(mode: int) -> Method:
     """
 
     @contextmanager
-    def balancing(pids: list[int], folder: Path) -> Iterator[Spent]:
+    def balancing(processes: list[str], folder: Path) -> Iterator[Spent]:
         kernel.set_demotion(mode == 2)
         before_s = kmigrated.cpu_s()
 
@@ -67,7 +72,7 @@ def numa_balancing(mode: int) -> Method:
 
 
 @contextmanager
-def damon(pids: list[int], folder: Path) -> Iterator[Spent]:
+def damon(processes: list[str], folder: Path) -> Iterator[Spent]:
     """DAMON's own scheme on the physical memory of the nodes without CPUs."""
     pid = damon_scheme.promote_hot((2, 3), NEAR, min_accesses=DAMON_MIN_ACCESSES)
     try:
@@ -77,9 +82,9 @@ def damon(pids: list[int], folder: Path) -> Iterator[Spent]:
 
 
 @contextmanager
-def gpuscan(pids: list[int], folder: Path) -> Iterator[Spent]:
+def gpuscan(processes: list[str], folder: Path) -> Iterator[Spent]:
     """``gpuscan live``; time counts from when its monitor is on, and starting is told apart."""
-    with Live(folder, pids) as live:
+    with Live(folder, [], *processes) as live:
         yield Spent(lambda: sum(live.interrupt()["cpu_s"].values()), live.started_s, live.start["startup_s"])
 
 

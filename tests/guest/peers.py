@@ -19,7 +19,7 @@ from typing import Any
 
 from . import damon_scheme, kernel, kmigrated
 from .observed import observe, observe_pair
-from .peer_methods import METHODS, NEAR, called
+from .peer_methods import METHODS, NEAR, called, of_pids
 from .processes import Pair, Workload
 
 OF_ONE = ("fixed", "shifting", "uniform")
@@ -52,7 +52,7 @@ def measured(method: str, pattern: str, for_s: float, *, until_enough: bool) -> 
     with (
         tempfile.TemporaryDirectory() as name,
         Workload(Path(name), "--pattern", pattern) as workload,
-        METHODS[method]([workload.pid], Path(name)) as spent,
+        METHODS[method](of_pids(workload.pid), Path(name)) as spent,
     ):
         before, touched = kernel.vmstat(), workload.n_touched()
         user_before_s, system_before_s = kernel.cpu_s(workload.pid)
@@ -86,7 +86,7 @@ def measured_pair(method: str, for_s: float) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as name,
         Pair(Path(name)) as pair,
-        METHODS[method](pair.pids, Path(name)) as spent,
+        METHODS[method](of_pids(*pair.pids), Path(name)) as spent,
     ):
         before = kernel.vmstat()
         seen = observe_pair(pair, for_s, began_s=spent.enabled_s)

@@ -36,15 +36,15 @@ def placement_table(runs: list[Run]) -> str:
             cells = [run["pattern"], run["method"], f"failed: {run['failed']}"]
             rows.append([*cells, *["-"] * (len(rows[0]) - len(cells))])
             continue
-        shares = [_share(run["hot_near"][at_s]) for at_s in at]
+        shares = [share(run["hot_near"][at_s]) for at_s in at]
         cold = run["arrived_cold_pages"] / run["arrived_pages"] if run["arrived_pages"] else None
         cpu = "-" if run["cpu_s"] is None else f"{run['cpu_s']:.1f}"
         moved = f"{run['migrated_pages'] * PAGE_BYTES / _MIB:.1f} MiB"
         who = [run["pattern"], run["method"]]
         work = [cpu, f"{run['process_system_s']:.1f}", f"{run['touched_per_s'] / 1e6:.2f} M"]
         elsewhere = str(run.get("arrived_elsewhere_pages", "-"))
-        rows.append([*who, *shares, moved, _share(cold), elsewhere, *work, f"{run['startup_s']:.0f} s"])
-    return _markdown(rows)
+        rows.append([*who, *shares, moved, share(cold), elsewhere, *work, f"{run['startup_s']:.0f} s"])
+    return markdown(rows)
 
 
 def speed_table(runs: list[Run]) -> str:
@@ -65,11 +65,11 @@ def speed_table(runs: list[Run]) -> str:
         spread = f"{min(times):.2f}-{max(times):.2f} s" if times else "-"
         elsewhere = [run["arrived_elsewhere_pages"] for run in done if "arrived_elsewhere_pages" in run]
         cpu_s = [run["cpu_s"] for run in done if run["cpu_s"] is not None]
-        cells = [median, spread, _share(statistics.median(cold)), _share(max(cold))]
+        cells = [median, spread, share(statistics.median(cold)), share(max(cold))]
         cells += [str(max(elsewhere)) if elsewhere else "-"]
         cells += [f"{statistics.median(cpu_s):.2f} s" if cpu_s else "-"]
         rows.append([method, str(len(of_method)), *cells])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def interleaved_table(runs: list[Run]) -> str:
@@ -86,12 +86,12 @@ def interleaved_table(runs: list[Run]) -> str:
         moved = [run["arrived_right_pages"] + run["arrived_wrong_pages"] for run in done]
         wrong = [run["arrived_wrong_pages"] / max(1, n) for run, n in zip(done, moved, strict=True)]
         cpu_s = [run["cpu_s"] for run in done if run["cpu_s"] is not None]
-        cells = [f"{statistics.median(moved):,.0f}", _share(statistics.median(wrong))]
+        cells = [f"{statistics.median(moved):,.0f}", share(statistics.median(wrong))]
         cells += [f"{min(wrong):.1%}-{max(wrong):.1%}"]
-        cells += [_share(statistics.median(run["right_at_end"] for run in done))]
+        cells += [share(statistics.median(run["right_at_end"] for run in done))]
         cells += [f"{statistics.median(cpu_s):.2f} s" if cpu_s else "-"]
         rows.append([method, f"{len(done)} of {len(of_method)}", *cells])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def idle_table(runs: list[Run]) -> str:
@@ -101,15 +101,17 @@ def idle_table(runs: list[Run]) -> str:
     for method in dict.fromkeys(run["method"] for run in runs):
         done = [run for run in runs if run["method"] == method]
         shares = [statistics.median(run["thread_cpu_s"][nid] / run["for_s"] for run in done) for nid in nids]
-        rows.append([method, str(len(done)), *map(_share, shares)])
-    return _markdown(rows)
+        rows.append([method, str(len(done)), *map(share, shares)])
+    return markdown(rows)
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """Return a share as a cell."""
     return "-" if value is None else f"{value:.1%}"
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
+    """Return rows as a table, the first its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 

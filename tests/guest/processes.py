@@ -205,7 +205,7 @@ class Live(Program):
         command = [sys.executable, "-m", "gpuscan", "live", *named, "--json", "--device", "cpu", *options]
         self.launched_s = time.monotonic()
         super().__init__(command, folder, name)
-        self.start = self.wait_for(lambda line: line["event"] == "start", 300)
+        self.start = self.wait_for(lambda line: line["event"] == "start", 900)
         self.started_s = self.launched_s + float(self.start["startup_s"])
 
     def ticks(self) -> list[dict[str, Any]]:

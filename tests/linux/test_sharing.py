@@ -100,6 +100,36 @@ def test_what_came_or_went_since_then_is_seen(bed):
     assert bed.sharing.are_still(*asked).tolist() == [True, False, False, True]
 
 
+def test_who_was_forked_since_then_is_found_where_its_parent_has_the_page(bed):
+    newcomer = FakeProcess(bed.root, 79)
+    newcomer.map(AT, FRAMES[:4], exclusive=False)
+    bed.count(3)
+    processes = {7: bed.first, 3: bed.second, 9: newcomer}
+    bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), {7: bed.first, 3: bed.second})
+    assert not bed.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).any()
+    bed.read()  # not due, but another look
+    bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
+    expected = [True] * 4 + [False] * 4
+    assert bed.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).tolist() == expected
+    assert bed.sharing.are_still(FRAMES, np.zeros(8, dtype=np.int64)).tolist() == expected
+    assert bed.sharing.mappings.process[:3].tolist() == [3, 7, 9]
+    bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
+    assert len(bed.sharing.mappings) == 2 * 8 + 4, "nobody is found twice"
+
+
+def test_one_look_looks_again_at_so_many_words_and_the_next_one_at_as_many(bed, monkeypatch):
+    newcomer = FakeProcess(bed.root, 79)
+    newcomer.map(AT, FRAMES, exclusive=False)
+    bed.count(3)
+    monkeypatch.setattr("gpuscan.linux.sharing._MOST_AGAIN", 9)
+    processes = {7: bed.first, 3: bed.second, 9: newcomer}
+    for n_found in (3, 6, 8):
+        bed.read()
+        bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
+        bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
+        assert bed.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).sum() == n_found
+
+
 def test_a_process_that_ended_has_nothing_mapped(bed):
     bed.second.alive = False
     assert not bed.sharing.are_still(heads(40), orders(0)).any()

@@ -1,0 +1,107 @@
+"""The programs of tests/guest/programs on the host: they answer, their records are found, harm is noticed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guest.programs import records
+from guest.programs.catalogue import NAMES, load
+from guest.programs.contract import WrongAnswer
+from guest.programs.places import Places
+from guest.programs.running import Client, Running, running
+from guest.programs.table import table
+
+
+@given(st.integers(0, 3 * records.N_WRITTEN))
+def test_versions_are_those_of_the_last_write_of_each_record(n_writes: int) -> None:
+    by_replay = dict.fromkeys(range(records.N_READ, records.N_RECORDS), 0)
+    for write in range(1, n_writes + 1):
+        for number in records.written_by(write):
+            by_replay[number] = write
+    assert records.versions(n_writes) == by_replay
+
+
+@given(st.integers(0, records.N_RECORDS - 1), st.integers(0, 10**6 - 1))
+def test_a_record_says_which_it_is_and_all_are_as_long(number: int, version: int) -> None:
+    text = records.body.__wrapped__(number, version)
+    assert text.startswith(b"%s%06d-%06d-" % (records.MARK, number, version))
+    assert len(text) == records.BODY_BYTES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_reads_are_skewed_and_make_a_whole(name: str) -> None:
+    drawn = load(name).shares()
+    assert len(drawn) == records.N_READ
+    assert sum(drawn) == pytest.approx(1)
+    reads = sorted(records.shares_of_reads(drawn), reverse=True)
+    assert sum(reads) == pytest.approx(1)
+    sums = list(itertools.accumulate(reads))
+    assert sums[records.N_READ // 4] > 0.8
+
+
+def run(method: str, reads_per_s: int, **others: object) -> dict[str, object]:
+    """Return a line that compare printed."""
+    reads = {"2": 0.25, "12": 0.5}
+    fields = {"program": "p", "method": method, "reads_near": reads, "hot_near": 0.5, "others_near": 0.0}
+    measured = {"migrated_pages": 512, "cpu_s": 1.0, "longest_gap_s": 0.5, "reads_per_s": reads_per_s}
+    return fields | measured | others
+
+
+def test_the_table_has_medians_the_worst_gap_and_the_pace_beside_doing_nothing() -> None:
+    runs = [run("nothing", 900), run("nothing", 1000), run("nothing", 5000)]
+    runs += [run("m", 500, longest_gap_s=2.0), run("m", 500, cpu_s=3.0)]
+    runs += [{"program": "p", "held_all_it_must": True}, {"program": "q", "failed": "why"}]
+    lines = table(runs).splitlines()
+    assert lines[0].startswith("| program | who | rounds | reads near after 2 s | reads near after 12 s |")
+    assert lines[3] == "| p | m | 2 | 25.0% | 50.0% | 50.0% | 0.0% | 2.0 MiB | 500 | 50.0% | 2.00 s | 2.0 |"
+    assert lines[4].startswith("| q | failed: why |")
+
+
+@pytest.fixture(params=NAMES)
+def program(request: pytest.FixtureRequest) -> Iterator[Running]:
+    """Start each program, all records in it."""
+    kind = load(request.param)
+    kind.make()
+    if why := kind.missing():
+        pytest.skip(why)
+    if os.geteuid() != 0:
+        pytest.skip("page frames are read by root alone")
+    with running(request.param) as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_it_answers_and_is_found_and_holds_what_was_written(program: Running, tmp_path: Path) -> None:
+    places = Places(program.holder_pid, program.program.shares())
+    assert 100 < places.hot.sum() < len(places.pages) / 3
+    with Client(program, tmp_path) as client:
+        program.program.disturb(program.conversation)
+        began_s = time.monotonic()
+        time.sleep(2)
+        assert client.pace(began_s, time.monotonic()).reads_per_s > 100
+        last = client.finish()
+    assert last["n_writes"] > 0
+    assert places.are_still_there()
+    program.check(last["n_writes"])
+    with pytest.raises(WrongAnswer):
+        program.check(last["n_writes"] + 1)
+    program.end()
+
+
+@pytest.mark.slow
+def test_one_byte_of_one_record_that_changed_is_noticed(program: Running) -> None:
+    places = Places(program.holder_pid, program.program.shares())
+    program.check(0)
+    with Path(f"/proc/{program.holder_pid}/mem").open("r+b", buffering=0) as memory:
+        memory.seek(places.address(records.N_READ // 3) + records.BODY_BYTES - 1)
+        memory.write(b"x")
+    with pytest.raises(WrongAnswer):
+        program.check(0)

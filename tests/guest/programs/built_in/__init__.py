@@ -1,0 +1,1 @@
+"""One program each; :mod:`guest.programs.catalogue` finds them by their files."""
