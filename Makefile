@@ -21,14 +21,15 @@ IN_GUEST = -p no:cacheprovider tests/guest
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: deb run test test-slow test-live soak-live soak-service test-programs live-peers live-programs bench docs lint format clean help
+.PHONY: deb run test test-slow test-live soak-live soak-service test-package test-programs live-peers live-programs bench docs lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
 	@echo "make test    install into $(VENV) and run the tests (under 5 minutes)"
 	@echo "make test-live   boot a guest with four NUMA nodes and run the live tests in it (Debian, QEMU)"
 	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
-	@echo "make soak-service   the service under systemd in it, killed and reloaded every minute for half an hour"
+	@echo "make soak-service   the package's service under systemd in it, killed and reloaded every minute for half an hour"
+	@echo "make test-package   the Debian package in it, from the first installation to the purge (half an hour)"
 	@echo "make test-programs   redis, PostgreSQL, a JVM and others in it while gpuscan moves their pages (half an hour)"
 	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
 	@echo "make live-programs   the same comparison with those programs (PROGRAMS='redis jvm', ROUNDS=3)"
@@ -58,18 +59,19 @@ soak-live: $(VENV)/installed-test
 	$(GUEST) --limit 3600 $(BIN)/pytest $(IN_GUEST) -m 'guest and slow and not systemd and not programs' $(ARGS)
 	$(GUEST) --module --limit 900 $(BIN)/pytest $(IN_GUEST)/test_hotplug.py -m guest $(ARGS)
 
-# GPUSCAN_SOAK_S=300 is a shorter one; PACKAGE= (nothing) takes the service of the checkout.
-PACKAGE ?= yes
-SOAK_SERVICE = $(GUEST) --systemd --limit 7200
-SOAKED = $(BIN)/pytest $(IN_GUEST) -s -m 'guest and systemd' $(ARGS)
-ifneq ($(PACKAGE),)
+# GPUSCAN_SOAK_S=300 is a shorter one; SOAK_PACKAGE= (nothing) takes the service of the checkout.
+SOAK_PACKAGE ?= yes
+BUILT_PACKAGE = $$($(BIN)/python packaging/build_deb.py build --compression none)
+SYSTEMD_GUEST = $(GUEST) --systemd --limit 7200
+SYSTEMD_TESTS = -s -m 'guest and systemd' $(ARGS)
 soak-service: $(VENV)/installed-test
-	package=$$($(BIN)/python packaging/build_deb.py build --compression none) && \
-	$(SOAK_SERVICE) --package "$$package" $(SOAKED)
-else
-soak-service: $(VENV)/installed-test
-	$(SOAK_SERVICE) $(SOAKED)
-endif
+	package=$(if $(SOAK_PACKAGE),$(BUILT_PACKAGE)) && \
+	$(SYSTEMD_GUEST) $${package:+--package "$$package"} \
+		$(BIN)/pytest $(IN_GUEST) --ignore tests/guest/test_package.py $(SYSTEMD_TESTS)
+
+test-package: $(VENV)/installed-test
+	package=$(BUILT_PACKAGE) && \
+	$(SYSTEMD_GUEST) --package "$$package" $(BIN)/pytest $(IN_GUEST)/test_package.py $(SYSTEMD_TESTS)
 
 # What is not installed is skipped: redis-server memcached sqlite3 postgresql openjdk-17-jre-headless (and a javac).
 test-programs: $(VENV)/installed-test

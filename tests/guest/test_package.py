@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.systemd,
     pytest.mark.timeout(0),
-    pytest.mark.skipif(package.FILE is None, reason="the guest has no package: make soak-service"),
+    pytest.mark.skipif(package.FILE is None, reason="the guest has no package: make test-package"),
 ]
 
 RULES = """
@@ -36,6 +37,14 @@ policy = "promote"
 """
 UNIT_FILE = Path("/usr/lib/systemd/system") / NAME
 MASK = Path("/etc/systemd/system") / NAME
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    """Purge it, however the test ended."""
+    yield
+    if package.is_installed():
+        package.dpkg("-P")
 
 
 def state() -> str:

@@ -21,7 +21,7 @@ from . import parts as guest_parts
 from .host_clock import tsc_khz
 from .initramfs import initramfs
 from .machine import Machine
-from .package import PACKAGE_VARIABLE, prepared
+from .package import PACKAGE_VARIABLE, Prepared
 
 CHECKOUT = Path(__file__).parents[2]
 AGENT = Path(__file__).parent / "agent"
@@ -88,13 +88,13 @@ class Guest:
         package: Path | None = None,
     ) -> None:
         self.parts = guest_parts.find(kernel)
-        self._package = None
+        self._package: Prepared | None = None
         if package is not None:
             if not any(module.stem == "overlay" for module in self.parts.modules):
                 raise guest_parts.PartsError(
                     f"a package is laid over /usr, and the kernel has no overlay.ko: {guest_parts.FETCH}"
                 )
-            self._package = prepared(package, PORTABLE_NUMBA)
+            self._package = Prepared(package, PORTABLE_NUMBA)
         self._machine = machine or Machine()
         self._scratch = tempfile.TemporaryDirectory(prefix="gpuscan-guest-")
         self._shared = Path(self._scratch.name)
@@ -174,6 +174,9 @@ class Guest:
         if self._out is not None and out.exists():
             shutil.copytree(out, self._out, dirs_exist_ok=True)
         self._scratch.cleanup()
+        if self._package is not None:
+            self._package.close()
+            self._package = None
 
     def _end_process(self) -> None:
         process, self._process = self._process, None
@@ -221,7 +224,7 @@ class Guest:
             *(
                 "-append",
                 f"{kernel_arguments} gpuscan_bind={CHECKOUT} gpuscan_manager={self._manager} "
-                f"gpuscan_package={self._package or ''}",
+                f"gpuscan_package={self._package.folder if self._package else ''}",
                 "-serial",
                 f"file:{shared / 'console'}",
             ),

@@ -7,6 +7,7 @@ dpkg takes the whole one, too: 6 minutes under emulation for what it is told to 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shlex
@@ -32,8 +33,8 @@ warm_up(Store(resolve_topology("two-socket-cxl", 1 << 30), device="cpu", large_f
 """
 
 
-def prepared(package: Path, numba: dict[str, str]) -> Path:
-    """Return a folder of what the guest needs of a package; made once for each.
+class Prepared:
+    """A folder of what the guest needs of a package; made once for each, and kept as long as this is open.
 
     It has ``package.deb`` without the library, ``usr`` with it, ``dpkg`` with a database in which what it
     depends on is installed, and ``compiled`` with what the unit finds in /var/cache/gpuscan. That is empty
@@ -46,27 +47,56 @@ def prepared(package: Path, numba: dict[str, str]) -> Path:
     Raises:
         PartsError: it is no package, or dpkg is not there.
     """
-    try:
-        with package.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-    except OSError as error:
-        raise PartsError(f"there is no package {package} ({error.strerror}): make deb") from error
-    digest.update(Path(__file__).read_bytes())  # as it is divided here
-    folder = cache_dir() / "package"
-    done = folder / digest.hexdigest()[:16]
-    if not done.exists():
+
+    def __init__(self, package: Path, numba: dict[str, str]) -> None:
+        try:
+            with package.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+        except OSError as error:
+            raise PartsError(f"there is no package {package} ({error.strerror}): make deb") from error
+        digest.update(Path(__file__).read_bytes())  # as it is divided here
+        folder = cache_dir() / "package"
         folder.mkdir(exist_ok=True)
-        for earlier in folder.iterdir():  # half a gigabyte each
+        self.folder = folder / digest.hexdigest()[:16]
+        # One at a time makes and removes; a guest that runs holds a lock on the folder that it uses.
+        making = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(making, fcntl.LOCK_EX)
+            if not self.folder.exists():
+                _remove_unused(folder)
+                _make(package, self.folder, numba)
+            self._used = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self._used, fcntl.LOCK_SH)
+        finally:
+            os.close(making)
+
+    def close(self) -> None:
+        """Use it no longer."""
+        os.close(self._used)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove what nobody uses: half a gigabyte each."""
+    for earlier in folder.iterdir():
+        used = os.open(earlier, os.O_RDONLY)
+        try:
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(earlier)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="making-") as name:
-            scratch = Path(name)
-            made = scratch / "made"
-            made.mkdir(mode=0o755)
-            _divide(package, made, scratch / "whole")
-            _make_database(made / "dpkg")
-            _compile(made, numba)
-            made.rename(done)
-    return done
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(used)
+
+
+def _make(package: Path, done: Path, numba: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory(dir=done.parent, prefix="making-") as name:
+        scratch = Path(name)
+        made = scratch / "made"
+        made.mkdir(mode=0o755)
+        _divide(package, made, scratch / "whole")
+        _make_database(made / "dpkg")
+        _compile(made, numba)
+        made.rename(done)
 
 
 def _divide(package: Path, made: Path, whole: Path) -> None:
