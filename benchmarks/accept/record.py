@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +24,8 @@ from gpuscan.kernels.cuda.source import source_hash
 
 JSON_FILE, MARKDOWN_FILE = "gpu.json", "gpu.md"
 _LAST_S = 5.0
-"""What a call may take beyond its time to finish what it has begun; then that is given up."""
+"""What a call may take beyond its time to finish what it has begun; then that is given up. As much again, and
+the process ends: Python hears of no signal while it waits for a kernel that never ends."""
 _PACKAGES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x")
 
 
@@ -62,11 +65,11 @@ class Record:
 
 
 def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> int:
-    """Run parts and record them; return 1 when a check or an answer was wrong, else 0.
+    """Run parts and record them; return 1 when something was wrong or a check was given up, else 0.
 
     Those of one call have the time of one, whatever single parts would take.
     """
-    correct = True
+    is_wrong, all_checked = False, True
     totals: dict[tuple[str, ...], Deadline] = {}
     for name in names:
         (call,) = (each for each in CALLS if name in each)
@@ -76,8 +79,16 @@ def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> i
         record.flush()
         deadline = Deadline(min(scale.limits_s[name], total.left_s()))
         started = time.monotonic()
+
+        def hangs(name: str = name, part: dict[str, Any] = part) -> None:
+            part |= {"status": "failed", "error": "it did not end, and was ended with its process"}
+            record.document["correct"] = False if name in MUST_PASS else None
+            record.flush()
+            print(f"{name}: {part['error']}", file=sys.stderr, flush=True)
+            _end()
+
         try:
-            with _given_up_after(total.left_s() + _LAST_S):
+            with _given_up_after(total.left_s() + _LAST_S, hangs):
                 for result in PARTS[name](rig, scale, deadline):
                     part["results"].append(result)
                     _say(name, result)
@@ -86,20 +97,21 @@ def run_parts(record: Record, rig: Rig, scale: Scale, names: Sequence[str]) -> i
             part["results"].append(
                 {"case": name, "left_out": "given up in the middle: the call's time was over"}
             )
+            all_checked = all_checked and name not in MUST_PASS
         except Exception as error:  # one part that fails must not cost the others
             part["error"] = f"{type(error).__name__}: {error}"
             part["traceback"] = traceback.format_exc().splitlines()
             print(f"{name}: {part['error']}", file=sys.stderr, flush=True)
-            correct = correct and not (name in MUST_PASS or isinstance(error, WrongAnswerError))
+            is_wrong = is_wrong or name in MUST_PASS or isinstance(error, WrongAnswerError)
         with suppress(Exception):  # a device that is broken says so in the next part
             rig.trim()
         failed = [result for result in part["results"] if "error" in result]
-        correct = correct and not any(name in MUST_PASS or result["wrong"] for result in failed)
+        is_wrong = is_wrong or any(name in MUST_PASS or result["wrong"] for result in failed)
         part["status"] = "failed" if "error" in part or failed else "done"
         part["seconds"] = round(time.monotonic() - started, 2)
-        record.document["correct"] = correct
+        record.document["correct"] = not is_wrong if is_wrong or all_checked else None
         record.flush()
-    return 0 if correct else 1
+    return 0 if all_checked and not is_wrong else 1
 
 
 class TimeUp(BaseException):
@@ -107,19 +119,30 @@ class TimeUp(BaseException):
 
 
 @contextmanager
-def _given_up_after(seconds: float) -> Iterator[None]:
-    """Raise TimeUp in the block after so many seconds: one case must not cost the call's results."""
+def _given_up_after(seconds: float, hangs: Callable[[], None]) -> Iterator[None]:
+    """Raise TimeUp in the block after so many seconds: one case must not cost the call's results.
+
+    ``hangs`` is called by a thread if the block goes on for ``_LAST_S`` after that.
+    """
 
     def give_up(*_: object) -> None:
         raise TimeUp
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    watchdog = threading.Timer(seconds + _LAST_S, hangs)
+    watchdog.daemon = True
+    watchdog.start()
     try:
         yield
     finally:
+        watchdog.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _end() -> None:
+    os._exit(1)
 
 
 def _say(name: str, result: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -298,11 +300,36 @@ def test_what_outlasts_its_call_is_given_up_with_what_it_has(
     status, document, text = run(tmp_path, rig, TOY, "sanitizers", "ncu")
     assert time.monotonic() - before[1] < 20
     assert signal.getsignal(signal.SIGALRM) == before[0]
-    assert (status, document["correct"]) == (0, True)
+    assert (status, document["correct"]) == (1, None)
     results = document["parts"]["sanitizers"]["results"]
     assert [result["case"] for result in results] == ["first", "sanitizers"]
     assert "- sanitizers: given up in the middle: the call's time was over" in text
     assert document["parts"]["ncu"]["status"] == "done"
+
+
+def test_what_hears_of_no_signal_is_ended_with_what_it_has(
+    rig: EmulatedRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def deaf(*_: Any) -> Any:
+        yield {"case": "first", "left_out": "a test"}
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # as if in the driver
+        assert ended.wait(30)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+
+    monkeypatch.setattr(record, "CALL_S", 0.1)
+    monkeypatch.setattr(record, "_LAST_S", 0.1)
+    monkeypatch.setattr(record, "_end", ended.set)
+    monkeypatch.setitem(parts.PARTS, "correctness", deaf)
+    written: list[Any] = []
+    monkeypatch.setattr(record.Record, "flush", lambda self: written.append(copy.deepcopy(self.document)))
+    record.run_parts(record.Record(tmp_path, rig, TOY), rig, TOY, ["correctness"])
+    said = [each for each in written if "correctness" in each["parts"]]
+    last = next(each for each in said if "error" in each["parts"]["correctness"])
+    assert "did not end" in last["parts"]["correctness"]["error"]
+    assert last["correct"] is False
+    assert last["parts"]["correctness"]["results"][0]["case"] == "first"
 
 
 def test_a_budget_that_is_overspent_is_no_figure(rig: EmulatedRig, monkeypatch: pytest.MonkeyPatch) -> None:
