@@ -218,9 +218,8 @@ class MovePagesMigrator:
             self._refuse_by_trait(target_nid, which, entries, status, reasons)
             left = status[which] == _UNDECIDED
             which, pfns = which[left], pfns[left]
-        is_hugetlb = _has(entries, Trait.HUGETLB)
-        fits = np.cumsum(np.where(is_hugetlb, 0, n_pages)[which]) <= self._room.pages(target_nid)
-        fits |= is_hugetlb[which]
+        wants_room = np.where(_has(entries, Trait.HUGETLB), 0, n_pages)
+        fits = self._fits(target_nid, wants_room[which])
         _refuse(status, which[~fits], MigrateStatus.EAGAIN, NOT_BALANCED, reasons)
         which, pfns = which[fits], pfns[fits]
         if self._steward is not None:
@@ -231,10 +230,10 @@ class MovePagesMigrator:
             return
         is_shared = _has(entries, Trait.SHARED)[which]
         for part, of_all in ((which[~is_shared], False), (which[is_shared], True)):
-            self._call_in_parts(process, target_nid, part, entries.address, n_pages, status, reasons, of_all)
+            sizes = (n_pages, wants_room)
+            self._call_in_parts(process, target_nid, part, entries.address, sizes, status, reasons, of_all)
         is_moved = status[which] == MigrateStatus.MOVED
         moved = which[is_moved]
-        self._room.take(target_nid, int(n_pages[moved[~is_hugetlb[moved]]].sum()))
         if (n_pages[moved] > 1).any():
             # A large folio may be mapped at any address, not only at a multiple of its size.
             starts = entries.address[moved] - (pfns[is_moved] - entries.head[moved]) * PAGE_BYTES
@@ -267,21 +266,38 @@ class MovePagesMigrator:
             still[asked] = self._sharing.are_still(entries.head[those], entries.order[those], is_hugetlb)
         return still
 
+    def _fits(self, target_nid: int, wants_room: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which folios, from the front, have room on a node; each wants that many pages."""
+        room_pages = self._room.pages(target_nid)
+        fits: NDArray[np.bool_] = (np.cumsum(wants_room) <= room_pages) | (wants_room == 0)
+        return fits
+
     def _call_in_parts(
         self,
         process: Process,
         target_nid: int,
         which: NDArray[np.intp],
         addresses: NDArray[np.int64],
-        n_pages: NDArray[np.int64],
+        sizes: tuple[NDArray[np.int64], NDArray[np.int64]],
         status: NDArray[np.int16],
         reasons: Counter[str],
         of_all: bool,
     ) -> None:
-        """Call move_pages(2) for as many pages at a time as the steward says, or else 512."""
+        """Call move_pages(2) for as many pages at a time as the steward says, or else 512.
+
+        ``sizes`` are each folio's base pages, and how many of them the target must have room for. It is asked
+        for that again before each call but the first: others allocate meanwhile.
+        """
         steward = self._steward
+        n_pages, wants_room = sizes
         left = which
         while len(left):
+            if len(left) < len(which):
+                fits = self._fits(target_nid, wants_room[left])
+                _refuse(status, left[~fits], MigrateStatus.EAGAIN, NOT_BALANCED, reasons)
+                left = left[fits]
+                if not len(left):
+                    return
             most_pages = MOST_CALL_PAGES if steward is None else steward.chunk_pages()
             if not most_pages:
                 _refuse(status, left, MigrateStatus.EDQUOT, HELD, reasons)
@@ -290,8 +306,9 @@ class MovePagesMigrator:
             started_ns = self._system.monotonic_ns()
             self._call(process, target_nid, part, addresses, status, reasons, of_all)
             busy_ns = self._system.monotonic_ns() - started_ns
+            moved = part[status[part] == MigrateStatus.MOVED]
+            self._room.take(target_nid, int(wants_room[moved].sum()))
             if steward is not None:
-                moved = part[status[part] == MigrateStatus.MOVED]
                 steward.called(int(n_pages[part].sum()), int(n_pages[moved].sum()), busy_ns)
             left = left[len(part) :]
 

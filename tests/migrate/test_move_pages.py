@@ -71,6 +71,22 @@ def test_a_call_has_512_pages_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(bed.kernel, "move_pages", moves_all)
     assert (bed.migrate().status == MigrateStatus.MOVED).all()
     assert sizes == [512, 512, 176]
+    assert bed.room.left == (1 << 30) - 1200
+
+
+def test_room_is_asked_for_before_each_call(tmp_path, monkeypatch):
+    bed = Bed(tmp_path, 1200, Room(2000))
+
+    def takes_some(pid, addresses, nodes, **more):
+        bed.room.left -= 700  # somebody else, meanwhile
+        return 0, np.full(len(addresses), NEAR, dtype=np.int32)
+
+    monkeypatch.setattr(bed.kernel, "move_pages", takes_some)
+    result = bed.migrate()
+    # 2,000 - 700 - 512 are left for the second call's 512 and 176 more; 2,000 - 1,400 - 1,024 are none.
+    assert (result.status == MigrateStatus.MOVED).sum() == 1024
+    assert result.reasons == {"EAGAIN: target not balanced": 176}
+    assert result.n_no_room == 176
 
 
 @pytest.mark.parametrize(
