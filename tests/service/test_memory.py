@@ -102,6 +102,23 @@ def test_all_far_memory_may_go_and_come_back():
     assert run.session.totals.end_reason == "ended by a signal"
 
 
+def test_cold_pages_go_to_memory_that_came_after_the_start():
+    """Its zone was printed before, too, without memory, and was taken to have none until the next start."""
+    run = Run((2_900, "dump", None), system_class=Plugged, end_ms=9_000)
+    service = {"monitor": "soft-dirty", "cpu": "50%", "tiers": [f"{MIDDLE}=1"]}
+    run.config = config_of(
+        "x", {"service": service, "rule": [{"name": "db", "command": "data*", "cold_after": "1s"}]}
+    )
+    world = run.machine.world
+    world.empty(MIDDLE)
+    world.hotplugs, world.offline = True, {MIDDLE}
+    run.system.changes = ((3_000, (MIDDLE, FAR)), (5_500, (FAR,)))  # what was far is near then, and cold
+    run.go()
+    assert [node["nid"] for node in run.documents[0]["nodes"]] == [NEAR, FAR]
+    assert run.session.totals.moved_to[MIDDLE] > 0
+    assert world.broken == []
+
+
 def test_an_order_to_empty_a_node_holds_while_it_is_away_and_after():
     orders = ((2_100, "drain", MIDDLE), (6_500, "status", None), (11_000, "status", None))
     run = ran((2_900, (MIDDLE,)), (7_000, ()), orders=orders)
