@@ -124,11 +124,11 @@ class ServiceSession:
     def _open(self, open_inbox: OpenInbox, open_recorder: Callable[[], Recorder]) -> None:
         config, system = self.config, self.system
         capabilities.check_live(foreign=True, system=system, command="service")
-        host = system.read_host()
+        self.memory = OnlineMemory(system)
+        host = self.memory.read()
         check_page_size(host.page_bytes, "service")
         self.notes += host.notes
         self._as_found = self._as_is = host.topology
-        self.memory = OnlineMemory(host.topology, system)
         self.topology = tiered(config, host.topology)
         check_nodes(config, self.topology)
         self.targets = Targets(self.topology)
@@ -446,6 +446,7 @@ class ServiceSession:
         found = self.memory.changed()
         if found is None:
             return
+        self.memory.use(found)
         self._as_is = found
         self.topology = still_tiered(self.started, found)
         with refusals_said():

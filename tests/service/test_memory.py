@@ -188,35 +188,64 @@ def without(nid):
     return replace(HOST, topology=replace(topology, nodes=nodes))
 
 
-def test_the_machine_is_read_only_where_its_memory_is_more_or_less(files):
-    memory = OnlineMemory(HOST.topology, files)
+@pytest.fixture
+def memory(files):
+    """As it is once two readings agree."""
+    memory = OnlineMemory(files)
+    memory.read()
     assert memory.changed() is None
+    assert files.n_read == 2
+    return memory
+
+
+def test_the_machine_is_read_only_where_its_memory_is_more_or_less(files, memory):
     files.host = without(MIDDLE)
     assert memory.changed() is None
-    assert not hasattr(files, "n_read")
+    assert files.n_read == 2
     files.line = "MemTotal: 5 kB"
     found = memory.changed()
     assert found is not None
     assert not found.node(MIDDLE).present_pages
+    memory.use(found)
+    assert [memory.changed(), memory.changed()] == [None, None]
+    assert files.n_read == 4
+
+
+def test_a_block_whose_state_follows_the_line_is_found(files, memory):
+    """online_pages() counts its pages in before its state says so, and a poll may fall between."""
+    files.line = "MemTotal: 9 kB"
     assert memory.changed() is None
-    assert files.n_read == 1
+    files.host = without(MIDDLE)
+    assert memory.changed() is not None
 
 
-def test_a_balloon_changes_nothing(files):
-    memory = OnlineMemory(HOST.topology, files)
+def test_what_the_first_reading_missed_is_found(files):
+    memory = OnlineMemory(files)
+    memory.read()
+    files.host = without(MIDDLE)
+    assert memory.changed() is not None
+
+
+def test_what_is_not_used_is_returned_again(files, memory):
+    files.line, files.host = "MemTotal: 5 kB", without(FAR)
+    found = [memory.changed() for _ in range(3)]
+    assert found == [files.host.topology] * 3
+    files.host = HOST
+    assert memory.changed() is None
+
+
+def test_a_balloon_changes_nothing(files, memory):
     node = HOST.topology.nodes[0]
     zone = replace(node.zones[0], managed_pages=node.zones[0].managed_pages - 7)
     nodes = (replace(node, zones=(zone,)), *HOST.topology.nodes[1:])
     files.host = replace(HOST, topology=replace(HOST.topology, nodes=nodes))
     files.line = "MemTotal: 6 kB"
-    assert memory.changed() is None
-    assert memory.changed() is None
-    assert files.n_read == 1
+    assert [memory.changed() for _ in range(3)] == [None] * 3
+    assert files.n_read == 4
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "it fails"), TopologyError("read again")])
-def test_what_cannot_be_read_now_is_asked_again(files, error):
-    memory = OnlineMemory(HOST.topology, files)
+def test_what_cannot_be_read_now_is_asked_again(files, memory, error):
     files.line, files.host, files.fails = "MemTotal: 5 kB", without(FAR), error
     assert memory.changed() is None
     files.fails = None
