@@ -197,7 +197,7 @@ class Room:
         """Read the zones; where they have what memory they had, only free pages and high watermarks."""
         text = self._system.read_text(self._path)
         counts = [int(count) for count in _FREE_HIGH_PRESENT.findall(text)]
-        # Zones without memory are printed, too: none comes or goes where memory does (zoneinfo_show(), v6.12).
+        # Zones without memory are printed, too: none comes or goes with its memory (zoneinfo_show(), v6.12).
         if not self._zones or counts[2::3] != [zone.present for zone in self._zones]:
             self._zones = parse_zoneinfo(text, str(self._path))
         else:
