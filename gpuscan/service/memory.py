@@ -16,11 +16,14 @@ class OnlineMemory:
     What is asked often is one line of /proc/meminfo: the kernel counts a block's pages in when it comes
     online and out when it goes (adjust_managed_page_count(), mm/memory_hotplug.c, v6.12). The block's state
     and the zone's pages follow a moment later. So the machine is read anew where the line has changed, and
-    until a second reading agrees with the one before; that of the start counts as the first. A balloon changes
-    the line, too, and nothing of what counts here.
+    until a second reading agrees with the one before; that of the start counts as the first. A balloon
+    changes the line, too, and nothing of what counts here.
 
     Args:
         system: the machine.
+
+    Attributes:
+        is_settled: two readings agreed, with what is gone by, too.
     """
 
     def __init__(self, system: System) -> None:
@@ -28,7 +31,7 @@ class OnlineMemory:
         self._in_force: list[Any] = []
         self._seen: list[Any] = []
         self._told = ""
-        self._is_settled = False
+        self.is_settled = False
 
     def read(self) -> Host:
         """Return the machine as it is at the start, which is gone by from now on."""
@@ -40,7 +43,7 @@ class OnlineMemory:
     def changed(self) -> Topology | None:
         """Return the machine as it is now, where it is not what is gone by; else None."""
         told = self._total()
-        if not told or (self._is_settled and told == self._told):
+        if not told or (self.is_settled and told == self._told):
             return None
         try:
             topology = self._system.read_host().topology
@@ -48,7 +51,7 @@ class OnlineMemory:
             return None
         seen = _layout(topology)
         is_used = seen == self._in_force
-        self._is_settled = is_used and seen == self._seen and told == self._told
+        self.is_settled = is_used and seen == self._seen and told == self._told
         self._told, self._seen = told, seen
         return None if is_used else topology
 

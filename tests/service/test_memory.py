@@ -8,13 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpuscan.base.errors import TopologyError
+from gpuscan.base.errors import DeviceError, RunFailedError, TopologyError
+from gpuscan.linux.damon_taken import DamonUnavailableError
+from gpuscan.live.pipeline import Pipeline
+from gpuscan.monitors.source import LiveSource
 from gpuscan.service.load import config_of
 from gpuscan.service.memory import OnlineMemory
 from gpuscan.service.session import ServiceSession
+from gpuscan.store.single import Store
 from livesim.machine import Machine
 from livesim.service import script
-from livesim.session import Run
+from livesim.session import RULES, Run
 from livesim.system import SimulatedSystem
 from livesim.world import FAR, HOST, NEAR, PFN_BITS, PRESENT, SECTION
 
@@ -158,6 +162,83 @@ def test_what_waits_when_memory_changes_is_ended_and_booked():
     run.system.changes = ((2_500, (MIDDLE,)),)
     run.go()  # its end proves conservation
     assert run.session.pipeline.engine.ledger.dropped["the machine's memory has changed"] > 0
+
+
+def test_what_memory_of_another_layout_makes_impossible_is_worth_another_start(monkeypatch):
+    """An InputError has exit code 2, after which systemd starts the unit no more."""
+    run = Run(system_class=Plugged, end_ms=9_000)
+    run.machine.world.hotplugs = True
+    run.system.changes = ((3_500, (MIDDLE,)),)
+    watch = LiveSource.watch
+
+    def refused(source, processes):
+        if run.machine.world.offline:
+            raise DamonUnavailableError("somebody configured DAMON meanwhile")
+        watch(source, processes)
+
+    monkeypatch.setattr(LiveSource, "watch", refused)
+    run.config = config_of("x", {"service": {"monitor": "damon-paddr", "cpu": "50%"}, "rule": RULES})
+    with pytest.raises(RunFailedError, match="somebody configured DAMON meanwhile"):
+        run.go()
+
+
+def test_a_store_that_does_not_fit_is_tried_again(monkeypatch):
+    orders = ((6_500, "dump", None), (11_500, "dump", None))
+    made: list[bool] = []
+    store_of = ServiceSession._store_of
+
+    def fails_twice(session, topology):
+        made.append(True)
+        if len(made) in (2, 3):
+            raise DeviceError("the store does not fit")
+        return store_of(session, topology)
+
+    monkeypatch.setattr(ServiceSession, "_store_of", fails_twice)
+    run = ran((3_500, (MIDDLE,)), orders=orders)
+    before, after = run.documents
+    assert [node["nid"] for node in before["nodes"]] == [0, 1, 2]
+    assert "the memory of before" in before["problem"]
+    assert [node["nid"] for node in after["nodes"]] == [0, 2]
+    assert after["problem"] == ""
+    assert notes(run, "memory") == [{"refused": "the store does not fit"}, notes(run, "memory")[-1]]
+    assert len(made) == 4
+
+
+def test_a_store_that_does_not_fit_is_not_needed_once_memory_is_as_before(monkeypatch):
+    made: list[bool] = []
+    store_of = ServiceSession._store_of
+
+    def fails_from_the_second_on(session, topology):
+        made.append(True)
+        if len(made) > 1:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return store_of(session, topology)
+
+    monkeypatch.setattr(ServiceSession, "_store_of", fails_from_the_second_on)
+    orders = ((6_500, "dump", None), (11_900, "dump", None))
+    run = ran((3_500, (MIDDLE,)), (7_000, ()), orders=orders)
+    before, after = run.documents
+    assert "Cannot allocate memory" in before["problem"]
+    assert after["problem"] == ""
+    assert run.session.totals.end_reason == "ended by a signal"
+
+
+def test_the_store_of_before_is_closed_where_the_other_cannot_be_used(monkeypatch):
+    closed: list[Store] = []
+    close = Store.close
+
+    def noted(store):
+        closed.append(store)
+        close(store)
+
+    def fails(*_):
+        raise RunFailedError("conservation broke")
+
+    monkeypatch.setattr(Store, "close", noted)
+    monkeypatch.setattr(Pipeline, "use_machine", fails)
+    with pytest.raises(RunFailedError, match="conservation broke"):
+        ran((3_500, (MIDDLE,)))
+    assert len(set(map(id, closed))) == 2
 
 
 class Files(SimulatedSystem):
