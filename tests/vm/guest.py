@@ -20,7 +20,7 @@ from typing import IO, Self
 from . import parts as guest_parts
 from .host_clock import tsc_khz
 from .initramfs import initramfs
-from .machine import MODULE_VARIABLE, Machine
+from .machine import Machine
 from .package import PACKAGE_VARIABLE, prepared
 
 CHECKOUT = Path(__file__).parents[2]
@@ -256,8 +256,7 @@ class Guest:
         passed = {name: os.environ[name] for name in ("CI", "GPUSCAN_SOAK_S") if name in os.environ}
         if self._package is not None:
             passed[PACKAGE_VARIABLE] = PACKAGE_IN_GUEST
-        if self._machine.module_nid is not None:
-            passed[MODULE_VARIABLE] = str(self._machine.module_nid)
+        passed |= self._machine.variables()
         return {
             "PATH": f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/tmp",

@@ -37,10 +37,9 @@ class Machine:
     module_mib: int = 0
     module_distance: tuple[int, ...] = (30, 40, 44, 44, 10)
 
-    @property
-    def module_nid(self) -> int | None:
-        """The node that is a module; None where there is none."""
-        return len(self.memory_mib) if self.module_mib else None
+    def variables(self) -> dict[str, str]:
+        """Return what the environment of commands in the guest says of it."""
+        return {MODULE_VARIABLE: str(len(self.memory_mib))} if self.module_mib else {}
 
     def qemu_arguments(self) -> list[str]:
         """Return the arguments that make QEMU build this machine."""
