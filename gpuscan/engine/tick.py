@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.base import documents as checked
-from gpuscan.base.arguments import flag, function, has_methods, instance, items, shown, whole
+from gpuscan.base.arguments import flag, function, has_methods, instance, items, shown, text, whole
 from gpuscan.base.errors import ArgumentError, RunFailedError
 from gpuscan.engine.back_off import Backoff
 from gpuscan.engine.ledger import Ledger
@@ -183,7 +183,13 @@ class Engine:
         Args:
             store: of the machine as it is now, with nothing READY, of the same record format.
             why: the reason in the ledger of all requests that wait: they end.
+
+        Raises:
+            ArgumentError: either is something else; nothing has changed.
         """
+        if not isinstance(store, PageStore):
+            raise ArgumentError(f"use_store: store is {shown(store)}; give a gpuscan.Store")
+        text("use_store: why", why)
         self.put_back()
         for plan in self.store.drain():
             self._book_ended(plan.n_unknown_target, plan.n_superseded, plan.n_freed)

@@ -28,7 +28,7 @@ _NUMA_MAPS_LINE = re.compile(
     r"(?:=[a-z|]+)?(?::([0-9,-]+))?((?: .*)?)"
 )
 _ON_NODE = re.compile(r" N([0-9]+)=([0-9]+)")
-_FREE_AND_HIGH = re.compile(r"^ +(?:pages free|high) +([0-9]+)$", re.MULTILINE)
+_FREE_HIGH_PRESENT = re.compile(r"^ +(?:pages free|high|present) +([0-9]+)$", re.MULTILINE)
 _NODE_FREE = re.compile(rb"nr_free_pages ([0-9]+)\n")
 _NODE_FREE_BYTES = 64
 _UNWATCHED = 10
@@ -194,15 +194,16 @@ class Room:
         return None if found is None else int(found[1])
 
     def _look(self) -> list[ZoneInfo]:
-        """Read the zones; all but their free pages and high watermarks is taken to stay what it was."""
+        """Read the zones; where they have what memory they had, only free pages and high watermarks."""
         text = self._system.read_text(self._path)
-        counts = [int(count) for count in _FREE_AND_HIGH.findall(text)]
-        if not self._zones or len(counts) != 2 * len(self._zones):
+        counts = [int(count) for count in _FREE_HIGH_PRESENT.findall(text)]
+        # Zones without memory are printed, too: none comes or goes with its memory (zoneinfo_show(), v6.12).
+        if not self._zones or counts[2::3] != [zone.present for zone in self._zones]:
             self._zones = parse_zoneinfo(text, str(self._path))
         else:
             self._zones = [
                 dataclasses.replace(zone, free=free, high=high)
-                for zone, free, high in zip(self._zones, counts[::2], counts[1::2], strict=True)
+                for zone, free, high in zip(self._zones, counts[::3], counts[1::3], strict=True)
             ]
         return self._zones
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
-from gpuscan.base.errors import GpuscanError, InputError, RunFailedError
+from gpuscan.base.errors import DeviceError, GpuscanError, InputError, RunFailedError
 from gpuscan.base.unused_code import give_back_code
 from gpuscan.engine.tick import RunReport, TickReport
 from gpuscan.history.recording import Kind, Nowhere, Recorder
@@ -107,6 +107,8 @@ class ServiceSession:
         self.is_quiet = False
         self.problem = ""
         """Why the newest configuration is not the one in force."""
+        self.memory_problem = ""
+        """Why it does not go by the memory that is there now."""
         self._reload = reload
         self._noted_trouble: dict[str, str] = {}
         self._was_resting = self._heeds = False
@@ -124,11 +126,11 @@ class ServiceSession:
     def _open(self, open_inbox: OpenInbox, open_recorder: Callable[[], Recorder]) -> None:
         config, system = self.config, self.system
         capabilities.check_live(foreign=True, system=system, command="service")
-        host = system.read_host()
+        self.memory = OnlineMemory(system)
+        host = self.memory.read()
         check_page_size(host.page_bytes, "service")
         self.notes += host.notes
         self._as_found = self._as_is = host.topology
-        self.memory = OnlineMemory(host.topology, system)
         self.topology = tiered(config, host.topology)
         check_nodes(config, self.topology)
         self.targets = Targets(self.topology)
@@ -243,6 +245,8 @@ class ServiceSession:
         self.notifier.ready(status_line(self))
         try:
             self._go_on(on_tick, on_turn)
+        except InputError as error:  # it was right at the start, so to start it anew may help
+            raise RunFailedError(str(error)) from error
         finally:
             self._note_state()
             self._note_trouble()
@@ -445,16 +449,26 @@ class ServiceSession:
         """Go by the machine's memory as it is now, where some of it went offline or came online."""
         found = self.memory.changed()
         if found is None:
+            self.memory_problem = "" if self.memory.is_settled else self.memory_problem
             return
-        self._as_is = found
-        self.topology = still_tiered(self.started, found)
-        with refusals_said():
-            before, self.store = self.store, self._store_of(self.topology)
+        topology = still_tiered(self.started, found)
+        try:
+            with refusals_said():
+                store = self._store_of(topology)
+        except (DeviceError, RunFailedError) as error:
+            if not self.memory_problem:
+                self._note_at_once("memory", {"refused": str(error)})
+            self.memory_problem = f"it goes by the memory of before, and tries again ({error})"
+            return
+        self.memory.use(found)
+        self._as_is, self.topology, self.memory_problem = found, topology, ""
+        with refusals_said(), contextlib.closing(self.store):
+            self.store = store
             self.targets = Targets(self.topology)
             with contextlib.suppress(InputError):  # no other node is left
                 self.targets.drain(self._drained & {node.nid for node in self._with_memory()})
             self.pipeline.use_machine(self.store, self.targets, "the machine's memory has changed")
-            before.close()
+        with refusals_said():
             if MONITORS.get(self.pipeline.monitor.name).watches_frames:
                 with contextlib.suppress(InputError):  # at the second try it was opened
                     self._reopen_monitor(self._cold_ns)

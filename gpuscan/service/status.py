@@ -25,9 +25,13 @@ def status_line(service: ServiceSession) -> str:
         by_kernel = service.helping.moved()
         n_pages = sum(sum(by_kernel[name]) for name in helped)
         moved += f", {format_bytes(n_pages * PAGE_BYTES)} by the kernel"
-    problems = [service.problem, *service.helping.trouble().values()]
+    problems = [_problem(service), *service.helping.trouble().values()]
     problem = "".join(f"; {one}" for one in problems if one)
     return f"{state}, {n} processes watched, {moved} moved, {totals.own_share:.1%} of a core{problem}"
+
+
+def _problem(service: ServiceSession) -> str:
+    return "; ".join(one for one in (service.problem, service.memory_problem) if one)
 
 
 def _state(service: ServiceSession) -> str:
@@ -53,7 +57,7 @@ def status_document(service: ServiceSession, *, whole: bool = False) -> dict[str
             by_rule[name].append(member)
     document = {
         "state": _state(service),
-        "problem": service.problem,
+        "problem": _problem(service),
         "monitor": service.pipeline.monitor.name,
         "sees": service.pipeline.monitor.sees,
         "n_processes": len(source.members),

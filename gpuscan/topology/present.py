@@ -92,7 +92,8 @@ def memory_blocks(files: FileTree, nid: int) -> list[tuple[tuple[int, int], str]
     blocks = []
     for number in numbers:
         block = f"{BLOCKS}/memory{number}"
-        if (files.read(f"{block}/state") or "online").strip() != "online":
+        # "going-offline" is there, with its pages in use, until it is "offline"; often it stays online.
+        if (files.read(f"{block}/state") or "online").strip() == "offline":
             continue
         valid_zones = (files.read(f"{block}/valid_zones") or "none").split()
         name = valid_zones[0] if valid_zones else "none"

@@ -18,6 +18,7 @@ import pytest
 from vm import parts
 from vm.guest import CHECKOUT, Guest, GuestError
 from vm.host_clock import tsc_khz
+from vm.machine import MODULE_VARIABLE, Machine
 
 pytestmark = pytest.mark.slow
 NODES = "/sys/devices/system/node"
@@ -155,6 +156,14 @@ def test_a_panic_at_boot_is_shown_and_the_guest_booted_again(
             guest.__enter__()
     assert capsys.readouterr().err.count("once more") == 2
     assert len(Path(f"{wrapper}.boots").read_text().splitlines()) == 3
+
+
+def test_a_command_is_told_which_node_is_a_module() -> None:
+    """What needs one fails where it was promised and is not there, and is skipped elsewhere."""
+    for machine, said_nid in ((Machine(), None), (Machine(module_mib=256), "4")):
+        guest = Guest(machine)
+        assert guest._environment().get(MODULE_VARIABLE) == said_nid
+        guest.stop()
 
 
 def test_no_guest_outlives_a_killed_harness() -> None:

@@ -161,6 +161,19 @@ def test_room_is_read_again_when_it_is_old(tmp_path):
     assert stale.pages(0) == left
 
 
+def test_a_zone_that_gets_memory_has_room(tmp_path):
+    (tmp_path / "proc").mkdir()
+    without = ZONES + empty_zones(1, "Movable")
+    (tmp_path / "proc/zoneinfo").write_text(without)
+    room = Room(System(tmp_path), fresh_ns=-1)
+    assert room.pages(1) == 0
+    text = ZONES + zone(1, "Movable", 200_000, 100_000, protection="(0, 0, 0, 0, 0)", marks=(8, 10, 12, 14))
+    (tmp_path / "proc/zoneinfo").write_text(text)
+    assert room.pages(1) == 50_000 - 12
+    (tmp_path / "proc/zoneinfo").write_text(without)
+    assert room.pages(1) == 0
+
+
 class Counted(Room):
     """Counts how often zoneinfo is read."""
 

@@ -42,7 +42,8 @@ class Files:
         if path == "/proc/vmstat":
             return self._own.vmstat()
         if path == "/proc/zoneinfo":
-            return "".join(_zone(nid, self._world.free_pages(nid)) for nid in self._told())
+            told = self._told()
+            return "".join(_zone(nid, self._world.free_pages(nid), nid in told) for nid in NIDS)
         if path == "/proc/meminfo":
             return f"MemTotal:       {len(self._told()) * SECTION * 4} kB\n"
         if path == f"{CGROUP}/cgroup.procs":
@@ -125,7 +126,12 @@ def _numa(world: World, proc: Proc, first: int, n: int) -> str:
     )
 
 
-def _zone(nid: int, free: int) -> str:
+def _zone(nid: int, free: int, is_populated: bool) -> str:
+    """Return a zone, as zoneinfo_show_print() (mm/vmstat.c, v6.12) does one without memory, too."""
+    if not is_populated:
+        zeros = ("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma")
+        lines = "".join(f"        {name:8} 0\n" for name in zeros)
+        return f"Node {nid}, zone   Normal\n  pages free     0\n{lines}        protection: (0, 0, 0, 0, 0)\n"
     return (
         f"Node {nid}, zone   Normal\n  pages free     {free}\n        boost    0\n        min      1\n"
         f"        low      2\n        high     3\n        promo    4\n        spanned  {SECTION}\n"

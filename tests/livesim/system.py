@@ -75,7 +75,7 @@ class SimulatedSystem(System):
         self.machine = machine
         self.world = machine.world
         self._pid = next(machine.own_pids)
-        self._is_dead = False
+        self._is_dead = self._has_read_host = False
         self._handles: dict[int, Handle] = {0: Handle("text", stdin)}
         self._handlers: dict[int, Any] = {}
         self.children: list[Child] = []
@@ -423,8 +423,10 @@ class SimulatedSystem(System):
         return True
 
     def read_host(self) -> Any:
-        self._enter("read_host")
         world = self.machine.world
+        if world.hotplugs or not self._has_read_host:  # no step in seeds before HOTPLUG_FROM but the first
+            self._enter("read_host")
+        self._has_read_host = True
         return host(world.offline) if world.hotplugs else HOST
 
 

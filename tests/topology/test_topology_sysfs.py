@@ -113,6 +113,14 @@ def test_offline_memory_blocks_are_not_present(tmp_path):
     assert "(-32768)" in host.notes[0]
 
 
+def test_memory_blocks_that_are_going_offline_are_present(tmp_path):
+    """Their pages are in use and counted in the zone; where one cannot be moved the block stays online."""
+    files = {**ONE_NODE, **blocks(0, [33], state="going-offline")}
+    host = read_host(write(tmp_path, files))
+    assert host == read_host(write(tmp_path, {**files, **blocks(0, [33])}))
+    assert host.topology.nodes[0].zones[2].present == ((0x100000, 0x110000),)
+
+
 def test_kernel_without_memory_hotplug_uses_spans_and_ram(tmp_path):
     files = {
         name: text for name, text in ONE_NODE.items() if "memory" not in name.replace("memory_tiering", "")

@@ -259,6 +259,7 @@ class Guest:
         passed = {name: os.environ[name] for name in ("CI", "GPUSCAN_SOAK_S") if name in os.environ}
         if self._package is not None:
             passed[PACKAGE_VARIABLE] = PACKAGE_IN_GUEST
+        passed |= self._machine.variables()
         return {
             "PATH": f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/tmp",

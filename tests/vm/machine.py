@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MODULE_VARIABLE = "GPUSCAN_GUEST_MODULE"
+"""Environment variable of commands in the guest: the node that is a module, where there is one."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -33,6 +36,10 @@ class Machine:
     bandwidth_gbps: tuple[int, int, int] = (100, 50, 20)
     module_mib: int = 0
     module_distance: tuple[int, ...] = (30, 40, 44, 44, 10)
+
+    def variables(self) -> dict[str, str]:
+        """Return what the environment of commands in the guest says of it."""
+        return {MODULE_VARIABLE: str(len(self.memory_mib))} if self.module_mib else {}
 
     def qemu_arguments(self) -> list[str]:
         """Return the arguments that make QEMU build this machine."""
