@@ -235,14 +235,14 @@ class Sharing:
         new = np.setdiff1d(np.concatenate(found), known)
         if not len(new):
             return
-        page, number = np.divmod(new, width)
+        page, who = np.divmod(new, width)
         at = first[page] + np.searchsorted(known, new) - np.searchsorted(known, page * width)
         self._mappings = Mappings(
             np.insert(ours.pfn, at, pfns[by_pfn][page]),
-            np.insert(ours.process, at, number),
+            np.insert(ours.process, at, who),
             np.insert(ours.address, at, addresses[by_pfn][page]),
         )
-        self._processes |= {n: processes[n] for n in np.unique(number).tolist()}
+        self._processes |= {n: processes[n] for n in np.unique(who).tolist()}
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Forget what others than these map: they are not watched any more."""

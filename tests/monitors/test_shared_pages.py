@@ -28,7 +28,7 @@ class Bed:
         self.sharing = Sharing(System(root))
         self.pages = SharedPages(self.sharing)
         self.processes = {}
-        self.asked = []
+        self.asked: list[list[int]] = []
         look_again = Sharing.look_again
 
         def asked(sharing, pfns, addresses, processes):
