@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from gpuscan.linux.process import read_stat
 from guest.processes import eventually
+from guest.programs import compare as comparison
 from guest.programs import records
 from guest.programs.catalogue import NAMES, load
 from guest.programs.contract import ANSWER_LIMIT_S, Conversation, RealProgram, WrongAnswer
+from guest.programs.make import make
 from guest.programs.places import Places
 from guest.programs.running import Client, Running, running
 from guest.programs.table import table
@@ -68,6 +71,37 @@ def test_the_table_has_medians_the_worst_gap_and_the_pace_beside_doing_nothing()
     assert lines[0].startswith("| program | who | rounds | reads near after 2 s | reads near after 12 s |")
     assert lines[3] == "| p | m | 2 | 25.0% | 50.0% | 50.0% | 0.0% | 2.0 MiB | 500 | 50.0% | 2.00 s | 2.0 |"
     assert lines[4].startswith("| q | failed: why |")
+
+
+def test_where_no_program_is_installed_there_is_nothing_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guest.programs.make.NAMES", ("here", "absent"))
+    absent: dict[str, str | None] = {"here": None, "absent": "not installed"}
+    monkeypatch.setattr(
+        "guest.programs.make.load",
+        lambda name: SimpleNamespace(make=lambda: None, missing=lambda: absent[name]),
+    )
+    make()
+    absent["here"] = "not found"
+    with pytest.raises(SystemExit, match="not found\nnot installed"):
+        make()
+
+
+def test_a_comparison_of_which_each_program_failed_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails_of_one(name: str, *options: object) -> None:
+        if name == "redis":
+            raise WrongAnswer(name)
+
+    monkeypatch.setattr(comparison, "load", lambda name: SimpleNamespace(missing=lambda: None))
+    monkeypatch.setattr(comparison.damon_scheme, "n_kdamonds", lambda: 0)
+    monkeypatch.setattr(comparison, "compare", fails_of_one)
+    monkeypatch.setattr("sys.argv", ["compare", "--programs", "redis", "sqlite"])
+    comparison.main()
+    monkeypatch.setattr("sys.argv", ["compare", "--programs", "redis"])
+    with pytest.raises(SystemExit, match="no program"):
+        comparison.main()
+    assert "WrongAnswer: redis" in capsys.readouterr().out
 
 
 class Silent(Conversation):
