@@ -94,7 +94,7 @@ def test_a_comparison_of_which_each_program_failed_has_failed(
             raise WrongAnswer(name)
 
     monkeypatch.setattr(comparison, "load", lambda name: SimpleNamespace(missing=lambda: None))
-    monkeypatch.setattr(comparison.damon_scheme, "n_kdamonds", lambda: 0)
+    monkeypatch.setattr("guest.damon_scheme.n_kdamonds", lambda: 0)
     monkeypatch.setattr(comparison, "compare", fails_of_one)
     monkeypatch.setattr("sys.argv", ["compare", "--programs", "redis", "sqlite"])
     comparison.main()
