@@ -39,6 +39,8 @@ _LARGE_PAGES = 512
 _READ_FACTOR = 8
 _GAP_PAGES = 1024
 """PFNs closer together than this are read in one go: 8 KiB cost less than another system call."""
+_CALL_WORDS = 128
+"""Words of a pagemap that take as long to read as another call for one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +211,16 @@ def pfns_at(process: Process, addresses: NDArray[np.int64]) -> NDArray[np.int64]
     finally:
         system.close(fd)
     return pfns
+
+
+def words_for(addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return int64[n]: what :func:`pfns_at` reads for each of these addresses, in words of a pagemap.
+
+    A call of its own, for what is far from the address before, counts as the words that take as long.
+    """
+    gaps = np.diff(addresses >> PAGE_SHIFT, prepend=0)
+    gaps[:1] = 1
+    return np.where((gaps >= 0) & (gaps <= _GAP_PAGES), gaps, _CALL_WORDS)
 
 
 def resident_by_nid(process: Process, page_map: PageMap, flags: PageFlags) -> dict[int, int]:

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from gpuscan.linux.capabilities import Right, effective
 from gpuscan.linux.process import Process
-from gpuscan.linux.resident import FrameWords, pages_in, pfns_at
+from gpuscan.linux.resident import FrameWords, pages_in, pfns_at, words_for
 from gpuscan.linux.system import HERE, System
 
 ALL = Right("CAP_SYS_NICE", "to move pages that several processes map")
 """move_pages(2) with MPOL_MF_MOVE_ALL (kernel_move_pages(), mm/migrate.c, v6.12)."""
 _READ_NS = 1_000_000_000
 _READ_SHARE = 20
-"""The tables are read again after as many times as long as reading them took, and not before ``_READ_NS``."""
+"""The tables are read again after as many times as long as reading them took, and not before ``_READ_NS``.
+What is looked for between waits as many times as long as that took."""
 _MOST_AGAIN = 1 << 16
 """Words of pagemaps that one look may read between: 65 ns each, so 4 ms."""
+_NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +56,7 @@ class Mappings:
         return np.searchsorted(self.pfn, heads), np.searchsorted(self.pfn, ends)
 
 
-_NO_MAPPINGS = Mappings(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+_NO_MAPPINGS = Mappings(_NONE, _NONE, _NONE)
 
 
 def _in_order(parts: Sequence[Mappings]) -> Mappings:
@@ -126,8 +128,10 @@ class Sharing:
         self._why_not = ""
         self._mappings = _NO_MAPPINGS
         self._processes: dict[int, Process] = {}
-        self._read_again_ns = 0
-        self._n_again = 0
+        self._read_again_ns = self._look_again_ns = 0
+        self._looked_from = 0
+        self._looked_in: frozenset[int] = frozenset()
+        self._in_vain = _NONE
 
     def why_not(self) -> str:
         """Return why no shared page can be moved; empty where they can. What it takes is opened."""
@@ -148,11 +152,11 @@ class Sharing:
         Args:
             processes: their numbers, and where mappings begin that have shared pages, int64[n], ascending.
         """
-        self._n_again = _MOST_AGAIN
         started_ns = self._system.monotonic_ns()
         if started_ns < self._read_again_ns:
             return
         self._processes = {}
+        self._in_vain = _NONE
         parts: list[Mappings] = []
         for number, process, starts in processes:
             if not len(starts):
@@ -169,33 +173,76 @@ class Sharing:
     def look_again(
         self, pfns: NDArray[np.int64], addresses: NDArray[np.int64], processes: Mapping[int, Process]
     ) -> None:
-        """Look who maps pages since the tables were read, where some are known to have them.
+        """Look who maps pages since the tables were read, where some are known to have them; once a look.
 
         What was forked has a page where its parent has it: a server's new process has all of it there within
         milliseconds, and may have ended before the tables are read again. Who has it elsewhere is found then.
 
+        Pages take turns, as addresses go. What was looked for in vain is left out until others are watched or
+        the tables were read.
+
         Args:
-            pfns: int64[n], single pages.
+            pfns: int64[n], single pages, in any order, some twice.
             addresses: int64[n], where one of the processes has each.
             processes: all that are watched, by their numbers.
         """
-        ours = self._mappings
-        n_found = np.searchsorted(ours.pfn, pfns, side="right") - np.searchsorted(ours.pfn, pfns)
-        missing = np.flatnonzero(n_found < self.n_mapped(pfns))
-        missing = missing[np.argsort(addresses[missing])][: self._n_again // max(1, len(processes))]
-        if not len(missing):
+        started_ns = self._system.monotonic_ns()
+        if not len(pfns) or started_ns < self._look_again_ns:
             return
-        self._n_again -= len(missing) * len(processes)
-        pfns, addresses = pfns[missing], addresses[missing]
-        parts = [ours]
+        if processes.keys() != self._looked_in:
+            self._looked_in, self._in_vain = frozenset(processes), _NONE
+        pfns, which = np.unique(pfns, return_index=True)
+        n_mapped = self.n_mapped(pfns)
+        is_missing = (self._n_found(pfns) < n_mapped) & ~np.isin(pfns, self._in_vain)
+        turn = self._turn(addresses[which], is_missing, _MOST_AGAIN // max(1, len(processes)))
+        if len(turn):
+            pfns = pfns[turn]
+            self._find(pfns, addresses[which][turn], processes)
+            self._in_vain = np.union1d(self._in_vain, pfns[self._n_found(pfns) < n_mapped[turn]])
+        ended_ns = self._system.monotonic_ns()
+        self._look_again_ns = ended_ns + _READ_SHARE * (ended_ns - started_ns)
+
+    def _turn(
+        self, addresses: NDArray[np.int64], is_missing: NDArray[np.bool_], n_words: int
+    ) -> NDArray[np.intp]:
+        """Return which pages are looked for now, ascending by address: one at least, if any are missing."""
+        missing = np.flatnonzero(is_missing)
+        missing = missing[np.argsort(addresses[missing], kind="stable")]
+        first = int(np.searchsorted(addresses[missing], self._looked_from))
+        missing = np.roll(missing, -first)
+        n_read = np.cumsum(words_for(addresses[missing]))
+        missing = missing[: max(1, int(np.searchsorted(n_read, n_words, side="right")))]
+        if len(missing):
+            self._looked_from = int(addresses[missing[-1]]) + 1
+        return missing[np.argsort(addresses[missing], kind="stable")]
+
+    def _find(
+        self, pfns: NDArray[np.int64], addresses: NDArray[np.int64], processes: Mapping[int, Process]
+    ) -> None:
+        """Take in who else has pages at addresses, both ascending by address."""
+        ours = self._mappings
+        by_pfn = np.argsort(pfns)
+        first, end = ours.bounds(pfns[by_pfn], np.zeros(len(pfns), dtype=np.int64))
+        page, row = rows(first, end)
+        # One number for each page and process, in the order of the mappings.
+        width = 1 + max(int(ours.process[row].max(initial=0)), *processes)
+        known = page * width + ours.process[row]
+        found = [_NONE]
         for number, process in processes.items():
-            known = ours.pfn[ours.process == number]
-            found = (pfns_at(process, addresses) == pfns) & ~np.isin(pfns, known)
-            if found.any():
-                who = np.full(int(found.sum()), number, dtype=np.int64)
-                parts.append(Mappings(pfns[found], who, addresses[found]))
-                self._processes[number] = process
-        self._mappings = _in_order(parts)
+            if process.is_alive():
+                is_there = (pfns_at(process, addresses) == pfns)[by_pfn]
+                found.append(np.flatnonzero(is_there) * width + number)
+        new = np.setdiff1d(np.concatenate(found), known)
+        if not len(new):
+            return
+        page, who = np.divmod(new, width)
+        at = first[page] + np.searchsorted(known, new) - np.searchsorted(known, page * width)
+        self._mappings = Mappings(
+            np.insert(ours.pfn, at, pfns[by_pfn][page]),
+            np.insert(ours.process, at, who),
+            np.insert(ours.address, at, addresses[by_pfn][page]),
+        )
+        self._processes |= {n: processes[n] for n in np.unique(who).tolist()}
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Forget what others than these map: they are not watched any more."""
@@ -208,6 +255,11 @@ class Sharing:
     def mappings(self) -> Mappings:
         """What was found last."""
         return self._mappings
+
+    def _n_found(self, pfns: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Return intp[n]: how many mappings of pages are known."""
+        ours = self._mappings.pfn
+        return np.searchsorted(ours, pfns, side="right") - np.searchsorted(ours, pfns)
 
     def n_mapped(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[n]: how often pages are mapped now, by anybody; -1 where that is not told."""
@@ -223,10 +275,8 @@ class Sharing:
     ) -> NDArray[np.bool_]:
         """Return bool[n]: of which folios all mappings are in what was found last, page by page."""
         pfns, starts = _pages(heads, orders)
-        ours = self._mappings.pfn
-        n_found = np.searchsorted(ours, pfns, side="right") - np.searchsorted(ours, pfns)
         n_mapped = self.n_mapped(pfns)
-        return _all_equal(n_found, n_mapped, starts) & counts_all(n_mapped[starts], is_hugetlb)
+        return _all_equal(self._n_found(pfns), n_mapped, starts) & counts_all(n_mapped[starts], is_hugetlb)
 
     def are_still(
         self,

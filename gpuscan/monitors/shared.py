@@ -71,9 +71,10 @@ class SharedPages:
         self._sharers: dict[int, Sharer] = {}
         self._cold = _NONE
         self._counted = _NONE
+        self._judged: list[Wanted] = []
 
     def begin(self, sharers: Sequence[Sharer], shared: bool, cold: Sequence[NDArray[np.int64]]) -> None:
-        """Begin a look.
+        """Begin a look: who maps what the last one has judged is looked for again.
 
         Args:
             sharers: who is watched.
@@ -82,11 +83,17 @@ class SharedPages:
         """
         self._sharers = {one.number: one for one in sharers}
         self._counted = _NONE
+        judged, self._judged = self._judged, []
         if not shared:
             return
         self._cold = np.sort(np.concatenate([_NONE, *cold]))
         if not self._sharing.why_not():
             self._sharing.read((one.number, one.process, one.allowance.shared) for one in sharers)
+            self._sharing.look_again(
+                np.concatenate([_NONE, *(folios.head for folios in judged)]),
+                np.concatenate([_NONE, *(folios.address for folios in judged)]),
+                {one.number: one.process for one in sharers},
+            )
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Forget what others than these map."""
@@ -111,15 +118,14 @@ class SharedPages:
             way: why they are to move.
         """
         heads, orders = wanted.head, wanted.order
-        single = orders == 0
-        processes = {one.number: one.process for one in self._sharers.values() if one.process.is_alive()}
-        self._sharing.look_again(heads[single], wanted.address[single], processes)
         mappings = self._sharing.mappings
         first, end = mappings.bounds(heads, orders)
         n_found = end - first
         is_hugetlb = wanted.traits & int(Trait.HUGETLB) != 0
         is_watched = self._sharing.are_watched(heads, orders, is_hugetlb)
         always = self._sharers[number].treatment.shared == "always"
+        if not always:
+            self._judged.append(wanted.take(orders == 0))
         n_cold = np.searchsorted(self._cold, heads + wanted.n_pages) - np.searchsorted(self._cold, heads)
         process, address = wanted.process.copy(), wanted.address.copy()
         has = n_found > 0

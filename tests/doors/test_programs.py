@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpuscan.linux.process import read_stat
+from guest.processes import eventually
+from guest.programs import compare as comparison
 from guest.programs import records
 from guest.programs.catalogue import NAMES, load
-from guest.programs.contract import WrongAnswer
+from guest.programs.contract import ANSWER_LIMIT_S, Conversation, RealProgram, WrongAnswer
+from guest.programs.make import make
 from guest.programs.places import Places
 from guest.programs.running import Client, Running, running
 from guest.programs.table import table
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3 * records.N_WRITTEN))
 def test_versions_are_those_of_the_last_write_of_each_record(n_writes: int) -> None:
     by_replay = dict.fromkeys(range(records.N_READ, records.N_RECORDS), 0)
@@ -29,6 +36,7 @@ def test_versions_are_those_of_the_last_write_of_each_record(n_writes: int) -> N
     assert records.versions(n_writes) == by_replay
 
 
+@settings(deadline=None)
 @given(st.integers(0, records.N_RECORDS - 1), st.integers(0, 10**6 - 1))
 def test_a_record_says_which_it_is_and_all_are_as_long(number: int, version: int) -> None:
     text = records.body.__wrapped__(number, version)
@@ -65,6 +73,91 @@ def test_the_table_has_medians_the_worst_gap_and_the_pace_beside_doing_nothing()
     assert lines[4].startswith("| q | failed: why |")
 
 
+def test_where_no_program_is_installed_there_is_nothing_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guest.programs.make.NAMES", ("here", "absent"))
+    absent: dict[str, str | None] = {"here": None, "absent": "not installed"}
+    monkeypatch.setattr(
+        "guest.programs.make.load",
+        lambda name: SimpleNamespace(make=lambda: None, missing=lambda: absent[name]),
+    )
+    make()
+    absent["here"] = "not found"
+    with pytest.raises(SystemExit, match="not found\nnot installed"):
+        make()
+
+
+def test_a_comparison_of_which_each_program_failed_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails_of_one(name: str, *options: object) -> None:
+        if name == "redis":
+            raise WrongAnswer(name)
+
+    monkeypatch.setattr(comparison, "load", lambda name: SimpleNamespace(missing=lambda: None))
+    monkeypatch.setattr("guest.damon_scheme.n_kdamonds", lambda: 0)
+    monkeypatch.setattr(comparison, "compare", fails_of_one)
+    monkeypatch.setattr("sys.argv", ["compare", "--programs", "redis", "sqlite"])
+    comparison.main()
+    monkeypatch.setattr("sys.argv", ["compare", "--programs", "redis"])
+    with pytest.raises(SystemExit, match="no program"):
+        comparison.main()
+    assert "WrongAnswer: redis" in capsys.readouterr().out
+
+
+class Silent(Conversation):
+    """A connection to a program that is asked for nothing."""
+
+    def ask(self, request: bytes, expected: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Shell(RealProgram):
+    """A shell that does what is to be done when it is told to end."""
+
+    at_end = ""
+
+    def command(self) -> list[str]:
+        started = self.folder / "started"
+        script = (
+            f"trap '{self.at_end}' TERM; sleep 1000 & echo $! >{started}.part; mv {started}.part {started}"
+        )
+        return ["sh", "-c", f"{script}; while :; do sleep 0.05; done"]
+
+    def connect(self) -> Silent:
+        if not (self.folder / "started").exists():
+            raise ConnectionRefusedError
+        return Silent()
+
+    def fill(self, conversation: Conversation) -> None:
+        pass
+
+
+def test_a_program_ends_in_order_also_where_a_test_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shell, "at_end", f"kill $!; echo in order >{tmp_path / 'ended'}; exit")
+    monkeypatch.setattr("guest.programs.running.load", lambda name: Shell)
+    with pytest.raises(WrongAnswer), running("shell"):
+        raise WrongAnswer
+    assert (tmp_path / "ended").read_text() == "in order\n"
+
+
+def test_a_program_that_does_not_end_is_killed_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guest.programs.running.load", lambda name: Shell)
+    monkeypatch.setattr("guest.programs.running.END_LIMIT_S", 0.1)
+    with pytest.raises(subprocess.TimeoutExpired), running("shell") as started:
+        child = int((started.program.folder / "started").read_text())
+    assert eventually(lambda: not _runs(child), "the child has ended")
+
+
+def _runs(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.state != "Z"
+
+
 @pytest.fixture(params=NAMES)
 def program(request: pytest.FixtureRequest) -> Iterator[Running]:
     """Start each program, all records in it."""
@@ -85,10 +178,9 @@ def test_it_answers_and_is_found_and_holds_what_was_written(program: Running, tm
     with Client(program, tmp_path) as client:
         program.program.disturb(program.conversation)
         began_s = time.monotonic()
-        time.sleep(2)
-        assert client.pace(began_s, time.monotonic()).reads_per_s > 100
+        client.wait_for(lambda line: line["t_s"] > began_s + 2 and line["n_writes"] > 0, ANSWER_LIMIT_S)
+        assert client.pace(began_s, time.monotonic()).reads_per_s > 0
         last = client.finish()
-    assert last["n_writes"] > 0
     assert places.are_still_there()
     program.check(last["n_writes"])
     with pytest.raises(WrongAnswer):

@@ -30,6 +30,25 @@ def orders(*values):
     return np.array(values, dtype=np.int64)
 
 
+class Watched(System):
+    """Files below a folder, a clock that stands, and how often /proc/PID/pagemap is opened."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.now_ns = self.read_takes_ns = self.n_opened = 0
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+    def open(self, path, flags, *args, **others):
+        self.n_opened += path.name == "pagemap"
+        return super().open(path, flags, *args, **others)
+
+    def pread(self, *args):
+        self.now_ns += self.read_takes_ns
+        return super().pread(*args)
+
+
 class Bed:
     """Two processes that map 40 to 47, the second one at other addresses, and how often these are mapped."""
 
@@ -43,7 +62,11 @@ class Bed:
             lines = f"{at:x}-{at + 0x8000:x} rw-s 00000000 00:00 0 \n"
             (process.proc / "maps").write_text(lines)
         self.count(2)
-        self.sharing = Sharing(System(root))
+        self.system = Watched(root)
+        self.sharing = Sharing(self.system)
+        self.processes = {7: self.first, 3: self.second}
+        for process in (self.first, self.second):
+            process.system = self.system
 
     def count(self, n, **others):
         counts = np.zeros(64, dtype=np.uint64)
@@ -51,6 +74,19 @@ class Bed:
         for name, value in others.items():
             counts[int(name[1:])] = value
         (self.root / "proc/kpagecount").write_bytes(counts.tobytes())
+
+    def newcomer(self, number, at, frames):
+        """Have another process map pages, and watch it."""
+        process = self.processes[number] = FakeProcess(self.root, 70 + number)
+        process.system = self.system
+        process.map(at, frames, exclusive=False)
+
+    def look_again(self, frames=FRAMES):
+        """Look for who else has pages, where the first one has them."""
+        self.sharing.look_again(frames, AT + 0x1000 * (frames - FRAMES[0]), self.processes)
+
+    def n_known(self):
+        return int(self.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).sum())
 
     def read(self):
         starts = {7: np.array([AT]), 3: np.array([AT + 0x40000])}
@@ -101,33 +137,97 @@ def test_what_came_or_went_since_then_is_seen(bed):
 
 
 def test_who_was_forked_since_then_is_found_where_its_parent_has_the_page(bed):
-    newcomer = FakeProcess(bed.root, 79)
-    newcomer.map(AT, FRAMES[:4], exclusive=False)
     bed.count(3)
-    processes = {7: bed.first, 3: bed.second, 9: newcomer}
-    bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), {7: bed.first, 3: bed.second})
-    assert not bed.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).any()
-    bed.read()  # not due, but another look
-    bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
-    expected = [True] * 4 + [False] * 4
-    assert bed.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).tolist() == expected
-    assert bed.sharing.are_still(FRAMES, np.zeros(8, dtype=np.int64)).tolist() == expected
-    assert bed.sharing.mappings.process[:3].tolist() == [3, 7, 9]
-    bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
-    assert len(bed.sharing.mappings) == 2 * 8 + 4, "nobody is found twice"
+    bed.look_again()
+    assert bed.n_known() == 0
+    bed.newcomer(5, AT, FRAMES[:4])
+    bed.newcomer(9, AT + 0x2000, FRAMES[2:])
+    bed.count(3, p42=4, p43=4)
+    bed.look_again(np.append(FRAMES[::-1], FRAMES[:7]))
+    assert bed.n_known() == 8
+    assert bed.sharing.are_still(FRAMES, np.zeros(8, dtype=np.int64)).all()
+    found = bed.sharing.mappings
+    assert found.process.tolist() == [3, 5, 7] * 2 + [3, 5, 7, 9] * 2 + [3, 7, 9] * 4
+    assert found.pfn.tolist() == sorted([*FRAMES, *FRAMES, *FRAMES[:4], *FRAMES[2:]])
+    assert (found.address == AT + 0x1000 * (found.pfn - 40) + 0x40000 * (found.process == 3)).all()
+    bed.newcomer(6, AT, FRAMES[:3])
+    bed.count(4, p42=5)
+    bed.look_again()
+    expected = [3, 5, 6, 7] * 2 + [3, 5, 6, 7, 9] + [3, 5, 7, 9] + [3, 7, 9] * 4
+    assert bed.sharing.mappings.process.tolist() == expected, "nobody is found twice"
 
 
 def test_one_look_looks_again_at_so_many_words_and_the_next_one_at_as_many(bed, monkeypatch):
-    newcomer = FakeProcess(bed.root, 79)
-    newcomer.map(AT, FRAMES, exclusive=False)
+    bed.newcomer(9, AT, FRAMES)
     bed.count(3)
     monkeypatch.setattr("gpuscan.linux.sharing._MOST_AGAIN", 9)
-    processes = {7: bed.first, 3: bed.second, 9: newcomer}
     for n_found in (3, 6, 8):
-        bed.read()
-        bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
-        bed.sharing.look_again(FRAMES, AT + 0x1000 * np.arange(8), processes)
-        assert bed.sharing.are_watched(FRAMES, np.zeros(8, dtype=np.int64)).sum() == n_found
+        bed.look_again()
+        assert bed.n_known() == n_found
+
+
+def test_words_between_two_pages_count_and_one_page_is_looked_for_whatever_it_takes(bed, monkeypatch):
+    bed.newcomer(9, AT, FRAMES)
+    bed.count(3)
+    monkeypatch.setattr("gpuscan.linux.sharing._MOST_AGAIN", 9)
+    few = FRAMES[[0, 2, 7]]
+    for n_found in (2, 3):  # 3 words, and one that has 5 to be read
+        bed.look_again(few)
+        assert bed.n_known() == n_found
+
+
+def test_strangers_on_the_first_pages_do_not_keep_the_others_from_their_turn(bed, monkeypatch):
+    monkeypatch.setattr("gpuscan.linux.sharing._MOST_AGAIN", 12)
+    bed.newcomer(9, AT + 0x6000, FRAMES[6:])
+    bed.count(3)
+    for number in (11, 12, 13, 14):  # each look has another newcomer, so nothing is known to be in vain
+        bed.newcomer(number, AT, [])
+        bed.look_again()
+    assert bed.n_known() == 2
+
+
+def test_what_was_looked_for_in_vain_waits_for_others_or_for_the_tables(bed):
+    bed.count(3)
+    bed.look_again()
+    n_opened = bed.system.n_opened
+    bed.look_again()
+    assert bed.system.n_opened == n_opened
+    bed.newcomer(9, AT, FRAMES[:1])
+    bed.look_again()
+    assert bed.n_known() == 1
+    n_opened = bed.system.n_opened
+    bed.look_again()
+    assert bed.system.n_opened == n_opened
+    bed.system.now_ns += 10_000_000_000
+    bed.read()
+    n_opened = bed.system.n_opened
+    bed.look_again()
+    assert bed.system.n_opened == n_opened + 3
+
+
+def test_where_nobody_is_found_the_mappings_stay_as_they_are(bed):
+    before = bed.sharing.mappings
+    bed.look_again()
+    bed.count(3)
+    bed.look_again()
+    assert bed.sharing.mappings is before
+
+
+def test_looking_again_takes_a_twentieth_of_the_time(bed):
+    bed.newcomer(9, AT, FRAMES[:1])
+    bed.count(3)
+    bed.system.read_takes_ns = 1000
+    bed.look_again()
+    took_ns = bed.system.now_ns
+    assert took_ns == 4000, "the counts, and three tables"
+    assert bed.n_known() == 1
+    bed.newcomer(10, AT + 0x1000, FRAMES[1:2])
+    bed.system.now_ns = 21 * took_ns - 1
+    bed.look_again()
+    assert bed.n_known() == 1
+    bed.system.now_ns = 21 * took_ns
+    bed.look_again()
+    assert bed.n_known() == 2
 
 
 def test_a_process_that_ended_has_nothing_mapped(bed):

@@ -85,16 +85,22 @@ def compare(name: str, methods: list[str], rounds: int, for_s: float) -> None:
 
 
 def main() -> None:
-    """Compare, one program after the other; one that fails does not keep the others from it."""
+    """Compare, one program after the other; one that fails does not keep the others from it.
+
+    Raises:
+        SystemExit: all of them failed.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.guest.programs.compare", description=__doc__)
     parser.add_argument("--programs", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--for-s", type=float, default=AT_S[-1])
     options = parser.parse_args()
+    n_failed = 0
     for name in options.programs:
         if why := load(name).missing():
             _say({"program": name, "failed": why})
+            n_failed += 1
             continue
         try:
             compare(name, options.methods, options.rounds, options.for_s)
@@ -103,6 +109,9 @@ def main() -> None:
             if damon_scheme.n_kdamonds():
                 damon_scheme.switch_off()
             _say({"program": name, "failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]})
+            n_failed += 1
+    if n_failed == len(options.programs):
+        sys.exit("no program was compared to its end")
 
 
 def _say(fields: dict[str, Any]) -> None:

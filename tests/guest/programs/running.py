@@ -20,6 +20,8 @@ from .contract import NOBODY, Conversation, RealProgram, read_all
 
 TESTS = Path(__file__).parents[2]
 START_LIMIT_S = 300.0
+END_LIMIT_S = 300.0
+"""What a program of an emulated machine may take to end in order, or a client to end its last request."""
 log = logging.getLogger(__name__)
 
 
@@ -49,14 +51,19 @@ class Running:
         """End it in order, and verify what it leaves."""
         self.conversation.close()
         self.has_ended = True
-        self.process.send_signal(self.program.ends_by)
-        self.process.wait(60)
+        _end(self.process, self.program)
         self.program.check_files()
+
+
+def _end(process: subprocess.Popen[bytes], program: RealProgram) -> None:
+    """End a program in order: one that is killed leaves what it shares with its children behind."""
+    process.send_signal(program.ends_by)
+    process.wait(END_LIMIT_S)
 
 
 @contextmanager
 def running(name: str, cgroup: Path | None = None, cpu: int | None = None) -> Iterator[Running]:
-    """Start a program, have it hold all records, and kill it if it still runs.
+    """Start a program, have it hold all records, and end it if it still runs.
 
     Args:
         name: of the catalogue.
@@ -78,7 +85,9 @@ def running(name: str, cgroup: Path | None = None, cpu: int | None = None) -> It
         if cgroup is not None:
             command = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(cgroup / "cgroup.procs"), *command]
         with complaints.open("wb") as said:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, process_group=0
+            )
 
         def connected() -> Conversation | None:
             assert process.poll() is None, f"{command} has ended: {complaints.read_text()}"
@@ -100,9 +109,13 @@ def running(name: str, cgroup: Path | None = None, cpu: int | None = None) -> It
                 if not started.has_ended:
                     conversation.close()
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.wait(60)
+            try:
+                if process.poll() is None:
+                    _end(process, program)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Client(Program):
         reads_per_s = (last["n_read"] - first["n_read"]) / (last["t_s"] - first["t_s"])
         return Pace(reads_per_s, max(line["longest_gap_s"] for line in lines[1:]))
 
-    def finish(self, limit_s: float = 60) -> dict[str, Any]:
+    def finish(self, limit_s: float = END_LIMIT_S) -> dict[str, Any]:
         """Have it end after the request under way and return its last line."""
         self.process.send_signal(signal.SIGTERM)
         assert self.end(limit_s) == 0, self.complaints()
