@@ -25,9 +25,11 @@ from gpuscan.kernels.cpu.staging import (
     strips_for,
 )
 from gpuscan.kernels.cpu.staging_vectors import FEW_TARGETS, stage_128
-from gpuscan.records.formats import record_format
+from gpuscan.records.formats import Field, RecordFormat, record_format
 
 RFC = record_format("rfc")
+NARROW = RecordFormat("narrow", 32, ready=Field(0, 1), nid=Field(1, 3), freq=Field(4, 3), time=Field(7, 18))
+"""Fewer targets than are staged at once: a NID has 3 bits."""
 
 
 @cache
@@ -57,11 +59,13 @@ def compiled_stage_128() -> Callable[..., int]:
     return compiled
 
 
-def claims_to(targets: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def claims_to(
+    targets: NDArray[np.int64], rng: np.random.Generator, fmt: RecordFormat = RFC
+) -> NDArray[np.int64]:
     """Return a claim to each target, of pages that are not all neighbours; what else is in it is drawn."""
     offsets = np.cumsum(rng.integers(1, 3, len(targets)))
-    other = rng.integers(0, 1 << 32, len(targets)) & ~(RFC.nid.max << RFC.nid.shift)
-    claims: NDArray[np.int64] = offsets << 32 | other | targets << RFC.nid.shift
+    other = rng.integers(0, 1 << 32, len(targets)) & ~fmt.nid.mask
+    claims: NDArray[np.int64] = offsets << 32 | other | targets << fmt.nid.shift
     return claims
 
 
@@ -76,10 +80,10 @@ def staged(segment: Segment) -> list[list[int]]:
     return found
 
 
-def assert_staged(segment: Segment, claims: NDArray[np.int64]) -> None:
+def assert_staged(segment: Segment, claims: NDArray[np.int64], fmt: RecordFormat = RFC) -> None:
     """Check that each target has its claims in their order, the last one those of unknown ones."""
     n_targets = len(segment.n_of_target) - 1
-    targets = np.minimum(claims >> RFC.nid.shift & RFC.nid.max, n_targets)
+    targets = np.minimum(claims >> fmt.nid.shift & fmt.nid.max, n_targets)
     assert staged(segment) == [claims[targets == target].tolist() for target in range(n_targets + 1)]
 
 
@@ -117,6 +121,20 @@ def test_each_target_has_its_claims_in_their_order(
             claims.append(claims_to(np.where(rng.random(length) < unknown, strange, targets), rng))
             stage_claims(fields_of(RFC, -1), claims[-1], *segment)
     assert_staged(segment, np.concatenate([np.zeros(0, dtype=np.int64), *claims]))
+
+
+@pytest.mark.parametrize("n_targets", [4, 8])
+def test_a_nid_of_few_bits_has_a_place_for_all_that_are_staged_at_once(n_targets: int) -> None:
+    rng = np.random.default_rng(n_targets)
+    segment = empty_segment(strips_for(n_targets), n_targets, NARROW.nid.max)
+    n_places, behind = len(segment.places), 1 << 40
+    room = np.full(n_places + 2 * FEW_TARGETS, behind)
+    room[:n_places] = 0
+    segment = segment._replace(places=room[:n_places])
+    claims = claims_to(rng.integers(0, n_targets, 512), rng, NARROW)
+    compiled_stage(True)(fields_of(NARROW, -1), claims, *segment)
+    assert_staged(segment, claims, NARROW)
+    assert (room[n_places:] == behind).all()
 
 
 @pytest.mark.parametrize("n_targets", [1, 5, 16])
