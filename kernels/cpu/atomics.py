@@ -286,8 +286,10 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
         # In pieces of a register: LLVM turns each into a compare and a movmsk, but 64 lanes at
-        # once into 64 scalar steps where there are no AVX-512 mask registers.
-        n_lanes = (512 if has_features(context, {"+avx512bw"}) else 256) // element_type.width
+        # once into 64 scalar steps where there are no AVX-512 mask registers. VBMI: the first
+        # ones with AVX-512 lower their clock for registers of 512 bits, and they lack it.
+        is_wide = has_features(context, {"+avx512bw", "+avx512vbmi"})
+        n_lanes = (512 if is_wide else 256) // element_type.width
         vector_type = ir.VectorType(element_type, n_lanes)
         vectors = builder.bitcast(pointer, vector_type.as_pointer())
         mask = _narrowed(builder, args[2], element_type)

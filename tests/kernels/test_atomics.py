@@ -261,7 +261,16 @@ def test_claims_of_64_are_in_order_whatever_changed_meanwhile(
     none, no_bits = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint64)
     wide_ready = int(np.full(64 // bits, 0x80, dtype=fmt.dtype).view(np.int64)[0])
     store = Store(
-        fields_of(fmt, 0), words, longs, wide_ready, *[no_bits] * 3, none, none, np.zeros(0, dtype=np.int32)
+        fields_of(fmt, 0),
+        words,
+        longs,
+        wide_ready,
+        no_bits,
+        no_bits,
+        no_bits,
+        none,
+        none,
+        np.zeros(0, dtype=np.int32),
     )
     candidates = -1 if are_all_candidates else ~(1 << 5)
     waiting = np.zeros(80, dtype=np.int64)
@@ -349,6 +358,23 @@ def test_wide_loads(dtype: Any, mask: int) -> None:
         expected = sum(1 << i for i, word in enumerate(words[index : index + 64].tolist()) if word & mask)
         assert matched & 0xFFFF_FFFF_FFFF_FFFF == expected
     assert ored == np.bitwise_or.reduce(words[: 256 // dtype().itemsize].view(np.int64))
+
+
+@pytest.mark.parametrize(("lacking", "n_lanes"), [("", 64), ("+avx512vbmi", 32)])
+def test_registers_of_512_bits_are_for_machines_with_vbmi(
+    lacking: str, n_lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomics, "has_features", lambda context, needed: lacking not in needed)
+
+    def match(words: Any) -> int:
+        return match_64(words, 0, 1)
+
+    compiled = njit(nogil=True)(match)
+    compiled(np.zeros(64, dtype=np.uint8))
+    (text,) = (
+        compiled.inspect_llvm().values()
+    )  # LLVM may join what it was asked for, where it thinks that pays
+    assert f"load <{n_lanes} x i8>" in text
 
 
 def test_words_that_are_not_zero() -> None:
