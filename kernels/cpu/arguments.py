@@ -101,7 +101,8 @@ class Segment(NamedTuple):
         claims: int64[n], each with its page and the word taken (:mod:`gpuscan.kernels.cpu.claims`), in strips
             of one target (:mod:`gpuscan.kernels.cpu.staging`).
         owners: int32[n_strips], the target of each strip that was handed out.
-        places: int64[n], behind the last claim of each target that a record may have; 0 where there is none.
+        places: int64[n], behind the last claim of each target that a record may have, and of as many as are
+            read at once (:data:`gpuscan.kernels.cpu.staging_vectors.FEW_TARGETS`); 0 where there is none.
         n_of_target: int64[n_targets + 1], claims of each target, the last for unknown ones.
         state: int64[STATE_LENGTH], see :mod:`gpuscan.kernels.cpu.staging`.
     """

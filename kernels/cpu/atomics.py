@@ -132,9 +132,11 @@ def take_pairs(
         places, _ = _element(context, builder, signature.args[4], args[4], args[5])
         pairs = _Pairs(builder, halves, args[2], places, args[6], signature.args[7].dtype.bitwidth)
         taken = cgutils.alloca_once(builder, _I64)
-        seen, are_ready = pairs.look()
-        are_all = builder.and_(builder.icmp_unsigned("==", args[3], _I64(-1)), are_ready)
-        with builder.if_else(are_all) as (all_at_once, one_by_one):
+        are_all = cgutils.alloca_once_value(builder, cgutils.false_bit)
+        with builder.if_then(builder.icmp_unsigned("==", args[3], _I64(-1)), likely=True):
+            seen, are_ready = pairs.look()
+            builder.store(are_ready, are_all)
+        with builder.if_else(builder.load(are_all), likely=True) as (all_at_once, one_by_one):
             with all_at_once:
                 builder.store(pairs.take_all(seen), taken)
             with one_by_one:
@@ -284,8 +286,10 @@ def match_64(_context: Any, array: Any, _index: Any, _mask: Any) -> tuple[Any, _
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, element_type = _element(context, builder, signature.args[0], args[0], args[1])
         # In pieces of a register: LLVM turns each into a compare and a movmsk, but 64 lanes at
-        # once into 64 scalar steps where there are no AVX-512 mask registers.
-        n_lanes = (512 if has_features(context, {"+avx512bw"}) else 256) // element_type.width
+        # once into 64 scalar steps where there are no AVX-512 mask registers. VBMI: the first
+        # ones with AVX-512 lower their clock for registers of 512 bits, and they lack it.
+        is_wide = has_features(context, {"+avx512bw", "+avx512vbmi"})
+        n_lanes = (512 if is_wide else 256) // element_type.width
         vector_type = ir.VectorType(element_type, n_lanes)
         vectors = builder.bitcast(pointer, vector_type.as_pointer())
         mask = _narrowed(builder, args[2], element_type)
@@ -384,7 +388,8 @@ class _Pairs:
         vector_type = ir.VectorType(_I64, 4)
         vectors = builder.bitcast(self.halves, vector_type.as_pointer())
         n_vectors = self.n_halves // 4
-        loaded = [_vector_load(builder, vectors, step, 8) for step in range(n_vectors)]
+        # Others write here: what is checked must be what is kept, and an ordinary load may be repeated.
+        loaded = [_vector_load_once(builder, vectors, step, 8) for step in range(n_vectors)]
         kept = cgutils.alloca_once(builder, ir.ArrayType(vector_type, n_vectors))
         for step, vector in enumerate(loaded):
             builder.store(vector, builder.gep(kept, [ir.IntType(32)(0), ir.IntType(32)(step)], inbounds=True))
@@ -393,10 +398,10 @@ class _Pairs:
         builder.asm(seen, "", "r,~{memory}", [kept], side_effect=True)
         while len(loaded) > 1:
             loaded = [builder.and_(*two) for two in zip(loaded[::2], loaded[1::2], strict=True)]
-        in_all = self.ready
-        for lane in range(4):
-            in_all = builder.and_(in_all, builder.extract_element(loaded[0], ir.IntType(32)(lane)))
-        return kept, builder.icmp_unsigned("==", in_all, self.ready)
+        every_ready = _every_lane(builder, self.ready, 4)
+        lacks_one = builder.icmp_unsigned("!=", builder.and_(loaded[0], every_ready), every_ready)
+        lanes = builder.bitcast(lacks_one, ir.IntType(4))
+        return kept, builder.icmp_unsigned("==", lanes, ir.IntType(4)(0))
 
     def take_all(self, seen: Any) -> Any:
         """Exchange what was seen, all of it ready, then store it."""
@@ -498,4 +503,21 @@ def _every_lane(builder: Any, word: Any, n_lanes: int) -> Any:
 def _vector_load(builder: Any, vectors: Any, step: int, align: int) -> Any:
     loaded = builder.load(builder.gep(vectors, [ir.IntType(32)(step)], inbounds=True))
     loaded.align = align
+    return loaded
+
+
+class _VolatileLoad(ir.instructions.LoadInstr):  # type: ignore[misc]
+    """A load that LLVM neither repeats nor leaves out."""
+
+    def descr(self, buf: list[str]) -> None:
+        plain: list[str] = []
+        super().descr(plain)
+        buf.append("".join(plain).replace("load ", "load volatile ", 1))
+
+
+def _vector_load_once(builder: Any, vectors: Any, step: int, align: int) -> Any:
+    there = builder.gep(vectors, [ir.IntType(32)(step)], inbounds=True)
+    loaded = _VolatileLoad(builder.block, there)
+    loaded.align = align
+    builder._insert(loaded)
     return loaded

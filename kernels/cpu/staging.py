@@ -40,7 +40,7 @@ def empty_segment(n_strips: int, n_targets: int, nid_max: int) -> Segment:
     return Segment(
         claims=np.empty(n_strips * STRIP_CLAIMS, dtype=np.int64),
         owners=np.empty(n_strips, dtype=np.int32),
-        places=np.zeros(max(n_targets, nid_max + 1) + 1, dtype=np.int64),
+        places=np.zeros(max(n_targets, nid_max + 1, FEW_TARGETS) + 1, dtype=np.int64),
         n_of_target=np.zeros(n_targets + 1, dtype=np.int64),
         state=np.zeros(STATE_LENGTH, dtype=np.int64),
     )

@@ -45,7 +45,9 @@ static __device__ __forceinline__ RowRanks ranks_of(const u32* masks) {
   return {up_to - n_packed, __shfl_sync(GS_ALL_LANES, up_to, GS_LANES - 1)};
 }
 
-/* Take out of the masks what finds no place in the stage, and index it again: it stays READY. All lanes. */
+/* Take out of the masks what finds no place in the stage, and index it again: it stays READY. Records of unknown
+ * targets are counted, too, although they are not staged: what the word is when it is taken may be of a known one. So
+ * less than there is room for may be claimed, never more. All lanes. */
 static __device__ __forceinline__ void leave_without_room(const Store& store, const Stage& stage, i64 first,
                                                           u32* masks) {
   const RowRanks ranks = ranks_of(masks);

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from llvmlite import ir
 from numba import njit
 from numba.core.registry import cpu_target
+from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu import atomics
+from gpuscan.kernels.cpu.arguments import Store, fields_of
 from gpuscan.kernels.cpu.atomics import (
     atomic_and,
     atomic_compare_exchange,
@@ -30,6 +33,9 @@ from gpuscan.kernels.cpu.atomics import (
     store_numbered,
     take_pairs,
 )
+from gpuscan.kernels.cpu.claim import claim_many
+from gpuscan.kernels.cpu.compile import helper
+from gpuscan.records.formats import Field, RecordFormat
 
 DTYPES = [np.uint8, np.uint32, np.uint64]
 
@@ -150,6 +156,133 @@ def test_what_is_wanted_and_ready_is_taken_16_bytes_at_a_time(dtype: Any) -> Non
     assert claims[67:].tolist() == [5] * 13
 
 
+has_pair_exchange = pytest.mark.skipif(
+    not atomics._has_pair_exchange(cpu_target.target_context), reason="no instruction exchanges 16 bytes here"
+)
+CHANGED_PAIR = 2
+
+
+def change_before_exchange(monkeypatch: pytest.MonkeyPatch, flipped: int) -> None:
+    """Have what is compiled flip bits in the last 8 of 16 bytes, between look and exchange."""
+    exchanged = atomics._Pairs.exchanged
+
+    def change(pairs: Any, pair: int, low: Any, high: Any) -> Any:
+        if pair == CHANGED_PAIR:
+            builder, i64 = pairs.builder, ir.IntType(64)
+            there = builder.gep(pairs.halves, [i64(2 * pair + 1)], inbounds=True)
+            builder.atomic_rmw("xor", there, i64(flipped), "seq_cst")
+        return exchanged(pairs, pair, low, high)
+
+    monkeypatch.setattr(atomics._Pairs, "exchanged", change)
+
+
+def ready_words(dtype: Any) -> tuple[NDArray[np.int64], Any, int]:
+    """Return 64 different READY elements, behind 16 bytes: as int64, as they are, and READY in 8 bytes."""
+    bits = dtype().itemsize * 8
+    longs = pairs(2 + bits)
+    words = longs.view(dtype)
+    words[:] = np.arange(len(words)) % 127 | 0x80
+    return longs, words, int(np.full(64 // bits, 0x80, dtype=dtype).view(np.int64)[0])
+
+
+def assert_pairs_taken(
+    before: Any, words: Any, claims: NDArray[np.int64], taken: int, expected: list[int]
+) -> None:
+    """Check which 16 bytes were exchanged for 0, and that their elements were stored as they were."""
+    bits = before.dtype.itemsize * 8
+    n_lanes = 128 // bits
+    assert taken == sum(1 << pair for pair in expected)
+    elements = [pair * n_lanes + lane for pair in expected for lane in range(n_lanes)]
+    after = before.copy()
+    after[[n_lanes + each for each in elements]] = 0
+    assert words.tolist() == after.tolist()
+    for each in elements:
+        assert claims[3 + each] == (0x1000 + each) << bits | int(before[n_lanes + each])
+
+
+@has_pair_exchange
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+@pytest.mark.parametrize("not_ready", [None, 0, 37, 63])
+def test_all_64_are_wanted(dtype: Any, not_ready: int | None) -> None:
+    longs, words, ready = ready_words(dtype)
+    bits = dtype().itemsize * 8
+    n_pairs, n_lanes = bits // 2, 128 // bits
+    if not_ready is not None:
+        words[n_lanes + not_ready] &= 0x7F
+    before, claims = words.copy(), np.zeros(80, dtype=np.int64)
+    taken = compiled_take_pairs()(longs, ready, -1, claims, words)
+    whole = [pair for pair in range(n_pairs) if not_ready is None or pair != not_ready // n_lanes]
+    assert_pairs_taken(before, words, claims, taken, whole)
+
+
+@has_pair_exchange
+@pytest.mark.parametrize(("dtype", "n_vectors"), [(np.uint8, 2), (np.uint32, 8)])
+def test_what_is_checked_is_loaded_once(dtype: Any, n_vectors: int) -> None:
+    longs, words, ready = ready_words(dtype)
+    take = compiled_take_pairs()
+    take(longs, ready, -1, np.zeros(80, dtype=np.int64), words)
+    (text,) = take.inspect_llvm().values()
+    assert text.count("load volatile <4 x i64>") == n_vectors
+
+
+@has_pair_exchange
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+@pytest.mark.parametrize("are_all_wanted", [True, False])
+def test_what_changed_since_it_was_looked_at_is_not_taken(
+    dtype: Any, are_all_wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longs, words, ready = ready_words(dtype)
+    bits = dtype().itemsize * 8
+    n_pairs, n_lanes = bits // 2, 128 // bits
+    change_before_exchange(monkeypatch, 1 << 64 - bits)
+    before, claims = words.copy(), np.zeros(80, dtype=np.int64)
+    before[(CHANGED_PAIR + 2) * n_lanes - 1] ^= 1
+    wanted = -1 if are_all_wanted else -1 << n_lanes
+    taken = compiled_take_pairs()(longs, ready, wanted, claims, words)
+    left = [CHANGED_PAIR] if are_all_wanted else [0, CHANGED_PAIR]
+    assert_pairs_taken(before, words, claims, taken, [pair for pair in range(n_pairs) if pair not in left])
+
+
+@has_pair_exchange
+@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("flipped", [1, 0x80], ids=["still READY", "READY no more"])
+@pytest.mark.parametrize("are_all_candidates", [True, False])
+def test_claims_of_64_are_in_order_whatever_changed_meanwhile(
+    bits: int, flipped: int, are_all_candidates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_before_exchange(monkeypatch, flipped << 64 - bits)
+    fmt = RecordFormat("any", bits, ready=Field(7, 1), nid=Field(0, 0), freq=Field(0, 2), time=Field(2, 5))
+    longs = pairs(2 * bits)
+    words = longs.view(fmt.dtype)
+    words[:] = np.arange(128) % 127 | 0x80
+    before = words.copy()
+    n_lanes = 128 // bits
+    before[64 + (CHANGED_PAIR + 1) * n_lanes - 1] ^= flipped
+    none, no_bits = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint64)
+    wide_ready = int(np.full(64 // bits, 0x80, dtype=fmt.dtype).view(np.int64)[0])
+    store = Store(
+        fields_of(fmt, 0),
+        words,
+        longs,
+        wide_ready,
+        no_bits,
+        no_bits,
+        no_bits,
+        none,
+        none,
+        np.zeros(0, dtype=np.int32),
+    )
+    candidates = -1 if are_all_candidates else ~(1 << 5)
+    waiting = np.zeros(80, dtype=np.int64)
+    compiled: Any = helper(cast(Any, claim_many).py_func)
+    end = compiled(store, 64, 1000, candidates, waiting, 3)
+    taken = [page for page in range(64) if candidates >> page & 1 and before[64 + page] & 0x80]
+    assert waiting[3:end].tolist() == [(1000 + page) << bits | int(before[64 + page]) for page in taken]
+    after = before.copy()
+    after[[64 + page for page in taken]] = 0
+    assert words.tolist() == after.tolist()
+
+
 def test_a_machine_without_the_instruction_takes_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomics, "_has_pair_exchange", lambda context: False)
     longs = pairs(40)
@@ -225,6 +358,23 @@ def test_wide_loads(dtype: Any, mask: int) -> None:
         expected = sum(1 << i for i, word in enumerate(words[index : index + 64].tolist()) if word & mask)
         assert matched & 0xFFFF_FFFF_FFFF_FFFF == expected
     assert ored == np.bitwise_or.reduce(words[: 256 // dtype().itemsize].view(np.int64))
+
+
+@pytest.mark.parametrize(("lacking", "n_lanes"), [("", 64), ("+avx512vbmi", 32)])
+def test_registers_of_512_bits_are_for_machines_with_vbmi(
+    lacking: str, n_lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomics, "has_features", lambda context, needed: lacking not in needed)
+
+    def match(words: Any) -> int:
+        return match_64(words, 0, 1)
+
+    compiled = njit(nogil=True)(match)
+    compiled(np.zeros(64, dtype=np.uint8))
+    (text,) = (
+        compiled.inspect_llvm().values()
+    )  # LLVM may join what it was asked for, where it thinks that pays
+    assert f"load <{n_lanes} x i8>" in text
 
 
 def test_words_that_are_not_zero() -> None:

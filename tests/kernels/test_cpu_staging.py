@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gpuscan.kernels.cpu import staging_vectors
 from gpuscan.kernels.cpu.arguments import Segment, fields_of
 from gpuscan.kernels.cpu.atomics import has_features
+from gpuscan.kernels.cpu.compile import helper
 from gpuscan.kernels.cpu.staging import (
     N_STRIPS,
     STRIP_CLAIMS,
@@ -25,22 +26,42 @@ from gpuscan.kernels.cpu.staging import (
     strips_for,
 )
 from gpuscan.kernels.cpu.staging_vectors import FEW_TARGETS, stage_128
-from gpuscan.records.formats import record_format
+from gpuscan.records.formats import Field, RecordFormat, record_format
 
 RFC = record_format("rfc")
+NARROW = RecordFormat("narrow", 32, ready=Field(0, 1), nid=Field(1, 3), freq=Field(4, 3), time=Field(7, 18))
+"""Fewer targets than are staged at once: a NID has 3 bits."""
+
+
+needs_vbmi = pytest.mark.skipif(
+    not has_features(cpu_target.target_context, staging_vectors._FEATURES),
+    reason="the machine has no AVX-512 with VBMI",
+)
+
+
+def without_instructions(patch: pytest.MonkeyPatch) -> None:
+    """Have what is compiled under the patch be for a machine without the instructions."""
+    patch.setattr(staging_vectors, "_FEATURES", {"+of no machine"})
 
 
 @cache
-def compiled_stage(_has_instructions: bool) -> Callable[..., None]:
-    """Return ``stage``, compiled for a machine with the instructions or without: the caller sees to that."""
+def compiled_stage(has_instructions: bool) -> Callable[..., None]:
+    """Return ``stage``, compiled anew, with the instructions or without: ``stage`` itself stays as it is."""
+    stage_anew = helper(cast(Any, stage).py_func)
 
     def stage_claims(
         fields: Any, waiting: Any, claims: Any, owners: Any, places: Any, n_of: Any, state: Any
     ) -> None:
-        stage(fields, waiting, len(waiting), Segment(claims, owners, places, n_of, state))
+        stage_anew(fields, waiting, len(waiting), Segment(claims, owners, places, n_of, state))
 
-    compiled: Callable[..., None] = njit(nogil=True)(stage_claims)
-    return compiled
+    compiled = njit(nogil=True)(stage_claims)
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_instructions:
+            without_instructions(patch)
+        compiled(fields_of(RFC, -1), np.zeros(0, dtype=np.int64), *empty_segment(64, 1, RFC.nid.max))
+    (assembly,) = compiled.inspect_asm().values()
+    assert ("vpmultishiftqb" in assembly) == has_instructions
+    return cast(Callable[..., None], compiled)
 
 
 @cache
@@ -57,11 +78,13 @@ def compiled_stage_128() -> Callable[..., int]:
     return compiled
 
 
-def claims_to(targets: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def claims_to(
+    targets: NDArray[np.int64], rng: np.random.Generator, fmt: RecordFormat = RFC
+) -> NDArray[np.int64]:
     """Return a claim to each target, of pages that are not all neighbours; what else is in it is drawn."""
     offsets = np.cumsum(rng.integers(1, 3, len(targets)))
-    other = rng.integers(0, 1 << 32, len(targets)) & ~(RFC.nid.max << RFC.nid.shift)
-    claims: NDArray[np.int64] = offsets << 32 | other | targets << RFC.nid.shift
+    other = rng.integers(0, 1 << 32, len(targets)) & ~fmt.nid.mask
+    claims: NDArray[np.int64] = offsets << 32 | other | targets << fmt.nid.shift
     return claims
 
 
@@ -76,14 +99,14 @@ def staged(segment: Segment) -> list[list[int]]:
     return found
 
 
-def assert_staged(segment: Segment, claims: NDArray[np.int64]) -> None:
+def assert_staged(segment: Segment, claims: NDArray[np.int64], fmt: RecordFormat = RFC) -> None:
     """Check that each target has its claims in their order, the last one those of unknown ones."""
     n_targets = len(segment.n_of_target) - 1
-    targets = np.minimum(claims >> RFC.nid.shift & RFC.nid.max, n_targets)
+    targets = np.minimum(claims >> fmt.nid.shift & fmt.nid.max, n_targets)
     assert staged(segment) == [claims[targets == target].tolist() for target in range(n_targets + 1)]
 
 
-@pytest.mark.parametrize("has_instructions", [True, False])
+@pytest.mark.parametrize("has_instructions", [pytest.param(True, marks=needs_vbmi), False])
 @settings(deadline=None)  # the first call compiles
 @given(
     n_targets=st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 40]),
@@ -102,23 +125,34 @@ def test_each_target_has_its_claims_in_their_order(
     lengths: list[int],
     seed: int,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        if not has_instructions:
-            patch.setattr(staging_vectors, "_FEATURES", {"+of no machine"})
-        stage_claims = compiled_stage(has_instructions)
-        rng = np.random.default_rng(seed)
-        segment = empty_segment(strips_for(n_targets), n_targets, RFC.nid.max)
-        claims = []
-        for length in lengths:
-            targets = np.repeat(rng.integers(0, min(n_used, n_targets), length // n_alike + 1), n_alike)[
-                :length
-            ]
-            strange = rng.integers(n_targets, RFC.nid.max + 1, length)
-            claims.append(claims_to(np.where(rng.random(length) < unknown, strange, targets), rng))
-            stage_claims(fields_of(RFC, -1), claims[-1], *segment)
+    stage_claims = compiled_stage(has_instructions)
+    rng = np.random.default_rng(seed)
+    segment = empty_segment(strips_for(n_targets), n_targets, RFC.nid.max)
+    claims = []
+    for length in lengths:
+        targets = np.repeat(rng.integers(0, min(n_used, n_targets), length // n_alike + 1), n_alike)[:length]
+        strange = rng.integers(n_targets, RFC.nid.max + 1, length)
+        claims.append(claims_to(np.where(rng.random(length) < unknown, strange, targets), rng))
+        stage_claims(fields_of(RFC, -1), claims[-1], *segment)
     assert_staged(segment, np.concatenate([np.zeros(0, dtype=np.int64), *claims]))
 
 
+@needs_vbmi
+@pytest.mark.parametrize("n_targets", [4, 8])
+def test_a_nid_of_few_bits_has_a_place_for_all_that_are_staged_at_once(n_targets: int) -> None:
+    rng = np.random.default_rng(n_targets)
+    segment = empty_segment(strips_for(n_targets), n_targets, NARROW.nid.max)
+    n_places, behind = len(segment.places), 1 << 40
+    room = np.full(n_places + 2 * FEW_TARGETS, behind)
+    room[:n_places] = 0
+    segment = segment._replace(places=room[:n_places])
+    claims = claims_to(rng.integers(0, n_targets, 512), rng, NARROW)
+    compiled_stage(True)(fields_of(NARROW, -1), claims, *segment)
+    assert_staged(segment, claims, NARROW)
+    assert (room[n_places:] == behind).all()
+
+
+@needs_vbmi
 @pytest.mark.parametrize("n_targets", [1, 5, 16])
 def test_128_claims_of_known_targets_are_staged_at_once(n_targets: int) -> None:
     rng = np.random.default_rng(n_targets)
@@ -126,15 +160,23 @@ def test_128_claims_of_known_targets_are_staged_at_once(n_targets: int) -> None:
     before = segment.claims.copy()
     claims = claims_to(rng.integers(0, n_targets, 128), rng)
     n_strips = compiled_stage_128()(claims, n_targets, 0, segment.claims, segment.owners, segment.places)
-    if not has_features(cpu_target.target_context, staging_vectors._FEATURES):
-        assert n_strips == -1
-        return
     segment.state[N_STRIPS] = n_strips
     assert_staged(segment, claims)
     used = np.concatenate([segment.claims != before, [False]])[: len(before)]
     assert used.sum() <= 128
 
 
+def test_nothing_is_staged_at_once_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_instructions(monkeypatch)
+    rng = np.random.default_rng(0)
+    segment = empty_segment(64, 5, RFC.nid.max)
+    stage_claims = compiled_stage_128.__wrapped__()  # anew
+    claims = claims_to(rng.integers(0, 5, 128), rng)
+    assert stage_claims(claims, 5, 0, segment.claims, segment.owners, segment.places) == -1
+    assert not segment.places.any()
+
+
+@needs_vbmi
 @pytest.mark.parametrize("strange", [5, 15, 16, 255, 256 + 3, RFC.nid.max])
 @pytest.mark.parametrize("where", [0, 63, 64, 127])
 def test_nothing_is_done_where_a_target_is_unknown(strange: int, where: int) -> None:
@@ -149,6 +191,7 @@ def test_nothing_is_done_where_a_target_is_unknown(strange: int, where: int) -> 
         np.testing.assert_array_equal(array, was)
 
 
+@needs_vbmi
 def test_more_targets_than_there_are_counters() -> None:
     n_targets = FEW_TARGETS + 1
     segment = empty_segment(64, n_targets, RFC.nid.max)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from emulated import EmulatedDevice, of_files
 from emulator.loader import EmulatedKernel, EmulatedModule
@@ -16,9 +17,10 @@ from emulator.presence import need
 from gpuscan.kernels.api import ScanRequest
 from gpuscan.kernels.cuda import CudaBackend
 from gpuscan.kernels.cuda.device import Kernel
-from gpuscan.kernels.cuda.source import kernel_source
+from gpuscan.kernels.cuda.launches import Launch
+from gpuscan.kernels.cuda.source import THREADS, Total, kernel_source
 from gpuscan.kernels.reference import ReferenceBackend
-from gpuscan.records.formats import FORMATS
+from gpuscan.records.formats import FORMATS, pack
 from gpuscan.records.page_map import Extent
 from stores import Filling, assert_same_store, layout_of, random_store
 
@@ -172,3 +174,77 @@ def test_a_bug_planted_in_rows_is_found(format_name: str, line: str, instead: st
     need("fast")
     with pytest.raises(AssertionError):
         scan_crowded(ChangedDevice(line, instead), format_name, exclusive=False)
+
+
+def scan_without_room(device: EmulatedDevice, format_name: str, n_left: int) -> None:
+    """Scan a crowded stretch with room for all but its last READY pages: these stay, and are indexed."""
+    fmt, n_targets, n_pages = FORMATS[format_name], 4, 4096
+    rng = np.random.default_rng(n_left)
+    is_ready = rng.random(n_pages) < 0.9
+    before = pack(
+        fmt,
+        ready=is_ready,
+        nid=rng.integers(0, n_targets, n_pages) if fmt.has_nid else 0,
+        freq=rng.integers(0, fmt.freq.max + 1, n_pages),
+        time=rng.integers(0, fmt.time.max + 1, n_pages),
+    )
+    ready = np.flatnonzero(is_ready)
+    staged, left = ready[:-n_left], ready[-n_left:]
+
+    def index_of(flats: NDArray[np.int64], group_pages: int) -> NDArray[np.uint64]:
+        bits = np.zeros(max(64, n_pages // group_pages), dtype=np.bool_)
+        bits[flats // group_pages] = True
+        return np.packbits(bits, bitorder="little").view(np.uint64)
+
+    given = {
+        "records": device.upload(before),
+        "ready_bits": device.upload(index_of(ready, 1)),
+        "block_bits": device.upload(index_of(ready, 512)),
+        "section_nid": device.zeros(1, np.int32),
+        "node_mask": device.upload(np.ones(1, dtype=np.uint8)),
+        "edges": device.upload(np.array([0, n_pages])),
+        "ends": device.upload(np.array([len(staged)])),
+        "staged_offsets": device.upload(np.full(n_pages, 1 << 31, dtype=np.uint32)),
+        "staged_words": device.zeros(n_pages, fmt.dtype),
+        "n_staged": device.zeros(1, np.int64),
+        "chunk_places": device.zeros(n_targets, np.int64),
+        "row_places": device.zeros(n_targets, np.int64),
+        "n_done": device.zeros(2, np.uint32),
+        "plan_offsets": device.zeros(n_targets + 1, np.int64),
+        "totals": device.zeros(len(Total), np.uint64),
+    }
+    numbers = {"fixed_target": 0, "n_targets": n_targets, "n_stretches": 1}
+    scan_dense = device.compile(kernel_source(fmt, exclusive=False))("scan_dense")
+    scan_dense((1,), (THREADS,), Launch("scan_dense", {}).arguments({**given, **numbers}))
+    assert given["n_staged"].tolist() == [len(staged)]
+    assert given["plan_offsets"][-1] == len(staged)
+    assert given["staged_offsets"].tolist() == [*staged.tolist(), *[1 << 31] * (n_pages - len(staged))]
+    np.testing.assert_array_equal(given["staged_words"][: len(staged)], before[staged])
+    after = before.copy()
+    after[staged] = 0
+    np.testing.assert_array_equal(given["records"], after)
+    np.testing.assert_array_equal(given["ready_bits"], index_of(left, 1))
+    np.testing.assert_array_equal(given["block_bits"], index_of(left, 512))
+
+
+@pytest.mark.parametrize("format_name", ["rfc", "pghot-compact"])
+@pytest.mark.parametrize("n_left", [1, 31, 33, 127, 129, 200, 333, 400])
+def test_room_that_ends_inside_rows(format_name: str, n_left: int) -> None:
+    need("fast")
+    scan_without_room(ChangedDevice(), format_name, n_left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["rfc", "pghot-compact"])
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("    before += in_row(ranks.all, row);\n", ""),
+        ("place++ >= stage.room", "place++ > stage.room"),
+        ("        set_index(store, first + row * GS_ROW_PAGES +", "        set_index(store, first +"),
+    ],
+)
+def test_a_bug_planted_where_room_ends_is_found(format_name: str, line: str, instead: str) -> None:
+    need("fast")
+    with pytest.raises(AssertionError):
+        scan_without_room(ChangedDevice(line, instead), format_name, 33)
