@@ -148,8 +148,9 @@ def other_bars(run: Recorded) -> Iterator[Bar]:
             ascending = row_of(case, "gpuscan request, ascending PFNs")
             yield at_least("ascending requests", 150, ascending["per_s"] / 1e6, " M/s")
     for case in run.cases(1, format="pghot-compact", n_pages=TIB_PAGES, density=1e-2)[-1:]:
-        reached = row_of(case, "gpuscan dense")["of_floor"]
-        yield at_most("dense / read floor, pghot-compact at 0.01", 1.6, reached)
+        # What must be written is half of what is read there: docs/notes/cpu-scan.md.
+        reached = row_of(case, "gpuscan dense")["median_ns"] / case["floors"]["dense_bytes_ns"]
+        yield at_most("dense / byte floor, pghot-compact at 0.01", 1.6, reached)
     for density in (1e-4, 1e-3):
         large = [case for case in run.cases(density=density) if case["n_pages"] >= 1 << 27]
         sizes = {case["n_pages"]: case for case in large}

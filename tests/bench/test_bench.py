@@ -431,7 +431,7 @@ def test_bars_are_read_off_a_report(tmp_path: Path) -> None:
     assert "| 1,024 targets / 16 targets, dense at 0.01 | <= 1.2x | 1x | yes |" in rows
     assert "| dense / byte floor, every page READY | <= 2.2x | 1.11x | yes |" in rows
     assert "| auto / read floor at 0.01 | <= 1.25x | 0.0283x | yes |" in rows
-    assert "| dense / read floor, pghot-compact at 0.01 | <= 1.6x | 1.11x | yes |" in rows
+    assert "| dense / byte floor, pghot-compact at 0.01 | <= 1.6x | 1.11x | yes |" in rows
     assert "| random requests / random writes | >= 0.42x | 0.4x | **no** |" in rows
     assert "| ascending requests | >= 150 M/s | 149 M/s | **no** |" in rows
     growth = "dense / floor by round, most over least, 2^28 to 2^29 pages at 0.0001"
