@@ -56,7 +56,7 @@ class Sharers(Program):
 
 
 def n_small_pages(pid: int, nid: int) -> int:
-    """Return how many small pages a process has on a node: its interpreter's, from while it placed its memory."""
+    """Return how many small pages a process has on a node: its interpreter's, as it placed its memory."""
     lines = Path(f"/proc/{pid}/numa_maps").read_text().splitlines()
     words = (word for line in lines if " huge " not in line for word in line.split())
     return sum(int(word.partition("=")[2]) for word in words if word.startswith(f"N{nid}="))
