@@ -129,6 +129,9 @@ class MovePagesMigrator:
 
     def use_machine(self, page_map: PageMap, tiers: Mapping[int, int] | None) -> None:
         """Go by other memory from now on; what was counted goes on."""
+        instance("use_machine: page_map", page_map, PageMap, "give topology.page_map")
+        if tiers is not None:
+            has_methods("use_machine: tiers", tiers, ("items", "keys"), "give tiers by nid")
         self._page_map, self._tiers = page_map, tiers
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
