@@ -96,11 +96,8 @@ class MovePagesMigrator:
     ) -> None:
         instance("a migrator's processes", processes, dict, "give gpuscan.Process by number")
         instance("a migrator's addresses", addresses, AddressMap, "give a gpuscan.AddressMap")
-        instance("a migrator's page_map", page_map, PageMap, "give topology.page_map")
         has_methods("a migrator's room", room, ("pages", "take"), "give a gpuscan.Room")
         instance("a migrator's system", system, System, "leave it out")
-        if tiers is not None:
-            has_methods("a migrator's tiers", tiers, ("items", "keys"), "give tiers by nid")
         if steward is not None:
             asked = ("grant", "chunk_pages", "called", "settled")
             has_methods("a migrator's steward", steward, asked, "leave it out")
@@ -108,10 +105,9 @@ class MovePagesMigrator:
             has_methods("a migrator's sharing", sharing, ("are_still",), "leave it out")
         self._processes = processes
         self._addresses = addresses
-        self._page_map = page_map
         self._room = room
         self._system = system
-        self._tiers = tiers
+        self.use_machine(page_map, tiers)
         self._steward = steward
         self._sharing = sharing
         self.moved_shared_pages = 0
@@ -129,9 +125,9 @@ class MovePagesMigrator:
 
     def use_machine(self, page_map: PageMap, tiers: Mapping[int, int] | None) -> None:
         """Go by other memory from now on; what was counted goes on."""
-        instance("use_machine: page_map", page_map, PageMap, "give topology.page_map")
+        instance("a migrator's page_map", page_map, PageMap, "give topology.page_map")
         if tiers is not None:
-            has_methods("use_machine: tiers", tiers, ("items", "keys"), "give tiers by nid")
+            has_methods("a migrator's tiers", tiers, ("items", "keys"), "give tiers by nid")
         self._page_map, self._tiers = page_map, tiers
 
     def migrate(self, target_nid: int, pfns: NDArray[np.int64], n_pages: NDArray[np.int64]) -> MigrateResult:
