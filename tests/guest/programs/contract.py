@@ -148,6 +148,29 @@ class RealProgram:
         """Verify what it has left in its folder when it has ended."""
 
 
+class SocketStore(RealProgram):
+    """A store of keys that answers on a Unix socket and is filled by writes; the newest are read most."""
+
+    @staticmethod
+    def shares() -> list[float]:
+        """As of a program."""
+        return records.latest()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where it listens."""
+        return self.folder / "socket"
+
+    def connect(self) -> Stream:
+        """As of a program."""
+        return over_socket(self.socket_path)
+
+    def fill(self, conversation: Conversation) -> None:
+        """As of a program."""
+        for first in range(0, records.N_RECORDS, records.N_WRITTEN_AT_ONCE):
+            conversation.ask(*self.write(range(first, first + records.N_WRITTEN_AT_ONCE), 0))
+
+
 class PipedProgram(RealProgram):
     """A program that answers on its standard output what it is asked on its standard input: two FIFOs.
 

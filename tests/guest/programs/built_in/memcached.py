@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from .. import records
-from ..contract import Conversation, RealProgram, Stream, over_socket
+from ..contract import SocketStore
 
 
-class Program(RealProgram):
+class Program(SocketStore):
     """All records as items, in one process."""
 
     package = "memcached"
     needs = ("memcached",)
 
-    @staticmethod
-    def shares() -> list[float]:
-        """As of a program."""
-        return records.latest()
-
-    @property
-    def _socket(self) -> Path:
-        return self.folder / "socket"
-
     def command(self) -> list[str]:
         """As of a program."""
-        return ["memcached", "-s", str(self._socket), "-m", "64", "-u", "nobody", "-a", "0777"]
-
-    def connect(self) -> Stream:
-        """As of a program."""
-        return over_socket(self._socket)
-
-    def fill(self, conversation: Conversation) -> None:
-        """As of a program."""
-        for first in range(0, records.N_RECORDS, records.N_WRITTEN_AT_ONCE):
-            conversation.ask(*self.write(range(first, first + records.N_WRITTEN_AT_ONCE), 0))
+        return ["memcached", "-s", str(self.socket_path), "-m", "64", "-u", "nobody", "-a", "0777"]
 
     def read(self, numbers: Sequence[int], version: int = 0) -> tuple[bytes, bytes]:
         """As of a program."""

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from .. import records
-from ..contract import ANSWER_LIMIT_S, Conversation, RealProgram, Stream, over_socket, run
+from ..contract import ANSWER_LIMIT_S, Conversation, SocketStore, Stream, run
 
 
-class Program(RealProgram):
+class Program(SocketStore):
     """All records as strings, in one process and, while it saves, its child."""
 
     package = "redis-server"
     needs = ("redis-server", "redis-check-rdb")
 
-    @staticmethod
-    def shares() -> list[float]:
-        """As of a program."""
-        return records.latest()
-
-    @property
-    def _socket(self) -> Path:
-        return self.folder / "socket"
-
     def command(self) -> list[str]:
         """As of a program."""
-        options = {"--port": "0", "--unixsocket": str(self._socket), "--dir": str(self.folder), "--save": ""}
+        options = {
+            "--port": "0",
+            "--unixsocket": str(self.socket_path),
+            "--dir": str(self.folder),
+            "--save": "",
+        }
         return ["redis-server", *(word for option in options.items() for word in option)]
-
-    def connect(self) -> Stream:
-        """As of a program."""
-        return over_socket(self._socket)
-
-    def fill(self, conversation: Conversation) -> None:
-        """As of a program."""
-        for first in range(0, records.N_RECORDS, records.N_WRITTEN_AT_ONCE):
-            conversation.ask(*self.write(range(first, first + records.N_WRITTEN_AT_ONCE), 0))
 
     def read(self, numbers: Sequence[int], version: int = 0) -> tuple[bytes, bytes]:
         """As of a program."""
