@@ -72,28 +72,38 @@ class SharedPages:
         self._cold = _NONE
         self._counted = _NONE
         self._judged: list[Wanted] = []
+        self._judged_before: list[Wanted] = []
+        self._is_up_to_date = False
 
-    def begin(self, sharers: Sequence[Sharer], shared: bool, cold: Sequence[NDArray[np.int64]]) -> None:
-        """Begin a look: who maps what the last one has judged is looked for again.
+    def begin(self, sharers: Sequence[Sharer], cold: Sequence[NDArray[np.int64]]) -> None:
+        """Begin a look.
 
         Args:
             sharers: who is watched.
-            shared: whether there are pages in it that several processes map.
             cold: of each sharer int64[n], the PFNs of its cold pages.
         """
         self._sharers = {one.number: one for one in sharers}
         self._counted = _NONE
-        judged, self._judged = self._judged, []
-        if not shared:
+        self._judged_before, self._judged = self._judged, []
+        self._cold = np.concatenate([_NONE, *cold])
+        self._is_up_to_date = False
+
+    def bring_up_to_date(self) -> None:
+        """Take in who maps what, once a look; who maps what the last look has judged is looked for again.
+
+        Most looks have no shared page that could move, and page tables take long to read.
+        """
+        if self._is_up_to_date or self._sharing.why_not():
             return
-        self._cold = np.sort(np.concatenate([_NONE, *cold]))
-        if not self._sharing.why_not():
-            self._sharing.read((one.number, one.process, one.allowance.shared) for one in sharers)
-            self._sharing.look_again(
-                np.concatenate([_NONE, *(folios.head for folios in judged)]),
-                np.concatenate([_NONE, *(folios.address for folios in judged)]),
-                {one.number: one.process for one in sharers},
-            )
+        self._is_up_to_date = True
+        self._cold.sort()
+        sharers, judged = self._sharers.values(), self._judged_before
+        self._sharing.read((one.number, one.process, one.allowance.shared) for one in sharers)
+        self._sharing.look_again(
+            np.concatenate([_NONE, *(folios.head for folios in judged)]),
+            np.concatenate([_NONE, *(folios.address for folios in judged)]),
+            {one.number: one.process for one in sharers},
+        )
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Forget what others than these map."""

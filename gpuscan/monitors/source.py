@@ -315,11 +315,14 @@ class LiveSource:
         metrics: Counter[str] = Counter()
         events, self._left = self._left, []
         produced: list[Produced] = []
-        touched = self._monitor.observe(looked_ns) if not self._ended else []
+        touched: list[Touched] = []
+        if not self._ended:
+            for member in self.members:  # first: most monitors wait for the kernel
+                self._refresh(member)
+            touched = self._monitor.observe(looked_ns)
         cold = self._cold(touched, looked_ns)
-        self._begin_shared(touched, cold)
+        self._begin_shared(cold)
         for member, pages, cold_pages in zip(self.members, touched, cold, strict=False):
-            self._refresh(member)
             if pages.unseen:
                 self.skipped["of a process not watched, there are too many"] += sum(
                     member.allowance.resident.values()
@@ -365,18 +368,13 @@ class LiveSource:
             found.append(cold)
         return found
 
-    def _begin_shared(self, touched: Sequence[Touched], cold: Sequence[Pages]) -> None:
-        """Take in who maps what, if there are pages that several processes map."""
-        if self._shared is None:
-            return
-        is_any = any(not pages.exclusive.all() for one in touched for pages in (one.hot, one.cold))
-        sharers = [
-            Sharer(member.number, member.process, member.allowance, self._keeper.treatment(member.number))
-            for member in self.members
-        ]
-        is_any |= bool(self._targets.drained) and any(len(one.allowance.shared) for one in sharers)
-        is_any &= any(one.treatment.shared != "never" for one in sharers)
-        self._shared.begin(sharers, is_any, [pages.pfn for pages in cold])
+    def _begin_shared(self, cold: Sequence[Pages]) -> None:
+        if self._shared is not None:
+            sharers = [
+                Sharer(member.number, member.process, member.allowance, self._keeper.treatment(member.number))
+                for member in self.members
+            ]
+            self._shared.begin(sharers, [pages.pfn for pages in cold])
 
     def _refresh(self, member: Member) -> None:
         if self._system.monotonic_ns() < member.read_again_ns or not member.process.is_alive():
@@ -541,6 +539,7 @@ class LiveSource:
         elif why_not := self._shared.why_not():
             self.skipped[f"{SHARED}, and {why_not}"] += n_shared
         else:
+            self._shared.bring_up_to_date()
             return np.ones(len(pages), dtype=np.bool_)
         return pages.exclusive
 

@@ -51,7 +51,8 @@ class Bed:
         """Begin a look at all of them."""
         allowance = Allowance(frozenset({0, 1}), np.array([0]), (None,), {}, np.array([AT]))
         sharers = [Sharer(number, one, allowance, treatment) for number, one in self.processes.items()]
-        self.pages.begin(sharers, True, [])
+        self.pages.begin(sharers, [])
+        self.pages.bring_up_to_date()
 
     def judge(self, number):
         """Return which pages are known, of those that one process was seen with."""
@@ -81,6 +82,17 @@ def test_what_all_judged_is_looked_for_once_when_the_next_look_begins(bed):
     bed.begin(Treatment())
     assert all(bed.judge(number).all() for number in (1, 2, 3, 4))
     assert bed.asked == [[], 3 * FRAMES.tolist()]
+
+
+def test_page_tables_are_read_once_a_look_and_only_if_somebody_asks(bed, monkeypatch):
+    read = []
+    monkeypatch.setattr(Sharing, "read", lambda _sharing, processes: read.append(len(list(processes))))
+    bed.map(1, 2)
+    bed.begin(Treatment())
+    bed.pages.bring_up_to_date()
+    assert read == [2]
+    bed.pages.begin([], [])
+    assert read == [2]
 
 
 def test_whose_pages_always_move_does_not_ask(bed):
