@@ -20,6 +20,10 @@ N_REGIONS = 512
 """Regions a machine is divided into, by which producers order what they mark."""
 SLOT_IS_SPLIT = N_REGIONS
 """Of the word of a slot: it is not all in one extent."""
+N_BUCKETS = 256
+"""Buckets a region is divided into, by which they order what they mark next."""
+_BUCKET_PAGES_MIN = 512
+"""Of a smaller bucket the region's bitmaps stay in the first-level cache, and ordering is not worth it."""
 OFFSET_SHIFT = (2 * N_REGIONS).bit_length() - 1
 """Of the word of a slot: where the flat offset of its extent is, above flag and region."""
 _SLOTS_MAX = 1 << 16
@@ -67,7 +71,7 @@ class Machine(NamedTuple):
     ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, int64[n],
     have the region of each slot, of N_REGIONS with about as many pages each, and the flat offset of its
     extent, unless SLOT_IS_SPLIT. ``slot_regions``, uint16[n], have the region alone: that of 1 TiB, 16 KiB,
-    stays in the first-level cache.
+    stays in the first-level cache. A bucket has ``2**bucket_shift`` pages; -1 where there are none.
     """
 
     pfn_start: NDArray[np.int64]
@@ -79,6 +83,7 @@ class Machine(NamedTuple):
     extent_of_slot: NDArray[np.int32]
     slot_words: NDArray[np.int64]
     slot_regions: NDArray[np.uint16]
+    bucket_shift: int
 
 
 class Cuts(NamedTuple):
@@ -161,7 +166,9 @@ def machine_of(layout: StoreLayout) -> Machine:
     first_pfns = slots << shift
     extents = np.searchsorted(ends, first_pfns, side="right")
     n_before = np.append(0, np.cumsum(ends - starts))[extents] + np.maximum(first_pfns - starts[extents], 0)
-    regions = n_before * N_REGIONS // int((ends - starts).sum())
+    n_pages = int((ends - starts).sum())
+    regions = n_before * N_REGIONS // n_pages
+    bucket_pages = -(-n_pages // (N_REGIONS * N_BUCKETS))
     offsets = plain(pages.extent_flat_offset, np.int64)
     is_split = (first_pfns < starts[extents]) | (first_pfns + (1 << shift) > ends[extents])
     return Machine(
@@ -174,6 +181,7 @@ def machine_of(layout: StoreLayout) -> Machine:
         extents.astype(np.int32),
         (offsets[extents] << OFFSET_SHIFT) | np.where(is_split, SLOT_IS_SPLIT, 0) | regions,
         regions.astype(np.uint16),
+        (bucket_pages - 1).bit_length() if bucket_pages > _BUCKET_PAGES_MIN else -1,
     )
 
 

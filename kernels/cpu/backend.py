@@ -217,7 +217,7 @@ class CpuKernels:
                     machine,
                     pfns[span],
                     nids[span],
-                    batch.order_or_scratch(),
+                    *batch.order_and_scratch(),
                     batch.order is not None,
                     batch.index_bits,
                     begin,

@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import N_REGIONS, OFFSET_SHIFT, SLOT_IS_SPLIT, Machine, Store
+from gpuscan.kernels.cpu.arguments import N_BUCKETS, N_REGIONS, OFFSET_SHIFT, SLOT_IS_SPLIT, Machine, Store
 from gpuscan.kernels.cpu.atomics import plain_load, plain_store, prefetch
-from gpuscan.kernels.cpu.compile import helper, kernel
+from gpuscan.kernels.cpu.compile import helper, kernel, shared_step
 from gpuscan.kernels.cpu.pages import find_flat
 from gpuscan.kernels.layout import NODE_HAS_MEMORY
 from gpuscan.records.formats import N_NODES_MAX
@@ -26,6 +26,10 @@ AHEAD_ITEMS = 64
 """How many items before its mark what a mark changes begins to be loaded; a power of two."""
 RUN_ITEMS = 64
 """Items after which pages that became READY are indexed at the latest; a power of two."""
+_REFINED_ITEMS = 8_192
+"""Entries that are ordered by bucket together: with their copies 128 KiB, which the second-level cache holds."""
+SCRATCH_ITEMS = N_BUCKETS + _REFINED_ITEMS
+"""What that takes."""
 TARGET_BITS = N_NODES_MAX.bit_length() - 1
 """Of an entry, above the position; the flat page is above both."""
 INDEX_BITS_MAX = 22
@@ -141,6 +145,47 @@ def order_by_region(
         plain_store(order, place, entry)
 
 
+@shared_step
+def refined(
+    order: NDArray[np.int64],
+    begin: int,
+    end: int,
+    shift: int,
+    scratch: NDArray[np.int64],
+) -> int:
+    """Order the next entries by bucket, those of a bucket as they were; return the first that is not.
+
+    Args:
+        order: int64[n], entries by region.
+        begin: the first that is not ordered by bucket yet.
+        end: the one after the last.
+        shift: of an entry, to its bucket; -1 where there are none.
+        scratch: int64[SCRATCH_ITEMS], counts and copies.
+    """
+    if shift < 0:
+        return end
+    end = min(end, begin + _REFINED_ITEMS)
+    for bucket in range(N_BUCKETS):
+        plain_store(scratch, bucket, 0)
+    for item in range(begin, end):
+        bucket = (plain_load(order, item) >> shift) & (N_BUCKETS - 1)
+        plain_store(scratch, bucket, plain_load(scratch, bucket) + 1)
+    place = N_BUCKETS
+    for bucket in range(N_BUCKETS):
+        n_items = plain_load(scratch, bucket)
+        plain_store(scratch, bucket, place)
+        place += n_items
+    for item in range(begin, end):
+        entry = plain_load(order, item)
+        bucket = (entry >> shift) & (N_BUCKETS - 1)
+        place = plain_load(scratch, bucket)
+        plain_store(scratch, bucket, place + 1)
+        plain_store(scratch, place, entry)
+    for item in range(end - begin):
+        plain_store(order, begin + item, plain_load(scratch, N_BUCKETS + item))
+    return end
+
+
 @helper
 def load_ahead(
     store: Store,
@@ -148,16 +193,26 @@ def load_ahead(
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
     order: NDArray[np.int64],
+    scratch: NDArray[np.int64],
     is_ordered: bool,
     index_bits: int,
     item: int,
-) -> None:
+    end: int,
+    n_refined: int,
+) -> int:
     """Start loading what the mark of an item changes; unless it is ordered, find its page, too.
 
     One for each that is marked: in rounds of loading and marking the memory had nothing to do during the
     marks, which cost a quarter of the rate (random PFNs, Zen 4).
+
+    Returns:
+        The first item that is not ordered by bucket yet, which ``n_refined`` was.
     """
     if is_ordered:
+        if item == n_refined:
+            shift = machine.bucket_shift
+            shift = shift if shift < 0 else shift + index_bits + TARGET_BITS
+            n_refined = refined(order, item, end, shift, scratch)
         entry = plain_load(order, item)
     else:
         pfn = plain_load(pfns, item)
@@ -168,6 +223,7 @@ def load_ahead(
     prefetch(store.records, flat)
     prefetch(store.ready_bits, flat >> 6)
     prefetch(store.eligible_bits, flat >> 6)
+    return n_refined
 
 
 @helper

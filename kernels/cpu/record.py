@@ -67,13 +67,14 @@ def record_one(
     return _ACCEPTED if ready != 0 else _COUNTED
 
 
-@kernel
-def record(
+@helper
+def _count(
     store: Store,
     machine: Machine,
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
     order: NDArray[np.int64],
+    scratch: NDArray[np.int64],
     is_ordered: bool,
     index_bits: int,
     begin: int,
@@ -85,15 +86,20 @@ def record(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Count accesses to pages ``[begin, end)`` of ``order`` or ``pfns``, as :data:`request` marks them."""
+    fresh = begin
     for item in range(begin, min(end, begin + AHEAD_ITEMS)):
-        load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item)
+        fresh = load_ahead(
+            store, machine, pfns, nids, order, scratch, is_ordered, index_bits, item, end, fresh
+        )
     word_index = 0
     bits = 0
     for item in range(begin, end):
         entry = entry_at(order, is_ordered, item)
-        if item + AHEAD_ITEMS < end:
-            load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item + AHEAD_ITEMS)
+        ahead = item + AHEAD_ITEMS
+        if ahead < end:
+            fresh = load_ahead(
+                store, machine, pfns, nids, order, scratch, is_ordered, index_bits, ahead, end, fresh
+            )
         page = entry >> index_bits
         flat, target = page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1)
         head = flat & -folio_pages(store, flat) if flat >= 0 else flat
@@ -108,3 +114,58 @@ def record(
         if len(outcomes) > 0:
             plain_store(outcomes, entry & ((1 << index_bits) - 1), outcome)
     publish(store, word_index, bits)
+
+
+@kernel
+def record(
+    store: Store,
+    machine: Machine,
+    pfns: NDArray[np.int64],
+    nids: NDArray[np.int32],
+    order: NDArray[np.int64],
+    scratch: NDArray[np.int64],
+    is_ordered: bool,
+    index_bits: int,
+    begin: int,
+    end: int,
+    now: int,
+    window: int,
+    threshold: int,
+    drop_top_tier: bool,
+    outcomes: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> None:
+    """Count accesses to pages ``[begin, end)`` of ``order`` or ``pfns``, as :data:`request` marks them."""
+    params = (now, window, threshold, drop_top_tier)
+    if is_ordered:
+        _count(
+            store,
+            machine,
+            pfns,
+            nids,
+            order,
+            scratch,
+            True,
+            index_bits,
+            begin,
+            end,
+            *params,
+            outcomes,
+            counts,
+        )
+    else:
+        _count(
+            store,
+            machine,
+            pfns,
+            nids,
+            order,
+            scratch,
+            False,
+            index_bits,
+            begin,
+            end,
+            *params,
+            outcomes,
+            counts,
+        )

@@ -56,13 +56,14 @@ def request_one(store: Store, head: int, flat: int, target: int) -> int:
     return _REFRESHED if word & fields.ready != 0 else _ACCEPTED
 
 
-@kernel
-def request(
+@helper
+def _mark(
     store: Store,
     machine: Machine,
     pfns: NDArray[np.int64],
     nids: NDArray[np.int32],
     order: NDArray[np.int64],
+    scratch: NDArray[np.int64],
     is_ordered: bool,
     index_bits: int,
     begin: int,
@@ -70,19 +71,20 @@ def request(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Mark pages ``[begin, end)`` of ``order``, or of ``pfns``; then ``order`` is scratch.
-
-    Pages of one ready word that come one after the other are indexed together, after their records.
-    See :mod:`gpuscan.kernels.cpu.gather`.
-    """
+    fresh = begin
     for item in range(begin, min(end, begin + AHEAD_ITEMS)):
-        load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item)
+        fresh = load_ahead(
+            store, machine, pfns, nids, order, scratch, is_ordered, index_bits, item, end, fresh
+        )
     word_index = 0
     bits = 0
     for item in range(begin, end):
         entry = entry_at(order, is_ordered, item)
-        if item + AHEAD_ITEMS < end:
-            load_ahead(store, machine, pfns, nids, order, is_ordered, index_bits, item + AHEAD_ITEMS)
+        ahead = item + AHEAD_ITEMS
+        if ahead < end:
+            fresh = load_ahead(
+                store, machine, pfns, nids, order, scratch, is_ordered, index_bits, ahead, end, fresh
+            )
         page = entry >> index_bits
         flat = page >> TARGET_BITS
         head = flat & -folio_pages(store, flat) if flat >= 0 else flat
@@ -97,3 +99,30 @@ def request(
         if len(outcomes) > 0:
             plain_store(outcomes, entry & ((1 << index_bits) - 1), outcome)
     publish(store, word_index, bits)
+
+
+@kernel
+def request(
+    store: Store,
+    machine: Machine,
+    pfns: NDArray[np.int64],
+    nids: NDArray[np.int32],
+    order: NDArray[np.int64],
+    scratch: NDArray[np.int64],
+    is_ordered: bool,
+    index_bits: int,
+    begin: int,
+    end: int,
+    outcomes: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> None:
+    """Mark pages ``[begin, end)`` of ``order``, or of ``pfns``; then ``order`` is scratch.
+
+    Pages of one ready word that come one after the other are indexed together, after their records.
+    See :mod:`gpuscan.kernels.cpu.gather`.
+    """
+    # Compiled apart: what only one of them needs takes registers of the other.
+    if is_ordered:
+        _mark(store, machine, pfns, nids, order, scratch, True, index_bits, begin, end, outcomes, counts)
+    else:
+        _mark(store, machine, pfns, nids, order, scratch, False, index_bits, begin, end, outcomes, counts)
