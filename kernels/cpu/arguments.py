@@ -18,14 +18,15 @@ from gpuscan.records.page_map import SECTION_PAGES
 
 N_REGIONS = 512
 """Regions a machine is divided into, by which producers order what they mark."""
-SLOT_IS_SPLIT = N_REGIONS
-"""Of the word of a slot: it is not all in one extent."""
 N_BUCKETS = 256
 """Buckets a region is divided into, by which they order what they mark next."""
 _BUCKET_PAGES_MIN = 512
 """Of a smaller bucket the region's bitmaps stay in the first-level cache, and ordering is not worth it."""
+SLOT_IS_SPLIT = N_REGIONS
+"""Of the word of a slot: its flat offset is not in it."""
 OFFSET_SHIFT = (2 * N_REGIONS).bit_length() - 1
-"""Of the word of a slot: where the flat offset of its extent is, above flag and region."""
+"""Of the word of a slot: which flat offset it has, above flag and region."""
+_OFFSETS_MAX = 1 << (16 - OFFSET_SHIFT)
 _SLOTS_MAX = 1 << 16
 """Slots of the table over the extents: 256 KiB at most. One section each up to 8 TiB of addresses."""
 
@@ -68,10 +69,10 @@ class Machine(NamedTuple):
     """Where PFNs are, and what nodes may do: the extent table of the page map, and ``node_flags``.
 
     ``extent_of_slot``, int32[n], has the first extent that ends in or behind each slot of
-    ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, int64[n],
-    have the region of each slot, of N_REGIONS with about as many pages each, and the flat offset of its
-    extent, unless SLOT_IS_SPLIT. ``slot_regions``, uint16[n], have the region alone: that of 1 TiB, 16 KiB,
-    stays in the first-level cache. A bucket has ``2**bucket_shift`` pages; -1 where there are none.
+    ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, uint16[n], have the region
+    of each slot, of N_REGIONS with about as many pages each, and which of ``offsets``, int64[m], its flat
+    pages have; or SLOT_IS_SPLIT, where it is not all in one extent, or there are too many. Those of 1 TiB,
+    16 KiB, stay in the first-level cache. A bucket has ``2**bucket_shift`` pages; -1 where there are none.
     """
 
     pfn_start: NDArray[np.int64]
@@ -81,8 +82,8 @@ class Machine(NamedTuple):
     slot_shift: int
     first_slot: int
     extent_of_slot: NDArray[np.int32]
-    slot_words: NDArray[np.int64]
-    slot_regions: NDArray[np.uint16]
+    slot_words: NDArray[np.uint16]
+    offsets: NDArray[np.int64]
     bucket_shift: int
 
 
@@ -170,7 +171,10 @@ def machine_of(layout: StoreLayout) -> Machine:
     regions = n_before * N_REGIONS // n_pages
     bucket_pages = -(-n_pages // (N_REGIONS * N_BUCKETS))
     offsets = plain(pages.extent_flat_offset, np.int64)
+    different, which = np.unique(offsets, return_inverse=True)
     is_split = (first_pfns < starts[extents]) | (first_pfns + (1 << shift) > ends[extents])
+    is_split |= which[extents] >= _OFFSETS_MAX
+    words = np.where(is_split, SLOT_IS_SPLIT, which[extents] << OFFSET_SHIFT) | regions
     return Machine(
         starts,
         ends,
@@ -179,8 +183,8 @@ def machine_of(layout: StoreLayout) -> Machine:
         shift,
         first_slot,
         extents.astype(np.int32),
-        (offsets[extents] << OFFSET_SHIFT) | np.where(is_split, SLOT_IS_SPLIT, 0) | regions,
-        regions.astype(np.uint16),
+        words.astype(np.uint16),
+        different,
         (bucket_pages - 1).bit_length() if bucket_pages > _BUCKET_PAGES_MIN else -1,
     )
 

@@ -3,7 +3,9 @@
 A mark touches three cache lines: record, ready word, eligible word. PFNs in random order
 miss the caches on all three; in the order of regions that fit the second-level cache, the two
 bitmaps are missed once per region. A batch is ordered by a counting sort over the regions, in
-two passes that threads share.
+two passes that threads share. Just before they are marked, some thousand entries at a time are ordered by
+bucket as well, so that the bitmaps stay in the first-level cache; more regions at once would take longer
+to order than that saves.
 
 An entry of the order is one int64 with all that a mark needs: flat page, target, and position in the
 batch. What was left in the caller's arrays would be read there at random, and every such load waits
@@ -27,13 +29,15 @@ AHEAD_ITEMS = 64
 RUN_ITEMS = 64
 """Items after which pages that became READY are indexed at the latest; a power of two."""
 _REFINED_ITEMS = 8_192
-"""Entries that are ordered by bucket together: with their copies 128 KiB, which the second-level cache holds."""
+"""Entries that are ordered by bucket together: 128 KiB with their copies, of the second-level cache."""
 SCRATCH_ITEMS = N_BUCKETS + _REFINED_ITEMS
 """What that takes."""
 TARGET_BITS = N_NODES_MAX.bit_length() - 1
 """Of an entry, above the position; the flat page is above both."""
 INDEX_BITS_MAX = 22
 """Of an entry: the position in a batch."""
+_LENGTH_MAX = (1 << 62) - 1
+"""What is masked with it is not negative, as LLVM can see: one comparison has both ends of a range."""
 UNKNOWN_PFN, UNKNOWN_TARGET = -1, -2
 """In place of a flat page: a PFN in a hole, or a target that is no node with memory, which comes first."""
 
@@ -45,9 +49,9 @@ def index_bits_of(n_pages: int) -> int:
 
 @helper
 def slot_word(machine: Machine, pfn: int) -> int:
-    """Return the word of the slot of a PFN, which has its region. Pages of one section have one word."""
+    """Return the word of the slot of a PFN. Pages of one section have one word."""
     slot = (pfn >> machine.slot_shift) - machine.first_slot
-    if slot < 0 or slot >= len(machine.slot_words):
+    if slot < 0 or slot >= len(machine.slot_words) & _LENGTH_MAX:
         return SLOT_IS_SPLIT
     word: int = plain_load(machine.slot_words, slot)
     return word
@@ -55,12 +59,14 @@ def slot_word(machine: Machine, pfn: int) -> int:
 
 @helper
 def region_of(machine: Machine, pfn: int) -> int:
-    """Return the region of a PFN, as :func:`slot_word` has it."""
-    slot = (pfn >> machine.slot_shift) - machine.first_slot
-    if slot < 0 or slot >= len(machine.slot_regions):
-        return 0
-    region: int = plain_load(machine.slot_regions, slot)
-    return region
+    """Return the region of a PFN."""
+    return slot_word(machine, pfn) & (N_REGIONS - 1)
+
+
+@shared_step
+def _searched_flat(machine: Machine, pfn: int) -> int:
+    """Return what :func:`find_flat` does: rare, and out of the way of what is not."""
+    return find_flat(machine, pfn)
 
 
 @helper
@@ -72,7 +78,10 @@ def entry_of(
     target = nid if fields.nid_max != 0 else fields.fixed_target
     page = UNKNOWN_TARGET << TARGET_BITS
     if 0 <= target < N_NODES_MAX and plain_load(machine.node_flags, target) & NODE_HAS_MEMORY != 0:
-        flat = pfn + (word >> OFFSET_SHIFT) if word & SLOT_IS_SPLIT == 0 else find_flat(machine, pfn)
+        if word & SLOT_IS_SPLIT == 0:
+            flat = pfn + plain_load(machine.offsets, word >> OFFSET_SHIFT)
+        else:
+            flat = _searched_flat(machine, pfn)
         page = (flat << TARGET_BITS) | target
     return (page << index_bits) | index
 

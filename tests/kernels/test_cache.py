@@ -12,6 +12,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_no_call_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def loaded() -> dict[str, list[int]]:
         return {
-            name: [len(each.signatures) for each in kernel._compiled.values()]
+            name: [len(cast(Any, each).signatures) for each in kernel._compiled.values()]
             for name, kernel in named.items()
         }
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
-from gpuscan.kernels.api import NODE_HAS_MEMORY, StoreLayout, empty_node_flags
+from gpuscan.kernels.api import NODE_HAS_MEMORY, RecordParams, StoreLayout, empty_node_flags
 from gpuscan.kernels.cpu import arguments, batches
-from gpuscan.kernels.cpu.arguments import N_REGIONS, Store, machine_of, store_of
+from gpuscan.kernels.cpu.arguments import N_BUCKETS, N_REGIONS, SLOT_IS_SPLIT, Store, machine_of, store_of
 from gpuscan.kernels.cpu.backend import CpuBackend, allocate
 from gpuscan.kernels.cpu.buffers import Buffers
 from gpuscan.kernels.cpu.gather import (
+    SCRATCH_ITEMS,
     TARGET_BITS,
     UNKNOWN_PFN,
     UNKNOWN_TARGET,
     count_regions,
     index_bits_of,
     order_by_region,
+    refined,
 )
 from gpuscan.kernels.cpu.workers import Workers
+from gpuscan.kernels.reference import ReferenceBackend
 from gpuscan.records.formats import record_format
 from gpuscan.records.page_map import SECTION_PAGES, Extent, PageMap
 
@@ -76,6 +81,76 @@ def test_regions_have_about_as_many_pages_each(layout):
     n_slots = np.bincount(regions[populated], minlength=N_REGIONS)
     assert len(machine.slot_words) <= 1 << 16
     assert n_slots.max() <= max(1, 2 * -(-populated.sum() // N_REGIONS))
+
+
+def test_holes_beyond_those_that_a_word_can_name_are_searched_for():
+    n_extents = 100
+    extents = [Extent(2 * n * SECTION_PAGES, (2 * n + 1) * SECTION_PAGES, n % 2, 0) for n in range(n_extents)]
+    flags = empty_node_flags()
+    flags[:2] = NODE_HAS_MEMORY
+    layout = StoreLayout(PageMap.from_extents(extents), record_format("rfc"), flags)
+    machine, store = machine_of(layout), store_of(layout, allocate(layout))
+    assert len(machine.offsets) == n_extents
+    is_split = machine.slot_words & SLOT_IS_SPLIT != 0
+    assert 0 < is_split[::2].sum() < n_extents
+    pfns = np.arange(0, 2 * n_extents * SECTION_PAGES, 1_001)
+    bits, order = index_bits_of(layout.n_pages), np.empty(len(pfns), dtype=np.int64)
+    counts = np.zeros(N_REGIONS, dtype=np.int64)
+    count_regions.for_bits(32)(machine, pfns, 0, len(pfns), counts)
+    places, nids = np.cumsum(counts) - counts, np.ones(len(pfns), dtype=np.int32)
+    order_by_region.for_bits(32)(store, machine, pfns, nids, 0, len(pfns), bits, places, order)
+    flats, positions = order >> (bits + TARGET_BITS), order & ((1 << bits) - 1)
+    assert flats.tolist() == layout.page_map.flat_of_pfn(pfns[positions]).tolist()
+
+
+def test_machines_with_large_regions_have_buckets(layout):
+    assert machine_of(layout).bucket_shift == -1
+    for sections, shift in ((2_048, -1), (2_049, 10), (8_192, 11), (8_193, 12)):
+        pages = PageMap.from_extents([Extent(0, sections * SECTION_PAGES, 0, 0)])
+        machine = machine_of(StoreLayout(pages, layout.fmt, layout.node_flags))
+        assert machine.bucket_shift == shift
+        if shift >= 0:
+            assert (N_BUCKETS << shift) * N_REGIONS >= pages.n_pages
+
+
+@pytest.mark.parametrize("n_items", [1, 700, 8_192, 8_193, 30_000])
+def test_entries_are_ordered_by_bucket_and_stay_as_they_were_within_one(n_items):
+    rng = np.random.default_rng(n_items)
+    entries = (rng.integers(-2, 1 << 20, n_items) << 30) | np.arange(n_items)
+    order, begin, shift = entries.copy(), 0, 30 + 7
+    scratch = np.full(SCRATCH_ITEMS + 1, -7)
+    while begin < n_items:
+        end = refined(order, begin, n_items, shift, scratch)
+        part, was = order[begin:end], entries[begin:end]
+        assert part.tolist() == was[np.argsort((was >> shift) & (N_BUCKETS - 1), kind="stable")].tolist()
+        assert end == n_items or end - begin == 8_192
+        begin = end
+    assert scratch[-1] == -7
+    assert refined(order, 0, n_items, -1, scratch[:0]) == n_items
+
+
+@pytest.mark.parametrize("call", ["request", "record"])
+def test_pages_marked_by_bucket_are_those_of_the_reference(layout, monkeypatch, call):
+    monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
+    monkeypatch.setattr(arguments, "_BUCKET_PAGES_MIN", 0)
+    assert machine_of(layout).bucket_shift >= 0
+    params = () if call == "request" else (RecordParams(7, 1_000, 2, drop_top_tier=False),)
+    found = []
+    for backend in (CpuBackend(2), ReferenceBackend()):
+        kernels = backend.open(layout)
+        kernels.set_eligible(np.flatnonzero(np.arange(layout.n_pages) % 5), eligible=True)
+        rng = np.random.default_rng(5)
+        said = []
+        for n_items in (12_000, 900, 30_000):
+            # Few pages, so that many are asked for more than once, each time for another node.
+            pfns = rng.choice(np.r_[100:1_100, 4 * SECTION_PAGES : 4 * SECTION_PAGES + 3_000, -1], n_items)
+            nids = rng.integers(-1, 3, n_items).astype(np.int32)
+            outcomes = np.empty(n_items, dtype=np.uint8)
+            said.append(getattr(kernels, call)(pfns, nids, *params, outcomes).tolist())
+            said.append(outcomes.tolist())
+        arrays = kernels.dump()
+        found.append((said, [getattr(arrays, each.name).tolist() for each in fields(arrays)]))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
