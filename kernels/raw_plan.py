@@ -29,6 +29,8 @@ class RawPlan:
             arrays of their own.
         arrive: what waits for the arrays, None where they are there; see :meth:`wait`.
         on_recycle: what takes the arrays back.
+        owns_arrays: whether ``flat`` and ``words`` stay what they are when the plan is recycled; what is made
+            when it is read does.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class RawPlan:
         "n_superseded",
         "n_unknown_target",
         "offsets",
+        "owns_arrays",
         "path",
         "why",
     )
@@ -64,6 +67,7 @@ class RawPlan:
         unpack: Callable[[int, int], tuple[NDArray[np.int64], NDArray[Any]]] | None = None,
         arrive: Callable[[], None] | None = None,
         on_recycle: Callable[[], None] | None = None,
+        owns_arrays: bool = False,
     ) -> None:
         self.offsets = offsets
         self.cursor = cursor
@@ -78,6 +82,7 @@ class RawPlan:
         self._unpack = unpack
         self._arrive = arrive
         self._on_recycle = on_recycle
+        self.owns_arrays = owns_arrays or unpack is not None
 
     @property
     def flat(self) -> NDArray[np.int64]:
@@ -93,11 +98,6 @@ class RawPlan:
     def n_folios(self) -> int:
         """How many folios were claimed."""
         return int(self.offsets[-1])
-
-    @property
-    def owns_arrays(self) -> bool:
-        """Whether ``flat`` and ``words`` stay what they are when the plan is recycled."""
-        return self._unpack is not None
 
     def part(self, lo: int, hi: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return elements ``[lo, hi)`` of ``flat`` and ``words``; makes no others. Raises as :meth:`wait`."""

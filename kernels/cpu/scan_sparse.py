@@ -6,6 +6,8 @@ four kernels, each called from Python, took twice as long as one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,8 @@ from gpuscan.kernels.cpu.arguments import Cuts, Segment, Store
 from gpuscan.kernels.cpu.bitmaps import blocks_of_all_nodes, blocks_of_nodes
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.scan_indexed import claim_indexed
-from gpuscan.kernels.cpu.staging import POSITION, begin
+from gpuscan.kernels.cpu.staging import N_STAGED, POSITION, begin
+from gpuscan.kernels.cpu.unpack import unpack_segment
 
 
 @kernel
@@ -28,6 +31,9 @@ def scan_sparse(
     share_max: float,
     gathered: NDArray[np.int64],
     waiting: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    flats: NDArray[np.int64],
+    words: NDArray[Any],
     claims: NDArray[np.int64],
     owners: NDArray[np.int32],
     places: NDArray[np.int64],
@@ -41,11 +47,12 @@ def scan_sparse(
         cuts: none.
         node_mask, all_nodes: the nodes asked for, and whether they are all there are.
         n_blocks_max, share_max: set blocks, and their share of all, up to which they are few.
+        offsets, flats, words: the plan to fill if they have room for the claims: :func:`unpack_segment`.
         claims, owners, places, n_of_target, state: the segment.
 
     Returns:
         Set blocks and blocks in all. If they are too many nothing was claimed. If the segment was
-        full before the end, ``state[POSITION]`` is below ``hi``.
+        full before the end, ``state[POSITION]`` is below ``hi``, and the plan is not filled.
     """
     segment = Segment(claims, owners, places, n_of_target, state)
     if all_nodes:
@@ -57,4 +64,6 @@ def scan_sparse(
         state[POSITION] = lo
         return n_set, n_blocks
     claim_indexed(store, cuts, node_mask, 0, lo, lo, hi, gathered, waiting, segment)
+    if state[POSITION] == hi and state[N_STAGED] <= len(flats):
+        unpack_segment(segment, lo, offsets, flats, words)
     return n_set, n_blocks

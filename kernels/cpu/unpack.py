@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuscan.kernels.cpu.arguments import Segment
 from gpuscan.kernels.cpu.atomics import plain_load, plain_store
 from gpuscan.kernels.cpu.claims import offset_of, word_of
-from gpuscan.kernels.cpu.compile import kernel
+from gpuscan.kernels.cpu.compile import helper, kernel
 from gpuscan.kernels.cpu.staging import N_STRIPS, STRIP_CLAIMS, length_of
 
 
@@ -81,3 +82,34 @@ def unpack(
             claim = plain_load(claims, first + index)
             plain_store(flats, place - lo + index, base + offset_of(words, claim))
             plain_store(words, place - lo + index, word_of(words, claim))
+
+
+@helper
+def unpack_segment(
+    segment: Segment,
+    base: int,
+    offsets: NDArray[np.int64],
+    flats: NDArray[np.int64],
+    words: NDArray[Any],
+) -> None:
+    """Write a plan of one segment.
+
+    Args:
+        segment: it.
+        base: first flat page of the scan's range.
+        offsets: int64[n_targets + 2] to fill, where the claims of each target begin, unknown ones last.
+        flats, words: as many elements as claims, or more.
+    """
+    n_groups = len(segment.n_of_target)
+    offsets[0] = offsets[1] = 0
+    for target in range(n_groups - 1):
+        offsets[target + 2] = offsets[target + 1] + segment.n_of_target[target]
+    for strip in range(segment.state[N_STRIPS]):
+        target = plain_load(segment.owners, strip)
+        place, first = plain_load(offsets, target + 1), strip * STRIP_CLAIMS
+        length = length_of(segment.places, strip, target)
+        plain_store(offsets, target + 1, place + length)  # becomes where the next target's begin
+        for index in range(length):
+            claim = plain_load(segment.claims, first + index)
+            plain_store(flats, place + index, base + offset_of(words, claim))
+            plain_store(words, place + index, word_of(words, claim))

@@ -53,6 +53,36 @@ def test_claims_that_fill_a_segment_go_on_in_the_next(format_name: str) -> None:
     assert_same_store(kernels, reference)
 
 
+@pytest.mark.parametrize("format_name", STORE_FORMATS)
+@pytest.mark.parametrize("n_claims", [0, 1, 63, 64, 65, 2_047, 2_048, 2_049])
+def test_a_plan_is_the_same_made_at_once_or_when_it_is_read(format_name: str, n_claims: int) -> None:
+    layout = plain_layout(format_name, n_sections=2, n_targets=5)
+    reference, kernels = pair("cpu-2", layout, Filling(ready=0.0), np.random.default_rng(1))
+    rng = np.random.default_rng(n_claims)
+    flats = np.sort(rng.choice(layout.n_pages // 2, n_claims, replace=False))
+    fmt = layout.fmt
+    words = np.full(n_claims, fmt.ready.mask, dtype=np.int64)
+    if fmt.has_nid:  # of which some are no node's
+        words |= np.minimum(rng.integers(0, layout.n_targets + 3, n_claims), fmt.nid.max) << fmt.nid.shift
+    arrays = reference.dump()
+    arrays.records[flats] = words.astype(fmt.dtype)
+    np.bitwise_or.at(arrays.ready_bits, flats >> 6, np.uint64(1) << (flats & 63).astype(np.uint64))
+    np.bitwise_or.at(arrays.block_bits, flats >> 15, np.uint64(1) << (flats >> 9 & 63).astype(np.uint64))
+    for each in (reference, kernels):
+        each.load(arrays)
+    request = ScanRequest(0, layout.n_pages, layout.n_pages, "indexed")
+    plan, expected = kernels.scan(request), reference.scan(request)
+    assert len(plan.flat) + plan.n_unknown_target == n_claims
+    assert_same_plan(plan, expected)
+    assert_same_store(kernels, reference)
+    assert plan.owns_arrays
+    found = plan.flat
+    plan.recycle()
+    kernels.load(arrays)
+    kernels.scan(request)
+    assert found.tolist() == expected.flat.tolist()
+
+
 def test_it_is_tried_only_where_it_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
 
