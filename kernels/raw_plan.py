@@ -158,8 +158,8 @@ class RawPlan:
         Optional: a plan that is never recycled keeps arrays of its own. Waits as :meth:`wait`.
         """
         self.wait()
-        if self._unpack is not None:
-            self._unpack = _refuse_to_unpack
+        if self.owns_arrays:
+            self._unpack, self._flat, self._words = _refuse_to_unpack, None, None
         on_recycle, self._on_recycle = self._on_recycle, None
         if on_recycle is not None:
             on_recycle()

@@ -69,10 +69,11 @@ class SharedPages:
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
         self._sharers: dict[int, Sharer] = {}
+        self._cold_parts: Sequence[NDArray[np.int64]] = ()
         self._cold = _NONE
         self._counted = _NONE
         self._judged: list[Wanted] = []
-        self._judged_before: list[Wanted] = []
+        self._looked_for: list[Wanted] = []
         self._is_up_to_date = False
 
     def begin(self, sharers: Sequence[Sharer], cold: Sequence[NDArray[np.int64]]) -> None:
@@ -84,20 +85,22 @@ class SharedPages:
         """
         self._sharers = {one.number: one for one in sharers}
         self._counted = _NONE
-        self._judged_before, self._judged = self._judged, []
-        self._cold = np.concatenate([_NONE, *cold])
+        if self._judged:
+            self._looked_for, self._judged = self._judged, []
+        self._cold_parts, self._cold = cold, _NONE
         self._is_up_to_date = False
 
     def bring_up_to_date(self) -> None:
-        """Take in who maps what, once a look; who maps what the last look has judged is looked for again.
+        """Take in who maps what, once a look; who maps what was judged last is looked for again.
 
         Most looks have no shared page that could move, and page tables take long to read.
         """
         if self._is_up_to_date or self._sharing.why_not():
             return
         self._is_up_to_date = True
-        self._cold.sort()
-        sharers, judged = self._sharers.values(), self._judged_before
+        self._cold = np.sort(np.concatenate([_NONE, *self._cold_parts]))
+        sharers, judged = self._sharers.values(), self._looked_for
+        self._looked_for = []
         self._sharing.read((one.number, one.process, one.allowance.shared) for one in sharers)
         self._sharing.look_again(
             np.concatenate([_NONE, *(folios.head for folios in judged)]),

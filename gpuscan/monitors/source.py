@@ -308,6 +308,11 @@ class LiveSource:
         if self._until_ns is not None:
             due_ns = min(due_ns, self._until_ns)
         self._ended = self._sleep(max(0, due_ns - self._system.monotonic_ns()) / 1e9) or self._ended
+        began_ns = self._system.monotonic_ns()
+        if not self._ended:
+            # Before the look: most monitors wait in it for the kernel, and what they see is dated after this.
+            for member in self.members:
+                self._refresh(member)
         looked_ns = self._looked_ns = self._system.monotonic_ns()
         self._targets.begin_look()
         self.no_room = _NONE
@@ -315,11 +320,7 @@ class LiveSource:
         metrics: Counter[str] = Counter()
         events, self._left = self._left, []
         produced: list[Produced] = []
-        touched: list[Touched] = []
-        if not self._ended:
-            for member in self.members:  # first: most monitors wait for the kernel
-                self._refresh(member)
-            touched = self._monitor.observe(looked_ns)
+        touched = self._monitor.observe(looked_ns) if not self._ended else []
         cold = self._cold(touched, looked_ns)
         self._begin_shared(cold)
         for member, pages, cold_pages in zip(self.members, touched, cold, strict=False):
@@ -348,7 +349,7 @@ class LiveSource:
         for reason, count in (self.skipped - before).items():
             metrics[f"skipped.{reason}"] += count
         ended_ns = self._system.monotonic_ns()
-        metrics["observe_ns"] = ended_ns - looked_ns
+        metrics["observe_ns"] = ended_ns - began_ns
         return Sampled(
             tuple(produced),
             tuple(events),

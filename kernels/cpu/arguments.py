@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gpuscan.kernels.api import Cutoffs
 from gpuscan.kernels.layout import StoreArrays, StoreLayout
+from gpuscan.kernels.signatures import MAX_ORDER
 from gpuscan.records.formats import RecordFormat
 from gpuscan.records.page_map import SECTION_PAGES
 
@@ -21,9 +22,11 @@ N_REGIONS = 512
 N_BUCKETS = 256
 """Buckets a region is divided into, by which they order what they mark next."""
 _BUCKET_PAGES_MIN = 512
-"""Of a smaller bucket the region's bitmaps stay in the first-level cache, and ordering is not worth it."""
-SLOT_IS_SPLIT = N_REGIONS
-"""Of the word of a slot: its flat offset is not in it."""
+"""Of buckets up to that the region's bitmaps stay in the first-level cache, and ordering is not worth it."""
+_BUCKETS_MIN = 16
+"""Buckets that a region must have, for the same reason."""
+SLOT_IS_SEARCHED = N_REGIONS
+"""Of the word of a slot: its flat offset is not in it, and the extents are searched."""
 OFFSET_SHIFT = (2 * N_REGIONS).bit_length() - 1
 """Of the word of a slot: which flat offset it has, above flag and region."""
 _OFFSETS_MAX = 1 << (16 - OFFSET_SHIFT)
@@ -71,8 +74,9 @@ class Machine(NamedTuple):
     ``extent_of_slot``, int32[n], has the first extent that ends in or behind each slot of
     ``2**slot_shift`` PFNs, beginning with slot ``first_slot``. ``slot_words``, uint16[n], have the region
     of each slot, of N_REGIONS with about as many pages each, and which of ``offsets``, int64[m], its flat
-    pages have; or SLOT_IS_SPLIT, where it is not all in one extent, or there are too many. Those of 1 TiB,
-    16 KiB, stay in the first-level cache. A bucket has ``2**bucket_shift`` pages; -1 where there are none.
+    pages have; or SLOT_IS_SEARCHED, where it is not all in one extent, or there are too many. Those of
+    1 TiB, 16 KiB, stay in the first-level cache. A bucket has ``2**bucket_shift`` pages, and no folio is in
+    two; -1 where there are none.
     """
 
     pfn_start: NDArray[np.int64]
@@ -169,12 +173,13 @@ def machine_of(layout: StoreLayout) -> Machine:
     n_before = np.append(0, np.cumsum(ends - starts))[extents] + np.maximum(first_pfns - starts[extents], 0)
     n_pages = int((ends - starts).sum())
     regions = n_before * N_REGIONS // n_pages
-    bucket_pages = -(-n_pages // (N_REGIONS * N_BUCKETS))
     offsets = plain(pages.extent_flat_offset, np.int64)
-    different, which = np.unique(offsets, return_inverse=True)
-    is_split = (first_pfns < starts[extents]) | (first_pfns + (1 << shift) > ends[extents])
-    is_split |= which[extents] >= _OFFSETS_MAX
-    words = np.where(is_split, SLOT_IS_SPLIT, which[extents] << OFFSET_SHIFT) | regions
+    different, which, n_slots = np.unique(offsets[extents], return_inverse=True, return_counts=True)
+    by_slots = np.argsort(-n_slots, kind="stable")  # where there are too many, the rare ones are searched for
+    number = np.argsort(by_slots)[which]
+    is_searched = (first_pfns < starts[extents]) | (first_pfns + (1 << shift) > ends[extents])
+    is_searched |= number >= _OFFSETS_MAX
+    words = np.where(is_searched, SLOT_IS_SEARCHED, number << OFFSET_SHIFT) | regions
     return Machine(
         starts,
         ends,
@@ -184,9 +189,20 @@ def machine_of(layout: StoreLayout) -> Machine:
         first_slot,
         extents.astype(np.int32),
         words.astype(np.uint16),
-        different,
-        (bucket_pages - 1).bit_length() if bucket_pages > _BUCKET_PAGES_MIN else -1,
+        different[by_slots],
+        _bucket_shift(layout),
     )
+
+
+def _bucket_shift(layout: StoreLayout) -> int:
+    """Return how many pages a bucket has, as a power of two; -1 if there shall be none."""
+    bucket_pages = -(-layout.n_pages // (N_REGIONS * N_BUCKETS))
+    if bucket_pages <= _BUCKET_PAGES_MIN:
+        return -1
+    shift = (bucket_pages - 1).bit_length()
+    if layout.has_large_folios:  # else pages of one folio would be marked in another order than asked for
+        shift = max(shift, MAX_ORDER)
+    return shift if layout.n_pages >= N_REGIONS * _BUCKETS_MIN << shift else -1
 
 
 def cuts_of(cuts: Cutoffs | None) -> Cuts:

@@ -41,6 +41,7 @@ class Batch:
         order: int64[n], see :data:`order_by_region`; None where they are worked on as they come, since
             they are few, or by region already.
         index_bits: of an entry of ``order``, for the position in the batch.
+        has_buckets: it is ordered by bucket while it is marked.
         parts: begin and end of what one thread does. A folio, and all pages that share an index
             word, are in one part, in the order of the call: so the result does not depend on
             the number of threads.
@@ -49,13 +50,14 @@ class Batch:
     span: slice
     order: NDArray[np.int64] | None
     index_bits: int
+    has_buckets: bool
     parts: list[tuple[int, int]]
 
     def order_and_scratch(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the order, or what a part needs in its place, and what it needs beside it."""
         if self.order is None:
             return np.empty(AHEAD_ITEMS, dtype=np.int64), _NOTHING
-        return self.order, np.empty(SCRATCH_ITEMS, dtype=np.int64)
+        return self.order, np.empty(SCRATCH_ITEMS, dtype=np.int64) if self.has_buckets else _NOTHING
 
 
 def batches_of(
@@ -70,14 +72,15 @@ def batches_of(
     """Cut a call, int64[n] PFNs and int32[n] nids, into batches. Each is to be done with before the next."""
     index_bits = index_bits_of(layout.n_pages)
     if len(pfns) < min(PARALLEL_FROM_ITEMS, 1 << index_bits):
-        yield Batch(slice(None), None, index_bits, [(0, len(pfns))])
+        yield Batch(slice(None), None, index_bits, False, [(0, len(pfns))])
         return
     batch_items = min(max(layout.n_pages // _PAGES_PER_ITEM, _BATCH_ITEMS_MIN), 1 << index_bits)
     order = buffers.order(min(batch_items, len(pfns)))
     for begin in range(0, len(pfns), batch_items):
         span = slice(begin, min(begin + batch_items, len(pfns)))
         is_by_region, parts = _order(pfns[span], nids[span], store, machine, layout, workers, order)
-        yield Batch(span, None if is_by_region else order[: span.stop - begin], index_bits, parts)
+        ordered = None if is_by_region else order[: span.stop - begin]
+        yield Batch(span, ordered, index_bits, machine.bucket_shift >= 0, parts)
     buffers.give_order(order)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuscan.kernels.cpu.arguments import N_BUCKETS, N_REGIONS, OFFSET_SHIFT, SLOT_IS_SPLIT, Machine, Store
+from gpuscan.kernels.cpu.arguments import N_BUCKETS, N_REGIONS, OFFSET_SHIFT, SLOT_IS_SEARCHED, Machine, Store
 from gpuscan.kernels.cpu.atomics import plain_load, plain_store, prefetch
 from gpuscan.kernels.cpu.compile import helper, kernel, shared_step
 from gpuscan.kernels.cpu.pages import find_flat
@@ -52,7 +52,7 @@ def slot_word(machine: Machine, pfn: int) -> int:
     """Return the word of the slot of a PFN. Pages of one section have one word."""
     slot = (pfn >> machine.slot_shift) - machine.first_slot
     if slot < 0 or slot >= len(machine.slot_words) & _LENGTH_MAX:
-        return SLOT_IS_SPLIT
+        return SLOT_IS_SEARCHED
     word: int = plain_load(machine.slot_words, slot)
     return word
 
@@ -78,7 +78,7 @@ def entry_of(
     target = nid if fields.nid_max != 0 else fields.fixed_target
     page = UNKNOWN_TARGET << TARGET_BITS
     if 0 <= target < N_NODES_MAX and plain_load(machine.node_flags, target) & NODE_HAS_MEMORY != 0:
-        if word & SLOT_IS_SPLIT == 0:
+        if word & SLOT_IS_SEARCHED == 0:
             flat = pfn + plain_load(machine.offsets, word >> OFFSET_SHIFT)
         else:
             flat = _searched_flat(machine, pfn)

@@ -10,6 +10,7 @@ from gpuscan.kernels.api import (
     NODE_HAS_MEMORY,
     Budget,
     Kernels,
+    ScanPath,
     ScanRequest,
     StoreLayout,
     empty_node_flags,
@@ -38,11 +39,14 @@ def load_scan_kernels(fmt: RecordFormat, open_store: Callable[[StoreLayout], Ker
                 # Stale bits on all blocks: candidates are sampled and counted as well.
                 kernels.arrays.block_bits[:] = ~np.uint64(0)
                 kernels.scan(ScanRequest(0, SECTION_PAGES, BLOCK_PAGES, path, mask, cuts)).recycle()
-    # Only a plan that holds a whole segment may be made in one call; what finds nothing reads no plan.
-    kernels.arrays.records[0] = fmt.ready.mask
-    kernels.arrays.ready_bits[0] = kernels.arrays.block_bits[0] = 1
-    plan = kernels.scan(ScanRequest(0, SECTION_PAGES, SECTION_PAGES, "indexed"))
-    assert plan.flat.tolist() == [0]
-    plan.recycle()
+    # Only a plan that holds a whole segment may be made in one call; others are made when they are read.
+    each_kind: tuple[ScanPath, ...] = ("indexed", "dense")
+    for path in each_kind:
+        kernels.arrays.records[0] = fmt.ready.mask
+        kernels.arrays.ready_bits[0] = kernels.arrays.block_bits[0] = 1
+        plan = kernels.scan(ScanRequest(0, SECTION_PAGES, SECTION_PAGES, path))
+        found = plan.flat
+        assert found.tolist() == [0]
+        plan.recycle()
     kernels.close()
     _LOADED.add(fmt.bits)

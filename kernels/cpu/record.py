@@ -97,6 +97,9 @@ def _count(
         entry = entry_at(order, is_ordered, item)
         ahead = item + AHEAD_ITEMS
         if ahead < end:
+            if is_ordered and ahead == fresh:  # what follows takes as long as some hundred marks
+                publish(store, word_index, bits)
+                bits = 0
             fresh = load_ahead(
                 store, machine, pfns, nids, order, scratch, is_ordered, index_bits, ahead, end, fresh
             )
@@ -136,36 +139,8 @@ def record(
     counts: NDArray[np.int64],
 ) -> None:
     """Count accesses to pages ``[begin, end)`` of ``order`` or ``pfns``, as :data:`request` marks them."""
-    params = (now, window, threshold, drop_top_tier)
+    where = (index_bits, begin, end, now, window, threshold, drop_top_tier, outcomes, counts)
     if is_ordered:
-        _count(
-            store,
-            machine,
-            pfns,
-            nids,
-            order,
-            scratch,
-            True,
-            index_bits,
-            begin,
-            end,
-            *params,
-            outcomes,
-            counts,
-        )
+        _count(store, machine, pfns, nids, order, scratch, True, *where)
     else:
-        _count(
-            store,
-            machine,
-            pfns,
-            nids,
-            order,
-            scratch,
-            False,
-            index_bits,
-            begin,
-            end,
-            *params,
-            outcomes,
-            counts,
-        )
+        _count(store, machine, pfns, nids, order, scratch, False, *where)

@@ -82,6 +82,9 @@ def _mark(
         entry = entry_at(order, is_ordered, item)
         ahead = item + AHEAD_ITEMS
         if ahead < end:
+            if is_ordered and ahead == fresh:  # what follows takes as long as some hundred marks
+                publish(store, word_index, bits)
+                bits = 0
             fresh = load_ahead(
                 store, machine, pfns, nids, order, scratch, is_ordered, index_bits, ahead, end, fresh
             )
@@ -122,7 +125,8 @@ def request(
     See :mod:`gpuscan.kernels.cpu.gather`.
     """
     # Compiled apart: what only one of them needs takes registers of the other.
+    where = (index_bits, begin, end, outcomes, counts)
     if is_ordered:
-        _mark(store, machine, pfns, nids, order, scratch, True, index_bits, begin, end, outcomes, counts)
+        _mark(store, machine, pfns, nids, order, scratch, True, *where)
     else:
-        _mark(store, machine, pfns, nids, order, scratch, False, index_bits, begin, end, outcomes, counts)
+        _mark(store, machine, pfns, nids, order, scratch, False, *where)

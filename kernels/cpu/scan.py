@@ -375,8 +375,8 @@ class Scan:
         n_known, n_all = int(offsets[-2]), int(offsets[-1])
         return RawPlan(
             offsets=offsets[:-1],
-            flat=flats[:n_known],
-            words=words[:n_known],
+            flat=flats[:n_known].copy(),  # a plan may be kept for long, and most are of a few pages
+            words=words[:n_known].copy(),
             owns_arrays=True,
             cursor=self.request.hi,
             path=self.path,

@@ -16,7 +16,7 @@ from gpuscan.kernels.cpu.bitmaps import blocks_of_all_nodes, blocks_of_nodes
 from gpuscan.kernels.cpu.compile import kernel
 from gpuscan.kernels.cpu.scan_indexed import claim_indexed
 from gpuscan.kernels.cpu.staging import N_STAGED, POSITION, begin
-from gpuscan.kernels.cpu.unpack import unpack_segment
+from gpuscan.kernels.cpu.unpack import unpack_whole
 
 
 @kernel
@@ -47,7 +47,7 @@ def scan_sparse(
         cuts: none.
         node_mask, all_nodes: the nodes asked for, and whether they are all there are.
         n_blocks_max, share_max: set blocks, and their share of all, up to which they are few.
-        offsets, flats, words: the plan to fill if they have room for the claims: :func:`unpack_segment`.
+        offsets, flats, words: the plan to fill if they have room for the claims: :func:`unpack_whole`.
         claims, owners, places, n_of_target, state: the segment.
 
     Returns:
@@ -65,5 +65,5 @@ def scan_sparse(
         return n_set, n_blocks
     claim_indexed(store, cuts, node_mask, 0, lo, lo, hi, gathered, waiting, segment)
     if state[POSITION] == hi and state[N_STAGED] <= len(flats):
-        unpack_segment(segment, lo, offsets, flats, words)
+        unpack_whole(segment, lo, offsets, flats, words)
     return n_set, n_blocks

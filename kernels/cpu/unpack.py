@@ -85,7 +85,7 @@ def unpack(
 
 
 @helper
-def unpack_segment(
+def unpack_whole(
     segment: Segment,
     base: int,
     offsets: NDArray[np.int64],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from gpuscan.kernels.api import NODE_HAS_MEMORY, RecordParams, StoreLayout, empty_node_flags
 from gpuscan.kernels.cpu import arguments, batches
-from gpuscan.kernels.cpu.arguments import N_BUCKETS, N_REGIONS, SLOT_IS_SPLIT, Store, machine_of, store_of
+from gpuscan.kernels.cpu.arguments import N_BUCKETS, N_REGIONS, SLOT_IS_SEARCHED, Store, machine_of, store_of
 from gpuscan.kernels.cpu.backend import CpuBackend, allocate
 from gpuscan.kernels.cpu.buffers import Buffers
 from gpuscan.kernels.cpu.gather import (
@@ -91,7 +91,7 @@ def test_holes_beyond_those_that_a_word_can_name_are_searched_for():
     layout = StoreLayout(PageMap.from_extents(extents), record_format("rfc"), flags)
     machine, store = machine_of(layout), store_of(layout, allocate(layout))
     assert len(machine.offsets) == n_extents
-    is_split = machine.slot_words & SLOT_IS_SPLIT != 0
+    is_split = machine.slot_words & SLOT_IS_SEARCHED != 0
     assert 0 < is_split[::2].sum() < n_extents
     pfns = np.arange(0, 2 * n_extents * SECTION_PAGES, 1_001)
     bits, order = index_bits_of(layout.n_pages), np.empty(len(pfns), dtype=np.int64)
@@ -103,14 +103,27 @@ def test_holes_beyond_those_that_a_word_can_name_are_searched_for():
     assert flats.tolist() == layout.page_map.flat_of_pfn(pfns[positions]).tolist()
 
 
-def test_machines_with_large_regions_have_buckets(layout):
+@pytest.mark.parametrize(
+    ("sections", "shift", "shift_of_large_folios"),
+    [(2_048, -1, -1), (2_049, 10, -1), (8_191, 11, -1), (8_192, 11, 15), (8_193, 12, 15), (1 << 18, 16, 16)],
+)
+def test_machines_with_large_regions_have_buckets(layout, sections, shift, shift_of_large_folios):
     assert machine_of(layout).bucket_shift == -1
-    for sections, shift in ((2_048, -1), (2_049, 10), (8_192, 11), (8_193, 12)):
-        pages = PageMap.from_extents([Extent(0, sections * SECTION_PAGES, 0, 0)])
-        machine = machine_of(StoreLayout(pages, layout.fmt, layout.node_flags))
-        assert machine.bucket_shift == shift
-        if shift >= 0:
-            assert (N_BUCKETS << shift) * N_REGIONS >= pages.n_pages
+    pages = PageMap.from_extents([Extent(0, sections * SECTION_PAGES, 0, 0)])
+    for has_large_folios, expected in ((False, shift), (True, shift_of_large_folios)):
+        machine = machine_of(replace(layout, page_map=pages, has_large_folios=has_large_folios))
+        assert machine.bucket_shift == expected
+        if expected >= 0:
+            assert (N_BUCKETS << expected) * N_REGIONS >= pages.n_pages
+
+
+def test_where_there_are_too_many_offsets_the_rare_ones_are_searched_for(layout):
+    large = Extent(0, 500 * SECTION_PAGES, 0, 0)
+    small = [Extent((600 + 2 * n) * SECTION_PAGES, (601 + 2 * n) * SECTION_PAGES, 1, 0) for n in range(90)]
+    machine = machine_of(replace(layout, page_map=PageMap.from_extents([large, *small])))
+    is_searched = machine.slot_words & SLOT_IS_SEARCHED != 0
+    assert not is_searched[:500].any()
+    assert is_searched[600::2].sum() == 90 - 63
 
 
 @pytest.mark.parametrize("n_items", [1, 700, 8_192, 8_193, 30_000])
@@ -129,21 +142,29 @@ def test_entries_are_ordered_by_bucket_and_stay_as_they_were_within_one(n_items)
     assert refined(order, 0, n_items, -1, scratch[:0]) == n_items
 
 
+@pytest.mark.parametrize("order", [0, 9, 11, 15])
 @pytest.mark.parametrize("call", ["request", "record"])
-def test_pages_marked_by_bucket_are_those_of_the_reference(layout, monkeypatch, call):
+def test_pages_marked_by_bucket_are_those_of_the_reference(layout, monkeypatch, call, order):
+    """Also those of large folios, which are asked for by any of their pages."""
     monkeypatch.setattr(batches, "PARALLEL_FROM_ITEMS", 1_000)
     monkeypatch.setattr(arguments, "_BUCKET_PAGES_MIN", 0)
-    assert machine_of(layout).bucket_shift >= 0
+    monkeypatch.setattr(arguments, "_BUCKETS_MIN", 0)
+    layout = replace(layout, has_large_folios=order > 0)
+    assert machine_of(layout).bucket_shift == (15 if order else 1)
     params = () if call == "request" else (RecordParams(7, 1_000, 2, drop_top_tier=False),)
     found = []
     for backend in (CpuBackend(2), ReferenceBackend()):
         kernels = backend.open(layout)
-        kernels.set_eligible(np.flatnonzero(np.arange(layout.n_pages) % 5), eligible=True)
+        kernels.set_eligible(np.flatnonzero(np.arange(layout.n_pages) % 5 | (order > 0)), eligible=True)
+        if order:
+            first = np.arange(2 * SECTION_PAGES, 3 * SECTION_PAGES, 1 << order)
+            kernels.set_order(first, order)
         rng = np.random.default_rng(5)
         said = []
         for n_items in (12_000, 900, 30_000):
             # Few pages, so that many are asked for more than once, each time for another node.
-            pfns = rng.choice(np.r_[100:1_100, 4 * SECTION_PAGES : 4 * SECTION_PAGES + 3_000, -1], n_items)
+            few = np.r_[100:1_100, 4 * SECTION_PAGES : 5 * SECTION_PAGES : 11, -1]
+            pfns = rng.choice(few, n_items)
             nids = rng.integers(-1, 3, n_items).astype(np.int32)
             outcomes = np.empty(n_items, dtype=np.uint8)
             said.append(getattr(kernels, call)(pfns, nids, *params, outcomes).tolist())

@@ -14,6 +14,7 @@ from backends import backend_named
 from gpuscan.kernels.api import ScanRequest, StoreLayout
 from gpuscan.kernels.cpu import scan
 from gpuscan.kernels.cpu.scan_sparse import scan_sparse
+from gpuscan.kernels.cpu.staged_plan import StagedPlan
 from gpuscan.kernels.cpu.staging import STRIP_CLAIMS, strips_for
 from gpuscan.records.formats import STORE_FORMATS
 from gpuscan.records.page_map import SECTION_PAGES
@@ -55,7 +56,9 @@ def test_claims_that_fill_a_segment_go_on_in_the_next(format_name: str) -> None:
 
 @pytest.mark.parametrize("format_name", STORE_FORMATS)
 @pytest.mark.parametrize("n_claims", [0, 1, 63, 64, 65, 2_047, 2_048, 2_049])
-def test_a_plan_is_the_same_made_at_once_or_when_it_is_read(format_name: str, n_claims: int) -> None:
+def test_a_plan_is_the_same_made_at_once_or_when_it_is_read(
+    format_name: str, n_claims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout = plain_layout(format_name, n_sections=2, n_targets=5)
     reference, kernels = pair("cpu-2", layout, Filling(ready=0.0), np.random.default_rng(1))
     rng = np.random.default_rng(n_claims)
@@ -70,13 +73,19 @@ def test_a_plan_is_the_same_made_at_once_or_when_it_is_read(format_name: str, n_
     np.bitwise_or.at(arrays.block_bits, flats >> 15, np.uint64(1) << (flats >> 9 & 63).astype(np.uint64))
     for each in (reference, kernels):
         each.load(arrays)
+    made_later = []
+    monkeypatch.setattr(scan, "StagedPlan", lambda *given: made_later.append(1) or StagedPlan(*given))
     request = ScanRequest(0, layout.n_pages, layout.n_pages, "indexed")
     plan, expected = kernels.scan(request), reference.scan(request)
     assert len(plan.flat) + plan.n_unknown_target == n_claims
     assert_same_plan(plan, expected)
     assert_same_store(kernels, reference)
     assert plan.owns_arrays
+    assert bool(made_later) == (n_claims > 2_048)
     found = plan.flat
+    assert found.base is None or found.base.nbytes == found.nbytes, (
+        "a plan that is kept holds no more than itself"
+    )
     plan.recycle()
     kernels.load(arrays)
     kernels.scan(request)

@@ -156,6 +156,36 @@ def test_what_is_allowed_is_read_again_after_the_rehearsal_and_before_the_monito
     assert done == ["read", "rehearsed", "read", "on"]
 
 
+def test_what_is_allowed_is_read_before_the_look_and_what_is_seen_is_dated_after_that(bed, monkeypatch):
+    """It may take long, and what a monitor sees is not older than it thinks."""
+    happened = []
+    clock = SimpleNamespace(ns=10**9)
+    system = SimpleNamespace(monotonic_ns=lambda: clock.ns)
+    monkeypatch.setattr(bed.source, "_system", system)
+    observe, allowance_of = bed.monitor.observe, bed.source._allowance_of
+
+    def slow(process):
+        happened.append("read")
+        clock.ns += 3 * 10**9
+        return allowance_of(process)
+
+    def dated(now_ns):
+        happened.append(("look", now_ns))
+        return observe(now_ns)
+
+    monkeypatch.setattr(bed.source, "_allowance_of", slow)
+    monkeypatch.setattr(bed.monitor, "observe", dated)
+    for member in bed.source.members:
+        member.read_again_ns = 0
+    bed.source._started_ns = clock.ns
+    sampled = bed.source.sample(0, 1)
+    assert happened == ["read", ("look", 4 * 10**9)]
+    assert sampled.metrics["observe_ns"] == 3 * 10**9
+    clock.ns += 10**9
+    bed.source.sample(3 * 10**9, 1)
+    assert happened[2:] == [("look", 5 * 10**9)], "read again after 20 times as long as it took"
+
+
 def test_two_looks_move_what_is_far_and_the_time_is_real(bed):
     first = bed.tick()
     assert (first.marked, bed.near()) == (0, 0)

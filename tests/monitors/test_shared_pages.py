@@ -47,15 +47,19 @@ class Bed:
         counts[FRAMES] = len(self.processes)
         (self.root / "proc/kpagecount").write_bytes(counts.tobytes())
 
-    def begin(self, treatment):
-        """Begin a look at all of them."""
+    def begin(self, treatment, cold=()):
+        """Begin a look at all of them, who have these cold pages."""
         allowance = Allowance(frozenset({0, 1}), np.array([0]), (None,), {}, np.array([AT]))
         sharers = [Sharer(number, one, allowance, treatment) for number, one in self.processes.items()]
-        self.pages.begin(sharers, [])
+        self.pages.begin(sharers, cold)
         self.pages.bring_up_to_date()
 
     def judge(self, number):
         """Return which pages are known, of those that one process was seen with."""
+        return self.verdict(number, "up").is_known
+
+    def verdict(self, number, way):
+        """Return what is to be done with the pages."""
         folios = Wanted(
             FRAMES,
             np.zeros(8, dtype=np.int64),
@@ -64,7 +68,7 @@ class Bed:
             np.full(8, number),
             np.full(8, int(Trait.SHARED)),
         )
-        return self.pages.judge(number, folios, "up").is_known
+        return self.pages.judge(number, folios, way)
 
 
 @pytest.fixture
@@ -82,6 +86,27 @@ def test_what_all_judged_is_looked_for_once_when_the_next_look_begins(bed):
     bed.begin(Treatment())
     assert all(bed.judge(number).all() for number in (1, 2, 3, 4))
     assert bed.asked == [[], 3 * FRAMES.tolist()]
+
+
+def test_what_was_judged_is_looked_for_when_somebody_asks_again(bed):
+    bed.map(1, 2, 3)
+    bed.begin(Treatment())
+    bed.map(4)
+    assert not bed.judge(1).any()
+    for _ in range(3):  # looks that find no shared page
+        bed.pages.begin([], [])
+    bed.begin(Treatment())
+    assert bed.judge(1).all()
+    bed.pages.begin([], [])
+    bed.begin(Treatment())
+    assert bed.asked == [[], FRAMES.tolist(), FRAMES.tolist()]
+
+
+def test_cold_for_all_is_found_however_the_pages_of_each_are_ordered(bed):
+    bed.map(1, 2)
+    for cold, expected in (([FRAMES[::-1], FRAMES[:4][::-1]], 4), ([FRAMES[::-1], FRAMES[:0]], 0)):
+        bed.begin(Treatment(demotes=True), cold)
+        assert bed.verdict(1, "down").is_cold.sum() == expected
 
 
 def test_page_tables_are_read_once_a_look_and_only_if_somebody_asks(bed, monkeypatch):

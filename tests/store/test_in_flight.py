@@ -44,12 +44,17 @@ def test_a_folio_that_is_freed_while_a_plan_is_handed_out_leaves_it_its_own_arra
     assert plan.flat.tolist() == plan.words.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("path", ["indexed", "dense"])
-def test_no_memory_for_a_plan_leaves_its_pages_ready(path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    n_ready, empty = 99, np.empty
+@pytest.mark.parametrize(
+    ("path", "n_ready", "refused"),
+    [("indexed", 99, 2_048), ("indexed", 2_999, 2_999), ("dense", 99, 99)],
+)
+def test_no_memory_for_a_plan_leaves_its_pages_ready(
+    path: Any, n_ready: int, refused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = np.empty
 
     def fails(shape: Any, *args: Any, **more: Any) -> Any:
-        if shape == n_ready:
+        if shape == refused:
             raise MemoryError
         return empty(shape, *args, **more)
 
@@ -64,11 +69,16 @@ def test_no_memory_for_a_plan_leaves_its_pages_ready(path: Any, monkeypatch: pyt
         assert len(store.scan(path=path).flat) == n_ready
 
 
-def test_a_recycled_plan_that_nobody_read_says_so() -> None:
+@pytest.mark.parametrize(("path", "capacity"), [("indexed", 512), ("dense", 512), ("indexed", 1 << 20)])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_plan_of_ones_own_arrays_that_was_recycled_says_so(path: Any, capacity: int, is_read: bool) -> None:
     with Store(tiered(), "rfc", CpuBackend(1)) as store:
         store.load_pages(store.page_map.present_bits())
         store.request([START + 3], 0)
-        raw = store.kernels.scan(ScanRequest(0, store.n_pages, 512, "indexed"))
+        raw = store.kernels.scan(ScanRequest(0, store.n_pages, capacity, path))
+        assert raw.owns_arrays
+        if is_read:
+            assert len(raw.flat) == 1
         raw.recycle()
         with pytest.raises(RuntimeError, match="recycled"):
             _ = raw.flat
