@@ -74,7 +74,12 @@ def test_a_plan_is_the_same_made_at_once_or_when_it_is_read(
     for each in (reference, kernels):
         each.load(arrays)
     made_later = []
-    monkeypatch.setattr(scan, "StagedPlan", lambda *given: made_later.append(1) or StagedPlan(*given))
+
+    def staged(*given: Any) -> StagedPlan:
+        made_later.append(given)
+        return StagedPlan(*given)
+
+    monkeypatch.setattr(scan, "StagedPlan", staged)
     request = ScanRequest(0, layout.n_pages, layout.n_pages, "indexed")
     plan, expected = kernels.scan(request), reference.scan(request)
     assert len(plan.flat) + plan.n_unknown_target == n_claims

@@ -158,7 +158,7 @@ def test_what_is_allowed_is_read_again_after_the_rehearsal_and_before_the_monito
 
 def test_what_is_allowed_is_read_before_the_look_and_what_is_seen_is_dated_after_that(bed, monkeypatch):
     """It may take long, and what a monitor sees is not older than it thinks."""
-    happened = []
+    happened: list[object] = []
     clock = SimpleNamespace(ns=10**9)
     system = SimpleNamespace(monotonic_ns=lambda: clock.ns)
     monkeypatch.setattr(bed.source, "_system", system)
