@@ -30,6 +30,7 @@ class DamonKernel:
         self.regions: dict[int, list[tuple[int, int, int, int]]] = {}
         self.refuses: dict[str, int] = {}
         self._next_pid = FIRST_PID
+        self._have_run: set[str] = set()
         self.admin.mkdir(parents=True)
         (self.admin / "nr_kdamonds").write_text("0\n")
         boot = root / "proc/sys/kernel/random"
@@ -45,10 +46,15 @@ class DamonKernel:
         if path.name == "state":
             self._command(path.parent, value)
             return
-        if name == "nr_kdamonds" and any(
-            (one / "state").read_text() == "on\n" for one in self.admin.glob("[0-9]*")
-        ):
+        if name == "nr_kdamonds" and any(map(self._is_on, self.admin.glob("[0-9]*"))):
             raise OSError(errno.EBUSY, "Device or resource busy")
+        if path.name == "nr_contexts" and value not in ("0", "1"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        if path.name in ("nr_contexts", "nr_targets", "nr_regions"):
+            # The kernel lets it happen, and forgets what the kdamond's next answer would be put into.
+            assert not self._is_on(self.admin / name.partition("/")[0]), f"{name} of one that runs"
+        if name == "nr_kdamonds":
+            self._have_run.clear()
         path.write_text(value + "\n")
         makes = {
             "nr_kdamonds": self._kdamond,
@@ -63,6 +69,10 @@ class DamonKernel:
             for number in range(int(value)):
                 makes[path.name](path.parent / str(number))
 
+    @staticmethod
+    def _is_on(kdamond: Path) -> bool:
+        return (kdamond / "state").read_text() == "on\n"
+
     def kill_kdamond(self, number: int) -> None:
         """Let a kdamond end, as it does with its process."""
         kdamond = self.admin / str(number)
@@ -73,8 +83,15 @@ class DamonKernel:
     def _command(self, kdamond: Path, value: str) -> None:
         if value in self.refuses:
             raise OSError(self.refuses[value], "refused")
+        if value != "off" and (kdamond / "contexts/nr_contexts").read_text() != "1\n":
+            raise OSError(
+                errno.EINVAL, "Invalid argument"
+            )  # damon_sysfs_handle_cmd(), mm/damon/sysfs.c, v6.12
         if value == "on":
+            if self._is_on(kdamond):
+                raise OSError(errno.EBUSY, "Device or resource busy")
             self._check_regions(kdamond)
+            self._have_run.add(kdamond.name)
             pid = self._next_pid
             self._next_pid += 1
             process = self.root / f"proc/{pid}"
@@ -82,8 +99,10 @@ class DamonKernel:
             process.joinpath("stat").write_text(stat_line(pid, "kdamond.0", flags=0x208040, start=pid * 10))
             (kdamond / "state").write_text("on\n")
             (kdamond / "pid").write_text(f"{pid}\n")
-        elif (kdamond / "state").read_text() != "on\n":
-            raise OSError(errno.EINVAL, "Invalid argument")
+        elif not self._is_on(kdamond):
+            # damon_stop() has another errno for one that has ended.
+            has_ended = value == "off" and kdamond.name in self._have_run
+            raise OSError(errno.EPERM if has_ended else errno.EINVAL, "it is off")
         elif value == "off":
             self.kill_kdamond(int(kdamond.name))
         elif value == "update_schemes_tried_regions":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +118,7 @@ class Damon(TakenDamon):
         self._silent: set[int] = set()
         self._trace: AggregationTrace | None = None
         self._trace_limit_s = 0.0
+        self._intervals = Intervals()
         self._least_accesses = 0
         self._is_new = False
         self._has_traced = False
@@ -140,31 +141,73 @@ class Damon(TakenDamon):
                 f"{self.remedy}"
             ) from error
 
-    def start(self, watched: Sequence[Watched], intervals: Intervals, *, least_accesses: int) -> None:
+    def start(
+        self, watched: Sequence[Watched], intervals: Intervals, *, least_accesses: int, n_kdamonds: int = 1
+    ) -> list[int]:
         """Start one kdamond for each of ``watched``; those started before are stopped.
 
         Args:
             watched: processes, or the machine.
-            intervals: how finely to look.
+            intervals: how finely to look, from now on.
             least_accesses: regions with fewer are not reported.
+            n_kdamonds: how many there will be at most, so that :meth:`change` can start some later.
+
+        Returns:
+            Their numbers.
 
         Raises:
             DamonUnavailableError: the kernel refuses.
         """
         self._stop()
         self._silent.clear()
-        state = self._claim([one.noted for one in watched])
-        for number, one in enumerate(watched):
-            self._configure(self._admin / str(number), one, intervals, least_accesses)
+        self._claim([""] * max(len(watched), n_kdamonds))
         if self._trace is None:
             with contextlib.suppress(OSError):  # no tracefs, or locked down: sysfs says it, too
                 self._trace = AggregationTrace(damon_state.trace_instance(self._system), self._system)
+        self._intervals = intervals
         self._trace_limit_s = _N_TRACED * intervals.aggregation_us / 1e6
         self._least_accesses = least_accesses
         self._is_new = True
         if self._trace is not None:
             self._trace.begin()
-        for number, one in enumerate(watched):
+        return self._add(watched)
+
+    def change(self, gone: Iterable[int], watched: Sequence[Watched]) -> list[int]:
+        """Stop some kdamonds and start others; those of neither go on with what they know.
+
+        The kernel asks of a kdamond that is written to only that it does not run itself
+        (damon_sysfs_turn_damon_on(), mm/damon/sysfs.c, v6.12).
+
+        Args:
+            gone: numbers of those to stop; they may have ended by themselves.
+            watched: whom others are to watch, at most as many as are free then.
+
+        Returns:
+            The numbers of the new ones.
+
+        Raises:
+            DamonUnavailableError: the kernel refuses, or somebody took DAMON over meanwhile.
+        """
+        gone = list(gone)
+        free = [number for number, what in enumerate(self._noted) if not what or number in gone]
+        touched = {*self._used(), *free[: len(watched)]}
+        why = damon_state.whose(self._system, self._state_file.read(), sorted(touched))
+        if why:
+            raise DamonUnavailableError(self._taken(damon_state.n_kdamonds(self._system), why))
+        for number in gone:
+            self._free(number)
+            self._silent.discard(number)
+        return self._add(watched)
+
+    def _add(self, watched: Sequence[Watched]) -> list[int]:
+        free = (number for number, what in enumerate(self._noted) if not what)
+        numbers = list(itertools.islice(free, len(watched)))
+        for number, one in zip(numbers, watched, strict=True):
+            self._noted[number] = one.noted
+        self._note()
+        for number, one in zip(numbers, watched, strict=True):
+            self._configure(self._admin / str(number), one)
+        for number, one in zip(numbers, watched, strict=True):
             try:
                 self._write(self._admin / str(number) / "state", "on")
             except DamonUnavailableError:
@@ -172,10 +215,12 @@ class Damon(TakenDamon):
                 if one.pid is None or (stat is not None and stat.state != "Z"):
                     raise
                 # The process has ended meanwhile; so has what there would be to see.
-        self._state_file.write({**state, "kdamonds": damon_state.running(self._system, self._n)})
+        if numbers:
+            self._note_running(numbers)
+        return numbers
 
-    def _configure(self, kdamond: Path, one: Watched, intervals: Intervals, least_accesses: int) -> None:
-        write = self._write
+    def _configure(self, kdamond: Path, one: Watched) -> None:
+        intervals, write = self._intervals, self._write
         write(kdamond / "contexts/nr_contexts", 1)
         context = kdamond / "contexts/0"
         write(context / "operations", self._operations)
@@ -201,33 +246,39 @@ class Damon(TakenDamon):
         write(scheme / "action", "stat")
         for what, least, most in (
             ("sz", 0, _MOST_BYTES),
-            ("nr_accesses", least_accesses, _MOST),
+            ("nr_accesses", self._least_accesses, _MOST),
             ("age", 0, _MOST),
         ):
             write(scheme / f"access_pattern/{what}/min", least)
             write(scheme / f"access_pattern/{what}/max", most)
 
-    def latest(self) -> list[Regions]:
+    def latest(self) -> dict[int, Regions]:
         """Return what each kdamond found in the aggregation that it ended next; nothing once it has ended.
+
+        Returns:
+            By the numbers of those that were started.
 
         Raises:
             RunFailedError: see :meth:`regions`.
         """
         if self._trace is None:
-            return [self.regions(number) for number in range(self._n)]
-        pids = [damon_state.kdamond_pid(self._system, number) for number in range(self._n)]
-        asked = [pid for pid in pids if pid > 0]
+            return {number: self.regions(number) for number in self._used()}
+        pids = {number: damon_state.kdamond_pid(self._system, number) for number in self._used()}
+        asked = [pid for pid in pids.values() if pid > 0]
         if not self._is_new:  # else it traces since before they were on
             self._trace.begin()
         self._is_new = False
         found = self._trace.aggregations(asked, self._trace_limit_s)
         self._trace.end()
         self._has_traced |= bool(found)
-        if not self._has_traced and any(map(self.is_running, range(self._n))):  # written in another way here
+        if not self._has_traced and any(map(self.is_running, pids)):  # written in another way here
             self._trace.close()
             self._trace = None
             return self.latest()
-        return [_regions(found[pid], self._least_accesses) if pid in found else NO_REGIONS for pid in pids]
+        return {
+            number: _regions(found[pid], self._least_accesses) if pid in found else NO_REGIONS
+            for number, pid in pids.items()
+        }
 
     def regions(self, number: int) -> Regions:
         """Return what a kdamond found in the last aggregation, through sysfs; nothing once it has ended.

@@ -93,12 +93,12 @@ class MigratingDamon(TakenDamon):
         """
         self._stop()
         try:
-            state = self._claim(["paddr"] * len(physical))
+            self._claim(["paddr"] * len(physical))
             for number, ranges in enumerate(physical):
                 self._configure(self._admin / str(number), ranges, schemes[number])
             for number in range(len(physical)):
                 self._write(self._admin / str(number) / "state", "on")
-            self._state_file.write({**state, "kdamonds": damon_state.running(self._system, self._n)})
+            self._note_running(range(self._n))
         except BaseException:
             self._stop()
             raise

@@ -20,7 +20,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +31,8 @@ ADMIN = "sys/kernel/mm/damon/admin/kdamonds"
 STATE_FILE = "run/gpuscan/damon.json"
 TRACING = "sys/kernel/tracing"
 _INSTANCE = "gpuscan-"
+OFF = {"pid": -1, "start_ticks": 0}
+"""What the state file says of a kdamond that does not run."""
 
 _OFF_WITHIN_NS = 10_000_000_000
 _CLEAN_UP_WITHIN_NS, _CLEAN_UP_AGAIN_S = 60_000_000_000, 0.05
@@ -130,17 +132,20 @@ def kdamond_pid(system: System, number: int) -> int:
     return int(read(system, directory / "pid"))
 
 
-def running(system: System, n: int) -> list[dict[str, int]]:
-    """Return PID and start time of kdamonds 0 to n - 1, for the state file; -1 and 0 for one that is off."""
-    found = []
-    for number in range(n):
-        pid = kdamond_pid(system, number)
-        found.append({"pid": pid, "start_ticks": (start_ticks(system, pid) or 0) if pid > 0 else 0})
-    return found
+def running(system: System, number: int) -> dict[str, int]:
+    """Return PID and start time of a kdamond, for the state file; those of :data:`OFF` while it is off."""
+    pid = kdamond_pid(system, number)
+    return {"pid": pid, "start_ticks": start_ticks(system, pid) or 0} if pid > 0 else OFF
 
 
-def whose(system: System, state: dict[str, Any]) -> str:
-    """Say why what is configured is not what ``state`` says gpuscan configured; empty if it is."""
+def whose(system: System, state: dict[str, Any], numbers: Iterable[int] | None = None) -> str:
+    """Say why what is configured is not what ``state`` says gpuscan configured; empty if it is.
+
+    Args:
+        system: whose DAMON it is.
+        state: as it was noted.
+        numbers: of the kdamonds to look at; all without it.
+    """
     n = n_kdamonds(system)
     if not state or state.get("boot_id") != boot_id(system):
         return "no state file of this boot says that it is gpuscan's"
@@ -148,8 +153,9 @@ def whose(system: System, state: dict[str, Any]) -> str:
         return f"{n} kdamonds are configured, gpuscan's state file says {state.get('n_kdamonds')}"
     noted = state.get("kdamonds") or []
     wanted = state.get("configured") or []
-    for number in range(n):
-        pid = kdamond_pid(system, number)
+    for number in range(n) if numbers is None else numbers:
+        # Of a spare one nothing may be configured, and then it is off.
+        pid = kdamond_pid(system, number) if number < len(wanted) else -1
         known = noted[number] if number < len(noted) else None
         if pid > 0 and known is not None and known["pid"] > 0:
             if (pid, start_ticks(system, pid) or 0) == (known["pid"], known["start_ticks"]):
@@ -201,17 +207,26 @@ def _asked_again(system: System, ask: Callable[[], _T]) -> _T:
     return ask()
 
 
-def switch_off(system: System) -> None:
-    """Stop every kdamond and leave none configured: how DAMON was when gpuscan took it."""
-    for number in range(n_kdamonds(system)):
-        state = system.root / ADMIN / str(number) / "state"
-        if read(system, state) == "on":
-            with contextlib.suppress(OSError):  # it may end by itself, with its process
-                write(system, state, "off")
-        deadline_ns = system.monotonic_ns() + _OFF_WITHIN_NS
-        while read(system, state) == "on" and system.monotonic_ns() < deadline_ns:
-            system.sleep(0.01)
+def switch_off(system: System, numbers: Iterable[int]) -> None:
+    """Stop these kdamonds, which are all that may run, and leave none configured, as gpuscan found DAMON."""
+    for number in numbers:
+        stop(system, number)
     write(system, system.root / ADMIN / "nr_kdamonds", 0)
+
+
+def stop(system: System, number: int) -> bool:
+    """Stop a kdamond, if it is on; the others go on. Return whether it is off."""
+    state = system.root / ADMIN / str(number) / "state"
+    if read(system, state) != "on":
+        return True
+    with contextlib.suppress(OSError):  # it may end by itself, with its process
+        write(system, state, "off")
+    deadline_ns = system.monotonic_ns() + _OFF_WITHIN_NS
+    while read(system, state) == "on":
+        if system.monotonic_ns() >= deadline_ns:
+            return False
+        system.sleep(0.01)
+    return True
 
 
 def trace_instance(system: System) -> str:
@@ -270,7 +285,7 @@ def restore(system: System, state_file: StateFile) -> str:
         if why:
             remove_traces(system, state)
             return why
-        switch_off(system)
+        switch_off(system, range(len(state.get("configured") or [])))
     settle(system, state_file)
     return ""
 

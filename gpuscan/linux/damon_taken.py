@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gpuscan.base.errors import InputError
@@ -48,7 +48,12 @@ class TakenDamon:
         self._admin = system.root / ADMIN
         noted = system.root / STATE_FILE
         self._n = 0
+        self._noted: list[str] = []
+        """What each kdamond is for, as :mod:`gpuscan.linux.damon_state` compares it; "" where it is free."""
+        self._running: list[dict[str, int]] = []
         self._cpu_s: dict[int, float] = {}
+        """By number of those that are in use."""
+        self._cpu_before_s = 0.0
         self._watchdog: subprocess.Popen[bytes] | None = None
         if not system.is_dir(self._admin):
             raise DamonUnavailableError(
@@ -90,7 +95,7 @@ class TakenDamon:
 
     def _check_operations(self) -> None:
         # Only a context that is configured says what the kernel was built with.
-        self._claim([])
+        self._claim([""])
         self._write(self._admin / "0/contexts/nr_contexts", 1)
         context = self._admin / "0/contexts/0"
         try:
@@ -116,30 +121,63 @@ class TakenDamon:
     def _check_more(self) -> None:
         """Refuse a kernel that lacks what else is needed; nothing is configured."""
 
-    def _claim(self, noted: Sequence[str]) -> dict[str, object]:
-        """Make kdamond directories, noting before what they are for; return what was noted.
+    def _claim(self, noted: Sequence[str]) -> None:
+        """Make kdamond directories, noting before what they are for.
+
+        A spare one has no thread and nothing configured. More cannot be made while one runs: then the kernel
+        refuses to change their number (damon_sysfs_kdamonds_add_dirs(), mm/damon/sysfs.c, v6.12).
 
         Args:
-            noted: operations and target of each, as :mod:`gpuscan.linux.damon_state` compares them.
+            noted: operations and target of each, as :mod:`gpuscan.linux.damon_state` compares them; "" for
+                a spare one.
         """
         n_found = damon_state.n_kdamonds(self._system)
         if n_found:
             raise DamonUnavailableError(self._taken(n_found, "somebody configured it meanwhile"))
-        self._n = max(1, len(noted))
-        state: dict[str, object] = {
-            "boot_id": damon_state.boot_id(self._system),
-            "n_kdamonds": self._n,
-            "configured": list(noted),
-            "trace_instances": sorted(
-                {damon_state.trace_instance(self._system)}
-                | damon_state.trace_instances(self._system, self._state_file.read())
-            ),
-        }
-        self._state_file.write(state)
+        self._n = len(noted)
+        self._noted = list(noted)
+        self._running = [damon_state.OFF] * self._n
+        self._note()
         if self._watchdog is None:
             self._watchdog = self._start_watchdog()
         self._write(self._admin / "nr_kdamonds", self._n)
-        return state
+
+    def _note(self) -> None:
+        """Note what each kdamond is for, and who of them is known to run."""
+        n_used = max(self._used(), default=-1) + 1
+        self._state_file.write(
+            {
+                "boot_id": damon_state.boot_id(self._system),
+                "n_kdamonds": self._n,
+                "configured": self._noted[:n_used],
+                "kdamonds": self._running[:n_used],
+                "trace_instances": sorted(
+                    {damon_state.trace_instance(self._system)}
+                    | damon_state.trace_instances(self._system, self._state_file.read())
+                ),
+            }
+        )
+
+    def _note_running(self, numbers: Iterable[int]) -> None:
+        """Note who these kdamonds are, now that they are on."""
+        for number in numbers:
+            self._running[number] = damon_state.running(self._system, number)
+        self._note()
+
+    def _used(self) -> list[int]:
+        """Return the numbers of the kdamonds that are not spare ones."""
+        return [number for number, what in enumerate(self._noted) if what]
+
+    def _free(self, number: int) -> None:
+        """Stop a kdamond and let it have nothing configured, so that it is a spare one; to be noted then.
+
+        In this order each state in between is one that the last note allows.
+        """
+        if not damon_state.stop(self._system, number):
+            raise DamonUnavailableError(f"kdamond {number} does not stop; {self.remedy}")
+        self._write(self._admin / str(number) / "contexts/nr_contexts", 0)
+        self._noted[number], self._running[number] = "", damon_state.OFF
+        self._cpu_before_s += self._cpu_s.pop(number, 0.0)
 
     def _taken(self, n: int, why: str) -> str:
         pids = [damon_state.kdamond_pid(self._system, number) for number in range(n)]
@@ -163,12 +201,12 @@ class TakenDamon:
 
     def cpu_s(self) -> float:
         """Return the CPU time that the kdamonds were last seen to have taken, in seconds."""
-        for number in range(self._n):
+        for number in self._used():
             pid = damon_state.kdamond_pid(self._system, number)
             stat = read_stat(pid, self._system) if pid > 0 else None
             if stat is not None:
-                self._cpu_s[pid] = stat.cpu_s
-        return sum(self._cpu_s.values())
+                self._cpu_s[number] = stat.cpu_s
+        return self._cpu_before_s + sum(self._cpu_s.values())
 
     def close(self) -> None:
         """Stop the kdamonds and leave DAMON as it was found: nothing configured.
@@ -204,8 +242,10 @@ class TakenDamon:
     def _stop(self) -> None:
         if self._n:
             if not damon_state.whose(self._system, self._state_file.read()):
-                damon_state.switch_off(self._system)
-            self._n = 0
+                damon_state.switch_off(self._system, self._used())
+            self._n, self._noted = 0, []
+            self._cpu_before_s += sum(self._cpu_s.values())
+            self._cpu_s.clear()
 
     def _start_watchdog(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C and a shell's kill of the job do not reach it.

@@ -16,8 +16,7 @@ _MOST_MOMENTS = 16
 class QuietMemory:
     """Which memory of a process had no access, and since when, also over restarts of its kdamond.
 
-    A region's age begins at 0 when a kdamond starts, and all start anew whenever there is a newcomer: by its
-    age alone nothing would ever be cold where processes come more often than ``cold_after_ns``.
+    A region's age begins at 0 when a kdamond starts, which somebody may have switched off meanwhile.
 
     Args:
         intervals: how finely DAMON looks.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpuscan.base.units import PAGE_BYTES
+from gpuscan.linux import damon_state
+from gpuscan.linux.system import HERE
 
 from .kernel import pfn_ranges
 
@@ -25,6 +27,16 @@ def n_kdamonds() -> int:
 def n_working() -> int:
     """Return how many kdamonds are switched on."""
     return sum((KDAMONDS / f"{number}/state").read_text() == "on\n" for number in range(n_kdamonds()))
+
+
+def who_watches() -> dict[int, int]:
+    """Return the PID of each kdamond that is switched on, by the process that it watches."""
+    found = {}
+    for number in range(n_kdamonds()):
+        if (pid := damon_state.kdamond_pid(HERE, number)) > 0:
+            target = KDAMONDS / f"{number}/contexts/0/targets/0/pid_target"
+            found[int(damon_state.read(HERE, target))] = pid
+    return found
 
 
 def promote_hot(from_nids: tuple[int, ...], target_nid: int, *, min_accesses: int) -> int:

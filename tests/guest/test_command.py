@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from guest import kernel
-from guest.damon_scheme import n_kdamonds
+from guest.damon_scheme import n_kdamonds, n_working
 from guest.processes import Live, Workload, eventually
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
@@ -23,14 +23,14 @@ N_HOT = 8192
 def test_a_start_after_a_kill_is_clean(tmp_path: Path) -> None:
     with Workload(tmp_path, "--pause-ms", "1", "--node", "2") as workload:
         with Live(tmp_path, [workload.pid], "--monitor", "damon", name="killed") as live:
-            assert n_kdamonds() == 1
+            assert n_working() == 1
             live.kill()
         eventually(lambda: n_kdamonds() == 0, "the watchdog has cleaned up", 60)
         with Live(tmp_path, [workload.pid], "--monitor", "damon", name="killed-with-watchdog") as live:
             for pid in children(live.pid):
                 os.kill(pid, signal.SIGKILL)
             live.kill()
-        assert n_kdamonds() == 1, "nobody was left to clean up"
+        assert n_working() == 1, "nobody was left to clean up"
         before, others = kernel.vmstat()["pgmigrate_success"], kernel.other_moves()
         with Live(tmp_path, [workload.pid], "--monitor", "damon", "--metrics", f":{PORT}") as live:
             eventually(lambda: live.moved_pages() > N_HOT // 2, "it moves pages again", 120)

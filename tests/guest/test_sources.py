@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from gpuscan.base.errors import InputError
 from gpuscan.base.units import PAGE_BYTES
 from gpuscan.live.session import LiveRequest, LiveSession, LiveTotals
 from guest import kernel
+from guest.damon_scheme import who_watches
 from guest.processes import HERE, Program, Workload
 from guest.session import run_live
 from guest.shown import ENOUGH, Near, Placed, Share, on_node, show
@@ -156,18 +158,61 @@ def test_what_joins_a_cgroup_is_moved_and_what_is_outside_is_not(workload: Workl
     assert_books_agree(ran)
 
 
-def test_cold_pages_go_down_though_newcomers_start_kdamonds_anew(workload: Workload) -> None:
-    put(workload, hot=NEAR, cold=NEAR)
-    n_cold = workload.n_bytes // PAGE_BYTES * 3 // 4
-    if not (CGROUPS / "cgroup.procs").exists():
-        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUPS)], check=True)
-    group = CGROUPS / "gpuscan-churn"
-    group.mkdir()
-    (group / "cgroup.procs").write_text(str(workload.pid))
-    newcomers: list[subprocess.Popen[bytes]] = []
-    came_s = [0.0]
+def test_a_newcomer_leaves_the_kdamond_of_another_running(workload: Workload) -> None:
+    put(workload, hot=FAR, cold=FAR)
+    seen: list[dict[int, int]] = []
+    comes: list[subprocess.Popen[bytes]] = []
 
     def until(*_: object) -> bool:
+        seen.append(who_watches())
+        is_near = on_node(workload, NEAR).hot >= ENOUGH
+        if is_near and not comes:
+            comes.append(subprocess.Popen(["sleep", "3600"]))
+            (group / "cgroup.procs").write_text(str(comes[0].pid))
+        elif comes and comes[0].pid in seen[-1] and not any(comes[0].pid in each for each in seen[:-1]):
+            put(workload, hot=FAR, cold=FAR)  # what it finds must go on to move
+            return False
+        return is_near and bool(comes) and comes[0].pid in seen[-1]
+
+    with cgroup_of(workload, "gpuscan-newcomer") as group:
+        try:
+            ran = run_live(for_s=LONG_S, cgroup=Path(group.name), monitor="damon", until=until)
+        finally:
+            for each in comes:
+                each.kill()
+                each.wait()
+    show("a newcomer, and hot pages are far again", ran, share=on_node(workload, NEAR))
+    assert on_node(workload, NEAR).hot >= ENOUGH
+    assert ran.totals.moved_pages >= 2 * ENOUGH * workload.n_bytes // PAGE_BYTES // 4
+    assert {each[workload.pid] for each in seen} == {seen[0][workload.pid]}
+    assert set(seen[-1]) == {workload.pid, comes[0].pid}
+    assert ran.disagreements == []  # in all the kernel counts what the test moved, too
+
+
+@contextlib.contextmanager
+def cgroup_of(workload: Workload, name: str) -> Iterator[Path]:
+    """Make a cgroup with the workload in it, and remove it when all others in it have ended."""
+    if not (CGROUPS / "cgroup.procs").exists():
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUPS)], check=True)
+    group = CGROUPS / name
+    group.mkdir()
+    (group / "cgroup.procs").write_text(str(workload.pid))
+    try:
+        yield group
+    finally:
+        (CGROUPS / "cgroup.procs").write_text(str(workload.pid))
+        group.rmdir()
+
+
+def test_cold_pages_go_down_though_newcomers_come(workload: Workload) -> None:
+    put(workload, hot=NEAR, cold=NEAR)
+    n_cold = workload.n_bytes // PAGE_BYTES * 3 // 4
+    newcomers: list[subprocess.Popen[bytes]] = []
+    came_s = [0.0]
+    kdamonds: set[int] = set()
+
+    def until(*_: object) -> bool:
+        kdamonds.add(who_watches()[workload.pid])
         if time.monotonic() - came_s[0] > 1.0:
             came_s[0] = time.monotonic()
             newcomers.append(subprocess.Popen(["sleep", "3600"]))
@@ -177,24 +222,24 @@ def test_cold_pages_go_down_though_newcomers_start_kdamonds_anew(workload: Workl
                 gone.wait()
         return on_node(workload, NEAR).n_cold <= (1 - ENOUGH) * n_cold
 
-    try:
-        ran = run_live(
-            for_s=LONG_S,
-            cgroup=Path("gpuscan-churn"),
-            monitor="damon",
-            demote=True,
-            cold_after_ns=4_000_000_000,
-            until=until,
-        )
-    finally:
-        (CGROUPS / "cgroup.procs").write_text(str(workload.pid))
-        newcomers[-1].kill()
-        newcomers[-1].wait()
-        group.rmdir()
+    with cgroup_of(workload, "gpuscan-churn") as group:
+        try:
+            ran = run_live(
+                for_s=LONG_S,
+                cgroup=Path(group.name),
+                monitor="damon",
+                demote=True,
+                cold_after_ns=4_000_000_000,
+                until=until,
+            )
+        finally:
+            newcomers[-1].kill()
+            newcomers[-1].wait()
     near = on_node(workload, NEAR)
     show(f"cold pages near, {len(newcomers)} newcomers, --demote", ran, share=near)
     assert near.n_cold <= (1 - ENOUGH) * n_cold
     assert near.hot >= ENOUGH
+    assert len(kdamonds) == 1
     assert_books_agree(ran)
 
 

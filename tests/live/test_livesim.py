@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
@@ -18,8 +20,9 @@ from gpuscan.live.session import LiveSession
 from gpuscan.migrate.move_pages import MovePagesMigrator
 from gpuscan.monitors.source import OTHERS
 from gpuscan.store.single import Store
+from livesim.damon import DamonFiles
 from livesim.run import run, shrink
-from livesim.scenario import SHARING_FROM, scenario
+from livesim.scenario import SHARING_FROM, Event, Scenario, newcomers, scenario
 
 N_SLOW = share_of(100_000, at_least=1000)
 FOUND = {
@@ -77,8 +80,32 @@ def test_shared_pages_move_where_all_who_map_them_are_watched(monkeypatch):
     assert sum(n > 0 for n in left) >= 5
 
 
-def _broken(first: int) -> list[tuple[int, list[str]]]:
-    return [(seed, broken) for seed in range(first, first + 500) if (broken := run(scenario(seed)).broken)]
+def test_newcomers_leave_the_kdamonds_of_others_running(monkeypatch):
+    written = []
+
+    def noting(self, path, value, write=DamonFiles.write):
+        write(self, path, value)
+        written.append((path.rpartition("/")[2], value))
+
+    monkeypatch.setattr(DamonFiles, "write", noting)
+    forks = tuple(Event(step, "fork", step) for step in range(500, 1_700, 300))
+    assert run(replace(newcomers(7), n_pages=(20,), ms=6_000, events=forks)).broken == []
+    targets = [value for name, value in written if name == "pid_target"]
+    assert len(targets) == len(set(targets)) == 1 + len(forks)
+    assert written.count(("state", "on")) == len(targets)
+    assert [value for name, value in written if name == "nr_kdamonds"] == ["1", "0", "64", "0"]
+
+
+def test_processes_that_come_and_go_beside_faults():
+    assert [broken for seed in range(40) if (broken := run(newcomers(seed)).broken)] == []
+
+
+def _broken(first: int, decided_by: Callable[[int], Scenario] = scenario) -> list[tuple[int, list[str]]]:
+    return [(seed, broken) for seed in range(first, first + 500) if (broken := run(decided_by(seed)).broken)]
+
+
+def _broken_with_newcomers(first: int) -> list[tuple[int, list[str]]]:
+    return _broken(first, newcomers)
 
 
 @pytest.mark.slow
@@ -87,7 +114,9 @@ def _broken(first: int) -> list[tuple[int, list[str]]]:
 def test_many_seeds():
     shared = range(SHARING_FROM, SHARING_FROM + N_SLOW // 10, 500)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        found = [one for part in pool.map(_broken, [*range(0, N_SLOW, 500), *shared]) for one in part]
+        parts = pool.map(_broken, [*range(0, N_SLOW, 500), *shared])
+        come_and_go = pool.map(_broken_with_newcomers, range(0, N_SLOW // 50, 500))
+        found = [one for part in (*parts, *come_and_go) for one in part]
     assert found == []
 
 

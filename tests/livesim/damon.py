@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .world import BASE_PAGE, PFN_BITS, SPAN_PAGES, World
+from .world import BASE_PAGE, PFN_BITS, SPAN_PAGES, Proc, World
 
 _MOST = 6
 
@@ -46,7 +46,9 @@ class Kdamond:
 
     schemes: list[Scheme]
 
-    def __init__(self, world: World, pid: int, target: int | None, ranges: np.ndarray, every_ns: int) -> None:
+    def __init__(
+        self, world: World, pid: int, target: Proc | None, ranges: np.ndarray, every_ns: int
+    ) -> None:
         self.on_ns = world.now_ns
         self.pid, self.target, self.ranges, self.every_ns = pid, target, ranges, every_ns
         self.start_ticks = world.now_ns // 10_000_000
@@ -91,8 +93,7 @@ class Kdamond:
 
     def _accesses(self, world: World) -> np.ndarray:
         if self.target is not None:
-            proc = world.processes[self.target]
-            hot = np.flatnonzero(proc.hot & (proc.words != 0)) + BASE_PAGE << 12
+            hot = np.flatnonzero(self.target.hot & (self.target.words != 0)) + BASE_PAGE << 12
         else:
             frames = [proc.words[proc.hot & (proc.words != 0)] & PFN_BITS for proc in world.running()]
             hot = np.sort(np.concatenate([np.empty(0, np.uint64), *frames]).astype(np.int64)) << 12
@@ -108,6 +109,7 @@ class DamonFiles:
         self._has_trace = has_trace
         self.files: dict[str, str] = {"nr_kdamonds": "0"}
         self.on: dict[str, Kdamond] = {}
+        self._have_run: set[str] = set()
         self._pids = itertools.count(50_000)
         self.actions = {"stat", "migrate_hot", "migrate_cold"}
         self.instances: dict[str, dict[str, str]] = {}
@@ -119,8 +121,9 @@ class DamonFiles:
             if self._world.now_ns < kdamond.next_ns:
                 continue
             kdamond.next_ns = self._world.now_ns + kdamond.every_ns
-            proc = None if kdamond.target is None else self._world.processes.get(kdamond.target)
-            if kdamond.target is not None and (proc is None or not proc.is_alive):
+            # damon_va_target_valid(): while the target is a zombie it goes on, and finds no access.
+            target = kdamond.target
+            if target is not None and self._world.processes.get(target.pid) is not target:
                 del self.on[number]
                 continue
             kdamond.aggregate(self._world)
@@ -155,8 +158,13 @@ class DamonFiles:
         if rest == "state":
             self._command(number, value)
             return
-        if path == "nr_kdamonds" and self.on:
-            raise _no(errno.EBUSY, path)
+        if path == "nr_kdamonds":
+            if self.on:
+                raise _no(errno.EBUSY, path)
+            self._have_run.clear()
+        if number in self.on and rest.rpartition("/")[2] in ("nr_contexts", "nr_targets", "nr_regions"):
+            # The kernel lets it happen, and forgets what the kdamond's next answer would be put into.
+            self._world.broken.append(f"{path} is written while the kdamond runs")
         if self._is_refused(path, value):
             raise _no(errno.EINVAL, path)
         self.files[path] = value
@@ -169,7 +177,9 @@ class DamonFiles:
             }
 
     def _is_refused(self, path: str, value: str) -> bool:
-        return path.endswith("/action") and value not in self.actions
+        return (path.endswith("/action") and value not in self.actions) or (
+            path.endswith("/nr_contexts") and value not in ("0", "1")
+        )
 
     def _remove_numbered(self, below: str) -> None:
         n = len(below)
@@ -181,10 +191,14 @@ class DamonFiles:
 
     def _command(self, number: str, value: str) -> None:
         kdamond = self.on.get(number)
+        if value != "off" and self.files[f"{number}/contexts/nr_contexts"] != "1":
+            raise _no(errno.EINVAL, number)
         if value == "on":
             self._turn_on(number)
         elif kdamond is None:
-            raise _no(errno.EINVAL, number)
+            # damon_stop() has another errno for one that has ended.
+            has_ended = value == "off" and number in self._have_run
+            raise _no(errno.EPERM if has_ended else errno.EINVAL, number)
         elif value == "off":
             del self.on[number]
         elif value == "commit":
@@ -211,19 +225,20 @@ class DamonFiles:
             raise _no(errno.EBUSY, number)
         context = f"{number}/contexts/0/"
         target = f"{context}targets/0/"
-        pid = (
-            int(self.files[f"{target}pid_target"]) if self.files[f"{context}operations"] == "vaddr" else None
-        )
-        if pid is not None and (pid not in self._world.processes or not self._world.processes[pid].is_alive):
-            raise _no(errno.EINVAL, number)
+        proc = None
+        if self.files[f"{context}operations"] == "vaddr":
+            proc = self._world.processes.get(int(self.files[f"{target}pid_target"]))
+            if proc is None:
+                raise _no(errno.EINVAL, number)
         n = int(self.files[f"{target}regions/nr_regions"])
         edges = [
             [int(self.files[f"{target}regions/{i}/{end}"]) for end in ("start", "end")] for i in range(n)
         ] or [[BASE_PAGE << 12, BASE_PAGE + SPAN_PAGES << 12]]
         every_ns = int(self.files[f"{context}monitoring_attrs/intervals/aggr_us"]) * 1000
-        kdamond = Kdamond(self._world, next(self._pids), pid, np.array(edges), every_ns)
+        kdamond = Kdamond(self._world, next(self._pids), proc, np.array(edges), every_ns)
         kdamond.schemes = self._schemes(number)
         self.on[number] = kdamond
+        self._have_run.add(number)
 
     def _schemes(self, number: str) -> list[Scheme]:
         top = f"{number}/contexts/0/schemes/"

@@ -109,6 +109,23 @@ def evacuation(seed: int) -> Scenario:
     return replace(one, selection=selection, demote=False, evacuate=nid)
 
 
+def newcomers(seed: int) -> Scenario:
+    """Return a scenario in which processes come and go for seconds while each has a kdamond of DAMON."""
+    chance = random.Random(f"newcomers {seed}")
+    kinds = ("fork", "fork", "die", "reuse", chance.choice(FAULTS))
+    events = [
+        Event(chance.randrange(3_000), chance.choice(kinds), chance.randrange(1 << 16))
+        for _ in range(chance.randint(4, 12))
+    ]
+    return replace(
+        scenario(seed),
+        source="damon",
+        selection="cgroup",
+        ms=chance.choice((2_500, 6_000)),
+        events=tuple(sorted(events, key=lambda event: event.step)),
+    )
+
+
 def hotplug_events(seed: int, reach: int) -> list[Event]:
     """Return when nodes go offline and come online; never in the seeds before ``HOTPLUG_FROM``."""
     if seed < HOTPLUG_FROM:

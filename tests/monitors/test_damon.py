@@ -90,13 +90,139 @@ def test_what_it_is_about_to_configure_is_noted_before_it_is_configured(kernel, 
     damon = Damon("vaddr", System(kernel.root))
     monkeypatch.setattr(damon_state, "write", noting)
     damon.start([Watched(pid=77)], Intervals(), least_accesses=1)
-    name, value, noted = seen[0]
-    assert (name, value) == ("nr_kdamonds", "1")
-    assert noted["configured"] == ["vaddr 77"]
-    assert noted["boot_id"] == "this-boot"
+    (made, configured) = (
+        next(one for one in seen if one[0] == name) for name in ("nr_kdamonds", "pid_target")
+    )
+    assert (made[1], made[2]["n_kdamonds"], made[2]["boot_id"]) == ("1", 1, "this-boot")
+    assert (configured[1], configured[2]["configured"]) == ("77", ["vaddr 77"])
     state = json.loads((kernel.root / STATE).read_text())
     assert state["kdamonds"] == [{"pid": FIRST_PID, "start_ticks": FIRST_PID * 10}]
     damon.close()
+
+
+def with_spare(kernel, *pids, n_kdamonds=4):
+    damon = Damon("vaddr", System(kernel.root))
+    damon.start([Watched(pid=pid) for pid in pids], Intervals(), least_accesses=1, n_kdamonds=n_kdamonds)
+    kernel.written.clear()
+    return damon
+
+
+def states(kernel):
+    """Return state, PID and target of each kdamond; a PID of None for one that is off."""
+    found = []
+    for number in range(int(nr_kdamonds(kernel))):
+        kdamond = kernel.admin / str(number)
+        pid = int((kdamond / "pid").read_text())
+        target = kdamond / "contexts/0/targets/0/pid_target"
+        found.append((pid if pid > 0 else None, int(target.read_text()) if target.exists() else None))
+    return found
+
+
+def test_a_newcomer_takes_a_spare_kdamond_and_the_others_go_on(kernel):
+    damon = with_spare(kernel, 77, 88)
+    assert damon.change([], [Watched(pid=99)]) == [2]
+    assert states(kernel) == [(FIRST_PID, 77), (FIRST_PID + 1, 88), (FIRST_PID + 2, 99), (None, None)]
+    assert {name.partition("/")[0] for name, _ in kernel.written} == {"2"}
+    assert json.loads((kernel.root / STATE).read_text())["kdamonds"][2]["pid"] == FIRST_PID + 2
+    damon.close()
+    assert nr_kdamonds(kernel) == "0"
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_who_goes_leaves_its_kdamond_to_a_newcomer(kernel, has_ended):
+    damon = with_spare(kernel, 77, 88, n_kdamonds=2)
+    if has_ended:
+        kernel.kill_kdamond(0)
+    assert damon.change([0], []) == []
+    assert states(kernel) == [(None, None), (FIRST_PID + 1, 88)]
+    assert damon.latest().keys() == {1}
+    assert damon.change([], [Watched(pid=99)]) == [0]
+    assert states(kernel) == [(FIRST_PID + 2, 99), (FIRST_PID + 1, 88)]
+    assert "nr_kdamonds" not in dict(kernel.written)
+    damon.close()
+    assert nr_kdamonds(kernel) == "0"
+
+
+def test_a_kdamond_that_does_not_stop_is_left_as_it_is(kernel):
+    class Waiting(System):
+        now_ns = 0
+
+        def monotonic_ns(self):
+            return self.now_ns
+
+        def sleep(self, seconds):
+            self.now_ns += int(seconds * 1e9)
+
+    damon = Damon("vaddr", Waiting(kernel.root))
+    damon.start([Watched(pid=77)], Intervals(), least_accesses=1)
+    kernel.refuses["off"] = errno.EIO
+    with pytest.raises(DamonUnavailableError, match="kdamond 0 does not stop"):
+        damon.change([0], [Watched(pid=88)])
+    assert states(kernel) == [(FIRST_PID, 77)]
+    kernel.refuses.clear()
+    damon.close()
+    assert nr_kdamonds(kernel) == "0"
+
+
+def test_nothing_is_asked_of_a_spare_kdamond(kernel):
+    asked = []
+
+    class Asking(System):
+        def read_text(self, path):
+            asked.append(path.relative_to(self.root).as_posix())
+            return super().read_text(path)
+
+    damon = Damon("vaddr", Asking(kernel.root))
+    damon.start([Watched(pid=77)], Intervals(), least_accesses=1, n_kdamonds=64)
+    damon.latest()
+    damon.cpu_s()
+    assert {name.split("/")[6] for name in asked if f"{damon_state.ADMIN}/" in name} == {"nr_kdamonds", "0"}
+    assert not json.loads((kernel.root / STATE).read_text())["configured"][1:]
+    damon.close()
+
+
+def test_a_newcomer_that_takes_the_place_of_a_silent_one_is_asked_again(kernel):
+    damon = with_spare(kernel, 77)
+    damon.latest()  # it has nothing to say
+    damon.change([0], [Watched(pid=88)])
+    kernel.written.clear()
+    damon.latest()
+    assert len(kernel.written) > 1
+    damon.close()
+
+
+class Killed(BaseException):
+    """SIGKILL."""
+
+
+def test_killed_at_any_step_of_a_change_it_is_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(Damon, "_start_watchdog", lambda self: None)
+    n_steps, is_through = 0, False
+    note = damon_state.StateFile.write
+    while not is_through:
+        kernel = DamonKernel(tmp_path / str(n_steps), monkeypatch)
+        damon = with_spare(kernel, 77, 88, n_kdamonds=3)
+        left = n_steps
+
+        def step(do, *args):
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            do(*args)
+
+        with monkeypatch.context() as killing:
+            killing.setattr(damon_state, "write", lambda *args, write=kernel.write: step(write, *args))
+            killing.setattr(damon_state.StateFile, "write", lambda *args: step(note, *args))
+            try:
+                damon.change([0], [Watched(pid=99), Watched(pid=111)])
+                is_through = True
+            except Killed:
+                n_steps += 1
+        damon._state_file.close()
+        Damon("vaddr", System(kernel.root)).close()
+        assert nr_kdamonds(kernel) == "0"
+    assert n_steps > 30
 
 
 def test_regions_come_sorted_as_they_are(kernel):
@@ -264,10 +390,21 @@ def test_who_takes_it_before_the_first_step_keeps_it(kernel):
     assert kernel.written == []
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_a_newcomer_does_not_touch_what_another_took_over_meanwhile(kernel, on):
+    damon = with_spare(kernel, 77)
+    kernel.write(System(kernel.root), kernel.admin / "0/state", "off")
+    configure_foreign(kernel, on=on)
+    with pytest.raises(DamonUnavailableError, match="DAMON is taken: 1 kdamond configured"):
+        damon.change([0], [Watched(pid=88)])
+    damon.close()
+    assert kernel.written == []
+
+
 def test_a_close_that_fails_leaves_the_note_and_gives_up_the_lock(kernel, monkeypatch):
     damon = started(kernel, 77)
 
-    def refusing(system):
+    def refusing(*_):
         raise OSError(errno.EBUSY, "busy")
 
     with monkeypatch.context() as patched:
@@ -344,7 +481,7 @@ def test_a_kernel_without_tried_regions_is_refused_at_the_start_unless_it_can_be
     trace = TraceKernel(tmp_path, monkeypatch)
     damon = started(kernel, 77)
     trace.say(aggregation(FIRST_PID, (0x400000, 0x500000, 5, 1)))
-    assert [regions.n_accesses.tolist() for regions in damon.latest()] == [[5]]
+    assert [regions.n_accesses.tolist() for regions in damon.latest().values()] == [[5]]
     damon.close()
 
 
@@ -401,7 +538,10 @@ def test_cpu_time_of_a_kdamond_that_ended_still_counts(kernel):
     assert before == 200 / os.sysconf("SC_CLK_TCK")
     kernel.kill_kdamond(0)
     assert damon.cpu_s() == before
+    damon.change([0], [Watched(pid=88)])
+    assert damon.cpu_s() == 2 * before
     damon.close()
+    assert damon.cpu_s() == 2 * before
 
 
 @pytest.mark.parametrize(("says_goodbye", "left"), [(False, "0"), (True, "1\n")])

@@ -69,7 +69,7 @@ def test_regions_by_the_trace(kernel, trace):
     assert (instance / "events/damon/damon_aggregated/enable").read_text() == "1"
     assert (instance / "tracing_on").read_text() == "1"
     trace.say(aggregation(FIRST_PID, HOT, COLD) + aggregation(FIRST_PID + 1, LATER))
-    (regions,) = damon.latest()
+    regions = damon.latest()[0]
     assert regions.ranges.tolist() == [[4096, 8192]]  # the other has fewer accesses than asked for
     assert (regions.n_accesses.tolist(), regions.age.tolist()) == ([6], [3])
     assert not [value for _, value in kernel.written if value.startswith("update")]
@@ -78,6 +78,18 @@ def test_regions_by_the_trace(kernel, trace):
     assert len(damon.latest()[0]) == 1
     damon.close()
     assert not list(trace.instances.iterdir())
+
+
+def test_a_newcomer_is_told_from_who_was_there_before(kernel, trace):
+    damon = Damon("vaddr", System(kernel.root))
+    damon.start([Watched(pid=77)], Intervals(), least_accesses=1, n_kdamonds=2)
+    trace.say(aggregation(FIRST_PID, HOT))
+    assert damon.latest().keys() == {0}
+    (number,) = damon.change([], [Watched(pid=88)])
+    trace.say(aggregation(FIRST_PID, HOT, COLD) + aggregation(FIRST_PID + 1, LATER))
+    found = damon.latest()
+    assert [found[at].n_accesses.tolist() for at in (0, number)] == [[6], [5]]
+    damon.close()
 
 
 def test_what_is_traced_after_a_look_is_not_taken_for_the_next(kernel, trace, monkeypatch):

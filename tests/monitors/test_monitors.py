@@ -309,10 +309,24 @@ def test_no_kdamond_starts_anew_when_a_process_ends(kernel, process, tmp_path):
     process.alive = False
     kernel.kill_kdamond(0)
     kernel.regions[1] = [(BASE, BASE + 0x10000, 6, 3)]
+    kernel.written.clear()
     monitor.watch([other])
-    assert counts_of_starts(kernel) == 2
+    assert kernel.written == []
     (touched,) = monitor.observe(0)
     assert touched.hot.pfn.tolist() == list(range(200, 210))
+    monitor.watch([other, FakeProcess(tmp_path, 79)])
+    assert (kernel.admin / "0/contexts/0/targets/0/pid_target").read_text() == "79\n"
+    monitor.close()
+
+
+def test_the_kdamond_of_a_zombie_is_stopped(kernel, process, tmp_path):
+    """damon_va_target_valid() finds its task until it is reaped (mm/damon/vaddr.c, v6.12)."""
+    other = FakeProcess(tmp_path, 78)
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process, other])
+    process.alive = False
+    monitor.watch([other])
+    assert [(kernel.admin / f"{number}/state").read_text() for number in (0, 1)] == ["off\n", "on\n"]
     monitor.close()
 
 
@@ -322,20 +336,68 @@ def test_who_is_watched_no_more_has_no_kdamond(kernel, process, tmp_path):
     monitor = DamonVirtual(System(kernel.root))
     monitor.watch([process, other])
     monitor.watch([other])
-    assert counts_of_starts(kernel) == 3
-    assert (kernel.admin / "nr_kdamonds").read_text() == "1\n"
+    assert counts_of_starts(kernel) == 2
+    assert [(kernel.admin / f"{number}/state").read_text() for number in (0, 1)] == ["off\n", "on\n"]
+    assert (kernel.admin / "0/contexts/nr_contexts").read_text() == "0\n"
+    kernel.regions[1] = [(BASE, BASE + 0x10000, 6, 3)]
+    assert len(monitor.observe(0)) == 1
     monitor.close()
 
 
-def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, process, tmp_path):
+def test_newcomers_leave_the_kdamonds_of_others_as_they_are(kernel, process, tmp_path):
+    process.map(BASE, range(100, 116))
+    kernel.regions[0] = [(BASE, BASE + 0x10000, 6, 3)]
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    pid = (kernel.admin / "0/pid").read_text()
+    for n in range(100):  # more than there are kdamonds
+        newcomers = [FakeProcess(tmp_path, 200 + n + i) for i in range(2)]
+        monitor.watch([newcomers[0], process, newcomers[1]])
+        assert [len(touched.hot) for touched in monitor.observe(0)] == [0, 16, 0]
+    assert (kernel.admin / "0/pid").read_text() == pid
+    assert (
+        sum(name == "nr_kdamonds" for name, _ in kernel.written) == 3
+    )  # to see what it can, and to have them
+    assert sum((kernel.admin / f"{number}/state").read_text() == "on\n" for number in range(64)) == 3
+    monitor.watch([])
+    assert not any((kernel.admin / f"{number}/state").read_text() == "on\n" for number in range(64))
+    monitor.close()
+    assert (kernel.admin / "nr_kdamonds").read_text() == "0\n"
+
+
+def test_a_kdamond_that_others_switch_off_is_started_again_with_a_newcomer(kernel, process, tmp_path):
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    kernel.write(System(kernel.root), kernel.admin / "0/state", "off")
+    monitor.watch([process, FakeProcess(tmp_path, 78)])
+    assert counts_of_starts(kernel) == 3
+    assert [(kernel.admin / f"{number}/state").read_text() for number in (0, 1)] == ["on\n", "on\n"]
+    monitor.close()
+
+
+class Clock(System):
+    now_ns = 0
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+
+def test_what_is_cold_is_found_by_its_age_though_newcomers_come(kernel, process, tmp_path):
+    process.map(BASE, range(100, 116))
+    clock = Clock(kernel.root)
+    monitor = DamonVirtual(clock, Intervals(), cold_after_ns=2_000_000_000)
+    cold = []
+    for look in range(12):
+        clock.now_ns = look * 250_000_000
+        monitor.watch([process, FakeProcess(tmp_path, 200 + look)])
+        kernel.regions[0] = [(BASE, BASE + 0x10000, 0, look * 4)]  # of 60 ms
+        cold.append(len(monitor.observe(clock.now_ns)[0].cold))
+    assert cold == [0] * 8 + [16] * 4
+    monitor.close()
+
+
+def test_what_is_cold_is_found_though_kdamonds_start_anew(kernel, process, tmp_path):
     process.map(BASE, range(100, 164))
-
-    class Clock(System):
-        now_ns = 0
-
-        def monotonic_ns(self):
-            return self.now_ns
-
     clock = Clock(kernel.root)
     monitor = DamonVirtual(clock, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
     cold = []
@@ -343,6 +405,8 @@ def test_what_is_cold_is_found_though_newcomers_start_kdamonds_anew(kernel, proc
         if second != 10:  # then there is no newcomer
             newcomer = FakeProcess(tmp_path, 200 + second)
             newcomer.add_mapping(BASE, BASE + 0x10000)
+            if second:
+                kernel.kill_kdamond(0)
             monitor.watch([process, newcomer])
         for quarter in range(1, 5):
             clock.now_ns = second * 1_000_000_000 + quarter * 250_000_000

@@ -52,15 +52,14 @@ class DamonVirtual:
         self._intervals = intervals or Intervals()
         self._cold_after_ns = cold_after_ns
         self._processes: list[Process] = []
-        self._kdamonds: list[Process] = []
-        """Whom the kdamonds watch, by their numbers: of these some may have ended."""
+        self._is_on = False
+        self._kdamonds: dict[int, Process] = {}
+        """Whom each watches, by its number: of these some may have ended, and are asked for no more."""
         self._quiet: dict[int, QuietMemory] = {}
         """By ``id()`` of the process; for demotion only."""
 
     def watch(self, processes: Sequence[Process]) -> None:
-        """Start a kdamond for each process; all start anew, unless those that are left have one.
-
-        What they had found is lost, but for which memory had no access since when.
+        """Have a kdamond for each process; those of processes that stay go on.
 
         Raises:
             InputError: there are too many, or the kernel refuses.
@@ -70,39 +69,41 @@ class DamonVirtual:
                 f"{len(processes)} processes would take as many kdamonds; name at most {MOST_PROCESSES}, or "
                 "take --monitor damon-paddr"
             )
-        if not self._kdamonds:
+        numbers = {id(process): number for number, process in self._kdamonds.items()}
+        newcomers = [one for one in processes if not self._has_kdamond(one, numbers.get(id(one)))]
+        stay = {id(process) for process in processes} - {id(process) for process in newcomers}
+        left = [number for number, process in self._kdamonds.items() if id(process) not in stay]
+        if not self._is_on:
             self._rehearse(processes)
-        elif self._are_watched(processes):
-            self._processes = list(processes)
-            return
+            started = self._damon.start(
+                [_watched(process) for process in newcomers],
+                self._intervals,
+                least_accesses=1 if self._cold_after_ns is None else 0,
+                n_kdamonds=MOST_PROCESSES,
+            )
+            self._is_on = True
+            self._kdamonds = dict(zip(started, newcomers, strict=True))
+        elif newcomers or any(map(self._damon.is_running, left)):
+            started = self._damon.change(left, [_watched(process) for process in newcomers])
+            for number in left:
+                del self._kdamonds[number]
+            self._kdamonds |= zip(started, newcomers, strict=True)
+        self._processes = list(processes)
         if self._cold_after_ns is not None:
-            self._keep_quiet(processes, self._cold_after_ns)
-        self._processes = self._kdamonds = list(processes)
-        self._damon.start(
-            [_watched(process) for process in processes],
-            self._intervals,
-            least_accesses=1 if self._cold_after_ns is None else 0,
-        )
-        for quiet in self._quiet.values():
-            quiet.start_anew(self._system.monotonic_ns())
+            self._keep_quiet(newcomers, self._cold_after_ns)
 
-    def _are_watched(self, processes: Sequence[Process]) -> bool:
-        """Whether the kdamonds watch these processes, and beside them only some that ended."""
-        asked = set(map(id, processes))
-        others = [one for one in self._kdamonds if id(one) not in asked]
-        return len(self._kdamonds) - len(others) == len(asked) and not any(one.is_alive() for one in others)
+    def _has_kdamond(self, process: Process, number: int | None) -> bool:
+        """Whether one watches it, or did to its end; somebody may have switched off that of one that runs."""
+        return number is not None and (self._damon.is_running(number) or not process.is_alive())
 
-    def _keep_quiet(self, processes: Sequence[Process], cold_after_ns: int) -> None:
-        """Look a last time before the kdamonds start anew, and keep what is known of who stays."""
-        if any(process.is_alive() for process in self._kdamonds):
-            now_ns = self._system.monotonic_ns()
-            for regions, process in zip(self._damon.latest(), self._kdamonds, strict=True):
-                self._quiet[id(process)].look(regions, now_ns)
-        known = {id(process): self._quiet[id(process)] for process in self._kdamonds}
+    def _keep_quiet(self, newcomers: Sequence[Process], cold_after_ns: int) -> None:
+        """Keep what is known of who is watched, and begin with those whose kdamond has just started."""
         self._quiet = {
-            id(process): known.get(id(process)) or QuietMemory(self._intervals, cold_after_ns)
-            for process in processes
+            id(process): self._quiet.get(id(process)) or QuietMemory(self._intervals, cold_after_ns)
+            for process in self._processes
         }
+        for process in newcomers:
+            self._quiet[id(process)].start_anew(self._system.monotonic_ns())
 
     def _rehearse(self, processes: Sequence[Process]) -> None:
         """Go through a look once, as if what is there had been accessed: what is run first is slow."""
@@ -121,7 +122,7 @@ class DamonVirtual:
         """Return the pages in hot and cold regions of each process."""
         if not any(process.is_alive() for process in self._processes):
             return [NOTHING for _ in self._processes]
-        found = dict(zip(map(id, self._kdamonds), self._damon.latest(), strict=True))
+        found = {id(self._kdamonds[number]): regions for number, regions in self._damon.latest().items()}
         touched = []
         for process in self._processes:
             regions = found[id(process)]

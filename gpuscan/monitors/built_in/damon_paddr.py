@@ -66,7 +66,7 @@ class DamonPhysical:
 
     def observe(self, now_ns: int) -> list[Touched]:
         """Return the pages of each process whose frames lie in hot and cold regions; no hot ones at first."""
-        (regions,) = self._damon.latest()
+        (regions,) = self._damon.latest().values()
         if not len(regions):
             return [NOTHING for _ in self._processes]
         self._looks.appendleft(regions)

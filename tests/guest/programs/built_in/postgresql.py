@@ -87,7 +87,7 @@ class Program(RealProgram):
     package = "postgresql"
     needs = ()
     n_requests_a_connection = 1000
-    # Each newcomer has all kdamonds of "damon" start anew, one for each process.
+    # With "damon" each of its processes takes a kdamond, and they the guest's CPUs.
     monitor = "damon-paddr"
     ends_by = signal.SIGINT
 
