@@ -1,8 +1,8 @@
 """Who brings what a real program reads near, at what cost: ``python -m tests.guest.programs.compare``.
 
-For the guest. Each method, in each round, finds a program that was started for it, with all of its records far
-away: NUMA balancing looks the less often at a process the longer it has found nothing to do there. Prints one
-JSON object a line for each; :mod:`tests.guest.programs.table` makes a table of them.
+For the guest. Each method, in each round, finds a program that was started for it, with all of its records
+far away: NUMA balancing looks the less often at a process the longer it has found nothing to do there. Prints
+one JSON object a line for each; :mod:`tests.guest.programs.table` makes a table of them.
 """
 
 from __future__ import annotations
