@@ -21,7 +21,7 @@ IN_GUEST = -p no:cacheprovider tests/guest
 # gpuscan/cli see to that.
 INSTALL = PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: deb run test test-slow test-live soak-live soak-service test-package test-programs live-peers live-programs bench docs lint format clean help
+.PHONY: deb run test test-slow test-live soak-live soak-service test-package test-image test-programs live-peers live-programs bench docs lint format clean help
 
 help:
 	@echo "make run     install into $(VENV) and run the default workload (ARGS='...' to add options)"
@@ -30,6 +30,7 @@ help:
 	@echo "make soak-live   keep gpuscan live busy in it for half an hour"
 	@echo "make soak-service   the package's service under systemd in it, killed and reloaded every minute for half an hour"
 	@echo "make test-package   the Debian package in it, from the first installation to the purge (half an hour)"
+	@echo "make test-image   the container image, built and run once (Debian, buildah, debootstrap; ten minutes)"
 	@echo "make test-programs   redis, PostgreSQL, a JVM and others in it while gpuscan moves their pages (half an hour)"
 	@echo "make live-peers  compare it there with what the kernel has of its own (GUEST_KERNEL=DIR: of another kernel)"
 	@echo "make live-programs   the same comparison with those programs (PROGRAMS='redis jvm', ROUNDS=3)"
@@ -48,7 +49,7 @@ test: $(VENV)/installed-$(TEST_EXTRA)
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-$(TEST_EXTRA) $(VENV)/installed-docs
-	$(BIN)/pytest -m 'slow and not guest and not alone' -n auto --maxprocesses 4 --dist worksteal --timeout 1800 $(ARGS)
+	$(BIN)/pytest -m 'slow and not guest and not alone and not image' -n auto --maxprocesses 4 --dist worksteal --timeout 1800 $(ARGS)
 	$(BIN)/pytest -m 'slow and alone and not guest' --timeout 1800 $(ARGS)
 
 test-live: $(VENV)/installed-test
@@ -72,6 +73,9 @@ soak-service: $(VENV)/installed-test
 test-package: $(VENV)/installed-test
 	package=$(BUILT_PACKAGE) && \
 	$(SYSTEMD_GUEST) --package "$$package" $(BIN)/pytest $(IN_GUEST)/test_package.py $(SYSTEMD_TESTS)
+
+test-image: $(VENV)/installed-test
+	GPUSCAN_IMAGE_REQUIRED=1 $(BIN)/pytest -m image --log-cli-level INFO tests/service/test_image.py $(ARGS)
 
 # What is not installed is skipped, and none is a failure: redis-server memcached sqlite3 postgresql openjdk-17-jre-headless
 # (and a javac). The limit is five tests' and a boot.

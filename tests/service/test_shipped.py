@@ -121,8 +121,10 @@ def test_the_image_is_built_of_this_tree_and_starts_what_the_daemonset_starts(
     assert main(["service", "--show", "Containerfile"]) == 0
     text = capsys.readouterr().out
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    froms = [line.split()[1] for line in lines if line.startswith("FROM ")]
-    assert len(set(froms)) == 1  # its virtual environment is made for the very Python that it runs with
+    stages = [line.split()[1:] for line in lines if line.startswith("FROM ")]
+    names = {words[2] for words in stages if len(words) == 3}
+    # Its virtual environment is made for the very Python that it runs with.
+    assert len({words[0] for words in stages} - names) == 1
     (command,) = (json.loads(line[4:]) for line in lines if line.startswith("CMD "))
     assert command == container(daemonset())["args"]
     assert main(["service", "--show", "daemonset.yaml"]) == 0
