@@ -205,12 +205,16 @@ def read(system: System, path: Path) -> str:
 def _asked_again(system: System, ask: Callable[[], _T]) -> _T:
     # mm/damon/sysfs.c only tries to take its lock (mutex_trylock()) and says EBUSY where a kdamond, or
     # another reader, holds it. Many kdamonds take it by turns, so there is a time and not a number of tries.
-    deadline_ns = system.monotonic_ns() + _BUSY_WITHIN_NS
+    deadline_ns = None
     while True:
         try:
             return ask()
         except OSError as error:
-            if error.errno != errno.EBUSY or system.monotonic_ns() >= deadline_ns:
+            if error.errno != errno.EBUSY:
+                raise
+            now_ns = system.monotonic_ns()
+            deadline_ns = now_ns + _BUSY_WITHIN_NS if deadline_ns is None else deadline_ns
+            if now_ns >= deadline_ns:
                 raise
         system.sleep(_BUSY_S)
 
@@ -234,6 +238,8 @@ def give_back(system: System, state: dict[str, Any]) -> str:
 
 
 def _own(system: System, state: dict[str, Any]) -> list[int]:
+    if whose(system, state, ()):  # their number is another one, or it is another boot
+        return []
     noted = range(len(state.get("configured") or []))
     return [number for number in noted if is_own(system, state, number)]
 
