@@ -83,10 +83,9 @@ class DamonKernel:
     def _command(self, kdamond: Path, value: str) -> None:
         if value in self.refuses:
             raise OSError(self.refuses[value], "refused")
+        # damon_sysfs_handle_cmd(), mm/damon/sysfs.c, v6.12
         if value != "off" and (kdamond / "contexts/nr_contexts").read_text() != "1\n":
-            raise OSError(
-                errno.EINVAL, "Invalid argument"
-            )  # damon_sysfs_handle_cmd(), mm/damon/sysfs.c, v6.12
+            raise OSError(errno.EINVAL, "Invalid argument")
         if value == "on":
             if self._is_on(kdamond):
                 raise OSError(errno.EBUSY, "Device or resource busy")

@@ -170,7 +170,7 @@ class Damon(TakenDamon):
         self._is_new = True
         if self._trace is not None:
             self._trace.begin()
-        return self._add(watched)
+        return self._add(range(len(watched)), watched)
 
     def change(self, gone: Iterable[int], watched: Sequence[Watched]) -> list[int]:
         """Stop some kdamonds and start others; those of neither go on with what they know.
@@ -189,19 +189,20 @@ class Damon(TakenDamon):
             DamonUnavailableError: the kernel refuses, or somebody took DAMON over meanwhile.
         """
         gone = list(gone)
-        free = [number for number, what in enumerate(self._noted) if not what or number in gone]
-        touched = {*self._used(), *free[: len(watched)]}
-        why = damon_state.whose(self._system, self._state_file.read(), sorted(touched))
+        free = (number for number, what in enumerate(self._noted) if not what or number in gone)
+        numbers = list(itertools.islice(free, len(watched)))
+        state = self._state_file.read()
+        why = damon_state.whose(self._system, state, sorted({*self._used(), *numbers}))
         if why:
-            raise DamonUnavailableError(self._taken(damon_state.n_kdamonds(self._system), why))
+            raise DamonUnavailableError(self._taken(damon_state.n_kdamonds(self._system), why, state))
         for number in gone:
             self._free(number)
             self._silent.discard(number)
-        return self._add(watched)
+        return self._add(numbers, watched)
 
-    def _add(self, watched: Sequence[Watched]) -> list[int]:
-        free = (number for number, what in enumerate(self._noted) if not what)
-        numbers = list(itertools.islice(free, len(watched)))
+    def _add(self, numbers: Iterable[int], watched: Sequence[Watched]) -> list[int]:
+        """Start kdamonds in places that are free."""
+        numbers = list(numbers)
         for number, one in zip(numbers, watched, strict=True):
             self._noted[number] = one.noted
         self._note()

@@ -4,7 +4,8 @@ The directory has no owner, and writing ``nr_kdamonds`` wipes what anybody confi
 it only while ``nr_kdamonds`` is 0, notes in a state file what it is about to do before each step, holds
 a lock on that file as long as it runs, and sets ``nr_kdamonds`` back to 0. What a killed gpuscan left is
 known by the state file: the boot, each kdamond's PID and start time, the process it was to watch, and the
-trace instance.
+trace instance. Where somebody else configured a kdamond beside ours, only those that it proves ours are
+stopped, and the number of kdamonds stays.
 
 The watchdog is this file run by its path, ``python -I -S damon_state.py ROOT``: the pipe that is its
 standard input ends with the gpuscan that started it, however that ends, and then it cleans up.
@@ -36,9 +37,8 @@ OFF = {"pid": -1, "start_ticks": 0}
 
 _OFF_WITHIN_NS = 10_000_000_000
 _CLEAN_UP_WITHIN_NS, _CLEAN_UP_AGAIN_S = 60_000_000_000, 0.05
-_N_BUSY = 100
 _MOST_STATE_BYTES = 1 << 20
-_BUSY_S = 0.001
+_BUSY_WITHIN_NS, _BUSY_S = 3_000_000_000, 0.001
 
 _T = TypeVar("_T")
 
@@ -120,16 +120,17 @@ def start_ticks(system: System, pid: int) -> int | None:
 
 
 def n_kdamonds(system: System) -> int:
-    """Return how many kdamonds are configured."""
+    """Return how many kdamonds are configured; nobody can change that while one of them runs."""
     return int(read(system, system.root / ADMIN / "nr_kdamonds"))
 
 
 def kdamond_pid(system: System, number: int) -> int:
-    """Return the PID of a kdamond, -1 while it is off."""
+    """Return the PID of a kdamond, -1 while it is off, or gone since somebody changed their number."""
     directory = system.root / ADMIN / str(number)
-    if read(system, directory / "state") != "on":
+    try:
+        return int(read(system, directory / "pid")) if read(system, directory / "state") == "on" else -1
+    except FileNotFoundError:
         return -1
-    return int(read(system, directory / "pid"))
 
 
 def running(system: System, number: int) -> dict[str, int]:
@@ -184,6 +185,13 @@ def _configured(system: System, number: int) -> str:
     return f"{operations} {pid}".strip()
 
 
+def is_own(system: System, state: dict[str, Any], number: int) -> bool:
+    """Whether a kdamond runs, or is configured, and is what ``state`` says that gpuscan started there."""
+    if whose(system, state, [number]):
+        return False
+    return kdamond_pid(system, number) > 0 or bool(_configured(system, number))
+
+
 def write(system: System, path: Path, value: int | str) -> None:
     """Write to a file of sysfs, which takes a value in one system call."""
     _asked_again(system, lambda: system.write_text(path, str(value)))
@@ -196,19 +204,48 @@ def read(system: System, path: Path) -> str:
 
 def _asked_again(system: System, ask: Callable[[], _T]) -> _T:
     # mm/damon/sysfs.c only tries to take its lock (mutex_trylock()) and says EBUSY where a kdamond, or
-    # another reader, holds it.
-    for _ in range(_N_BUSY):
+    # another reader, holds it. Many kdamonds take it by turns, so there is a time and not a number of tries.
+    deadline_ns = None
+    while True:
         try:
             return ask()
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
+            now_ns = system.monotonic_ns()
+            deadline_ns = now_ns + _BUSY_WITHIN_NS if deadline_ns is None else deadline_ns
+            if now_ns >= deadline_ns:
+                raise
         system.sleep(_BUSY_S)
-    return ask()
+
+
+def give_back(system: System, state: dict[str, Any]) -> str:
+    """Stop what gpuscan started, and leave nothing configured, as it found DAMON.
+
+    Where somebody else configured something meanwhile, that and the number of kdamonds stay as they are.
+
+    Returns:
+        Why not all that is configured is gpuscan's; empty if it is.
+    """
+    why = whose(system, state)
+    if why:
+        for number in _own(system, state):
+            if stop(system, number):
+                write(system, system.root / ADMIN / str(number) / "contexts/nr_contexts", 0)
+    else:
+        switch_off(system, range(len(state.get("configured") or [])))
+    return why
+
+
+def _own(system: System, state: dict[str, Any]) -> list[int]:
+    if whose(system, state, ()):  # their number is another one, or it is another boot
+        return []
+    noted = range(len(state.get("configured") or []))
+    return [number for number in noted if is_own(system, state, number)]
 
 
 def switch_off(system: System, numbers: Iterable[int]) -> None:
-    """Stop these kdamonds, which are all that may run, and leave none configured, as gpuscan found DAMON."""
+    """Stop these kdamonds, which are all that may run, and leave none configured."""
     for number in numbers:
         stop(system, number)
     write(system, system.root / ADMIN / "nr_kdamonds", 0)
@@ -262,10 +299,13 @@ def settle(system: System, state_file: StateFile) -> bool:
     """Clear the state file once DAMON is given back and its trace instances are gone.
 
     Returns:
-        Whether nothing is left. An instance that somebody reads cannot be removed now: it stays noted, and
-        the watchdog and the next gpuscan try again.
+        Whether nothing is left. A kdamond that does not stop and an instance that somebody reads stay noted,
+        and the watchdog and the next gpuscan try again.
     """
-    left = remove_traces(system, state_file.read())
+    state = state_file.read()
+    left = remove_traces(system, state)
+    if any(kdamond_pid(system, number) > 0 for number in _own(system, state)):
+        return False
     if left:
         state_file.write({"boot_id": boot_id(system), "n_kdamonds": 0, "trace_instances": left})
     else:
@@ -279,15 +319,9 @@ def restore(system: System, state_file: StateFile) -> str:
     Returns:
         Why DAMON is not free now; empty if it is.
     """
-    if n_kdamonds(system):
-        state = state_file.read()
-        why = whose(system, state)
-        if why:
-            remove_traces(system, state)
-            return why
-        switch_off(system, range(len(state.get("configured") or [])))
+    why = give_back(system, state_file.read()) if n_kdamonds(system) else ""
     settle(system, state_file)
-    return ""
+    return why
 
 
 def _watch(system: System) -> int:
@@ -307,7 +341,8 @@ def _has_cleaned_up(system: System) -> bool:
     try:
         state_file = StateFile(system)
         try:
-            return bool(restore(system, state_file)) or not state_file.read()
+            restore(system, state_file)
+            return not state_file.read()
         finally:
             state_file.close()
     except OSError:

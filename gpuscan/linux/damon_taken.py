@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gpuscan.base.errors import InputError
 from gpuscan.linux import damon_state
@@ -67,7 +68,7 @@ class TakenDamon:
             )
         n_found = damon_state.n_kdamonds(system)
         if n_found and not system.is_file(noted):
-            raise DamonUnavailableError(self._taken(n_found, "no state file says that it is gpuscan's"))
+            raise DamonUnavailableError(self._taken(n_found, "no state file says that it is gpuscan's", {}))
         try:
             self._state_file = StateFile(system)
         except BlockingIOError:
@@ -83,7 +84,7 @@ class TakenDamon:
         try:
             why = damon_state.restore(system, self._state_file)
             if why:
-                raise DamonUnavailableError(self._taken(n_found, why))
+                raise DamonUnavailableError(self._taken(n_found, why, self._state_file.read()))
         except BaseException:
             self._state_file.close()
             raise
@@ -133,7 +134,8 @@ class TakenDamon:
         """
         n_found = damon_state.n_kdamonds(self._system)
         if n_found:
-            raise DamonUnavailableError(self._taken(n_found, "somebody configured it meanwhile"))
+            why = "somebody configured it meanwhile"
+            raise DamonUnavailableError(self._taken(n_found, why, self._state_file.read()))
         self._n = len(noted)
         self._noted = list(noted)
         self._running = [damon_state.OFF] * self._n
@@ -179,9 +181,13 @@ class TakenDamon:
         self._noted[number], self._running[number] = "", damon_state.OFF
         self._cpu_before_s += self._cpu_s.pop(number, 0.0)
 
-    def _taken(self, n: int, why: str) -> str:
-        pids = [damon_state.kdamond_pid(self._system, number) for number in range(n)]
-        who = ", ".join(f"process {pid}" for pid in pids if pid > 0) or "switched off"
+    def _taken(self, n: int, why: str, state: dict[str, Any]) -> str:
+        """Say who has DAMON: not those that ``state`` proves ours."""
+        on = {
+            number: pid for number in range(n) if (pid := damon_state.kdamond_pid(self._system, number)) > 0
+        }
+        others = [pid for number, pid in on.items() if not damon_state.is_own(self._system, state, number)]
+        who = ", ".join(f"process {pid}" for pid in others) or "switched off"
         return (
             f"DAMON is taken: {n} kdamond{'s' if n > 1 else ''} configured ({who}), and {why}; "
             f"leave it to its owner and {self.remedy}"
@@ -194,6 +200,10 @@ class TakenDamon:
             raise DamonUnavailableError(
                 f"{path} does not take {value} ({error.strerror}); {self.remedy}"
             ) from error
+
+    def has_places(self) -> bool:
+        """Whether there are kdamonds; somebody may have removed them all, once none of them ran."""
+        return damon_state.n_kdamonds(self._system) > 0
 
     def is_running(self, number: int) -> bool:
         """Whether a kdamond is on; one of a process ends with it."""
@@ -211,7 +221,7 @@ class TakenDamon:
     def close(self) -> None:
         """Stop the kdamonds and leave DAMON as it was found: nothing configured.
 
-        Where somebody else took DAMON over meanwhile, it is left to them.
+        Where somebody else configured something meanwhile, that and the number of kdamonds are left to them.
         """
         goodbye = b""  # without one the watchdog tries, too
         try:
@@ -241,8 +251,7 @@ class TakenDamon:
 
     def _stop(self) -> None:
         if self._n:
-            if not damon_state.whose(self._system, self._state_file.read()):
-                damon_state.switch_off(self._system, self._used())
+            damon_state.give_back(self._system, self._state_file.read())
             self._n, self._noted = 0, []
             self._cpu_before_s += sum(self._cpu_s.values())
             self._cpu_s.clear()

@@ -218,7 +218,8 @@ class Pipeline:
         """Look who came and went, and watch who is there now; return whether anybody did."""
         self._on_roster()
         changed = self.roster.refresh()
-        if changed and ((alive := self.roster.alive()) or self.manner.goes_on):
+        # A service goes on after a reload that was refused.
+        if (changed or self.source.was_refused) and ((alive := self.roster.alive()) or self.manner.goes_on):
             self.source.watch(alive)
         self.roster.let_go()
         return changed

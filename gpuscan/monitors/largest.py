@@ -26,6 +26,7 @@ class Largest:
         self._most = most
         self._processes: list[Process] = []
         self._watched: list[Process] = []
+        self._is_refused = False
         self.name = monitor.name
         self.sees = monitor.sees
 
@@ -37,9 +38,11 @@ class Largest:
         self.sees = self._monitor.sees + few
         watched = self._processes if len(self._processes) <= self._most else self._largest()
         # The same ones again: there are others that are not watched.
-        if len(watched) == len(self._processes) or set(map(id, watched)) != set(map(id, self._watched)):
-            self._watched = watched
+        is_same = set(map(id, watched)) == set(map(id, self._watched)) and not self._is_refused
+        if len(watched) == len(self._processes) or not is_same:
+            self._watched, self._is_refused = watched, True
             self._monitor.watch(watched)
+            self._is_refused = False
 
     def _largest(self) -> list[Process]:
         watched = set(map(id, self._watched))

@@ -1,4 +1,4 @@
-"""Which memory had no access for long, over restarts of what watches it."""
+"""Which memory had no access for long, by the ages of its regions and by the clock."""
 
 from __future__ import annotations
 
@@ -9,32 +9,26 @@ from gpuscan.linux.ranges import Ranges, as_ranges, intersect
 from gpuscan.monitors.damon_regions import cold_regions, merged
 
 _KEPT_UP = 0.9
-_MOST_MOMENTS = 16
-"""How finely memory is told apart by its last access: so many moments in the time after which it is cold."""
 
 
 class QuietMemory:
-    """Which memory of a process had no access, and since when, also over restarts of its kdamond.
+    """Which memory of a process had no access for long, while one kdamond watches it.
 
-    A region's age begins at 0 when a kdamond starts, which somebody may have switched off meanwhile.
+    A region's age counts aggregations, and the kdamonds of a busy machine lag behind the clock. So what had
+    no access from the start on counts by the clock, and what was cold once is cold until it has one.
 
     Args:
         intervals: how finely DAMON looks.
         cold_after_ns: when memory is cold.
+        started_ns: when the kdamond was on; of the time before nothing is known.
     """
 
-    def __init__(self, intervals: Intervals, cold_after_ns: int) -> None:
+    def __init__(self, intervals: Intervals, cold_after_ns: int, started_ns: int) -> None:
         self._intervals = intervals
         self._cold_after_ns = cold_after_ns
-        self._since: list[tuple[int, Ranges]] = []
-        """Moments, ascending, and the memory that had no access from then on."""
-        self._started_ns = self._looked_ns = 0
-        self._is_new = True
-
-    def start_anew(self, now_ns: int) -> None:
-        """Note that a kdamond starts: until its next look its regions tell of nothing before this."""
-        self._started_ns = self._looked_ns = now_ns
-        self._is_new = True
+        self._started_ns = self._looked_ns = started_ns
+        self._since_start: Ranges | None = None
+        self._cold = as_ranges([])
 
     def look(self, regions: Regions, now_ns: int) -> Ranges:
         """Take in one look and return the memory that is cold.
@@ -51,15 +45,12 @@ class QuietMemory:
         is_quiet = (regions.n_accesses == 0) & (regions.age * aggregation_ns >= least_ns)
         quiet = merged(regions.ranges[is_quiet])
         self._looked_ns = now_ns
-        since = [(at_ns, intersect(ranges, quiet)) for at_ns, ranges in self._since]
-        if self._is_new and (
-            not since or self._started_ns - since[-1][0] >= self._cold_after_ns // _MOST_MOMENTS
-        ):
-            since.append((self._started_ns, quiet))
-        self._is_new = False
-        limit_ns = now_ns - self._cold_after_ns
-        by_age = regions.ranges[cold_regions(regions, self._intervals, self._cold_after_ns)]
-        before = [ranges for at_ns, ranges in since if at_ns <= limit_ns]
-        cold = as_ranges(np.concatenate([by_age, *before]).tolist())
-        self._since = [(limit_ns, cold), *(one for one in since if one[0] > limit_ns)]
-        return cold
+        self._since_start = quiet if self._since_start is None else intersect(self._since_start, quiet)
+        parts = [
+            regions.ranges[cold_regions(regions, self._intervals, self._cold_after_ns)],
+            intersect(self._cold, quiet),
+        ]
+        if now_ns - self._started_ns >= self._cold_after_ns:
+            parts.append(self._since_start)
+        self._cold = as_ranges(np.concatenate(parts).tolist())
+        return self._cold

@@ -161,6 +161,8 @@ class LiveSource:
         """Heads of folios that were asked to go down, ascending; those that went meanwhile among them."""
         self._until_ns: int | None = None
         self.members: list[Member] = []
+        self.was_refused = False
+        """Whether the monitor raised when it was last told whom to watch; it may see nothing since then."""
         self._tick = self._looked_ns = 0
         self._idle_ticks = 0
         self._ended = False
@@ -216,7 +218,9 @@ class LiveSource:
             for member in self.members:
                 if member.number not in known:
                     self._tell_mapped(member)
+        self.was_refused = True
         self._monitor.watch([member.process for member in self.members])
+        self.was_refused = False
 
     def _tell_mapped(self, member: Member) -> None:
         if self._witness is not None:

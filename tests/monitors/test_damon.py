@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -57,8 +59,8 @@ def nr_kdamonds(kernel):
     return (kernel.admin / "nr_kdamonds").read_text().strip()
 
 
-def started(kernel, *pids, **kwargs):
-    damon = Damon("vaddr", System(kernel.root))
+def started(kernel, *pids, system=None, **kwargs):
+    damon = Damon("vaddr", system or System(kernel.root))
     damon.start([Watched(pid=pid) for pid in pids], Intervals(**kwargs), least_accesses=1)
     return damon
 
@@ -100,8 +102,20 @@ def test_what_it_is_about_to_configure_is_noted_before_it_is_configured(kernel, 
     damon.close()
 
 
-def with_spare(kernel, *pids, n_kdamonds=4):
-    damon = Damon("vaddr", System(kernel.root))
+class Waiting(System):
+    """Its time passes while it sleeps."""
+
+    now_ns = 0
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+    def sleep(self, seconds):
+        self.now_ns += int(seconds * 1e9)
+
+
+def with_spare(kernel, *pids, n_kdamonds=4, system=None):
+    damon = Damon("vaddr", system or System(kernel.root))
     damon.start([Watched(pid=pid) for pid in pids], Intervals(), least_accesses=1, n_kdamonds=n_kdamonds)
     kernel.written.clear()
     return damon
@@ -144,15 +158,6 @@ def test_who_goes_leaves_its_kdamond_to_a_newcomer(kernel, has_ended):
 
 
 def test_a_kdamond_that_does_not_stop_is_left_as_it_is(kernel):
-    class Waiting(System):
-        now_ns = 0
-
-        def monotonic_ns(self):
-            return self.now_ns
-
-        def sleep(self, seconds):
-            self.now_ns += int(seconds * 1e9)
-
     damon = Damon("vaddr", Waiting(kernel.root))
     damon.start([Watched(pid=77)], Intervals(), least_accesses=1)
     kernel.refuses["off"] = errno.EIO
@@ -195,34 +200,117 @@ class Killed(BaseException):
     """SIGKILL."""
 
 
-def test_killed_at_any_step_of_a_change_it_is_given_back(tmp_path, monkeypatch):
+def at_each_step(root, monkeypatch, prepare, do, happens):
+    """Do something on kernel after kernel; let something happen before its first step, its second and so on.
+
+    A step is a write to sysfs or to the state file. Yields kernel and DAMON after what happened raised, and
+    after it did not.
+    """
     monkeypatch.setattr(Damon, "_start_watchdog", lambda self: None)
-    n_steps, is_through = 0, False
     note = damon_state.StateFile.write
-    while not is_through:
-        kernel = DamonKernel(tmp_path / str(n_steps), monkeypatch)
-        damon = with_spare(kernel, 77, 88, n_kdamonds=3)
-        left = n_steps
+    for at_step in itertools.count():
+        kernel = DamonKernel(root / str(at_step), monkeypatch)
+        damon = prepare(kernel)
+        steps = itertools.count()
 
-        def step(do, *args):
-            nonlocal left
-            if not left:
-                raise Killed
-            left -= 1
-            do(*args)
+        def step(write, *args, kernel=kernel, steps=steps, at_step=at_step):
+            if next(steps) == at_step:
+                happens(kernel)
+            write(*args)
 
-        with monkeypatch.context() as killing:
-            killing.setattr(damon_state, "write", lambda *args, write=kernel.write: step(write, *args))
-            killing.setattr(damon_state.StateFile, "write", lambda *args: step(note, *args))
-            try:
-                damon.change([0], [Watched(pid=99), Watched(pid=111)])
-                is_through = True
-            except Killed:
-                n_steps += 1
+        with monkeypatch.context() as watched:
+            watched.setattr(
+                damon_state, "write", lambda *args, write=kernel.write, step=step: step(write, *args)
+            )
+            watched.setattr(damon_state.StateFile, "write", lambda *args, step=step: step(note, *args))
+            with contextlib.suppress(Killed, KeyboardInterrupt):
+                do(damon)
+        yield kernel, damon
+        shutil.rmtree(kernel.root)
+        if next(steps) <= at_step:
+            assert at_step > 30
+            return
+
+
+def two_of_three(kernel):
+    return with_spare(kernel, 77, 88, n_kdamonds=3)
+
+
+def one_goes_and_two_come(damon):
+    damon.change([0], [Watched(pid=99), Watched(pid=111)])
+
+
+def two_are_started(damon, n_kdamonds=64):
+    damon.start([Watched(pid=77), Watched(pid=88)], Intervals(), least_accesses=1, n_kdamonds=n_kdamonds)
+
+
+def two_are_started_anew(damon):
+    two_are_started(damon, n_kdamonds=3)
+
+
+def taken(kernel):
+    return Damon("vaddr", System(kernel.root))
+
+
+def ends_by_itself(number):
+    def ends(kernel):
+        if (kernel.admin / f"{number}/state").read_text() == "on\n":
+            kernel.kill_kdamond(number)
+
+    return ends
+
+
+def is_killed(_):
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("prepare", "do"),
+    [
+        pytest.param(two_of_three, one_goes_and_two_come, id="change"),
+        pytest.param(taken, two_are_started, id="start"),
+        pytest.param(two_of_three, two_are_started_anew, id="start anew"),
+    ],
+)
+def test_killed_at_any_step_it_is_given_back(tmp_path, monkeypatch, prepare, do):
+    for kernel, damon in at_each_step(tmp_path, monkeypatch, prepare, do, is_killed):
         damon._state_file.close()
-        Damon("vaddr", System(kernel.root)).close()
+        taken(kernel).close()
         assert nr_kdamonds(kernel) == "0"
-    assert n_steps > 30
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_kdamond_ends_by_itself_at_any_step_of_a_change(tmp_path, monkeypatch, number):
+    ends = ends_by_itself(number)
+    for kernel, damon in at_each_step(tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, ends):
+        targets = [target for _, target in states(kernel)]
+        assert targets == [99, 88, 111]
+        damon.close()
+        assert nr_kdamonds(kernel) == "0"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_kdamond_ends_by_itself_and_then_it_is_killed(tmp_path, monkeypatch, number):
+    def happens(kernel):
+        ends_by_itself(number)(kernel)
+        raise Killed
+
+    for kernel, damon in at_each_step(tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, happens):
+        damon._state_file.close()
+        taken(kernel).close()
+        assert nr_kdamonds(kernel) == "0"
+
+
+def test_interrupted_at_any_step_of_a_change_it_closes(tmp_path, monkeypatch):
+    def is_interrupted(_):
+        raise KeyboardInterrupt
+
+    for kernel, damon in at_each_step(
+        tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, is_interrupted
+    ):
+        damon.close()
+        assert nr_kdamonds(kernel) == "0"
+        assert (kernel.root / STATE).read_text() == ""
 
 
 def test_regions_come_sorted_as_they_are(kernel):
@@ -285,7 +373,7 @@ def test_a_process_that_ends_before_its_kdamond_is_on_has_nothing_to_report(kern
 
 
 def test_a_refused_report_of_a_running_kdamond_is_an_error(kernel):
-    damon = started(kernel, 77)
+    damon = started(kernel, 77, system=Waiting(kernel.root))
     kernel.refuses["update_schemes_tried_regions"] = errno.EBUSY
     with pytest.raises(RunFailedError, match="does not report regions"):
         damon.regions(0)
@@ -294,11 +382,26 @@ def test_a_refused_report_of_a_running_kdamond_is_an_error(kernel):
 
 def configure_foreign(kernel, *, on):
     kernel.write(System(kernel.root), kernel.admin / "nr_kdamonds", 1)
-    kernel.write(System(kernel.root), kernel.admin / "0/contexts/nr_contexts", 1)
-    kernel.write(System(kernel.root), kernel.admin / "0/contexts/0/operations", "paddr")
+    take_place(kernel, 0, on=on)
+
+
+def take_place(kernel, number, *, on):
+    """Let somebody else have a place, whoever had it before."""
+    kdamond = kernel.admin / str(number)
+    if (kdamond / "state").read_text() == "on\n":
+        kernel.write(System(kernel.root), kdamond / "state", "off")
+    kernel.write(System(kernel.root), kdamond / "contexts/nr_contexts", 1)
+    kernel.write(System(kernel.root), kdamond / "contexts/0/operations", "paddr")
     if on:
-        kernel.write(System(kernel.root), kernel.admin / "0/state", "on")
+        kernel.write(System(kernel.root), kdamond / "state", "on")
     kernel.written.clear()
+
+
+def has_place(kernel, number, *, on):
+    """Whether somebody else has a place still."""
+    kdamond = kernel.admin / str(number)
+    operations = (kdamond / "contexts/0/operations").read_text()
+    return (operations, (kdamond / "state").read_text() == "on\n") == ("paddr\n", on)
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -401,6 +504,103 @@ def test_a_newcomer_does_not_touch_what_another_took_over_meanwhile(kernel, on):
     assert kernel.written == []
 
 
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize(
+    ("place", "gone"),
+    [
+        pytest.param(0, [0], id="that goes"),
+        pytest.param(2, [], id="that is the first free one"),
+        pytest.param(1, [0], id="that stays"),
+    ],
+)
+def test_no_newcomer_is_watched_once_a_stranger_has_a_place(kernel, place, gone, on):
+    damon = with_spare(kernel, 77, 88)
+    take_place(kernel, place, on=on)
+    # Of those that are on ours are not named.
+    who = f"process {FIRST_PID + 2}" if on else "switched off"
+    with pytest.raises(
+        DamonUnavailableError, match=rf"4 kdamonds configured \({who}\), and kdamond {place} "
+    ):
+        damon.change(gone, [Watched(pid=99)])
+    assert kernel.written == []
+    damon.close()
+    assert has_place(kernel, place, on=on)
+    assert sum(pid is not None for pid, _ in states(kernel)) == on
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_stranger_in_a_place_that_nobody_needs_is_let_be(kernel, on):
+    damon = with_spare(kernel, 77, 88)
+    take_place(kernel, 3, on=on)
+    assert damon.change([0], [Watched(pid=99), Watched(pid=111)]) == [0, 2]
+    assert {name.partition("/")[0] for name, _ in kernel.written} == {"0", "2"}
+    damon.close()
+    assert has_place(kernel, 3, on=on)
+    assert states(kernel)[:3] == [(None, None)] * 3
+
+
+def closes(damon):
+    damon.close()
+
+
+def is_killed_and_cleaned_up_after(damon):
+    damon._state_file.close()
+    assert damon_state._has_cleaned_up(damon._system)
+
+
+def is_killed_before_the_next_start(damon):
+    damon._state_file.close()
+    with pytest.raises(DamonUnavailableError, match="DAMON is taken"):
+        Damon("vaddr", damon._system)
+
+
+ENDS = pytest.mark.parametrize(
+    "ends", [closes, is_killed_and_cleaned_up_after, is_killed_before_the_next_start]
+)
+
+
+@ENDS
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("place", [0, 3])
+def test_beside_a_stranger_ours_are_stopped_and_nothing_else_is_touched(kernel, ends, on, place):
+    damon = with_spare(kernel, 77, 88)
+    take_place(kernel, place, on=on)
+    ends(damon)
+    assert has_place(kernel, place, on=on)
+    found = states(kernel)
+    assert [found[number] for number in {0, 1, 2, 3} - {place}] == [(None, None)] * 3
+    ours = {0, 1} - {place}
+    files = ("state", "contexts/nr_contexts")
+    assert {name for name, _ in kernel.written} == {f"{number}/{file}" for number in ours for file in files}
+    assert (kernel.root / STATE).read_text() == ""
+
+
+@ENDS
+def test_beside_a_stranger_one_that_is_on_and_not_noted_yet_is_stopped(kernel, ends):
+    damon = with_spare(kernel, 77, 88)
+    damon._state_file.write({**damon._state_file.read(), "kdamonds": [damon_state.OFF] * 2})
+    take_place(kernel, 3, on=True)
+    ends(damon)
+    assert states(kernel)[:3] == [(None, None)] * 3
+    assert has_place(kernel, 3, on=True)
+
+
+def test_the_note_stays_as_long_as_one_of_ours_does_not_stop_beside_a_stranger(kernel):
+    system = Waiting(kernel.root)
+    damon = with_spare(kernel, 77, 88, system=system)
+    take_place(kernel, 3, on=True)
+    kernel.refuses["off"] = errno.EIO
+    noted = (kernel.root / STATE).read_text()
+    damon.close()
+    assert (kernel.root / STATE).read_text() == noted
+    assert not damon_state._has_cleaned_up(system)
+    assert states(kernel)[:2] == [(FIRST_PID, 77), (FIRST_PID + 1, 88)]
+    kernel.refuses.clear()
+    assert damon_state._has_cleaned_up(system)
+    assert states(kernel)[:2] == [(None, None)] * 2
+    assert (kernel.root / STATE).read_text() == ""
+
+
 def test_a_close_that_fails_leaves_the_note_and_gives_up_the_lock(kernel, monkeypatch):
     damon = started(kernel, 77)
 
@@ -415,23 +615,28 @@ def test_a_close_that_fails_leaves_the_note_and_gives_up_the_lock(kernel, monkey
     assert nr_kdamonds(kernel) == "0"
 
 
-def test_what_is_busy_for_a_moment_is_asked_again(tmp_path, monkeypatch):
+def test_what_is_busy_for_a_moment_is_asked_again_by_the_clock(tmp_path, monkeypatch):
     (tmp_path / damon_state.ADMIN / "0").mkdir(parents=True)
-    state = tmp_path / damon_state.ADMIN / "0/state"
-    state.write_text("off\n")
-    refusals = [errno.EBUSY, errno.EBUSY]
-    read_text = Path.read_text
+    (tmp_path / damon_state.ADMIN / "0/state").write_text("off\n")
+    system, read_text = Waiting(tmp_path), Path.read_text
+    busy_until_ns, refusal = 2_000_000_000, errno.EBUSY
 
     def busy(self, *args, **kwargs):
-        if refusals:
-            raise OSError(refusals.pop(), "busy")
+        if system.now_ns < busy_until_ns:
+            raise OSError(refusal, "busy")
         return read_text(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "read_text", busy)
-    assert damon_state.kdamond_pid(System(tmp_path), 0) == -1
-    refusals.append(errno.EINVAL)
+    assert damon_state.kdamond_pid(system, 0) == -1
+    assert system.now_ns == busy_until_ns
+    busy_until_ns = 20_000_000_000
     with pytest.raises(OSError, match="busy"):
-        damon_state.kdamond_pid(System(tmp_path), 0)
+        damon_state.kdamond_pid(system, 0)
+    assert system.now_ns == 5_000_000_000
+    refusal = errno.EINVAL
+    with pytest.raises(OSError, match="busy"):
+        damon_state.kdamond_pid(system, 0)
+    assert system.now_ns == 5_000_000_000
 
 
 def test_two_gpuscans_do_not_share_it(kernel):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from damon_kernel import DamonKernel
+from damon_kernel import DamonKernel, stat_line
 from gpuscan.base.errors import InputError
-from gpuscan.linux import resident
+from gpuscan.linux import damon_state, resident
 from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions
 from gpuscan.linux.resident import pages_in
 from gpuscan.linux.system import System
@@ -22,7 +22,7 @@ from gpuscan.monitors.built_in.kpageflags import ReferencedFlags
 from gpuscan.monitors.built_in.soft_dirty import SoftDirty
 from gpuscan.monitors.largest import Largest
 from gpuscan.monitors.quiet_memory import QuietMemory
-from gpuscan.monitors.touched import REHEARSED_PAGES, Touched
+from gpuscan.monitors.touched import NOTHING, REHEARSED_PAGES, Touched
 from gpuscan.records.page_flags import Kpf
 from procfs import LRU_PAGE, FakeProcess, large_folio, write_flags
 
@@ -375,6 +375,96 @@ def test_a_kdamond_that_others_switch_off_is_started_again_with_a_newcomer(kerne
     monitor.close()
 
 
+def on(kernel):
+    """Return whom the kdamonds that are on watch."""
+    found = []
+    for number in range(int((kernel.admin / "nr_kdamonds").read_text())):
+        if (kernel.admin / f"{number}/state").read_text() == "on\n":
+            target = kernel.admin / f"{number}/contexts/0/targets/0/pid_target"
+            found.append(int(target.read_text()))
+    return sorted(found)
+
+
+def with_two_of_which_one_is_refused(kernel, process, tmp_path, monkeypatch, error):
+    """Watch a process, then two more; the kdamond of the first of these goes on, that of the second not."""
+    process.map(BASE, range(100, 116))
+    newcomers = [FakeProcess(tmp_path, pid) for pid in (78, 79)]
+    (newcomers[1].proc / "stat").write_text(stat_line(79, "refused"))
+    monitor = DamonVirtual(System(kernel.root), cold_after_ns=1_000_000_000)
+    monitor.watch([process])
+
+    def refusing(system, path, value):
+        if (path, value) == (kernel.admin / "2/state", "on"):
+            raise error
+        kernel.write(system, path, value)
+
+    with monkeypatch.context() as refused:
+        refused.setattr(damon_state, "write", refusing)
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            monitor.watch([process, *newcomers])
+    assert on(kernel) == [77, 78]
+    return monitor, newcomers
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "refused"), KeyboardInterrupt()])
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_after_a_newcomer_is_refused_all_start_anew(kernel, process, tmp_path, monkeypatch, error, again):
+    monitor, newcomers = with_two_of_which_one_is_refused(kernel, process, tmp_path, monkeypatch, error)
+    kernel.regions[0] = [(BASE, BASE + 0x10000, 6, 3)]
+    assert monitor.observe(0) == [NOTHING] * 3
+    watched = [process, *newcomers[:again]]
+    monitor.watch(watched)
+    assert on(kernel) == [one.pid for one in watched]
+    assert [len(touched.hot) for touched in monitor.observe(0)] == [16, *[0] * again]
+    monitor.close()
+    assert (kernel.admin / "nr_kdamonds").read_text() == "0\n"
+
+
+def test_after_a_newcomer_is_refused_it_closes(kernel, process, tmp_path, monkeypatch):
+    error = OSError(errno.ENOMEM, "refused")
+    monitor, _ = with_two_of_which_one_is_refused(kernel, process, tmp_path, monkeypatch, error)
+    monitor.close()
+    assert (kernel.admin / "nr_kdamonds").read_text() == "0\n"
+
+
+def test_nothing_is_seen_of_a_newcomer_before_it_has_a_kdamond(kernel, process, tmp_path, monkeypatch):
+    process.map(BASE, range(100, 116))
+    kernel.regions[0] = [(BASE, BASE + 0x10000, 6, 3)]
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+
+    def failing(*_):
+        raise OSError(errno.EIO, "cannot be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Damon, "is_running", failing)
+        with pytest.raises(OSError, match="cannot be read"):
+            monitor.watch([FakeProcess(tmp_path, 78), process])
+    assert [len(touched.hot) for touched in monitor.observe(0)] == [0, 16]
+    monitor.close()
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+@pytest.mark.parametrize("pids", [[], [78]])
+def test_where_somebody_removes_all_kdamonds_it_starts_anew(kernel, process, tmp_path, has_ended, pids):
+    process.map(BASE, range(100, 116))
+    kernel.regions[0] = [(BASE, BASE + 0x10000, 6, 3)]
+    monitor = DamonVirtual(System(kernel.root))
+    monitor.watch([process])
+    process.alive = not has_ended
+    kernel.kill_kdamond(0)
+    kernel.write(System(kernel.root), kernel.admin / "nr_kdamonds", 0)
+    assert monitor.observe(0) == [NOTHING]
+    assert monitor.cpu_s() == 0
+    newcomers = [FakeProcess(tmp_path, pid) for pid in pids]
+    there = [] if has_ended else [process]
+    monitor.watch([*there, *newcomers])
+    assert on(kernel) == [one.pid for one in (*there, *newcomers)]
+    assert [len(touched.hot) for touched in monitor.observe(0)][: len(there)] == [16] * len(there)
+    monitor.close()
+    assert (kernel.admin / "nr_kdamonds").read_text() == "0\n"
+
+
 class Clock(System):
     now_ns = 0
 
@@ -396,50 +486,68 @@ def test_what_is_cold_is_found_by_its_age_though_newcomers_come(kernel, process,
     monitor.close()
 
 
-def test_what_is_cold_is_found_though_kdamonds_start_anew(kernel, process, tmp_path):
-    process.map(BASE, range(100, 164))
+def test_nothing_is_known_of_a_time_when_no_kdamond_was_on(kernel, process, tmp_path):
+    process.map(BASE, range(100, 116))
     clock = Clock(kernel.root)
-    monitor = DamonVirtual(clock, Intervals(min_regions=(1, 1)), cold_after_ns=5_000_000_000)
-    cold = []
-    for second in range(12):
-        if second != 10:  # then there is no newcomer
-            newcomer = FakeProcess(tmp_path, 200 + second)
-            newcomer.add_mapping(BASE, BASE + 0x10000)
-            if second:
-                kernel.kill_kdamond(0)
-            monitor.watch([process, newcomer])
-        for quarter in range(1, 5):
-            clock.now_ns = second * 1_000_000_000 + quarter * 250_000_000
-            age = quarter * 4  # of 60 ms
-            # Of three regions the second one is accessed every third second, the last one in the fourth.
-            counts = (0, int(second % 3 == 0 and quarter == 2), int(second == 3 and quarter == 1))
-            kernel.regions[0] = [
-                (BASE + 0x10000 * number, BASE + 0x10000 * (number + 1), count, 0 if count else age)
-                for number, count in enumerate(counts)
-            ]
-            cold.append(monitor.observe(clock.now_ns)[0].cold.pfn.tolist())
-    assert cold[:19] == [[]] * 19
-    assert cold[19:35] == [list(range(100, 116))] * 16
-    # The last one counts from the start after its access.
-    assert cold[35:] == [[*range(100, 116), *range(132, 148)]] * 13
+    monitor = DamonVirtual(clock, Intervals(), cold_after_ns=5_000_000_000)
+
+    def cold(now_ms, age):
+        clock.now_ns = now_ms * 1_000_000
+        kernel.regions[0] = [(BASE, BASE + 0x10000, 0, age)]
+        return len(monitor.observe(clock.now_ns)[0].cold)
+
+    monitor.watch([process])
+    assert cold(4_000, 66) == 0
+    kernel.write(System(kernel.root), kernel.admin / "0/state", "off")
+    clock.now_ns = 600_000_000_000
+    monitor.watch([process, FakeProcess(tmp_path, 78)])
+    assert [cold(600_250, 4), cold(604_900, 81), cold(605_000, 82)] == [0, 0, 16]
     monitor.close()
 
 
+def test_who_ended_and_is_watched_again_has_nothing_cold(kernel, process, tmp_path):
+    other = FakeProcess(tmp_path, 78)
+    monitor = DamonVirtual(System(kernel.root), cold_after_ns=5_000_000_000)
+    monitor.watch([process, other])
+    process.alive = False
+    kernel.kill_kdamond(0)
+    monitor.watch([other])
+    monitor.watch([process, other])
+    assert [len(touched.cold) for touched in monitor.observe(0)] == [0, 0]
+    monitor.close()
+
+
+def quiet_at(quiet, now_ms, *regions):
+    """(nr_accesses, age) of one page after the other; return the pages that are cold."""
+    starts = np.arange(len(regions)) * 4096
+    counts, ages = np.array(regions).T
+    found = quiet.look(Regions(np.stack([starts, starts + 4096], axis=1), counts, ages), now_ms * 1_000_000)
+    return [page for start, end in found.tolist() for page in range(start >> 12, end >> 12)]
+
+
 def test_memory_whose_age_does_not_reach_back_to_the_last_look_counts_anew():
-    quiet = QuietMemory(Intervals(), 1_000_000_000)
-    quiet.start_anew(0)
+    quiet = QuietMemory(Intervals(), 1_000_000_000, 0)
+    assert [quiet_at(quiet, *look) for look in ((900, (0, 15)), (1_000, (0, 16)))] == [[], [0]]
+    assert quiet_at(quiet, 1_500, (0, 1)) == []  # accessed 60 ms ago, between two looks
+    assert quiet_at(quiet, 1_600, (0, 2)) == []
+    assert len(quiet.look(NO_REGIONS, 1_700_000_000)) == 0
+    assert quiet_at(quiet, 2_600, (0, 18)) == [0]
 
-    def look(now_ms, age):
-        regions = Regions(np.array([[0, 4096]]), np.array([0]), np.array([age]))
-        return len(quiet.look(regions, now_ms * 1_000_000))
 
-    assert [look(900, 15), look(1_000, 16), look(1_500, 25)] == [0, 1, 1]
-    quiet.start_anew(1_600_000_000)
-    assert look(2_000, 6) == 1
-    assert look(2_500, 1) == 0  # accessed 60 ms ago, between two looks
-    assert look(2_600, 2) == 0
-    assert len(quiet.look(NO_REGIONS, 2_700_000_000)) == 0
-    assert look(3_600, 18) == 1
+def test_memory_quiet_from_the_start_is_cold_by_the_clock_though_its_kdamond_lags():
+    quiet = QuietMemory(Intervals(), 10_000_000_000, 0)
+    # 5 % behind the clock; the second page has an access after three seconds.
+    looks = [(second * 1_000, (0, second * 16), (0, second * 16 - 48)) for second in range(4, 13)]
+    looks.insert(0, (3_000, (0, 48), (1, 0)))
+    assert [quiet_at(quiet, *look) for look in looks] == [[]] * 7 + [[0]] * 3
+
+
+def test_what_is_cold_once_is_cold_until_it_has_an_access():
+    quiet = QuietMemory(Intervals(), 1_000_000_000, 0)
+    quiet_at(quiet, 500, (1, 0))
+    # Its age is behind the clock by more than the second look would allow.
+    assert [quiet_at(quiet, *look) for look in ((1_600, (0, 17)), (1_700, (0, 1)))] == [[0], [0]]
+    assert [quiet_at(quiet, *look) for look in ((1_800, (1, 0)), (1_900, (0, 1)))] == [[], []]
 
 
 def test_a_rehearsal_is_on_a_few_pages(kernel, process, monkeypatch):
@@ -541,6 +649,23 @@ def test_of_too_many_processes_the_largest_are_watched_and_the_others_are_unseen
     assert monitor.cpu_s() == 0.5
     monitor.close()
     assert inner.watched is None
+
+
+def test_the_largest_are_asked_for_again_once_they_were_refused(tmp_path, monkeypatch):
+    inner = Counted()
+    monitor = Largest(inner, 1)
+    processes = [sized(tmp_path, pid, n) for pid, n in ((100, 100), (101, 90))]
+
+    def refusing(_):
+        raise InputError("refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inner, "watch", refusing)
+        with pytest.raises(InputError):
+            monitor.watch(processes)
+    monitor.watch(processes)
+    monitor.watch(processes)
+    assert (inner.watched, inner.starts) == (processes[:1], 1)
 
 
 def test_who_is_watched_gives_way_to_what_is_twice_as_large_and_nothing_starts_anew_before(tmp_path):

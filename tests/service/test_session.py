@@ -8,6 +8,8 @@ from itertools import pairwise
 import pytest
 
 from gpuscan.base.errors import InputError
+from gpuscan.linux.damon_taken import DamonUnavailableError
+from gpuscan.monitors.built_in.kpageflags import ReferencedFlags
 from gpuscan.service.load import config_of
 from livesim.service import Noted
 from livesim.session import RULES, Run
@@ -58,6 +60,30 @@ def test_a_reload_refuses_what_the_next_start_would(wrong):
     run = Run((400, "reload", None), reload=lambda: config_of("x", {"service": wrong, "rule": RULES})).go()
     assert "error" in run.documents[0]
     assert run.session.config is run.config
+
+
+def test_whom_the_monitor_refused_at_a_reload_it_is_told_of_again(monkeypatch):
+    watch = ReferencedFlags.watch
+    told: list[int] = []
+
+    def refusing(monitor, processes):
+        told.append(len(processes))
+        if told.count(2) == 1:
+            raise DamonUnavailableError("the kernel has no room")
+        watch(monitor, processes)
+
+    monkeypatch.setattr(ReferencedFlags, "watch", refusing)
+    rules = [*RULES, {"name": "other", "command": "other*"}]
+    service = {"monitor": "kpageflags", "cpu": "50%"}
+    run = Run(
+        (600, "reload", None),
+        end_ms=6_000,
+        reload=lambda: config_of("x", {"service": service, "rule": rules}),
+    )
+    run.machine.world.spawn(40, command="other")
+    run.go()
+    assert "no room" in run.documents[0]["error"]
+    assert told == [1, 2, 2]
 
 
 class Failing(SimulatedSystem):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuscan.base.errors import InputError
-from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
+from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions, Watched
 from gpuscan.linux.damon_taken import SYSFS
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import intersect, join
@@ -69,6 +69,9 @@ class DamonVirtual:
                 f"{len(processes)} processes would take as many kdamonds; name at most {MOST_PROCESSES}, or "
                 "take --monitor damon-paddr"
             )
+        self._processes = list(processes)
+        if not self._damon.has_places():
+            self._forget()
         numbers = {id(process): number for number, process in self._kdamonds.items()}
         newcomers = [one for one in processes if not self._has_kdamond(one, numbers.get(id(one)))]
         stay = {id(process) for process in processes} - {id(process) for process in newcomers}
@@ -84,13 +87,21 @@ class DamonVirtual:
             self._is_on = True
             self._kdamonds = dict(zip(started, newcomers, strict=True))
         elif newcomers or any(map(self._damon.is_running, left)):
-            started = self._damon.change(left, [_watched(process) for process in newcomers])
-            for number in left:
-                del self._kdamonds[number]
-            self._kdamonds |= zip(started, newcomers, strict=True)
-        self._processes = list(processes)
+            try:
+                started = self._damon.change(left, [_watched(process) for process in newcomers])
+                for number in left:
+                    del self._kdamonds[number]
+                self._kdamonds |= zip(started, newcomers, strict=True)
+            except BaseException:
+                self._forget()
+                raise
         if self._cold_after_ns is not None:
             self._keep_quiet(newcomers, self._cold_after_ns)
+
+    def _forget(self) -> None:
+        """Have all kdamonds start anew with the next that are watched: nobody knows who has one."""
+        self._is_on = False
+        self._kdamonds = {}
 
     def _has_kdamond(self, process: Process, number: int | None) -> bool:
         """Whether one watches it, or did to its end; somebody may have switched off that of one that runs."""
@@ -98,12 +109,13 @@ class DamonVirtual:
 
     def _keep_quiet(self, newcomers: Sequence[Process], cold_after_ns: int) -> None:
         """Keep what is known of who is watched, and begin with those whose kdamond has just started."""
+        now_ns = self._system.monotonic_ns()
+        anew = set(map(id, newcomers))
+        known = {one: quiet for one, quiet in self._quiet.items() if one not in anew}
         self._quiet = {
-            id(process): self._quiet.get(id(process)) or QuietMemory(self._intervals, cold_after_ns)
+            id(process): known.get(id(process)) or QuietMemory(self._intervals, cold_after_ns, now_ns)
             for process in self._processes
         }
-        for process in newcomers:
-            self._quiet[id(process)].start_anew(self._system.monotonic_ns())
 
     def _rehearse(self, processes: Sequence[Process]) -> None:
         """Go through a look once, as if what is there had been accessed: what is run first is slow."""
@@ -119,13 +131,13 @@ class DamonVirtual:
                 break
 
     def observe(self, now_ns: int) -> list[Touched]:
-        """Return the pages in hot and cold regions of each process."""
-        if not any(process.is_alive() for process in self._processes):
+        """Return the pages in hot and cold regions of each process; nothing of one that has no kdamond."""
+        if not self._kdamonds or not any(process.is_alive() for process in self._processes):
             return [NOTHING for _ in self._processes]
         found = {id(self._kdamonds[number]): regions for number, regions in self._damon.latest().items()}
         touched = []
         for process in self._processes:
-            regions = found[id(process)]
+            regions = found.get(id(process), NO_REGIONS)
             seen = self._observed(regions, process)
             if self._cold_after_ns is not None and seen is not NOTHING:
                 cold = self._quiet[id(process)].look(regions, now_ns)
