@@ -332,7 +332,7 @@ def kernel_again(directory: Path) -> None:
     kernel = DamonKernel.__new__(DamonKernel)
     kernel.root, kernel.admin = directory, directory / damon_state.ADMIN
     kernel.operations, kernel.written = ("vaddr", "paddr"), []
-    kernel.regions, kernel.refuses, kernel._next_pid = {}, {}, 5_000
+    kernel.regions, kernel.refuses, kernel._next_pid, kernel._have_run = {}, {}, 5_000, set()
     damon_state.write = kernel.write
 
 
