@@ -37,6 +37,8 @@ class DamonKernel:
         boot.mkdir(parents=True)
         (boot / "boot_id").write_text("this-boot\n")
         monkeypatch.setattr(damon_state, "write", self.write)
+        # What a crash of the machine leaves is not asked here, and a disk takes longer than all the rest.
+        monkeypatch.setattr(System, "fsync", lambda _system, _fd: None)
 
     def write(self, system: System, path: Path, value: int | str) -> None:
         name, value = str(path.relative_to(self.admin)), str(value)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from gpuscan.base.errors import RunFailedError
+from gpuscan.base.errors import InputError, RunFailedError
 from gpuscan.engine.policy import Policy
 from gpuscan.engine.stages import Clocked, Witness
 from gpuscan.engine.tick import Engine, PlanSink, RunReport, TickReport
@@ -218,9 +218,14 @@ class Pipeline:
         """Look who came and went, and watch who is there now; return whether anybody did."""
         self._on_roster()
         changed = self.roster.refresh()
-        # A service goes on after a reload that was refused.
-        if (changed or self.source.was_refused) and ((alive := self.roster.alive()) or self.manner.goes_on):
-            self.source.watch(alive)
+        # A service goes on after a reload that was refused, and asks until it is not any more.
+        was_refused = self.source.was_refused
+        if (changed or was_refused) and ((alive := self.roster.alive()) or self.manner.goes_on):
+            try:
+                self.source.watch(alive)
+            except InputError:
+                if not was_refused:
+                    raise
         self.roster.let_go()
         return changed
 

@@ -200,15 +200,18 @@ class Killed(BaseException):
     """SIGKILL."""
 
 
-def at_each_step(root, monkeypatch, prepare, do, happens):
+EVERY = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+
+
+def at_each_step(root, monkeypatch, prepare, do, happens, every):
     """Do something on kernel after kernel; let something happen before its first step, its second and so on.
 
-    A step is a write to sysfs or to the state file. Yields kernel and DAMON after what happened raised, and
-    after it did not.
+    Or before one of so ``every`` many. A step is a write to sysfs or to the state file. Yields kernel and DAMON
+    after what happened raised, and after it did not.
     """
     monkeypatch.setattr(Damon, "_start_watchdog", lambda self: None)
     note = damon_state.StateFile.write
-    for at_step in itertools.count():
+    for at_step in itertools.count(step=every):
         kernel = DamonKernel(root / str(at_step), monkeypatch)
         damon = prepare(kernel)
         steps = itertools.count()
@@ -240,7 +243,7 @@ def one_goes_and_two_come(damon):
     damon.change([0], [Watched(pid=99), Watched(pid=111)])
 
 
-def two_are_started(damon, n_kdamonds=64):
+def two_are_started(damon, n_kdamonds=8):
     damon.start([Watched(pid=77), Watched(pid=88)], Intervals(), least_accesses=1, n_kdamonds=n_kdamonds)
 
 
@@ -272,17 +275,21 @@ def is_killed(_):
         pytest.param(two_of_three, two_are_started_anew, id="start anew"),
     ],
 )
-def test_killed_at_any_step_it_is_given_back(tmp_path, monkeypatch, prepare, do):
-    for kernel, damon in at_each_step(tmp_path, monkeypatch, prepare, do, is_killed):
+@EVERY
+def test_killed_at_any_step_it_is_given_back(tmp_path, monkeypatch, prepare, do, every):
+    for kernel, damon in at_each_step(tmp_path, monkeypatch, prepare, do, is_killed, every):
         damon._state_file.close()
         taken(kernel).close()
         assert nr_kdamonds(kernel) == "0"
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_kdamond_ends_by_itself_at_any_step_of_a_change(tmp_path, monkeypatch, number):
+@EVERY
+def test_a_kdamond_ends_by_itself_at_any_step_of_a_change(tmp_path, monkeypatch, number, every):
     ends = ends_by_itself(number)
-    for kernel, damon in at_each_step(tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, ends):
+    for kernel, damon in at_each_step(
+        tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, ends, every
+    ):
         targets = [target for _, target in states(kernel)]
         assert targets == [99, 88, 111]
         damon.close()
@@ -290,23 +297,27 @@ def test_a_kdamond_ends_by_itself_at_any_step_of_a_change(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_kdamond_ends_by_itself_and_then_it_is_killed(tmp_path, monkeypatch, number):
+@EVERY
+def test_a_kdamond_ends_by_itself_and_then_it_is_killed(tmp_path, monkeypatch, number, every):
     def happens(kernel):
         ends_by_itself(number)(kernel)
         raise Killed
 
-    for kernel, damon in at_each_step(tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, happens):
+    for kernel, damon in at_each_step(
+        tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, happens, every
+    ):
         damon._state_file.close()
         taken(kernel).close()
         assert nr_kdamonds(kernel) == "0"
 
 
-def test_interrupted_at_any_step_of_a_change_it_closes(tmp_path, monkeypatch):
+@EVERY
+def test_interrupted_at_any_step_of_a_change_it_closes(tmp_path, monkeypatch, every):
     def is_interrupted(_):
         raise KeyboardInterrupt
 
     for kernel, damon in at_each_step(
-        tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, is_interrupted
+        tmp_path, monkeypatch, two_of_three, one_goes_and_two_come, is_interrupted, every
     ):
         damon.close()
         assert nr_kdamonds(kernel) == "0"

@@ -13,6 +13,7 @@ from damon_kernel import DamonKernel, stat_line
 from gpuscan.base.errors import InputError
 from gpuscan.linux import damon_state, resident
 from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions
+from gpuscan.linux.damon_taken import DamonUnavailableError
 from gpuscan.linux.resident import pages_in
 from gpuscan.linux.system import System
 from gpuscan.monitors.built_in.damon import MOST_PROCESSES, DamonVirtual
@@ -572,6 +573,20 @@ def test_nodes_whose_memory_does_not_lie_in_the_order_of_their_numbers(kernel, p
     monitor.watch([process])
     target = kernel.admin / "0/contexts/0/targets/0/regions"
     assert (target / "0/start").read_text() == "0\n"
+    monitor.close()
+
+
+def test_where_damon_was_taken_meanwhile_nothing_is_seen(kernel, process, monkeypatch):
+    monitor = DamonPhysical([(0, N_FRAMES * 4096)], System(kernel.root))
+    with monkeypatch.context() as refusing:
+
+        def refused(*_args, **_more):
+            raise DamonUnavailableError("it is taken")
+
+        refusing.setattr(Damon, "start", refused)
+        with pytest.raises(DamonUnavailableError):
+            monitor.watch([process])
+    assert monitor.observe(0) == [NOTHING]
     monitor.close()
 
 

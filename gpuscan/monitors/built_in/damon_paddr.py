@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuscan.base.units import PAGE_BYTES, PAGE_SHIFT
-from gpuscan.linux.damon import Damon, Intervals, Regions, Watched
+from gpuscan.linux.damon import NO_REGIONS, Damon, Intervals, Regions, Watched
 from gpuscan.linux.damon_taken import SYSFS
 from gpuscan.linux.process import Process
 from gpuscan.linux.ranges import as_ranges
@@ -66,7 +66,7 @@ class DamonPhysical:
 
     def observe(self, now_ns: int) -> list[Touched]:
         """Return the pages of each process whose frames lie in hot and cold regions; no hot ones at first."""
-        (regions,) = self._damon.latest().values()
+        regions = next(iter(self._damon.latest().values())) if self._is_on else NO_REGIONS
         if not len(regions):
             return [NOTHING for _ in self._processes]
         self._looks.appendleft(regions)
