@@ -206,8 +206,8 @@ EVERY = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.s
 def at_each_step(root, monkeypatch, prepare, do, happens, every):
     """Do something on kernel after kernel; let something happen before its first step, its second and so on.
 
-    Or before one of so ``every`` many. A step is a write to sysfs or to the state file. Yields kernel and DAMON
-    after what happened raised, and after it did not.
+    Or before one of so ``every`` many. A step is a write to sysfs or to the state file. Yields kernel and
+    DAMON after what happened raised, and after it did not.
     """
     monkeypatch.setattr(Damon, "_start_watchdog", lambda self: None)
     note = damon_state.StateFile.write
