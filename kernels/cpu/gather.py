@@ -14,6 +14,8 @@ for the locked instruction before it and is waited for by the next.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,8 +28,6 @@ from gpuscan.records.formats import N_NODES_MAX
 
 AHEAD_ITEMS = 64
 """How many items before its mark what a mark changes begins to be loaded; a power of two."""
-RUN_ITEMS = 64
-"""Items after which pages that became READY are indexed at the latest; a power of two."""
 _REFINED_ITEMS = 8_192
 """Entries that are ordered by bucket together: 128 KiB with their copies, of the second-level cache."""
 SCRATCH_ITEMS = N_BUCKETS + _REFINED_ITEMS
@@ -40,6 +40,26 @@ _LENGTH_MAX = (1 << 62) - 1
 """What is masked with it is not negative, as LLVM can see: one comparison has both ends of a range."""
 UNKNOWN_PFN, UNKNOWN_TARGET = -1, -2
 """In place of a flat page: a PFN in a hole, or a target that is no node with memory, which comes first."""
+
+
+class Items(NamedTuple):
+    """What a part of a producer's call is to mark.
+
+    Attributes:
+        pfns, nids: int64[n] and int32[n], a batch.
+        order: its entries, or scratch for :data:`AHEAD_ITEMS` of them where they are not ordered.
+        scratch: int64[SCRATCH_ITEMS], where they are ordered by bucket.
+        index_bits: of an entry, for the position in the batch.
+        begin, end: what to do of ``order``, or of ``pfns``.
+    """
+
+    pfns: NDArray[np.int64]
+    nids: NDArray[np.int32]
+    order: NDArray[np.int64]
+    scratch: NDArray[np.int64]
+    index_bits: int
+    begin: int
+    end: int
 
 
 def index_bits_of(n_pages: int) -> int:
@@ -197,17 +217,7 @@ def refined(
 
 @helper
 def load_ahead(
-    store: Store,
-    machine: Machine,
-    pfns: NDArray[np.int64],
-    nids: NDArray[np.int32],
-    order: NDArray[np.int64],
-    scratch: NDArray[np.int64],
-    is_ordered: bool,
-    index_bits: int,
-    item: int,
-    end: int,
-    n_refined: int,
+    store: Store, machine: Machine, items: Items, is_ordered: bool, item: int, n_refined: int
 ) -> int:
     """Start loading what the mark of an item changes; unless it is ordered, find its page, too.
 
@@ -217,16 +227,17 @@ def load_ahead(
     Returns:
         The first item that is not ordered by bucket yet, which ``n_refined`` was.
     """
+    order, index_bits = items.order, items.index_bits
     if is_ordered:
         if item == n_refined:
             shift = machine.bucket_shift
             shift = shift if shift < 0 else shift + index_bits + TARGET_BITS
-            n_refined = refined(order, item, end, shift, scratch)
+            n_refined = refined(order, item, items.end, shift, items.scratch)
         entry = plain_load(order, item)
     else:
-        pfn = plain_load(pfns, item)
+        pfn = plain_load(items.pfns, item)
         word = slot_word(machine, pfn)
-        entry = entry_of(store, machine, word, pfn, plain_load(nids, item), item, index_bits)
+        entry = entry_of(store, machine, word, pfn, plain_load(items.nids, item), item, index_bits)
         plain_store(order, item & (AHEAD_ITEMS - 1), entry)
     flat = max(0, entry >> (index_bits + TARGET_BITS))
     prefetch(store.records, flat)

@@ -6,17 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load, plain_store
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.gather import (
-    AHEAD_ITEMS,
-    RUN_ITEMS,
-    TARGET_BITS,
-    UNKNOWN_TARGET,
-    entry_at,
-    load_ahead,
-)
-from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, publish
+from gpuscan.kernels.cpu.gather import UNKNOWN_TARGET, Items
+from gpuscan.kernels.cpu.marks import marking
+from gpuscan.kernels.cpu.pages import is_eligible
 from gpuscan.kernels.layout import NODE_TOP_TIER
 from gpuscan.kernels.outcomes import Outcome
 
@@ -32,12 +26,10 @@ def record_one(
     head: int,
     flat: int,
     target: int,
-    now: int,
-    window: int,
-    threshold: int,
-    drop_top_tier: bool,
+    params: tuple[int, int, int, bool],
 ) -> int:
     """Count an access to a folio and return the :class:`Outcome`; as for ``request``, times in TIME units."""
+    now, window, threshold, drop_top_tier = params
     fields = store.fields
     if flat < 0:
         return _UNKNOWN_TARGET if flat == UNKNOWN_TARGET else _UNKNOWN_PFN
@@ -67,56 +59,7 @@ def record_one(
     return _ACCEPTED if ready != 0 else _COUNTED
 
 
-@helper
-def _count(
-    store: Store,
-    machine: Machine,
-    pfns: NDArray[np.int64],
-    nids: NDArray[np.int32],
-    order: NDArray[np.int64],
-    scratch: NDArray[np.int64],
-    is_ordered: bool,
-    index_bits: int,
-    begin: int,
-    end: int,
-    now: int,
-    window: int,
-    threshold: int,
-    drop_top_tier: bool,
-    outcomes: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-) -> None:
-    fresh = begin
-    for item in range(begin, min(end, begin + AHEAD_ITEMS)):
-        fresh = load_ahead(
-            store, machine, pfns, nids, order, scratch, is_ordered, index_bits, item, end, fresh
-        )
-    word_index = 0
-    bits = 0
-    for item in range(begin, end):
-        entry = entry_at(order, is_ordered, item)
-        ahead = item + AHEAD_ITEMS
-        if ahead < end:
-            if is_ordered and ahead == fresh:  # what follows takes as long as some hundred marks
-                publish(store, word_index, bits)
-                bits = 0
-            fresh = load_ahead(
-                store, machine, pfns, nids, order, scratch, is_ordered, index_bits, ahead, end, fresh
-            )
-        page = entry >> index_bits
-        flat, target = page >> TARGET_BITS, page & ((1 << TARGET_BITS) - 1)
-        head = flat & -folio_pages(store, flat) if flat >= 0 else flat
-        if head >> 6 != word_index or item & (RUN_ITEMS - 1) == 0:
-            publish(store, word_index, bits)
-            word_index = head >> 6
-            bits = 0
-        outcome = record_one(store, machine, head, flat, target, now, window, threshold, drop_top_tier)
-        if outcome == _ACCEPTED:
-            bits |= 1 << (head & 63)
-        plain_store(counts, outcome, plain_load(counts, outcome) + 1)
-        if len(outcomes) > 0:
-            plain_store(outcomes, entry & ((1 << index_bits) - 1), outcome)
-    publish(store, word_index, bits)
+_count = marking(record_one)
 
 
 @kernel
@@ -139,8 +82,6 @@ def record(
     counts: NDArray[np.int64],
 ) -> None:
     """Count accesses to pages ``[begin, end)`` of ``order`` or ``pfns``, as :data:`request` marks them."""
-    where = (index_bits, begin, end, now, window, threshold, drop_top_tier, outcomes, counts)
-    if is_ordered:
-        _count(store, machine, pfns, nids, order, scratch, True, *where)
-    else:
-        _count(store, machine, pfns, nids, order, scratch, False, *where)
+    items = Items(pfns, nids, order, scratch, index_bits, begin, end)
+    params = (now, window, threshold, drop_top_tier)
+    _count(store, machine, items, is_ordered, params, outcomes, counts)

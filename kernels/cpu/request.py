@@ -6,17 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuscan.kernels.cpu.arguments import Machine, Store
-from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load, plain_store
+from gpuscan.kernels.cpu.atomics import atomic_compare_exchange, atomic_load, plain_load
 from gpuscan.kernels.cpu.compile import helper, kernel
-from gpuscan.kernels.cpu.gather import (
-    AHEAD_ITEMS,
-    RUN_ITEMS,
-    TARGET_BITS,
-    UNKNOWN_TARGET,
-    entry_at,
-    load_ahead,
-)
-from gpuscan.kernels.cpu.pages import folio_pages, is_eligible, publish
+from gpuscan.kernels.cpu.gather import UNKNOWN_TARGET, Items
+from gpuscan.kernels.cpu.marks import marking
+from gpuscan.kernels.cpu.pages import is_eligible
 from gpuscan.kernels.outcomes import Outcome
 
 _ACCEPTED, _REFRESHED = int(Outcome.ACCEPTED), int(Outcome.REFRESHED)
@@ -57,51 +51,11 @@ def request_one(store: Store, head: int, flat: int, target: int) -> int:
 
 
 @helper
-def _mark(
-    store: Store,
-    machine: Machine,
-    pfns: NDArray[np.int64],
-    nids: NDArray[np.int32],
-    order: NDArray[np.int64],
-    scratch: NDArray[np.int64],
-    is_ordered: bool,
-    index_bits: int,
-    begin: int,
-    end: int,
-    outcomes: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-) -> None:
-    fresh = begin
-    for item in range(begin, min(end, begin + AHEAD_ITEMS)):
-        fresh = load_ahead(
-            store, machine, pfns, nids, order, scratch, is_ordered, index_bits, item, end, fresh
-        )
-    word_index = 0
-    bits = 0
-    for item in range(begin, end):
-        entry = entry_at(order, is_ordered, item)
-        ahead = item + AHEAD_ITEMS
-        if ahead < end:
-            if is_ordered and ahead == fresh:  # what follows takes as long as some hundred marks
-                publish(store, word_index, bits)
-                bits = 0
-            fresh = load_ahead(
-                store, machine, pfns, nids, order, scratch, is_ordered, index_bits, ahead, end, fresh
-            )
-        page = entry >> index_bits
-        flat = page >> TARGET_BITS
-        head = flat & -folio_pages(store, flat) if flat >= 0 else flat
-        if head >> 6 != word_index or item & (RUN_ITEMS - 1) == 0:
-            publish(store, word_index, bits)
-            word_index = head >> 6
-            bits = 0
-        outcome = request_one(store, head, flat, page & ((1 << TARGET_BITS) - 1))
-        if outcome == _ACCEPTED:
-            bits |= 1 << (head & 63)
-        plain_store(counts, outcome, plain_load(counts, outcome) + 1)
-        if len(outcomes) > 0:
-            plain_store(outcomes, entry & ((1 << index_bits) - 1), outcome)
-    publish(store, word_index, bits)
+def _one(store: Store, machine: Machine, head: int, flat: int, target: int, params: tuple[()]) -> int:
+    return request_one(store, head, flat, target)
+
+
+_mark = marking(_one)
 
 
 @kernel
@@ -119,14 +73,6 @@ def request(
     outcomes: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> None:
-    """Mark pages ``[begin, end)`` of ``order``, or of ``pfns``; then ``order`` is scratch.
-
-    Pages of one ready word that come one after the other are indexed together, after their records.
-    See :mod:`gpuscan.kernels.cpu.gather`.
-    """
-    # Compiled apart: what only one of them needs takes registers of the other.
-    where = (index_bits, begin, end, outcomes, counts)
-    if is_ordered:
-        _mark(store, machine, pfns, nids, order, scratch, True, *where)
-    else:
-        _mark(store, machine, pfns, nids, order, scratch, False, *where)
+    """Mark pages ``[begin, end)`` of ``order``, or of ``pfns``; then ``order`` is scratch."""
+    items = Items(pfns, nids, order, scratch, index_bits, begin, end)
+    _mark(store, machine, items, is_ordered, (), outcomes, counts)

@@ -51,6 +51,24 @@ def place_strips(
     strips_of_target[0] = 0
 
 
+@helper
+def _write(
+    claims: NDArray[np.int64],
+    first: int,
+    begin: int,
+    end: int,
+    base: int,
+    flats: NDArray[np.int64],
+    words: NDArray[Any],
+    place: int,
+) -> None:
+    """Write claims ``[begin, end)`` of the strip that begins at ``first``; the strip's place is ``place``."""
+    for index in range(begin, end):
+        claim = plain_load(claims, first + index)
+        plain_store(flats, place + index, base + offset_of(words, claim))
+        plain_store(words, place + index, word_of(words, claim))
+
+
 @kernel
 def unpack(
     claims: NDArray[np.int64],
@@ -78,10 +96,8 @@ def unpack(
         strip = plain_load(strips, each)
         length = length_of(places, strip, plain_load(owners, strip))
         place, first = plain_load(begins, strip), strip * STRIP_CLAIMS
-        for index in range(max(0, lo - place), min(length, hi - place)):
-            claim = plain_load(claims, first + index)
-            plain_store(flats, place - lo + index, base + offset_of(words, claim))
-            plain_store(words, place - lo + index, word_of(words, claim))
+        begin, end = max(0, lo - place), min(length, hi - place)
+        _write(claims, first, begin, end, base, flats, words, place - lo)
 
 
 @helper
@@ -109,7 +125,4 @@ def unpack_whole(
         place, first = plain_load(offsets, target + 1), strip * STRIP_CLAIMS
         length = length_of(segment.places, strip, target)
         plain_store(offsets, target + 1, place + length)  # becomes where the next target's begin
-        for index in range(length):
-            claim = plain_load(segment.claims, first + index)
-            plain_store(flats, place + index, base + offset_of(words, claim))
-            plain_store(words, place + index, word_of(words, claim))
+        _write(segment.claims, first, 0, length, base, flats, words, place)

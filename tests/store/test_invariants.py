@@ -209,9 +209,9 @@ def test_far_pages() -> None:
 FAULTS = {
     "request does not index": (
         index_after_requests,
-        "request",
-        "            bits |= 1 << (head & 63)\n",
-        "            bits |= 0\n",
+        "marks",
+        "                bits |= 1 << (head & 63)\n",
+        "                bits |= 0\n",
     ),
     "a budget's leftovers are not indexed": (
         index_after_a_budget,
@@ -253,8 +253,8 @@ FAULTS = {
     "a plan that is not in the order of its pages": (
         pure_plan,
         "unpack",
-        "            claim = plain_load(claims, first + index)\n",
-        "            claim = plain_load(claims, first + length - 1 - index)\n",
+        "        claim = plain_load(claims, first + index)\n",
+        "        claim = plain_load(claims, first + begin + end - 1 - index)\n",
     ),
     "blocks not come to are forgotten": (
         large_plan,
@@ -269,7 +269,11 @@ FAULTS = {
         "                gathered[slot, 0] = (word_index << 6) & 0xFFFFFFFF\n",
     ),
 }
-USERS = {"claim": ("scan_indexed", "scan_dense", "scan_sparse")}
+USERS = {
+    "claim": ("scan_indexed", "scan_dense", "scan_sparse"),
+    "marks": ("request", "record"),
+    "unpack": ("scan_sparse",),
+}
 """Kernels that have a module's functions compiled into them."""
 
 
